@@ -1,0 +1,3 @@
+module imageroot
+
+go 1.26.8

@@ -1,0 +1,133 @@
+// Package image knows what an image may be called and what its name says
+// about its format. It never looks at bytes.
+package image
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxNameBytes is the longest image name, in bytes of UTF-8. It is what one
+// path segment of the common file systems holds.
+const MaxNameBytes = 255
+
+// A Format is the suffix of an image name in lower case, without the leading
+// dot: "qcow2", "img", "img.xz". See [Formats] for all of them.
+type Format string
+
+var (
+	plain       = []string{"qcow2", "img", "raw", "iso"}
+	compressed  = []string{"img", "raw", "iso"}
+	compressors = []string{"zst", "xz", "gz", "bz2"}
+	formats     = allFormats()
+)
+
+func allFormats() []Format {
+	var fs []Format
+	for _, p := range plain {
+		fs = append(fs, Format(p))
+	}
+	for _, p := range compressed {
+		for _, c := range compressors {
+			fs = append(fs, Format(p+"."+c))
+		}
+	}
+	return fs
+}
+
+// Formats lists every known format, the plain ones first.
+func Formats() []Format { return slices.Clone(formats) }
+
+// FormatList is [Formats] as one line for people: ".qcow2, .img, ...".
+func FormatList() string {
+	var b strings.Builder
+	for i, f := range formats {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("." + string(f))
+	}
+	return b.String()
+}
+
+// A NameError says why a name cannot be an image's, in a sentence for the
+// person who chose it.
+type NameError struct{ Reason string }
+
+func (e *NameError) Error() string { return e.Reason }
+
+// ParseName checks that name can name an image and returns its format. The
+// error is a [*NameError]. Suffixes compare without case; the name itself
+// keeps its case.
+func ParseName(name string) (Format, error) {
+	if err := CheckSegment(name); err != nil {
+		return "", err
+	}
+	if f, ok := FormatOf(name); ok {
+		return f, nil
+	}
+	lower := strings.ToLower(name)
+	if isTarball(lower) {
+		return "", &NameError{"a tarball is not a disk image: extract it and upload the image inside (" + FormatList() + ")"}
+	}
+	return "", &NameError{"the name must end in one of " + FormatList()}
+}
+
+// IsName reports whether name can name an image.
+func IsName(name string) bool {
+	_, err := ParseName(name)
+	return err == nil
+}
+
+// FormatOf returns the format that name's suffix says, without checking the
+// rest of the name. A name that is only a suffix (".img") has none.
+func FormatOf(name string) (Format, bool) {
+	lower := strings.ToLower(name)
+	// Longest match first: "a.img.xz" is img.xz, and no format is a suffix
+	// of another one that also matches, so order does not matter further.
+	for _, f := range slices.Backward(formats) {
+		if strings.HasSuffix(lower, "."+string(f)) && len(lower) > len(f)+1 {
+			return f, true
+		}
+	}
+	return "", false
+}
+
+func isTarball(lower string) bool {
+	for _, s := range []string{".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tlz"} {
+		if strings.HasSuffix(lower, s) {
+			return true
+		}
+	}
+	i := strings.LastIndex(lower, ".tar.")
+	return i >= 0 && !strings.Contains(lower[i+len(".tar."):], ".")
+}
+
+// CheckSegment checks the rules that hold for every name in the image root,
+// whatever its suffix: one path segment of 1 to [MaxNameBytes] bytes of valid
+// UTF-8 without '/', '\', control characters or a leading dot. The error is a
+// [*NameError].
+func CheckSegment(name string) error {
+	switch {
+	case name == "":
+		return &NameError{"the name is empty"}
+	case len(name) > MaxNameBytes:
+		return &NameError{fmt.Sprintf("the name has %d bytes, the most is %d", len(name), MaxNameBytes)}
+	case !utf8.ValidString(name):
+		return &NameError{"the name is not valid UTF-8"}
+	case name[0] == '.':
+		return &NameError{"the name must not start with a dot"}
+	}
+	for _, r := range name {
+		switch {
+		case r == '/' || r == '\\':
+			return &NameError{fmt.Sprintf("the name must be one path segment, without %q", r)}
+		case unicode.IsControl(r):
+			return &NameError{fmt.Sprintf("the name must not contain the control character %U", r)}
+		}
+	}
+	return nil
+}
