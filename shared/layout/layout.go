@@ -7,6 +7,7 @@
 //
 //	CATALOG ROOT  digests/NAME              digest record of the image NAME
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
+//	              fetched/REF               what fetching the source REF found: its digest and size
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
 //	              staging/REF               bytes of a fetch whose SHA-256 is not known yet
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
@@ -39,6 +40,7 @@ const (
 
 	DigestPrefix    = "digests/"
 	EntryPrefix     = "entries/"
+	FetchedPrefix   = "fetched/"
 	BlobPrefix      = "blobs/"
 	StagingPrefix   = "staging/"
 	UploadPrefix    = "uploads/"
@@ -77,6 +79,9 @@ func DigestKey(name string) string { return DigestPrefix + name }
 // EntryKey returns the key of an entry.
 func EntryKey(ref string) string { return EntryPrefix + ref }
 
+// FetchedKey returns the key of what fetching the source ref found.
+func FetchedKey(ref string) string { return FetchedPrefix + ref }
+
 // BlobKey returns the key of fetched bytes.
 func BlobKey(sha256 string) string { return BlobPrefix + sha256 }
 
@@ -101,6 +106,9 @@ func HashJobName(key string) (name string, ok bool) { return nameAfter(key, Hash
 
 // EntryRef parses an [EntryKey].
 func EntryRef(key string) (ref string, ok bool) { return hexAfter(key, EntryPrefix, 64) }
+
+// FetchedRef parses a [FetchedKey].
+func FetchedRef(key string) (ref string, ok bool) { return hexAfter(key, FetchedPrefix, 64) }
 
 // BlobSHA256 parses a [BlobKey].
 func BlobSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, BlobPrefix, 64) }

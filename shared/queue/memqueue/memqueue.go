@@ -1,0 +1,153 @@
+// Package memqueue is a queue in memory, for one process that sends and
+// receives. What it holds is gone with the process; reconciling finds the
+// work again.
+package memqueue
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"imageroot/shared/queue"
+)
+
+// Queue implements queue.Sender and queue.Receiver. A message equal to one
+// that waits is merged with it (the earlier time counts), so that it never
+// holds more than there are things to do.
+type Queue struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	waiting map[string]*message
+	order   []*message    // by arrival
+	changed chan struct{} // closed and replaced when something arrives
+}
+
+type message struct {
+	body     string
+	due      time.Time
+	failures int
+}
+
+var (
+	_ queue.Sender   = (*Queue)(nil)
+	_ queue.Receiver = (*Queue)(nil)
+)
+
+// New returns an empty queue.
+func New(log *slog.Logger) *Queue {
+	return &Queue{log: log, waiting: map[string]*message{}, changed: make(chan struct{})}
+}
+
+// Send implements queue.Sender. It never blocks and never fails.
+func (q *Queue) Send(_ context.Context, body []byte, delay time.Duration) error {
+	q.add(&message{body: string(body), due: time.Now().Add(delay)})
+	return nil
+}
+
+func (q *Queue) add(m *message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if old, ok := q.waiting[m.body]; ok {
+		if m.due.Before(old.due) {
+			old.due = m.due
+		}
+	} else {
+		q.waiting[m.body] = m
+		q.order = append(q.order, m)
+	}
+	close(q.changed)
+	q.changed = make(chan struct{})
+}
+
+// Len returns how many messages wait.
+func (q *Queue) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting)
+}
+
+// take removes and returns the first message that is due; where there is
+// none, it returns how long to wait and what says that something arrived.
+func (q *Queue) take(now time.Time) (*message, time.Duration, <-chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wait := time.Duration(-1)
+	for i, m := range q.order {
+		if d := m.due.Sub(now); d > 0 {
+			if wait < 0 || d < wait {
+				wait = d
+			}
+			continue
+		}
+		q.order = append(q.order[:i:i], q.order[i+1:]...)
+		delete(q.waiting, m.body)
+		return m, 0, nil
+	}
+	return nil, wait, q.changed
+}
+
+const (
+	firstBackoff = time.Second
+	maxBackoff   = time.Minute
+)
+
+// Receive implements queue.Receiver. A message whose handler fails comes back
+// after a second, then two, and so on up to a minute, without end: what a
+// message asks for may become possible again.
+func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) error {
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for {
+				m, wait, changed := q.take(time.Now())
+				if m == nil {
+					if !pause(ctx, wait, changed) {
+						return
+					}
+					continue
+				}
+				if ctx.Err() != nil {
+					return
+				}
+				q.deliver(ctx, m, handle)
+			}
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// pause waits for d (without end where negative), for changed, or for the end
+// of ctx, which it reports as false.
+func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) bool {
+	var timeout <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timeout = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timeout:
+	case <-changed:
+	}
+	return true
+}
+
+func (q *Queue) deliver(ctx context.Context, m *message, handle queue.Handler) {
+	err := handle(ctx, []byte(m.body))
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	delay, asked := queue.Delay(err)
+	if !asked {
+		delay = min(firstBackoff<<min(m.failures, 10), maxBackoff)
+		m.failures++
+		q.log.Warn("task failed, will try again", "task", m.body, "failures", m.failures, "in", delay, "error", err)
+	}
+	m.due = time.Now().Add(delay)
+	q.add(m)
+}

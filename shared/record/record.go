@@ -1,0 +1,114 @@
+// Package record changes the JSON records that processes share, over the
+// compare-and-swap of store.Records.
+package record
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"imageroot/shared/store"
+)
+
+// Meta is embedded in every record that is changed more than once.
+type Meta struct {
+	// Nonce is new with every write. It makes each content differ from all
+	// before it, and tells a writer whose answer was lost whether the write
+	// took effect.
+	Nonce string `json:"nonce"`
+}
+
+func (m *Meta) setNonce(s string) { m.Nonce = s }
+func (m *Meta) nonce() string     { return m.Nonce }
+
+// A Pointer is a *T whose T embeds [Meta].
+type Pointer[T any] interface {
+	*T
+	setNonce(string)
+	nonce() string
+}
+
+// ErrKeep is returned by a change that wants the record left as it is.
+var ErrKeep = errors.New("keep the record")
+
+// maxTries bounds how often a change is tried against others' writes.
+const maxTries = 100
+
+// Read returns a record and the tag of its content. It returns
+// store.ErrNotFound where there is none.
+func Read[T any](ctx context.Context, s store.Records, key string) (T, string, error) {
+	var v T
+	data, tag, err := s.ReadRecord(ctx, key)
+	if err != nil {
+		return v, "", err
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return v, tag, fmt.Errorf("record %q: %w", key, err)
+	}
+	return v, tag, nil
+}
+
+// Swap writes v in place of the content that tag names; an empty tag means
+// that there must be no record yet. It resolves an unknown outcome by reading
+// back. The error is store.ErrConflict where somebody else's write is in force.
+func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, v P, tag string) (newTag string, err error) {
+	v.setNonce(rand.Text())
+	data, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("record %q: %w", key, err)
+	}
+	if tag == "" {
+		newTag, err = s.CreateRecord(ctx, key, data)
+	} else {
+		newTag, err = s.ReplaceRecord(ctx, key, data, tag)
+	}
+	if !errors.Is(err, store.ErrUnknown) {
+		return newTag, err
+	}
+	found, foundTag, readErr := Read[T](ctx, s, key)
+	switch {
+	case readErr == nil && P(&found).nonce() == v.nonce():
+		return foundTag, nil
+	case readErr == nil && foundTag != tag, errors.Is(readErr, store.ErrNotFound) && tag != "":
+		return "", fmt.Errorf("record %q: %w", key, store.ErrConflict)
+	}
+	return "", err
+}
+
+// Change reads the record (its zero value where there is none, with exists
+// false), lets change edit it, and writes it, again and again until no other
+// write comes between. It returns what is in force afterwards. An error of
+// change is returned as it is and nothing is written; [ErrKeep] counts as none.
+func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, exists bool) error) (T, string, error) {
+	var err error
+	for range maxTries {
+		var v T
+		var tag string
+		v, tag, err = Read[T](ctx, s, key)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return v, "", err
+		}
+		if cerr := change(P(&v), err == nil); cerr != nil {
+			if errors.Is(cerr, ErrKeep) {
+				cerr = nil
+			}
+			return v, tag, cerr
+		}
+		tag, err = Swap[T, P](ctx, s, key, P(&v), tag)
+		if err == nil {
+			return v, tag, nil
+		}
+		// After an unknown outcome the write may still be on its way; writing
+		// again against the same tag lets only one of the two take effect.
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) {
+			return v, "", err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	var zero T
+	return zero, "", err
+}

@@ -1,0 +1,101 @@
+package s3store
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"imageroot/shared/store"
+)
+
+// CreateUpload implements store.Multipart.
+func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+	out, err := r.s3.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
+		Bucket: &r.bucket, Key: r.key(key), ContentType: aws.String("application/octet-stream"),
+	})
+	if err != nil {
+		return "", wrap("begin upload of", key, err)
+	}
+	return aws.ToString(out.UploadId), nil
+}
+
+// UploadPart implements store.Multipart.
+func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+	out, err := r.s3.UploadPart(ctx, &s3.UploadPartInput{
+		Bucket: &r.bucket, Key: r.key(key), UploadId: &id, PartNumber: &n,
+		Body: sized(body, size), ContentLength: &size,
+	}, streamed)
+	if err != nil {
+		return store.Part{}, wrap("send part of", key, err)
+	}
+	return store.Part{Number: n, ETag: unquote(out.ETag), Size: size}, nil
+}
+
+// ListParts implements store.Multipart.
+func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+	var parts []store.Part
+	pages := s3.NewListPartsPaginator(r.s3, &s3.ListPartsInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, wrap("list parts of", key, err)
+		}
+		for _, p := range page.Parts {
+			parts = append(parts, store.Part{Number: aws.ToInt32(p.PartNumber), ETag: unquote(p.ETag), Size: aws.ToInt64(p.Size)})
+		}
+	}
+	return parts, nil
+}
+
+// CompleteUpload implements store.Multipart.
+func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+	var size int64
+	completed := make([]types.CompletedPart, len(parts))
+	for i, p := range parts {
+		size += p.Size
+		completed[i] = types.CompletedPart{PartNumber: &p.Number, ETag: quote(p.ETag)}
+	}
+	out, err := r.s3.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+		Bucket: &r.bucket, Key: r.key(key), UploadId: &id,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: completed},
+	})
+	if err != nil {
+		return store.Version{}, wrap("complete upload of", key, err)
+	}
+	// A server may answer 200 to an upload it does not know: believe what is
+	// there.
+	return r.written(ctx, key, unquote(out.ETag), size)
+}
+
+// AbortUpload implements store.Multipart.
+func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
+	_, err := r.s3.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
+	if err = wrap("abort upload of", key, err); errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// PendingUploads implements store.Multipart.
+func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
+	return func(yield func(store.PendingUpload, error) bool) {
+		pages := s3.NewListMultipartUploadsPaginator(r.s3, &s3.ListMultipartUploadsInput{Bucket: &r.bucket, Prefix: r.key(prefix)})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(store.PendingUpload{}, wrap("list uploads of", prefix, err))
+				return
+			}
+			for _, u := range page.Uploads {
+				if !yield(store.PendingUpload{Key: r.relative(u.Key), ID: aws.ToString(u.UploadId), Initiated: aws.ToTime(u.Initiated)}, nil) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package s3store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"imageroot/shared/store"
+)
+
+// Head implements store.Objects.
+func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
+	out, err := r.s3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)})
+	if err != nil {
+		return store.Info{}, wrap("look at", key, err)
+	}
+	return store.Info{Key: key, Version: store.Version{
+		ETag:         unquote(out.ETag),
+		Size:         aws.ToInt64(out.ContentLength),
+		LastModified: aws.ToTime(out.LastModified),
+	}}, nil
+}
+
+// Get implements store.Objects.
+func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	in := &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)}
+	if ifMatch != "" {
+		in.IfMatch = quote(ifMatch)
+	}
+	switch {
+	case rg.Length == 0:
+		return nil, store.Info{}, fmt.Errorf("read %q: a range of no bytes", key)
+	case rg.Length > 0:
+		in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", rg.Offset, rg.Offset+rg.Length-1))
+	case rg.Offset > 0:
+		in.Range = aws.String(fmt.Sprintf("bytes=%d-", rg.Offset))
+	}
+	out, err := r.s3.GetObject(ctx, in)
+	if isStatus(err, http.StatusPreconditionFailed) {
+		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrChanged)
+	}
+	if err != nil {
+		return nil, store.Info{}, wrap("read", key, err)
+	}
+	info := store.Info{Key: key, Version: store.Version{
+		ETag:         unquote(out.ETag),
+		Size:         aws.ToInt64(out.ContentLength),
+		LastModified: aws.ToTime(out.LastModified),
+	}}
+	if in.Range != nil {
+		total, err := totalOf(aws.ToString(out.ContentRange))
+		if err != nil {
+			out.Body.Close()
+			return nil, store.Info{}, fmt.Errorf("read %q: %w", key, err)
+		}
+		info.Size = total
+	}
+	return out.Body, info, nil
+}
+
+// totalOf returns the complete length in a Content-Range (RFC 9110, 14.4).
+func totalOf(contentRange string) (int64, error) {
+	var first, last, total int64
+	if _, err := fmt.Sscanf(contentRange, "bytes %d-%d/%d", &first, &last, &total); err != nil {
+		return 0, fmt.Errorf("the server answered a range with Content-Range %q", contentRange)
+	}
+	return total, nil
+}
+
+// unknownSizePart is how much of a body of unknown size is held in memory at
+// a time. S3 wants the length of a part before its first byte.
+const unknownSizePart = 16 << 20
+
+// Put implements store.Objects. A body larger than one PUT may carry, and one
+// of unknown size that does not fit one part, becomes a multipart upload.
+func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+	if size >= 0 && size <= store.MaxPutBytes {
+		return r.putOne(ctx, key, body, size)
+	}
+	if size < 0 {
+		first, err := readUpTo(body, unknownSizePart)
+		if err != nil {
+			return store.Version{}, fmt.Errorf("write %q: %w", key, err)
+		}
+		if len(first) < unknownSizePart {
+			return r.putOne(ctx, key, bytes.NewReader(first), int64(len(first)))
+		}
+		return r.putParts(ctx, key, func(n int32) (io.Reader, int64, error) {
+			if n == 1 {
+				return bytes.NewReader(first), int64(len(first)), nil
+			}
+			first = nil
+			// Larger parts later on, so that 10,000 of them are enough.
+			part, err := readUpTo(body, unknownSizePart<<(n/2000))
+			return bytes.NewReader(part), int64(len(part)), err
+		})
+	}
+	// Few large parts: each is one request, streamed.
+	part := max(1<<30, (size+store.MaxParts-1)/store.MaxParts)
+	left := size
+	return r.putParts(ctx, key, func(int32) (io.Reader, int64, error) {
+		n := min(part, left)
+		left -= n
+		return io.LimitReader(body, n), n, nil
+	})
+}
+
+// readUpTo reads n bytes, or fewer where r ends before. Unlike io.ReadFull it
+// never takes a body that was cut for one that ended.
+func readUpTo(r io.Reader, n int) ([]byte, error) {
+	buf := make([]byte, n)
+	got := 0
+	for got < n {
+		m, err := r.Read(buf[got:])
+		got += m
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return buf[:got], nil
+}
+
+func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+	out, err := r.s3.PutObject(ctx, &s3.PutObjectInput{
+		Bucket: &r.bucket, Key: r.key(key), Body: sized(body, size), ContentLength: &size,
+		ContentType: aws.String("application/octet-stream"),
+	}, streamed)
+	if err != nil {
+		return store.Version{}, wrap("write", key, err)
+	}
+	return r.written(ctx, key, unquote(out.ETag), size)
+}
+
+// putParts writes an object as a multipart upload of the parts that next
+// returns, until one of no bytes. Nothing of a failed one stays.
+func (r *Root) putParts(ctx context.Context, key string, next func(n int32) (io.Reader, int64, error)) (_ store.Version, err error) {
+	id, err := r.CreateUpload(ctx, key)
+	if err != nil {
+		return store.Version{}, err
+	}
+	defer func() {
+		if err != nil && !errors.Is(err, store.ErrChanged) {
+			// The caller's context may be what ended it.
+			_ = r.AbortUpload(context.WithoutCancel(ctx), key, id)
+		}
+	}()
+	var parts []store.Part
+	for n := int32(1); ; n++ {
+		body, size, err := next(n)
+		if err != nil {
+			return store.Version{}, fmt.Errorf("write %q: %w", key, err)
+		}
+		if size == 0 {
+			break
+		}
+		if n > store.MaxParts {
+			return store.Version{}, fmt.Errorf("write %q: %w", key, store.ErrTooLarge)
+		}
+		part, err := r.UploadPart(ctx, key, id, n, body, size)
+		if err != nil {
+			return store.Version{}, err
+		}
+		parts = append(parts, part)
+	}
+	return r.CompleteUpload(ctx, key, id, parts)
+}
+
+// written returns the version of an object just written with the given ETag.
+func (r *Root) written(ctx context.Context, key, etag string, size int64) (store.Version, error) {
+	info, err := r.Head(ctx, key)
+	if errors.Is(err, store.ErrNotFound) || err == nil && (info.ETag != etag || info.Size != size) {
+		return store.Version{}, fmt.Errorf("write %q: %w", key, store.ErrChanged)
+	}
+	return info.Version, err
+}
+
+// streamed makes a request carry a body that is read once: it is neither
+// hashed for the signature nor sent twice.
+func streamed(o *s3.Options) {
+	o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
+	o.Retryer = aws.NopRetryer{}
+}
+
+// sized hides everything of body but Read, and keeps an empty body empty: the
+// client would send a reader it cannot measure in chunks.
+func sized(body io.Reader, size int64) io.Reader {
+	if size == 0 {
+		return http.NoBody
+	}
+	return struct{ io.Reader }{body}
+}
+
+// Delete implements store.Objects.
+func (r *Root) Delete(ctx context.Context, key string) error {
+	_, err := r.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &r.bucket, Key: r.key(key)})
+	if err = wrap("delete", key, err); errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// List implements store.Objects.
+func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	in := &s3.ListObjectsV2Input{Bucket: &r.bucket, Prefix: r.key(prefix), Delimiter: aws.String("/")}
+	if after != "" {
+		in.StartAfter = r.key(after)
+	}
+	return func(yield func(store.Info, error) bool) {
+		pages := s3.NewListObjectsV2Paginator(r.s3, in)
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(store.Info{}, wrap("list", prefix, err))
+				return
+			}
+			for _, o := range page.Contents {
+				key := r.relative(o.Key)
+				if key == "" || strings.HasSuffix(key, "/") {
+					continue // a console's "folder", not an object anybody put
+				}
+				if !yield(store.Info{Key: key, Version: store.Version{
+					ETag:         unquote(o.ETag),
+					Size:         aws.ToInt64(o.Size),
+					LastModified: aws.ToTime(o.LastModified),
+				}}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// copyPart is how much of a large object one request copies.
+const copyPart = 1 << 30
+
+// Copy implements store.Objects.
+func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
+	source := aws.String(url.PathEscape(r.bucket) + "/" + escapePath(r.prefix+src))
+	_, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &r.bucket, Key: r.key(dst), CopySource: source})
+	if err == nil || size <= store.MaxPutBytes {
+		return wrap("copy to "+dst, src, err)
+	}
+	// Some servers copy any size at once, AWS no more than 5 GiB.
+	id, err := r.CreateUpload(ctx, dst)
+	if err != nil {
+		return err
+	}
+	var parts []store.Part
+	for at := int64(0); at < size && err == nil; at += copyPart {
+		n := int32(len(parts) + 1)
+		var out *s3.UploadPartCopyOutput
+		out, err = r.s3.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+			Bucket: &r.bucket, Key: r.key(dst), UploadId: &id, PartNumber: &n, CopySource: source,
+			CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", at, min(at+copyPart, size)-1)),
+		})
+		if err == nil {
+			parts = append(parts, store.Part{Number: n, ETag: unquote(out.CopyPartResult.ETag), Size: min(copyPart, size-at)})
+		}
+	}
+	if err == nil {
+		_, err = r.CompleteUpload(ctx, dst, id, parts)
+	}
+	if err != nil {
+		_ = r.AbortUpload(context.WithoutCancel(ctx), dst, id)
+	}
+	return wrap("copy to "+dst, src, err)
+}
+
+func escapePath(key string) string {
+	segments := strings.Split(key, "/")
+	for i, s := range segments {
+		segments[i] = url.PathEscape(s)
+	}
+	return strings.Join(segments, "/")
+}

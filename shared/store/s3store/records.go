@@ -1,0 +1,85 @@
+package s3store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"imageroot/shared/store"
+)
+
+// recordTimeout bounds one request for a record: they are small, so a server
+// that needs longer is as good as gone.
+const recordTimeout = 30 * time.Second
+
+// ReadRecord implements store.Records.
+func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	out, err := r.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)})
+	if err != nil {
+		return nil, "", wrap("read record", key, err)
+	}
+	defer out.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(out.Body, store.MaxRecordBytes+1))
+	if err != nil {
+		return nil, "", wrap("read record", key, err)
+	}
+	if len(data) > store.MaxRecordBytes {
+		return nil, "", fmt.Errorf("read record %q: larger than %d bytes", key, store.MaxRecordBytes)
+	}
+	return data, aws.ToString(out.ETag), nil
+}
+
+// CreateRecord implements store.Records.
+func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+	return r.swap(ctx, key, data, func(in *s3.PutObjectInput) { in.IfNoneMatch = aws.String("*") })
+}
+
+// ReplaceRecord implements store.Records.
+func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+	return r.swap(ctx, key, data, func(in *s3.PutObjectInput) { in.IfMatch = &tag })
+}
+
+func (r *Root) swap(ctx context.Context, key string, data []byte, condition func(*s3.PutObjectInput)) (string, error) {
+	if len(data) > store.MaxRecordBytes {
+		return "", fmt.Errorf("write record %q: %d bytes, the most is %d", key, len(data), store.MaxRecordBytes)
+	}
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	in := &s3.PutObjectInput{
+		Bucket: &r.bucket, Key: r.key(key),
+		Body: bytes.NewReader(data), ContentType: aws.String("application/json"),
+	}
+	condition(in)
+	// One attempt only: a repeat could be refused because of its own first
+	// try, and "lost" would no longer mean that somebody else won.
+	out, err := r.s3.PutObject(ctx, in, func(o *s3.Options) { o.RetryMaxAttempts = 1; o.Retryer = aws.NopRetryer{} })
+	if err == nil {
+		return aws.ToString(out.ETag), nil
+	}
+	err = wrap("write record", key, err)
+	switch {
+	case errors.Is(err, store.ErrConflict):
+		return "", err
+	case errors.Is(err, store.ErrNotFound):
+		// If-Match on a record that is gone is 404 on AWS.
+		return "", fmt.Errorf("%w (%w)", store.ErrConflict, err)
+	case errors.Is(err, store.ErrDenied), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge):
+		return "", err
+	}
+	return "", fmt.Errorf("%w (%w)", store.ErrUnknown, err)
+}
+
+// DeleteRecord implements store.Records.
+func (r *Root) DeleteRecord(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	return r.Delete(ctx, key)
+}

@@ -1,0 +1,161 @@
+// Package s3store implements store.Root over S3 and what speaks its protocol.
+// It is the one place that imports the S3 client.
+package s3store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+
+	"imageroot/shared/store"
+)
+
+// Config says which server to use. The zero value is AWS, with the region
+// and credentials that the standard AWS_* environment gives.
+type Config struct {
+	// Endpoint is the URL of an S3 server other than AWS.
+	Endpoint string
+	// Region defaults to the AWS_REGION of the environment, then us-east-1.
+	Region string
+	// AccessKey and SecretKey are used where both are given, in place of the
+	// standard credential chain.
+	AccessKey, SecretKey string
+}
+
+// A Client speaks to one server. It is safe for concurrent use.
+type Client struct{ s3 *s3.Client }
+
+// Open prepares a client. It does not contact the server.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	// A body of gigabytes goes through one connection in one request, so only
+	// the ways to get stuck before bytes flow have limits here.
+	httpClient := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.MaxIdleConnsPerHost = 64
+		t.WriteBufferSize = 256 << 10
+		t.ReadBufferSize = 256 << 10
+	}).WithDialerOptions(func(d *net.Dialer) { d.Timeout = 10 * time.Second })
+	opts := []func(*awsconfig.LoadOptions) error{awsconfig.WithHTTPClient(httpClient)}
+	if cfg.Region != "" {
+		opts = append(opts, awsconfig.WithRegion(cfg.Region))
+	}
+	if cfg.AccessKey != "" && cfg.SecretKey != "" {
+		opts = append(opts, awsconfig.WithCredentialsProvider(
+			credentials.NewStaticCredentialsProvider(cfg.AccessKey, cfg.SecretKey, "")))
+	}
+	ac, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("load the S3 client's configuration: %w", err)
+	}
+	if ac.Region == "" {
+		ac.Region = "us-east-1"
+	}
+	return &Client{s3.NewFromConfig(ac, func(o *s3.Options) {
+		if cfg.Endpoint == "" {
+			return
+		}
+		o.BaseEndpoint = aws.String(cfg.Endpoint)
+		o.UsePathStyle = true
+		// Servers other than AWS do not all know the checksums that the client
+		// would add by default.
+		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})}, nil
+}
+
+// EnsureBucket makes the bucket if it does not exist.
+func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
+	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
+	if err == nil {
+		return nil
+	}
+	if !isStatus(err, http.StatusNotFound) {
+		return wrap("look for bucket", bucket, err)
+	}
+	_, err = c.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket})
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "BucketAlreadyOwnedByYou" {
+		return nil
+	}
+	return wrap("make bucket", bucket, err)
+}
+
+// Root returns the root at prefix in bucket. The prefix is empty or ends in a
+// slash.
+func (c *Client) Root(bucket, prefix string) *Root {
+	return &Root{s3: c.s3, bucket: bucket, prefix: prefix}
+}
+
+// Root implements store.Root over a bucket or a prefix in one.
+type Root struct {
+	s3             *s3.Client
+	bucket, prefix string
+}
+
+var _ store.Root = (*Root)(nil)
+
+func (r *Root) key(key string) *string { return aws.String(r.prefix + key) }
+
+func (r *Root) relative(key *string) string { return strings.TrimPrefix(aws.ToString(key), r.prefix) }
+
+func unquote(etag *string) string { return strings.Trim(aws.ToString(etag), `"`) }
+
+func quote(etag string) *string { return aws.String(`"` + etag + `"`) }
+
+// wrap places an error of the server in the store's terms and names what was
+// tried. A nil error stays nil.
+func wrap(doing, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if kind := kindOf(err); kind != nil {
+		return fmt.Errorf("%s %q: %w (%w)", doing, key, kind, err)
+	}
+	return fmt.Errorf("%s %q: %w", doing, key, err)
+}
+
+func kindOf(err error) error {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode() {
+		case "NoSuchKey", "NotFound", "NoSuchUpload", "NoSuchBucket":
+			return store.ErrNotFound
+		case "PreconditionFailed", "ConditionalRequestConflict":
+			return store.ErrConflict
+		case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch":
+			return store.ErrDenied
+		case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
+			return store.ErrBadDigest
+		case "EntityTooLarge":
+			return store.ErrTooLarge
+		case "XMinioStorageFull", "NoSpaceLeftOnDevice", "QuotaExceeded":
+			return store.ErrFull
+		}
+	}
+	switch {
+	case isStatus(err, http.StatusNotFound):
+		return store.ErrNotFound
+	case isStatus(err, http.StatusPreconditionFailed):
+		return store.ErrConflict
+	case isStatus(err, http.StatusForbidden):
+		return store.ErrDenied
+	case isStatus(err, http.StatusInsufficientStorage):
+		return store.ErrFull
+	}
+	return nil
+}
+
+func isStatus(err error, status int) bool {
+	var re *awshttp.ResponseError
+	return errors.As(err, &re) && re.HTTPStatusCode() == status
+}
