@@ -1,0 +1,274 @@
+// Package e2e starts the real binary on port 0 with a fresh directory and
+// uses it as people do: with curl, aws, rclone and files dropped into its
+// directory. It knows the contract (routes, JSON, exit status, what is printed)
+// and nothing of the code.
+//
+// With -s3-endpoint the same tests run over another S3 server; what only the
+// gateway inside has (plain files) is skipped there.
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imageroot/test/runner"
+)
+
+const (
+	password    = "correct horse battery staple"
+	token       = "e2e-token-0123456789abcdef"
+	s3AccessKey = "E2EACCESSKEY12345678"
+	s3SecretKey = "e2e-secret-key-0123456789abcdef01234567"
+)
+
+var (
+	s3Endpoint = flag.String("s3-endpoint", "", "use this S3 server instead of the gateway inside")
+	s3Access   = flag.String("s3-access-key", s3AccessKey, "access key of -s3-endpoint")
+	s3Secret   = flag.String("s3-secret-key", s3SecretKey, "secret key of -s3-endpoint")
+
+	binary string
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := build(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func build(m *testing.M) (code int, err error) {
+	for tool, pkg := range map[string]string{
+		"curl": "curl", "aws": "awscli", "rclone": "rclone", "qemu-img": "qemu-utils",
+		"xz": "xz-utils", "zstd": "zstd", "sha256sum": "coreutils", "openssl": "openssl",
+	} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return 0, fmt.Errorf("%s is needed by these tests and not installed: apt-get install %s", tool, pkg)
+		}
+	}
+	dir, err := os.MkdirTemp("", "imageroot-e2e-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	var flags []string
+	if raceEnabled {
+		flags = append(flags, "-race")
+	}
+	if binary, err = runner.Build(ctx, dir, flags...); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// Options say how a [Server] differs from the usual one of these tests, which
+// has a password, a token, S3 keys, a fresh directory, and may reach loopback.
+type Options struct {
+	Data string   // data directory
+	Env  []string // after the usual environment: the last one counts
+	Args []string // after the usual flags
+	Bare bool     // leave password, token and S3 keys to be generated
+	Dir  string   // working directory
+	Home string   // home directory
+
+	S3Endpoint string // an S3 server to use instead of the gateway inside
+}
+
+// A Server is the real binary, running. It is killed when the test ends.
+type Server struct {
+	*runner.Process
+	Data         string
+	ImageBucket  string
+	CatalogBuck  string
+	AccessKey    string
+	SecretKey    string
+	Token        string // sent with every request that does not say otherwise
+	launch       runner.Options
+	externalS3   string
+	failedChecks bool
+}
+
+var bucketSerial atomic.Int64
+
+// command returns how the server would be started, without starting it.
+func command(t testing.TB, o Options) (*Server, runner.Options) {
+	t.Helper()
+	s := &Server{
+		Data: o.Data, Token: token, ImageBucket: "images", CatalogBuck: "catalog",
+		AccessKey: s3AccessKey, SecretKey: s3SecretKey,
+	}
+	home := o.Home
+	if home == "" {
+		home = t.TempDir()
+	}
+	if s.Data == "" {
+		s.Data = filepath.Join(t.TempDir(), "data")
+	}
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + os.TempDir(),
+		"IMAGEROOT_ALLOW_NET=loopback",
+	}
+	if !o.Bare {
+		env = append(env,
+			"IMAGEROOT_PASSWORD="+password, "IMAGEROOT_TOKEN="+token,
+			"IMAGEROOT_S3_ACCESS_KEY="+s3AccessKey, "IMAGEROOT_S3_SECRET_KEY="+s3SecretKey)
+	}
+	args := []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", s.Data}
+	if s.externalS3 = o.S3Endpoint; s.externalS3 == "" {
+		s.externalS3 = *s3Endpoint
+	}
+	if s.externalS3 != "" {
+		n := bucketSerial.Add(1)
+		s.ImageBucket = fmt.Sprintf("e2e-%d-%d-images", os.Getpid(), n)
+		s.CatalogBuck = fmt.Sprintf("e2e-%d-%d-catalog", os.Getpid(), n)
+		s.AccessKey, s.SecretKey = *s3Access, *s3Secret
+		env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey, "AWS_REGION=us-east-1")
+		args = append(args, "--s3-endpoint", s.externalS3,
+			"--image-root", "s3://"+s.ImageBucket, "--catalog-root", "s3://"+s.CatalogBuck)
+	}
+	return s, runner.Options{
+		Binary: binary, Args: append(args, o.Args...), Env: append(env, o.Env...), Dir: o.Dir,
+	}
+}
+
+// Start starts the binary and waits until it is ready.
+func Start(t testing.TB, o Options) *Server {
+	t.Helper()
+	s, launch := command(t, o)
+	s.launch = launch
+	s.start(t)
+	t.Cleanup(func() {
+		s.Kill(t)
+		if t.Failed() {
+			t.Logf("standard output:\n%s\nlog:\n%s", tail(s.Stdout()), tail(s.Log()))
+		}
+	})
+	return s
+}
+
+func (s *Server) start(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	p, err := runner.Start(ctx, s.launch)
+	if err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	s.Process = p
+	if s.externalS3 != "" {
+		s.S3 = s.externalS3
+	}
+	if s.S3 == "" {
+		t.Fatalf("no line \"s3  http://...\" on standard output:\n%s", p.Stdout())
+	}
+}
+
+// Stop ends the server as Ctrl-C does. That it takes under 5 s and exits with
+// status 0 is part of every test that calls it.
+func (s *Server) Stop(t testing.TB) {
+	t.Helper()
+	begin := time.Now()
+	if err := s.Process.Stop(5 * time.Second); err != nil {
+		t.Errorf("Ctrl-C: %v", err)
+	}
+	t.Logf("stopped in %v", time.Since(begin).Round(time.Millisecond))
+	s.checkLog(t)
+}
+
+// Kill ends the server as a power cut does.
+func (s *Server) Kill(t testing.TB) {
+	t.Helper()
+	if err := s.Process.Kill(); err != nil {
+		t.Errorf("kill: %v", err)
+	}
+	s.checkLog(t)
+}
+
+// Restart stops the server and starts it again over the same directory. The
+// addresses change.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.Stop(t)
+	s.start(t)
+}
+
+// checkLog fails the test for what must never be in a log, whatever the test
+// was about.
+func (s *Server) checkLog(t testing.TB) {
+	t.Helper()
+	if s.failedChecks {
+		return
+	}
+	log := s.Log()
+	for _, bad := range []string{"panic:", "goroutine 1 [", "WARNING: DATA RACE", "superfluous response.WriteHeader"} {
+		if strings.Contains(log, bad) {
+			s.failedChecks = true
+			t.Errorf("the log has %q:\n%s", bad, tail(log))
+		}
+	}
+	for _, secret := range []string{password, token, s3SecretKey} {
+		if strings.Contains(log, secret) {
+			s.failedChecks = true
+			t.Errorf("the log has a secret of the operator's: %q", secret)
+		}
+	}
+}
+
+// imagePath is where a file dropped straight into the gateway is put.
+func (s *Server) imagePath(name string) string { return filepath.Join(s.Data, "images", name) }
+
+// needsPlainFiles skips tests of files that come and go beneath the gateway
+// inside.
+func needsPlainFiles(t testing.TB) {
+	t.Helper()
+	if *s3Endpoint != "" {
+		t.Skip("plain files are a matter of the gateway inside; this run is over another S3 server")
+	}
+}
+
+// needsLong skips what takes minutes or many gigabytes in a short run.
+func needsLong(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes minutes or many gigabytes: left out with -short")
+	}
+}
+
+// eventually calls check until it returns nil, and fails the test where that
+// takes longer than limit.
+func eventually(t testing.TB, limit time.Duration, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %v", what, limit, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// tail returns the last lines of a long text.
+func tail(s string) string {
+	const most = 8 << 10
+	if len(s) <= most {
+		return s
+	}
+	return "[...]" + s[len(s)-most:]
+}

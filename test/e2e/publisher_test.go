@@ -1,0 +1,190 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A publisher is a web server that images are fetched from: a good one, unless
+// a handler of the test's makes it a bad one.
+type publisher struct {
+	*httptest.Server
+	mu    sync.Mutex
+	files map[string]http.Handler // by decoded path
+	hits  map[string]int
+}
+
+// publish starts a publisher on loopback.
+func publish(t testing.TB) *publisher { return publishOn(t, "127.0.0.1:0") }
+
+func publishOn(t testing.TB, addr string) *publisher {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &publisher{files: map[string]http.Handler{}, hits: map[string]int{}}
+	p.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: p}}
+	p.Start()
+	t.Cleanup(func() {
+		// Handlers that stall on purpose are waiting for their client to leave.
+		p.CloseClientConnections()
+		p.Close()
+	})
+	return p
+}
+
+func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	h := p.files[r.URL.Path]
+	p.hits[r.Method+" "+r.URL.Path]++
+	p.mu.Unlock()
+	if h == nil {
+		http.NotFound(w, r)
+		return
+	}
+	h.ServeHTTP(w, r)
+}
+
+// At is the URL of a path, escaped as it has to be.
+func (p *publisher) At(path string) string { return p.URL + (&url.URL{Path: path}).EscapedPath() }
+
+// Handle serves path by h and returns its URL.
+func (p *publisher) Handle(path string, h http.HandlerFunc) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.files[path] = h
+	return p.At(path)
+}
+
+// File serves content at path, with ranges and validators, and returns its URL.
+func (p *publisher) File(path string, content []byte) string {
+	etag := `"` + sum(content)[:16] + `"`
+	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", etag)
+		w.Header().Set("Content-Type", "application/octet-stream")
+		http.ServeContent(w, r, "", time.Unix(1_700_000_000, 0), bytes.NewReader(content))
+	})
+}
+
+// Hits is how often a method was asked for at a path.
+func (p *publisher) Hits(method, path string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hits[method+" "+path]
+}
+
+// whole answers a HEAD, or writes the first n bytes of content as if it was
+// all of it: what a server that knows nothing of ranges does. It reports
+// whether a body was asked for.
+func whole(w http.ResponseWriter, r *http.Request, content []byte, n int) bool {
+	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+	if r.Method == http.MethodHead {
+		return false
+	}
+	_, _ = w.Write(content[:n])
+	_ = http.NewResponseController(w).Flush()
+	return true
+}
+
+// Short serves half of content and hangs up.
+func (p *publisher) Short(path string, content []byte) string {
+	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
+		if whole(w, r, content, len(content)/2) {
+			panic(http.ErrAbortHandler)
+		}
+	})
+}
+
+// Stall serves half of content and then nothing for as long as the client
+// stays. gone is told when a client has left.
+func (p *publisher) Stall(path string, content []byte, gone chan<- struct{}) string {
+	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
+		if whole(w, r, content, len(content)/2) {
+			<-r.Context().Done()
+			select {
+			case gone <- struct{}{}:
+			default:
+			}
+		}
+	})
+}
+
+// Gated serves half of content, and the rest when gate is closed; without a
+// length where chunked.
+func (p *publisher) Gated(path string, content []byte, gate <-chan struct{}, chunked bool) string {
+	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			if !chunked {
+				w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+			}
+			return
+		}
+		if !chunked {
+			w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+		}
+		half := len(content) / 2
+		_, _ = w.Write(content[:half])
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-gate:
+			_, _ = w.Write(content[half:])
+		case <-r.Context().Done():
+		}
+	})
+}
+
+// trap listens where nobody may come and counts who does.
+type trap struct {
+	net.Listener
+	mu sync.Mutex
+	n  int
+}
+
+func newTrap(t testing.TB, addr string) *trap {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &trap{Listener: l}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			tr.mu.Lock()
+			tr.n++
+			tr.mu.Unlock()
+			_ = c.Close()
+		}
+	}()
+	return tr
+}
+
+// Port is the port it listens on.
+func (tr *trap) Port() int { return tr.Addr().(*net.TCPAddr).Port }
+
+// Check fails the test where somebody came.
+func (tr *trap) Check(t testing.TB) {
+	t.Helper()
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.n > 0 {
+		t.Errorf("%d connections to an address that must not be dialled (%s)", tr.n, tr.Addr())
+	}
+}
+
+func hostPort(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
