@@ -1,0 +1,275 @@
+// Package mirror keeps in memory what a listing of a root told, and what the
+// records in it say, so that a page over ten thousand images does not ask the
+// server for each of them again.
+package mirror
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"imageroot/shared/store"
+)
+
+// readers is how many records are read at once: a listing of ten thousand
+// takes ten thousand requests the first time.
+const readers = 16
+
+// relistOver is how many touched keys are looked at one by one before a
+// listing is cheaper.
+const relistOver = 200
+
+// Config says what to mirror.
+type Config[T any] struct {
+	Root   store.Root
+	Prefix string
+	// ID returns the ID of a key, or false for keys that are not of this kind.
+	ID func(key string) (string, bool)
+	// Decode makes a value of a record. Where it is nil, records are not read
+	// and values stay zero. A record that does not decode is left out.
+	Decode func(data []byte) (T, error)
+	// MaxAge is how old a listing may be before it is made again. Zero lists
+	// every time: right where nothing calls Touch.
+	MaxAge time.Duration
+	Now    func() time.Time
+	Log    *slog.Logger
+}
+
+// An Item is one object of the mirror.
+type Item[T any] struct {
+	Info  store.Info
+	Value T
+}
+
+// A Mirror is safe for concurrent use.
+type Mirror[T any] struct {
+	cfg Config[T]
+
+	refresh sync.Mutex // one refresh at a time
+
+	mu       sync.Mutex
+	items    map[string]Item[T] // never changed once published
+	gen      uint64
+	listedAt time.Time
+	took     time.Duration
+	dirty    map[string]struct{} // keys
+	relist   bool                // a listing runs in the background
+}
+
+// New returns an empty mirror; the first All fills it.
+func New[T any](cfg Config[T]) *Mirror[T] {
+	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}}
+}
+
+// Touch says that the object at key may have changed. The next All looks.
+func (m *Mirror[T]) Touch(key string) {
+	if _, ok := m.cfg.ID(key); !ok {
+		return
+	}
+	m.mu.Lock()
+	m.dirty[key] = struct{}{}
+	m.mu.Unlock()
+}
+
+// All returns every item by ID, which the caller must not change, and a
+// number that changes when they do. It sees every change that Touch told of
+// before; others it sees once MaxAge has passed.
+func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error) {
+	m.mu.Lock()
+	fresh := m.items != nil && len(m.dirty) == 0
+	age := m.cfg.Now().Sub(m.listedAt)
+	// A listing that takes long is not made again and again.
+	stale := age > max(m.cfg.MaxAge, 20*m.took)
+	if m.cfg.MaxAge == 0 {
+		fresh, stale = false, true
+	}
+	if fresh && stale && !m.relist {
+		m.relist = true
+		go m.relistLater(context.WithoutCancel(ctx))
+	}
+	if fresh {
+		defer m.mu.Unlock()
+		return m.items, m.gen, nil
+	}
+	m.mu.Unlock()
+
+	m.refresh.Lock()
+	defer m.refresh.Unlock()
+	return m.update(ctx, stale && m.cfg.MaxAge == 0)
+}
+
+func (m *Mirror[T]) relistLater(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	m.refresh.Lock()
+	defer m.refresh.Unlock()
+	if _, _, err := m.update(ctx, true); err != nil {
+		m.cfg.Log.Warn("listing failed; what was listed before stays in use", "prefix", m.cfg.Prefix, "error", err)
+	}
+	m.mu.Lock()
+	m.relist = false
+	m.mu.Unlock()
+}
+
+// update looks at what is dirty, or at everything. The caller holds refresh.
+func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], uint64, error) {
+	m.mu.Lock()
+	old, dirty := m.items, m.dirty
+	m.dirty = map[string]struct{}{}
+	m.mu.Unlock()
+	all = all || old == nil || len(dirty) > relistOver
+
+	started := m.cfg.Now()
+	var items map[string]Item[T]
+	var changed bool
+	var err error
+	if all {
+		items, changed, err = m.list(ctx, old)
+	} else {
+		items, changed, err = m.look(ctx, old, dirty)
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		for k := range dirty {
+			m.dirty[k] = struct{}{}
+		}
+		return nil, 0, err
+	}
+	if all {
+		m.listedAt, m.took = m.cfg.Now(), m.cfg.Now().Sub(started)
+	}
+	if changed || m.items == nil {
+		m.items = items
+		m.gen++
+	}
+	return m.items, m.gen, nil
+}
+
+func (m *Mirror[T]) list(ctx context.Context, old map[string]Item[T]) (map[string]Item[T], bool, error) {
+	items := make(map[string]Item[T], len(old))
+	read := newReading(m, ctx)
+	changed := false
+	for info, err := range m.cfg.Root.List(ctx, m.cfg.Prefix, "") {
+		if err != nil {
+			read.wait()
+			return nil, false, err
+		}
+		id, ok := m.cfg.ID(info.Key)
+		if !ok {
+			continue
+		}
+		if it, ok := old[id]; ok && it.Info.Equal(info.Version) {
+			items[id] = it
+			continue
+		}
+		changed = true
+		read.start(id, info)
+	}
+	if err := read.wait(); err != nil {
+		return nil, false, err
+	}
+	for id, it := range read.got {
+		items[id] = it
+	}
+	return items, changed || len(items) != len(old), nil
+}
+
+func (m *Mirror[T]) look(ctx context.Context, old map[string]Item[T], dirty map[string]struct{}) (map[string]Item[T], bool, error) {
+	read := newReading(m, ctx)
+	for key := range dirty {
+		id, _ := m.cfg.ID(key)
+		read.start(id, store.Info{Key: key})
+	}
+	if err := read.wait(); err != nil {
+		return nil, false, err
+	}
+	items := make(map[string]Item[T], len(old)+len(read.got))
+	for id, it := range old {
+		if _, ok := read.gone[id]; !ok {
+			items[id] = it
+		}
+	}
+	for id, it := range read.got {
+		items[id] = it
+	}
+	return items, true, nil
+}
+
+// reading reads several records at once.
+type reading[T any] struct {
+	m    *Mirror[T]
+	ctx  context.Context
+	slot chan struct{}
+	wg   sync.WaitGroup
+
+	mu   sync.Mutex
+	got  map[string]Item[T]
+	gone map[string]struct{}
+	err  error
+}
+
+func newReading[T any](m *Mirror[T], ctx context.Context) *reading[T] {
+	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}}
+}
+
+func (r *reading[T]) start(id string, info store.Info) {
+	if r.m.cfg.Decode == nil && info.ETag != "" {
+		r.mu.Lock()
+		r.got[id] = Item[T]{Info: info}
+		r.mu.Unlock()
+		return
+	}
+	r.slot <- struct{}{}
+	r.wg.Go(func() {
+		defer func() { <-r.slot }()
+		it, err := r.m.read(r.ctx, info)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		switch {
+		case err == nil:
+			r.got[id] = it
+		case errors.Is(err, store.ErrNotFound):
+			r.gone[id] = struct{}{}
+		case errors.Is(err, errUndecodable):
+			r.gone[id] = struct{}{}
+			r.m.cfg.Log.Warn("record left out", "key", info.Key, "error", err)
+		default:
+			r.err = errors.Join(r.err, err)
+		}
+	})
+}
+
+func (r *reading[T]) wait() error {
+	r.wg.Wait()
+	return r.err
+}
+
+var errUndecodable = errors.New("record does not decode")
+
+func (m *Mirror[T]) read(ctx context.Context, info store.Info) (Item[T], error) {
+	if info.ETag == "" {
+		// Only the key is known. The version is asked for before the content,
+		// so that a change in between shows in the next listing.
+		head, err := m.cfg.Root.Head(ctx, info.Key)
+		if err != nil {
+			return Item[T]{}, err
+		}
+		info = head
+	}
+	it := Item[T]{Info: info}
+	if m.cfg.Decode == nil {
+		return it, nil
+	}
+	data, _, err := m.cfg.Root.ReadRecord(ctx, info.Key)
+	if err != nil {
+		return Item[T]{}, err
+	}
+	if it.Value, err = m.cfg.Decode(data); err != nil {
+		return Item[T]{}, errors.Join(errUndecodable, err)
+	}
+	return it, nil
+}
