@@ -140,20 +140,17 @@ type Run struct {
 
 type progress struct {
 	done, total int64
-	checkpoint  func() (json.RawMessage, error)
+	checkpoint  json.RawMessage
 }
 
 // Job is the job as it was claimed.
 func (r *Run) Job() Job { return r.job }
 
 // Report says how far the run is. Total is negative where it is not known.
-// Checkpoint, if not nil, is called soon after, and by the goroutine that
-// called Report last or before it returns from the work; see [Jobs.Work].
+// Checkpoint, where not nil, is what a later run can go on from; it is written
+// within about a second.
 func (r *Run) Report(done, total int64, checkpoint json.RawMessage) {
-	p := progress{done: done, total: total}
-	if checkpoint != nil {
-		p.checkpoint = func() (json.RawMessage, error) { return checkpoint, nil }
-	}
+	p := progress{done: done, total: total, checkpoint: checkpoint}
 	select {
 	case <-r.progress:
 	default:
@@ -277,9 +274,7 @@ func (r *Run) take() bool {
 			r.job.BytesTotal = &p.total
 		}
 		if p.checkpoint != nil {
-			if c, err := p.checkpoint(); err == nil {
-				r.job.Checkpoint = c
-			}
+			r.job.Checkpoint = p.checkpoint
 		}
 		return true
 	default:
