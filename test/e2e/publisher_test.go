@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,19 +30,29 @@ func publish(t testing.TB) *publisher { return publishOn(t, "127.0.0.1:0") }
 
 func publishOn(t testing.TB, addr string) *publisher {
 	t.Helper()
-	l, err := net.Listen("tcp", addr)
+	p := &publisher{files: map[string]http.Handler{}, hits: map[string]int{}}
+	p.Server = serveOn(t, addr, p)
+	return p
+}
+
+// serveOn starts a server that ends with the test.
+func serveOn(t testing.TB, addr string, h http.Handler) *httptest.Server {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &publisher{files: map[string]http.Handler{}, hits: map[string]int{}}
-	p.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: p}}
-	p.Start()
+	s := &httptest.Server{Listener: l, Config: &http.Server{
+		Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
+	}}
+	s.Start()
 	t.Cleanup(func() {
 		// Handlers that stall on purpose are waiting for their client to leave.
-		p.CloseClientConnections()
-		p.Close()
+		s.CloseClientConnections()
+		s.Close()
 	})
-	return p
+	return s
 }
 
 func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
