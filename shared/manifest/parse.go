@@ -1,0 +1,355 @@
+package manifest
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"imageroot/shared/image"
+)
+
+const version = 1
+
+// Parse reads a manifest. The error is an [*Error].
+//
+// It walks go-toml's syntax tree instead of decoding into a struct: only so
+// has every value a line, can several problems be told at once, and does a
+// hostile document of many keys take linear time.
+func Parse(data []byte) (*Manifest, error) {
+	if len(data) > MaxBytes {
+		return nil, &Error{[]Problem{{1, fmt.Sprintf("the manifest is larger than %d MiB", MaxBytes>>20)}}}
+	}
+	p := parser{data: slices.Clip(bytes.TrimPrefix(data, []byte("\ufeff"))), names: map[string]int{}}
+	p.parse()
+	if len(p.problems) > 0 {
+		slices.SortStableFunc(p.problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+		return nil, &Error{p.problems}
+	}
+	return &p.manifest, nil
+}
+
+type parser struct {
+	data     []byte
+	toml     unstable.Parser
+	problems []Problem
+	manifest Manifest
+
+	version bool           // the key was there
+	array   bool           // images were given as "images = [...]"
+	row     *row           // of the table that is being read
+	names   map[string]int // name in lower case to the index of its row
+
+	// The last offset that was looked up and its line. Offsets mostly
+	// ascend, which keeps finding lines linear.
+	offset, line int
+}
+
+// A row is an image as it is being read.
+type row struct {
+	index int
+	line  int
+	lines map[string]int // of the keys that were there
+	image Image
+	// format is what the row says, which only has to agree with the name.
+	format string
+}
+
+func (p *parser) full() bool { return len(p.problems) >= maxProblems }
+
+func (p *parser) fail(line int, format string, args ...any) {
+	if !p.full() {
+		p.problems = append(p.problems, Problem{line, fmt.Sprintf(format, args...)})
+	}
+}
+
+// lineOf returns the line that a node begins on. Not every kind of node
+// knows; keys and inline tables do.
+func (p *parser) lineOf(n *unstable.Node) int { return p.lineAt(int(n.Raw.Offset)) }
+
+func (p *parser) lineAt(offset int) int {
+	if offset < p.offset || p.line == 0 {
+		p.offset, p.line = 0, 1
+	}
+	p.line += bytes.Count(p.data[p.offset:offset], []byte("\n"))
+	p.offset = offset
+	return p.line
+}
+
+func (p *parser) parse() {
+	if !utf8.Valid(p.data) {
+		p.fail(1, "the manifest is not UTF-8 text")
+		return
+	}
+	p.toml.Reset(p.data)
+	inTable := false // below a header that was refused
+	for !p.full() && p.toml.NextExpression() {
+		switch e := p.toml.Expression(); e.Kind {
+		case unstable.KeyValue:
+			switch {
+			case p.row != nil:
+				p.rowValue(p.row, e)
+			case !inTable:
+				p.topValue(e)
+			}
+		case unstable.Table, unstable.ArrayTable:
+			p.finish(p.row)
+			p.row = nil
+			inTable = true
+			p.header(e)
+		}
+	}
+	p.finish(p.row)
+	if err := p.toml.Error(); err != nil {
+		p.syntax(err)
+		return
+	}
+	if !p.version && !p.full() {
+		p.fail(1, "the key version is missing; the manifest must begin with version = %d", version)
+	}
+}
+
+func (p *parser) syntax(err error) {
+	line := 1
+	if perr, ok := errors.AsType[*unstable.ParserError](err); ok && perr.Highlight != nil {
+		line = p.lineAt(int(p.toml.Range(perr.Highlight).Offset))
+	}
+	p.fail(line, "not TOML: %s", strings.TrimPrefix(err.Error(), "toml: "))
+}
+
+// header reads [key] or [[key]].
+func (p *parser) header(e *unstable.Node) {
+	key, line := p.key(e)
+	switch {
+	case key != "images":
+		p.fail(line, "unknown table %.100q; the only one is [[images]]", key)
+	case e.Kind == unstable.Table:
+		p.fail(line, "images must be [[images]], with two brackets")
+	case p.array:
+		p.fail(line, "images was given already, as an array")
+	default:
+		p.row = p.newRow(line)
+	}
+}
+
+// topValue reads a key and value before the first table.
+func (p *parser) topValue(e *unstable.Node) {
+	key, line := p.key(e)
+	v := e.Value()
+	switch key {
+	case "version":
+		if p.version {
+			p.fail(line, "version is given twice")
+		}
+		p.version = true
+		if n, err := integer(v); err != nil || n != version {
+			p.fail(line, "version must be %d, the only one there is", version)
+		}
+	case "images":
+		if p.array {
+			p.fail(line, "images is given twice")
+			return
+		}
+		p.array = true
+		p.inlineRows(v, line)
+	default:
+		p.fail(line, "unknown key %.100q; known are version and images", key)
+	}
+}
+
+// inlineRows reads images = [{...}, ...].
+func (p *parser) inlineRows(v *unstable.Node, line int) {
+	if v.Kind != unstable.Array {
+		p.fail(line, "images must be an array of tables")
+		return
+	}
+	for it := v.Children(); it.Next() && !p.full(); {
+		n := it.Node()
+		if n.Kind != unstable.InlineTable {
+			p.fail(line, "images must be an array of tables")
+			return
+		}
+		r := p.newRow(p.lineOf(n))
+		if r == nil {
+			return
+		}
+		for kv := n.Children(); kv.Next(); {
+			p.rowValue(r, kv.Node())
+		}
+		p.finish(r)
+	}
+}
+
+func (p *parser) newRow(line int) *row {
+	n := len(p.manifest.Images)
+	if n == MaxImages {
+		p.fail(line, "the manifest has more than %d images", MaxImages)
+		return nil
+	}
+	p.manifest.Images = append(p.manifest.Images, Image{})
+	return &row{index: n, line: line, lines: map[string]int{}}
+}
+
+// key returns a key, dotted if it is, and its line.
+func (p *parser) key(e *unstable.Node) (key string, line int) {
+	var b strings.Builder
+	for it := e.Key(); it.Next(); {
+		if line == 0 {
+			line = p.lineOf(it.Node())
+		} else {
+			b.WriteByte('.')
+		}
+		b.Write(it.Node().Data)
+		if it.Node().Next().Valid() && b.Len() > 200 {
+			break // a dotted key of that length is refused anyhow
+		}
+	}
+	return b.String(), line
+}
+
+// failRow reports a problem of one row. Rows are counted from 0, as in a path
+// into the document.
+func (p *parser) failRow(r *row, line int, format string, args ...any) {
+	name := ""
+	if r.image.Name != "" {
+		name = fmt.Sprintf(" %.300q", r.image.Name)
+	}
+	p.fail(line, "images[%d]%s: %s", r.index, name, fmt.Sprintf(format, args...))
+}
+
+func (p *parser) rowValue(r *row, e *unstable.Node) {
+	key, line := p.key(e)
+	if _, twice := r.lines[key]; twice {
+		p.failRow(r, line, "%s is given twice", key)
+		return
+	}
+	v := e.Value()
+	text := func() string {
+		if v.Kind != unstable.String {
+			p.failRow(r, line, "%s must be a string", key)
+			return ""
+		}
+		if len(v.Data) == 0 {
+			p.failRow(r, line, "%s is empty", key)
+		}
+		return string(v.Data)
+	}
+	switch key {
+	case "name":
+		r.image.Name = text()
+	case "src":
+		r.image.Src = text()
+		if s := r.image.Src; s != "" {
+			if err := checkSrc(s); err != nil {
+				p.failRow(r, line, "%s", err)
+			}
+		}
+	case "sha256":
+		r.image.SHA256 = p.digest(r, line, key, text(), 64)
+	case "sha512":
+		r.image.SHA512 = p.digest(r, line, key, text(), 128)
+	case "format":
+		r.format = text()
+	case "size_bytes":
+		n, err := integer(v)
+		if err != nil || n < 0 {
+			p.failRow(r, line, "size_bytes must be a whole number, 0 or more")
+			break
+		}
+		r.image.SizeBytes = &n
+	case "version":
+		p.failRow(r, line, "version must stand before the first [[images]]")
+	default:
+		p.failRow(r, line, "unknown key %.100q; known are name, src, sha256, sha512, format, size_bytes", key)
+		return // what is unknown is not remembered: its number has no bound
+	}
+	r.lines[key] = line
+}
+
+func (p *parser) digest(r *row, line int, key, s string, digits int) string {
+	if s == "" {
+		return ""
+	}
+	if len(s) != digits {
+		p.failRow(r, line, "%s has %d digits, needs %d", key, len(s), digits)
+		return ""
+	}
+	if _, err := hex.DecodeString(s); err != nil {
+		p.failRow(r, line, "%s must be hexadecimal digits", key)
+		return ""
+	}
+	return strings.ToLower(s)
+}
+
+// finish checks what only a whole row shows, and adds it.
+func (p *parser) finish(r *row) {
+	if r == nil {
+		return
+	}
+	if line, ok := r.lines["name"]; !ok {
+		p.failRow(r, r.line, "name is missing")
+	} else if r.image.Name != "" { // else it was refused already
+		p.finishName(r, line)
+	}
+	if _, ok := r.lines["src"]; !ok {
+		p.failRow(r, r.line, "src is missing")
+	}
+	p.manifest.Images[r.index] = r.image
+}
+
+func (p *parser) finishName(r *row, line int) {
+	f, err := image.ParseName(r.image.Name)
+	if err != nil {
+		p.failRow(r, line, "%s", err)
+		return
+	}
+	r.image.Format = f
+	if r.format != "" && !strings.EqualFold(r.format, string(f)) {
+		p.failRow(r, r.lines["format"], "format is %.40q, but the name says %q", r.format, f)
+	}
+	folded := strings.ToLower(r.image.Name)
+	if first, taken := p.names[folded]; taken {
+		p.failRow(r, line, "images[%d] has that name already; names compare without case", first)
+		return
+	}
+	p.names[folded] = r.index
+}
+
+// integer returns the value of a TOML integer, whose syntax Go's with
+// underscores and prefixes includes.
+func integer(v *unstable.Node) (int64, error) {
+	if v.Kind != unstable.Integer {
+		return 0, errors.New("not an integer")
+	}
+	return strconv.ParseInt(string(v.Data), 0, 64)
+}
+
+// checkSrc checks that s can be a source, without asking anybody for it.
+func checkSrc(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		if uerr, ok := errors.AsType[*url.Error](err); ok {
+			err = uerr.Err // without the URL once more
+		}
+		return fmt.Errorf("src is not a URL: %.200s", err)
+	}
+	switch u.Scheme {
+	case "http", "https", "oras":
+	case "":
+		return errors.New("src must be an absolute http, https or oras URL")
+	default:
+		return fmt.Errorf("src must be an http, https or oras URL, not %.20s", u.Scheme)
+	}
+	if u.Hostname() == "" {
+		return errors.New("src names no host")
+	}
+	return nil
+}
