@@ -1,0 +1,86 @@
+package digest
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/dunglas/httpsfv"
+)
+
+// Expected is what a client says that the bytes it sends hash to, in lower
+// case hex; an empty field if it did not say.
+type Expected struct{ SHA256, SHA512 string }
+
+// ParseRequest reads the digests that a request carries for its body:
+// Repr-Digest and Content-Digest (RFC 9530; of a whole body, as in a PUT,
+// they say the same) and S3's x-amz-checksum-sha256. It returns nil where
+// there is none that it knows; algorithms other than SHA-256 and SHA-512 are
+// ignored. The error is a sentence for the client: a field is malformed, or
+// two of them contradict each other.
+func ParseRequest(h http.Header) (*Expected, error) {
+	var e Expected
+	for _, name := range []string{"Repr-Digest", "Content-Digest"} {
+		// Each line by itself: joined, as RFC 9651 has it, a second line would
+		// replace what the first says instead of contradicting it.
+		for _, line := range h.Values(name) {
+			dict, err := httpsfv.UnmarshalDictionary([]string{line})
+			if err != nil {
+				return nil, fmt.Errorf("%s is malformed; it must be like sha-256=:BASE64:", name)
+			}
+			if err := e.read(name, dict, "sha-256", 32, &e.SHA256); err != nil {
+				return nil, err
+			}
+			if err := e.read(name, dict, "sha-512", 64, &e.SHA512); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, value := range h.Values("X-Amz-Checksum-Sha256") {
+		sum, err := base64.StdEncoding.Strict().DecodeString(value)
+		if err != nil || len(sum) != 32 {
+			return nil, errors.New("x-amz-checksum-sha256 is malformed; it must be the base64 of 32 bytes")
+		}
+		if err := agree("x-amz-checksum-sha256", "SHA-256", sum, &e.SHA256); err != nil {
+			return nil, err
+		}
+	}
+	if e == (Expected{}) {
+		return nil, nil
+	}
+	return &e, nil
+}
+
+func (e *Expected) read(field string, dict *httpsfv.Dictionary, key string, size int, into *string) error {
+	member, ok := dict.Get(key)
+	if !ok {
+		return nil
+	}
+	item, _ := member.(httpsfv.Item)
+	sum, _ := item.Value.([]byte)
+	if len(sum) != size {
+		return fmt.Errorf("%s is malformed; %s must be the base64 of %d bytes between colons", field, key, size)
+	}
+	return agree(field, key, sum, into)
+}
+
+func agree(field, algorithm string, sum []byte, into *string) error {
+	s := hex.EncodeToString(sum)
+	if *into != "" && *into != s {
+		return fmt.Errorf("%s says another %s than a digest before it in the request; send one, or make them agree", field, algorithm)
+	}
+	*into = s
+	return nil
+}
+
+// FormatReprDigest returns the value of a Repr-Digest field for a SHA-256 in
+// hex, or nothing if it is none.
+func FormatReprDigest(sha256 string) string {
+	sum, err := hex.DecodeString(sha256)
+	if err != nil || len(sum) != 32 {
+		return ""
+	}
+	return "sha-256=:" + base64.StdEncoding.EncodeToString(sum) + ":"
+}

@@ -1,0 +1,66 @@
+// Package digest is about the SHA-256 of images: the record of what hashing
+// found, a hash whose progress survives a kill, and the HTTP fields that
+// carry digests.
+package digest
+
+import (
+	"fmt"
+	"time"
+
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+)
+
+// Who computed the digest of a [Record].
+const (
+	ByUpload = "upload" // as the bytes went by
+	ByHash   = "hash"   // a hash job
+)
+
+// A Record is what is known of one version of an image's bytes. It says
+// nothing of any other version: compare Version before believing it.
+type Record struct {
+	record.Meta
+	Name      string        `json:"name"`
+	Version   store.Version `json:"version"`
+	SHA256    string        `json:"sha256"`           // lower case hex
+	SHA512    string        `json:"sha512,omitempty"` // lower case hex, where it was computed
+	HashedAt  time.Time     `json:"hashed_at"`        // UTC
+	By        string        `json:"by"`               // ByUpload or ByHash
+	Publisher *Publisher    `json:"publisher,omitempty"`
+}
+
+// A Publisher is what the checksum file beside an image says of it. A nil
+// Publisher says nothing. Where Error is empty, Match is the verdict.
+type Publisher struct {
+	Algorithm      string        `json:"algorithm,omitempty"` // "sha256" or "sha512"
+	Expected       string        `json:"expected,omitempty"`  // lower case hex
+	Match          bool          `json:"match"`
+	Error          string        `json:"error,omitempty"` // why there is no verdict; a sentence
+	SidecarVersion store.Version `json:"sidecar_version"`
+}
+
+// Equal reports whether p and q say the same of the same checksum file.
+func (p *Publisher) Equal(q *Publisher) bool {
+	if p == nil || q == nil {
+		return p == q
+	}
+	a, b := *p, *q
+	a.SidecarVersion, b.SidecarVersion = store.Version{}, store.Version{}
+	return a == b && p.SidecarVersion.Equal(q.SidecarVersion)
+}
+
+// Warning returns what an operator should know of the image name, empty if
+// the checksum file agrees with it or there is none.
+func (p *Publisher) Warning(name string) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Error != "":
+		return p.Error
+	case !p.Match:
+		return fmt.Sprintf("%s.%s says %s, which is not the %s of these bytes; do not use the image before you know why",
+			name, p.Algorithm, p.Expected, p.Algorithm)
+	}
+	return ""
+}
