@@ -1,0 +1,221 @@
+// Package netpolicy decides which addresses may be dialled on an operator's
+// word. The check runs in the dialler, after DNS and before the first packet,
+// so that no redirect, retry or changing DNS answer goes around it.
+package netpolicy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Policy says which addresses may be dialled. Public addresses always may.
+// Link-local, cloud metadata, multicast, unspecified and broadcast addresses
+// never may, whatever is allowed. An IPv6 address that carries an IPv4 one
+// (mapped, NAT64, 6to4, Teredo) is judged by both.
+//
+// The zero value allows public addresses only.
+type Policy struct {
+	// Loopback allows 127.0.0.0/8 and ::1.
+	Loopback bool
+	// Private allows RFC 1918, unique local (fc00::/7), shared (RFC 6598)
+	// and benchmarking (RFC 2544) addresses.
+	Private bool
+	// Allow lists networks that may be dialled beyond that.
+	Allow []netip.Prefix
+	// Endpoints are addresses (HOST:PORT) of servers of our own, such as the
+	// S3 endpoint. They are refused unless a network in Allow holds them, or
+	// they are on loopback and Loopback is set. A host that is empty or
+	// unspecified ("", "0.0.0.0", "::") means every address of this machine;
+	// a name is looked up at each dial, and where that fails nothing is
+	// dialled.
+	Endpoints []string
+	// Resolver looks up names; nil means [net.DefaultResolver].
+	Resolver *net.Resolver
+}
+
+// A Refused is the error of a dial that the policy does not allow.
+type Refused struct {
+	Addr   netip.Addr
+	Reason string // a sentence that says which setting would allow it
+}
+
+func (e *Refused) Error() string { return e.Reason }
+
+// Parse adds what the text of IMAGEROOT_ALLOW_NET allows to base: "loopback",
+// "private", networks such as 10.1.0.0/16 and single addresses, separated by
+// commas or spaces. base itself is not changed.
+func Parse(allowNet string, base Policy) (Policy, error) {
+	p := base
+	p.Allow = append([]netip.Prefix(nil), base.Allow...)
+	for word := range strings.FieldsFuncSeq(allowNet, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
+		switch strings.ToLower(word) {
+		case "loopback":
+			p.Loopback = true
+		case "private":
+			p.Private = true
+		default:
+			prefix, err := parsePrefix(word)
+			if err != nil {
+				return Policy{}, fmt.Errorf("%q is not a network: give loopback, private, or networks such as 10.1.0.0/16 or fd12:3456::/32", word)
+			}
+			p.Allow = append(p.Allow, prefix)
+		}
+	}
+	return p, nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if !strings.Contains(s, "/") {
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			return netip.Prefix{}, err
+		}
+		addr = addr.Unmap().WithZone("")
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if a := prefix.Addr(); a.Is4In6() {
+		if prefix.Bits() < 96 {
+			return netip.Prefix{}, fmt.Errorf("%s is wider than IPv4", s)
+		}
+		prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
+	}
+	return prefix.Masked(), nil
+}
+
+// Check returns nil where addr may be dialled, and a [*Refused] where it may
+// not.
+func (p *Policy) Check(ctx context.Context, addr netip.AddrPort) error {
+	ip := addr.Addr().WithZone("").Unmap()
+	for _, a := range append(embedded(ip), ip) {
+		if name, ok := matches(never, a); ok {
+			return &Refused{ip, fmt.Sprintf("connecting to %s is refused: it is %s address, and no setting allows those", ip, name)}
+		}
+	}
+	for _, a := range append(embedded(ip), ip) {
+		if err := p.check(ctx, netip.AddrPortFrom(a, addr.Port())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Policy) check(ctx context.Context, addr netip.AddrPort) error {
+	ip := addr.Addr()
+	for _, prefix := range p.Allow {
+		if prefix.Contains(ip) {
+			return nil
+		}
+	}
+	if ip.IsLoopback() {
+		if p.Loopback {
+			return nil
+		}
+		return &Refused{ip, fmt.Sprintf("connecting to %s is refused: it is a loopback address; IMAGEROOT_ALLOW_NET=loopback allows those", ip)}
+	}
+	own, err := p.isEndpoint(ctx, addr)
+	if err != nil {
+		return err
+	}
+	if own {
+		return &Refused{ip, fmt.Sprintf("connecting to %s is refused: it is an address of this server's own; IMAGEROOT_ALLOW_NET=%s allows it", addr, ip)}
+	}
+	if _, ok := matches(private, ip); ok && !p.Private {
+		return &Refused{ip, fmt.Sprintf("connecting to %s is refused: it is in a private network; IMAGEROOT_ALLOW_NET=private allows those, and IMAGEROOT_ALLOW_NET=%s this one", ip, ip)}
+	}
+	return nil
+}
+
+// isEndpoint reports whether addr is one of p.Endpoints. It fails closed: a
+// name that cannot be looked up might be addr.
+func (p *Policy) isEndpoint(ctx context.Context, addr netip.AddrPort) (bool, error) {
+	for _, hostport := range p.Endpoints {
+		host, port, err := net.SplitHostPort(hostport)
+		if err != nil {
+			return false, fmt.Errorf("the endpoint %q is not HOST:PORT: %w", hostport, err)
+		}
+		if port != fmt.Sprint(addr.Port()) {
+			continue
+		}
+		ips, err := p.lookup(ctx, host)
+		if err != nil {
+			return false, fmt.Errorf("whether %s is this server's own S3 endpoint is unknown: %w", addr, err)
+		}
+		for _, ip := range ips {
+			if ip.WithZone("").Unmap() == addr.Addr() {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func (p *Policy) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case host == "" || err == nil && ip.Unmap().IsUnspecified():
+		return machineAddrs()
+	case err == nil:
+		return []netip.Addr{ip}, nil
+	}
+	r := p.Resolver
+	if r == nil {
+		r = net.DefaultResolver
+	}
+	return r.LookupNetIP(ctx, "ip", host)
+}
+
+func machineAddrs() ([]netip.Addr, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var ips []netip.Addr
+	for _, a := range addrs {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			ips = append(ips, prefix.Addr())
+		}
+	}
+	return ips, nil
+}
+
+// Dialer returns a dialler of TCP connections that asks p before each.
+func (p *Policy) Dialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout:   30 * time.Second,
+		KeepAlive: 30 * time.Second,
+		Resolver:  p.Resolver,
+		ControlContext: func(ctx context.Context, network, address string, _ syscall.RawConn) error {
+			if !strings.HasPrefix(network, "tcp") {
+				return fmt.Errorf("connecting over %s is refused", network)
+			}
+			addr, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return fmt.Errorf("connecting to %q is refused: %w", address, err)
+			}
+			return p.Check(ctx, addr)
+		},
+	}
+}
+
+// Transport returns an HTTP transport that dials with [Policy.Dialer]. It
+// takes no proxy from the environment: a proxy would dial in its own name,
+// where the policy does not reach.
+func (p *Policy) Transport() *http.Transport {
+	return &http.Transport{
+		Proxy:                  nil,
+		DialContext:            p.Dialer().DialContext,
+		TLSHandshakeTimeout:    15 * time.Second,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+	}
+}

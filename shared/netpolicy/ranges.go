@@ -1,0 +1,92 @@
+package netpolicy
+
+import "net/netip"
+
+// A network is a range of addresses and what messages call one in it.
+type network struct {
+	prefix netip.Prefix
+	name   string
+}
+
+func networks(name string, prefixes ...string) []network {
+	var ns []network
+	for _, p := range prefixes {
+		ns = append(ns, network{netip.MustParsePrefix(p), name})
+	}
+	return ns
+}
+
+func concat(lists ...[]network) []network {
+	var all []network
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+// never holds what no setting allows. Metadata comes first: most of it lies in
+// other ranges, and the message should say the worst.
+var never = concat(
+	networks("a cloud metadata",
+		"169.254.169.254/32", // AWS, Azure, GCP and those that follow them
+		"169.254.170.2/32",   // AWS ECS task credentials
+		"169.254.170.23/32",  // AWS EKS pod identity
+		"fd00:ec2::/32",      // AWS over IPv6: 254 metadata, 23 credentials, 253 DNS
+		"fd20:ce::254/128",   // GCP over IPv6
+		"100.100.100.200/32", // Alibaba
+		"168.63.129.16/32",   // Azure WireServer
+		"192.0.0.192/32",     // Oracle
+	),
+	networks("a link-local", "169.254.0.0/16", "fe80::/10"),
+	networks("a multicast", "224.0.0.0/4", "ff00::/8"),
+	networks("an unspecified", "0.0.0.0/8", "::/128"),
+	networks("a broadcast or reserved", "240.0.0.0/4"),
+	// Where the IPv4 address is in these depends on how the network was set
+	// up, so what they lead to cannot be judged.
+	networks("a local NAT64", "64:ff9b:1::/48"), // RFC 8215
+)
+
+var private = networks("a private",
+	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // RFC 1918
+	"100.64.0.0/10", // RFC 6598, shared: carrier-grade NAT, overlay networks
+	"198.18.0.0/15", // RFC 2544, benchmarking
+	"192.0.0.0/24",  // RFC 6890, protocol assignments
+	"fc00::/7",      // RFC 4193, unique local
+	"fec0::/10",     // RFC 3879, site-local, deprecated
+)
+
+func matches(ns []network, ip netip.Addr) (name string, ok bool) {
+	for _, n := range ns {
+		if n.prefix.Contains(ip) {
+			return n.name, true
+		}
+	}
+	return "", false
+}
+
+var (
+	nat64      = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	sixToFour  = netip.MustParsePrefix("2002::/16")    // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")    // RFC 4380
+	compatible = netip.MustParsePrefix("::/96")        // RFC 4291 section 2.5.5.1
+)
+
+// embedded returns the IPv4 addresses that a packet to ip may end up at
+// beyond ip itself. Mapped addresses are IPv4 already (see [netip.Addr.Unmap]).
+func embedded(ip netip.Addr) []netip.Addr {
+	if !ip.Is6() {
+		return nil
+	}
+	b := ip.As16()
+	switch {
+	case nat64.Contains(ip):
+		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+	case sixToFour.Contains(ip):
+		return []netip.Addr{netip.AddrFrom4([4]byte(b[2:6]))}
+	case teredo.Contains(ip):
+		return []netip.Addr{netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]})}
+	case compatible.Contains(ip) && !ip.IsLoopback() && !ip.IsUnspecified():
+		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+	}
+	return nil
+}
