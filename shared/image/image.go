@@ -69,8 +69,7 @@ func ParseName(name string) (Format, error) {
 	if f, ok := FormatOf(name); ok {
 		return f, nil
 	}
-	lower := strings.ToLower(name)
-	if isTarball(lower) {
+	if isTarball(strings.ToLower(name)) {
 		return "", &NameError{"a tarball is not a disk image: extract it and upload the image inside (" + FormatList() + ")"}
 	}
 	return "", &NameError{"the name must end in one of " + FormatList()}
@@ -85,15 +84,23 @@ func IsName(name string) bool {
 // FormatOf returns the format that name's suffix says, without checking the
 // rest of the name. A name that is only a suffix (".img") has none.
 func FormatOf(name string) (Format, bool) {
-	lower := strings.ToLower(name)
-	// Longest match first: "a.img.xz" is img.xz, and no format is a suffix
-	// of another one that also matches, so order does not matter further.
-	for _, f := range slices.Backward(formats) {
-		if strings.HasSuffix(lower, "."+string(f)) && len(lower) > len(f)+1 {
+	// No format is a suffix of another one after a dot, so order does not
+	// matter: "a.img.xz" is img.xz and nothing else.
+	for _, f := range formats {
+		if hasSuffix(name, "."+string(f)) {
 			return f, true
 		}
 	}
 	return "", false
+}
+
+// hasSuffix reports whether name ends in suffix, which is ASCII, and has more
+// before it. Only ASCII letters compare without case: strings.ToLower would
+// make ".img" of ".\u0130MG", which no other program takes for it.
+func hasSuffix(name, suffix string) bool {
+	n := len(name) - len(suffix)
+	// Of as many bytes as suffix has letters, all that match are ASCII.
+	return n > 0 && strings.EqualFold(name[n:], suffix)
 }
 
 func isTarball(lower string) bool {

@@ -145,7 +145,7 @@ type EventID string
 // NewEventID returns an ID for an event at t; nonce is any 16 hex digits that
 // tell events of one microsecond apart.
 func NewEventID(t time.Time, nonce string) EventID {
-	return EventID(fmt.Sprintf("%016x-%s", uint64(math.MaxInt64-t.UnixMicro()), nonce))
+	return EventID(fmt.Sprintf("%016x-%s", flip(t.UnixMicro()), nonce))
 }
 
 // Time returns the microsecond that the ID was made for.
@@ -155,11 +155,15 @@ func (id EventID) Time() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	n, err := strconv.ParseUint(s[:16], 16, 64)
-	if err != nil || n > math.MaxInt64 {
+	if err != nil {
 		return time.Time{}, false
 	}
-	return time.UnixMicro(math.MaxInt64 - int64(n)).UTC(), true
+	return time.UnixMicro(int64(flip(int64(n)))).UTC(), true
 }
+
+// flip maps the order of signed numbers to the reverse order of unsigned
+// ones, and back; times before 1970 (a clock that was never set) keep theirs.
+func flip(n int64) uint64 { return math.MaxInt64 - uint64(n) }
 
 // EventKey returns the key of an activity event.
 func EventKey(id EventID) string { return EventPrefix + string(id) }

@@ -1,0 +1,136 @@
+package image
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+func TestParseName(t *testing.T) {
+	tests := []struct {
+		name string
+		want Format
+		err  string // part of the reason; empty if the name is good
+	}{
+		{"debian-12.qcow2", "qcow2", ""},
+		{"x.img", "img", ""},
+		{"X.IMG", "img", ""},
+		{"x.raw.zst", "raw.zst", ""},
+		{"x.Iso.Gz", "iso.gz", ""},
+		{"x.img.bz2", "img.bz2", ""},
+		{"x.tar.img", "img", ""},
+		{"x.img.img.xz", "img.xz", ""},
+		{"x.iso.img", "img", ""},
+		{" a+b 50% #1?&=;\"'<>.img", "img", ""},
+		{"Übung 世界 🙂.raw", "raw", ""},
+		{"-rf.img", "img", ""},
+		{"x...img", "img", ""},
+		{strings.Repeat("n", 251) + ".img", "img", ""},
+
+		{"", "", "the name is empty"},
+		{strings.Repeat("n", 252) + ".img", "", "the name has 256 bytes, the most is 255"},
+		{strings.Repeat("ü", 126) + ".img", "", "the name has 256 bytes"},
+		{"x\xff.img", "", "not valid UTF-8"},
+		{".img", "", "must not start with a dot"},
+		{".x.img", "", "must not start with a dot"},
+		{"../x.img", "", "must not start with a dot"},
+		{"a/x.img", "", "without '/'"},
+		{`a\x.img`, "", `without '\\'`},
+		{"a\nx.img", "", "control character U+000A"},
+		{"a\x00x.img", "", "control character U+0000"},
+		{"a\x7fx.img", "", "control character U+007F"},
+		{"a\u0085x.img", "", "control character U+0085"},
+		{"x.img ", "", "must end in one of .qcow2, .img"},
+		{"x", "", "must end in one of"},
+		{"x.qcow2.xz", "", "must end in one of"},
+		{"x.img.lz4", "", "must end in one of"},
+		{"ximg", "", "must end in one of"},
+		{"catalog.toml", "", "must end in one of"},
+		{"x.img.sha256", "", "must end in one of"},
+		// Lower case of U+0130 is i, but ".İMG" is nobody's ".img".
+		{"x.\u0130MG", "", "must end in one of"},
+		{"x.i\u017fo", "", "must end in one of"},
+		{"x.tar", "", "a tarball is not a disk image: extract it"},
+		{"x.TAR.GZ", "", "a tarball"},
+		{"x.tar.zst", "", "a tarball"},
+		{"x.img.tgz", "", "a tarball"},
+		{"x.txz", "", "a tarball"},
+		{"x.tar.gz.sig", "", "must end in one of"},
+	}
+	for _, tt := range tests {
+		got, err := ParseName(tt.name)
+		if tt.err == "" {
+			if err != nil || got != tt.want || !IsName(tt.name) {
+				t.Errorf("ParseName(%q) = %q, %v; want %q", tt.name, got, err, tt.want)
+			}
+			continue
+		}
+		var bad *NameError
+		if !errors.As(err, &bad) || !strings.Contains(bad.Reason, tt.err) || IsName(tt.name) {
+			t.Errorf("ParseName(%q) = %q, %v; want a NameError that says %q", tt.name, got, err, tt.err)
+		}
+	}
+}
+
+func TestFormats(t *testing.T) {
+	fs := Formats()
+	if len(fs) != 16 {
+		t.Errorf("%d formats: %v", len(fs), fs)
+	}
+	for _, f := range fs {
+		if got, ok := FormatOf("x." + string(f)); !ok || got != f {
+			t.Errorf("FormatOf(x.%s) = %q, %v", f, got, ok)
+		}
+		if _, ok := FormatOf("." + string(f)); ok {
+			t.Errorf("FormatOf(.%s): a suffix alone has a format", f)
+		}
+		if !strings.Contains(FormatList(), "."+string(f)) {
+			t.Errorf("FormatList lacks .%s", f)
+		}
+	}
+	fs[0] = "changed"
+	if Formats()[0] != "qcow2" {
+		t.Error("the caller's copy of Formats is not its own")
+	}
+}
+
+func FuzzParseName(f *testing.F) {
+	for _, s := range []string{
+		"debian-12.qcow2", "X.IMG.XZ", "a+b 50% #?.iso", "Ü.raw.zst", "x.tar.gz", ".img", "../x.img", "a\\b.img", "x.\u0130MG", "x\u0085.img", "\xff.img", "",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		format, err := ParseName(name)
+		if err != nil {
+			if bad := (&NameError{}); !errors.As(err, &bad) || bad.Reason == "" || len(bad.Reason) > 500 {
+				t.Errorf("ParseName(%q) = %#v", name, err)
+			}
+			return
+		}
+		switch {
+		case name == "" || len(name) > MaxNameBytes, !utf8.ValidString(name), name[0] == '.',
+			strings.ContainsAny(name, `/\`), strings.ContainsFunc(name, unicode.IsControl):
+			t.Errorf("ParseName accepts %q", name)
+		}
+		suffix := name[len(name)-len(format)-1:]
+		if asciiLower(suffix) != "."+string(format) {
+			t.Errorf("ParseName(%q) = %q", name, format)
+		}
+		// Case changes nothing.
+		if got, err := ParseName(name[:len(name)-len(suffix)] + strings.ToUpper(suffix)); err != nil || got != format {
+			t.Errorf("in upper case: %q, %v", got, err)
+		}
+	})
+}
+
+func asciiLower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,200 @@
+package layout
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/image"
+)
+
+// parsers is every kind of key that has a parser: how to read it and how to
+// build it again from what was read.
+var parsers = []struct {
+	kind  string
+	parse func(key string) (string, bool)
+	build func(string) string
+}{
+	{"digest", DigestName, DigestKey},
+	{"entry", EntryRef, EntryKey},
+	{"fetched", FetchedRef, FetchedKey},
+	{"blob", BlobSHA256, BlobKey},
+	{"staging", StagingRef, StagingKey},
+	{"upload", UploadID, UploadKey},
+	{"hash job", HashJobName, HashJobKey},
+	{"fetch job", FetchJobRef, FetchJobKey},
+	{
+		"event",
+		func(key string) (string, bool) { id, ok := ParseEventKey(key); return string(id), ok },
+		func(id string) string { return EventKey(EventID(id)) },
+	},
+	{
+		"sidecar",
+		func(key string) (string, bool) {
+			name, alg, ok := ImageOfSidecar(key)
+			return name + "." + alg, ok
+		},
+		func(s string) string { return s },
+	},
+}
+
+func kindOf(t *testing.T, key string) string {
+	t.Helper()
+	kind := ""
+	for _, p := range parsers {
+		v, ok := p.parse(key)
+		if !ok {
+			continue
+		}
+		if kind != "" {
+			t.Errorf("the key %q is both %s and %s", key, kind, p.kind)
+		}
+		kind = p.kind
+		if back := p.build(v); back != key {
+			t.Errorf("the %s key %q is %q when built again", p.kind, key, back)
+		}
+	}
+	return kind
+}
+
+const (
+	ref   = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	id    = "0123456789abcdef0123456789abcdef"
+	event = "7fffffffffffffff-0123456789abcdef"
+)
+
+func TestKeys(t *testing.T) {
+	long := strings.Repeat("n", 251) + ".img"
+	tests := []struct{ key, kind string }{
+		{"digests/x.img", "digest"},
+		{"digests/ a+b 50% #?Ü.img", "digest"},
+		{"digests/" + long, "digest"},
+		{"digests/x.img.sha256", ""},
+		{"digests/x", ""},
+		{"digests/", ""},
+		{"digests/a/x.img", ""},
+		{"digests/../x.img", ""},
+		{"digests//x.img", ""},
+		{"digests", ""},
+		{"entries/" + ref, "entry"},
+		{"entries/" + strings.ToUpper(ref), ""},
+		{"entries/" + ref[1:], ""},
+		{"entries/" + ref + "0", ""},
+		{"entries/" + ref + ".json", ""},
+		{"fetched/" + ref, "fetched"},
+		{"blobs/" + ref, "blob"},
+		{"blobs/" + strings.Repeat("g", 64), ""},
+		{"staging/" + ref, "staging"},
+		{"uploads/" + id, "upload"},
+		{"uploads/" + ref, ""},
+		{"jobs/hash/x.img", "hash job"},
+		{"jobs/fetch/" + ref, "fetch job"},
+		{"jobs/fetch/x.img", ""},
+		{"jobs/x.img", ""},
+		{"events/" + event, "event"},
+		{"events/" + event[1:], ""},
+		{"events/" + strings.ToUpper(event), ""},
+		{"events/" + strings.Replace(event, "-", "0", 1), ""},
+		{"x.img.sha256", "sidecar"},
+		{"X.IMG.sha512", "sidecar"},
+		{"x.img.md5", ""},
+		{".img.sha256", ""},
+		{"x.sha256", ""},
+		{"x.img", ""},
+		{"", ""},
+		{ManifestKey, ""},
+		{GoodManifestKey, ""},
+		{PasswordKey, ""},
+		{SessionKeyKey, ""},
+	}
+	for _, tt := range tests {
+		if got := kindOf(t, tt.key); got != tt.kind {
+			t.Errorf("the key %q is %q, want %q", tt.key, got, tt.kind)
+		}
+	}
+}
+
+func TestImageOfSidecar(t *testing.T) {
+	for _, alg := range []string{"sha256", "sha512"} {
+		if name, got, ok := ImageOfSidecar("a b.img.xz." + alg); !ok || name != "a b.img.xz" || got != alg {
+			t.Errorf("ImageOfSidecar = %q, %q, %v", name, got, ok)
+		}
+	}
+}
+
+func TestRef(t *testing.T) {
+	// echo -n https://example.org/x.img | sha256sum
+	const want = "76811c141dc7db3557e5ad8fc8488d6c234d58c9ba20dbe3c3f3261fac2516b1"
+	if got := Ref("https://example.org/x.img"); got != want || !IsHex256(got) {
+		t.Errorf("Ref = %s, want %s", got, want)
+	}
+	if IsUploadID(ref) || !IsUploadID(id) || IsHex256(id) {
+		t.Error("IsUploadID and IsHex256 do not tell lengths apart")
+	}
+}
+
+func TestEventIDs(t *testing.T) {
+	const nonce = "0123456789abcdef"
+	times := []time.Time{ // oldest first
+		{},
+		time.Unix(-1, 0),
+		time.UnixMicro(-1),
+		time.Unix(0, 0),
+		time.UnixMicro(1),
+		time.Date(2026, 11, 24, 1, 2, 3, 4000, time.UTC),
+		time.Date(2026, 11, 24, 1, 2, 3, 5000, time.UTC),
+		time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+	}
+	var keys []string
+	for _, at := range times {
+		key := EventKey(NewEventID(at, nonce))
+		keys = append(keys, key)
+		got, ok := ParseEventKey(key)
+		if back, okTime := got.Time(); !ok || !okTime || !back.Equal(at) {
+			t.Errorf("%v came back as %v", at, back)
+		}
+	}
+	slices.Reverse(keys)
+	if !slices.IsSorted(keys) {
+		t.Errorf("the newest is not first in byte order: %q", keys)
+	}
+}
+
+func FuzzKeys(f *testing.F) {
+	for _, s := range []string{"digests/x.img", "entries/" + ref, "events/" + event, "uploads/" + id, "jobs/hash/Ü 1+2 50%.img.xz", "x.img.sha512", "jobs/fetch/" + ref, "blobs/../x"} {
+		f.Add(s, "a+b 50% #?Ü.img", int64(0), uint64(1))
+	}
+	f.Add("", "x.\u0130MG", int64(math.MinInt64), uint64(math.MaxUint64))
+	f.Add("", strings.Repeat("n", 255), int64(math.MaxInt64), uint64(0))
+	f.Fuzz(func(t *testing.T, key, name string, micro int64, nonce uint64) {
+		kindOf(t, key)
+		if image.IsName(name) {
+			for _, k := range []struct{ key, kind string }{
+				{DigestKey(name), "digest"}, {HashJobKey(name), "hash job"}, {name + ".sha256", "sidecar"}, {name, ""},
+			} {
+				if got := kindOf(t, k.key); got != k.kind {
+					t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)
+				}
+			}
+		}
+		for _, k := range []struct{ key, kind string }{
+			{EntryKey(Ref(name)), "entry"}, {FetchedKey(Ref(name)), "fetched"}, {StagingKey(Ref(name)), "staging"}, {FetchJobKey(Ref(name)), "fetch job"}, {BlobKey(Ref(name)), "blob"},
+		} {
+			if got := kindOf(t, k.key); got != k.kind {
+				t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)
+			}
+		}
+		// Events keep their time, and the newer is listed first.
+		suffix := strings.Repeat("0", 16)
+		at := time.UnixMicro(micro)
+		eid := NewEventID(at, suffix)
+		if back, ok := eid.Time(); !ok || back.UnixMicro() != micro || kindOf(t, EventKey(eid)) != "event" {
+			t.Errorf("%d came back as %v, %v", micro, back, ok)
+		}
+		if other := int64(nonce); other > micro && NewEventID(time.UnixMicro(other), suffix) >= eid {
+			t.Errorf("the event at %d is not before the one at %d", other, micro)
+		}
+	})
+}
