@@ -28,7 +28,7 @@ func ParseRequest(h http.Header) (*Expected, error) {
 		for _, line := range h.Values(name) {
 			dict, err := httpsfv.UnmarshalDictionary([]string{line})
 			if err != nil {
-				return nil, fmt.Errorf("%s is malformed; it must be like sha-256=:BASE64:", name)
+				return nil, fmt.Errorf("%s is malformed; it must be like sha-256=:BASE64: with the base64 of the digest", name)
 			}
 			if err := e.read(name, dict, "sha-256", 32, &e.SHA256); err != nil {
 				return nil, err

@@ -19,11 +19,13 @@ func TestRecordJSON(t *testing.T) {
 		want string
 	}{
 		{
-			"least", Record{Meta: record.Meta{Nonce: "n"}, Name: "x.img", Version: v, SHA256: "aa", HashedAt: at, By: ByHash},
+			"least",
+			Record{Meta: record.Meta{Nonce: "n"}, Name: "x.img", Version: v, SHA256: "aa", HashedAt: at, By: ByHash},
 			`{"nonce":"n","name":"x.img","version":{"etag":"e","size":5,"last_modified":"2026-11-24T01:02:03Z"},"sha256":"aa","hashed_at":"2026-11-24T01:02:03Z","by":"hash"}`,
 		},
 		{
-			"all", Record{
+			"all",
+			Record{
 				Meta: record.Meta{Nonce: "n"}, Name: "x.img", Version: v, SHA256: "aa", SHA512: "bb", HashedAt: at, By: ByUpload,
 				Publisher: &Publisher{Algorithm: "sha256", Expected: "cc", SidecarVersion: v},
 			},
