@@ -148,7 +148,7 @@ func (p *Policy) isEndpoint(ctx context.Context, addr netip.AddrPort) (bool, err
 		}
 		ips, err := p.lookup(ctx, host)
 		if err != nil {
-			return false, fmt.Errorf("whether %s is this server's own S3 endpoint is unknown: %w", addr, err)
+			return false, fmt.Errorf("whether %s is this server's own S3 endpoint is unknown: %v", addr, err)
 		}
 		for _, ip := range ips {
 			if ip.WithZone("").Unmap() == addr.Addr() {

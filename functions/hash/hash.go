@@ -1,0 +1,263 @@
+// Package hash finds out what images contain: it reads each once and records
+// its SHA-256, and compares that with what the publisher says.
+package hash
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/digest"
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+)
+
+// Settle is how long an object must have been left alone before it is hashed.
+// It gives an upload through the API the time to record the digest that it
+// computed on the way, and a file that is copied in the time to be whole.
+const Settle = 2 * time.Second
+
+// Function is the hash function: its routes and its worker.
+type Function struct {
+	Images, Catalog store.Root
+	// Bucket and Prefix are where the image root is, as object events name it.
+	Bucket, Prefix string
+	Jobs           *job.Jobs
+	Queue          queue.Sender
+	Inventory      *inventory.Inventory
+	Activity       *activity.Log
+	Metric         *metric.Set
+	Workers        int
+	Now            func() time.Time
+	Log            *slog.Logger
+}
+
+// Handle does the work of one message of the hash queue.
+func (f *Function) Handle(ctx context.Context, body []byte) error {
+	tasks, err := queue.Tasks(body, f.Bucket, f.Prefix)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range tasks {
+		switch {
+		case t.Reconcile:
+			errs = append(errs, f.Reconcile(ctx))
+		case t.Image != "":
+			errs = append(errs, f.look(ctx, t.Image))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// look does what the object of that name needs now.
+func (f *Function) look(ctx context.Context, name string) error {
+	if of, _, ok := layout.ImageOfSidecar(name); ok {
+		return f.look(ctx, of)
+	}
+	if name == layout.ManifestKey {
+		_, err := f.Inventory.Snapshot(ctx) // keeps a copy of a good one
+		return err
+	}
+	if !image.IsName(name) {
+		return nil
+	}
+	info, err := f.Images.Head(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return f.forget(ctx, name)
+	}
+	if err != nil {
+		return err
+	}
+	rec, _, err := record.Read[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err == nil && rec.Version.Equal(info.Version) {
+		return f.verify(ctx, name)
+	}
+	if still := f.Now().Sub(info.LastModified); still < Settle {
+		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
+	}
+	if _, err := f.enqueue(ctx, name, &info.Version, "system", ""); err != nil {
+		return err
+	}
+	return f.run(ctx, name)
+}
+
+// forget removes what is known of an object that is gone.
+func (f *Function) forget(ctx context.Context, name string) error {
+	if _, err := f.Jobs.Cancel(ctx, layout.HashJobKey(name)); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return f.Catalog.DeleteRecord(ctx, layout.DigestKey(name))
+}
+
+// enqueue makes the hash job of an image queued, unless it has one for that
+// version already that is active or has failed or been cancelled: those wait
+// for somebody to ask again (actor is not "system").
+func (f *Function) enqueue(ctx context.Context, name string, version *store.Version, actor, ip string) (job.Job, error) {
+	keep := func(j job.Job) bool {
+		ended := j.Status == job.Failed || j.Status == job.Cancelled
+		return actor == "system" && ended && j.Version != nil && j.Version.Equal(*version)
+	}
+	j, _, err := f.Jobs.Enqueue(ctx, layout.HashJobKey(name), keep, func(j *job.Job) {
+		j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
+		j.BytesTotal = &version.Size
+	})
+	return j, err
+}
+
+// checkpoint is what a later run of the job goes on from.
+type checkpoint struct {
+	Version store.Version `json:"version"`
+	State   digest.State  `json:"state"`
+}
+
+// checkpointEvery is how many bytes a kill may cost, at the most.
+const checkpointEvery = 256 << 20
+
+// run hashes an image whose job is queued.
+func (f *Function) run(ctx context.Context, name string) error {
+	started := f.Now()
+	j, err := f.Jobs.Work(ctx, layout.HashJobKey(name), func(ctx context.Context, r *job.Run) (func(*job.Job), error) {
+		return f.hash(ctx, name, r)
+	})
+	var busy *job.BusyError
+	switch {
+	case errors.Is(err, job.ErrIdle):
+		return nil
+	case errors.As(err, &busy):
+		return queue.RetryAfter(max(busy.Until.Sub(f.Now()), time.Second), err)
+	case errors.Is(err, errReplaced), errors.Is(err, store.ErrChanged):
+		return queue.RetryAfter(Settle, err)
+	case err != nil:
+		return err
+	}
+	f.Metric.JobEnded("hash", string(j.Status))
+	f.Log.Info("hash job", "name", name, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
+		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
+	switch j.Status {
+	case job.Completed:
+		f.Activity.Add(ctx, activity.Event{
+			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: "system",
+			Summary: "hashed " + name, Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
+		})
+		return f.verify(ctx, name)
+	case job.Failed:
+		f.Activity.Add(ctx, activity.Event{
+			Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: "system",
+			Summary: "could not hash " + name, Details: map[string]any{"error": j.Error},
+		})
+	}
+	return nil
+}
+
+var errReplaced = errors.New("the object was replaced while it was read")
+
+// hash reads the image as it is now and publishes its digest.
+func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job.Job), error) {
+	info, err := f.Images.Head(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errors.New("the image was deleted")
+	}
+	if err != nil {
+		return nil, retryLater(err)
+	}
+	h := digest.New(false)
+	var cp checkpoint
+	if json.Unmarshal(r.Job().Checkpoint, &cp) == nil && cp.Version.Equal(info.Version) {
+		if resumed, err := digest.Resume(cp.State); err == nil && resumed.Offset() <= info.Size {
+			h = resumed
+		}
+	}
+	if err := f.read(ctx, name, info, h, r); err != nil {
+		return nil, err
+	}
+	after, err := f.Images.Head(ctx, name)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, retryLater(err)
+	}
+	if err != nil || !after.Equal(info.Version) {
+		return nil, &job.Retry{After: Settle, Err: errReplaced}
+	}
+	sum := h.Sum256()
+	if err := f.publish(ctx, name, info.Version, sum); err != nil {
+		return nil, retryLater(err)
+	}
+	return func(j *job.Job) {
+		j.SHA256, j.BytesDone, j.BytesTotal, j.Version = sum, info.Size, &info.Size, &info.Version
+	}, nil
+}
+
+// readBuffer is large enough that the hash, not the requests, is the limit.
+const readBuffer = 1 << 20
+
+func (f *Function) read(ctx context.Context, name string, info store.Info, h *digest.Hasher, r *job.Run) error {
+	if h.Offset() == info.Size {
+		return nil
+	}
+	body, got, err := f.Images.Get(ctx, name, store.Range{Offset: h.Offset(), Length: -1}, info.ETag)
+	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
+		return &job.Retry{After: Settle, Err: errReplaced}
+	}
+	if err != nil {
+		return retryLater(err)
+	}
+	defer body.Close()
+	if got.Size != info.Size {
+		return &job.Retry{After: Settle, Err: errReplaced}
+	}
+	buf := make([]byte, readBuffer)
+	next := h.Offset()
+	for {
+		n, err := body.Read(buf)
+		_, _ = h.Write(buf[:n]) // a hash does not fail
+		f.Metric.BytesHashed(n)
+		if done := h.Offset(); done >= next || err != nil {
+			next = done + checkpointEvery
+			cp, cerr := json.Marshal(checkpoint{info.Version, h.State()})
+			if cerr != nil {
+				return cerr
+			}
+			r.Report(done, info.Size, cp)
+		} else {
+			r.Report(done, info.Size, nil)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return retryLater(err)
+		}
+	}
+	if h.Offset() != info.Size {
+		return &job.Retry{After: Settle, Err: errReplaced}
+	}
+	return nil
+}
+
+// retryLater keeps the job queued over a failure that is not the image's.
+func retryLater(err error) error {
+	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
+}
+
+// publish records the digest of one version of an image.
+func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 string) error {
+	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, _ bool) error {
+		*rec = digest.Record{Meta: rec.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: f.Now().UTC(), By: "hash"}
+		return nil
+	})
+	return err
+}

@@ -1,0 +1,119 @@
+package hash
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"imageroot/shared/image"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/queue"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// Routes are the function's routes.
+func (f *Function) Routes() []web.Route {
+	return []web.Route{
+		{Pattern: "GET /catalog/hashes", Access: web.Operator, Handle: f.list},
+		{Pattern: "POST /catalog/hashes", Access: web.Operator, Handle: f.post},
+		{Pattern: "DELETE /catalog/hashes/{name}", Access: web.Operator, Handle: f.cancel},
+	}
+}
+
+// view is a hash job as the API shows it.
+type view struct {
+	Name        string     `json:"name"`
+	Ref         *string    `json:"ref"`
+	Status      job.Status `json:"status"`
+	BytesTotal  *int64     `json:"bytes_total"`
+	BytesHashed int64      `json:"bytes_hashed"`
+	SHA256      *string    `json:"sha256"`
+	Src         *string    `json:"src"`
+	StartedAt   *time.Time `json:"started_at"`
+	FinishedAt  *time.Time `json:"finished_at"`
+	Error       *string    `json:"error"`
+	Attempt     int        `json:"attempt"`
+}
+
+func viewOf(j job.Job) view {
+	v := view{
+		Name: j.Name, Status: j.Status, BytesTotal: j.BytesTotal, BytesHashed: j.BytesDone,
+		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
+	}
+	if j.SHA256 != "" {
+		ref := j.SHA256[:12]
+		v.SHA256, v.Ref = &j.SHA256, &ref
+	}
+	if j.Error != "" {
+		v.Error = &j.Error
+	}
+	return v
+}
+
+func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
+	jobs, err := f.Inventory.HashJobs(r.Context())
+	if err != nil {
+		return err
+	}
+	views := make([]view, len(jobs))
+	for i, j := range jobs {
+		views[i] = viewOf(j)
+	}
+	return web.JSON(w, http.StatusOK, map[string]any{"hashes": views, "max_parallel": f.Workers})
+}
+
+func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name string `json:"name"`
+	}
+	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	if _, err := image.ParseName(in.Name); err != nil {
+		return problem.New(problem.Malformed, err.Error())
+	}
+	info, err := f.Images.Head(r.Context(), in.Name)
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.New(problem.NotFound, "there is no image "+in.Name+" in the image root")
+	}
+	if err != nil {
+		return err
+	}
+	j, err := f.enqueueUnlessHashed(r, info)
+	if err != nil {
+		return err
+	}
+	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+in.Name+" queued")
+}
+
+func (f *Function) enqueueUnlessHashed(r *http.Request, info store.Info) (job.Job, error) {
+	ctx := r.Context()
+	key := layout.HashJobKey(info.Key)
+	hashed := func(j job.Job) bool {
+		return j.Status == job.Completed && j.Version != nil && j.Version.Equal(info.Version)
+	}
+	j, queued, err := f.Jobs.Enqueue(ctx, key, hashed, func(j *job.Job) {
+		j.Name, j.Version, j.BytesTotal = info.Key, &info.Version, &info.Size
+		j.Actor, j.SourceIP = "operator", web.ClientIP(r)
+	})
+	if err == nil && queued {
+		err = f.notice(ctx, info.Key)
+	}
+	return j, err
+}
+
+func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("name")
+	if _, err := f.Jobs.Cancel(r.Context(), layout.HashJobKey(name)); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			return problem.New(problem.NotFound, "there is no hash job for "+name)
+		}
+		return err
+	}
+	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+name+" cancelled")
+}
+
+var _ queue.Handler = (*Function)(nil).Handle

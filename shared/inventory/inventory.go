@@ -1,0 +1,258 @@
+// Package inventory merges what the two roots hold into the catalog: one row
+// per content, whatever its names and sources.
+package inventory
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/entry"
+	"imageroot/shared/image"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/mirror"
+	"imageroot/shared/store"
+)
+
+// Kinds of sources.
+const (
+	Local    = "local"    // an image in the image root
+	Manifest = "manifest" // a src in the operator's manifest
+	URL      = "url"      // an operator's entry
+)
+
+// A Source is where bytes of a row are.
+type Source struct {
+	Kind     string `json:"kind"`
+	Location string `json:"location"`
+
+	Name   string `json:"-"`
+	Ref    string `json:"-"` // layout.Ref of a URL
+	SHA512 string `json:"-"` // what its publisher says
+}
+
+// States of a row's digest.
+const (
+	Unhashed = "unhashed"
+	Hashed   = "hashed"
+	// queued, running and failed are those of the hash job.
+)
+
+// A Row is one content of the catalog. Sizes are bytes.
+type Row struct {
+	Ref       *string      `json:"ref"` // the first 12 digits of SHA256
+	SHA256    *string      `json:"sha256"`
+	Names     []string     `json:"names"`
+	Format    image.Format `json:"format"`
+	SizeBytes *int64       `json:"size_bytes"`
+	Sources   []Source     `json:"sources"`
+	Cached    bool         `json:"cached"`
+	HashState string       `json:"hash_state"`
+	Warnings  []string     `json:"warnings"`
+
+	// Blob is set where fetched bytes are in the catalog root.
+	Blob bool `json:"-"`
+}
+
+// Digest returns the row's SHA-256, or "".
+func (r *Row) Digest() string {
+	if r.SHA256 == nil {
+		return ""
+	}
+	return *r.SHA256
+}
+
+// Local returns the name of an image in the image root with the row's bytes.
+func (r *Row) Local() (name string, ok bool) {
+	for _, s := range r.Sources {
+		if s.Kind == Local {
+			return s.Name, true
+		}
+	}
+	return "", false
+}
+
+// A Snapshot is the catalog at one moment. It must not be changed.
+type Snapshot struct {
+	Rows []Row // by first name, then digest
+	// Problem says what is wrong with the manifest, or is empty.
+	Problem string
+
+	bySHA  map[string]int
+	byName map[string]int // lower case? no: names are exact
+	byRef  map[string]int // of URL sources
+	images map[string]mirror.Item[struct{}]
+	gen    [8]uint64
+}
+
+// BySHA256 returns the row with that digest.
+func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return s.row(s.bySHA, sha) }
+
+// ByName returns the row that has name, one whose bytes are here first.
+func (s *Snapshot) ByName(name string) (*Row, bool) { return s.row(s.byName, name) }
+
+// BySource returns the row that has the source with that ref.
+func (s *Snapshot) BySource(ref string) (*Row, bool) { return s.row(s.byRef, ref) }
+
+// HasImage reports whether the image root has an object of that name.
+func (s *Snapshot) HasImage(name string) bool { _, ok := s.images[name]; return ok }
+
+func (s *Snapshot) row(index map[string]int, key string) (*Row, bool) {
+	i, ok := index[key]
+	if !ok {
+		return nil, false
+	}
+	return &s.Rows[i], true
+}
+
+// Config of an Inventory.
+type Config struct {
+	Images, Catalog store.Root
+	// MaxAge is how long changes that nobody told of may stay unseen.
+	MaxAge time.Duration
+	Now    func() time.Time
+	Log    *slog.Logger
+}
+
+// An Inventory is safe for concurrent use.
+type Inventory struct {
+	cfg       Config
+	images    *mirror.Mirror[struct{}]
+	blobs     *mirror.Mirror[struct{}]
+	digests   *mirror.Mirror[digest.Record]
+	entries   *mirror.Mirror[entry.Entry]
+	fetched   *mirror.Mirror[entry.Fetched]
+	hashJobs  *mirror.Mirror[job.Job]
+	fetchJobs *mirror.Mirror[job.Job]
+	manifest  manifestFile
+
+	mu   sync.Mutex
+	last *Snapshot
+}
+
+// New returns an inventory. It reads nothing yet.
+func New(cfg Config) *Inventory {
+	inv := &Inventory{
+		cfg: cfg,
+		images: keys(cfg, cfg.Images, "", func(key string) (string, bool) {
+			return key, key != "" && !strings.Contains(key, "/")
+		}),
+		blobs:     keys(cfg, cfg.Catalog, layout.BlobPrefix, layout.BlobSHA256),
+		digests:   records[digest.Record](cfg, layout.DigestPrefix, layout.DigestName),
+		entries:   records[entry.Entry](cfg, layout.EntryPrefix, layout.EntryRef),
+		fetched:   records[entry.Fetched](cfg, layout.FetchedPrefix, layout.FetchedRef),
+		hashJobs:  records[job.Job](cfg, layout.HashJobPrefix, layout.HashJobName),
+		fetchJobs: records[job.Job](cfg, layout.FetchJobPrefix, layout.FetchJobRef),
+	}
+	inv.manifest = manifestFile{images: cfg.Images, catalog: cfg.Catalog, log: cfg.Log}
+	return inv
+}
+
+func keys(cfg Config, root store.Root, prefix string, id func(string) (string, bool)) *mirror.Mirror[struct{}] {
+	return mirror.New(mirror.Config[struct{}]{Root: root, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Now: cfg.Now, Log: cfg.Log})
+}
+
+func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *mirror.Mirror[T] {
+	return mirror.New(mirror.Config[T]{
+		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Now: cfg.Now, Log: cfg.Log,
+		Decode: func(data []byte) (v T, err error) { return v, json.Unmarshal(data, &v) },
+	})
+}
+
+// TouchImage says that the object at key in the image root may have changed.
+func (inv *Inventory) TouchImage(key string) { inv.images.Touch(key) }
+
+// TouchCatalog says that the object at key in the catalog root may have changed.
+func (inv *Inventory) TouchCatalog(key string) {
+	inv.blobs.Touch(key)
+	inv.digests.Touch(key)
+	inv.entries.Touch(key)
+	inv.fetched.Touch(key)
+	inv.hashJobs.Touch(key)
+	inv.fetchJobs.Touch(key)
+}
+
+// HashJobs returns the hash jobs by image name.
+func (inv *Inventory) HashJobs(ctx context.Context) ([]job.Job, error) {
+	return jobs(ctx, inv.hashJobs)
+}
+
+// FetchJobs returns the fetch jobs.
+func (inv *Inventory) FetchJobs(ctx context.Context) ([]job.Job, error) {
+	return jobs(ctx, inv.fetchJobs)
+}
+
+// jobs lists running ones first, then queued, then by when they ended, the
+// last first.
+func jobs(ctx context.Context, m *mirror.Mirror[job.Job]) ([]job.Job, error) {
+	items, _, err := m.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]job.Job, 0, len(items))
+	for _, it := range items {
+		list = append(list, it.Value)
+	}
+	rank := map[job.Status]int{job.Running: 0, job.Queued: 1}
+	order := func(j job.Job) int {
+		if r, ok := rank[j.Status]; ok {
+			return r
+		}
+		return 2
+	}
+	slices.SortFunc(list, func(a, b job.Job) int {
+		if c := cmp.Compare(order(a), order(b)); c != 0 {
+			return c
+		}
+		if a.FinishedAt != nil && b.FinishedAt != nil {
+			if c := b.FinishedAt.Compare(*a.FinishedAt); c != 0 {
+				return c
+			}
+		}
+		if c := a.QueuedAt.Compare(b.QueuedAt); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
+	return list, nil
+}
+
+// Snapshot returns the catalog as it is now.
+func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
+	var in inputs
+	var gen [8]uint64
+	var err error
+	get := func(f func() error) {
+		if err == nil {
+			err = f()
+		}
+	}
+	get(func() (e error) { in.images, gen[0], e = inv.images.All(ctx); return })
+	get(func() (e error) { in.blobs, gen[1], e = inv.blobs.All(ctx); return })
+	get(func() (e error) { in.digests, gen[2], e = inv.digests.All(ctx); return })
+	get(func() (e error) { in.entries, gen[3], e = inv.entries.All(ctx); return })
+	get(func() (e error) { in.fetched, gen[4], e = inv.fetched.All(ctx); return })
+	get(func() (e error) { in.hashJobs, gen[5], e = inv.hashJobs.All(ctx); return })
+	get(func() (e error) {
+		in.manifest, in.problem, gen[6], e = inv.manifest.read(ctx, in.images)
+		return
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog: %w", err)
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if inv.last == nil || inv.last.gen != gen {
+		inv.last = in.merge()
+		inv.last.gen = gen
+	}
+	return inv.last, nil
+}

@@ -1,0 +1,124 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/manifest"
+	"imageroot/shared/mirror"
+	"imageroot/shared/store"
+)
+
+// manifestFile reads the operator's manifest. Where the one in the image root
+// is bad, the last good one, of which the catalog root has a copy, stays in
+// force.
+type manifestFile struct {
+	images, catalog store.Root
+	log             *slog.Logger
+
+	mu      sync.Mutex
+	version store.Version
+	read1   bool
+	parsed  *manifest.Manifest
+	problem string
+	gen     uint64
+}
+
+// read returns the manifest in force (nil where there is none), what is wrong
+// with the one in the image root, and a number that changes with them.
+func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	it, ok := images[layout.ManifestKey]
+	if !ok {
+		if f.parsed != nil || f.problem != "" {
+			f.gen++
+		}
+		f.parsed, f.problem, f.read1 = nil, "", false
+		return nil, "", f.gen, nil
+	}
+	if f.read1 && f.version.Equal(it.Info.Version) {
+		return f.parsed, f.problem, f.gen, nil
+	}
+	data, err := readManifest(ctx, f.images)
+	if errors.Is(err, store.ErrNotFound) {
+		return f.parsed, f.problem, f.gen, nil // going; the next listing shows it
+	}
+	var m *manifest.Manifest
+	if err == nil {
+		m, err = manifest.Parse(data)
+		var bad *manifest.Error
+		if err != nil && !errors.As(err, &bad) {
+			bad = &manifest.Error{}
+		}
+		if err != nil {
+			f.problem = fmt.Sprintf("%s is not in force: %v", layout.ManifestKey, err)
+			f.parsed, err = f.lastGood(ctx)
+			if f.parsed != nil {
+				f.problem += ". The last good one is used until it is mended."
+			}
+		} else {
+			f.parsed, f.problem = m, ""
+			f.keep(ctx, data)
+		}
+	} else if errors.Is(err, errTooLarge) {
+		f.problem = layout.ManifestKey + " is not in force: " + err.Error()
+		f.parsed, err = f.lastGood(ctx)
+	}
+	if err != nil {
+		return nil, "", 0, err
+	}
+	f.version, f.read1 = it.Info.Version, true
+	f.gen++
+	return f.parsed, f.problem, f.gen, nil
+}
+
+var errTooLarge = fmt.Errorf("it is larger than %d bytes", manifest.MaxBytes)
+
+func readManifest(ctx context.Context, images store.Objects) ([]byte, error) {
+	body, info, err := images.Get(ctx, layout.ManifestKey, store.All, "")
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if info.Size > manifest.MaxBytes {
+		return nil, errTooLarge
+	}
+	return io.ReadAll(io.LimitReader(body, manifest.MaxBytes))
+}
+
+func (f *manifestFile) lastGood(ctx context.Context) (*manifest.Manifest, error) {
+	data, _, err := f.catalog.ReadRecord(ctx, layout.GoodManifestKey)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := manifest.Parse(data)
+	if err != nil {
+		f.log.Error("the kept copy of the last good manifest does not parse", "error", err)
+		return nil, nil
+	}
+	return m, nil
+}
+
+// keep copies a good manifest to the catalog root. It is not needed for what
+// is in force now, so a failure is only logged.
+func (f *manifestFile) keep(ctx context.Context, data []byte) {
+	old, tag, err := f.catalog.ReadRecord(ctx, layout.GoodManifestKey)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		_, err = f.catalog.CreateRecord(ctx, layout.GoodManifestKey, data)
+	case err == nil && string(old) != string(data):
+		_, err = f.catalog.ReplaceRecord(ctx, layout.GoodManifestKey, data, tag)
+	}
+	if err != nil && !errors.Is(err, store.ErrConflict) {
+		f.log.Warn("could not keep a copy of the manifest", "error", err)
+	}
+}

@@ -1,0 +1,198 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/entry"
+	"imageroot/shared/image"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/manifest"
+	"imageroot/shared/mirror"
+)
+
+type inputs struct {
+	images, blobs map[string]mirror.Item[struct{}]
+	digests       map[string]mirror.Item[digest.Record]
+	entries       map[string]mirror.Item[entry.Entry]
+	fetched       map[string]mirror.Item[entry.Fetched]
+	hashJobs      map[string]mirror.Item[job.Job]
+	manifest      *manifest.Manifest // nil: none
+	problem       string
+}
+
+// A piece is one source with what is known of its bytes.
+type piece struct {
+	source    Source
+	name      string
+	format    image.Format
+	sha256    string
+	size      int64 // negative: not known
+	cached    bool
+	hashState string
+	warnings  []string
+}
+
+// merge makes rows of pieces: pieces of one digest are one row, a piece
+// without a digest is a row of its own.
+func (in *inputs) merge() *Snapshot {
+	pieces := in.localPieces()
+	pieces = in.manifestPieces(pieces)
+	pieces = in.entryPieces(pieces)
+	s := &Snapshot{
+		Problem: in.problem, images: in.images,
+		bySHA: map[string]int{}, byName: map[string]int{}, byRef: map[string]int{},
+		Rows: make([]Row, 0, len(pieces)),
+	}
+	for _, p := range pieces {
+		i, ok := s.bySHA[p.sha256]
+		if p.sha256 == "" || !ok {
+			i = len(s.Rows)
+			s.Rows = append(s.Rows, Row{Format: p.format, HashState: p.hashState, Warnings: []string{}})
+			if p.sha256 != "" {
+				s.bySHA[p.sha256] = i
+				ref := p.sha256[:12]
+				s.Rows[i].Ref, s.Rows[i].SHA256 = &ref, &p.sha256
+				_, s.Rows[i].Blob = in.blobs[p.sha256]
+				s.Rows[i].Cached = s.Rows[i].Blob
+			}
+		}
+		s.Rows[i].add(p)
+	}
+	slices.SortFunc(s.Rows, func(a, b Row) int {
+		return cmp.Or(cmp.Compare(strings.ToLower(a.Names[0]), strings.ToLower(b.Names[0])),
+			cmp.Compare(a.Names[0], b.Names[0]), cmp.Compare(a.Digest(), b.Digest()),
+			cmp.Compare(a.Sources[0].Location, b.Sources[0].Location))
+	})
+	clear(s.bySHA)
+	for i := range s.Rows {
+		s.index(i)
+	}
+	return s
+}
+
+func (s *Snapshot) index(i int) {
+	r := &s.Rows[i]
+	if r.SHA256 != nil {
+		s.bySHA[*r.SHA256] = i
+	}
+	for _, n := range r.Names {
+		if old, ok := s.byName[n]; !ok || !s.Rows[old].hasLocal(n) && (r.hasLocal(n) || r.Cached && !s.Rows[old].Cached) {
+			s.byName[n] = i
+		}
+	}
+	for _, src := range r.Sources {
+		if src.Ref != "" {
+			s.byRef[src.Ref] = i
+		}
+	}
+}
+
+func (r *Row) hasLocal(name string) bool {
+	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Kind == Local && s.Name == name })
+}
+
+func (r *Row) add(p piece) {
+	if !slices.Contains(r.Names, p.name) {
+		r.Names = append(r.Names, p.name)
+	}
+	r.Sources = append(r.Sources, p.source)
+	r.Cached = r.Cached || p.cached
+	r.Warnings = append(r.Warnings, p.warnings...)
+	switch {
+	case p.size < 0:
+	case r.SizeBytes == nil:
+		r.SizeBytes = &p.size
+	case *r.SizeBytes != p.size:
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s %s says %d bytes, the image has %d", p.source.Kind, p.source.Location, p.size, *r.SizeBytes))
+	}
+}
+
+func (in *inputs) localPieces() []piece {
+	pieces := make([]piece, 0, len(in.images)+len(in.entries))
+	for name, it := range in.images {
+		format, err := image.ParseName(name)
+		if err != nil {
+			continue
+		}
+		p := piece{
+			source: Source{Kind: Local, Location: name, Name: name},
+			name:   name, format: format, size: it.Info.Size, cached: true, hashState: Unhashed,
+		}
+		rec, ok := in.digests[name]
+		if ok && rec.Value.Version.Equal(it.Info.Version) {
+			p.sha256, p.hashState = rec.Value.SHA256, Hashed
+			if w := rec.Value.Publisher.Warning(name); w != "" {
+				p.warnings = append(p.warnings, w)
+			}
+		} else if j, ok := in.hashJobs[name]; ok {
+			switch j.Value.Status {
+			case job.Queued, job.Running, job.Failed:
+				p.hashState = string(j.Value.Status)
+			}
+			if j.Value.Status == job.Failed {
+				p.warnings = append(p.warnings, "hashing failed: "+j.Value.Error)
+			}
+		}
+		pieces = append(pieces, p)
+	}
+	return pieces
+}
+
+func (in *inputs) manifestPieces(pieces []piece) []piece {
+	if in.manifest == nil {
+		return pieces
+	}
+	for _, im := range in.manifest.Images {
+		format, err := image.ParseName(im.Name)
+		if err != nil {
+			continue // Parse has refused it
+		}
+		p := piece{
+			source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.Ref(im.Src), SHA512: im.SHA512},
+			name:   im.Name, format: format, sha256: im.SHA256, size: -1, hashState: Unhashed,
+		}
+		if im.SizeBytes != nil {
+			p.size = *im.SizeBytes
+		}
+		in.learn(&p)
+		pieces = append(pieces, p)
+	}
+	return pieces
+}
+
+func (in *inputs) entryPieces(pieces []piece) []piece {
+	for ref, it := range in.entries {
+		e := it.Value
+		p := piece{
+			source: Source{Kind: URL, Location: e.URL, Name: e.Name, Ref: ref, SHA512: e.SHA512},
+			name:   e.Name, format: image.Format(e.Format), sha256: e.SHA256, size: -1, hashState: Unhashed,
+		}
+		if e.SizeBytes != nil {
+			p.size = *e.SizeBytes
+		}
+		if e.Changed != "" {
+			p.warnings = append(p.warnings, e.Changed)
+		}
+		in.learn(&p)
+		pieces = append(pieces, p)
+	}
+	return pieces
+}
+
+// learn adds what a fetch found where the source itself did not say.
+func (in *inputs) learn(p *piece) {
+	if f, ok := in.fetched[p.source.Ref]; ok && p.sha256 == "" {
+		p.sha256 = f.Value.SHA256
+		if p.size < 0 {
+			p.size = f.Value.SizeBytes
+		}
+	}
+	if p.sha256 != "" {
+		p.hashState = Hashed
+	}
+}

@@ -1,0 +1,111 @@
+package source
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// A manifest is what an OCI image manifest, an OCI index, the retired OCI
+// artifact manifest, and Docker's manifest and manifest list have in common.
+type manifest struct {
+	Manifests []ocispec.Descriptor `json:"manifests"`
+	Layers    []ocispec.Descriptor `json:"layers"`
+	Blobs     []ocispec.Descriptor `json:"blobs"`
+}
+
+func (m manifest) isIndex() bool { return len(m.Manifests) > 0 }
+
+func (m manifest) layers() []ocispec.Descriptor { return append(m.Layers, m.Blobs...) }
+
+// titleOf is the file name that a layer was pushed under, or "".
+func titleOf(d ocispec.Descriptor) string {
+	title := d.Annotations[ocispec.AnnotationTitle]
+	return title[strings.LastIndexAny(title, `/\`)+1:]
+}
+
+// sideSuffixes end the names of files that go along with an image.
+var sideSuffixes = []string{
+	".sha1", ".sha256", ".sha512", ".sha256sum", ".sha512sum", ".md5", ".checksum",
+	".sig", ".asc", ".gpg", ".minisig", ".pem", ".crt", ".cert", ".bundle", ".intoto.jsonl",
+	".sbom", ".spdx", ".cdx", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml",
+	".txt", ".md", ".html", ".log", ".manifest", ".packages", ".bmap",
+}
+
+func isSideFile(title string) bool {
+	title = strings.ToLower(title)
+	switch title {
+	case "checksum", "checksums", "sha256sums", "sha512sums", "md5sums", "license", "readme":
+		return true
+	}
+	return slices.ContainsFunc(sideSuffixes, func(s string) bool { return strings.HasSuffix(title, s) })
+}
+
+// chooseLayer returns the largest layer that is no side file. The error goes
+// on where a reference ends.
+func chooseLayer(layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	var candidates []ocispec.Descriptor
+	for _, l := range layers {
+		if l.MediaType != ocispec.MediaTypeEmptyJSON && l.Size > 0 && l.Digest.Validate() == nil && !isSideFile(titleOf(l)) {
+			candidates = append(candidates, l)
+		}
+	}
+	if len(candidates) == 0 {
+		return ocispec.Descriptor{}, errors.New("holds no image: its manifest has no layer, or side files only")
+	}
+	return slices.MaxFunc(candidates, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) }), nil
+}
+
+// choosePlatform picks a manifest of an index: the only one there is, or the
+// one for want. The error goes on where a reference ends.
+func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descriptor, error) {
+	var candidates, matches []ocispec.Descriptor
+	var offered []string
+	for _, m := range manifests {
+		if m.Digest.Validate() != nil || isAttestation(m) {
+			continue
+		}
+		candidates = append(candidates, m)
+		offered = append(offered, platformName(m.Platform)+" ("+m.Digest.String()+")")
+		if p := m.Platform; p != nil && p.OS == want.OS && p.Architecture == want.Architecture &&
+			(want.Variant == "" || p.Variant == want.Variant) {
+			matches = append(matches, m)
+		}
+	}
+	const advice = "name the one you want by @sha256:DIGEST"
+	const most = 10
+	if len(offered) > most {
+		offered = append(offered[:most], "...")
+	}
+	list := strings.Join(offered, ", ")
+	switch {
+	case len(candidates) == 0:
+		return ocispec.Descriptor{}, errors.New("is an index that holds no image")
+	case len(candidates) == 1:
+		return candidates[0], nil
+	case len(matches) == 1:
+		return matches[0], nil
+	case len(matches) == 0:
+		return ocispec.Descriptor{}, fmt.Errorf("is an index with nothing for %s; %s of %s", platformName(&want), advice, list)
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("is an index with %d images for %s; %s of %s", len(matches), platformName(&want), advice, list)
+}
+
+// isAttestation reports whether a manifest of an index only says something of
+// another one there, as build tools add.
+func isAttestation(d ocispec.Descriptor) bool {
+	return d.Annotations["vnd.docker.reference.type"] != "" ||
+		d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
+}
+
+func platformName(p *ocispec.Platform) string {
+	if p == nil {
+		return "no platform"
+	}
+	return path.Join(p.OS, p.Architecture, p.Variant)
+}

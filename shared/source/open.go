@@ -1,0 +1,197 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Open reads a source from offset: length bytes, or all to the end where
+// length is negative. A server need not honour a range; what the body is of is
+// in its Offset and Ranged. With validators, the source must still be what
+// they were taken of; else the error is [ErrChanged].
+//
+// Other errors are [*Retryable], [ErrRange] (ask for the whole), [*Malformed],
+// [*Unresolvable], and ctx's where ctx ends. The original URL is asked each
+// time, since what it redirects to expires. ctx ends the reading of the body
+// too.
+func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v Validators) (*Body, error) {
+	u, err := ParseURL(loc.URL)
+	if err != nil {
+		return nil, err
+	}
+	if offset < 0 || length == 0 {
+		return nil, malformed("%d bytes from %d are not a range", length, offset)
+	}
+	if u.Scheme == "oras" {
+		return c.openBlob(ctx, u, loc.Digest, offset, length)
+	}
+	return c.open(ctx, c.web, u.Canonical, u.Name, offset, length, v)
+}
+
+func (c *Client) open(ctx context.Context, client doer, url, name string, offset, length int64, v Validators) (*Body, error) {
+	parent := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	req, err := c.newRequest(ctx, http.MethodGet, url)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	ranged := offset > 0 || length > 0
+	if ranged {
+		req.Header.Set("Range", rangeField(offset, length))
+		if ir := v.ifRange(); ir != "" {
+			req.Header.Set("If-Range", ir)
+		}
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		cancel(nil)
+		return nil, c.explain(parent, req.URL.Host, err)
+	}
+	b := &Body{
+		Validators: validators(resp),
+		host:       resp.Request.URL.Host,
+		body:       resp.Body,
+		parent:     parent,
+		ctx:        ctx,
+		cancel:     cancel,
+		stall:      c.config.StallTimeout,
+	}
+	if err := c.accept(b, resp, name, offset, length, v); err != nil {
+		b.Close()
+		return nil, err
+	}
+	b.arm()
+	return b, nil
+}
+
+func rangeField(offset, length int64) string {
+	if length < 0 {
+		return fmt.Sprintf("bytes=%d-", offset)
+	}
+	return fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
+}
+
+// accept checks an answer to a request for a range, and says in b what it is.
+func (c *Client) accept(b *Body, resp *http.Response, name string, offset, length int64, v Validators) error {
+	asked := offset > 0 || length > 0
+	switch resp.StatusCode {
+	case http.StatusOK:
+		b.Size, b.want = resp.ContentLength, resp.ContentLength
+	case http.StatusPartialContent:
+		if !asked {
+			return fmt.Errorf("%s sent a part where the whole was asked for: %w", b.host, ErrRange)
+		}
+	case http.StatusRequestedRangeNotSatisfiable:
+		if !asked {
+			return c.status(resp, "image")
+		}
+		total, err := unsatisfiedTotal(resp.Header.Get("Content-Range"))
+		if err == nil && total == offset && !v.Differ(b.Validators) {
+			// Nothing is left, which is no error for who resumes at the end.
+			b.Size, b.Offset, b.Ranged = total, offset, true
+			b.body = http.NoBody
+			return resp.Body.Close()
+		}
+		return fmt.Errorf("%s no longer has %d bytes (%q): %w", b.host, offset, resp.Header.Get("Content-Range"), ErrChanged)
+	default:
+		return c.status(resp, "image")
+	}
+	if err := checkImage(resp, name); err != nil {
+		return err
+	}
+	if v.Differ(b.Validators) {
+		return fmt.Errorf("%s has another version of %s than before: %w", b.host, name, ErrChanged)
+	}
+	if resp.StatusCode == http.StatusPartialContent {
+		return b.acceptRange(resp, offset, length)
+	}
+	return nil
+}
+
+// acceptRange holds a 206 to what was asked. A server may send less than it
+// was asked for; the body then ends short of it, as a [ShortBody].
+func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
+	field := resp.Header.Get("Content-Range")
+	cr, err := parseContentRange(field)
+	served := cr.end - cr.start + 1
+	switch {
+	case err != nil:
+	case cr.start != offset:
+		err = fmt.Errorf("it should begin at %d", offset)
+	case length > 0 && served > length:
+		err = fmt.Errorf("it should have %d bytes", length)
+	case resp.ContentLength >= 0 && resp.ContentLength != served:
+		err = fmt.Errorf("the body has %d bytes", resp.ContentLength)
+	}
+	if err != nil {
+		return fmt.Errorf("%s sent Content-Range %.100q: %w: %w", b.host, field, err, ErrRange)
+	}
+	b.Size, b.Offset, b.Ranged = cr.total, offset, true
+	b.want = served
+	if cr.total >= 0 {
+		b.want = cr.total - offset
+		if length > 0 {
+			b.want = min(length, b.want)
+		}
+	}
+	b.limit = served
+	return nil
+}
+
+// A contentRange is a Content-Range field of a 206 (RFC 9110 section 14.4).
+// end is inclusive; total is -1 if unknown.
+type contentRange struct{ start, end, total int64 }
+
+func parseContentRange(field string) (contentRange, error) {
+	var cr contentRange
+	rest, ok := cutUnit(field)
+	first, rest, ok2 := strings.Cut(rest, "-")
+	last, total, ok3 := strings.Cut(rest, "/")
+	if !ok || !ok2 || !ok3 {
+		return cr, fmt.Errorf("it is not of the form bytes FIRST-LAST/TOTAL")
+	}
+	var err [3]error
+	cr.start, err[0] = parseSize(first)
+	cr.end, err[1] = parseSize(last)
+	if cr.total = -1; total != "*" {
+		cr.total, err[2] = parseSize(total)
+	}
+	for _, err := range err {
+		if err != nil {
+			return contentRange{}, err
+		}
+	}
+	if cr.end < cr.start || cr.total >= 0 && cr.end >= cr.total {
+		return contentRange{}, fmt.Errorf("it contradicts itself")
+	}
+	return cr, nil
+}
+
+// unsatisfiedTotal reads the Content-Range field of a 416: "bytes */TOTAL".
+func unsatisfiedTotal(field string) (int64, error) {
+	rest, ok := cutUnit(field)
+	total, ok2 := strings.CutPrefix(rest, "*/")
+	if !ok || !ok2 {
+		return 0, fmt.Errorf("it is not of the form bytes */TOTAL")
+	}
+	return parseSize(total)
+}
+
+func cutUnit(field string) (rest string, ok bool) {
+	unit, rest, ok := strings.Cut(strings.TrimSpace(field), " ")
+	return strings.TrimSpace(rest), ok && strings.EqualFold(unit, "bytes")
+}
+
+// parseSize takes digits only, and no more than fit an int64 with room for
+// adding one.
+func parseSize(s string) (int64, error) {
+	n, err := strconv.ParseUint(s, 10, 62)
+	if err != nil {
+		return 0, fmt.Errorf("%.40q is not a number of bytes", s)
+	}
+	return int64(n), nil
+}
