@@ -34,13 +34,15 @@ type Function struct {
 	// Bucket and Prefix are where the image root is, as object events name it.
 	Bucket, Prefix string
 	Jobs           *job.Jobs
-	Queue          queue.Sender
-	Inventory      *inventory.Inventory
-	Activity       *activity.Log
-	Metric         *metric.Set
-	Workers        int
-	Now            func() time.Time
-	Log            *slog.Logger
+	// Queue carries what to look at, Work the jobs that a look has queued.
+	// They can be one queue; apart, looking does not wait for hashing.
+	Queue, Work queue.Sender
+	Inventory   *inventory.Inventory
+	Activity    *activity.Log
+	Metric      *metric.Set
+	Workers     int
+	Now         func() time.Time
+	Log         *slog.Logger
 }
 
 // Handle does the work of one message of the hash queue.
@@ -54,6 +56,8 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 		switch {
 		case t.Reconcile:
 			errs = append(errs, f.Reconcile(ctx))
+		case t.Hash != "":
+			errs = append(errs, f.run(ctx, t.Hash))
 		case t.Image != "":
 			errs = append(errs, f.look(ctx, t.Image))
 		}
@@ -85,15 +89,19 @@ func (f *Function) look(ctx context.Context, name string) error {
 		return err
 	}
 	if err == nil && rec.Version.Equal(info.Version) {
-		return f.verify(ctx, name)
+		err := f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
+			j.SHA256, j.BytesDone, j.BytesTotal, j.Version = rec.SHA256, info.Size, &info.Size, &info.Version
+		})
+		return errors.Join(err, f.verify(ctx, name))
 	}
 	if still := f.Now().Sub(info.LastModified); still < Settle {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
-	if _, err := f.enqueue(ctx, name, &info.Version, "system", ""); err != nil {
+	j, err := f.enqueue(ctx, name, &info.Version, activity.System, "")
+	if err != nil || j.Status != job.Queued {
 		return err
 	}
-	return f.run(ctx, name)
+	return f.Work.Send(ctx, queue.Task{Hash: name}.Encode(), 0)
 }
 
 // forget removes what is known of an object that is gone.
@@ -104,19 +112,27 @@ func (f *Function) forget(ctx context.Context, name string) error {
 	return f.Catalog.DeleteRecord(ctx, layout.DigestKey(name))
 }
 
-// enqueue makes the hash job of an image queued, unless it has one for that
-// version already that is active or has failed or been cancelled: those wait
-// for somebody to ask again (actor is not "system").
+// enqueue makes the hash job of that version of an image queued, unless there
+// is one. A job of that version that has failed or been cancelled waits for
+// somebody other than the system to ask again; one that is completed is enough
+// for those, while the system asks because its outcome is missing.
 func (f *Function) enqueue(ctx context.Context, name string, version *store.Version, actor, ip string) (job.Job, error) {
-	keep := func(j job.Job) bool {
-		ended := j.Status == job.Failed || j.Status == job.Cancelled
-		return actor == "system" && ended && j.Version != nil && j.Version.Equal(*version)
+	key := layout.HashJobKey(name)
+	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
+	keep := func(j job.Job) bool { return is(j) && (j.Status == job.Completed) == (actor != activity.System) }
+	for {
+		j, _, err := f.Jobs.Enqueue(ctx, key, keep, func(j *job.Job) {
+			j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
+			j.BytesTotal = &version.Size
+		})
+		if err != nil || !j.Status.Active() || is(j) {
+			return j, err
+		}
+		// It reads what is no longer there.
+		if _, err := f.Jobs.Cancel(ctx, key); err != nil {
+			return j, err
+		}
 	}
-	j, _, err := f.Jobs.Enqueue(ctx, layout.HashJobKey(name), keep, func(j *job.Job) {
-		j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
-		j.BytesTotal = &version.Size
-	})
-	return j, err
 }
 
 // checkpoint is what a later run of the job goes on from.
@@ -145,19 +161,22 @@ func (f *Function) run(ctx context.Context, name string) error {
 	case err != nil:
 		return err
 	}
-	f.Metric.JobEnded("hash", string(j.Status))
+	if j.Status.Active() {
+		return nil // another process has it
+	}
+	f.Metric.JobEnded(metric.Hash, string(j.Status))
 	f.Log.Info("hash job", "name", name, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
 		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
 	switch j.Status {
 	case job.Completed:
 		f.Activity.Add(ctx, activity.Event{
-			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: "system",
+			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
 			Summary: "hashed " + name, Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
 		})
 		return f.verify(ctx, name)
 	case job.Failed:
 		f.Activity.Add(ctx, activity.Event{
-			Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: "system",
+			Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
 			Summary: "could not hash " + name, Details: map[string]any{"error": j.Error},
 		})
 	}

@@ -72,7 +72,7 @@ func (f *Function) resume(ctx context.Context) error {
 	}
 	for _, j := range jobs {
 		if j.Status == job.Queued || j.Status == job.Running && f.Now().After(j.LeaseUntil) {
-			if err := f.notice(ctx, j.Name); err != nil {
+			if err := f.Work.Send(ctx, queue.Task{Hash: j.Name}.Encode(), 0); err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"imageroot/shared/activity"
 	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -17,7 +18,7 @@ import (
 // Routes are the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
-		{Pattern: "GET /catalog/hashes", Access: web.Operator, Handle: f.list},
+		{Pattern: "GET /catalog/hashes", Access: web.Operator, Handle: f.list, Quiet: true},
 		{Pattern: "POST /catalog/hashes", Access: web.Operator, Handle: f.post},
 		{Pattern: "DELETE /catalog/hashes/{name}", Access: web.Operator, Handle: f.cancel},
 	}
@@ -82,27 +83,16 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	j, err := f.enqueueUnlessHashed(r, info)
+	j, err := f.enqueue(r.Context(), in.Name, &info.Version, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err
 	}
+	if j.Status == job.Queued {
+		if err := f.Work.Send(r.Context(), queue.Task{Hash: in.Name}.Encode(), 0); err != nil {
+			return err
+		}
+	}
 	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+in.Name+" queued")
-}
-
-func (f *Function) enqueueUnlessHashed(r *http.Request, info store.Info) (job.Job, error) {
-	ctx := r.Context()
-	key := layout.HashJobKey(info.Key)
-	hashed := func(j job.Job) bool {
-		return j.Status == job.Completed && j.Version != nil && j.Version.Equal(info.Version)
-	}
-	j, queued, err := f.Jobs.Enqueue(ctx, key, hashed, func(j *job.Job) {
-		j.Name, j.Version, j.BytesTotal = info.Key, &info.Version, &info.Size
-		j.Actor, j.SourceIP = "operator", web.ClientIP(r)
-	})
-	if err == nil && queued {
-		err = f.notice(ctx, info.Key)
-	}
-	return j, err
 }
 
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {

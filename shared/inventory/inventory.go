@@ -34,9 +34,12 @@ type Source struct {
 	Kind     string `json:"kind"`
 	Location string `json:"location"`
 
-	Name   string `json:"-"`
-	Ref    string `json:"-"` // layout.Ref of a URL
-	SHA512 string `json:"-"` // what its publisher says
+	Name string `json:"-"`
+	Ref  string `json:"-"` // layout.Ref of a URL
+	// What is said of the source; empty or nil if nothing.
+	SHA256    string `json:"-"`
+	SHA512    string `json:"-"`
+	SizeBytes *int64 `json:"-"`
 }
 
 // States of a row's digest.
@@ -87,14 +90,35 @@ type Snapshot struct {
 	Problem string
 
 	bySHA  map[string]int
-	byName map[string]int // lower case? no: names are exact
+	byName map[string]int // names are exact
 	byRef  map[string]int // of URL sources
 	images map[string]mirror.Item[struct{}]
+	blobs  map[string]mirror.Item[struct{}] // by digest
 	gen    [8]uint64
+
+	textOnce sync.Once
+	texts    []string // what a search looks at, by row
 }
 
 // BySHA256 returns the row with that digest.
 func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return s.row(s.bySHA, sha) }
+
+// ByRef returns the row whose digest begins with ref, of 12 digits or more.
+func (s *Snapshot) ByRef(ref string) (*Row, bool) {
+	if row, ok := s.BySHA256(ref); ok {
+		return row, true
+	}
+	const least = 12
+	if len(ref) < least {
+		return nil, false
+	}
+	for i := range s.Rows {
+		if strings.HasPrefix(s.Rows[i].Digest(), ref) {
+			return &s.Rows[i], true
+		}
+	}
+	return nil, false
+}
 
 // ByName returns the row that has name, one whose bytes are here first.
 func (s *Snapshot) ByName(name string) (*Row, bool) { return s.row(s.byName, name) }
@@ -102,8 +126,17 @@ func (s *Snapshot) ByName(name string) (*Row, bool) { return s.row(s.byName, nam
 // BySource returns the row that has the source with that ref.
 func (s *Snapshot) BySource(ref string) (*Row, bool) { return s.row(s.byRef, ref) }
 
-// HasImage reports whether the image root has an object of that name.
-func (s *Snapshot) HasImage(name string) bool { _, ok := s.images[name]; return ok }
+// Image returns the version of the object of that name in the image root.
+func (s *Snapshot) Image(name string) (store.Info, bool) {
+	it, ok := s.images[name]
+	return it.Info, ok
+}
+
+// Blob returns the version of the fetched bytes with that digest.
+func (s *Snapshot) Blob(sha256 string) (store.Info, bool) {
+	it, ok := s.blobs[sha256]
+	return it.Info, ok
+}
 
 func (s *Snapshot) row(index map[string]int, key string) (*Row, bool) {
 	i, ok := index[key]
@@ -178,6 +211,19 @@ func (inv *Inventory) TouchCatalog(key string) {
 	inv.fetched.Touch(key)
 	inv.hashJobs.Touch(key)
 	inv.fetchJobs.Touch(key)
+}
+
+// Entries returns the entries in no particular order.
+func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
+	items, _, err := inv.entries.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]entry.Entry, 0, len(items))
+	for _, it := range items {
+		list = append(list, it.Value)
+	}
+	return list, nil
 }
 
 // HashJobs returns the hash jobs by image name.

@@ -3,6 +3,7 @@ package inventory
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -44,7 +45,7 @@ func (in *inputs) merge() *Snapshot {
 	pieces = in.manifestPieces(pieces)
 	pieces = in.entryPieces(pieces)
 	s := &Snapshot{
-		Problem: in.problem, images: in.images,
+		Problem: in.problem, images: in.images, blobs: in.blobs,
 		bySHA: map[string]int{}, byName: map[string]int{}, byRef: map[string]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
@@ -114,7 +115,8 @@ func (r *Row) add(p piece) {
 
 func (in *inputs) localPieces() []piece {
 	pieces := make([]piece, 0, len(in.images)+len(in.entries))
-	for name, it := range in.images {
+	for _, name := range slices.Sorted(maps.Keys(in.images)) {
+		it := in.images[name]
 		format, err := image.ParseName(name)
 		if err != nil {
 			continue
@@ -153,7 +155,7 @@ func (in *inputs) manifestPieces(pieces []piece) []piece {
 			continue // Parse has refused it
 		}
 		p := piece{
-			source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.Ref(im.Src), SHA512: im.SHA512},
+			source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.Ref(im.Src), SHA256: im.SHA256, SHA512: im.SHA512, SizeBytes: im.SizeBytes},
 			name:   im.Name, format: format, sha256: im.SHA256, size: -1, hashState: Unhashed,
 		}
 		if im.SizeBytes != nil {
@@ -166,10 +168,10 @@ func (in *inputs) manifestPieces(pieces []piece) []piece {
 }
 
 func (in *inputs) entryPieces(pieces []piece) []piece {
-	for ref, it := range in.entries {
-		e := it.Value
+	for _, ref := range slices.Sorted(maps.Keys(in.entries)) {
+		e := in.entries[ref].Value
 		p := piece{
-			source: Source{Kind: URL, Location: e.URL, Name: e.Name, Ref: ref, SHA512: e.SHA512},
+			source: Source{Kind: URL, Location: e.URL, Name: e.Name, Ref: ref, SHA256: e.SHA256, SHA512: e.SHA512, SizeBytes: e.SizeBytes},
 			name:   e.Name, format: image.Format(e.Format), sha256: e.SHA256, size: -1, hashState: Unhashed,
 		}
 		if e.SizeBytes != nil {

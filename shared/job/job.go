@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"imageroot/shared/record"
@@ -82,6 +83,8 @@ const (
 	beat = time.Second
 	// renew is how often the lease is written when nothing moves.
 	renew = lease / 3
+	// again is how long to wait before the end of a run is written again.
+	again = 200 * time.Millisecond
 )
 
 // Jobs are the jobs of one process over the catalog root.
@@ -128,14 +131,35 @@ func (j *Jobs) Cancel(ctx context.Context, key string) (Job, error) {
 	return job, err
 }
 
+// Complete ends a job that is queued or running because what it was for is
+// done, by somebody else. A job that has ended stays as it is.
+func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
+	_, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
+		if !exists || !job.Status.Active() {
+			return record.ErrKeep
+		}
+		now := j.Now().UTC()
+		job.Status, job.FinishedAt = Completed, &now
+		job.Generation++
+		job.Owner, job.Checkpoint, job.Error = "", nil, ""
+		set(job)
+		return nil
+	})
+	return err
+}
+
 // A Run is a job while this process holds it.
 type Run struct {
-	jobs *Jobs
-	key  string
-	job  Job
-	tag  string
+	jobs    *Jobs
+	key     string
+	claimed Job
+	job     Job // as it is to be written next
+	tag     string
 
-	progress chan progress // holds the newest only
+	saves chan chan error // who waits for the next write, to be told of it
+
+	mu       sync.Mutex
+	progress *progress // not yet in job; nil: none
 }
 
 type progress struct {
@@ -144,20 +168,35 @@ type progress struct {
 }
 
 // Job is the job as it was claimed.
-func (r *Run) Job() Job { return r.job }
+func (r *Run) Job() Job { return r.claimed }
 
 // Report says how far the run is. Total is negative where it is not known.
 // Checkpoint, where not nil, is what a later run can go on from; it is written
 // within about a second.
 func (r *Run) Report(done, total int64, checkpoint json.RawMessage) {
-	p := progress{done: done, total: total, checkpoint: checkpoint}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if checkpoint == nil && r.progress != nil {
+		checkpoint = r.progress.checkpoint
+	}
+	r.progress = &progress{done, total, checkpoint}
+}
+
+// Save is [Run.Report] for a checkpoint that must be written before the work
+// goes on. It returns an error where it was not.
+func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMessage) error {
+	r.Report(done, total, checkpoint)
+	written := make(chan error, 1)
 	select {
-	case <-r.progress:
-	default:
+	case r.saves <- written:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	select {
-	case r.progress <- p:
-	default: // another goroutine reported meanwhile; its report will do
+	case err := <-written:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -170,10 +209,10 @@ func (r *Run) Report(done, total int64, checkpoint json.RawMessage) {
 //   - any other error: failed, with its text.
 //
 // It returns the job as it stands afterwards. The error is [ErrIdle], a
-// [*BusyError], work's [Retry], or one of the store's; a job that failed is
-// no error.
+// [*BusyError], work's [Retry], that of the parent's context, or one of the
+// store's; a job that failed is no error.
 func (j *Jobs) Work(ctx context.Context, key string, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
-	r := &Run{jobs: j, key: key, progress: make(chan progress, 1)}
+	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
 	if err := r.claim(ctx); err != nil {
 		return r.job, err
 	}
@@ -210,51 +249,91 @@ func (r *Run) claim(ctx context.Context) error {
 		}
 		return nil
 	})
+	r.claimed = r.job
 	return err
 }
 
+// mine reports whether cur is still what this run has claimed. Everybody else
+// who changes the owner or the status of a job changes its generation.
+func (r *Run) mine(cur Job) bool {
+	return cur.Status == Running && cur.Owner == r.jobs.Owner && cur.Generation == r.claimed.Generation
+}
+
 // beat writes progress and renews the lease until ctx ends, and stops the run
-// when a swap is refused because somebody else has changed the job.
+// when somebody else has changed the job, or may have by now.
 func (r *Run) beat(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	written := r.jobs.Now()
+	held := r.job.LeaseUntil // as the record has it for sure
+	unwritten := false
 	for {
+		var saved chan error
 		select {
 		case <-ctx.Done():
 			return
+		case saved = <-r.saves:
 		case <-tick.C:
 		}
-		now := r.jobs.Now()
-		moved := r.take()
-		if !moved && now.Sub(written) < renew {
+		unwritten = r.take() || unwritten || saved != nil
+		now := r.jobs.Now().UTC()
+		var err error
+		if !unwritten && held.Sub(now) > lease-renew {
 			// Nothing to write; still learn of a cancel.
-			cur, tag, err := record.Read[Job](ctx, r.jobs.Records, r.key)
-			if err == nil && tag != r.tag {
-				stop(r.lostTo(cur))
-				return
+			err = r.look(ctx)
+		} else {
+			r.job.LeaseUntil = now.Add(lease)
+			err = r.renew(ctx, held.Sub(now))
+			if err == nil {
+				held, unwritten = r.job.LeaseUntil, false
 			}
-			continue
 		}
-		r.job.LeaseUntil = now.UTC().Add(lease)
-		tag, err := record.Swap(ctx, r.jobs.Records, r.key, &r.job, r.tag)
+		if saved != nil {
+			saved <- err
+		}
 		switch {
-		case err == nil:
-			r.tag, written = tag, now
-		case errors.Is(err, store.ErrConflict):
-			cur, _, err := record.Read[Job](ctx, r.jobs.Records, r.key)
-			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			stop(r.lostTo(cur))
+		case errors.Is(err, ErrCancelled), errors.Is(err, ErrLost):
+			stop(err)
 			return
-		case now.After(written.Add(lease)):
+		case err != nil && !r.jobs.Now().Before(held):
 			// The store has been out of reach for so long that somebody else
 			// may have the job by now.
 			stop(fmt.Errorf("%w: %w", ErrLost, err))
 			return
 		}
 	}
+}
+
+// renew writes the job as it is now. It gives up when the lease ends, since
+// work goes on meanwhile.
+func (r *Run) renew(ctx context.Context, left time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, max(left, beat))
+	defer cancel()
+	tag, err := record.Swap(ctx, r.jobs.Records, r.key, &r.job, r.tag)
+	if err == nil {
+		r.tag = tag
+		return nil
+	}
+	if errors.Is(err, store.ErrConflict) {
+		// By somebody else, or by a write of ours whose answer was lost.
+		err = errors.Join(r.look(ctx), err)
+	}
+	return err
+}
+
+// look reads the job. The error is ErrCancelled or ErrLost where it is no
+// longer this run's.
+func (r *Run) look(ctx context.Context) error {
+	cur, tag, err := record.Read[Job](ctx, r.jobs.Records, r.key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return ErrLost
+	case err != nil:
+		return err
+	case !r.mine(cur):
+		return r.lostTo(cur)
+	}
+	r.tag = tag
+	return nil
 }
 
 func (r *Run) lostTo(cur Job) error {
@@ -266,20 +345,21 @@ func (r *Run) lostTo(cur Job) error {
 
 // take moves the newest report into the job and says whether there was one.
 func (r *Run) take() bool {
-	select {
-	case p := <-r.progress:
-		r.job.BytesDone = p.done
-		r.job.BytesTotal = nil
-		if p.total >= 0 {
-			r.job.BytesTotal = &p.total
-		}
-		if p.checkpoint != nil {
-			r.job.Checkpoint = p.checkpoint
-		}
-		return true
-	default:
+	r.mu.Lock()
+	p := r.progress
+	r.progress = nil
+	r.mu.Unlock()
+	if p == nil {
 		return false
 	}
+	r.job.BytesDone, r.job.BytesTotal = p.done, nil
+	if p.total >= 0 {
+		r.job.BytesTotal = &p.total
+	}
+	if p.checkpoint != nil {
+		r.job.Checkpoint = p.checkpoint
+	}
+	return true
 }
 
 // A Retry is an error of a run that is to be tried again after a while.
@@ -291,14 +371,14 @@ type Retry struct {
 func (e *Retry) Error() string { return e.Err.Error() }
 func (e *Retry) Unwrap() error { return e.Err }
 
-// end writes how the run ended. It gets a few seconds even where ctx is over.
-func (r *Run) end(ctx context.Context, cause error, finish func(*Job), err error) (Job, error) {
+// end writes how the run ended. It gets a few seconds even where parent is over.
+func (r *Run) end(parent context.Context, cause error, finish func(*Job), err error) (Job, error) {
 	if errors.Is(cause, ErrCancelled) || errors.Is(cause, ErrLost) {
-		cur, _, rerr := record.Read[Job](context.WithoutCancel(ctx), r.jobs.Records, r.key)
+		cur, _, rerr := record.Read[Job](context.WithoutCancel(parent), r.jobs.Records, r.key)
 		return cur, rerr
 	}
-	shutdown := ctx.Err() != nil
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	shutdown := parent.Err()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 3*time.Second)
 	defer cancel()
 	r.take()
 	now := r.jobs.Now().UTC()
@@ -309,21 +389,47 @@ func (r *Run) end(ctx context.Context, cause error, finish func(*Job), err error
 	case err == nil:
 		r.job.Status, r.job.FinishedAt, r.job.Checkpoint = Completed, &now, nil
 		finish(&r.job)
-	case shutdown:
+	case shutdown != nil:
 		r.job.Status = Queued
-		result = ctx.Err()
+		result = shutdown
 	case errors.As(err, &retry):
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err
 	default:
 		r.job.Status, r.job.FinishedAt, r.job.Error, r.job.Checkpoint = Failed, &now, err.Error(), nil
 	}
-	if _, serr := record.Swap(ctx, r.jobs.Records, r.key, &r.job, r.tag); serr != nil {
-		if errors.Is(serr, store.ErrConflict) {
-			cur, _, rerr := record.Read[Job](ctx, r.jobs.Records, r.key)
-			return cur, rerr
+	for {
+		cur, serr := r.write(ctx)
+		switch {
+		case errors.Is(serr, store.ErrNotFound):
+			return r.job, serr
+		case serr == nil && cur.Generation != r.claimed.Generation:
+			return cur, nil // somebody else has it by now
+		case serr == nil:
+			return cur, result
 		}
-		return r.job, serr
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+			return r.job, serr
+		}
 	}
-	return r.job, result
+}
+
+// write puts the job in place of what this run has claimed, if that is still
+// there, and returns what is there then.
+func (r *Run) write(ctx context.Context) (Job, error) {
+	cur, _, err := record.Change(ctx, r.jobs.Records, r.key, func(job *Job, exists bool) error {
+		if !exists {
+			return store.ErrNotFound
+		}
+		if !r.mine(*job) {
+			return record.ErrKeep
+		}
+		meta := job.Meta
+		*job = r.job
+		job.Meta = meta
+		return nil
+	})
+	return cur, err
 }

@@ -17,6 +17,7 @@
 //	              manifest/good             the last good manifest
 //	              auth/password             argon2id hash of the operator password
 //	              auth/session-key          key that signs session cookies
+//	              auth/ended                sessions that were logged out before their time
 //
 // Records carry no ".json": a name of 255 bytes must fit into one path
 // segment of a file system as it is.
@@ -50,6 +51,7 @@ const (
 	GoodManifestKey = "manifest/good"
 	PasswordKey     = "auth/password"
 	SessionKeyKey   = "auth/session-key"
+	EndedKey        = "auth/ended"
 )
 
 // Ref returns the REF of a source URL: its SHA-256 in hexadecimal.

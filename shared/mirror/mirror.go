@@ -55,6 +55,7 @@ type Mirror[T any] struct {
 	listedAt time.Time
 	took     time.Duration
 	dirty    map[string]struct{} // keys
+	looking  bool                // at keys that were dirty
 	relist   bool                // a listing runs in the background
 }
 
@@ -78,7 +79,8 @@ func (m *Mirror[T]) Touch(key string) {
 // before; others it sees once MaxAge has passed.
 func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error) {
 	m.mu.Lock()
-	fresh := m.items != nil && len(m.dirty) == 0
+	// What somebody else is looking at already has still been told of before.
+	fresh := m.items != nil && len(m.dirty) == 0 && !m.looking
 	age := m.cfg.Now().Sub(m.listedAt)
 	// A listing that takes long is not made again and again.
 	stale := age > max(m.cfg.MaxAge, 20*m.took)
@@ -118,6 +120,7 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	m.mu.Lock()
 	old, dirty := m.items, m.dirty
 	m.dirty = map[string]struct{}{}
+	m.looking = len(dirty) > 0
 	m.mu.Unlock()
 	all = all || old == nil || len(dirty) > relistOver
 
@@ -125,14 +128,16 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	var items map[string]Item[T]
 	var changed bool
 	var err error
-	if all {
+	switch {
+	case all:
 		items, changed, err = m.list(ctx, old)
-	} else {
+	case len(dirty) > 0:
 		items, changed, err = m.look(ctx, old, dirty)
 	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.looking = false
 	if err != nil {
 		for k := range dirty {
 			m.dirty[k] = struct{}{}

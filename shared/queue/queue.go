@@ -56,8 +56,12 @@ type Task struct {
 	// Image is an object in the image root: an image, a checksum file beside
 	// one, or the manifest.
 	Image string `json:"image,omitempty"`
+	// Hash is an image whose hash job is queued.
+	Hash string `json:"hash,omitempty"`
 	// Ref is the source to fetch (layout.Ref of its URL).
 	Ref string `json:"ref,omitempty"`
+	// Upload is the resumable upload to assemble.
+	Upload string `json:"upload,omitempty"`
 	// Reconcile asks for a comparison of the whole image root with the records.
 	Reconcile bool `json:"reconcile,omitempty"`
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imageroot/shared/store"
 )
@@ -33,8 +34,13 @@ type Pointer[T any] interface {
 // ErrKeep is returned by a change that wants the record left as it is.
 var ErrKeep = errors.New("keep the record")
 
-// maxTries bounds how often a change is tried against others' writes.
-const maxTries = 100
+const (
+	// maxTries bounds how often a change is tried against others' writes.
+	maxTries = 100
+	// maxUnknown bounds how often it is tried against a server that answers
+	// reads and no writes: each try may wait as long as a request may take.
+	maxUnknown = 10
+)
 
 // Read returns a record and the tag of its content. It returns
 // store.ErrNotFound where there is none.
@@ -52,7 +58,9 @@ func Read[T any](ctx context.Context, s store.Records, key string) (T, string, e
 
 // Swap writes v in place of the content that tag names; an empty tag means
 // that there must be no record yet. It resolves an unknown outcome by reading
-// back. The error is store.ErrConflict where somebody else's write is in force.
+// back. The error is store.ErrConflict where somebody else's write is in force
+// (v may have been for a moment before, if its outcome was unknown); any other
+// error leaves open whether v will be.
 func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, v P, tag string) (newTag string, err error) {
 	v.setNonce(rand.Text())
 	data, err := json.Marshal(v)
@@ -64,7 +72,7 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 	} else {
 		newTag, err = s.ReplaceRecord(ctx, key, data, tag)
 	}
-	if !errors.Is(err, store.ErrUnknown) {
+	if err == nil || errors.Is(err, store.ErrConflict) {
 		return newTag, err
 	}
 	found, foundTag, readErr := Read[T](ctx, s, key)
@@ -81,14 +89,22 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 // false), lets change edit it, and writes it, again and again until no other
 // write comes between. It returns what is in force afterwards. An error of
 // change is returned as it is and nothing is written; [ErrKeep] counts as none.
+//
+// A write whose answer was lost counts once it is found in force. Only where
+// somebody else has written over it before anybody could look is it made
+// again: a change that then does harm must look at what it finds.
 func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, exists bool) error) (T, string, error) {
 	var err error
+	var unknown []string // nonces of writes that may yet arrive
 	for range maxTries {
 		var v T
 		var tag string
 		v, tag, err = Read[T](ctx, s, key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return v, "", err
+		}
+		if err == nil && slices.Contains(unknown, P(&v).nonce()) {
+			return v, tag, nil
 		}
 		if cerr := change(P(&v), err == nil); cerr != nil {
 			if errors.Is(cerr, ErrKeep) {
@@ -105,7 +121,10 @@ func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key strin
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) {
 			return v, "", err
 		}
-		if ctx.Err() != nil {
+		if errors.Is(err, store.ErrUnknown) {
+			unknown = append(unknown, P(&v).nonce())
+		}
+		if ctx.Err() != nil || len(unknown) == maxUnknown {
 			break
 		}
 	}

@@ -100,18 +100,13 @@ func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) 
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
-			for {
+			for ctx.Err() == nil {
 				m, wait, changed := q.take(time.Now())
-				if m == nil {
-					if !pause(ctx, wait, changed) {
-						return
-					}
-					continue
+				if m != nil {
+					q.deliver(ctx, m, handle)
+				} else {
+					pause(ctx, wait, changed)
 				}
-				if ctx.Err() != nil {
-					return
-				}
-				q.deliver(ctx, m, handle)
 			}
 		})
 	}
@@ -120,8 +115,8 @@ func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) 
 }
 
 // pause waits for d (without end where negative), for changed, or for the end
-// of ctx, which it reports as false.
-func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) bool {
+// of ctx.
+func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	var timeout <-chan time.Time
 	if d >= 0 {
 		t := time.NewTimer(d)
@@ -130,20 +125,18 @@ func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) bool {
 	}
 	select {
 	case <-ctx.Done():
-		return false
 	case <-timeout:
 	case <-changed:
 	}
-	return true
 }
 
 func (q *Queue) deliver(ctx context.Context, m *message, handle queue.Handler) {
 	err := handle(ctx, []byte(m.body))
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
 		return
 	}
 	delay, asked := queue.Delay(err)
-	if !asked {
+	if ctx.Err() == nil && !asked {
 		delay = min(firstBackoff<<min(m.failures, 10), maxBackoff)
 		m.failures++
 		q.log.Warn("task failed, will try again", "task", m.body, "failures", m.failures, "in", delay, "error", err)

@@ -1,0 +1,230 @@
+// Package addbyurl keeps the entries: images that an operator named by URL.
+package addbyurl
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/entry"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/record"
+	"imageroot/shared/source"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// A Resolver learns what a URL names.
+type Resolver interface {
+	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
+}
+
+// Function is the addbyurl function.
+type Function struct {
+	Catalog   store.Root
+	Sources   Resolver
+	Inventory *inventory.Inventory
+	// Uncache drops fetched bytes that no source names any more.
+	Uncache  func(ctx context.Context, sha256 string) error
+	Activity *activity.Log
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Routes are the function's routes.
+func (f *Function) Routes() []web.Route {
+	return []web.Route{
+		{Pattern: "GET /catalog/entries", Access: web.Operator, Handle: f.list},
+		{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: f.add},
+		{Pattern: "DELETE /catalog/entries", Access: web.Operator, Handle: f.remove},
+	}
+}
+
+// view is an entry as the API shows it.
+type view struct {
+	Ref       *string   `json:"ref"`
+	Name      string    `json:"name"`
+	Src       string    `json:"src"`
+	SHAURL    *string   `json:"sha_url"`
+	Format    string    `json:"format"`
+	SizeBytes *int64    `json:"size_bytes"`
+	SHA256    *string   `json:"sha256"`
+	SHA512    *string   `json:"sha512"`
+	AddedAt   time.Time `json:"added_at"`
+	Warning   *string   `json:"warning"`
+}
+
+func viewOf(e entry.Entry) view {
+	v := view{
+		Name: e.Name, Src: e.URL, SHAURL: optional(e.SHAURL), Format: e.Format, SizeBytes: e.SizeBytes,
+		SHA256: optional(e.SHA256), SHA512: optional(e.SHA512), AddedAt: e.AddedAt, Warning: optional(e.Changed),
+	}
+	if e.SHA256 != "" {
+		v.Ref = optional(e.SHA256[:12])
+	}
+	return v
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// list answers GET /catalog/entries, by name.
+func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
+	entries, err := f.Inventory.Entries(r.Context())
+	if err != nil {
+		return err
+	}
+	views := make([]view, len(entries))
+	for i, e := range entries {
+		views[i] = viewOf(e)
+	}
+	slices.SortFunc(views, func(a, b view) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Src, b.Src)) })
+	return web.JSON(w, http.StatusOK, map[string]any{"entries": views})
+}
+
+// add answers POST /catalog/entries.
+func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		ImageURL string `json:"image_url"`
+		SHAURL   string `json:"sha_url"`
+		Refresh  bool   `json:"refresh"`
+	}
+	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	if in.ImageURL == "" {
+		return problem.New(problem.Malformed, "image_url is missing: give the https://, http:// or oras:// URL of an image")
+	}
+	e, refreshed, err := f.resolve(r, in.ImageURL, in.SHAURL, in.Refresh)
+	if err != nil {
+		f.record(r, activity.EntryAddFailed, in.ImageURL, "could not add "+in.ImageURL, map[string]any{"error": problem.From(err).Detail})
+		return err
+	}
+	summary, status := "added "+e.URL, http.StatusCreated
+	if refreshed {
+		summary, status = "refreshed "+e.URL, http.StatusOK
+	}
+	f.record(r, activity.EntryAdded, e.URL, summary, map[string]any{"name": e.Name, "sha256": e.SHA256, "refreshed": refreshed})
+	return web.Answer(w, r, status, viewOf(e), summary)
+}
+
+// resolve learns what the URL names and keeps it.
+func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh bool) (entry.Entry, bool, error) {
+	ctx := r.Context()
+	u, err := source.ParseURL(imageURL)
+	if err != nil {
+		return entry.Entry{}, false, asProblem(err)
+	}
+	key := layout.EntryKey(layout.Ref(u.Canonical))
+	old, _, err := record.Read[entry.Entry](ctx, f.Catalog, key)
+	switch {
+	case err == nil && !refresh:
+		return entry.Entry{}, false, already(u.Canonical)
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return entry.Entry{}, false, err
+	}
+	if shaURL == "" && refresh {
+		shaURL = old.SHAURL
+	}
+	found, err := f.Sources.Resolve(ctx, imageURL, shaURL)
+	if err != nil {
+		return entry.Entry{}, false, asProblem(err)
+	}
+	if u.Scheme == "oras" {
+		shaURL = "" // a registry says itself what the digest is
+	}
+	existed := false
+	e, _, err := record.Change(ctx, f.Catalog, key, func(e *entry.Entry, exists bool) error {
+		if exists && !refresh {
+			return already(u.Canonical)
+		}
+		existed = exists
+		*e = entry.Entry{
+			Meta: e.Meta, URL: found.URL, SHAURL: shaURL, Name: found.Name, Format: string(found.Format),
+			SHA256: found.SHA256, SHA512: found.SHA512, AddedAt: f.Now().UTC(),
+			Source: entry.Source{ETag: found.ETag, LastModified: found.LastModified, Digest: found.Digest},
+		}
+		if found.Size >= 0 {
+			e.SizeBytes = &found.Size
+		}
+		return nil
+	})
+	if err != nil {
+		return entry.Entry{}, false, err
+	}
+	if existed {
+		// What a fetch found is of what the source was before.
+		if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
+			return entry.Entry{}, false, err
+		}
+	}
+	return e, existed, nil
+}
+
+func already(url string) error {
+	return problem.New(problem.Conflict, url+` is in the catalog already; send it with "refresh": true to resolve it again`)
+}
+
+// asProblem places the errors of package source.
+func asProblem(err error) error {
+	if m, ok := errors.AsType[*source.Malformed](err); ok {
+		return problem.Wrap(problem.Malformed, m.Reason, err)
+	}
+	if u, ok := errors.AsType[*source.Unresolvable](err); ok {
+		return problem.Wrap(problem.Invalid, u.Reason, err)
+	}
+	return err
+}
+
+// remove answers DELETE /catalog/entries?src=URL.
+func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	src := r.URL.Query().Get("src")
+	if src == "" {
+		return problem.New(problem.Malformed, "say which entry: ?src= and its URL, percent-encoded")
+	}
+	if u, err := source.ParseURL(src); err == nil {
+		src = u.Canonical
+	}
+	ref := layout.Ref(src)
+	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.New(problem.NotFound, "there is no entry with this URL")
+	}
+	if err != nil {
+		return err
+	}
+	before, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.Catalog.DeleteRecord(ctx, layout.EntryKey(ref)); err != nil {
+		return err
+	}
+	f.record(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
+	if row, ok := before.BySource(ref); ok && row.Blob {
+		if err := f.Uncache(ctx, row.Digest()); err != nil {
+			// Bytes that nobody names do no harm but to the disk.
+			f.Log.Warn("fetched bytes of a deleted entry could not be dropped", "src", e.URL, "error", err)
+		}
+	}
+	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+e.Name+" was deleted")
+}
+
+func (f *Function) record(r *http.Request, kind, url, summary string, details map[string]any) {
+	f.Activity.Add(r.Context(), activity.Event{
+		Kind: kind, SubjectKind: activity.SubjectCatalog, SubjectID: url, Actor: activity.Operator, SourceIP: web.ClientIP(r),
+		Summary: summary, Details: details,
+	})
+}

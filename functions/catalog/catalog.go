@@ -1,0 +1,272 @@
+// Package catalog shows what there is: the catalog in its forms (rows, the
+// listing for flash clients, the manifest), the bytes of images, what
+// happened, and the pages.
+package catalog
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/auth"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/problem"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// Function is the catalog function. All of it must be set.
+type Function struct {
+	Images, Catalog store.Root
+	Inventory       *inventory.Inventory
+	Activity        *activity.Log
+	Auth            *auth.Operator
+	Metric          *metric.Set
+	Version         string
+	// Location is the image root as people write it: s3://images/.
+	Location string
+	// S3Endpoint is the S3 server as people reach it from elsewhere; a host
+	// that is empty (":9000") is this one's. Empty means AWS.
+	S3Endpoint string
+	// Ready reports whether the buckets can be reached.
+	Ready func(context.Context) error
+	Now   func() time.Time
+	Log   *slog.Logger
+}
+
+// Routes are the function's routes.
+func (f *Function) Routes() []web.Route {
+	return append([]web.Route{
+		{Pattern: "GET /healthz", Access: web.Always, Handle: f.healthz, Quiet: true},
+		{Pattern: "GET /readyz", Access: web.Open, Handle: f.readyz, Quiet: true},
+		{Pattern: "GET /version", Access: web.Open, Handle: f.version},
+
+		{Pattern: "GET /images", Access: web.Open, Handle: f.listing},
+		{Pattern: "GET /images/{key}", Access: web.Open, Handle: f.image, Stream: true},
+		{Pattern: "GET /images/{key}/{name}", Access: web.Open, Handle: f.image, Stream: true},
+
+		{Pattern: "GET /catalog", Access: web.Operator, Handle: f.rows},
+		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.exportManifest},
+		{Pattern: "PUT /catalog.toml", Access: web.Operator, Handle: f.replaceManifest, MaxBody: maxManifestBody},
+		{Pattern: "DELETE /catalog.toml", Access: web.Operator, Handle: f.removeManifest},
+
+		{Pattern: "GET /events", Access: web.Operator, Handle: f.events},
+	}, f.pages()...)
+}
+
+func (f *Function) healthz(w http.ResponseWriter, _ *http.Request) error {
+	return web.JSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+func (f *Function) readyz(w http.ResponseWriter, r *http.Request) error {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	defer cancel()
+	if err := f.Ready(ctx); err != nil {
+		return problem.Wrap(problem.Unavailable, "the store cannot be reached", err)
+	}
+	return web.JSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+func (f *Function) version(w http.ResponseWriter, _ *http.Request) error {
+	return web.JSON(w, http.StatusOK, map[string]string{"version": f.Version})
+}
+
+// rows answers GET /catalog.
+func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	page, err := s.Query(q)
+	if err != nil {
+		return problem.New(problem.Invalid, err.Error())
+	}
+	answer := struct {
+		Images   []*inventory.Row `json:"images"`
+		Total    int              `json:"total"`
+		Next     *string          `json:"next"`
+		Warnings []string         `json:"warnings"`
+	}{page.Rows, page.Total, nil, []string{}}
+	if page.Rows == nil {
+		answer.Images = []*inventory.Row{}
+	}
+	if page.Next != "" {
+		answer.Next = &page.Next
+	}
+	if s.Problem != "" {
+		answer.Warnings = append(answer.Warnings, s.Problem)
+	}
+	return web.JSON(w, http.StatusOK, answer)
+}
+
+// parseQuery reads the fields of a query on rows.
+func parseQuery(v url.Values) (inventory.Query, error) {
+	q := inventory.Query{Text: v.Get("q"), Sort: v.Get("sort"), Cursor: v.Get("cursor")}
+	if l := v.Get("limit"); l != "" {
+		n, err := strconv.Atoi(l)
+		if err != nil || n < 1 {
+			return q, problem.Newf(problem.Invalid, "the limit must be a number from 1 to %d", inventory.MaxLimit)
+		}
+		q.Limit = n
+	}
+	return q, nil
+}
+
+// A listed image is what flash clients read.
+type listed struct {
+	Name      string  `json:"name"`
+	Format    string  `json:"format"`
+	SizeBytes *int64  `json:"size_bytes"`
+	URL       string  `json:"url"`
+	Ref       *string `json:"ref"`
+	Cached    bool    `json:"cached"`
+}
+
+// listing answers GET /images: each content once, under its first name.
+func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	list := make([]listed, 0, len(s.Rows))
+	base := web.BaseURL(r)
+	for i := range s.Rows {
+		row := &s.Rows[i]
+		if src, ok := publicURL(base, row); ok {
+			list = append(list, listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached})
+		}
+	}
+	return web.JSON(w, http.StatusOK, list)
+}
+
+// publicURL is where anybody gets a row's bytes: here where they are, else
+// from upstream. A local image without a digest is not offered: nobody could
+// tell what they got.
+func publicURL(base string, row *inventory.Row) (string, bool) {
+	if row.Cached {
+		return base + imagePath(row.Digest(), row.Names[0]), row.SHA256 != nil
+	}
+	for _, s := range row.Sources {
+		if s.Kind != inventory.Local {
+			return s.Location, true
+		}
+	}
+	return "", false
+}
+
+// imagePath is the path of an image by its digest. The name is for clients
+// that read the suffix.
+func imagePath(sha256, name string) string {
+	return "/images/" + sha256 + "/" + url.PathEscape(name)
+}
+
+// events answers GET /events.
+func (f *Function) events(w http.ResponseWriter, r *http.Request) error {
+	filter, err := f.parseFilter(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	events, more, err := f.Activity.List(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	var next *layout.EventID
+	if more {
+		next = &events[len(events)-1].ID
+	}
+	return web.JSON(w, http.StatusOK, map[string]any{"events": events, "next": next})
+}
+
+const (
+	defaultEvents = 50
+	maxEvents     = 500
+)
+
+// parseFilter reads the fields of a query on events.
+func (f *Function) parseFilter(v url.Values) (activity.Filter, error) {
+	filter := activity.Filter{
+		Kind: v.Get("kind"), SubjectKind: v.Get("subject_kind"), SubjectID: v.Get("subject_id"),
+		Actor: v.Get("actor"), SourceIP: v.Get("source_ip"), Limit: defaultEvents,
+	}
+	for _, c := range []struct {
+		field, value string
+		known        []string
+	}{
+		{"kind", filter.Kind, activity.Kinds()},
+		{"subject_kind", filter.SubjectKind, activity.SubjectKinds()},
+		{"actor", filter.Actor, activity.Actors()},
+	} {
+		if err := oneOf(c.field, c.value, c.known); err != nil {
+			return filter, err
+		}
+	}
+	if s := v.Get("failed"); s != "" {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return filter, problem.New(problem.Invalid, "failed must be true or false")
+		}
+		filter.Failed = &b
+	}
+	if s := v.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > maxEvents {
+			return filter, problem.Newf(problem.Invalid, "the limit must be a number from 1 to %d", maxEvents)
+		}
+		filter.Limit = n
+	}
+	if s := v.Get("before"); s != "" {
+		id, err := parseBefore(s)
+		if err != nil {
+			return filter, err
+		}
+		filter.Before = id
+	}
+	return filter, nil
+}
+
+func oneOf(field, value string, known []string) error {
+	if value == "" {
+		return nil
+	}
+	for _, k := range known {
+		if k == value {
+			return nil
+		}
+	}
+	return problem.Newf(problem.Invalid, "%s must be one of %s", field, strings.Join(known, ", "))
+}
+
+// parseBefore reads an event's ID, or a time.
+func parseBefore(s string) (layout.EventID, error) {
+	if _, ok := layout.EventID(s).Time(); ok {
+		return layout.EventID(s), nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return "", problem.New(problem.Invalid, "before must be the id of an event, or a time like 2026-01-02T15:04:05Z")
+	}
+	// The ID after every event of that microsecond.
+	return layout.NewEventID(t, "ffffffffffffffff"), nil
+}
+
+// record writes an event about what the operator did.
+func (f *Function) record(r *http.Request, e activity.Event) {
+	e.Actor, e.SourceIP = activity.Operator, web.ClientIP(r)
+	f.Activity.Add(r.Context(), e)
+}
+
+// notFound reports whether err is the store's way to say that there is nothing.
+func notFound(err error) bool { return errors.Is(err, store.ErrNotFound) }

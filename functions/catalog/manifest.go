@@ -1,0 +1,103 @@
+package catalog
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/manifest"
+	"imageroot/shared/problem"
+	"imageroot/shared/web"
+)
+
+// maxManifestBody lets the parser, which says more, refuse what is too large.
+const maxManifestBody = manifest.MaxBytes + 1
+
+// exportManifest answers GET /catalog.toml: the whole catalog for another
+// server to read.
+func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error {
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	data, err := export(s, web.BaseURL(r)).Encode()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/toml; charset=utf-8")
+	_, _ = w.Write(data) // who has left needs no answer
+	return nil
+}
+
+func export(s *inventory.Snapshot, base string) *manifest.Manifest {
+	m := &manifest.Manifest{}
+	used := map[string]bool{} // names in a manifest are unique, whatever the case
+	for i := range s.Rows {
+		row := &s.Rows[i]
+		src, ok := publicURL(base, row)
+		if !ok {
+			continue
+		}
+		name := row.Names[0]
+		if used[strings.ToLower(name)] {
+			if row.Ref == nil {
+				continue // nothing tells it from the other
+			}
+			name = *row.Ref + "-" + name
+		}
+		used[strings.ToLower(name)] = true
+		im := manifest.Image{Name: name, Src: src, SHA256: row.Digest(), Format: row.Format, SizeBytes: row.SizeBytes}
+		for _, source := range row.Sources {
+			if source.Location == src {
+				im.SHA512 = source.SHA512
+			}
+		}
+		m.Images = append(m.Images, im)
+	}
+	return m
+}
+
+// replaceManifest answers PUT /catalog.toml.
+func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return problem.Newf(problem.TooLarge, "the manifest is larger than %d bytes", manifest.MaxBytes)
+		}
+		return problem.Wrap(problem.Invalid, "the manifest did not arrive whole: send it again", err)
+	}
+	m, err := manifest.Parse(data)
+	if err != nil {
+		return problem.New(problem.Malformed, err.Error())
+	}
+	if _, err := f.Images.Put(r.Context(), layout.ManifestKey, bytes.NewReader(data), int64(len(data))); err != nil {
+		return err
+	}
+	f.record(r, activity.Event{
+		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: layout.ManifestKey,
+		Summary: "replaced the manifest", Details: map[string]any{"images": len(m.Images)},
+	})
+	return web.Answer(w, r, http.StatusOK, map[string]int{"images": len(m.Images)}, "the manifest was replaced")
+}
+
+// removeManifest answers DELETE /catalog.toml.
+func (f *Function) removeManifest(w http.ResponseWriter, r *http.Request) error {
+	if _, err := f.Images.Head(r.Context(), layout.ManifestKey); notFound(err) {
+		return problem.New(problem.NotFound, "there is no manifest")
+	} else if err != nil {
+		return err
+	}
+	if err := f.Images.Delete(r.Context(), layout.ManifestKey); err != nil {
+		return err
+	}
+	f.record(r, activity.Event{
+		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: layout.ManifestKey,
+		Summary: "removed the manifest", Details: map[string]any{"images": 0},
+	})
+	return web.Answer(w, r, http.StatusNoContent, nil, "the manifest was removed")
+}

@@ -1,0 +1,261 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/store"
+)
+
+// A content is an object to serve: one version of it.
+type content struct {
+	root   store.Root
+	key    string // in root
+	info   store.Info
+	name   string // for the client
+	sha256 string // empty if not known
+}
+
+// image answers GET and HEAD of /images/{key}[/{name}].
+func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
+	// A listing may be older than the object: what it names is looked at
+	// before a byte is sent, and the catalog asked again where it has changed.
+	const tries = 3
+	for range tries {
+		c, err := f.find(r.Context(), r.PathValue("key"))
+		if err != nil {
+			return err
+		}
+		c.name = nameFor(c, r.PathValue("name"))
+		err = f.send(w, r, c)
+		if !errors.Is(err, store.ErrChanged) && !notFound(err) {
+			return err
+		}
+		f.touch(c)
+	}
+	return problem.New(problem.Conflict, "the image is being replaced: try again")
+}
+
+func (f *Function) touch(c *content) {
+	if c.root == f.Images {
+		f.Inventory.TouchImage(c.key)
+	} else {
+		f.Inventory.TouchCatalog(c.key)
+	}
+}
+
+// nameFor is the name that the client saves the bytes under.
+func nameFor(c *content, asked string) string {
+	if asked != "" && image.IsName(asked) {
+		return asked
+	}
+	return c.name
+}
+
+// find returns what a key stands for: a SHA-256, or the name of an image.
+func (f *Function) find(ctx context.Context, key string) (*content, error) {
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sha := strings.ToLower(key)
+	if layout.IsHex256(sha) {
+		row, ok := s.BySHA256(sha)
+		if !ok {
+			return nil, problem.New(problem.NotFound, "there is no image with this SHA-256 here")
+		}
+		return f.cached(s, row, row.Names[0])
+	}
+	if _, err := image.ParseName(key); err != nil {
+		return nil, problem.New(problem.NotFound, "neither the SHA-256 nor the name of an image: "+err.Error())
+	}
+	row, ok := s.ByName(key)
+	if !ok {
+		return nil, problem.New(problem.NotFound, "there is no image of this name here")
+	}
+	if info, ok := s.Image(key); ok {
+		return &content{root: f.Images, key: key, info: info, name: key, sha256: row.Digest()}, nil
+	}
+	return f.cached(s, row, key)
+}
+
+// cached returns a row's bytes, wherever they are here.
+func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*content, error) {
+	if local, ok := row.Local(); ok {
+		if info, ok := s.Image(local); ok {
+			return &content{root: f.Images, key: local, info: info, name: name, sha256: row.Digest()}, nil
+		}
+	}
+	if info, ok := s.Blob(row.Digest()); ok {
+		return &content{root: f.Catalog, key: info.Key, info: info, name: name, sha256: row.Digest()}, nil
+	}
+	return nil, problem.New(problem.NotFound, "the image is known, but its bytes are not here: fetch it first")
+}
+
+// send answers with the content. Before anything is written the error is
+// store.ErrChanged where the object is another version by now.
+func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) error {
+	if err := c.unchanged(r.Context()); err != nil {
+		return err
+	}
+	h := w.Header()
+	etag := c.info.ETag + "-" + strconv.FormatInt(c.info.Size, 36)
+	if c.sha256 != "" {
+		etag = c.sha256
+		h.Set("Repr-Digest", digest.FormatReprDigest(c.sha256))
+	}
+	h.Set("ETag", `"`+etag+`"`)
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": c.name}))
+	// Caches may keep it, and ask each time whether it is still this one.
+	h.Set("Cache-Control", "no-cache")
+	body := &objectReader{ctx: r.Context(), content: c}
+	defer body.Close()
+	out := &lastLook{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
+	http.ServeContent(out, r, "", c.info.LastModified, body)
+	switch out.refused {
+	case http.StatusRequestedRangeNotSatisfiable:
+		return problem.Newf(problem.Range, "the image has %d bytes, and the range is outside of them", c.info.Size)
+	case http.StatusPreconditionFailed:
+		return problem.New(problem.Precondition, "the image is not the version that the request's If-Match or If-Unmodified-Since asks for")
+	}
+	err := errors.Join(body.err, out.err)
+	if err != nil && out.started {
+		return fmt.Errorf("image %q: %w", c.key, err) // breaks the connection
+	}
+	return err
+}
+
+// unchanged returns store.ErrChanged where the object is another version than
+// the one that is served.
+func (c *content) unchanged(ctx context.Context) error {
+	info, err := c.root.Head(ctx, c.key)
+	if err == nil && !info.Equal(c.info.Version) {
+		return store.ErrChanged
+	}
+	return err
+}
+
+// objectReader reads an object from wherever it was sought to. It opens it
+// when the first byte is wanted.
+type objectReader struct {
+	ctx     context.Context
+	content *content
+	offset  int64
+	body    io.ReadCloser
+	err     error // the first failure to read
+}
+
+func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += o.offset
+	case io.SeekEnd:
+		offset += o.content.info.Size
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the beginning")
+	}
+	if offset != o.offset {
+		o.Close()
+		o.offset = offset
+	}
+	return offset, nil
+}
+
+func (o *objectReader) Read(p []byte) (int, error) {
+	if o.offset >= o.content.info.Size {
+		return 0, io.EOF
+	}
+	if o.body == nil {
+		body, info, err := o.content.root.Get(o.ctx, o.content.key, store.Range{Offset: o.offset, Length: -1}, o.content.info.ETag)
+		if err == nil && info.Size != o.content.info.Size {
+			err = store.ErrChanged
+			body.Close()
+		}
+		if err != nil {
+			o.err = err
+			return 0, err
+		}
+		o.body = body
+	}
+	n, err := o.body.Read(p)
+	o.offset += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		o.err = err
+	}
+	return n, err
+}
+
+func (o *objectReader) Close() {
+	if o.body != nil {
+		o.body.Close()
+		o.body = nil
+	}
+}
+
+// lastLook holds the end of an answer back until the object has been looked
+// at once more: a file that was edited in place while it was read must not
+// pass for the version that the answer's head speaks of.
+type lastLook struct {
+	http.ResponseWriter
+	served    func(int)
+	unchanged func() error
+
+	started bool
+	left    int64 // bytes of the body to come, or -1 if not known
+	refused int   // a status of net/http's that is not written: problems say more
+	err     error
+}
+
+func (l *lastLook) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+
+func (l *lastLook) WriteHeader(status int) {
+	if status >= 400 {
+		l.refused = status
+		return
+	}
+	l.started, l.left = true, -1
+	if n, err := strconv.ParseInt(l.Header().Get("Content-Length"), 10, 64); err == nil {
+		l.left = n
+	}
+	l.ResponseWriter.WriteHeader(status)
+}
+
+func (l *lastLook) Write(p []byte) (int, error) {
+	switch {
+	case l.err != nil:
+		return 0, l.err
+	case l.refused != 0:
+		return len(p), nil
+	}
+	if l.left >= 0 && int64(len(p)) >= l.left {
+		if l.err = l.unchanged(); l.err != nil {
+			return 0, l.err
+		}
+	}
+	n, err := l.ResponseWriter.Write(p)
+	l.left -= int64(n)
+	l.served(n)
+	return n, err
+}
+
+// copyBuffer is how much is moved at a time: system calls on loopback cost
+// more than the memory.
+const copyBuffer = 256 << 10
+
+// ReadFrom implements io.ReaderFrom, for its buffer.
+func (l *lastLook) ReadFrom(src io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{l}, struct{ io.Reader }{src}, make([]byte, copyBuffer))
+}

@@ -1,0 +1,258 @@
+// Package fetch brings the bytes of entries and of the manifest's images into
+// the catalog root, verified.
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/entry"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/source"
+	"imageroot/shared/store"
+)
+
+// Sources reads from where publishers keep images.
+type Sources interface {
+	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
+	Open(ctx context.Context, loc source.Location, offset, length int64, v source.Validators) (*source.Body, error)
+}
+
+// Function is the fetch function: its routes and its worker.
+type Function struct {
+	Catalog   store.Root
+	Sources   Sources
+	Jobs      *job.Jobs
+	Queue     queue.Sender
+	Inventory *inventory.Inventory
+	Activity  *activity.Log
+	Metric    *metric.Set
+	// Free returns the bytes that the store has room for, or a negative
+	// number where it cannot tell.
+	Free    func() int64
+	Workers int
+	Now     func() time.Time
+	Log     *slog.Logger
+}
+
+// A target is what to fetch, and what is known of it.
+type target struct {
+	ref    string // layout.Ref of the URL
+	loc    source.Location
+	name   string
+	size   int64 // negative: not known
+	sha256 string
+	sha512 string
+	// seen is what the source said of itself when the entry was added.
+	seen  source.Validators
+	entry bool // an operator's entry, which can be flagged
+}
+
+// errGone ends the job of a source that nobody names any more.
+var errGone = errors.New("the catalog no longer has this source")
+
+// target reads what there is to know of a source.
+func (f *Function) target(ctx context.Context, ref string) (*target, error) {
+	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
+	if err == nil {
+		t := &target{
+			ref: ref, loc: source.Location{URL: e.URL, Digest: e.Source.Digest}, name: e.Name, size: -1,
+			sha256: e.SHA256, sha512: e.SHA512, entry: true,
+			seen: source.Validators{ETag: e.Source.ETag, LastModified: e.Source.LastModified},
+		}
+		if e.SizeBytes != nil {
+			t.size = *e.SizeBytes
+		}
+		return t, nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return nil, retryLater(err)
+	}
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return nil, retryLater(err)
+	}
+	row, ok := s.BySource(ref)
+	if !ok {
+		return nil, errGone
+	}
+	for _, src := range row.Sources {
+		if src.Ref != ref || src.Kind != inventory.Manifest {
+			continue
+		}
+		t := &target{ref: ref, loc: source.Location{URL: src.Location}, name: src.Name, size: -1, sha256: src.SHA256, sha512: src.SHA512}
+		if src.SizeBytes != nil {
+			t.size = *src.SizeBytes
+		}
+		return t, f.resolve(ctx, t)
+	}
+	return nil, errGone
+}
+
+// resolve finds the layer that an oras URL of the manifest means; an entry's
+// was found when it was added.
+func (f *Function) resolve(ctx context.Context, t *target) error {
+	u, err := source.ParseURL(t.loc.URL)
+	if err != nil || u.Scheme != "oras" {
+		return err
+	}
+	r, err := f.Sources.Resolve(ctx, t.loc.URL, "")
+	if err != nil {
+		return err
+	}
+	if t.sha256 != "" && r.SHA256 != "" && t.sha256 != r.SHA256 {
+		return fmt.Errorf("the manifest says SHA-256 %s and %s now means %s", t.sha256, t.loc.URL, r.SHA256)
+	}
+	t.loc = r.Location
+	if t.sha256 == "" {
+		t.sha256 = r.SHA256
+	}
+	if t.size < 0 {
+		t.size = r.Size
+	}
+	return nil
+}
+
+// subject is what activity calls the target: its digest where that is known.
+func (t *target) subject() string {
+	if t.sha256 != "" {
+		return t.sha256
+	}
+	return t.name
+}
+
+// Handle does the work of one message of the fetch queue.
+func (f *Function) Handle(ctx context.Context, body []byte) error {
+	var t queue.Task
+	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" && !t.Reconcile {
+		return fmt.Errorf("not a task of the fetch function: %.100q", body)
+	}
+	if t.Reconcile {
+		return f.Reconcile(ctx)
+	}
+	return f.run(ctx, t.Ref)
+}
+
+// run fetches a source whose job is queued.
+func (f *Function) run(ctx context.Context, ref string) error {
+	started := f.Now()
+	subject := ""
+	j, err := f.Jobs.Work(ctx, layout.FetchJobKey(ref), func(ctx context.Context, r *job.Run) (func(*job.Job), error) {
+		subject = r.Job().Name
+		t, err := f.target(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		subject = t.subject()
+		return f.fetch(ctx, t, r)
+	})
+	var busy *job.BusyError
+	var retry *job.Retry
+	switch {
+	case errors.Is(err, job.ErrIdle):
+		return nil
+	case errors.As(err, &busy):
+		return queue.RetryAfter(max(busy.Until.Sub(f.Now()), time.Second), err)
+	case errors.As(err, &retry):
+		return queue.RetryAfter(retry.After, err)
+	case err != nil:
+		return err
+	}
+	if j.Status.Active() {
+		return nil // another process has it
+	}
+	f.Metric.JobEnded(metric.Fetch, string(j.Status))
+	f.Log.Info("fetch job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
+		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
+	e := activity.Event{SubjectKind: activity.SubjectImage, Actor: activity.System}
+	switch j.Status {
+	case job.Completed:
+		e.Kind, e.SubjectID, e.Summary = activity.ImageFetched, j.SHA256, "fetched "+j.Name
+		e.Details = map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone}
+	case job.Failed:
+		e.Kind, e.SubjectID, e.Summary = activity.ImageFetchFailed, subject, "could not fetch "+j.Name
+		e.Details = map[string]any{"name": j.Name, "src": j.Src, "error": j.Error}
+	default:
+		return nil
+	}
+	f.Activity.Add(ctx, e)
+	return nil
+}
+
+// retryLater keeps the job queued over a failure of the store.
+func retryLater(err error) error {
+	switch {
+	case errors.Is(err, store.ErrFull):
+		return errors.New("the store has no room for the image: delete images that are not needed, or give it more space")
+	case errors.Is(err, store.ErrTooLarge):
+		return errors.New("the image is larger than the store takes")
+	}
+	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
+}
+
+// Reconcile queues fetch jobs that nobody works on, and gives up the store's
+// uploads that none goes on with.
+func (f *Function) Reconcile(ctx context.Context) error {
+	jobs, err := f.Inventory.FetchJobs(ctx)
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	inUse := map[string]bool{}
+	for _, j := range jobs {
+		if !j.Status.Active() {
+			continue
+		}
+		var cp checkpoint
+		if json.Unmarshal(j.Checkpoint, &cp) == nil {
+			inUse[cp.UploadID] = true
+		}
+		if j.Status == job.Queued || f.Now().After(j.LeaseUntil) {
+			if err := f.Queue.Send(ctx, queue.Task{Ref: layout.Ref(j.Src)}.Encode(), 0); err != nil {
+				return err
+			}
+		}
+	}
+	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix} {
+		for u, err := range f.Catalog.PendingUploads(ctx, prefix) {
+			if err != nil {
+				return fmt.Errorf("reconcile: %w", err)
+			}
+			if !inUse[u.ID] && f.Now().Sub(u.Initiated) > abandonedAfter {
+				if err := f.Catalog.AbortUpload(ctx, u.Key, u.ID); err != nil {
+					return fmt.Errorf("reconcile: %w", err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// abandonedAfter is how old an upload must be before it is taken for one that
+// no process goes on with.
+const abandonedAfter = 24 * time.Hour
+
+// Uncache drops fetched bytes. What is known of them stays.
+func (f *Function) Uncache(ctx context.Context, sha256 string) error {
+	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
+}
+
+// nameOf is what people call the bytes with that digest.
+func nameOf(ctx context.Context, inv *inventory.Inventory, sha256 string) string {
+	s, err := inv.Snapshot(ctx)
+	if err == nil {
+		if row, ok := s.BySHA256(sha256); ok {
+			return row.Names[0]
+		}
+	}
+	return sha256[:12]
+}

@@ -1,0 +1,210 @@
+package fetch
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/queue"
+	"imageroot/shared/source"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// Routes are the function's routes.
+func (f *Function) Routes() []web.Route {
+	return []web.Route{
+		{Pattern: "GET /catalog/downloads", Access: web.Operator, Handle: f.list, Quiet: true},
+		{Pattern: "POST /catalog/downloads", Access: web.Operator, Handle: f.enqueue},
+		{Pattern: "DELETE /catalog/downloads/{name}", Access: web.Operator, Handle: f.cancel},
+		{Pattern: "DELETE /catalog/cache/{sha256}", Access: web.Operator, Handle: f.uncache},
+	}
+}
+
+// view is a fetch job as the API shows it.
+type view struct {
+	Name            string     `json:"name"`
+	Ref             *string    `json:"ref"`
+	Status          job.Status `json:"status"`
+	BytesTotal      *int64     `json:"bytes_total"`
+	BytesDownloaded int64      `json:"bytes_downloaded"`
+	SHA256          *string    `json:"sha256"`
+	Src             string     `json:"src"`
+	StartedAt       *time.Time `json:"started_at"`
+	FinishedAt      *time.Time `json:"finished_at"`
+	Error           *string    `json:"error"`
+	Attempt         int        `json:"attempt"`
+}
+
+func viewOf(j job.Job) view {
+	v := view{
+		Name: j.Name, Status: j.Status, BytesTotal: j.BytesTotal, BytesDownloaded: j.BytesDone, Src: j.Src,
+		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
+	}
+	if j.SHA256 != "" {
+		ref := j.SHA256[:12]
+		v.SHA256, v.Ref = &j.SHA256, &ref
+	}
+	if j.Error != "" {
+		v.Error = &j.Error
+	}
+	return v
+}
+
+// list answers GET /catalog/downloads.
+func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
+	jobs, err := f.Inventory.FetchJobs(r.Context())
+	if err != nil {
+		return err
+	}
+	views := make([]view, len(jobs))
+	for i, j := range jobs {
+		views[i] = viewOf(j)
+	}
+	return web.JSON(w, http.StatusOK, map[string]any{"downloads": views, "max_parallel": f.Workers})
+}
+
+// enqueue answers POST /catalog/downloads.
+func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name string `json:"name"`
+		Ref  string `json:"ref"`
+		Src  string `json:"src"`
+	}
+	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	row, src, err := find(s, in.Name, in.Ref, in.Src)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	key := layout.FetchJobKey(src.Ref)
+	if row.Cached {
+		// Done, whether by a job or not.
+		j := job.Job{Name: src.Name, Src: src.Location, Status: job.Completed, SHA256: row.Digest(), BytesTotal: row.SizeBytes}
+		if row.SizeBytes != nil {
+			j.BytesDone = *row.SizeBytes
+		}
+		jobs, err := f.Inventory.FetchJobs(ctx)
+		if err != nil {
+			return err
+		}
+		for _, k := range jobs {
+			if k.Src == src.Location && k.Status == job.Completed {
+				j = k
+			}
+		}
+		return web.Answer(w, r, http.StatusAccepted, viewOf(j), src.Name+" is here already")
+	}
+	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
+	j, queued, err := f.Jobs.Enqueue(ctx, key, keep, func(j *job.Job) {
+		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
+		j.Actor, j.SourceIP = activity.Operator, web.ClientIP(r)
+	})
+	if err != nil {
+		return err
+	}
+	if queued {
+		if err := f.Queue.Send(ctx, queue.Task{Ref: src.Ref}.Encode(), 0); err != nil {
+			return err
+		}
+	}
+	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "fetch of "+src.Name+" queued")
+}
+
+// find returns the source that a request names.
+func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, inventory.Source, error) {
+	var row *inventory.Row
+	var wanted func(inventory.Source) bool
+	ok := false
+	switch {
+	case src != "":
+		u, err := source.ParseURL(src)
+		if err != nil {
+			return nil, inventory.Source{}, problem.Wrap(problem.Malformed, err.Error(), err)
+		}
+		key := layout.Ref(u.Canonical)
+		row, ok = s.BySource(key)
+		wanted = func(s inventory.Source) bool { return s.Ref == key }
+	case ref != "":
+		row, ok = s.ByRef(strings.ToLower(ref))
+		wanted = func(s inventory.Source) bool { return s.Ref != "" }
+	case name != "":
+		row, ok = s.ByName(name)
+		wanted = func(s inventory.Source) bool { return s.Ref != "" && s.Name == name }
+	default:
+		return nil, inventory.Source{}, problem.New(problem.Malformed, "say which image: by name, by ref (the beginning of its SHA-256), or by src (the URL it is known by)")
+	}
+	if !ok {
+		return nil, inventory.Source{}, problem.New(problem.NotFound, "the catalog has no such image")
+	}
+	for _, any := range []func(inventory.Source) bool{wanted, func(s inventory.Source) bool { return s.Ref != "" }} {
+		if i := slices.IndexFunc(row.Sources, any); i >= 0 {
+			return row, row.Sources[i], nil
+		}
+	}
+	return nil, inventory.Source{}, problem.New(problem.Conflict, row.Names[0]+" is in the image root: there is nothing to fetch")
+}
+
+// cancel answers DELETE /catalog/downloads/{name}.
+func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("name")
+	jobs, err := f.Inventory.FetchJobs(r.Context())
+	if err != nil {
+		return err
+	}
+	// Several sources may have images of one name: the ones to cancel are
+	// those that have not ended.
+	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Name != name })
+	if len(jobs) == 0 {
+		return problem.New(problem.NotFound, "there is no download of "+name)
+	}
+	for _, j := range jobs {
+		if !j.Status.Active() {
+			continue
+		}
+		j, err := f.Jobs.Cancel(r.Context(), layout.FetchJobKey(j.Ref))
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		f.Log.Info("fetch job cancelled", "name", j.Name, "src", j.Src)
+	}
+	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+name+" cancelled")
+}
+
+// uncache answers DELETE /catalog/cache/{sha256}.
+func (f *Function) uncache(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	sha := strings.ToLower(r.PathValue("sha256"))
+	if !layout.IsHex256(sha) {
+		return problem.New(problem.Malformed, "this is not a SHA-256: it has 64 hexadecimal digits")
+	}
+	info, err := f.Catalog.Head(ctx, layout.BlobKey(sha))
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.New(problem.NotFound, "there are no fetched bytes with this SHA-256")
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Uncache(ctx, sha); err != nil {
+		return err
+	}
+	f.Activity.Add(ctx, activity.Event{
+		Kind: activity.ImageUncached, SubjectKind: activity.SubjectImage, SubjectID: sha,
+		Actor: activity.Operator, SourceIP: web.ClientIP(r), Summary: "dropped the fetched bytes of " + nameOf(ctx, f.Inventory, sha),
+		Details: map[string]any{"size_bytes": info.Size},
+	})
+	return web.Answer(w, r, http.StatusNoContent, nil, "the fetched bytes were dropped")
+}

@@ -1,0 +1,419 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"imageroot/shared/source"
+)
+
+const (
+	// segmentBytes is how much one request asks for where a source allows
+	// ranges, and connections how many of those are under way at once. Their
+	// product is the memory that a fetch takes.
+	segmentBytes = 4 << 20
+	connections  = 6
+)
+
+// streamConfig says what to read.
+type streamConfig struct {
+	sources    Sources
+	loc        source.Location
+	offset     int64 // of the first byte to hand out
+	size       int64 // of the source, as far as is known; negative: not
+	validators source.Validators
+	// verified says that a digest will tell whether the bytes are the right
+	// ones: what a source without validators sends may then be put together
+	// from several answers.
+	verified bool
+	count    func(n int)             // of each piece that was received
+	progress func(done, total int64) // total is negative where not known
+}
+
+// A stream reads a source from an offset to its end, over several connections
+// where the source allows that, and asks again for what a lost connection
+// left out. Read must not be called concurrently.
+type stream struct {
+	streamConfig
+	outer  context.Context
+	ctx    context.Context // of the requests
+	cancel context.CancelFunc
+
+	received atomic.Int64 // bytes, with what is not handed out yet
+
+	// In order over one connection:
+	body  *source.Body
+	tries tries
+
+	// In segments over several; nil where in order:
+	order   chan *segment
+	buffers chan []byte
+	current *segment
+	err     error
+
+	mu      sync.Mutex
+	stopped bool
+	limit   int64 // nothing from here on is asked for
+	raised  chan struct{}
+	workers sync.WaitGroup
+}
+
+// restartError says that what has come so far is of no use, and why.
+type restartError struct{ err error }
+
+func (e *restartError) Error() string { return e.err.Error() }
+func (e *restartError) Unwrap() error { return e.err }
+
+func openStream(ctx context.Context, cfg streamConfig) (*stream, error) {
+	s := &stream{streamConfig: cfg, outer: ctx, raised: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	s.received.Store(cfg.offset)
+	if err := s.begin(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin makes the first request, whose answer says whether there are ranges.
+func (s *stream) begin() error {
+	if s.offset > 0 && s.offset == s.size {
+		return nil // all of it is there
+	}
+	body, err := s.open(s.offset, segmentBytes, &s.tries)
+	if err != nil {
+		return err
+	}
+	s.validators = body.Validators
+	if body.Size >= 0 {
+		s.size = body.Size
+	} else if !body.Ranged {
+		s.size = min(s.size, -1) // a server that gives no length need not keep to one that it gave before
+	}
+	switch {
+	case body.Ranged && body.Size < 0:
+		// A range of who knows what: take the rest as it comes.
+		body.Close()
+		return s.reopen(nil)
+	case body.Ranged && body.Size > s.offset+segmentBytes:
+		s.parallel(body)
+		return nil
+	}
+	s.body = body
+	return s.skip()
+}
+
+// parallel reads in segments; first is the body of the first one.
+func (s *stream) parallel(first *source.Body) {
+	s.order = make(chan *segment, connections)
+	s.buffers = make(chan []byte, connections)
+	for range connections {
+		s.buffers <- nil // allocated when it is needed
+	}
+	s.limit = s.offset + segmentBytes
+	s.workers.Go(func() { s.schedule(first) })
+}
+
+// allow lets the stream ask for what comes before limit.
+func (s *stream) allow(limit int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if limit > s.limit {
+		s.limit = limit
+		close(s.raised)
+		s.raised = make(chan struct{})
+	}
+}
+
+// interrupt makes a Read that waits fail.
+func (s *stream) interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	s.cancel()
+}
+
+// Close ends all requests and waits for that.
+func (s *stream) Close() {
+	s.interrupt()
+	s.workers.Wait()
+	if s.body != nil {
+		s.body.Close()
+	}
+}
+
+// Read implements io.Reader. It ends with io.EOF only where the source did.
+// A [*restartError] says that the transfer must begin again.
+func (s *stream) Read(p []byte) (int, error) {
+	if s.order != nil {
+		return s.readSegments(p)
+	}
+	return s.readBody(p)
+}
+
+// got counts bytes that came.
+func (s *stream) got(n int) {
+	if n > 0 {
+		s.count(n)
+		s.progress(s.received.Add(int64(n)), s.size)
+	}
+}
+
+func (s *stream) readBody(p []byte) (int, error) {
+	for {
+		if s.body == nil {
+			return 0, io.EOF
+		}
+		n, err := s.body.Read(p)
+		s.offset += int64(n)
+		if n > 0 {
+			s.tries.progress(s.offset)
+			s.got(n)
+		}
+		if errors.Is(err, io.EOF) && s.size >= 0 && s.offset < s.size {
+			err = &source.ShortBody{Host: s.loc.URL, Want: s.size, Got: s.offset}
+		}
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, io.EOF):
+			return n, io.EOF
+		}
+		if err = s.reopen(err); err != nil || n > 0 {
+			return n, err
+		}
+	}
+}
+
+// reopen asks for the rest of the source after err, if that is an error that
+// may pass.
+func (s *stream) reopen(err error) error {
+	if s.body != nil {
+		s.body.Close()
+		s.body = nil
+	}
+	if err != nil {
+		if werr := s.tries.wait(s.ctx, err); werr != nil {
+			return werr
+		}
+	}
+	body, oerr := s.open(s.offset, -1, &s.tries)
+	if oerr != nil {
+		return oerr
+	}
+	if !body.Ranged && s.offset > 0 && s.validators == (source.Validators{}) && !s.verified {
+		body.Close()
+		if err == nil {
+			err = errors.New("the source cannot go on where it was")
+		}
+		return &restartError{err}
+	}
+	s.body = body
+	return s.skip()
+}
+
+// skip passes over what a source sends again that knows no ranges.
+func (s *stream) skip() error {
+	again := s.offset - s.body.Offset
+	for buf := make([]byte, 64<<10); again > 0; {
+		n, err := s.body.Read(buf[:min(again, int64(len(buf)))])
+		again -= int64(n)
+		s.count(n)
+		switch {
+		case err == nil || again == 0:
+		case errors.Is(err, io.EOF):
+			return &restartError{source.ErrChanged} // shorter than it was
+		default:
+			return s.reopen(err)
+		}
+	}
+	return nil
+}
+
+// open asks for part of the source, again and again where that may help.
+func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
+	for {
+		body, err := s.sources.Open(s.ctx, s.loc, offset, length, s.validators)
+		switch {
+		case err == nil:
+			return body, nil
+		case errors.Is(err, source.ErrChanged):
+			return nil, &restartError{fmt.Errorf("the source changed while it was fetched (%w)", err)}
+		case errors.Is(err, source.ErrRange) && (offset > 0 || length > 0):
+			// Not what was asked for: take the whole.
+			if offset, length = 0, -1; t.give() {
+				continue
+			}
+			return nil, err
+		}
+		if err := t.wait(s.ctx, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// A segment is part of the source, on its way into memory.
+type segment struct {
+	offset int64
+	buf    []byte
+	ready  chan struct{} // closed when buf is filled or err is set
+	err    error
+	read   int // of buf, by the stream's reader
+}
+
+// errNoRange is the error of a segment that came as something else.
+var errNoRange = errors.New("the source no longer keeps to ranges")
+
+func (s *stream) schedule(first *source.Body) {
+	defer close(s.order)
+	offset := s.offset
+	for offset < s.size {
+		end, ok := s.mayAsk(offset)
+		if !ok {
+			break
+		}
+		var buf []byte
+		select {
+		case buf = <-s.buffers:
+		case <-s.ctx.Done():
+		}
+		if s.ctx.Err() != nil {
+			break
+		}
+		if buf == nil {
+			buf = make([]byte, segmentBytes)
+		}
+		g := &segment{offset: offset, buf: buf[:end-offset], ready: make(chan struct{})}
+		offset = end
+		body := first
+		first = nil
+		s.workers.Go(func() {
+			defer close(g.ready)
+			g.err = s.fill(g, body)
+		})
+		s.order <- g // has room for as many as there are buffers
+	}
+	if first != nil {
+		first.Close()
+	}
+}
+
+// mayAsk waits until a segment from offset may be asked for and returns its
+// end.
+func (s *stream) mayAsk(offset int64) (int64, bool) {
+	for {
+		s.mu.Lock()
+		limit, raised := min(s.limit, s.size), s.raised
+		s.mu.Unlock()
+		if offset < limit {
+			return min(offset+segmentBytes, limit), true
+		}
+		select {
+		case <-raised:
+		case <-s.ctx.Done():
+			return 0, false
+		}
+	}
+}
+
+// fill reads a segment, from body first if there is one.
+func (s *stream) fill(g *segment, body *source.Body) error {
+	var t tries
+	filled := 0
+	for {
+		if body == nil {
+			b, err := s.open(g.offset+int64(filled), int64(len(g.buf)-filled), &t)
+			if err != nil {
+				return err
+			}
+			if !b.Ranged {
+				b.Close()
+				return errNoRange
+			}
+			body = b
+		}
+		err := s.fillFrom(g, body, &filled)
+		body.Close()
+		body = nil
+		if filled == len(g.buf) {
+			return nil
+		}
+		t.progress(int64(filled))
+		if err := t.wait(s.ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *stream) fillFrom(g *segment, body *source.Body, filled *int) error {
+	for *filled < len(g.buf) {
+		n, err := body.Read(g.buf[*filled:])
+		*filled += n
+		s.got(n)
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				// Less than was asked for, which is a server's right.
+				err = &source.ShortBody{Host: s.loc.URL, Want: int64(len(g.buf)), Got: int64(*filled)}
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stream) readSegments(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	for s.current == nil {
+		var g *segment
+		var ok bool
+		if g, ok = <-s.order; !ok {
+			if s.err = s.ctx.Err(); s.err == nil {
+				s.err = io.EOF
+			}
+			return 0, s.err
+		}
+		<-g.ready
+		if errors.Is(g.err, errNoRange) {
+			return s.inOrder(p)
+		}
+		if g.err != nil {
+			s.err = g.err
+			return 0, s.err
+		}
+		s.current = g
+	}
+	g := s.current
+	n := copy(p, g.buf[g.read:])
+	g.read += n
+	s.offset += int64(n)
+	if g.read == len(g.buf) {
+		s.current = nil
+		s.buffers <- g.buf[:cap(g.buf)] // there was room before it was taken
+	}
+	return n, nil
+}
+
+// inOrder gives the segments up and goes on over one connection.
+func (s *stream) inOrder(p []byte) (int, error) {
+	s.cancel()
+	s.workers.Wait()
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return 0, context.Cause(s.ctx)
+	}
+	s.ctx, s.cancel = context.WithCancel(s.outer)
+	s.mu.Unlock()
+	s.order = nil
+	s.received.Store(s.offset)
+	if err := s.reopen(nil); err != nil {
+		return 0, err
+	}
+	return s.readBody(p)
+}

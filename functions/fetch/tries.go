@@ -1,0 +1,71 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"imageroot/shared/source"
+)
+
+const (
+	// shortTries is how often a source may close before its end at the same
+	// place, and lostTries how often a connection may fail there.
+	shortTries = 4
+	lostTries  = 8
+
+	firstWait = 500 * time.Millisecond
+	maxWait   = 30 * time.Second
+	// maxAsked is the longest that a source may make us wait (Retry-After).
+	maxAsked = 5 * time.Minute
+)
+
+// tries decides whether and when to ask again. What brings new bytes does not
+// count.
+type tries struct {
+	failures int
+	best     int64
+}
+
+// progress says how far it has come.
+func (t *tries) progress(to int64) {
+	if to > t.best {
+		t.best, t.failures = to, 0
+	}
+}
+
+// give counts a failure that needs no waiting, and reports whether another
+// try makes sense.
+func (t *tries) give() bool {
+	t.failures++
+	return t.failures < shortTries
+}
+
+// wait returns nil when it is time to ask again after err, and an error where
+// that makes no sense.
+func (t *tries) wait(ctx context.Context, err error) error {
+	after, ok := source.MayRetry(err)
+	if ctx.Err() != nil || !ok {
+		return err
+	}
+	most := lostTries
+	if _, short := errors.AsType[*source.ShortBody](err); short {
+		most = shortTries
+	}
+	if t.failures++; t.failures >= most {
+		return fmt.Errorf("%w (tried %d times)", err, t.failures)
+	}
+	if after > maxAsked {
+		return fmt.Errorf("%w: that is too long, try then", err)
+	}
+	wait := max(after, min(firstWait<<(t.failures-1), maxWait))
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,499 @@
+package upload
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/digest"
+	"imageroot/shared/image"
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// States of a resumable upload.
+const (
+	uploading  = "uploading"
+	completing = "completing"
+	completed  = "completed"
+	failed     = "failed"
+)
+
+const (
+	// partBytes is how much a dropped connection may cost. Parts of very large
+	// files are larger, so that 10,000 are enough.
+	partBytes = 16 << 20
+	// maxImageBytes is S3's largest object.
+	maxImageBytes = 5 << 40
+)
+
+// pending is the record of a resumable upload. The parts that are there are
+// the store's to know.
+type pending struct {
+	record.Meta
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	SizeBytes int64     `json:"size_bytes"`
+	PartSize  int64     `json:"part_size"`
+	UploadID  string    `json:"upload_id"` // the store's
+	Status    string    `json:"status"`
+	Error     string    `json:"error,omitempty"`
+	SHA256    string    `json:"sha256,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	Actor     string    `json:"actor"`
+	SourceIP  string    `json:"source_ip"`
+	// Hashed is the hash of the first parts, as long as they come in order.
+	Hashed digest.State `json:"hashed"`
+}
+
+func (p *pending) parts() int32 { return int32((p.SizeBytes + p.PartSize - 1) / p.PartSize) }
+
+func (p *pending) partBytes(n int32) int64 {
+	return min(p.PartSize, p.SizeBytes-int64(n-1)*p.PartSize)
+}
+
+// view is a resumable upload as the API shows it.
+type view struct {
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	SizeBytes int64      `json:"size_bytes"`
+	PartSize  int64      `json:"part_size"`
+	Status    string     `json:"status"`
+	SHA256    *string    `json:"sha256"`
+	Error     *string    `json:"error"`
+	CreatedAt time.Time  `json:"created_at"`
+	Parts     []partView `json:"parts,omitempty"`
+}
+
+type partView struct {
+	Number    int32  `json:"number"`
+	URL       string `json:"url"`
+	SizeBytes int64  `json:"size_bytes"`
+	Done      bool   `json:"done"`
+}
+
+func (p *pending) view() view {
+	v := view{ID: p.ID, Name: p.Name, SizeBytes: p.SizeBytes, PartSize: p.PartSize, Status: p.Status, CreatedAt: p.CreatedAt}
+	if p.SHA256 != "" {
+		v.SHA256 = &p.SHA256
+	}
+	if p.Error != "" {
+		v.Error = &p.Error
+	}
+	return v
+}
+
+// withParts adds the parts, with those done that the store has.
+func (p *pending) withParts(done []store.Part) view {
+	v := p.view()
+	v.Parts = make([]partView, p.parts())
+	for i := range v.Parts {
+		n := int32(i + 1)
+		v.Parts[i] = partView{Number: n, URL: fmt.Sprintf("/uploads/%s/parts/%d", p.ID, n), SizeBytes: p.partBytes(n)}
+	}
+	for _, d := range done {
+		if int(d.Number) <= len(v.Parts) && d.Size == p.partBytes(d.Number) {
+			v.Parts[d.Number-1].Done = true
+		}
+	}
+	return v
+}
+
+// begin answers POST /uploads.
+func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name      string      `json:"name"`
+		SizeBytes json.Number `json:"size_bytes"`
+	}
+	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	if _, err := image.ParseName(in.Name); err != nil {
+		return err
+	}
+	size, err := in.SizeBytes.Int64()
+	if err != nil || size < 1 {
+		return problem.New(problem.Malformed, "size_bytes must be the size of the image, at least 1")
+	}
+	if size > maxImageBytes {
+		return problem.Newf(problem.TooLarge, "an image has at most %d bytes", int64(maxImageBytes))
+	}
+	if err := f.fits(size); err != nil {
+		return err
+	}
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	p := &pending{
+		ID: hex.EncodeToString(id), Name: in.Name, SizeBytes: size, PartSize: partSize(size), Status: uploading,
+		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
+	}
+	if p.UploadID, err = f.Images.CreateUpload(r.Context(), in.Name); err != nil {
+		return err
+	}
+	if _, err := record.Swap(r.Context(), f.Catalog, layout.UploadKey(p.ID), p, ""); err != nil {
+		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), in.Name, p.UploadID))
+	}
+	return web.JSON(w, http.StatusCreated, p.withParts(nil))
+}
+
+// partSize is the least multiple of partBytes that makes do with S3's most
+// parts.
+func partSize(size int64) int64 {
+	const most = store.MaxParts * int64(partBytes)
+	return partBytes * max(1, (size+most-1)/most)
+}
+
+func (f *Function) read(ctx context.Context, id string) (pending, error) {
+	gone := problem.New(problem.NotFound, "there is no such upload; it may have been abandoned")
+	if !layout.IsUploadID(id) {
+		return pending{}, gone
+	}
+	p, _, err := record.Read[pending](ctx, f.Catalog, layout.UploadKey(id))
+	if errors.Is(err, store.ErrNotFound) {
+		return pending{}, gone
+	}
+	return p, err
+}
+
+// show answers GET /uploads/{id}.
+func (f *Function) show(w http.ResponseWriter, r *http.Request) error {
+	p, err := f.read(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if p.Status != uploading {
+		return web.JSON(w, http.StatusOK, p.view())
+	}
+	done, err := f.Images.ListParts(r.Context(), p.Name, p.UploadID)
+	if err != nil {
+		return expired(err)
+	}
+	return web.JSON(w, http.StatusOK, p.withParts(done))
+}
+
+// expired explains that the store has no such multipart upload any more.
+func expired(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.Wrap(problem.NotFound, "the store has given this upload up: begin again", err)
+	}
+	return err
+}
+
+// listUploads answers GET /uploads: those that have not come to an end.
+func (f *Function) listUploads(w http.ResponseWriter, r *http.Request) error {
+	all, err := f.pending(r.Context())
+	if err != nil {
+		return err
+	}
+	views := []view{}
+	for _, p := range all {
+		if p.Status == uploading || p.Status == completing {
+			views = append(views, p.view())
+		}
+	}
+	return web.JSON(w, http.StatusOK, map[string]any{"uploads": views})
+}
+
+// pending returns every upload there is a record of, the oldest first.
+func (f *Function) pending(ctx context.Context) ([]pending, error) {
+	var all []pending
+	for info, err := range f.Catalog.List(ctx, layout.UploadPrefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		id, ok := layout.UploadID(info.Key)
+		if !ok {
+			continue
+		}
+		p, _, err := record.Read[pending](ctx, f.Catalog, layout.UploadKey(id))
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b pending) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) })
+	return all, nil
+}
+
+// abandon answers DELETE /uploads/{id}.
+func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	p, err := f.read(ctx, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if p.Status == completing {
+		return problem.New(problem.Conflict, "the upload is being assembled, which cannot be stopped; delete the image afterwards")
+	}
+	if p.Status == uploading {
+		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
+			return err
+		}
+	}
+	if err := f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID)); err != nil {
+		return err
+	}
+	return web.Answer(w, r, http.StatusNoContent, nil, "the upload of "+p.Name+" was abandoned")
+}
+
+// putPart answers PUT /uploads/{id}/parts/{number}.
+func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	p, err := f.read(ctx, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	n64, err := strconv.ParseInt(r.PathValue("number"), 10, 32)
+	n := int32(n64)
+	switch {
+	case err != nil || n < 1 || n > p.parts():
+		return problem.Newf(problem.NotFound, "the parts of this upload are 1 to %d", p.parts())
+	case p.Status != uploading:
+		return problem.Newf(problem.Conflict, "the upload is %s and takes no more parts", p.Status)
+	case r.ContentLength != p.partBytes(n):
+		return problem.Newf(problem.Malformed, "part %d has %d bytes, not %d (Content-Length)", n, p.partBytes(n), r.ContentLength)
+	}
+	want, err := parseExpected(r)
+	if err != nil {
+		return err
+	}
+	if want.Expected != nil {
+		return problem.New(problem.NotImplemented, "digests of parts are not verified; leave them out")
+	}
+	sum, inOrder := hasherFor(&p, n)
+	body := digest.NewReader(&wholeBody{web.Body(w, r)}, sum, nil, f.Metric.BytesUploaded)
+	_, err = f.Images.UploadPart(ctx, p.Name, p.UploadID, n, body, r.ContentLength)
+	_, berr := body.Stop(func() { web.StopBody(w) })
+	switch {
+	case berr != nil && (err == nil || !errors.Is(berr, digest.ErrStopped)):
+		return berr
+	case err != nil:
+		return expired(err)
+	}
+	if err := f.noteHash(ctx, &p, n, sum, inOrder); err != nil {
+		return err
+	}
+	return web.JSON(w, http.StatusOK, partView{Number: n, URL: r.URL.Path, SizeBytes: r.ContentLength, Done: true})
+}
+
+// hasherFor returns the hash of all parts before n where that is known, and
+// one that nobody will ask where it is not.
+func hasherFor(p *pending, n int32) (h *digest.Hasher, inOrder bool) {
+	if p.Hashed.Offset == int64(n-1)*p.PartSize {
+		if h, err := digest.Resume(p.Hashed); err == nil {
+			return h, true
+		}
+	}
+	return digest.New(false), false
+}
+
+// noteHash keeps the hash of the first parts up to date. A part that was
+// hashed and is sent again may be another one: the hash is of no use then.
+func (f *Function) noteHash(ctx context.Context, p *pending, n int32, sum *digest.Hasher, inOrder bool) error {
+	begin := int64(n-1) * p.PartSize
+	if !inOrder && p.Hashed.Offset <= begin {
+		return nil
+	}
+	_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
+		switch {
+		case !exists:
+			return store.ErrNotFound
+		case inOrder && cur.Hashed.Offset == begin:
+			cur.Hashed = sum.State()
+		case cur.Hashed.Offset > begin:
+			cur.Hashed = digest.State{Offset: -1}
+		default:
+			return record.ErrKeep
+		}
+		return nil
+	})
+	return expired(err)
+}
+
+// complete answers POST /uploads/{id}/complete. Assembling takes minutes on
+// some disks, so it happens after the answer.
+func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	p, err := f.read(ctx, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if p.Status == uploading {
+		done, err := f.Images.ListParts(ctx, p.Name, p.UploadID)
+		if err != nil {
+			return expired(err)
+		}
+		if missing := missingParts(p.withParts(done)); missing != "" {
+			return problem.New(problem.Conflict, "parts are missing: "+missing)
+		}
+		p, _, err = record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
+			if !exists {
+				return store.ErrNotFound
+			}
+			if cur.Status != uploading {
+				return record.ErrKeep
+			}
+			cur.Status = completing
+			return nil
+		})
+		if err != nil {
+			return expired(err)
+		}
+	}
+	if p.Status == completing {
+		if err := f.Assemble.Send(ctx, queue.Task{Upload: p.ID}.Encode(), 0); err != nil {
+			return err
+		}
+	}
+	return web.JSON(w, http.StatusAccepted, p.view())
+}
+
+// missingParts names the first parts that are not there.
+func missingParts(v view) string {
+	const most = 10
+	var missing []string
+	for _, p := range v.Parts {
+		if p.Done {
+			continue
+		}
+		if len(missing) == most {
+			missing = append(missing, "...")
+			break
+		}
+		missing = append(missing, strconv.Itoa(int(p.Number)))
+	}
+	return strings.Join(missing, ", ")
+}
+
+// Handle does the work of one message: it assembles a resumable upload whose
+// parts are all there.
+func (f *Function) Handle(ctx context.Context, body []byte) error {
+	var t queue.Task
+	if err := json.Unmarshal(body, &t); err != nil || t.Upload == "" && !t.Reconcile {
+		return fmt.Errorf("not a task of the upload function: %.100q", body)
+	}
+	if t.Reconcile {
+		return f.Reconcile(ctx)
+	}
+	p, err := f.read(ctx, t.Upload)
+	if err != nil || p.Status != completing {
+		return ignoreGone(err)
+	}
+	version, err := f.assemble(ctx, &p)
+	switch {
+	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge):
+		return f.end(ctx, &p, problem.From(err).Detail)
+	case err != nil:
+		return err // comes back
+	}
+	if p.Hashed.Offset == p.SizeBytes {
+		if sum, err := digest.Resume(p.Hashed); err == nil {
+			p.SHA256 = sum.Sum256()
+			if err := f.publish(ctx, p.Name, version, p.SHA256); err != nil {
+				return err
+			}
+		}
+	}
+	return f.end(ctx, &p, "")
+}
+
+func ignoreGone(err error) error {
+	if problem.From(err) != nil && problem.From(err).Code == problem.NotFound {
+		return nil
+	}
+	return err
+}
+
+// assemble completes the store's upload. Where an earlier try did already,
+// the object that it made is the outcome.
+func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, error) {
+	parts, err := f.Images.ListParts(ctx, p.Name, p.UploadID)
+	if errors.Is(err, store.ErrNotFound) {
+		info, herr := f.Images.Head(ctx, p.Name)
+		if herr == nil && info.Size == p.SizeBytes && !info.LastModified.Before(p.CreatedAt.Truncate(time.Second)) {
+			p.Hashed = digest.State{Offset: -1} // whether it is that object, only its bytes can tell
+			return info.Version, nil
+		}
+		return store.Version{}, err
+	}
+	if err != nil {
+		return store.Version{}, err
+	}
+	return f.Images.CompleteUpload(ctx, p.Name, p.UploadID, parts)
+}
+
+// end records how an upload came to its end.
+func (f *Function) end(ctx context.Context, p *pending, failure string) error {
+	_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
+		if !exists || cur.Status != completing {
+			return record.ErrKeep
+		}
+		cur.Status, cur.SHA256, cur.Hashed = completed, p.SHA256, digest.State{}
+		if failure != "" {
+			cur.Status, cur.Error = failed, failure
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	e := activity.Event{
+		Kind: activity.ImageUploaded, SubjectKind: activity.SubjectImage, SubjectID: p.Name, Actor: p.Actor, SourceIP: p.SourceIP,
+		Summary: "uploaded " + p.Name, Details: map[string]any{"size_bytes": p.SizeBytes, "sha256": p.SHA256},
+	}
+	if failure != "" {
+		e.Kind, e.Summary, e.Details = activity.ImageUploadFailed, "upload of "+p.Name+" failed", map[string]any{"error": failure}
+	}
+	f.Activity.Add(ctx, e)
+	f.Log.Info("upload assembled", "name", p.Name, "bytes", p.SizeBytes, "sha256", p.SHA256, "error", failure)
+	return nil
+}
+
+// keep is how long an upload that nobody goes on with is kept, and the record
+// of one that has ended, for its client to ask.
+const keep = 7 * 24 * time.Hour
+
+// Reconcile goes on with uploads whose assembly was interrupted, and gives up
+// those whose clients are not coming back.
+func (f *Function) Reconcile(ctx context.Context) error {
+	all, err := f.pending(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		age := f.Now().Sub(p.CreatedAt)
+		switch {
+		case p.Status == completing:
+			err = f.Assemble.Send(ctx, queue.Task{Upload: p.ID}.Encode(), 0)
+		case p.Status == uploading && age > keep:
+			if err = f.Images.AbortUpload(ctx, p.Name, p.UploadID); err == nil {
+				err = f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID))
+			}
+		case age > keep && p.Status != uploading:
+			err = f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var _ queue.Handler = (*Function)(nil).Handle

@@ -1,0 +1,207 @@
+// Package upload takes images in over HTTP: whole ones by PUT, and resumable
+// ones in parts.
+package upload
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/digest"
+	"imageroot/shared/image"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/problem"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// Function is the upload function: its routes, and the worker that assembles
+// resumable uploads.
+type Function struct {
+	Images, Catalog store.Root
+	// Hash is the queue of the hash function, Assemble that of this one.
+	Hash, Assemble queue.Sender
+	Activity       *activity.Log
+	Metric         *metric.Set
+	// Free returns the bytes that the store has room for, or a negative
+	// number where it cannot tell.
+	Free func() int64
+	Now  func() time.Time
+	Log  *slog.Logger
+}
+
+// Routes are the function's routes.
+func (f *Function) Routes() []web.Route {
+	return []web.Route{
+		{Pattern: "PUT /images/{name}", Access: web.Operator, Handle: f.put, Stream: true},
+		{Pattern: "DELETE /images/{name}", Access: web.Operator, Handle: f.delete},
+
+		{Pattern: "GET /uploads", Access: web.Operator, Handle: f.listUploads, Quiet: true},
+		{Pattern: "POST /uploads", Access: web.Operator, Handle: f.begin},
+		{Pattern: "GET /uploads/{id}", Access: web.Operator, Handle: f.show, Quiet: true},
+		{Pattern: "DELETE /uploads/{id}", Access: web.Operator, Handle: f.abandon},
+		{Pattern: "PUT /uploads/{id}/parts/{number}", Access: web.Operator, Handle: f.putPart, Stream: true, Quiet: true},
+		{Pattern: "POST /uploads/{id}/complete", Access: web.Operator, Handle: f.complete},
+	}
+}
+
+// uploaded is the answer to a PUT.
+type uploaded struct {
+	Name      string       `json:"name"`
+	SizeBytes int64        `json:"size_bytes"`
+	SHA256    string       `json:"sha256"`
+	Format    image.Format `json:"format"`
+}
+
+// put answers PUT /images/{name}.
+func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("name")
+	format, err := image.ParseName(name)
+	if err != nil {
+		return err
+	}
+	want, err := parseExpected(r)
+	if err != nil {
+		return err
+	}
+	if err := f.fits(r.ContentLength); err != nil {
+		return err
+	}
+	if r.Header.Get("Content-Range") != "" {
+		// RFC 9110, 14.5: a part must not be taken for the whole.
+		return problem.New(problem.Invalid, "PUT takes whole images; POST /uploads takes them in parts")
+	}
+	u, err := f.take(w, r, name, want)
+	if err != nil {
+		f.record(r, activity.ImageUploadFailed, name, "upload of "+name+" failed", map[string]any{"error": problem.From(err).Detail})
+		return err
+	}
+	u.Format = format
+	f.record(r, activity.ImageUploaded, name, "uploaded "+name, map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
+	w.Header().Set("Location", web.BaseURL(r)+"/images/"+u.SHA256)
+	return web.JSON(w, http.StatusCreated, u)
+}
+
+// fits refuses a body that the store has no room for before it is read.
+func (f *Function) fits(size int64) error {
+	free := f.Free()
+	if size <= 0 || free < 0 || size <= free {
+		return nil
+	}
+	return problem.Newf(problem.Full, "the image has %d bytes and the store has room for %d: delete images that are not needed", size, free)
+}
+
+// take streams a body into the image root, hashing it on the way.
+func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, want expected) (uploaded, error) {
+	ctx := r.Context()
+	verify := func(sum *digest.Hasher) error { return want.verify(sum) }
+	body := digest.NewReader(&wholeBody{web.Body(w, r)}, digest.New(want.has512()), verify, f.Metric.BytesUploaded)
+	version, err := f.Images.Put(ctx, name, body, r.ContentLength)
+	sum, berr := body.Stop(func() { web.StopBody(w) })
+	size := sum.Offset()
+	switch {
+	case berr != nil && (err == nil || !errors.Is(berr, digest.ErrStopped)):
+		return uploaded{}, berr // says more than that the store was cut off
+	case errors.Is(err, store.ErrChanged):
+		// Written, and replaced by somebody else already. The digest is of
+		// what was sent, and is recorded of nothing.
+		return uploaded{Name: name, SizeBytes: size, SHA256: sum.Sum256()}, nil
+	case err != nil:
+		return uploaded{}, err
+	}
+	if err := f.publish(ctx, name, version, sum.Sum256()); err != nil {
+		// The image is there; hashing it again finds the same.
+		f.Log.Warn("digest of an upload could not be recorded", "name", name, "error", err)
+	}
+	return uploaded{Name: name, SizeBytes: size, SHA256: sum.Sum256()}, nil
+}
+
+// publish records a digest that was computed on the way, and has the hash
+// function look whether that version is still in force: another upload may
+// have been faster.
+func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 string) error {
+	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, exists bool) error {
+		if exists && rec.Version.LastModified.After(version.LastModified) {
+			return record.ErrKeep
+		}
+		*rec = digest.Record{Meta: rec.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: f.Now().UTC(), By: digest.ByUpload}
+		return nil
+	})
+	return errors.Join(err, f.Hash.Send(ctx, queue.Task{Image: name}.Encode(), 0))
+}
+
+// delete answers DELETE /images/{name}.
+func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
+	ctx, name := r.Context(), r.PathValue("name")
+	if _, err := image.ParseName(name); err != nil {
+		return problem.New(problem.NotFound, "there is no image of this name: "+err.Error())
+	}
+	if _, err := f.Images.Head(ctx, name); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			return problem.New(problem.NotFound, "there is no image of this name in the image root")
+		}
+		return err
+	}
+	if err := f.Images.Delete(ctx, name); err != nil {
+		return err
+	}
+	if err := f.Hash.Send(ctx, queue.Task{Image: name}.Encode(), 0); err != nil {
+		f.Log.Warn("the hash function was not told of a deleted image", "name", name, "error", err)
+	}
+	f.record(r, activity.ImageDeleted, name, "deleted "+name, nil)
+	return web.Answer(w, r, http.StatusNoContent, nil, name+" was deleted")
+}
+
+func (f *Function) record(r *http.Request, kind, name, summary string, details map[string]any) {
+	f.Activity.Add(r.Context(), activity.Event{
+		Kind: kind, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.Operator, SourceIP: web.ClientIP(r),
+		Summary: summary, Details: details,
+	})
+}
+
+// expected is what the request says that its body hashes to; nil if nothing.
+type expected struct{ *digest.Expected }
+
+func parseExpected(r *http.Request) (expected, error) {
+	e, err := digest.ParseRequest(r.Header)
+	if err != nil {
+		return expected{}, problem.New(problem.Invalid, err.Error())
+	}
+	return expected{e}, nil
+}
+
+func (e expected) has512() bool { return e.Expected != nil && e.SHA512 != "" }
+
+func (e expected) verify(sum *digest.Hasher) error {
+	switch {
+	case e.Expected == nil:
+	case e.SHA256 != "" && e.SHA256 != sum.Sum256():
+		return problem.Newf(problem.Invalid, "the request says SHA-256 %s and the body has %s; nothing was changed", e.SHA256, sum.Sum256())
+	case e.SHA512 != "" && e.SHA512 != sum.Sum512():
+		return problem.Newf(problem.Invalid, "the request says SHA-512 %s and the body has %s; nothing was changed", e.SHA512, sum.Sum512())
+	}
+	return nil
+}
+
+// wholeBody says of a body that was cut what that means for its sender.
+type wholeBody struct{ io.Reader }
+
+func (b *wholeBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = problem.Wrap(problem.Timeout, "nothing came for too long; nothing was changed: send it again", err)
+	default:
+		err = problem.Wrap(problem.Invalid, "the connection ended before the image did; nothing was changed: send it again", err)
+	}
+	return n, err
+}

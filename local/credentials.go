@@ -1,0 +1,80 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"imageroot/shared/auth"
+	"imageroot/shared/config"
+)
+
+// stateDir is the directory in DATA that holds what is not a bucket.
+const stateDir = ".imageroot"
+
+// credentials are what was generated because nobody gave it. The file that
+// keeps them is its owner's only.
+type credentials struct {
+	Password  string `json:"password,omitempty"`
+	AccessKey string `json:"s3_access_key,omitempty"`
+	SecretKey string `json:"s3_secret_key,omitempty"`
+
+	path string
+	// What was generated at this start.
+	freshPassword, freshKeys bool
+}
+
+// loadCredentials fills what cfg leaves open from the file, generating what
+// is not there either.
+func loadCredentials(cfg *config.Config) (*credentials, error) {
+	c := &credentials{path: filepath.Join(cfg.Data, stateDir, "credentials.json")}
+	data, err := os.ReadFile(c.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("the generated credentials cannot be read: %w", err)
+	default:
+		if err := json.Unmarshal(data, c); err != nil {
+			return nil, fmt.Errorf("%s is damaged: remove it to have new credentials generated (%w)", c.path, err)
+		}
+	}
+	if cfg.Password == "" {
+		if c.Password == "" {
+			c.Password, c.freshPassword = auth.NewPassword(), true
+		}
+		cfg.Password = c.Password
+	}
+	if cfg.S3AccessKey == "" {
+		if c.AccessKey == "" || c.SecretKey == "" {
+			c.AccessKey, c.SecretKey, c.freshKeys = "IR"+rand.Text()[:18], rand.Text()+rand.Text()[:14], true
+		}
+		cfg.S3AccessKey, cfg.S3SecretKey = c.AccessKey, c.SecretKey
+	}
+	if !c.freshPassword && !c.freshKeys {
+		return c, nil
+	}
+	return c, c.save()
+}
+
+func (c *credentials) save() error {
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
+		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
+	}
+	// A new file in the old one's place: never half of one.
+	next := c.path + ".new"
+	if err := os.WriteFile(next, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
+	}
+	if err := os.Rename(next, c.path); err != nil {
+		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
+	}
+	return nil
+}

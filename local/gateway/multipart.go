@@ -1,0 +1,368 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	vgw "github.com/versity/versitygw/backend"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/s3err"
+	"github.com/versity/versitygw/s3response"
+	"golang.org/x/sys/unix"
+)
+
+// inProgress ends the name of an upload's directory while its parts are put
+// together.
+const inProgress = ".inprogress"
+
+// uploads is the directory of the uploads of p.
+func (p place) uploads() string {
+	return filepath.Join(p.dir, posix.MetaTmpMultipartDir, fmt.Sprintf("%x", sha256.Sum256([]byte(p.key))))
+}
+
+// CreateMultipartUpload implements backend.Backend.
+func (b *backend) CreateMultipartUpload(ctx context.Context, in s3response.CreateMultipartUploadInput) (s3response.InitiateMultipartUploadResult, error) {
+	p, err := b.object(in.Bucket, in.Key, true)
+	if err == nil {
+		err = p.writable()
+	}
+	if err != nil {
+		return s3response.InitiateMultipartUploadResult{}, b.answer("begin upload of", p, err)
+	}
+	in.Bucket, in.Key = &p.dir, &p.key
+	out, err := b.posix.CreateMultipartUpload(ctx, in)
+	out.Bucket, out.Key = p.bucket, p.key
+	return out, b.answer("begin upload of", p, err)
+}
+
+// upload returns where the object of an upload will be. The ID is a name of
+// one directory, never a path.
+func (b *backend) upload(bucket, key, id *string) (place, string, error) {
+	p, err := b.object(bucket, key, true)
+	if err != nil {
+		return p, "", b.answer("find upload of", p, err)
+	}
+	if id == nil || !uploadID(*id) {
+		return p, "", s3err.GetNoSuchUploadErr("")
+	}
+	return p, strings.Clone(*id), nil
+}
+
+// uploadID reports whether s can be the ID of an upload: a UUID.
+func uploadID(s string) bool {
+	return len(s) == 36 && strings.Trim(s, "0123456789abcdef-") == ""
+}
+
+// UploadPart implements backend.Backend.
+func (b *backend) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.UploadPartOutput, error) {
+	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
+	if err != nil {
+		return nil, err
+	}
+	out, err := b.putPart(ctx, p, id, *in)
+	return out, b.answer("write part of", p, err)
+}
+
+// putPart writes a part, durably: a client that resumes after a power cut
+// believes the list of parts.
+func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadPartInput) (*s3.UploadPartOutput, error) {
+	var size int64
+	if in.ContentLength != nil {
+		size = *in.ContentLength
+	}
+	if err := room(p.dir, size); err != nil {
+		return nil, err
+	}
+	if in.Body != nil {
+		in.Body = &upload{in.Body, size}
+	}
+	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
+	out, err := b.posix.UploadPartWithPostFunc(ctx, &in, (*os.File).Sync)
+	if err != nil {
+		// The upload was aborted or completed under the part.
+		if _, gone := os.Stat(filepath.Join(p.uploads(), id)); errors.Is(gone, fs.ErrNotExist) {
+			return nil, s3err.GetNoSuchUploadErr(id)
+		}
+		return nil, err
+	}
+	if err := syncDir(filepath.Join(p.uploads(), id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return out, nil
+}
+
+// UploadPartCopy implements backend.Backend.
+func (b *backend) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
+	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
+	if err != nil {
+		return s3response.CopyPartResult{}, err
+	}
+	out, err := b.copyPart(ctx, p, id, in)
+	return out, b.answer("copy part of", p, err)
+}
+
+func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
+	_, f, v, err := b.source(in.CopySource)
+	if err != nil {
+		return s3response.CopyPartResult{}, err
+	}
+	defer f.Close()
+	err = vgw.EvaluatePreconditions(v.etag(), v.modTime(), vgw.PreConditions{
+		IfMatch: in.CopySourceIfMatch, IfNoneMatch: in.CopySourceIfNoneMatch,
+		IfModSince: in.CopySourceIfModifiedSince, IfUnmodeSince: in.CopySourceIfUnmodifiedSince,
+	})
+	if err != nil {
+		return s3response.CopyPartResult{}, err
+	}
+	var asked string
+	if in.CopySourceRange != nil {
+		asked = *in.CopySourceRange
+	}
+	start, length, err := vgw.ParseCopySourceRange(v.size, asked)
+	if err != nil {
+		return s3response.CopyPartResult{}, err
+	}
+	length = min(length, v.size-start)
+	if length > maxCopy {
+		return s3response.CopyPartResult{}, s3err.GetCopySourceObjectTooLargeErr(maxCopy)
+	}
+	out, err := b.putPart(ctx, p, id, s3.UploadPartInput{
+		PartNumber: in.PartNumber, ContentLength: &length,
+		Body: still{io.NewSectionReader(f, start, length), f, v},
+	})
+	if err != nil {
+		return s3response.CopyPartResult{}, err
+	}
+	return s3response.CopyPartResult{
+		ETag: out.ETag, LastModified: b.now(),
+		ChecksumCRC32: out.ChecksumCRC32, ChecksumCRC32C: out.ChecksumCRC32C, ChecksumCRC64NVME: out.ChecksumCRC64NVME,
+		ChecksumSHA1: out.ChecksumSHA1, ChecksumSHA256: out.ChecksumSHA256, ChecksumSHA512: out.ChecksumSHA512,
+		ChecksumMD5: out.ChecksumMD5, ChecksumXXHASH64: out.ChecksumXXHASH64, ChecksumXXHASH3: out.ChecksumXXHASH3,
+		ChecksumXXHASH128: out.ChecksumXXHASH128,
+	}, nil
+}
+
+// ListParts implements backend.Backend.
+func (b *backend) ListParts(ctx context.Context, in *s3.ListPartsInput) (s3response.ListPartsResult, error) {
+	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
+	if err != nil {
+		return s3response.ListPartsResult{}, err
+	}
+	copied := *in
+	copied.Bucket, copied.Key, copied.UploadId = &p.dir, &p.key, &id
+	out, err := b.posix.ListParts(ctx, &copied)
+	out.Bucket = p.bucket
+	return out, b.answer("list parts of", p, err)
+}
+
+// ListMultipartUploads implements backend.Backend.
+func (b *backend) ListMultipartUploads(ctx context.Context, in *s3.ListMultipartUploadsInput) (s3response.ListMultipartUploadsResult, error) {
+	name, dir, err := b.bucket(in.Bucket)
+	if err != nil {
+		return s3response.ListMultipartUploadsResult{}, err
+	}
+	copied := *in
+	copied.Bucket = &dir
+	out, err := b.posix.ListMultipartUploads(ctx, &copied)
+	out.Bucket = name
+	return out, b.answer("list uploads", place{bucket: name}, err)
+}
+
+// AbortMultipartUpload implements backend.Backend.
+func (b *backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
+	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
+	if err != nil {
+		return err
+	}
+	copied := *in
+	copied.Bucket, copied.Key, copied.UploadId = &p.dir, &p.key, &id
+	return b.answer("abort upload of", p, b.posix.AbortMultipartUpload(ctx, &copied))
+}
+
+// CompleteMultipartUpload implements backend.Backend. A repeat of the request
+// waits for the first one; after that it is answered as the first one was, as
+// long as the object is the upload's.
+func (b *backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
+	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
+	if err != nil {
+		return s3response.CompleteMultipartUploadResult{}, "", err
+	}
+	out, err := b.complete(ctx, p, id, *in)
+	if err != nil {
+		return s3response.CompleteMultipartUploadResult{}, "", b.answer("complete upload of", p, err)
+	}
+	out.Bucket, out.Key = &p.bucket, &p.key
+	return out, "", nil
+}
+
+func (b *backend) complete(ctx context.Context, p place, id string, in s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, error) {
+	var none s3response.CompleteMultipartUploadResult
+	if err := p.writable(); err != nil {
+		return none, err
+	}
+	claim, err := claimUpload(ctx, p, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		v, completed := madeBy(p, id)
+		if !completed {
+			return none, s3err.GetNoSuchUploadErr(id)
+		}
+		etag := v.etag()
+		return s3response.CompleteMultipartUploadResult{ETag: &etag}, nil
+	}
+	if err != nil {
+		return none, err
+	}
+	defer claim.Close()
+
+	dir := filepath.Join(p.uploads(), id)
+	parts := 0
+	var total int64
+	if in.MultipartUpload != nil {
+		parts = len(in.MultipartUpload.Parts)
+		for _, part := range in.MultipartUpload.Parts {
+			if part.PartNumber == nil {
+				continue // versitygw says so
+			}
+			if info, err := os.Lstat(filepath.Join(dir, fmt.Sprint(*part.PartNumber))); err == nil {
+				total += info.Size()
+			}
+		}
+	}
+	if err := room(p.dir, total); err != nil {
+		return none, err
+	}
+	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
+	var written version
+	copied := 0
+	done := func(bool) {}
+	out, _, err := b.posix.CompleteMultipartUploadWithCopy(ctx, &in, func(from, to *os.File) (bool, error) {
+		if err := appendFile(from, to); err != nil {
+			return true, err
+		}
+		if copied++; copied < parts {
+			return true, nil
+		}
+		var err error
+		if written.stamp, err = flush(to); err != nil {
+			// versitygw would go on without the bytes being durable. A file
+			// that is closed it cannot publish.
+			b.log.Error("an upload could not be written to the disk", "bucket", p.bucket, "key", p.key, "error", err)
+			to.Close()
+		}
+		done = b.expect(p.bucket, p.key)
+		return true, err
+	})
+	done(err == nil)
+	if err != nil {
+		return none, err
+	}
+	if out.ETag == nil || copied < parts {
+		return none, fmt.Errorf("versitygw completed an upload of %d parts with %d", parts, copied)
+	}
+	written.stored = *out.ETag
+	etag := written.etag()
+	out.ETag = &etag
+	err = p.sync()
+	b.tell(p, false)
+	return out, err
+}
+
+// appendFile appends from to to. Where it fails, both are as before, because
+// versitygw then tries in its own way.
+func appendFile(from, to *os.File) error {
+	end, err := to.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from) // the kernel copies
+	if err == nil {
+		return nil
+	}
+	if _, seekErr := from.Seek(0, io.SeekStart); seekErr != nil {
+		return errors.Join(err, seekErr, to.Close())
+	}
+	if truncErr := to.Truncate(end); truncErr != nil {
+		return errors.Join(err, truncErr, to.Close())
+	}
+	return err
+}
+
+// claimUpload takes hold of an upload's directory until the file returned is
+// closed. Who comes second waits. It returns fs.ErrNotExist if there is no
+// such upload.
+func claimUpload(ctx context.Context, p place, id string) (*os.File, error) {
+	dir := filepath.Join(p.uploads(), id)
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		path := dir
+		d, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			// Somebody else is at it, or was when the process was killed.
+			claimed, _ := filepath.Glob(dir + ".*" + inProgress)
+			if len(claimed) == 0 {
+				return nil, err
+			}
+			path = claimed[0]
+			d, err = os.Open(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			held, statErr := d.Stat()
+			now, pathErr := os.Lstat(path)
+			if statErr == nil && pathErr == nil && os.SameFile(held, now) {
+				if path == dir {
+					return d, nil
+				}
+				if err := os.Rename(path, dir); err != nil {
+					d.Close()
+					return nil, err
+				}
+				return d, nil
+			}
+			err = unix.EWOULDBLOCK // it was renamed or removed meanwhile
+		}
+		d.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// madeBy reports whether the object at p is what the upload id made.
+func madeBy(p place, id string) (version, bool) {
+	f, err := p.open()
+	if err != nil {
+		return version{}, false
+	}
+	defer f.Close()
+	s := subject{file: f}
+	v, err := s.version()
+	if err != nil || v.stored == "" {
+		return version{}, false
+	}
+	data, err := s.get(attrParts)
+	if err != nil {
+		return version{}, false
+	}
+	t, err := parsePartTable(data)
+	return v, err == nil && t.UploadID == id
+}

@@ -1,0 +1,296 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+
+	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	errNoSuchKey = s3err.GetAPIError(s3err.ErrNoSuchKey)
+	errFull      = s3err.GetAPIError(s3err.ErrNoSpaceLeftOnDevice)
+	errBusy      = s3err.GetAPIError(s3err.ErrSlowDown)
+	errCut       = s3err.GetAPIError(s3err.ErrIncompleteBody)
+)
+
+// refuse is a 400 that says why.
+func refuse(format string, args ...any) error {
+	return s3err.APIError{
+		Code: "InvalidRequest", Description: fmt.Sprintf(format, args...),
+		HTTPStatusCode: http.StatusBadRequest,
+	}
+}
+
+// A place is where an object is or would be.
+type place struct {
+	bucket string // name
+	dir    string // the bucket's directory, absolute
+	key    string
+}
+
+func (p place) path() string { return filepath.Join(p.dir, p.key) }
+
+// folder reports whether the key is that of a directory, as consoles make
+// them.
+func (p place) folder() bool { return strings.HasSuffix(p.key, "/") }
+
+// bucket returns the directory of a bucket.
+func (b *backend) bucket(name *string) (bucket, dir string, err error) {
+	if name == nil || !s3utils.IsValidBucketName(*name) {
+		return "", "", s3err.GetBucketErr(s3err.ErrNoSuchBucket, "")
+	}
+	bucket = strings.Clone(*name) // it is part of a buffer that is used again
+	dir = filepath.Join(b.dir, bucket)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return "", "", s3err.GetBucketErr(s3err.ErrNoSuchBucket, bucket)
+	}
+	b.shareLocks(bucket, dir)
+	return bucket, dir, nil
+}
+
+// object returns where a key is. A key that no object can have is errNoSuchKey,
+// or for a writer the reason.
+func (b *backend) object(bucket, key *string, write bool) (place, error) {
+	name, dir, err := b.bucket(bucket)
+	if err != nil {
+		return place{}, err
+	}
+	if key == nil {
+		return place{}, errNoSuchKey
+	}
+	p := place{name, dir, strings.Clone(*key)}
+	if err := checkKey(p.key); err != nil {
+		var tooLong s3err.KeyTooLongError
+		if write || errors.As(err, &tooLong) {
+			return place{}, err
+		}
+		return place{}, errNoSuchKey
+	}
+	return p, nil
+}
+
+// checkKey refuses the keys that cannot be files here, and those that are
+// hidden.
+func checkKey(key string) error {
+	if len(key) > 1024 {
+		return s3err.GetKeyTooLongErr(int64(len(key)), 1024)
+	}
+	if key == "" || !listable(key) {
+		return refuse("The key is no printable UTF-8.")
+	}
+	for segment := range strings.SplitSeq(strings.TrimSuffix(key, "/"), "/") {
+		switch {
+		case segment == "":
+			return refuse("The key has an empty segment.")
+		case segment[0] == '.':
+			return refuse("A segment of the key begins with a dot: such files are hidden.")
+		case len(segment) > 255:
+			return s3err.GetKeyTooLongErr(int64(len(segment)), 255)
+		}
+	}
+	return nil
+}
+
+// listable reports whether a name can be told in XML as it is.
+func listable(name string) bool {
+	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsControl(r) || r == 0xFFFE || r == 0xFFFF
+	})
+}
+
+// hidden reports whether a part of a slash-separated path begins with a dot.
+func hidden(path string) bool { return strings.HasPrefix(path, ".") || strings.Contains(path, "/.") }
+
+// lstat looks at a place without following a symbolic link on the way to it.
+func (p place) lstat() (fs.FileInfo, error) {
+	path := p.dir
+	segments := strings.Split(strings.TrimSuffix(p.key, "/"), "/")
+	for i, segment := range segments {
+		path = filepath.Join(path, segment)
+		info, err := os.Lstat(path)
+		if err != nil {
+			return nil, err
+		}
+		if i == len(segments)-1 {
+			return info, nil
+		}
+		if !info.IsDir() {
+			return info, syscall.ENOTDIR
+		}
+	}
+	return nil, fs.ErrNotExist
+}
+
+// readable looks for the object at p.
+func (p place) readable() (fs.FileInfo, error) {
+	info, err := p.lstat()
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return nil, errNoSuchKey
+	case err != nil:
+		return nil, err
+	case p.folder() && info.IsDir(), !p.folder() && info.Mode().IsRegular():
+		return info, nil
+	}
+	return nil, errNoSuchKey
+}
+
+// writable refuses a place where something is that a write must not touch.
+func (p place) writable() error {
+	info, err := p.lstat()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, syscall.ENOTDIR):
+		if info != nil && info.Mode().IsRegular() {
+			return nil // versitygw says so
+		}
+	case err != nil:
+		return err
+	case info.IsDir(), info.Mode().IsRegular():
+		return nil
+	}
+	return refuse("On the server's disk there is something at this key that is neither a file nor a directory. Remove it there.")
+}
+
+// open opens the regular file at p for reading, without waiting for the other
+// end of a pipe, and without leaving the bucket whatever is moved meanwhile.
+func (p place) open() (*os.File, error) {
+	if _, err := p.readable(); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(p.key, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoSuchKey
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, errNoSuchKey
+	}
+	return f, nil
+}
+
+// sync makes the names on the way to p durable.
+func (p place) sync() error {
+	for dir := filepath.Dir(p.path()); ; dir = filepath.Dir(dir) {
+		// A directory that is gone went with what was in it.
+		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if len(dir) <= len(p.dir) {
+			return nil
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+const (
+	// reserve is what images leave free for the records of the catalog.
+	reserve = 64 << 20
+	// smallWrite is the most that may use the reserve.
+	smallWrite = 1 << 20
+)
+
+// room returns errFull if the file system that dir is on will not hold size
+// more bytes.
+func room(dir string, size int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	free := uint64(st.Bavail) * uint64(st.Bsize)
+	if size > smallWrite {
+		size += reserve
+	}
+	if size > 0 && uint64(size) > free {
+		return errFull
+	}
+	return nil
+}
+
+// answer makes of err what a client may see: an S3 error as it is, anything
+// else a plain internal error, with what it was in the log.
+func (b *backend) answer(doing string, p place, err error) error {
+	var known s3err.S3Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return errFull
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return s3err.GetKeyTooLongErr(int64(len(p.key)), 1024)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return errCut
+	}
+	b.log.Error("the S3 gateway failed", slog.String("doing", doing), slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
+	return s3err.GetAPIError(s3err.ErrInternalError)
+}
+
+// An upload is the body of a write. It fails where fewer or more bytes come
+// than were announced: versitygw would take the cut body for the object.
+type upload struct {
+	io.Reader
+	left int64
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	u.left -= int64(n)
+	var known s3err.S3Error
+	switch {
+	case u.left < 0, errors.Is(err, io.EOF) && u.left > 0:
+		return n, errCut
+	case err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &known):
+		return n, errCut
+	}
+	return n, err
+}
+
+// Algorithm and Checksum implement versitygw's reader of a checksum that
+// comes behind the body.
+func (u *upload) Algorithm() string {
+	if r, ok := u.Reader.(interface{ Algorithm() string }); ok {
+		return r.Algorithm()
+	}
+	return ""
+}
+
+// Checksum: see Algorithm.
+func (u *upload) Checksum() string {
+	if r, ok := u.Reader.(interface{ Checksum() string }); ok {
+		return r.Checksum()
+	}
+	return ""
+}

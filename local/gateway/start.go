@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/pkg/xattr"
+	"github.com/versity/versitygw/backend/posix"
+	"golang.org/x/sys/unix"
+)
+
+// probe writes a file with an extended attribute into dir: nothing less tells
+// whether the file system has them.
+func probe(dir string) error {
+	f, err := os.CreateTemp(dir, ".imageroot-probe-*")
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the directory %s cannot be written to: permission denied; give the user that runs this the right to it", dir)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("the directory %s is on a read-only file system; choose another one", dir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("the directory %s is on a file system that is full; make room on it", dir)
+	case err != nil:
+		return fmt.Errorf("the directory %s cannot be written to: %w", dir, err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	const name, value = attrPrefix + "imageroot-probe", "ok"
+	err = xattr.FSet(f, name, []byte(value))
+	if err == nil {
+		var got []byte
+		if got, err = xattr.FGet(f, name); err == nil && string(got) != value {
+			err = fmt.Errorf("wrote %q and read %q", value, got)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the file system of %s does not keep extended attributes (exFAT, FAT and some network file systems do not); choose a directory on ext4, XFS or Btrfs: %w", dir, err)
+	}
+	return nil
+}
+
+// claim registers this process as a user of the directory until the file
+// returned is closed. The first user cleans up what a killed process left.
+func claim(dir string, log *slog.Logger) (*os.File, error) {
+	all, err := buckets(dir)
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s cannot be read: %w", dir, err)
+	}
+	for _, b := range all {
+		if err := probe(filepath.Join(dir, b.Name())); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, lockDir), 0o755); err != nil {
+		return nil, fmt.Errorf("the data directory %s cannot be written to: %w", dir, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockDir, "alive"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s cannot be written to: %w", dir, err)
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		for _, b := range all {
+			sweep(filepath.Join(dir, b.Name()), log)
+		}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		log.Warn("the file system has no locks; use the data directory from one process only", slog.Any("error", err))
+	}
+	return f, nil
+}
+
+// sweep removes the temporary files of a bucket, and gives uploads back that
+// were being completed. Uploads in progress stay: whoever began them goes on.
+func sweep(bucket string, log *slog.Logger) {
+	remove := func(path string) {
+		if err := os.Remove(path); err != nil {
+			log.Warn("a left-over temporary file cannot be removed", slog.String("path", path), slog.Any("error", err))
+		}
+	}
+	tmp := filepath.Join(bucket, posix.MetaTmpDir)
+	files, err := os.ReadDir(tmp)
+	if err != nil {
+		return // there never was an upload
+	}
+	for _, f := range files {
+		if f.Type().IsRegular() {
+			remove(filepath.Join(tmp, f.Name()))
+		}
+	}
+	multipart := filepath.Join(bucket, posix.MetaTmpMultipartDir)
+	keys, err := os.ReadDir(multipart)
+	if err != nil {
+		return
+	}
+	for _, k := range keys {
+		dir := filepath.Join(multipart, k.Name())
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			switch {
+			case e.Type().IsRegular():
+				remove(path) // part of a part
+			case strings.HasSuffix(e.Name(), inProgress):
+				if err := giveBack(bucket, dir, e.Name()); err != nil {
+					log.Warn("an upload that was being completed cannot be given back", slog.String("path", path), slog.Any("error", err))
+				}
+			}
+		}
+		_ = os.Remove(dir) // where it is empty
+	}
+}
+
+// giveBack undoes the beginning of a completion, so that the client's retry
+// succeeds; where it had got as far as the object, it finishes it.
+func giveBack(bucket, dir, name string) error {
+	id, _, _ := strings.Cut(name, ".")
+	path := filepath.Join(dir, name)
+	key, err := xattr.LGet(dir, attrPrefix+"objname")
+	if err == nil {
+		if _, done := madeBy(place{dir: bucket, key: string(key)}, id); done {
+			return os.RemoveAll(path)
+		}
+	}
+	return os.Rename(path, filepath.Join(dir, id))
+}

@@ -1,0 +1,307 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// settle is how long the watcher waits for more of the same.
+	settle = 150 * time.Millisecond
+	// quiet is the least time between two events of one file.
+	quiet = time.Second
+)
+
+// poll is how often the directories are compared with what is known of them:
+// some file systems tell nothing. The tests shorten it.
+var poll = 15 * time.Second
+
+// A watcher tells of plain files that come, change and go at the top level of
+// buckets' directories without S3.
+type watcher struct {
+	dir     string
+	changed func(Event)
+	log     *slog.Logger
+	notify  *fsnotify.Watcher // nil where the system has none to give
+	stop    chan struct{}
+	stopped sync.WaitGroup
+
+	mu      sync.Mutex
+	buckets map[string]*watched // fixed set
+}
+
+// watched is one bucket.
+type watched struct {
+	inode os.FileInfo // of the directory that notifications come from
+	known map[string]stamp
+	due   map[string]time.Time // files to look at, and when
+	held  map[string]int       // writes through S3 that are about to be visible
+	told  map[string]time.Time // when a file's last event was, while that matters
+}
+
+func watch(dir string, buckets []string, log *slog.Logger, changed func(Event)) (*watcher, error) {
+	w := &watcher{dir: dir, changed: changed, log: log, stop: make(chan struct{}), buckets: map[string]*watched{}}
+	for _, b := range buckets {
+		w.buckets[b] = &watched{known: map[string]stamp{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
+	}
+	if len(buckets) == 0 {
+		return w, nil
+	}
+	var err error
+	if w.notify, err = fsnotify.NewWatcher(); err == nil {
+		err = w.notify.Add(dir)
+	}
+	if err != nil {
+		log.Warn("the system gives no notifications of files; changes are found every "+poll.String(), slog.Any("error", err))
+	}
+	// What is there at the start is for the first reconciliation.
+	for name := range w.buckets {
+		w.scan(name, true)
+	}
+	w.stopped.Go(w.run)
+	return w, nil
+}
+
+func (w *watcher) close() {
+	close(w.stop)
+	w.stopped.Wait()
+	if w.notify != nil {
+		w.notify.Close()
+	}
+}
+
+func (w *watcher) run() {
+	var events chan fsnotify.Event
+	var errs chan error
+	if w.notify != nil {
+		events, errs = w.notify.Events, w.notify.Errors
+	}
+	polls := time.NewTicker(poll)
+	defer polls.Stop()
+	look := time.NewTimer(time.Hour)
+	defer look.Stop()
+	for {
+		if next := w.next(); !next.IsZero() {
+			look.Reset(max(0, time.Until(next)))
+		} else {
+			look.Reset(time.Hour)
+		}
+		select {
+		case <-w.stop:
+			return
+		case e, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+			w.heard(e)
+		case err, ok := <-errs:
+			if !ok {
+				errs = nil
+				continue
+			}
+			// Most of all: more events than the system keeps.
+			w.log.Debug("notifications of files were lost", slog.Any("error", err))
+			w.scanAll()
+		case <-polls.C:
+			w.scanAll()
+		case now := <-look.C:
+			w.look(now)
+		}
+	}
+}
+
+// heard notes that a file should be looked at.
+func (w *watcher) heard(e fsnotify.Event) {
+	parent, name := filepath.Split(e.Name)
+	parent = filepath.Clean(parent)
+	if parent == w.dir {
+		if _, ok := w.buckets[name]; ok {
+			w.scan(name, false) // the bucket itself came or went
+		}
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if b, ok := w.buckets[filepath.Base(parent)]; ok && name != "" && name[0] != '.' {
+		b.note(name)
+	}
+}
+
+// note plans a look at a file, not long from now, and not too soon after the
+// last event of it.
+func (b *watched) note(name string) {
+	if _, planned := b.due[name]; planned {
+		return
+	}
+	at := time.Now().Add(settle)
+	if again := b.told[name].Add(quiet); again.After(at) {
+		at = again
+	}
+	b.due[name] = at
+}
+
+// next returns when something is due, or the zero time.
+func (w *watcher) next() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var first time.Time
+	for _, b := range w.buckets {
+		for _, at := range b.due {
+			if first.IsZero() || at.Before(first) {
+				first = at
+			}
+		}
+	}
+	return first
+}
+
+// look looks at what is due and tells what changed.
+func (w *watcher) look(now time.Time) {
+	var events []Event
+	w.mu.Lock()
+	for bucket, b := range w.buckets {
+		for name, at := range b.told {
+			if now.Sub(at) > quiet {
+				delete(b.told, name)
+			}
+		}
+		for name, at := range b.due {
+			if at.After(now) {
+				continue
+			}
+			if b.held[name] > 0 {
+				b.due[name] = now.Add(settle)
+				continue
+			}
+			// Whatever is written from here on is noted anew.
+			delete(b.due, name)
+			info, err := os.Lstat(filepath.Join(w.dir, bucket, name))
+			before, was := b.known[name]
+			switch {
+			case err == nil && info.Mode().IsRegular():
+				if s := stampOf(info); !was || s != before {
+					b.known[name] = s
+					b.told[name] = now
+					events = append(events, Event{Bucket: bucket, Key: name})
+				}
+			case err == nil || errors.Is(err, fs.ErrNotExist):
+				if was {
+					delete(b.known, name)
+					b.told[name] = now
+					events = append(events, Event{Bucket: bucket, Key: name, Removed: true})
+				}
+			}
+		}
+	}
+	w.mu.Unlock()
+	for _, e := range events {
+		w.changed(e)
+	}
+}
+
+func (w *watcher) scanAll() {
+	for name := range w.buckets {
+		w.scan(name, false)
+	}
+}
+
+// scan compares a bucket's directory with what is known of it and notes the
+// differences; the first time it takes all for known.
+func (w *watcher) scan(bucket string, first bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.buckets[bucket]
+	dir := filepath.Join(w.dir, bucket)
+	w.follow(b, dir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.log.Warn("a bucket's directory cannot be read", slog.String("path", dir), slog.Any("error", err))
+		return
+	}
+	there := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		if e.Name()[0] == '.' || !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			continue
+		}
+		there[e.Name()] = true
+		s := stampOf(info)
+		if first {
+			b.known[e.Name()] = s
+		} else if before, was := b.known[e.Name()]; !was || before != s {
+			b.note(e.Name())
+		}
+	}
+	for name := range b.known {
+		if !there[name] {
+			b.note(name)
+		}
+	}
+}
+
+// follow sees to it that notifications come from the directory that there is
+// now. w.mu is held.
+func (w *watcher) follow(b *watched, dir string) {
+	if w.notify == nil {
+		return
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		b.inode = nil
+		return
+	}
+	if b.inode != nil && os.SameFile(info, b.inode) {
+		return
+	}
+	if b.inode != nil {
+		_ = w.notify.Remove(dir) // of the directory that was here before
+	}
+	if err := w.notify.Add(dir); err != nil {
+		w.log.Warn("the system gives no notifications of a bucket's files; changes are found every "+poll.String(),
+			slog.String("path", dir), slog.Any("error", fmt.Errorf("watch: %w", err)))
+		return
+	}
+	b.inode = info
+}
+
+// expect says that S3 is about to change a file, and the function it returns
+// whether it did. What is made so is told by who made it; until then the file
+// is not looked at, as removing what it replaces takes a while.
+func (w *watcher) expect(bucket, key string) (done func(made bool)) {
+	b, ok := w.buckets[bucket]
+	if !ok || filepath.Base(key) != key || key[0] == '.' {
+		return func(bool) {}
+	}
+	w.mu.Lock()
+	b.held[key]++
+	w.mu.Unlock()
+	return func(made bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if b.held[key]--; b.held[key] == 0 {
+			delete(b.held, key)
+		}
+		if !made {
+			return
+		}
+		info, err := os.Lstat(filepath.Join(w.dir, bucket, key))
+		switch {
+		case err == nil && info.Mode().IsRegular():
+			b.known[key] = stampOf(info)
+		case errors.Is(err, fs.ErrNotExist):
+			delete(b.known, key)
+		}
+	}
+}

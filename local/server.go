@@ -1,0 +1,400 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"imageroot/functions/addbyurl"
+	"imageroot/functions/catalog"
+	"imageroot/functions/fetch"
+	"imageroot/functions/hash"
+	"imageroot/functions/upload"
+	"imageroot/local/gateway"
+	"imageroot/shared/activity"
+	"imageroot/shared/auth"
+	"imageroot/shared/config"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/netpolicy"
+	"imageroot/shared/queue"
+	"imageroot/shared/queue/memqueue"
+	"imageroot/shared/source"
+	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
+	"imageroot/shared/web"
+)
+
+const (
+	// reconcileEvery is how often the records are compared with the listing.
+	reconcileEvery = 10 * time.Minute
+	// relistAfter is how long changes that no event told of may stay unseen.
+	relistAfter = time.Minute
+	// lookers is how many objects are looked at, and assemblers how many
+	// resumable uploads are put together, at once.
+	lookers, assemblers = 4, 2
+	// drainTime is what requests and jobs have to come to an end.
+	drainTime = 3 * time.Second
+)
+
+// server is the whole program, running.
+type server struct {
+	cfg         config.Config
+	log         *slog.Logger
+	credentials *credentials
+	gateway     *gateway.Gateway // nil where another S3 server is used
+	listener    net.Listener
+	http        *http.Server
+	workers     []worker
+	reconcilers []queue.Sender
+}
+
+// A worker handles a queue.
+type worker struct {
+	queue    *memqueue.Queue
+	parallel int
+	handle   queue.Handler
+}
+
+// start opens everything. Nothing of it runs yet but the gateway.
+func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server, err error) {
+	s := &server{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			_ = s.stop()
+		}
+	}()
+	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen); err != nil {
+		return nil, fmt.Errorf("cannot listen for pages and API: %w", err)
+	}
+	looks, hashes := memqueue.New(log), memqueue.New(log)
+	fetches, assemblies := memqueue.New(log), memqueue.New(log)
+
+	var inv *inventory.Inventory
+	ready := make(chan struct{}) // closed when inv is set
+	endpoint := cfg.S3Endpoint
+	sc := s3store.Config{Endpoint: endpoint}
+	if endpoint == "" {
+		if err := s.startGateway(ctx, func(e gateway.Event) {
+			<-ready
+			s.changed(inv, looks, e)
+		}); err != nil {
+			return nil, err
+		}
+		sc = s3store.Config{Endpoint: s.gateway.Endpoint(), Region: "us-east-1", AccessKey: s.cfg.S3AccessKey, SecretKey: s.cfg.S3SecretKey}
+	}
+	client, err := s3store.Open(ctx, sc)
+	if err != nil {
+		return nil, err
+	}
+	for _, bucket := range []string{cfg.ImageRoot.Bucket, cfg.CatalogRoot.Bucket} {
+		if err := client.EnsureBucket(ctx, bucket); err != nil {
+			return nil, err
+		}
+	}
+	images := client.Root(cfg.ImageRoot.Bucket, cfg.ImageRoot.Prefix)
+	catalogRoot := client.Root(cfg.CatalogRoot.Bucket, cfg.CatalogRoot.Prefix)
+	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})
+	close(ready)
+	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, fetches, assemblies); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) (err error) {
+	if s.cfg.Data, err = filepath.Abs(s.cfg.Data); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.MkdirAll(s.cfg.Data, 0o755); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w", err)
+	}
+	if s.credentials, err = loadCredentials(&s.cfg); err != nil {
+		return err
+	}
+	s.gateway, err = gateway.Start(ctx, gateway.Config{
+		Listen: s.cfg.S3Listen, Dir: s.cfg.Data, AccessKey: s.cfg.S3AccessKey, SecretKey: s.cfg.S3SecretKey,
+		Changed: changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
+	})
+	return err
+}
+
+// changed passes on what the gateway says of an object.
+func (s *server) changed(inv *inventory.Inventory, looks queue.Sender, e gateway.Event) {
+	if e.Bucket == s.cfg.ImageRoot.Bucket {
+		if name, ok := queue.TopLevel(e.Key, s.cfg.ImageRoot.Prefix); ok {
+			inv.TouchImage(name)
+			_ = looks.Send(context.Background(), queue.Task{Image: name}.Encode(), 0) // never fails
+			return
+		}
+	}
+	if e.Bucket == s.cfg.CatalogRoot.Bucket {
+		if key, ok := strings.CutPrefix(e.Key, s.cfg.CatalogRoot.Prefix); ok {
+			inv.TouchCatalog(key)
+		}
+	}
+}
+
+// wire connects the functions with what they need.
+func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, catalogRoot store.Root, looks, hashes, fetches, assemblies *memqueue.Queue) error {
+	cfg, now := s.cfg, time.Now
+	operator, err := auth.Open(ctx, auth.Config{Records: catalogRoot, Password: cfg.Password, Token: cfg.Token, Now: now})
+	if errors.Is(err, auth.ErrNoPassword) {
+		return errors.New("no operator password is set: give one in IMAGEROOT_PASSWORD")
+	}
+	if err != nil {
+		return err
+	}
+	policy, err := s.policy()
+	if err != nil {
+		return err
+	}
+	sources := source.New(source.Config{
+		Policy: policy, DockerConfig: cfg.DockerConfig, PlainHTTP: cfg.PlainHTTP, UserAgent: "imageroot/" + programVersion(),
+	})
+	m := metric.New()
+	events := &activity.Log{Root: catalogRoot, Now: now, Log: s.log}
+	jobs := &job.Jobs{Records: catalogRoot, Owner: rand.Text(), Now: now}
+	m.Jobs(func() map[[2]string]int { return countJobs(inv) })
+
+	hasher := &hash.Function{
+		Images: images, Catalog: catalogRoot, Bucket: cfg.ImageRoot.Bucket, Prefix: cfg.ImageRoot.Prefix,
+		Jobs: jobs, Queue: looks, Work: hashes, Inventory: inv, Activity: events, Metric: m,
+		Workers: cfg.HashWorkers, Now: now, Log: s.log,
+	}
+	fetcher := &fetch.Function{
+		Catalog: catalogRoot, Sources: sources, Jobs: jobs, Queue: fetches, Inventory: inv, Activity: events, Metric: m,
+		Free: s.free, Workers: cfg.FetchWorkers, Now: now, Log: s.log,
+	}
+	uploader := &upload.Function{
+		Images: images, Catalog: catalogRoot, Hash: looks, Assemble: assemblies, Activity: events, Metric: m,
+		Free: s.free, Now: now, Log: s.log,
+	}
+	adder := &addbyurl.Function{
+		Catalog: catalogRoot, Sources: sources, Inventory: inv, Uncache: fetcher.Uncache, Activity: events, Now: now, Log: s.log,
+	}
+	lister := &catalog.Function{
+		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Auth: operator, Metric: m,
+		Version: programVersion(), Location: cfg.ImageRoot.String(), S3Endpoint: s.s3Address(),
+		Ready: func(ctx context.Context) error { return reachable(ctx, images) }, Now: now, Log: s.log,
+	}
+	s.workers = []worker{
+		{looks, lookers, hasher.Handle},
+		{hashes, cfg.HashWorkers, hasher.Handle},
+		{fetches, cfg.FetchWorkers, fetcher.Handle},
+		{assemblies, assemblers, uploader.Handle},
+	}
+	s.reconcilers = []queue.Sender{looks, fetches, assemblies}
+	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
+		m.Handler().ServeHTTP(w, r)
+		return nil
+	}}}
+	s.http = &http.Server{
+		Handler: web.Handler(web.Config{
+			Auth: operator, PublicRead: cfg.PublicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
+		}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), own),
+		// Bodies of gigabytes have no deadline but stillness, which package
+		// web sees to; heads are small.
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    web.MaxHeaderBytes,
+		ErrorLog:          log.New(httpLog{s.log}, "", 0),
+	}
+	return nil
+}
+
+// policy is what sources may be: this machine's own S3 server is none.
+func (s *server) policy() (netpolicy.Policy, error) {
+	base := netpolicy.Policy{Private: true}
+	switch {
+	case s.gateway != nil:
+		base.Endpoints = []string{s.gateway.Addr()}
+	default:
+		base.Endpoints = []string{hostPort(s.cfg.S3Endpoint)}
+	}
+	return netpolicy.Parse(s.cfg.AllowNet, base)
+}
+
+// hostPort is the address that a URL of an S3 server leads to.
+func hostPort(endpoint string) string {
+	scheme, host, _ := strings.Cut(endpoint, "://")
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	port := "80"
+	if scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), port)
+}
+
+// s3Address is the S3 server for people on other machines.
+func (s *server) s3Address() string {
+	if s.gateway == nil {
+		return s.cfg.S3Endpoint
+	}
+	return localURL(s.gateway.Addr())
+}
+
+// free returns the bytes that the gateway inside has room for.
+func (s *server) free() int64 {
+	if s.gateway == nil {
+		return -1
+	}
+	return s.gateway.Free()
+}
+
+// reachable reports whether the store answers.
+func reachable(ctx context.Context, images store.Objects) error {
+	_, err := images.Head(ctx, layout.ManifestKey)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func countJobs(inv *inventory.Inventory) map[[2]string]int {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	counts := map[[2]string]int{}
+	for kind, list := range map[string]func(context.Context) ([]job.Job, error){metric.Hash: inv.HashJobs, metric.Fetch: inv.FetchJobs} {
+		for _, status := range []job.Status{job.Queued, job.Running} {
+			counts[[2]string{kind, string(status)}] = 0
+		}
+		jobs, err := list(ctx)
+		if err != nil {
+			continue // a gauge that is missing says that it is not known
+		}
+		for _, j := range jobs {
+			counts[[2]string{kind, string(j.Status)}]++
+		}
+	}
+	return counts
+}
+
+// serve runs until ctx ends, then drains.
+func (s *server) serve(ctx context.Context) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.http.Serve(s.listener) }()
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var wg sync.WaitGroup
+	for _, w := range s.workers {
+		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
+	}
+	wg.Go(func() { s.reconcile(work) })
+
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	s.log.Info("stopping")
+	stopWork() // jobs hand themselves back while requests come to their end
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if s.http.Shutdown(drain) != nil {
+		_ = s.http.Close()
+	}
+	stopped := make(chan struct{})
+	go func() { wg.Wait(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-drain.Done():
+		s.log.Warn("some jobs did not stop in time; they go on from their checkpoints at the next start")
+	}
+	return errors.Join(err, s.stop())
+}
+
+// reconcile has the functions compare their records with what is there, now
+// and then.
+func (s *server) reconcile(ctx context.Context) {
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		for _, q := range s.reconcilers {
+			_ = q.Send(ctx, queue.Task{Reconcile: true}.Encode(), 0) // never fails
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// stop closes what start opened.
+func (s *server) stop() error {
+	if s.listener != nil {
+		_ = s.listener.Close() // by now most likely closed
+	}
+	if s.gateway != nil {
+		return s.gateway.Close()
+	}
+	return nil
+}
+
+// banner is what a person needs to begin.
+func (s *server) banner() string {
+	var b strings.Builder
+	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
+	fmt.Fprintf(&b, "imageroot %s\n\n", programVersion())
+	line("pages", localURL(s.listener.Addr().String()))
+	if s.gateway != nil {
+		line("s3", localURL(s.gateway.Addr()))
+		line("images", filepath.Join(s.cfg.Data, s.cfg.ImageRoot.Bucket, s.cfg.ImageRoot.Prefix))
+	} else {
+		line("s3", s.cfg.S3Endpoint)
+		line("images", s.cfg.ImageRoot.String())
+	}
+	if c := s.credentials; c != nil {
+		if c.freshPassword {
+			line("password", c.Password)
+		}
+		if c.freshKeys {
+			line("access key", c.AccessKey)
+			line("secret key", c.SecretKey)
+		}
+		switch {
+		case c.freshPassword || c.freshKeys:
+			line("kept in", c.path+" (not printed again)")
+		case c.Password == s.cfg.Password || c.AccessKey == s.cfg.S3AccessKey:
+			line("log in", "with what "+c.path+" says")
+		}
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+// localURL is a listening address as a URL that works on this machine.
+func localURL(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "http://" + addr
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// httpLog takes what net/http has to say about connections.
+type httpLog struct{ log *slog.Logger }
+
+func (l httpLog) Write(p []byte) (int, error) {
+	l.log.Debug("http", "message", strings.TrimSpace(string(p)))
+	return len(p), nil
+}

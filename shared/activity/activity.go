@@ -1,0 +1,242 @@
+// Package activity is the log of what happened: who did what, when, to which
+// image. An event is written once and never changed.
+package activity
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/store"
+)
+
+// Kinds of events.
+const (
+	ImageUploaded     = "image.uploaded"
+	ImageUploadFailed = "image.upload_failed"
+	ImageHashed       = "image.hashed"
+	ImageHashFailed   = "image.hash_failed"
+	ImageFetched      = "image.fetched"
+	ImageFetchFailed  = "image.fetch_failed"
+	ImageDeleted      = "image.deleted"
+	ImageUncached     = "image.uncached"
+	EntryAdded        = "catalog.entry.added"
+	EntryAddFailed    = "catalog.entry.add_failed"
+	EntryDeleted      = "catalog.entry.deleted"
+	ManifestReplaced  = "catalog.manifest.replaced"
+	LoginSucceeded    = "auth.login.succeeded"
+	LoginFailed       = "auth.login.failed"
+	Logout            = "auth.logout"
+)
+
+// Kinds of subjects.
+const (
+	SubjectImage   = "image"
+	SubjectCatalog = "catalog"
+	SubjectAuth    = "auth"
+)
+
+// Actors.
+const (
+	Operator = "operator"
+	System   = "system"
+)
+
+// Kinds lists every kind of event.
+func Kinds() []string {
+	return []string{
+		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageFetched, ImageFetchFailed, ImageDeleted,
+		ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
+	}
+}
+
+// SubjectKinds lists every kind of subject.
+func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, SubjectAuth} }
+
+// Actors lists who can be an actor.
+func Actors() []string { return []string{Operator, System} }
+
+// failed are the kinds that tell of a failure.
+var failed = []string{ImageUploadFailed, ImageHashFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
+
+// An Event is what happened once.
+type Event struct {
+	ID          layout.EventID `json:"id"`
+	TS          time.Time      `json:"ts"` // UTC, in microseconds
+	Kind        string         `json:"kind"`
+	SubjectKind string         `json:"subject_kind"`
+	SubjectID   string         `json:"subject_id"`
+	Actor       string         `json:"actor"`
+	SourceIP    string         `json:"source_ip"` // empty where the system acted
+	Summary     string         `json:"summary"`   // a line for people
+	Details     map[string]any `json:"details"`
+}
+
+// Failed reports whether the event tells of a failure.
+func (e *Event) Failed() bool { return slices.Contains(failed, e.Kind) }
+
+// A Log is safe for concurrent use.
+type Log struct {
+	Root store.Root // the catalog root
+	Now  func() time.Time
+	Log  *slog.Logger
+
+	mu    sync.Mutex
+	cache map[layout.EventID]Event // events never change
+}
+
+// cached is how many events are kept in memory.
+const cached = 2000
+
+// addTimeout bounds how long writing an event may hold up what it tells of.
+const addTimeout = 10 * time.Second
+
+// Add writes an event, of which ID, TS and, where empty, Details are filled
+// in. What the event tells of has happened, so a failure to write it is
+// logged and no more; the end of ctx does not keep it from being written.
+func (l *Log) Add(ctx context.Context, e Event) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTimeout)
+	defer cancel()
+	var nonce [8]byte
+	_, _ = rand.Read(nonce[:]) // never fails
+	e.TS = l.Now().UTC().Truncate(time.Microsecond)
+	e.ID = layout.NewEventID(e.TS, hex.EncodeToString(nonce[:]))
+	if e.Details == nil {
+		e.Details = map[string]any{}
+	}
+	data, err := json.Marshal(e)
+	if err == nil {
+		_, err = l.Root.CreateRecord(ctx, layout.EventKey(e.ID), data)
+	}
+	if err != nil {
+		l.Log.Warn("event could not be written", "kind", e.Kind, "subject", e.SubjectID, "error", err)
+	}
+}
+
+// A Filter says which events to list. Empty fields let everything through.
+type Filter struct {
+	Kind, SubjectKind, SubjectID, Actor, SourceIP string
+
+	Failed *bool
+	Before layout.EventID // only events older than this one
+	Limit  int            // at most
+}
+
+// Match reports whether e passes.
+func (f *Filter) Match(e *Event) bool {
+	is := func(want, got string) bool { return want == "" || want == got }
+	return is(f.Kind, e.Kind) && is(f.SubjectKind, e.SubjectKind) && is(f.SubjectID, e.SubjectID) &&
+		is(f.Actor, e.Actor) && is(f.SourceIP, e.SourceIP) && (f.Failed == nil || *f.Failed == e.Failed())
+}
+
+// batch is how many events are read at once.
+const batch = 32
+
+// List returns the newest events that pass the filter, newest first, and
+// whether there may be older ones.
+func (l *Log) List(ctx context.Context, f Filter) (events []Event, more bool, err error) {
+	events = []Event{}
+	after := ""
+	if f.Before != "" {
+		after = layout.EventKey(f.Before)
+	}
+	var ids []layout.EventID
+	flush := func() error {
+		read, err := l.read(ctx, ids)
+		ids = ids[:0]
+		for _, e := range read {
+			if f.Match(&e) {
+				events = append(events, e)
+			}
+		}
+		return err
+	}
+	for info, lerr := range l.Root.List(ctx, layout.EventPrefix, after) {
+		if lerr != nil {
+			return nil, false, fmt.Errorf("list events: %w", lerr)
+		}
+		id, ok := layout.ParseEventKey(info.Key)
+		if !ok {
+			continue
+		}
+		if ids = append(ids, id); len(ids) < batch {
+			continue
+		}
+		if err := flush(); err != nil {
+			return nil, false, err
+		}
+		if len(events) > f.Limit {
+			break
+		}
+	}
+	if err := flush(); err != nil {
+		return nil, false, err
+	}
+	if len(events) > f.Limit {
+		return events[:f.Limit], true, nil
+	}
+	return events, false, nil
+}
+
+// read returns the events with these IDs, in their order. One that is gone or
+// does not decode is left out.
+func (l *Log) read(ctx context.Context, ids []layout.EventID) ([]Event, error) {
+	got := make([]*Event, len(ids))
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		if e, ok := l.recall(id); ok {
+			got[i] = &e
+			continue
+		}
+		wg.Go(func() {
+			data, _, err := l.Root.ReadRecord(ctx, layout.EventKey(id))
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			var e Event
+			if err := json.Unmarshal(data, &e); err != nil || e.ID != id {
+				l.Log.Warn("event left out: it does not decode", "id", id, "error", err)
+				return
+			}
+			l.remember(e)
+			got[i] = &e
+		})
+	}
+	wg.Wait()
+	events := make([]Event, 0, len(ids))
+	for i, e := range got {
+		switch {
+		case e != nil:
+			events = append(events, *e)
+		case errs[i] != nil && !errors.Is(errs[i], store.ErrNotFound):
+			return nil, fmt.Errorf("read events: %w", errs[i])
+		}
+	}
+	return events, nil
+}
+
+func (l *Log) recall(id layout.EventID) (Event, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.cache[id]
+	return e, ok
+}
+
+func (l *Log) remember(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cache == nil || len(l.cache) >= cached {
+		l.cache = make(map[layout.EventID]Event)
+	}
+	l.cache[e.ID] = e
+}

@@ -1,0 +1,246 @@
+// Package auth knows the operator: by a password that opens a session, or by
+// the API token. There is one operator.
+package auth
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+const (
+	// SessionCookie is the name of the cookie.
+	SessionCookie = "imageroot_session"
+	// sessionTime is how long a session lasts.
+	sessionTime = 30 * 24 * time.Hour
+	// endedCheck is how old what is known of ended sessions may be: a log-out
+	// at another process counts here after that.
+	endedCheck = 5 * time.Second
+)
+
+// Config of [Open].
+type Config struct {
+	Records store.Records // of the catalog root
+	// Password replaces the one whose hash is stored; empty keeps that.
+	Password string
+	// Token is the API token; empty means there is none.
+	Token string
+	Now   func() time.Time
+}
+
+// Operator knows the operator. It is safe for concurrent use.
+type Operator struct {
+	cfg      Config
+	hash     string // of the password, as argon2id's encoded form
+	key      []byte // signs session cookies
+	token    [sha256.Size]byte
+	attempts attempts
+	hashing  chan struct{} // one password at a time: each takes much memory
+
+	mu        sync.Mutex
+	ended     map[string]int64 // session ID to the second it would have ended
+	endedRead time.Time
+}
+
+type passwordRecord struct {
+	record.Meta
+	Hash string `json:"hash"`
+}
+
+type keyRecord struct {
+	record.Meta
+	Key []byte `json:"key"`
+}
+
+type endedRecord struct {
+	record.Meta
+	Sessions map[string]int64 `json:"sessions"`
+}
+
+// ErrNoPassword is the error of [Open] where no password is given and none is
+// stored.
+var ErrNoPassword = errors.New("no operator password is set")
+
+// Open reads what is stored of the operator, and stores the hash of a new
+// password.
+func Open(ctx context.Context, cfg Config) (*Operator, error) {
+	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), hashing: make(chan struct{}, 1)}
+	stored, _, err := record.Change(ctx, cfg.Records, layout.PasswordKey, func(p *passwordRecord, exists bool) error {
+		switch {
+		case cfg.Password == "" && !exists:
+			return ErrNoPassword
+		case cfg.Password == "" || exists && verify(p.Hash, cfg.Password):
+			return record.ErrKeep
+		}
+		p.Hash = hashPassword(cfg.Password)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("operator password: %w", err)
+	}
+	o.hash = stored.Hash
+	key, _, err := record.Change(ctx, cfg.Records, layout.SessionKeyKey, func(k *keyRecord, exists bool) error {
+		if exists && len(k.Key) == sha256.Size {
+			return record.ErrKeep
+		}
+		k.Key = make([]byte, sha256.Size)
+		_, _ = rand.Read(k.Key) // never fails
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("session key: %w", err)
+	}
+	// Another password ends all sessions.
+	o.key = sign(key.Key, []byte(o.hash))
+	return o, nil
+}
+
+// Authenticated implements web.Authenticator.
+func (o *Operator) Authenticated(r *http.Request) (bool, error) {
+	if token, ok := bearer(r); ok {
+		sum := sha256.Sum256([]byte(token))
+		return o.cfg.Token != "" && subtle.ConstantTimeCompare(sum[:], o.token[:]) == 1, nil
+	}
+	c, err := r.Cookie(SessionCookie)
+	if err != nil {
+		return false, nil
+	}
+	id, _, ok := o.parse(c.Value)
+	if !ok {
+		return false, nil
+	}
+	ended, err := o.hasEnded(r.Context(), id)
+	return !ended && err == nil, err
+}
+
+func bearer(r *http.Request) (string, bool) {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.TrimSpace(token), ok && strings.EqualFold(scheme, "Bearer")
+}
+
+// Login checks a password and begins a session. The error is a
+// [problem.Error]: Unauthorized, or TooMany after wrong ones from the same
+// address.
+func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string) error {
+	from := web.ClientIP(r)
+	if wait := o.attempts.wait(from, o.cfg.Now()); wait > 0 {
+		e := problem.Newf(problem.TooMany, "too many wrong passwords from this address: try again in %d s", int(wait.Seconds())+1)
+		e.RetryAfter = wait
+		return e
+	}
+	select {
+	case o.hashing <- struct{}{}:
+		defer func() { <-o.hashing }()
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	if len(password) > maxPassword || !verify(o.hash, password) {
+		o.attempts.failed(from, o.cfg.Now())
+		return problem.New(problem.Unauthorized, "this is not the operator's password")
+	}
+	expires := o.cfg.Now().Add(sessionTime)
+	o.setCookie(w, r, o.issue(expires), int(sessionTime.Seconds()))
+	return nil
+}
+
+// Logout ends the request's session, wherever its cookie was copied to.
+func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
+	o.setCookie(w, r, "", -1)
+	c, err := r.Cookie(SessionCookie)
+	if err != nil {
+		return nil
+	}
+	id, expires, ok := o.parse(c.Value)
+	if !ok {
+		return nil
+	}
+	now := o.cfg.Now()
+	ended, _, err := record.Change(r.Context(), o.cfg.Records, layout.EndedKey, func(e *endedRecord, _ bool) error {
+		if e.Sessions == nil {
+			e.Sessions = map[string]int64{}
+		}
+		for other, until := range e.Sessions {
+			if until < now.Unix() {
+				delete(e.Sessions, other)
+			}
+		}
+		e.Sessions[id] = expires.Unix()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended, o.endedRead = ended.Sessions, now
+	return nil
+}
+
+func (o *Operator) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {
+	http.SetCookie(w, &http.Cookie{
+		Name: SessionCookie, Value: value, Path: "/", MaxAge: maxAge,
+		HttpOnly: true, Secure: web.IsTLS(r), SameSite: http.SameSiteStrictMode,
+	})
+}
+
+const (
+	idBytes      = 16
+	payloadBytes = idBytes + 8
+)
+
+// issue returns the value of a session cookie: a random ID, the second it
+// expires, and the MAC of both.
+func (o *Operator) issue(expires time.Time) string {
+	b := make([]byte, payloadBytes, payloadBytes+sha256.Size)
+	_, _ = rand.Read(b[:idBytes]) // never fails
+	binary.BigEndian.PutUint64(b[idBytes:], uint64(expires.Unix()))
+	return base64.RawURLEncoding.EncodeToString(append(b, sign(o.key, b)...))
+}
+
+func (o *Operator) parse(value string) (id string, expires time.Time, ok bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(value)
+	if err != nil || len(b) != payloadBytes+sha256.Size || !hmac.Equal(b[payloadBytes:], sign(o.key, b[:payloadBytes])) {
+		return "", time.Time{}, false
+	}
+	expires = time.Unix(int64(binary.BigEndian.Uint64(b[idBytes:])), 0)
+	return hex.EncodeToString(b[:idBytes]), expires, o.cfg.Now().Before(expires)
+}
+
+func sign(key, data []byte) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write(data)
+	return m.Sum(nil)
+}
+
+// hasEnded reports whether a session was logged out.
+func (o *Operator) hasEnded(ctx context.Context, id string) (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := o.cfg.Now()
+	if o.endedRead.IsZero() || now.Sub(o.endedRead) > endedCheck {
+		rec, _, err := record.Read[endedRecord](ctx, o.cfg.Records, layout.EndedKey)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return false, fmt.Errorf("read ended sessions: %w", err)
+		}
+		o.ended, o.endedRead = rec.Sessions, now
+	}
+	_, ended := o.ended[id]
+	return ended, nil
+}

@@ -1,0 +1,294 @@
+// Package config is every setting of imageroot, from IMAGEROOT_* environment
+// variables and, on the local runner, flags of the same names. It is the one
+// place that reads the environment.
+package config
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"imageroot/shared/auth"
+	"imageroot/shared/netpolicy"
+)
+
+// A Location is a place in an S3 server.
+type Location struct {
+	Bucket string
+	Prefix string // empty, or ends in a slash
+}
+
+func (l Location) String() string { return "s3://" + l.Bucket + "/" + l.Prefix }
+
+// Config is what [Load] read. Every value is valid.
+type Config struct {
+	ImageRoot, CatalogRoot   Location
+	Listen, S3Listen         string // HOST:PORT
+	Data                     string // directory
+	S3Endpoint               string // URL of an S3 server, or empty for the gateway inside
+	S3AccessKey, S3SecretKey string // of the gateway inside; empty: generate
+	Password                 string // empty: the stored one, or generate
+	Token                    string // empty: none
+	PublicRead               bool
+	HashWorkers              int
+	FetchWorkers             int
+	// AllowNet is what sources may reach beyond the default policy.
+	AllowNet string
+	// PlainHTTP are registries that are spoken to without TLS.
+	PlainHTTP []string
+	// DockerConfig is the path of the Docker configuration file.
+	DockerConfig string
+}
+
+const prefix = "IMAGEROOT_"
+
+// A setting is one row of the table of settings.
+type setting struct {
+	name   string // as in the environment, without the prefix
+	value  string // default
+	usage  string
+	assign func(c *Config, value string) error
+}
+
+func text(field func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error { *field(c) = v; return nil }
+}
+
+var settings = []setting{
+	{"IMAGE_ROOT", "s3://images", "where images are: s3://BUCKET[/PREFIX]", func(c *Config, v string) (err error) { c.ImageRoot, err = parseLocation(v); return err }},
+	{"CATALOG_ROOT", "s3://catalog", "where the catalog is: s3://BUCKET[/PREFIX]", func(c *Config, v string) (err error) { c.CatalogRoot, err = parseLocation(v); return err }},
+	{"LISTEN", ":8080", "address of pages and API; port 0 takes a free one", text(func(c *Config) *string { return &c.Listen })},
+	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", text(func(c *Config) *string { return &c.S3Listen })},
+	{"DATA", "./data", "directory of the gateway inside; DATA/images/NAME are plain files", text(func(c *Config) *string { return &c.Data })},
+	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", endpoint},
+	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", accessKey},
+	{"S3_SECRET_KEY", "", "secret key of the gateway inside (default: generated)", secretKey},
+	{"PASSWORD", "", "operator password (default: generated)", password},
+	{"TOKEN", "", "API token for scripts (default: none)", token},
+	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", publicRead},
+	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
+	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
+	{"ALLOW_NET", "", "networks that sources may be in beyond the default policy: CIDRs, loopback, private", allowNet},
+	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are spoken to without TLS", plainHTTP},
+}
+
+func (s setting) env() string  { return prefix + s.name }
+func (s setting) flag() string { return strings.ToLower(strings.ReplaceAll(s.name, "_", "-")) }
+
+// ErrHelp is returned for --help, once the usage is written, and ErrVersion
+// for --version.
+var (
+	ErrHelp    = flag.ErrHelp
+	ErrVersion = errors.New("version asked for")
+)
+
+// Load reads the settings. Flags win over the environment. The error is one
+// line that says which value is wrong and why. Usage goes to help.
+func Load(args []string, help io.Writer) (Config, error) {
+	fs := flag.NewFlagSet("imageroot", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	values := make([]*string, len(settings))
+	for i, s := range settings {
+		values[i] = fs.String(s.flag(), s.value, s.usage)
+	}
+	version := fs.Bool("version", false, "print the version and exit")
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		usage(help)
+		return Config{}, ErrHelp
+	case err != nil:
+		return Config{}, fmt.Errorf("%s (--help lists the flags)", oneLine(err))
+	case fs.NArg() > 0:
+		return Config{}, fmt.Errorf("%q is not a flag (--help lists the flags)", fs.Arg(0))
+	case *version:
+		return Config{}, ErrVersion
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if err := checkNames(os.Environ()); err != nil {
+		return Config{}, err
+	}
+	var c Config
+	from := map[string]string{} // what an error calls each setting
+	for i, s := range settings {
+		from[s.name] = s.env()
+		value := *values[i]
+		if given[s.flag()] {
+			from[s.name] = "--" + s.flag()
+		} else {
+			value = cmp.Or(os.Getenv(s.env()), s.value)
+		}
+		if err := s.assign(&c, value); err != nil {
+			return Config{}, fmt.Errorf("%s: %s", from[s.name], oneLine(err))
+		}
+	}
+	if c.CatalogRoot.Bucket == c.ImageRoot.Bucket && strings.HasPrefix(c.ImageRoot.Prefix, c.CatalogRoot.Prefix) {
+		return Config{}, fmt.Errorf("%s: %s must be another place than the image root %s, and not around it", from["CATALOG_ROOT"], c.CatalogRoot, c.ImageRoot)
+	}
+	c.DockerConfig = dockerConfig()
+	return c, nil
+}
+
+// checkNames refuses variables that nobody reads: a misspelled one would be
+// ignored in silence.
+func checkNames(environ []string) error {
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, prefix) && !slices.ContainsFunc(settings, func(s setting) bool { return s.env() == name }) {
+			return fmt.Errorf("%s is not a setting (--help lists them)", name)
+		}
+	}
+	return nil
+}
+
+func usage(w io.Writer) {
+	var b strings.Builder
+	b.WriteString("imageroot: a catalog for OS disk images\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
+	for _, s := range settings {
+		fmt.Fprintf(&b, "  --%-15s %s", s.flag(), s.usage)
+		if s.value != "" {
+			fmt.Fprintf(&b, " (default %s)", s.value)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("  --version         print the version and exit\n")
+	_, _ = io.WriteString(w, b.String())
+}
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+// bucketName is what every S3 server takes (general purpose bucket naming
+// rules).
+var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+
+func parseLocation(v string) (Location, error) {
+	rest, ok := strings.CutPrefix(v, "s3://")
+	if !ok {
+		return Location{}, fmt.Errorf("%q is not of the form s3://BUCKET[/PREFIX]", v)
+	}
+	bucket, p, _ := strings.Cut(rest, "/")
+	if !bucketName.MatchString(bucket) || strings.Contains(bucket, "..") {
+		return Location{}, fmt.Errorf("%q cannot be a bucket: 3 to 63 lower case letters, digits, dots and hyphens", bucket)
+	}
+	p = strings.Trim(p, "/")
+	for segment := range strings.SplitSeq(p, "/") {
+		if p != "" && (segment == "" || segment[0] == '.') {
+			return Location{}, fmt.Errorf("the prefix %q has a segment that is empty or begins with a dot", p)
+		}
+	}
+	if p != "" {
+		p += "/"
+	}
+	return Location{bucket, p}, nil
+}
+
+func endpoint(c *Config, v string) error {
+	c.S3Endpoint = strings.TrimSuffix(v, "/")
+	if v == "" {
+		return nil
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("%q is not the URL of an S3 server, like http://127.0.0.1:9000", v)
+	}
+	return nil
+}
+
+func accessKey(c *Config, v string) error {
+	if v != "" && len(v) < 3 {
+		return errors.New("the access key must have at least 3 characters")
+	}
+	c.S3AccessKey = v
+	return nil
+}
+
+func secretKey(c *Config, v string) error {
+	if v != "" && len(v) < 8 {
+		return errors.New("the secret key must have at least 8 characters")
+	}
+	c.S3SecretKey = v
+	if (c.S3AccessKey == "") != (c.S3SecretKey == "") {
+		return errors.New("give the access key and the secret key both, or neither")
+	}
+	return nil
+}
+
+func password(c *Config, v string) error {
+	if v != "" && len(v) < auth.MinPassword {
+		return fmt.Errorf("the password must have at least %d characters", auth.MinPassword)
+	}
+	c.Password = v
+	return nil
+}
+
+func token(c *Config, v string) error {
+	const least = 16
+	if v != "" && len(v) < least {
+		return fmt.Errorf("the token must have at least %d characters", least)
+	}
+	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("the token must be of visible ASCII characters")
+	}
+	c.Token = v
+	return nil
+}
+
+func publicRead(c *Config, v string) (err error) {
+	if c.PublicRead, err = strconv.ParseBool(v); err != nil {
+		return fmt.Errorf("%q is neither true nor false", v)
+	}
+	return nil
+}
+
+func workers(field func(*Config) *int) func(*Config, string) error {
+	const most = 64
+	return func(c *Config, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > most {
+			return fmt.Errorf("%q is not a number from 1 to %d", v, most)
+		}
+		*field(c) = n
+		return nil
+	}
+}
+
+func allowNet(c *Config, v string) error {
+	c.AllowNet = v
+	_, err := netpolicy.Parse(v, netpolicy.Policy{})
+	return err
+}
+
+func plainHTTP(c *Config, v string) error {
+	c.PlainHTTP = nil
+	for host := range strings.SplitSeq(v, ",") {
+		if host = strings.TrimSpace(host); host == "" {
+			continue
+		}
+		if strings.ContainsAny(host, "/ @") {
+			return fmt.Errorf("%q is not a registry: give HOST or HOST:PORT", host)
+		}
+		c.PlainHTTP = append(c.PlainHTTP, strings.ToLower(host))
+	}
+	return nil
+}
+
+// dockerConfig is where Docker's tools keep credentials of registries.
+func dockerConfig() string {
+	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
+		return filepath.Join(dir, "config.json")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".docker", "config.json")
+}

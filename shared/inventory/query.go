@@ -1,0 +1,175 @@
+package inventory
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Limits of [Query.Limit].
+const (
+	DefaultLimit = 100
+	MaxLimit     = 500
+)
+
+// Sorts lists what a [Query] can sort by. A "-" before one reverses it.
+func Sorts() []string { return []string{"name", "size", "format", "sha256", "state"} }
+
+// A Query asks for part of a snapshot.
+type Query struct {
+	// Text holds words that must all be found: in a name or the location of
+	// a source, whatever the case, or at the beginning of the SHA-256.
+	Text   string
+	Sort   string // one of [Sorts], or "" for name
+	Limit  int    // 1 to MaxLimit; 0 means DefaultLimit
+	Cursor string // Page.Next of the page before
+}
+
+// A Page is what a [Query] found.
+type Page struct {
+	Rows  []*Row
+	Total int    // of all pages
+	Next  string // where more follow
+}
+
+// A QueryError says what is wrong with a query.
+type QueryError struct{ Reason string }
+
+func (e *QueryError) Error() string { return e.Reason }
+
+// cursor is the last row of a page: rows that come or go in between pages
+// shift nothing.
+type cursor struct {
+	Sort string `json:"s"`
+	Key  key    `json:"k"`
+}
+
+// key orders rows: by what they are sorted by, then by what tells them apart.
+type key struct {
+	Text string `json:"t,omitempty"`
+	Size int64  `json:"n,omitempty"`
+	Name string `json:"a"`
+	ID   string `json:"i"`
+}
+
+func keyOf(r *Row, by string) key {
+	k := key{Name: r.Names[0], ID: r.Digest() + " " + r.Sources[0].Kind + " " + r.Sources[0].Location}
+	switch by {
+	case "name":
+		k.Text = strings.ToLower(r.Names[0])
+	case "size":
+		k.Size = -1
+		if r.SizeBytes != nil {
+			k.Size = *r.SizeBytes
+		}
+	case "format":
+		k.Text = string(r.Format)
+	case "sha256":
+		k.Text = r.Digest()
+	case "state":
+		k.Text = r.HashState
+	}
+	return k
+}
+
+func (k key) compare(l key, reverse bool) int {
+	c := cmp.Or(cmp.Compare(k.Text, l.Text), cmp.Compare(k.Size, l.Size))
+	if reverse {
+		c = -c
+	}
+	return cmp.Or(c, cmp.Compare(k.Name, l.Name), cmp.Compare(k.ID, l.ID))
+}
+
+// Query returns a page of rows. The error is a [*QueryError].
+func (s *Snapshot) Query(q Query) (Page, error) {
+	by, reverse := strings.CutPrefix(cmp.Or(q.Sort, "name"), "-")
+	if !slices.Contains(Sorts(), by) {
+		return Page{}, &QueryError{fmt.Sprintf("cannot sort by %.40q: use one of %s, or one with - before it", q.Sort, strings.Join(Sorts(), ", "))}
+	}
+	if q.Limit < 0 || q.Limit > MaxLimit {
+		return Page{}, &QueryError{fmt.Sprintf("the limit must be from 1 to %d", MaxLimit)}
+	}
+	limit := cmp.Or(q.Limit, DefaultLimit)
+	var after *key
+	if q.Cursor != "" {
+		c, err := parseCursor(q.Cursor)
+		if err != nil || c.Sort != cmp.Or(q.Sort, "name") {
+			return Page{}, &QueryError{"the cursor is not one of this query's: begin without"}
+		}
+		after = &c.Key
+	}
+	words := strings.Fields(strings.ToLower(q.Text))
+	type keyed struct {
+		key
+		row *Row
+	}
+	found := make([]keyed, 0, len(s.Rows))
+	for i := range s.Rows {
+		if r := &s.Rows[i]; s.matches(i, words) {
+			found = append(found, keyed{keyOf(r, by), r})
+		}
+	}
+	order := func(a, b keyed) int { return a.compare(b.key, reverse) }
+	if !slices.IsSortedFunc(found, order) {
+		slices.SortFunc(found, order)
+	}
+	p := Page{Total: len(found)}
+	start := 0
+	if after != nil {
+		i, at := slices.BinarySearchFunc(found, *after, func(e keyed, t key) int { return e.compare(t, reverse) })
+		if start = i; at {
+			start++
+		}
+	}
+	rest := found[start:]
+	if len(rest) > limit {
+		rest = rest[:limit]
+		data, err := json.Marshal(cursor{cmp.Or(q.Sort, "name"), rest[limit-1].key})
+		if err != nil {
+			return Page{}, err
+		}
+		p.Next = base64.RawURLEncoding.EncodeToString(data)
+	}
+	for _, e := range rest {
+		p.Rows = append(p.Rows, e.row)
+	}
+	return p, nil
+}
+
+func parseCursor(s string) (c cursor, err error) {
+	data, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal(data, &c)
+}
+
+func (s *Snapshot) matches(i int, words []string) bool {
+	for _, w := range words {
+		if !strings.Contains(s.text(i), w) && !strings.HasPrefix(s.Rows[i].Digest(), w) {
+			return false
+		}
+	}
+	return true
+}
+
+// text is what a search looks at, in lower case. It is made once a snapshot.
+func (s *Snapshot) text(i int) string {
+	s.textOnce.Do(func() {
+		s.texts = make([]string, len(s.Rows))
+		for i := range s.Rows {
+			var b strings.Builder
+			for _, n := range s.Rows[i].Names {
+				b.WriteString(n + "\n")
+			}
+			for _, src := range s.Rows[i].Sources {
+				b.WriteString(src.Location + "\n")
+			}
+			s.texts[i] = strings.ToLower(b.String())
+		}
+	})
+	return s.texts[i]
+}

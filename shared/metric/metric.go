@@ -1,0 +1,102 @@
+// Package metric counts what the functions do, for Prometheus.
+package metric
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Kinds of jobs.
+const (
+	Hash  = "hash"
+	Fetch = "fetch"
+)
+
+// A Set is the metrics of one process. It is safe for concurrent use.
+type Set struct {
+	registry *prometheus.Registry
+	ended    *prometheus.CounterVec
+	hashed   prometheus.Counter
+	fetched  prometheus.Counter
+	uploaded prometheus.Counter
+	served   prometheus.Counter
+	requests *prometheus.HistogramVec
+}
+
+// New returns a set in which every counter is at zero and shows.
+func New() *Set {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "imageroot", Name: name, Help: help})
+	}
+	s := &Set{
+		registry: prometheus.NewRegistry(),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "imageroot", Name: "jobs_ended_total", Help: "Jobs that ended in this process, by how.",
+		}, []string{"kind", "status"}),
+		hashed:   counter("bytes_hashed_total", "Bytes read by hash jobs."),
+		fetched:  counter("bytes_fetched_total", "Bytes that fetch jobs received."),
+		uploaded: counter("bytes_uploaded_total", "Bytes received as uploads over HTTP."),
+		served:   counter("bytes_served_total", "Bytes of images sent to clients."),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "imageroot", Name: "http_request_duration_seconds", Help: "Time from a request's head to the end of its answer.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 30, 120, 600, 3600},
+		}, []string{"method", "route", "code"}),
+	}
+	for _, kind := range []string{Hash, Fetch} {
+		for _, status := range []string{"completed", "cancelled", "failed"} {
+			s.ended.WithLabelValues(kind, status)
+		}
+	}
+	s.registry.MustRegister(s.ended, s.hashed, s.fetched, s.uploaded, s.served, s.requests,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return s
+}
+
+// JobEnded counts a job that ended with status.
+func (s *Set) JobEnded(kind, status string) { s.ended.WithLabelValues(kind, status).Inc() }
+
+// BytesHashed counts bytes read by a hash job.
+func (s *Set) BytesHashed(n int) { s.hashed.Add(float64(n)) }
+
+// BytesFetched counts bytes received by a fetch job.
+func (s *Set) BytesFetched(n int) { s.fetched.Add(float64(n)) }
+
+// BytesUploaded counts bytes of a request's body.
+func (s *Set) BytesUploaded(n int) { s.uploaded.Add(float64(n)) }
+
+// BytesServed counts bytes of images sent.
+func (s *Set) BytesServed(n int) { s.served.Add(float64(n)) }
+
+// Request counts an answered request. The route is a pattern, never a path:
+// every label value lives as long as the process.
+func (s *Set) Request(method, route string, code int, took time.Duration) {
+	s.requests.WithLabelValues(method, route, strconv.Itoa(code)).Observe(took.Seconds())
+}
+
+// Jobs adds a gauge of the jobs there are, by kind and status. It is asked
+// at each scrape.
+func (s *Set) Jobs(count func() map[[2]string]int) { s.registry.MustRegister(jobs(count)) }
+
+type jobs func() map[[2]string]int
+
+var jobsDesc = prometheus.NewDesc("imageroot_jobs", "Jobs that are listed, by status.", []string{"kind", "status"}, nil)
+
+// Describe implements prometheus.Collector.
+func (jobs) Describe(ch chan<- *prometheus.Desc) { ch <- jobsDesc }
+
+// Collect implements prometheus.Collector.
+func (j jobs) Collect(ch chan<- prometheus.Metric) {
+	for label, n := range j() {
+		ch <- prometheus.MustNewConstMetric(jobsDesc, prometheus.GaugeValue, float64(n), label[0], label[1])
+	}
+}
+
+// Handler serves the metrics in the format that the scraper asks for.
+func (s *Set) Handler() http.Handler {
+	return promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{})
+}

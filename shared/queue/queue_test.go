@@ -1,0 +1,112 @@
+package queue_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"imageroot/shared/queue"
+)
+
+func TestTaskRoundTrip(t *testing.T) {
+	for _, task := range []queue.Task{
+		{Image: "a b+ü%41#?.img"},
+		{Image: `quote"'<b>.img`},
+		{Ref: "0123"},
+		{Upload: "4567"},
+		{Reconcile: true},
+	} {
+		got, err := queue.Tasks(task.Encode(), "images", "")
+		if err != nil || !reflect.DeepEqual(got, []queue.Task{task}) {
+			t.Errorf("%+v came back as %+v, %v", task, got, err)
+		}
+	}
+}
+
+// event is a notification as S3 sends it, for keys as they are on the wire.
+func event(bucket string, wireKeys ...string) []byte {
+	type m = map[string]any
+	var records []m
+	for _, k := range wireKeys {
+		records = append(records, m{
+			"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "eventTime": "2026-01-02T03:04:05.000Z",
+			"s3": m{"bucket": m{"name": bucket}, "object": m{"key": k, "size": 1, "sequencer": "0A"}},
+		})
+	}
+	data, err := json.Marshal(m{"Records": records})
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+func TestTasksOfEvents(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		body   []byte
+		prefix string
+		want   []queue.Task
+	}{
+		{"one", event("images", "x.img"), "", []queue.Task{{Image: "x.img"}}},
+		{"several", event("images", "x.img", "y.img.sha256"), "", []queue.Task{{Image: "x.img"}, {Image: "y.img.sha256"}}},
+		{"encoded once", event("images", "a+b%2B%2541.img"), "", []queue.Task{{Image: "a b+%41.img"}}},
+		{"another bucket", event("other", "x.img"), "", nil},
+		{"below the top level", event("images", "dir/x.img"), "", nil},
+		{"with the prefix", event("images", "pre/x.img"), "pre/", []queue.Task{{Image: "x.img"}}},
+		{"with an encoded prefix", event("images", "pre+fix/x.img"), "pre fix/", []queue.Task{{Image: "x.img"}}},
+		{"without the prefix", event("images", "x.img"), "pre/", nil},
+		{"below the prefix", event("images", "pre/dir/x.img"), "pre/", nil},
+		{"the prefix itself", event("images", "pre/"), "pre/", nil},
+		{"a test event", []byte(`{"Service":"Amazon S3","Event":"s3:TestEvent","Time":"2026-01-02T03:04:05.000Z","Bucket":"images"}`), "", nil},
+	} {
+		got, err := queue.Tasks(tt.body, "images", tt.prefix)
+		if err != nil || !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: %+v, %v; want %+v", tt.name, got, err, tt.want)
+		}
+	}
+	for _, body := range []string{"", "{}", "[]", "null", "hello", `{"image":""}`, `{"image":5}`, `{"Records":5}`} {
+		if got, err := queue.Tasks([]byte(body), "images", ""); err == nil {
+			t.Errorf("%q is taken for %+v", body, got)
+		}
+	}
+}
+
+func TestTopLevel(t *testing.T) {
+	for _, tt := range []struct {
+		key, prefix, name string
+		ok                bool
+	}{
+		{"x.img", "", "x.img", true},
+		{"pre/x.img", "pre/", "x.img", true},
+		{"pre/x.img", "", "", false},
+		{"pre/", "pre/", "", false},
+		{"", "", "", false},
+		{"x.img", "pre/", "", false},
+		{"pre/pre/x.img", "pre/", "", false},
+	} {
+		name, ok := queue.TopLevel(tt.key, tt.prefix)
+		if ok != tt.ok || ok && name != tt.name {
+			t.Errorf("TopLevel(%q, %q) = %q, %v", tt.key, tt.prefix, name, ok)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	cause := errors.New("busy")
+	err := fmt.Errorf("task: %w", queue.RetryAfter(time.Minute, cause))
+	if d, ok := queue.Delay(err); !ok || d != time.Minute {
+		t.Errorf("the delay is %v, %v", d, ok)
+	}
+	if !errors.Is(err, cause) || err.Error() != "task: busy" {
+		t.Errorf("the error is %v", err)
+	}
+	if d, ok := queue.Delay(cause); ok {
+		t.Errorf("an error like others has the delay %v", d)
+	}
+	if _, ok := queue.Delay(nil); ok {
+		t.Error("no error has a delay")
+	}
+}

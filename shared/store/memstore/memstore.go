@@ -1,0 +1,390 @@
+// Package memstore is a store.Root in memory, for tests. It is as strict as
+// S3 where code could come to rely on less: parts have a least size, times a
+// resolution of one second, and equal contents have equal ETags.
+package memstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"imageroot/shared/store"
+)
+
+// Root implements store.Root. It is safe for concurrent use.
+type Root struct {
+	mu      sync.Mutex
+	objects map[string]object
+	uploads map[string]*upload // by ID
+	created int                // uploads so far
+}
+
+type object struct {
+	data    []byte // never changed
+	version store.Version
+}
+
+type upload struct {
+	key       string
+	initiated time.Time
+	parts     map[int32][]byte
+}
+
+var _ store.Root = (*Root)(nil)
+
+// New returns an empty root.
+func New() *Root {
+	return &Root{objects: map[string]object{}, uploads: map[string]*upload{}}
+}
+
+func etagOf(data []byte) string {
+	sum := md5.Sum(data)
+	return hex.EncodeToString(sum[:])
+}
+
+func infoOf(key string, o object) store.Info { return store.Info{Key: key, Version: o.version} }
+
+// set stores an object. The caller holds mu.
+func (r *Root) set(key string, data []byte, etag string) store.Version {
+	v := store.Version{ETag: etag, Size: int64(len(data)), LastModified: time.Now().UTC().Truncate(time.Second)}
+	r.objects[key] = object{data, v}
+	return v
+}
+
+// find returns an object.
+func (r *Root) find(ctx context.Context, key string) (object, error) {
+	if err := ctx.Err(); err != nil {
+		return object{}, fmt.Errorf("read %q: %w", key, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o, ok := r.objects[key]
+	if !ok {
+		return o, fmt.Errorf("read %q: %w", key, store.ErrNotFound)
+	}
+	return o, nil
+}
+
+// Head implements store.Objects.
+func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
+	o, err := r.find(ctx, key)
+	if err != nil {
+		return store.Info{}, err
+	}
+	return infoOf(key, o), nil
+}
+
+// Get implements store.Objects.
+func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	o, err := r.find(ctx, key)
+	if err != nil {
+		return nil, store.Info{}, err
+	}
+	size := int64(len(o.data))
+	switch {
+	case ifMatch != "" && ifMatch != o.version.ETag:
+		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrChanged)
+	case rg.Length == 0:
+		return nil, store.Info{}, fmt.Errorf("read %q: a range of no bytes", key)
+	case rg.Offset < 0 || rg.Offset > 0 && rg.Offset >= size, rg.Length > 0 && size == 0:
+		return nil, store.Info{}, fmt.Errorf("read %q: no byte %d in %d bytes", key, rg.Offset, size)
+	}
+	data := o.data[rg.Offset:]
+	if rg.Length > 0 {
+		data = data[:min(rg.Length, int64(len(data)))]
+	}
+	return &body{ctx: ctx, Reader: bytes.NewReader(data)}, infoOf(key, o), nil
+}
+
+// A body ends with the context that it was opened with, as a connection does.
+type body struct {
+	ctx context.Context
+	*bytes.Reader
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.Reader.Read(p)
+}
+
+// WriteTo hides the one of bytes.Reader, which knows no context.
+func (b *body) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{b})
+}
+
+func (b *body) Close() error { return nil }
+
+// readBody reads exactly size bytes, or all where size is negative. It
+// returns when ctx ends, whether body does or not.
+func readBody(ctx context.Context, body io.Reader, size int64) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(body)
+		done <- result{data, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case res := <-done:
+		switch {
+		case res.err != nil:
+			return nil, res.err
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case size >= 0 && int64(len(res.data)) != size:
+			return nil, fmt.Errorf("the body has %d bytes, not %d", len(res.data), size)
+		}
+		return res.data, nil
+	}
+}
+
+// Put implements store.Objects.
+func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+	data, err := readBody(ctx, body, size)
+	if err != nil {
+		return store.Version{}, fmt.Errorf("write %q: %w", key, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.set(key, data, etagOf(data)), nil
+}
+
+// Delete implements store.Objects.
+func (r *Root) Delete(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("delete %q: %w", key, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.objects, key)
+	return nil
+}
+
+// List implements store.Objects.
+func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	return func(yield func(store.Info, error) bool) {
+		r.mu.Lock()
+		var infos []store.Info
+		for key, o := range r.objects {
+			if name, ok := strings.CutPrefix(key, prefix); ok && !strings.Contains(name, "/") && key > after && !strings.HasSuffix(key, "/") {
+				infos = append(infos, infoOf(key, o))
+			}
+		}
+		r.mu.Unlock()
+		slices.SortFunc(infos, func(a, b store.Info) int { return cmp.Compare(a.Key, b.Key) })
+		for _, info := range infos {
+			if err := ctx.Err(); err != nil {
+				yield(store.Info{}, fmt.Errorf("list %q: %w", prefix, err))
+				return
+			}
+			if !yield(info, nil) {
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil && len(infos) == 0 {
+			yield(store.Info{}, fmt.Errorf("list %q: %w", prefix, err))
+		}
+	}
+}
+
+// Copy implements store.Objects.
+func (r *Root) Copy(ctx context.Context, dst, src string, _ int64) error {
+	o, err := r.find(ctx, src)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set(dst, o.data, o.version.ETag)
+	return nil
+}
+
+// CreateUpload implements store.Multipart.
+func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("begin upload of %q: %w", key, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.created++
+	id := "upload-" + strconv.Itoa(r.created)
+	r.uploads[id] = &upload{key: key, initiated: time.Now().UTC(), parts: map[int32][]byte{}}
+	return id, nil
+}
+
+// pending returns an upload. The caller holds mu.
+func (r *Root) pending(ctx context.Context, key, id string) (*upload, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("upload %q of %q: %w", id, key, err)
+	}
+	u, ok := r.uploads[id]
+	if !ok || u.key != key {
+		return nil, fmt.Errorf("upload %q of %q: %w", id, key, store.ErrNotFound)
+	}
+	return u, nil
+}
+
+// UploadPart implements store.Multipart.
+func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+	if n < 1 || n > store.MaxParts || size < 0 {
+		return store.Part{}, fmt.Errorf("part %d of %q, of %d bytes, cannot be", n, key, size)
+	}
+	data, err := readBody(ctx, body, size)
+	if err != nil {
+		return store.Part{}, fmt.Errorf("send part of %q: %w", key, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u, err := r.pending(ctx, key, id)
+	if err != nil {
+		return store.Part{}, err
+	}
+	u.parts[n] = data
+	return partOf(n, data), nil
+}
+
+func partOf(n int32, data []byte) store.Part {
+	return store.Part{Number: n, ETag: etagOf(data), Size: int64(len(data))}
+}
+
+// ListParts implements store.Multipart.
+func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u, err := r.pending(ctx, key, id)
+	if err != nil {
+		return nil, err
+	}
+	var parts []store.Part
+	for _, n := range slices.Sorted(maps.Keys(u.parts)) {
+		parts = append(parts, partOf(n, u.parts[n]))
+	}
+	return parts, nil
+}
+
+// CompleteUpload implements store.Multipart.
+func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u, err := r.pending(ctx, key, id)
+	if err != nil {
+		return store.Version{}, err
+	}
+	if len(parts) == 0 {
+		return store.Version{}, fmt.Errorf("complete upload of %q: it has no parts", key)
+	}
+	var data, sums []byte
+	for i, p := range parts {
+		part, ok := u.parts[p.Number]
+		switch {
+		case i > 0 && parts[i-1].Number >= p.Number:
+			return store.Version{}, fmt.Errorf("complete upload of %q: parts out of order", key)
+		case !ok || etagOf(part) != p.ETag:
+			return store.Version{}, fmt.Errorf("complete upload of %q: there is no such part %d", key, p.Number)
+		case i < len(parts)-1 && len(part) < store.MinPartBytes:
+			return store.Version{}, fmt.Errorf("complete upload of %q: part %d has %d bytes, the least is %d", key, p.Number, len(part), store.MinPartBytes)
+		}
+		data = append(data, part...)
+		sums = append(sums, p.ETag...)
+	}
+	delete(r.uploads, id)
+	return r.set(key, data, fmt.Sprintf("%s-%d", etagOf(sums), len(parts))), nil
+}
+
+// AbortUpload implements store.Multipart.
+func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, err := r.pending(ctx, key, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		delete(r.uploads, id)
+	}
+	return err
+}
+
+// PendingUploads implements store.Multipart.
+func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
+	return func(yield func(store.PendingUpload, error) bool) {
+		if err := ctx.Err(); err != nil {
+			yield(store.PendingUpload{}, fmt.Errorf("list uploads of %q: %w", prefix, err))
+			return
+		}
+		r.mu.Lock()
+		var uploads []store.PendingUpload
+		for id, u := range r.uploads {
+			if strings.HasPrefix(u.key, prefix) {
+				uploads = append(uploads, store.PendingUpload{Key: u.key, ID: id, Initiated: u.initiated})
+			}
+		}
+		r.mu.Unlock()
+		slices.SortFunc(uploads, func(a, b store.PendingUpload) int {
+			return cmp.Or(cmp.Compare(a.Key, b.Key), a.Initiated.Compare(b.Initiated), cmp.Compare(a.ID, b.ID))
+		})
+		for _, u := range uploads {
+			if !yield(u, nil) {
+				return
+			}
+		}
+	}
+}
+
+// ReadRecord implements store.Records.
+func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+	o, err := r.find(ctx, key)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(o.data) > store.MaxRecordBytes {
+		return nil, "", fmt.Errorf("read record %q: larger than %d bytes", key, store.MaxRecordBytes)
+	}
+	return bytes.Clone(o.data), o.version.ETag, nil
+}
+
+// CreateRecord implements store.Records.
+func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+	return r.swap(ctx, key, data, func(_ object, exists bool) bool { return !exists })
+}
+
+// ReplaceRecord implements store.Records.
+func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+	return r.swap(ctx, key, data, func(o object, exists bool) bool { return exists && o.version.ETag == tag })
+}
+
+func (r *Root) swap(ctx context.Context, key string, data []byte, condition func(o object, exists bool) bool) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("write record %q: %w (%w)", key, store.ErrUnknown, err)
+	}
+	if len(data) > store.MaxRecordBytes {
+		return "", fmt.Errorf("write record %q: %d bytes, the most is %d", key, len(data), store.MaxRecordBytes)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o, exists := r.objects[key]; !condition(o, exists) {
+		return "", fmt.Errorf("write record %q: %w", key, store.ErrConflict)
+	}
+	return r.set(key, bytes.Clone(data), etagOf(data)).ETag, nil
+}
+
+// DeleteRecord implements store.Records.
+func (r *Root) DeleteRecord(ctx context.Context, key string) error { return r.Delete(ctx, key) }

@@ -1,0 +1,216 @@
+package storetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"testing/iotest"
+
+	"imageroot/shared/store"
+)
+
+const partBytes = store.MinPartBytes
+
+func (s *suite) create(key string) string {
+	s.Helper()
+	id, err := s.root.CreateUpload(s.ctx, key)
+	s.must("begin upload of "+key, err)
+	if id == "" {
+		s.Fatal("an upload has no ID")
+	}
+	return id
+}
+
+func (s *suite) part(key, id string, n int32, data []byte) store.Part {
+	s.Helper()
+	p, err := s.root.UploadPart(s.ctx, key, id, n, plain{bytes.NewReader(data)}, int64(len(data)))
+	s.must(fmt.Sprintf("send part %d", n), err)
+	if p.Number != n || p.Size != int64(len(data)) || p.ETag == "" {
+		s.Errorf("part %d of %d bytes is %+v", n, len(data), p)
+	}
+	return p
+}
+
+func (s *suite) hasParts(key, id string, want ...store.Part) {
+	s.Helper()
+	got, err := s.root.ListParts(s.ctx, key, id)
+	s.must("list parts", err)
+	if !slices.Equal(got, want) {
+		s.Errorf("the parts are %+v, want %+v", got, want)
+	}
+}
+
+func (s *suite) multipart() {
+	const key = "staging/a b+ü%.img"
+	one, two, replaced, three := pattern(1, partBytes), pattern(2, partBytes), pattern(3, partBytes+7), pattern(4, 1000)
+	id := s.create(key)
+	s.hasParts(key, id)
+	// In any order, and again if need be.
+	p3 := s.part(key, id, 3, three)
+	s.part(key, id, 2, two)
+	p1 := s.part(key, id, 1, one)
+	p2 := s.part(key, id, 2, replaced)
+	s.hasParts(key, id, p1, p2, p3)
+	s.isMissing(key)
+	s.lists("staging/", "")
+	v, err := s.root.CompleteUpload(s.ctx, key, id, []store.Part{p1, p2, p3})
+	s.must("complete", err)
+	if got := s.holds(key, slices.Concat(one, replaced, three)); !got.Equal(v) {
+		s.Errorf("CompleteUpload returned %+v, and the object is %+v", v, got)
+	}
+	got, _, err := s.read(key, store.Range{Offset: partBytes - 10, Length: 20}, v.ETag)
+	if err != nil || !bytes.Equal(got, slices.Concat(one[partBytes-10:], replaced[:10])) {
+		s.Errorf("a range over two parts: %d bytes, %v", len(got), err)
+	}
+	s.lists("staging/", "", key)
+	s.noUploads()
+
+	// One small part is enough, and numbers may be left out.
+	id = s.create("small.img")
+	p := s.part("small.img", id, 7, three)
+	_, err = s.root.CompleteUpload(s.ctx, "small.img", id, []store.Part{p})
+	s.must("complete", err)
+	s.holds("small.img", three)
+
+	// What is completed is over.
+	_, err = s.root.UploadPart(s.ctx, "small.img", id, 8, bytes.NewReader(three), 1000)
+	s.fails("a part of an upload that is completed", err, store.ErrNotFound)
+	s.must("abort what is completed", s.root.AbortUpload(s.ctx, "small.img", id))
+	s.holds("small.img", three)
+}
+
+func (s *suite) multipartOverwrites() {
+	old := s.put("x.img", pattern(1, 1000))
+	id := s.create("x.img")
+	p1 := s.part("x.img", id, 1, pattern(2, partBytes))
+	p2 := s.part("x.img", id, 2, pattern(3, 10))
+	if got := s.holds("x.img", pattern(1, 1000)); !got.Equal(old) {
+		s.Errorf("parts alone changed the object from %+v to %+v", old, got)
+	}
+	v, err := s.root.CompleteUpload(s.ctx, "x.img", id, []store.Part{p1, p2})
+	s.must("complete", err)
+	if v.Equal(old) {
+		s.Errorf("two contents have one version: %+v", v)
+	}
+	s.holds("x.img", slices.Concat(pattern(2, partBytes), pattern(3, 10)))
+
+	// Two uploads of one key do not meet.
+	a, b := s.create("x.img"), s.create("x.img")
+	if a == b {
+		s.Fatalf("two uploads have one ID: %s", a)
+	}
+	pa, pb := s.part("x.img", a, 1, pattern(4, 100)), s.part("x.img", b, 1, pattern(5, 200))
+	s.hasParts("x.img", a, pa)
+	s.hasParts("x.img", b, pb)
+	_, err = s.root.CompleteUpload(s.ctx, "x.img", b, []store.Part{pb})
+	s.must("complete", err)
+	s.holds("x.img", pattern(5, 200))
+	_, err = s.root.CompleteUpload(s.ctx, "x.img", a, []store.Part{pa})
+	s.must("complete", err)
+	s.holds("x.img", pattern(4, 100))
+}
+
+func (s *suite) failedPart() {
+	broken := errors.New("broken")
+	id := s.create("x.img")
+	p := s.part("x.img", id, 1, pattern(1, 1000))
+	_, err := s.root.UploadPart(s.ctx, "x.img", id, 1, io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(broken)), 100_000)
+	s.fails("a part that breaks", err, broken)
+	if _, err := s.root.UploadPart(s.ctx, "x.img", id, 2, plain{bytes.NewReader(pattern(2, 50_000))}, 100_000); err == nil {
+		s.Error("a part that is too short was taken")
+	}
+	s.hasParts("x.img", id, p)
+	_, err = s.root.CompleteUpload(s.ctx, "x.img", id, []store.Part{p})
+	s.must("complete", err)
+	s.holds("x.img", pattern(1, 1000))
+}
+
+func (s *suite) wrongComplete() {
+	old := s.put("x.img", pattern(1, 1000))
+	id := s.create("x.img")
+	p1 := s.part("x.img", id, 1, pattern(2, partBytes))
+	before := s.part("x.img", id, 2, pattern(3, 100))
+	p2 := s.part("x.img", id, 2, pattern(4, 100))
+	none := store.Part{Number: 3, ETag: p2.ETag, Size: 100}
+	for name, parts := range map[string][]store.Part{
+		"a part that was replaced":  {p1, before},
+		"a part that was not sent":  {p1, p2, none},
+		"parts in descending order": {p2, p1},
+		"no parts":                  nil,
+	} {
+		if v, err := s.root.CompleteUpload(s.ctx, "x.img", id, parts); err == nil {
+			s.Errorf("complete with %s: %+v, want an error", name, v)
+		}
+		if got := s.holds("x.img", pattern(1, 1000)); !got.Equal(old) {
+			s.Errorf("complete with %s: the object went from %+v to %+v", name, old, got)
+		}
+		s.hasParts("x.img", id, p1, p2)
+	}
+	_, err := s.root.CompleteUpload(s.ctx, "x.img", id, []store.Part{p1, p2})
+	s.must("complete", err)
+	s.holds("x.img", slices.Concat(pattern(2, partBytes), pattern(4, 100)))
+}
+
+func (s *suite) abort() {
+	old := s.put("x.img", pattern(1, 1000))
+	for _, key := range []string{"x.img", "new.img"} {
+		id := s.create(key)
+		p := s.part(key, id, 1, pattern(2, 1000))
+		s.must("abort", s.root.AbortUpload(s.ctx, key, id))
+		s.must("abort again", s.root.AbortUpload(s.ctx, key, id))
+		_, err := s.root.UploadPart(s.ctx, key, id, 2, bytes.NewReader(pattern(2, 1000)), 1000)
+		s.fails("a part of what was aborted", err, store.ErrNotFound)
+		_, err = s.root.ListParts(s.ctx, key, id)
+		s.fails("the parts of what was aborted", err, store.ErrNotFound)
+		_, err = s.root.CompleteUpload(s.ctx, key, id, []store.Part{p})
+		s.fails("complete what was aborted", err, store.ErrNotFound)
+	}
+	if got := s.holds("x.img", pattern(1, 1000)); !got.Equal(old) {
+		s.Errorf("an aborted upload changed the object from %+v to %+v", old, got)
+	}
+	s.isMissing("new.img")
+	s.noUploads()
+	s.lists("", "", "x.img")
+}
+
+func (s *suite) pendingUploads() {
+	a, b := s.create("a/x ü+%.img"), s.create("a/x ü+%.img")
+	c := s.create("b.img")
+	s.part("b.img", c, 1, pattern(1, 100))
+	pending := func(prefix string) map[string]string {
+		found := map[string]string{}
+		for u, err := range s.root.PendingUploads(s.ctx, prefix) {
+			s.must("list uploads", err)
+			found[u.ID] = u.Key
+			if u.Initiated.IsZero() {
+				s.Errorf("the upload %+v does not say when it began", u)
+			}
+		}
+		return found
+	}
+	check := func(prefix string, want ...string) {
+		s.Helper()
+		got := pending(prefix)
+		if len(got) != len(want) {
+			s.Errorf("pending with prefix %q: %v, want %q", prefix, got, want)
+		}
+		keys := map[string]string{a: "a/x ü+%.img", b: "a/x ü+%.img", c: "b.img"}
+		for _, id := range want {
+			if got[id] != keys[id] {
+				s.Errorf("the pending upload %s is of %q, want %q", id, got[id], keys[id])
+			}
+		}
+	}
+	check("", a, b, c)
+	check("a/", a, b)
+	check("a/x ü+%.img", a, b)
+	check("b", c)
+	check("c")
+	s.must("abort", s.root.AbortUpload(s.ctx, "a/x ü+%.img", a))
+	check("", b, c)
+	s.must("abort", s.root.AbortUpload(s.ctx, "a/x ü+%.img", b))
+	s.must("abort", s.root.AbortUpload(s.ctx, "b.img", c))
+	s.noUploads()
+}

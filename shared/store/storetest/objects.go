@@ -1,0 +1,501 @@
+package storetest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing/iotest"
+	"time"
+
+	"imageroot/shared/store"
+)
+
+func (s *suite) missing() {
+	s.isMissing("none.img")
+	s.isMissing("none/none.img")
+	s.lists("", "")
+	s.lists("none/", "")
+}
+
+func (s *suite) putAndGet() {
+	began := time.Now().Add(-time.Minute)
+	for _, n := range []int{0, 1, 1000, 3 << 20} {
+		data := pattern(1, n)
+		key := fmt.Sprintf("%d.img", n)
+		v, err := s.root.Put(s.ctx, key, plain{bytes.NewReader(data)}, int64(n))
+		s.must("put "+key, err)
+		if got := s.holds(key, data); !got.Equal(v) {
+			s.Errorf("Put returned %+v, and the object is %+v", v, got)
+		}
+		if v.LastModified.Before(began) || v.LastModified.After(time.Now().Add(time.Minute)) {
+			s.Errorf("%q was last modified at %v", key, v.LastModified)
+		}
+	}
+	// One byte at a time is a reader too.
+	data := pattern(2, 1000)
+	_, err := s.root.Put(s.ctx, "bytes.img", iotest.OneByteReader(bytes.NewReader(data)), 1000)
+	s.must("put byte by byte", err)
+	s.holds("bytes.img", data)
+
+	// Another content is another version, also of the same size and within
+	// the same second.
+	old := s.put("again.img", pattern(3, 1000))
+	v := s.put("again.img", pattern(4, 1000))
+	if v.Equal(old) || v.ETag == old.ETag {
+		s.Errorf("two contents have one version: %+v, %+v", old, v)
+	}
+	s.holds("again.img", pattern(4, 1000))
+	s.put("again.img", nil)
+	s.holds("again.img", nil)
+	s.put("again.img", pattern(5, 10))
+	s.holds("again.img", pattern(5, 10))
+}
+
+func (s *suite) ranges() {
+	data := pattern(1, 1000)
+	v := s.put("x.img", data)
+	for _, tt := range []struct {
+		r    store.Range
+		want []byte
+	}{
+		{store.All, data},
+		{store.Range{Offset: 0, Length: 1}, data[:1]},
+		{store.Range{Offset: 0, Length: 1000}, data},
+		{store.Range{Offset: 1, Length: -1}, data[1:]},
+		{store.Range{Offset: 10, Length: 20}, data[10:30]},
+		{store.Range{Offset: 999, Length: 1}, data[999:]},
+		{store.Range{Offset: 999, Length: -1}, data[999:]},
+		{store.Range{Offset: 990, Length: 100}, data[990:]}, // what there is
+		{store.Range{Offset: 0, Length: 5000}, data},
+	} {
+		got, info, err := s.read("x.img", tt.r, "")
+		if err != nil || !bytes.Equal(got, tt.want) {
+			s.Errorf("range %+v: %d bytes, %v; want %d", tt.r, len(got), err, len(tt.want))
+		}
+		if !info.Equal(v) || info.Key != "x.img" {
+			s.Errorf("range %+v: of %+v, want the whole object's version %+v", tt.r, info, v)
+		}
+	}
+	for _, r := range []store.Range{{Offset: 1000, Length: -1}, {Offset: 1000, Length: 1}, {Offset: 5000, Length: 10}, {Offset: 0, Length: 0}} {
+		if got, _, err := s.read("x.img", r, ""); err == nil || errors.Is(err, store.ErrNotFound) {
+			s.Errorf("range %+v: %d bytes, %v; want an error that is not ErrNotFound", r, len(got), err)
+		}
+	}
+	_, _, err := s.read("none.img", store.Range{Offset: 5, Length: 5}, "")
+	s.fails("range of nothing", err, store.ErrNotFound)
+
+	// A body may be left before its end.
+	body, _, err := s.root.Get(s.ctx, "x.img", store.All, "")
+	s.must("get", err)
+	if _, err := io.ReadFull(body, make([]byte, 10)); err != nil {
+		s.Errorf("first bytes: %v", err)
+	}
+	s.must("close early", body.Close())
+}
+
+func (s *suite) ifMatch() {
+	old := s.put("x.img", pattern(1, 100))
+	if got, _, err := s.read("x.img", store.All, old.ETag); err != nil || !bytes.Equal(got, pattern(1, 100)) {
+		s.Errorf("get of the version that is there: %d bytes, %v", len(got), err)
+	}
+	v := s.put("x.img", pattern(2, 100))
+	_, _, err := s.read("x.img", store.All, old.ETag)
+	s.fails("get of the version before", err, store.ErrChanged)
+	_, _, err = s.read("x.img", store.Range{Offset: 10, Length: 10}, old.ETag)
+	s.fails("range of the version before", err, store.ErrChanged)
+	if got, _, err := s.read("x.img", store.Range{Offset: 10, Length: 10}, v.ETag); err != nil || !bytes.Equal(got, pattern(2, 100)[10:20]) {
+		s.Errorf("range of the version that is there: %d bytes, %v", len(got), err)
+	}
+	s.must("delete", s.root.Delete(s.ctx, "x.img"))
+	_, _, err = s.read("x.img", store.All, v.ETag)
+	s.fails("get of a version that is gone", err, store.ErrNotFound)
+}
+
+func (s *suite) unknownSize() {
+	for _, n := range []int{0, 1, 1000, 100_000} {
+		data := pattern(1, n)
+		v, err := s.root.Put(s.ctx, "x.img", plain{bytes.NewReader(data)}, -1)
+		s.must("put of unknown size", err)
+		if got := s.holds("x.img", data); !got.Equal(v) {
+			s.Errorf("Put returned %+v, and the object is %+v", v, got)
+		}
+	}
+	// The last bytes may come with the end.
+	data := pattern(2, 1000)
+	_, err := s.root.Put(s.ctx, "x.img", iotest.DataErrReader(bytes.NewReader(data)), -1)
+	s.must("put of unknown size", err)
+	s.holds("x.img", data)
+	s.noUploads()
+}
+
+// large is more than any implementation holds in one part.
+const large = 20<<20 + 12345
+
+func (s *suite) largeOfUnknownSize() {
+	data := pattern(1, large)
+	v, err := s.root.Put(s.ctx, "x.img", plain{bytes.NewReader(data)}, -1)
+	s.must("put of unknown size", err)
+	if got := s.holds("x.img", data); !got.Equal(v) {
+		s.Errorf("Put returned %+v, and the object is %+v", v, got)
+	}
+	broken := errors.New("broken")
+	_, err = s.root.Put(s.ctx, "x.img", io.MultiReader(bytes.NewReader(pattern(2, large)), iotest.ErrReader(broken)), -1)
+	s.fails("put of a body that breaks", err, broken)
+	s.holds("x.img", data)
+	s.noUploads()
+}
+
+// noUploads checks that nothing of a multipart upload was left.
+func (s *suite) noUploads() {
+	s.Helper()
+	for u, err := range s.root.PendingUploads(s.ctx, "") {
+		s.must("list uploads", err)
+		s.Errorf("an upload of %q is left over", u.Key)
+	}
+}
+
+func (s *suite) failedPut() {
+	broken := errors.New("broken")
+	data := pattern(1, 1000)
+	for _, tt := range []struct {
+		name string
+		body func() io.Reader
+		size int64
+		want error // nil: any
+	}{
+		{"broken at once", func() io.Reader { return iotest.ErrReader(broken) }, 100_000, broken},
+		{"broken in the middle", func() io.Reader {
+			return io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(broken))
+		}, 100_000, broken},
+		{"broken after the last byte but one", func() io.Reader {
+			return io.MultiReader(bytes.NewReader(pattern(2, 99_999)), iotest.ErrReader(broken))
+		}, 100_000, broken},
+		{"broken, of unknown size", func() io.Reader {
+			return io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(broken))
+		}, -1, broken},
+		{"cut, of unknown size", func() io.Reader {
+			return io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(io.ErrUnexpectedEOF))
+		}, -1, io.ErrUnexpectedEOF},
+		{"too short", func() io.Reader { return plain{bytes.NewReader(pattern(2, 50_000))} }, 100_000, nil},
+		{"empty", func() io.Reader { return plain{bytes.NewReader(nil)} }, 100_000, nil},
+	} {
+		old := s.put("x.img", data)
+		v, err := s.root.Put(s.ctx, "x.img", tt.body(), tt.size)
+		if err == nil || tt.want != nil && !errors.Is(err, tt.want) {
+			s.Errorf("%s: Put returned %+v, %v; want an error (%v)", tt.name, v, err, tt.want)
+		}
+		if got := s.holds("x.img", data); !got.Equal(old) {
+			s.Errorf("%s: the old object went from %+v to %+v", tt.name, old, got)
+		}
+		if _, err := s.root.Put(s.ctx, "new.img", tt.body(), tt.size); err == nil {
+			s.Errorf("%s: Put of a new object succeeded", tt.name)
+		}
+		s.isMissing("new.img")
+		s.lists("", "", "x.img")
+	}
+	s.noUploads()
+
+	// More than was said is an error or cut off, and never stored.
+	_, err := s.root.Put(s.ctx, "x.img", plain{bytes.NewReader(pattern(3, 2000))}, 1500)
+	if got, _ := s.get("x.img"); !bytes.Equal(got, pattern(3, 2000)[:1500]) && (err == nil || !bytes.Equal(got, data)) {
+		s.Errorf("put of a body that is too long: %v, and the object has %d bytes", err, len(got))
+	}
+}
+
+func (s *suite) cancelledPut() {
+	data := pattern(1, 1000)
+	old := s.put("x.img", data)
+	for _, size := range []int64{4 << 20, -1} {
+		ctx, cancel := context.WithCancel(s.ctx)
+		hang := make(chan struct{})
+		body := io.MultiReader(bytes.NewReader(pattern(2, 1<<20)), reader(func([]byte) (int, error) {
+			cancel()
+			<-hang
+			return 0, errors.New("released")
+		}))
+		result := make(chan error, 1)
+		go func() {
+			_, err := s.root.Put(ctx, "x.img", body, size)
+			result <- err
+		}()
+		<-ctx.Done()
+		close(hang) // as the body of a request breaks with its context
+		if err := <-result; err == nil {
+			s.Error("a put whose context ended in the middle succeeded")
+		}
+		if got := s.holds("x.img", data); !got.Equal(old) {
+			s.Errorf("the old object went from %+v to %+v", old, got)
+		}
+	}
+	s.noUploads()
+}
+
+type reader func([]byte) (int, error)
+
+func (r reader) Read(p []byte) (int, error) { return r(p) }
+
+func (s *suite) delete() {
+	s.put("x.img", pattern(1, 10))
+	s.put("y.img", pattern(2, 10))
+	s.must("delete", s.root.Delete(s.ctx, "x.img"))
+	s.isMissing("x.img")
+	s.lists("", "", "y.img")
+	s.must("delete again", s.root.Delete(s.ctx, "x.img"))
+	s.must("delete what never was", s.root.Delete(s.ctx, "none.img"))
+	s.must("delete below what never was", s.root.Delete(s.ctx, "none/none.img"))
+	s.holds("y.img", pattern(2, 10))
+	s.put("x.img", pattern(3, 10))
+	s.holds("x.img", pattern(3, 10))
+}
+
+func (s *suite) copy() {
+	data := pattern(1, 100_000)
+	v := s.put("staging/a b+c%41#?.img", data)
+	s.must("copy", s.root.Copy(s.ctx, "blobs/x ü+.img", "staging/a b+c%41#?.img", int64(len(data))))
+	s.holds("blobs/x ü+.img", data)
+	if got := s.holds("staging/a b+c%41#?.img", data); !got.Equal(v) {
+		s.Errorf("the source of a copy went from %+v to %+v", v, got)
+	}
+	s.put("other.img", pattern(2, 10))
+	s.must("copy over another", s.root.Copy(s.ctx, "blobs/x ü+.img", "other.img", 10))
+	s.holds("blobs/x ü+.img", pattern(2, 10))
+	err := s.root.Copy(s.ctx, "blobs/new", "none.img", 10)
+	s.fails("copy of nothing", err, store.ErrNotFound)
+	s.isMissing("blobs/new")
+	err = s.root.Copy(s.ctx, "blobs/x ü+.img", "none.img", 10)
+	s.fails("copy of nothing over something", err, store.ErrNotFound)
+	s.holds("blobs/x ü+.img", pattern(2, 10))
+}
+
+// HostileKeys are names that encodings on the way break.
+var HostileKeys = []string{
+	"a b.img", "a  b.img", "a+b.img", "50%.img", "%41.img", "%2F.img", "%2b.img", "a%20b.img", "a#b.img", "a?b=c&d.img",
+	"a&amp;b.img", `quote"'<b>.img`, "semi;colon,comma.img", "x=y@z:!$*()~_-[]{}|^`.img", "-rf.img", "tail.img ", "UPPER.img", "upper.img",
+	"\u00fc.img", "u\u0308.img", "\u65e5\u672c.img", "\U0001f642.img", "\uff21.img", "..a.img", "a..img", "null", "index.html",
+	strings.Repeat("n", 251) + ".img",
+	strings.Repeat("\u65e5", 83) + "12.img", // 255 bytes
+}
+
+func (s *suite) hostileKeys() {
+	versions := map[string]store.Version{}
+	for i, key := range HostileKeys {
+		versions[key] = s.put(key, pattern(byte(i), 100+i))
+	}
+	for i, key := range HostileKeys {
+		if got := s.holds(key, pattern(byte(i), 100+i)); !got.Equal(versions[key]) {
+			s.Errorf("%q is %+v, was written as %+v", key, got, versions[key])
+		}
+	}
+	sorted := slices.Sorted(slices.Values(HostileKeys))
+	s.lists("", "", sorted...)
+	for i, key := range sorted {
+		if got := s.keys("", key); !slices.Equal(got, sorted[i+1:]) {
+			s.Errorf("listing after %q has %d keys, want %d", key, len(got), len(sorted)-i-1)
+		}
+		if got := s.keys(key, ""); len(got) == 0 || got[0] != key {
+			s.Errorf("listing of the prefix %q begins with %q", key, got)
+		}
+	}
+	for _, key := range HostileKeys {
+		s.must("delete "+key, s.root.Delete(s.ctx, key))
+		s.isMissing(key)
+	}
+	s.lists("", "")
+	for i, key := range HostileKeys {
+		key = "digests/" + key
+		tag, err := s.root.CreateRecord(s.ctx, key, pattern(byte(i), 100))
+		s.must("create "+key, err)
+		_, err = s.root.ReplaceRecord(s.ctx, key, pattern(byte(i), 101), tag)
+		s.must("replace "+key, err)
+		s.holds(key, pattern(byte(i), 101))
+	}
+	if got := s.keys("digests/", ""); len(got) != len(HostileKeys) {
+		s.Errorf("%d records are listed, want %d", len(got), len(HostileKeys))
+	}
+}
+
+func (s *suite) list() {
+	want := map[string]store.Version{}
+	for i, key := range []string{
+		"a-b", "a/x", "a/y/z", "a0", "ab", "b.img", "jobs/hash/a", "jobs/hash/b", "jobs/hashes", "jobsx", "Z.img", "é.img",
+	} {
+		want[key] = s.put(key, pattern(byte(i), i))
+	}
+	s.lists("", "", "Z.img", "a-b", "a0", "ab", "b.img", "jobsx", "é.img")
+	s.lists("a", "", "a-b", "a0", "ab")
+	s.lists("a/", "", "a/x")
+	s.lists("a/y", "")
+	s.lists("a/y/", "", "a/y/z")
+	s.lists("jobs", "", "jobsx")
+	s.lists("jobs/", "", "jobs/hashes")
+	s.lists("jobs/hash", "", "jobs/hashes")
+	s.lists("jobs/hash/", "", "jobs/hash/a", "jobs/hash/b")
+	s.lists("none", "")
+	s.lists("b.img", "", "b.img")
+
+	s.lists("", "a0", "ab", "b.img", "jobsx", "é.img")
+	s.lists("", "a00", "ab", "b.img", "jobsx", "é.img") // after what is not there
+	s.lists("", "a/x", "a0", "ab", "b.img", "jobsx", "é.img")
+	s.lists("", "é.img")
+	s.lists("a", "a-b", "a0", "ab")
+	s.lists("a", "Z", "a-b", "a0", "ab")
+	s.lists("a", "b")
+	s.lists("jobs/hash/", "jobs/hash/a", "jobs/hash/b")
+	s.lists("jobs/hash/", "jobs/hash/b")
+
+	// A listing and a HEAD are of one mind about versions.
+	for info, err := range s.root.List(s.ctx, "", "") {
+		s.must("list", err)
+		head, err := s.root.Head(s.ctx, info.Key)
+		s.must("head", err)
+		if !info.Equal(head.Version) || !info.Equal(want[info.Key]) {
+			s.Errorf("%q is listed as %+v, looked at as %+v, was written as %+v", info.Key, info.Version, head.Version, want[info.Key])
+		}
+	}
+}
+
+func (s *suite) listPages() {
+	const n = 1050 // a page has 1,000
+	var want []string
+	for i := range n {
+		want = append(want, fmt.Sprintf("p/%04d", i))
+	}
+	var wg sync.WaitGroup
+	errs := make(chan error, n)
+	next := make(chan string)
+	for range 8 {
+		wg.Go(func() {
+			for key := range next {
+				_, err := s.root.Put(s.ctx, key, strings.NewReader(key), int64(len(key)))
+				errs <- err
+			}
+		})
+	}
+	for _, key := range want {
+		next <- key
+	}
+	close(next)
+	wg.Wait()
+	for range n {
+		s.must("put", <-errs)
+	}
+	s.lists("p/", "", want...)
+	s.lists("p/", "p/0020", want[21:]...)
+	seen := 0
+	for _, err := range s.root.List(s.ctx, "p/", "") {
+		s.must("list", err)
+		if seen++; seen == 1010 {
+			break
+		}
+	}
+	if seen != 1010 {
+		s.Errorf("a listing that stops at 1,010 saw %d", seen)
+	}
+}
+
+func (s *suite) endedContext() {
+	s.put("x.img", pattern(1, 10))
+	ctx, cancel := context.WithCancel(s.ctx)
+	cancel()
+	if _, err := s.root.Head(ctx, "x.img"); err == nil || errors.Is(err, store.ErrNotFound) {
+		s.Errorf("Head: %v", err)
+	}
+	if body, _, err := s.root.Get(ctx, "x.img", store.All, ""); err == nil {
+		body.Close()
+		s.Error("Get has no error")
+	}
+	if _, err := s.root.Put(ctx, "y.img", strings.NewReader("y"), 1); err == nil {
+		s.Error("Put has no error")
+	}
+	failed := false
+	for _, err := range s.root.List(ctx, "", "") {
+		failed = failed || err != nil
+	}
+	if !failed {
+		s.Error("List has no error")
+	}
+	if _, _, err := s.root.ReadRecord(ctx, "x.img"); err == nil || errors.Is(err, store.ErrNotFound) {
+		s.Errorf("ReadRecord: %v", err)
+	}
+	if _, err := s.root.CreateRecord(ctx, "z", []byte("z")); err == nil || errors.Is(err, store.ErrConflict) {
+		s.Errorf("CreateRecord: %v", err)
+	}
+	s.lists("", "", "x.img")
+
+	// The end of the context ends a body too.
+	s.put("large.img", pattern(1, 8<<20))
+	ctx, cancel = context.WithCancel(s.ctx)
+	body, _, err := s.root.Get(ctx, "large.img", store.All, "")
+	s.must("get", err)
+	defer body.Close()
+	cancel()
+	if n, err := io.Copy(io.Discard, body); err == nil {
+		s.Errorf("the body of a context that has ended gave %d bytes and no error", n)
+	}
+}
+
+// oneVersionWhole replaces an object again and again, and reads it meanwhile.
+func (s *suite) oneVersionWhole() {
+	const rounds = 40
+	content := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i%20)}, 200_000+i%20*1000) }
+	s.put("x.img", content(0))
+	var done atomic.Bool
+	var mu sync.Mutex
+	etags := map[string]byte{} // the content of each ETag
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for !done.Load() {
+				data, info, err := s.read("x.img", store.All, "")
+				if err != nil {
+					if errors.Is(err, store.ErrNotFound) {
+						s.Errorf("an object that is being replaced is missing: %v", err)
+					}
+					continue // an error is fair
+				}
+				if len(data) == 0 || int64(len(data)) != info.Size || !bytes.Equal(data, content(int(data[0]-'a'))) {
+					s.Errorf("a reader got %d bytes of an object of %d bytes, or two versions in one", len(data), info.Size)
+					continue
+				}
+				mu.Lock()
+				first := cmp.Or(etags[info.ETag], data[0])
+				etags[info.ETag] = first
+				mu.Unlock()
+				if first != data[0] {
+					s.Errorf("the ETag %s came with two contents, %c and %c", info.ETag, first, data[0])
+				}
+			}
+		})
+	}
+	for i := 1; i <= rounds; i++ {
+		s.put("x.img", content(i))
+	}
+	done.Store(true)
+	wg.Wait()
+	s.holds("x.img", content(rounds))
+
+	// Of writers at once one is the last, whole; all have written.
+	errs := make(chan error, 8)
+	for i := range 8 {
+		go func() {
+			_, err := s.root.Put(s.ctx, "y.img", bytes.NewReader(content(i)), int64(len(content(i))))
+			errs <- err
+		}()
+	}
+	for range 8 {
+		if err := <-errs; err != nil && !errors.Is(err, store.ErrChanged) {
+			s.Errorf("put beside others: %v", err)
+		}
+	}
+	data, _ := s.get("y.img")
+	if len(data) == 0 || !bytes.Equal(data, content(int(data[0]-'a'))) {
+		s.Errorf("after writes at once the object has %d bytes of more than one", len(data))
+	}
+}

@@ -1,0 +1,175 @@
+// Package storetest is the contract of package store as tests, which every
+// implementation passes.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/store"
+)
+
+// Run tests the roots that open returns. Each is to be empty, and another one
+// than those before (a prefix of its own will do).
+func Run(t *testing.T, open func(t *testing.T) store.Root) {
+	tests := []struct {
+		name string
+		test func(*suite)
+	}{
+		{"Missing", (*suite).missing},
+		{"PutAndGet", (*suite).putAndGet},
+		{"Ranges", (*suite).ranges},
+		{"IfMatch", (*suite).ifMatch},
+		{"UnknownSize", (*suite).unknownSize},
+		{"LargeOfUnknownSize", (*suite).largeOfUnknownSize},
+		{"FailedPut", (*suite).failedPut},
+		{"CancelledPut", (*suite).cancelledPut},
+		{"Delete", (*suite).delete},
+		{"Copy", (*suite).copy},
+		{"HostileKeys", (*suite).hostileKeys},
+		{"List", (*suite).list},
+		{"ListPages", (*suite).listPages},
+		{"EndedContext", (*suite).endedContext},
+		{"OneVersionWhole", (*suite).oneVersionWhole},
+		{"Multipart", (*suite).multipart},
+		{"MultipartOverwrites", (*suite).multipartOverwrites},
+		{"FailedPart", (*suite).failedPart},
+		{"WrongComplete", (*suite).wrongComplete},
+		{"Abort", (*suite).abort},
+		{"PendingUploads", (*suite).pendingUploads},
+		{"Records", (*suite).records},
+		{"RecordsAreObjects", (*suite).recordsAreObjects},
+		{"RecordSizes", (*suite).recordSizes},
+		{"CreateRace", (*suite).createRace},
+		{"ReplaceRace", (*suite).replaceRace},
+		{"Counter", (*suite).counter},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// Whatever hangs is to fail as itself, not as the whole.
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			tt.test(&suite{T: t, ctx: ctx, root: open(t)})
+		})
+	}
+}
+
+// A suite is one test with the root that it has to itself.
+type suite struct {
+	*testing.T
+	ctx  context.Context
+	root store.Root
+}
+
+// fails checks that err is the error want.
+func (s *suite) fails(what string, err, want error) {
+	s.Helper()
+	if !errors.Is(err, want) {
+		s.Errorf("%s: the error is %v, want %v", what, err, want)
+	}
+}
+
+func (s *suite) must(what string, err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatalf("%s: %v", what, err)
+	}
+}
+
+func (s *suite) put(key string, data []byte) store.Version {
+	s.Helper()
+	v, err := s.root.Put(s.ctx, key, bytes.NewReader(data), int64(len(data)))
+	s.must("put "+key, err)
+	return v
+}
+
+func (s *suite) get(key string) ([]byte, store.Info) {
+	s.Helper()
+	data, info, err := s.read(key, store.All, "")
+	s.must("get "+key, err)
+	return data, info
+}
+
+func (s *suite) read(key string, r store.Range, ifMatch string) ([]byte, store.Info, error) {
+	body, info, err := s.root.Get(s.ctx, key, r, ifMatch)
+	if err != nil {
+		return nil, info, err
+	}
+	data, err := io.ReadAll(body)
+	return data, info, errors.Join(err, body.Close())
+}
+
+// holds checks that key has that content, and that Head and Get agree on its
+// version, which it returns.
+func (s *suite) holds(key string, want []byte) store.Version {
+	s.Helper()
+	got, info := s.get(key)
+	if !bytes.Equal(got, want) {
+		s.Errorf("%q has %s, want %s", key, short(got), short(want))
+	}
+	head, err := s.root.Head(s.ctx, key)
+	s.must("head "+key, err)
+	if !head.Equal(info.Version) || head.Key != key || info.Key != key {
+		s.Errorf("Head says %+v, Get says %+v", head, info)
+	}
+	if head.Size != int64(len(want)) {
+		s.Errorf("%q has a size of %d, want %d", key, head.Size, len(want))
+	}
+	if head.ETag == "" || strings.Contains(head.ETag, `"`) {
+		s.Errorf("%q has the ETag %q", key, head.ETag)
+	}
+	return info.Version
+}
+
+func (s *suite) isMissing(key string) {
+	s.Helper()
+	_, err := s.root.Head(s.ctx, key)
+	s.fails("head "+key, err, store.ErrNotFound)
+	_, _, err = s.read(key, store.All, "")
+	s.fails("get "+key, err, store.ErrNotFound)
+}
+
+func (s *suite) keys(prefix, after string) []string {
+	s.Helper()
+	var keys []string
+	for info, err := range s.root.List(s.ctx, prefix, after) {
+		s.must("list "+prefix, err)
+		keys = append(keys, info.Key)
+	}
+	return keys
+}
+
+func (s *suite) lists(prefix, after string, want ...string) {
+	s.Helper()
+	if got := s.keys(prefix, after); !slices.Equal(got, want) {
+		s.Errorf("listing of %q after %q: %q, want %q", prefix, after, got, want)
+	}
+}
+
+// short shows the beginning of what may be megabytes.
+func short(data []byte) string {
+	if len(data) > 40 {
+		return string(data[:40]) + "..."
+	}
+	return string(data)
+}
+
+// pattern is n bytes that are not the same anywhere near.
+func pattern(seed byte, n int) []byte {
+	data := make([]byte, n)
+	x := uint32(seed) + 1
+	for i := range data {
+		x = x*1664525 + 1013904223
+		data[i] = byte(x >> 24)
+	}
+	return data
+}
+
+// plain hides all methods of a reader but Read.
+type plain struct{ io.Reader }

@@ -1,0 +1,205 @@
+package web
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"imageroot/shared/problem"
+)
+
+// JSON answers with v.
+func JSON(w http.ResponseWriter, status int, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	data = append(data, '\n')
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	w.WriteHeader(status)
+	_, _ = w.Write(data) // who has left needs no answer
+	return nil
+}
+
+// Decode reads a request's body into v: JSON, or a form whose fields are
+// strings ("true" and "false" are the JSON values). Fields that v does not
+// have are ignored.
+func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
+	if isForm(r) {
+		return decodeForm(r, v)
+	}
+	if t := r.Header.Get("Content-Type"); t != "" {
+		if mt, _, err := mime.ParseMediaType(t); err != nil || mt != "application/json" && mt != "text/json" {
+			return problem.New(problem.Unsupported, "the body must be JSON, with Content-Type: application/json")
+		}
+	}
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return bodyError(err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return jsonError(err)
+	}
+	return nil
+}
+
+func decodeForm(r *http.Request, v any) error {
+	if err := r.ParseForm(); err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return err
+		}
+		return problem.Wrap(problem.Malformed, "the form cannot be read", err)
+	}
+	fields := make(map[string]any, len(r.PostForm))
+	for name, values := range r.PostForm {
+		switch value := values[len(values)-1]; value {
+		case "true", "false":
+			fields[name] = value == "true"
+		default:
+			fields[name] = value
+		}
+	}
+	data, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return jsonError(err)
+	}
+	return nil
+}
+
+// bodyError is the error of a body that did not arrive whole.
+func bodyError(err error) error {
+	if problem.From(err).Code != problem.Internal {
+		return err
+	}
+	return problem.Wrap(problem.Invalid, "the body did not arrive whole: send it again", err)
+}
+
+func jsonError(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && e.Field != "" {
+		return problem.Wrap(problem.Malformed, "the field "+e.Field+" cannot be a "+e.Value, err)
+	}
+	return problem.Wrap(problem.Malformed, "the body is not a JSON object of the fields that this needs: "+err.Error(), err)
+}
+
+// Answer answers a request that changed something: programs get v as JSON (or
+// no body where v is nil), people who used a form are sent back to where they
+// came from, and shown message there.
+func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message string) error {
+	if WantsPage(r) {
+		SetNotice(w, r, message)
+		http.Redirect(w, r, back(r), http.StatusSeeOther)
+		return nil
+	}
+	if v == nil {
+		w.WriteHeader(status)
+		return nil
+	}
+	return JSON(w, status, v)
+}
+
+// back is the page that a form was sent from.
+func back(r *http.Request) string {
+	u, err := url.Parse(r.Referer())
+	if err != nil || u.Host != r.Host || !strings.HasPrefix(u.Path, "/ui/") {
+		return "/ui/images"
+	}
+	return u.RequestURI()
+}
+
+// WantsPage reports whether a person waits for the answer: a browser that
+// navigates says so.
+func WantsPage(r *http.Request) bool {
+	return r.Header.Get("HX-Request") == "" && strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+const noticeCookie = "imageroot_notice"
+
+// SetNotice makes the next page show a line.
+func SetNotice(w http.ResponseWriter, r *http.Request, message string) {
+	const most = 1000 // a cookie holds 4096 bytes
+	if len(message) > most {
+		message = strings.ToValidUTF8(message[:most], "") + "..."
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: noticeCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(message)), Path: "/ui/",
+		MaxAge: 60, HttpOnly: true, Secure: IsTLS(r), SameSite: http.SameSiteStrictMode,
+	})
+}
+
+// TakeNotice returns the line that a page is to show, once.
+func TakeNotice(w http.ResponseWriter, r *http.Request) string {
+	c, err := r.Cookie(noticeCookie)
+	if err != nil {
+		return ""
+	}
+	http.SetCookie(w, &http.Cookie{Name: noticeCookie, Path: "/ui/", MaxAge: -1, HttpOnly: true, Secure: IsTLS(r), SameSite: http.SameSiteStrictMode})
+	b, err := base64.RawURLEncoding.DecodeString(c.Value)
+	if err != nil {
+		return ""
+	}
+	return strings.ToValidUTF8(string(b), "")
+}
+
+// ClientIP is the address that a request came from. Behind a proxy it is the
+// proxy's.
+func ClientIP(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// IsTLS reports whether the client came by TLS, here or at a proxy that says so.
+func IsTLS(r *http.Request) bool {
+	return r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
+}
+
+// BaseURL is this server as the client addressed it, without a slash at the end.
+func BaseURL(r *http.Request) string {
+	if IsTLS(r) {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+func queryEscape(s string) string { return url.QueryEscape(s) }
+
+// Body returns the body of a [Route] that streams: reading it fails where the
+// client sends nothing for [StallTimeout].
+func Body(w http.ResponseWriter, r *http.Request) io.Reader {
+	return &stallReader{body: r.Body, rc: http.NewResponseController(w)}
+}
+
+type stallReader struct {
+	body  io.Reader
+	rc    *http.ResponseController
+	still time.Time
+}
+
+func (s *stallReader) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(s.still) > StallTimeout/8 {
+		_ = s.rc.SetReadDeadline(now.Add(StallTimeout))
+		s.still = now
+	}
+	return s.body.Read(p)
+}
+
+// StopBody makes a read of the body that waits for the client fail. The
+// connection is closed after the answer.
+func StopBody(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	w.Header().Set("Connection", "close")
+}

@@ -1,0 +1,355 @@
+// Package web runs the functions' routes over HTTP: it finds the route, lets
+// in who may come in, bounds what is read, turns errors into answers, and logs
+// and counts what happened. It knows nothing of what the routes do.
+package web
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"imageroot/shared/metric"
+	"imageroot/shared/problem"
+)
+
+// Access says who may use a route.
+type Access int
+
+const (
+	// Always lets everybody in: health, the log-in page and what it looks like.
+	Always Access = iota
+	// Open lets everybody in unless IMAGEROOT_PUBLIC_READ is false, which
+	// makes it [Operator].
+	Open
+	// Operator needs a session or the API token; who has none gets 401.
+	Operator
+	// Page is [Operator] for people: who has no session is sent to log in.
+	Page
+)
+
+// A HandlerFunc answers a request, or returns an error without having written
+// anything; problem.From says which answer that is. An error after something
+// was written breaks the connection, so that nobody takes half for a whole.
+type HandlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+// A Route is one entry of a function's route table.
+type Route struct {
+	Pattern string // as of http.ServeMux, with a method
+	Access  Access
+	Handle  HandlerFunc
+	// MaxBody is the most bytes of body; 0 means [MaxBody].
+	MaxBody int64
+	// Stream marks bodies of gigabytes in either direction: they have no
+	// limit of size or of time, only of stillness (see [StallTimeout]).
+	Stream bool
+	// Quiet keeps requests that went well out of the log: health checks, and
+	// what pages ask for every other second.
+	Quiet bool
+}
+
+const (
+	// MaxBody is the most bytes of body that a route takes if it does not say.
+	MaxBody = 1 << 20
+	// MaxHeaderBytes is for the server: the most bytes of a request's head.
+	MaxHeaderBytes = 64 << 10
+	// StallTimeout is how long a stream may stand still before it is cut.
+	StallTimeout = 2 * time.Minute
+	// timeout is for all of a request that is no stream.
+	timeout = 2 * time.Minute
+)
+
+// An Authenticator knows the operator.
+type Authenticator interface {
+	// Authenticated reports whether the request comes from the operator.
+	Authenticated(r *http.Request) (bool, error)
+}
+
+// Config of a [Handler].
+type Config struct {
+	Auth       Authenticator
+	PublicRead bool
+	// ErrorPage shows a problem to a person. The status is still to be written.
+	ErrorPage func(w http.ResponseWriter, r *http.Request, e *problem.Error, status int)
+	Metric    *metric.Set
+	Log       *slog.Logger
+}
+
+// Handler returns a handler of all routes.
+func Handler(cfg Config, routes ...[]Route) http.Handler {
+	h := &handler{cfg: cfg, mux: http.NewServeMux(), routes: map[string]*Route{}}
+	for _, table := range routes {
+		for _, rt := range table {
+			h.routes[rt.Pattern] = &rt
+			h.mux.Handle(rt.Pattern, nothing{})
+		}
+	}
+	return h
+}
+
+type handler struct {
+	cfg    Config
+	mux    *http.ServeMux // finds patterns and path values only
+	routes map[string]*Route
+	origin http.CrossOriginProtection
+}
+
+type nothing struct{}
+
+func (nothing) ServeHTTP(http.ResponseWriter, *http.Request) {}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	started := time.Now()
+	id := requestID(r)
+	rw := &responseWriter{ResponseWriter: w}
+	setHeaders(rw.Header(), id)
+	override(r)
+	pattern := "none"
+	rt, err := h.find(rw, r)
+	if rt != nil {
+		pattern = rt.Pattern
+	}
+	defer func() {
+		cut := false
+		if v := recover(); v != nil {
+			cut = true
+			if v != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+				err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+				if rw.status == 0 {
+					cut = false
+					h.fail(rw, r, err)
+				}
+			}
+		}
+		took := time.Since(started)
+		h.cfg.Metric.Request(methodLabel(r.Method), pattern, rw.code(), took)
+		h.log(rt, r, rw, id, took, err, cut)
+		if cut {
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	if err == nil {
+		err = h.serve(rt, rw, r)
+	}
+	if err != nil {
+		if rw.status != 0 {
+			panic(http.ErrAbortHandler)
+		}
+		h.fail(rw, r, err)
+	}
+}
+
+// find returns the route of a request, with its path values set.
+func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
+	miss, pattern := h.mux.Handler(r)
+	if rt, ok := h.routes[pattern]; ok {
+		if _, ok := miss.(nothing); ok {
+			h.mux.ServeHTTP(nil, r) // sets the path values
+			return rt, nil
+		}
+	}
+	// What the mux would answer says which miss it is.
+	rec := recorder{header: http.Header{}}
+	miss.ServeHTTP(&rec, r)
+	if rec.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", rec.header.Get("Allow"))
+		return nil, problem.Newf(problem.Method, "%s is not possible here; %s is", methodLabel(r.Method), rec.header.Get("Allow"))
+	}
+	return nil, problem.New(problem.NotFound, "there is nothing at this path")
+}
+
+func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
+	if err := h.origin.Check(r); err != nil {
+		return problem.Wrap(problem.Forbidden, "a page of another site made this request; open the page of this server and do it there", err)
+	}
+	if err := h.admit(rt, w, r); err != nil {
+		return err
+	}
+	rc := http.NewResponseController(w)
+	if rt.Stream {
+		w.stall = rc
+		w.alive()
+	} else {
+		// A server without deadlines (tests' recorders) has no need of them.
+		_ = rc.SetReadDeadline(time.Now().Add(timeout))
+		_ = rc.SetWriteDeadline(time.Now().Add(timeout))
+		limit := rt.MaxBody
+		if limit == 0 {
+			limit = MaxBody
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+	}
+	return rt.Handle(w, r)
+}
+
+// admit lets a request in or says why not.
+func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error {
+	if rt.Access == Always || rt.Access == Open && h.cfg.PublicRead {
+		return nil
+	}
+	ok, err := h.cfg.Auth.Authenticated(r)
+	switch {
+	case err != nil:
+		return err
+	case ok:
+		return nil
+	case rt.Access == Page && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+		return &loginRequired{next: r.URL.RequestURI()}
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer realm="imageroot"`)
+	return problem.New(problem.Unauthorized, "this needs the operator: log in at /ui/login, or send Authorization: Bearer with the API token")
+}
+
+// loginRequired sends a person to the log-in page.
+type loginRequired struct{ next string }
+
+func (*loginRequired) Error() string { return "log-in required" }
+
+// fail answers with an error.
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if login, ok := errors.AsType[*loginRequired](err); ok {
+		w.Header().Set("Cache-Control", "no-store")
+		if r.Header.Get("HX-Request") != "" {
+			w.Header().Set("HX-Redirect", "/ui/login")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		http.Redirect(w, r, "/ui/login?next="+queryEscape(login.next), http.StatusSeeOther)
+		return
+	}
+	e := problem.From(err)
+	if WantsPage(r) && h.cfg.ErrorPage != nil {
+		h.cfg.ErrorPage(w, r, e, problem.Prepare(w, e))
+		return
+	}
+	problem.Write(w, r, e)
+}
+
+func (h *handler) log(rt *Route, r *http.Request, w *responseWriter, id string, took time.Duration, err error, cut bool) {
+	level := slog.LevelInfo
+	if rt != nil && rt.Quiet && w.code() < 400 {
+		level = slog.LevelDebug
+	}
+	attrs := []any{
+		"id", id, "method", methodLabel(r.Method), "path", r.URL.EscapedPath(), "status", w.code(),
+		"bytes", w.bytes, "seconds", took.Seconds(), "ip", ClientIP(r),
+	}
+	if cut {
+		attrs = append(attrs, "cut", true)
+	}
+	if err != nil {
+		attrs = append(attrs, "error", err.Error())
+		if problem.From(err).Code == problem.Internal {
+			level = slog.LevelError
+		}
+	}
+	h.cfg.Log.Log(r.Context(), level, "request", attrs...)
+}
+
+// setHeaders sets what every answer has. Handlers may change it.
+func setHeaders(h http.Header, id string) {
+	h.Set(problem.RequestIDHeader, id)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+}
+
+// requestID takes over the client's ID, so that its log and ours can be laid
+// side by side, if it is one that can do no harm there.
+func requestID(r *http.Request) string {
+	id := r.Header.Get(problem.RequestIDHeader)
+	ok := id != "" && len(id) <= 64
+	for _, c := range []byte(id) {
+		ok = ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_' || c == '.')
+	}
+	if ok {
+		return id
+	}
+	return rand.Text()[:16]
+}
+
+// override lets plain forms, which can only POST, ask for another method:
+// "?_method=DELETE". The cross-origin check is the same for both.
+func override(r *http.Request) {
+	if r.Method != http.MethodPost || !isForm(r) {
+		return
+	}
+	switch m := r.URL.Query().Get("_method"); m {
+	case http.MethodDelete, http.MethodPut:
+		r.Method = m
+	}
+}
+
+// methodLabel keeps made-up methods out of logs and labels.
+func methodLabel(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodPatch:
+		return m
+	}
+	return "other"
+}
+
+func isForm(r *http.Request) bool {
+	t := r.Header.Get("Content-Type")
+	return strings.HasPrefix(t, "application/x-www-form-urlencoded") || strings.HasPrefix(t, "multipart/form-data")
+}
+
+// responseWriter knows what was written.
+type responseWriter struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+	stall  *http.ResponseController // of streams
+	still  time.Time                // when the write deadline was set
+}
+
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *responseWriter) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.alive()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// alive moves the write deadline of a stream. That costs as much as a small
+// write: once in a while is enough.
+func (w *responseWriter) alive() {
+	if now := time.Now(); w.stall != nil && now.Sub(w.still) > StallTimeout/8 {
+		_ = w.stall.SetWriteDeadline(now.Add(StallTimeout))
+		w.still = now
+	}
+}
+
+func (w *responseWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.alive()
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+func (w *responseWriter) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}
+
+// recorder keeps the status and header of an answer.
+type recorder struct {
+	header http.Header
+	status int
+}
+
+func (r *recorder) Header() http.Header         { return r.header }
+func (r *recorder) Write(p []byte) (int, error) { return len(p), nil }
+func (r *recorder) WriteHeader(status int)      { r.status = status }

@@ -1,0 +1,108 @@
+package templates
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"io/fs"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+	"sync"
+	"time"
+)
+
+// An asset is a file that pages load.
+type asset struct {
+	data   []byte
+	zipped []byte // nil where that is not smaller
+	hash   string
+	typ    string
+}
+
+var assets = sync.OnceValue(readAssets)
+
+func readAssets() map[string]*asset {
+	all := map[string]*asset{}
+	err := fs.WalkDir(static(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(static(), name)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(data)
+		a := &asset{data: data, hash: hex.EncodeToString(sum[:8]), typ: mime.TypeByExtension(path.Ext(name))}
+		switch path.Ext(name) {
+		case ".css":
+			a.typ = "text/css; charset=utf-8"
+		case ".js":
+			a.typ = "text/javascript; charset=utf-8"
+		case ".svg":
+			a.typ = "image/svg+xml"
+		default:
+			a.typ = "text/plain; charset=utf-8"
+		}
+		var b bytes.Buffer
+		z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // a level that exists
+		_, _ = z.Write(data)                                  // to memory
+		_ = z.Close()
+		if b.Len() < len(data) {
+			a.zipped = b.Bytes()
+		}
+		all[name] = a
+		return nil
+	})
+	if err != nil {
+		panic(err) // embedded files can be read
+	}
+	return all
+}
+
+// staticURL is the URL of a file in the static folder. It is another one for
+// every content, so browsers may keep what they got.
+func staticURL(name string) (string, error) {
+	a, ok := assets()[name]
+	if !ok {
+		return "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return "/static/" + name + "?v=" + a.hash, nil
+}
+
+// ServeStatic answers with a file of the static folder and reports whether
+// there is one.
+func ServeStatic(w http.ResponseWriter, r *http.Request, name string) bool {
+	a, ok := assets()[name]
+	if !ok {
+		return false
+	}
+	h := w.Header()
+	h.Set("Content-Type", a.typ)
+	h.Set("Vary", "Accept-Encoding")
+	h.Set("Cache-Control", "no-cache")
+	if r.URL.Query().Get("v") == a.hash {
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	data, etag := a.data, a.hash
+	if a.zipped != nil && acceptsGzip(r) {
+		data, etag = a.zipped, a.hash+"-gzip"
+		h.Set("Content-Encoding", "gzip")
+	}
+	h.Set("ETag", `"`+etag+`"`)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	return true
+}
+
+func acceptsGzip(r *http.Request) bool {
+	for _, coding := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		name, q, _ := strings.Cut(strings.TrimSpace(coding), ";")
+		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			q = strings.ReplaceAll(q, " ", "")
+			return q != "q=0" && !strings.HasPrefix(q, "q=0.000")
+		}
+	}
+	return false
+}

@@ -1,0 +1,556 @@
+// What the pages do beyond links and forms. Everything but uploads works
+// without it.
+(() => {
+  'use strict';
+
+  // The theme is set before anything is painted: this file is not deferred.
+  const root = document.documentElement;
+  root.classList.add('js');
+  const dark = matchMedia('(prefers-color-scheme: dark)');
+  const setTheme = () => { root.dataset.bsTheme = dark.matches ? 'dark' : 'light'; };
+  setTheme();
+  dark.addEventListener('change', setTheme);
+
+  const byID = (id) => document.getElementById(id);
+
+  // el makes an element. Text is text, whatever is in it.
+  function el(tag, attributes = {}, ...children) {
+    const e = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
+    e.append(...children);
+    return e;
+  }
+
+  // ---- messages ----
+
+  let toastTimer;
+
+  // say shows a message in a place that screen readers watch.
+  function say(place, kind, text, link) {
+    const box = el('div', { class: `alert alert-${kind} py-2 mb-0` }, text);
+    if (link) box.append(' ', el('a', { class: 'alert-link', href: link.href }, link.text));
+    if (place === byID('status')) {
+      clearTimeout(toastTimer);
+      box.className = `alert alert-${kind} alert-dismissible shadow mb-0`;
+      const close = el('button', { type: 'button', class: 'btn-close', 'aria-label': 'Close the message' });
+      close.addEventListener('click', () => place.replaceChildren());
+      box.append(close);
+      if (kind !== 'danger') toastTimer = setTimeout(() => box.remove(), 8000);
+    }
+    place.replaceChildren(box);
+  }
+
+  const announce = (text) => { byID('announce').textContent = text; };
+
+  // problemOf is the sentence of an answer that is none of the good ones.
+  async function problemOf(res) {
+    try {
+      const p = await res.json();
+      if (p.detail) return p.detail;
+    } catch { /* not JSON: the status has to do */ }
+    return `The server answered with status ${res.status}.`;
+  }
+
+  const logIn = { text: 'Log in', href: '/ui/login?next=/ui/images' };
+  const unreachable = 'The server cannot be reached. Try again.';
+
+  // ---- refreshing ----
+
+  const refreshEvery = 2000;
+  let pressed = false; // a press must end on the button that it began on
+
+  function refresh() {
+    const live = byID('live');
+    if (live && window.htmx) window.htmx.trigger(live, 'refresh');
+  }
+
+  function tick() {
+    if (document.visibilityState === 'visible' && !pressed) refresh();
+  }
+
+  const liveURL = () => `/ui/images/live${location.search}`;
+  const isLive = (e) => e.target instanceof Element && e.target.id === 'live';
+
+  function watchLive() {
+    let focused = null; // the fragment that has the focus
+    let jobs = new Map();
+    const statuses = () => new Map([...document.querySelectorAll('.job')].map((j) => [j.id, j.dataset.status]));
+
+    document.addEventListener('htmx:configRequest', (e) => {
+      if (!isLive(e)) return;
+      e.detail.path = liveURL();
+      for (const f of document.querySelectorAll('[data-version]')) e.detail.parameters[`v-${f.id}`] = f.dataset.version;
+    });
+    document.addEventListener('htmx:beforeSwap', (e) => {
+      focused = document.activeElement?.closest('[data-version]')?.id ?? null;
+      jobs = statuses();
+      // Answers to what was asked before a search are of no use after it.
+      if (isLive(e) && (pressed || !e.detail.pathInfo.requestPath.startsWith(liveURL()))) e.detail.shouldSwap = false;
+    });
+    document.addEventListener('htmx:afterRequest', (e) => {
+      if (isLive(e)) byID('offline').hidden = e.detail.xhr.status !== 0;
+      // A button that is gone must not take the place on the page with it.
+      if (focused && document.activeElement === document.body) {
+        const heading = byID(`${focused}-title`);
+        heading?.setAttribute('tabindex', '-1');
+        heading?.focus({ preventScroll: true });
+      }
+      focused = null;
+      for (const j of document.querySelectorAll('.job')) {
+        const was = jobs.get(j.id);
+        if (was && was !== j.dataset.status && ['completed', 'failed'].includes(j.dataset.status)) {
+          announce(`${j.dataset.name}: ${j.dataset.status}`);
+        }
+      }
+      jobs = statuses();
+    });
+    document.addEventListener('htmx:pushedIntoHistory', () => {
+      const query = new URLSearchParams(location.search);
+      byID('sort').value = query.get('sort') || 'name';
+      if (document.activeElement !== byID('q')) byID('q').value = query.get('q') || '';
+    });
+    for (const [down, up] of [['pointerdown', 'pointerup'], ['keydown', 'keyup']]) {
+      addEventListener(down, (e) => { pressed = down === 'pointerdown' || e.key === ' '; }, true);
+      addEventListener(up, () => { pressed = false; }, true);
+    }
+    for (const end of ['pointercancel', 'dragend', 'blur']) addEventListener(end, () => { pressed = false; });
+    setInterval(tick, refreshEvery);
+    document.addEventListener('visibilitychange', tick);
+  }
+
+  // ---- forms ----
+
+  async function send(form) {
+    if (form.dataset.sending) return;
+    form.dataset.sending = 'yes';
+    const button = form.querySelector('button:not([type=button])');
+    button?.setAttribute('aria-disabled', 'true');
+    const place = form.querySelector('[data-result]') || form.closest('#confirm')?.querySelector('[data-result]') || byID('status');
+    if (form.dataset.busy) say(place, 'secondary', form.dataset.busy);
+    try {
+      const res = await fetch(form.getAttribute('action'), {
+        method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams(new FormData(form)),
+      });
+      if (res.status === 401) return say(place, 'danger', 'You are no longer logged in.', logIn);
+      if (!res.ok) return say(place, 'danger', await problemOf(res));
+      const answer = res.headers.get('Content-Type')?.includes('json') ? await res.json() : {};
+      const done = form.dataset.done.replace('{name}', answer.name ?? 'the image');
+      if (form.hasAttribute('data-reset')) form.reset();
+      if (form.closest('dialog')) {
+        byID('dialog').close('done');
+        say(byID('status'), 'success', done);
+      } else if (form.closest('#confirm')) {
+        location.assign('/ui/images');
+      } else {
+        say(place, 'success', done);
+      }
+      refresh();
+    } catch {
+      say(place, 'danger', unreachable);
+    } finally {
+      delete form.dataset.sending;
+      button?.removeAttribute('aria-disabled');
+    }
+  }
+
+  // ask shows a confirmation page in the dialog, and returns whether there is
+  // one.
+  async function ask(url) {
+    const dialog = byID('dialog');
+    const body = byID('dialog-body');
+    body.replaceChildren();
+    await window.htmx.ajax('GET', url, { target: body, select: '#confirm', swap: 'innerHTML' });
+    if (!byID('confirm')) return false;
+    dialog.returnValue = '';
+    dialog.showModal();
+    return true;
+  }
+
+  async function askBefore(form) {
+    const opener = document.activeElement?.id;
+    const url = `${form.getAttribute('action')}?${new URLSearchParams(new FormData(form))}`;
+    try {
+      if (!await ask(url)) {
+        say(byID('status'), 'secondary', 'It is gone already.');
+        return refresh();
+      }
+    } catch {
+      return say(byID('status'), 'danger', unreachable);
+    }
+    // The button that opened the dialog may be another element by now.
+    byID('dialog').addEventListener('close', () => { if (opener) byID(opener)?.focus(); }, { once: true });
+  }
+
+  document.addEventListener('submit', (e) => {
+    const form = e.target;
+    if (form.hasAttribute('data-api')) {
+      e.preventDefault();
+      send(form);
+    } else if (form.hasAttribute('data-confirm') && window.htmx && byID('dialog')) {
+      e.preventDefault();
+      askBefore(form);
+    } else if (form.hasAttribute('data-choice')) {
+      e.preventDefault();
+      byID('dialog').close('yes');
+    }
+  });
+
+  document.addEventListener('click', (e) => {
+    const close = e.target.closest('[data-close]');
+    if (close?.closest('dialog')) {
+      e.preventDefault();
+      byID('dialog').close('');
+    }
+    const copy = e.target.closest('[data-copy]');
+    if (copy) copyText(copy);
+  });
+
+  async function copyText(button) {
+    const text = button.dataset.copy;
+    try {
+      // Only pages that came by TLS, or from this machine, have a clipboard.
+      if (navigator.clipboard) await navigator.clipboard.writeText(text);
+      else copyOld(text);
+      const was = button.textContent;
+      button.textContent = 'Copied';
+      announce('Copied.');
+      setTimeout(() => { button.textContent = was; }, 1500);
+    } catch {
+      say(byID('status'), 'warning', `The browser does not let this page copy. Here it is: ${text}`);
+    }
+  }
+
+  function copyOld(text) {
+    const area = el('textarea', { class: 'visually-hidden', 'aria-hidden': 'true' });
+    area.value = text;
+    document.body.append(area);
+    const focused = document.activeElement;
+    area.select();
+    const copied = document.execCommand('copy');
+    area.remove();
+    focused?.focus();
+    if (!copied) throw new Error('not copied');
+  }
+
+  // ---- uploads ----
+
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+
+  function sizeText(n) {
+    let i = 0;
+    while (n >= 1024 && i < units.length - 1) { n /= 1024; i++; }
+    return `${i && n < 100 ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
+  }
+
+  function durationText(seconds) {
+    if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+    if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+    return `${Math.floor(seconds / 3600)} h ${Math.round(seconds % 3600 / 60)} min`;
+  }
+
+  const firstWait = 1000;
+  const longestWait = 15000;
+  const stallTime = 30000;
+  const rateTime = 5000; // the rate is that of the last seconds
+  const mostRefusals = 8; // by a server that is there and fails
+
+  const prefix = 'imageroot-upload:';
+  const keyOf = (file) => `${prefix}${file.size}:${file.lastModified}:${file.name}`;
+
+  // What is kept of uploads survives a reload where the browser lets it.
+  const kept = {
+    get(key) { try { return localStorage.getItem(key); } catch { return null; } },
+    set(key, id) { try { localStorage.setItem(key, id); } catch { /* then it does not */ } },
+    remove(key) { try { localStorage.removeItem(key); } catch { /* nor was it kept */ } },
+    ids() {
+      try { return new Map(Object.entries(localStorage).filter(([k]) => k.startsWith(prefix)).map(([k, id]) => [id, k])); } catch { return new Map(); }
+    },
+  };
+
+  // A Refused is an answer that trying again would not change.
+  class Refused extends Error {}
+  class Cancelled extends Error {}
+
+  class Upload {
+    constructor(file) {
+      this.file = file;
+      this.key = keyOf(file);
+      this.id = null;
+      this.cancelled = false;
+      this.samples = [];
+      this.bar = el('progress', { class: 'bar', max: '1', value: '0', 'aria-label': `Upload of ${file.name}` });
+      this.text = el('div', { class: 'small text-body-secondary' }, 'waiting');
+      this.button = el('button', { type: 'button', class: 'btn btn-sm btn-outline-danger', 'aria-label': `Cancel the upload of ${file.name}` }, 'Cancel');
+      this.button.addEventListener('click', () => this.cancel());
+      this.li = el('li', { class: 'upload' },
+        el('div', { class: 'd-flex align-items-center gap-2' }, el('span', { class: 'fw-semibold text-break me-auto' }, file.name), this.button),
+        this.bar, this.text);
+      this.li.dataset.state = 'waiting';
+    }
+
+    state(state, text) {
+      this.li.dataset.state = state;
+      this.text.textContent = text;
+      this.text.className = state === 'failed' ? 'small text-danger-emphasis text-break' : 'small text-body-secondary text-break';
+    }
+
+    cancel() {
+      this.cancelled = true;
+      this.xhr?.abort();
+      this.wake?.();
+      if (this.li.dataset.state === 'waiting') this.li.remove();
+    }
+
+    check() { if (this.cancelled) throw new Cancelled(); }
+
+    // wait ends early when the browser is online again or the upload cancelled.
+    wait(ms) {
+      return new Promise((resolve) => {
+        const done = () => { clearTimeout(timer); removeEventListener('online', done); resolve(); };
+        const timer = setTimeout(done, ms);
+        addEventListener('online', done);
+        this.wake = done;
+      });
+    }
+
+    // trying calls f until it gives an answer that is good or final.
+    async trying(f) {
+      let refusals = 0;
+      for (let wait = firstWait; ; wait = Math.min(2 * wait, longestWait)) {
+        this.check();
+        let why = 'connection lost';
+        try {
+          const res = await f();
+          if (res.ok) return res;
+          if (res.status === 401) throw new Refused('You are no longer logged in. Log in and choose the file again: the upload goes on where it is.');
+          const detail = await problemOf(res);
+          if (res.status < 500 && res.status !== 408 && res.status !== 429 || res.status === 507 || ++refusals >= mostRefusals) throw new Refused(detail);
+          why = detail;
+        } catch (err) {
+          if (err instanceof Refused) throw err;
+        }
+        this.check();
+        this.samples = [];
+        this.state('retrying', `${why}: trying again in ${durationText(wait / 1000)}`);
+        await this.wait(wait);
+      }
+    }
+
+    call(method, url, body) {
+      return this.trying(() => fetch(url, {
+        method, cache: 'no-store',
+        headers: body ? { 'Content-Type': 'application/json', Accept: 'application/json' } : { Accept: 'application/json' },
+        body: body && JSON.stringify(body),
+      }));
+    }
+
+    async run() {
+      try {
+        const view = await this.begin();
+        if (view.status === 'uploading') await this.sendParts(view);
+        await this.finish();
+        kept.remove(this.key);
+        this.bar.value = 1;
+        this.button.remove();
+        this.state('done', `uploaded, ${sizeText(this.file.size)}`);
+        announce(`${this.file.name} is uploaded.`);
+        refresh();
+      } catch (err) {
+        if (err instanceof Cancelled) return this.discard();
+        this.button.remove();
+        this.state('failed', err instanceof Refused ? err.message : `The upload failed: ${err.message}`);
+        announce(`Upload of ${this.file.name} failed. ${err.message}`);
+      }
+    }
+
+    // begin finds the upload that an earlier page began, or begins one.
+    async begin() {
+      const id = kept.get(this.key);
+      if (id) {
+        const open = (await (await this.call('GET', '/uploads')).json()).uploads.find((u) => u.id === id);
+        if (open) {
+          this.id = id;
+          return (await this.call('GET', `/uploads/${id}`)).json();
+        }
+      }
+      const view = await (await this.call('POST', '/uploads', { name: this.file.name, size_bytes: this.file.size })).json();
+      this.id = view.id;
+      kept.set(this.key, view.id);
+      return view;
+    }
+
+    // sendParts sends the parts that are missing, in order: the server hashes
+    // them as they come.
+    async sendParts(view) {
+      let done = view.parts.reduce((n, p) => n + (p.done ? p.size_bytes : 0), 0);
+      if (done > 0) announce(`The upload of ${this.file.name} goes on.`);
+      for (const part of view.parts) {
+        if (part.done) continue;
+        const from = (part.number - 1) * view.part_size;
+        const body = this.file.slice(from, from + part.size_bytes);
+        await this.trying(() => this.put(part.url, body, (sent) => this.progress(done + sent)));
+        done += part.size_bytes;
+        this.progress(done);
+      }
+    }
+
+    // put sends bytes. XMLHttpRequest tells how many have gone; fetch does not.
+    put(url, body, progress) {
+      return new Promise((resolve, reject) => {
+        const xhr = new XMLHttpRequest();
+        this.xhr = xhr;
+        let stall;
+        const alive = () => { clearTimeout(stall); stall = setTimeout(() => xhr.abort(), stallTime); };
+        const lost = () => { clearTimeout(stall); reject(new Error('connection lost')); };
+        xhr.upload.addEventListener('progress', (e) => { alive(); progress(e.loaded); });
+        xhr.addEventListener('load', () => {
+          clearTimeout(stall);
+          if (xhr.status === 0) return lost();
+          resolve(new Response(xhr.response, { status: xhr.status, headers: { 'Content-Type': 'application/json' } }));
+        });
+        for (const end of ['error', 'abort', 'timeout']) xhr.addEventListener(end, lost);
+        xhr.open('PUT', url);
+        alive();
+        xhr.send(body);
+      });
+    }
+
+    progress(sent) {
+      const now = performance.now();
+      this.samples.push([now, sent]);
+      while (this.samples.length > 2 && now - this.samples[0][0] > rateTime) this.samples.shift();
+      const [then, before] = this.samples[0];
+      const rate = (sent - before) / ((now - then) / 1000);
+      this.bar.value = sent / this.file.size;
+      let text = `${sizeText(sent)} of ${sizeText(this.file.size)}`;
+      if (now - then > 500 && rate > 0) text += `, ${sizeText(rate)}/s, ${durationText((this.file.size - sent) / rate)} left`;
+      this.state('uploading', text);
+    }
+
+    // finish has the parts put together and waits for it.
+    async finish() {
+      await this.call('POST', `/uploads/${this.id}/complete`);
+      this.button.disabled = true;
+      for (;;) {
+        const view = await (await this.call('GET', `/uploads/${this.id}`)).json();
+        if (view.status === 'completed') return;
+        if (view.status === 'failed') {
+          kept.remove(this.key);
+          throw new Refused(view.error || 'The server could not put the image together.');
+        }
+        this.state('completing', 'all bytes are there, the server puts them together');
+        await this.wait(1000);
+      }
+    }
+
+    async discard() {
+      kept.remove(this.key);
+      this.li.remove();
+      announce(`The upload of ${this.file.name} is cancelled.`);
+      if (this.id) await fetch(`/uploads/${this.id}`, { method: 'DELETE' }).catch(() => { /* the server gives it up in time */ });
+    }
+  }
+
+  const queue = [];
+  let uploading = null;
+
+  async function work() {
+    if (uploading) return;
+    while ((uploading = queue.shift())) {
+      if (!uploading.cancelled) await uploading.run();
+    }
+    uploading = null;
+  }
+
+  // mayReplace asks before an upload replaces an image.
+  async function mayReplace(name) {
+    try {
+      if (!await ask(`/ui/images/confirm?${new URLSearchParams({ what: 'replace', key: name })}`)) return true;
+    } catch {
+      return true; // the upload itself says what is wrong
+    }
+    return new Promise((resolve) => {
+      byID('dialog').addEventListener('close', () => resolve(byID('dialog').returnValue === 'yes'), { once: true });
+    });
+  }
+
+  async function add(files) {
+    for (const file of files) {
+      const key = keyOf(file);
+      if ([uploading, ...queue].some((u) => u?.key === key)) continue;
+      if (!kept.get(key) && !await mayReplace(file.name)) continue;
+      for (const li of document.querySelectorAll('.upload')) if (li.dataset.key === key) li.remove();
+      const u = new Upload(file);
+      u.li.dataset.key = key;
+      byID('uploads').append(u.li);
+      queue.push(u);
+      work();
+    }
+  }
+
+  // showUnfinished lists what pages before this one have begun.
+  async function showUnfinished() {
+    const ids = kept.ids();
+    if (!ids.size) return;
+    let open;
+    try {
+      open = (await (await fetch('/uploads', { headers: { Accept: 'application/json' } })).json()).uploads;
+    } catch {
+      return; // they are found again when the file is chosen
+    }
+    for (const [id, key] of ids) {
+      const u = open.find((o) => o.id === id);
+      if (!u) {
+        kept.remove(key);
+        continue;
+      }
+      const button = el('button', { type: 'button', class: 'btn btn-sm btn-outline-danger', 'aria-label': `Discard the upload of ${u.name}` }, 'Discard');
+      const li = el('li', { class: 'upload', 'data-state': 'unfinished', 'data-key': key },
+        el('div', { class: 'd-flex align-items-center gap-2' }, el('span', { class: 'fw-semibold text-break me-auto' }, u.name), button),
+        el('div', { class: 'small text-body-secondary' }, u.status === 'completing'
+          ? 'all bytes are there, the server puts them together'
+          : `unfinished, ${sizeText(u.size_bytes)}: choose the file again and the upload goes on`));
+      button.addEventListener('click', async () => {
+        try {
+          const res = await fetch(`/uploads/${id}`, { method: 'DELETE', headers: { Accept: 'application/json' } });
+          if (!res.ok && res.status !== 404) return say(byID('upload-result'), 'danger', await problemOf(res));
+        } catch {
+          return say(byID('upload-result'), 'danger', unreachable);
+        }
+        kept.remove(key);
+        li.remove();
+      });
+      byID('uploads').append(li);
+    }
+  }
+
+  function watchUploads() {
+    const input = byID('file');
+    input.addEventListener('change', () => {
+      const files = [...input.files];
+      input.value = ''; // so that the same file can be chosen again
+      add(files);
+    });
+    const zone = byID('upload');
+    const hasFiles = (e) => [...(e.dataTransfer?.types ?? [])].includes('Files');
+    addEventListener('dragover', (e) => {
+      if (!hasFiles(e)) return;
+      e.preventDefault();
+      byID('drop').classList.toggle('over', zone.contains(e.target));
+    });
+    addEventListener('dragleave', (e) => { if (!e.relatedTarget) byID('drop').classList.remove('over'); });
+    addEventListener('drop', (e) => {
+      if (!hasFiles(e)) return;
+      e.preventDefault(); // a browser would open a file that misses
+      byID('drop').classList.remove('over');
+      if (zone.contains(e.target)) add([...e.dataTransfer.files]);
+    });
+    addEventListener('beforeunload', (e) => { if (uploading) e.preventDefault(); });
+    showUnfinished();
+  }
+
+  document.addEventListener('DOMContentLoaded', () => {
+    if (byID('live')) watchLive();
+    if (byID('upload')) watchUploads();
+  });
+})();

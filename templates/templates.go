@@ -1,0 +1,82 @@
+// Package templates has what the pages look like: the html/template files,
+// the structs that they show, and the styles and scripts. It knows nothing of
+// where the structs come from.
+package templates
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"io/fs"
+)
+
+//go:embed page
+var pageFiles embed.FS
+
+//go:embed static
+var staticFiles embed.FS
+
+// pages are all templates, parsed once. A file that does not parse is found by
+// every test that links this package.
+var pages = template.Must(template.New("").Option("missingkey=error").Funcs(template.FuncMap{
+	"static": staticURL,
+}).ParseFS(pageFiles, "page/*.tmpl"))
+
+// A View is a struct that has a template.
+type View interface {
+	template() string // its name
+}
+
+// Render returns a view as HTML. Nothing is written before all of it is
+// there, so that a failure can still be answered with a status.
+func Render(v View) ([]byte, error) {
+	var b bytes.Buffer
+	if err := pages.ExecuteTemplate(&b, v.template(), v); err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// A Fragment is a part of a page that is sent again when it changes.
+type Fragment struct {
+	ID string
+	// Version is new with every content.
+	Version string
+	HTML    template.HTML
+	// OOB marks a fragment that is sent alone, for htmx to put in its place.
+	OOB bool
+}
+
+// NewFragment renders a view as the fragment that has the ID of its template.
+func NewFragment(v View) (Fragment, error) {
+	b, err := Render(v)
+	if err != nil {
+		return Fragment{}, err
+	}
+	sum := sha256.Sum256(b)
+	return Fragment{ID: v.template(), Version: hex.EncodeToString(sum[:8]), HTML: template.HTML(b)}, nil //nolint:gosec // html/template made it
+}
+
+func (Login) template() string     { return "login" }
+func (Images) template() string    { return "images" }
+func (Live) template() string      { return "live" }
+func (Confirm) template() string   { return "confirm" }
+func (Events) template() string    { return "events" }
+func (Problem) template() string   { return "problem" }
+func (Summary) template() string   { return "summary" }
+func (Catalog) template() string   { return "catalog" }
+func (Downloads) template() string { return "downloads" }
+func (Hashes) template() string    { return "hashes" }
+func (Recent) template() string    { return "recent" }
+
+// static is the folder of styles and scripts.
+func static() fs.FS {
+	sub, err := fs.Sub(staticFiles, "static")
+	if err != nil {
+		panic(err) // the path is valid
+	}
+	return sub
+}
