@@ -93,7 +93,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		}); err != nil {
 			return nil, err
 		}
-		sc = s3store.Config{Endpoint: s.gateway.Endpoint(), Region: "us-east-1", AccessKey: s.cfg.S3AccessKey, SecretKey: s.cfg.S3SecretKey}
+		sc = s3store.Config{Endpoint: s.gateway.Endpoint(), Region: "us-east-1", AccessKey: s.cfg.S3AccessKey, SecretKey: s.cfg.S3SecretKey, Direct: true}
 	}
 	client, err := s3store.Open(ctx, sc)
 	if err != nil {

@@ -246,4 +246,6 @@ type Confirm struct {
 	Action string
 	Button string
 	Done   string // what to say afterwards
+	// Choice marks a question of the page's script, which posts nothing.
+	Choice bool
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -212,6 +213,9 @@ func (f *Function) parseFilter(v url.Values) (activity.Filter, error) {
 		if err := oneOf(c.field, c.value, c.known); err != nil {
 			return filter, err
 		}
+	}
+	if _, err := netip.ParseAddr(filter.SourceIP); filter.SourceIP != "" && err != nil {
+		return filter, problem.New(problem.Invalid, "source_ip must be an IP address")
 	}
 	if s := v.Get("failed"); s != "" {
 		b, err := strconv.ParseBool(s)

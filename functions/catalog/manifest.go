@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
@@ -48,7 +50,7 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 			if row.Ref == nil {
 				continue // nothing tells it from the other
 			}
-			name = *row.Ref + "-" + name
+			name = apart(*row.Ref, name)
 		}
 		used[strings.ToLower(name)] = true
 		im := manifest.Image{Name: name, Src: src, SHA256: row.Digest(), Format: row.Format, SizeBytes: row.SizeBytes}
@@ -60,6 +62,17 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 		m.Images = append(m.Images, im)
 	}
 	return m
+}
+
+// apart puts ref before a name that another row has, and shortens the name
+// from its front where both together are too long for one.
+func apart(ref, name string) string {
+	keep := image.MaxNameBytes - len(ref) - len("-")
+	for len(name) > keep {
+		_, n := utf8.DecodeRuneInString(name)
+		name = name[n:]
+	}
+	return ref + "-" + name
 }
 
 // replaceManifest answers PUT /catalog.toml.

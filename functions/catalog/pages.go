@@ -2,24 +2,129 @@ package catalog
 
 import (
 	"net/http"
+	"net/url"
+	"strconv"
 
 	"imageroot/shared/problem"
 	"imageroot/shared/web"
+	"imageroot/templates"
 )
 
 // pages are the routes of what people look at.
 func (f *Function) pages() []web.Route {
+	p := &pages{Function: f}
 	return []web.Route{
-		{Pattern: "GET /{$}", Access: web.Always, Handle: f.front},
+		{Pattern: "GET /{$}", Access: web.Always, Handle: p.front},
+		{Pattern: "GET /static/{file...}", Access: web.Always, Handle: p.static, Quiet: true},
+
+		{Pattern: "GET /ui/login", Access: web.Always, Handle: p.loginForm},
+		{Pattern: "POST /ui/login", Access: web.Always, Handle: p.login},
+		{Pattern: "POST /ui/logout", Access: web.Always, Handle: p.logout},
+
+		{Pattern: "GET /ui/{$}", Access: web.Page, Handle: p.front},
+		{Pattern: "GET /ui/images", Access: web.Page, Handle: p.images},
+		{Pattern: "GET /ui/images/live", Access: web.Page, Handle: p.live, Quiet: true},
+		{Pattern: "GET /ui/images/confirm", Access: web.Page, Handle: p.confirm},
+		{Pattern: "GET /ui/events", Access: web.Page, Handle: p.eventsPage},
 	}
 }
 
-func (f *Function) front(w http.ResponseWriter, r *http.Request) error {
-	http.Redirect(w, r, "/ui/images", http.StatusSeeOther)
+// pages is the function with what its pages keep.
+type pages struct {
+	*Function
+	kept kept
+}
+
+const imagesPath = "/ui/images"
+
+func (p *pages) front(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, imagesPath, http.StatusSeeOther)
+	return nil
+}
+
+func (p *pages) static(w http.ResponseWriter, r *http.Request) error {
+	if !templates.ServeStatic(w, r, r.PathValue("file")) {
+		return problem.New(problem.NotFound, "there is no such file")
+	}
+	return nil
+}
+
+// policy is the Content-Security-Policy of pages. Nothing inline, nothing from
+// elsewhere. Parts of uploads go to this server, or, where the store is AWS,
+// straight there.
+func (f *Function) policy() string {
+	connect := "'self'"
+	if f.S3Endpoint == "" {
+		connect += " https://*.amazonaws.com"
+	}
+	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src " + connect +
+		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+}
+
+// frame is what is around a page for somebody who is logged in.
+func (f *Function) frame(w http.ResponseWriter, r *http.Request, title, here string) templates.Frame {
+	return templates.Frame{Title: title, Version: f.Version, Here: here, SignedIn: true, Notice: web.TakeNotice(w, r)}
+}
+
+// show answers with a page.
+func (f *Function) show(w http.ResponseWriter, r *http.Request, status int, v templates.View) error {
+	body, err := templates.Render(v)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Security-Policy", f.policy())
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // who has left needs no answer
+	}
 	return nil
 }
 
 // ErrorPage shows a problem to a person. It is web.Config.ErrorPage.
-func (f *Function) ErrorPage(w http.ResponseWriter, _ *http.Request, e *problem.Error, status int) {
-	http.Error(w, e.Detail, status)
+func (f *Function) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Error, status int) {
+	signedIn := false
+	if e.Code != problem.Unauthorized {
+		ok, err := f.Auth.Authenticated(r)
+		signedIn = ok && err == nil
+	}
+	if signedIn && isAddForm(r) {
+		// The form again, with what was typed into it.
+		p := &pages{Function: f}
+		add := templates.Add{
+			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"),
+			Refresh: r.PostForm.Get("refresh") == "true", Error: e.Detail,
+		}
+		if page, err := p.imagesPage(w, r, url.Values{}, add); err == nil && f.show(w, r, status, page) == nil {
+			return
+		}
+	}
+	page := templates.Problem{
+		Frame:  templates.Frame{Title: http.StatusText(status), Version: f.Version, SignedIn: signedIn},
+		Status: status, Text: http.StatusText(status), Detail: e.Detail,
+		RequestID: w.Header().Get(problem.RequestIDHeader), Back: backFrom(r), Login: e.Code == problem.Unauthorized,
+	}
+	if err := f.show(w, r, status, page); err != nil {
+		f.Log.Error("the page of a problem cannot be shown", "error", err)
+		http.Error(w, e.Detail, status)
+	}
+}
+
+func isAddForm(r *http.Request) bool {
+	return r.Method == http.MethodPost && r.URL.Path == "/catalog/entries" && r.PostForm.Has("image_url")
+}
+
+// backFrom is where to go on after a problem: the page that led to it, if it
+// was another one of this server.
+func backFrom(r *http.Request) string {
+	u, err := url.Parse(r.Referer())
+	if err != nil || u.Host != r.Host {
+		return imagesPath
+	}
+	if next := u.RequestURI(); isPage(next) && next != r.URL.RequestURI() {
+		return next
+	}
+	return imagesPath
 }

@@ -123,6 +123,9 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) erro
 	body := &objectReader{ctx: r.Context(), content: c}
 	defer body.Close()
 	out := &lastLook{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
+	if ignoredRange(r) {
+		r.Header.Del("Range")
+	}
 	http.ServeContent(out, r, "", c.info.LastModified, body)
 	switch out.refused {
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -132,9 +135,19 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) erro
 	}
 	err := errors.Join(body.err, out.err)
 	if err != nil && out.started {
-		return fmt.Errorf("image %q: %w", c.key, err) // breaks the connection
+		// Breaks the connection. It does not wrap what asks for another try:
+		// the bytes of that would go on where these ended.
+		return fmt.Errorf("image %q: cut off while it was sent: %v", c.key, err)
 	}
 	return err
+}
+
+// ignoredRange reports whether the request has a Range field that must be
+// ignored and that net/http would not ignore: of another method than GET, in a
+// unit that is not bytes (RFC 9110, 14.2), or of the last 0 bytes.
+func ignoredRange(r *http.Request) bool {
+	spec, isBytes := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	return r.Method != http.MethodGet || !isBytes || strings.TrimSpace(spec) == "-0"
 }
 
 // unchanged returns store.ErrChanged where the object is another version than

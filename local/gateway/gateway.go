@@ -264,8 +264,20 @@ func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 	s3utils.SetBucketNameValidationStrict(true)
 	account := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
 	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
-		cfg.Region, auth.NewIAMServiceSingle(account), nil, nil, nil, nil,
+		cfg.Region, oneAccount{auth.NewIAMServiceSingle(account)}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
 		s3api.WithConcurrencyLimiter(maxConnections, maxConnections),
 		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)))
+}
+
+// oneAccount answers a wrong access key as S3 does, with a 403. Versitygw's
+// own has a 404 for it, which clients take for a missing bucket.
+type oneAccount struct{ auth.IAMService }
+
+func (a oneAccount) GetUserAccount(access string) (auth.Account, error) {
+	account, err := a.IAMService.GetUserAccount(access)
+	if err != nil {
+		return auth.Account{}, auth.ErrNoSuchUser
+	}
+	return account, nil
 }

@@ -244,23 +244,25 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	var written version
 	copied := 0
 	done := func(bool) {}
+	var failed error
 	out, _, err := b.posix.CompleteMultipartUploadWithCopy(ctx, &in, func(from, to *os.File) (bool, error) {
-		if err := appendFile(from, to); err != nil {
-			return true, err
+		if failed == nil {
+			_, failed = io.Copy(to, from) // the kernel copies
 		}
-		if copied++; copied < parts {
-			return true, nil
+		if copied++; copied == parts && failed == nil {
+			written.stamp, failed = flush(to)
+			done = b.expect(p.bucket, p.key)
 		}
-		var err error
-		if written.stamp, err = flush(to); err != nil {
-			// versitygw would go on without the bytes being durable. A file
-			// that is closed it cannot publish.
-			b.log.Error("an upload could not be written to the disk", "bucket", p.bucket, "key", p.key, "error", err)
+		if failed != nil {
+			// versitygw goes on after an error, and would publish what there
+			// is. A file that is closed it cannot publish.
 			to.Close()
 		}
-		done = b.expect(p.bucket, p.key)
-		return true, err
+		return true, failed
 	})
+	if failed != nil {
+		err = failed
+	}
 	done(err == nil)
 	if err != nil {
 		return none, err
@@ -274,26 +276,6 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	err = p.sync()
 	b.tell(p, false)
 	return out, err
-}
-
-// appendFile appends from to to. Where it fails, both are as before, because
-// versitygw then tries in its own way.
-func appendFile(from, to *os.File) error {
-	end, err := to.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(to, from) // the kernel copies
-	if err == nil {
-		return nil
-	}
-	if _, seekErr := from.Seek(0, io.SeekStart); seekErr != nil {
-		return errors.Join(err, seekErr, to.Close())
-	}
-	if truncErr := to.Truncate(end); truncErr != nil {
-		return errors.Join(err, truncErr, to.Close())
-	}
-	return err
 }
 
 // claimUpload takes hold of an upload's directory until the file returned is

@@ -176,7 +176,7 @@ func (l *listener) closeAll() {
 	}
 	l.mu.Unlock()
 	for _, c := range open {
-		c.Close()
+		c.end()
 	}
 }
 
@@ -186,22 +186,42 @@ type conn struct {
 	*net.TCPConn
 	from *listener
 
-	mu       sync.Mutex
-	readBy   time.Time // asked for by the server; zero is none
-	writeBy  time.Time
-	released bool
+	mu      sync.Mutex
+	readBy  time.Time // asked for by the server; zero is none
+	writeBy time.Time
+	closing bool
 }
 
+// linger is how long a connection is read from after the last answer.
+const linger = 3 * time.Second
+
+// Close ends the connection in the way that lets the other side see the last
+// answer: one that is still sending, because its upload was refused before it
+// was read, would find the connection reset instead.
 func (c *conn) Close() error {
 	c.mu.Lock()
-	first := !c.released
-	c.released = true
+	first := !c.closing
+	c.closing = true
 	c.mu.Unlock()
-	if first {
-		c.from.mu.Lock()
-		delete(c.from.open, c)
-		c.from.mu.Unlock()
+	if !first {
+		return nil
 	}
+	if err := c.CloseWrite(); err != nil {
+		return c.end()
+	}
+	_ = c.TCPConn.SetReadDeadline(time.Now().Add(linger))
+	go func() {
+		_, _ = io.Copy(io.Discard, c.TCPConn)
+		c.end()
+	}()
+	return nil
+}
+
+// end closes the connection at once.
+func (c *conn) end() error {
+	c.from.mu.Lock()
+	delete(c.from.open, c)
+	c.from.mu.Unlock()
 	return c.TCPConn.Close()
 }
 

@@ -140,16 +140,18 @@ func bearer(r *http.Request) (string, bool) {
 // address.
 func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string) error {
 	from := web.ClientIP(r)
-	if wait := o.attempts.wait(from, o.cfg.Now()); wait > 0 {
-		e := problem.Newf(problem.TooMany, "too many wrong passwords from this address: try again in %d s", int(wait.Seconds())+1)
-		e.RetryAfter = wait
-		return e
+	if err := o.tooMany(from); err != nil {
+		return err
 	}
 	select {
 	case o.hashing <- struct{}{}:
 		defer func() { <-o.hashing }()
 	case <-r.Context().Done():
 		return r.Context().Err()
+	}
+	// Others from that address may have been wrong while this one waited.
+	if err := o.tooMany(from); err != nil {
+		return err
 	}
 	if len(password) > maxPassword || !verify(o.hash, password) {
 		o.attempts.failed(from, o.cfg.Now())
@@ -158,6 +160,17 @@ func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string
 	expires := o.cfg.Now().Add(sessionTime)
 	o.setCookie(w, r, o.issue(expires), int(sessionTime.Seconds()))
 	return nil
+}
+
+// tooMany returns the problem of an address that has to wait.
+func (o *Operator) tooMany(from string) error {
+	wait := o.attempts.wait(from, o.cfg.Now())
+	if wait <= 0 {
+		return nil
+	}
+	e := problem.Newf(problem.TooMany, "too many wrong passwords from this address: try again in %d s", int(wait.Seconds())+1)
+	e.RetryAfter = wait
+	return e
 }
 
 // Logout ends the request's session, wherever its cookie was copied to.

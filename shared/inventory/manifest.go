@@ -27,6 +27,8 @@ type manifestFile struct {
 	parsed  *manifest.Manifest
 	problem string
 	gen     uint64
+	// forgotten: there is no manifest, and no copy of one.
+	forgotten bool
 }
 
 // read returns the manifest in force (nil where there is none), what is wrong
@@ -40,6 +42,7 @@ func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[s
 			f.gen++
 		}
 		f.parsed, f.problem, f.read1 = nil, "", false
+		f.forget(ctx)
 		return nil, "", f.gen, nil
 	}
 	if f.read1 && f.version.Equal(it.Info.Version) {
@@ -73,7 +76,7 @@ func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[s
 	if err != nil {
 		return nil, "", 0, err
 	}
-	f.version, f.read1 = it.Info.Version, true
+	f.version, f.read1, f.forgotten = it.Info.Version, true, false
 	f.gen++
 	return f.parsed, f.problem, f.gen, nil
 }
@@ -106,6 +109,19 @@ func (f *manifestFile) lastGood(ctx context.Context) (*manifest.Manifest, error)
 		return nil, nil
 	}
 	return m, nil
+}
+
+// forget removes the copy of a manifest that is gone: what somebody removed
+// must not come back in force when a bad one arrives.
+func (f *manifestFile) forget(ctx context.Context) {
+	if f.forgotten {
+		return
+	}
+	if err := f.catalog.DeleteRecord(ctx, layout.GoodManifestKey); err != nil && !errors.Is(err, store.ErrNotFound) {
+		f.log.Warn("could not remove the copy of a manifest that is gone", "error", err)
+		return
+	}
+	f.forgotten = true
 }
 
 // keep copies a good manifest to the catalog root. It is not needed for what

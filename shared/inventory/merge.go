@@ -126,7 +126,7 @@ func (in *inputs) localPieces() []piece {
 			name:   name, format: format, size: it.Info.Size, cached: true, hashState: Unhashed,
 		}
 		rec, ok := in.digests[name]
-		if ok && rec.Value.Version.Equal(it.Info.Version) {
+		if ok && rec.Value.Version.Equal(it.Info.Version) && layout.IsHex256(rec.Value.SHA256) {
 			p.sha256, p.hashState = rec.Value.SHA256, Hashed
 			if w := rec.Value.Publisher.Warning(name); w != "" {
 				p.warnings = append(p.warnings, w)
@@ -188,7 +188,10 @@ func (in *inputs) entryPieces(pieces []piece) []piece {
 
 // learn adds what a fetch found where the source itself did not say.
 func (in *inputs) learn(p *piece) {
-	if f, ok := in.fetched[p.source.Ref]; ok && p.sha256 == "" {
+	if !layout.IsHex256(p.sha256) {
+		p.sha256 = ""
+	}
+	if f, ok := in.fetched[p.source.Ref]; ok && p.sha256 == "" && layout.IsHex256(f.Value.SHA256) {
 		p.sha256 = f.Value.SHA256
 		if p.size < 0 {
 			p.size = f.Value.SizeBytes

@@ -242,6 +242,7 @@ func TestErrors(t *testing.T) {
 					t.Errorf("call %d failed: %v", n, err)
 				}
 			}
+			b.root.Reset(nil)
 			b.holds(map[string]int{"a": 10, "b": 2, "c": 3})
 		}
 		if failed < 3 {
@@ -319,56 +320,81 @@ func TestManyTouchedKeysAreListed(t *testing.T) {
 	}
 }
 
-// slow is a store whose reads of records wait.
-type slow struct {
+// held is a store whose reads of records wait, once they have read.
+type held struct {
 	store.Root
-	wait func()
+	reading chan struct{} // a read has begun
+	release chan struct{} // and may end
 }
 
-func (s slow) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
-	data, tag, err := s.Root.ReadRecord(ctx, key)
-	s.wait()
+func (h held) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+	data, tag, err := h.Root.ReadRecord(ctx, key)
+	h.reading <- struct{}{}
+	<-h.release
 	return data, tag, err
 }
 
-// TestTouchWhileAnotherLooks has one caller look at a key while another one
-// changes it, tells of it, and must see it.
+// TestTouchWhileAnotherLooks has one caller look at a key that was touched
+// while another one asks, who must not get what was before the touch.
 func TestTouchWhileAnotherLooks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		under := memstore.New()
-		m := mirror.New(mirror.Config[int]{
-			Root: slow{under, func() { time.Sleep(time.Second) }}, Prefix: "p/",
-			ID:     func(key string) (string, bool) { return key, true },
-			Decode: func(data []byte) (int, error) { return strconv.Atoi(string(data)) },
-			MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
-		})
-		write := func(n int) {
-			s := fmt.Sprint(n)
-			if _, err := under.Put(t.Context(), "p/a", strings.NewReader(s), int64(len(s))); err != nil {
-				t.Fatal(err)
-			}
-			m.Touch("p/a")
+	under := memstore.New()
+	root := held{under, make(chan struct{}), make(chan struct{})}
+	m := mirror.New(mirror.Config[int]{
+		Root: root, Prefix: "p/",
+		ID:     func(key string) (string, bool) { return key, true },
+		Decode: func(data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+	})
+	write := func(n int) {
+		s := fmt.Sprint(n)
+		if _, err := under.Put(t.Context(), "p/a", strings.NewReader(s), int64(len(s))); err != nil {
+			t.Error(err)
 		}
-		look := func(want int) {
+		m.Touch("p/a")
+	}
+	var wg sync.WaitGroup
+	look := func(want int) {
+		wg.Go(func() {
 			items, _, err := m.All(t.Context())
 			if got := items["p/a"].Value; err != nil || got < want {
-				t.Errorf("after a touch of version %d a look sees %d, %v", want, got, err)
+				t.Errorf("after the touch of version %d a look sees %d, %v", want, got, err)
 			}
-		}
-		write(1)
-		look(1)
-		for n := 2; n <= 10; n++ {
-			write(n)
-			var wg sync.WaitGroup
-			wg.Go(func() { look(n) })
-			time.Sleep(100 * time.Millisecond)
-			wg.Go(func() { look(n) }) // the touch is with the other one by now
-			time.Sleep(500 * time.Millisecond)
-			write(n + 100)
-			wg.Go(func() { look(n + 100) }) // and this one came while it looked
-			wg.Wait()
+		})
+	}
+	write(1)
+	look(1)
+	<-root.reading
+	root.release <- struct{}{}
+	wg.Wait()
+
+	write(2)
+	look(2)
+	<-root.reading // the touch is with that caller by now
+	second := make(chan struct{})
+	wg.Go(func() {
+		defer close(second)
+		items, _, err := m.All(t.Context())
+		if got := items["p/a"].Value; err != nil || got != 2 {
+			t.Errorf("after the touch of version 2 a second look sees %d, %v", got, err)
 		}
 	})
+	select {
+	case <-second: // with the error told, if it is one
+	case <-time.After(50 * time.Millisecond): // it waits, as it should
+	}
+	root.release <- struct{}{}
+	wg.Wait()
+
+	// A touch that comes while somebody reads what was before it.
+	write(3)
+	look(3)
+	<-root.reading
+	write(4)
+	look(4)
+	root.release <- struct{}{}
+	<-root.reading
+	root.release <- struct{}{}
+	wg.Wait()
 }
 
 func TestConcurrent(t *testing.T) {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"strconv"
@@ -88,10 +89,26 @@ func parseWeb(raw string) (*url.URL, error) {
 	u.Host = strings.TrimSuffix(strings.ToLower(u.Host), ":")
 	u.Fragment, u.RawFragment = "", ""
 	u.ForceQuery = false
+	u.RawQuery = escapeQuery(u.RawQuery)
 	if len(u.String()) > maxURLBytes {
 		return nil, malformed("the URL has more than %d bytes when its special characters are encoded", maxURLBytes)
 	}
 	return u, nil
+}
+
+// escapeQuery encodes what may not be in a query, and which url.Parse leaves
+// as it is: a space would end the request line. The rest keeps its spelling,
+// over which signatures are.
+func escapeQuery(q string) string {
+	var b strings.Builder
+	for _, c := range []byte(q) {
+		if c <= ' ' || c >= 0x7f || c == '"' || c == '<' || c == '>' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 func checkPort(port string) error {

@@ -85,7 +85,7 @@
       focused = document.activeElement?.closest('[data-version]')?.id ?? null;
       jobs = statuses();
       // Answers to what was asked before a search are of no use after it.
-      if (isLive(e) && (pressed || !e.detail.pathInfo.requestPath.startsWith(liveURL()))) e.detail.shouldSwap = false;
+      if (isLive(e) && (pressed || e.detail.pathInfo.requestPath !== liveURL())) e.detail.shouldSwap = false;
     });
     document.addEventListener('htmx:afterRequest', (e) => {
       if (isLive(e)) byID('offline').hidden = e.detail.xhr.status !== 0;

@@ -549,7 +549,7 @@ func TestManifestRefused(t *testing.T) {
 		})
 	}
 	t.Run("larger than 1 MiB", func(t *testing.T) {
-		s.putManifest(t, good+strings.Repeat("# "+strings.Repeat("x", 100)+"\n", 11_000)).Problem(t, []int{413, 422}, "1 MiB")
+		s.putManifest(t, good+strings.Repeat("# "+strings.Repeat("x", 100)+"\n", 11_000)).Problem(t, []int{413, 422}, "larger")
 	})
 	path := filepath.Join(t.TempDir(), "stored.toml")
 	s.aws(t, "s3", "cp", "--only-show-errors", s.object("catalog.toml"), path)

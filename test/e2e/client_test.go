@@ -455,7 +455,7 @@ func (s *Server) postLogin(t testing.TB, pass string, mods ...mod) *Reply {
 	t.Helper()
 	form := url.Values{"password": {pass}}.Encode()
 	return s.Do(t, http.MethodPost, "/ui/login", strings.NewReader(form),
-		append([]mod{anonymous, header("Content-Type", "application/x-www-form-urlencoded")}, mods...)...)
+		append([]mod{anonymous, header("Content-Type", "application/x-www-form-urlencoded"), header("Accept", "text/html")}, mods...)...)
 }
 
 // withCookie sends a session cookie instead of the token.

@@ -272,7 +272,9 @@ func TestFetchFails(t *testing.T) {
 	})
 	t.Run("an empty body", func(t *testing.T) {
 		sums := p.File("/empty.sums", []byte(sum(b)+"  empty.img\n"))
-		s.AddEntry(t, p.File("/empty.img", nil), sums).Must(t, http.StatusCreated)
+		s.AddEntry(t, p.File("/empty.img", nil), sums).Problem(t, []int{400}, "empty")
+		s.AddEntry(t, p.File("/empty.img", b), sums).Must(t, http.StatusCreated)
+		p.File("/empty.img", nil) // by now
 		failing(t, s, "empty.img")
 	})
 	// After all that, both workers still work.

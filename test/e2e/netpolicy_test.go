@@ -398,15 +398,9 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 		p := publishOn(t, hostPort(ip, 0))
 		b := content(1, 10_000)
 		p.File("/a.img", b)
-		tr := newTrap(t, "127.0.0.1:0")
-		proxy := "http://" + tr.Addr().String()
 		for _, listen := range []string{ip + ":0", "0.0.0.0:0", ":0"} {
 			t.Run(listen, func(t *testing.T) {
-				s := Start(t, Options{
-					// A proxy would dial in its own name, where the policy does not reach.
-					Env:  append(allowNet(""), "HTTP_PROXY="+proxy, "http_proxy="+proxy, "HTTPS_PROXY="+proxy, "ALL_PROXY="+proxy),
-					Args: []string{"--s3-listen", listen},
-				})
+				s := Start(t, Options{Env: allowNet(""), Args: []string{"--s3-listen", listen}})
 				s.Put(t, "own.img", b)
 				u, err := url.Parse(s.S3)
 				if err != nil {
@@ -433,8 +427,35 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 				t.Errorf("allowed, and refused: %s", d)
 			}
 		})
-		tr.Check(t)
 	})
+}
+
+// A proxy would dial in its own name, where the policy does not reach. Nor is
+// one needed for a process to reach the gateway inside it.
+func TestNetPolicyProxies(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	ip := ownAddress(t)
+	p := publishOn(t, hostPort(ip, 0))
+	b := content(1, 10_000)
+	for _, listen := range []string{"127.0.0.1:0", ip + ":0"} {
+		t.Run(listen, func(t *testing.T) {
+			t.Parallel()
+			tr := newTrap(t, "127.0.0.1:0")
+			var env []string
+			for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
+				env = append(env, name+"=http://"+tr.Addr().String())
+			}
+			s := Start(t, Options{Env: append(env, allowNet("")...), Args: []string{"--s3-listen", listen}})
+			s.AddEntry(t, p.File("/a.img", b), "").Must(t, http.StatusCreated)
+			if j := s.Fetch(t, "a.img"); j.SHA256 != sum(b) {
+				t.Errorf("%+v", j)
+			}
+			s.AddEntry(t, "https://"+p.Listener.Addr().String()+"/a.img", "").Problem(t, []int{400})
+			s.AddEntry(t, "oras://"+p.Listener.Addr().String()+"/lab/a:v1", "").Problem(t, []int{400})
+			tr.Check(t)
+		})
+	}
 }
 
 // What is allowed is what was said, and no more.

@@ -31,6 +31,9 @@ type Config struct {
 	// AccessKey and SecretKey are used where both are given, in place of the
 	// standard credential chain.
 	AccessKey, SecretKey string
+	// Direct reaches the endpoint without a proxy, whatever the environment
+	// says: it is in this very process.
+	Direct bool
 }
 
 // A Client speaks to one server. It is safe for concurrent use.
@@ -44,6 +47,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		t.MaxIdleConnsPerHost = 64
 		t.WriteBufferSize = 256 << 10
 		t.ReadBufferSize = 256 << 10
+		if cfg.Direct {
+			t.Proxy = nil
+		}
 	}).WithDialerOptions(func(d *net.Dialer) { d.Timeout = 10 * time.Second })
 	opts := []func(*awsconfig.LoadOptions) error{awsconfig.WithHTTPClient(httpClient)}
 	if cfg.Region != "" {

@@ -1,0 +1,77 @@
+# imageroot. "make" lists the targets.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+GOTEST   = $(GO) test -timeout 40m
+STRICT   = $(GO) run ./test/strict
+OUT      = out
+
+# What tests need that go does not bring: command:package of Debian.
+NEEDS = curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium
+
+UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/browser -e /test/bench -e /test/torture -e /test/integration)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## run imageroot from source
+	$(GO) run ./local
+
+.PHONY: build
+build: ## build bin/imageroot
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/imageroot ./local
+
+.PHONY: deps
+deps: ## install what the tests need (Debian packages)
+	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
+	test -z "$$missing" || { \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
+
+.PHONY: test
+test: deps ## the test suite: units, then the real binary with curl, aws and rclone
+	$(GOTEST) -json $(UNIT) | $(STRICT)
+	$(GOTEST) -json ./test/e2e | $(STRICT)
+
+.PHONY: short
+short: deps ## the test suite without what takes minutes or gigabytes
+	$(GOTEST) $(UNIT)
+	$(GOTEST) -short ./test/e2e
+
+.PHONY: browser
+browser: deps ## the pages in Chromium; screenshots go to out/screenshots
+	$(GOTEST) -json ./test/browser -screenshots $(abspath $(OUT))/screenshots | $(STRICT)
+
+.PHONY: check
+check: ## formatting, vet, staticcheck, known vulnerabilities, races
+	@test -z "$$($(GO) tool gofumpt -l .)" || { $(GO) tool gofumpt -l .; echo 'run: go tool gofumpt -w .'; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) tool govulncheck ./... || test $$? -ne 3
+	$(GOTEST) -race $(UNIT)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for a while (FUZZTIME=10s)
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -h '^func Fuzz' $$p/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),10s) $$p || exit 1; done; done
+
+.PHONY: bench
+bench: deps ## throughput, memory and size, as ratios to the tools one would use instead
+	$(GO) run ./test/bench
+
+.PHONY: dist
+dist: ## release binaries in dist/
+	@rm -rf dist && mkdir dist
+	@for t in amd64: arm64: arm:6 arm:7; do a=$${t%%:*}; v=$${t##*:}; \
+	  n=dist/imageroot-linux-$$a$${v:+v$$v}; echo $$n; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$a GOARM=$$v $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$n ./local || exit 1; done
+	@cd dist && sha256sum imageroot-* > SHA256SUMS && cat SHA256SUMS
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist out

@@ -1,0 +1,110 @@
+package catalog
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/problem"
+	"imageroot/shared/web"
+	"imageroot/templates"
+)
+
+const loginPath = "/ui/login"
+
+// isPage reports whether a path, with its query, is a page that one can be
+// sent to after logging in. It keeps other sites' links from leading through
+// the log-in to where they like.
+func isPage(next string) bool {
+	if strings.ContainsAny(next, "\\\r\n\t") {
+		return false // browsers read these as they like
+	}
+	u, err := url.Parse(next)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" {
+		return false
+	}
+	switch u.Path {
+	case imagesPath, "/ui/events", "/ui/images/confirm":
+		return true
+	}
+	return false
+}
+
+func (p *pages) loginForm(w http.ResponseWriter, r *http.Request) error {
+	next := r.URL.Query().Get("next")
+	if !isPage(next) {
+		next = ""
+	}
+	if ok, err := p.Auth.Authenticated(r); ok && err == nil {
+		http.Redirect(w, r, after(next), http.StatusSeeOther)
+		return nil
+	}
+	return p.showLogin(w, r, http.StatusOK, next, "")
+}
+
+func (p *pages) showLogin(w http.ResponseWriter, r *http.Request, status int, next, failure string) error {
+	return p.show(w, r, status, templates.Login{
+		Frame: templates.Frame{Title: "Log in", Version: p.Version, Notice: web.TakeNotice(w, r)}, Next: next, Error: failure,
+	})
+}
+
+func after(next string) string {
+	if next == "" {
+		return imagesPath
+	}
+	return next
+}
+
+// login answers POST /ui/login.
+func (p *pages) login(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Password string `json:"password"`
+		Next     string `json:"next"`
+	}
+	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	if !isPage(in.Next) {
+		in.Next = ""
+	}
+	err := p.Auth.Login(w, r, in.Password)
+	if err == nil {
+		p.recordAuth(r, activity.LoginSucceeded, "logged in")
+		if !web.WantsPage(r) {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		http.Redirect(w, r, after(in.Next), http.StatusSeeOther)
+		return nil
+	}
+	e := problem.From(err)
+	if e.Code == problem.Unauthorized {
+		p.recordAuth(r, activity.LoginFailed, "log-in with a wrong password")
+	}
+	if !web.WantsPage(r) || e.Code == problem.Internal {
+		return err
+	}
+	return p.showLogin(w, r, problem.Prepare(w, e), in.Next, e.Detail)
+}
+
+// logout answers POST /ui/logout. It is for everybody: who is not logged in
+// is where they wanted to be.
+func (p *pages) logout(w http.ResponseWriter, r *http.Request) error {
+	was, err := p.Auth.Authenticated(r)
+	if err != nil {
+		return err
+	}
+	if err := p.Auth.Logout(w, r); err != nil {
+		return err
+	}
+	if was {
+		p.recordAuth(r, activity.Logout, "logged out")
+	}
+	http.Redirect(w, r, loginPath, http.StatusSeeOther)
+	return nil
+}
+
+func (p *pages) recordAuth(r *http.Request, kind, summary string) {
+	p.record(r, activity.Event{Kind: kind, SubjectKind: activity.SubjectAuth, SubjectID: activity.Operator, Summary: summary})
+}

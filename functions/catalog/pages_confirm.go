@@ -1,0 +1,135 @@
+package catalog
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"imageroot/shared/inventory"
+	"imageroot/shared/problem"
+	"imageroot/shared/web"
+	"imageroot/templates"
+)
+
+// confirm answers GET /ui/images/confirm: it asks before something is deleted
+// or replaced. Where that is gone already, there is nothing to ask.
+func (p *pages) confirm(w http.ResponseWriter, r *http.Request) error {
+	what, key := r.URL.Query().Get("what"), r.URL.Query().Get("key")
+	c, err := p.question(r.Context(), what, key)
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		if r.Header.Get("HX-Request") != "" || !web.WantsPage(r) {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		http.Redirect(w, r, imagesPath, http.StatusSeeOther)
+		return nil
+	}
+	c.Frame = p.frame(w, r, c.Question, "images")
+	return p.show(w, r, http.StatusOK, *c)
+}
+
+// question returns what to ask, or nil where there is nothing (any more) that
+// it would be about.
+func (p *pages) question(ctx context.Context, what, key string) (*templates.Confirm, error) {
+	s, err := p.Inventory.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	switch what {
+	case "image":
+		if _, ok := s.Image(key); !ok {
+			return nil, nil
+		}
+		c := &templates.Confirm{
+			Question: "Delete " + key + "?", Text: "The object is removed from the image root. This cannot be undone.",
+			Action: "/images/" + url.PathEscape(key) + "?_method=DELETE", Button: "Delete", Done: key + " was deleted.",
+		}
+		if row, ok := s.ByName(key); ok {
+			c.Facts = facts(row)
+			if others(row, inventory.Local, key) {
+				c.Text = "The object is removed from the image root. The same bytes stay in the catalog by the other sources."
+			}
+		}
+		return c, nil
+	case "replace":
+		if _, ok := s.Image(key); !ok {
+			return nil, nil
+		}
+		c := &templates.Confirm{
+			Question: "Replace " + key + "?", Text: "An image of this name is in the image root. The upload takes its place once all of it is there.",
+			Action: imagesPath, Button: "Replace", Choice: true,
+		}
+		if row, ok := s.ByName(key); ok {
+			c.Facts = facts(row)
+		}
+		return c, nil
+	case "entry":
+		row := withSource(s, inventory.URL, key)
+		if row == nil {
+			return nil, nil
+		}
+		c := &templates.Confirm{
+			Question: "Delete the entry " + row.Names[0] + "?",
+			Text:     "The URL is taken out of the catalog, and bytes that were fetched from it are dropped unless something else names them.",
+			Facts:    append([]templates.Detail{{Name: "URL", Value: key}}, facts(row)...),
+			Action:   "/catalog/entries?" + url.Values{"_method": {"DELETE"}, "src": {key}}.Encode(),
+			Button:   "Delete", Done: "The entry " + row.Names[0] + " was deleted.",
+		}
+		return c, nil
+	case "cache":
+		row, ok := s.BySHA256(key)
+		if !ok || !row.Blob {
+			return nil, nil
+		}
+		return &templates.Confirm{
+			Question: "Drop the fetched bytes of " + row.Names[0] + "?",
+			Text:     "The bytes are removed from this server. The entry stays, and they can be fetched again as long as the source has them.",
+			Facts:    facts(row), Action: "/catalog/cache/" + key + "?_method=DELETE", Button: "Drop",
+			Done: "The fetched bytes of " + row.Names[0] + " were dropped.",
+		}, nil
+	}
+	return nil, problem.New(problem.Invalid, "this page asks about an image, an entry or a cache")
+}
+
+func facts(row *inventory.Row) []templates.Detail {
+	var list []templates.Detail
+	if row.SizeBytes != nil {
+		s := sizeOf(*row.SizeBytes)
+		list = append(list, templates.Detail{Name: "Size", Value: s.Text + " (" + s.Exact + ")"})
+	}
+	if row.SHA256 != nil {
+		list = append(list, templates.Detail{Name: "SHA-256", Value: *row.SHA256})
+	}
+	if len(row.Names) > 1 {
+		list = append(list, templates.Detail{Name: "Also", Value: strings.Join(row.Names[1:], ", ")})
+	}
+	return list
+}
+
+// withSource returns the row that has a source, or nil.
+func withSource(s *inventory.Snapshot, kind, location string) *inventory.Row {
+	for i := range s.Rows {
+		if has(&s.Rows[i], kind, location) {
+			return &s.Rows[i]
+		}
+	}
+	return nil
+}
+
+func has(row *inventory.Row, kind, location string) bool {
+	for _, s := range row.Sources {
+		if s.Kind == kind && s.Location == location {
+			return true
+		}
+	}
+	return false
+}
+
+// others reports whether a row has another source than this one.
+func others(row *inventory.Row, kind, location string) bool {
+	return len(row.Sources) > 1 && has(row, kind, location)
+}

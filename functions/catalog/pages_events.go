@@ -1,0 +1,117 @@
+package catalog
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/problem"
+	"imageroot/templates"
+)
+
+// eventsPage answers GET /ui/events.
+func (p *pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
+	v := r.URL.Query()
+	for name := range v {
+		if v.Get(name) == "" {
+			delete(v, name) // a form sends the fields that nobody filled in too
+		}
+	}
+	page := templates.Events{
+		Frame:     p.frame(w, r, "Activity", "events"),
+		Kinds:     options(v.Get("kind"), "all kinds", activity.Kinds()...),
+		Subjects:  options(v.Get("subject_kind"), "all", activity.SubjectKinds()...),
+		Actors:    options(v.Get("actor"), "all", activity.Actors()...),
+		SubjectID: v.Get("subject_id"), SourceIP: v.Get("source_ip"),
+		Outcomes: []templates.Option{
+			{Value: "", Text: "all"},
+			{Value: "true", Text: "failed", Selected: v.Get("failed") == "true"},
+			{Value: "false", Text: "did not fail", Selected: v.Get("failed") == "false"},
+		},
+		Filtered: len(v) > 0,
+	}
+	filter, err := p.parseFilter(v)
+	for _, n := range []int{20, defaultEvents, 100, maxEvents} {
+		page.Limits = append(page.Limits, templates.Option{Value: strconv.Itoa(n), Text: strconv.Itoa(n) + " events", Selected: n == filter.Limit})
+	}
+	if err != nil {
+		e := problem.From(err)
+		page.Error = e.Detail
+		return p.show(w, r, e.Code.Status(), page)
+	}
+	events, more, err := p.Activity.List(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	page.Events = p.eventViews(events)
+	if more {
+		page.Older = "/ui/events?" + with(v, "before", string(events[len(events)-1].ID))
+	}
+	if v.Has("before") {
+		page.Newest = "/ui/events?" + with(v, "before", "")
+	}
+	return p.show(w, r, http.StatusOK, page)
+}
+
+// with returns a query with one field changed; an empty value removes it.
+func with(v url.Values, name, value string) string {
+	v = maps.Clone(v)
+	if value == "" {
+		v.Del(name)
+	} else {
+		v[name] = []string{value}
+	}
+	return v.Encode()
+}
+
+func options(selected, all string, values ...string) []templates.Option {
+	list := []templates.Option{{Value: "", Text: all}}
+	for _, v := range values {
+		list = append(list, templates.Option{Value: v, Text: v, Selected: v == selected})
+	}
+	return list
+}
+
+func (p *pages) eventViews(events []activity.Event) []templates.Event {
+	now := p.Now()
+	views := make([]templates.Event, len(events))
+	for i := range events {
+		e := &events[i]
+		v := templates.Event{
+			When: timeOf(e.TS, now), Kind: e.Kind, Failed: e.Failed(), Subject: e.SubjectKind, SubjectID: e.SubjectID,
+			Actor: e.Actor, SourceIP: e.SourceIP, Summary: e.Summary,
+		}
+		for _, name := range slices.Sorted(maps.Keys(e.Details)) {
+			if text := detail(name, e.Details[name]); text != "" {
+				v.Details = append(v.Details, templates.Detail{Name: name, Value: text})
+			}
+		}
+		views[i] = v
+	}
+	return views
+}
+
+// detail writes a value of an event's details, which came as JSON.
+func detail(name string, v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	case float64:
+		if s := strconv.FormatFloat(v, 'f', -1, 64); name != "size_bytes" {
+			return s
+		}
+		s := sizeOf(int64(v))
+		return s.Text + " (" + s.Exact + ")"
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}

@@ -1,0 +1,397 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/auth"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/metric"
+	"imageroot/shared/store/memstore"
+	"imageroot/shared/web"
+)
+
+const testPassword = "a password for tests"
+
+// newPages returns the pages over a fresh store, behind the real routing.
+func newPages(t testing.TB) (*Function, http.Handler) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	images, catalog := memstore.New(), memstore.New()
+	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: log})
+	operator, err := auth.Open(t.Context(), auth.Config{Records: catalog, Password: testPassword, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &Function{
+		Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(catalog), Inventory: inv,
+		Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Auth: operator, Metric: metric.New(),
+		Version: "test", Location: "s3://images/", S3Endpoint: ":9000",
+		Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
+	}
+	return f, web.Handler(web.Config{Auth: operator, ErrorPage: f.ErrorPage, Metric: f.Metric, Log: log}, f.Routes())
+}
+
+// A client is a browser with one cookie.
+type client struct {
+	t       testing.TB
+	handler http.Handler
+	cookies []*http.Cookie
+}
+
+func (c *client) do(r *http.Request) *httptest.ResponseRecorder {
+	c.t.Helper()
+	if r.Header.Get("Accept") == "" {
+		r.Header.Set("Accept", "text/html")
+	}
+	for _, cookie := range c.cookies {
+		r.AddCookie(cookie)
+	}
+	w := httptest.NewRecorder()
+	c.handler.ServeHTTP(w, r)
+	return w
+}
+
+func (c *client) get(target string) *httptest.ResponseRecorder {
+	c.t.Helper()
+	return c.do(httptest.NewRequest(http.MethodGet, target, nil))
+}
+
+func (c *client) post(target string, form url.Values) *httptest.ResponseRecorder {
+	c.t.Helper()
+	r := httptest.NewRequest(http.MethodPost, target, strings.NewReader(form.Encode()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return c.do(r)
+}
+
+func (c *client) login() {
+	c.t.Helper()
+	w := c.post("/ui/login", url.Values{"password": {testPassword}})
+	if w.Code != http.StatusSeeOther {
+		c.t.Fatalf("log in: %d %s", w.Code, w.Body)
+	}
+	c.cookies = w.Result().Cookies()
+}
+
+func TestLoginPage(t *testing.T) {
+	f, h := newPages(t)
+	c := &client{t: t, handler: h}
+	if w := c.get("/ui/images?q=a+b"); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/login?next=%2Fui%2Fimages%3Fq%3Da%2Bb" {
+		t.Errorf("without a session: %d to %q", w.Code, w.Header().Get("Location"))
+	}
+	w := c.post("/ui/login", url.Values{"password": {"wrong"}, "next": {"/ui/events"}})
+	if w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), `value="/ui/events"`) || len(w.Result().Cookies()) != 0 {
+		t.Errorf("a wrong password: %d %v\n%s", w.Code, w.Header(), w.Body)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/ui/login", strings.NewReader(`{"password": "wrong"}`))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json")
+	if w := c.do(r); w.Code != http.StatusUnauthorized || w.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("a wrong password of a program: %d %v", w.Code, w.Header())
+	}
+	for next, want := range map[string]string{
+		"/ui/events?kind=image.hashed": "/ui/events?kind=image.hashed",
+		"":                             "/ui/images",
+		"//evil.example/ui/images":     "/ui/images",
+		"https://evil.example/ui/":     "/ui/images",
+		"/\\evil.example/ui/images":    "/ui/images",
+		"/ui/images\\@evil.example":    "/ui/images",
+		"javascript:alert(1)":          "/ui/images",
+		"/ui/login":                    "/ui/images",
+		"/ui/images/live":              "/ui/images",
+		"/ui/../../evil":               "/ui/images",
+		"/ui/images\r\nX: y":           "/ui/images",
+	} {
+		w := c.post("/ui/login", url.Values{"password": {testPassword}, "next": {next}})
+		if w.Code != http.StatusSeeOther || w.Header().Get("Location") != want {
+			t.Errorf("next %q: %d to %q, want %q", next, w.Code, w.Header().Get("Location"), want)
+		}
+	}
+	c.login()
+	if w := c.get("/ui/login"); w.Code != http.StatusSeeOther {
+		t.Errorf("the log-in page for somebody who is logged in: %d", w.Code)
+	}
+	if w := c.post("/ui/logout", nil); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/login" {
+		t.Errorf("log out: %d to %q", w.Code, w.Header().Get("Location"))
+	}
+	if w := c.get("/ui/images"); w.Code != http.StatusSeeOther {
+		t.Errorf("the cookie still opens the page: %d", w.Code)
+	}
+	events, _, err := f.Activity.List(t.Context(), activity.Filter{SubjectKind: activity.SubjectAuth, Limit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]int{}
+	for _, e := range events {
+		kinds[e.Kind]++
+		if e.SourceIP != "192.0.2.1" || e.Actor != activity.Operator {
+			t.Errorf("%+v", e)
+		}
+	}
+	if kinds[activity.LoginFailed] != 2 || kinds[activity.Logout] != 1 || kinds[activity.LoginSucceeded] < 2 {
+		t.Errorf("events: %v", kinds)
+	}
+	// Guessing is slowed down, and the page says so.
+	last := http.StatusUnauthorized
+	for range 20 {
+		w := c.post("/ui/login", url.Values{"password": {"wrong"}})
+		if last = w.Code; last == http.StatusTooManyRequests {
+			if w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "try again in") {
+				t.Errorf("%v\n%s", w.Header(), w.Body)
+			}
+			break
+		}
+	}
+	if last != http.StatusTooManyRequests {
+		t.Errorf("20 wrong passwords: %d", last)
+	}
+}
+
+func TestPagePolicy(t *testing.T) {
+	_, h := newPages(t)
+	c := &client{t: t, handler: h}
+	c.login()
+	const want = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	for _, target := range []string{"/ui/images", "/ui/events", "/ui/images/live", "/images/none.img", "/ui/none"} {
+		w := c.get(target)
+		if got := w.Header().Get("Content-Security-Policy"); got != want {
+			t.Errorf("%s: %q", target, got)
+		}
+		if w.Header().Get("Cache-Control") != "no-store" || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
+			t.Errorf("%s: %v", target, w.Header())
+		}
+	}
+	// On AWS the parts of uploads go to the store.
+	if got := (&Function{}).policy(); !strings.Contains(got, "connect-src 'self' https://*.amazonaws.com;") {
+		t.Errorf("on AWS: %q", got)
+	}
+	for _, target := range []string{"/static/none.js", "/static/"} {
+		if w := c.get(target); w.Code != http.StatusNotFound {
+			t.Errorf("%s: %d", target, w.Code)
+		}
+	}
+}
+
+var versionOf = regexp.MustCompile(`id="([a-z]+)" data-version="([0-9a-f]+)"`)
+
+// What has not changed is not sent again.
+func TestLive(t *testing.T) {
+	f, h := newPages(t)
+	c := &client{t: t, handler: h}
+	c.login()
+	versions := url.Values{"q": {""}}
+	for _, m := range versionOf.FindAllStringSubmatch(c.get("/ui/images").Body.String(), -1) {
+		versions.Set("v-"+m[1], m[2])
+	}
+	if len(versions) != 6 {
+		t.Fatalf("versions: %v", versions)
+	}
+	if w := c.get("/ui/images/live?" + versions.Encode()); w.Code != http.StatusNoContent {
+		t.Fatalf("nothing new: %d\n%s", w.Code, w.Body)
+	}
+	const name = `"'<b>&.img`
+	if _, err := f.Images.Put(t.Context(), name, strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	w := c.get("/ui/images/live?" + versions.Encode())
+	body := w.Body.String()
+	if w.Code != http.StatusOK || strings.Contains(body, "<b>") || !strings.Contains(body, `Hash &#34;&#39;&lt;b&gt;&amp;.img`) {
+		t.Errorf("%d\n%s", w.Code, body)
+	}
+	for id, sent := range map[string]bool{"summary": true, "catalog": true, "downloads": false, "hashes": false, "recent": false} {
+		if got := strings.Contains(body, `<div id="`+id+`" data-version="`); got != sent {
+			t.Errorf("%s is sent: %v", id, got)
+		}
+	}
+	// A page of the past is told to log in, in htmx's way.
+	r := httptest.NewRequest(http.MethodGet, "/ui/images/live", nil)
+	r.Header.Set("HX-Request", "true")
+	if w := (&client{t: t, handler: h}).do(r); w.Code != http.StatusUnauthorized || w.Header().Get("HX-Redirect") != "/ui/login" {
+		t.Errorf("without a session: %d %v", w.Code, w.Header())
+	}
+}
+
+// A form that could not be done is shown again as it was.
+func TestAddFormAgain(t *testing.T) {
+	f, _ := newPages(t)
+	refuse := []web.Route{{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
+		var in struct{}
+		if err := web.Decode(w, r, &in); err != nil {
+			return err
+		}
+		return fmt.Errorf("add: %w", context.DeadlineExceeded)
+	}}}
+	h := web.Handler(web.Config{Auth: f.Auth, ErrorPage: f.ErrorPage, Metric: f.Metric, Log: f.Log}, f.Routes(), refuse)
+	c := &client{t: t, handler: h}
+	form := url.Values{"image_url": {`https://example.org/"><b>.img`}, "sha_url": {"https://example.org/SUMS"}, "refresh": {"true"}}
+	if w := c.post("/catalog/entries", form); w.Code != http.StatusUnauthorized || strings.Contains(w.Body.String(), "SUMS") || !strings.Contains(w.Body.String(), `href="/ui/login"`) {
+		t.Errorf("without a session: %d\n%s", w.Code, w.Body)
+	}
+	c.login()
+	w := c.post("/catalog/entries", form)
+	body := w.Body.String()
+	for _, want := range []string{`value="https://example.org/&#34;&gt;&lt;b&gt;.img"`, `value="https://example.org/SUMS"`, " checked", "took too long"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
+	if w.Code != http.StatusServiceUnavailable || strings.Contains(body, "<b>") {
+		t.Errorf("%d\n%s", w.Code, body)
+	}
+}
+
+func TestConfirm(t *testing.T) {
+	f, h := newPages(t)
+	c := &client{t: t, handler: h}
+	c.login()
+	if _, err := f.Images.Put(t.Context(), "a b+%.img", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	w := c.get("/ui/images/confirm?" + url.Values{"what": {"image"}, "key": {"a b+%.img"}}.Encode())
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `action="/images/a%20b&#43;%25.img?_method=DELETE"`) {
+		t.Errorf("%d\n%s", w.Code, w.Body)
+	}
+	for _, what := range []string{"image", "replace", "entry", "cache"} {
+		target := "/ui/images/confirm?" + url.Values{"what": {what}, "key": {"gone.img"}}.Encode()
+		if w := c.get(target); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/images" {
+			t.Errorf("%s of what is gone: %d", what, w.Code)
+		}
+		r := httptest.NewRequest(http.MethodGet, target, nil)
+		r.Header.Set("HX-Request", "true")
+		if w := c.do(r); w.Code != http.StatusNoContent {
+			t.Errorf("%s of what is gone, by script: %d", what, w.Code)
+		}
+	}
+	if w := c.get("/ui/images/confirm?what=everything&key=x"); w.Code != http.StatusBadRequest {
+		t.Errorf("a question about nothing: %d", w.Code)
+	}
+}
+
+func TestEventsPageRefusesBadFilters(t *testing.T) {
+	_, h := newPages(t)
+	c := &client{t: t, handler: h}
+	c.login()
+	w := c.get("/ui/events?kind=nonsense&subject_id=%22%3E%3Cb%3E")
+	if body := w.Body.String(); w.Code != http.StatusBadRequest || !strings.Contains(body, "kind must be one of") || strings.Contains(body, "<b>") {
+		t.Errorf("%d\n%s", w.Code, w.Body)
+	}
+	if w := c.get("/ui/events?kind=&actor=&failed=&before=&limit="); w.Code != http.StatusOK {
+		t.Errorf("a form that nobody filled in: %d", w.Code)
+	}
+	if w := c.get("/ui/images?sort=nonsense"); w.Code != http.StatusBadRequest {
+		t.Errorf("a sort that there is not: %d", w.Code)
+	}
+}
+
+func TestJobViews(t *testing.T) {
+	now := time.Now()
+	var jobs []job.Job
+	for i, n := range []int{2, 3000, 700} {
+		for k := range n {
+			j := job.Job{Name: fmt.Sprintf("%d-%d.img", i, k), Status: []job.Status{job.Running, job.Queued, job.Failed}[i]}
+			if i == 2 {
+				j.FinishedAt = &now
+			}
+			jobs = append(jobs, j)
+		}
+	}
+	v := jobViews(jobs, "h", "/catalog/hashes/", now)
+	if v.Counts != "2 running, 3,000 queued, 700 failed" || len(v.List) != pageJobs || v.More != "and 3,682 more" {
+		t.Errorf("%q, %d, %q", v.Counts, len(v.List), v.More)
+	}
+	status := map[string]int{}
+	for _, j := range v.List {
+		status[j.Status]++
+		if j.Active != (j.Cancel != "") {
+			t.Errorf("%+v", j)
+		}
+	}
+	if status["running"] != 2 || status["queued"] != 13 || status["failed"] != 5 {
+		t.Errorf("%v", status)
+	}
+	if v := jobViews(jobs[3002:], "h", "", now); len(v.List) != pageJobs {
+		t.Errorf("%d ended jobs are shown", len(v.List))
+	}
+	if v := jobViews(jobs[:1], "h", "", now); len(v.List) != 1 || v.More != "" {
+		t.Errorf("%+v", v)
+	}
+}
+
+func TestTexts(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B|0 bytes", 1: "1 B|1 byte", 1023: "1023 B|1,023 bytes", 1024: "1.0 KiB|1,024 bytes",
+		1<<20 - 1: "1.0 MiB|1,048,575 bytes", 1 << 30: "1.0 GiB|1,073,741,824 bytes", 5_368_709_120: "5.0 GiB|5,368,709,120 bytes",
+		1<<63 - 1: "8.0 EiB|9,223,372,036,854,775,807 bytes",
+	} {
+		if s := sizeOf(n); s.Text+"|"+s.Exact != want {
+			t.Errorf("%d is %q, want %q", n, s.Text+"|"+s.Exact, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		-time.Hour: "in the future", -time.Second: "just now", 59 * time.Second: "just now", time.Minute: "1 minute ago",
+		59 * time.Minute: "59 minutes ago", time.Hour: "1 hour ago", 47 * time.Hour: "47 hours ago", 48 * time.Hour: "2 days ago",
+	} {
+		if got := relative(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestEndpointFor(t *testing.T) {
+	for _, c := range []struct{ endpoint, host, want string }{
+		{"", "pi.local:8080", ""},
+		{":9000", "pi.local:8080", "http://pi.local:9000"},
+		{":9000", "pi.local", "http://pi.local:9000"},
+		{":9000", "[fe80::1]:8080", "http://[fe80::1]:9000"},
+		{"0.0.0.0:9000", "192.0.2.7:8080", "http://192.0.2.7:9000"},
+		{"http://[::]:9000/", "192.0.2.7", "http://192.0.2.7:9000"},
+		{"127.0.0.1:9000", "localhost:8080", "http://127.0.0.1:9000"},
+		{"https://minio.example", "pi.local:8080", "https://minio.example"},
+		{"https://", "pi.local", "https://pi.local:443"},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Host = c.host
+		if got := endpointFor(c.endpoint, r); got != c.want {
+			t.Errorf("%q for %q is %q, want %q", c.endpoint, c.host, got, c.want)
+		}
+	}
+}
+
+// BenchmarkImages is what a browser asks for, with 10,000 images: the page, and
+// every other second whether there is anything new.
+func BenchmarkImages(b *testing.B) {
+	f, h := newPages(b)
+	for i := range 10_000 {
+		if _, err := f.Images.Put(b.Context(), fmt.Sprintf("image-%05d.img", i), strings.NewReader("x"), 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c := &client{t: b, handler: h}
+	c.login()
+	page := c.get("/ui/images")
+	versions := url.Values{}
+	for _, m := range versionOf.FindAllStringSubmatch(page.Body.String(), -1) {
+		versions.Set("v-"+m[1], m[2])
+	}
+	for name, target := range map[string]string{
+		"page": "/ui/images", "search": "/ui/images?q=99&sort=-size", "live": "/ui/images/live?" + versions.Encode(),
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if w := c.get(target); w.Code >= 300 {
+					b.Fatal(w.Code)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,70 @@
+package gateway_test
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"testing"
+
+	"imageroot/shared/store"
+)
+
+const benchBytes = 256 << 20
+
+func BenchmarkPut(b *testing.B) {
+	g := start(b, b.TempDir())
+	r := root(b, g.Endpoint(), "images")
+	data := pattern(1, benchBytes)
+	b.SetBytes(benchBytes)
+	for b.Loop() {
+		put(b, r, "a.img", data)
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	g := start(b, b.TempDir())
+	r := root(b, g.Endpoint(), "images")
+	put(b, r, "a.img", pattern(1, benchBytes))
+	buf := make([]byte, 1<<20)
+	for name, rg := range map[string]store.Range{"Whole": store.All, "Range": {Offset: 1, Length: benchBytes - 1}} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(benchBytes)
+			for b.Loop() {
+				body, _, err := r.Get(b.Context(), "a.img", rg, "")
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, body, buf); err != nil {
+					b.Fatal(err)
+				}
+				body.Close()
+			}
+		})
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	g := start(b, b.TempDir())
+	r := root(b, g.Endpoint(), "catalog")
+	tag, err := r.CreateRecord(b.Context(), "a", []byte("{}"))
+	for b.Loop() {
+		if err != nil {
+			b.Fatal(err)
+		}
+		tag, err = r.ReplaceRecord(b.Context(), "a", []byte("{}"), tag)
+	}
+}
+
+func BenchmarkList(b *testing.B) {
+	dir := b.TempDir()
+	g := start(b, dir)
+	r := root(b, g.Endpoint(), "images")
+	for i := range 1000 {
+		write(b, filepath.Join(dir, "images", fmt.Sprint(i, ".img")), "x")
+	}
+	for b.Loop() {
+		if n := len(keys(b, r)); n != 1000 {
+			b.Fatalf("%d keys", n)
+		}
+	}
+}

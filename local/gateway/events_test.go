@@ -1,0 +1,241 @@
+package gateway_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/store"
+)
+
+var hostileNames = []string{
+	"%41.img", "a b+c.img", "ü", `quote"'<b>.img`, "a#b?c&d=e;f.img", "日本.img", "back`tick$(x).img", strings.Repeat("n", 251) + ".img",
+}
+
+// TestEventsOfS3: each change through S3 is told once, when it is done.
+func TestEventsOfS3(t *testing.T) {
+	dir := t.TempDir()
+	var events recorder
+	g := start(t, dir, events.watch("images"))
+	r := root(t, g.Endpoint(), "images")
+	catalog := root(t, g.Endpoint(), "catalog")
+	expect := func(what string, want ...gateway.Event) {
+		t.Helper()
+		got := events.all()
+		if len(got) < len(want) {
+			t.Fatalf("%s: told of %+v, want %+v", what, got, want)
+		}
+		for i, e := range want {
+			if got[len(got)-len(want)+i] != e {
+				t.Errorf("%s: told of %+v, want %+v", what, got[len(got)-len(want):], want)
+			}
+		}
+	}
+	made := func(key string) gateway.Event { return gateway.Event{Bucket: "images", Key: key} }
+	gone := func(key string) gateway.Event { return gateway.Event{Bucket: "images", Key: key, Removed: true} }
+	total := 0
+	for _, name := range hostileNames {
+		put(t, r, name, []byte("1"))
+		expect("PUT", made(name))
+		put(t, r, name, []byte("2"))
+		expect("PUT again", made(name), made(name))
+		if err := r.Copy(t.Context(), "copy.img", name, 1); err != nil {
+			t.Fatal(err)
+		}
+		expect("copy", made("copy.img"))
+		id, parts := begin(t, r, name, []byte("3"))
+		if _, err := r.CompleteUpload(t.Context(), name, id, parts); err != nil {
+			t.Fatal(err)
+		}
+		expect("complete", made("copy.img"), made(name))
+		if err := r.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		expect("DELETE", made(name), gone(name))
+		if err := r.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		total += 5
+	}
+	put(t, r, "a.img", []byte("1"))
+	put(t, r, "dir/b.img", []byte("1"))
+	_, err := raw(g.Endpoint()).DeleteObjects(t.Context(), &s3.DeleteObjectsInput{Bucket: aws.String("images"), Delete: &types.Delete{
+		Objects: []types.ObjectIdentifier{{Key: aws.String("a.img")}, {Key: aws.String("none.img")}, {Key: aws.String("dir/b.img")}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("DeleteObjects", made("a.img"), made("dir/b.img"), gone("a.img"), gone("dir/b.img"))
+	put(t, catalog, "records/a", []byte("1"))
+	expect("PUT elsewhere", gateway.Event{Bucket: "catalog", Key: "records/a"})
+	if _, err := r.Put(t.Context(), ".hidden", strings.NewReader("x"), 1); err == nil {
+		t.Error("a hidden file was taken")
+	}
+	total += 5
+
+	// A file that only the watcher can have seen marks the end of what it had
+	// to say about the others.
+	write(t, filepath.Join(dir, "images", "marker.img"), "x")
+	events.await(t, 1, made("marker.img"))
+	if got := len(events.all()); got != total+1 {
+		t.Errorf("told %d times, want %d: %+v", got, total+1, events.all())
+	}
+}
+
+// watchedBy runs a test over a watcher with notifications, and over one that
+// only polls.
+func watchedBy(t *testing.T, test func(t *testing.T, images string, events *recorder)) {
+	t.Run("Notified", func(t *testing.T) {
+		dir := t.TempDir()
+		var events recorder
+		g := start(t, dir, events.watch("images"))
+		root(t, g.Endpoint(), "images")
+		test(t, filepath.Join(dir, "images"), &events)
+	})
+	t.Run("Polled", func(t *testing.T) {
+		t.Cleanup(gateway.SetPoll(100 * time.Millisecond))
+		t.Cleanup(gateway.SetDeaf())
+		dir := t.TempDir()
+		var events recorder
+		g := start(t, dir, events.watch("images"))
+		root(t, g.Endpoint(), "images")
+		test(t, filepath.Join(dir, "images"), &events)
+	})
+}
+
+func TestWatcher(t *testing.T) {
+	watchedBy(t, func(t *testing.T, images string, events *recorder) {
+		made := func(key string) gateway.Event { return gateway.Event{Bucket: "images", Key: key} }
+		gone := func(key string) gateway.Event { return gateway.Event{Bucket: "images", Key: key, Removed: true} }
+		outside := t.TempDir()
+		steps := []struct {
+			do   func(path string) error
+			want func(key string) gateway.Event
+			nth  int
+		}{
+			{func(path string) error { return os.WriteFile(path, []byte("dropped"), 0o644) }, made, 1},
+			{func(path string) error { // moved over it
+				part := filepath.Join(images, ".part")
+				return errors.Join(os.WriteFile(part, []byte("replaced"), 0o644), os.Rename(part, path))
+			}, made, 2},
+			{func(path string) error { // edited in place
+				f, err := os.OpenFile(path, os.O_WRONLY, 0)
+				if err != nil {
+					return err
+				}
+				_, err = f.WriteAt([]byte("edit"), 2)
+				return errors.Join(err, f.Close())
+			}, made, 3},
+			{func(path string) error { return os.Rename(path, filepath.Join(outside, filepath.Base(path))) }, gone, 1},
+			{func(path string) error { return os.Rename(filepath.Join(outside, filepath.Base(path)), path) }, made, 4},
+			{os.Remove, gone, 2},
+		}
+		for _, step := range steps {
+			for _, name := range hostileNames {
+				if err := step.do(filepath.Join(images, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, name := range hostileNames {
+				events.await(t, step.nth, step.want(name))
+			}
+		}
+		write(t, filepath.Join(images, "from.img"), "x")
+		events.await(t, 1, made("from.img"))
+		if err := os.Rename(filepath.Join(images, "from.img"), filepath.Join(images, "to.img")); err != nil {
+			t.Fatal(err)
+		}
+		events.await(t, 1, gone("from.img"))
+		events.await(t, 1, made("to.img"))
+		for _, e := range events.all() {
+			if e.Key[0] == '.' {
+				t.Errorf("told of %+v", e)
+			}
+		}
+
+		// The directory goes, comes back with other files, and is watched again.
+		if err := os.Rename(images, images+"-gone"); err != nil {
+			t.Fatal(err)
+		}
+		events.await(t, 1, gone("to.img"))
+		mkdir(t, images)
+		write(t, filepath.Join(images, "again.img"), "x")
+		events.await(t, 1, made("again.img"))
+		write(t, filepath.Join(images, "again2.img"), "x")
+		events.await(t, 1, made("again2.img"))
+	})
+}
+
+// TestWatcherCoalesces: a file that grows is told of about once a second, and
+// once after its last write.
+func TestWatcherCoalesces(t *testing.T) {
+	dir := t.TempDir()
+	var events recorder
+	g := start(t, dir, events.watch("images"))
+	root(t, g.Endpoint(), "images")
+	path := filepath.Join(dir, "images", "growing.img")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var last time.Time
+	began := time.Now()
+	for time.Since(began) < 3*time.Second {
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		last = time.Now()
+		time.Sleep(100 * time.Microsecond)
+	}
+	e := gateway.Event{Bucket: "images", Key: "growing.img"}
+	eventually(t, func() bool {
+		events.mu.Lock()
+		defer events.mu.Unlock()
+		return len(events.times) > 0 && events.times[len(events.times)-1].After(last)
+	})
+	if n := events.count(e); n < 2 || n > 6 {
+		t.Errorf("told %d times in three seconds", n)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := version(t, g.Endpoint(), "images", "growing.img"); v.Size != info.Size() {
+		t.Errorf("the object has %d bytes, the file %d", v.Size, info.Size())
+	}
+}
+
+// TestWatcherKnowsWhatWasThere: what is there at the start is not told, and
+// what comes right after it is.
+func TestWatcherKnowsWhatWasThere(t *testing.T) {
+	dir := t.TempDir()
+	images := mkdir(t, dir, "images")
+	write(t, filepath.Join(images, "old.img"), "old")
+	var events recorder
+	g := start(t, dir, events.watch("images", "later"))
+	write(t, filepath.Join(images, "new.img"), "new")
+	events.await(t, 1, gateway.Event{Bucket: "images", Key: "new.img"})
+	mkdir(t, dir, "later")
+	write(t, filepath.Join(dir, "later", "a.img"), "a")
+	events.await(t, 1, gateway.Event{Bucket: "later", Key: "a.img"})
+	write(t, filepath.Join(dir, "later", "b.img"), "b")
+	events.await(t, 1, gateway.Event{Bucket: "later", Key: "b.img"})
+	if n := events.count(gateway.Event{Bucket: "images", Key: "old.img"}); n > 0 {
+		t.Errorf("told %d times of what was there", n)
+	}
+	if data, _ := get(t, client(t, g.Endpoint()).Root("images", ""), "new.img"); string(data) != "new" {
+		t.Errorf("read %q", data)
+	}
+	if _, _, err := client(t, g.Endpoint()).Root("later", "").Get(t.Context(), "a.img", store.All, ""); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,499 @@
+package inventory_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/entry"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/manifest"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+	"imageroot/shared/store/memstore"
+)
+
+// A bench is an inventory that looks at its two roots each time.
+type bench struct {
+	*inventory.Inventory
+	t               *testing.T
+	images, catalog *faultstore.Root
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{t: t, images: faultstore.New(memstore.New(), nil), catalog: faultstore.New(memstore.New(), nil)}
+	b.Inventory = b.restart()
+	return b
+}
+
+// restart returns an inventory that knows nothing but what the roots hold.
+func (b *bench) restart() *inventory.Inventory {
+	return inventory.New(inventory.Config{Images: b.images, Catalog: b.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+}
+
+func (b *bench) image(name, content string) store.Version {
+	b.t.Helper()
+	v, err := b.images.Put(b.t.Context(), name, strings.NewReader(content), int64(len(content)))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return v
+}
+
+func (b *bench) record(key string, v any) {
+	b.t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := b.catalog.Put(b.t.Context(), key, strings.NewReader(string(data)), int64(len(data))); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) hashed(name string, v store.Version, sha string) {
+	b.t.Helper()
+	b.record(layout.DigestKey(name), digest.Record{Name: name, Version: v, SHA256: sha})
+}
+
+func (b *bench) snapshot() *inventory.Snapshot {
+	b.t.Helper()
+	s, err := b.Snapshot(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// sha is a digest that is easy to tell from others.
+func sha(c string) string { return strings.Repeat(c, 64) }
+
+func src(name string) string { return "https://example.org/" + name }
+
+// line is a row in short: names|ref|format|size|sources|cached|state|warnings.
+func line(r inventory.Row) string {
+	ref, size := "-", "-"
+	if r.Ref != nil {
+		ref = (*r.Ref)[:1]
+	}
+	if r.SizeBytes != nil {
+		size = fmt.Sprint(*r.SizeBytes)
+	}
+	var sources []string
+	for _, s := range r.Sources {
+		sources = append(sources, s.Kind+" "+s.Location)
+	}
+	return strings.Join([]string{
+		strings.Join(r.Names, ","), ref, string(r.Format), size, strings.Join(sources, ","),
+		fmt.Sprint(r.Cached), r.HashState, strings.Join(r.Warnings, ","),
+	}, "|")
+}
+
+func (b *bench) rows(want ...string) *inventory.Snapshot {
+	b.t.Helper()
+	s := b.snapshot()
+	var got []string
+	for _, r := range s.Rows {
+		got = append(got, line(r))
+		if r.Names == nil || r.Sources == nil || r.Warnings == nil {
+			b.t.Errorf("a list of the row %q is nil, which JSON shows as null", line(r))
+		}
+		if (r.Ref == nil) != (r.SHA256 == nil) || r.Ref != nil && *r.Ref != r.Digest()[:12] {
+			b.t.Errorf("the row %q has another ref than its digest", line(r))
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		b.t.Errorf("the rows are\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+	return s
+}
+
+func (b *bench) manifest(images ...manifest.Image) {
+	b.t.Helper()
+	data, err := (&manifest.Manifest{Images: images}).Encode()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.image(layout.ManifestKey, string(data))
+}
+
+func bytes(n int64) *int64 { return &n }
+
+func TestEmpty(t *testing.T) {
+	b := newBench(t)
+	s := b.rows()
+	if s.Problem != "" || s.Rows == nil {
+		t.Errorf("an empty catalog: %+v", s)
+	}
+}
+
+func TestLocal(t *testing.T) {
+	b := newBench(t)
+	v := b.image("b.img", "12345")
+	b.image("A b+%41.qcow2", "1")
+	b.image("b.img.sha256", "x") // a checksum file is no image,
+	b.image("notes.txt", "x")    // nor is this,
+	b.image("dir/c.img", "x")    // nor what is not at the top
+	s := b.rows(
+		"A b+%41.qcow2|-|qcow2|1|local A b+%41.qcow2|true|unhashed|",
+		"b.img|-|img|5|local b.img|true|unhashed|")
+	if info, ok := s.Image("b.img"); !ok || !info.Equal(v) {
+		t.Errorf("Image: %+v, %v", info, ok)
+	}
+	if _, ok := s.Image("c.img"); ok {
+		t.Error("an image below the top level is there")
+	}
+	b.hashed("b.img", v, sha("b"))
+	s = b.rows(
+		"A b+%41.qcow2|-|qcow2|1|local A b+%41.qcow2|true|unhashed|",
+		"b.img|b|img|5|local b.img|true|hashed|")
+	row, ok := s.BySHA256(sha("b"))
+	if !ok || row.Names[0] != "b.img" {
+		t.Errorf("BySHA256: %+v, %v", row, ok)
+	}
+	if name, ok := row.Local(); !ok || name != "b.img" {
+		t.Errorf("Local: %q, %v", name, ok)
+	}
+	if b.snapshot() != s {
+		t.Error("without any change there is another snapshot")
+	}
+}
+
+// TestDigestOfAnotherVersion: a record says nothing of any other version.
+func TestDigestOfAnotherVersion(t *testing.T) {
+	b := newBench(t)
+	v := b.image("x.img", "one")
+	b.hashed("x.img", v, sha("a"))
+	b.rows("x.img|a|img|3|local x.img|true|hashed|")
+	b.image("x.img", "two")
+	s := b.rows("x.img|-|img|3|local x.img|true|unhashed|")
+	if _, ok := s.BySHA256(sha("a")); ok {
+		t.Error("the digest of what was replaced is still served")
+	}
+	for name, other := range map[string]store.Version{
+		"ETag":          {ETag: v.ETag + "0", Size: v.Size, LastModified: v.LastModified},
+		"size":          {ETag: v.ETag, Size: v.Size + 1, LastModified: v.LastModified},
+		"last modified": {ETag: v.ETag, Size: v.Size, LastModified: v.LastModified.Add(-time.Second)},
+	} {
+		b.image("y.img", "one")
+		b.hashed("y.img", other, sha("a"))
+		for _, r := range b.snapshot().Rows {
+			if r.SHA256 != nil {
+				t.Errorf("a record of another %s is believed: %s", name, line(r))
+			}
+		}
+	}
+	// Nor does one say anything that has no digest.
+	for _, bad := range []string{"", "abc", strings.Repeat("A", 64), strings.Repeat("z", 64)} {
+		b.hashed("x.img", b.image("x.img", "two"), bad)
+		b.record(layout.FetchedKey(layout.Ref(src("f.img"))), entry.Fetched{Src: src("f.img"), SHA256: bad, SizeBytes: 1})
+		b.record(layout.EntryKey(layout.Ref(src("f.img"))), entry.Entry{URL: src("f.img"), Name: "f.img", Format: "img"})
+		b.rows(
+			"f.img|-|img|-|url https://example.org/f.img|false|unhashed|",
+			"x.img|-|img|3|local x.img|true|unhashed|",
+			"y.img|-|img|3|local y.img|true|unhashed|")
+	}
+}
+
+func TestMerge(t *testing.T) {
+	b := newBench(t)
+	// One content: two local names, a manifest image, an entry, a blob.
+	b.hashed("b.img", b.image("b.img", "12345"), sha("a"))
+	b.hashed("a.img", b.image("a.img", "12345"), sha("a"))
+	b.manifest(
+		manifest.Image{Name: "m.img", Src: src("m.img"), SHA256: sha("a"), SizeBytes: bytes(5)},
+		manifest.Image{Name: "alone.iso", Src: src("alone.iso")},
+		manifest.Image{Name: "wrong.img", Src: src("wrong.img"), SHA256: sha("a"), SizeBytes: bytes(7)},
+	)
+	ref := layout.Ref(src("e.img"))
+	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("a"), Changed: "it has changed"})
+	s := b.rows(
+		"a.img,b.img,m.img,wrong.img,e.img|a|img|5|local a.img,local b.img,manifest https://example.org/m.img,"+
+			"manifest https://example.org/wrong.img,url https://example.org/e.img|true|hashed|"+
+			"manifest https://example.org/wrong.img says 7 bytes, the image has 5,it has changed",
+		"alone.iso|-|iso|-|manifest https://example.org/alone.iso|false|unhashed|")
+	for _, name := range []string{"a.img", "b.img", "m.img", "e.img"} {
+		if row, ok := s.ByName(name); !ok || row.Digest() != sha("a") {
+			t.Errorf("ByName(%s): %+v, %v", name, row, ok)
+		}
+	}
+	if row, ok := s.BySource(ref); !ok || row.Digest() != sha("a") {
+		t.Errorf("BySource: %+v, %v", row, ok)
+	}
+	if _, ok := s.ByName("A.IMG"); ok {
+		t.Error("a name is found in another case")
+	}
+}
+
+func TestFetched(t *testing.T) {
+	b := newBench(t)
+	ref := layout.Ref(src("e.img"))
+	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img"})
+	b.rows("e.img|-|img|-|url https://example.org/e.img|false|unhashed|")
+	// Fetching tells digest and size; the bytes are here once the blob is.
+	b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("e.img"), SHA256: sha("f"), SizeBytes: 9})
+	s := b.rows("e.img|f|img|9|url https://example.org/e.img|false|hashed|")
+	if s.Rows[0].Blob {
+		t.Error("a blob is there that is not")
+	}
+	b.record(layout.BlobKey(sha("f")), "bytes")
+	s = b.rows("e.img|f|img|9|url https://example.org/e.img|true|hashed|")
+	if !s.Rows[0].Blob {
+		t.Error("the blob is not there")
+	}
+	if _, ok := s.Rows[0].Local(); ok {
+		t.Error("what was fetched is local")
+	}
+	// What the source said when it was added is not replaced by that.
+	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("e"), SizeBytes: bytes(8)})
+	b.rows("e.img|e|img|8|url https://example.org/e.img|false|hashed|")
+	// Bytes that nothing names are no row.
+	if err := b.catalog.Delete(t.Context(), layout.EntryKey(ref)); err != nil {
+		t.Fatal(err)
+	}
+	b.rows()
+}
+
+func TestByNamePrefersWhatIsHere(t *testing.T) {
+	b := newBench(t)
+	b.manifest(manifest.Image{Name: "x.img", Src: src("x.img"), SHA256: sha("0")})
+	b.record(layout.EntryKey(layout.Ref(src("2/x.img"))), entry.Entry{URL: src("2/x.img"), Name: "x.img", Format: "img", SHA256: sha("1")})
+	is := func(want string) {
+		t.Helper()
+		row, ok := b.snapshot().ByName("x.img")
+		if !ok || row.Digest() != want {
+			t.Errorf("x.img is %+v, want the digest %.1s", row, want)
+		}
+	}
+	is(sha("0"))
+	b.record(layout.BlobKey(sha("1")), "bytes")
+	is(sha("1"))
+	b.hashed("x.img", b.image("x.img", "local"), sha("2"))
+	is(sha("2"))
+	b.image("x.img", "not hashed yet")
+	is("")
+}
+
+func TestHashStates(t *testing.T) {
+	for _, tt := range []struct {
+		status         job.Status
+		state, warning string
+	}{
+		{job.Queued, "queued", ""},
+		{job.Running, "running", ""},
+		{job.Failed, "failed", "hashing failed: the disk is broken"},
+		{job.Cancelled, "unhashed", ""},
+		{job.Completed, "unhashed", ""}, // of a version that is gone
+	} {
+		b := newBench(t)
+		v := b.image("x.img", "one")
+		j := job.Job{Name: "x.img", Status: tt.status}
+		if tt.status == job.Failed {
+			j.Error = "the disk is broken"
+		}
+		b.record(layout.HashJobKey("x.img"), j)
+		b.rows("x.img|-|img|3|local x.img|true|" + tt.state + "|" + tt.warning)
+		// A digest is worth more than any job.
+		b.hashed("x.img", v, sha("a"))
+		b.rows("x.img|a|img|3|local x.img|true|hashed|")
+		// A job without an image is no row.
+		if err := b.images.Delete(t.Context(), "x.img"); err != nil {
+			t.Fatal(err)
+		}
+		b.rows()
+	}
+}
+
+func TestPublisherWarning(t *testing.T) {
+	b := newBench(t)
+	v := b.image("x.img", "one")
+	b.record(layout.DigestKey("x.img"), digest.Record{
+		Name: "x.img", Version: v, SHA256: sha("a"),
+		Publisher: &digest.Publisher{Algorithm: "sha256", Expected: sha("b"), Match: false},
+	})
+	row := b.snapshot().Rows[0]
+	if len(row.Warnings) != 1 || !strings.Contains(row.Warnings[0], sha("b")) {
+		t.Errorf("an image that is not what its publisher says has the warnings %q", row.Warnings)
+	}
+	b.record(layout.DigestKey("x.img"), digest.Record{
+		Name: "x.img", Version: v, SHA256: sha("a"),
+		Publisher: &digest.Publisher{Algorithm: "sha256", Expected: sha("a"), Match: true},
+	})
+	b.rows("x.img|a|img|3|local x.img|true|hashed|")
+}
+
+func TestBadManifest(t *testing.T) {
+	b := newBench(t)
+	const good = "m.img|a|img|-|manifest https://example.org/m.img|false|hashed|"
+	// Bad from the start: no rows of it, and a problem that says where.
+	b.image(layout.ManifestKey, "version = 1\n\nnonsense")
+	if s := b.rows(); !strings.Contains(s.Problem, layout.ManifestKey) || !strings.Contains(s.Problem, "line 3") {
+		t.Errorf("the problem is %q", s.Problem)
+	}
+	b.manifest(manifest.Image{Name: "m.img", Src: src("m.img"), SHA256: sha("a")})
+	if s := b.rows(good); s.Problem != "" {
+		t.Errorf("a good manifest has the problem %q", s.Problem)
+	}
+	for _, bad := range []string{
+		"version = 1\n\nnonsense",
+		"",
+		"version = 2",
+		"version = 1\n[[images]]\nname = \"n.img\"\n",
+		"version = 1\n#" + strings.Repeat("x", manifest.MaxBytes),
+	} {
+		b.image(layout.ManifestKey, bad)
+		s := b.rows(good)
+		if !strings.Contains(s.Problem, "not in force") {
+			t.Errorf("the problem of %.40q is %q", bad, s.Problem)
+		}
+		// The last good one outlives the process.
+		b.Inventory = b.restart()
+		if s := b.rows(good); !strings.Contains(s.Problem, "not in force") {
+			t.Errorf("after a restart the problem of %.40q is %q", bad, s.Problem)
+		}
+	}
+	b.manifest(manifest.Image{Name: "n.img", Src: src("n.img"), SHA256: sha("b")})
+	if s := b.rows("n.img|b|img|-|manifest https://example.org/n.img|false|hashed|"); s.Problem != "" {
+		t.Errorf("the mended manifest has the problem %q", s.Problem)
+	}
+	// Where it is removed, nothing of it stays.
+	if err := b.images.Delete(t.Context(), layout.ManifestKey); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.rows(); s.Problem != "" {
+		t.Errorf("without a manifest the problem is %q", s.Problem)
+	}
+}
+
+// TestErrors has each call of a snapshot fail in turn: it fails or it is
+// right, and the next one is right.
+func TestErrors(t *testing.T) {
+	failed := 0
+	for _, imageRoot := range []bool{true, false} {
+		for n := 1; n <= 20; n++ {
+			b := newBench(t)
+			b.hashed("x.img", b.image("x.img", "one"), sha("a"))
+			b.manifest(manifest.Image{Name: "m.img", Src: src("m.img"), SHA256: sha("b")})
+			want := []string{
+				"m.img|b|img|-|manifest https://example.org/m.img|false|hashed|",
+				"x.img|a|img|3|local x.img|true|hashed|",
+			}
+			root := b.catalog
+			if imageRoot {
+				root = b.images
+			}
+			root.Reset(func(c faultstore.Call) faultstore.Fault {
+				if c.N == n {
+					return faultstore.Before
+				}
+				return faultstore.None
+			})
+			if s, err := b.Snapshot(t.Context()); err == nil && len(s.Rows) != 2 {
+				t.Errorf("call %d failed, and the snapshot has %d rows", n, len(s.Rows))
+			} else if err != nil {
+				failed++
+				if !errors.Is(err, faultstore.ErrInjected) {
+					t.Errorf("call %d failed: %v", n, err)
+				}
+			}
+			root.Reset(nil)
+			if s := b.rows(want...); s.Problem != "" {
+				t.Errorf("call %d failed once, and the problem is %q", n, s.Problem)
+			}
+		}
+	}
+	if failed < 8 {
+		t.Errorf("%d failures were told", failed)
+	}
+}
+
+func TestJobsInOrder(t *testing.T) {
+	b := newBench(t)
+	at := func(s int) *time.Time {
+		t := time.Date(2026, 1, 2, 3, 4, s, 0, time.UTC)
+		return &t
+	}
+	for _, j := range []job.Job{
+		{Name: "failed.img", Status: job.Failed, FinishedAt: at(1)},
+		{Name: "done.img", Status: job.Completed, FinishedAt: at(5)},
+		{Name: "second.img", Status: job.Queued, QueuedAt: *at(3)},
+		{Name: "running.img", Status: job.Running, QueuedAt: *at(9)},
+		{Name: "first.img", Status: job.Queued, QueuedAt: *at(2)},
+		{Name: "cancelled.img", Status: job.Cancelled, FinishedAt: at(4)},
+	} {
+		b.record(layout.HashJobKey(j.Name), j)
+		b.record(layout.FetchJobKey(layout.Ref(j.Name)), j)
+	}
+	const want = "running.img first.img second.img done.img cancelled.img failed.img"
+	hashes, err := b.HashJobs(t.Context())
+	fetches, err2 := b.FetchJobs(t.Context())
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	for kind, jobs := range map[string][]job.Job{"hash": hashes, "fetch": fetches} {
+		var names []string
+		for _, j := range jobs {
+			names = append(names, j.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("the %s jobs are %s, want %s", kind, got, want)
+		}
+	}
+}
+
+// TestObserve has a write through an observed root be in the next snapshot,
+// whatever the age that listings may have.
+func TestObserve(t *testing.T) {
+	under := newBench(t)
+	inv := inventory.New(inventory.Config{Images: under.images, Catalog: under.catalog, MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	images, catalog := inv.ObserveImages(under.images), inv.ObserveCatalog(under.catalog)
+	count := func(want int, what string) {
+		t.Helper()
+		s, err := inv.Snapshot(t.Context())
+		if err != nil || len(s.Rows) != want {
+			t.Fatalf("after %s: %v, %d rows, want %d", what, err, len(s.Rows), want)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := t.Context()
+	count(0, "nothing")
+	_, err := images.Put(ctx, "a.img", strings.NewReader("one"), 3)
+	must(err)
+	count(1, "Put")
+	must(images.Copy(ctx, "b.img", "a.img", 3))
+	count(2, "Copy")
+	id, err := images.CreateUpload(ctx, "c.img")
+	must(err)
+	p, err := images.UploadPart(ctx, "c.img", id, 1, strings.NewReader("one"), 3)
+	must(err)
+	_, err = images.CompleteUpload(ctx, "c.img", id, []store.Part{p})
+	must(err)
+	count(3, "CompleteUpload")
+	must(images.Delete(ctx, "a.img"))
+	count(2, "Delete")
+
+	key := layout.EntryKey(layout.Ref(src("e.img")))
+	tag, err := catalog.CreateRecord(ctx, key, []byte(`{"url":"https://example.org/e.img","name":"e.img","format":"img"}`))
+	must(err)
+	count(3, "CreateRecord")
+	_, err = catalog.ReplaceRecord(ctx, key, []byte(`{"url":"https://example.org/e.img","name":"f.img","format":"img"}`), tag)
+	must(err)
+	if s, err := inv.Snapshot(ctx); err != nil || s.Rows[2].Names[0] != "f.img" {
+		t.Errorf("after ReplaceRecord: %+v, %v", s.Rows, err)
+	}
+	must(catalog.DeleteRecord(ctx, key))
+	count(2, "DeleteRecord")
+}

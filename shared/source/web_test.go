@@ -1,0 +1,541 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"imageroot/shared/netpolicy"
+)
+
+var payload = bytes.Repeat([]byte("0123456789"), 1000)
+
+const etag = `"v1"`
+
+// serve answers as a good server does.
+func serve(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("ETag", etag)
+	http.ServeContent(w, r, "", time.Unix(1e9, 0), bytes.NewReader(payload))
+}
+
+// A site is a server with a client that may dial it.
+type site struct {
+	*Client
+	t *testing.T
+	*httptest.Server
+
+	mu       sync.Mutex
+	requests []*http.Request
+}
+
+func newSite(t *testing.T, handle http.HandlerFunc) *site {
+	s := &site{t: t}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.requests = append(s.requests, r)
+		s.mu.Unlock()
+		handle(w, r)
+	}))
+	s.Client = New(Config{Policy: netpolicy.Policy{Loopback: true}, StallTimeout: 200 * time.Millisecond, HeaderTimeout: 5 * time.Second})
+	t.Cleanup(func() {
+		s.Client.Close()
+		s.Server.CloseClientConnections()
+		s.Server.Close()
+	})
+	return s
+}
+
+func (s *site) url(path string) string { return s.Server.URL + path }
+
+// read opens and reads x.img.
+func (s *site) read(offset, length int64, v Validators) (*Body, []byte, error) {
+	s.t.Helper()
+	b, err := s.Open(s.t.Context(), Location{URL: s.url("/x.img")}, offset, length, v)
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := io.ReadAll(b)
+	return b, data, errors.Join(err, b.Close(), b.Close())
+}
+
+// is tells errors apart as callers do.
+func is(err error) string {
+	var bad *Malformed
+	var no *Unresolvable
+	var short *ShortBody
+	var later *Retryable
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, ErrChanged):
+		return "changed"
+	case errors.Is(err, ErrRange):
+		return "range"
+	case errors.As(err, &short):
+		return "short"
+	case errors.As(err, &later):
+		return "retryable"
+	case errors.As(err, &no):
+		return "unresolvable"
+	case errors.As(err, &bad):
+		return "malformed"
+	}
+	return err.Error()
+}
+
+// status answers with a status and fields, and the body last.
+func answer(status int, body string, fields ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(fields); i += 2 {
+			w.Header().Set(fields[i], fields[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func TestOpenRanges(t *testing.T) {
+	s := newSite(t, serve)
+	for _, tt := range []struct{ offset, length, end int64 }{
+		{0, -1, 10000}, {0, 10, 10}, {0, 10000, 10000}, {1, -1, 10000}, {5000, 100, 5100}, {9990, 100, 10000}, {9999, 1, 10000},
+	} {
+		b, data, err := s.read(tt.offset, tt.length, Validators{ETag: etag})
+		if err != nil || !bytes.Equal(data, payload[tt.offset:tt.end]) {
+			t.Errorf("%d+%d: %d bytes, %v", tt.offset, tt.length, len(data), err)
+			continue
+		}
+		if ranged := tt.offset > 0 || tt.length > 0; b.Size != 10000 || b.Offset != tt.offset || b.Ranged != ranged || b.Validators.ETag != etag {
+			t.Errorf("%d+%d: the body says %d bytes from %d, ranged %v, %+v", tt.offset, tt.length, b.Size, b.Offset, b.Ranged, b.Validators)
+		}
+	}
+	// Who resumes at the end gets nothing, which is no error.
+	b, data, err := s.read(10000, -1, Validators{ETag: etag})
+	if err != nil || len(data) != 0 || b.Size != 10000 || b.Offset != 10000 || !b.Ranged {
+		t.Errorf("from the end: %d bytes, %v, %+v", len(data), err, b)
+	}
+	if _, _, err := s.read(10001, -1, Validators{}); is(err) != "changed" {
+		t.Errorf("from beyond the end: %v", err)
+	}
+	for _, bad := range [][2]int64{{-1, -1}, {0, 0}} {
+		if _, _, err := s.read(bad[0], bad[1], Validators{}); is(err) != "malformed" {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	for _, r := range s.requests {
+		if r.Header.Get("Accept-Encoding") != "identity" || r.Header.Get("User-Agent") != "imageroot" {
+			t.Errorf("a request has the fields %v", r.Header)
+		}
+	}
+}
+
+func TestOpenValidators(t *testing.T) {
+	s := newSite(t, serve)
+	date := time.Unix(1e9, 0).UTC().Format(http.TimeFormat)
+	for _, tt := range []struct {
+		v       Validators
+		ifRange string
+		want    string
+	}{
+		{Validators{}, "", "ok"},
+		{Validators{ETag: etag}, etag, "ok"},
+		{Validators{ETag: etag, LastModified: date}, etag, "ok"},
+		{Validators{LastModified: date}, date, "ok"},
+		{Validators{ETag: "W/" + etag}, "", "ok"}, // weak: no If-Range with it, but it compares
+		{Validators{ETag: `"v0"`}, `"v0"`, "changed"},
+		{Validators{LastModified: "Sat, 01 Jan 2000 00:00:00 GMT"}, "Sat, 01 Jan 2000 00:00:00 GMT", "changed"},
+		{Validators{ETag: etag, LastModified: "Sat, 01 Jan 2000 00:00:00 GMT"}, etag, "ok"}, // a mirror with other times
+	} {
+		s.requests = nil
+		_, _, err := s.read(100, -1, tt.v)
+		if is(err) != tt.want {
+			t.Errorf("%+v: %v, want %s", tt.v, err, tt.want)
+		}
+		if got := s.requests[0].Header.Get("If-Range"); got != tt.ifRange {
+			t.Errorf("%+v: If-Range is %q, want %q", tt.v, got, tt.ifRange)
+		}
+		if _, _, err := s.read(0, -1, tt.v); is(err) != tt.want {
+			t.Errorf("%+v, the whole: %v, want %s", tt.v, err, tt.want)
+		}
+	}
+}
+
+func TestOpenOddServers(t *testing.T) {
+	whole := string(payload)
+	for _, tt := range []struct {
+		name           string
+		handle         http.HandlerFunc
+		offset, length int64
+		want           string
+		got            int  // bytes
+		ranged         bool // where ok
+	}{
+		{"ranges ignored", answer(200, whole), 100, 10, "ok", 10000, false},
+		{"a part of the whole", answer(206, whole, "Content-Range", "bytes 0-9999/10000"), 0, -1, "range", 0, false},
+		{"another part", answer(206, whole[:10], "Content-Range", "bytes 0-9/10000"), 100, 10, "range", 0, false},
+		{"too much", answer(206, whole[:100], "Content-Range", "bytes 100-199/10000"), 100, 10, "range", 0, false},
+		{"no Content-Range", answer(206, whole[:10]), 100, 10, "range", 0, false},
+		{"a bad Content-Range", answer(206, whole[:10], "Content-Range", "bytes 109-100/10000"), 100, 10, "range", 0, false},
+		{"a body of another length", answer(206, whole[:9], "Content-Range", "bytes 100-109/10000", "Content-Length", "9"), 100, 10, "range", 0, false},
+		{"less than asked", answer(206, whole[:5], "Content-Range", "bytes 100-104/10000"), 100, 10, "short", 5, false},
+		{"less than the rest", answer(206, whole[:5], "Content-Range", "bytes 100-104/10000"), 100, -1, "short", 5, false},
+		{"an unknown total", answer(206, whole[:10], "Content-Range", "bytes 100-109/*"), 100, 10, "ok", 10, true},
+		{"416 though there is more", answer(416, "", "Content-Range", "bytes */10000"), 100, 10, "changed", 0, false},
+		{"416 with less than before", answer(416, "", "Content-Range", "bytes */50"), 100, 10, "changed", 0, false},
+		{"416 without a total", answer(416, ""), 100, 10, "changed", 0, false},
+		{"416 to a request for the whole", answer(416, "", "Content-Range", "bytes */0"), 0, -1, "unresolvable", 0, false},
+		{"gzip that nobody asked for", answer(200, whole, "Content-Encoding", "gzip"), 0, -1, "unresolvable", 0, false},
+		{"identity", answer(200, whole, "Content-Encoding", "identity"), 0, -1, "ok", 10000, false},
+		{"a page", answer(200, "<html>", "Content-Type", "text/html; charset=utf-8"), 0, -1, "unresolvable", 0, false},
+		{"not found", answer(404, ""), 0, -1, "unresolvable", 0, false},
+		{"gone", answer(410, ""), 0, -1, "unresolvable", 0, false},
+		{"forbidden", answer(403, ""), 0, -1, "unresolvable", 0, false},
+		{"no content", answer(204, ""), 0, -1, "unresolvable", 0, false},
+		{"not implemented", answer(501, ""), 0, -1, "unresolvable", 0, false},
+		{"overloaded", answer(503, ""), 0, -1, "retryable", 0, false},
+		{"too many", answer(429, ""), 0, -1, "retryable", 0, false},
+		{"cut", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "10000")
+			_, _ = w.Write(payload[:7000])
+			panic(http.ErrAbortHandler)
+		}, 0, -1, "short", 7000, false},
+		{"cut, of unknown length", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(payload[:7000])
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}, 0, -1, "short", 7000, false},
+		{"ends, of unknown length", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(payload[:7000])
+			_ = http.NewResponseController(w).Flush()
+		}, 0, -1, "ok", 7000, false},
+		{"stalls", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "10000")
+			_, _ = w.Write(payload[:5000])
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}, 0, -1, "retryable", 5000, false},
+		{"closes without an answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, -1, "retryable", 0, false},
+	} {
+		s := newSite(t, tt.handle)
+		b, data, err := s.read(tt.offset, tt.length, Validators{})
+		if is(err) != tt.want || len(data) != tt.got {
+			t.Errorf("%s: %d bytes, %s (%v); want %d, %s", tt.name, len(data), is(err), err, tt.got, tt.want)
+		}
+		if err == nil && (b.Ranged != tt.ranged || !tt.ranged && b.Offset != 0) {
+			t.Errorf("%s: the body is ranged: %v, from %d", tt.name, b.Ranged, b.Offset)
+		}
+		if _, ok := MayRetry(err); ok != (tt.want == "retryable" || tt.want == "short") {
+			t.Errorf("%s: MayRetry(%v) = %v", tt.name, err, ok)
+		}
+	}
+}
+
+// TestLyingBody has a server send more than its Content-Range says. Not a
+// byte of that may be taken for the image's.
+func TestLyingBody(t *testing.T) {
+	s := newSite(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Range", "bytes 100-109/10000")
+		w.WriteHeader(206)
+		_, _ = w.Write(payload[100:110])
+		_ = http.NewResponseController(w).Flush() // so that there is no Content-Length
+		_, _ = w.Write(payload)
+	})
+	b, data, err := s.read(100, 10, Validators{})
+	if err != nil || !bytes.Equal(data, payload[100:110]) || !b.Ranged {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+}
+
+func TestCompressedName(t *testing.T) {
+	s := newSite(t, answer(200, "bytes", "Content-Encoding", "x-gzip"))
+	for name, want := range map[string]string{"x.img.gz": "ok", "x.img": "unresolvable", "x.img.xz": "unresolvable"} {
+		b, err := s.Open(t.Context(), Location{URL: s.url("/" + name)}, 0, -1, Validators{})
+		if is(err) != want {
+			t.Errorf("%s with Content-Encoding x-gzip: %v, want %s", name, err, want)
+		}
+		if err == nil {
+			b.Close()
+		}
+	}
+}
+
+func TestSlowReaderIsNoStall(t *testing.T) {
+	s := newSite(t, serve)
+	b, err := s.Open(t.Context(), Location{URL: s.url("/x.img")}, 0, -1, Validators{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := io.ReadFull(b, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * s.config.StallTimeout) // longer than a server may
+	if data, err := io.ReadAll(iotest.OneByteReader(b)); err != nil || len(data) != 9990 {
+		t.Errorf("after a pause: %d bytes, %v", len(data), err)
+	}
+}
+
+func TestEndOfContext(t *testing.T) {
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "10000")
+		_, _ = w.Write(payload[:10])
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	s.config.StallTimeout = time.Minute
+	stop := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	b, err := s.Open(ctx, Location{URL: s.url("/x.img")}, 0, -1, Validators{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := io.ReadFull(b, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	cancel(stop)
+	if _, err := io.ReadAll(b); !errors.Is(err, stop) {
+		t.Errorf("the end of the context in the body: %v", err)
+	}
+	if _, err := s.Open(ctx, Location{URL: s.url("/x.img")}, 0, -1, Validators{}); !errors.Is(err, stop) {
+		t.Errorf("the end of the context before: %v", err)
+	}
+	if _, ok := MayRetry(err); ok {
+		t.Error("what was stopped is to be tried again")
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		var n int
+		if _, err := fmt.Sscanf(r.URL.Path, "/hop/%d/", &n); err == nil && n > 1 {
+			http.Redirect(w, r, fmt.Sprintf("/hop/%d/x.img", n-1), http.StatusFound)
+			return
+		}
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/loop/"):
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		case strings.HasPrefix(r.URL.Path, "/pair/a/"):
+			http.Redirect(w, r, "/pair/b/x.img", http.StatusTemporaryRedirect)
+		case strings.HasPrefix(r.URL.Path, "/pair/b/"):
+			http.Redirect(w, r, "/pair/a/x.img", http.StatusTemporaryRedirect)
+		case strings.HasPrefix(r.URL.Path, "/file/"):
+			w.Header().Set("Location", "file:///etc/passwd")
+			w.WriteHeader(http.StatusFound)
+		case strings.HasPrefix(r.URL.Path, "/metadata/"):
+			http.Redirect(w, r, "http://169.254.169.254/x.img", http.StatusFound)
+		case strings.HasPrefix(r.URL.Path, "/nowhere/"):
+			w.WriteHeader(http.StatusFound)
+		default:
+			serve(w, r)
+		}
+	})
+	open := func(path string) error {
+		b, err := s.Open(t.Context(), Location{URL: s.url(path)}, 5, -1, Validators{ETag: etag})
+		if err == nil {
+			var data []byte
+			if data, err = io.ReadAll(b); !bytes.Equal(data, payload[5:]) {
+				t.Errorf("%s gave %d bytes", path, len(data))
+			}
+			b.Close()
+		}
+		return err
+	}
+	for _, tt := range []struct{ path, want, reason string }{
+		{"/hop/1/x.img", "ok", ""},
+		{"/hop/11/x.img", "ok", ""}, // ten redirects
+		{"/hop/12/x.img", "unresolvable", "more than 10 times"},
+		{"/loop/x.img", "unresolvable", "in a loop"},
+		{"/pair/a/x.img", "unresolvable", "in a loop"},
+		{"/file/x.img", "unresolvable", "not a source"},
+		{"/metadata/x.img", "unresolvable", "not a permitted source"},
+		{"/nowhere/x.img", "", ""}, // an error, whichever
+	} {
+		s.requests = nil
+		err := open(tt.path)
+		_, rerr := s.Resolve(t.Context(), s.url(tt.path), "")
+		for _, err := range []error{err, rerr} {
+			if tt.want == "" && err == nil || tt.want != "" && is(err) != tt.want {
+				t.Errorf("%s: %s (%v), want %s", tt.path, is(err), err, tt.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), tt.reason) {
+				t.Errorf("%s: the reason is %q, want %q", tt.path, err, tt.reason)
+			}
+		}
+		for _, r := range s.requests {
+			if r.Header.Get("Referer") != "" {
+				t.Errorf("%s: the next host is told of %s", tt.path, r.Header.Get("Referer"))
+			}
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	get := func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return false
+		}
+		return true
+	}
+	for _, tt := range []struct {
+		name   string
+		handle http.HandlerFunc
+		want   string
+		size   int64
+		etag   string
+	}{
+		{"a good server", serve, "ok", 10000, etag},
+		{"no HEAD", func(w http.ResponseWriter, r *http.Request) {
+			if get(w, r) {
+				serve(w, r)
+			}
+		}, "ok", 10000, etag},
+		{"a connection closed at HEAD", func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				panic(http.ErrAbortHandler)
+			}
+			serve(w, r)
+		}, "ok", 10000, etag},
+		{"no HEAD and no ranges", func(w http.ResponseWriter, r *http.Request) {
+			if get(w, r) {
+				w.Header().Set("Content-Length", "10000")
+				_, _ = w.Write(payload)
+			}
+		}, "ok", 10000, ""},
+		{"no length", func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(w).Flush()
+			_, _ = w.Write(payload)
+		}, "ok", -1, ""},
+		{"an unknown total", func(w http.ResponseWriter, r *http.Request) {
+			if get(w, r) {
+				answer(206, "0", "Content-Range", "bytes 0-0/*")(w, r)
+			}
+		}, "ok", -1, ""},
+		{"empty", answer(200, "", "Content-Length", "0"), "unresolvable", 0, ""},
+		{"empty, by 416", func(w http.ResponseWriter, r *http.Request) {
+			if get(w, r) {
+				answer(416, "", "Content-Range", "bytes */0")(w, r)
+			}
+		}, "unresolvable", 0, ""},
+		{"a page", answer(200, "<html></html>", "Content-Type", "text/html"), "unresolvable", 0, ""},
+		{"gzip that nobody asked for", answer(200, "x", "Content-Encoding", "gzip"), "unresolvable", 0, ""},
+		{"not found", http.NotFound, "unresolvable", 0, ""},
+		{"an ETag without end", func(w http.ResponseWriter, r *http.Request) {
+			answer(200, "x", "ETag", `"`+strings.Repeat("x", 1000)+`"`)(w, r)
+		}, "ok", 1, ""},
+	} {
+		s := newSite(t, tt.handle)
+		r, err := s.Resolve(t.Context(), s.url("/dir/x.img?sig=1"), "")
+		if is(err) != tt.want {
+			t.Errorf("%s: %s (%v), want %s", tt.name, is(err), err, tt.want)
+			continue
+		}
+		if err == nil && (r.Size != tt.size || r.ETag != tt.etag || r.Name != "x.img" || r.Format != "img" || r.URL != s.url("/dir/x.img?sig=1")) {
+			t.Errorf("%s: resolved to %+v", tt.name, r)
+		}
+	}
+	// What may pass is told from what may not, and how long to wait.
+	s := newSite(t, answer(503, "", "Retry-After", "17"))
+	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
+	if after, ok := MayRetry(err); !ok || after != 17*time.Second {
+		t.Errorf("an overloaded server: %v, wait %v, %v", err, after, ok)
+	}
+}
+
+func TestResolveTimeout(t *testing.T) {
+	s := newSite(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	s.config.ResolveTimeout = 50 * time.Millisecond
+	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
+	var no *Unresolvable
+	if _, ok := MayRetry(err); !ok || !errors.As(err, &no) || !strings.Contains(no.Reason, "50ms") {
+		t.Errorf("a server that does not answer: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Resolve(ctx, s.url("/x.img"), ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("the end of the context: %v", err)
+	}
+}
+
+func TestResolveRefused(t *testing.T) {
+	s := newSite(t, serve)
+	c := New(Config{}) // public addresses only
+	defer c.Close()
+	_, err := c.Resolve(t.Context(), s.url("/x.img"), "")
+	var refused *netpolicy.Refused
+	if !errors.As(err, &refused) || is(err) != "unresolvable" || len(s.requests) != 0 {
+		t.Errorf("a server on loopback: %v, after %d requests", err, len(s.requests))
+	}
+}
+
+func TestSHAURL(t *testing.T) {
+	hex := func(c string, n int) string { return strings.Repeat(c, n) }
+	list := hex("a", 64) + "  other.img\n" + hex("b", 64) + " *./x.img\n" + hex("c", 64) + "  final-1.2.img\n"
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/latest.img":
+			http.Redirect(w, r, "/final-1.2.img", http.StatusFound)
+		case "/SHA256SUMS":
+			_, _ = io.WriteString(w, list)
+		case "/SHA512SUMS":
+			_, _ = io.WriteString(w, hex("d", 128)+"  x.img\n")
+		case "/large":
+			_, _ = io.WriteString(w, strings.Repeat("#\n", 1<<20))
+		case "/gzip":
+			answer(200, list, "Content-Encoding", "gzip")(w, r)
+		case "/page":
+			answer(200, "<html>no sums</html>", "Content-Type", "text/html")(w, r)
+		case "/none":
+			http.NotFound(w, r)
+		default:
+			serve(w, r)
+		}
+	})
+	for _, tt := range []struct{ image, sha, want, sha256, sha512, reason string }{
+		{"/x.img", "/SHA256SUMS", "ok", hex("b", 64), "", ""},
+		{"/x.img", "/SHA512SUMS", "ok", "", hex("d", 128), ""},
+		{"/latest.img", "/SHA256SUMS", "ok", hex("c", 64), "", ""}, // by the name it redirects to
+		{"/missing.img", "/SHA256SUMS", "unresolvable", "", "", "other.img"},
+		{"/x.img", "/none", "unresolvable", "", "", "checksum list"},
+		{"/x.img", "/large", "unresolvable", "", "", ""},
+		{"/x.img", "/gzip", "unresolvable", "", "", "gzip"},
+		{"/x.img", "/page", "unresolvable", "", "", ""},
+	} {
+		r, err := s.Resolve(t.Context(), s.url(tt.image), " "+s.url(tt.sha)+" ")
+		if is(err) != tt.want || err != nil && !strings.Contains(err.Error(), tt.reason) {
+			t.Errorf("%s with %s: %s (%v), want %s about %q", tt.image, tt.sha, is(err), err, tt.want, tt.reason)
+			continue
+		}
+		if err == nil && (r.SHA256 != tt.sha256 || r.SHA512 != tt.sha512) {
+			t.Errorf("%s with %s: %+v", tt.image, tt.sha, r)
+		}
+	}
+	// What is malformed is said before anything is asked.
+	s.requests = nil
+	if _, err := s.Resolve(t.Context(), s.url("/x.img"), "ftp://h/sums"); is(err) != "malformed" || len(s.requests) != 0 {
+		t.Errorf("a malformed SHA URL: %v, after %d requests", err, len(s.requests))
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c := New(Config{Now: func() time.Time { return now }})
+	for field, want := range map[string]time.Duration{
+		"": 0, "0": 0, "120": 2 * time.Minute, "-1": 0, "soon": 0, "99999999999999": 0,
+		now.Add(90 * time.Second).Format(http.TimeFormat): 90 * time.Second,
+		now.Add(-time.Hour).Format(http.TimeFormat):       0,
+	} {
+		if got := c.retryAfter(field); got != want {
+			t.Errorf("Retry-After %q is %v, want %v", field, got, want)
+		}
+	}
+}

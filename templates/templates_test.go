@@ -1,0 +1,254 @@
+package templates
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"html/template"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"text/template/parse"
+	"time"
+)
+
+// views are all structs that have a template.
+func views() []View {
+	return []View{
+		&Login{}, &Problem{}, &Images{}, &Events{}, &Live{}, &Confirm{}, &Summary{}, &Catalog{}, &Downloads{}, &Hashes{}, &Recent{},
+	}
+}
+
+const hostile = `"'<b>&.img`
+
+// fill sets every field to something, and lists to two of it.
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem())
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			v.Set(reflect.ValueOf(time.Unix(1_700_000_000, 0)))
+			return
+		}
+		for i := range v.NumField() {
+			fill(v.Field(i))
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(0))
+		fill(v.Index(1))
+	case reflect.String:
+		if v.Type() == reflect.TypeFor[template.HTML]() {
+			v.SetString("<p>fragment</p>")
+			return
+		}
+		v.SetString(hostile)
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(7)
+	}
+}
+
+// Every template goes with its struct, whichever of its parts show.
+func TestEveryViewRenders(t *testing.T) {
+	for _, v := range views() {
+		if _, err := Render(v); err != nil {
+			t.Errorf("empty %T: %v", v, err)
+		}
+		fill(reflect.ValueOf(v).Elem())
+		out, err := Render(v)
+		if err != nil {
+			t.Errorf("full %T: %v", v, err)
+		}
+		if bytes.Contains(out, []byte("<b>")) || bytes.Contains(out, []byte("ZgotmplZ")) {
+			t.Errorf("%T lets markup through, or has a value where none may be:\n%s", v, out)
+		}
+		for _, status := range []string{"running", "queued", "failed", "completed"} {
+			setStatus(v, status)
+			if _, err := Render(v); err != nil {
+				t.Errorf("%T with jobs that are %s: %v", v, status, err)
+			}
+		}
+	}
+}
+
+// Every page has a struct.
+func TestEveryTemplateIsUsed(t *testing.T) {
+	used := map[string]bool{"": true}
+	var visit func(name string)
+	visit = func(name string) {
+		if used[name] {
+			return
+		}
+		used[name] = true
+		tmpl := pages.Lookup(name)
+		if tmpl == nil {
+			t.Errorf("there is no template %q", name)
+			return
+		}
+		called(tmpl.Tree.Root, visit)
+	}
+	for _, v := range views() {
+		visit(v.template())
+	}
+	for _, tmpl := range pages.Templates() {
+		if !used[tmpl.Name()] && !strings.HasSuffix(tmpl.Name(), ".tmpl") {
+			t.Errorf("nothing uses the template %q", tmpl.Name())
+		}
+	}
+}
+
+// called calls visit with the name of every template that a tree calls.
+func called(n parse.Node, visit func(string)) {
+	switch n := n.(type) {
+	case *parse.ListNode:
+		if n != nil {
+			for _, c := range n.Nodes {
+				called(c, visit)
+			}
+		}
+	case *parse.IfNode:
+		called(n.List, visit)
+		called(n.ElseList, visit)
+	case *parse.RangeNode:
+		called(n.List, visit)
+		called(n.ElseList, visit)
+	case *parse.WithNode:
+		called(n.List, visit)
+		called(n.ElseList, visit)
+	case *parse.TemplateNode:
+		visit(n.Name)
+	}
+}
+
+func setStatus(v View, status string) {
+	set := func(jobs *Jobs) {
+		for i := range jobs.List {
+			jobs.List[i].Status = status
+		}
+	}
+	switch v := v.(type) {
+	case *Downloads:
+		set(&v.Jobs)
+	case *Hashes:
+		set(&v.Jobs)
+	case *Catalog:
+		for i := range v.Rows {
+			v.Rows[i].SHA256, v.Rows[i].State, v.Rows[i].Fetching = "", status, status
+			v.Rows[i].Cached = false
+		}
+		v.Begin = nil
+	}
+}
+
+// What the Content-Security-Policy forbids is not in the templates.
+func TestNothingInline(t *testing.T) {
+	bad := regexp.MustCompile(`(?i)<style|<script(?: defer)?>|\sstyle=|\son[a-z]+=|hx-on|hx-vals="js|javascript:`)
+	err := fs.WalkDir(pageFiles, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(pageFiles, name)
+		if m := bad.Find(data); m != nil {
+			t.Errorf("%s has %q", name, m)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFragmentVersion(t *testing.T) {
+	a, err := NewFragment(Summary{Count: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := NewFragment(Summary{Count: "2"})
+	again, _ := NewFragment(Summary{Count: "1"})
+	if a.Version == b.Version || a.Version != again.Version || a.ID != "summary" {
+		t.Errorf("versions %q, %q, %q of %q", a.Version, b.Version, again.Version, a.ID)
+	}
+}
+
+// The table in the vendor folder says what is there.
+func TestVendored(t *testing.T) {
+	readme, err := fs.ReadFile(static(), "vendor/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile(`(?m)^\| (\S+) \| .+ \| .+\((\S+)\) \| ([0-9a-f]{64}) \|$`).FindAllStringSubmatch(string(readme), -1)
+	if len(rows) != 2 {
+		t.Fatalf("%d rows in the table, want 2", len(rows))
+	}
+	for _, row := range rows {
+		data, err := fs.ReadFile(static(), "vendor/"+row[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != row[3] {
+			t.Errorf("%s has the SHA-256 %x, the table says %s", row[1], sum, row[3])
+		}
+		if _, err := fs.Stat(static(), "vendor/"+row[2]); err != nil {
+			t.Errorf("licence of %s: %v", row[1], err)
+		}
+	}
+}
+
+func TestServeStatic(t *testing.T) {
+	get := func(target, accept string) *http.Response {
+		r := httptest.NewRequest(http.MethodGet, target, nil)
+		r.Header.Set("Accept-Encoding", accept)
+		w := httptest.NewRecorder()
+		if !ServeStatic(w, r, strings.TrimPrefix(r.URL.Path, "/static/")) {
+			return nil
+		}
+		return w.Result()
+	}
+	want, err := fs.ReadFile(static(), "app.css")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := staticURL("app.css")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := get(target, "")
+	if got, _ := io.ReadAll(res.Body); !bytes.Equal(got, want) || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/css") {
+		t.Errorf("%v, %d bytes", res.Header, len(got))
+	}
+	if !strings.Contains(res.Header.Get("Cache-Control"), "immutable") {
+		t.Errorf("the URL names its content, but Cache-Control is %q", res.Header.Get("Cache-Control"))
+	}
+	zipped := get("/static/app.css", "br, gzip;q=0.8")
+	if zipped.Header.Get("Content-Encoding") != "gzip" || zipped.Header.Get("Cache-Control") != "no-cache" || zipped.Header.Get("ETag") == res.Header.Get("ETag") {
+		t.Errorf("%v", zipped.Header)
+	}
+	z, err := gzip.NewReader(zipped.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(z); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if res := get("/static/app.css", "gzip;q=0"); res.Header.Get("Content-Encoding") != "" {
+		t.Error("gzip for a client that refuses it")
+	}
+	for _, name := range []string{"/static/", "/static/none.css", "/static/../templates.go", "/static/vendor"} {
+		if get(name, "") != nil {
+			t.Errorf("%s is served", name)
+		}
+	}
+	if _, err := staticURL("none.css"); err == nil {
+		t.Error("a URL for a file that is not there")
+	}
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// publisher serves one file of a size, and its checksum beside it, on
+// loopback. open returns the file as it is read by each request.
+func publisher(sha256 string, open func() (io.ReadSeeker, func(), error)) *httptest.Server {
+	mux := http.NewServeMux()
+	modified := time.Now().Add(-time.Hour)
+	mux.HandleFunc("GET /large.img", func(w http.ResponseWriter, r *http.Request) {
+		f, done, err := open()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		defer done()
+		w.Header().Set("ETag", `"one"`)
+		http.ServeContent(w, r, "large.img", modified, f)
+	})
+	mux.HandleFunc("GET /large.img.sha256", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, sha256+"  large.img\n")
+	})
+	return httptest.NewServer(mux)
+}
+
+// publish serves the sample.
+func (s *sample) publish() *httptest.Server {
+	return publisher(s.sha256, func() (io.ReadSeeker, func(), error) {
+		f, err := os.Open(s.path)
+		return io.NewSectionReader(f, 0, s.size), func() { f.Close() }, err
+	})
+}
+
+// add makes an entry of a URL, whose checksum the publisher tells if known is
+// true.
+func (s *server) add(ctx context.Context, imageURL string, known bool) error {
+	in := map[string]string{"image_url": imageURL}
+	if known {
+		in["sha_url"] = imageURL + ".sha256"
+	}
+	_, err := s.do(ctx, http.MethodPost, "/catalog/entries", in)
+	return err
+}
+
+// forget removes an entry and the bytes that were fetched for it.
+func (s *server) forget(ctx context.Context, imageURL, sha256 string) error {
+	if _, err := s.do(ctx, http.MethodDelete, "/catalog/cache/"+sha256, nil); err != nil {
+		return err
+	}
+	_, err := s.do(ctx, http.MethodDelete, "/catalog/entries?src="+url.QueryEscape(imageURL), nil)
+	return err
+}
+
+// fetchOnce fetches an entry and returns how long that took, as who asked for
+// it sees it.
+func (s *server) fetchOnce(ctx context.Context, imageURL, sha256 string) (float64, error) {
+	began := time.Now()
+	if _, err := s.do(ctx, http.MethodPost, "/catalog/downloads", map[string]string{"src": imageURL}); err != nil {
+		return 0, err
+	}
+	j, err := s.completed(ctx, downloads, "large.img")
+	took := time.Since(began).Seconds()
+	if err == nil && j.SHA256 != sha256 {
+		err = fmt.Errorf("fetched %s, want %s", j.SHA256, sha256)
+	}
+	return took, err
+}
+
+// fetch compares a fetch job with curl and sha256sum, from the same loopback
+// web server.
+func (b *bench) fetch(ctx context.Context) error {
+	f, err := b.large(ctx)
+	if err != nil {
+		return err
+	}
+	// Parts, the whole they make, and where its digest is not known a copy.
+	if err := b.room(3 * f.size); err != nil {
+		return err
+	}
+	origin := f.publish()
+	defer origin.Close()
+	s, err := b.server(ctx, "fetch")
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	imageURL := origin.URL + "/large.img"
+	for _, known := range []bool{true, false} {
+		ours := func(int) (float64, error) {
+			if err := s.add(ctx, imageURL, known); err != nil {
+				return 0, err
+			}
+			if err := s.idle(ctx); err != nil {
+				return 0, err
+			}
+			if err := settle(f.path); err != nil {
+				return 0, err
+			}
+			took, err := s.fetchOnce(ctx, imageURL, f.sha256)
+			if err != nil {
+				return 0, err
+			}
+			return took, s.forget(ctx, imageURL, f.sha256)
+		}
+		var durable []float64
+		peer := func(int) (float64, error) {
+			if err := settle(f.path); err != nil {
+				return 0, err
+			}
+			took, more, err := b.curlAndSum(ctx, imageURL, f.sha256)
+			durable = append(durable, took+more)
+			return took, err
+		}
+		o, p, err := b.turns(ours, peer)
+		if err != nil {
+			return err
+		}
+		what := formatBytes(f.size) + ", SHA-256 known"
+		if !known {
+			what = formatBytes(f.size) + ", SHA-256 not known"
+		}
+		mine := series{"imageroot", unitSeconds, o}
+		b.report.longer("fetch", what, mine, series{"curl -o; sha256sum", unitSeconds, p}, atMost(1))
+		b.report.longer("fetch", what, mine, series{"the same, and sync", unitSeconds, durable}, nil)
+	}
+	return nil
+}
+
+// curlAndSum downloads with curl and sums the file. It returns how long that
+// took, and how long it takes then until the file would survive a power cut,
+// as what imageroot fetches does.
+func (b *bench) curlAndSum(ctx context.Context, imageURL, sha256 string) (took, more float64, err error) {
+	path := b.path("curled.img")
+	defer os.Remove(path)
+	if took, err = (tool{args: []string{"curl", "-sS", "--fail", "-o", path, imageURL}}).time(ctx, b.dir); err != nil {
+		return 0, 0, err
+	}
+	var out strings.Builder
+	sum, err := tool{args: []string{"sha256sum", path}, out: &out}.time(ctx, b.dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !strings.Contains(out.String(), sha256) {
+		return 0, 0, fmt.Errorf("sha256sum says %s, want %s", out.String(), sha256)
+	}
+	began := time.Now()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	err = f.Sync()
+	return took + sum, time.Since(began).Seconds(), err
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// roundTrip is how long a packet and its answer take on the slow link.
+	roundTrip = 100 * time.Millisecond
+	// linkRate is what one connection gets, in bytes a second.
+	linkRate = 10_000_000
+)
+
+// A slowLink passes TCP connections on to a server, each as a far one would
+// be: what is sent arrives half a round trip later, a connection takes a
+// round trip to make, and none is faster than linkRate.
+type slowLink struct {
+	listener net.Listener
+	to       string
+	// delivered counts the bytes that came to clients.
+	delivered atomic.Int64
+
+	wg    sync.WaitGroup
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	over  bool
+}
+
+// openLink puts a slow link before the server at a URL.
+func openLink(serverURL string) (*slowLink, error) {
+	u, err := url.Parse(serverURL)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	l := &slowLink{listener: ln, to: u.Host, conns: map[net.Conn]struct{}{}}
+	l.wg.Go(l.accept)
+	return l, nil
+}
+
+// URL is the server's, by the link.
+func (l *slowLink) URL() string { return "http://" + l.listener.Addr().String() }
+
+func (l *slowLink) close() {
+	l.mu.Lock()
+	l.over = true
+	for c := range l.conns {
+		c.Close()
+	}
+	l.mu.Unlock()
+	l.listener.Close()
+	l.wg.Wait()
+}
+
+// hold keeps a connection to be closed with the link.
+func (l *slowLink) hold(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		c.Close()
+		return false
+	}
+	l.conns[c] = struct{}{}
+	return true
+}
+
+func (l *slowLink) drop(c net.Conn) {
+	c.Close()
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.mu.Unlock()
+}
+
+func (l *slowLink) accept() {
+	for {
+		c, err := l.listener.Accept()
+		if err != nil {
+			return // the link is closed
+		}
+		if l.hold(c) {
+			l.wg.Go(func() { l.connect(c) })
+		}
+	}
+}
+
+func (l *slowLink) connect(client net.Conn) {
+	defer l.drop(client)
+	time.Sleep(roundTrip) // until the client would know that it is connected
+	server, err := net.Dial("tcp", l.to)
+	if err != nil || !l.hold(server) {
+		return
+	}
+	defer l.drop(server)
+	var wg sync.WaitGroup
+	end := func() { client.Close(); server.Close() } // both directions, with either
+	wg.Go(func() { defer end(); carry(server, client, nil) })
+	wg.Go(func() { defer end(); carry(client, server, &l.delivered) })
+	wg.Wait()
+}
+
+// A packet is on its way.
+type packet struct {
+	data []byte
+	due  time.Time
+}
+
+// carry moves bytes from one side to the other at the link's pace. What is on
+// its way at once is bounded by what such a link holds.
+func carry(to, from net.Conn, delivered *atomic.Int64) {
+	const size = 16 << 10
+	inFlight := make(chan packet, 2*linkRate/size*int(roundTrip/time.Millisecond)/1000)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		defer close(inFlight)
+		for {
+			buf := make([]byte, size)
+			n, err := from.Read(buf)
+			if n > 0 {
+				select {
+				case inFlight <- packet{buf[:n], time.Now().Add(roundTrip / 2)}:
+				case <-done:
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	free := time.Now() // when the line can take more
+	for p := range inFlight {
+		now := time.Now()
+		if free.Before(now) {
+			free = now
+		}
+		free = free.Add(time.Duration(len(p.data)) * time.Second / linkRate)
+		at := p.due
+		if free.After(at) {
+			at = free
+		}
+		time.Sleep(time.Until(at))
+		n, err := to.Write(p.data)
+		if delivered != nil {
+			delivered.Add(int64(n))
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// link compares a fetch job over a slow link, which uses several connections,
+// with curl, which uses one.
+func (b *bench) link(ctx context.Context) error {
+	f, err := b.large(ctx)
+	if err != nil {
+		return err
+	}
+	if f, err = f.head(ctx, min(f.size, b.scaled(256*mib))); err != nil {
+		return err
+	}
+	origin := f.publish()
+	defer origin.Close()
+	l, err := openLink(origin.URL)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	s, err := b.server(ctx, "link")
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	imageURL := l.URL() + "/large.img"
+	ours := func(int) (float64, error) {
+		if err := s.add(ctx, imageURL, true); err != nil {
+			return 0, err
+		}
+		if err := settle(f.path); err != nil {
+			return 0, err
+		}
+		took, err := s.fetchOnce(ctx, imageURL, f.sha256)
+		if err != nil {
+			return 0, err
+		}
+		return took, s.forget(ctx, imageURL, f.sha256)
+	}
+	peer := func(int) (float64, error) {
+		if err := settle(f.path); err != nil {
+			return 0, err
+		}
+		return tool{args: []string{"curl", "-sS", "--fail", "-o", "/dev/null", imageURL}}.time(ctx, b.dir)
+	}
+	o, p, err := b.turns(ours, peer)
+	if err != nil {
+		return err
+	}
+	what := fmt.Sprintf("%s, %v away, %d MB/s a connection", formatBytes(f.size), roundTrip, linkRate/1_000_000)
+	b.report.faster("link", what, series{"imageroot", unitSeconds, o}, series{"curl -o /dev/null", unitSeconds, p}, atLeast(3))
+	return nil
+}

@@ -1,0 +1,223 @@
+// Command bench measures the real imageroot binary, in one run, against the
+// tools that one would use instead, on this machine and now: absolute numbers
+// for people, ratios for verdicts. Each ratio has a bound; where one is missed
+// the exit status is 1.
+//
+// Both sides of a comparison read from a warm page cache, take turns, and do
+// so several times; what counts is the median. Everything listens on loopback,
+// and everything is made in one temporary directory that is removed at the
+// end.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"imageroot/test/runner"
+)
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+// A measurement is one thing that is measured. Each starts servers of its own.
+type measurement struct {
+	name string
+	what string
+	run  func(*bench, context.Context) error
+}
+
+// measurements are in the order in which they run: first those that others'
+// caches would disturb.
+var measurements = []measurement{
+	{"size", "size of the stripped binary", (*bench).binarySize},
+	{"hash", "hash job against openssl dgst", (*bench).hash},
+	{"serve", "GET /images against aws s3 cp", (*bench).serve},
+	{"upload", "PUT /images against aws s3 cp", (*bench).upload},
+	{"fetch", "fetch job against curl and sha256sum", (*bench).fetch},
+	{"catalog", "the catalog and its page, by number of images", (*bench).catalog},
+	{"link", "fetch job over a slow link against curl", (*bench).link},
+	{"resume", "what is done again after SIGKILL", (*bench).resume},
+	{"memory", "peak memory under load, and idle", (*bench).memory},
+}
+
+// A bench is one run of the program.
+type bench struct {
+	dir    string // everything is in it
+	binary string
+	size   int64 // of the large file
+	rounds int
+	quick  bool
+	report *report
+	log    io.Writer // progress
+
+	sample *sample // made when it is first needed
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	met, err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	case !met:
+		os.Exit(1)
+	}
+}
+
+// run is the program. It reports whether every bound was met.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool, err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	size := bytesFlag(2 * gib)
+	flags.Var(&size, "size", "size of the large file, such as 2GiB or 512MiB")
+	only := flags.String("only", "", "run the measurements whose names match this regular expression: "+names())
+	quick := flags.Bool("quick", false, "small sizes: shows that the bench works; bounds are shown and not judged")
+	rounds := flags.Int("rounds", 3, "how often each side of a comparison is run")
+	to := flags.String("json", "", "write the numbers to this file too")
+	tmp := flags.String("dir", os.TempDir(), "where the temporary directory is made")
+	if err := flags.Parse(args); err != nil {
+		return false, err
+	}
+	if flags.NArg() > 0 || *rounds < 1 || size < mib {
+		return false, errors.New("bench takes flags only; -rounds is at least 1 and -size at least 1MiB")
+	}
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return false, fmt.Errorf("-only: %w", err)
+	}
+	b := &bench{size: int64(size), rounds: *rounds, quick: *quick, log: stderr, report: newReport(ctx)}
+	if b.quick {
+		b.size, b.rounds = min(b.size, 128*mib), 1
+	}
+	if b.dir, err = os.MkdirTemp(*tmp, "imageroot-bench-"); err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	if b.binary, err = runner.Build(ctx, b.dir, "-trimpath", "-ldflags=-s -w"); err != nil {
+		return false, err
+	}
+	fmt.Fprint(stdout, b.report.machine())
+	ran := 0
+	for _, m := range measurements {
+		if !wanted.MatchString(m.name) {
+			continue
+		}
+		ran++
+		began := time.Now()
+		fmt.Fprintf(b.log, "%s: %s (load %s)\n", m.name, m.what, loadAverage())
+		if err := m.run(b, ctx); err != nil {
+			// What was measured before is worth having.
+			fmt.Fprint(stdout, b.report.table())
+			return false, fmt.Errorf("%s: %w", m.name, err)
+		}
+		fmt.Fprintf(b.log, "%s: took %v (load %s)\n", m.name, time.Since(began).Round(time.Second), loadAverage())
+	}
+	if ran == 0 {
+		return false, fmt.Errorf("-only %q matches none of %s", *only, names())
+	}
+	fmt.Fprint(stdout, b.report.table())
+	if *to != "" {
+		data, err := json.MarshalIndent(b.report, "", "  ")
+		if err != nil {
+			return false, err
+		}
+		if err := os.WriteFile(*to, append(data, '\n'), 0o644); err != nil {
+			return false, err
+		}
+	}
+	missed := b.report.missed()
+	switch {
+	case b.quick:
+		fmt.Fprintf(stdout, "\nquick: %d bounds missed, at sizes they are not meant for\n", missed)
+		return true, nil
+	case missed > 0:
+		fmt.Fprintf(stdout, "\n%d bounds missed\n", missed)
+	}
+	return missed == 0, nil
+}
+
+func names() string {
+	var all []string
+	for _, m := range measurements {
+		all = append(all, m.name)
+	}
+	return strings.Join(all, ", ")
+}
+
+// binarySize holds the release build against its bound.
+func (b *bench) binarySize(context.Context) error {
+	info, err := os.Stat(b.binary)
+	if err != nil {
+		return err
+	}
+	b.report.absolute("size", "binary, stripped", unitMiB, []float64{float64(info.Size()) / mib}, atMost(45))
+	return nil
+}
+
+// path is a path in the bench's directory.
+func (b *bench) path(elements ...string) string {
+	return filepath.Join(append([]string{b.dir}, elements...)...)
+}
+
+// scaled is n at full size, and a fraction of it in a quick run.
+func (b *bench) scaled(n int64) int64 {
+	if b.quick {
+		return n / 32
+	}
+	return n
+}
+
+// say tells of progress.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.log, "  "+format+"\n", args...)
+}
+
+// bytesFlag is a number of bytes, as people write it.
+type bytesFlag int64
+
+func (f *bytesFlag) String() string { return formatBytes(int64(*f)) }
+
+// Set implements flag.Value.
+func (f *bytesFlag) Set(s string) error {
+	unit := int64(1)
+	for suffix, n := range map[string]int64{"KiB": kib, "MiB": mib, "GiB": gib} {
+		if number, ok := strings.CutSuffix(s, suffix); ok {
+			s, unit = number, n
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n < 1 {
+		return errors.New("a size is a whole number and KiB, MiB or GiB")
+	}
+	*f = bytesFlag(n * unit)
+	return nil
+}
+
+func formatBytes(n int64) string {
+	switch {
+	case n >= gib && n%gib == 0:
+		return fmt.Sprintf("%d GiB", n/gib)
+	case n >= mib:
+		return fmt.Sprintf("%.4g MiB", float64(n)/mib)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Units of what is measured.
+const (
+	unitSeconds = "s"
+	unitMillis  = "ms"
+	unitMiB     = "MiB"
+	unitRows    = "rows"
+	unitShare   = "of the whole"
+)
+
+// A series is what was measured, round by round.
+type series struct {
+	Name    string    `json:"name"`
+	Unit    string    `json:"unit"`
+	Samples []float64 `json:"samples"`
+}
+
+func (s series) median() float64 {
+	sorted := slices.Sorted(slices.Values(s.Samples))
+	n := len(sorted)
+	if n == 0 {
+		return 0
+	}
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// noisy reports whether the samples lie so far apart that their median says
+// little.
+func (s series) noisy() bool {
+	const most = 0.25
+	return len(s.Samples) > 1 && slices.Max(s.Samples)-slices.Min(s.Samples) > most*s.median()
+}
+
+// String is the median, and how far the samples reach.
+func (s series) String() string {
+	text := format(s.median()) + " " + s.Unit
+	if len(s.Samples) > 1 {
+		text += " (" + format(slices.Min(s.Samples)) + "-" + format(slices.Max(s.Samples)) + ")"
+	}
+	if s.noisy() {
+		text += " ~"
+	}
+	return text
+}
+
+// format keeps about three digits.
+func format(v float64) string {
+	switch {
+	case v >= 100 || v == 0:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// A bound is what a number must keep to.
+type bound struct {
+	Kind  string  `json:"kind"` // "at least" or "at most"
+	Value float64 `json:"value"`
+	// Every holds each sample to it, and not their median.
+	Every bool `json:"every,omitempty"`
+}
+
+func atLeast(v float64) *bound   { return &bound{Kind: "at least", Value: v} }
+func atMost(v float64) *bound    { return &bound{Kind: "at most", Value: v} }
+func neverOver(v float64) *bound { return &bound{Kind: "at most", Value: v, Every: true} }
+
+func (b bound) met(v float64) bool {
+	if b.Kind == "at least" {
+		return v >= b.Value
+	}
+	return v <= b.Value
+}
+
+// A row is one line of the table. What is judged is the ratio where there is
+// one, else the median of ours.
+type row struct {
+	Measurement string   `json:"measurement"`
+	What        string   `json:"what"`
+	Ours        series   `json:"ours"`
+	Peer        *series  `json:"peer,omitempty"`
+	Of          string   `json:"of,omitempty"` // what the ratio is of
+	Ratio       *float64 `json:"ratio,omitempty"`
+	Bound       *bound   `json:"bound,omitempty"`
+	Met         *bool    `json:"met,omitempty"`
+}
+
+// A report is all that was measured.
+type report struct {
+	Date    time.Time `json:"date"`
+	CPU     string    `json:"cpu"`
+	Cores   int       `json:"cores"`
+	Go      string    `json:"go"`
+	Tools   []string  `json:"tools"`
+	Load    string    `json:"load_average_at_start"`
+	LoadEnd string    `json:"load_average_at_end"`
+	Rows    []row     `json:"rows"`
+}
+
+func newReport(ctx context.Context) *report {
+	r := &report{Date: time.Now().UTC(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Load: loadAverage()}
+	for _, tool := range [][]string{{"curl", "--version"}, {"aws", "--version"}, {"openssl", "version"}, {"sha256sum", "--version"}} {
+		out, err := exec.CommandContext(ctx, tool[0], tool[1:]...).Output()
+		first, _, _ := strings.Cut(string(out), "\n")
+		if err != nil {
+			first = tool[0] + " is missing"
+		}
+		r.Tools = append(r.Tools, first)
+	}
+	return r
+}
+
+func (r *report) machine() string {
+	return fmt.Sprintf("%s, %d cores, %s; load average %s\n%s\n\n", r.CPU, r.Cores, r.Go, r.Load, strings.Join(r.Tools, "\n"))
+}
+
+// faster compares throughputs of the same bytes from the times they took:
+// ours divided by the peer's.
+func (r *report) faster(measurement, what string, ours, peer series, b *bound) {
+	ratio := peer.median() / ours.median()
+	r.compare(row{Measurement: measurement, What: what, Ours: ours, Peer: &peer, Of: "speed", Ratio: &ratio, Bound: b})
+}
+
+// longer compares the times that the same thing took: ours divided by the
+// peer's.
+func (r *report) longer(measurement, what string, ours, peer series, b *bound) {
+	ratio := ours.median() / peer.median()
+	r.compare(row{Measurement: measurement, What: what, Ours: ours, Peer: &peer, Of: "time", Ratio: &ratio, Bound: b})
+}
+
+func (r *report) compare(row row) {
+	if row.Bound != nil {
+		met := row.Bound.met(*row.Ratio)
+		row.Met = &met
+	}
+	r.Rows = append(r.Rows, row)
+}
+
+// absolute takes a number of ours that nothing is compared with. Without a
+// bound it is only told.
+func (r *report) absolute(measurement, what, unit string, samples []float64, b *bound) {
+	row := row{Measurement: measurement, What: what, Ours: series{"imageroot", unit, samples}, Bound: b}
+	if b != nil {
+		met := b.met(row.Ours.median())
+		if b.Every {
+			met = b.met(slices.Min(samples)) && b.met(slices.Max(samples))
+		}
+		row.Met = &met
+	}
+	r.Rows = append(r.Rows, row)
+}
+
+func (r *report) missed() int {
+	n := 0
+	for _, row := range r.Rows {
+		if row.Met != nil && !*row.Met {
+			n++
+		}
+	}
+	return n
+}
+
+// table is all rows, for people.
+func (r *report) table() string {
+	r.LoadEnd = loadAverage()
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\twhat\timageroot\tinstead\t\tratio\tbound\t")
+	noisy := false
+	for _, row := range r.Rows {
+		peer, peerName, ratio, limit, verdict := "", "", "", "", ""
+		if row.Peer != nil {
+			peer, peerName, ratio = row.Peer.String(), row.Peer.Name, fmt.Sprintf("%.2f of %s", *row.Ratio, row.Of)
+			noisy = noisy || row.Peer.noisy()
+		}
+		if row.Bound != nil {
+			limit, verdict = row.Bound.Kind+" "+format(row.Bound.Value), "ok"
+			if !*row.Met {
+				verdict = "MISSED"
+			}
+		}
+		noisy = noisy || row.Ours.noisy()
+		fmt.Fprintln(w, strings.Join([]string{row.Measurement, row.What, row.Ours.String(), peer, peerName, ratio, limit, verdict}, "\t"))
+	}
+	_ = w.Flush() // a strings.Builder does not fail
+	fmt.Fprintf(&text, "\nmedian (least-most); load average %s at the start, %s at the end\n", r.Load, r.LoadEnd)
+	if noisy {
+		text.WriteString("~ the samples lie more than 25 % apart: something else was running, or the disk was busy\n")
+	}
+	return text.String()
+}
+
+func cpuModel() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.HasPrefix(name, "model name") {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+// loadAverage is what else goes on, over 1, 5 and 15 minutes.
+func loadAverage() string {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Join(strings.Fields(string(data))[:3], " ")
+}

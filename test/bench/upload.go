@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// upload compares a PUT, digest included, with the AWS client's copy to the
+// same gateway, which has no digest yet.
+func (b *bench) upload(ctx context.Context) error {
+	f, err := b.large(ctx)
+	if err != nil {
+		return err
+	}
+	// A copy by the AWS client has its parts on the disk twice for a moment.
+	if err := b.room(2 * f.size); err != nil {
+		return err
+	}
+	s, err := b.server(ctx, "upload")
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	// after has the next turn find the server as this one did.
+	after := func() error {
+		if err := s.idle(ctx); err != nil {
+			return err
+		}
+		if _, err := s.do(ctx, http.MethodDelete, "/images/uploaded.img", nil); err != nil {
+			return err
+		}
+		return s.idle(ctx)
+	}
+	ours := func(int) (float64, error) {
+		if err := settle(f.path); err != nil {
+			return 0, err
+		}
+		var out strings.Builder
+		put := tool{out: &out, args: []string{
+			"curl", "-sS", "--fail-with-body", "-H", "Authorization: Bearer " + token, "-T", f.path, s.Pages + "/images/uploaded.img",
+		}}
+		took, err := put.time(ctx, b.dir)
+		if err != nil {
+			return 0, fmt.Errorf("%w %s", err, out.String())
+		}
+		var answer struct{ SHA256 string }
+		if err := json.Unmarshal([]byte(out.String()), &answer); err != nil || answer.SHA256 != f.sha256 {
+			return 0, fmt.Errorf("PUT answers %s, want the digest %s", out.String(), f.sha256)
+		}
+		return took, after()
+	}
+	peer := func(int) (float64, error) {
+		if err := settle(f.path); err != nil {
+			return 0, err
+		}
+		took, err := s.aws("s3", "cp", "--only-show-errors", f.path, "s3://images/uploaded.img").time(ctx, b.dir)
+		if err != nil {
+			return 0, err
+		}
+		return took, after()
+	}
+	o, p, err := b.turns(ours, peer)
+	if err != nil {
+		return err
+	}
+	var sums, both, starts []float64
+	for round := range b.rounds {
+		took, err := tool{args: []string{"sha256sum", f.path}}.time(ctx, b.dir)
+		if err != nil {
+			return err
+		}
+		sums, both = append(sums, took), append(both, p[round]+took)
+		if took, err = s.aws("--version").time(ctx, b.dir); err != nil {
+			return err
+		}
+		starts = append(starts, took)
+	}
+	what := formatBytes(f.size) + " uploaded"
+	mine := series{"imageroot", unitSeconds, o}
+	b.report.longer("upload", what+", with its digest", mine, series{"aws s3 cp, no digest", unitSeconds, p}, atMost(1))
+	b.report.longer("upload", what+", with its digest", mine, series{"aws s3 cp; sha256sum", unitSeconds, both}, nil)
+	b.report.longer("upload", "of that, what is not copying", series{"-", unitSeconds, []float64{0}}, series{"aws --version", unitSeconds, starts}, nil)
+	return nil
+}

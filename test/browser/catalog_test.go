@@ -1,0 +1,323 @@
+package browser
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp/kb"
+)
+
+// mark puts something on the page that does not survive a navigation.
+func (p *Page) mark() {
+	p.t.Helper()
+	eval[bool](p, "(window.marked = true)")
+}
+
+func (p *Page) marked(what string) {
+	p.t.Helper()
+	if !eval[bool](p, "window.marked === true") {
+		p.t.Errorf("%s: the page was loaded again", what)
+	}
+}
+
+func TestAddByURL(t *testing.T) {
+	s, pub := start(t), publish(t)
+	p := open(t, s)
+	p.allow(`network: .* (400|409|422) .*/catalog/entries`)
+	p.login()
+	p.mark()
+
+	// What cannot be resolved is said beside the form, and what was typed stays.
+	missing := pub.URL + "/missing.img"
+	p.typeInto("#image-url", missing)
+	p.click("#add-title ~ form button")
+	p.until("the error", has("#add-result", "404"))
+	if got := eval[string](p, "document.getElementById('image-url').value"); got != missing {
+		t.Errorf("after the error the field has %q", got)
+	}
+	if !eval[bool](p, "document.getElementById('add-result').getAttribute('aria-live') === 'polite' && !!document.querySelector('#add-result .alert-danger')") {
+		t.Error("the error is not in a live region")
+	}
+	p.shots("images-add-error")
+
+	p.typeInto("#image-url", "ftp://example.org/a.img")
+	p.press(kb.Enter)
+	p.until("the scheme is refused", has("#add-result", "oras"))
+
+	p.typeInto("#image-url", pub.URL+"/image-0.img")
+	p.typeInto("#sha-url", pub.URL+"/SHA256SUMS")
+	p.press(kb.Enter)
+	p.until("the good news", has("#add-result", "Added image-0.img"))
+	p.until("the row", row("image-0.img"))
+	p.until("its digest", row("image-0.img")+"?.textContent.includes("+js(digestOf("image-0.img")[:12])+")")
+	if left := eval[string](p, "document.getElementById('image-url').value + document.getElementById('sha-url').value"); left != "" {
+		t.Errorf("after success the fields have %q", left)
+	}
+	p.until("the summary", has("#summary", "1 image,"))
+	p.until("the activity", has("#recent", "added "+pub.URL))
+
+	p.typeInto("#image-url", pub.URL+"/image-0.img")
+	p.press(kb.Enter)
+	p.until("a second time is a conflict", has("#add-result", "already"))
+	p.marked("adding")
+}
+
+func TestHashJobs(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	p.mark()
+	p.typeInto("#image-url", "https://example.org/half-typ")
+
+	// One at a time: while the first is hashed, the second waits.
+	const long = 12 << 30
+	s.drop(t, "first.img", long)
+	p.until("the first runs", jobOf("hashes", "first.img")+"?.dataset.status === 'running'")
+	s.drop(t, "second.img", 1<<20)
+	p.until("the second waits", jobOf("hashes", "second.img")+"?.dataset.status === 'queued'")
+	p.until("the row says so", row("second.img")+"?.textContent.includes('hash queued')")
+	p.until("progress", jobOf("hashes", "first.img")+"?.querySelector('progress')?.value > 0")
+	was := eval[float64](p, jobOf("hashes", "first.img")+"?.querySelector('progress')?.value ?? 0")
+	p.until("more progress", fmt.Sprintf("%s?.querySelector('progress')?.value > %f", jobOf("hashes", "first.img"), was))
+	p.shots("images-hashing")
+
+	p.clickOn("Cancel", jobOf("hashes", "first.img")+"?.querySelector('button')")
+	p.until("the first is cancelled", jobOf("hashes", "first.img")+"?.dataset.status === 'cancelled'")
+	p.until("the second is done", jobOf("hashes", "second.img")+"?.dataset.status === 'completed'")
+	// SHA-256 of 1 MiB of zeros.
+	p.until("its row has the digest", row("second.img")+"?.textContent.includes('30e14955ebf1')")
+	p.until("the end is announced", has("#announce", "second.img: completed"))
+	p.until("the row of the first is unhashed", row("first.img")+"?.textContent.includes('unhashed')")
+
+	p.marked("hashing")
+	if got := eval[string](p, "document.activeElement.id + ' ' + document.getElementById('image-url').value"); got != " https://example.org/half-typ" &&
+		got != "image-url https://example.org/half-typ" && !strings.HasSuffix(got, "-title https://example.org/half-typ") {
+		t.Errorf("what was being typed is now %q", got)
+	}
+
+	// Hash by hand.
+	p.clickOn("Hash", row("first.img")+"?.querySelector('[aria-label=\"Hash first.img\"]')")
+	p.until("the first again", "["+"'queued','running'].includes("+jobOf("hashes", "first.img")+"?.dataset.status)")
+	p.until("the button has done its work", "!"+row("first.img")+"?.querySelector('[aria-label=\"Hash first.img\"]')")
+	p.clickOn("Cancel", jobOf("hashes", "first.img")+"?.querySelector('button')")
+	p.until("cancelled", jobOf("hashes", "first.img")+"?.dataset.status === 'cancelled'")
+}
+
+func TestFetchJobs(t *testing.T) {
+	s, pub := start(t), publish(t)
+	for i := range 3 {
+		s.call(t, "POST", "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q, "sha_url": %q}`, fmt.Sprintf("%s/image-%d.img", pub.URL, i), pub.URL+"/SHA256SUMS")))
+	}
+	p := open(t, s)
+	p.login()
+	p.mark()
+	p.typeInto("#image-url", "oras://half-typed")
+	status := func(i int, status string) string {
+		return jobOf("downloads", fmt.Sprintf("image-%d.img", i)) + "?.dataset.status === " + js(status)
+	}
+	button := func(i int) string {
+		name := fmt.Sprintf("image-%d.img", i)
+		return row(name) + "?.querySelector('[aria-label=\"Fetch " + name + "\"]')"
+	}
+	for i := range 3 {
+		p.clickOn("Fetch", button(i))
+		p.until("the job", jobOf("downloads", fmt.Sprintf("image-%d.img", i)))
+	}
+	// Two at a time. They have half of the bytes and wait for the rest.
+	p.until("two run", status(0, "running")+" && "+status(1, "running")+" && "+status(2, "queued"))
+	p.until("bytes of a total", jobOf("downloads", "image-0.img")+"?.textContent.includes('of 24.0 MiB')")
+	p.until("the rows say so", row("image-0.img")+"?.textContent.includes('fetching') && "+row("image-2.img")+"?.textContent.includes('fetch queued')")
+	p.shots("images-fetching")
+
+	// The page keeps the place of what has the focus, whatever is refreshed.
+	cancel := jobOf("downloads", "image-1.img") + "?.querySelector('button')"
+	eval[bool](p, "("+cancel+".focus(), true)")
+	eval[bool](p, "(window.before = document.activeElement, true)")
+	pub.release("image-0.img")
+	p.until("the first is done", status(0, "completed"))
+	p.until("the third runs", status(2, "running"))
+	if !eval[bool](p, "document.activeElement !== window.before && document.activeElement === "+cancel) {
+		t.Error("the focus is not where it was")
+	}
+	p.until("the row follows", row("image-0.img")+"?.textContent.includes('cached')")
+	p.until("the bytes can be downloaded", row("image-0.img")+"?.querySelector('a[download]')")
+	href := eval[string](p, row("image-0.img")+"?.querySelector('a[download]').getAttribute('href')")
+	if href != "/images/"+digestOf("image-0.img")+"/image-0.img" {
+		t.Errorf("the link is %q", href)
+	}
+	if got := s.call(t, "GET", href, nil); !bytes.Equal(got, imageOf("image-0.img")) {
+		t.Errorf("the link leads to %d other bytes", len(got))
+	}
+
+	p.press(kb.Enter) // on the focused Cancel
+	p.until("the second is cancelled", status(1, "cancelled"))
+	p.until("it can be fetched again", button(1))
+	pub.release("image-2.img")
+	p.until("the third is done", status(2, "completed"))
+	p.until("the end is announced", has("#announce", "image-2.img: completed"))
+	p.until("the activity", has("#recent", "image-2.img"))
+
+	p.marked("fetching")
+	if got := eval[string](p, "document.getElementById('image-url').value"); got != "oras://half-typed" {
+		t.Errorf("what was typed is now %q", got)
+	}
+
+	// A page whose rows have not changed is told so in no bytes.
+	p.until("the page is told of nothing new", "performance.getEntriesByType('resource').filter(e => e.name.includes('/ui/images/live')).at(-1)?.responseStatus === 204")
+
+	// Dropping fetched bytes asks first and keeps the entry.
+	p.clickOn("Drop", row("image-0.img")+"?.querySelector('[aria-label^=\"Drop\"]')")
+	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm", "Drop the fetched bytes of image-0.img?"))
+	p.clickOn("Drop", "document.querySelector('#confirm .btn-danger')")
+	p.until("available again", row("image-0.img")+"?.textContent.includes('available')")
+	p.marked("dropping")
+}
+
+func TestDeleteAsksFirst(t *testing.T) {
+	s, pub := start(t), publish(t)
+	hostile := `"'<b>&ä #1%41+.img`
+	s.call(t, "PUT", "/images/"+url.PathEscape(hostile), strings.NewReader("hostile"))
+	s.call(t, "PUT", "/images/keep.img", strings.NewReader("keep"))
+	s.call(t, "POST", "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q}`, pub.URL+"/image-0.img")))
+	p := open(t, s)
+	p.login()
+	p.mark()
+	if n := eval[int](p, "document.querySelectorAll('#catalog tbody tr').length"); n != 3 {
+		t.Errorf("%d rows, want 3", n)
+	}
+	remove := row(hostile) + "?.querySelector('.link-danger')"
+	isOpen := "document.getElementById('dialog').open"
+	for _, way := range []string{"Keep", "Escape"} {
+		p.clickOn("Delete", remove)
+		p.until("the question", isOpen+" && "+has("#confirm-title", "Delete "+hostile+"?"))
+		if way == "Keep" {
+			p.shots("images-delete")
+			// Refreshing meanwhile closes nothing.
+			n := p.asked("GET /ui/images/live")
+			s.call(t, "PUT", "/images/another.img", strings.NewReader("another"))
+			p.until("the new row", row("another.img"))
+			if p.asked("GET /ui/images/live") == n || !eval[bool](p, isOpen) {
+				t.Error("the question is gone after the page was refreshed")
+			}
+			p.clickOn("Keep", "document.querySelector('#confirm [data-close]')")
+		} else {
+			p.press(kb.Escape)
+		}
+		p.until("the dialog is closed by "+way, "!"+isOpen)
+		p.until("the focus is back", "document.activeElement === "+remove)
+	}
+	if s.call(t, "GET", "/images/"+url.PathEscape(hostile), nil); p.asked("POST /images/") != 0 {
+		t.Error("something was deleted without an answer")
+	}
+	p.clickOn("Delete", remove)
+	p.until("the question", isOpen+" && document.getElementById('confirm')")
+	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
+	p.until("the row is gone", "!"+row(hostile))
+	p.until("the good news", has("#status", hostile+" was deleted."))
+	p.until("the focus is on the catalog", "document.activeElement.id === 'catalog-title'")
+
+	entry := row("image-0.img") + "?.querySelector('.link-danger')"
+	p.clickOn("Delete", entry)
+	p.until("the question names the URL", isOpen+" && "+has("#confirm", pub.URL+"/image-0.img"))
+	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
+	p.until("the entry is gone", "!"+row("image-0.img"))
+	if !eval[bool](p, "!!"+row("keep.img")) {
+		t.Error("another row is gone too")
+	}
+	p.marked("deleting")
+}
+
+// manifestOf is a catalog of n images that are known by URL.
+func manifestOf(n int) string {
+	var b strings.Builder
+	b.WriteString("version = 1\n")
+	for i := range n {
+		fmt.Fprintf(&b, "[[images]]\nname = \"host-%04d.img\"\nsrc = \"https://example.org/host-%04d.img\"\nsha256 = \"%064x\"\nformat = \"img\"\nsize_bytes = %d\n", i, i, i+1, (i*7919%n+1)<<20)
+	}
+	return b.String()
+}
+
+func TestManyRows(t *testing.T) {
+	s := start(t)
+	const all = 2000
+	s.call(t, "PUT", "/catalog.toml", strings.NewReader(manifestOf(all)))
+	p := open(t, s)
+	p.login()
+	p.mark()
+	rows := "document.querySelectorAll('#catalog tbody tr').length"
+	first := "document.querySelector('#catalog tbody tr [data-name]').textContent"
+	p.until("the number of all", has("#total", "2,000 images"))
+	if n := eval[int](p, rows); n != 100 {
+		t.Errorf("the page sends %d rows, want 100", n)
+	}
+	p.shot("images-many-rows")
+
+	// Search follows typing, which goes on.
+	p.typeInto("#q", "host-0042")
+	p.until("one row", rows+" === 1 && "+first+" === 'host-0042.img'")
+	if !eval[bool](p, "document.activeElement.id === 'q' && location.search.includes('q=host-0042')") {
+		t.Error("the search has lost the focus, or the address does not say what is shown")
+	}
+	n := p.asked("GET /ui/images/live")
+	s.call(t, "PUT", "/images/host-0042.iso", strings.NewReader("x"))
+	p.until("refreshing keeps to the search", rows+" === 2 && "+has("#summary", "2,001"))
+	if p.asked("GET /ui/images/live") == n {
+		t.Error("the page was not refreshed")
+	}
+	p.typeInto("#q", "no such image")
+	p.until("nothing is found", has("#catalog", "Nothing matches"))
+	p.typeInto("#q", "HOST-01 example.org")
+	p.until("some rows", has("#total", "100 images"))
+
+	// Sorting, by the heads and by the list.
+	p.click("#sort-size")
+	p.until("sorted by size", "document.querySelector('th:has(#sort-size)').ariaSort === 'ascending' && document.getElementById('sort').value === 'size'")
+	smallest := eval[string](p, first)
+	p.click("#sort-size")
+	p.until("the other way", "document.querySelector('th:has(#sort-size)').ariaSort === 'descending' && "+first+" !== "+js(smallest))
+	sizes := eval[[]string](p, "[...document.querySelectorAll('#catalog td[data-label=Size] data')].map(d => d.value)")
+	last := int64(1 << 62)
+	for _, v := range sizes {
+		var size int64
+		if _, err := fmt.Sscanf(strings.ReplaceAll(v, ",", ""), "%d bytes", &size); err != nil || size > last {
+			t.Fatalf("not sorted by size: %q (%v)", sizes, err)
+		}
+		last = size
+	}
+	eval[bool](p, "(document.getElementById('sort').focus(), true)")
+	p.press("n") // the first that begins so: Name, A to Z
+	p.until("sorted by name", "document.querySelector('th:has(#sort-name)').ariaSort === 'ascending'")
+
+	// Pages.
+	p.marked("searching and sorting")
+	p.navigate("/ui/images")
+	p.mark()
+	seen := map[string]bool{}
+	for page := 1; ; page++ {
+		for _, name := range eval[[]string](p, "[...document.querySelectorAll('#catalog tbody [data-name]')].map(e => e.textContent)") {
+			if seen[name] {
+				t.Errorf("%s is on two pages", name)
+			}
+			seen[name] = true
+		}
+		if !eval[bool](p, "!!document.getElementById('page-next')") {
+			break
+		}
+		was := eval[string](p, first)
+		p.click("#page-next")
+		p.until(fmt.Sprintf("page %d", page+1), first+" !== "+js(was))
+	}
+	if len(seen) != all+1 {
+		t.Errorf("the pages have %d names, want %d", len(seen), all+1)
+	}
+	p.click("#page-first")
+	p.until("the first page", first+" === 'host-0000.img'")
+	p.marked("paging")
+
+	// The address is that of what is seen: going back and loading it again work.
+	p.navigate("/ui/images?q=host-1999&sort=-name")
+	p.until("the address alone", rows+" === 1 && "+first+" === 'host-1999.img' && document.getElementById('q').value === 'host-1999'")
+}

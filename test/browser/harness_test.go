@@ -1,0 +1,513 @@
+// Package browser uses the pages of the real binary in Chromium, as people
+// do: with a mouse, a keyboard, a phone's width, in the dark, and without
+// scripts.
+//
+// Every page that a test opens is watched: an error in the console, something
+// that the Content-Security-Policy refuses, or a request to another host fails
+// the test. Screenshots go to the directory of -screenshots.
+package browser
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"imageroot/test/runner"
+)
+
+const (
+	password = "correct horse battery staple"
+	token    = "browser-token-0123456789abcdef"
+	// patience is how long anything on a page may take.
+	patience = 30 * time.Second
+)
+
+var (
+	screenshots = flag.String("screenshots", "../../out/screenshots", "directory for screenshots")
+	chromium    = flag.String("chromium", "/usr/bin/chromium", "path of Chromium")
+
+	binary  string
+	browser context.Context // of chromedp; each page has a child of it
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "browser:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if _, err := exec.LookPath(*chromium); err != nil {
+		return 0, fmt.Errorf("Chromium is needed by these tests and is not at %s: apt-get install chromium, or say where it is with -chromium", *chromium)
+	}
+	if err := os.MkdirAll(*screenshots, 0o755); err != nil {
+		return 0, err
+	}
+	dir, err := os.MkdirTemp("", "imageroot-browser-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	build, cancelBuild := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancelBuild()
+	if binary, err = runner.Build(build, dir); err != nil {
+		return 0, err
+	}
+	options := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(*chromium), chromedp.UserDataDir(filepath.Join(dir, "profile")), chromedp.WindowSize(1280, 900),
+		chromedp.Flag("headless", "new"),
+	}
+	for _, flag := range []string{
+		"no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "no-default-browser-check", "disable-background-networking",
+		"disable-component-update", "disable-sync", "disable-extensions", "disable-dev-shm-usage", "disable-default-apps", "hide-scrollbars",
+		// A page that is not in front is as visible as one that is.
+		"disable-background-timer-throttling", "disable-backgrounding-occluded-windows", "disable-renderer-backgrounding",
+	} {
+		options = append(options, chromedp.Flag(flag, true))
+	}
+	allocator, cancelAllocator := chromedp.NewExecAllocator(context.Background(), options...)
+	defer cancelAllocator()
+	ctx, cancel := chromedp.NewContext(allocator)
+	defer cancel()
+	browser = ctx
+	if err := chromedp.Do(ctx); err != nil {
+		return 0, fmt.Errorf("Chromium does not start: %w", err)
+	}
+	return m.Run(), nil
+}
+
+// A Server is the real binary, running over a fresh directory. It is killed
+// when the test ends.
+type Server struct {
+	*runner.Process
+	Data string
+
+	launch runner.Options
+}
+
+// start starts the binary. It may reach publishers on loopback.
+func start(t *testing.T, env ...string) *Server {
+	t.Helper()
+	s := &Server{Data: filepath.Join(t.TempDir(), "data")}
+	s.launch = runner.Options{
+		Binary: binary,
+		Args:   []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", s.Data},
+		Env: append([]string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir(), "IMAGEROOT_ALLOW_NET=loopback",
+			"IMAGEROOT_PASSWORD=" + password, "IMAGEROOT_TOKEN=" + token,
+		}, env...),
+	}
+	s.run(t)
+	// A page goes on after a restart only where the address is the same.
+	s.launch.Args[1] = strings.TrimPrefix(s.Pages, "http://")
+	t.Cleanup(func() {
+		if err := s.Kill(); err != nil {
+			t.Errorf("kill: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("log of the server:\n%s", tail(s.Log()))
+		}
+		for _, bad := range []string{"panic:", "goroutine 1 [", password, token} {
+			if strings.Contains(s.Log(), bad) {
+				t.Errorf("the log has %q:\n%s", bad, tail(s.Log()))
+			}
+		}
+	})
+	return s
+}
+
+func (s *Server) run(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	p, err := runner.Start(ctx, s.launch)
+	if err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	s.Process = p
+}
+
+// call makes a request as a script with the token would.
+func (s *Server) call(t *testing.T, method, path string, body io.Reader) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, s.Pages+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Accept", "application/json")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode >= 400 {
+		t.Fatalf("%s %s: %s, %v: %s", method, path, res.Status, err, data)
+	}
+	return data
+}
+
+// drop puts a file of zeros into the gateway's directory, as cp does.
+func (s *Server) drop(t *testing.T, name string, size int64) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(s.Data, "images", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tail(s string) string {
+	const most = 6 << 10
+	if len(s) <= most {
+		return s
+	}
+	return "[...]" + s[len(s)-most:]
+}
+
+// A Page is a tab in a browser profile of its own.
+type Page struct {
+	t   *testing.T
+	s   *Server
+	ctx context.Context
+
+	mu       sync.Mutex
+	problems []string
+	allowed  []*regexp.Regexp
+	requests []string
+	dialogs  []string // native ones: "leave the page?"
+}
+
+// open opens a tab that knows nothing of others: no cookie, no cache.
+func open(t *testing.T, s *Server) *Page {
+	t.Helper()
+	p := &Page{t: t, s: s}
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.listen))
+	p.ctx = ctx
+	t.Cleanup(func() {
+		if t.Failed() {
+			p.shot("failed-" + strings.ReplaceAll(t.Name(), "/", "-"))
+		}
+		cancel()
+		p.check()
+	})
+	// The tab lives as long as the context of the first action: not a shorter one.
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("open a tab: %v", err)
+	}
+	command(p, network.Enable, network.EnableParams{})
+	command(p, log.Enable, cdp.Empty{})
+	p.size(1280, 900)
+	return p
+}
+
+// listen notes what must not happen on any page.
+func (p *Page) listen(ev any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch ev := ev.(type) {
+	case *runtime.EventExceptionThrown:
+		p.problems = append(p.problems, fmt.Sprintf("exception: %s", ev.ExceptionDetails.Text))
+		if ev.ExceptionDetails.Exception != nil {
+			p.problems = append(p.problems, ev.ExceptionDetails.Exception.Description)
+		}
+	case *runtime.EventConsoleAPICalled:
+		if ev.Type == "error" || ev.Type == "warning" || ev.Type == "assert" {
+			text := ""
+			for _, a := range ev.Args {
+				text += " " + a.Description + string(a.Value)
+			}
+			p.problems = append(p.problems, fmt.Sprintf("console.%s:%s", ev.Type, text))
+		}
+	case *log.EventEntryAdded:
+		if ev.Entry.Level == "error" || ev.Entry.Level == "warning" {
+			p.problems = append(p.problems, fmt.Sprintf("%s: %s %s", ev.Entry.Source, ev.Entry.Text, ev.Entry.URL))
+		}
+	case *network.EventRequestWillBeSent:
+		p.requests = append(p.requests, ev.Request.Method+" "+ev.Request.URL)
+		if u, err := url.Parse(ev.Request.URL); err != nil || "http://"+u.Host != p.s.Pages && u.Scheme != "data" {
+			p.problems = append(p.problems, "request to another host: "+ev.Request.URL)
+		}
+	case *page.EventJavascriptDialogOpening:
+		p.dialogs = append(p.dialogs, string(ev.Type))
+		go func() { // a listener must not wait
+			_, _ = chromedp.Call(p.ctx, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true})
+		}()
+	}
+}
+
+// allow lets problems pass that a test brings about.
+func (p *Page) allow(pattern string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.allowed = append(p.allowed, regexp.MustCompile(pattern))
+}
+
+func (p *Page) check() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+problems:
+	for _, problem := range p.problems {
+		for _, a := range p.allowed {
+			if a.MatchString(problem) {
+				continue problems
+			}
+		}
+		p.t.Errorf("on the page: %s", problem)
+	}
+}
+
+// asked returns how many requests began with prefix ("GET /ui/images?").
+func (p *Page) asked(prefix string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	method, path, _ := strings.Cut(prefix, " ")
+	n := 0
+	for _, r := range p.requests {
+		if strings.HasPrefix(r, method+" "+p.s.Pages+path) {
+			n++
+		}
+	}
+	return n
+}
+
+// do runs actions within patience.
+func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		p.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// eval returns the value of a script.
+func eval[T any](p *Page, script string) T {
+	p.t.Helper()
+	v, err := try[T](p, script)
+	if err != nil {
+		p.t.Fatalf("%s: %v", script, err)
+	}
+	return v
+}
+
+func try[T any](p *Page, script string) (T, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](script))
+}
+
+// until waits for a script to be true, over navigations too.
+func (p *Page) until(what, script string) { p.t.Helper(); p.within(patience, what, script) }
+
+func (p *Page) within(limit time.Duration, what, script string) {
+	p.t.Helper()
+	tick := time.NewTicker(30 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(limit)
+	for {
+		ok, err := try[bool](p, "!!("+script+")")
+		if ok && err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			text, _ := try[string](p, "document.body.innerText")
+			p.t.Fatalf("%s: not within %v (%s; %v). The page says:\n%s", what, limit, script, err, tail(text))
+		}
+		<-tick.C
+	}
+}
+
+// js writes a Go string as one of JavaScript.
+func js(s string) string {
+	data, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings can be encoded
+	}
+	return string(data)
+}
+
+// has is a script that is true where an element's text has s.
+func has(selector, s string) string {
+	return fmt.Sprintf("document.querySelector(%s)?.textContent.includes(%s)", js(selector), js(s))
+}
+
+// row is a script for the row of an image.
+func row(name string) string {
+	return fmt.Sprintf("[...document.querySelectorAll('#catalog tbody tr')].find(r => r.querySelector('[data-name]')?.textContent === %s)", js(name))
+}
+
+// jobOf is a script for the newest job of a name in "downloads" or "hashes".
+func jobOf(list, name string) string {
+	return fmt.Sprintf("[...document.querySelectorAll('#%s .job')].find(j => j.dataset.name === %s)", list, js(name))
+}
+
+func (p *Page) navigate(path string) {
+	p.t.Helper()
+	p.do("open "+path, chromedp.Navigate(p.s.Pages+path))
+}
+
+// login logs in and opens the page of images.
+func (p *Page) login() {
+	p.t.Helper()
+	p.navigate("/ui/login")
+	p.typeInto("#password", password)
+	p.press(kb.Enter)
+	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('catalog')")
+}
+
+// click clicks an element where it is seen, with the mouse. The element is
+// given by a script.
+func (p *Page) clickOn(what, element string) {
+	p.t.Helper()
+	find := fmt.Sprintf(`(() => {
+		const e = %s;
+		if (!e) return null;
+		e.scrollIntoView({ block: 'center', behavior: 'instant' });
+		const r = e.getBoundingClientRect();
+		const x = r.x + r.width / 2, y = r.y + r.height / 2;
+		const top = document.elementFromPoint(x, y);
+		return top && (e === top || e.contains(top)) ? [x, y] : null;
+	})()`, element)
+	p.until(what+" can be clicked", find+" !== null")
+	at := eval[[]float64](p, find)
+	p.do("click "+what, chromedp.MouseClickXY(at[0], at[1]))
+}
+
+func (p *Page) click(selector string) {
+	p.t.Helper()
+	p.clickOn(selector, "document.querySelector("+js(selector)+")")
+}
+
+// typeInto replaces what is in a field, key by key.
+func (p *Page) typeInto(selector, text string) {
+	p.t.Helper()
+	p.until(selector, "document.querySelector("+js(selector)+")")
+	eval[bool](p, "(() => { const e = document.querySelector("+js(selector)+"); e.focus(); e.select(); return true; })()")
+	p.press(kb.Backspace)
+	p.press(text)
+}
+
+// press sends keys to what has the focus.
+func (p *Page) press(keys string) {
+	p.t.Helper()
+	p.do("press keys", chromedp.KeyEvent(keys))
+}
+
+// tabTo presses Tab until the element that a script finds has the focus.
+func (p *Page) tabTo(what, element string) {
+	p.t.Helper()
+	const most = 200
+	for range most {
+		if eval[bool](p, "document.activeElement === "+element) {
+			return
+		}
+		p.press(kb.Tab)
+	}
+	p.t.Fatalf("%s cannot be reached with Tab", what)
+}
+
+func (p *Page) size(width, height int64) {
+	p.t.Helper()
+	p.do("resize", chromedp.EmulateViewport(width, height))
+}
+
+// command sends a command of the protocol.
+func command[P, R any](p *Page, c cdp.Command[P, R], params P) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if _, err := chromedp.Call(ctx, c, params); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// scheme makes the person one who likes it "dark" or "light".
+func (p *Page) scheme(name string) {
+	p.t.Helper()
+	command(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+	})
+}
+
+// scripts switches JavaScript on or off, from the next page on.
+func (p *Page) scripts(on bool) {
+	p.t.Helper()
+	command(p, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !on})
+}
+
+// network makes uploads slow (bytes a second; -1: as fast as they are) or cuts
+// the connection.
+func (p *Page) network(uploadBytes float64, offline bool) {
+	p.t.Helper()
+	command(p, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{
+		MatchedNetworkConditions: []*network.Conditions{{UploadThroughput: uploadBytes, DownloadThroughput: -1, Offline: offline}},
+	})
+}
+
+// shot saves a picture of the whole page.
+func (p *Page) shot(name string) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	const png = 100
+	data, err := chromedp.Run(ctx, chromedp.FullScreenshot(png))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(*screenshots, name+".png"), data, 0o644)
+	}
+	if err != nil {
+		p.t.Errorf("screenshot %s: %v", name, err)
+	}
+}
+
+// shots saves the page in the light and in the dark, wide and narrow.
+func (p *Page) shots(name string) {
+	p.t.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		p.scheme(scheme)
+		p.until("the theme is "+scheme, "document.documentElement.dataset.bsTheme === "+js(scheme))
+		for _, width := range []int64{1280, 375} {
+			p.size(width, 900)
+			p.until("the page fits", "innerWidth === "+fmt.Sprint(width))
+			if w := eval[int](p, "document.documentElement.scrollWidth"); w > int(width) {
+				p.t.Errorf("%s scrolls sideways: %d pixels in %d", name, w, width)
+			}
+			p.shot(fmt.Sprintf("%s-%s-%d", name, scheme, width))
+		}
+	}
+	p.scheme("light")
+	p.size(1280, 900)
+}

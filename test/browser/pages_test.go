@@ -1,0 +1,300 @@
+package browser
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp/kb"
+)
+
+func TestLogIn(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`network: .* 401 .*/ui/(login|images/live)`)
+	p.allow(`htmx:responseError`)
+	p.navigate("/ui/events?failed=true")
+	p.until("the log-in page", "location.pathname === '/ui/login'")
+	if !eval[bool](p, "document.activeElement.id === 'password'") {
+		t.Error("the password does not have the focus")
+	}
+	p.shots("login")
+
+	p.typeInto("#password", "wrong password")
+	p.press(kb.Enter)
+	p.until("the refusal", has("#login-error", "not the operator's password"))
+	p.shot("login-refused")
+
+	p.typeInto("#password", password)
+	p.click("form button")
+	p.until("the page that was wanted", "location.pathname + location.search === '/ui/events?failed=true'")
+	p.until("the refusal among the events", has("tbody", "auth.login.failed"))
+
+	p.clickOn("Log out", "[...document.querySelectorAll('header button')].find(b => b.textContent === 'Log out')")
+	p.until("the log-in page", "location.pathname === '/ui/login'")
+	p.navigate("/ui/images")
+	p.until("no way in after logging out", "location.pathname === '/ui/login'")
+
+	// Somebody else's link must not lead through the log-in to elsewhere.
+	p.navigate("/ui/login?next=" + "https%3A%2F%2Fexample.org%2F")
+	p.typeInto("#password", password)
+	p.press(kb.Enter)
+	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('live')")
+
+	// A page whose session ends elsewhere does not stay as if nothing were.
+	eval[bool](p, "(fetch('/ui/logout', { method: 'POST' }), true)")
+	p.until("the log-in page", "location.pathname === '/ui/login'")
+}
+
+func TestEmpty(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	for _, want := range []string{"Nothing here yet", ".img.zst", "s3://images/", "aws --endpoint-url " + s.S3 + " s3 cp"} {
+		if text := eval[string](p, "document.getElementById('catalog').textContent"); !strings.Contains(text, want) {
+			t.Errorf("the empty catalog does not say %q:\n%s", want, text)
+		}
+	}
+	if headings := eval[[]string](p, "[...document.querySelectorAll('h1, h2')].map(h => h.textContent)"); strings.Join(headings, "|") !=
+		"Image catalog|Add image by URL|Upload image file|Catalog|Downloads|Hashes|Recent image-catalog activity" {
+		t.Errorf("the page's parts are %q", headings)
+	}
+	p.shots("images-empty")
+
+	copied := "document.querySelector('#catalog [data-copy]').textContent === 'Copied'"
+	p.click("#catalog [data-copy]")
+	p.until("the command is copied", copied)
+	p.until("the button is as it was", "document.querySelector('#catalog [data-copy]').textContent === 'Copy'")
+	// Over plain HTTP from another machine there is no clipboard to ask.
+	eval[bool](p, `(Object.defineProperty(navigator, 'clipboard', { value: undefined }),
+		document.addEventListener('copy', () => { window.copied = document.activeElement.value; }), true)`)
+	p.click("#catalog [data-copy]")
+	p.until("the command is copied in the old way", copied+" && window.copied.startsWith('aws --endpoint-url "+s.S3+" s3 cp')")
+}
+
+// A page that nobody looks at asks for nothing.
+func TestHiddenPage(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	const live = "GET /ui/images/live"
+	look := func(state string) {
+		eval[bool](p, "(Object.defineProperty(document, 'visibilityState', { value: '"+state+"', configurable: true }), document.dispatchEvent(new Event('visibilitychange')), true)")
+	}
+	p.until("the page refreshes", "performance.getEntriesByType('resource').filter(e => e.name.includes('/ui/images/live')).length >= 2")
+	look("hidden")
+	before := p.asked(live)
+	began := eval[float64](p, "performance.now()")
+	p.until("three refreshes are due", "performance.now() > "+strconv.FormatFloat(began+6500, 'f', 0, 64))
+	if n := p.asked(live); n > before+1 { // one may have been on its way
+		t.Errorf("%d requests by a hidden page", n-before)
+	}
+	s.call(t, "PUT", "/images/meanwhile.img", strings.NewReader("x"))
+	began = eval[float64](p, "performance.now()")
+	look("visible")
+	p.until("the page is up to date", row("meanwhile.img"))
+	if took := eval[float64](p, "performance.now()") - began; took > 1500 {
+		t.Errorf("that took %.0f ms", took)
+	}
+}
+
+// Everything can be done without a mouse.
+func TestKeyboard(t *testing.T) {
+	s, pub := start(t), publish(t)
+	s.call(t, "PUT", "/images/keep.img", strings.NewReader("keep"))
+	p := open(t, s)
+	p.navigate("/ui/login")
+	p.tabTo("the password", "document.getElementById('password')")
+	p.press(password + kb.Enter)
+	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('live')")
+	p.mark()
+
+	p.press(kb.Tab)
+	if !eval[bool](p, "document.activeElement.classList.contains('skip') && document.activeElement.getBoundingClientRect().width > 50") {
+		t.Error("the first Tab does not show the way to the content")
+	}
+	p.press(kb.Enter)
+	p.until("the content has the focus", "document.activeElement.id === 'main'")
+
+	p.tabTo("the image URL", "document.getElementById('image-url')")
+	p.press(pub.URL + "/image-3.img" + kb.Enter)
+	p.until("the row", row("image-3.img"))
+	if !eval[bool](p, "document.activeElement.id === 'image-url'") {
+		t.Error("adding took the focus away")
+	}
+	p.tabTo("the search", "document.getElementById('q')")
+	p.press("image-3")
+	p.until("one row", "document.querySelectorAll('#catalog tbody tr').length === 1")
+	p.tabTo("the sort by size", "document.getElementById('sort-size')")
+	p.press(kb.Enter)
+	p.until("sorted", "document.querySelector('th:has(#sort-size)').ariaSort === 'ascending'")
+	if !eval[bool](p, "document.activeElement.id === 'sort-size'") {
+		t.Error("sorting took the focus away")
+	}
+	for _, outline := range []string{"outlineStyle", "outlineWidth"} {
+		if v := eval[string](p, "getComputedStyle(document.activeElement)."+outline); v == "none" || v == "0px" {
+			t.Errorf("what has the focus cannot be seen: %s is %s", outline, v)
+		}
+	}
+
+	remove := row("image-3.img") + "?.querySelector('.link-danger')"
+	p.tabTo("Delete", remove)
+	p.press(kb.Enter)
+	p.until("the question", "document.getElementById('dialog').open")
+	if !eval[bool](p, "document.activeElement.hasAttribute('data-close')") {
+		t.Error("Enter would delete at once")
+	}
+	p.press(kb.Tab)
+	if !eval[bool](p, "document.activeElement.textContent === 'Delete'") {
+		t.Error("the next Tab does not lead to Delete")
+	}
+	p.press(" ")
+	p.until("the row is gone", "!"+row("image-3.img"))
+	p.marked("the keyboard")
+}
+
+// What a screen reader needs: names, labels, heads of columns.
+func TestNames(t *testing.T) {
+	s, pub := start(t), publish(t)
+	s.call(t, "PUT", "/images/here.img", strings.NewReader("here"))
+	s.call(t, "POST", "/catalog/entries", strings.NewReader(`{"image_url": "`+pub.URL+`/image-0.img"}`))
+	p := open(t, s)
+	p.login()
+	for _, path := range []string{"/ui/images", "/ui/events", "/ui/images/confirm?what=image&key=here.img"} {
+		p.navigate(path)
+		p.until("the page", "document.querySelector('main h1')")
+		for what, script := range map[string]string{
+			"fields without a label":  "[...document.querySelectorAll('input:not([type=hidden]), select')].filter(e => !e.labels?.length).map(e => e.outerHTML)",
+			"buttons without a name":  "[...document.querySelectorAll('button, a[href]')].filter(e => !(e.ariaLabel || e.textContent.trim())).map(e => e.outerHTML)",
+			"buttons of equal names":  "[...document.querySelectorAll('tbody button')].map(e => e.ariaLabel || e.textContent).filter((n, i, all) => all.indexOf(n) !== i)",
+			"heads without a scope":   "[...document.querySelectorAll('th:not([scope])')].map(e => e.outerHTML)",
+			"elements of equal ids":   "[...document.querySelectorAll('[id]')].map(e => e.id).filter((n, i, all) => all.indexOf(n) !== i)",
+			"progress without a name": "[...document.querySelectorAll('progress:not([aria-label])')].map(e => e.outerHTML)",
+			"styles in attributes":    "[...document.querySelectorAll('[style]')].map(e => e.outerHTML)",
+			"pictures without alt":    "[...document.querySelectorAll('img:not([alt])')].map(e => e.outerHTML)",
+			"a page without language": "[...document.querySelectorAll('html:not([lang])')].map(e => e.outerHTML)",
+		} {
+			if found := eval[[]string](p, script); len(found) > 0 {
+				t.Errorf("%s has %s: %q", path, what, found)
+			}
+		}
+		if title := eval[string](p, "document.title"); !strings.HasSuffix(title, " · imageroot") {
+			t.Errorf("the title of %s is %q", path, title)
+		}
+	}
+}
+
+// Names as long as they can be, and what else is wide, fit on a phone.
+func TestNarrow(t *testing.T) {
+	s, pub := start(t), publish(t)
+	long := strings.Repeat("x", 251) + ".img"
+	s.call(t, "PUT", "/images/"+long, strings.NewReader("long"))
+	s.call(t, "POST", "/catalog/entries", strings.NewReader(`{"image_url": "`+pub.URL+`/`+strings.Repeat("y", 200)+`.img?token=`+strings.Repeat("z", 300)+`"}`))
+	s.call(t, "POST", "/catalog/downloads", strings.NewReader(`{"name": "`+strings.Repeat("y", 200)+`.img"}`))
+	s.drop(t, "catalog.toml", 10) // zeros are not TOML
+	p := open(t, s)
+	p.login()
+	p.until("the manifest is complained about", has("#catalog", "The manifest needs mending"))
+	p.until("a job", "document.querySelector('#downloads .job')")
+	p.shots("images-long-names")
+	p.size(375, 800)
+	p.clickOn("Delete", row(long)+"?.querySelector('.link-danger')")
+	p.until("the question", "document.getElementById('dialog').open && document.getElementById('confirm')")
+	if w := eval[int](p, "document.documentElement.scrollWidth"); w > 375 {
+		t.Errorf("the question is %d pixels wide", w)
+	}
+	p.shot("images-delete-narrow")
+	p.press(kb.Escape)
+	p.navigate("/ui/events")
+	p.until("the events", "document.querySelector('tbody tr')")
+	eval[bool](p, "(document.querySelectorAll('details').forEach(d => { d.open = true; }), true)")
+	p.shots("events-long-names")
+}
+
+func TestEvents(t *testing.T) {
+	s := start(t)
+	for i := range 60 {
+		s.call(t, "PUT", "/images/event.img", strings.NewReader(strings.Repeat("x", i+1)))
+	}
+	s.call(t, "DELETE", "/images/event.img", nil)
+	p := open(t, s)
+	p.login()
+	p.clickOn("All of it", "document.querySelector('a[href=\"/ui/events?subject_kind=image\"]')")
+	p.until("the timeline", "location.pathname === '/ui/events' && document.querySelector('tbody tr')")
+	p.shots("events")
+	rows := "document.querySelectorAll('tbody tr').length"
+	if n := eval[int](p, rows); n != 50 {
+		t.Errorf("%d events, want 50", n)
+	}
+	p.click("#older")
+	p.until("the older ones", "location.search.includes('before=') && "+rows+" > 0 && "+rows+" < 50")
+	p.navigate("/ui/events")
+	p.until("the log-in too", has("tbody", "auth.login.succeeded"))
+	eval[bool](p, "(document.getElementById('kind').focus(), true)")
+	p.press("image.deleted")
+	p.press(kb.Enter)
+	p.clickOn("Filter", "document.querySelector('form[action=\"/ui/events\"] button')")
+	p.until("only deletes", rows+" === 1 && "+has("tbody", "image.deleted"))
+	p.typeInto("#source_ip", "203.0.113.9")
+	p.press(kb.Enter)
+	p.until("nothing passes", has("main", "Nothing that happened passes"))
+	p.shot("events-nothing")
+	p.clickOn("Show everything", "[...document.querySelectorAll('main a')].find(a => a.textContent === 'Show everything')")
+	p.until("everything", "location.search === '' && "+rows+" === 50")
+}
+
+// Without scripts the page is a page of links and forms.
+func TestWithoutScripts(t *testing.T) {
+	s, pub := start(t), publish(t)
+	s.call(t, "PUT", "/images/old.img", strings.NewReader("old"))
+	p := open(t, s)
+	p.allow(`network: .* (400|404) `)
+	p.scripts(false)
+	p.login()
+	if !eval[bool](p, "!document.documentElement.classList.contains('js')") {
+		t.Fatal("scripts run")
+	}
+	p.until("uploading is explained", has("#upload", "needs JavaScript")+" && "+has("#upload", "aws --endpoint-url"))
+	p.shot("images-without-scripts")
+
+	p.typeInto("#image-url", pub.URL+"/missing.img")
+	p.press(kb.Enter)
+	p.until("the error", has("#add-result", "404"))
+	if got := eval[string](p, "document.getElementById('image-url').value"); got != pub.URL+"/missing.img" {
+		t.Errorf("after the error the field has %q", got)
+	}
+	p.typeInto("#image-url", pub.URL+"/image-0.img")
+	p.typeInto("#sha-url", pub.URL+"/SHA256SUMS")
+	p.click("#add-title ~ form button")
+	p.until("the row", "location.pathname === '/ui/images' && "+row("image-0.img"))
+	p.until("the good news", has("#status", "added"))
+
+	p.clickOn("Fetch", row("image-0.img")+"?.querySelector('[aria-label^=Fetch]')")
+	p.until("the job", jobOf("downloads", "image-0.img"))
+	p.clickOn("Cancel", jobOf("downloads", "image-0.img")+"?.querySelector('button')")
+	p.until("cancelled", jobOf("downloads", "image-0.img")+"?.dataset.status === 'cancelled'")
+
+	p.typeInto("#q", "old")
+	p.press(kb.Enter)
+	p.until("one row", "document.querySelectorAll('#catalog tbody tr').length === 1")
+	p.click("#sort-size")
+	p.until("sorted, and still searched", "document.querySelector('th:has(#sort-size)').ariaSort === 'ascending' && document.querySelectorAll('#catalog tbody tr').length === 1")
+
+	p.clickOn("Delete", row("old.img")+"?.querySelector('.link-danger')")
+	p.until("a page that asks", "location.pathname === '/ui/images/confirm' && "+has("#confirm-title", "Delete old.img?"))
+	p.shot("confirm-without-scripts")
+	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
+	p.until("the catalog without it", "location.pathname === '/ui/images' && !"+row("old.img"))
+	p.until("the good news", has("#status", "old.img was deleted"))
+
+	p.clickOn("Delete", row("image-0.img")+"?.querySelector('.link-danger')")
+	p.until("a page that asks", "location.pathname === '/ui/images/confirm'")
+	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
+	p.until("the empty catalog", has("#catalog", "Nothing here yet"))
+
+	p.navigate("/images/none.img")
+	p.until("a page that explains", has("main", "no image of this name"))
+	p.shot("problem")
+	p.clickOn("Log out", "document.querySelector('header button')")
+	p.until("the log-in page", "location.pathname === '/ui/login'")
+}

@@ -1,0 +1,241 @@
+package browser
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+const (
+	mib = 1 << 20
+	// partBytes is what the server cuts uploads into.
+	partBytes = 16 * mib
+)
+
+// imageFile makes a file whose bytes all differ from their neighbours' parts.
+func imageFile(t *testing.T, name string, size int) (path, sha string) {
+	t.Helper()
+	data := make([]byte, size)
+	for i := 0; i < size; i += 512 {
+		copy(data[i:], fmt.Sprintf("%s %d", name, i))
+	}
+	path = filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(data)
+	return path, hex.EncodeToString(sum[:])
+}
+
+// choose picks files as the picker of the browser would.
+func (p *Page) choose(paths ...string) {
+	p.t.Helper()
+	p.do("choose files", chromedp.SetUploadFiles(chromedp.CSS("#file"), paths))
+}
+
+func upload(name string) string {
+	return fmt.Sprintf("[...document.querySelectorAll('#uploads .upload')].find(u => u.querySelector('.fw-semibold').textContent === %s)", js(name))
+}
+
+func (p *Page) untilUpload(name, state string) {
+	p.t.Helper()
+	p.until("the upload of "+name+" is "+state, upload(name)+"?.dataset.state === "+js(state))
+}
+
+// sent is how far an upload is, from 0 to 1.
+func sent(name string) string { return upload(name) + "?.querySelector('progress')?.value" }
+
+func TestUpload(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	p.mark()
+	name := `"'<b>&ä #1%41+.img`
+	big, bigSum := imageFile(t, name, 3*partBytes+5*mib)
+	small, smallSum := imageFile(t, "small.iso", mib)
+	p.network(10*mib, false)
+	p.choose(big, small)
+	p.untilUpload(name, "uploading")
+	p.untilUpload("small.iso", "waiting")
+	p.until("rate and time left", upload(name)+`?.textContent.match(/ of 53\.0 MiB, [0-9.]+ [KM]iB\/s, [0-9]+ s left/)`)
+	p.until("a part of it is sent", sent(name)+" > 0.1")
+	p.shots("images-uploading")
+	p.network(-1, false)
+	p.untilUpload(name, "done")
+	p.untilUpload("small.iso", "done")
+	// The digest was computed on the way.
+	p.until("the row", row(name)+"?.textContent.includes("+js(bigSum[:12])+")")
+	p.until("the other row", row("small.iso")+"?.textContent.includes("+js(smallSum[:12])+")")
+	p.marked("uploading")
+	want, err := os.ReadFile(big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.call(t, "GET", "/images/"+url.PathEscape(name), nil); !bytes.Equal(got, want) {
+		t.Errorf("what was stored are %d other bytes, want %d", len(got), len(want))
+	}
+}
+
+func TestUploadDropped(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	eval[bool](p, `(() => {
+		const files = new DataTransfer();
+		files.items.add(new File(['one'], 'one.img'));
+		files.items.add(new File(['two'], 'two.raw'));
+		const at = (element, type) => element.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
+		at(document.getElementById('drop'), 'dragover');
+		window.over = document.getElementById('drop').classList.contains('over');
+		window.missed = !at(document.querySelector('h1'), 'drop'); // the browser must not open it
+		at(document.getElementById('drop'), 'drop');
+		return true;
+	})()`)
+	p.untilUpload("one.img", "done")
+	p.untilUpload("two.raw", "done")
+	p.until("the rows", row("one.img")+" && "+row("two.raw"))
+	if !eval[bool](p, "window.over && window.missed && document.querySelectorAll('#uploads .upload').length === 2") {
+		t.Error("the place to drop does not show, or a file that missed it was taken or opened")
+	}
+}
+
+func TestUploadRefused(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`network: .* 422 .*/uploads`)
+	p.login()
+	tarball, _ := imageFile(t, "root.tar.gz", mib)
+	p.choose(tarball)
+	p.untilUpload("root.tar.gz", "failed")
+	p.until("the reason", upload("root.tar.gz")+"?.textContent.includes('tarball')")
+	p.shot("images-upload-refused")
+
+	// An image of that name is there: replacing it is asked about.
+	first, _ := imageFile(t, "same.img", mib)
+	second, sum := imageFile(t, "same.img", 2*mib)
+	p.choose(first)
+	p.untilUpload("same.img", "done")
+	p.choose(second)
+	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm-title", "Replace same.img?"))
+	p.clickOn("Keep", "document.querySelector('#confirm [data-close]')")
+	p.until("the dialog is closed", "!document.getElementById('dialog').open")
+	if s.call(t, "GET", "/images/same.img", nil); eval[bool](p, row("same.img")+"?.textContent.includes("+js(sum[:12])+")") {
+		t.Error("the image was replaced without an answer")
+	}
+	p.choose(second)
+	p.until("the question again", "document.getElementById('dialog').open && document.getElementById('confirm')")
+	p.clickOn("Replace", "document.querySelector('#confirm .btn-danger')")
+	p.until("the new digest", row("same.img")+"?.textContent.includes("+js(sum[:12])+")")
+}
+
+// A connection that drops, by the network or by the server's end, costs at
+// most a part.
+func TestUploadSurvivesCuts(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`ERR_INTERNET_DISCONNECTED|ERR_CONNECTION_(REFUSED|RESET|CLOSED)|ERR_EMPTY_RESPONSE|ERR_SOCKET_NOT_CONNECTED|ERR_ABORTED|htmx:(sendError|afterRequest)`)
+	p.login()
+	p.mark()
+	file, sum := imageFile(t, "cut.img", 4*partBytes)
+	p.network(12*mib, false)
+	p.choose(file)
+	p.until("more than a part is sent", sent("cut.img")+" > 0.3")
+
+	p.network(-1, true)
+	p.untilUpload("cut.img", "retrying")
+	p.until("it says so", upload("cut.img")+"?.textContent.includes('connection lost')")
+	p.until("the page says so", "!document.getElementById('offline').hidden")
+	p.shot("images-upload-cut")
+	p.network(12*mib, false)
+	p.untilUpload("cut.img", "uploading")
+	p.until("it goes on", sent("cut.img")+" > 0.55")
+	p.until("the page is glad", "document.getElementById('offline').hidden")
+
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.untilUpload("cut.img", "retrying")
+	s.run(t)
+	p.network(-1, false)
+	p.untilUpload("cut.img", "done")
+	p.until("the row", row("cut.img")+"?.textContent.includes("+js(sum[:12])+")")
+	p.marked("two cuts")
+	// Four parts, and again what each cut has cost.
+	if n := p.asked("POST /uploads"); n != 2 { // begin and complete
+		t.Errorf("%d uploads were begun and completed, want one", n)
+	}
+}
+
+func TestUploadGoesOnAfterReload(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`ERR_ABORTED`)
+	p.login()
+	file, sum := imageFile(t, "reload.img", 4*partBytes)
+	p.network(12*mib, false)
+	p.choose(file)
+	p.until("more than two parts are sent", sent("reload.img")+" > 0.6")
+	p.do("load the page again", chromedp.Reload())
+	if len(p.dialogs) == 0 || p.dialogs[0] != "beforeunload" {
+		t.Errorf("leaving the page while it uploads was not asked about: %q", p.dialogs)
+	}
+	p.untilUpload("reload.img", "unfinished")
+	p.shot("images-upload-unfinished")
+
+	var list struct {
+		Uploads []struct{ ID string }
+	}
+	if err := json.Unmarshal(s.call(t, "GET", "/uploads", nil), &list); err != nil || len(list.Uploads) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	parts := "/uploads/" + list.Uploads[0].ID + "/parts/"
+	before := p.asked("PUT " + parts + "1")
+	p.network(-1, false)
+	p.choose(file)
+	p.untilUpload("reload.img", "done")
+	p.until("the row", row("reload.img")+"?.textContent.includes("+js(sum[:12])+")")
+	if n := p.asked("PUT " + parts + "1"); n != before || before != 1 {
+		t.Errorf("the first part was sent %d times", n)
+	}
+	if n := p.asked("PUT " + parts + "4"); n != 1 {
+		t.Errorf("the last part was sent %d times", n)
+	}
+}
+
+func TestUploadCancelled(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`ERR_ABORTED`)
+	p.login()
+	file, _ := imageFile(t, "stop.img", 4*partBytes)
+	p.network(8*mib, false)
+	p.choose(file)
+	p.until("some is sent", sent("stop.img")+" > 0.05")
+	p.clickOn("Cancel", upload("stop.img")+"?.querySelector('button')")
+	p.until("it is gone", "!"+upload("stop.img"))
+	p.network(-1, false)
+	deadline := time.Now().Add(patience)
+	for {
+		if string(bytes.TrimSpace(s.call(t, "GET", "/uploads", nil))) == `{"uploads":[]}` {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the server still has the upload: %s", s.call(t, "GET", "/uploads", nil))
+		}
+		p.until("the page lives", "document.getElementById('live')")
+	}
+	p.do("load the page again", chromedp.Reload())
+	p.until("the page", "document.getElementById('catalog')")
+	if eval[bool](p, "!!"+upload("stop.img")+" || localStorage.length > 0") {
+		t.Error("the page still knows of it")
+	}
+}
