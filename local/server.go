@@ -59,6 +59,7 @@ type server struct {
 	http        *http.Server
 	workers     []worker
 	reconcilers []queue.Sender
+	events      *activity.Log
 }
 
 // A worker handles a queue.
@@ -196,7 +197,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		{fetches, cfg.FetchWorkers, fetcher.Handle},
 		{assemblies, assemblers, uploader.Handle},
 	}
-	s.reconcilers = []queue.Sender{looks, fetches, assemblies}
+	s.reconcilers, s.events = []queue.Sender{looks, fetches, assemblies}, events
 	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		m.Handler().ServeHTTP(w, r)
 		return nil
@@ -320,13 +321,16 @@ func (s *server) serve(ctx context.Context) error {
 }
 
 // reconcile has the functions compare their records with what is there, now
-// and then.
+// and then, and removes events that are old.
 func (s *server) reconcile(ctx context.Context) {
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	for {
 		for _, q := range s.reconcilers {
 			_ = q.Send(ctx, queue.Task{Reconcile: true}.Encode(), 0) // never fails
+		}
+		if err := s.events.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("old events stay for now", "error", err)
 		}
 		select {
 		case <-tick.C:

@@ -200,28 +200,65 @@ func retryLater(err error) error {
 	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
 }
 
-// Reconcile queues fetch jobs that nobody works on, and gives up the store's
-// uploads that none goes on with.
+// Reconcile queues fetch jobs that nobody works on, and removes what nothing
+// in the catalog stands for any more: never what is younger than a day.
 func (f *Function) Reconcile(ctx context.Context) error {
-	jobs, err := f.Inventory.FetchJobs(ctx)
+	blobs, fetched, err := f.Inventory.Unnamed(ctx, abandonedAfter)
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
-	inUse := map[string]bool{}
+	inUse, err := f.resume(ctx)
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	for _, sha := range blobs {
+		if err := f.Uncache(ctx, sha); err != nil {
+			return fmt.Errorf("reconcile: %w", err)
+		}
+		f.Log.Info("removed fetched bytes that no source stands for", "sha256", sha)
+	}
+	for _, ref := range fetched {
+		if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(ref)); err != nil {
+			return fmt.Errorf("reconcile: %w", err)
+		}
+	}
+	return f.sweepParts(ctx, inUse)
+}
+
+// resume queues jobs that nobody works on, removes those that ended long ago,
+// and returns the refs of those that have not ended and the IDs of the
+// store's uploads that they fill.
+func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error) {
+	jobs, err := f.Inventory.FetchJobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inUse = map[string]bool{}
 	for _, j := range jobs {
 		if !j.Status.Active() {
+			if j.Old(f.Now()) {
+				if err := f.Jobs.Sweep(ctx, layout.FetchJobKey(j.Ref)); err != nil {
+					return nil, err
+				}
+			}
 			continue
 		}
+		inUse[j.Ref] = true
 		var cp checkpoint
 		if json.Unmarshal(j.Checkpoint, &cp) == nil {
 			inUse[cp.UploadID] = true
 		}
 		if j.Status == job.Queued || f.Now().After(j.LeaseUntil) {
-			if err := f.Queue.Send(ctx, queue.Task{Ref: layout.Ref(j.Src)}.Encode(), 0); err != nil {
-				return err
+			if err := f.Queue.Send(ctx, queue.Task{Ref: j.Ref}.Encode(), 0); err != nil {
+				return nil, err
 			}
 		}
 	}
+	return inUse, nil
+}
+
+// sweepParts removes half of fetches that no job goes on with.
+func (f *Function) sweepParts(ctx context.Context, inUse map[string]bool) error {
 	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix} {
 		for u, err := range f.Catalog.PendingUploads(ctx, prefix) {
 			if err != nil {
@@ -231,6 +268,16 @@ func (f *Function) Reconcile(ctx context.Context) error {
 				if err := f.Catalog.AbortUpload(ctx, u.Key, u.ID); err != nil {
 					return fmt.Errorf("reconcile: %w", err)
 				}
+			}
+		}
+	}
+	for info, err := range f.Catalog.List(ctx, layout.StagingPrefix, "") {
+		if err != nil {
+			return fmt.Errorf("reconcile: %w", err)
+		}
+		if ref, ok := layout.StagingRef(info.Key); ok && !inUse[ref] && f.Now().Sub(info.LastModified) > abandonedAfter {
+			if err := f.Catalog.Delete(ctx, info.Key); err != nil {
+				return fmt.Errorf("reconcile: %w", err)
 			}
 		}
 	}

@@ -477,6 +477,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	inUse := map[string]bool{}
 	for _, p := range all {
 		age := f.Now().Sub(p.CreatedAt)
 		switch {
@@ -491,6 +492,18 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		}
 		if err != nil {
 			return err
+		}
+		inUse[p.UploadID] = true
+	}
+	// S3 clients leave parts behind as well.
+	for u, err := range f.Images.PendingUploads(ctx, "") {
+		if err != nil {
+			return err
+		}
+		if !inUse[u.ID] && f.Now().Sub(u.Initiated) > keep {
+			if err := f.Images.AbortUpload(ctx, u.Key, u.ID); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

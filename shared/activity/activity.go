@@ -121,6 +121,27 @@ func (l *Log) Add(ctx context.Context, e Event) {
 	}
 }
 
+// keepFor is how long events are kept.
+const keepFor = 90 * 24 * time.Hour
+
+// Sweep removes events that are older than 90 days.
+func (l *Log) Sweep(ctx context.Context) error {
+	// The newest come first: all that follow a key of that age are older.
+	after := layout.EventKey(layout.NewEventID(l.Now().Add(-keepFor), "ffffffffffffffff"))
+	for info, err := range l.Root.List(ctx, layout.EventPrefix, after) {
+		if err != nil {
+			return fmt.Errorf("sweep events: %w", err)
+		}
+		if _, ok := layout.ParseEventKey(info.Key); !ok {
+			continue
+		}
+		if err := l.Root.DeleteRecord(ctx, info.Key); err != nil {
+			return fmt.Errorf("sweep events: %w", err)
+		}
+	}
+	return nil
+}
+
 // A Filter says which events to list. Empty fields let everything through.
 type Filter struct {
 	Kind, SubjectKind, SubjectID, Actor, SourceIP string

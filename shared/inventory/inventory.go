@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -211,6 +212,69 @@ func (inv *Inventory) TouchCatalog(key string) {
 	inv.fetched.Touch(key)
 	inv.hashJobs.Touch(key)
 	inv.fetchJobs.Touch(key)
+}
+
+// Unsettled lists everything anew and returns the names of images whose
+// digest record is missing or of another version, and of digest records
+// without an image.
+func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
+	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.hashJobs.Refresh(ctx)); err != nil {
+		return nil, err
+	}
+	images, _, err := inv.images.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	digests, _, err := inv.digests.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for name, it := range images {
+		if rec, ok := digests[name]; image.IsName(name) && (!ok || !rec.Value.Version.Equal(it.Info.Version)) {
+			names = append(names, name)
+		}
+	}
+	for name := range digests {
+		if _, ok := images[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Unnamed lists everything anew and returns the fetched bytes, by digest, and
+// the records of what fetches found, by ref, that no source in the catalog
+// stands for and that are older than age.
+func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs, fetched []string, err error) {
+	err = errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
+		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.fetchJobs.Refresh(ctx))
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := inv.Snapshot(ctx)
+	if err != nil || s.Problem != "" {
+		return nil, nil, err // what a broken manifest names is not known
+	}
+	records, _, err := inv.fetched.All(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	old := func(info store.Info) bool { return inv.cfg.Now().Sub(info.LastModified) > age }
+	for sha, it := range s.blobs {
+		if _, ok := s.BySHA256(sha); !ok && old(it.Info) {
+			blobs = append(blobs, sha)
+		}
+	}
+	for ref, it := range records {
+		if _, ok := s.BySource(ref); !ok && old(it.Info) {
+			fetched = append(fetched, ref)
+		}
+	}
+	slices.Sort(blobs)
+	slices.Sort(fetched)
+	return blobs, fetched, nil
 }
 
 // Entries returns the entries in no particular order.

@@ -148,6 +148,28 @@ func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
 	return err
 }
 
+// keepEnded is how long a job that has ended is shown.
+const keepEnded = 7 * 24 * time.Hour
+
+// Old reports whether the job ended so long ago that it is no longer shown.
+func (j Job) Old(now time.Time) bool {
+	return !j.Status.Active() && j.FinishedAt != nil && now.Sub(*j.FinishedAt) > keepEnded
+}
+
+// Sweep removes the job at key if it is old.
+func (j *Jobs) Sweep(ctx context.Context, key string) error {
+	job, _, err := record.Read[Job](ctx, j.Records, key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case !job.Old(j.Now()):
+		return nil
+	}
+	return j.Records.DeleteRecord(ctx, key)
+}
+
 // A Run is a job while this process holds it.
 type Run struct {
 	jobs    *Jobs

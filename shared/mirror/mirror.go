@@ -102,6 +102,15 @@ func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error)
 	return m.update(ctx, stale && m.cfg.MaxAge == 0)
 }
 
+// Refresh lists again, and returns when everything that changed before it was
+// called is seen.
+func (m *Mirror[T]) Refresh(ctx context.Context) error {
+	m.refresh.Lock()
+	defer m.refresh.Unlock()
+	_, _, err := m.update(ctx, true)
+	return err
+}
+
 func (m *Mirror[T]) relistLater(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()

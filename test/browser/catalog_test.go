@@ -84,7 +84,8 @@ func TestHashJobs(t *testing.T) {
 	p.until("more progress", fmt.Sprintf("%s?.querySelector('progress')?.value > %f", jobOf("hashes", "first.img"), was))
 	p.shots("images-hashing")
 
-	p.clickOn("Cancel", jobOf("hashes", "first.img")+"?.querySelector('button')")
+	// A slow press on a button that is about to be refreshed is still a press.
+	p.slowClickOn("Cancel", jobOf("hashes", "first.img")+"?.querySelector('button')")
 	p.until("the first is cancelled", jobOf("hashes", "first.img")+"?.dataset.status === 'cancelled'")
 	p.until("the second is done", jobOf("hashes", "second.img")+"?.dataset.status === 'completed'")
 	// SHA-256 of 1 MiB of zeros.

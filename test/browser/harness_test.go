@@ -27,6 +27,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -390,9 +391,27 @@ func (p *Page) login() {
 	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('catalog')")
 }
 
-// click clicks an element where it is seen, with the mouse. The element is
+// clickOn clicks an element where it is seen, with the mouse. The element is
 // given by a script.
 func (p *Page) clickOn(what, element string) {
+	p.t.Helper()
+	x, y := p.place(what, element)
+	p.do("click "+what, chromedp.MouseClickXY(x, y))
+}
+
+// slowClickOn holds the button of the mouse for longer than it takes the page
+// to refresh.
+func (p *Page) slowClickOn(what, element string) {
+	p.t.Helper()
+	x, y := p.place(what, element)
+	p.do("press on "+what, chromedp.MouseEvent(input.MousePressed, x, y, chromedp.ButtonType(input.Left), chromedp.ClickCount(1)))
+	began := eval[float64](p, "performance.now()")
+	p.until("two refreshes are due", fmt.Sprintf("performance.now() > %f", began+4500))
+	p.do("let go of "+what, chromedp.MouseEvent(input.MouseReleased, x, y, chromedp.ButtonType(input.Left), chromedp.ClickCount(1)))
+}
+
+// place scrolls to an element and returns where the mouse would hit it.
+func (p *Page) place(what, element string) (x, y float64) {
 	p.t.Helper()
 	find := fmt.Sprintf(`(() => {
 		const e = %s;
@@ -405,7 +424,7 @@ func (p *Page) clickOn(what, element string) {
 	})()`, element)
 	p.until(what+" can be clicked", find+" !== null")
 	at := eval[[]float64](p, find)
-	p.do("click "+what, chromedp.MouseClickXY(at[0], at[1]))
+	return at[0], at[1]
 }
 
 func (p *Page) click(selector string) {
@@ -493,6 +512,29 @@ func (p *Page) shot(name string) {
 	}
 }
 
+// contrast is a script that lists texts whose contrast with what is behind
+// them is below 4.5, the least that WCAG 2 asks for.
+const contrast = `(() => {
+	const parse = (s) => { const n = s.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+	const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+	const behind = (e) => {
+		if (!e) return [255, 255, 255, 1];
+		const c = parse(getComputedStyle(e).backgroundColor);
+		return c[3] === 1 ? c : over(c, behind(e.parentElement));
+	};
+	const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+		const v = c[i] / 255;
+		return sum + weight * (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+	}, 0);
+	return [...document.querySelectorAll('body *')].filter((e) => {
+		const own = [...e.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.textContent.trim());
+		if (!own || !e.checkVisibility({ opacityProperty: true }) || e.disabled) return false;
+		const back = behind(e);
+		const [a, b] = [light(over(parse(getComputedStyle(e).color), back)), light(back)];
+		return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+	}).map((e) => e.tagName + '.' + e.className + ': ' + e.textContent.trim().slice(0, 40));
+})()`
+
 // shots saves the page in the light and in the dark, wide and narrow.
 func (p *Page) shots(name string) {
 	p.t.Helper()
@@ -506,6 +548,9 @@ func (p *Page) shots(name string) {
 				p.t.Errorf("%s scrolls sideways: %d pixels in %d", name, w, width)
 			}
 			p.shot(fmt.Sprintf("%s-%s-%d", name, scheme, width))
+		}
+		if faint := eval[[]string](p, contrast); len(faint) > 0 {
+			p.t.Errorf("%s in the %s has texts that are hard to read: %q", name, scheme, faint)
 		}
 	}
 	p.scheme("light")
