@@ -11,6 +11,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/metric"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
 	"imageroot/shared/source"
@@ -179,7 +180,9 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		f.Log.Info("fetch job cancelled", "name", j.Name, "src", j.Src)
+		if j.Idle {
+			f.Metric.JobEnded(metric.Fetch, string(job.Cancelled))
+		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+name+" cancelled")
 }

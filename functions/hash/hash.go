@@ -89,15 +89,26 @@ func (f *Function) look(ctx context.Context, name string) error {
 		return err
 	}
 	if err == nil && rec.Version.Equal(info.Version) {
-		err := f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
+		need512, err := f.verify(ctx, name)
+		if err != nil {
+			return err
+		}
+		if need512 {
+			return f.queue(ctx, name, &info.Version)
+		}
+		return f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
 			j.SHA256, j.BytesDone, j.BytesTotal, j.Version = rec.SHA256, info.Size, &info.Size, &info.Version
 		})
-		return errors.Join(err, f.verify(ctx, name))
 	}
 	if still := f.Now().Sub(info.LastModified); still < Settle {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
-	j, err := f.enqueue(ctx, name, &info.Version, activity.System, "")
+	return f.queue(ctx, name, &info.Version)
+}
+
+// queue has an image hashed because its record lacks something.
+func (f *Function) queue(ctx context.Context, name string, version *store.Version) error {
+	j, err := f.enqueue(ctx, name, version, activity.System, "")
 	if err != nil || j.Status != job.Queued {
 		return err
 	}
@@ -173,7 +184,8 @@ func (f *Function) run(ctx context.Context, name string) error {
 			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
 			Summary: "hashed " + name, Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
 		})
-		return f.verify(ctx, name)
+		_, err := f.verify(ctx, name)
+		return err
 	case job.Failed:
 		f.Activity.Add(ctx, activity.Event{
 			Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
@@ -194,10 +206,15 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 	if err != nil {
 		return nil, retryLater(err)
 	}
-	h := digest.New(false)
+	with512, err := f.wants512(ctx, name)
+	if err != nil {
+		return nil, retryLater(err)
+	}
+	h := digest.New(with512)
 	var cp checkpoint
 	if json.Unmarshal(r.Job().Checkpoint, &cp) == nil && cp.Version.Equal(info.Version) {
-		if resumed, err := digest.Resume(cp.State); err == nil && resumed.Offset() <= info.Size {
+		resumed, err := digest.Resume(cp.State)
+		if err == nil && resumed.Offset() <= info.Size && (resumed.Sum512() != "" || !with512) {
 			h = resumed
 		}
 	}
@@ -212,7 +229,7 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 		return nil, &job.Retry{After: Settle, Err: errReplaced}
 	}
 	sum := h.Sum256()
-	if err := f.publish(ctx, name, info.Version, sum); err != nil {
+	if err := f.publish(ctx, name, info.Version, h); err != nil {
 		return nil, retryLater(err)
 	}
 	return func(j *job.Job) {
@@ -273,9 +290,12 @@ func retryLater(err error) error {
 }
 
 // publish records the digest of one version of an image.
-func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 string) error {
+func (f *Function) publish(ctx context.Context, name string, version store.Version, h *digest.Hasher) error {
 	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, _ bool) error {
-		*rec = digest.Record{Meta: rec.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: f.Now().UTC(), By: "hash"}
+		*rec = digest.Record{
+			Meta: rec.Meta, Name: name, Version: version, SHA256: h.Sum256(), SHA512: h.Sum512(),
+			HashedAt: f.Now().UTC(), By: digest.ByHash,
+		}
 		return nil
 	})
 	return err

@@ -9,6 +9,7 @@ import (
 	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/metric"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
 	"imageroot/shared/store"
@@ -97,11 +98,15 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
-	if _, err := f.Jobs.Cancel(r.Context(), layout.HashJobKey(name)); err != nil {
-		if errors.Is(err, store.ErrNotFound) {
-			return problem.New(problem.NotFound, "there is no hash job for "+name)
-		}
+	j, err := f.Jobs.Cancel(r.Context(), layout.HashJobKey(name))
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.New(problem.NotFound, "there is no hash job for "+name)
+	}
+	if err != nil {
 		return err
+	}
+	if j.Idle {
+		f.Metric.JobEnded(metric.Hash, string(job.Cancelled))
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+name+" cancelled")
 }

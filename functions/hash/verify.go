@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imageroot/shared/checksum"
 	"imageroot/shared/digest"
@@ -12,33 +13,43 @@ import (
 	"imageroot/shared/store"
 )
 
-// verify compares an image's digest with the checksum file beside it and
-// records what it found. A checksum file never changes a digest.
-func (f *Function) verify(ctx context.Context, name string) error {
-	said, err := f.publisher(ctx, name)
+// verify compares an image's digests with the checksum files beside it and
+// records what it found. A checksum file never changes a digest. It reports
+// whether one needs the SHA-512, which the record does not have yet.
+func (f *Function) verify(ctx context.Context, name string) (need512 bool, err error) {
+	said, err := f.publishers(ctx, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, _, err = record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, exists bool) error {
 		if !exists {
 			return record.ErrKeep
 		}
-		if said != nil && said.Algorithm == "sha256" && said.Error == "" {
-			said.Match = said.Expected == rec.SHA256
+		need512 = false
+		var judged []digest.Publisher
+		for _, p := range said {
+			has := map[string]string{checksum.SHA256: rec.SHA256, checksum.SHA512: rec.SHA512}[p.Algorithm]
+			if p.Error == "" && has == "" {
+				need512 = true
+				continue
+			}
+			p.Match = p.Error == "" && p.Expected == has
+			judged = append(judged, p)
 		}
-		if rec.Publisher.Equal(said) {
+		if slices.EqualFunc(rec.Publishers, judged, digest.Publisher.Equal) {
 			return record.ErrKeep
 		}
-		rec.Publisher = said
+		rec.Publishers = judged
 		return nil
 	})
-	return err
+	return need512, err
 }
 
-// publisher reads what the checksum file beside an image says; nil without one.
-func (f *Function) publisher(ctx context.Context, name string) (*digest.Publisher, error) {
-	for _, alg := range []string{"sha256", "sha512"} {
-		key := name + "." + alg
+// publishers reads what the checksum files beside an image say.
+func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publisher, error) {
+	var all []digest.Publisher
+	for _, alg := range []string{checksum.SHA256, checksum.SHA512} {
+		key := layout.SidecarKey(name, alg)
 		body, info, err := f.Images.Get(ctx, key, store.All, "")
 		if errors.Is(err, store.ErrNotFound) {
 			continue
@@ -46,23 +57,26 @@ func (f *Function) publisher(ctx context.Context, name string) (*digest.Publishe
 		if err != nil {
 			return nil, err
 		}
-		said := &digest.Publisher{Algorithm: alg, SidecarVersion: info.Version}
+		said := digest.Publisher{Algorithm: alg, SidecarVersion: info.Version}
 		list, err := checksum.Parse(body)
 		body.Close()
 		var sum checksum.Sum
 		if err == nil {
 			sum, err = list.Find(name)
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			said.Error = fmt.Sprintf("%s cannot be used: %v", key, err)
-		case sum.Algorithm != "sha256":
-			said.Algorithm, said.Expected = sum.Algorithm, sum.Hex
-			said.Error = fmt.Sprintf("%s gives a %s digest, which is not compared with uploaded bytes", key, sum.Algorithm)
-		default:
+		} else {
 			said.Algorithm, said.Expected = sum.Algorithm, sum.Hex
 		}
-		return said, nil
+		all = append(all, said)
 	}
-	return nil, nil
+	return all, nil
+}
+
+// wants512 reports whether a checksum file beside the image may need its
+// SHA-512.
+func (f *Function) wants512(ctx context.Context, name string) (bool, error) {
+	said, err := f.publishers(ctx, name)
+	return slices.ContainsFunc(said, func(p digest.Publisher) bool { return p.Algorithm == checksum.SHA512 }), err
 }

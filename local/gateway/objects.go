@@ -163,8 +163,9 @@ func (b *backend) get(ctx context.Context, p place, in *s3.GetObjectInput) (*s3.
 	}
 	body := &fileBody{f, *head.ContentLength}
 	if head.ContentRange != nil {
-		var first, last, total int64
-		if _, err := fmt.Sscanf(*head.ContentRange, "bytes %d-%d/%d", &first, &last, &total); err == nil {
+		var first int64
+		_, err := fmt.Sscanf(*head.ContentRange, "bytes %d-", &first)
+		if err == nil {
 			_, err = f.Seek(first, io.SeekStart)
 		}
 		if err != nil {

@@ -76,9 +76,20 @@ func watch(dir string, buckets []string, log *slog.Logger, changed func(Event)) 
 	return w, nil
 }
 
+// close ends the watcher. It does not wait long for a callee of changed that
+// blocks.
 func (w *watcher) close() {
 	close(w.stop)
-	w.stopped.Wait()
+	ended := make(chan struct{})
+	go func() {
+		w.stopped.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+		w.log.Warn("whoever is told of changed files is stuck")
+	}
 	if w.notify != nil {
 		w.notify.Close()
 	}

@@ -27,11 +27,12 @@ type Record struct {
 	SHA512    string        `json:"sha512,omitempty"` // lower case hex, where it was computed
 	HashedAt  time.Time     `json:"hashed_at"`        // UTC
 	By        string        `json:"by"`               // ByUpload or ByHash
-	Publisher *Publisher    `json:"publisher,omitempty"`
+	// Publishers is what the checksum files beside the image say.
+	Publishers []Publisher `json:"publishers,omitempty"`
 }
 
-// A Publisher is what the checksum file beside an image says of it. A nil
-// Publisher says nothing. Where Error is empty, Match is the verdict.
+// A Publisher is what a checksum file beside an image says of it. Where Error
+// is empty, Match is the verdict.
 type Publisher struct {
 	Algorithm      string        `json:"algorithm,omitempty"` // "sha256" or "sha512"
 	Expected       string        `json:"expected,omitempty"`  // lower case hex
@@ -41,21 +42,16 @@ type Publisher struct {
 }
 
 // Equal reports whether p and q say the same of the same checksum file.
-func (p *Publisher) Equal(q *Publisher) bool {
-	if p == nil || q == nil {
-		return p == q
-	}
-	a, b := *p, *q
-	a.SidecarVersion, b.SidecarVersion = store.Version{}, store.Version{}
-	return a == b && p.SidecarVersion.Equal(q.SidecarVersion)
+func (p Publisher) Equal(q Publisher) bool {
+	same := p.SidecarVersion.Equal(q.SidecarVersion)
+	p.SidecarVersion, q.SidecarVersion = store.Version{}, store.Version{}
+	return same && p == q
 }
 
 // Warning returns what an operator should know of the image name, empty if
-// the checksum file agrees with it or there is none.
-func (p *Publisher) Warning(name string) string {
+// the checksum file agrees with it.
+func (p Publisher) Warning(name string) string {
 	switch {
-	case p == nil:
-		return ""
 	case p.Error != "":
 		return p.Error
 	case !p.Match:

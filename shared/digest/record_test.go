@@ -27,10 +27,10 @@ func TestRecordJSON(t *testing.T) {
 			"all",
 			Record{
 				Meta: record.Meta{Nonce: "n"}, Name: "x.img", Version: v, SHA256: "aa", SHA512: "bb", HashedAt: at, By: ByUpload,
-				Publisher: &Publisher{Algorithm: "sha256", Expected: "cc", SidecarVersion: v},
+				Publishers: []Publisher{{Algorithm: "sha256", Expected: "cc", SidecarVersion: v}},
 			},
 			`{"nonce":"n","name":"x.img","version":{"etag":"e","size":5,"last_modified":"2026-11-24T01:02:03Z"},"sha256":"aa","sha512":"bb","hashed_at":"2026-11-24T01:02:03Z","by":"upload",` +
-				`"publisher":{"algorithm":"sha256","expected":"cc","match":false,"sidecar_version":{"etag":"e","size":5,"last_modified":"2026-11-24T01:02:03Z"}}}`,
+				`"publishers":[{"algorithm":"sha256","expected":"cc","match":false,"sidecar_version":{"etag":"e","size":5,"last_modified":"2026-11-24T01:02:03Z"}}]}`,
 		},
 	}
 	for _, tt := range tests {
@@ -61,18 +61,17 @@ func TestPublisher(t *testing.T) {
 	newer.SidecarVersion.ETag = "f"
 	tests := []struct {
 		name    string
-		q       *Publisher
+		q       Publisher
 		equal   bool
 		warning string
 	}{
-		{"same", &same, true, ""},
-		{"none", nil, false, ""},
-		{"mismatch", &mismatch, false, "x.img.sha256 says cc"},
-		{"failed", &failed, false, "x.img.sha256 cannot be used"},
-		{"newer", &newer, false, ""},
+		{"same", same, true, ""},
+		{"mismatch", mismatch, false, "x.img.sha256 says cc"},
+		{"failed", failed, false, "x.img.sha256 cannot be used"},
+		{"newer", newer, false, ""},
 	}
 	for _, tt := range tests {
-		if p.Equal(tt.q) != tt.equal || tt.q.Equal(&p) != tt.equal || !tt.q.Equal(tt.q) {
+		if p.Equal(tt.q) != tt.equal || tt.q.Equal(p) != tt.equal || !tt.q.Equal(tt.q) {
 			t.Errorf("%s: Equal is not %v both ways", tt.name, tt.equal)
 		}
 		if w := tt.q.Warning("x.img"); (w == "") != (tt.warning == "") || !strings.HasPrefix(w, tt.warning) {

@@ -317,7 +317,7 @@ func TestPublisherWarning(t *testing.T) {
 	v := b.image("x.img", "one")
 	b.record(layout.DigestKey("x.img"), digest.Record{
 		Name: "x.img", Version: v, SHA256: sha("a"),
-		Publisher: &digest.Publisher{Algorithm: "sha256", Expected: sha("b"), Match: false},
+		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: sha("b"), Match: false}},
 	})
 	row := b.snapshot().Rows[0]
 	if len(row.Warnings) != 1 || !strings.Contains(row.Warnings[0], sha("b")) {
@@ -325,7 +325,7 @@ func TestPublisherWarning(t *testing.T) {
 	}
 	b.record(layout.DigestKey("x.img"), digest.Record{
 		Name: "x.img", Version: v, SHA256: sha("a"),
-		Publisher: &digest.Publisher{Algorithm: "sha256", Expected: sha("a"), Match: true},
+		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: sha("a"), Match: true}},
 	})
 	b.rows("x.img|a|img|3|local x.img|true|hashed|")
 }

@@ -128,8 +128,10 @@ func (in *inputs) localPieces() []piece {
 		rec, ok := in.digests[name]
 		if ok && rec.Value.Version.Equal(it.Info.Version) && layout.IsHex256(rec.Value.SHA256) {
 			p.sha256, p.hashState = rec.Value.SHA256, Hashed
-			if w := rec.Value.Publisher.Warning(name); w != "" {
-				p.warnings = append(p.warnings, w)
+			for _, publisher := range rec.Value.Publishers {
+				if w := publisher.Warning(name); w != "" {
+					p.warnings = append(p.warnings, w)
+				}
 			}
 		} else if j, ok := in.hashJobs[name]; ok {
 			switch j.Value.Status {

@@ -54,6 +54,8 @@ type Job struct {
 	Generation int64     `json:"generation"`
 	Owner      string    `json:"owner,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// Idle is no part of the record: see [Jobs.Cancel].
+	Idle bool `json:"-"`
 	// Version is the version of the object that a hash job reads.
 	Version *store.Version `json:"version,omitempty"`
 	// Checkpoint is what the worker needs to go on where it was.
@@ -113,9 +115,13 @@ func (j *Jobs) Enqueue(ctx context.Context, key string, keep func(Job) bool, set
 }
 
 // Cancel ends a job that is queued or running. It returns store.ErrNotFound
-// where there is none. A job that has ended stays as it is.
+// where there is none. A job that has ended stays as it is. Idle is set in
+// the job that is returned where it was queued: nobody else will tell of its
+// end then.
 func (j *Jobs) Cancel(ctx context.Context, key string) (Job, error) {
+	idle := false
 	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
+		idle = false
 		if !exists {
 			return store.ErrNotFound
 		}
@@ -123,11 +129,13 @@ func (j *Jobs) Cancel(ctx context.Context, key string) (Job, error) {
 			return record.ErrKeep
 		}
 		now := j.Now().UTC()
+		idle = job.Status == Queued
 		job.Status, job.FinishedAt = Cancelled, &now
 		job.Generation++
 		job.Owner, job.Checkpoint = "", nil
 		return nil
 	})
+	job.Idle = idle
 	return job, err
 }
 

@@ -181,6 +181,9 @@ func ParseEventKey(key string) (EventID, bool) {
 	return id, ok
 }
 
+// SidecarKey returns the key of the checksum file beside an image.
+func SidecarKey(name, algorithm string) string { return name + "." + algorithm }
+
 // ImageOfSidecar returns the image that a checksum file in the image root
 // speaks of, and the algorithm it uses ("sha256" or "sha512").
 func ImageOfSidecar(key string) (name, algorithm string, ok bool) {

@@ -404,10 +404,10 @@ func (p *Page) clickOn(what, element string) {
 func (p *Page) slowClickOn(what, element string) {
 	p.t.Helper()
 	x, y := p.place(what, element)
-	p.do("press on "+what, chromedp.MouseEvent(input.MousePressed, x, y, chromedp.ButtonType(input.Left), chromedp.ClickCount(1)))
+	p.do("press on "+what, chromedp.MouseEvent(input.DispatchMouseEventTypeMousePressed, x, y, chromedp.ButtonType(input.MouseButtonLeft), chromedp.ClickCount(1)))
 	began := eval[float64](p, "performance.now()")
 	p.until("two refreshes are due", fmt.Sprintf("performance.now() > %f", began+4500))
-	p.do("let go of "+what, chromedp.MouseEvent(input.MouseReleased, x, y, chromedp.ButtonType(input.Left), chromedp.ClickCount(1)))
+	p.do("let go of "+what, chromedp.MouseEvent(input.DispatchMouseEventTypeMouseReleased, x, y, chromedp.ButtonType(input.MouseButtonLeft), chromedp.ClickCount(1)))
 }
 
 // place scrolls to an element and returns where the mouse would hit it.

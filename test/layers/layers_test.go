@@ -1,0 +1,135 @@
+// Package layers keeps the packages apart that ARCHITECTURE.md says are apart.
+package layers
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+type pkg struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports", "imageroot/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		p.ImportPath = strings.TrimPrefix(p.ImportPath, "imageroot/")
+		all = append(all, p)
+	}
+}
+
+func TestImports(t *testing.T) {
+	// Whoever is not in a list may not import what it is for.
+	only := map[string][]string{
+		"github.com/aws/aws-sdk-go-v2":  {"shared/store/s3store", "local/gateway"},
+		"github.com/versity/versitygw":  {"local/gateway"},
+		"oras.land/oras-go":             {"shared/source"},
+		"github.com/pelletier/go-toml":  {"shared/manifest"},
+		"github.com/prometheus":         {"shared/metric"},
+		"golang.org/x/crypto/argon2":    {"shared/auth"},
+		"imageroot/shared/store/mem":    {},
+		"imageroot/shared/store/fault":  {},
+		"imageroot/shared/queue/mem":    {"local"},
+		"imageroot/templates":           {"functions/catalog"},
+		"imageroot/local":               {"local"},
+		"imageroot/functions/upload":    {"local"},
+		"imageroot/functions/catalog":   {"local"},
+		"imageroot/functions/addbyurl":  {"local"},
+		"imageroot/functions/hash":      {"local"},
+		"imageroot/functions/fetch":     {"local"},
+		"imageroot/shared/config":       {"local"},
+		"imageroot/shared/store/s3stor": {"local"},
+	}
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.ImportPath, "test/") {
+			continue
+		}
+		for _, imported := range p.Imports {
+			for prefix, allowed := range only {
+				if !strings.HasPrefix(imported, prefix) || imported == "imageroot/"+p.ImportPath {
+					continue
+				}
+				ok := false
+				for _, a := range allowed {
+					// A Lambda entry stands beside the function it is of.
+					ok = ok || p.ImportPath == a || strings.HasSuffix(p.ImportPath, "/lambda")
+				}
+				if !ok {
+					t.Errorf("%s imports %s", p.ImportPath, imported)
+				}
+			}
+		}
+	}
+}
+
+// The environment is read in one place, and the clock is injected.
+func TestCalls(t *testing.T) {
+	banned := map[string][]string{ // call to where it may be
+		"os.Getenv":    {"shared/config"},
+		"os.LookupEnv": {"shared/config"},
+		"os.Environ":   {"shared/config"},
+		"time.Sleep":   {},
+	}
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.ImportPath, "test/") || p.ImportPath == "shared/store/storetest" {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			path := filepath.Join(p.Dir, name)
+			src, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, path, src, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				x, ok := sel.X.(*ast.Ident)
+				if !ok {
+					return true
+				}
+				allowed, ok := banned[x.Name+"."+sel.Sel.Name]
+				if !ok {
+					return true
+				}
+				for _, a := range allowed {
+					if a == p.ImportPath {
+						return true
+					}
+				}
+				t.Errorf("%s: %s.%s", fset.Position(n.Pos()), x.Name, sel.Sel.Name)
+				return true
+			})
+		}
+	}
+}
