@@ -297,6 +297,7 @@ func (s *server) serve(ctx context.Context) error {
 		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
 	}
 	wg.Go(func() { s.reconcile(work) })
+	wg.Go(func() { trim(work) })
 
 	var err error
 	select {

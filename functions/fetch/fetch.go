@@ -248,10 +248,8 @@ func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error
 		if json.Unmarshal(j.Checkpoint, &cp) == nil {
 			inUse[cp.UploadID] = true
 		}
-		if j.Status == job.Queued || f.Now().After(j.LeaseUntil) {
-			if err := f.Queue.Send(ctx, queue.Task{Ref: j.Ref}.Encode(), 0); err != nil {
-				return nil, err
-			}
+		if err := f.Queue.Send(ctx, queue.Task{Ref: j.Ref}.Encode(), j.Held(f.Now())); err != nil {
+			return nil, err
 		}
 	}
 	return inUse, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 )
@@ -30,16 +29,16 @@ func (f *Function) notice(ctx context.Context, name string) error {
 	return f.Queue.Send(ctx, queue.Task{Image: name}.Encode(), 0)
 }
 
-// resume queues the jobs that nobody works on, and removes those that ended
-// long ago.
+// resume queues the jobs that have not ended, those of another owner for when
+// its lease is over, and removes those that ended long ago.
 func (f *Function) resume(ctx context.Context) error {
 	jobs, err := f.Inventory.HashJobs(ctx)
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	for _, j := range jobs {
-		if j.Status == job.Queued || j.Status == job.Running && f.Now().After(j.LeaseUntil) {
-			if err := f.Work.Send(ctx, queue.Task{Hash: j.Name}.Encode(), 0); err != nil {
+		if j.Status.Active() {
+			if err := f.Work.Send(ctx, queue.Task{Hash: j.Name}.Encode(), j.Held(f.Now())); err != nil {
 				return err
 			}
 		}

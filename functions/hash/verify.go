@@ -8,6 +8,7 @@ import (
 
 	"imageroot/shared/checksum"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -50,6 +51,9 @@ func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publis
 	var all []digest.Publisher
 	for _, alg := range []string{checksum.SHA256, checksum.SHA512} {
 		key := layout.SidecarKey(name, alg)
+		if image.CheckSegment(key) != nil {
+			continue // the image's name is so long that there can be none
+		}
 		body, info, err := f.Images.Get(ctx, key, store.All, "")
 		if errors.Is(err, store.ErrNotFound) {
 			continue

@@ -164,6 +164,17 @@ func (j Job) Old(now time.Time) bool {
 	return !j.Status.Active() && j.FinishedAt != nil && now.Sub(*j.FinishedAt) > keepEnded
 }
 
+// Held is how long the job stays its owner's if no sign of life comes any
+// more; 0 where anybody may run it. Who finds an active job, without knowing
+// whether its owner lives, is to try it then: after a kill and a new start at
+// once, nobody else will.
+func (j Job) Held(now time.Time) time.Duration {
+	if j.Status != Running {
+		return 0
+	}
+	return max(0, j.LeaseUntil.Sub(now))
+}
+
 // Sweep removes the job at key if it is old.
 func (j *Jobs) Sweep(ctx context.Context, key string) error {
 	job, _, err := record.Read[Job](ctx, j.Records, key)
