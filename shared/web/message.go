@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -30,9 +31,8 @@ func JSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
-// Decode reads a request's body into v: JSON, or a form whose fields are
-// strings ("true" and "false" are the JSON values). Fields that v does not
-// have are ignored.
+// Decode reads a request's body into v: JSON, or a form. Fields that v does
+// not have are ignored.
 func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
 	if isForm(r) {
 		return decodeForm(r, v)
@@ -61,21 +61,29 @@ func decodeForm(r *http.Request, v any) error {
 	}
 	fields := make(map[string]any, len(r.PostForm))
 	for name, values := range r.PostForm {
-		switch value := values[len(values)-1]; value {
-		case "true", "false":
-			fields[name] = value == "true"
-		default:
-			fields[name] = value
+		fields[name] = values[len(values)-1]
+	}
+	for {
+		data, err := json.Marshal(fields)
+		if err != nil {
+			return err
 		}
+		err = json.Unmarshal(data, v)
+		if err == nil {
+			return nil
+		}
+		// What a form sends is text. Where v wants a boolean, it is one.
+		e, ok := errors.AsType[*json.UnmarshalTypeError](err)
+		if !ok {
+			return jsonError(err)
+		}
+		text, _ := fields[e.Field].(string)
+		truth, perr := strconv.ParseBool(text)
+		if perr != nil || e.Type.Kind() != reflect.Bool {
+			return jsonError(err)
+		}
+		fields[e.Field] = truth
 	}
-	data, err := json.Marshal(fields)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return jsonError(err)
-	}
-	return nil
 }
 
 // bodyError is the error of a body that did not arrive whole.
