@@ -40,6 +40,9 @@ import (
 const (
 	// reconcileEvery is how often the records are compared with the listing.
 	reconcileEvery = 10 * time.Minute
+	// resumeEvery is how often jobs are looked for that another process has
+	// left behind.
+	resumeEvery = 30 * time.Second
 	// relistAfter is how long changes that no event told of may stay unseen.
 	relistAfter = time.Minute
 	// lookers is how many objects are looked at, and assemblers how many
@@ -324,17 +327,24 @@ func (s *server) serve(ctx context.Context) error {
 // reconcile has the functions compare their records with what is there, now
 // and then, and removes events that are old.
 func (s *server) reconcile(ctx context.Context) {
-	tick := time.NewTicker(reconcileEvery)
-	defer tick.Stop()
+	all, jobs := time.NewTicker(reconcileEvery), time.NewTicker(resumeEvery)
+	defer all.Stop()
+	defer jobs.Stop()
+	task := queue.Task{Reconcile: true}
 	for {
 		for _, q := range s.reconcilers {
-			_ = q.Send(ctx, queue.Task{Reconcile: true}.Encode(), 0) // never fails
+			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
-		if err := s.events.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("old events stay for now", "error", err)
+		if task.Reconcile {
+			if err := s.events.Sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("old events stay for now", "error", err)
+			}
 		}
 		select {
-		case <-tick.C:
+		case <-all.C:
+			task = queue.Task{Reconcile: true}
+		case <-jobs.C:
+			task = queue.Task{Resume: true}
 		case <-ctx.Done():
 			return
 		}

@@ -3,6 +3,7 @@ package fetch
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,17 +19,19 @@ import (
 	"imageroot/shared/store"
 )
 
-const (
+// Variables, so that tests need not fetch gigabytes.
+var (
 	// partBytes is the size of the parts that an image is stored in, and the
 	// most that a kill makes us fetch again. Images that would need more than
 	// S3's most parts get larger ones.
-	partBytes = 64 << 20
+	partBytes int64 = 64 << 20
 	// unknownPartBytes is that where nobody says how long the source is: a
 	// part is then held in memory, since S3 wants to know its length first.
 	unknownPartBytes = 16 << 20
-	// maxRestarts is how often a source may change while it is fetched.
-	maxRestarts = 3
 )
+
+// maxRestarts is how often a source may change while it is fetched.
+const maxRestarts = 3
 
 // checkpoint is what a later run of the job goes on from. The parts are the
 // store's to know.
@@ -40,6 +43,9 @@ type checkpoint struct {
 	Hashed     digest.State      `json:"hashed"`    // of those
 	Size       int64             `json:"size"`      // of the source; negative: not known
 	Validators source.Validators `json:"validators"`
+	// Whole says that all parts are there and are what they should be: what is
+	// left is to make a blob of them, and that may have been begun.
+	Whole bool `json:"whole,omitempty"`
 }
 
 // A transfer is one try to get a source whole.
@@ -59,14 +65,15 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		// Another source of the same bytes may have been fetched before.
 		info, err := f.Catalog.Head(ctx, layout.BlobKey(t.sha256))
 		if err == nil {
+			var cp checkpoint
+			if json.Unmarshal(run.Job().Checkpoint, &cp) == nil && cp.UploadID != "" {
+				f.abandon(ctx, t.name, cp)
+			}
 			return f.publish(ctx, t, t.sha256, info.Size, source.Validators{})
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, retryLater(err)
 		}
-	}
-	if free := f.Free(); t.size > 0 && free >= 0 && t.size > free {
-		return nil, fmt.Errorf("the image has %d bytes and the store has room for %d: delete images that are not needed", t.size, free)
 	}
 	for restarts := 0; ; restarts++ {
 		tr := &transfer{f: f, t: t, run: run}
@@ -84,10 +91,15 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 // do gets the whole, going on from the job's checkpoint if it may. The parts
 // of a try that cannot be gone on with are given up.
 func (tr *transfer) do(ctx context.Context, resume bool) (_ func(*job.Job), err error) {
-	f, t := tr.f, tr.t
-	if !resume || !tr.resume(ctx) {
+	resumed := false
+	if resume {
+		if resumed, err = tr.resume(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if !resumed {
 		if err := tr.begin(ctx); err != nil {
-			return nil, retryLater(err)
+			return nil, err
 		}
 	}
 	defer func() {
@@ -95,29 +107,45 @@ func (tr *transfer) do(ctx context.Context, resume bool) (_ func(*job.Job), err 
 			tr.abort(ctx)
 		}
 	}()
+	if !tr.cp.Whole {
+		if err := tr.receive(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := tr.assemble(ctx); err != nil {
+		return nil, err
+	}
+	return tr.f.publish(ctx, tr.t, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
+}
+
+// receive gets what is missing of the source into parts.
+func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
-		sources: f.Sources, loc: t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
-		verified: t.sha256 != "" || t.sha512 != "",
-		count:    f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
+		sources: tr.f.Sources, loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
+		verified: tr.t.verified(),
+		count:    tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer s.Close()
 	if err := tr.compare(ctx, s); err != nil {
-		return nil, err
+		return err
 	}
 	if err := tr.copy(ctx, s); err != nil {
-		return nil, err
+		return err
 	}
 	if err := tr.verify(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := tr.complete(ctx); err != nil {
-		return nil, err
-	}
-	return f.publish(ctx, t, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
+	// An owner that slept until another one took over is told so here, before
+	// it makes anything of its parts.
+	tr.cp.Whole = true
+	return tr.save(ctx)
 }
+
+// verified reports whether a digest tells that the bytes are the right ones.
+func (t *target) verified() bool { return t.sha256 != "" || t.sha512 != "" }
 
 // size is what the stream must have: what the source said when the transfer
 // began, else what was said of it when it was added.
@@ -129,71 +157,132 @@ func (tr *transfer) size() int64 {
 }
 
 // resume takes up the job's checkpoint and reports whether that is possible.
-func (tr *transfer) resume(ctx context.Context) bool {
+// The parts of one that is of no use are given up.
+func (tr *transfer) resume(ctx context.Context) (bool, error) {
 	var cp checkpoint
-	if json.Unmarshal(tr.run.Job().Checkpoint, &cp) != nil || cp.UploadID == "" || cp.Key != tr.t.key() {
-		return false
+	if json.Unmarshal(tr.run.Job().Checkpoint, &cp) != nil || cp.UploadID == "" {
+		return false, nil
 	}
 	tr.cp = cp
+	parts, err := tr.f.Catalog.ListParts(ctx, cp.Key, cp.UploadID)
+	gone := errors.Is(err, store.ErrNotFound)
+	if err != nil && !gone {
+		return false, retryLater(err)
+	}
 	sum, err := digest.Resume(cp.Hashed)
-	if err == nil && (cp.PartSize <= 0 || (tr.t.sha512 != "" && sum.Sum512() == "")) {
-		err = errors.New("nothing that helps")
-	}
-	var parts []store.Part
-	if err == nil {
-		parts, err = tr.f.Catalog.ListParts(ctx, cp.Key, cp.UploadID)
-	}
-	if err == nil && int32(len(parts)) >= cp.Parts && wholeParts(parts[:cp.Parts], cp.PartSize) && sum.Offset() == int64(cp.Parts)*cp.PartSize {
+	switch {
+	case err != nil || !tr.t.assembles(cp.Key) || tr.t.sha512 != "" && sum.Sum512() == "":
+	case cp.Whole && (gone || sameBytes(parts, sum.Offset())):
+		tr.sum, tr.parts = sum, parts
+		return true, nil
+	case gone || cp.Whole || cp.Validators == (source.Validators{}) && !tr.t.verified():
+		// Nobody could tell whether the rest would be of the same image.
+	case cp.continues(parts, sum.Offset()):
 		tr.sum, tr.parts = sum, parts[:cp.Parts]
-		return true
+		return true, nil
 	}
 	tr.abort(ctx)
-	return false
+	return false, nil
 }
 
-func wholeParts(parts []store.Part, size int64) bool {
-	for i, p := range parts {
-		if p.Number != int32(i+1) || p.Size != size {
+// continues reports whether the first of parts are those of the checkpoint,
+// whose hash has come to offset.
+func (cp *checkpoint) continues(parts []store.Part, offset int64) bool {
+	if cp.PartSize <= 0 || cp.Parts < 0 || int(cp.Parts) > len(parts) {
+		return false
+	}
+	for i, p := range parts[:cp.Parts] {
+		at := int64(i) * cp.PartSize
+		if p.Number != int32(i+1) || p.Size != min(cp.PartSize, offset-at) {
 			return false
 		}
 	}
-	return true
+	return sameBytes(parts[:cp.Parts], offset)
 }
 
-// key is where the bytes are assembled: at their place if the digest is known.
+// sameBytes reports whether parts have size bytes together.
+func sameBytes(parts []store.Part, size int64) bool {
+	for _, p := range parts {
+		size -= p.Size
+	}
+	return size == 0
+}
+
+// key returns where to assemble the bytes: at their place if the digest is
+// known, else where no other transfer does.
 func (t *target) key() string {
 	if t.sha256 != "" {
 		return layout.BlobKey(t.sha256)
 	}
-	return layout.StagingKey(t.ref)
+	return layout.StagingKey(layout.Ref(rand.Text()))
+}
+
+// assembles reports whether key can be what [target.key] returned.
+func (t *target) assembles(key string) bool {
+	if t.sha256 != "" {
+		return key == layout.BlobKey(t.sha256)
+	}
+	return isStaging(key)
+}
+
+func isStaging(key string) bool {
+	_, ok := layout.StagingRef(key)
+	return ok
 }
 
 func (tr *transfer) begin(ctx context.Context) error {
-	id, err := tr.f.Catalog.CreateUpload(ctx, tr.t.key())
+	t := tr.t
+	if free := tr.f.Free(); t.size > 0 && free >= 0 && t.size > free {
+		return fmt.Errorf("the image has %d bytes and the store has room for %d: delete images that are not needed", t.size, free)
+	}
+	key := t.key()
+	id, err := tr.f.Catalog.CreateUpload(ctx, key)
 	if err != nil {
+		return retryLater(err)
+	}
+	tr.sum = digest.New(t.sha512 != "")
+	tr.parts = nil
+	tr.cp = checkpoint{Key: key, UploadID: id, Size: -1, Hashed: tr.sum.State()}
+	// Whoever goes on with the job can give the parts up if not go on with them.
+	if err := tr.save(ctx); err != nil {
+		tr.abort(ctx)
 		return err
 	}
-	tr.sum = digest.New(tr.t.sha512 != "")
-	tr.parts = nil
-	tr.cp = checkpoint{Key: tr.t.key(), UploadID: id, Size: -1, Hashed: tr.sum.State()}
 	return nil
 }
 
-// keeps reports whether the parts are of use to a later run.
+// keeps reports whether the parts are of use to a later run, or are another
+// owner's by now.
 func (tr *transfer) keeps(ctx context.Context, err error) bool {
-	if cause := context.Cause(ctx); cause != nil {
-		return !errors.Is(cause, job.ErrCancelled)
+	if _, retry := errors.AsType[*job.Retry](err); retry && ctx.Err() == nil {
+		return true
 	}
-	_, retry := errors.AsType[*job.Retry](err)
-	return retry
+	cause := context.Cause(ctx)
+	if cause == nil {
+		cause = tr.save(ctx)
+		return errors.Is(cause, job.ErrLost)
+	}
+	return !errors.Is(cause, job.ErrCancelled)
 }
 
+// patience is how long giving something up may take.
+const patience = 10 * time.Second
+
+// abort gives up what has come.
 func (tr *transfer) abort(ctx context.Context) {
-	const patience = 10 * time.Second
+	tr.f.abandon(ctx, tr.t.name, tr.cp)
+}
+
+// abandon gives up the bytes that a checkpoint names.
+func (f *Function) abandon(ctx context.Context, name string, cp checkpoint) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if err := tr.f.Catalog.AbortUpload(ctx, tr.cp.Key, tr.cp.UploadID); err != nil {
-		tr.f.Log.Warn("parts of a fetch could not be given up; they are swept later", "name", tr.t.name, "error", err)
+	err := f.Catalog.AbortUpload(ctx, cp.Key, cp.UploadID)
+	if cp.Whole && isStaging(cp.Key) {
+		err = errors.Join(err, f.Catalog.Delete(ctx, cp.Key))
+	}
+	if err != nil {
+		f.Log.Warn("the bytes of a fetch could not be given up; they are swept later", "name", name, "error", err)
 	}
 }
 
@@ -273,7 +362,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 // partSize is the least multiple of partBytes that makes do with S3's most
 // parts.
 func partSize(size int64) int64 {
-	const most = store.MaxParts * int64(partBytes)
+	most := store.MaxParts * partBytes
 	return partBytes * max(1, (size+most-1)/most)
 }
 
@@ -307,10 +396,14 @@ func readUpTo(r io.Reader, n int) ([]byte, error) {
 }
 
 func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Reader, length int64) error {
-	exact := &exactly{r: body, left: length}
+	exact := &exactly{r: body, left: length, end: tr.sum.Offset() + length, size: tr.size()}
 	r := digest.NewReader(exact, tr.sum, nil, nil)
 	part, err := tr.f.Catalog.UploadPart(ctx, tr.cp.Key, tr.cp.UploadID, n, r, length)
-	_, rerr := r.Stop(s.interrupt)
+	interrupt := s.interrupt
+	if err == nil {
+		interrupt = func() {} // all of it was read: the stream goes on
+	}
+	_, rerr := r.Stop(interrupt)
 	switch {
 	case rerr != nil && (err == nil || !errors.Is(rerr, digest.ErrStopped)):
 		return rerr
@@ -322,25 +415,36 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 	}
 	tr.parts = append(tr.parts, part)
 	tr.cp.Parts, tr.cp.Hashed = n, tr.sum.State()
+	return tr.save(ctx)
+}
+
+// save writes the checkpoint before the work goes on. It fails with
+// job.ErrLost or job.ErrCancelled where the job is no longer this run's.
+func (tr *transfer) save(ctx context.Context) error {
 	cp, err := json.Marshal(tr.cp)
 	if err != nil {
 		return err
 	}
-	return tr.run.Save(ctx, tr.sum.Offset(), tr.size(), cp)
+	err = tr.run.Save(ctx, tr.sum.Offset(), tr.size(), cp)
+	if err == nil || ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled) {
+		return err
+	}
+	return retryLater(err)
 }
 
 // exactly makes a source that ends before its announced length an error: what
 // is stored must not be short.
 type exactly struct {
-	r    io.Reader
-	left int64
+	r         io.Reader
+	left      int64
+	end, size int64 // where r ends in the source, and the size of that
 }
 
 func (e *exactly) Read(p []byte) (int, error) {
 	n, err := e.r.Read(p)
 	e.left -= int64(n)
 	if errors.Is(err, io.EOF) && e.left > 0 {
-		return n, fmt.Errorf("the source ended %d bytes before the length that it announced", e.left)
+		return n, fmt.Errorf("the source ended early: expected %d bytes, got %d", e.size, e.end-e.left)
 	}
 	return n, err
 }
@@ -361,18 +465,38 @@ func (tr *transfer) verify() error {
 	return nil
 }
 
-// complete makes the parts a blob named by its SHA-256.
-func (tr *transfer) complete(ctx context.Context) error {
-	c := tr.f.Catalog
-	_, err := c.CompleteUpload(ctx, tr.cp.Key, tr.cp.UploadID, tr.parts)
-	if err != nil && !errors.Is(err, store.ErrChanged) {
-		return retryLater(err)
+// assemble makes the parts a blob named by its SHA-256. An earlier run may
+// have come to any point of that.
+func (tr *transfer) assemble(ctx context.Context) error {
+	c, blob, size := tr.f.Catalog, layout.BlobKey(tr.sum.Sum256()), tr.sum.Offset()
+	if tr.parts != nil {
+		_, err := c.CompleteUpload(ctx, tr.cp.Key, tr.cp.UploadID, tr.parts)
+		// Where the store has no such upload any more, an earlier try was
+		// answered to nobody. What was replaced already was by the same bytes:
+		// nobody writes others to this key.
+		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrChanged) {
+			return retryLater(err)
+		}
 	}
-	blob := layout.BlobKey(tr.sum.Sum256())
-	if tr.cp.Key == blob {
+	there, err := c.Head(ctx, tr.cp.Key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		// Put in its place already, or gone.
+		if there, err = c.Head(ctx, blob); errors.Is(err, store.ErrNotFound) || err == nil && there.Size != size {
+			return &restartError{errors.New("the store has lost the bytes that were fetched")}
+		}
+		if err != nil {
+			return retryLater(err)
+		}
+		return nil
+	case err != nil:
+		return retryLater(err)
+	case there.Size != size:
+		return &restartError{fmt.Errorf("the store has %d bytes of the %d that were sent to it", there.Size, size)}
+	case tr.cp.Key == blob:
 		return nil
 	}
-	if err := c.Copy(ctx, blob, tr.cp.Key, tr.sum.Offset()); err != nil {
+	if err := c.Copy(ctx, blob, tr.cp.Key, size); err != nil {
 		return retryLater(err)
 	}
 	if err := c.Delete(ctx, tr.cp.Key); err != nil {

@@ -134,11 +134,15 @@ func (t *target) subject() string {
 // Handle does the work of one message of the fetch queue.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	var t queue.Task
-	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" && !t.Reconcile {
+	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" && !t.Reconcile && !t.Resume {
 		return fmt.Errorf("not a task of the fetch function: %.100q", body)
 	}
-	if t.Reconcile {
+	switch {
+	case t.Reconcile:
 		return f.Reconcile(ctx)
+	case t.Resume:
+		_, err := f.resume(ctx)
+		return err
 	}
 	return f.run(ctx, t.Ref)
 }
@@ -225,9 +229,9 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	return f.sweepParts(ctx, inUse)
 }
 
-// resume queues jobs that nobody works on, removes those that ended long ago,
-// and returns the refs of those that have not ended and the IDs of the
-// store's uploads that they fill.
+// resume queues the jobs that have not ended, those of another owner for when
+// its lease is over, and removes those that ended long ago. It returns the refs
+// of the first and the IDs of the store's uploads that they fill.
 func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error) {
 	jobs, err := f.Inventory.FetchJobs(ctx)
 	if err != nil {
@@ -246,7 +250,7 @@ func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error
 		inUse[j.Ref] = true
 		var cp checkpoint
 		if json.Unmarshal(j.Checkpoint, &cp) == nil {
-			inUse[cp.UploadID] = true
+			inUse[cp.UploadID], inUse[cp.Key] = true, true
 		}
 		if err := f.Queue.Send(ctx, queue.Task{Ref: j.Ref}.Encode(), j.Held(f.Now())); err != nil {
 			return nil, err
@@ -273,7 +277,7 @@ func (f *Function) sweepParts(ctx context.Context, inUse map[string]bool) error 
 		if err != nil {
 			return fmt.Errorf("reconcile: %w", err)
 		}
-		if ref, ok := layout.StagingRef(info.Key); ok && !inUse[ref] && f.Now().Sub(info.LastModified) > abandonedAfter {
+		if isStaging(info.Key) && !inUse[info.Key] && f.Now().Sub(info.LastModified) > abandonedAfter {
 			if err := f.Catalog.Delete(ctx, info.Key); err != nil {
 				return fmt.Errorf("reconcile: %w", err)
 			}

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -176,12 +177,17 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		if !j.Status.Active() {
 			continue
 		}
+		var cp checkpoint
+		begun := json.Unmarshal(j.Checkpoint, &cp) == nil && cp.UploadID != ""
 		j, err := f.Jobs.Cancel(r.Context(), layout.FetchJobKey(j.Ref))
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 		if j.Idle {
 			f.Metric.JobEnded(metric.Fetch, string(job.Cancelled))
+		}
+		if begun && j.Status == job.Cancelled {
+			f.abandon(r.Context(), j.Name, cp) // whoever runs it may be gone
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+name+" cancelled")

@@ -11,13 +11,12 @@ import (
 	"imageroot/shared/source"
 )
 
-const (
-	// segmentBytes is how much one request asks for where a source allows
-	// ranges, and connections how many of those are under way at once. Their
-	// product is the memory that a fetch takes.
-	segmentBytes = 4 << 20
-	connections  = 6
-)
+// segmentBytes is how much one request asks for where a source allows ranges,
+// and connections how many of those are under way at once. Their product is
+// the memory that a fetch takes.
+var segmentBytes int64 = 4 << 20 // a variable for the tests
+
+const connections = 6
 
 // streamConfig says what to read.
 type streamConfig struct {
@@ -44,6 +43,7 @@ type stream struct {
 	cancel context.CancelFunc
 
 	received atomic.Int64 // bytes, with what is not handed out yet
+	begun    bool         // size and validators are what the first answer said
 
 	// In order over one connection:
 	body  *source.Body
@@ -88,6 +88,7 @@ func (s *stream) begin() error {
 	if err != nil {
 		return err
 	}
+	s.begun = true
 	s.validators = body.Validators
 	if body.Size >= 0 {
 		s.size = body.Size
@@ -95,7 +96,7 @@ func (s *stream) begin() error {
 		s.size = min(s.size, -1) // a server that gives no length need not keep to one that it gave before
 	}
 	switch {
-	case body.Ranged && body.Size < 0:
+	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+segmentBytes && !s.joinable():
 		// A range of who knows what: take the rest as it comes.
 		body.Close()
 		return s.reopen(nil)
@@ -105,6 +106,12 @@ func (s *stream) begin() error {
 	}
 	s.body = body
 	return s.skip()
+}
+
+// joinable reports whether bytes of several answers can be put together:
+// something tells that they are of one image.
+func (s *stream) joinable() bool {
+	return s.verified || s.validators != source.Validators{}
 }
 
 // parallel reads in segments; first is the body of the first one.
@@ -201,16 +208,15 @@ func (s *stream) reopen(err error) error {
 			return werr
 		}
 	}
-	body, oerr := s.open(s.offset, -1, &s.tries)
-	if oerr != nil {
-		return oerr
-	}
-	if !body.Ranged && s.offset > 0 && s.validators == (source.Validators{}) && !s.verified {
-		body.Close()
+	if s.offset > 0 && !s.joinable() {
 		if err == nil {
 			err = errors.New("the source cannot go on where it was")
 		}
 		return &restartError{err}
+	}
+	body, oerr := s.open(s.offset, -1, &s.tries)
+	if oerr != nil {
+		return oerr
 	}
 	s.body = body
 	return s.skip()
@@ -239,6 +245,9 @@ func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 	for {
 		body, err := s.sources.Open(s.ctx, s.loc, offset, length, s.validators)
 		switch {
+		case err == nil && (offset > 0 || s.begun) && body.Size >= 0 && s.size >= 0 && body.Size != s.size:
+			body.Close()
+			return nil, &restartError{fmt.Errorf("the source changed while it was fetched: it had %d bytes and has %d now", s.size, body.Size)}
 		case err == nil:
 			return body, nil
 		case errors.Is(err, source.ErrChanged):

@@ -15,11 +15,14 @@ const (
 	shortTries = 4
 	lostTries  = 8
 
-	firstWait = 500 * time.Millisecond
 	maxWait   = 30 * time.Second
 	// maxAsked is the longest that a source may make us wait (Retry-After).
 	maxAsked = 5 * time.Minute
 )
+
+// firstWait is how long to wait before asking again; each time after that it
+// is twice as long, up to maxWait.
+var firstWait = 500 * time.Millisecond // a variable for the tests
 
 // tries decides whether and when to ask again. What brings new bytes does not
 // count.

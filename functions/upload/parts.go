@@ -386,10 +386,10 @@ func missingParts(v view) string {
 // parts are all there.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	var t queue.Task
-	if err := json.Unmarshal(body, &t); err != nil || t.Upload == "" && !t.Reconcile {
+	if err := json.Unmarshal(body, &t); err != nil || t.Upload == "" && !t.Reconcile && !t.Resume {
 		return fmt.Errorf("not a task of the upload function: %.100q", body)
 	}
-	if t.Reconcile {
+	if t.Reconcile || t.Resume {
 		return f.Reconcile(ctx)
 	}
 	p, err := f.read(ctx, t.Upload)

@@ -62,6 +62,9 @@ type Task struct {
 	Ref string `json:"ref,omitempty"`
 	// Upload is the resumable upload to assemble.
 	Upload string `json:"upload,omitempty"`
+	// Resume asks for a look at the jobs there are, for those that nobody
+	// works on.
+	Resume bool `json:"resume,omitempty"`
 	// Reconcile asks for a comparison of the whole image root with the records.
 	Reconcile bool `json:"reconcile,omitempty"`
 }
