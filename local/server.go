@@ -87,13 +87,16 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	fetches, assemblies := memqueue.New(log), memqueue.New(log)
 
 	var inv *inventory.Inventory
-	ready := make(chan struct{}) // closed when inv is set
+	ready := make(chan struct{}) // closed when inv is set, or never will be
+	started := sync.OnceFunc(func() { close(ready) })
+	defer started()
 	endpoint := cfg.S3Endpoint
 	sc := s3store.Config{Endpoint: endpoint}
 	if endpoint == "" {
 		if err := s.startGateway(ctx, func(e gateway.Event) {
-			<-ready
-			s.changed(inv, looks, e)
+			if <-ready; inv != nil {
+				s.changed(inv, looks, e)
+			}
 		}); err != nil {
 			return nil, err
 		}
@@ -111,7 +114,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	images := client.Root(cfg.ImageRoot.Bucket, cfg.ImageRoot.Prefix)
 	catalogRoot := client.Root(cfg.CatalogRoot.Bucket, cfg.CatalogRoot.Prefix)
 	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})
-	close(ready)
+	started()
 	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, fetches, assemblies); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,20 +70,55 @@ func TestStartRefuses(t *testing.T) {
 }
 
 func TestStartRefusesDirectoryWithoutRights(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("root has every right")
-	}
 	dir := t.TempDir()
 	images := mkdir(t, dir, "images")
 	if err := os.Chmod(images, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	if g, err := gateway.Start(t.Context(), config(dir)); err == nil {
-		g.Close()
-		t.Error("it started")
-	} else if !strings.Contains(err.Error(), images) || !strings.Contains(err.Error(), "permission denied") {
-		t.Errorf("%q does not name %s", err, images)
+	said := startRefused(t, dir)
+	if !strings.Contains(said, images) || !strings.Contains(said, "permission denied") {
+		t.Errorf("%q does not name %s", said, images)
 	}
+}
+
+// startRefused starts a gateway as somebody to whom rights matter, which root
+// is not, and returns why it did not start.
+func startRefused(t *testing.T, dir string) string {
+	t.Helper()
+	binary := os.Args[0]
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() == 0 {
+		const nobody = 65534
+		attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		// Where go test builds is root's alone.
+		data, err := os.ReadFile(binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		binary = filepath.Join(t.TempDir(), "gateway.test")
+		if err := os.WriteFile(binary, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // of all this test's directories
+			t.Fatal(err)
+		}
+		err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Lchown(path, nobody, nobody))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary)
+	cmd.Env = append(os.Environ(), childDir+"="+dir)
+	cmd.SysProcAttr = attr
+	out, err := cmd.CombinedOutput()
+	if _, exited := errors.AsType[*exec.ExitError](err); !exited {
+		t.Fatalf("it should have ended with an error: %v: %s", err, out)
+	}
+	return string(out)
 }
 
 // mount mounts a file system for the test, where the machine lets it.

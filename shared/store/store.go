@@ -35,6 +35,9 @@ var (
 	ErrDenied = errors.New("the store denies access")
 	// ErrTooLarge: the object is larger than the server takes.
 	ErrTooLarge = errors.New("too large for the store")
+	// ErrUnavailable: the server cannot be reached, or failed for now. Whether
+	// a write took effect is not known.
+	ErrUnavailable = errors.New("the store cannot be reached")
 	// ErrBadDigest: the bytes that arrived are not the bytes that were sent.
 	ErrBadDigest = errors.New("bytes damaged on the way to the store")
 )

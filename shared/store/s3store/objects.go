@@ -279,10 +279,12 @@ func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
 	return wrap("copy to "+dst, src, err)
 }
 
+// escapePath escapes a key for CopySource. Some servers read a plus there as a
+// space, others do not.
 func escapePath(key string) string {
 	segments := strings.Split(key, "/")
 	for i, s := range segments {
-		segments[i] = url.PathEscape(s)
+		segments[i] = strings.ReplaceAll(url.PathEscape(s), "+", "%2B")
 	}
 	return strings.Join(segments, "/")
 }

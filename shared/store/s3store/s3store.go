@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"imageroot/shared/store"
 )
@@ -157,8 +159,24 @@ func kindOf(err error) error {
 		return store.ErrDenied
 	case isStatus(err, http.StatusInsufficientStorage):
 		return store.ErrFull
+	case unavailable(err):
+		return store.ErrUnavailable
 	}
 	return nil
+}
+
+// unavailable reports whether there was no answer, or one that says that
+// there may be a better one later.
+func unavailable(err error) bool {
+	if re, ok := errors.AsType[*awshttp.ResponseError](err); ok && re.HTTPStatusCode() != 0 {
+		return re.HTTPStatusCode() >= 500 || re.HTTPStatusCode() == http.StatusTooManyRequests
+	}
+	if errors.Is(err, context.Canceled) {
+		return false // by the caller
+	}
+	_, sending := errors.AsType[*smithyhttp.RequestSendError](err)
+	_, network := errors.AsType[net.Error](err)
+	return sending || network || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func isStatus(err error, status int) bool {
