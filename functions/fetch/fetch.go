@@ -230,8 +230,8 @@ func (f *Function) Reconcile(ctx context.Context) error {
 }
 
 // resume queues the jobs that have not ended, those of another owner for when
-// its lease is over, and removes those that ended long ago. It returns the refs
-// of the first and the IDs of the store's uploads that they fill.
+// its lease is over, and removes those that ended long ago. It returns the keys
+// and the IDs of the store's uploads that the first fill.
 func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error) {
 	jobs, err := f.Inventory.FetchJobs(ctx)
 	if err != nil {
@@ -247,7 +247,6 @@ func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error
 			}
 			continue
 		}
-		inUse[j.Ref] = true
 		var cp checkpoint
 		if json.Unmarshal(j.Checkpoint, &cp) == nil {
 			inUse[cp.UploadID], inUse[cp.Key] = true, true

@@ -104,21 +104,21 @@ func (b *bench) catalogTimes(ctx context.Context, s *server, count int) error {
 			}
 			warm = append(warm, took)
 		}
-		what := fmt.Sprintf("GET %s, %d images, ", path, count)
-		b.report.absolute("catalog", what+"first after the start", unitMillis, []float64{cold}, nil)
+		what := fmt.Sprintf("GET %s, %d images", path, count)
+		b.report.absolute("catalog", what+", first after the start", unitMillis, []float64{cold}, nil)
 		var limit *bound
 		if count == 10_000 {
-			limit = atMost(100)
+			limit = atMost(100) // milliseconds
 		}
-		b.report.absolute("catalog", what+"warm", unitMillis, warm, limit)
+		b.report.absolute("catalog", what+", warm", unitMillis, warm, limit)
 		b.say("%s: cold %.0f ms, warm %.1f ms, %d KiB", what, cold, series{Samples: warm}.median(), len(body)/kib)
 		if path == "/ui/images" {
 			rows := bytes.Count(body, []byte("<tr"))
 			if rows == 0 {
 				return fmt.Errorf("the page has no rows of a table: %.300s", body)
 			}
-			b.report.absolute("catalog", what+"rows in it", unitRows, []float64{float64(rows)}, atMost(300))
-			b.report.absolute("catalog", what+"its size", unitMiB, []float64{float64(len(body)) / mib}, nil)
+			b.report.absolute("catalog", what+", rows in it", unitRows, []float64{float64(rows)}, atMost(300))
+			b.report.absolute("catalog", what+", its size", unitMiB, []float64{float64(len(body)) / mib}, nil)
 		}
 	}
 	return nil

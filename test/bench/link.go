@@ -166,7 +166,7 @@ func (b *bench) link(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if f, err = f.head(ctx, min(f.size, b.scaled(256*mib))); err != nil {
+	if f, err = f.head(ctx, min(f.size, max(b.scaled(256*mib), 64*mib))); err != nil {
 		return err
 	}
 	origin := f.publish()

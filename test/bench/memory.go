@@ -33,7 +33,7 @@ func (b *bench) memory(ctx context.Context) error {
 	if err := wait(ctx, pause); err != nil {
 		return err
 	}
-	if err := b.idleMemory(s, fmt.Sprintf("idle, %v after the start", pause)); err != nil {
+	if err := b.idleMemory(ctx, s, fmt.Sprintf("idle, %v after the start", pause)); err != nil {
 		return err
 	}
 	origin := publisher("", func() (io.ReadSeeker, func(), error) { return &zeros{size: fetch}, func() {}, nil })
@@ -86,16 +86,32 @@ func (b *bench) memory(ctx context.Context) error {
 	if err := wait(ctx, pause); err != nil {
 		return err
 	}
-	return b.idleMemory(s, fmt.Sprintf("idle, %v after that", pause))
+	return b.idleMemory(ctx, s, fmt.Sprintf("idle, %v after that", pause))
 }
 
-func (b *bench) idleMemory(s *server, what string) error {
+func (b *bench) idleMemory(ctx context.Context, s *server, what string) error {
 	now, err := memoryOf(s.PID(), "VmRSS")
 	if err != nil {
 		return err
 	}
-	b.say("%s: %.1f MiB", what, now)
 	b.report.absolute("memory", what, unitMiB, []float64{now}, atMost(idleMemory))
+	// What it is made of, for who wants it smaller.
+	text := fmt.Sprintf("%s: %.1f MiB", what, now)
+	for _, field := range []string{"RssAnon", "RssFile"} {
+		part, err := memoryOf(s.PID(), field)
+		if err != nil {
+			return err
+		}
+		text += fmt.Sprintf(", %s %.1f", field, part)
+	}
+	for _, name := range []string{"heap_alloc", "heap_idle", "heap_released", "stack_sys"} {
+		bytes, err := s.metric(ctx, "go_memstats_"+name+"_bytes", "")
+		if err != nil {
+			return err
+		}
+		text += fmt.Sprintf(", %s %.1f", name, bytes/mib)
+	}
+	b.say("%s", text)
 	return nil
 }
 

@@ -51,9 +51,6 @@ func (s series) String() string {
 	if len(s.Samples) > 1 {
 		text += " (" + format(slices.Min(s.Samples)) + "-" + format(slices.Max(s.Samples)) + ")"
 	}
-	if s.noisy() {
-		text += " ~"
-	}
 	return text
 }
 
@@ -183,10 +180,12 @@ func (r *report) table() string {
 	fmt.Fprintln(w, "\twhat\timageroot\tinstead\t\tratio\tbound\t")
 	noisy := false
 	for _, row := range r.Rows {
-		peer, peerName, ratio, limit, verdict := "", "", "", "", ""
+		ours, peer, peerName, ratio, limit, verdict := row.Ours.String(), "", "", "", "", ""
 		if row.Peer != nil {
 			peer, peerName, ratio = row.Peer.String(), row.Peer.Name, fmt.Sprintf("%.2f of %s", *row.Ratio, row.Of)
-			noisy = noisy || row.Peer.noisy()
+			if row.Ours.noisy() || row.Peer.noisy() {
+				ratio, noisy = ratio+" ~", true
+			}
 		}
 		if row.Bound != nil {
 			limit, verdict = row.Bound.Kind+" "+format(row.Bound.Value), "ok"
@@ -194,13 +193,12 @@ func (r *report) table() string {
 				verdict = "MISSED"
 			}
 		}
-		noisy = noisy || row.Ours.noisy()
-		fmt.Fprintln(w, strings.Join([]string{row.Measurement, row.What, row.Ours.String(), peer, peerName, ratio, limit, verdict}, "\t"))
+		fmt.Fprintln(w, strings.Join([]string{row.Measurement, row.What, ours, peer, peerName, ratio, limit, verdict}, "\t"))
 	}
 	_ = w.Flush() // a strings.Builder does not fail
 	fmt.Fprintf(&text, "\nmedian (least-most); load average %s at the start, %s at the end\n", r.Load, r.LoadEnd)
 	if noisy {
-		text.WriteString("~ the samples lie more than 25 % apart: something else was running, or the disk was busy\n")
+		text.WriteString("~ the samples of a side lie more than 25 % apart: something else was running, or the disk was busy\n")
 	}
 	return text.String()
 }

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// onePart is the most of a download that a kill may cost.
-	onePart = 64 // MiB
+	// onePart is the most of a download that a kill may cost, in MiB: a part,
+	// and what HTTP has around the pieces of a download.
+	onePart = 64 + 0.1
 	// hashedAgain is the most of a file that a hash killed at a half may read
 	// afterwards.
 	hashedAgain = 0.6

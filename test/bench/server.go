@@ -230,8 +230,8 @@ func (s *server) idle(ctx context.Context) error {
 	})
 }
 
-// metric adds up what a counter says under a label with that value; of an
-// empty one, under all.
+// metric adds up what a counter or gauge says under a label with that value;
+// of an empty one, under all.
 func (s *server) metric(ctx context.Context, name, label string) (float64, error) {
 	data, err := s.do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {
@@ -252,7 +252,7 @@ func (s *server) metric(ctx context.Context, name, label string) (float64, error
 			counts = counts || l.GetValue() == label
 		}
 		if counts {
-			total += m.GetCounter().GetValue()
+			total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	return total, nil
