@@ -69,7 +69,7 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 			if json.Unmarshal(run.Job().Checkpoint, &cp) == nil && cp.UploadID != "" {
 				f.abandon(ctx, t.name, cp)
 			}
-			return f.publish(ctx, t, t.sha256, info.Size, source.Validators{})
+			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{})
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, retryLater(err)
@@ -115,7 +115,7 @@ func (tr *transfer) do(ctx context.Context, resume bool) (_ func(*job.Job), err 
 	if err := tr.assemble(ctx); err != nil {
 		return nil, err
 	}
-	return tr.f.publish(ctx, tr.t, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
+	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
 }
 
 // receive gets what is missing of the source into parts.
@@ -138,8 +138,6 @@ func (tr *transfer) receive(ctx context.Context) error {
 	if err := tr.verify(); err != nil {
 		return err
 	}
-	// An owner that slept until another one took over is told so here, before
-	// it makes anything of its parts.
 	tr.cp.Whole = true
 	return tr.save(ctx)
 }
@@ -174,7 +172,9 @@ func (tr *transfer) resume(ctx context.Context) (bool, error) {
 	case err != nil || !tr.t.assembles(cp.Key) || tr.t.sha512 != "" && sum.Sum512() == "":
 	case cp.Whole && (gone || sameBytes(parts, sum.Offset())):
 		tr.sum, tr.parts = sum, parts
-		return true, nil
+		if tr.verify() == nil && (cp.Size < 0 || sum.Offset() == cp.Size) {
+			return true, nil
+		}
 	case gone || cp.Whole || cp.Validators == (source.Validators{}) && !tr.t.verified():
 		// Nobody could tell whether the rest would be of the same image.
 	case cp.continues(parts, sum.Offset()):
@@ -425,7 +425,11 @@ func (tr *transfer) save(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = tr.run.Save(ctx, tr.sum.Offset(), tr.size(), cp)
+	return save(ctx, tr.run, tr.sum.Offset(), tr.size(), cp)
+}
+
+func save(ctx context.Context, run *job.Run, done, total int64, cp json.RawMessage) error {
+	err := run.Save(ctx, done, total, cp)
 	if err == nil || ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled) {
 		return err
 	}
@@ -505,16 +509,24 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	return nil
 }
 
-// publish records what the source is, and returns what becomes of the job.
-func (f *Function) publish(ctx context.Context, t *target, sha256 string, size int64, v source.Validators) (func(*job.Job), error) {
-	_, _, err := record.Change(ctx, f.Catalog, layout.FetchedKey(t.ref), func(rec *entry.Fetched, _ bool) error {
-		*rec = entry.Fetched{
-			Meta: rec.Meta, Src: t.loc.URL, SHA256: sha256, SizeBytes: size, At: f.Now().UTC(),
-			Source: entry.Source{ETag: v.ETag, LastModified: v.LastModified, Digest: t.loc.Digest},
-		}
-		return nil
-	})
-	if err != nil {
+// publish records what the source is, and returns what becomes of the job. An
+// owner that slept until another one took over records nothing: its record is
+// for one that the other has not written yet.
+func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 string, size int64, v source.Validators) (func(*job.Job), error) {
+	key := layout.FetchedKey(t.ref)
+	rec, tag, err := record.Read[entry.Fetched](ctx, f.Catalog, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, retryLater(err)
+	}
+	// Whoever takes over from here on writes after the record that was read.
+	if err := save(ctx, run, size, size, nil); err != nil {
+		return nil, err
+	}
+	rec = entry.Fetched{
+		Meta: rec.Meta, Src: t.loc.URL, SHA256: sha256, SizeBytes: size, At: f.Now().UTC(),
+		Source: entry.Source{ETag: v.ETag, LastModified: v.LastModified, Digest: t.loc.Digest},
+	}
+	if _, err := record.Swap(ctx, f.Catalog, key, &rec, tag); err != nil {
 		return nil, retryLater(err)
 	}
 	return func(j *job.Job) {

@@ -151,8 +151,9 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 func (f *Function) run(ctx context.Context, ref string) error {
 	started := f.Now()
 	subject := ""
+	var claimed int64
 	j, err := f.Jobs.Work(ctx, layout.FetchJobKey(ref), func(ctx context.Context, r *job.Run) (func(*job.Job), error) {
-		subject = r.Job().Name
+		subject, claimed = r.Job().Name, r.Job().Generation
 		t, err := f.target(ctx, ref)
 		if err != nil {
 			return nil, err
@@ -172,8 +173,8 @@ func (f *Function) run(ctx context.Context, ref string) error {
 	case err != nil:
 		return err
 	}
-	if j.Status.Active() {
-		return nil // another process has it
+	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
+		return nil // another process has it, or has ended it
 	}
 	f.Metric.JobEnded(metric.Fetch, string(j.Status))
 	f.Log.Info("fetch job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,

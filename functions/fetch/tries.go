@@ -15,7 +15,7 @@ const (
 	shortTries = 4
 	lostTries  = 8
 
-	maxWait   = 30 * time.Second
+	maxWait = 30 * time.Second
 	// maxAsked is the longest that a source may make us wait (Retry-After).
 	maxAsked = 5 * time.Minute
 )

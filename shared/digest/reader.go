@@ -69,7 +69,12 @@ func (r *Reader) run(src io.Reader, verify func(*Hasher) error, count func(int))
 		case err == nil:
 			continue
 		case !errors.Is(err, io.EOF):
-			return err
+			select {
+			case <-r.quit: // which made the source fail
+				return ErrStopped
+			default:
+				return err
+			}
 		}
 		if verify != nil {
 			if err := verify(r.sum); err != nil {

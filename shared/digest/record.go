@@ -21,12 +21,12 @@ const (
 // nothing of any other version: compare Version before believing it.
 type Record struct {
 	record.Meta
-	Name      string        `json:"name"`
-	Version   store.Version `json:"version"`
-	SHA256    string        `json:"sha256"`           // lower case hex
-	SHA512    string        `json:"sha512,omitempty"` // lower case hex, where it was computed
-	HashedAt  time.Time     `json:"hashed_at"`        // UTC
-	By        string        `json:"by"`               // ByUpload or ByHash
+	Name     string        `json:"name"`
+	Version  store.Version `json:"version"`
+	SHA256   string        `json:"sha256"`           // lower case hex
+	SHA512   string        `json:"sha512,omitempty"` // lower case hex, where it was computed
+	HashedAt time.Time     `json:"hashed_at"`        // UTC
+	By       string        `json:"by"`               // ByUpload or ByHash
 	// Publishers is what the checksum files beside the image say.
 	Publishers []Publisher `json:"publishers,omitempty"`
 }

@@ -8,6 +8,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -84,7 +86,9 @@ type Options struct {
 	Dir  string   // working directory
 	Home string   // home directory
 
-	S3Endpoint string // an S3 server to use instead of the gateway inside
+	S3Endpoint string   // an S3 server to use instead of the gateway inside
+	Over       *Server  // another server, whose S3 server and buckets are this one's too
+	Via        []string // program, with its arguments, that starts the binary
 }
 
 // A Server is the real binary, running. It is killed when the test ends.
@@ -127,21 +131,24 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 			"IMAGEROOT_S3_ACCESS_KEY="+s3AccessKey, "IMAGEROOT_S3_SECRET_KEY="+s3SecretKey)
 	}
 	args := []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", s.Data}
-	if s.externalS3 = o.S3Endpoint; s.externalS3 == "" {
-		s.externalS3 = *s3Endpoint
-	}
-	if s.externalS3 != "" {
+	s.externalS3 = cmp.Or(o.S3Endpoint, *s3Endpoint)
+	switch {
+	case o.Over != nil:
+		s.externalS3, s.ImageBucket, s.CatalogBuck = o.Over.S3, o.Over.ImageBucket, o.Over.CatalogBuck
+		s.AccessKey, s.SecretKey = o.Over.AccessKey, o.Over.SecretKey
+	case s.externalS3 != "":
 		n := bucketSerial.Add(1)
 		s.ImageBucket = fmt.Sprintf("e2e-%d-%d-images", os.Getpid(), n)
 		s.CatalogBuck = fmt.Sprintf("e2e-%d-%d-catalog", os.Getpid(), n)
 		s.AccessKey, s.SecretKey = *s3Access, *s3Secret
+	}
+	if s.externalS3 != "" {
 		env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey, "AWS_REGION=us-east-1")
 		args = append(args, "--s3-endpoint", s.externalS3,
 			"--image-root", "s3://"+s.ImageBucket, "--catalog-root", "s3://"+s.CatalogBuck)
 	}
-	return s, runner.Options{
-		Binary: binary, Args: append(args, o.Args...), Env: append(env, o.Env...), Dir: o.Dir,
-	}
+	line := slices.Concat(o.Via, []string{binary}, args, o.Args)
+	return s, runner.Options{Binary: line[0], Args: line[1:], Env: append(env, o.Env...), Dir: o.Dir}
 }
 
 // Start starts the binary and waits until it is ready.

@@ -15,6 +15,8 @@ import (
 
 // CreateUpload implements store.Multipart.
 func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+	ctx, cancel := brief(ctx)
+	defer cancel()
 	out, err := r.s3.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
 		Bucket: &r.bucket, Key: r.key(key), ContentType: aws.String("application/octet-stream"),
 	})
@@ -41,7 +43,7 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 	var parts []store.Part
 	pages := s3.NewListPartsPaginator(r.s3, &s3.ListPartsInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := nextPage(ctx, pages)
 		if err != nil {
 			return nil, wrap("list parts of", key, err)
 		}
@@ -74,6 +76,8 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 
 // AbortUpload implements store.Multipart.
 func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
+	ctx, cancel := brief(ctx)
+	defer cancel()
 	_, err := r.s3.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
 	if err = wrap("abort upload of", key, err); errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -86,7 +90,7 @@ func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[stor
 	return func(yield func(store.PendingUpload, error) bool) {
 		pages := s3.NewListMultipartUploadsPaginator(r.s3, &s3.ListMultipartUploadsInput{Bucket: &r.bucket, Prefix: r.key(prefix)})
 		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
+			page, err := nextPage(ctx, pages)
 			if err != nil {
 				yield(store.PendingUpload{}, wrap("list uploads of", prefix, err))
 				return

@@ -20,6 +20,8 @@ import (
 
 // Head implements store.Objects.
 func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
+	ctx, cancel := brief(ctx)
+	defer cancel()
 	out, err := r.s3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)})
 	if err != nil {
 		return store.Info{}, wrap("look at", key, err)
@@ -205,11 +207,24 @@ func sized(body io.Reader, size int64) io.Reader {
 
 // Delete implements store.Objects.
 func (r *Root) Delete(ctx context.Context, key string) error {
+	ctx, cancel := brief(ctx)
+	defer cancel()
 	_, err := r.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &r.bucket, Key: r.key(key)})
 	if err = wrap("delete", key, err); errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	return err
+}
+
+// pages is a listing that comes in several answers.
+type pages[T any] interface {
+	NextPage(context.Context, ...func(*s3.Options)) (T, error)
+}
+
+func nextPage[T any](ctx context.Context, p pages[T]) (T, error) {
+	ctx, cancel := brief(ctx)
+	defer cancel()
+	return p.NextPage(ctx)
 }
 
 // List implements store.Objects.
@@ -221,7 +236,7 @@ func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.I
 	return func(yield func(store.Info, error) bool) {
 		pages := s3.NewListObjectsV2Paginator(r.s3, in)
 		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
+			page, err := nextPage(ctx, pages)
 			if err != nil {
 				yield(store.Info{}, wrap("list", prefix, err))
 				return

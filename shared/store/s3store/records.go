@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -14,13 +13,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// recordTimeout bounds one request for a record: they are small, so a server
-// that needs longer is as good as gone.
-const recordTimeout = 30 * time.Second
-
 // ReadRecord implements store.Records.
 func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	ctx, cancel := brief(ctx)
 	defer cancel()
 	out, err := r.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)})
 	if err != nil {
@@ -51,7 +46,7 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, condition func
 	if len(data) > store.MaxRecordBytes {
 		return "", fmt.Errorf("write record %q: %d bytes, the most is %d", key, len(data), store.MaxRecordBytes)
 	}
-	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	ctx, cancel := brief(ctx)
 	defer cancel()
 	in := &s3.PutObjectInput{
 		Bucket: &r.bucket, Key: r.key(key),
@@ -79,7 +74,5 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, condition func
 
 // DeleteRecord implements store.Records.
 func (r *Root) DeleteRecord(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
-	defer cancel()
 	return r.Delete(ctx, key)
 }

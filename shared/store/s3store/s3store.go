@@ -179,6 +179,14 @@ func unavailable(err error) bool {
 	return sending || network || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
+// answerTimeout bounds requests that are answered at once, however large the
+// object: a server that needs longer is as good as gone.
+const answerTimeout = 30 * time.Second
+
+func brief(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, answerTimeout)
+}
+
 func isStatus(err error, status int) bool {
 	var re *awshttp.ResponseError
 	return errors.As(err, &re) && re.HTTPStatusCode() == status
