@@ -1,0 +1,722 @@
+package contract
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/layout"
+	"imageroot/shared/web"
+)
+
+// unseen is what the file says and [TestAnswers] does not bring about, with
+// the reason.
+var unseen = map[string]string{
+	"HashJob.bytes_total null":             "the size is known when the job is queued; the file keeps clients from relying on it",
+	"PUT /images/{key} 408":                "it takes two minutes",
+	"PUT /uploads/{id}/parts/{number} 408": "it takes two minutes",
+}
+
+// TestAnswers sends every operation what brings about each of its answers.
+func TestAnswers(t *testing.T) {
+	s := newServer(t, load(t), newCoverage(), true)
+	for _, section := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"server", s.testServer},
+		{"images", s.testImages},
+		{"serve", s.testServe},
+		{"uploads", s.testUploads},
+		{"entries", s.testEntries},
+		{"downloads", s.testDownloads},
+		{"hashes", s.testHashes},
+		{"manifest", s.testManifest},
+		{"catalog", s.testCatalog},
+		{"events", s.testEvents},
+		{"queries", s.testQueries},
+		{"bodies", s.testBodies},
+		{"origin", s.testOrigin},
+		{"access", s.testAccess},
+		{"session", s.testSession},
+	} {
+		if !t.Run(section.name, section.test) {
+			return
+		}
+	}
+	missing := s.cover.missing(s.doc)
+	for _, m := range missing {
+		if unseen[m] == "" {
+			t.Errorf("the file says %s, and no answer has shown it", m)
+		}
+	}
+	for m := range unseen {
+		if !slices.Contains(missing, m) {
+			t.Errorf("%s is listed as not seen, and was", m)
+		}
+	}
+}
+
+const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
+
+// sample returns the path of an operation with values for its parameters.
+func sample(op *operation) string {
+	return strings.NewReplacer("{key}", "sample.img", "{name}", "sample.img", "{id}", zeros[:32], "{number}", "1", "{sha256}", zeros).Replace(op.path)
+}
+
+func (s *server) testServer(t *testing.T) {
+	for _, path := range []string{"/healthz", "/readyz", "/version"} {
+		s.do(t, request{method: "GET", target: path, status: 200, anonymous: true})
+	}
+	err := errUnready
+	s.ready.Store(&err)
+	if a := s.get(t, "/readyz", 503); strings.Contains(string(a.body), err.Error()) {
+		t.Errorf("the inside shows: %s", a.body)
+	}
+	s.ready.Store(nil)
+	s.get(t, "/metrics", 200)
+
+	a := s.do(t, request{method: "GET", target: "/version", status: 200, header: map[string]string{"X-Request-Id": "mine-1.2_3"}})
+	if got := a.header.Get("X-Request-Id"); got != "mine-1.2_3" {
+		t.Errorf("the request ID is %q", got)
+	}
+	a = s.do(t, request{method: "GET", target: "/version", status: 200, header: map[string]string{"X-Request-Id": "not/mine"}})
+	if got := a.header.Get("X-Request-Id"); got == "not/mine" {
+		t.Errorf("the request ID is %q", got)
+	}
+}
+
+var (
+	labBytes  = strings.Repeat("lab ", 25_000)
+	labSum    = sha256.Sum256([]byte(labBytes))
+	labSHA256 = hex.EncodeToString(labSum[:])
+	labBase64 = base64.StdEncoding.EncodeToString(labSum[:])
+	octets    = map[string]string{"Content-Type": "application/octet-stream"}
+)
+
+func with(fields map[string]string, name, value string) map[string]string {
+	h := map[string]string{name: value}
+	for n, v := range fields {
+		h[n] = v
+	}
+	return h
+}
+
+func (s *server) testImages(t *testing.T) {
+	put := func(status int, name, body string, header map[string]string) *answer {
+		t.Helper()
+		return s.do(t, request{method: "PUT", target: "/images/" + name, status: status, header: header, body: body})
+	}
+	const pi = "Pi%20lab.img"
+	digest := "sha-256=:" + labBase64 + ":"
+	put(201, pi, labBytes, with(octets, "Repr-Digest", digest))
+	put(201, pi, labBytes, with(octets, "Content-Digest", digest))
+	a := put(201, pi, labBytes, with(octets, "x-amz-checksum-sha256", labBase64))
+	if a.object["name"] != "Pi lab.img" || a.object["sha256"] != labSHA256 || a.header.Get("Location") != s.url+"/images/"+labSHA256 {
+		t.Errorf("%v %s", a.header, a.body)
+	}
+	put(400, pi, "other", with(octets, "Repr-Digest", digest))
+	put(400, pi, "other", with(octets, "Repr-Digest", "sha-256=nonsense"))
+	put(400, pi, "other", with(octets, "Content-Range", "bytes 0-4/10"))
+	s.cut(t, "PUT", "/images/"+pi, 400)
+	put(422, "notes.txt", "other", octets)
+	put(422, "disk.tar.gz", "other", octets)
+	s.free.Store(4)
+	put(507, pi, "other", octets)
+	s.free.Store(-1)
+	s.images.small.Store(true)
+	put(413, pi, "other", octets)
+	s.images.small.Store(false)
+
+	put(201, "other.raw", "other", octets)
+	s.send(t, "DELETE", "/images/other.raw", 204, "")
+	s.send(t, "DELETE", "/images/other.raw", 404, "")
+	s.send(t, "DELETE", "/images/notes.txt", 404, "")
+	// One that nobody has hashed.
+	if _, err := s.images.Put(t.Context(), "dropped.iso", strings.NewReader("dropped"), 7); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *server) testServe(t *testing.T) {
+	quoted := `"` + labSHA256 + `"`
+	past, future := time.Unix(0, 0).UTC().Format(http.TimeFormat), time.Now().UTC().Add(time.Hour).Format(http.TimeFormat)
+	for _, path := range []string{"/images/" + labSHA256, "/images/" + labSHA256 + "/any%20name.img"} {
+		do := func(method string, status int, fields ...string) *answer {
+			t.Helper()
+			q := request{method: method, target: path, status: status, anonymous: true, header: map[string]string{}}
+			for i := 0; i < len(fields); i += 2 {
+				q.header[fields[i]] = fields[i+1]
+			}
+			return s.do(t, q)
+		}
+		for _, method := range []string{"GET", "HEAD"} {
+			a := do(method, 200)
+			if a.header.Get("ETag") != quoted || a.header.Get("Repr-Digest") != "sha-256=:"+labBase64+":" || method == "GET" && string(a.body) != labBytes {
+				t.Errorf("%s %s: %v", method, path, a.header)
+			}
+			do(method, 304, "If-None-Match", quoted)
+			do(method, 304, "If-Modified-Since", future)
+			do(method, 200, "If-Match", quoted)
+			do(method, 200, "If-Unmodified-Since", future)
+			do(method, 412, "If-Match", `"another"`)
+			do(method, 412, "If-Unmodified-Since", past)
+		}
+		a := do("GET", 206, "Range", "bytes=4-7", "If-Range", quoted)
+		if string(a.body) != "lab " || a.header.Get("Content-Range") != "bytes 4-7/100000" {
+			t.Errorf("%v %q", a.header, a.body)
+		}
+		do("GET", 200, "Range", "bytes=4-7", "If-Range", `"another"`)
+		do("GET", 200, "Range", "lines=4-7")
+		do("GET", 206, "Range", "bytes=0-1,4-7")
+		if a := do("GET", 416, "Range", "bytes=100000-"); a.header.Get("Content-Range") != "bytes */100000" {
+			t.Errorf("%v", a.header)
+		}
+		if a := do("GET", 416, "Range", "bytes=nonsense"); a.header.Get("Content-Range") != "" {
+			t.Errorf("%v", a.header)
+		}
+		s.images.moving.Store(true)
+		do("GET", 409)
+		do("HEAD", 409)
+		s.images.moving.Store(false)
+	}
+	// The range is of GET only, which the file says by leaving it out.
+	r, err := http.NewRequestWithContext(t.Context(), "HEAD", s.url+"/images/"+labSHA256, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Range", "bytes=4-7")
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Errorf("HEAD with a range: %d", resp.StatusCode)
+	}
+	s.get(t, "/images/"+strings.ToUpper(labSHA256), 200)
+	s.get(t, "/images/Pi%20lab.img", 200)
+	if a := s.get(t, "/images/dropped.iso", 200); a.header.Get("Repr-Digest") != "" || a.header.Get("ETag") == "" {
+		t.Errorf("an image that is not hashed: %v", a.header)
+	}
+	if a := s.get(t, "/images/Pi%20lab.img/as%20this.img", 200); a.header.Get("Content-Disposition") != `attachment; filename="as this.img"` {
+		t.Errorf("%v", a.header)
+	}
+	if a := s.get(t, "/images/Pi%20lab.img/no-image-name", 200); a.header.Get("Content-Disposition") != `attachment; filename="Pi lab.img"` {
+		t.Errorf("%v", a.header)
+	}
+	for _, op := range s.doc.operations() {
+		if strings.HasPrefix(op.path, "/images/{key}") && !op.unsafe() {
+			s.do(t, request{method: op.method, target: sample(op), status: 404})
+		}
+	}
+}
+
+func (s *server) testUploads(t *testing.T) {
+	const body = "0123456789"
+	begin := func(name string) (path string) {
+		t.Helper()
+		a := s.send(t, "POST", "/uploads", 201, `{"name": "`+name+`", "size_bytes": 10}`)
+		return "/uploads/" + text(a.object, "id")
+	}
+	part := func(url string, status int, body string, header map[string]string) *answer {
+		t.Helper()
+		return s.do(t, request{method: "PUT", target: url, status: status, body: body, header: header})
+	}
+	u := begin("lab.raw")
+	a := s.get(t, u, 200)
+	url1 := text(a.at(t, "parts.0").(object), "url")
+	if url1 != u+"/parts/1" || a.at(t, "parts.0.done") != false {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "POST", u+"/complete", 409, "")
+	part(url1, 422, "short", octets)
+	part(url1, 501, body, with(octets, "Repr-Digest", "sha-256=:"+labBase64+":"))
+	part(u+"/parts/2", 404, body, octets)
+	part("/uploads/"+zeros[:32]+"/parts/1", 404, body, octets)
+	s.cut(t, "PUT", url1, 400)
+	if a := part(url1, 200, body, octets); a.object["done"] != true || a.object["url"] != url1 {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, u, 200); a.at(t, "parts.0.done") != true {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, "/uploads", 200); a.at(t, "uploads.0.parts") != nil {
+		t.Errorf("the list has parts: %s", a.body)
+	}
+	if a := s.send(t, "POST", u+"/complete", 202, ""); a.object["status"] != "completing" || a.object["parts"] != nil {
+		t.Errorf("%s", a.body)
+	}
+	part(url1, 409, body, octets)
+	s.send(t, "DELETE", u, 409, "")
+	s.assemblies.work(t, s.uploader.Handle)
+	sum := sha256.Sum256([]byte(body))
+	if a := s.get(t, u, 200); a.object["status"] != "completed" || a.object["sha256"] != hex.EncodeToString(sum[:]) {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.send(t, "POST", u+"/complete", 202, ""); a.object["status"] != "completed" {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", u, 204, "")
+	s.get(t, u, 404)
+	s.send(t, "DELETE", u, 404, "")
+	s.send(t, "POST", u+"/complete", 404, "")
+
+	// One whose parts are lost while it waits to be assembled.
+	u = begin("lost.raw")
+	part(u+"/parts/1", 200, body, octets)
+	s.send(t, "POST", u+"/complete", 202, "")
+	for p, err := range s.images.PendingUploads(t.Context(), "lost.raw") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.images.AbortUpload(t.Context(), p.Key, p.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.assemblies.work(t, s.uploader.Handle)
+	if a := s.get(t, u, 200); a.object["status"] != "failed" {
+		t.Errorf("%s", a.body)
+	}
+
+	a = s.form(t, "/uploads", 201, url.Values{"name": {"form.img"}, "size_bytes": {"10"}})
+	s.send(t, "DELETE", "/uploads/"+text(a.object, "id"), 204, "")
+
+	request := s.doc.follow(object{"$ref": "#/components/schemas/UploadRequest"})
+	most := child(child(request, "properties"), "size_bytes")["maximum"].(int)
+	a = s.send(t, "POST", "/uploads", 201, fmt.Sprintf(`{"name": "most.img", "size_bytes": %d}`, most))
+	s.send(t, "DELETE", "/uploads/"+text(a.object, "id"), 204, "")
+	s.send(t, "POST", "/uploads", 413, fmt.Sprintf(`{"name": "most.img", "size_bytes": %d}`, most+1))
+	for _, body := range []string{`{"name": "x.txt", "size_bytes": 1}`, `{"name": "x.img"}`, `{"name": "x.img", "size_bytes": 0}`, `{"name": 1, "size_bytes": 1}`} {
+		s.send(t, "POST", "/uploads", 422, body)
+	}
+	s.free.Store(4)
+	s.send(t, "POST", "/uploads", 507, `{"name": "x.img", "size_bytes": 5}`)
+	s.free.Store(-1)
+}
+
+// A publisher is a web server with images.
+type publisher struct {
+	url string
+	// changed: /changed.img is another image than before; gone: /gone.img is
+	// no longer there.
+	changed, gone atomic.Bool
+}
+
+func newPublisher(t *testing.T) *publisher {
+	t.Helper()
+	p := &publisher{}
+	serve := func(etag string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("ETag", etag)
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(labBytes))
+		}
+	}
+	sum512 := sha512.Sum512([]byte(labBytes))
+	mux := http.NewServeMux()
+	mux.Handle("/lab.img", serve(`"1"`))
+	mux.Handle("/deb.qcow2", serve(`"1"`))
+	mux.HandleFunc("/SHA256SUMS", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "%s *lab.img\n", labSHA256) })
+	mux.HandleFunc("/SHA512SUMS", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "%x  deb.qcow2\n", sum512) })
+	mux.HandleFunc("/changed.img", func(w http.ResponseWriter, r *http.Request) {
+		serve(map[bool]string{false: `"1"`, true: `"2"`}[p.changed.Load()])(w, r)
+	})
+	mux.HandleFunc("/gone.img", func(w http.ResponseWriter, r *http.Request) {
+		if p.gone.Load() {
+			http.NotFound(w, r)
+			return
+		}
+		serve(`"1"`)(w, r)
+	})
+	// One that does not say how large it is and does not come to its end.
+	mux.HandleFunc("/endless.img", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte("begin"))
+		_ = http.NewResponseController(w).Flush()
+		if r.Method == http.MethodGet {
+			<-r.Context().Done()
+		}
+	})
+	h := httptest.NewServer(mux)
+	t.Cleanup(h.Close)
+	p.url = h.URL
+	return p
+}
+
+func quote(fields ...string) string {
+	var b strings.Builder
+	for i := 0; i < len(fields); i += 2 {
+		fmt.Fprintf(&b, ", %q: %q", fields[i], fields[i+1])
+	}
+	return "{" + strings.TrimPrefix(b.String(), ", ") + "}"
+}
+
+func (s *server) testEntries(t *testing.T) {
+	p := newPublisher(t)
+	add := func(status int, fields ...string) *answer {
+		t.Helper()
+		return s.send(t, "POST", "/catalog/entries", status, quote(fields...))
+	}
+	lab := p.url + "/lab.img"
+	if a := add(201, "image_url", lab, "sha_url", p.url+"/SHA256SUMS"); a.object["sha256"] != labSHA256 || a.object["src"] != lab {
+		t.Errorf("%s", a.body)
+	}
+	add(409, "image_url", lab)
+	s.send(t, "POST", "/catalog/entries", 200, `{"image_url": "`+lab+`", "refresh": true}`)
+	s.form(t, "/catalog/entries", 200, url.Values{"image_url": {lab}, "sha_url": {""}, "refresh": {"true"}})
+	if a := add(201, "image_url", p.url+"/deb.qcow2", "sha_url", p.url+"/SHA512SUMS"); a.object["sha512"] == nil || a.object["sha256"] != nil {
+		t.Errorf("%s", a.body)
+	}
+	if a := add(201, "image_url", p.url+"/endless.img"); a.object["size_bytes"] != nil {
+		t.Errorf("%s", a.body)
+	}
+	add(400, "image_url", p.url+"/nothing.img")
+	add(400, "image_url", p.url+"/gone.img", "sha_url", p.url+"/SHA256SUMS")
+	add(400, "image_url", "http://169.254.169.254/x.img")
+	add(422, "image_url", "ftp://example.org/x.img")
+	add(422, "image_url", "")
+	add(422)
+
+	// A fetch notices that its source is another one by now.
+	changed := p.url + "/changed.img"
+	add(201, "image_url", changed)
+	p.changed.Store(true)
+	s.send(t, "POST", "/catalog/downloads", 202, quote("src", changed))
+	s.fetches.work(t, s.fetcher.Handle)
+	if a := s.get(t, "/catalog/entries", 200); a.at(t, "entries.0.warning") == nil || a.at(t, "entries.0.name") != "changed.img" {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/catalog/entries?src="+url.QueryEscape(changed), 204, "")
+	s.send(t, "DELETE", "/catalog/entries?src="+url.QueryEscape(changed), 404, "")
+	s.send(t, "DELETE", "/catalog/entries", 422, "")
+	for _, path := range []string{"/lab.img", "/deb.qcow2", "/endless.img"} {
+		s.send(t, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.url+path), 204, "")
+	}
+}
+
+func (s *server) testDownloads(t *testing.T) {
+	p := newPublisher(t)
+	s.send(t, "DELETE", "/images/Pi%20lab.img", 204, "") // the same bytes
+	enqueue := func(status int, fields ...string) *answer {
+		t.Helper()
+		return s.send(t, "POST", "/catalog/downloads", status, quote(fields...))
+	}
+	s.send(t, "POST", "/catalog/entries", 201, quote("image_url", p.url+"/lab.img", "sha_url", p.url+"/SHA256SUMS"))
+	s.send(t, "POST", "/catalog/entries", 201, quote("image_url", p.url+"/gone.img"))
+	s.send(t, "POST", "/catalog/entries", 201, quote("image_url", p.url+"/endless.img"))
+
+	if a := enqueue(202, "name", "lab.img"); a.object["status"] != "queued" {
+		t.Errorf("%s", a.body)
+	}
+	s.form(t, "/catalog/downloads", 202, url.Values{"name": {"lab.img"}})
+	s.fetches.work(t, s.fetcher.Handle)
+	if a := enqueue(202, "ref", labSHA256[:12]); a.object["status"] != "completed" || a.object["sha256"] != labSHA256 {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/catalog/cache/"+strings.ToUpper(labSHA256), 204, "")
+	s.send(t, "DELETE", "/catalog/cache/"+labSHA256, 404, "")
+	s.send(t, "DELETE", "/catalog/cache/nonsense", 422, "")
+
+	p.gone.Store(true)
+	enqueue(202, "src", p.url+"/gone.img")
+	s.fetches.work(t, s.fetcher.Handle)
+	if a := s.get(t, "/catalog/downloads", 200); a.at(t, "downloads.0.status") != "failed" || a.at(t, "downloads.0.error") == nil {
+		t.Errorf("%s", a.body)
+	}
+
+	enqueue(202, "name", "endless.img")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.fetches.work(t, s.fetcher.Handle)
+	}()
+	s.until(t, "/catalog/downloads", "downloads.0.status", "running")
+	s.send(t, "DELETE", "/catalog/downloads/endless.img", 204, "")
+	<-done
+	if a := s.get(t, "/catalog/downloads", 200); a.at(t, "downloads.0.status") != "cancelled" || a.at(t, "downloads.0.bytes_total") != nil {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/catalog/downloads/endless.img", 204, "") // which has ended
+	s.send(t, "DELETE", "/catalog/downloads/nothing.img", 404, "")
+
+	enqueue(404, "name", "nothing.img")
+	enqueue(404, "ref", zeros[:12])
+	enqueue(409, "name", "dropped.iso")
+	enqueue(422, "src", "ftp://example.org/x.img")
+	enqueue(422)
+}
+
+// until asks until the answer is what it is to be.
+func (s *server) until(t *testing.T, target, path string, want any) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		a := s.get(t, target, 200)
+		if a.at(t, path) == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s did not become %v: %s", path, want, a.body)
+		}
+	}
+}
+
+func (s *server) testHashes(t *testing.T) {
+	enqueue := func(status int, fields ...string) *answer {
+		t.Helper()
+		return s.send(t, "POST", "/catalog/hashes", status, quote(fields...))
+	}
+	if a := enqueue(202, "name", "dropped.iso"); a.object["status"] != "queued" {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, "/catalog?q=dropped", 200); a.at(t, "images.0.hash_state") != "queued" || a.at(t, "images.0.sha256") != nil {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/catalog/hashes/dropped.iso", 204, "")
+	if a := s.get(t, "/catalog/hashes", 200); a.at(t, "hashes.0.status") != "cancelled" {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/catalog/hashes/dropped.iso", 204, "") // which has ended
+	s.form(t, "/catalog/hashes", 202, url.Values{"name": {"dropped.iso"}})
+	s.hashes.work(t, s.hasher.Handle)
+	if a := enqueue(202, "name", "dropped.iso"); a.object["status"] != "completed" || a.object["sha256"] == nil {
+		t.Errorf("%s", a.body)
+	}
+
+	if _, err := s.images.Put(t.Context(), "brief.img", strings.NewReader("brief"), 5); err != nil {
+		t.Fatal(err)
+	}
+	enqueue(202, "name", "brief.img")
+	if err := s.images.Delete(t.Context(), "brief.img"); err != nil {
+		t.Fatal(err)
+	}
+	s.hashes.work(t, s.hasher.Handle)
+	if a := s.get(t, "/catalog/hashes", 200); a.at(t, "hashes.0.status") != "failed" || a.at(t, "hashes.0.error") == nil {
+		t.Errorf("%s", a.body)
+	}
+	enqueue(404, "name", "brief.img")
+	enqueue(422, "name", "notes.txt")
+	s.send(t, "DELETE", "/catalog/hashes/nothing.img", 404, "")
+}
+
+func (s *server) testManifest(t *testing.T) {
+	put := func(status int, body string) *answer {
+		t.Helper()
+		return s.do(t, request{
+			method: "PUT", target: "/catalog.toml", status: status, body: body,
+			header: map[string]string{"Content-Type": "application/toml"},
+		})
+	}
+	// The example of the file is a manifest.
+	op := s.doc.ops["PUT /catalog.toml"]
+	example := text(child(child(op.body, "content"), "application/toml"), "example")
+	if a := put(200, example); fmt.Sprint(a.object["images"]) != "1" {
+		t.Errorf("%s", a.body)
+	}
+	if a := put(422, "version = 1\n\n[[images]]\nname = 'x.txt'\n"); !strings.HasPrefix(text(a.object, "detail"), "line ") {
+		t.Errorf("%s", a.body)
+	}
+	put(413, strings.Repeat("#", 1<<20+2))
+	s.cut(t, "PUT", "/catalog.toml", 400)
+	a := s.do(t, request{method: "GET", target: "/catalog.toml", status: 200, anonymous: true})
+	if !strings.Contains(string(a.body), "debian-13.qcow2") {
+		t.Errorf("%s", a.body)
+	}
+	put(200, string(a.body)) // what is exported can be used
+	s.send(t, "DELETE", "/catalog.toml", 204, "")
+	s.send(t, "DELETE", "/catalog.toml", 404, "")
+	put(200, example)
+}
+
+func (s *server) testCatalog(t *testing.T) {
+	if _, err := s.images.Put(t.Context(), "unhashed.raw", strings.NewReader("unhashed"), 8); err != nil {
+		t.Fatal(err)
+	}
+	a := s.get(t, "/catalog?limit=1&sort=-size&q=", 200)
+	next := text(a.object, "next")
+	if next == "" || fmt.Sprint(a.object["total"]) == "1" {
+		t.Fatalf("%s", a.body)
+	}
+	s.get(t, "/catalog?limit=1&sort=-size&cursor="+next, 200)
+	s.get(t, "/catalog?sort=name&cursor="+next, 400)
+	if a := s.get(t, "/catalog?q=DROPPED+iso", 200); fmt.Sprint(a.object["total"]) != "1" {
+		t.Errorf("%s", a.body)
+	}
+	s.do(t, request{method: "GET", target: "/images", status: 200, anonymous: true})
+	// A bad manifest that comes by S3 is a warning.
+	if _, err := s.images.Put(t.Context(), layout.ManifestKey, strings.NewReader("nonsense"), 8); err != nil {
+		t.Fatal(err)
+	}
+	if a := s.get(t, "/catalog", 200); len(list(a.object, "warnings")) != 1 {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func (s *server) testEvents(t *testing.T) {
+	fallback := child(s.doc.ops["GET /events"].param("query", "limit"), "schema")["default"].(int)
+	for range fallback + 1 {
+		s.activity.Add(t.Context(), activity.Event{
+			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: "many.img", Actor: activity.System, Summary: "hashed many.img",
+		})
+	}
+	a := s.get(t, "/events?subject_id=many.img", 200)
+	if n := len(list(a.object, "events")); n != fallback {
+		t.Errorf("%d events, and the file says %d", n, fallback)
+	}
+	next := text(a.object, "next")
+	a = s.get(t, "/events?subject_id=many.img&before="+next, 200)
+	if n := len(list(a.object, "events")); n != 1 || a.object["next"] != nil {
+		t.Errorf("%s", a.body)
+	}
+	s.get(t, "/events?before=2026-01-02T03:04:05Z", 200)
+	s.get(t, "/events?before=yesterday", 400)
+	s.get(t, "/events?source_ip=127.0.0.1", 200)
+	s.get(t, "/events?source_ip=localhost", 400)
+	for _, failed := range []string{"true", "false"} {
+		a := s.get(t, "/events?failed="+failed, 200)
+		for _, e := range list(a.object, "events") {
+			if strings.HasSuffix(text(e.(object), "kind"), "failed") != (failed == "true") {
+				t.Errorf("failed=%s: %v", failed, e)
+			}
+		}
+	}
+	s.get(t, "/events?failed=perhaps", 400)
+	// What has happened so far is of every kind but those of sessions.
+	for _, kind := range activity.Kinds() {
+		a := s.get(t, "/events?limit=1&kind="+kind, 200)
+		if len(list(a.object, "events")) == 0 && !strings.HasPrefix(kind, "auth.") {
+			t.Errorf("nothing was %s", kind)
+		}
+	}
+}
+
+// testQueries tests the limits and lists of values of what queries take.
+func (s *server) testQueries(t *testing.T) {
+	for _, op := range s.doc.operations() {
+		for _, p := range op.params {
+			if text(p, "in") != "query" {
+				continue
+			}
+			target, schema := op.path+"?"+text(p, "name")+"=", s.doc.follow(p["schema"])
+			for _, v := range list(schema, "enum") {
+				s.get(t, target+url.QueryEscape(fmt.Sprint(v)), 200)
+			}
+			if schema["enum"] != nil {
+				s.get(t, target+"nonsense", 400)
+			}
+			if low, ok := schema["minimum"].(int); ok {
+				s.get(t, target+strconv.Itoa(low), 200)
+				s.get(t, target+strconv.Itoa(low-1), 400)
+			}
+			if high, ok := schema["maximum"].(int); ok {
+				s.get(t, target+strconv.Itoa(high), 200)
+				s.get(t, target+strconv.Itoa(high+1), 400)
+			}
+		}
+	}
+}
+
+// testBodies tests what holds for every body of JSON.
+func (s *server) testBodies(t *testing.T) {
+	tested := 0
+	for _, op := range s.doc.operations() {
+		if child(op.body, "content")["application/json"] == nil {
+			continue
+		}
+		tested++
+		if child(op.body, "content")["application/x-www-form-urlencoded"] == nil {
+			t.Errorf("%s takes no form", op.id)
+		}
+		path := sample(op)
+		s.send(t, op.method, path, 422, "{")
+		s.send(t, op.method, path, 413, `{"pad": "`+strings.Repeat("x", web.MaxBody)+`"}`)
+		s.do(t, request{method: op.method, target: path, status: 415, body: "{}", header: map[string]string{"Content-Type": "text/plain"}})
+	}
+	if tested == 0 {
+		t.Error("there are none")
+	}
+}
+
+// testOrigin tests that pages of other sites change nothing.
+func (s *server) testOrigin(t *testing.T) {
+	for _, op := range s.doc.operations() {
+		if op.unsafe() {
+			s.do(t, request{method: op.method, target: sample(op), status: 403, header: map[string]string{"Sec-Fetch-Site": "cross-site"}})
+		}
+	}
+}
+
+// testAccess tests that those get in whom the file lets in.
+func (s *server) testAccess(t *testing.T) {
+	private := newServer(t, s.doc, s.cover, false)
+	for _, op := range s.doc.operations() {
+		access := accessOf(t, s.doc, op)
+		q := request{method: op.method, target: sample(op), status: 401, anonymous: true}
+		if access == web.Operator {
+			s.do(t, q)
+			q.anonymous, q.header = true, map[string]string{"Authorization": "Bearer another"}
+			s.do(t, q)
+		}
+		if access == web.Operator || access == web.Open {
+			private.do(t, q)
+		}
+	}
+	for _, op := range s.doc.operations() {
+		if op.unsafe() || accessOf(t, s.doc, op) == web.Operator {
+			continue
+		}
+		r, err := http.NewRequestWithContext(t.Context(), op.method, s.url+sample(op), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode == 401 {
+			t.Errorf("%s is not open", op.id)
+		}
+	}
+}
+
+func (s *server) testSession(t *testing.T) {
+	login := func(status int, body string) *answer {
+		t.Helper()
+		return s.do(t, request{
+			method: "POST", target: "/ui/login", status: status, body: body, anonymous: true,
+			header: map[string]string{"Content-Type": "application/json"},
+		})
+	}
+	login(204, quote("password", password, "next", "/ui/events"))
+	s.do(t, request{
+		method: "POST", target: "/ui/login", status: 204, anonymous: true, body: url.Values{"password": {password}}.Encode(),
+		header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"},
+	})
+	cookie, _, _ := strings.Cut(login(204, quote("password", password)).header.Get("Set-Cookie"), ";")
+	scheme := child(child(child(s.doc.root, "components"), "securitySchemes"), "sessionCookie")
+	if name, _, _ := strings.Cut(cookie, "="); name != text(scheme, "name") || text(scheme, "in") != "cookie" {
+		t.Errorf("the cookie is %s", cookie)
+	}
+	as := func(method, target string, status int) {
+		t.Helper()
+		s.do(t, request{method: method, target: target, status: status, anonymous: true, header: map[string]string{"Cookie": cookie}})
+	}
+	as("GET", "/catalog", 200)
+	as("POST", "/ui/logout", 303)
+	as("GET", "/catalog", 401)
+	for range 5 {
+		login(401, quote("password", "wrong"))
+	}
+	login(429, quote("password", password))
+}

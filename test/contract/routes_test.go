@@ -1,0 +1,151 @@
+package contract
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"imageroot/functions/addbyurl"
+	"imageroot/functions/catalog"
+	"imageroot/functions/fetch"
+	"imageroot/functions/hash"
+	"imageroot/functions/upload"
+	"imageroot/shared/web"
+)
+
+// pages are the routes for people, which the file leaves out.
+var pages = []string{
+	"GET /{$}", "GET /static/{file...}", "GET /ui/login", "GET /ui/{$}", "GET /ui/images", "GET /ui/images/live",
+	"GET /ui/images/confirm", "GET /ui/events",
+}
+
+// tables are the functions' routes.
+func tables() [][]web.Route {
+	return [][]web.Route{
+		new(upload.Function).Routes(), new(catalog.Function).Routes(), new(addbyurl.Function).Routes(),
+		new(hash.Function).Routes(), new(fetch.Function).Routes(),
+	}
+}
+
+// TestRoutes tests that the file has the routes that there are, open to those
+// whom they are open to.
+func TestRoutes(t *testing.T) {
+	d := load(t)
+	routes := runnerRoutes(t)
+	for _, table := range tables() {
+		for _, r := range table {
+			routes[r.Pattern] = r.Access
+		}
+	}
+	for _, p := range pages {
+		if _, ok := routes[p]; !ok {
+			t.Errorf("%s is listed as a page and is no route", p)
+		}
+		delete(routes, p)
+	}
+	inFile := map[string]*operation{}
+	for _, op := range d.operations() {
+		inFile[op.method+" "+shape(op.path)] = op
+	}
+	for pattern, access := range routes {
+		op, ok := inFile[shape(pattern)]
+		if !ok {
+			t.Errorf("%s is not in the file", pattern)
+			continue
+		}
+		if got := accessOf(t, d, op); got != access {
+			t.Errorf("%s: the security in the file is that of access %d, the route's is %d", pattern, got, access)
+		}
+		delete(inFile, shape(pattern))
+		head := strings.Replace(shape(pattern), "GET ", "HEAD ", 1) // which ServeMux does by itself
+		if op, ok := inFile[head]; ok && accessOf(t, d, op) != access {
+			t.Errorf("%s: its security is not that of GET", op.id)
+		}
+		delete(inFile, head)
+	}
+	for _, id := range slices.Sorted(maps.Keys(inFile)) {
+		t.Errorf("%s is in the file and is no route", id)
+	}
+}
+
+// accessOf returns which access the security of an operation speaks of.
+func accessOf(t *testing.T, d *document, op *operation) web.Access {
+	t.Helper()
+	security, own := op.object["security"].([]any)
+	if !own {
+		security = list(d.root, "security")
+	}
+	schemes := map[string]bool{}
+	for _, s := range security {
+		if len(s.(object)) == 0 {
+			schemes[""] = true
+		}
+		for name := range s.(object) {
+			schemes[name] = true
+		}
+	}
+	switch got := strings.Join(slices.Sorted(maps.Keys(schemes)), " "); got {
+	case "":
+		return web.Always
+	case " bearerToken sessionCookie":
+		return web.Open
+	case "bearerToken sessionCookie":
+		return web.Operator
+	default:
+		t.Fatalf("%s: the security %q", op.id, got)
+		return 0
+	}
+}
+
+// runnerRoutes reads from the source of the runner, which cannot be imported,
+// the routes that it adds.
+func runnerRoutes(t *testing.T) map[string]web.Access {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "../../local/server.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]web.Access{"Always": web.Always, "Open": web.Open, "Operator": web.Operator, "Page": web.Page}
+	routes := map[string]web.Access{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		lit, ok := n.(*ast.CompositeLit)
+		if !ok {
+			return true
+		}
+		pattern, access := "", web.Access(-1)
+		for _, e := range lit.Elts {
+			kv, ok := e.(*ast.KeyValueExpr)
+			if !ok {
+				continue
+			}
+			switch v := kv.Value.(type) {
+			case *ast.BasicLit:
+				if isNamed(kv.Key, "Pattern") {
+					pattern, _ = strconv.Unquote(v.Value)
+				}
+			case *ast.SelectorExpr:
+				if a, ok := names[v.Sel.Name]; ok && isNamed(kv.Key, "Access") {
+					access = a
+				}
+			}
+		}
+		if pattern != "" {
+			routes[pattern] = access
+		}
+		return true
+	})
+	if len(routes) == 0 {
+		t.Fatal("no route was found in the runner")
+	}
+	return routes
+}
+
+func isNamed(e ast.Expr, name string) bool {
+	id, ok := e.(*ast.Ident)
+	return ok && id.Name == name
+}

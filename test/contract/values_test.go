@@ -1,0 +1,153 @@
+package contract
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/checksum"
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/manifest"
+	"imageroot/shared/problem"
+	"imageroot/shared/store"
+	"imageroot/shared/web"
+)
+
+// TestValues tests that lists of values and limits are those of the code.
+func TestValues(t *testing.T) {
+	d := load(t)
+	schema := func(path string) object {
+		t.Helper()
+		o, err := d.find("#/components/schemas/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	enum := func(what string, s object, want []string) {
+		t.Helper()
+		var got []string
+		for _, v := range list(s, "enum") {
+			got = append(got, fmt.Sprint(v))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: the file has %v, the code %v", what, got, want)
+		}
+	}
+	var formats, sorts, codes []string
+	for _, f := range image.Formats() {
+		formats = append(formats, string(f))
+	}
+	for _, s := range inventory.Sorts() {
+		sorts = append(sorts, s, "-"+s)
+	}
+	for _, c := range problemCodes(t) {
+		codes = append(codes, string(c))
+	}
+	query := func(name string) object {
+		return child(d.ops["GET /catalog"].param("query", name), "schema")
+	}
+	enum("formats", schema("ImageFormat"), formats)
+	enum("sorts", query("sort"), sorts)
+	enum("codes", schema("Problem/properties/code"), codes)
+	enum("kinds of events", schema("EventKind"), activity.Kinds())
+	enum("kinds of subjects", schema("SubjectKind"), activity.SubjectKinds())
+	enum("actors", schema("Actor"), activity.Actors())
+	enum("kinds of sources", schema("Source/properties/kind"), []string{inventory.Local, inventory.Manifest, inventory.URL})
+	enum("job statuses", schema("JobStatus"), []string{
+		string(job.Queued), string(job.Running), string(job.Completed), string(job.Cancelled), string(job.Failed),
+	})
+	enum("hash states", schema("CatalogRow/properties/hash_state"), []string{
+		inventory.Unhashed, inventory.Hashed, string(job.Queued), string(job.Running), string(job.Failed),
+	})
+
+	for _, l := range []struct {
+		what      string
+		got, want any
+	}{
+		{"bytes of a name", schema("ImageName")["maxLength"], image.MaxNameBytes},
+		{"rows of a page", query("limit")["maximum"], inventory.MaxLimit},
+		{"rows of a page if none are asked for", query("limit")["default"], inventory.DefaultLimit},
+		{"parts of an upload", schema("Upload/properties/parts")["maxItems"], store.MaxParts},
+		{"number of a part", schema("Part/properties/number")["maximum"], store.MaxParts},
+		{"number of a part in a path", child(d.ops["PUT /uploads/{id}/parts/{number}"].param("path", "number"), "schema")["maximum"], store.MaxParts},
+	} {
+		if l.got != l.want {
+			t.Errorf("%s: the file has %v, the code %v", l.what, l.got, l.want)
+		}
+	}
+	info := text(child(d.root, "info"), "description")
+	put := text(d.ops["PUT /catalog.toml"].object, "description")
+	for _, l := range []struct {
+		what, in string
+		n        int
+	}{
+		{"a body", info, web.MaxBody},
+		{"a head", info, web.MaxHeaderBytes},
+		{"a manifest", put, manifest.MaxBytes},
+		{"a manifest", put, manifest.MaxImages},
+		{"a checksum list", text(schema("EntryRequest/properties/sha_url"), "description"), checksum.MaxBytes},
+	} {
+		if !slices.Contains(strings.Fields(l.in), strconv.Itoa(l.n)) {
+			t.Errorf("the limit of %s is %d, and the file does not say so: %s", l.what, l.n, l.in)
+		}
+	}
+	about := text(schema("Problem/properties/code"), "description")
+	for _, c := range problemCodes(t) {
+		if want := fmt.Sprintf("`%s` %d", c, c.Status()); !strings.Contains(about, want) {
+			t.Errorf("the file does not say %s", want)
+		}
+	}
+}
+
+// TestEventExample tests that the event of the file could be one: its ID is of
+// its time.
+func TestEventExample(t *testing.T) {
+	op := load(t).ops["GET /events"]
+	example := child(child(child(op.responses["200"], "content"), "application/json"), "example")
+	events := list(example, "events")
+	if len(events) == 0 {
+		t.Fatal("there is none")
+	}
+	e := events[0].(object)
+	at, ok := layout.EventID(text(e, "id")).Time()
+	if got := at.Format(time.RFC3339Nano); !ok || got != e["ts"] {
+		t.Errorf("the ID is of %s, the event of %s", got, e["ts"])
+	}
+}
+
+// problemCodes reads the codes from the source of package problem: nothing
+// there lists them.
+func problemCodes(t *testing.T) []problem.Code {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "../../shared/problem/problem.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var codes []problem.Code
+	ast.Inspect(f, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || spec.Type == nil || !isNamed(spec.Type, "Code") {
+			return true
+		}
+		for _, v := range spec.Values {
+			s, err := strconv.Unquote(v.(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			codes = append(codes, problem.Code(s))
+		}
+		return false
+	})
+	return codes
+}
