@@ -45,6 +45,10 @@ short: deps ## the test suite without what takes minutes or gigabytes
 browser: deps ## the pages in Chromium; screenshots go to out/screenshots
 	$(GOTEST) -json ./test/browser -screenshots $(abspath $(OUT))/screenshots | $(STRICT)
 
+.PHONY: torture
+torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m -seed 7')
+	$(GO) run ./test/torture $(TORTURE)
+
 .PHONY: check
 check: ## formatting, vet, staticcheck, known vulnerabilities, races
 	@test -z "$$($(GO) tool gofumpt -l .)" || { $(GO) tool gofumpt -l .; echo 'run: go tool gofumpt -w .'; exit 1; }

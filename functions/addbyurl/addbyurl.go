@@ -85,8 +85,15 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
 	views := make([]view, len(entries))
 	for i, e := range entries {
+		if row, ok := s.BySource(layout.Ref(e.URL)); ok {
+			e.SHA256 = row.Digest() // a fetch may have found it
+		}
 		views[i] = viewOf(e)
 	}
 	slices.SortFunc(views, func(a, b view) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Src, b.Src)) })

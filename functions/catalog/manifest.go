@@ -78,10 +78,10 @@ func apart(ref, name string) string {
 // replaceManifest answers PUT /catalog.toml.
 func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error {
 	data, err := io.ReadAll(r.Body)
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok || len(data) > manifest.MaxBytes {
+		return problem.Newf(problem.TooLarge, "the manifest is larger than %d bytes", manifest.MaxBytes)
+	}
 	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return problem.Newf(problem.TooLarge, "the manifest is larger than %d bytes", manifest.MaxBytes)
-		}
 		return problem.Wrap(problem.Invalid, "the manifest did not arrive whole: send it again", err)
 	}
 	m, err := manifest.Parse(data)

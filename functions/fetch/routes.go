@@ -141,6 +141,9 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 		row, ok = s.BySource(key)
 		wanted = func(s inventory.Source) bool { return s.Ref == key }
 	case ref != "":
+		if len(ref) < inventory.MinRef {
+			return nil, inventory.Source{}, problem.Newf(problem.Malformed, "a ref is at least the first %d digits of a SHA-256", inventory.MinRef)
+		}
 		row, ok = s.ByRef(strings.ToLower(ref))
 		wanted = func(s inventory.Source) bool { return s.Ref != "" }
 	case name != "":

@@ -154,13 +154,19 @@ type checkpoint struct {
 	State   digest.State  `json:"state"`
 }
 
-// checkpointEvery is how many bytes a kill may cost, at the most.
-const checkpointEvery = 256 << 20
+// What a kill may cost, at the most: checkpointBytes read, or what was read in
+// checkpointTime.
+const (
+	checkpointBytes = 256 << 20
+	checkpointTime  = 5 * time.Second
+)
 
 // run hashes an image whose job is queued.
 func (f *Function) run(ctx context.Context, name string) error {
 	started := f.Now()
+	var claimed int64
 	j, err := f.Jobs.Work(ctx, layout.HashJobKey(name), func(ctx context.Context, r *job.Run) (func(*job.Job), error) {
+		claimed = r.Job().Generation
 		return f.hash(ctx, name, r)
 	})
 	var busy *job.BusyError
@@ -174,8 +180,8 @@ func (f *Function) run(ctx context.Context, name string) error {
 	case err != nil:
 		return err
 	}
-	if j.Status.Active() {
-		return nil // another process has it
+	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
+		return nil // another process has it, or has ended it
 	}
 	f.Metric.JobEnded(metric.Hash, string(j.Status))
 	f.Log.Info("hash job", "name", name, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
@@ -231,8 +237,8 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 		return nil, &job.Retry{After: Settle, Err: errReplaced}
 	}
 	sum := h.Sum256()
-	if err := f.publish(ctx, name, info.Version, h); err != nil {
-		return nil, retryLater(err)
+	if err := f.publish(ctx, r, name, info.Version, h); err != nil {
+		return nil, err
 	}
 	return func(j *job.Job) {
 		j.SHA256, j.BytesDone, j.BytesTotal, j.Version = sum, info.Size, &info.Size, &info.Version
@@ -259,12 +265,13 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 	}
 	buf := make([]byte, readBuffer)
 	next := h.Offset()
+	var last time.Time // of a checkpoint
 	for {
 		n, err := body.Read(buf)
 		_, _ = h.Write(buf[:n]) // a hash does not fail
 		f.Metric.BytesHashed(n)
-		if done := h.Offset(); done >= next || err != nil {
-			next = done + checkpointEvery
+		if done, now := h.Offset(), f.Now(); done >= next || err != nil || now.Sub(last) >= checkpointTime {
+			next, last = done+checkpointBytes, now
 			cp, cerr := json.Marshal(checkpoint{info.Version, h.State()})
 			if cerr != nil {
 				return cerr
@@ -291,14 +298,29 @@ func retryLater(err error) error {
 	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
 }
 
-// publish records the digest of one version of an image.
-func (f *Function) publish(ctx context.Context, name string, version store.Version, h *digest.Hasher) error {
-	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, _ bool) error {
-		*rec = digest.Record{
-			Meta: rec.Meta, Name: name, Version: version, SHA256: h.Sum256(), SHA512: h.Sum512(),
-			HashedAt: f.Now().UTC(), By: digest.ByHash,
-		}
-		return nil
-	})
-	return err
+// publish records the digest of one version of an image. An owner that slept
+// until another one took over records nothing: its record is for one that the
+// other has not written yet.
+func (f *Function) publish(ctx context.Context, r *job.Run, name string, version store.Version, h *digest.Hasher) error {
+	key := layout.DigestKey(name)
+	rec, tag, err := record.Read[digest.Record](ctx, f.Catalog, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return retryLater(err)
+	}
+	// Whoever takes over from here on writes after the record that was read.
+	err = r.Save(ctx, version.Size, version.Size, nil)
+	if err != nil && (ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled)) {
+		return err
+	}
+	if err != nil {
+		return retryLater(err)
+	}
+	rec = digest.Record{
+		Meta: rec.Meta, Name: name, Version: version, SHA256: h.Sum256(), SHA512: h.Sum512(),
+		HashedAt: f.Now().UTC(), By: digest.ByHash,
+	}
+	if _, err := record.Swap(ctx, f.Catalog, key, &rec, tag); err != nil {
+		return retryLater(err)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -33,12 +34,17 @@ const (
 	failed     = "failed"
 )
 
+// partBytes is how much a dropped connection may cost. Parts of very large
+// files are larger, so that 10,000 are enough.
+var partBytes int64 = 16 << 20 // a variable for the tests
+
 const (
-	// partBytes is how much a dropped connection may cost. Parts of very large
-	// files are larger, so that 10,000 are enough.
-	partBytes = 16 << 20
 	// maxImageBytes is S3's largest object.
 	maxImageBytes = 5 << 40
+	// assembleTime is how long the store may take to assemble an object. For
+	// that long it may be at it where its parts are not to be seen any more,
+	// asked by whoever was killed since, or by another process.
+	assembleTime = time.Hour
 )
 
 // pending is the record of a resumable upload. The parts that are there are
@@ -56,8 +62,12 @@ type pending struct {
 	CreatedAt time.Time `json:"created_at"`
 	Actor     string    `json:"actor"`
 	SourceIP  string    `json:"source_ip"`
-	// Hashed is the hash of the first parts, as long as they come in order.
-	Hashed digest.State `json:"hashed"`
+	// Hashed is the hash of the first parts, as long as they come in order,
+	// and HashedParts tells which parts those were: see [chain].
+	Hashed      digest.State `json:"hashed"`
+	HashedParts string       `json:"hashed_parts"`
+	// CompletingAt is when the client said that all parts are there.
+	CompletingAt time.Time `json:"completing_at,omitzero"`
 }
 
 func (p *pending) parts() int32 { return int32((p.SizeBytes + p.PartSize - 1) / p.PartSize) }
@@ -147,13 +157,14 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	if _, err := record.Swap(r.Context(), f.Catalog, layout.UploadKey(p.ID), p, ""); err != nil {
 		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), in.Name, p.UploadID))
 	}
+	w.Header().Set("Location", "/uploads/"+p.ID)
 	return web.JSON(w, http.StatusCreated, p.withParts(nil))
 }
 
 // partSize is the least multiple of partBytes that makes do with S3's most
 // parts.
 func partSize(size int64) int64 {
-	const most = store.MaxParts * int64(partBytes)
+	most := store.MaxParts * partBytes
 	return partBytes * max(1, (size+most-1)/most)
 }
 
@@ -267,6 +278,8 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 		return problem.Newf(problem.NotFound, "the parts of this upload are 1 to %d", p.parts())
 	case p.Status != uploading:
 		return problem.Newf(problem.Conflict, "the upload is %s and takes no more parts", p.Status)
+	case r.ContentLength < 0:
+		return problem.Newf(problem.Malformed, "part %d has %d bytes: send it with a Content-Length that says so", n, p.partBytes(n))
 	case r.ContentLength != p.partBytes(n):
 		return problem.Newf(problem.Malformed, "part %d has %d bytes, not %d (Content-Length)", n, p.partBytes(n), r.ContentLength)
 	}
@@ -279,15 +292,15 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	}
 	sum, inOrder := hasherFor(&p, n)
 	body := digest.NewReader(&wholeBody{web.Body(w, r)}, sum, nil, f.Metric.BytesUploaded)
-	_, err = f.Images.UploadPart(ctx, p.Name, p.UploadID, n, body, r.ContentLength)
-	_, berr := body.Stop(func() { web.StopBody(w) })
+	part, err := f.Images.UploadPart(ctx, p.Name, p.UploadID, n, body, r.ContentLength)
+	_, berr := stop(w, r, body)
 	switch {
 	case berr != nil && (err == nil || !errors.Is(berr, digest.ErrStopped)):
 		return berr
 	case err != nil:
 		return expired(err)
 	}
-	if err := f.noteHash(ctx, &p, n, sum, inOrder); err != nil {
+	if err := f.noteHash(ctx, &p, part, sum, inOrder); err != nil {
 		return err
 	}
 	return web.JSON(w, http.StatusOK, partView{Number: n, URL: r.URL.Path, SizeBytes: r.ContentLength, Done: true})
@@ -306,8 +319,8 @@ func hasherFor(p *pending, n int32) (h *digest.Hasher, inOrder bool) {
 
 // noteHash keeps the hash of the first parts up to date. A part that was
 // hashed and is sent again may be another one: the hash is of no use then.
-func (f *Function) noteHash(ctx context.Context, p *pending, n int32, sum *digest.Hasher, inOrder bool) error {
-	begin := int64(n-1) * p.PartSize
+func (f *Function) noteHash(ctx context.Context, p *pending, part store.Part, sum *digest.Hasher, inOrder bool) error {
+	begin := int64(part.Number-1) * p.PartSize
 	if !inOrder && p.Hashed.Offset <= begin {
 		return nil
 	}
@@ -316,7 +329,7 @@ func (f *Function) noteHash(ctx context.Context, p *pending, n int32, sum *diges
 		case !exists:
 			return store.ErrNotFound
 		case inOrder && cur.Hashed.Offset == begin:
-			cur.Hashed = sum.State()
+			cur.Hashed, cur.HashedParts = sum.State(), chain(cur.HashedParts, part)
 		case cur.Hashed.Offset > begin:
 			cur.Hashed = digest.State{Offset: -1}
 		default:
@@ -325,6 +338,14 @@ func (f *Function) noteHash(ctx context.Context, p *pending, n int32, sum *diges
 		return nil
 	})
 	return expired(err)
+}
+
+// chain adds a part to what tells which parts were hashed, in which order. A
+// part can be sent again, and stored just after it was looked at: what is
+// assembled is what was hashed only if the chains of both are the same.
+func chain(before string, part store.Part) string {
+	sum := sha256.Sum256([]byte(before + "\n" + part.ETag))
+	return hex.EncodeToString(sum[:])
 }
 
 // complete answers POST /uploads/{id}/complete. Assembling takes minutes on
@@ -350,7 +371,7 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 			if cur.Status != uploading {
 				return record.ErrKeep
 			}
-			cur.Status = completing
+			cur.Status, cur.CompletingAt = completing, f.Now().UTC()
 			return nil
 		})
 		if err != nil {
@@ -399,17 +420,21 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	version, err := f.assemble(ctx, &p)
 	switch {
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge):
-		return f.end(ctx, &p, problem.From(err).Detail)
+		reason := problem.From(err).Detail
+		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
+			return err
+		}
+		return f.end(ctx, &p, reason)
 	case err != nil:
 		return err // comes back
 	}
-	if p.Hashed.Offset == p.SizeBytes {
-		if sum, err := digest.Resume(p.Hashed); err == nil {
-			p.SHA256 = sum.Sum256()
-			if err := f.publish(ctx, p.Name, version, p.SHA256); err != nil {
-				return err
-			}
+	if sum, err := digest.Resume(p.Hashed); err == nil && sum.Offset() == p.SizeBytes {
+		p.SHA256 = sum.Sum256()
+		if err := f.publish(ctx, p.Name, version, p.SHA256); err != nil {
+			return err
 		}
+	} else if err := f.Hash.Send(ctx, queue.Task{Image: p.Name}.Encode(), 0); err != nil {
+		return err
 	}
 	return f.end(ctx, &p, "")
 }
@@ -425,24 +450,52 @@ func ignoreGone(err error) error {
 // the object that it made is the outcome.
 func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, error) {
 	parts, err := f.Images.ListParts(ctx, p.Name, p.UploadID)
-	if errors.Is(err, store.ErrNotFound) {
-		info, herr := f.Images.Head(ctx, p.Name)
-		if herr == nil && info.Size == p.SizeBytes && !info.LastModified.Before(p.CreatedAt.Truncate(time.Second)) {
-			p.Hashed = digest.State{Offset: -1} // whether it is that object, only its bytes can tell
-			return info.Version, nil
+	if err == nil && missingParts(p.withParts(parts)) != "" {
+		// They were all there. A server removes them once it has made the
+		// object of them, and may be killed when only some are gone.
+		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
+			return store.Version{}, err
 		}
+		err = store.ErrNotFound
+	}
+	if err == nil {
+		if p.HashedParts != chainOf(parts) {
+			p.Hashed = digest.State{Offset: -1}
+		}
+		var v store.Version
+		if v, err = f.Images.CompleteUpload(ctx, p.Name, p.UploadID, parts); err == nil {
+			return v, nil
+		}
+	}
+	gone := errors.Is(err, store.ErrNotFound)
+	if !gone && !errors.Is(err, store.ErrChanged) {
 		return store.Version{}, err
 	}
-	if err != nil {
-		return store.Version{}, err
+	info, herr := f.Images.Head(ctx, p.Name)
+	switch {
+	case herr != nil && !errors.Is(herr, store.ErrNotFound):
+		return store.Version{}, herr
+	case herr == nil && info.Size == p.SizeBytes && !info.LastModified.Before(p.CreatedAt.Truncate(time.Second)):
+		p.Hashed = digest.State{Offset: -1} // whether it is that object, only its bytes can tell
+		return info.Version, nil
+	case gone && f.Now().Sub(p.CompletingAt) < assembleTime:
+		return store.Version{}, queue.RetryAfter(30*time.Second, errors.New("the store may be assembling the parts"))
 	}
-	return f.Images.CompleteUpload(ctx, p.Name, p.UploadID, parts)
+	return store.Version{}, err
+}
+
+func chainOf(parts []store.Part) (c string) {
+	for _, p := range parts {
+		c = chain(c, p)
+	}
+	return c
 }
 
 // end records how an upload came to its end.
 func (f *Function) end(ctx context.Context, p *pending, failure string) error {
+	ended := false
 	_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
-		if !exists || cur.Status != completing {
+		if ended = exists && cur.Status == completing; !ended {
 			return record.ErrKeep
 		}
 		cur.Status, cur.SHA256, cur.Hashed = completed, p.SHA256, digest.State{}
@@ -451,7 +504,7 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || !ended {
 		return err
 	}
 	e := activity.Event{

@@ -75,6 +75,15 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	if err := f.fits(r.ContentLength); err != nil {
 		return err
 	}
+	for _, condition := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
+		if r.Header.Get(condition) != "" {
+			// Ignored, it would overwrite what it was sent to protect.
+			return problem.New(problem.NotImplemented, "uploads with "+condition+" are not supported; send it without")
+		}
+	}
+	if r.ContentLength == 0 {
+		return errEmpty
+	}
 	if r.Header.Get("Content-Range") != "" {
 		// RFC 9110, 14.5: a part must not be taken for the whole.
 		return problem.New(problem.Invalid, "PUT takes whole images; POST /uploads takes them in parts")
@@ -102,10 +111,15 @@ func (f *Function) fits(size int64) error {
 // take streams a body into the image root, hashing it on the way.
 func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, want expected) (uploaded, error) {
 	ctx := r.Context()
-	verify := func(sum *digest.Hasher) error { return want.verify(sum) }
+	verify := func(sum *digest.Hasher) error {
+		if sum.Offset() == 0 {
+			return errEmpty
+		}
+		return want.verify(sum)
+	}
 	body := digest.NewReader(&wholeBody{web.Body(w, r)}, digest.New(want.has512()), verify, f.Metric.BytesUploaded)
 	version, err := f.Images.Put(ctx, name, body, r.ContentLength)
-	sum, berr := body.Stop(func() { web.StopBody(w) })
+	sum, berr := stop(w, r, body)
 	size := sum.Offset()
 	switch {
 	case berr != nil && (err == nil || !errors.Is(berr, digest.ErrStopped)):
@@ -191,6 +205,22 @@ func (e expected) verify(sum *digest.Hasher) error {
 	return nil
 }
 
+var errEmpty = problem.New(problem.Invalid, "the image is empty; nothing was changed")
+
+// errCut is the error of a body whose client has gone.
+var errCut = problem.New(problem.Invalid, "the connection ended before the image did; nothing was changed: send it again")
+
+// stop ends the reading of a request's body. See [digest.Reader.Stop].
+func stop(w http.ResponseWriter, r *http.Request, body *digest.Reader) (*digest.Hasher, error) {
+	gone := r.Context().Err() != nil // not because of what ends the reading here
+	sum, err := body.Stop(func() { web.StopBody(w) })
+	if errors.Is(err, digest.ErrStopped) && gone {
+		// The store has learned of it before the reader did.
+		err = errCut
+	}
+	return sum, err
+}
+
 // wholeBody says of a body that was cut what that means for its sender.
 type wholeBody struct{ io.Reader }
 
@@ -201,7 +231,7 @@ func (b *wholeBody) Read(p []byte) (int, error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = problem.Wrap(problem.Timeout, "nothing came for too long; nothing was changed: send it again", err)
 	default:
-		err = problem.Wrap(problem.Invalid, "the connection ended before the image did; nothing was changed: send it again", err)
+		err = problem.Wrap(problem.Invalid, errCut.Detail, err)
 	}
 	return n, err
 }

@@ -52,7 +52,7 @@ const (
 
 // A Row is one content of the catalog. Sizes are bytes.
 type Row struct {
-	Ref       *string      `json:"ref"` // the first 12 digits of SHA256
+	Ref       *string      `json:"ref"` // the first MinRef digits of SHA256
 	SHA256    *string      `json:"sha256"`
 	Names     []string     `json:"names"`
 	Format    image.Format `json:"format"`
@@ -104,13 +104,16 @@ type Snapshot struct {
 // BySHA256 returns the row with that digest.
 func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return s.row(s.bySHA, sha) }
 
-// ByRef returns the row whose digest begins with ref, of 12 digits or more.
+// MinRef is the fewest digits of a ref.
+const MinRef = 12
+
+// ByRef returns the row whose digest begins with ref, of [MinRef] digits or
+// more.
 func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 	if row, ok := s.BySHA256(ref); ok {
 		return row, true
 	}
-	const least = 12
-	if len(ref) < least {
+	if len(ref) < MinRef {
 		return nil, false
 	}
 	for i := range s.Rows {
@@ -152,7 +155,9 @@ type Config struct {
 	Images, Catalog store.Root
 	// MaxAge is how long changes that nobody told of may stay unseen.
 	MaxAge time.Duration
-	Now    func() time.Time
+	// Wait is mirror.Config's.
+	Wait bool
+	Now  func() time.Time
 	Log    *slog.Logger
 }
 
@@ -191,12 +196,12 @@ func New(cfg Config) *Inventory {
 }
 
 func keys(cfg Config, root store.Root, prefix string, id func(string) (string, bool)) *mirror.Mirror[struct{}] {
-	return mirror.New(mirror.Config[struct{}]{Root: root, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Now: cfg.Now, Log: cfg.Log})
+	return mirror.New(mirror.Config[struct{}]{Root: root, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log})
 }
 
 func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *mirror.Mirror[T] {
 	return mirror.New(mirror.Config[T]{
-		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Now: cfg.Now, Log: cfg.Log,
+		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log,
 		Decode: func(data []byte) (v T, err error) { return v, json.Unmarshal(data, &v) },
 	})
 }

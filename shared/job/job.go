@@ -4,6 +4,7 @@
 package job
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -77,6 +78,17 @@ var (
 type BusyError struct{ Until time.Time }
 
 func (e *BusyError) Error() string { return "another process runs the job" }
+
+// A StoppedError says that the parent's context ended before the work did. The
+// job is queued again. Where Moved is false there is no newer checkpoint than
+// before: the run was for nothing.
+type StoppedError struct {
+	Moved bool
+	Err   error // of the context
+}
+
+func (e *StoppedError) Error() string { return "the run was stopped: " + e.Err.Error() }
+func (e *StoppedError) Unwrap() error { return e.Err }
 
 const (
 	// lease is how long a job stays its owner's without a sign of life.
@@ -154,6 +166,31 @@ func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
 		return nil
 	})
 	return err
+}
+
+// Fail ends a job as failed that nobody will run any more. One that another
+// process holds, and one that has ended, stays as it is. The reason follows
+// what the last run left as the job's error. It reports whether it did.
+func (j *Jobs) Fail(ctx context.Context, key, reason string) (Job, bool, error) {
+	failed := false
+	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
+		failed = false
+		now := j.Now().UTC()
+		if !exists || !job.Status.Active() || job.Held(now) > 0 {
+			return record.ErrKeep
+		}
+		failed = true
+		if job.Error == "" {
+			job.Error = reason
+		} else {
+			job.Error += " (" + reason + ")"
+		}
+		job.Status, job.FinishedAt = Failed, &now
+		job.Generation++
+		job.Owner, job.Checkpoint = "", nil
+		return nil
+	})
+	return job, failed, err
 }
 
 // keepEnded is how long a job that has ended is shown.
@@ -250,8 +287,8 @@ func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMe
 //   - any other error: failed, with its text.
 //
 // It returns the job as it stands afterwards. The error is [ErrIdle], a
-// [*BusyError], work's [Retry], that of the parent's context, or one of the
-// store's; a job that failed is no error.
+// [*BusyError], work's [Retry], a [*StoppedError], or one of the store's; a job
+// that failed is no error.
 func (j *Jobs) Work(ctx context.Context, key string, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
 	if err := r.claim(ctx); err != nil {
@@ -432,7 +469,7 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 		finish(&r.job)
 	case shutdown != nil:
 		r.job.Status = Queued
-		result = shutdown
+		result = &StoppedError{!bytes.Equal(r.job.Checkpoint, r.claimed.Checkpoint), shutdown}
 	case errors.As(err, &retry):
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err

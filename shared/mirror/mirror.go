@@ -33,8 +33,11 @@ type Config[T any] struct {
 	// MaxAge is how old a listing may be before it is made again. Zero lists
 	// every time: right where nothing calls Touch.
 	MaxAge time.Duration
-	Now    func() time.Time
-	Log    *slog.Logger
+	// Wait makes the listing that is due before All answers, not after: for a
+	// process that stands still between requests.
+	Wait bool
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // An Item is one object of the mirror.
@@ -87,6 +90,8 @@ func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error)
 	if m.cfg.MaxAge == 0 {
 		fresh, stale = false, true
 	}
+	wait := m.cfg.Wait && age > m.cfg.MaxAge
+	fresh = fresh && !wait
 	if fresh && stale && !m.relist {
 		m.relist = true
 		go m.relistLater(context.WithoutCancel(ctx))
@@ -99,7 +104,7 @@ func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error)
 
 	m.refresh.Lock()
 	defer m.refresh.Unlock()
-	return m.update(ctx, stale && m.cfg.MaxAge == 0)
+	return m.update(ctx, wait || stale && m.cfg.MaxAge == 0)
 }
 
 // Refresh lists again, and returns when everything that changed before it was
@@ -142,6 +147,11 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 		items, changed, err = m.list(ctx, old)
 	case len(dirty) > 0:
 		items, changed, err = m.look(ctx, old, dirty)
+		if err != nil && m.cfg.Decode == nil && ctx.Err() == nil {
+			// One object that cannot be looked at must not hide the others.
+			all = true
+			items, changed, err = m.list(ctx, old)
+		}
 	}
 
 	m.mu.Lock()

@@ -39,7 +39,7 @@ func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
 	}
 	if t := r.Header.Get("Content-Type"); t != "" {
 		if mt, _, err := mime.ParseMediaType(t); err != nil || mt != "application/json" && mt != "text/json" {
-			return problem.New(problem.Unsupported, "the body must be JSON, with Content-Type: application/json")
+			return problem.New(problem.Unsupported, "the body must be JSON (Content-Type: application/json) or a form (application/x-www-form-urlencoded)")
 		}
 	}
 	data, err := io.ReadAll(r.Body)
@@ -98,7 +98,10 @@ func jsonError(err error) error {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && e.Field != "" {
 		return problem.Wrap(problem.Malformed, "the field "+e.Field+" cannot be a "+e.Value, err)
 	}
-	return problem.Wrap(problem.Malformed, "the body is not a JSON object of the fields that this needs: "+err.Error(), err)
+	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return problem.Wrap(problem.Malformed, "the body is not JSON: "+e.Error(), err)
+	}
+	return problem.Wrap(problem.Malformed, "the body must be a JSON object of the fields that this needs", err)
 }
 
 // Answer answers a request that changed something: programs get v as JSON (or
@@ -127,9 +130,27 @@ func back(r *http.Request) string {
 }
 
 // WantsPage reports whether a person waits for the answer: a browser that
-// navigates says so.
+// navigates accepts HTML, and nothing that programs read before it.
 func WantsPage(r *http.Request) bool {
-	return r.Header.Get("HX-Request") == "" && strings.Contains(r.Header.Get("Accept"), "text/html")
+	if r.Header.Get("HX-Request") != "" {
+		return false
+	}
+	for accepted := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
+		mt, params, err := mime.ParseMediaType(accepted)
+		if err != nil {
+			continue
+		}
+		if q, err := strconv.ParseFloat(params["q"], 64); err == nil && q == 0 {
+			continue
+		}
+		switch mt {
+		case "text/html":
+			return true
+		case "application/json", problem.MediaType:
+			return false
+		}
+	}
+	return false
 }
 
 const noticeCookie = "imageroot_notice"

@@ -295,8 +295,7 @@ func methodLabel(m string) string {
 }
 
 func isForm(r *http.Request) bool {
-	t := r.Header.Get("Content-Type")
-	return strings.HasPrefix(t, "application/x-www-form-urlencoded") || strings.HasPrefix(t, "multipart/form-data")
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 
 // responseWriter knows what was written.

@@ -62,18 +62,23 @@ func (s *server) forget(ctx context.Context, imageURL, sha256 string) error {
 }
 
 // fetchOnce fetches an entry and returns how long that took, as who asked for
-// it sees it.
-func (s *server) fetchOnce(ctx context.Context, imageURL, sha256 string) (float64, error) {
+// it sees it, and how much of that was after the last byte had come.
+func (s *server) fetchOnce(ctx context.Context, imageURL string, want *sample) (took, after float64, err error) {
 	began := time.Now()
 	if _, err := s.do(ctx, http.MethodPost, "/catalog/downloads", map[string]string{"src": imageURL}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	j, err := s.completed(ctx, downloads, "large.img")
-	took := time.Since(began).Seconds()
-	if err == nil && j.SHA256 != sha256 {
-		err = fmt.Errorf("fetched %s, want %s", j.SHA256, sha256)
+	var came time.Time
+	j, err := s.ended(ctx, downloads, "large.img", func(j job) {
+		if came.IsZero() && j.Downloaded == want.size {
+			came = time.Now()
+		}
+	})
+	end := time.Now()
+	if err == nil && j.SHA256 != want.sha256 {
+		err = fmt.Errorf("fetched %s, want %s", j.SHA256, want.sha256)
 	}
-	return took, err
+	return end.Sub(began).Seconds(), end.Sub(came).Seconds(), err
 }
 
 // fetch compares a fetch job with curl and sha256sum, from the same loopback
@@ -96,6 +101,7 @@ func (b *bench) fetch(ctx context.Context) error {
 	defer s.remove()
 	imageURL := origin.URL + "/large.img"
 	for _, known := range []bool{true, false} {
+		var afterwards []float64
 		ours := func(int) (float64, error) {
 			if err := s.add(ctx, imageURL, known); err != nil {
 				return 0, err
@@ -106,10 +112,11 @@ func (b *bench) fetch(ctx context.Context) error {
 			if err := settle(f.path); err != nil {
 				return 0, err
 			}
-			took, err := s.fetchOnce(ctx, imageURL, f.sha256)
+			took, after, err := s.fetchOnce(ctx, imageURL, f)
 			if err != nil {
 				return 0, err
 			}
+			afterwards = append(afterwards, after)
 			return took, s.forget(ctx, imageURL, f.sha256)
 		}
 		var durable []float64
@@ -132,6 +139,7 @@ func (b *bench) fetch(ctx context.Context) error {
 		mine := series{"imageroot", unitSeconds, o}
 		b.report.longer("fetch", what, mine, series{"curl -o; sha256sum", unitSeconds, p}, atMost(1))
 		b.report.longer("fetch", what, mine, series{"the same, and sync", unitSeconds, durable}, nil)
+		b.report.absolute("fetch", what+": of that, after the last byte", unitSeconds, afterwards, nil)
 	}
 	return nil
 }

@@ -137,17 +137,15 @@ func carry(to, from net.Conn, delivered *atomic.Int64) {
 			}
 		}
 	}()
-	free := time.Now() // when the line can take more
+	var free time.Time // when the line can take more
 	for p := range inFlight {
-		now := time.Now()
-		if free.Before(now) {
-			free = now
+		// Not later than that for having slept too long before: a line has no
+		// gaps while something waits for it.
+		if free.Before(p.due) {
+			free = p.due
 		}
+		at := free
 		free = free.Add(time.Duration(len(p.data)) * time.Second / linkRate)
-		at := p.due
-		if free.After(at) {
-			at = free
-		}
 		time.Sleep(time.Until(at))
 		n, err := to.Write(p.data)
 		if delivered != nil {
@@ -189,7 +187,7 @@ func (b *bench) link(ctx context.Context) error {
 		if err := settle(f.path); err != nil {
 			return 0, err
 		}
-		took, err := s.fetchOnce(ctx, imageURL, f.sha256)
+		took, _, err := s.fetchOnce(ctx, imageURL, f)
 		if err != nil {
 			return 0, err
 		}

@@ -185,10 +185,16 @@ func (s *server) job(ctx context.Context, kind, name string) (job, bool, error) 
 
 // completed waits until the job of an image has ended well.
 func (s *server) completed(ctx context.Context, kind, name string) (job, error) {
+	return s.ended(ctx, kind, name, func(job) {})
+}
+
+// ended is completed for who wants to see the job on its way.
+func (s *server) ended(ctx context.Context, kind, name string, see func(job)) (job, error) {
 	var last job
 	err := until(ctx, 30*time.Minute, 10*time.Millisecond, kind+" job of "+name, func() (bool, error) {
 		j, _, err := s.job(ctx, kind, name)
 		last = j
+		see(j)
 		if j.Status == "failed" || j.Status == "cancelled" {
 			return false, fmt.Errorf("%s job of %s: %s: %s", kind, name, j.Status, j.Error)
 		}

@@ -28,11 +28,12 @@ func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
 
 // UploadPart implements store.Multipart.
 func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+	ctx, body, sent := sending(ctx, body, size)
 	out, err := r.s3.UploadPart(ctx, &s3.UploadPartInput{
 		Bucket: &r.bucket, Key: r.key(key), UploadId: &id, PartNumber: &n,
-		Body: sized(body, size), ContentLength: &size,
+		Body: body, ContentLength: &size,
 	}, streamed)
-	if err != nil {
+	if err = sent(err); err != nil {
 		return store.Part{}, wrap("send part of", key, err)
 	}
 	return store.Part{Number: n, ETag: unquote(out.ETag), Size: size}, nil

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
@@ -47,7 +48,16 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	case rg.Offset > 0:
 		in.Range = aws.String(fmt.Sprintf("bytes=%d-", rg.Offset))
 	}
+	// The whole body may take hours, its beginning may not.
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(answerTimeout, cancel)
 	out, err := r.s3.GetObject(ctx, in)
+	if !late.Stop() && err != nil {
+		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	}
+	if err != nil {
+		cancel()
+	}
 	if isStatus(err, http.StatusPreconditionFailed) {
 		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrChanged)
 	}
@@ -63,11 +73,23 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 		total, err := totalOf(aws.ToString(out.ContentRange))
 		if err != nil {
 			out.Body.Close()
+			cancel()
 			return nil, store.Info{}, fmt.Errorf("read %q: %w", key, err)
 		}
 		info.Size = total
 	}
-	return out.Body, info, nil
+	return &body{out.Body, cancel}, info, nil
+}
+
+// A body ends its request when it is closed.
+type body struct {
+	io.ReadCloser
+	end context.CancelFunc
+}
+
+func (b *body) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
 }
 
 // totalOf returns the complete length in a Content-Range (RFC 9110, 14.4).
@@ -136,11 +158,12 @@ func readUpTo(r io.Reader, n int) ([]byte, error) {
 }
 
 func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
-	out, err := r.s3.PutObject(ctx, &s3.PutObjectInput{
-		Bucket: &r.bucket, Key: r.key(key), Body: sized(body, size), ContentLength: &size,
+	sctx, body, sent := sending(ctx, body, size)
+	out, err := r.s3.PutObject(sctx, &s3.PutObjectInput{
+		Bucket: &r.bucket, Key: r.key(key), Body: body, ContentLength: &size,
 		ContentType: aws.String("application/octet-stream"),
 	}, streamed)
-	if err != nil {
+	if err = sent(err); err != nil {
 		return store.Version{}, wrap("write", key, err)
 	}
 	return r.written(ctx, key, unquote(out.ETag), size)
@@ -196,13 +219,51 @@ func streamed(o *s3.Options) {
 	o.Retryer = aws.NopRetryer{}
 }
 
-// sized hides everything of body but Read, and keeps an empty body empty: the
-// client would send a reader it cannot measure in chunks.
-func sized(body io.Reader, size int64) io.Reader {
-	if size == 0 {
-		return http.NoBody
+// slowest is the least that a server's disk writes in a second.
+const slowest = 4 << 20
+
+// sending returns the body of a request that carries size bytes, and the
+// context for it, which ends where the server takes none of them for too long,
+// or has them all and does not answer. How long the body itself takes does not
+// count. The function that is returned is told how the request ended, and says
+// what to make of it.
+func sending(ctx context.Context, body io.Reader, size int64) (context.Context, io.Reader, func(error) error) {
+	ctx, cancel := context.WithCancel(ctx)
+	answer := answerTimeout + time.Duration(size/slowest)*time.Second
+	late := time.AfterFunc(answer, cancel)
+	sent := func(err error) error {
+		if !late.Stop() && err != nil {
+			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+		cancel()
+		return err
 	}
-	return struct{ io.Reader }{body}
+	if size == 0 {
+		// The client would send a reader it cannot measure in chunks.
+		return ctx, http.NoBody, sent
+	}
+	return ctx, &outgoing{body, size, late, answer}, sent
+}
+
+// An outgoing body has nothing but Read, whatever the reader in it has.
+type outgoing struct {
+	body   io.Reader
+	left   int64
+	late   *time.Timer
+	answer time.Duration
+}
+
+func (o *outgoing) Read(p []byte) (int, error) {
+	if !o.late.Stop() {
+		return 0, store.ErrUnavailable
+	}
+	n, err := o.body.Read(p)
+	if o.left -= int64(n); o.left > 0 && err == nil {
+		o.late.Reset(answerTimeout)
+	} else {
+		o.late.Reset(o.answer)
+	}
+	return n, err
 }
 
 // Delete implements store.Objects.
@@ -216,12 +277,12 @@ func (r *Root) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-// pages is a listing that comes in several answers.
-type pages[T any] interface {
+// A pager makes a listing that comes in several answers.
+type pager[T any] interface {
 	NextPage(context.Context, ...func(*s3.Options)) (T, error)
 }
 
-func nextPage[T any](ctx context.Context, p pages[T]) (T, error) {
+func nextPage[T any](ctx context.Context, p pager[T]) (T, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
 	return p.NextPage(ctx)

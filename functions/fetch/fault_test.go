@@ -1,0 +1,306 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/entry"
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+)
+
+var smallA, smallB = content(5, 30_000), content(6, 20_000)
+
+func readerOf(data []byte) io.Reader { return bytes.NewReader(data) }
+
+// A freezer is the way to the store of a process that stops at one of its
+// writes, before or after it took effect: for good, or until it is thawed.
+type freezer struct {
+	store.Root
+	at    int  // the write, from 1
+	after bool // it has taken effect
+
+	mu     sync.Mutex
+	writes int
+	op     string // of the write
+	frozen bool
+	hit    chan struct{} // closed then
+	thaw   chan struct{}
+}
+
+func freeze(root store.Root, at int, after bool) *freezer {
+	return &freezer{Root: root, at: at, after: after, hit: make(chan struct{}), thaw: make(chan struct{})}
+}
+
+// wait returns when the process may go on. It freezes at the write op.
+func (z *freezer) wait(op string) {
+	z.mu.Lock()
+	if op != "" && !z.frozen {
+		z.op, z.frozen = op, true
+		close(z.hit)
+	}
+	frozen := z.frozen
+	z.mu.Unlock()
+	if frozen {
+		<-z.thaw
+	}
+}
+
+func (z *freezer) write(op string, do func()) {
+	z.mu.Lock()
+	z.writes++
+	here := z.writes == z.at
+	z.mu.Unlock()
+	if here && !z.after {
+		z.wait(op)
+	} else {
+		z.wait("")
+	}
+	do()
+	if here && z.after {
+		z.wait(op)
+	}
+}
+
+func (z *freezer) Head(ctx context.Context, key string) (store.Info, error) {
+	z.wait("")
+	return z.Root.Head(ctx, key)
+}
+
+func (z *freezer) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+	z.wait("")
+	return z.Root.ReadRecord(ctx, key)
+}
+
+func (z *freezer) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+	z.wait("")
+	return z.Root.ListParts(ctx, key, id)
+}
+
+func (z *freezer) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	z.wait("")
+	return z.Root.List(ctx, prefix, after)
+}
+
+func (z *freezer) Delete(ctx context.Context, key string) (err error) {
+	z.write("Delete", func() { err = z.Root.Delete(ctx, key) })
+	return err
+}
+
+func (z *freezer) Copy(ctx context.Context, dst, src string, size int64) (err error) {
+	z.write("Copy", func() { err = z.Root.Copy(ctx, dst, src, size) })
+	return err
+}
+
+func (z *freezer) CreateUpload(ctx context.Context, key string) (id string, err error) {
+	z.write("CreateUpload", func() { id, err = z.Root.CreateUpload(ctx, key) })
+	return id, err
+}
+
+func (z *freezer) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (p store.Part, err error) {
+	z.write("UploadPart", func() { p, err = z.Root.UploadPart(ctx, key, id, n, body, size) })
+	return p, err
+}
+
+func (z *freezer) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (v store.Version, err error) {
+	z.write("CompleteUpload", func() { v, err = z.Root.CompleteUpload(ctx, key, id, parts) })
+	return v, err
+}
+
+func (z *freezer) AbortUpload(ctx context.Context, key, id string) (err error) {
+	z.write("AbortUpload", func() { err = z.Root.AbortUpload(ctx, key, id) })
+	return err
+}
+
+func (z *freezer) CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error) {
+	z.write("CreateRecord "+key, func() { tag, err = z.Root.CreateRecord(ctx, key, data) })
+	return tag, err
+}
+
+func (z *freezer) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error) {
+	z.write("ReplaceRecord "+key, func() { newTag, err = z.Root.ReplaceRecord(ctx, key, data, tag) })
+	return newTag, err
+}
+
+// TestFrozenOwner stops a process at each of its writes, before and after
+// that took effect. Another one takes the job over, from the last part, as if
+// the first had been killed; then the first wakes up and finds that it has
+// nothing to say any more.
+func TestFrozenOwner(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		data, then []byte // what the source is for the first, and for the second
+		known      entry.Entry
+	}{
+		{"of a known digest", smallA, smallA, knows(smallA)},
+		{"of an unknown digest", imageA, imageA, entry.Entry{}},
+		{"changed meanwhile", smallA, smallB, entry.Entry{}},
+	} {
+		// How many writes it takes where nothing happens.
+		w := newWorld(t, newOrigin(t, good(tt.data)).url(), tt.known)
+		w.enqueue()
+		counted := freeze(w.root, 0, false)
+		w.finish(w.process("alone", counted))
+		if counted.writes < 8 {
+			t.Fatalf("%s: a fetch of %d writes", tt.name, counted.writes)
+		}
+		for at := range counted.writes {
+			for _, late := range []bool{false, true} {
+				z := &freezer{at: at + 1, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
+				t.Run(fmt.Sprintf("%s, write %d, after %v", tt.name, z.at, late), func(t *testing.T) {
+					t.Parallel()
+					o := newOrigin(t, good(tt.data))
+					w := newWorld(t, o.url(), tt.known)
+					w.enqueue()
+					z.Root = w.root
+					first := w.process("first", z)
+					done := make(chan error, 1)
+					go func() { done <- first.Handle(t.Context(), w.task()) }()
+					<-z.hit
+					t.Log(z.op)
+					w.takenOver(o, z, tt.data, tt.then, done)
+				})
+			}
+		}
+	}
+}
+
+func (w *world) takenOver(o *origin, z *freezer, data, then []byte, done <-chan error) {
+	w.t.Helper()
+	var safe checkpoint
+	before := w.job()
+	w.checkpoint(&safe)
+	o.become(good(then))
+	w.clock.advance(time.Minute) // the first one's lease is over
+	second := w.process("second", w.root)
+	if before.Status.Active() {
+		w.finish(second)
+	}
+	changed := &then[0] != &data[0]
+	if changed && w.job().SHA256 == sum256(data) {
+		// The first one had all of it by then: what it has is what there is.
+		if safe.Hashed.Offset != int64(len(data)) && before.Status.Active() {
+			w.t.Error("the source has changed, and what it was before was stored")
+		}
+		then, changed = data, false
+	}
+	check := func() {
+		w.t.Helper()
+		if !changed {
+			w.has(then)
+		}
+		w.honest()
+		rec, _, err := record.Read[entry.Fetched](context.Background(), w.root, layout.FetchedKey(w.ref))
+		if j := w.job(); err != nil || rec.SHA256 != sum256(then) || j.SHA256 != rec.SHA256 || j.Status != "completed" {
+			w.t.Errorf("recorded: %+v, %v; the job is %s with %s", rec, err, j.Status, j.SHA256)
+		}
+	}
+	check()
+	// Of what nobody knew when the process was killed, somebody else learns a
+	// day later.
+	if safe.UploadID != "" {
+		w.clean()
+	}
+	// Bytes that are safe are not asked for again.
+	size := int64(len(then))
+	missing := size - min(int64(safe.Parts)*testPart, size)
+	if !before.Status.Active() {
+		missing = 0
+	}
+	if asked := o.askedBytes("second", size); !changed && asked != missing {
+		w.t.Errorf("asked for %d bytes of %d that are missing", asked, missing)
+	}
+	close(z.thaw)
+	<-done
+	check()
+	w.clean()
+	w.told(activity.ImageFetched)
+	w.swept(second)
+	w.honest()
+}
+
+// TestFaultAtEveryWrite fails each write once, before and after it took
+// effect, and when the next one arrives. The fetch comes to its end all the
+// same, and brings the bytes once.
+func TestFaultAtEveryWrite(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		data  []byte
+		known entry.Entry
+		plain bool
+	}{
+		{"of a known digest", smallA, knows(smallA), false},
+		{"of an unknown digest", smallA, entry.Entry{}, false},
+		{"of two parts", imageA, entry.Entry{}, true},
+	} {
+		for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+			t.Run(tt.name+", "+fault.String(), func(t *testing.T) {
+				t.Parallel()
+				o := newOrigin(t, good(tt.data))
+				for n := 1; !t.Failed(); n++ {
+					o.become(good(tt.data))
+					w := newWorld(t, o.url(), tt.known)
+					w.enqueue()
+					s := faultstore.New(w.root, faultstore.NthWrite(n, fault))
+					s.Plain = tt.plain
+					f := w.process("a", s)
+					w.finish(f)
+					w.has(tt.data)
+					var failed faultstore.Call
+					for _, c := range s.Calls() {
+						if c.Write == n {
+							failed = c
+						}
+					}
+					if failed.Op != "CreateUpload" || fault != faultstore.After {
+						w.clean()
+					}
+					w.swept(f)
+					size := int64(len(tt.data))
+					if asked := o.askedBytes("a", size); asked > size+testPart {
+						t.Errorf("asked for %d bytes of an image of %d", asked, size)
+					}
+					if t.Failed() {
+						t.Errorf("at write %d: %+v", n, failed)
+					}
+					if s.Writes() < n {
+						if n < 8 {
+							t.Errorf("a fetch of %d writes", n-1)
+						}
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+// A store that fails now and then, in any way, only makes a fetch slower.
+func TestRandomFaults(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			o := newOrigin(t, when(func(n int) bool { return n%5 == 0 }, cut(good(imageA), 20_000, true), good(imageA)))
+			w := newWorld(t, o.url(), entry.Entry{})
+			w.enqueue()
+			s := faultstore.New(w.root, faultstore.Random(seed, 0.15, faultstore.Before, faultstore.After, faultstore.Late))
+			f := w.process("a", s)
+			w.finish(f)
+			w.has(imageA)
+			s.Reset(nil)
+			w.swept(f)
+		})
+	}
+}

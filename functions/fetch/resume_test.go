@@ -1,0 +1,370 @@
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/entry"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/web"
+)
+
+// Images of three parts.
+var (
+	longA = content(3, 2*testPart+testSegment+12345)
+	longB = content(4, 2*testPart+testSegment+12345)
+)
+
+// checkpoint reads the job's; it stays as it is where there is none.
+func (w *world) checkpoint(cp *checkpoint) {
+	j, _, err := record.Read[job.Job](context.Background(), w.root, layout.FetchJobKey(w.ref))
+	if err == nil && j.Checkpoint != nil {
+		err = json.Unmarshal(j.Checkpoint, cp)
+	}
+	if err != nil {
+		w.t.Error(err)
+	}
+}
+
+// edit changes the job's checkpoint.
+func (w *world) edit(change func(json.RawMessage) any) {
+	w.t.Helper()
+	_, _, err := record.Change(context.Background(), w.root, layout.FetchJobKey(w.ref), func(j *job.Job, _ bool) error {
+		data, err := json.Marshal(change(j.Checkpoint))
+		j.Checkpoint = data
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// interrupted runs the fetch in a process that is shut down within the
+// second part, and returns where the origin was by then.
+func (w *world) interrupted(o *origin, b behavior) {
+	w.t.Helper()
+	ctx, shutdown := context.WithCancel(w.t.Context())
+	defer shutdown()
+	o.become(func(o *origin, n int, rw http.ResponseWriter, r *http.Request) {
+		var cp checkpoint
+		if w.checkpoint(&cp); cp.Parts == 1 {
+			shutdown()
+		}
+		b(o, n, rw, r)
+	})
+	err := w.process("a", w.root).Handle(ctx, w.task())
+	if !errors.Is(err, context.Canceled) {
+		w.t.Errorf("shut down: %v", err)
+	}
+	if j := w.job(); j.Status != job.Queued || j.BytesDone < testPart || j.Owner != "" {
+		w.t.Fatalf("after a shutdown the job is %s by %q, %d bytes: %s", j.Status, j.Owner, j.BytesDone, j.Error)
+	}
+}
+
+// TestResume interrupts a fetch and goes on in another process: it asks for
+// what it does not have, and no more.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	size := int64(len(longA))
+	for _, tt := range []struct {
+		name  string
+		known entry.Entry
+		then  behavior // of the origin, in between
+		begin func(w *world)
+		want  []byte
+		asked int64 // at most
+	}{
+		{"unchanged", entry.Entry{}, good(longA), nil, longA, size - testPart},
+		{"unchanged, of a known digest", knows(longA), good(longA), nil, longA, size - testPart},
+		{"unchanged, of a known SHA-512", entry.Entry{SHA512: sum512(longA)}, good(longA), nil, longA, size - testPart},
+		{"without ranges by now", entry.Entry{}, unranged(good(longA)), nil, longA, size},
+		{"changed", entry.Entry{}, good(longB), nil, longB, size - testPart + size},
+		{"changed to something shorter", entry.Entry{}, good(longB[:testPart]), nil, longB[:testPart], size + testPart},
+		{"without validators by now, of another size", entry.Entry{}, serving(longB[:2*testPart], ""), nil, longB[:2*testPart], 4 * size},
+		{"refreshed meanwhile", entry.Entry{}, good(longB), func(w *world) { w.entry(knows(longB)) }, longB, size},
+		{"to be verified by SHA-512 meanwhile", entry.Entry{}, good(longA), func(w *world) { w.entry(entry.Entry{SHA512: sum512(longA)}) }, longA, size},
+		{"parts given up", entry.Entry{}, good(longA), func(w *world) {
+			u := w.pending()[0]
+			if err := w.root.AbortUpload(w.t.Context(), u.Key, u.ID); err != nil {
+				w.t.Fatal(err)
+			}
+		}, longA, size},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			o := newOrigin(t, nil)
+			w := newWorld(t, o.url(), tt.known)
+			w.enqueue()
+			w.interrupted(o, good(longA))
+			if tt.begin != nil {
+				tt.begin(w)
+			}
+			o.become(tt.then)
+			j := w.finish(w.process("b", w.root))
+			w.has(tt.want)
+			w.clean()
+			if asked := o.askedBytes("b", int64(len(tt.want))); asked > tt.asked {
+				t.Errorf("asked for %d bytes, want %d at most: %v", asked, tt.asked, o.requests())
+			}
+			if j.Attempt != 2 {
+				t.Errorf("attempt %d", j.Attempt)
+			}
+		})
+	}
+}
+
+// Without validators and without a digest nobody could tell whether what
+// comes after an interruption is of the same image.
+func TestNoValidatorsNoResume(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t, nil)
+	w := newWorld(t, o.url(), entry.Entry{})
+	w.enqueue()
+	ctx, shutdown := context.WithCancel(t.Context())
+	defer shutdown()
+	o.become(when(first(1), serving(longA, ""), func(o *origin, n int, rw http.ResponseWriter, r *http.Request) {
+		stall(serving(longA, ""), testPart+1000)(o, n, rw, r)
+	}))
+	f := w.process("a", w.root)
+	f.Sources = w.sourcesOf("a", time.Minute)
+	done := make(chan error, 1)
+	go func() { done <- f.Handle(ctx, w.task()) }()
+	eventually(t, "the first part is safe", func() bool {
+		var cp checkpoint
+		w.checkpoint(&cp)
+		return cp.Parts == 1
+	})
+	shutdown()
+	<-done
+	o.become(serving(longB, ""))
+	w.finish(w.process("b", w.root))
+	w.has(longB)
+	w.clean()
+}
+
+// TestDamagedCheckpoint goes on from checkpoints that are not what was saved.
+func TestDamagedCheckpoint(t *testing.T) {
+	t.Parallel()
+	edit := func(change func(*checkpoint)) func(json.RawMessage) any {
+		return func(data json.RawMessage) any {
+			var cp checkpoint
+			_ = json.Unmarshal(data, &cp) // the test would fail
+			change(&cp)
+			return cp
+		}
+	}
+	for name, change := range map[string]func(json.RawMessage) any{
+		"nothing":           func(json.RawMessage) any { return nil },
+		"a string":          func(json.RawMessage) any { return "nonsense" },
+		"empty":             func(json.RawMessage) any { return struct{}{} },
+		"parts below zero":  edit(func(cp *checkpoint) { cp.Parts = -1 }),
+		"parts too many":    edit(func(cp *checkpoint) { cp.Parts = 1000 }),
+		"parts too few":     edit(func(cp *checkpoint) { cp.Parts = 0 }),
+		"another part size": edit(func(cp *checkpoint) { cp.PartSize++ }),
+		"no part size":      edit(func(cp *checkpoint) { cp.PartSize = 0 }),
+		"a damaged hash":    edit(func(cp *checkpoint) { cp.Hashed.SHA256[40] ^= 1 }),
+		"another offset":    edit(func(cp *checkpoint) { cp.Hashed.Offset += testSegment }),
+		"no hash":           edit(func(cp *checkpoint) { cp.Hashed.SHA256 = nil }),
+		"another upload":    edit(func(cp *checkpoint) { cp.UploadID = "of somebody else" }),
+		"another key":       edit(func(cp *checkpoint) { cp.Key = layout.BlobKey(sum256(longB)) }),
+		"a key of no kind":  edit(func(cp *checkpoint) { cp.Key = "auth/password" }),
+		"said to be whole":  edit(func(cp *checkpoint) { cp.Whole = true }),
+		"whole and lost":    edit(func(cp *checkpoint) { cp.Whole, cp.UploadID = true, "lost" }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOrigin(t, nil)
+			w := newWorld(t, o.url(), knows(longA))
+			w.enqueue()
+			w.interrupted(o, good(longA))
+			w.edit(change)
+			o.become(good(longA))
+			f := w.process("b", w.root)
+			w.finish(f)
+			w.has(longA)
+			// Parts whose upload nobody can name any more are swept a day later.
+			w.swept(f)
+		})
+	}
+}
+
+// swept checks that nothing half is left after a day.
+func (w *world) swept(f *Function) {
+	w.t.Helper()
+	w.clock.advance(25 * time.Hour)
+	if err := f.Reconcile(context.Background()); err != nil {
+		w.t.Error(err)
+	}
+	w.clean()
+}
+
+// A fetch that hangs in a stalled source ends soon after somebody cancels it,
+// in whatever process that is.
+func TestCancelInAStall(t *testing.T) {
+	t.Parallel()
+	for _, b := range []behavior{
+		stall(good(longA), 25_000), stall(unranged(good(longA)), testPart+1000), stall(chunked(longA), 25_000),
+		func(_ *origin, _ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+	} {
+		var gone atomic.Int64
+		o := newOrigin(t, func(o *origin, n int, rw http.ResponseWriter, r *http.Request) {
+			defer gone.Add(1)
+			b(o, n, rw, r)
+		})
+		w := newWorld(t, o.url(), entry.Entry{})
+		w.enqueue()
+		f := w.process("a", w.root)
+		f.Sources = w.sourcesOf("a", time.Minute)
+		done := make(chan error, 1)
+		go func() { done <- f.Handle(t.Context(), w.task()) }()
+		eventually(t, "the source is asked", func() bool { return len(o.requests()) > 0 })
+		began := time.Now()
+		rec := httptest.NewRecorder()
+		h := w.routes(w.process("page", w.root))
+		h.ServeHTTP(rec, httptest.NewRequest(http.MethodDelete, "/catalog/downloads/x.img", nil))
+		if rec.Code != http.StatusNoContent {
+			t.Errorf("cancel: %d %s", rec.Code, rec.Body)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("a cancelled fetch: %v", err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if j := w.job(); j.Status != job.Cancelled || len(w.keys(layout.BlobPrefix)) > 0 {
+			t.Errorf("the job is %s", j.Status)
+		}
+		w.clean()
+		eventually(t, "the source's connections are closed", func() bool { return int(gone.Load()) == len(o.requests()) })
+	}
+}
+
+// routes serves the function's routes to everybody.
+func (w *world) routes(f *Function) http.Handler {
+	return web.Handler(web.Config{Auth: everybody{}, Metric: metric.New(), Log: discard()}, f.Routes())
+}
+
+type everybody struct{}
+
+func (everybody) Authenticated(*http.Request) (bool, error) { return true, nil }
+
+// A job that waits to go on is cancelled with its parts.
+func TestCancelBetweenRuns(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t, nil)
+	w := newWorld(t, o.url(), entry.Entry{})
+	w.enqueue()
+	w.interrupted(o, good(longA))
+	if len(w.pending()) != 1 {
+		t.Fatalf("parts are kept for the next run: %+v", w.pending())
+	}
+	rec := httptest.NewRecorder()
+	w.routes(w.process("page", w.root)).ServeHTTP(rec, httptest.NewRequest(http.MethodDelete, "/catalog/downloads/x.img", nil))
+	if j := w.job(); rec.Code != http.StatusNoContent || j.Status != job.Cancelled {
+		t.Errorf("cancel: %d, the job is %s", rec.Code, j.Status)
+	}
+	w.clean()
+}
+
+// Two processes that are told of one job: one of them does it, once.
+func TestRace(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t, good(imageA))
+	w := newWorld(t, o.url(), entry.Entry{})
+	w.enqueue()
+	errs := make(chan error)
+	const runners = 4
+	for i := range runners {
+		f := w.process(fmt.Sprint(i), w.root)
+		go func() { errs <- f.Handle(t.Context(), w.task()) }()
+	}
+	for range runners {
+		err := <-errs
+		if _, ok := queue.Delay(err); err != nil && !ok {
+			t.Errorf("a runner failed: %v", err)
+		}
+	}
+	w.has(imageA)
+	w.clean()
+	var asked int64
+	for i := range runners {
+		asked += o.askedBytes(fmt.Sprint(i), imageBytes)
+	}
+	if asked != imageBytes {
+		t.Errorf("asked for %d bytes of an image of %d", asked, imageBytes)
+	}
+	w.told(activity.ImageFetched)
+}
+
+// told checks that the activity is exactly this.
+func (w *world) told(kinds ...string) {
+	w.t.Helper()
+	events, _, err := (&activity.Log{Root: w.root, Now: time.Now, Log: discard()}).List(context.Background(), activity.Filter{Limit: 10})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	got := make([]string, len(events))
+	for i, e := range events {
+		got[i] = e.Kind
+	}
+	if fmt.Sprint(got) != fmt.Sprint(kinds) {
+		w.t.Errorf("activity: %v, want %v", got, kinds)
+	}
+}
+
+// A fetch of bytes that another source brought costs nothing, and leaves
+// nothing of what it had itself.
+func TestBroughtByAnother(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t, nil)
+	w := newWorld(t, o.url(), knows(longA))
+	w.enqueue()
+	w.interrupted(o, good(longA))
+	if _, err := w.root.Put(t.Context(), layout.BlobKey(sum256(longA)), readerOf(longA), int64(len(longA))); err != nil {
+		t.Fatal(err)
+	}
+	o.become(good(longA))
+	w.finish(w.process("b", w.root))
+	w.has(longA)
+	w.clean()
+	if n := o.askedBytes("b", int64(len(longA))); n > 0 {
+		t.Errorf("the source was asked for %d bytes that are here", n)
+	}
+}
+
+// The room that a store has left says nothing of what is there already.
+func TestFreeSpace(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t, nil)
+	w := newWorld(t, o.url(), knows(longA))
+	w.enqueue()
+	w.interrupted(o, good(longA))
+	o.become(good(longA))
+	f := w.process("b", w.root)
+	f.Free = func() int64 { return int64(len(longA)) - testPart }
+	w.finish(f)
+	w.has(longA)
+
+	w = newWorld(t, o.url(), knows(longA))
+	w.enqueue()
+	f = w.process("c", w.root)
+	f.Free = func() int64 { return 1000 }
+	o.become(good(longA))
+	w.finish(f)
+	w.failed(fmt.Sprint(len(longA)), "room for 1000")
+	if n := o.askedBytes("c", int64(len(longA))); n > 0 {
+		t.Errorf("the source was asked for %d bytes that do not fit", n)
+	}
+}

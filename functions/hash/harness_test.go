@@ -1,0 +1,313 @@
+package hash
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/digest"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/store/memstore"
+)
+
+// The tests run on the fake clock of a synctest bubble.
+
+const imageName = "x.img"
+
+// content is an image that no other seed gives.
+func content(seed uint64, size int) []byte {
+	b := make([]byte, size)
+	var s [32]byte
+	s[0] = byte(seed)
+	_, _ = rand.NewChaCha8(s).Read(b) // never fails
+	return b
+}
+
+func sum256(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+func sum512(b []byte) string { s := sha512.Sum512(b); return hex.EncodeToString(s[:]) }
+
+// A sender keeps what is sent.
+type sender struct {
+	mu   sync.Mutex
+	sent []string
+}
+
+func (s *sender) Send(_ context.Context, body []byte, delay time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	what := string(body)
+	if delay > 0 {
+		what += " in " + delay.String()
+	}
+	s.sent = append(s.sent, what)
+	return nil
+}
+
+func (s *sender) take() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() { s.sent = nil }()
+	slices.Sort(s.sent)
+	return s.sent
+}
+
+// A tap is the image root as one process reads it.
+type tap struct {
+	store.Root
+	read func(ctx context.Context, offset int64) error // before each piece; may be nil
+
+	mu    sync.Mutex
+	bytes int64 // that were read of images
+}
+
+func (p *tap) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	body, info, err := p.Root.Get(ctx, key, r, ifMatch)
+	if err != nil || key != imageName {
+		return body, info, err
+	}
+	return &tapped{body, p, ctx, r.Offset}, info, nil
+}
+
+type tapped struct {
+	io.ReadCloser
+	tap    *tap
+	ctx    context.Context
+	offset int64
+}
+
+func (b *tapped) Read(p []byte) (int, error) {
+	if b.tap.read != nil {
+		if err := b.tap.read(b.ctx, b.offset); err != nil {
+			return 0, err
+		}
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.offset += int64(n)
+	b.tap.mu.Lock()
+	b.tap.bytes += int64(n)
+	b.tap.mu.Unlock()
+	return n, err
+}
+
+// A world is two roots that processes work on.
+type world struct {
+	t               *testing.T
+	images, catalog *memstore.Root
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{t, memstore.New(), memstore.New()}
+}
+
+// put stores an object, and lets it settle.
+func (w *world) put(name string, data []byte) store.Version {
+	w.t.Helper()
+	time.Sleep(time.Second) // versions differ by it
+	v, err := w.images.Put(w.t.Context(), name, bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(Settle + time.Second)
+	return v
+}
+
+// A process is the function as another process has it.
+type process struct {
+	*Function
+	tap         *tap
+	looks, work *sender
+}
+
+// process returns one with its own way to the catalog root.
+func (w *world) process(owner string, catalog store.Root) *process {
+	log := slog.New(slog.DiscardHandler)
+	p := &process{tap: &tap{Root: w.images}, looks: new(sender), work: new(sender)}
+	p.Function = &Function{
+		Images: p.tap, Catalog: catalog, Bucket: "images",
+		Jobs: &job.Jobs{Records: catalog, Owner: owner, Now: time.Now}, Queue: p.looks, Work: p.work,
+		Inventory: inventory.New(inventory.Config{Images: w.images, Catalog: w.catalog, Now: time.Now, Log: log}),
+		Activity:  &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(),
+		Workers: 1, Now: time.Now, Log: log,
+	}
+	return p
+}
+
+// look has p look at the image until that works.
+func (w *world) look(p *process, name string) {
+	w.t.Helper()
+	w.until(p, queue.Task{Image: name})
+}
+
+// run has p do the image's job until that has ended.
+func (w *world) run(p *process) job.Job {
+	w.t.Helper()
+	for range 20 {
+		w.until(p, queue.Task{Hash: imageName})
+		if j := w.job(); !j.Status.Active() {
+			return j
+		}
+	}
+	w.t.Fatalf("the job does not end: %+v", w.job())
+	return job.Job{}
+}
+
+// until handles a task until that is no error, as a queue does.
+func (w *world) until(p *process, t queue.Task) {
+	w.t.Helper()
+	var err error
+	for range 20 {
+		if err = p.Handle(w.t.Context(), t.Encode()); err == nil {
+			return
+		}
+		delay, ok := queue.Delay(err)
+		if !ok {
+			delay = 10 * time.Second
+		}
+		time.Sleep(delay)
+	}
+	w.t.Fatalf("%+v still fails: %v", t, err)
+}
+
+func (w *world) job() job.Job {
+	w.t.Helper()
+	j, _, err := record.Read[job.Job](context.Background(), w.catalog, layout.HashJobKey(imageName))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return j
+}
+
+// record returns the digest record, or nil.
+func (w *world) record() *digest.Record {
+	w.t.Helper()
+	rec, _, err := record.Read[digest.Record](context.Background(), w.catalog, layout.DigestKey(imageName))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &rec
+}
+
+// honest checks what must hold at every moment: a digest record of the version
+// that is there is right.
+func (w *world) honest() {
+	w.t.Helper()
+	body, info, err := w.images.Get(context.Background(), imageName, store.All, "")
+	rec := w.record()
+	if err != nil || rec == nil || !rec.Version.Equal(info.Version) {
+		return
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if rec.SHA256 != sum256(data) || rec.SHA512 != "" && rec.SHA512 != sum512(data) {
+		w.t.Errorf("the record of %+v says %s %s", rec.Version, rec.SHA256, rec.SHA512)
+	}
+}
+
+// hashed checks that the image is known to be data.
+func (w *world) hashed(data []byte) {
+	w.t.Helper()
+	info, err := w.images.Head(context.Background(), imageName)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	j, rec, sum, size := w.job(), w.record(), sum256(data), int64(len(data))
+	if j.Status != job.Completed || j.SHA256 != sum || j.BytesDone != size || j.BytesTotal == nil || *j.BytesTotal != size || j.Error != "" {
+		w.t.Errorf("the job is %s with %s, %d bytes: %s", j.Status, j.SHA256, j.BytesDone, j.Error)
+	}
+	if rec == nil || rec.SHA256 != sum || !rec.Version.Equal(info.Version) || rec.Name != imageName || rec.By != digest.ByHash {
+		w.t.Errorf("the record is %+v, want %s of %+v", rec, sum, info.Version)
+	}
+	w.honest()
+}
+
+// told checks that the activity is exactly this, newest first.
+func (w *world) told(kinds ...string) {
+	w.t.Helper()
+	log := &activity.Log{Root: w.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	events, _, err := log.List(context.Background(), activity.Filter{Limit: 10})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	got := make([]string, len(events))
+	for i, e := range events {
+		got[i] = e.Kind
+	}
+	if fmt.Sprint(got) != fmt.Sprint(kinds) {
+		w.t.Errorf("activity: %v, want %v", got, kinds)
+	}
+}
+
+// A freezer is the way to the records of a process that stops at one of its
+// writes, before or after it took effect, until it is thawed.
+type freezer struct {
+	store.Root
+	at    int  // the write, from 1
+	after bool // it has taken effect
+
+	mu     sync.Mutex
+	writes int
+	frozen bool
+	hit    chan struct{} // closed then
+	thaw   chan struct{}
+}
+
+func (z *freezer) wait(here bool) {
+	z.mu.Lock()
+	if here && !z.frozen {
+		z.frozen = true
+		close(z.hit)
+	}
+	frozen := z.frozen
+	z.mu.Unlock()
+	if frozen {
+		<-z.thaw
+	}
+}
+
+func (z *freezer) write(do func()) {
+	z.mu.Lock()
+	z.writes++
+	here := z.writes == z.at
+	z.mu.Unlock()
+	z.wait(here && !z.after)
+	do()
+	z.wait(here && z.after)
+}
+
+func (z *freezer) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+	z.wait(false)
+	return z.Root.ReadRecord(ctx, key)
+}
+
+func (z *freezer) CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error) {
+	z.write(func() { tag, err = z.Root.CreateRecord(ctx, key, data) })
+	return tag, err
+}
+
+func (z *freezer) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error) {
+	z.write(func() { newTag, err = z.Root.ReplaceRecord(ctx, key, data, tag) })
+	return newTag, err
+}

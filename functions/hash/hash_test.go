@@ -1,0 +1,615 @@
+package hash
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/digest"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store/faultstore"
+	"imageroot/shared/web"
+)
+
+const mib = 1 << 20
+
+var (
+	imageA = content(1, 12*mib+12345)
+	imageB = content(2, 10*mib)
+	smallA = content(3, 5000)
+	smallB = content(4, 6000)
+)
+
+// bubble runs a test on a fake clock.
+func bubble(t *testing.T, f func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { f(newWorld(t)) })
+}
+
+func TestHash(t *testing.T) {
+	for _, data := range [][]byte{imageA, smallA, {}} {
+		bubble(t, func(w *world) {
+			w.put(imageName, data)
+			p := w.process("a", w.catalog)
+			w.look(p, imageName)
+			if sent := p.work.take(); len(sent) != 1 || sent[0] != `{"hash":"x.img"}` {
+				t.Errorf("queued: %v", sent)
+			}
+			w.run(p)
+			w.hashed(data)
+			w.told(activity.ImageHashed)
+			if p.tap.bytes != int64(len(data)) {
+				t.Errorf("%d bytes read of %d", p.tap.bytes, len(data))
+			}
+			// What is known is not read again, whoever asks.
+			w.look(p, imageName)
+			w.run(p)
+			if sent := p.work.take(); len(sent) != 0 || p.tap.bytes != int64(len(data)) {
+				t.Errorf("hashed again: %v, %d bytes", sent, p.tap.bytes)
+			}
+			w.told(activity.ImageHashed)
+		})
+	}
+}
+
+// An object that is fresh is left alone: whoever wrote it may not be done.
+func TestSettle(t *testing.T) {
+	bubble(t, func(w *world) {
+		p := w.process("a", w.catalog)
+		if _, err := w.images.Put(w.t.Context(), imageName, bytes.NewReader(smallA), -1); err != nil {
+			t.Fatal(err)
+		}
+		err := p.Handle(w.t.Context(), queue.Task{Image: imageName}.Encode())
+		if delay, ok := queue.Delay(err); !ok || delay <= 0 || delay > Settle {
+			t.Errorf("a fresh object: %v", err)
+		}
+		w.look(p, imageName)
+		w.run(p)
+		w.hashed(smallA)
+	})
+}
+
+// slowly reads a mebibyte in two seconds.
+func slowly(ctx context.Context, _ int64) error {
+	select {
+	case <-time.After(2 * time.Second):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A shutdown costs nothing, and what the image became meanwhile is read anew.
+func TestShutdown(t *testing.T) {
+	for _, changed := range []bool{false, true} {
+		bubble(t, func(w *world) {
+			w.put(imageName, imageA)
+			a := w.process("a", w.catalog)
+			a.tap.read = slowly
+			w.look(a, imageName)
+			ctx, shutdown := context.WithTimeout(w.t.Context(), 12500*time.Millisecond)
+			defer shutdown()
+			if err := a.Handle(ctx, queue.Task{Hash: imageName}.Encode()); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("shut down: %v", err)
+			}
+			if j := w.job(); j.Status != job.Queued || j.BytesDone != a.tap.bytes || a.tap.bytes != 6*mib || w.record() != nil {
+				t.Errorf("after a shutdown at %d bytes: %+v", a.tap.bytes, j)
+			}
+			data, want := imageA, int64(len(imageA))-a.tap.bytes
+			if changed {
+				w.put(imageName, imageB)
+				data, want = imageB, int64(len(imageB))
+			}
+			b := w.process("b", w.catalog)
+			w.look(b, imageName)
+			w.run(b)
+			w.hashed(data)
+			if b.tap.bytes != want {
+				t.Errorf("changed %v: %d bytes read, want %d", changed, b.tap.bytes, want)
+			}
+		})
+	}
+}
+
+// A kill costs what was read in ten seconds, at the most.
+func TestKill(t *testing.T) {
+	for _, at := range []time.Duration{3 * time.Second, 9900 * time.Millisecond, 17 * time.Second, 23 * time.Second} {
+		bubble(t, func(w *world) {
+			w.put(imageName, imageA)
+			z := &freezer{Root: w.catalog, hit: make(chan struct{}), thaw: make(chan struct{})}
+			a := w.process("a", z)
+			a.tap.read = slowly
+			w.look(a, imageName)
+			done := make(chan error, 1)
+			go func() { done <- a.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+			time.Sleep(at)
+			go z.wait(true) // nothing that it writes from here on arrives
+			synctest.Wait()
+			a.tap.mu.Lock()
+			read := a.tap.bytes
+			a.tap.mu.Unlock()
+
+			b := w.process("b", w.catalog)
+			began := time.Now()
+			w.run(b)
+			w.hashed(imageA)
+			if waited := time.Since(began); waited > 35*time.Second {
+				t.Errorf("taken over after %v", waited)
+			}
+			if lost := read + b.tap.bytes - int64(len(imageA)); lost < 0 || lost > 5*mib {
+				t.Errorf("killed after %d bytes: %d bytes were read twice", read, lost)
+			}
+			w.told(activity.ImageHashed)
+			// The dead wakes up, and changes nothing.
+			before := w.record().Nonce
+			close(z.thaw)
+			<-done
+			w.hashed(imageA)
+			if w.record().Nonce != before {
+				t.Error("the first owner wrote the record again")
+			}
+			w.told(activity.ImageHashed)
+		})
+	}
+}
+
+// TestReplacedWhileRead never records the digest of one version as another's.
+func TestReplacedWhileRead(t *testing.T) {
+	for _, at := range []int64{0, 5 * mib, 12 * mib} {
+		bubble(t, func(w *world) {
+			w.put(imageName, imageA)
+			p := w.process("a", w.catalog)
+			replaced := false
+			p.tap.read = func(_ context.Context, offset int64) error {
+				if !replaced && offset >= at {
+					replaced = true
+					w.put(imageName, imageB)
+				}
+				return nil
+			}
+			w.look(p, imageName)
+			err := p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
+			if delay, ok := queue.Delay(err); !ok || delay != Settle {
+				t.Errorf("replaced at %d: %v", at, err)
+			}
+			if rec := w.record(); rec != nil {
+				t.Errorf("replaced at %d: recorded %+v", at, rec)
+			}
+			w.run(p)
+			w.hashed(imageB)
+		})
+	}
+}
+
+// An upload that was hashed on its way ends the job that reads it.
+func TestHashedByAnother(t *testing.T) {
+	bubble(t, func(w *world) {
+		v := w.put(imageName, imageA)
+		p := w.process("a", w.catalog)
+		p.tap.read = slowly
+		w.look(p, imageName)
+		done := make(chan error, 1)
+		go func() { done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+		time.Sleep(5 * time.Second)
+		_, _, err := record.Change(w.t.Context(), w.catalog, layout.DigestKey(imageName), func(r *digest.Record, _ bool) error {
+			*r = digest.Record{Name: imageName, Version: v, SHA256: sum256(imageA), By: digest.ByUpload}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.look(w.process("b", w.catalog), imageName)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if j := w.job(); j.Status != job.Completed || j.SHA256 != sum256(imageA) || p.tap.bytes > 4*mib || w.record().By != digest.ByUpload {
+			t.Errorf("the job is %+v after %d bytes", j, p.tap.bytes)
+		}
+		w.told() // the upload has told of itself
+	})
+}
+
+func TestDeletedMeanwhile(t *testing.T) {
+	for _, after := range []time.Duration{0, 5 * time.Second} {
+		bubble(t, func(w *world) {
+			w.put(imageName, imageA)
+			p := w.process("a", w.catalog)
+			p.tap.read = slowly
+			w.look(p, imageName)
+			done := make(chan error, 1)
+			if after > 0 {
+				go func() { done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+				time.Sleep(after)
+			}
+			if err := w.images.Delete(w.t.Context(), imageName); err != nil {
+				t.Fatal(err)
+			}
+			if after == 0 {
+				done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
+			}
+			w.look(w.process("b", w.catalog), imageName)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if j := w.job(); j.Status.Active() || j.Status == job.Completed || w.record() != nil {
+				t.Errorf("deleted after %v: the job is %s: %s; the record is %+v", after, j.Status, j.Error, w.record())
+			}
+		})
+	}
+}
+
+// A read that hangs ends soon after somebody cancels the job.
+func TestCancel(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.put(imageName, imageA)
+		p := w.process("a", w.catalog)
+		p.tap.read = func(ctx context.Context, offset int64) error {
+			if offset < 3*mib {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		w.look(p, imageName)
+		done := make(chan error, 1)
+		go func() { done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+		time.Sleep(time.Minute)
+		began := time.Now()
+		page := w.process("page", w.catalog)
+		h := web.Handler(web.Config{Auth: everybody{}, Metric: page.Metric, Log: page.Log}, page.Routes())
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequest(http.MethodDelete, "/catalog/hashes/x.img", nil))
+		if err := <-done; err != nil || rec.Code != http.StatusNoContent {
+			t.Errorf("cancel: %d %s, %v", rec.Code, rec.Body, err)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if j := w.job(); j.Status != job.Cancelled || w.record() != nil {
+			t.Errorf("the job is %s", j.Status)
+		}
+		// It stays so until somebody asks again.
+		p.tap.read = nil
+		w.look(p, imageName)
+		if j := w.job(); j.Status != job.Cancelled {
+			t.Errorf("a look made a cancelled job %s", j.Status)
+		}
+		rec = httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, "/catalog/hashes", strings.NewReader(`{"name": "x.img"}`))
+		if h.ServeHTTP(rec, r); rec.Code != http.StatusAccepted {
+			t.Errorf("asked again: %d %s", rec.Code, rec.Body)
+		}
+		w.run(p)
+		w.hashed(imageA)
+	})
+}
+
+type everybody struct{}
+
+func (everybody) Authenticated(*http.Request) (bool, error) { return true, nil }
+
+func TestRace(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.put(imageName, imageA)
+		const runners = 4
+		errs := make(chan error)
+		var all []*process
+		for i := range runners {
+			p := w.process(fmt.Sprint(i), w.catalog)
+			all = append(all, p)
+			w.look(p, imageName)
+		}
+		for _, p := range all {
+			go func() { errs <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+		}
+		var read int64
+		for range runners {
+			err := <-errs
+			if _, ok := queue.Delay(err); err != nil && !ok {
+				t.Error(err)
+			}
+		}
+		for _, p := range all {
+			read += p.tap.bytes
+		}
+		if read != int64(len(imageA)) {
+			t.Errorf("%d bytes were read of %d", read, len(imageA))
+		}
+		w.hashed(imageA)
+		w.told(activity.ImageHashed)
+	})
+}
+
+// TestDamagedCheckpoint begins again where a checkpoint is not what was saved.
+func TestDamagedCheckpoint(t *testing.T) {
+	good := digest.New(false)
+	_, _ = good.Write(imageA[:3*mib]) // never fails
+	longer := digest.New(false)
+	_, _ = longer.Write(make([]byte, len(imageA)+1))
+	for name, change := range map[string]func(cp *checkpoint) any{
+		"good":            func(cp *checkpoint) any { return cp },
+		"nothing":         func(*checkpoint) any { return nil },
+		"a string":        func(*checkpoint) any { return "nonsense" },
+		"empty":           func(*checkpoint) any { return struct{}{} },
+		"another version": func(cp *checkpoint) any { cp.Version.Size++; return cp },
+		"another offset":  func(cp *checkpoint) any { cp.State.Offset = 4 * mib; return cp },
+		"a damaged hash":  func(cp *checkpoint) any { cp.State.SHA256[50] ^= 1; return cp },
+		"beyond the end":  func(cp *checkpoint) any { cp.State = longer.State(); return cp },
+	} {
+		bubble(t, func(w *world) {
+			v := w.put(imageName, imageA)
+			p := w.process("a", w.catalog)
+			w.look(p, imageName)
+			_, _, err := record.Change(w.t.Context(), w.catalog, layout.HashJobKey(imageName), func(j *job.Job, _ bool) (err error) {
+				j.Checkpoint, err = json.Marshal(change(&checkpoint{v, good.State()}))
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.run(p)
+			w.hashed(imageA)
+			want := int64(len(imageA))
+			if name == "good" {
+				want -= 3 * mib
+			}
+			if p.tap.bytes != want {
+				t.Errorf("%s: %d bytes read, want %d", name, p.tap.bytes, want)
+			}
+		})
+	}
+}
+
+// TestFrozenOwner stops a process at each of its writes, before and after that
+// took effect; another one takes the job over, and then the first wakes up.
+func TestFrozenOwner(t *testing.T) {
+	const most = 12
+	reached := 0
+	for at := 1; at <= most; at++ {
+		for _, late := range []bool{false, true} {
+			for _, changed := range []bool{false, true} {
+				bubble(t, func(w *world) {
+					w.put(imageName, smallA)
+					w.look(w.process("look", w.catalog), imageName)
+					z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
+					first := w.process("first", z)
+					done := make(chan error, 1)
+					go func() { done <- first.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+					synctest.Wait()
+					select {
+					case <-z.hit:
+						reached = max(reached, at)
+					default:
+						return // it is done
+					}
+					data := smallA
+					if changed {
+						data = smallB
+						w.put(imageName, smallB)
+					}
+					time.Sleep(time.Minute) // the lease is over
+					second := w.process("second", w.catalog)
+					w.look(second, imageName)
+					w.run(second)
+					w.hashed(data)
+					close(z.thaw)
+					<-done
+					w.hashed(data)
+					if t.Failed() {
+						t.Fatalf("at write %d, after %v, changed %v", at, late, changed)
+					}
+				})
+			}
+		}
+	}
+	if reached < 4 || reached == most {
+		t.Errorf("a hash of %d writes", reached)
+	}
+}
+
+// TestFaultAtEveryWrite fails each write once, in each way.
+func TestFaultAtEveryWrite(t *testing.T) {
+	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+		for _, plain := range []bool{false, true} {
+			for n := 1; ; n++ {
+				done := false
+				bubble(t, func(w *world) {
+					w.put(imageName, smallA)
+					w.put(imageName+".sha256", []byte(sum256(smallA)))
+					s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
+					s.Plain = plain
+					p := w.process("a", s)
+					w.look(p, imageName)
+					w.run(p)
+					w.look(p, imageName)
+					w.hashed(smallA)
+					if rec := w.record(); len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
+						t.Errorf("the checksum file: %+v", rec.Publishers)
+					}
+					done = s.Writes() < n
+				})
+				if t.Failed() {
+					t.Fatalf("write %d failed %s, plain %v", n, fault, plain)
+				}
+				if done {
+					if n < 7 {
+						t.Errorf("a hash of %d writes", n-1)
+					}
+					break
+				}
+			}
+		}
+	}
+}
+
+// A store that fails now and then only makes a hash slower.
+func TestRandomFaults(t *testing.T) {
+	for seed := range uint64(20) {
+		bubble(t, func(w *world) {
+			w.put(imageName, smallA)
+			s := faultstore.New(w.catalog, faultstore.Random(seed, 0.1, faultstore.Before, faultstore.After, faultstore.Late))
+			p := w.process("a", s)
+			f := faultstore.New(w.images, faultstore.Random(seed+100, 0.1, faultstore.Before))
+			p.tap.Root = f
+			w.look(p, imageName)
+			w.run(p)
+			w.hashed(smallA)
+		})
+	}
+}
+
+func TestChecksumFiles(t *testing.T) {
+	other := content(9, 10)
+	for _, tt := range []struct {
+		name     string
+		files    map[string]string // by suffix
+		verdicts []string
+		has512   bool
+	}{
+		{"none", nil, nil, false},
+		{"right", map[string]string{".sha256": sum256(smallA) + "  x.img\n"}, []string{"sha256 true"}, false},
+		{"bare", map[string]string{".sha256": sum256(smallA)}, []string{"sha256 true"}, false},
+		{"wrong", map[string]string{".sha256": sum256(other) + "  x.img\n"}, []string{"sha256 false"}, false},
+		{"SHA-512", map[string]string{".sha512": sum512(smallA) + "  x.img\n"}, []string{"sha512 true"}, true},
+		{"wrong SHA-512", map[string]string{".sha512": sum512(other) + "  x.img\n"}, []string{"sha512 false"}, true},
+		{"both", map[string]string{".sha256": sum256(smallA), ".sha512": sum512(other)}, []string{"sha256 true", "sha512 false"}, true},
+		{"SHA-512 in the other's place", map[string]string{".sha256": sum512(smallA)}, []string{"sha512 true"}, true},
+		{"of another file", map[string]string{".sha256": sum256(smallA) + "  y.img\n"}, []string{"sha256 error"}, false},
+		{"nonsense", map[string]string{".sha256": "nonsense\n"}, []string{"sha256 error"}, false},
+	} {
+		// They are there before the image is hashed, come while it is known
+		// from an upload, and go again.
+		for _, late := range []bool{false, true} {
+			bubble(t, func(w *world) {
+				p := w.process("a", w.catalog)
+				v := w.put(imageName, smallA)
+				if late {
+					_, _, err := record.Change(w.t.Context(), w.catalog, layout.DigestKey(imageName), func(r *digest.Record, _ bool) error {
+						*r = digest.Record{Meta: r.Meta, Name: imageName, Version: v, SHA256: sum256(smallA), By: digest.ByUpload}
+						return nil
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				for suffix, text := range tt.files {
+					w.put(imageName+suffix, []byte(text))
+				}
+				w.look(p, imageName)
+				for suffix := range tt.files {
+					w.look(p, imageName+suffix)
+				}
+				if len(p.work.take()) > 0 {
+					w.run(p)
+				}
+				rec := w.record()
+				if rec == nil || rec.SHA256 != sum256(smallA) || (rec.SHA512 != "") != tt.has512 || tt.has512 && rec.SHA512 != sum512(smallA) {
+					t.Fatalf("%s, late %v: the record is %+v", tt.name, late, rec)
+				}
+				var got []string
+				for _, pub := range rec.Publishers {
+					verdict := fmt.Sprintf("%s %v", pub.Algorithm, pub.Match)
+					if pub.Error != "" {
+						verdict = pub.Algorithm + " error"
+					}
+					got = append(got, verdict)
+					if (pub.Warning(imageName) == "") != strings.HasSuffix(verdict, "true") {
+						t.Errorf("%s: the warning of %s is %q", tt.name, verdict, pub.Warning(imageName))
+					}
+				}
+				if !slices.Equal(got, tt.verdicts) {
+					t.Errorf("%s, late %v: %v, want %v", tt.name, late, got, tt.verdicts)
+				}
+				for suffix := range tt.files {
+					if err := w.images.Delete(w.t.Context(), imageName+suffix); err != nil {
+						t.Fatal(err)
+					}
+					w.look(p, imageName+suffix)
+				}
+				if rec := w.record(); len(rec.Publishers) != 0 || rec.SHA256 != sum256(smallA) {
+					t.Errorf("%s: without them the record is %+v", tt.name, rec)
+				}
+				w.honest()
+			})
+		}
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	bubble(t, func(w *world) {
+		p := w.process("a", w.catalog)
+		for _, name := range []string{"hashed.img", "changed.img", "gone.img", "unhashed.img", "no image.txt"} {
+			v := w.put(name, []byte(name))
+			if name == "unhashed.img" || name == "no image.txt" {
+				continue
+			}
+			_, _, err := record.Change(w.t.Context(), w.catalog, layout.DigestKey(name), func(r *digest.Record, _ bool) error {
+				*r = digest.Record{Meta: r.Meta, Name: name, Version: v, SHA256: sum256([]byte(name)), By: digest.ByHash}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.put("changed.img", []byte("by somebody"))
+		if err := w.images.Delete(w.t.Context(), "gone.img"); err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(-30 * 24 * time.Hour)
+		for name, set := range map[string]func(j *job.Job){
+			"queued.img":  func(j *job.Job) { j.Status = job.Queued },
+			"dead.img":    func(j *job.Job) { j.Status, j.LeaseUntil = job.Running, time.Now().Add(-time.Second) },
+			"running.img": func(j *job.Job) { j.Status, j.LeaseUntil = job.Running, time.Now().Add(20*time.Second) },
+			"done.img":    func(j *job.Job) { j.Status, j.FinishedAt = job.Completed, new(time.Now()) },
+			"old.img":     func(j *job.Job) { j.Status, j.FinishedAt = job.Failed, &old },
+		} {
+			_, _, err := record.Change(w.t.Context(), w.catalog, layout.HashJobKey(name), func(j *job.Job, _ bool) error {
+				j.Name, j.Generation = name, 1
+				set(j)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.until(p, queue.Task{Reconcile: true})
+		looks := []string{`{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
+		if got := p.looks.take(); !slices.Equal(got, looks) {
+			t.Errorf("looks: %v, want %v", got, looks)
+		}
+		work := []string{`{"hash":"dead.img"}`, `{"hash":"queued.img"}`, `{"hash":"running.img"} in 20s`}
+		if got := p.work.take(); !slices.Equal(got, work) {
+			t.Errorf("work: %v, want %v", got, work)
+		}
+		for name, want := range map[string]bool{"done.img": true, "old.img": false} {
+			if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.HashJobKey(name)); (err == nil) != want {
+				t.Errorf("the job of %s: %v", name, err)
+			}
+		}
+		// Twice the same does the work once.
+		for range 2 {
+			w.look(p, "unhashed.img")
+		}
+		j, _, err := record.Read[job.Job](w.t.Context(), w.catalog, layout.HashJobKey("unhashed.img"))
+		if err != nil || j.Status != job.Queued || j.Generation != 1 {
+			t.Errorf("looked at twice: %+v, %v", j, err)
+		}
+		w.look(p, "gone.img")
+		if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.DigestKey("gone.img")); err == nil {
+			t.Error("a digest outlives its image")
+		}
+	})
+}

@@ -1,0 +1,438 @@
+package upload
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/digest"
+	"imageroot/shared/layout"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+)
+
+var (
+	imageA = content(11, 2*testPart+12345)
+	small  = content(13, 5000)
+)
+
+func TestParts(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		order   []int32
+		restart bool // of the server, in between
+		known   bool // the SHA-256 on completion
+	}{
+		{"in order", []int32{1, 2, 3}, false, true},
+		{"in order, by two processes", []int32{1, 2, 3}, true, true},
+		{"out of order", []int32{3, 1, 2}, false, false},
+		{"backwards", []int32{3, 2, 1}, true, false},
+		{"the next part twice", []int32{1, 2, 2, 3}, false, false},
+		{"the first part again at the end", []int32{1, 2, 3, 1}, true, false},
+		{"a later part early, and again in order", []int32{3, 1, 2, 3}, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			v := w.begun("x.img", len(imageA))
+			if len(v.Parts) != 3 || v.PartSize != testPart || v.Status != uploading {
+				t.Fatalf("begun: %+v", v)
+			}
+			sent := map[int32]bool{}
+			for i, n := range tt.order {
+				if tt.restart && i > 0 {
+					w.over(w.images, w.catalog)
+				}
+				w.send(v, imageA, n)
+				sent[n] = true
+				for _, p := range w.show(v.ID).Parts {
+					if p.Done != sent[p.Number] {
+						t.Errorf("after %v, part %d is done: %v", tt.order[:i+1], p.Number, p.Done)
+					}
+				}
+			}
+			if w.holds("x.img") != nil {
+				t.Error("an upload that is not completed is there")
+			}
+			w.must(http.StatusAccepted, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+			if tt.restart {
+				tasks := w.assembly.take()
+				w.over(w.images, w.catalog)
+				w.assembly.sent = tasks
+			}
+			got := w.assembled(v.ID)
+			if got.Status != completed || got.Error != nil || (got.SHA256 != nil) != tt.known || tt.known && *got.SHA256 != sum256(imageA) {
+				t.Errorf("completed: %+v", got)
+			}
+			w.is("x.img", imageA)
+			if (w.honest("x.img") != "") != tt.known {
+				t.Errorf("recorded %q", w.honest("x.img"))
+			}
+			if looks := w.looks.take(); !slices.Contains(looks, `{"image":"x.img"}`) {
+				t.Errorf("the hash function was told %v", looks)
+			}
+			w.clean()
+			w.told(activity.ImageUploaded)
+		})
+	}
+}
+
+func TestPartsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for body, status := range map[string]int{
+		`{"name": "x.img", "size_bytes": 0}`:              422,
+		`{"name": "x.img", "size_bytes": -1}`:             422,
+		`{"name": "x.img", "size_bytes": 1.5}`:            422,
+		`{"name": "x.img"}`:                               422,
+		`{"name": "x.txt", "size_bytes": 1}`:              422,
+		`{"name": "x.img", "size_bytes": 60000000000000}`: 413,
+		`nonsense`: 422,
+	} {
+		w.must(status, http.MethodPost, "/uploads", []byte(body))
+	}
+	w.Free = func() int64 { return 100 }
+	w.must(507, http.MethodPost, "/uploads", []byte(`{"name": "x.img", "size_bytes": 101}`))
+	w.clean()
+	w.Free = func() int64 { return -1 }
+
+	v := w.begun("x.img", len(imageA))
+	path := "/uploads/" + v.ID
+	w.must(404, http.MethodGet, "/uploads/nonsense", nil)
+	w.must(404, http.MethodGet, "/uploads/"+strings.Repeat("0", 32), nil)
+	w.must(404, http.MethodPut, path+"/parts/0", small)
+	w.must(404, http.MethodPut, path+"/parts/4", small)
+	w.must(404, http.MethodPut, path+"/parts/x", small)
+	w.must(422, http.MethodPut, path+"/parts/1", small)
+	w.must(501, http.MethodPut, path+"/parts/3", part(v, imageA, 3), "Repr-Digest", "sha-256=:"+base64Of(t, sum256(part(v, imageA, 3)))+":")
+	w.send(v, imageA, 2)
+	if rec := w.must(409, http.MethodPost, path+"/complete", nil); !strings.Contains(rec.Body.String(), "1, 3") {
+		t.Errorf("parts are missing: %s", rec.Body)
+	}
+	if list := w.must(200, http.MethodGet, "/uploads", nil).Body.String(); !strings.Contains(list, v.ID) {
+		t.Errorf("listed: %s", list)
+	}
+	w.must(204, http.MethodDelete, path, nil)
+	w.must(404, http.MethodGet, path, nil)
+	w.must(404, http.MethodPut, path+"/parts/1", part(v, imageA, 1))
+	w.clean()
+	if list := w.must(200, http.MethodGet, "/uploads", nil).Body.String(); strings.Contains(list, v.ID) {
+		t.Errorf("listed after it was abandoned: %s", list)
+	}
+
+	// While it is assembled, and after that, it takes no more parts.
+	v = w.begun("x.img", len(small))
+	path = "/uploads/" + v.ID
+	w.send(v, small, 1)
+	for range 2 { // twice is once
+		w.must(202, http.MethodPost, path+"/complete", nil)
+	}
+	w.must(409, http.MethodPut, path+"/parts/1", small)
+	w.must(409, http.MethodDelete, path, nil)
+	w.assembled(v.ID)
+	w.must(409, http.MethodPut, path+"/parts/1", small)
+	w.must(202, http.MethodPost, path+"/complete", nil)
+	if tasks := w.assembly.take(); len(tasks) > 0 {
+		t.Errorf("completed, and to be assembled again: %v", tasks)
+	}
+	w.is("x.img", small)
+	w.told(activity.ImageUploaded)
+}
+
+// A part that is sent again with other bytes, however late it is stored, never
+// leaves the digest of the bytes before.
+func TestPartReplaced(t *testing.T) {
+	t.Parallel()
+	other := content(14, len(small))
+	for _, noted := range []bool{false, true} {
+		w := newWorld(t)
+		v := w.begun("x.img", len(small))
+		w.send(v, small, 1)
+		replace := func() {
+			p, _, err := record.Read[pending](t.Context(), w.catalog, layout.UploadKey(v.ID))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.images.UploadPart(t.Context(), p.Name, p.UploadID, 1, strings.NewReader(string(other)), int64(len(other))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if noted {
+			w.send(v, other, 1)
+		} else {
+			replace() // a request that is on its way has come to the store, and no further
+		}
+		w.must(202, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+		if got := w.assembled(v.ID); got.Status != completed || got.SHA256 != nil && *got.SHA256 != sum256(other) {
+			t.Errorf("noted %v: %+v", noted, got)
+		}
+		w.is("x.img", other)
+	}
+}
+
+// TestPartsFaults fails each write of a whole upload once, in each way, in
+// either root; the client sends again what was not answered well.
+func TestPartsFaults(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+		for _, inImages := range []bool{true, false} {
+			for n := 1; n <= 10; n++ {
+				w := newWorld(t)
+				plan := faultstore.NthWrite(n, fault)
+				images, catalog := faultstore.New(w.images, nil), faultstore.New(w.catalog, nil)
+				if inImages {
+					images.Reset(plan)
+				} else {
+					catalog.Reset(plan)
+				}
+				w.over(images, catalog)
+				again := func(want int, method, target string, body []byte) string {
+					t.Helper()
+					for range 3 {
+						if rec := w.do(method, target, body); rec.Code == want {
+							return rec.Body.String()
+						}
+					}
+					t.Fatalf("write %d, %s: %s %s never works", n, fault, method, target)
+					return ""
+				}
+				again(201, http.MethodPost, "/uploads", fmt.Appendf(nil, `{"name": "x.img", "size_bytes": %d}`, len(small)))
+				id := ""
+				for _, p := range must(w.pending(t.Context())) {
+					id = p.ID // the last one is the one that was answered, if there are two
+				}
+				again(200, http.MethodPut, "/uploads/"+id+"/parts/1", small)
+				again(202, http.MethodPost, "/uploads/"+id+"/complete", nil)
+				if got := w.assembled(id); got.Status != completed || got.SHA256 != nil && *got.SHA256 != sum256(small) {
+					t.Errorf("write %d, %s, in images %v: %+v", n, fault, inImages, got)
+				}
+				w.is("x.img", small)
+				if looks := w.looks.take(); len(looks) == 0 {
+					t.Errorf("write %d, %s: the hash function was told nothing", n, fault)
+				}
+				// What an answer that was lost has left is given up in time.
+				images.Reset(nil)
+				catalog.Reset(nil)
+				w.ahead += keep + time.Hour
+				if err := w.Reconcile(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if all := must(w.pending(t.Context())); len(all) > 0 {
+					t.Errorf("write %d, %s: a week later there is %+v", n, fault, all)
+				}
+				if inImages && fault == faultstore.After && n == 1 {
+					continue // nobody knows the ID of that one: the store's owner sweeps it
+				}
+				w.clean()
+			}
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// While a store assembles, which can take minutes, its parts are not to be
+// seen. Who is asked for the same again waits for how that ends.
+func TestAssembledByAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.begun("x.img", len(small))
+	w.send(v, small, 1)
+	w.must(202, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+	tasks := w.assembly.take()
+	if err := w.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again := w.assembly.take(); !slices.Equal(again, tasks) {
+		t.Fatalf("reconciled: %v, want %v", again, tasks)
+	}
+	first := w.Function
+	busy := &assembling{Root: w.images, begun: make(chan struct{}), go1: make(chan struct{})}
+	first.Images = busy
+	done := make(chan error, 1)
+	go func() { done <- first.Handle(context.Background(), []byte(tasks[0])) }()
+	<-busy.begun
+	w.over(busy, w.catalog)
+	err := w.Handle(t.Context(), []byte(tasks[0]))
+	if delay, ok := queue.Delay(err); !ok || delay < time.Second {
+		t.Errorf("asked for the same: %v", err)
+	}
+	if got := w.show(v.ID); got.Status != completing {
+		t.Errorf("while it is assembled: %+v", got)
+	}
+	close(busy.go1)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := w.Handle(t.Context(), []byte(tasks[0])); err != nil {
+		t.Errorf("asked for what is done: %v", err)
+	}
+	if got := w.show(v.ID); got.Status != completed || got.SHA256 == nil || *got.SHA256 != sum256(small) {
+		t.Errorf("completed: %+v", got)
+	}
+	w.is("x.img", small)
+	w.told(activity.ImageUploaded)
+}
+
+// assembling is a store that takes its time for that.
+type assembling struct {
+	store.Root
+	begun, go1 chan struct{}
+}
+
+func (a *assembling) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+	close(a.begun)
+	<-a.go1
+	return a.Root.CompleteUpload(ctx, key, id, parts)
+}
+
+func (a *assembling) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+	select {
+	case <-a.begun:
+		return nil, store.ErrNotFound
+	default:
+		return a.Root.ListParts(ctx, key, id)
+	}
+}
+
+// An upload whose parts the store has given up ends, in time, and says so.
+func TestPartsLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.begun("x.img", len(small))
+	w.send(v, small, 1)
+	lose := func() {
+		for u, err := range w.images.PendingUploads(t.Context(), "") {
+			if err != nil || w.images.AbortUpload(t.Context(), u.Key, u.ID) != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.must(202, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+	lose()
+	task := w.assembly.take()[0]
+	if _, ok := queue.Delay(w.Handle(t.Context(), []byte(task))); !ok {
+		t.Error("it does not wait")
+	}
+	w.ahead += assembleTime
+	if err := w.Handle(t.Context(), []byte(task)); err != nil {
+		t.Error(err)
+	}
+	if got := w.show(v.ID); got.Status != failed || got.Error == nil {
+		t.Errorf("lost: %+v", got)
+	}
+	if w.holds("x.img") != nil {
+		t.Error("an image of nothing")
+	}
+	w.told(activity.ImageUploadFailed)
+
+	v = w.begun("y.img", len(small))
+	lose()
+	w.must(404, http.MethodGet, "/uploads/"+v.ID, nil)
+	w.must(404, http.MethodPut, "/uploads/"+v.ID+"/parts/1", small)
+	w.must(404, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+}
+
+func TestReconcile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	old := w.begun("old.img", len(small))
+	w.send(old, small, 1)
+	done := w.begun("done.img", len(small))
+	w.send(done, small, 1)
+	w.must(202, http.MethodPost, "/uploads/"+done.ID+"/complete", nil)
+	w.assembled(done.ID)
+
+	w.ahead += keep - time.Hour
+	fresh := w.begun("fresh.img", len(small))
+	half := w.begun("half.img", len(small))
+	w.send(half, small, 1)
+	w.must(202, http.MethodPost, "/uploads/"+half.ID+"/complete", nil)
+	w.over(w.images, w.catalog) // killed, with its queue
+
+	ids := func() []string {
+		var ids []string
+		for _, p := range must(w.pending(t.Context())) {
+			ids = append(ids, p.ID)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	want := func(all ...string) []string { slices.Sort(all); return all }
+	for _, tt := range []struct {
+		later time.Duration
+		left  []string
+	}{
+		{0, want(old.ID, done.ID, fresh.ID, half.ID)},
+		{2 * time.Hour, want(fresh.ID, half.ID)},
+	} {
+		w.ahead += tt.later
+		if err := w.Handle(t.Context(), queue.Task{Reconcile: true}.Encode()); err != nil {
+			t.Error(err)
+		}
+		if got := ids(); !slices.Equal(got, tt.left) {
+			t.Errorf("after %v: %v, want %v", tt.later, got, tt.left)
+		}
+		if tasks := w.assembly.take(); !slices.Equal(tasks, []string{string(queue.Task{Upload: half.ID}.Encode())}) {
+			t.Errorf("after %v: to be assembled: %v", tt.later, tasks)
+		}
+	}
+	w.must(404, http.MethodGet, "/uploads/"+old.ID, nil)
+	if err := w.Handle(t.Context(), queue.Task{Upload: half.ID}.Encode()); err != nil {
+		t.Error(err)
+	}
+	w.is("half.img", small)
+	w.is("done.img", small)
+	w.must(204, http.MethodDelete, "/uploads/"+fresh.ID, nil)
+	w.clean()
+
+	for _, bad := range []string{"", "nonsense", "{}", `{"image":"x.img"}`} {
+		if err := w.Handle(t.Context(), []byte(bad)); err == nil {
+			t.Errorf("%q is a task", bad)
+		}
+	}
+	if err := w.Handle(t.Context(), queue.Task{Upload: old.ID}.Encode()); err != nil {
+		t.Errorf("an upload that is gone: %v", err)
+	}
+}
+
+// A hash state that was damaged in the record is worth nothing.
+func TestDamagedHash(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(p *pending){
+		"another offset": func(p *pending) { p.Hashed.Offset = 1 },
+		"another state":  func(p *pending) { p.Hashed.SHA256[40] ^= 1 },
+		"another image": func(p *pending) {
+			h := digest.New(false)
+			_, _ = h.Write(content(9, len(small)))
+			p.Hashed = h.State()
+			p.HashedParts = "x"
+		},
+	} {
+		w := newWorld(t)
+		v := w.begun("x.img", len(small))
+		w.send(v, small, 1)
+		_, _, err := record.Change(t.Context(), w.catalog, layout.UploadKey(v.ID), func(p *pending, _ bool) error { change(p); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.must(202, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+		if got := w.assembled(v.ID); got.Status != completed || got.SHA256 != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+		w.is("x.img", small)
+	}
+}

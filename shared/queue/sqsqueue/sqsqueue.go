@@ -1,0 +1,239 @@
+// Package sqsqueue is a queue in SQS: what it holds outlives every process,
+// and a message that nobody can handle ends in the dead-letter queue.
+package sqsqueue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"imageroot/shared/job"
+	"imageroot/shared/queue"
+)
+
+// MaxReceives is the maxReceiveCount that the redrive policy of every queue
+// must have: the last time that a message comes, its work is not tried any
+// more but given up.
+const MaxReceives = 5
+
+// maxDelay is the longest that SQS hides a message which is sent.
+const maxDelay = 15 * time.Minute
+
+// Config of a [Queue].
+type Config struct {
+	// AWS has credentials and region.
+	AWS aws.Config
+	// URL is the queue's. Requests go to where it points.
+	URL string
+	// GiveUp ends what a message asks for that came MaxReceives times and was
+	// never handled: whoever waits for it is to see that it failed. Nil where
+	// nobody waits.
+	GiveUp queue.Handler
+	Log    *slog.Logger
+}
+
+// A Queue implements queue.Sender and queue.Receiver. The queue's visibility
+// timeout must be longer than a handler takes.
+type Queue struct {
+	cfg Config
+	sqs *sqs.Client
+}
+
+var (
+	_ queue.Sender   = (*Queue)(nil)
+	_ queue.Receiver = (*Queue)(nil)
+)
+
+// New returns the queue at a URL. It does not contact the server.
+func New(cfg Config) (*Queue, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.Count(u.Path, "/") < 2 {
+		return nil, fmt.Errorf("%q is not the URL of an SQS queue, like https://sqs.us-east-1.amazonaws.com/123456789012/NAME", cfg.URL)
+	}
+	return &Queue{cfg, sqs.NewFromConfig(cfg.AWS, func(o *sqs.Options) {
+		o.BaseEndpoint = aws.String(u.Scheme + "://" + u.Host)
+	})}, nil
+}
+
+// Name is the queue's name.
+func (q *Queue) Name() string { return path.Base(q.cfg.URL) }
+
+// Send implements queue.Sender.
+func (q *Queue) Send(ctx context.Context, body []byte, delay time.Duration) error {
+	_, err := q.sqs.SendMessage(ctx, &sqs.SendMessageInput{
+		QueueUrl: &q.cfg.URL, MessageBody: aws.String(string(body)), DelaySeconds: seconds(min(delay, maxDelay)),
+	})
+	if err != nil {
+		return fmt.Errorf("send to the queue %s: %w", q.Name(), err)
+	}
+	return nil
+}
+
+// seconds rounds up: nothing is to come too early.
+func seconds(d time.Duration) int32 { return int32((max(d, 0) + time.Second - 1) / time.Second) }
+
+// A Message is one that was received and is hidden from others for now.
+type Message struct {
+	Body     string
+	Receipt  string
+	Receives int // how often it was received, with this time
+}
+
+const (
+	firstBackoff = time.Second
+	maxBackoff   = 5 * time.Minute
+	// patience is how long telling the queue what became of a message may take,
+	// even where the time for the work is over.
+	patience = 10 * time.Second
+)
+
+// Deliver has a message handled and reports whether it is done with: then it
+// is the caller's to delete. Otherwise it comes back, after
+// a while that grows with each failure.
+//
+//   - A handler that could only begin ([job.StoppedError]) or that wants to be
+//     asked later ([queue.RetryAfter]) has the message sent anew, so that it
+//     does not count as a failure.
+//   - Work that another process holds ([job.BusyError]) is that one's: its own
+//     message comes back if it dies.
+//   - A message that comes for the last time is given up, without another try:
+//     what kills the process each time would kill it then, too.
+func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (done bool) {
+	if m.Receives >= MaxReceives {
+		q.giveUp(ctx, m)
+		return false
+	}
+	err := safely(ctx, m, handle)
+	if err == nil {
+		return true
+	}
+	if busy, ok := errors.AsType[*job.BusyError](err); ok {
+		q.cfg.Log.Info("task left to the process that is at it", "task", m.Body, "until", busy.Until)
+		return true
+	}
+	stopped, isStopped := errors.AsType[*job.StoppedError](err)
+	delay, later := queue.Delay(err)
+	tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	if isStopped && stopped.Moved || later {
+		serr := q.Send(tell, []byte(m.Body), delay)
+		if serr == nil {
+			q.cfg.Log.Info("task sent on", "task", m.Body, "in", delay, "because", err)
+			return true
+		}
+		err = errors.Join(err, serr)
+	}
+	again := min(firstBackoff<<min(m.Receives-1, 10), maxBackoff)
+	if ctx.Err() != nil {
+		again = 0
+	}
+	q.cfg.Log.Warn("task failed, will try again", "task", m.Body, "receives", m.Receives, "in", again, "error", err)
+	q.show(tell, m, again)
+	return false
+}
+
+// giveUp ends what a message asks for. The next time that it would come, SQS
+// moves it to the dead-letter queue.
+func (q *Queue) giveUp(ctx context.Context, m Message) {
+	q.cfg.Log.Error("task given up; it goes to the dead-letter queue", "task", m.Body, "receives", m.Receives)
+	if q.cfg.GiveUp != nil {
+		if err := safely(ctx, m, q.cfg.GiveUp); err != nil {
+			q.cfg.Log.Error("what was waiting for the task could not be told", "task", m.Body, "error", err)
+		}
+	}
+	q.show(ctx, m, 0)
+}
+
+// show makes a message visible again.
+func (q *Queue) show(ctx context.Context, m Message, in time.Duration) {
+	_, err := q.sqs.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
+		QueueUrl: &q.cfg.URL, ReceiptHandle: &m.Receipt, VisibilityTimeout: seconds(in),
+	})
+	if err != nil {
+		q.cfg.Log.Warn("a task comes back later than it should", "task", m.Body, "error", err)
+	}
+}
+
+// safely makes an error of a panic.
+func safely(ctx context.Context, m Message, handle queue.Handler) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return handle(ctx, []byte(m.Body))
+}
+
+// Receive implements queue.Receiver.
+func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) error {
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for failures := 0; ctx.Err() == nil; {
+				switch err := q.receive(ctx, handle); {
+				case err == nil:
+					failures = 0
+				case ctx.Err() == nil:
+					wait := min(firstBackoff<<min(failures, 10), maxBackoff)
+					failures++
+					q.cfg.Log.Warn("the queue cannot be read, will try again", "queue", q.Name(), "in", wait, "error", err)
+					pause(ctx, wait)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// poll is how long a receive waits for a message.
+const poll = 20
+
+// receive takes one message and has it handled.
+func (q *Queue) receive(ctx context.Context, handle queue.Handler) error {
+	out, err := q.sqs.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+		QueueUrl: &q.cfg.URL, MaxNumberOfMessages: 1, WaitTimeSeconds: poll,
+		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameApproximateReceiveCount},
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range out.Messages {
+		count, err := strconv.Atoi(m.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
+		if err != nil {
+			count = 1
+		}
+		msg := Message{Body: aws.ToString(m.Body), Receipt: aws.ToString(m.ReceiptHandle), Receives: count}
+		if !q.Deliver(ctx, msg, handle) {
+			continue
+		}
+		tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		_, err = q.sqs.DeleteMessage(tell, &sqs.DeleteMessageInput{QueueUrl: &q.cfg.URL, ReceiptHandle: m.ReceiptHandle})
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,726 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// zeros4G is the SHA-256 of 4 GiB of zeros: a sparse file that takes seconds to
+// hash, and no room.
+const (
+	zeros4G    = 4 << 30
+	zeros4GSum = "8479e43911dc45e89f934fe48d01297e16f51d17aa561d4d1c216b1ae0fcddca"
+)
+
+// fixedAddr is an address of loopback that nobody else in these tests uses, so
+// that a server can come back to it.
+func fixedAddr(t testing.TB, ip string) string {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// later checks that an answer says, to people and programs, that the same may
+// work after a while.
+func later(t testing.TB, r *Reply, statuses ...int) problem {
+	t.Helper()
+	p := r.Problem(t, statuses)
+	if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 1 {
+		t.Errorf("%v: Retry-After is %q", r, r.Header.Get("Retry-After"))
+	}
+	return p
+}
+
+// The S3 server that a runner is over falls silent, and later is gone for a
+// while and comes back at the same address.
+func TestStoreDown(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	addr := fixedAddr(t, "127.0.0.5")
+	// A's own workers are kept busy, so that the jobs are B's.
+	a := Start(t, Options{Args: []string{"--s3-listen", addr, "--fetch-workers", "1"}})
+	b := Start(t, Options{Over: a})
+	p := publish(t)
+	a.AddEntry(t, p.Stall("/busy.img", content(1, 1<<20), make(chan struct{}, 1)), "").Must(t, http.StatusCreated)
+	a.Enqueue(t, downloads, "name", "busy.img").Must(t, http.StatusAccepted)
+	a.WaitJob(t, downloads, "busy.img", "running")
+	a.dropSparse(t, "busy.raw", vast)
+	a.WaitJob(t, hashes, "busy.raw", "running")
+
+	old := content(2, 300_000)
+	b.Put(t, "old.img", old)
+	image := content(3, partBytes+partBytes/2)
+	during := func(t *testing.T, what string, down, up func(), statuses ...int) {
+		t.Helper()
+		name := what + ".img"
+		src := p.Dammed(t, "/"+name, image, partBytes+8<<20)
+		b.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
+		b.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
+		src.WaitPast(t)
+		before := len(src.Asked(0))
+		raw := what + ".raw"
+		a.dropSparse(t, raw, zeros4G)
+		a.WaitJob(t, hashes, raw, "queued")
+		b.Enqueue(t, hashes, "name", raw).Must(t, http.StatusAccepted)
+		a.WaitJobUntil(t, hashes, raw, "under way", func(j job) bool { return j.Status == "running" && j.BytesHashed > 0 })
+		// Uploads whose first half is there: of a new image, and over an old one.
+		next := make(chan struct{})
+		var uploads sync.WaitGroup
+		fresh := content(4, 32<<20)
+		for _, name := range []string{what + "-new.img", "old.img"} {
+			body := &slowReader{rest: fresh, piece: 16 << 20, next: next}
+			uploads.Go(func() {
+				r, err := b.try(http.MethodPut, imageRoute(name), body, func(r *http.Request) { r.ContentLength = int64(len(fresh)) })
+				if err != nil {
+					t.Errorf("%s: PUT %s: no answer: %v", what, name, err)
+				} else if r.Status != http.StatusCreated {
+					later(t, r, http.StatusServiceUnavailable, http.StatusBadGateway)
+				}
+			})
+			eventually(t, within, "the upload is under way", func() error {
+				if !body.hasBegun() {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+		}
+		u := b.beginUpload(t, what+"-parts.img", int64(len(fresh)))
+
+		down()
+		close(next)
+		src.Open()
+		later(t, b.get(t, "/readyz"), http.StatusServiceUnavailable)
+		b.get(t, "/healthz").Must(t, http.StatusOK)
+		// All at once: each may take as long as it takes to give up.
+		requests := map[string]func() (*Reply, error){
+			"image":  func() (*Reply, error) { return b.try(http.MethodGet, "/images/old.img", nil) },
+			"upload": func() (*Reply, error) { return b.try(http.MethodPut, "/images/refused.img", bytes.NewReader(fresh)) },
+			"delete": func() (*Reply, error) { return b.try(http.MethodDelete, "/images/old.img", nil) },
+			"resume": func() (*Reply, error) { return b.try(http.MethodGet, "/uploads/"+u.ID, nil) },
+			"events": func() (*Reply, error) { return b.try(http.MethodGet, "/events", nil) },
+			"manifest": func() (*Reply, error) {
+				return b.try(http.MethodPut, "/catalog.toml", strings.NewReader("version = 1\n"))
+			},
+			"part": func() (*Reply, error) {
+				return b.try(http.MethodPut, b.partPath(u.Parts[0]), bytes.NewReader(u.Parts[0].of(fresh, u.PartSize)))
+			},
+			"hash": func() (*Reply, error) {
+				return b.try(http.MethodPost, "/catalog/hashes", strings.NewReader(`{"name": "old.img"}`), header("Content-Type", "application/json"))
+			},
+			"entry": func() (*Reply, error) {
+				return b.try(http.MethodPost, "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q}`, src.URL+"?again")), header("Content-Type", "application/json"))
+			},
+		}
+		var asked sync.WaitGroup
+		begin := time.Now()
+		for which, request := range requests {
+			asked.Go(func() {
+				r, err := request()
+				if err != nil {
+					t.Errorf("%s: %s: no answer: %v", what, which, err)
+					return
+				}
+				later(t, r, statuses...)
+				t.Logf("%s: %s: %d after %v", what, which, r.Status, time.Since(begin).Round(time.Millisecond))
+			})
+		}
+		asked.Wait()
+		if rest := 20*time.Second - time.Since(begin); rest > 0 {
+			time.Sleep(rest) // that long it is down
+		}
+		up()
+
+		eventually(t, within, "B is ready again", func() error {
+			r, err := b.try(http.MethodGet, "/readyz", nil)
+			if err == nil && r.Status != http.StatusOK {
+				err = errors.New(r.String())
+			}
+			return err
+		})
+		uploads.Wait()
+		for kind, want := range map[string]struct{ name, sum string }{
+			downloads: {name, sum(image)}, hashes: {raw, zeros4GSum},
+		} {
+			if j := a.WaitJob(t, kind, want.name, "completed"); j.SHA256 != want.sum {
+				t.Errorf("%s: %+v, want SHA-256 %s", what, j, want.sum)
+			}
+		}
+		src.resumed(t, before)
+		for _, part := range u.Parts {
+			b.Do(t, http.MethodPut, b.partPath(part), bytes.NewReader(part.of(fresh, u.PartSize))).Must(t, 200)
+		}
+		if u = b.finish(t, u.ID); u.Status != "completed" || u.SHA256 != sum(fresh) {
+			t.Errorf("%s: %+v", what, u)
+		}
+		switch got := b.get(t, "/images/old.img").Must(t, 200); sum(got.Body) {
+		case sum(old), sum(fresh):
+		default:
+			t.Errorf("%s: the overwritten object is neither the old one nor the new one", what)
+		}
+		b.Put(t, "old.img", old)
+		if r := b.get(t, imageRoute(what+"-new.img")).Must(t, 200, 404); r.Status == 200 && sum(r.Body) != sum(fresh) {
+			t.Errorf("%s: the new object is not what was sent", what)
+		}
+	}
+	t.Run("silent", func(t *testing.T) {
+		signal := func(sig syscall.Signal) {
+			if err := a.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		during(t, "silent", func() { signal(syscall.SIGSTOP) }, func() { signal(syscall.SIGCONT) }, http.StatusServiceUnavailable)
+	})
+	t.Run("gone", func(t *testing.T) {
+		during(t, "gone", func() { a.Kill(t) }, func() { a.start(t) }, http.StatusServiceUnavailable, http.StatusBadGateway)
+	})
+	for _, r := range b.Rows(t) {
+		if r.SHA256 != "" && r.Cached {
+			if got := b.get(t, "/images/"+r.SHA256).Must(t, 200); sum(got.Body) != r.SHA256 {
+				t.Errorf("%v: other bytes than its digest says", r.Names)
+			}
+		}
+	}
+	a.blobs(t)
+	a.Cancel(t, downloads, "busy.img")
+	a.Cancel(t, hashes, "busy.raw")
+	b.Stop(t)
+}
+
+// needsMount fails the test where file systems cannot be mounted.
+func needsMount(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a small file system is mounted here, which takes root: run the tests as root")
+	}
+}
+
+// smallDisk mounts a file system of its own of that size and returns where.
+func smallDisk(t testing.TB, mib int) string {
+	t.Helper()
+	needsMount(t)
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0755", mib)); err != nil {
+		t.Fatalf("mount a file system of %d MiB at %s: %v", mib, dir, err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// readOnly makes what is at dir read-only for who looks by its path from now
+// on, until the function that is returned is called. Files that are open stay
+// as they are.
+func readOnly(t testing.TB, dir string) (undo func()) {
+	t.Helper()
+	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
+		t.Fatalf("mount %s over itself: %v", dir, err)
+	}
+	var once sync.Once
+	undo = func() {
+		once.Do(func() {
+			if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+				t.Errorf("unmount %s: %v", dir, err)
+			}
+		})
+	}
+	t.Cleanup(undo)
+	if err := syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatalf("make %s read-only: %v", dir, err)
+	}
+	return undo
+}
+
+// fill takes all room at dir but left bytes, and returns the file that does.
+func fill(t testing.TB, dir string, left int64) string {
+	t.Helper()
+	path := filepath.Join(dir, "ballast")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		more := int64(st.Bavail)*st.Bsize - left
+		if more <= 0 {
+			return path
+		}
+		if _, err := f.Write(make([]byte, min(more, 1<<20))); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				return path
+			}
+			t.Fatal(err)
+		}
+	}
+}
+
+// usedAgain waits until a directory takes no more disk than it did before,
+// give or take the records of what happened.
+func usedAgain(t testing.TB, what, dir string, before int64) {
+	t.Helper()
+	eventually(t, within, what+": no debris", func() error {
+		if now := diskUse(t, dir); now > before+2<<20 {
+			return fmt.Errorf("%d bytes of disk in use, %d before", now, before)
+		}
+		return nil
+	})
+}
+
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	disk := smallDisk(t, 300)
+	s := Start(t, Options{Data: filepath.Join(disk, "data")})
+	p := publish(t)
+	old := content(1, 1<<20)
+	s.Put(t, "old.img", old)
+	oldIsThere := func(when string) {
+		t.Helper()
+		if got := s.get(t, "/images/old.img").Must(t, 200); sum(got.Body) != sum(old) {
+			t.Errorf("%s: the old object is not what it was", when)
+		}
+	}
+	before := diskUse(t, s.Data)
+
+	// Said before a byte is sent.
+	huge := filepath.Join(t.TempDir(), "huge.img")
+	sparse(t, huge, 400<<20)
+	for _, name := range []string{"huge.img", "old.img"} {
+		c := s.curl(t, "-T", huge, "-H", "Expect: 100-continue", s.Pages+imageRoute(name))
+		later(t, c.Reply(t), http.StatusInsufficientStorage)
+		if c.Uploaded > 0 {
+			t.Errorf("%d bytes were sent of an upload that does not fit", c.Uploaded)
+		}
+	}
+	later(t, s.DoJSON(t, http.MethodPost, "/uploads", map[string]any{"name": "huge.img", "size_bytes": 400 << 20}), http.StatusInsufficientStorage)
+	// Without a length it is noticed on the way, or when it is put together.
+	for _, mib := range []int{320, 160} {
+		for _, name := range []string{"chunked.img", "old.img"} {
+			later(t, s.putChunked(t, name, mib), http.StatusInsufficientStorage)
+		}
+	}
+	oldIsThere("after uploads that did not fit")
+	s.get(t, "/images/chunked.img").Problem(t, []int{404})
+	s.noHalves(t)
+	usedAgain(t, "uploads", s.Data, before)
+	s.WaitEvent(t, "image.upload_failed", "chunked.img")
+
+	// Fetches that run out: one whose size is known and fits, until the parts
+	// are put together, and one of which nobody says how long it is.
+	big := content(2, 200<<20)
+	s.AddEntry(t, p.File("/known.img", big), "").Must(t, http.StatusCreated)
+	s.AddEntry(t, p.Handle("/unknown.img", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			_, _ = w.Write(big)
+			_, _ = w.Write(big)
+		}
+	}), "").Must(t, http.StatusCreated)
+	for _, name := range []string{"known.img", "unknown.img"} {
+		j := failing(t, s, name, "room")
+		t.Logf("%s: %s", name, j.Error)
+		usedAgain(t, name, s.Data, before)
+	}
+	s.noHalves(t)
+
+	// Nearly full: images are refused, the records of the catalog go on.
+	keep := content(3, 120<<20)
+	s.Put(t, "keep.img", keep)
+	ballast := fill(t, disk, 30<<20)
+	later(t, s.Do(t, http.MethodPut, "/images/new.img", bytes.NewReader(content(4, 5<<20))), http.StatusInsufficientStorage)
+	s.AddEntry(t, p.File("/small.img", content(5, 10<<20)), "").Must(t, http.StatusCreated)
+	s.WaitEvent(t, "catalog.entry.added", p.At("/small.img"))
+	dropped := content(6, 500_000)
+	s.drop(t, "dropped.img", dropped)
+	s.WaitHashed(t, "dropped.img", sum(dropped))
+	failing(t, s, "small.img", "room")
+	s.WaitEvent(t, "image.fetch_failed", "small.img")
+
+	// Full to the last byte, in the middle of a hash.
+	s.dropSparse(t, "vast.raw", vast)
+	s.WaitJobUntil(t, hashes, "vast.raw", "under way", func(j job) bool { return j.Status == "running" && j.BytesHashed > 0 })
+	fill(t, disk, 0)
+	if rows := s.Rows(t); len(rows) < 4 {
+		t.Errorf("rows %+v", rows)
+	}
+	s.get(t, "/images").Must(t, 200)
+	s.get(t, "/events").Must(t, 200)
+	s.get(t, "/readyz").Must(t, 200)
+	oldIsThere("on a full disk")
+	later(t, s.Do(t, http.MethodPut, "/images/new.img", bytes.NewReader(content(4, 5<<20))), http.StatusInsufficientStorage)
+	later(t, s.Do(t, http.MethodPut, "/images/new.img", bytes.NewReader(content(4, 100))), http.StatusInsufficientStorage)
+	later(t, s.Enqueue(t, downloads, "name", "small.img"), http.StatusInsufficientStorage)
+	later(t, s.AddEntry(t, p.File("/other.img", old), ""), http.StatusInsufficientStorage)
+	later(t, s.DoJSON(t, http.MethodPost, "/uploads", map[string]any{"name": "a.img", "size_bytes": 1000}), http.StatusInsufficientStorage)
+	done := s.WaitJobUntil(t, hashes, "vast.raw", "still there", func(j job) bool { return j.Status == "running" || j.Status == "queued" })
+
+	// Something is deleted, and all goes on by itself.
+	s.Do(t, http.MethodDelete, "/images/keep.img", nil).Must(t, http.StatusNoContent)
+	s.Put(t, "new.img", content(4, 5<<20))
+	s.WaitJobUntil(t, hashes, "vast.raw", "further on", func(j job) bool { return j.BytesHashed > done.BytesHashed })
+	s.Cancel(t, hashes, "vast.raw").Must(t, http.StatusNoContent)
+	if j := s.Fetch(t, "small.img"); j.SHA256 != sum(content(5, 10<<20)) {
+		t.Errorf("%+v", j)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	s.Put(t, "keep.img", keep)
+	oldIsThere("at the end")
+	s.blobs(t)
+	s.noHalves(t)
+}
+
+// putChunked uploads that many MiB without saying how many they are.
+func (s *Server) putChunked(t testing.TB, name string, mib int) *Reply {
+	t.Helper()
+	mebi := content(uint64(mib), 1<<20)
+	var bodies []io.Reader
+	for range mib {
+		bodies = append(bodies, bytes.NewReader(mebi))
+	}
+	return s.Do(t, http.MethodPut, imageRoute(name), io.MultiReader(bodies...), header("Expect", "100-continue"))
+}
+
+// What is tried while the disk takes no writes is refused for now; reading
+// goes on, jobs wait, and all goes on when it takes writes again.
+func TestDiskReadOnly(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	disk := smallDisk(t, 700)
+	s := Start(t, Options{Data: filepath.Join(disk, "data")})
+	writesStop(t, s, func(dir string) (undo func()) { return readOnly(t, dir) })
+	s.Stop(t)
+
+	undo := readOnly(t, disk)
+	refusedToStart(t, Options{Data: s.Data}, s.Data, "read-only")
+	refusedToStart(t, Options{Data: filepath.Join(disk, "other")}, filepath.Join(disk, "other"), "read-only")
+	undo()
+	s.start(t)
+	s.get(t, "/readyz").Must(t, 200)
+}
+
+// writesStop takes the right to write away from DATA/images, then from
+// DATA/catalog, then from all of DATA, and gives it back.
+func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
+	t.Helper()
+	p := publish(t)
+	old := content(1, 200_000)
+	s.Put(t, "old.img", old)
+	s.AddEntry(t, p.File("/idle.img", content(2, 100_000)), "").Must(t, http.StatusCreated)
+	image := content(3, partBytes+partBytes/2)
+	for _, dir := range []string{s.ImageBucket, s.CatalogBuck, ""} {
+		what := "DATA/" + dir
+		name := "fetch-" + dir + ".img"
+		src := p.Dammed(t, "/"+name, image[len(dir):], partBytes+8<<20) // contents differ
+		s.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
+		s.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
+		src.WaitPast(t)
+		before := len(src.Asked(0))
+		raw := "hash-" + dir + ".raw"
+		s.dropSparse(t, raw, vast)
+		s.WaitJobUntil(t, hashes, raw, "under way", func(j job) bool { return j.Status == "running" && j.BytesHashed > 0 })
+
+		undo := take(filepath.Join(s.Data, dir))
+		src.Open()
+		images, catalog := dir != s.CatalogBuck, dir != s.ImageBucket // no longer written to
+		if images {
+			for _, name := range []string{"new.img", "old.img"} {
+				d := later(t, s.Do(t, http.MethodPut, imageRoute(name), bytes.NewReader(content(4, 1<<20))), 503, 507)
+				t.Logf("%s: upload: %d %s", what, d.Status, d.Detail)
+			}
+			later(t, s.Do(t, http.MethodDelete, "/images/old.img", nil), 503, 507)
+			later(t, s.DoJSON(t, http.MethodPost, "/uploads", map[string]any{"name": "parts.img", "size_bytes": 1000}), 503, 507)
+		}
+		if catalog {
+			d := later(t, s.Enqueue(t, downloads, "name", "idle.img"), 503, 507)
+			t.Logf("%s: enqueue: %d %s", what, d.Status, d.Detail)
+			later(t, s.AddEntry(t, p.File("/other.img", old), ""), 503, 507)
+		}
+		if got := s.get(t, "/images/old.img").Must(t, 200); sum(got.Body) != sum(old) {
+			t.Errorf("%s: the old object is not what it was", what)
+		}
+		s.Rows(t)
+		s.get(t, "/events").Must(t, 200)
+		s.get(t, "/readyz").Must(t, 200)
+		if catalog {
+			// The fetch cannot put its part down.
+			eventually(t, within, what+": the fetch waits", func() error {
+				j, _ := s.Job(t, downloads, name)
+				if ended(j) {
+					t.Fatalf("%s: the fetch ended as %+v", what, j)
+				}
+				return nil
+			})
+		}
+		undo()
+
+		s.Put(t, "new.img", content(4, 1<<20))
+		if j := s.WaitJob(t, downloads, name, "completed"); j.SHA256 != sum(image[len(dir):]) {
+			t.Errorf("%s: %+v", what, j)
+		}
+		src.resumed(t, before)
+		j, _ := s.Job(t, hashes, raw)
+		s.WaitJobUntil(t, hashes, raw, "further on", func(k job) bool { return k.BytesHashed > j.BytesHashed })
+		s.Cancel(t, hashes, raw).Must(t, http.StatusNoContent)
+		s.WaitJob(t, hashes, raw, "cancelled")
+		s.Do(t, http.MethodDelete, imageRoute("new.img"), nil).Must(t, http.StatusNoContent)
+		if j := s.Fetch(t, "idle.img"); j.SHA256 != sum(content(2, 100_000)) {
+			t.Errorf("%s: %+v", what, j)
+		}
+		s.Do(t, http.MethodDelete, "/catalog/cache/"+sum(content(2, 100_000)), nil).Must(t, http.StatusNoContent)
+		s.Do(t, http.MethodDelete, "/catalog/cache/"+sum(image[len(dir):]), nil).Must(t, http.StatusNoContent)
+	}
+	s.noHalves(t)
+}
+
+// somebody returns options for a server that is run by who has no more rights
+// than others, over a directory of its own.
+func somebody(t *testing.T) Options {
+	t.Helper()
+	data := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Data: data, Home: data}
+	if os.Getuid() != 0 {
+		return o
+	}
+	const nobody = 65534
+	for _, dir := range []string{filepath.Dir(filepath.Dir(data)), filepath.Dir(data), filepath.Dir(binary)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chown(data, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	o.Via = []string{"setpriv", "--reuid", strconv.Itoa(nobody), "--regid", strconv.Itoa(nobody), "--clear-groups", "--pdeathsig", "KILL"}
+	return o
+}
+
+func TestMissingRights(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	o := somebody(t)
+	s := Start(t, o)
+	writesStop(t, s, func(dir string) func() {
+		// A directory and all below it.
+		was := map[string]fs.FileMode{}
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return err
+			}
+			fi, err := d.Info()
+			if err == nil {
+				was[path], err = fi.Mode().Perm(), os.Chmod(path, fi.Mode().Perm()&0o555)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			for path, mode := range was {
+				if err := os.Chmod(path, mode); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+				}
+			}
+		}
+	})
+
+	// A file that may not be read: its job waits, says so, and goes on.
+	b := content(5, 100_000)
+	s.drop(t, "secret.img", b)
+	forbid := func(path string, mode fs.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forbid(s.imagePath("secret.img"), 0)
+	s.WaitRow(t, "secret.img", "listed", nil)
+	r := s.get(t, "/images/secret.img")
+	later(t, r, 503)
+	forbid(s.imagePath("secret.img"), 0o644)
+	s.WaitHashed(t, "secret.img", sum(b))
+	s.Stop(t)
+
+	// What keeps it from starting.
+	for _, dir := range []string{"", s.ImageBucket, s.CatalogBuck} {
+		path := filepath.Join(s.Data, dir)
+		for _, mode := range []fs.FileMode{0o555, 0} {
+			forbid(path, mode)
+			refusedToStart(t, o, path, "permission denied")
+			forbid(path, 0o755)
+		}
+	}
+	inner := o
+	inner.Data = filepath.Join(s.Data, "not", "there")
+	forbid(s.Data, 0o555)
+	refusedToStart(t, inner, inner.Data, "permission denied")
+	forbid(s.Data, 0o755)
+	s.start(t)
+	s.WaitHashed(t, "secret.img", sum(b))
+}
+
+// Ctrl-C hands running jobs back: the next start goes on with them at once,
+// and where they were.
+func TestStopHandsJobsBack(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	s := Start(t, Options{})
+	p := publish(t)
+	image := content(1, partBytes+partBytes/2)
+	src := p.Dammed(t, "/fetched.img", image, partBytes+8<<20)
+	s.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
+	s.Enqueue(t, downloads, "name", "fetched.img").Must(t, http.StatusAccepted)
+	src.WaitPast(t)
+	s.dropSparse(t, "hashed.raw", zeros4G)
+	s.WaitJobUntil(t, hashes, "hashed.raw", "half done", func(j job) bool { return j.BytesHashed > zeros4G/4 })
+	s.Stop(t)
+	before := len(src.Asked(0))
+
+	s.start(t)
+	begin := time.Now()
+	s.WaitJobUntil(t, hashes, "hashed.raw", "running again", func(j job) bool { return j.Status == "running" || j.Status == "completed" })
+	s.WaitJobUntil(t, downloads, "fetched.img", "running again", func(j job) bool { return j.Status == "running" })
+	eventually(t, within, "the source is asked again", func() error {
+		if len(src.Asked(before)) == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("went on %v after the start: as if the lease of 30 s had not been given back", took)
+	}
+	src.Open()
+	if j := s.WaitJob(t, downloads, "fetched.img", "completed"); j.SHA256 != sum(image) || j.Attempt != 2 {
+		t.Errorf("%+v, want SHA-256 %s", j, sum(image))
+	}
+	src.resumed(t, before)
+	if j := s.WaitJob(t, hashes, "hashed.raw", "completed"); j.SHA256 != zeros4GSum || j.BytesHashed != zeros4G || j.Attempt != 2 {
+		t.Errorf("%+v, want SHA-256 %s", j, zeros4GSum)
+	}
+	// At most a second of work, or 1 GiB, is done again.
+	m := s.metrics(t)
+	if n := m.value(bytesHashed); n > zeros4G*7/8 {
+		t.Errorf("%.0f bytes were hashed after the start, want those after the checkpoint at more than %d of %d", n, zeros4G/4, zeros4G)
+	}
+	if n := m.value(bytesFetched); n > float64(len(image)-partBytes) {
+		t.Errorf("%.0f bytes were fetched after the start, want at most the %d after the first part", n, len(image)-partBytes)
+	}
+	if n := len(s.blobs(t)); n != 1 {
+		t.Errorf("%d blobs, want 1", n)
+	}
+	s.noHalves(t)
+}
+
+// The same event twice does the work once.
+func TestEventsTwice(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	s := Start(t, Options{})
+	b := content(1, 400_000)
+	hashedOnce := func(what, name string, before metrics) {
+		t.Helper()
+		s.WaitHashed(t, name, sum(b))
+		s.WaitJob(t, hashes, name, "completed")
+		// What follows has to wait for what is still on the queue.
+		marker := name + "-marker.img"
+		s.drop(t, marker, content(2, 1000))
+		s.WaitHashed(t, marker, sum(content(2, 1000)))
+		want := float64(len(b) + 1000)
+		if n := s.metrics(t).value(bytesHashed) - before.value(bytesHashed); n != want {
+			t.Errorf("%s: %.0f bytes were hashed, want %.0f", what, n, want)
+		}
+		if j, _ := s.Job(t, hashes, name); j.Attempt != 1 {
+			t.Errorf("%s: %+v", what, j)
+		}
+		n := 0
+		for _, e := range s.Events(t, url.Values{"kind": {"image.hashed"}}) {
+			if e.SubjectID == name {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s: %d events, want 1", what, n)
+		}
+	}
+
+	before := s.metrics(t)
+	s.drop(t, "written.img", b)
+	s.drop(t, "written.img", b)
+	now := time.Now()
+	if err := os.Chtimes(s.imagePath("written.img"), now, now); err != nil {
+		t.Fatal(err)
+	}
+	hashedOnce("written twice and touched", "written.img", before)
+
+	// Events that tell of no change.
+	before = s.metrics(t)
+	for _, mode := range []fs.FileMode{0o600, 0o644} {
+		if err := os.Chmod(s.imagePath("written.img"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fi, err := os.Stat(s.imagePath("written.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(s.imagePath("written.img"), fi.ModTime(), fi.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		s.Enqueue(t, hashes, "name", "written.img").Must(t, http.StatusAccepted, http.StatusOK)
+	}
+	s.drop(t, "other.img", content(3, 1000))
+	s.WaitHashed(t, "other.img", sum(content(3, 1000)))
+	if n := s.metrics(t).value(bytesHashed) - before.value(bytesHashed); n != 1000 {
+		t.Errorf("%.0f bytes were hashed though only 1000 are new", n)
+	}
+
+	// Two S3 events: the same bytes twice, one right after the other.
+	before = s.metrics(t)
+	var puts sync.WaitGroup
+	file := tempFile(t, b)
+	for range 2 {
+		puts.Go(func() {
+			s.aws(t, "s3", "cp", "--only-show-errors", file, s.object("sent.img"))
+		})
+	}
+	puts.Wait()
+	hashedOnce("sent twice", "sent.img", before)
+
+	// A start looks at everything, and does nothing again.
+	s.Restart(t)
+	s.drop(t, "last.img", content(4, 1000))
+	s.WaitHashed(t, "last.img", sum(content(4, 1000)))
+	if n := s.metrics(t).value(bytesHashed); n != 1000 {
+		t.Errorf("%.0f bytes were hashed after a start, though only 1000 are new", n)
+	}
+}

@@ -1,0 +1,417 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// partBytes is the size of the parts that a fetch stores its image in, which
+// is the most that a kill makes it fetch again.
+const partBytes = 64 << 20
+
+// A dammed source lets nothing past a point of its content until it is opened.
+// It keeps to ranges and remembers where those that were asked for begin.
+type dammed struct {
+	URL  string
+	dam  int64
+	open chan struct{}
+	once sync.Once
+	mu   sync.Mutex
+	from []int64
+}
+
+// Dammed serves content at path, for now up to dam.
+func (p *publisher) Dammed(t testing.TB, path string, content []byte, dam int64) *dammed {
+	t.Helper()
+	d := &dammed{dam: dam, open: make(chan struct{})}
+	t.Cleanup(d.Open)
+	etag := `"` + sum(content)[:16] + `"`
+	d.URL = p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			first, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-")
+			from, _ := strconv.ParseInt(first, 10, 64) // none: from the start
+			d.mu.Lock()
+			d.from = append(d.from, from)
+			d.mu.Unlock()
+		}
+		w.Header().Set("ETag", etag)
+		w.Header().Set("Content-Type", "application/octet-stream")
+		http.ServeContent(w, r, "", time.Unix(1_700_000_000, 0), &damReader{bytes.NewReader(content), d, r})
+	})
+	return d
+}
+
+// Open lets everything through.
+func (d *dammed) Open() { d.once.Do(func() { close(d.open) }) }
+
+// Asked returns where the ranges begin that were asked for since the first
+// since of them.
+func (d *dammed) Asked(since int) []int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]int64{}, d.from[since:]...)
+}
+
+// WaitPast waits until what comes after the first part is asked for: that
+// part is stored then, and a checkpoint says so.
+func (d *dammed) WaitPast(t testing.TB) {
+	t.Helper()
+	eventually(t, 2*within, "the first part is stored", func() error {
+		asked := d.Asked(0)
+		for _, from := range asked {
+			if from >= partBytes {
+				return nil
+			}
+		}
+		return fmt.Errorf("asked for bytes from %v on", asked)
+	})
+}
+
+// resumed fails the test where anything before the second part was asked for
+// after the first since requests, or nothing at all.
+func (d *dammed) resumed(t testing.TB, since int) {
+	t.Helper()
+	asked := d.Asked(since)
+	if len(asked) == 0 {
+		t.Error("nothing was asked for after the interruption")
+	}
+	for _, from := range asked {
+		if from < partBytes {
+			t.Errorf("bytes from %d on were asked for again, want none before %d: %v", from, partBytes, asked)
+		}
+	}
+}
+
+// A damReader reads content as far as the dam, and on when that is open.
+type damReader struct {
+	*bytes.Reader
+	d *dammed
+	r *http.Request
+}
+
+func (b *damReader) Read(p []byte) (int, error) {
+	at := b.Size() - int64(b.Len())
+	if left := b.d.dam - at; left > 0 {
+		return b.Reader.Read(p[:min(int64(len(p)), left)])
+	}
+	select {
+	case <-b.d.open:
+		return b.Reader.Read(p)
+	case <-b.r.Context().Done():
+		return 0, b.r.Context().Err()
+	}
+}
+
+// WriteTo would be a way around the dam.
+func (b *damReader) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{b})
+}
+
+// addSummed adds the image at imageURL with a published checksum.
+func (s *Server) addSummed(t testing.TB, p *publisher, imageURL string, content []byte) {
+	t.Helper()
+	u, err := url.Parse(imageURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := p.File(u.Path+".sums", []byte(sum(content)+"  "+filepath.Base(u.Path)+"\n"))
+	s.AddEntry(t, imageURL, sums).Must(t, http.StatusCreated)
+}
+
+// blobs returns the names of the fetched bytes in the gateway's directory, and
+// fails the test where one is not named by its content.
+func (s *Server) blobs(t testing.TB) []string {
+	t.Helper()
+	dir := filepath.Join(s.Data, s.CatalogBuck, "blobs")
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		names = append(names, f.Name())
+		if got := sha256sum(t, filepath.Join(dir, f.Name())); got != f.Name() {
+			t.Errorf("blob %s has the SHA-256 %s", f.Name(), got)
+		}
+	}
+	return names
+}
+
+// noHalves fails the test where half of a fetch or of an upload is left.
+func (s *Server) noHalves(t testing.TB) {
+	t.Helper()
+	for _, bucket := range []string{s.ImageBucket, s.CatalogBuck} {
+		out := s.aws(t, "s3api", "list-multipart-uploads", "--bucket", bucket, "--query", "Uploads[].Key", "--output", "text")
+		if out = strings.TrimSpace(out); out != "None" && out != "" {
+			t.Errorf("uploads that nobody goes on with in %s: %s", bucket, out)
+		}
+	}
+	out := s.aws(t, "s3api", "list-objects-v2", "--bucket", s.CatalogBuck, "--prefix", "staging/", "--query", "Contents[].Key", "--output", "text")
+	if out = strings.TrimSpace(out); out != "None" && out != "" {
+		t.Errorf("bytes on their way to a blob are left: %s", out)
+	}
+}
+
+// unseen is how long another runner may take to see what no event tells it of.
+const unseen = 2 * time.Minute
+
+// Two runners over the same buckets: one hosts the gateway, the other is told
+// of nothing.
+func TestRunnersShareTheWork(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	a := Start(t, Options{})
+	b := Start(t, Options{Over: a})
+	p := publish(t)
+	servers := map[string]*Server{"a": a, "b": b}
+
+	// A fetch that is queued at A and run by A, to be seen and cancelled at B.
+	gone := make(chan struct{}, 1)
+	a.AddEntry(t, p.Stall("/stalled.img", content(1, 1<<20), gone), "").Must(t, http.StatusCreated)
+	a.Enqueue(t, downloads, "name", "stalled.img").Must(t, http.StatusAccepted)
+	began := time.Now()
+	a.WaitJob(t, downloads, "stalled.img", "running")
+
+	// One that a third runner leaves behind, and nobody asks for again.
+	c := Start(t, Options{Over: a})
+	left := content(2, partBytes+partBytes/2)
+	src := p.Dammed(t, "/left.img", left, partBytes+1<<20)
+	c.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
+	c.Enqueue(t, downloads, "name", "left.img").Must(t, http.StatusAccepted)
+	src.WaitPast(t)
+	c.Kill(t)
+	killed, before := time.Now(), len(src.Asked(0))
+	src.Open()
+
+	// Fetches that are queued at both are each run once.
+	type one struct{ at, name string }
+	var all []one
+	asked := map[string]int{}
+	for at, s := range servers {
+		for i := range 4 {
+			o := one{at, fmt.Sprintf("%s-%d.img", at, i)}
+			path := "/" + o.name
+			s.AddEntry(t, p.File(path, content(uint64(10+len(all)), 100_000)), "").Must(t, http.StatusCreated)
+			asked[o.name] = p.Hits(http.MethodGet, path)
+			all = append(all, o)
+		}
+	}
+	for _, o := range all {
+		servers[o.at].Enqueue(t, downloads, "name", o.name).Must(t, http.StatusAccepted)
+	}
+	for i, o := range all {
+		j := servers[o.at].WaitJob(t, downloads, o.name, "completed")
+		if want := sum(content(uint64(10+i), 100_000)); j.SHA256 != want || j.Attempt != 1 {
+			t.Errorf("%+v, want SHA-256 %s at the first attempt", j, want)
+		}
+	}
+	// An upload through B, and a file that is dropped at A.
+	up, dropped := content(30, 200_000), content(31, 300_000)
+	b.Put(t, "up.img", up)
+	a.drop(t, "dropped.img", dropped)
+	a.WaitHashed(t, "up.img", sum(up))
+	b.WaitHashed(t, "up.img", sum(up))
+	a.WaitHashed(t, "dropped.img", sum(dropped))
+
+	eventually(t, unseen, "B sees the job that A runs", func() error {
+		if j, ok := b.Job(t, downloads, "stalled.img"); !ok || j.Status != "running" {
+			return fmt.Errorf("job %+v", j)
+		}
+		return nil
+	})
+	t.Logf("seen after %v", time.Since(began).Round(time.Millisecond))
+	begin := time.Now()
+	b.Cancel(t, downloads, "stalled.img").Must(t, http.StatusNoContent)
+	select {
+	case <-gone:
+		t.Logf("the connection to the source was closed %v after the cancel", time.Since(begin).Round(time.Millisecond))
+	case <-time.After(15 * time.Second):
+		t.Error("15 s after the cancel at B, A goes on with the fetch")
+	}
+	for _, s := range servers {
+		s.WaitJob(t, downloads, "stalled.img", "cancelled")
+	}
+
+	// By now B has been shown everything, and both have looked for jobs that
+	// are left behind: nothing was done twice.
+	eventually(t, unseen, "B sees what was dropped at A", func() error {
+		if r, ok := b.Row(t, "dropped.img"); !ok || r.SHA256 != sum(dropped) {
+			return fmt.Errorf("row %+v", r)
+		}
+		return nil
+	})
+	eventually(t, unseen, "what C has left is done", func() error {
+		if j, ok := b.Job(t, downloads, "left.img"); !ok || j.Status != "completed" || j.SHA256 != sum(left) || j.Attempt != 2 {
+			return fmt.Errorf("job %+v", j)
+		}
+		return nil
+	})
+	t.Logf("what C has left is seen as done %v after the kill", time.Since(killed).Round(time.Second))
+	src.resumed(t, before)
+	for i, o := range all {
+		if got := p.Hits(http.MethodGet, "/"+o.name) - asked[o.name]; got != 1 {
+			t.Errorf("%s was asked for %d times, want once", o.name, got)
+		}
+		for at, s := range servers {
+			if got := s.get(t, "/images/"+sum(content(uint64(10+i), 100_000))).Must(t, 200); sum(got.Body) != sum(content(uint64(10+i), 100_000)) {
+				t.Errorf("%s at %s: wrong bytes", o.name, at)
+			}
+		}
+	}
+	if am, bm := a.metrics(t), b.metrics(t); am.value(bytesHashed)+bm.value(bytesHashed) != float64(len(dropped)) {
+		t.Errorf("%.0f bytes were hashed at A and %.0f at B, want only the dropped file's %d", am.value(bytesHashed), bm.value(bytesHashed), len(dropped))
+	}
+	if n := len(a.blobs(t)); n != len(all)+1 {
+		t.Errorf("%d blobs, want %d", n, len(all)+1)
+	}
+	a.noHalves(t)
+}
+
+// A hosts the gateway and is busy; C is killed in the middle of a fetch, D
+// paused for longer than its lease in the middle of two, and B takes over.
+func TestRunnersTakeOver(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	a := Start(t, Options{Args: []string{"--fetch-workers", "1"}})
+	p := publish(t)
+	a.AddEntry(t, p.Stall("/busy.img", content(1, 1<<20), make(chan struct{}, 1)), "").Must(t, http.StatusCreated)
+	a.Enqueue(t, downloads, "name", "busy.img").Must(t, http.StatusAccepted)
+	a.WaitJob(t, downloads, "busy.img", "running")
+	c, d := Start(t, Options{Over: a}), Start(t, Options{Over: a})
+
+	// D knows what it should get of one of its images, and of the other one not.
+	type fetch struct {
+		at     *Server
+		name   string
+		summed bool
+		src    *dammed
+		before int // requests of the first owner
+	}
+	image := content(2, 2*partBytes+12345)
+	fetches := []*fetch{{at: c, name: "killed.img"}, {at: d, name: "paused-1.img", summed: true}, {at: d, name: "paused-2.img"}}
+	bytesOf := func(i int) []byte { return image[i:] } // a content of its own each
+	for i, f := range fetches {
+		f.src = p.Dammed(t, "/"+f.name, bytesOf(i), partBytes+8<<20)
+		if f.summed {
+			f.at.addSummed(t, p, f.src.URL, bytesOf(i))
+		} else {
+			f.at.AddEntry(t, f.src.URL, "").Must(t, http.StatusCreated)
+		}
+		f.at.Enqueue(t, downloads, "name", f.name).Must(t, http.StatusAccepted)
+	}
+	for _, f := range fetches {
+		f.src.WaitPast(t)
+	}
+	// B comes last: at its start it finds jobs that somebody works on.
+	b := Start(t, Options{Over: a})
+	c.Kill(t)
+	if err := d.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	for _, f := range fetches {
+		f.before = len(f.src.Asked(0))
+	}
+	fetches[0].src.Open()
+	fetches[1].src.Open()
+	for i, f := range fetches {
+		var j job
+		if last := i == len(fetches)-1; last {
+			// D wakes up while B is at the part that D was at, and finds that
+			// nothing of it is its own any more.
+			eventually(t, 2*time.Minute, f.name+" is taken over", func() error {
+				if len(f.src.Asked(f.before)) == 0 {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+			if err := d.Signal(syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			f.src.Open()
+		}
+		eventually(t, 3*time.Minute, f.name+" is taken over and completed", func() error {
+			j, _ = a.Job(t, downloads, f.name)
+			if j.Status != "completed" {
+				return fmt.Errorf("job %+v", j)
+			}
+			return nil
+		})
+		t.Logf("%s completed %v after its owner went, attempt %d", f.name, time.Since(begin).Round(time.Second), j.Attempt)
+		if j.SHA256 != sum(bytesOf(i)) || j.Attempt != 2 || j.BytesDownloaded != int64(len(bytesOf(i))) {
+			t.Errorf("%+v, want SHA-256 %s at the second attempt", j, sum(bytesOf(i)))
+		}
+	}
+	if took := time.Since(begin); took < 20*time.Second {
+		t.Errorf("all done after %v, before the lease of 30 s can have ended", took)
+	}
+	for _, f := range fetches {
+		f.src.resumed(t, f.before)
+	}
+	after := content(3, 100_000)
+	d.AddEntry(t, p.File("/after.img", after), "").Must(t, http.StatusCreated)
+	if j := d.Fetch(t, "after.img"); j.SHA256 != sum(after) {
+		t.Errorf("%+v", j)
+	}
+	eventually(t, within, "D has let go of its jobs", func() error {
+		// The gauge is of all jobs; what D itself ended is its own.
+		if n := d.metrics(t).value(jobsEnded, "kind", "fetch"); n != 1 {
+			return fmt.Errorf("%.0f fetches ended at D, want that of after.img only", n)
+		}
+		return nil
+	})
+	want := map[string]bool{sum(after): true}
+	for i := range fetches {
+		want[sum(bytesOf(i))] = true
+	}
+	names := a.blobs(t)
+	for _, n := range names {
+		if !want[n] {
+			t.Errorf("blob %s is of no image", n)
+		}
+	}
+	if len(names) != len(want) {
+		t.Errorf("%d blobs, want %d", len(names), len(want))
+	}
+	for i, f := range fetches {
+		n := 0
+		for _, e := range a.Events(t, url.Values{"kind": {"image.fetched"}}) {
+			if e.SubjectID == sum(bytesOf(i)) {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d events of %s fetched, want 1", n, f.name)
+		}
+		if j, _ := a.Job(t, downloads, f.name); j.Status != "completed" || j.Attempt != 2 {
+			t.Errorf("after D woke up: %+v", j)
+		}
+		if f.at == d && len(f.src.Asked(0)) > 64 {
+			t.Errorf("%s was asked for %d times", f.name, len(f.src.Asked(0)))
+		}
+	}
+	a.Cancel(t, downloads, "busy.img").Must(t, http.StatusNoContent)
+	a.WaitJob(t, downloads, "busy.img", "cancelled")
+	eventually(t, within, "busy.img's parts are given up", func() error {
+		out := a.aws(t, "s3api", "list-multipart-uploads", "--bucket", a.CatalogBuck, "--query", "Uploads[].Key", "--output", "text")
+		if out = strings.TrimSpace(out); out != "None" && out != "" {
+			return errors.New(out)
+		}
+		return nil
+	})
+	a.noHalves(t)
+	b.Stop(t)
+	d.Stop(t)
+}

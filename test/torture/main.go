@@ -1,0 +1,304 @@
+// Command torture runs the real binary under mixed load (uploads by HTTP and
+// S3, files dropped into its directory, fetches from a hostile publisher,
+// cancels, deletes) while it is killed at random moments, with a second runner
+// over the same buckets at times. Then it lets everything come to rest and
+// checks what must hold: what was acknowledged is there, with the digest of
+// its bytes; no job is left running; nothing is left over.
+//
+// What each client and the killer do follows from -seed; how their doings meet
+// does not.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
+	"imageroot/test/runner"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "torture:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	duration time.Duration
+	seed     uint64
+	clients  int
+	race     bool
+	keep     bool
+	dir      string
+}
+
+// A world is what the clients share.
+type world struct {
+	options
+	out       io.Writer
+	first     *node
+	second    *node
+	publisher *publisher
+	model     *model
+	images    store.Root
+	catalog   store.Root
+	http      *http.Client
+
+	foreign       sync.Map // IDs of uploads that S3 clients began
+	goodManifests sync.Map // sums
+
+	mu         sync.Mutex
+	counts     map[string]map[string]int
+	violations []string
+	started    time.Time
+	log        *os.File
+	files      map[string]*sync.Mutex
+	// What clients have asked for, as reasons for what is missing at the end.
+	dropped, deleted, cancelled map[string]bool
+	// Resumable uploads whose end was not noted.
+	unnoted map[string]bool
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	w := &world{
+		out: out, model: newModel(), counts: map[string]map[string]int{}, started: time.Now(), files: map[string]*sync.Mutex{},
+		dropped: map[string]bool{}, deleted: map[string]bool{}, cancelled: map[string]bool{}, unnoted: map[string]bool{},
+	}
+	flags := flag.NewFlagSet("torture", flag.ContinueOnError)
+	flags.DurationVar(&w.duration, "duration", time.Minute, "how long to torture before the checks")
+	flags.Uint64Var(&w.seed, "seed", 0, "what the run does follows from it (default: chosen and printed)")
+	flags.IntVar(&w.clients, "clients", 6, "how many clients act at once")
+	flags.BoolVar(&w.race, "race", false, "build the binary with the race detector")
+	flags.BoolVar(&w.keep, "keep", false, "keep the directory also where all is well")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if w.seed == 0 {
+		w.seed = rand.Uint64()>>32 + 1
+	}
+	if w.dir, err = os.MkdirTemp("", "imageroot-torture-"); err != nil {
+		return err
+	}
+	if w.log, err = os.Create(filepath.Join(w.dir, "trace.log")); err != nil {
+		return err
+	}
+	defer func() {
+		_ = w.log.Close()
+		if err != nil || w.keep {
+			fmt.Fprintf(out, "data, logs and trace are in %s\n", w.dir)
+			return
+		}
+		err = os.RemoveAll(w.dir)
+	}()
+	fmt.Fprintf(out, "torture: seed %d, %s, %d clients\n", w.seed, w.duration, w.clients)
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	defer w.publisher.Close()
+	defer w.publisher.CloseClientConnections()
+	defer func() { err = errors.Join(err, w.second.kill(), w.first.kill()) }()
+	w.torture(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	w.check(ctx)
+	w.report()
+	if len(w.violations) > 0 {
+		return fmt.Errorf("%d violations with -seed %d", len(w.violations), w.seed)
+	}
+	return nil
+}
+
+// random returns numbers that follow from the seed, others for each who.
+func (w *world) random(who uint64) *rand.Rand { return rand.New(rand.NewPCG(w.seed, who)) }
+
+func (w *world) open(ctx context.Context) error {
+	var flags []string
+	if w.race {
+		flags = append(flags, "-race")
+	}
+	binary, err := runner.Build(ctx, w.dir, flags...)
+	if err != nil {
+		return err
+	}
+	w.publisher = publish(w.random(1))
+	var s3 string
+	w.first, w.second, s3 = nodes(w.dir, binary, w.model.died)
+	w.http = &http.Client{
+		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	c, err := s3store.Open(ctx, s3store.Config{Endpoint: s3, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
+	if err != nil {
+		return err
+	}
+	w.images, w.catalog = c.Root("images", ""), c.Root("catalog", "")
+	return w.first.start(ctx)
+}
+
+// torture lets the clients act and the killer kill.
+func (w *world) torture(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, w.duration)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range w.clients {
+		wg.Go(func() { (&client{w, i, w.random(100 + uint64(i))}).work(ctx) })
+	}
+	wg.Go(func() { w.killer(ctx, w.random(2)) })
+	wg.Wait()
+}
+
+// killer ends runners in every way and starts them again.
+func (w *world) killer(ctx context.Context, rng *rand.Rand) {
+	// Longer than a lease.
+	const asleep = 40 * time.Second
+	for ctx.Err() == nil {
+		pause(ctx, time.Duration(500+rng.IntN(6500))*time.Millisecond)
+		if ctx.Err() != nil {
+			break
+		}
+		down := time.Duration(rng.IntN(1500)) * time.Millisecond
+		switch n := rng.IntN(20); {
+		case n < 9:
+			w.did("kill runner 1", w.first.kill())
+			pause(ctx, down)
+			w.startFirst(ctx)
+		case n < 11:
+			w.did("stop runner 1", w.first.stop())
+			pause(ctx, down)
+			w.startFirst(ctx)
+		case n < 12:
+			// Killed while it starts.
+			w.did("kill runner 1", w.first.kill())
+			sctx, cancel := context.WithTimeout(ctx, time.Duration(rng.IntN(150))*time.Millisecond)
+			if err := w.first.start(sctx); err == nil {
+				w.count("killer", "was faster than a kill at the start")
+			} else {
+				w.count("killer", "kill runner 1 while it starts")
+			}
+			cancel()
+			w.startFirst(ctx)
+		case n < 16 && !w.second.up():
+			w.startSecond(ctx)
+		case n < 18:
+			w.did("kill runner 2", w.second.kill())
+		case n < 19:
+			w.did("stop runner 2", w.second.stop())
+		case w.duration >= 3*time.Minute:
+			victim := []*node{w.first, w.second}[rng.IntN(2)]
+			w.did(fmt.Sprintf("pause runner %d", victim.number), victim.pause(ctx, asleep))
+		}
+	}
+	w.startFirst(context.WithoutCancel(ctx))
+}
+
+func (w *world) startFirst(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	w.trace("start runner 1")
+	if err := w.first.start(ctx); err != nil {
+		w.violate("it does not start again: %v", err)
+	}
+}
+
+func (w *world) startSecond(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	w.did("start runner 2", w.second.start(ctx))
+}
+
+// did counts what the killer did, which must work.
+func (w *world) did(what string, err error) {
+	w.trace("killer: %s: %v", what, err)
+	w.count("killer", what)
+	if err != nil {
+		w.violate("%s: %v", what, err)
+	}
+}
+
+func (w *world) count(what, how string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.counts[what] == nil {
+		w.counts[what] = map[string]int{}
+	}
+	w.counts[what][how]++
+}
+
+func (w *world) note(where *map[string]bool, what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	(*where)[what] = true
+}
+
+func (w *world) noted(where *map[string]bool, what string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return (*where)[what]
+}
+
+func (w *world) trace(format string, args ...any) {
+	line := time.Now().Format("15:04:05.000 ") + fmt.Sprintf(format, args...) + "\n"
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, _ = w.log.WriteString(line) // it is for whoever looks into a failure
+}
+
+// violate notes that something does not hold that must.
+func (w *world) violate(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	w.trace("VIOLATION: %s", text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.violations = append(w.violations, time.Now().Format("15:04:05.000 ")+text)
+}
+
+// lockFile keeps others from writing to the file of an image in place.
+func (w *world) lockFile(name string) (unlock func()) {
+	w.mu.Lock()
+	if w.files[name] == nil {
+		w.files[name] = new(sync.Mutex)
+	}
+	m := w.files[name]
+	w.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}
+
+func (w *world) imageFile(name string) string { return filepath.Join(w.dir, "data", "images", name) }
+
+// report prints what was done and what came of it.
+func (w *world) report() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, what := range slices.Sorted(maps.Keys(w.counts)) {
+		var hows []string
+		for _, how := range slices.Sorted(maps.Keys(w.counts[what])) {
+			hows = append(hows, fmt.Sprintf("%s %d", how, w.counts[what][how]))
+		}
+		fmt.Fprintf(w.out, "  %-26s %s\n", what, strings.Join(hows, ", "))
+	}
+	for _, v := range w.violations {
+		fmt.Fprintf(w.out, "VIOLATION %s\n", v)
+	}
+	fmt.Fprintf(w.out, "torture: seed %d: %d violations in %s\n", w.seed, len(w.violations), time.Since(w.started).Round(time.Second))
+}

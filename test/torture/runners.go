@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"imageroot/test/runner"
+)
+
+// Credentials of the runners.
+const (
+	password  = "torture: nothing to see here"
+	token     = "torture-token-0123456789abcdef"
+	accessKey = "TORTUREACCESSKEY1234"
+	secretKey = "torture-secret-key-0123456789abcdef0123"
+)
+
+// A node is one runner: it is started, killed and started again over the same
+// buckets and at the same addresses.
+type node struct {
+	number int
+	launch runner.Options
+	logTo  string
+	died   func()
+
+	mu      sync.Mutex // held while it starts or ends
+	process *runner.Process
+	pages   string
+}
+
+// nodes returns the first runner, with the gateway inside, and the second one,
+// which uses the first one's gateway.
+func nodes(dir, binary string, died func(number int)) (first, second *node, s3 string) {
+	pages1, pages2, gateway := freeAddr(), freeAddr(), freeAddr()
+	s3 = "http://" + gateway
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "IMAGEROOT_ALLOW_NET=loopback",
+		"IMAGEROOT_PASSWORD=" + password, "IMAGEROOT_TOKEN=" + token,
+		"GORACE=halt_on_error=0",
+	}
+	one := append([]string{"IMAGEROOT_S3_ACCESS_KEY=" + accessKey, "IMAGEROOT_S3_SECRET_KEY=" + secretKey}, env...)
+	two := append([]string{"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey, "AWS_REGION=us-east-1"}, env...)
+	newNode := func(number int, pages string, env []string, args ...string) *node {
+		return &node{
+			number: number, pages: "http://" + pages, logTo: filepath.Join(dir, fmt.Sprintf("runner%d.log", number)),
+			launch: runner.Options{Binary: binary, Args: append([]string{"--listen", pages}, args...), Env: env, Dir: dir},
+			died:   func() { died(number) },
+		}
+	}
+	first = newNode(1, pages1, one, "--s3-listen", gateway, "--data", filepath.Join(dir, "data"))
+	second = newNode(2, pages2, two, "--s3-endpoint", s3)
+	return first, second, s3
+}
+
+// freeAddr returns an address that nobody listens on.
+func freeAddr() string {
+	l := listenLoopback()
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start starts the runner if it is down, and waits for it to be ready.
+func (n *node) start(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process != nil {
+		return nil
+	}
+	p, err := runner.Start(ctx, n.launch)
+	if err != nil {
+		n.keepLog(err.Error())
+		return fmt.Errorf("runner %d: %w", n.number, err)
+	}
+	n.process = p
+	return nil
+}
+
+// up reports whether the runner is started.
+func (n *node) up() bool {
+	if !n.mu.TryLock() {
+		return false
+	}
+	defer n.mu.Unlock()
+	return n.process != nil
+}
+
+// kill ends the runner as a power cut would.
+func (n *node) kill() error {
+	return n.finish(func(p *runner.Process) error { return p.Kill() })
+}
+
+// stop ends it as Ctrl-C does, which must take under 5 s.
+func (n *node) stop() error {
+	const limit = 5 * time.Second
+	return n.finish(func(p *runner.Process) error { return p.Stop(limit) })
+}
+
+func (n *node) finish(end func(*runner.Process) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process == nil {
+		return nil
+	}
+	err := end(n.process)
+	n.keepLog(n.process.Log())
+	n.process = nil
+	n.died()
+	if err != nil {
+		return fmt.Errorf("runner %d: %w", n.number, err)
+	}
+	return nil
+}
+
+// pause stops the process for a while, as a laptop's lid does.
+func (n *node) pause(ctx context.Context, d time.Duration) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process == nil {
+		return nil
+	}
+	if err := n.process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	return n.process.Signal(syscall.SIGCONT)
+}
+
+// gone reports whether the process has ended by itself.
+func (n *node) gone() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process == nil {
+		return false
+	}
+	select {
+	case <-n.process.Exited():
+		return true
+	default:
+		return false
+	}
+}
+
+func (n *node) keepLog(text string) {
+	f, err := os.OpenFile(n.logTo, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return // it is for whoever looks into a failure
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "%s\n---- ended %s\n", text, time.Now().Format("15:04:05.000"))
+}
+
+// logs returns all that the runner has logged.
+func (n *node) logs() string {
+	data, _ := os.ReadFile(n.logTo) // none where it never ended
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process != nil {
+		return string(data) + n.process.Log()
+	}
+	return string(data)
+}
+
+// residentMiB is the memory that the process has now.
+func (n *node) residentMiB() (int64, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.process.PID()))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(data, []byte("VmRSS:"))
+	fields := strings.Fields(string(rest))
+	if len(fields) == 0 {
+		return 0, fmt.Errorf("no VmRSS in %q", data)
+	}
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	return kib >> 10, err
+}
