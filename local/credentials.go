@@ -19,9 +19,14 @@ const stateDir = ".imageroot"
 // credentials are what was generated because nobody gave it. The file that
 // keeps them is its owner's only.
 type credentials struct {
-	Password  string `json:"password,omitempty"`
+	Password string `json:"password,omitempty"`
+	// AccessKey and SecretKey are for uploads to the image root.
 	AccessKey string `json:"s3_access_key,omitempty"`
 	SecretKey string `json:"s3_secret_key,omitempty"`
+	// ProgramAccessKey and ProgramSecretKey may do everything: they are for
+	// imageroot itself, here and in other processes over this gateway.
+	ProgramAccessKey string `json:"program_access_key"`
+	ProgramSecretKey string `json:"program_secret_key"`
 
 	path string
 	// What was generated at this start.
@@ -50,15 +55,22 @@ func loadCredentials(cfg *config.Config) (*credentials, error) {
 	}
 	if cfg.S3AccessKey == "" {
 		if c.AccessKey == "" || c.SecretKey == "" {
-			c.AccessKey, c.SecretKey, c.freshKeys = "IR"+rand.Text()[:18], rand.Text()+rand.Text()[:14], true
+			c.AccessKey, c.SecretKey = newKey()
+			c.freshKeys = true
 		}
 		cfg.S3AccessKey, cfg.S3SecretKey = c.AccessKey, c.SecretKey
 	}
-	if !c.freshPassword && !c.freshKeys {
+	freshProgram := c.ProgramAccessKey == "" || c.ProgramSecretKey == ""
+	if freshProgram {
+		c.ProgramAccessKey, c.ProgramSecretKey = newKey()
+	}
+	if !c.freshPassword && !c.freshKeys && !freshProgram {
 		return c, nil
 	}
 	return c, c.save()
 }
+
+func newKey() (access, secret string) { return "IR" + rand.Text()[:18], rand.Text() + rand.Text()[:14] }
 
 func (c *credentials) save() error {
 	data, err := json.MarshalIndent(c, "", "  ")

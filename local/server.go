@@ -81,7 +81,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		}
 	}()
 	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen); err != nil {
-		return nil, fmt.Errorf("cannot listen for pages and API: %w", err)
+		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
 	looks, hashes := memqueue.New(log), memqueue.New(log)
 	fetches, assemblies := memqueue.New(log), memqueue.New(log)
@@ -100,7 +100,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		}); err != nil {
 			return nil, err
 		}
-		sc = s3store.Config{Endpoint: s.gateway.Endpoint(), Region: "us-east-1", AccessKey: s.cfg.S3AccessKey, SecretKey: s.cfg.S3SecretKey, Direct: true}
+		sc = s3store.Config{Endpoint: s.gateway.Endpoint(), Region: "us-east-1", AccessKey: s.credentials.ProgramAccessKey, SecretKey: s.credentials.ProgramSecretKey, Direct: true}
 	}
 	client, err := s3store.Open(ctx, sc)
 	if err != nil {
@@ -109,6 +109,12 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	for _, bucket := range []string{cfg.ImageRoot.Bucket, cfg.CatalogRoot.Bucket} {
 		if err := client.EnsureBucket(ctx, bucket); err != nil {
 			return nil, err
+		}
+	}
+	if s.gateway != nil && cfg.CatalogRoot.Bucket != cfg.ImageRoot.Bucket {
+		// It holds the session key.
+		if err := os.Chmod(filepath.Join(s.cfg.Data, cfg.CatalogRoot.Bucket), 0o700); err != nil {
+			return nil, fmt.Errorf("the catalog cannot be kept from other users: %w", err)
 		}
 	}
 	images := client.Root(cfg.ImageRoot.Bucket, cfg.ImageRoot.Prefix)
@@ -126,14 +132,15 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if err := os.MkdirAll(s.cfg.Data, 0o755); err != nil {
-		return fmt.Errorf("the data directory cannot be made: %w", err)
+		return fmt.Errorf("the data directory %s cannot be made or entered (--data): %w", s.cfg.Data, err)
 	}
 	if s.credentials, err = loadCredentials(&s.cfg); err != nil {
 		return err
 	}
 	s.gateway, err = gateway.Start(ctx, gateway.Config{
-		Listen: s.cfg.S3Listen, Dir: s.cfg.Data, AccessKey: s.cfg.S3AccessKey, SecretKey: s.cfg.S3SecretKey,
-		Changed: changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
+		Listen: s.cfg.S3Listen, Dir: s.cfg.Data, AccessKey: s.credentials.ProgramAccessKey, SecretKey: s.credentials.ProgramSecretKey,
+		Uploader: gateway.Key{Access: s.cfg.S3AccessKey, Secret: s.cfg.S3SecretKey},
+		Changed:  changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
 	})
 	return err
 }
@@ -252,7 +259,7 @@ func (s *server) s3Address() string {
 	if s.gateway == nil {
 		return s.cfg.S3Endpoint
 	}
-	return localURL(s.gateway.Addr())
+	return s.gateway.Addr()
 }
 
 // free returns the bytes that the gateway inside has room for.
@@ -389,7 +396,7 @@ func (s *server) banner() string {
 		switch {
 		case c.freshPassword || c.freshKeys:
 			line("kept in", c.path+" (not printed again)")
-		case c.Password == s.cfg.Password || c.AccessKey == s.cfg.S3AccessKey:
+		case c.Password == s.cfg.Password:
 			line("log in", "with what "+c.path+" says")
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -25,7 +26,11 @@ import (
 // [version], and that the parts of any multipart upload fit.
 type attributes struct {
 	meta.XattrMeta
-	owner string // access key of the one account
+	owner string // access key of the account that may do everything
+	// uploader is the access key of the account that owns the shared buckets,
+	// and may use no others.
+	uploader string
+	shared   []string
 }
 
 var _ meta.MetadataStorer = attributes{}
@@ -40,7 +45,7 @@ func scratch(object string) bool {
 func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {
 	s := subject{f, filepath.Join(bucket, object)}
 	if object == "" && attribute == attrACL {
-		return a.acl(s)
+		return a.acl(s, filepath.Base(bucket))
 	}
 	if !scratch(object) && (attribute == attrETag || attribute == attrSums || attribute == attrParts) {
 		if info, err := s.info(); err != nil || !info.IsDir() {
@@ -81,9 +86,11 @@ func (a attributes) ofContent(s subject, attribute string) ([]byte, error) {
 	return vgw.MarshalMpUploadMetadata(p.offsets(), false)
 }
 
-// acl makes the one account the owner of every bucket: also of a directory
-// that somebody made by hand, and of one that was made under another key.
-func (a attributes) acl(s subject) ([]byte, error) {
+// acl makes the uploader the owner of the shared buckets and the other account
+// that of all others: also of a directory that somebody made by hand, and of
+// one that was made under another key. With ACLs switched off, who does not
+// own a bucket may not use it.
+func (a attributes) acl(s subject, bucket string) ([]byte, error) {
 	var acl auth.ACL
 	switch value, err := found(s.get(attrACL)); {
 	case err == nil && json.Unmarshal(value, &acl) != nil:
@@ -91,8 +98,15 @@ func (a attributes) acl(s subject) ([]byte, error) {
 	case err != nil && !errors.Is(err, meta.ErrNoSuchKey):
 		return nil, err
 	}
-	acl.Owner = a.owner
+	acl.Owner = a.ownerOf(bucket)
 	return json.Marshal(acl)
+}
+
+func (a attributes) ownerOf(bucket string) string {
+	if a.uploader != "" && slices.Contains(a.shared, bucket) {
+		return a.uploader
+	}
+	return a.owner
 }
 
 func found(value []byte, err error) ([]byte, error) {

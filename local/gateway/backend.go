@@ -51,7 +51,7 @@ type backend struct {
 var _ vgw.Backend = (*backend)(nil)
 
 func openBackend(dir string, cfg Config) (*backend, error) {
-	attrs := attributes{owner: cfg.AccessKey}
+	attrs := attributes{owner: cfg.AccessKey, uploader: cfg.Uploader.Access, shared: cfg.Watch}
 	p, err := openPosix(dir, attrs)
 	if err != nil {
 		return nil, err
@@ -155,7 +155,7 @@ func (b *backend) ListBucketsAndOwners(context.Context) ([]s3response.Bucket, er
 	}
 	out := make([]s3response.Bucket, len(all))
 	for i, info := range all {
-		out[i] = s3response.Bucket{Name: info.Name(), Owner: b.attrs.owner}
+		out[i] = s3response.Bucket{Name: info.Name(), Owner: b.attrs.ownerOf(info.Name())}
 	}
 	return out, nil
 }

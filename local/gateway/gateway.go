@@ -35,8 +35,11 @@ type Config struct {
 	// Dir is DATA: buckets are directories in it, DATA/images/NAME are plain
 	// files. It is created if missing.
 	Dir string
-	// AccessKey and SecretKey are the one account.
+	// AccessKey and SecretKey are the account that may do everything.
 	AccessKey, SecretKey string
+	// Uploader is another account, for people: it may use Watch's buckets and
+	// see that there are others. Without an access key there is none.
+	Uploader Key
 	// Region is us-east-1 if empty.
 	Region string
 	// Changed is told of each object that was created, replaced or removed:
@@ -51,6 +54,9 @@ type Config struct {
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
+
+// A Key is an S3 access key and its secret.
+type Key struct{ Access, Secret string }
 
 // An Event says that an object changed. It does not say how often.
 type Event struct {
@@ -262,22 +268,32 @@ func openPosix(dir string, attrs attributes) (*posix.Posix, error) {
 // newAPI builds versitygw's S3 handlers over b.
 func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 	s3utils.SetBucketNameValidationStrict(true)
-	account := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
+	all := accounts{{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}}
+	if cfg.Uploader.Access != "" {
+		all = append(all, auth.Account{Access: cfg.Uploader.Access, Secret: cfg.Uploader.Secret, Role: auth.RoleUser})
+	}
 	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
-		cfg.Region, oneAccount{auth.NewIAMServiceSingle(account)}, nil, nil, nil, nil,
+		cfg.Region, fixedAccounts{auth.NewIAMServiceSingle(all[0]), all}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
 		s3api.WithConcurrencyLimiter(maxConnections, maxConnections),
 		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)))
 }
 
-// oneAccount answers a wrong access key as S3 does, with a 403. Versitygw's
-// own has a 404 for it, which clients take for a missing bucket.
-type oneAccount struct{ auth.IAMService }
+type accounts []auth.Account
 
-func (a oneAccount) GetUserAccount(access string) (auth.Account, error) {
-	account, err := a.IAMService.GetUserAccount(access)
-	if err != nil {
-		return auth.Account{}, auth.ErrNoSuchUser
+// fixedAccounts knows the accounts there are. It answers a wrong access key as
+// S3 does, with a 403; versitygw's own service has a 404 for it, which clients
+// take for a missing bucket.
+type fixedAccounts struct {
+	auth.IAMService // refuses every change
+	all             accounts
+}
+
+func (a fixedAccounts) GetUserAccount(access string) (auth.Account, error) {
+	for _, account := range a.all {
+		if account.Access == access {
+			return account, nil
+		}
 	}
-	return account, nil
+	return auth.Account{}, auth.ErrNoSuchUser
 }

@@ -10,6 +10,7 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -135,7 +136,7 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 	switch {
 	case o.Over != nil:
 		s.externalS3, s.ImageBucket, s.CatalogBuck = o.Over.S3, o.Over.ImageBucket, o.Over.CatalogBuck
-		s.AccessKey, s.SecretKey = o.Over.AccessKey, o.Over.SecretKey
+		s.AccessKey, s.SecretKey = o.Over.programKey(t)
 	case s.externalS3 != "":
 		n := bucketSerial.Add(1)
 		s.ImageBucket = fmt.Sprintf("e2e-%d-%d-images", os.Getpid(), n)
@@ -149,6 +150,27 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 	}
 	line := slices.Concat(o.Via, []string{binary}, args, o.Args)
 	return s, runner.Options{Binary: line[0], Args: line[1:], Env: append(env, o.Env...), Dir: o.Dir}
+}
+
+// programKey returns the S3 key that may use both buckets, as a second runner
+// needs it: with the gateway inside it is in DATA, and not the people's.
+func (s *Server) programKey(t testing.TB) (access, secret string) {
+	t.Helper()
+	var c struct {
+		Access string `json:"program_access_key"`
+		Secret string `json:"program_secret_key"`
+	}
+	b, err := os.ReadFile(filepath.Join(s.Data, ".imageroot", "credentials.json"))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		t.Fatal(err)
+	default:
+		if err := json.Unmarshal(b, &c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cmp.Or(c.Access, s.AccessKey), cmp.Or(c.Secret, s.SecretKey)
 }
 
 // Start starts the binary and waits until it is ready.

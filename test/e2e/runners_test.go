@@ -83,10 +83,17 @@ func (d *dammed) WaitPast(t testing.TB) {
 // after the first since requests, or nothing at all.
 func (d *dammed) resumed(t testing.TB, since int) {
 	t.Helper()
-	asked := d.Asked(since)
-	if len(asked) == 0 {
+	if len(d.Asked(since)) == 0 {
 		t.Error("nothing was asked for after the interruption")
 	}
+	d.notAgain(t, since)
+}
+
+// notAgain fails the test where anything before the second part was asked for
+// after the first since requests.
+func (d *dammed) notAgain(t testing.TB, since int) {
+	t.Helper()
+	asked := d.Asked(since)
 	for _, from := range asked {
 		if from < partBytes {
 			t.Errorf("bytes from %d on were asked for again, want none before %d: %v", from, partBytes, asked)
@@ -149,17 +156,26 @@ func (s *Server) blobs(t testing.TB) []string {
 	return names
 }
 
+// program runs the AWS command line client with the key that may use both
+// buckets.
+func (s *Server) program(t testing.TB, args ...string) string {
+	t.Helper()
+	access, secret := s.programKey(t)
+	env := append(s.awsEnv(), "AWS_ACCESS_KEY_ID="+access, "AWS_SECRET_ACCESS_KEY="+secret)
+	return strings.TrimSpace(run(t, env, "aws", append([]string{"--endpoint-url", s.S3}, args...)...))
+}
+
 // noHalves fails the test where half of a fetch or of an upload is left.
 func (s *Server) noHalves(t testing.TB) {
 	t.Helper()
 	for _, bucket := range []string{s.ImageBucket, s.CatalogBuck} {
-		out := s.aws(t, "s3api", "list-multipart-uploads", "--bucket", bucket, "--query", "Uploads[].Key", "--output", "text")
-		if out = strings.TrimSpace(out); out != "None" && out != "" {
+		out := s.program(t, "s3api", "list-multipart-uploads", "--bucket", bucket, "--query", "Uploads[].Key", "--output", "text")
+		if out != "None" && out != "" {
 			t.Errorf("uploads that nobody goes on with in %s: %s", bucket, out)
 		}
 	}
-	out := s.aws(t, "s3api", "list-objects-v2", "--bucket", s.CatalogBuck, "--prefix", "staging/", "--query", "Contents[].Key", "--output", "text")
-	if out = strings.TrimSpace(out); out != "None" && out != "" {
+	out := s.program(t, "s3api", "list-objects-v2", "--bucket", s.CatalogBuck, "--prefix", "staging/", "--query", "Contents[].Key", "--output", "text")
+	if out != "None" && out != "" {
 		t.Errorf("bytes on their way to a blob are left: %s", out)
 	}
 }
@@ -405,8 +421,8 @@ func TestRunnersTakeOver(t *testing.T) {
 	a.Cancel(t, downloads, "busy.img").Must(t, http.StatusNoContent)
 	a.WaitJob(t, downloads, "busy.img", "cancelled")
 	eventually(t, within, "busy.img's parts are given up", func() error {
-		out := a.aws(t, "s3api", "list-multipart-uploads", "--bucket", a.CatalogBuck, "--query", "Uploads[].Key", "--output", "text")
-		if out = strings.TrimSpace(out); out != "None" && out != "" {
+		out := a.program(t, "s3api", "list-multipart-uploads", "--bucket", a.CatalogBuck, "--query", "Uploads[].Key", "--output", "text")
+		if out != "None" && out != "" {
 			return errors.New(out)
 		}
 		return nil

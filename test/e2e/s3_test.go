@@ -71,6 +71,26 @@ func TestS3Clients(t *testing.T) {
 			s.get(t, path).Problem(t, []int{400, 404})
 		}
 	})
+	t.Run("the catalog is out of reach", func(t *testing.T) {
+		if *s3Endpoint != "" {
+			t.Skip("rights on another S3 server are its own matter")
+		}
+		catalog := "s3://" + s.CatalogBuck + "/"
+		target := filepath.Join(t.TempDir(), "taken")
+		for _, args := range [][]string{
+			{"s3", "ls", catalog},
+			{"s3", "cp", catalog + "auth/session-key", target},
+			{"s3", "cp", catalog + "auth/session-key", s.object("taken.img")},
+			{"s3", "cp", tempFile(t, []byte("{}")), catalog + "auth/password"},
+			{"s3", "rm", catalog + "auth/password"},
+			{"s3api", "list-multipart-uploads", "--bucket", s.CatalogBuck},
+		} {
+			out, err := tryRun(t, s.awsEnv(), "aws", append([]string{"--endpoint-url", s.S3}, args...)...)
+			if err == nil || !strings.Contains(out, "AccessDenied") && !strings.Contains(out, "403") {
+				t.Errorf("with the key for uploads, aws %q: %v: %s", args, err, out)
+			}
+		}
+	})
 	t.Run("wrong keys", func(t *testing.T) {
 		if *s3Endpoint != "" {
 			t.Skip("keys of another S3 server are its own matter")
