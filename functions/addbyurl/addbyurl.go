@@ -151,6 +151,10 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	if u.Scheme == "oras" {
 		shaURL = "" // a registry says itself what the digest is
 	}
+	// What a fetch found is of what the source was before.
+	if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
+		return entry.Entry{}, false, err
+	}
 	existed := false
 	e, _, err := record.Change(ctx, f.Catalog, key, func(e *entry.Entry, exists bool) error {
 		if exists && !refresh {
@@ -169,12 +173,6 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	})
 	if err != nil {
 		return entry.Entry{}, false, err
-	}
-	if existed {
-		// What a fetch found is of what the source was before.
-		if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
-			return entry.Entry{}, false, err
-		}
 	}
 	return e, existed, nil
 }
@@ -219,14 +217,29 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Catalog.DeleteRecord(ctx, layout.EntryKey(ref)); err != nil {
 		return err
 	}
+	after, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := after.BySource(ref); !ok {
+		if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(ref)); err != nil {
+			return err
+		}
+	}
 	f.record(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
-	if row, ok := before.BySource(ref); ok && row.Blob {
+	if row, ok := before.BySource(ref); ok && row.Blob && !named(after, row.Digest()) {
 		if err := f.Uncache(ctx, row.Digest()); err != nil {
 			// Bytes that nobody names do no harm but to the disk.
 			f.Log.Warn("fetched bytes of a deleted entry could not be dropped", "src", e.URL, "error", err)
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+e.Name+" was deleted")
+}
+
+// named reports whether a source in the catalog stands for bytes of that digest.
+func named(s *inventory.Snapshot, sha256 string) bool {
+	_, ok := s.BySHA256(sha256)
+	return ok
 }
 
 func (f *Function) record(r *http.Request, kind, url, summary string, details map[string]any) {

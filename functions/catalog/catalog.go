@@ -24,14 +24,17 @@ import (
 	"imageroot/shared/web"
 )
 
-// Function is the catalog function. All of it must be set.
+// Function is the catalog function. All of it must be set, but for the links.
 type Function struct {
 	Images, Catalog store.Root
-	Inventory       *inventory.Inventory
-	Activity        *activity.Log
-	Auth            *auth.Operator
-	Metric          *metric.Set
-	Version         string
+	// ImageLinks and CatalogLinks, where not nil, have clients get the bytes of
+	// images straight from the store.
+	ImageLinks, CatalogLinks store.Presigner
+	Inventory                *inventory.Inventory
+	Activity                 *activity.Log
+	Auth                     *auth.Operator
+	Metric                   *metric.Set
+	Version                  string
 	// Location is the image root as people write it: s3://images/.
 	Location string
 	// S3Endpoint is the S3 server as people reach it from elsewhere; a host
@@ -180,13 +183,13 @@ func (f *Function) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	events, more, err := f.Activity.List(r.Context(), filter)
+	events, older, err := f.Activity.List(r.Context(), filter)
 	if err != nil {
 		return err
 	}
 	var next *layout.EventID
-	if more {
-		next = &events[len(events)-1].ID
+	if older != "" {
+		next = &older
 	}
 	return web.JSON(w, http.StatusOK, map[string]any{"events": events, "next": next})
 }

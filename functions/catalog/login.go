@@ -1,9 +1,12 @@
 package catalog
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"time"
 
 	"imageroot/shared/activity"
 	"imageroot/shared/problem"
@@ -79,13 +82,35 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	e := problem.From(err)
-	if e.Code == problem.Unauthorized {
+	if e.Code == problem.Unauthorized && p.failures.tell(web.ClientIP(r), p.Now()) {
 		p.recordAuth(r, activity.LoginFailed, "log-in with a wrong password")
 	}
 	if !web.WantsPage(r) || e.Code == problem.Internal {
 		return err
 	}
 	return p.showLogin(w, r, problem.Prepare(w, e), in.Next, e.Detail)
+}
+
+// failures keeps strangers from filling the log: of wrong passwords from one
+// address it is told once a minute.
+type failures struct {
+	mu   sync.Mutex
+	told map[string]time.Time
+}
+
+func (f *failures) tell(from string, now time.Time) bool {
+	const again, most = time.Minute, 1000
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.told, func(_ string, at time.Time) bool { return now.Sub(at) >= again })
+	if _, ok := f.told[from]; ok || len(f.told) >= most {
+		return false
+	}
+	if f.told == nil {
+		f.told = map[string]time.Time{}
+	}
+	f.told[from] = now
+	return true
 }
 
 // logout answers POST /ui/logout. It is for everybody: who is not logged in

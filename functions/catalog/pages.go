@@ -32,7 +32,8 @@ func (f *Function) pages() []web.Route {
 // pages is the function with what its pages keep.
 type pages struct {
 	*Function
-	kept kept
+	kept     kept
+	failures failures
 }
 
 const imagesPath = "/ui/images"

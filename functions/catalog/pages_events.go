@@ -43,13 +43,13 @@ func (p *pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 		page.Error = e.Detail
 		return p.show(w, r, e.Code.Status(), page)
 	}
-	events, more, err := p.Activity.List(r.Context(), filter)
+	events, older, err := p.Activity.List(r.Context(), filter)
 	if err != nil {
 		return err
 	}
 	page.Events = p.eventViews(events)
-	if more {
-		page.Older = "/ui/events?" + with(v, "before", string(events[len(events)-1].ID))
+	if older != "" {
+		page.Older = "/ui/events?" + with(v, "before", string(older))
 	}
 	if v.Has("before") {
 		page.Newest = "/ui/events?" + with(v, "before", "")

@@ -216,6 +216,9 @@ func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 	}
 	if v.Active {
 		v.Cancel = path + url.PathEscape(j.Name) + "?_method=DELETE"
+		if j.Src != "" {
+			v.Cancel += "&src=" + url.QueryEscape(j.Src)
+		}
 	}
 	if j.BytesTotal != nil {
 		total := sizeOf(*j.BytesTotal)

@@ -120,6 +120,9 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) erro
 	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": c.name}))
 	// Caches may keep it, and ask each time whether it is still this one.
 	h.Set("Cache-Control", "no-cache")
+	if links := f.links(c); links != nil {
+		return redirect(w, r, c, links)
+	}
 	body := &objectReader{ctx: r.Context(), content: c}
 	defer body.Close()
 	out := &lastLook{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
@@ -142,12 +145,43 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) erro
 	return err
 }
 
+// links returns what makes URLs of the content at the store; nil where its bytes
+// go through here.
+func (f *Function) links(c *content) store.Presigner {
+	if c.root == f.Images {
+		return f.ImageLinks
+	}
+	return f.CatalogLinks
+}
+
+// redirect sends the client to the store, which answers ranges and conditions.
+// The answer has no validators: the store's are others.
+func redirect(w http.ResponseWriter, r *http.Request, c *content, links store.Presigner) error {
+	url, err := links.PresignGet(r.Context(), c.key, c.name, r.Method == http.MethodHead)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	for _, name := range []string{"ETag", "Content-Disposition", "Content-Type"} {
+		h.Del(name)
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("Location", url)
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return nil
+}
+
+// maxRanges is how many ranges one request may ask for: each is a request to
+// the store.
+const maxRanges = 16
+
 // ignoredRange reports whether the request has a Range field that must be
 // ignored and that net/http would not ignore: of another method than GET, in a
-// unit that is not bytes (RFC 9110, 14.2), or of the last 0 bytes.
+// unit that is not bytes (RFC 9110, 14.2), of the last 0 bytes, or of so many
+// ranges that nobody means well by it.
 func ignoredRange(r *http.Request) bool {
 	spec, isBytes := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
-	return r.Method != http.MethodGet || !isBytes || strings.TrimSpace(spec) == "-0"
+	return r.Method != http.MethodGet || !isBytes || strings.TrimSpace(spec) == "-0" || strings.Count(spec, ",") >= maxRanges
 }
 
 // unchanged returns store.ErrChanged where the object is another version than

@@ -518,6 +518,18 @@ func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, retryLater(err)
 	}
+	if t.entry {
+		// What was fetched is of the source as it was when the entry was added.
+		e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(t.ref))
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return nil, errGone
+		case err != nil:
+			return nil, retryLater(err)
+		case !e.AddedAt.Equal(t.added):
+			return nil, errors.New("the entry was refreshed while it was fetched: fetch it again")
+		}
+	}
 	// Whoever takes over from here on writes after the record that was read.
 	if err := save(ctx, run, size, size, nil); err != nil {
 		return nil, err

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
 
 	"imageroot/shared/activity"
 	"imageroot/shared/entry"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -200,9 +202,8 @@ func (w *world) takenOver(o *origin, z *freezer, data, then []byte, done <-chan 
 			w.has(then)
 		}
 		w.honest()
-		rec, _, err := record.Read[entry.Fetched](context.Background(), w.root, layout.FetchedKey(w.ref))
-		if j := w.job(); err != nil || rec.SHA256 != sum256(then) || j.SHA256 != rec.SHA256 || j.Status != "completed" {
-			w.t.Errorf("recorded: %+v, %v; the job is %s with %s", rec, err, j.Status, j.SHA256)
+		if rec, j := w.fetched(), w.job(); rec.SHA256 != sum256(then) || j.SHA256 != rec.SHA256 || j.Status != job.Completed {
+			w.t.Errorf("recorded: %+v; the job is %s with %s", rec, j.Status, j.SHA256)
 		}
 	}
 	check()
@@ -220,13 +221,79 @@ func (w *world) takenOver(o *origin, z *freezer, data, then []byte, done <-chan 
 	if asked := o.askedBytes("second", size); !changed && asked != missing {
 		w.t.Errorf("asked for %d bytes of %d that are missing", asked, missing)
 	}
+	published := w.fetched().Nonce
 	close(z.thaw)
 	<-done
 	check()
+	if w.fetched().Nonce != published {
+		w.t.Error("the first one recorded what it had fetched, after the second")
+	}
 	w.clean()
 	w.told(activity.ImageFetched)
 	w.swept(second)
 	w.honest()
+}
+
+func (w *world) fetched() entry.Fetched {
+	w.t.Helper()
+	rec, _, err := record.Read[entry.Fetched](context.Background(), w.root, layout.FetchedKey(w.ref))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rec
+}
+
+// A process that was taken over and then fails for good leaves alone what the
+// other one goes on with.
+func TestLostOwnerFails(t *testing.T) {
+	t.Parallel()
+	size := int64(len(longA))
+	firstGoes, secondGoes := make(chan struct{}), make(chan struct{})
+	var firstAsks, secondAsks sync.Once
+	firstWaits, secondWaits := make(chan struct{}), make(chan struct{})
+	o := newOrigin(t, func(o *origin, n int, rw http.ResponseWriter, r *http.Request) {
+		from, _ := parseRange(t, r.Header.Get("Range"), size)
+		switch {
+		case r.UserAgent() == "first" && from >= testPart:
+			firstAsks.Do(func() { close(firstWaits) })
+			<-firstGoes
+			status(http.StatusNotFound)(o, n, rw, r)
+			return
+		case r.UserAgent() == "second" && from >= 2*testPart:
+			secondAsks.Do(func() { close(secondWaits) })
+			<-secondGoes
+		}
+		good(longA)(o, n, rw, r)
+	})
+	w := newWorld(t, o.url(), entry.Entry{})
+	w.enqueue()
+	z := freeze(w.root, 0, false)
+	first := w.process("first", z)
+	first.Sources = w.sourcesOf("first", time.Minute)
+	firstDone := make(chan error, 1)
+	go func() { firstDone <- first.Handle(t.Context(), w.task()) }()
+	<-firstWaits
+	go z.wait("everything")
+	<-z.hit
+	w.clock.advance(time.Minute)
+	second := w.process("second", w.root)
+	second.Sources = w.sourcesOf("second", time.Minute)
+	secondDone := make(chan error, 1)
+	go func() { secondDone <- second.Handle(t.Context(), w.task()) }()
+	<-secondWaits
+	close(firstGoes)
+	close(z.thaw)
+	<-firstDone
+	close(secondGoes)
+	if err := <-secondDone; err != nil {
+		t.Error(err)
+	}
+	w.has(longA)
+	w.clean()
+	w.told(activity.ImageFetched)
+	if asked := o.askedBytes("second", size); asked != size-testPart {
+		t.Errorf("the second asked for %d bytes of %d that were missing", asked, size-testPart)
+	}
 }
 
 // TestFaultAtEveryWrite fails each write once, before and after it took

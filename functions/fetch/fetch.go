@@ -3,6 +3,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -56,6 +57,7 @@ type target struct {
 	// seen is what the source said of itself when the entry was added.
 	seen  source.Validators
 	entry bool // an operator's entry, which can be flagged
+	added time.Time
 }
 
 // errGone ends the job of a source that nobody names any more.
@@ -67,7 +69,7 @@ func (f *Function) target(ctx context.Context, ref string) (*target, error) {
 	if err == nil {
 		t := &target{
 			ref: ref, loc: source.Location{URL: e.URL, Digest: e.Source.Digest}, name: e.Name, size: -1,
-			sha256: e.SHA256, sha512: e.SHA512, entry: true,
+			sha256: e.SHA256, sha512: e.SHA512, entry: true, added: e.AddedAt,
 			seen: source.Validators{ETag: e.Source.ETag, LastModified: e.Source.LastModified},
 		}
 		if e.SizeBytes != nil {
@@ -179,18 +181,46 @@ func (f *Function) run(ctx context.Context, ref string) error {
 	f.Metric.JobEnded(metric.Fetch, string(j.Status))
 	f.Log.Info("fetch job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
 		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
-	e := activity.Event{SubjectKind: activity.SubjectImage, Actor: activity.System}
 	switch j.Status {
 	case job.Completed:
-		e.Kind, e.SubjectID, e.Summary = activity.ImageFetched, j.SHA256, "fetched "+j.Name
-		e.Details = map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone}
+		f.Activity.Add(ctx, activity.Event{
+			Kind: activity.ImageFetched, SubjectKind: activity.SubjectImage, SubjectID: j.SHA256, Actor: activity.System,
+			Summary: "fetched " + j.Name,
+			Details: map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone},
+		})
 	case job.Failed:
-		e.Kind, e.SubjectID, e.Summary = activity.ImageFetchFailed, subject, "could not fetch "+j.Name
-		e.Details = map[string]any{"name": j.Name, "src": j.Src, "error": j.Error}
-	default:
-		return nil
+		f.tellFailed(ctx, j, subject)
 	}
-	f.Activity.Add(ctx, e)
+	return nil
+}
+
+func (f *Function) tellFailed(ctx context.Context, j job.Job, subject string) {
+	f.Activity.Add(ctx, activity.Event{
+		Kind: activity.ImageFetchFailed, SubjectKind: activity.SubjectImage, SubjectID: subject, Actor: activity.System,
+		Summary: "could not fetch " + j.Name, Details: map[string]any{"name": j.Name, "src": j.Src, "error": j.Error},
+	})
+}
+
+// GiveUp ends the job that a message is for, which came too often without its
+// work getting done.
+func (f *Function) GiveUp(ctx context.Context, body []byte) error {
+	var t queue.Task
+	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" {
+		return nil // nobody waits for it
+	}
+	var cp checkpoint // as the last run left it
+	if j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.FetchJobKey(t.Ref)); err == nil {
+		_ = json.Unmarshal(j.Checkpoint, &cp) // what does not decode names no parts
+	}
+	j, failed, err := f.Jobs.Fail(ctx, layout.FetchJobKey(t.Ref), "given up after several tries")
+	if err != nil || !failed {
+		return err
+	}
+	if cp.UploadID != "" {
+		f.abandon(ctx, j.Name, cp)
+	}
+	f.Metric.JobEnded(metric.Fetch, string(j.Status))
+	f.tellFailed(ctx, j, cmp.Or(j.SHA256, j.Name))
 	return nil
 }
 

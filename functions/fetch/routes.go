@@ -165,14 +165,13 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 
 // cancel answers DELETE /catalog/downloads/{name}.
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("name")
+	name, src := r.PathValue("name"), r.URL.Query().Get("src")
 	jobs, err := f.Inventory.FetchJobs(r.Context())
 	if err != nil {
 		return err
 	}
-	// Several sources may have images of one name: the ones to cancel are
-	// those that have not ended.
-	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Name != name })
+	// Several sources may have images of one name; ?src= picks one of them.
+	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Name != name || src != "" && j.Src != src })
 	if len(jobs) == 0 {
 		return problem.New(problem.NotFound, "there is no download of "+name)
 	}

@@ -388,10 +388,21 @@
         if (part.done) continue;
         const from = (part.number - 1) * view.part_size;
         const body = this.file.slice(from, from + part.size_bytes);
-        await this.trying(() => this.put(part.url, body, (sent) => this.progress(done + sent)));
+        await this.trying(() => this.putPart(part, body, (sent) => this.progress(done + sent)));
         done += part.size_bytes;
         this.progress(done);
       }
+    }
+
+    // putPart sends a part. A URL of the store's is good for some hours only:
+    // the server is asked for another one then.
+    async putPart(part, body, progress) {
+      const res = await this.put(part.url, body, progress);
+      if (res.status !== 403 || new URL(part.url, location).origin === location.origin) return res;
+      const view = await (await this.call('GET', `/uploads/${this.id}`)).json();
+      if (!view.parts) throw new Refused(`The upload is ${view.status} already.`);
+      part.url = view.parts[part.number - 1].url;
+      return this.put(part.url, body, progress);
     }
 
     // put sends bytes. XMLHttpRequest tells how many have gone; fetch does not.

@@ -410,7 +410,8 @@ func (s *server) testEntries(t *testing.T) {
 
 func (s *server) testDownloads(t *testing.T) {
 	p := newPublisher(t)
-	s.send(t, "DELETE", "/images/Pi%20lab.img", 204, "") // the same bytes
+	s.send(t, "DELETE", "/images/Pi%20lab.img", 204, "")      // the same bytes
+	s.send(t, "DELETE", "/catalog/cache/"+labSHA256, 204, "") // of an entry that is gone
 	enqueue := func(status int, fields ...string) *answer {
 		t.Helper()
 		return s.send(t, "POST", "/catalog/downloads", status, quote(fields...))
@@ -445,7 +446,7 @@ func (s *server) testDownloads(t *testing.T) {
 		s.fetches.work(t, s.fetcher.Handle)
 	}()
 	s.until(t, "/catalog/downloads", "downloads.0.status", "running")
-	s.send(t, "DELETE", "/catalog/downloads/endless.img", 204, "")
+	s.send(t, "DELETE", "/catalog/downloads/endless.img?src="+url.QueryEscape(p.url+"/endless.img"), 204, "")
 	<-done
 	if a := s.get(t, "/catalog/downloads", 200); a.at(t, "downloads.0.status") != "cancelled" || a.at(t, "downloads.0.bytes_total") != nil {
 		t.Errorf("%s", a.body)

@@ -1,0 +1,258 @@
+package addbyurl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/entry"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/record"
+	"imageroot/shared/source"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+	"imageroot/shared/store/memstore"
+	"imageroot/shared/web"
+)
+
+const imageURL = "https://images.example/x.img"
+
+// A publisher says what a URL names.
+type publisher struct {
+	found source.Resolved
+	err   error
+	asked []string
+}
+
+func (p *publisher) Resolve(_ context.Context, imageURL, shaURL string) (*source.Resolved, error) {
+	p.asked = append(p.asked, imageURL+" "+shaURL)
+	if p.err != nil {
+		return nil, p.err
+	}
+	found := p.found
+	found.URL = imageURL
+	return &found, nil
+}
+
+// A world is a catalog root with the function over it.
+type world struct {
+	t        *testing.T
+	root     *memstore.Root
+	source   *publisher
+	uncached []string
+	handler  http.Handler
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, root: memstore.New(), source: &publisher{found: source.Resolved{
+		Name: "x.img", Format: "img", Size: 1000, SHA256: strings.Repeat("a", 64), Validators: source.Validators{ETag: `"1"`},
+	}}}
+	w.over(w.root)
+	return w
+}
+
+func (w *world) over(root store.Root) {
+	log := slog.New(slog.DiscardHandler)
+	f := &Function{
+		Catalog: root, Sources: w.source,
+		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: w.root, Now: time.Now, Log: log}),
+		Uncache: func(_ context.Context, sha string) error {
+			w.uncached = append(w.uncached, sha)
+			return nil
+		},
+		Activity: &activity.Log{Root: w.root, Now: time.Now, Log: log}, Now: time.Now, Log: log,
+	}
+	w.handler = web.Handler(web.Config{Auth: everybody{}, Metric: metric.New(), Log: log}, f.Routes())
+}
+
+type everybody struct{}
+
+func (everybody) Authenticated(*http.Request) (bool, error) { return true, nil }
+
+func (w *world) do(method, target, body string) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	w.handler.ServeHTTP(rec, httptest.NewRequest(method, target, strings.NewReader(body)))
+	return rec
+}
+
+func (w *world) must(status int, method, target, body string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	rec := w.do(method, target, body)
+	if rec.Code != status {
+		w.t.Fatalf("%s %s %s: %d, want %d: %s", method, target, body, rec.Code, status, rec.Body)
+	}
+	return rec
+}
+
+func (w *world) add(status int, fields string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	return w.must(status, http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`"`+fields+`}`)
+}
+
+// entry returns what is kept, or nil.
+func (w *world) entry() *entry.Entry {
+	w.t.Helper()
+	e, _, err := record.Read[entry.Entry](context.Background(), w.root, layout.EntryKey(layout.Ref(imageURL)))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &e
+}
+
+func (w *world) told(kinds ...string) {
+	w.t.Helper()
+	log := &activity.Log{Root: w.root, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	events, _, err := log.List(context.Background(), activity.Filter{Limit: 100})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	got := make([]string, len(events))
+	for i, e := range events {
+		got[i] = e.Kind
+	}
+	if fmt.Sprint(got) != fmt.Sprint(kinds) {
+		w.t.Errorf("activity: %v, want %v", got, kinds)
+	}
+}
+
+func TestEntries(t *testing.T) {
+	w := newWorld(t)
+	target := "/catalog/entries?src=" + url.QueryEscape(imageURL)
+	w.must(404, http.MethodDelete, target, "")
+	w.must(422, http.MethodDelete, "/catalog/entries", "")
+	w.must(422, http.MethodPost, "/catalog/entries", `{}`)
+	var v view
+	if err := json.Unmarshal(w.add(201, `, "sha_url": "https://images.example/SUMS"`).Body.Bytes(), &v); err != nil {
+		t.Fatal(err)
+	}
+	if v.Name != "x.img" || v.Src != imageURL || v.SizeBytes == nil || *v.SizeBytes != 1000 || v.Ref == nil || *v.Ref != strings.Repeat("a", 12) ||
+		*v.SHAURL != "https://images.example/SUMS" || v.Warning != nil {
+		t.Errorf("added: %+v", v)
+	}
+	if e := w.entry(); e == nil || e.Source.ETag != `"1"` || e.SHA256 != strings.Repeat("a", 64) {
+		t.Errorf("kept: %+v", e)
+	}
+	w.add(409, "")
+	// Refreshed, it is what the source is now, by the list it was added with;
+	// what a fetch found of it before is no longer so.
+	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.Ref(imageURL)), []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	w.source.found.SHA256, w.source.found.Size = strings.Repeat("b", 64), -1
+	w.add(200, `, "refresh": true`)
+	if e := w.entry(); e.SHA256 != strings.Repeat("b", 64) || e.SizeBytes != nil || e.SHAURL != "https://images.example/SUMS" {
+		t.Errorf("refreshed: %+v", e)
+	}
+	if asked := w.source.asked[len(w.source.asked)-1]; asked != imageURL+" https://images.example/SUMS" {
+		t.Errorf("asked for %s", asked)
+	}
+	if _, _, err := w.root.ReadRecord(t.Context(), layout.FetchedKey(layout.Ref(imageURL))); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("what was fetched before: %v", err)
+	}
+	if list := w.must(200, http.MethodGet, "/catalog/entries", "").Body.String(); !strings.Contains(list, imageURL) {
+		t.Errorf("listed: %s", list)
+	}
+	// Its bytes go with it.
+	sha := strings.Repeat("b", 64)
+	if _, err := w.root.Put(t.Context(), layout.BlobKey(sha), strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	w.must(204, http.MethodDelete, target, "")
+	if w.entry() != nil || fmt.Sprint(w.uncached) != "["+sha+"]" {
+		t.Errorf("deleted: %+v, uncached %v", w.entry(), w.uncached)
+	}
+	w.must(404, http.MethodDelete, target, "")
+	w.told(activity.EntryDeleted, activity.EntryAdded, activity.EntryAddFailed, activity.EntryAdded)
+}
+
+func TestAddFails(t *testing.T) {
+	for status, err := range map[int]error{
+		422: &source.Malformed{Reason: "not a URL of ours"},
+		400: &source.Unresolvable{Reason: "images.example answered 404"},
+		500: errors.New("the inside"),
+	} {
+		w := newWorld(t)
+		w.source.err = err
+		rec := w.add(status, "")
+		if strings.Contains(rec.Body.String(), err.Error()) != (status != 500) || w.entry() != nil {
+			t.Errorf("%v: %s", err, rec.Body)
+		}
+		w.told(activity.EntryAddFailed)
+	}
+	w := newWorld(t)
+	for _, bad := range []string{"x.img", "file:///etc/x.img", "https://images.example/"} {
+		w.must(422, http.MethodPost, "/catalog/entries", fmt.Sprintf(`{"image_url": %q}`, bad))
+	}
+	if len(w.source.asked) > 0 {
+		t.Errorf("asked for %v", w.source.asked)
+	}
+}
+
+// TestFaults fails each write once: what the operator is told is true, and
+// doing it again helps.
+func TestFaults(t *testing.T) {
+	target := "/catalog/entries?src=" + url.QueryEscape(imageURL)
+	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+		for n := 1; n <= 4; n++ {
+			w := newWorld(t)
+			s := faultstore.New(w.root, faultstore.NthWrite(n, fault))
+			w.over(s)
+			rec := w.do(http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`"}`)
+			if (rec.Code == 201) != (w.entry() != nil) {
+				t.Errorf("write %d, %s: %d, and there is %+v", n, fault, rec.Code, w.entry())
+			}
+			w.source.found.SHA256 = strings.Repeat("b", 64)
+			for range 2 {
+				if rec = w.do(http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`", "refresh": true}`); rec.Code < 300 {
+					break
+				}
+			}
+			if e := w.entry(); rec.Code >= 300 || e.SHA256 != strings.Repeat("b", 64) {
+				t.Errorf("write %d, %s: refreshed: %d %+v", n, fault, rec.Code, e)
+			}
+			for range 2 {
+				if rec = w.do(http.MethodDelete, target, ""); rec.Code == 204 || rec.Code == 404 {
+					break
+				}
+			}
+			if rec.Code >= 500 || w.entry() != nil {
+				t.Errorf("write %d, %s: deleted: %d, and there is %+v", n, fault, rec.Code, w.entry())
+			}
+		}
+	}
+}
+
+// Two who add one URL at once: one of them does.
+func TestRace(t *testing.T) {
+	w := newWorld(t)
+	w.source.asked = nil
+	codes := make(chan int)
+	const many = 8
+	for range many {
+		p := &publisher{found: w.source.found}
+		other := &world{t: t, root: w.root, source: p}
+		other.over(w.root)
+		go func() { codes <- other.do(http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`"}`).Code }()
+	}
+	count := map[int]int{}
+	for range many {
+		count[<-codes]++
+	}
+	if count[201] != 1 || count[409] != many-1 {
+		t.Errorf("answers: %v", count)
+	}
+}

@@ -1,0 +1,36 @@
+// Command lambda is the fetch function at AWS.
+package main
+
+import (
+	"context"
+
+	"imageroot/functions/fetch"
+	"imageroot/shared/cloud"
+	"imageroot/shared/config"
+	"imageroot/shared/lambda"
+	"imageroot/shared/source"
+)
+
+func main() { lambda.Start(open) }
+
+func open(ctx context.Context) (*lambda.Function, error) {
+	c, err := cloud.Open(ctx, config.FetchQueue, config.FetchWorkers, config.AllowNet, config.PlainHTTP)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := c.Policy()
+	if err != nil {
+		return nil, err
+	}
+	f := &fetch.Function{
+		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + c.Version}),
+		Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Free: c.Free, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
+	}
+	work, err := c.Queue(c.Lambda.FetchQueue, f.GiveUp)
+	if err != nil {
+		return nil, err
+	}
+	f.Queue = work
+	return c.Function(f.Routes(), nil, f.Handle, work), nil
+}
