@@ -158,18 +158,24 @@ func (f *Filter) Match(e *Event) bool {
 		is(f.Actor, e.Actor) && is(f.SourceIP, e.SourceIP) && (f.Failed == nil || *f.Failed == e.Failed())
 }
 
-// batch is how many events are read at once.
-const batch = 32
+const (
+	// batch is how many events are read at once.
+	batch = 32
+	// maxLooked is how many events one List looks at: what passes few of them
+	// comes in more and emptier pages.
+	maxLooked = 2000
+)
 
-// List returns the newest events that pass the filter, newest first, and
-// whether there may be older ones.
-func (l *Log) List(ctx context.Context, f Filter) (events []Event, more bool, err error) {
+// List returns the newest events that pass the filter, newest first, and what
+// Filter.Before must be for the next ones; it is empty where there are none.
+func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.EventID, err error) {
 	events = []Event{}
 	after := ""
 	if f.Before != "" {
 		after = layout.EventKey(f.Before)
 	}
 	var ids []layout.EventID
+	looked := 0
 	flush := func() error {
 		read, err := l.read(ctx, ids)
 		ids = ids[:0]
@@ -182,7 +188,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, more bool, er
 	}
 	for info, lerr := range l.Root.List(ctx, layout.EventPrefix, after) {
 		if lerr != nil {
-			return nil, false, fmt.Errorf("list events: %w", lerr)
+			return nil, "", fmt.Errorf("list events: %w", lerr)
 		}
 		id, ok := layout.ParseEventKey(info.Key)
 		if !ok {
@@ -192,19 +198,22 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, more bool, er
 			continue
 		}
 		if err := flush(); err != nil {
-			return nil, false, err
+			return nil, "", err
 		}
 		if len(events) > f.Limit {
 			break
 		}
+		if looked += batch; looked >= maxLooked {
+			return events, id, nil
+		}
 	}
 	if err := flush(); err != nil {
-		return nil, false, err
+		return nil, "", err
 	}
 	if len(events) > f.Limit {
-		return events[:f.Limit], true, nil
+		return events[:f.Limit], events[f.Limit-1].ID, nil
 	}
-	return events, false, nil
+	return events, "", nil
 }
 
 // read returns the events with these IDs, in their order. One that is gone or
@@ -256,8 +265,14 @@ func (l *Log) recall(id layout.EventID) (Event, bool) {
 func (l *Log) remember(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cache == nil || len(l.cache) >= cached {
+	if l.cache == nil {
 		l.cache = make(map[layout.EventID]Event)
+	}
+	for id := range l.cache {
+		if len(l.cache) < cached {
+			break
+		}
+		delete(l.cache, id)
 	}
 	l.cache[e.ID] = e
 }

@@ -33,6 +33,8 @@ const (
 	// endedCheck is how old what is known of ended sessions may be: a log-out
 	// at another process counts here after that.
 	endedCheck = 5 * time.Second
+	// followCheck is [endedCheck] for a password that another process sets.
+	followCheck = 30 * time.Second
 )
 
 // Config of [Open].
@@ -42,19 +44,27 @@ type Config struct {
 	Password string
 	// Token is the API token; empty means there is none.
 	Token string
-	Now   func() time.Time
+	// SessionKey signs session cookies in place of the key that is stored;
+	// empty makes and keeps one. Processes that share sessions have the same.
+	SessionKey string
+	// Follow leaves the password to another process, which may set it later or
+	// set another one: what is stored counts. Until then there are no sessions.
+	Follow bool
+	Now    func() time.Time
 }
 
 // Operator knows the operator. It is safe for concurrent use.
 type Operator struct {
 	cfg      Config
-	hash     string // of the password, as argon2id's encoded form
-	key      []byte // signs session cookies
+	base     []byte // the session key as it is given or stored
 	token    [sha256.Size]byte
 	attempts attempts
 	hashing  chan struct{} // one password at a time: each takes much memory
 
 	mu        sync.Mutex
+	hash      string // of the password, as argon2id's encoded form
+	key       []byte // signs session cookies; nil: there can be none
+	hashRead  time.Time
 	ended     map[string]int64 // session ID to the second it would have ended
 	endedRead time.Time
 }
@@ -82,34 +92,62 @@ var ErrNoPassword = errors.New("no operator password is set")
 // password.
 func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), hashing: make(chan struct{}, 1)}
-	stored, _, err := record.Change(ctx, cfg.Records, layout.PasswordKey, func(p *passwordRecord, exists bool) error {
-		switch {
-		case cfg.Password == "" && !exists:
-			return ErrNoPassword
-		case cfg.Password == "" || exists && verify(p.Hash, cfg.Password):
-			return record.ErrKeep
+	if !cfg.Follow {
+		stored, _, err := record.Change(ctx, cfg.Records, layout.PasswordKey, func(p *passwordRecord, exists bool) error {
+			switch {
+			case cfg.Password == "" && !exists:
+				return ErrNoPassword
+			case cfg.Password == "" || exists && verify(p.Hash, cfg.Password):
+				return record.ErrKeep
+			}
+			p.Hash = hashPassword(cfg.Password)
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("operator password: %w", err)
 		}
-		p.Hash = hashPassword(cfg.Password)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("operator password: %w", err)
+		o.hash = stored.Hash
 	}
-	o.hash = stored.Hash
-	key, _, err := record.Change(ctx, cfg.Records, layout.SessionKeyKey, func(k *keyRecord, exists bool) error {
-		if exists && len(k.Key) == sha256.Size {
-			return record.ErrKeep
+	o.base = []byte(cfg.SessionKey)
+	if cfg.SessionKey == "" {
+		key, _, err := record.Change(ctx, cfg.Records, layout.SessionKeyKey, func(k *keyRecord, exists bool) error {
+			if exists && len(k.Key) == sha256.Size {
+				return record.ErrKeep
+			}
+			k.Key = make([]byte, sha256.Size)
+			_, _ = rand.Read(k.Key) // never fails
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("session key: %w", err)
 		}
-		k.Key = make([]byte, sha256.Size)
-		_, _ = rand.Read(k.Key) // never fails
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("session key: %w", err)
+		o.base = key.Key
 	}
-	// Another password ends all sessions.
-	o.key = sign(key.Key, []byte(o.hash))
+	o.setKey()
 	return o, nil
+}
+
+// setKey makes the key of what is known. Another password ends all sessions.
+func (o *Operator) setKey() {
+	o.key = nil
+	if o.hash != "" {
+		o.key = sign(o.base, []byte(o.hash))
+	}
+}
+
+// signing returns the key that session cookies are signed with now.
+func (o *Operator) signing(ctx context.Context) ([]byte, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now := o.cfg.Now(); o.cfg.Follow && (o.hashRead.IsZero() || now.Sub(o.hashRead) > followCheck) {
+		stored, _, err := record.Read[passwordRecord](ctx, o.cfg.Records, layout.PasswordKey)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, fmt.Errorf("operator password: %w", err)
+		}
+		o.hash, o.hashRead = stored.Hash, now
+		o.setKey()
+	}
+	return o.key, nil
 }
 
 // Authenticated implements web.Authenticator.
@@ -122,7 +160,11 @@ func (o *Operator) Authenticated(r *http.Request) (bool, error) {
 	if err != nil {
 		return false, nil
 	}
-	id, _, ok := o.parse(c.Value)
+	key, err := o.signing(r.Context())
+	if err != nil {
+		return false, err
+	}
+	id, _, ok := o.parse(key, c.Value)
 	if !ok {
 		return false, nil
 	}
@@ -180,7 +222,11 @@ func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return nil
 	}
-	id, expires, ok := o.parse(c.Value)
+	key, err := o.signing(r.Context())
+	if err != nil {
+		return err
+	}
+	id, expires, ok := o.parse(key, c.Value)
 	if !ok {
 		return nil
 	}
@@ -227,9 +273,9 @@ func (o *Operator) issue(expires time.Time) string {
 	return base64.RawURLEncoding.EncodeToString(append(b, sign(o.key, b)...))
 }
 
-func (o *Operator) parse(value string) (id string, expires time.Time, ok bool) {
+func (o *Operator) parse(key []byte, value string) (id string, expires time.Time, ok bool) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(value)
-	if err != nil || len(b) != payloadBytes+sha256.Size || !hmac.Equal(b[payloadBytes:], sign(o.key, b[:payloadBytes])) {
+	if err != nil || len(b) != payloadBytes+sha256.Size || key == nil || !hmac.Equal(b[payloadBytes:], sign(key, b[:payloadBytes])) {
 		return "", time.Time{}, false
 	}
 	expires = time.Unix(int64(binary.BigEndian.Uint64(b[idBytes:])), 0)

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -47,6 +48,8 @@ type Config struct {
 	PlainHTTP []string
 	// DockerConfig is the path of the Docker configuration file.
 	DockerConfig string
+	// Lambda is what only functions at AWS have: see [LoadLambda].
+	Lambda Lambda
 }
 
 const prefix = "IMAGEROOT_"
@@ -63,11 +66,21 @@ func text(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, v string) error { *field(c) = v; return nil }
 }
 
+func address(field func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if _, _, err := net.SplitHostPort(v); err != nil {
+			return fmt.Errorf("%q is not an address to listen on, like :8080 or 127.0.0.1:8080", v)
+		}
+		*field(c) = v
+		return nil
+	}
+}
+
 var settings = []setting{
 	{"IMAGE_ROOT", "s3://images", "where images are: s3://BUCKET[/PREFIX]", func(c *Config, v string) (err error) { c.ImageRoot, err = parseLocation(v); return err }},
 	{"CATALOG_ROOT", "s3://catalog", "where the catalog is: s3://BUCKET[/PREFIX]", func(c *Config, v string) (err error) { c.CatalogRoot, err = parseLocation(v); return err }},
-	{"LISTEN", ":8080", "address of pages and API; port 0 takes a free one", text(func(c *Config) *string { return &c.Listen })},
-	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", text(func(c *Config) *string { return &c.S3Listen })},
+	{"LISTEN", ":8080", "address of pages and API; port 0 takes a free one", address(func(c *Config) *string { return &c.Listen })},
+	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", address(func(c *Config) *string { return &c.S3Listen })},
 	{"DATA", "./data", "directory of the gateway inside; DATA/images/NAME are plain files", text(func(c *Config) *string { return &c.Data })},
 	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", endpoint},
 	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", accessKey},
@@ -140,10 +153,11 @@ func Load(args []string, help io.Writer) (Config, error) {
 
 // checkNames refuses variables that nobody reads: a misspelled one would be
 // ignored in silence.
-func checkNames(environ []string) error {
+func checkNames(environ []string, more ...setting) error {
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, prefix) && !slices.ContainsFunc(settings, func(s setting) bool { return s.env() == name }) {
+		is := func(s setting) bool { return s.env() == name }
+		if strings.HasPrefix(name, prefix) && !slices.ContainsFunc(settings, is) && !slices.ContainsFunc(more, is) {
 			return fmt.Errorf("%s is not a setting (--help lists them)", name)
 		}
 	}

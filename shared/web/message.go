@@ -231,4 +231,34 @@ func (s *stallReader) Read(p []byte) (int, error) {
 func StopBody(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	w.Header().Set("Connection", "close")
+	if rw, ok := w.(*responseWriter); ok {
+		rw.stopped = true
+	}
+}
+
+// lingerTime is how long a connection is read from after an answer that did
+// not wait for the whole body.
+const lingerTime = 3 * time.Second
+
+// linger ends the connection in the way that lets a client that is still
+// sending see the answer: net/http would close it at once, and the client
+// find it reset.
+func linger(w http.ResponseWriter) {
+	if w.Header().Get("Content-Length") == "" {
+		return // the answer ends where net/http says so
+	}
+	rc := http.NewResponseController(w)
+	if rc.Flush() != nil {
+		return
+	}
+	conn, _, err := rc.Hijack()
+	if err != nil {
+		return // not a connection of its own
+	}
+	defer conn.Close()
+	if c, ok := conn.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.Copy(io.Discard, conn)
 }

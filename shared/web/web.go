@@ -59,6 +59,9 @@ const (
 	MaxHeaderBytes = 64 << 10
 	// StallTimeout is how long a stream may stand still before it is cut.
 	StallTimeout = 2 * time.Minute
+	// leftTimeout is for what nobody reads of a body: net/http waits for some
+	// of it before it lets go of the connection.
+	leftTimeout = 5 * time.Second
 	// timeout is for all of a request that is no stream.
 	timeout = 2 * time.Minute
 )
@@ -107,6 +110,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r)
 	rw := &responseWriter{ResponseWriter: w}
 	setHeaders(rw.Header(), id)
+	rc := http.NewResponseController(w)
+	// A server without deadlines (tests' recorders) has no need of them.
+	_ = rc.SetReadDeadline(started.Add(timeout))
+	_ = rc.SetWriteDeadline(started.Add(timeout))
 	override(r)
 	pattern := "none"
 	rt, err := h.find(rw, r)
@@ -139,7 +146,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if rw.status != 0 {
 			panic(http.ErrAbortHandler)
 		}
+		rw.leave()
 		h.fail(rw, r, err)
+		if rw.stopped {
+			linger(rw)
+		}
 	}
 }
 
@@ -169,14 +180,12 @@ func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
 	if err := h.admit(rt, w, r); err != nil {
 		return err
 	}
-	rc := http.NewResponseController(w)
 	if rt.Stream {
-		w.stall = rc
+		w.stall = http.NewResponseController(w)
 		w.alive()
+		_ = w.stall.SetReadDeadline(time.Time{}) // Body has one of its own
+		defer w.leave()
 	} else {
-		// A server without deadlines (tests' recorders) has no need of them.
-		_ = rc.SetReadDeadline(time.Now().Add(timeout))
-		_ = rc.SetWriteDeadline(time.Now().Add(timeout))
 		limit := rt.MaxBody
 		if limit == 0 {
 			limit = MaxBody
@@ -243,7 +252,7 @@ func (h *handler) log(rt *Route, r *http.Request, w *responseWriter, id string, 
 	}
 	if err != nil {
 		attrs = append(attrs, "error", err.Error())
-		if problem.From(err).Code == problem.Internal {
+		if _, login := errors.AsType[*loginRequired](err); !login && problem.From(err).Code == problem.Internal {
 			level = slog.LevelError
 		}
 	}
@@ -301,10 +310,18 @@ func isForm(r *http.Request) bool {
 // responseWriter knows what was written.
 type responseWriter struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
-	stall  *http.ResponseController // of streams
-	still  time.Time                // when the write deadline was set
+	status  int
+	bytes   int64
+	stopped bool                     // reading the body, before its end
+	stall   *http.ResponseController // of streams
+	still   time.Time                // when the write deadline was set
+}
+
+// leave bounds the wait for what the handler has left of the body.
+func (w *responseWriter) leave() {
+	if !w.stopped {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(leftTimeout))
+	}
 }
 
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

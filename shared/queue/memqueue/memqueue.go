@@ -5,7 +5,10 @@ package memqueue
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,7 +84,7 @@ func (q *Queue) take(now time.Time) (*message, time.Duration, <-chan struct{}) {
 			}
 			continue
 		}
-		q.order = append(q.order[:i:i], q.order[i+1:]...)
+		q.order = slices.Delete(q.order, i, i+1)
 		delete(q.waiting, m.body)
 		return m, 0, nil
 	}
@@ -130,8 +133,20 @@ func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
+// call makes a panic of the handler a failure like others: one object that
+// brings it about must not end the process, again and again.
+func (q *Queue) call(ctx context.Context, m *message, handle queue.Handler) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			q.log.Error("a handler panicked", "task", m.body, "panic", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	return handle(ctx, []byte(m.body))
+}
+
 func (q *Queue) deliver(ctx context.Context, m *message, handle queue.Handler) {
-	err := handle(ctx, []byte(m.body))
+	err := q.call(ctx, m, handle)
 	if err == nil {
 		return
 	}

@@ -1,0 +1,212 @@
+package config
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// clean takes everything from the environment that would be read.
+func clean(t *testing.T) {
+	t.Helper()
+	for _, kv := range os.Environ() {
+		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, prefix) {
+			t.Setenv(name, value) // restores it
+			os.Unsetenv(name)
+		}
+	}
+	t.Setenv("HOME", "/home/me")
+	t.Setenv("DOCKER_CONFIG", "")
+}
+
+func load(args ...string) (Config, error) { return Load(args, io.Discard) }
+
+func defaults() Config {
+	return Config{
+		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data",
+		PublicRead: true, HashWorkers: 1, FetchWorkers: 2, DockerConfig: "/home/me/.docker/config.json",
+	}
+}
+
+// TestSettings gives every setting by the environment and by its flag.
+func TestSettings(t *testing.T) {
+	clean(t)
+	if got, err := load(); err != nil || !reflect.DeepEqual(got, defaults()) {
+		t.Fatalf("by default: %+v, %v", got, err)
+	}
+	seen := map[string]bool{}
+	for _, tt := range []struct {
+		name, value string
+		set         func(c *Config)
+		also        string // a setting that this one needs
+	}{
+		{"IMAGE_ROOT", "s3://my-images/some/place/", func(c *Config) { c.ImageRoot = Location{"my-images", "some/place/"} }, ""},
+		{"IMAGE_ROOT", "s3://catalog/images", func(c *Config) { c.ImageRoot = Location{"catalog", "images/"} }, "--catalog-root=s3://catalog/own"},
+		{"CATALOG_ROOT", "s3://images/own", func(c *Config) { c.CatalogRoot = Location{"images", "own/"} }, ""},
+		{"LISTEN", "127.0.0.1:0", func(c *Config) { c.Listen = "127.0.0.1:0" }, ""},
+		{"S3_LISTEN", "[::1]:9001", func(c *Config) { c.S3Listen = "[::1]:9001" }, ""},
+		{"DATA", "/srv/images", func(c *Config) { c.Data = "/srv/images" }, ""},
+		{"S3_ENDPOINT", "https://s3.example:9000/", func(c *Config) { c.S3Endpoint = "https://s3.example:9000" }, ""},
+		{"S3_SECRET_KEY", "a secret key", func(c *Config) { c.S3AccessKey, c.S3SecretKey = "key", "a secret key" }, "--s3-access-key=key"},
+		{"S3_ACCESS_KEY", "key", func(c *Config) { c.S3AccessKey, c.S3SecretKey = "key", "a secret key" }, "--s3-secret-key=a secret key"},
+		{"PASSWORD", "correct horse", func(c *Config) { c.Password = "correct horse" }, ""},
+		{"TOKEN", "0123456789abcdef", func(c *Config) { c.Token = "0123456789abcdef" }, ""},
+		{"PUBLIC_READ", "false", func(c *Config) { c.PublicRead = false }, ""},
+		{"PUBLIC_READ", "0", func(c *Config) { c.PublicRead = false }, ""},
+		{"HASH_WORKERS", "64", func(c *Config) { c.HashWorkers = 64 }, ""},
+		{"FETCH_WORKERS", "1", func(c *Config) { c.FetchWorkers = 1 }, ""},
+		{"ALLOW_NET", "loopback, 10.0.0.0/8", func(c *Config) { c.AllowNet = "loopback, 10.0.0.0/8" }, ""},
+		{"PLAIN_HTTP", "Registry.lan:5000, other", func(c *Config) { c.PlainHTTP = []string{"registry.lan:5000", "other"} }, ""},
+	} {
+		seen[tt.name] = true
+		flag := "--" + strings.ToLower(strings.ReplaceAll(tt.name, "_", "-"))
+		want := defaults()
+		tt.set(&want)
+		if tt.also == "--catalog-root=s3://catalog/own" {
+			want.CatalogRoot.Prefix = "own/"
+		}
+		also := func(args ...string) []string {
+			if tt.also != "" {
+				args = append(args, tt.also)
+			}
+			return args
+		}
+		if got, err := load(also(flag, tt.value)...); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s %s: %+v, %v", flag, tt.value, got, err)
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv(prefix+tt.name, tt.value)
+			if got, err := load(also()...); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s=%s: %+v, %v", tt.name, tt.value, got, err)
+			}
+			// An empty variable is none.
+			t.Setenv(prefix+tt.name, "")
+			if tt.also == "" {
+				if got, err := load(); err != nil || !reflect.DeepEqual(got, defaults()) {
+					t.Errorf("%s empty: %+v, %v", tt.name, got, err)
+				}
+			}
+		})
+	}
+	var help strings.Builder
+	if _, err := Load([]string{"--help"}, &help); !errors.Is(err, ErrHelp) {
+		t.Errorf("--help: %v", err)
+	}
+	for _, s := range settings {
+		if !seen[s.name] {
+			t.Errorf("%s is not tested", s.name)
+		}
+		if !strings.Contains(help.String(), "--"+s.flag()) || !strings.Contains(help.String(), s.usage) {
+			t.Errorf("--help does not tell of %s", s.flag())
+		}
+	}
+	if _, err := load("--version"); !errors.Is(err, ErrVersion) {
+		t.Errorf("--version: %v", err)
+	}
+}
+
+func TestFlagsWin(t *testing.T) {
+	clean(t)
+	t.Setenv("IMAGEROOT_HASH_WORKERS", "nonsense")
+	t.Setenv("IMAGEROOT_LISTEN", ":1")
+	c, err := load("--hash-workers=3", "-listen", ":2")
+	if err != nil || c.HashWorkers != 3 || c.Listen != ":2" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	// A flag that is given empty wins too.
+	t.Setenv("IMAGEROOT_TOKEN", "0123456789abcdef")
+	if c, err := load("--hash-workers=3", "--token="); err != nil || c.Token != "" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestRefused gives what cannot be: the error is one line that names the
+// setting as it was given, and says why.
+func TestRefused(t *testing.T) {
+	clean(t)
+	for _, tt := range []struct {
+		name, value, words string
+	}{
+		{"IMAGE_ROOT", "images", "s3://BUCKET"},
+		{"IMAGE_ROOT", "s3://", "bucket"},
+		{"IMAGE_ROOT", "s3://UPPER", "lower case"},
+		{"IMAGE_ROOT", "s3://a", "3 to 63"},
+		{"IMAGE_ROOT", "s3://images/a//b", "empty"},
+		{"IMAGE_ROOT", "s3://images/../b", "dot"},
+		{"IMAGE_ROOT", "s3://im..ages", "bucket"},
+		{"CATALOG_ROOT", "s3://images", "another place"},
+		{"CATALOG_ROOT", "http://catalog", "s3://BUCKET"},
+		{"S3_ENDPOINT", "127.0.0.1:9000", "URL"},
+		{"S3_ENDPOINT", "ftp://x", "URL"},
+		{"S3_ENDPOINT", "http://user@x", "URL"},
+		{"S3_ENDPOINT", "http://x/path", "URL"},
+		{"S3_ACCESS_KEY", "xy", "3 characters"},
+		{"S3_SECRET_KEY", "short", "8 characters"},
+		{"S3_SECRET_KEY", "long enough", "both"},
+		{"PASSWORD", "short", "8 characters"},
+		{"TOKEN", "short", "16 characters"},
+		{"TOKEN", "with spaces in it all", "visible ASCII"},
+		{"PUBLIC_READ", "maybe", "neither true nor false"},
+		{"HASH_WORKERS", "0", "from 1 to 64"},
+		{"HASH_WORKERS", "65", "from 1 to 64"},
+		{"FETCH_WORKERS", "two", "from 1 to 64"},
+		{"ALLOW_NET", "everything", "not a network"},
+		{"PLAIN_HTTP", "http://registry", "HOST"},
+	} {
+		flag := "--" + strings.ToLower(strings.ReplaceAll(tt.name, "_", "-"))
+		t.Run(tt.name+" "+strings.ReplaceAll(tt.value, "/", "_"), func(t *testing.T) {
+			_, err := load(flag + "=" + tt.value)
+			wrong(t, err, flag, tt.words)
+			t.Setenv(prefix+tt.name, tt.value)
+			_, err = load()
+			wrong(t, err, prefix+tt.name, tt.words)
+		})
+	}
+	for _, args := range [][]string{{"--nonsense"}, {"stray"}, {"--listen"}} {
+		_, err := load(args...)
+		wrong(t, err, strings.TrimLeft(args[0], "-"), "--help")
+	}
+	// A setting that nobody reads would be ignored in silence.
+	t.Setenv("IMAGEROOT_PASSWROD", "x")
+	_, err := load()
+	wrong(t, err, "IMAGEROOT_PASSWROD", "not a setting")
+}
+
+func wrong(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("it is taken")
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("the error does not say %q: %v", w, err)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("the error is more than a line: %v", err)
+	}
+}
+
+func TestLocation(t *testing.T) {
+	for text, want := range map[string]string{"s3://abc": "s3://abc/", "s3://abc/": "s3://abc/", "s3://abc/d/e": "s3://abc/d/e/", "s3://abc//d/": "s3://abc/d/"} {
+		l, err := parseLocation(text)
+		if err != nil || l.String() != want {
+			t.Errorf("%s: %s, %v", text, l, err)
+		}
+		if again, err := parseLocation(l.String()); err != nil || again != l {
+			t.Errorf("%s: again %v, %v", text, again, err)
+		}
+	}
+}
+
+func TestDockerConfig(t *testing.T) {
+	clean(t)
+	t.Setenv("DOCKER_CONFIG", "/etc/docker-of-mine")
+	if c, err := load(); err != nil || c.DockerConfig != filepath.Join("/etc/docker-of-mine", "config.json") {
+		t.Errorf("%s, %v", c.DockerConfig, err)
+	}
+}
