@@ -102,7 +102,8 @@ func (f *Function) look(ctx context.Context, name string) error {
 			j.SHA256, j.BytesDone, j.BytesTotal, j.Version = rec.SHA256, info.Size, &info.Size, &info.Version
 		})
 	}
-	if still := f.Now().Sub(info.LastModified); still < Settle {
+	// A time in the future is the file's own (cp -p, a clock that was wrong).
+	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
 	return f.queue(ctx, name, &info.Version)
@@ -195,10 +196,35 @@ func (f *Function) run(ctx context.Context, name string) error {
 		_, err := f.verify(ctx, name)
 		return err
 	case job.Failed:
-		f.Activity.Add(ctx, activity.Event{
-			Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
-			Summary: "could not hash " + name, Details: map[string]any{"error": j.Error},
-		})
+		f.tellFailed(ctx, j)
+	}
+	return nil
+}
+
+func (f *Function) tellFailed(ctx context.Context, j job.Job) {
+	f.Activity.Add(ctx, activity.Event{
+		Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: j.Name, Actor: activity.System,
+		Summary: "could not hash " + j.Name, Details: map[string]any{"error": j.Error},
+	})
+}
+
+// GiveUp ends the job that a message is for, which came too often without its
+// work getting done.
+func (f *Function) GiveUp(ctx context.Context, body []byte) error {
+	tasks, err := queue.Tasks(body, f.Bucket, f.Prefix)
+	if err != nil {
+		return nil // of nothing that anybody waits for
+	}
+	for _, t := range tasks {
+		if t.Hash == "" {
+			continue // reconciling looks at it again
+		}
+		j, failed, err := f.Jobs.Fail(ctx, layout.HashJobKey(t.Hash), "given up after several tries")
+		if err != nil || !failed {
+			return err
+		}
+		f.Metric.JobEnded(metric.Hash, string(j.Status))
+		f.tellFailed(ctx, j)
 	}
 	return nil
 }

@@ -98,6 +98,9 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
+	if !image.IsName(name) {
+		return problem.New(problem.NotFound, "there is no hash job for "+name)
+	}
 	j, err := f.Jobs.Cancel(r.Context(), layout.HashJobKey(name))
 	if errors.Is(err, store.ErrNotFound) {
 		return problem.New(problem.NotFound, "there is no hash job for "+name)

@@ -148,7 +148,7 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	p := &pending{
-		ID: hex.EncodeToString(id), Name: in.Name, SizeBytes: size, PartSize: partSize(size), Status: uploading,
+		ID: hex.EncodeToString(id), Name: in.Name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
 		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
 	}
 	if p.UploadID, err = f.Images.CreateUpload(r.Context(), in.Name); err != nil {
@@ -158,7 +158,11 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), in.Name, p.UploadID))
 	}
 	w.Header().Set("Location", "/uploads/"+p.ID)
-	return web.JSON(w, http.StatusCreated, p.withParts(nil))
+	v, err := f.linked(r.Context(), p, p.withParts(nil))
+	if err != nil {
+		return err
+	}
+	return web.JSON(w, http.StatusCreated, v)
 }
 
 // partSize is the least multiple of partBytes that makes do with S3's most
@@ -193,7 +197,11 @@ func (f *Function) show(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return expired(err)
 	}
-	return web.JSON(w, http.StatusOK, p.withParts(done))
+	v, err := f.linked(r.Context(), &p, p.withParts(done))
+	if err != nil {
+		return err
+	}
+	return web.JSON(w, http.StatusOK, v)
 }
 
 // expired explains that the store has no such multipart upload any more.
@@ -278,6 +286,8 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 		return problem.Newf(problem.NotFound, "the parts of this upload are 1 to %d", p.parts())
 	case p.Status != uploading:
 		return problem.Newf(problem.Conflict, "the upload is %s and takes no more parts", p.Status)
+	case f.Links != nil:
+		return f.directPut(w, r, &p, n)
 	case r.ContentLength < 0:
 		return problem.Newf(problem.Malformed, "part %d has %d bytes: send it with a Content-Length that says so", n, p.partBytes(n))
 	case r.ContentLength != p.partBytes(n):
@@ -289,6 +299,9 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	}
 	if want.Expected != nil {
 		return problem.New(problem.NotImplemented, "digests of parts are not verified; leave them out")
+	}
+	if err := plain(r); err != nil {
+		return err
 	}
 	sum, inOrder := hasherFor(&p, n)
 	body := digest.NewReader(&wholeBody{web.Body(w, r)}, sum, nil, f.Metric.BytesUploaded)
@@ -450,13 +463,12 @@ func ignoreGone(err error) error {
 // the object that it made is the outcome.
 func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, error) {
 	parts, err := f.Images.ListParts(ctx, p.Name, p.UploadID)
-	if err == nil && missingParts(p.withParts(parts)) != "" {
-		// They were all there. A server removes them once it has made the
-		// object of them, and may be killed when only some are gone.
-		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
-			return store.Version{}, err
-		}
-		err = store.ErrNotFound
+	// They were all there. A server removes them once it has made the object
+	// of them, and may be killed when only some are gone.
+	remains := err == nil && missingParts(p.withParts(parts)) != ""
+	if remains {
+		err = problem.Wrap(problem.Conflict,
+			"it was put together, and replaced or deleted before that could be noted", store.ErrNotFound)
 	}
 	if err == nil {
 		if p.HashedParts != chainOf(parts) {
@@ -478,7 +490,7 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 	case herr == nil && info.Size == p.SizeBytes && !info.LastModified.Before(p.CreatedAt.Truncate(time.Second)):
 		p.Hashed = digest.State{Offset: -1} // whether it is that object, only its bytes can tell
 		return info.Version, nil
-	case gone && f.Now().Sub(p.CompletingAt) < assembleTime:
+	case gone && !remains && f.Now().Sub(p.CompletingAt) < assembleTime:
 		return store.Version{}, queue.RetryAfter(30*time.Second, errors.New("the store may be assembling the parts"))
 	}
 	return store.Version{}, err

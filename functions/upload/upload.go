@@ -27,6 +27,8 @@ import (
 // resumable uploads.
 type Function struct {
 	Images, Catalog store.Root
+	// Links, where not nil, has clients send bytes straight to the store.
+	Links store.Presigner
 	// Hash is the queue of the hash function, Assemble that of this one.
 	Hash, Assemble queue.Sender
 	Activity       *activity.Log
@@ -81,12 +83,18 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 			return problem.New(problem.NotImplemented, "uploads with "+condition+" are not supported; send it without")
 		}
 	}
-	if r.ContentLength == 0 {
-		return errEmpty
-	}
 	if r.Header.Get("Content-Range") != "" {
 		// RFC 9110, 14.5: a part must not be taken for the whole.
 		return problem.New(problem.Invalid, "PUT takes whole images; POST /uploads takes them in parts")
+	}
+	if f.Links != nil {
+		return f.direct(w, r, name, want)
+	}
+	if err := plain(r); err != nil {
+		return err
+	}
+	if r.ContentLength == 0 {
+		return errEmpty
 	}
 	u, err := f.take(w, r, name, want)
 	if err != nil {
@@ -97,6 +105,14 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	f.record(r, activity.ImageUploaded, name, "uploaded "+name, map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
 	w.Header().Set("Location", web.BaseURL(r)+"/images/"+u.SHA256)
 	return web.JSON(w, http.StatusCreated, u)
+}
+
+// plain refuses a body whose bytes are not the image's.
+func plain(r *http.Request) error {
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return problem.Newf(problem.Unsupported, "the body is sent with Content-Encoding %.40q, so its bytes are not the image's: send it without", enc)
+	}
+	return nil
 }
 
 // fits refuses a body that the store has no room for before it is read.

@@ -158,7 +158,7 @@ type Config struct {
 	// Wait is mirror.Config's.
 	Wait bool
 	Now  func() time.Time
-	Log    *slog.Logger
+	Log  *slog.Logger
 }
 
 // An Inventory is safe for concurrent use.

@@ -141,6 +141,21 @@ type Multipart interface {
 	PendingUploads(ctx context.Context, prefix string) iter.Seq2[PendingUpload, error]
 }
 
+// A Presigner makes URLs with which whoever has one may do one thing to one
+// object until it expires: the bytes then pass by this program. It does not
+// contact the server.
+type Presigner interface {
+	// PresignPut returns a URL to PUT an object to, of at most [MaxPutBytes].
+	// Where sha256 (hexadecimal) is not empty the client must send it as
+	// x-amz-checksum-sha256, and the server refuses other bytes.
+	PresignPut(ctx context.Context, key, sha256 string) (url string, err error)
+	// PresignPart returns a URL to PUT a part of an upload to.
+	PresignPart(ctx context.Context, key, id string, n int32) (url string, err error)
+	// PresignGet returns a URL for GET or, where head is true, HEAD of an
+	// object, which clients are to save as filename.
+	PresignGet(ctx context.Context, key, filename string, head bool) (url string, err error)
+}
+
 // MaxRecordBytes is the largest record.
 const MaxRecordBytes = 1 << 20
 

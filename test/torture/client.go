@@ -58,7 +58,12 @@ var actions = []action{
 }
 
 // patience is what one action may take, a paused runner included.
-const patience = 75 * time.Second
+func (c *client) patience() time.Duration {
+	if c.pauses() {
+		return asleep + 35*time.Second
+	}
+	return 25 * time.Second
+}
 
 // work acts until ctx ends, and brings the last action to its end.
 func (c *client) work(ctx context.Context) {
@@ -72,7 +77,7 @@ func (c *client) work(ctx context.Context) {
 			if n -= a.weight; n >= 0 {
 				continue
 			}
-			actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+			actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.patience())
 			how := a.do(c, actx)
 			cancel()
 			c.count(a.name, how)

@@ -110,12 +110,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		err = os.RemoveAll(w.dir)
 	}()
 	fmt.Fprintf(out, "torture: seed %d, %s, %d clients\n", w.seed, w.duration, w.clients)
+	defer func() { err = errors.Join(err, w.close()) }()
 	if err := w.open(ctx); err != nil {
 		return err
 	}
-	defer w.publisher.Close()
-	defer w.publisher.CloseClientConnections()
-	defer func() { err = errors.Join(err, w.second.kill(), w.first.kill()) }()
 	w.torture(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -126,6 +124,21 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return fmt.Errorf("%d violations with -seed %d", len(w.violations), w.seed)
 	}
 	return nil
+}
+
+// close ends what open began, as far as that got.
+func (w *world) close() error {
+	var errs []error
+	for _, n := range []*node{w.second, w.first} {
+		if n != nil {
+			errs = append(errs, n.kill())
+		}
+	}
+	if w.publisher != nil {
+		w.publisher.CloseClientConnections()
+		w.publisher.Close()
+	}
+	return errors.Join(errs...)
 }
 
 // random returns numbers that follow from the seed, others for each who.
@@ -141,18 +154,32 @@ func (w *world) open(ctx context.Context) error {
 		return err
 	}
 	w.publisher = publish(w.random(1))
-	var s3 string
-	w.first, w.second, s3 = nodes(w.dir, binary, w.model.died)
 	w.http = &http.Client{
 		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c, err := s3store.Open(ctx, s3store.Config{Endpoint: s3, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
+	var s3 string
+	w.first, s3 = firstNode(w.dir, binary, w.model.died)
+	if err := w.first.start(ctx); err != nil {
+		return err
+	}
+	program, err := programKey(w.dir)
 	if err != nil {
 		return err
 	}
-	w.images, w.catalog = c.Root("images", ""), c.Root("catalog", "")
-	return w.first.start(ctx)
+	w.second = secondNode(w.dir, binary, w.model.died, s3, program)
+	root := func(bucket string, k key) (store.Root, error) {
+		c, err := s3store.Open(ctx, s3store.Config{Endpoint: s3, Region: "us-east-1", AccessKey: k.Access, SecretKey: k.Secret, Direct: true})
+		if err != nil {
+			return nil, err
+		}
+		return c.Root(bucket, ""), nil
+	}
+	if w.images, err = root("images", key{accessKey, secretKey}); err != nil {
+		return err
+	}
+	w.catalog, err = root("catalog", program)
+	return err
 }
 
 // torture lets the clients act and the killer kill.
@@ -167,10 +194,14 @@ func (w *world) torture(ctx context.Context) {
 	wg.Wait()
 }
 
+// asleep is how long a runner is paused: longer than a lease.
+const asleep = 40 * time.Second
+
+// pauses reports whether there is time for pausing runners.
+func (w *world) pauses() bool { return w.duration >= 3*time.Minute }
+
 // killer ends runners in every way and starts them again.
 func (w *world) killer(ctx context.Context, rng *rand.Rand) {
-	// Longer than a lease.
-	const asleep = 40 * time.Second
 	for ctx.Err() == nil {
 		pause(ctx, time.Duration(500+rng.IntN(6500))*time.Millisecond)
 		if ctx.Err() != nil {
@@ -203,7 +234,7 @@ func (w *world) killer(ctx context.Context, rng *rand.Rand) {
 			w.did("kill runner 2", w.second.kill())
 		case n < 19:
 			w.did("stop runner 2", w.second.stop())
-		case w.duration >= 3*time.Minute:
+		case w.pauses():
 			victim := []*node{w.first, w.second}[rng.IntN(2)]
 			w.did(fmt.Sprintf("pause runner %d", victim.number), victim.pause(ctx, asleep))
 		}

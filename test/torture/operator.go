@@ -115,7 +115,7 @@ func (c *client) cancelHash(ctx context.Context) string {
 
 const manifestName = "catalog.toml"
 
-// A file is the bytes of a manifest, as a content.
+// manifest makes up a manifest of a few sources.
 func (c *client) manifest(good bool) (text string, is *content) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %d\nversion = 1\n", c.rng.Uint64())
@@ -140,7 +140,11 @@ func sumOf(text string) string {
 
 func (c *client) putManifest(ctx context.Context) string {
 	text, is := c.manifest(true)
-	n := c.runner()
+	return c.replaceManifest(ctx, c.runner(), text, is)
+}
+
+// replaceManifest puts a good one there.
+func (c *client) replaceManifest(ctx context.Context, n *node, text string, is *content) string {
 	c.goodManifests.Store(is.sum, true)
 	w := c.model.begin(manifestName, "PUT", n.number, is)
 	res, _, err := c.request(ctx, n, http.MethodPut, "/"+manifestName, strings.NewReader(text), is.size)

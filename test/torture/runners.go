@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,29 +37,53 @@ type node struct {
 	pages   string
 }
 
-// nodes returns the first runner, with the gateway inside, and the second one,
-// which uses the first one's gateway.
-func nodes(dir, binary string, died func(number int)) (first, second *node, s3 string) {
-	pages1, pages2, gateway := freeAddr(), freeAddr(), freeAddr()
-	s3 = "http://" + gateway
-	env := []string{
+// A key is an S3 access key and its secret.
+type key struct {
+	Access string `json:"program_access_key"`
+	Secret string `json:"program_secret_key"`
+}
+
+// environment is what both runners have, and the S3 keys besides.
+func environment(dir string, more ...string) []string {
+	return append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "IMAGEROOT_ALLOW_NET=loopback",
 		"IMAGEROOT_PASSWORD=" + password, "IMAGEROOT_TOKEN=" + token,
-		"GORACE=halt_on_error=0",
-	}
-	one := append([]string{"IMAGEROOT_S3_ACCESS_KEY=" + accessKey, "IMAGEROOT_S3_SECRET_KEY=" + secretKey}, env...)
-	two := append([]string{"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey, "AWS_REGION=us-east-1"}, env...)
-	newNode := func(number int, pages string, env []string, args ...string) *node {
-		return &node{
-			number: number, pages: "http://" + pages, logTo: filepath.Join(dir, fmt.Sprintf("runner%d.log", number)),
-			launch: runner.Options{Binary: binary, Args: append([]string{"--listen", pages}, args...), Env: env, Dir: dir},
-			died:   func() { died(number) },
-		}
-	}
-	first = newNode(1, pages1, one, "--s3-listen", gateway, "--data", filepath.Join(dir, "data"))
-	second = newNode(2, pages2, two, "--s3-endpoint", s3)
-	return first, second, s3
+	}, more...)
 }
+
+func newNode(number int, dir, binary string, died func(number int), env []string, args ...string) *node {
+	pages := freeAddr()
+	return &node{
+		number: number, pages: "http://" + pages, logTo: filepath.Join(dir, fmt.Sprintf("runner%d.log", number)),
+		launch: runner.Options{Binary: binary, Args: append([]string{"--listen", pages}, args...), Env: env, Dir: dir},
+		died:   func() { died(number) },
+	}
+}
+
+// firstNode returns the runner with the gateway inside, and where that is.
+func firstNode(dir, binary string, died func(number int)) (n *node, s3 string) {
+	gateway := freeAddr()
+	env := environment(dir, "IMAGEROOT_S3_ACCESS_KEY="+accessKey, "IMAGEROOT_S3_SECRET_KEY="+secretKey)
+	return newNode(1, dir, binary, died, env, "--s3-listen", gateway, "--data", filepath.Join(dir, "data")), "http://" + gateway
+}
+
+// secondNode returns the runner that uses the first one's gateway.
+func secondNode(dir, binary string, died func(number int), s3 string, k key) *node {
+	env := environment(dir, "AWS_ACCESS_KEY_ID="+k.Access, "AWS_SECRET_ACCESS_KEY="+k.Secret, "AWS_REGION=us-east-1")
+	return newNode(2, dir, binary, died, env, "--s3-endpoint", s3)
+}
+
+// programKey reads the key with which other processes may use the gateway as
+// imageroot itself does. That of uploads is for the image root only.
+func programKey(dir string) (k key, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, "data", credentialsFile))
+	if err == nil {
+		err = json.Unmarshal(data, &k)
+	}
+	return k, err
+}
+
+const credentialsFile = ".imageroot/credentials.json"
 
 // freeAddr returns an address that nobody listens on.
 func freeAddr() string {

@@ -3,6 +3,7 @@
 package sqsqueue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,10 @@ type Config struct {
 	// never handled: whoever waits for it is to see that it failed. Nil where
 	// nobody waits.
 	GiveUp queue.Handler
-	Log    *slog.Logger
+	// Backoff is how long a message whose handler fails stays away the first
+	// time, and each time after that twice as long; zero is half a minute.
+	Backoff time.Duration
+	Log     *slog.Logger
 }
 
 // A Queue implements queue.Sender and queue.Receiver. The queue's visibility
@@ -92,8 +96,8 @@ type Message struct {
 }
 
 const (
-	firstBackoff = time.Second
-	maxBackoff   = 5 * time.Minute
+	firstBackoff = 30 * time.Second
+	maxBackoff   = 15 * time.Minute
 	// patience is how long telling the queue what became of a message may take,
 	// even where the time for the work is over.
 	patience = 10 * time.Second
@@ -103,9 +107,10 @@ const (
 // is the caller's to delete. Otherwise it comes back, after
 // a while that grows with each failure.
 //
-//   - A handler that could only begin ([job.StoppedError]) or that wants to be
-//     asked later ([queue.RetryAfter]) has the message sent anew, so that it
-//     does not count as a failure.
+//   - A handler whose time was over before its work ([job.StoppedError]), or
+//     that wants to be asked later ([queue.RetryAfter]), has the message sent
+//     anew, so that it does not count as a failure. A job that could not go on
+//     ([job.Retry]) is one.
 //   - Work that another process holds ([job.BusyError]) is that one's: its own
 //     message comes back if it dies.
 //   - A message that comes for the last time is given up, without another try:
@@ -125,6 +130,9 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 	}
 	stopped, isStopped := errors.AsType[*job.StoppedError](err)
 	delay, later := queue.Delay(err)
+	if _, retry := errors.AsType[*job.Retry](err); retry {
+		later = false
+	}
 	tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if isStopped && stopped.Moved || later {
@@ -135,13 +143,17 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 		}
 		err = errors.Join(err, serr)
 	}
-	again := min(firstBackoff<<min(m.Receives-1, 10), maxBackoff)
+	again := q.backoff(m.Receives - 1)
 	if ctx.Err() != nil {
 		again = 0
 	}
 	q.cfg.Log.Warn("task failed, will try again", "task", m.Body, "receives", m.Receives, "in", again, "error", err)
 	q.show(tell, m, again)
 	return false
+}
+
+func (q *Queue) backoff(failures int) time.Duration {
+	return min(cmp.Or(q.cfg.Backoff, firstBackoff)<<min(max(failures, 0), 10), maxBackoff)
 }
 
 // giveUp ends what a message asks for. The next time that it would come, SQS
@@ -186,7 +198,7 @@ func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) 
 				case err == nil:
 					failures = 0
 				case ctx.Err() == nil:
-					wait := min(firstBackoff<<min(failures, 10), maxBackoff)
+					wait := q.backoff(failures)
 					failures++
 					q.cfg.Log.Warn("the queue cannot be read, will try again", "queue", q.Name(), "in", wait, "error", err)
 					pause(ctx, wait)

@@ -1,0 +1,32 @@
+// Command lambda is the addbyurl function at AWS.
+package main
+
+import (
+	"context"
+
+	"imageroot/functions/addbyurl"
+	"imageroot/shared/cloud"
+	"imageroot/shared/config"
+	"imageroot/shared/lambda"
+	"imageroot/shared/layout"
+	"imageroot/shared/source"
+)
+
+func main() { lambda.Start(open) }
+
+func open(ctx context.Context) (*lambda.Function, error) {
+	c, err := cloud.Open(ctx, config.AllowNet, config.PlainHTTP)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := c.Policy()
+	if err != nil {
+		return nil, err
+	}
+	f := &addbyurl.Function{
+		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + c.Version}),
+		Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
+		Uncache: func(ctx context.Context, sha256 string) error { return c.Catalog.Delete(ctx, layout.BlobKey(sha256)) },
+	}
+	return c.Function(f.Routes(), nil, nil), nil
+}

@@ -1,0 +1,35 @@
+// Command lambda is the hash function at AWS.
+package main
+
+import (
+	"context"
+
+	"imageroot/functions/hash"
+	"imageroot/shared/cloud"
+	"imageroot/shared/config"
+	"imageroot/shared/lambda"
+)
+
+func main() { lambda.Start(open) }
+
+func open(ctx context.Context) (*lambda.Function, error) {
+	c, err := cloud.Open(ctx, config.HashQueue, config.HashJobQueue, config.HashWorkers)
+	if err != nil {
+		return nil, err
+	}
+	f := &hash.Function{
+		Images: c.Images, Catalog: c.Catalog, Bucket: c.ImageRoot.Bucket, Prefix: c.ImageRoot.Prefix,
+		Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Workers: c.HashWorkers, Now: c.Now, Log: c.Log,
+	}
+	looks, err := c.Queue(c.Lambda.HashQueue, f.GiveUp)
+	if err != nil {
+		return nil, err
+	}
+	work, err := c.Queue(c.Lambda.HashJobQueue, f.GiveUp)
+	if err != nil {
+		return nil, err
+	}
+	f.Queue, f.Work = looks, work
+	return c.Function(f.Routes(), nil, f.Handle, looks, work), nil
+}

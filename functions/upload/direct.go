@@ -1,0 +1,107 @@
+package upload
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"imageroot/shared/problem"
+	"imageroot/shared/queue"
+	"imageroot/shared/store"
+)
+
+const (
+	// directPart and directParts are what partBytes and S3's most parts are to
+	// uploads whose parts go straight to the store: each has a URL of a
+	// kilobyte or two, and all must fit into one answer.
+	directPart  = 64 << 20
+	directParts = 2000
+)
+
+// partSizeFor is the size of the parts of an upload.
+func (f *Function) partSizeFor(size int64) int64 {
+	if f.Links == nil {
+		return partSize(size)
+	}
+	const most = directParts * directPart
+	return directPart * max(1, (size+most-1)/most)
+}
+
+// linked gives the parts that are missing the URLs to send them to.
+func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error) {
+	if f.Links == nil {
+		return v, nil
+	}
+	for i := range v.Parts {
+		if v.Parts[i].Done {
+			continue
+		}
+		url, err := f.Links.PresignPart(ctx, p.Name, p.UploadID, v.Parts[i].Number)
+		if err != nil {
+			return v, err
+		}
+		v.Parts[i].URL = url
+	}
+	return v, nil
+}
+
+// direct answers PUT /images/{name} where bytes go straight to the store: it
+// sends the client there. The digest comes by a hash job.
+func (f *Function) direct(w http.ResponseWriter, r *http.Request, name string, want expected) error {
+	if declared(r) > store.MaxPutBytes {
+		return problem.New(problem.TooLarge, "an image of more than 5 GiB cannot be sent in one piece here: POST /uploads with its name and size gives URLs to send it to in parts")
+	}
+	sha256 := ""
+	if want.Expected != nil {
+		if r.Header.Get("X-Amz-Checksum-Sha256") == "" {
+			return problem.New(problem.NotImplemented, "the store compares the digest here, and knows it as x-amz-checksum-sha256 (in base64): send that")
+		}
+		sha256 = want.SHA256
+	}
+	url, err := f.Links.PresignPut(r.Context(), name, sha256)
+	if err != nil {
+		return err
+	}
+	return redirect(w, url)
+}
+
+// declared is how long the request says that its body is. Who only asks where
+// to send an image sends none.
+func declared(r *http.Request) int64 {
+	n, err := strconv.ParseInt(r.Header.Get("Content-Length"), 10, 64)
+	if err != nil {
+		return r.ContentLength
+	}
+	return max(n, r.ContentLength)
+}
+
+func redirect(w http.ResponseWriter, url string) error {
+	w.Header().Set("Location", url)
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return nil
+}
+
+// directPut answers PUT /uploads/{id}/parts/{number} like [Function.direct].
+func (f *Function) directPut(w http.ResponseWriter, r *http.Request, p *pending, n int32) error {
+	url, err := f.Links.PresignPart(r.Context(), p.Name, p.UploadID, n)
+	if err != nil {
+		return err
+	}
+	return redirect(w, url)
+}
+
+// GiveUp ends the upload that a message is for, which came too often without
+// anybody assembling it.
+func (f *Function) GiveUp(ctx context.Context, body []byte) error {
+	var t queue.Task
+	if err := json.Unmarshal(body, &t); err != nil || t.Upload == "" {
+		return nil // nobody waits for it
+	}
+	p, err := f.read(ctx, t.Upload)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	return f.end(ctx, &p, fmt.Sprintf("%s could not be put together, although it was tried again and again: send it once more", p.Name))
+}

@@ -1,0 +1,34 @@
+// Command lambda is the upload function at AWS.
+package main
+
+import (
+	"context"
+
+	"imageroot/functions/upload"
+	"imageroot/shared/cloud"
+	"imageroot/shared/config"
+	"imageroot/shared/lambda"
+)
+
+func main() { lambda.Start(open) }
+
+func open(ctx context.Context) (*lambda.Function, error) {
+	c, err := cloud.Open(ctx, config.HashQueue, config.UploadQueue)
+	if err != nil {
+		return nil, err
+	}
+	looks, err := c.Queue(c.Lambda.HashQueue, nil)
+	if err != nil {
+		return nil, err
+	}
+	f := &upload.Function{
+		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Hash: looks, Activity: c.Activity, Metric: c.Metric,
+		Free: c.Free, Now: c.Now, Log: c.Log,
+	}
+	assemblies, err := c.Queue(c.Lambda.UploadQueue, f.GiveUp)
+	if err != nil {
+		return nil, err
+	}
+	f.Assemble = assemblies
+	return c.Function(f.Routes(), nil, f.Handle, assemblies), nil
+}

@@ -1,0 +1,192 @@
+package lambda
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"imageroot/shared/problem"
+)
+
+// maxAnswer is how much of an answer Lambda passes on, as JSON: 6 MiB, less
+// some room.
+const maxAnswer = 6<<20 - 64<<10
+
+// answer has the handler answer a request.
+func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (out *events.APIGatewayV2HTTPResponse) {
+	w := &responseWriter{header: http.Header{}, head: e.RequestContext.HTTP.Method == http.MethodHead}
+	r, err := request(ctx, e)
+	if err != nil {
+		return fail(r, problem.Wrap(problem.Malformed, "the request cannot be read", err))
+	}
+	defer func() {
+		// Nothing of the answer has left: what was written of it is dropped.
+		if v := recover(); v != nil {
+			f.Log.Error("the handler of a request broke off", "path", e.RawPath, "panic", v, "stack", string(debug.Stack()))
+			out = fail(r, problem.New(problem.Internal, ""))
+		}
+	}()
+	f.HTTP.ServeHTTP(w, r)
+	out = w.answer()
+	if n := size(out); n > maxAnswer {
+		return fail(r, problem.Newf(problem.NotImplemented, "the answer has %d bytes, and no more than %d pass here: ask for less", n, maxAnswer))
+	}
+	return out
+}
+
+// size is what an answer comes to as JSON.
+func size(out *events.APIGatewayV2HTTPResponse) int {
+	data, err := json.Marshal(out)
+	if err != nil {
+		return maxAnswer + 1
+	}
+	return len(data)
+}
+
+func fail(r *http.Request, e *problem.Error) *events.APIGatewayV2HTTPResponse {
+	w := &responseWriter{header: http.Header{}}
+	w.header.Set("Cache-Control", "no-store")
+	if r != nil {
+		w.head = r.Method == http.MethodHead
+	} else {
+		r = &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Header: http.Header{}}
+	}
+	problem.Write(w, r, problem.From(e))
+	return w.answer()
+}
+
+// request makes a request of an event.
+//
+// Header fields stay as they are: where a client sent one several times, the
+// HTTP API has joined the values with commas, and where there are commas in
+// one (Range, If-Match, Accept), they are the client's.
+//
+// The HTTP API decodes the path before it passes it on, "%2F" and all; a
+// function URL does not. A decoded path is taken as it is: decoding it again
+// would make another name of one with a percent sign.
+func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Request, error) {
+	body := []byte(e.Body)
+	if e.IsBase64Encoded {
+		var err error
+		if body, err = base64.StdEncoding.DecodeString(e.Body); err != nil {
+			return nil, fmt.Errorf("body: %w", err)
+		}
+	}
+	u := &url.URL{Path: e.RawPath, RawQuery: e.RawQueryString}
+	if strings.Contains(e.RequestContext.DomainName, ".lambda-url.") {
+		p, err := url.PathUnescape(e.RawPath)
+		if err != nil {
+			return nil, fmt.Errorf("path: %w", err)
+		}
+		u.Path, u.RawPath = p, e.RawPath
+	}
+	if !strings.HasPrefix(u.Path, "/") {
+		u.Path = "/" + u.Path
+	}
+	r := (&http.Request{
+		Method: e.RequestContext.HTTP.Method, URL: u, RequestURI: u.RequestURI(),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		RemoteAddr: net.JoinHostPort(e.RequestContext.HTTP.SourceIP, "0"),
+	}).WithContext(ctx)
+	if len(body) == 0 {
+		r.Body = http.NoBody
+	}
+	for name, value := range e.Headers {
+		r.Header.Set(name, value)
+	}
+	if len(e.Cookies) > 0 {
+		r.Header.Set("Cookie", strings.Join(e.Cookies, "; "))
+	}
+	r.Host = r.Header.Get("Host")
+	r.Header.Del("Host")
+	if r.Host == "" {
+		r.Host = e.RequestContext.DomainName
+	}
+	return r, nil
+}
+
+// A responseWriter keeps an answer until it is whole.
+type responseWriter struct {
+	header http.Header
+	sent   http.Header // as it was when the head was written
+	status int
+	body   bytes.Buffer
+	head   bool // of a HEAD request: there is no body
+}
+
+func (w *responseWriter) Header() http.Header { return w.header }
+
+func (w *responseWriter) WriteHeader(status int) {
+	if w.status != 0 || status < 200 {
+		return // informational ones do not pass
+	}
+	w.status, w.sent = status, w.header.Clone()
+}
+
+func (w *responseWriter) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.status == http.StatusNoContent || w.status == http.StatusNotModified {
+		return 0, http.ErrBodyNotAllowed
+	}
+	if !w.head {
+		w.body.Write(p)
+	}
+	return len(p), nil
+}
+
+// answer is what was written, in the API's form. A handler that wrote nothing
+// has answered with 200 and no body, as with net/http.
+func (w *responseWriter) answer() *events.APIGatewayV2HTTPResponse {
+	w.WriteHeader(http.StatusOK)
+	out := &events.APIGatewayV2HTTPResponse{StatusCode: w.status, Headers: map[string]string{}, Cookies: w.sent["Set-Cookie"]}
+	body := w.body.Bytes()
+	if len(body) > 0 && w.sent.Get("Content-Type") == "" && w.sent.Get("Content-Encoding") == "" {
+		w.sent.Set("Content-Type", http.DetectContentType(body))
+	}
+	for name, values := range w.sent {
+		switch name {
+		case "Set-Cookie", "Connection", "Transfer-Encoding":
+		case "Content-Length":
+			// The API counts for itself; of HEAD it is told, as there is nothing to count.
+			if w.head {
+				out.Headers[name] = values[0]
+			}
+		default:
+			out.Headers[name] = strings.Join(values, ", ")
+		}
+	}
+	if isText(w.sent) && utf8.Valid(body) {
+		out.Body = string(body)
+	} else if len(body) > 0 {
+		out.Body, out.IsBase64Encoded = base64.StdEncoding.EncodeToString(body), true
+	}
+	return out
+}
+
+// isText reports whether a body is text by what its head says: whether its
+// bytes happen to be UTF-8 says nothing.
+func isText(h http.Header) bool {
+	if enc := h.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return false
+	}
+	mt, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return false
+	}
+	texts := []string{"application/json", "application/javascript", "application/toml", "image/svg+xml"}
+	return strings.HasPrefix(mt, "text/") || strings.HasSuffix(mt, "+json") || slices.Contains(texts, mt)
+}

@@ -1,0 +1,281 @@
+// Package queuetest is the contract of package queue as tests, which every
+// implementation passes: at least once, perhaps late and in any order.
+package queuetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"imageroot/shared/queue"
+)
+
+// A Queue is both ends of a queue.
+type Queue interface {
+	queue.Sender
+	queue.Receiver
+}
+
+// Run tests the queues that open returns. Each is to be empty. A message whose
+// handler fails must come back within a few seconds.
+func Run(t *testing.T, open func(t *testing.T) Queue) {
+	tests := []struct {
+		name string
+		test func(*suite)
+	}{
+		{"Bodies", (*suite).bodies},
+		{"Delay", (*suite).delay},
+		{"Failure", (*suite).failure},
+		{"OneFails", (*suite).oneFails},
+		{"RetryAfter", (*suite).retryAfter},
+		{"Workers", (*suite).workers},
+		{"EndOfContext", (*suite).endOfContext},
+		{"ManySenders", (*suite).manySenders},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.test(&suite{T: t, Queue: open(t)})
+		})
+	}
+}
+
+// patience is how long anything may take.
+const patience = time.Minute
+
+type suite struct {
+	*testing.T
+	Queue
+}
+
+func (s *suite) send(body string, delay time.Duration) {
+	s.Helper()
+	if err := s.Send(s.Context(), []byte(body), delay); err != nil {
+		s.Fatalf("send %.40q: %v", body, err)
+	}
+}
+
+// handled is what was handled, and how often.
+type handled struct {
+	mu   sync.Mutex
+	seen map[string]int
+}
+
+func (h *handled) add(body []byte) (times int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.seen == nil {
+		h.seen = map[string]int{}
+	}
+	h.seen[string(body)]++
+	return h.seen[string(body)]
+}
+
+func (h *handled) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.seen)
+}
+
+// until runs handle until it says that it has seen enough, and waits for
+// Receive to return.
+func (s *suite) until(workers int, handle func(ctx context.Context, body []byte) (enough bool, err error)) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	stop := sync.OnceFunc(cancel)
+	enough := false
+	var mu sync.Mutex
+	err := s.Receive(ctx, workers, func(ctx context.Context, body []byte) error {
+		ok, err := handle(ctx, body)
+		if ok {
+			mu.Lock()
+			enough = true
+			mu.Unlock()
+			stop()
+		}
+		return err
+	})
+	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		s.Errorf("Receive returned %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !enough {
+		s.Fatal("what was waited for did not come")
+	}
+}
+
+// bodies come as they were sent.
+func (s *suite) bodies() {
+	want := []string{"a", `{"image":"a b+ü%41#?.img"}`, `"<&>'` + "\n\t", fmt.Sprintf("%010000d", 7)}
+	for _, b := range want {
+		s.send(b, 0)
+	}
+	var h handled
+	s.until(1, func(_ context.Context, body []byte) (bool, error) {
+		h.add(body)
+		return h.count() == len(want), nil
+	})
+	got := slices.Sorted(maps.Keys(h.seen))
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		s.Errorf("got %.200q, want %.200q", got, want)
+	}
+}
+
+// delay hides a message for a while.
+func (s *suite) delay() {
+	const wait = 2 * time.Second
+	began := time.Now()
+	s.send("late", wait)
+	s.send("now", 0)
+	var order []string
+	s.until(1, func(_ context.Context, body []byte) (bool, error) {
+		order = append(order, string(body))
+		return string(body) == "late", nil
+	})
+	if took := time.Since(began); took < wait {
+		s.Errorf("a message that was to wait %v came after %v", wait, took)
+	}
+	if order[0] != "now" {
+		s.Errorf("the order is %q", order)
+	}
+}
+
+// failure brings a message back, and success does not.
+func (s *suite) failure() {
+	s.send("a", 0)
+	tries := 0
+	s.until(1, func(context.Context, []byte) (bool, error) {
+		if tries++; tries < 3 {
+			return false, errors.New("broken")
+		}
+		return true, nil
+	})
+	// One that comes after it shows that it is gone.
+	s.send("b", 3*time.Second)
+	s.until(1, func(_ context.Context, body []byte) (bool, error) {
+		if string(body) == "a" {
+			s.Error("a message came back that was handled")
+		}
+		return string(body) == "b", nil
+	})
+}
+
+// oneFails, and the others are handled all the same.
+func (s *suite) oneFails() {
+	s.send("bad", 0)
+	for i := range 5 {
+		s.send(fmt.Sprint(i), 0)
+	}
+	var h handled
+	s.until(1, func(_ context.Context, body []byte) (bool, error) {
+		if string(body) == "bad" {
+			return false, errors.New("broken")
+		}
+		h.add(body)
+		return h.count() == 5, nil
+	})
+}
+
+// retryAfter brings a message back when it says, however often.
+func (s *suite) retryAfter() {
+	const wait, times = time.Second, 6 // more often than failures are put up with
+	s.send("a", 0)
+	tries := 0
+	began := time.Now()
+	s.until(1, func(context.Context, []byte) (bool, error) {
+		if tries++; tries <= times {
+			return false, queue.RetryAfter(wait, errors.New("fresh"))
+		}
+		return true, nil
+	})
+	if took := time.Since(began); took < times*wait {
+		s.Errorf("%d times %v took %v", times, wait, took)
+	}
+}
+
+// workers are as many as were asked for.
+func (s *suite) workers() {
+	const workers, messages = 3, 9
+	for i := range messages {
+		s.send(fmt.Sprint(i), 0)
+	}
+	var h handled
+	var mu sync.Mutex
+	running, most := 0, 0
+	all := make(chan struct{})
+	s.until(workers, func(ctx context.Context, body []byte) (bool, error) {
+		mu.Lock()
+		running++
+		most = max(most, running)
+		if running == workers {
+			select {
+			case <-all:
+			default:
+				close(all)
+			}
+		}
+		mu.Unlock()
+		// Nobody ends before all of them have been at work at once.
+		select {
+		case <-all:
+		case <-ctx.Done():
+		}
+		mu.Lock()
+		running--
+		mu.Unlock()
+		h.add(body)
+		return h.count() == messages, nil
+	})
+	if most != workers {
+		s.Errorf("%d handlers at once, want %d", most, workers)
+	}
+}
+
+// endOfContext is waited out by handlers, and what they break off comes back.
+func (s *suite) endOfContext() {
+	s.send("a", 0)
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	ended := false
+	_ = s.Receive(ctx, 1, func(ctx context.Context, _ []byte) error {
+		cancel()
+		<-ctx.Done()
+		// It may take its time.
+		<-time.After(100 * time.Millisecond)
+		ended = true
+		return ctx.Err()
+	})
+	if !ended {
+		s.Error("Receive returned before its handler")
+	}
+	s.until(1, func(_ context.Context, body []byte) (bool, error) { return string(body) == "a", nil })
+}
+
+// manySenders at once lose nothing.
+func (s *suite) manySenders() {
+	const senders, each = 8, 10
+	var wg sync.WaitGroup
+	for i := range senders {
+		wg.Go(func() {
+			for j := range each {
+				if err := s.Send(s.Context(), fmt.Appendf(nil, "%d/%d", i, j), 0); err != nil {
+					s.Errorf("send: %v", err)
+				}
+			}
+		})
+	}
+	var h handled
+	s.until(4, func(_ context.Context, body []byte) (bool, error) {
+		h.add(body)
+		return h.count() == senders*each, nil
+	})
+	wg.Wait()
+}

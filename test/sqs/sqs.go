@@ -1,0 +1,271 @@
+// Package sqs is a queue server for tests that speaks SQS's JSON protocol:
+// delays, visibility, redelivery and dead letters behave as the documentation
+// of SQS says. Messages are in memory.
+package sqs
+
+import (
+	"cmp"
+	"crypto/md5"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Server is running until Close.
+type Server struct {
+	http *httptest.Server
+
+	mu     sync.Mutex
+	queues map[string]*queue
+	// Fail, where not nil, is asked before each action and makes it fail.
+	fail func(action string) bool
+	seen map[string]int // actions
+}
+
+// A queue is one queue of the server.
+type queue struct {
+	name       string
+	visibility time.Duration
+	dead       string // name of the dead-letter queue
+	maxReceive int
+	messages   []*message
+	changed    chan struct{} // closed and replaced when something may be visible
+}
+
+type message struct {
+	id, body, receipt string
+	visible           time.Time
+	receives          int
+}
+
+// Start starts a server on loopback.
+func Start() *Server {
+	s := &Server{queues: map[string]*queue{}, seen: map[string]int{}}
+	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
+	return s
+}
+
+// Close stops the server.
+func (s *Server) Close() {
+	s.http.CloseClientConnections()
+	s.http.Close()
+}
+
+// account is the account that every queue is in.
+const account = "123456789012"
+
+// Queue makes a queue and returns its URL. A message that was received
+// maxReceive times goes to the queue named dead, where that is not empty.
+func (s *Server) Queue(name string, visibility time.Duration, dead string, maxReceive int) (url string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queues[name] = &queue{name: name, visibility: visibility, dead: dead, maxReceive: maxReceive, changed: make(chan struct{})}
+	return s.http.URL + "/" + account + "/" + name
+}
+
+// Bodies returns what a queue holds, hidden or not.
+func (s *Server) Bodies(name string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[name]
+	if q == nil {
+		return nil
+	}
+	s.bury(q, time.Now())
+	var all []string
+	for _, m := range q.messages {
+		all = append(all, m.body)
+	}
+	return all
+}
+
+// Fail makes actions fail for which f says so; nil ends that.
+func (s *Server) Fail(f func(action string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = f
+}
+
+// Seen returns how often an action was asked for.
+func (s *Server) Seen(action string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen[action]
+}
+
+// A request has the fields of every action.
+type request struct {
+	QueueUrl            string //nolint:revive // as the protocol spells it
+	MessageBody         string
+	DelaySeconds        int
+	MaxNumberOfMessages int
+	WaitTimeSeconds     int
+	VisibilityTimeout   *int
+	ReceiptHandle       string
+}
+
+type failure struct {
+	status     int
+	code, text string
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+	action, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.")
+	var in request
+	var out any
+	f := &failure{http.StatusBadRequest, "InvalidAction", "not an action of this server: " + action}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		f.text = err.Error()
+	} else if ok {
+		out, f = s.act(r, action, in)
+	}
+	if f != nil {
+		w.WriteHeader(f.status)
+		out = map[string]string{"__type": "com.amazonaws.sqs#" + f.code, "message": f.text}
+	}
+	_ = json.NewEncoder(w).Encode(out)
+}
+
+func (s *Server) act(r *http.Request, action string, in request) (any, *failure) {
+	s.mu.Lock()
+	s.seen[action]++
+	q := s.queues[in.QueueUrl[strings.LastIndex(in.QueueUrl, "/")+1:]]
+	failing := s.fail != nil && s.fail(action)
+	s.mu.Unlock()
+	switch {
+	case failing:
+		return nil, &failure{http.StatusServiceUnavailable, "ServiceUnavailable", "made to fail"}
+	case q == nil:
+		return nil, &failure{http.StatusBadRequest, "QueueDoesNotExist", "there is no queue " + in.QueueUrl}
+	}
+	switch action {
+	case "SendMessage":
+		return s.send(q, in)
+	case "ReceiveMessage":
+		return s.receive(r, q, in)
+	case "DeleteMessage":
+		return s.withReceipt(q, in, func(i int) { q.messages = slices.Delete(q.messages, i, i+1) })
+	case "ChangeMessageVisibility":
+		if in.VisibilityTimeout == nil || *in.VisibilityTimeout < 0 || *in.VisibilityTimeout > 43200 {
+			return nil, &failure{http.StatusBadRequest, "InvalidParameterValue", "VisibilityTimeout must be 0 to 43200"}
+		}
+		return s.withReceipt(q, in, func(i int) {
+			q.messages[i].visible = time.Now().Add(time.Duration(*in.VisibilityTimeout) * time.Second)
+			q.wake()
+		})
+	}
+	return nil, &failure{http.StatusBadRequest, "InvalidAction", "not an action of this server: " + action}
+}
+
+func (q *queue) wake() {
+	close(q.changed)
+	q.changed = make(chan struct{})
+}
+
+func (s *Server) send(q *queue, in request) (any, *failure) {
+	const maxBytes, maxDelay = 1 << 20, 900
+	switch {
+	case in.MessageBody == "" || len(in.MessageBody) > maxBytes:
+		return nil, &failure{http.StatusBadRequest, "InvalidParameterValue", "a message has 1 to 1048576 bytes"}
+	case in.DelaySeconds < 0 || in.DelaySeconds > maxDelay:
+		return nil, &failure{http.StatusBadRequest, "InvalidParameterValue", fmt.Sprintf("DelaySeconds must be 0 to %d", maxDelay)}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &message{id: rand.Text(), body: in.MessageBody, visible: time.Now().Add(time.Duration(in.DelaySeconds) * time.Second)}
+	q.messages = append(q.messages, m)
+	q.wake()
+	return map[string]string{"MessageId": m.id, "MD5OfMessageBody": sum(m.body)}, nil
+}
+
+func sum(s string) string {
+	d := md5.Sum([]byte(s)) // as the protocol has it
+	return hex.EncodeToString(d[:])
+}
+
+// receive waits for messages as long as the request says.
+func (s *Server) receive(r *http.Request, q *queue, in request) (any, *failure) {
+	late := time.NewTimer(time.Duration(in.WaitTimeSeconds) * time.Second)
+	defer late.Stop()
+	for {
+		s.mu.Lock()
+		got, next := s.take(q, in, time.Now())
+		changed := q.changed
+		s.mu.Unlock()
+		if len(got) > 0 || in.WaitTimeSeconds == 0 || r.Context().Err() != nil {
+			return map[string]any{"Messages": got}, nil
+		}
+		due := time.NewTimer(next)
+		select {
+		case <-changed:
+		case <-due.C:
+		case <-late.C:
+			in.WaitTimeSeconds = 0
+		case <-r.Context().Done():
+		}
+		due.Stop()
+	}
+}
+
+// bury moves what was received too often to the dead-letter queue.
+func (s *Server) bury(q *queue, now time.Time) {
+	dead := s.queues[q.dead]
+	if dead == nil {
+		return
+	}
+	q.messages = slices.DeleteFunc(q.messages, func(m *message) bool {
+		if m.receives < q.maxReceive || m.visible.After(now) {
+			return false
+		}
+		dead.messages = append(dead.messages, &message{id: m.id, body: m.body, receives: m.receives})
+		dead.wake()
+		return true
+	})
+}
+
+// take hides and returns what is visible; where that is nothing, how long
+// until something is.
+func (s *Server) take(q *queue, in request, now time.Time) ([]map[string]any, time.Duration) {
+	s.bury(q, now)
+	hide := q.visibility
+	if in.VisibilityTimeout != nil {
+		hide = time.Duration(*in.VisibilityTimeout) * time.Second
+	}
+	next := time.Minute
+	var got []map[string]any
+	for _, m := range q.messages {
+		if wait := m.visible.Sub(now); wait > 0 {
+			next = min(next, wait)
+			continue
+		}
+		if len(got) == cmp.Or(in.MaxNumberOfMessages, 1) {
+			break
+		}
+		m.receives++
+		m.visible, m.receipt = now.Add(hide), rand.Text()
+		got = append(got, map[string]any{
+			"MessageId": m.id, "ReceiptHandle": m.receipt, "Body": m.body, "MD5OfBody": sum(m.body),
+			"Attributes": map[string]string{"ApproximateReceiveCount": strconv.Itoa(m.receives)},
+		})
+	}
+	return got, next
+}
+
+func (s *Server) withReceipt(q *queue, in request, do func(i int)) (any, *failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(q.messages, func(m *message) bool { return m.receipt == in.ReceiptHandle && m.receipt != "" })
+	if i >= 0 {
+		do(i)
+	}
+	return map[string]string{}, nil // of a receipt that is of no use any more, too
+}
