@@ -82,11 +82,22 @@ func (c *credentials) save() error {
 	}
 	// A new file in the old one's place: never half of one.
 	next := c.path + ".new"
-	if err := os.WriteFile(next, append(data, '\n'), 0o600); err != nil {
+	if err := writeSynced(next, append(data, '\n')); err != nil {
 		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
 	}
 	if err := os.Rename(next, c.path); err != nil {
 		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
 	}
 	return nil
+}
+
+// writeSynced writes a file that only its owner reads, and waits until it is
+// on the disk.
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
 	"imageroot/shared/problem"
+	"imageroot/shared/store"
 	"imageroot/shared/web"
 )
 
@@ -88,7 +89,7 @@ func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return problem.New(problem.Malformed, err.Error())
 	}
-	if _, err := f.Images.Put(r.Context(), layout.ManifestKey, bytes.NewReader(data), int64(len(data))); err != nil {
+	if _, err := f.Images.Put(r.Context(), layout.ManifestKey, bytes.NewReader(data), int64(len(data))); err != nil && !errors.Is(err, store.ErrChanged) { // replaced again since
 		return err
 	}
 	f.record(r, activity.Event{

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkg/xattr"
+
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	vgw "github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/posix"
@@ -238,6 +240,9 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 		}
 	}
 	if err := room(p.dir, total); err != nil {
+		return none, err
+	}
+	if err := xattr.LSet(dir, attrPrefix+attrNamed, []byte(fmt.Sprint(parts))); err != nil {
 		return none, err
 	}
 	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id

@@ -28,6 +28,14 @@ var (
 	errCut       = s3err.GetAPIError(s3err.ErrIncompleteBody)
 )
 
+// errReadOnly is what versitygw makes of a file system that takes no writes.
+var errReadOnly = s3err.GetAPIError(s3err.ErrMethodNotAllowed)
+
+// unable is a 503 that says what somebody has to see to on the server.
+func unable(why string) error {
+	return s3err.APIError{Code: "ServiceUnavailable", Description: why, HTTPStatusCode: http.StatusServiceUnavailable}
+}
+
 // refuse is a 400 that says why.
 func refuse(format string, args ...any) error {
 	return s3err.APIError{
@@ -56,7 +64,11 @@ func (b *backend) bucket(name *string) (bucket, dir string, err error) {
 	}
 	bucket = strings.Clone(*name) // it is part of a buffer that is used again
 	dir = filepath.Join(b.dir, bucket)
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return "", "", err // whether there is one cannot be told
+	}
+	if err != nil || !info.IsDir() {
 		return "", "", s3err.GetBucketErr(s3err.ErrNoSuchBucket, bucket)
 	}
 	b.shareLocks(bucket, dir)
@@ -259,6 +271,11 @@ func (b *backend) answer(doing string, p place, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, syscall.EROFS), errors.Is(err, errReadOnly):
+		return unable("The server's disk is read-only.")
+	case errors.Is(err, fs.ErrPermission):
+		b.log.Error("the S3 gateway lacks a right", slog.String("doing", doing), slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
+		return unable("The server lacks the right to do this on its disk.")
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -119,14 +120,29 @@ func sweep(bucket string, log *slog.Logger) {
 	}
 }
 
+// attrNamed is an attribute of an upload's directory: how many parts it is
+// completed from.
+const attrNamed = "imageroot-parts"
+
 // giveBack undoes the beginning of a completion, so that the client's retry
-// succeeds; where it had got as far as the object, it finishes it.
+// succeeds; where it had got as far as the object, it finishes it. Parts are
+// removed only after the object is in place: where some are gone it was,
+// whatever is there by now.
 func giveBack(bucket, dir, name string) error {
 	id, _, _ := strings.Cut(name, ".")
 	path := filepath.Join(dir, name)
 	key, err := xattr.LGet(dir, attrPrefix+"objname")
 	if err == nil {
 		if _, done := madeBy(place{dir: bucket, key: string(key)}, id); done {
+			return os.RemoveAll(path)
+		}
+	}
+	if said, err := xattr.LGet(path, attrPrefix+attrNamed); err == nil {
+		parts, err := os.ReadDir(path)
+		if err != nil {
+			return err
+		}
+		if n, err := strconv.Atoi(string(said)); err == nil && len(parts) < n {
 			return os.RemoveAll(path)
 		}
 	}

@@ -94,14 +94,16 @@ func (s subject) version() (version, error) {
 			return version{}, fs.ErrNotExist
 		}
 		v := version{stamp: stampOf(info)}
-		of, err := s.get(attrVersion)
+		var of []byte
+		of, err = s.get(attrVersion)
 		if err == nil && string(of) == v.stamp.String() {
 			sum, err := s.get(attrETag)
 			if err == nil {
 				v.stored = string(sum)
 			}
 		}
-		if err != nil && !errors.Is(err, xattr.ENOATTR) && !errors.Is(err, fs.ErrNotExist) {
+		// A file that may not be read is still there, and listed.
+		if err != nil && !errors.Is(err, xattr.ENOATTR) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return version{}, err
 		}
 		var again fs.FileInfo

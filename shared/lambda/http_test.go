@@ -279,8 +279,10 @@ func TestDeadlineOfRequests(t *testing.T) {
 
 func TestStrangeEvents(t *testing.T) {
 	f := &Function{HTTP: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler)}
-	for _, e := range []string{"", "null", "{}", "[]", "5", `{"Records":[]}`, `{"Records":[{"eventSource":"aws:s3"}]}`, `{"source":"aws.events"}`,
-		`{"source":"aws.ec2"}`, `{"requestContext":{"http":{"method":"GET"}},"cookies":5}`} {
+	for _, e := range []string{
+		"", "null", "{}", "[]", "5", `{"Records":[]}`, `{"Records":[{"eventSource":"aws:s3"}]}`, `{"source":"aws.events"}`,
+		`{"source":"aws.ec2"}`, `{"requestContext":{"http":{"method":"GET"}},"cookies":5}`,
+	} {
 		if out, err := f.Invoke(t.Context(), []byte(e)); err == nil {
 			t.Errorf("%s: %s", e, out)
 		}

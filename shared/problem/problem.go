@@ -137,7 +137,7 @@ var places = []struct {
 	{store.ErrDenied, BadGateway, "the store denies access: check the server's S3 credentials and what they may do"},
 	{store.ErrBadDigest, BadGateway, "the bytes were damaged on the way to the store: send them again"},
 	{store.ErrUnknown, Unavailable, "the store did not say whether the change took effect: look, and try again"},
-	{store.ErrUnavailable, Unavailable, "the store cannot be reached at the moment: try again"},
+	{store.ErrUnavailable, Unavailable, "the store cannot be reached, or cannot do this at the moment: try again"},
 	{store.ErrChanged, Conflict, "it was replaced by somebody else meanwhile: try again"},
 	{store.ErrConflict, Conflict, "it was changed by somebody else meanwhile: look at it again and retry"},
 	{store.ErrNotFound, NotFound, "there is no such thing here"},

@@ -25,9 +25,9 @@ type Server struct {
 
 	mu     sync.Mutex
 	queues map[string]*queue
-	// Fail, where not nil, is asked before each action and makes it fail.
-	fail func(action string) bool
-	seen map[string]int // actions
+	fail   func(action string) bool
+	seen   map[string]int // actions
+	second time.Duration
 }
 
 // A queue is one queue of the server.
@@ -48,9 +48,19 @@ type message struct {
 
 // Start starts a server on loopback.
 func Start() *Server {
-	s := &Server{queues: map[string]*queue{}, seen: map[string]int{}}
+	s := &Server{queues: map[string]*queue{}, seen: map[string]int{}, second: time.Second}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
 	return s
+}
+
+// URL is where the server listens.
+func (s *Server) URL() string { return s.http.URL }
+
+// Hurry makes every second that a client asks for take d only.
+func (s *Server) Hurry(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.second = d
 }
 
 // Close stops the server.
@@ -152,6 +162,8 @@ func (s *Server) act(r *http.Request, action string, in request) (any, *failure)
 		return s.send(q, in)
 	case "ReceiveMessage":
 		return s.receive(r, q, in)
+	case "GetQueueAttributes":
+		return map[string]any{"Attributes": map[string]string{"VisibilityTimeout": strconv.Itoa(int(q.visibility.Seconds()))}}, nil
 	case "DeleteMessage":
 		return s.withReceipt(q, in, func(i int) { q.messages = slices.Delete(q.messages, i, i+1) })
 	case "ChangeMessageVisibility":
@@ -159,7 +171,7 @@ func (s *Server) act(r *http.Request, action string, in request) (any, *failure)
 			return nil, &failure{http.StatusBadRequest, "InvalidParameterValue", "VisibilityTimeout must be 0 to 43200"}
 		}
 		return s.withReceipt(q, in, func(i int) {
-			q.messages[i].visible = time.Now().Add(time.Duration(*in.VisibilityTimeout) * time.Second)
+			q.messages[i].visible = time.Now().Add(time.Duration(*in.VisibilityTimeout) * s.second)
 			q.wake()
 		})
 	}
@@ -181,7 +193,7 @@ func (s *Server) send(q *queue, in request) (any, *failure) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := &message{id: rand.Text(), body: in.MessageBody, visible: time.Now().Add(time.Duration(in.DelaySeconds) * time.Second)}
+	m := &message{id: rand.Text(), body: in.MessageBody, visible: time.Now().Add(time.Duration(in.DelaySeconds) * s.second)}
 	q.messages = append(q.messages, m)
 	q.wake()
 	return map[string]string{"MessageId": m.id, "MD5OfMessageBody": sum(m.body)}, nil
@@ -238,7 +250,7 @@ func (s *Server) take(q *queue, in request, now time.Time) ([]map[string]any, ti
 	s.bury(q, now)
 	hide := q.visibility
 	if in.VisibilityTimeout != nil {
-		hide = time.Duration(*in.VisibilityTimeout) * time.Second
+		hide = time.Duration(*in.VisibilityTimeout) * s.second
 	}
 	next := time.Minute
 	var got []map[string]any

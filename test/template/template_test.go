@@ -96,8 +96,16 @@ func TestFind(t *testing.T) {
 		{"GET", "/images/{name}", "get"}, {"ANY", "/images/{name}", "any"}, {"ANY", "/images/list", "list"}, {"ANY", "/static/{file+}", "static"}, {"ANY", "/ui/", "ui"},
 	}
 	for _, tt := range []struct{ method, path, want string }{
-		{"GET", "/images/x", "get"}, {"PUT", "/images/x", "any"}, {"GET", "/images/list", "list"}, {"GET", "/static/a/b", "static"},
-		{"GET", "/ui/", "ui"}, {"GET", "/ui", ""}, {"GET", "/images/", ""}, {"GET", "/static/", ""}, {"GET", "/images/x/y", ""}, {"GET", "/", ""},
+		{"GET", "/images/x", "get"},
+		{"PUT", "/images/x", "any"},
+		{"GET", "/images/list", "list"},
+		{"GET", "/static/a/b", "static"},
+		{"GET", "/ui/", "ui"},
+		{"GET", "/ui", ""},
+		{"GET", "/images/", ""},
+		{"GET", "/static/", ""},
+		{"GET", "/images/x/y", ""},
+		{"GET", "/", ""},
 	} {
 		if r, _ := Find(routes, tt.method, tt.path); r.Function != tt.want {
 			t.Errorf("%s %s: %q, want %q", tt.method, tt.path, r.Function, tt.want)
