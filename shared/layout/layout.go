@@ -9,7 +9,7 @@
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
 //	              fetched/REF               what fetching the source REF found: its digest and size
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
-//	              staging/REF               bytes of a fetch whose SHA-256 is not known yet
+//	              staging/ID                bytes of a fetch whose SHA-256 is not known yet; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
 //	              jobs/fetch/REF            fetch job; REF is the SHA-256 of the URL
@@ -87,9 +87,9 @@ func FetchedKey(ref string) string { return FetchedPrefix + ref }
 // BlobKey returns the key of fetched bytes.
 func BlobKey(sha256 string) string { return BlobPrefix + sha256 }
 
-// StagingKey returns the key that a fetch of ref writes to while it does not
+// StagingKey returns the key, of 64 random hex digits, that a fetch writes to while it does not
 // know the SHA-256.
-func StagingKey(ref string) string { return StagingPrefix + ref }
+func StagingKey(id string) string { return StagingPrefix + id }
 
 // UploadKey returns the key of a resumable upload's record.
 func UploadKey(id string) string { return UploadPrefix + id }
