@@ -402,3 +402,49 @@ func TestDiskRunsFull(t *testing.T) {
 		t.Errorf("after the failure %d parts are there (%v)", len(listed), err)
 	}
 }
+
+// TestCopyIsAnotherName: where nobody edits files in place, a copy costs the
+// disk nothing, and is none the less an object of its own.
+func TestCopyIsAnotherName(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config(dir)
+	cfg.Watch = []string{"images"}
+	g, err := gateway.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for _, bucket := range []string{"catalog", "images"} {
+		r := root(t, g.Endpoint(), bucket)
+		data := pattern(7, 1<<20)
+		put(t, r, "staging/a", data)
+		if err := r.Copy(t.Context(), "blobs/b", "staging/a", int64(len(data))); err != nil {
+			t.Fatal(err)
+		}
+		a, errA := os.Stat(filepath.Join(dir, bucket, "staging", "a"))
+		b, errB := os.Stat(filepath.Join(dir, bucket, "blobs", "b"))
+		if err := errors.Join(errA, errB); err != nil {
+			t.Fatal(err)
+		}
+		if same := os.SameFile(a, b); same != (bucket == "catalog") {
+			t.Errorf("%s: one file for both is %v", bucket, same)
+		}
+		put(t, r, "staging/a", []byte("next"))
+		if got, _ := get(t, r, "blobs/b"); !bytes.Equal(got, data) {
+			t.Errorf("%s: the copy went with its source", bucket)
+		}
+		put(t, r, "blobs/b", []byte("over"))
+		if got, _ := get(t, r, "staging/a"); string(got) != "next" {
+			t.Errorf("%s: the source is %q", bucket, got)
+		}
+		if err := r.Copy(t.Context(), "blobs/b", "staging/a", 4); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Delete(t.Context(), "staging/a"); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := get(t, r, "blobs/b"); string(got) != "next" {
+			t.Errorf("%s: copied over another object: %q", bucket, got)
+		}
+	}
+}

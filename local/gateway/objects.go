@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,6 +19,7 @@ import (
 	vgw "github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
+	"golang.org/x/sys/unix"
 )
 
 // PutObject implements backend.Backend.
@@ -362,6 +364,11 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 	if err != nil {
 		return out, err
 	}
+	if !replace && in.TaggingDirective != types.TaggingDirectiveReplace && b.linkable(from, p, v) {
+		if out, linked, err := b.link(p, f, v); linked || err != nil {
+			return out, err
+		}
+	}
 	put := s3response.PutObjectInput{
 		ContentLength: &v.size, ChecksumAlgorithm: in.ChecksumAlgorithm,
 		Body:        still{io.LimitReader(f, v.size), f, v},
@@ -406,6 +413,33 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 		ChecksumMD5: res.ChecksumMD5, ChecksumXXHASH64: res.ChecksumXXHASH64, ChecksumXXHASH3: res.ChecksumXXHASH3,
 		ChecksumXXHASH128: res.ChecksumXXHASH128, ChecksumType: res.ChecksumType,
 	}}, nil
+}
+
+// linkable reports whether a copy can be another name of the same file: in a
+// bucket where nobody edits files in place, and of an object that has all its
+// attributes.
+func (b *backend) linkable(from, to place, v version) bool {
+	return from.bucket == to.bucket && !to.folder() && v.stored != "" && !slices.Contains(b.attrs.shared, to.bucket)
+}
+
+// link makes p another name of the file f, which spares the disk the bytes. It
+// does not where there is something at p, or the file system cannot.
+func (b *backend) link(p place, f *os.File, v version) (out s3response.CopyObjectOutput, linked bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(p.path()), 0o755); err != nil {
+		return out, false, nil // copying tells why
+	}
+	// By its descriptor: what has the source's name by now may be another file.
+	open := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	done := b.expect(p.bucket, p.key)
+	err = unix.Linkat(unix.AT_FDCWD, open, unix.AT_FDCWD, p.path(), unix.AT_SYMLINK_FOLLOW)
+	done(err == nil)
+	if err != nil {
+		return out, false, nil
+	}
+	err = p.sync()
+	b.tell(p, false)
+	etag, modified := v.etag(), v.modTime()
+	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{ETag: &etag, LastModified: &modified}}, true, err
 }
 
 // ListObjects implements backend.Backend.
