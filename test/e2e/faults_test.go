@@ -108,7 +108,15 @@ func TestStoreDown(t *testing.T) {
 		down()
 		close(next)
 		src.Open()
-		later(t, b.get(t, "/readyz"), http.StatusServiceUnavailable)
+		// A stop takes effect on all of a process's threads a moment later.
+		var ready *Reply
+		eventually(t, within, what+": the store is down", func() error {
+			if ready = b.get(t, "/readyz"); ready.Status == http.StatusOK {
+				return errors.New("B is still ready")
+			}
+			return nil
+		})
+		later(t, ready, http.StatusServiceUnavailable)
 		b.get(t, "/healthz").Must(t, http.StatusOK)
 		// All at once: each may take as long as it takes to give up.
 		requests := map[string]func() (*Reply, error){
