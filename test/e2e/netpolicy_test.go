@@ -420,9 +420,9 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 		}
 		t.Run("of another server", func(t *testing.T) {
 			holds := Start(t, Options{Args: []string{"--s3-listen", ip + ":0"}})
-			s := Start(t, Options{Env: allowNet(""), S3Endpoint: holds.S3})
+			s := Start(t, Options{Env: allowNet(""), Over: holds})
 			s.AddEntry(t, holds.S3+"/images/own.img", "").Problem(t, []int{400}, setting)
-			allowed := Start(t, Options{Env: allowNet(ip), S3Endpoint: holds.S3})
+			allowed := Start(t, Options{Env: allowNet(ip), Over: holds})
 			if d := allowed.AddEntry(t, holds.S3+"/images/own.img", "").Problem(t, []int{400}).Detail; strings.Contains(d, setting) {
 				t.Errorf("allowed, and refused: %s", d)
 			}
