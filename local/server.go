@@ -117,14 +117,22 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 			return nil, fmt.Errorf("the catalog cannot be kept from other users: %w", err)
 		}
 	}
-	images := client.Root(cfg.ImageRoot.Bucket, cfg.ImageRoot.Prefix)
-	catalogRoot := client.Root(cfg.CatalogRoot.Bucket, cfg.CatalogRoot.Prefix)
+	images, catalogRoot := s.root(client, cfg.ImageRoot), s.root(client, cfg.CatalogRoot)
 	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})
 	started()
 	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, fetches, assemblies); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// root returns the root at a location, read from the disk where that is here.
+func (s *server) root(client *s3store.Client, at config.Location) store.Root {
+	root := client.Root(at.Bucket, at.Prefix)
+	if s.gateway == nil {
+		return root
+	}
+	return &direct{root, s.gateway, at}
 }
 
 func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) (err error) {

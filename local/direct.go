@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/config"
+	"imageroot/shared/store"
+)
+
+// direct is a root in the gateway inside, whose bytes are read from the disk
+// without going through S3 and back: on a small machine that is what hashing
+// and serving would spend most of their time on.
+type direct struct {
+	store.Root
+	gateway  *gateway.Gateway
+	location config.Location
+}
+
+// Get implements store.Objects.
+func (d *direct) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, err)
+	}
+	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+key)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrNotFound)
+		}
+		// Whatever it is, S3 has the words for it.
+		return d.Root.Get(ctx, key, r, ifMatch)
+	}
+	info := store.Info{Key: key, Version: store.Version{ETag: f.ETag, Size: f.Size, LastModified: f.LastModified}}
+	length := f.Size - r.Offset
+	if r.Length >= 0 {
+		length = min(length, r.Length)
+	}
+	switch {
+	case ifMatch != "" && ifMatch != f.ETag:
+		err = fmt.Errorf("read %q: %w", key, store.ErrChanged)
+	case r.Length == 0, r.Offset > 0 && length <= 0:
+		err = fmt.Errorf("read %q: a range of no bytes", key)
+	default:
+		_, err = f.Seek(r.Offset, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, store.Info{}, err
+	}
+	return &directBody{ctx, f, length}, info, nil
+}
+
+// directBody is part of a file. It ends with io.EOF only after all of it.
+type directBody struct {
+	ctx  context.Context
+	file *gateway.File
+	left int64
+}
+
+func (b *directBody) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if b.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := b.file.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	if errors.Is(err, io.EOF) && b.left > 0 {
+		err = io.ErrUnexpectedEOF // it was cut short meanwhile
+	}
+	return n, err
+}
+
+func (b *directBody) Close() error { return b.file.Close() }
