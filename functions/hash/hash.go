@@ -73,6 +73,8 @@ func (f *Function) look(ctx context.Context, name string) error {
 		return f.look(ctx, of)
 	}
 	if name == layout.ManifestKey {
+		// Who told of it may be another process.
+		f.Inventory.TouchImage(name)
 		_, err := f.Inventory.Snapshot(ctx) // keeps a copy of a good one
 		return err
 	}
@@ -271,9 +273,6 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 	}, nil
 }
 
-// readBuffer is large enough that the hash, not the requests, is the limit.
-const readBuffer = 1 << 20
-
 func (f *Function) read(ctx context.Context, name string, info store.Info, h *digest.Hasher, r *job.Run) error {
 	if h.Offset() == info.Size {
 		return nil
@@ -289,13 +288,11 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 	if got.Size != info.Size {
 		return &job.Retry{After: Settle, Err: errReplaced}
 	}
-	buf := make([]byte, readBuffer)
 	next := h.Offset()
 	var last time.Time // of a checkpoint
-	for {
-		n, err := body.Read(buf)
-		_, _ = h.Write(buf[:n]) // a hash does not fail
-		f.Metric.BytesHashed(n)
+	for block, err := range blocks(body) {
+		_, _ = h.Write(block) // a hash does not fail
+		f.Metric.BytesHashed(len(block))
 		if done, now := h.Offset(), f.Now(); done >= next || err != nil || now.Sub(last) >= checkpointTime {
 			next, last = done+checkpointBytes, now
 			cp, cerr := json.Marshal(checkpoint{info.Version, h.State()})
