@@ -220,8 +220,8 @@ func (inv *Inventory) TouchCatalog(key string) {
 }
 
 // Unsettled lists everything anew and returns the names of images whose
-// digest record is missing or of another version, and of digest records
-// without an image.
+// digest record is missing, of another version, or speaks of other checksum
+// files than there are, and of digest records without an image.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.hashJobs.Refresh(ctx)); err != nil {
 		return nil, err
@@ -236,7 +236,8 @@ func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	}
 	var names []string
 	for name, it := range images {
-		if rec, ok := digests[name]; image.IsName(name) && (!ok || !rec.Value.Version.Equal(it.Info.Version)) {
+		rec, ok := digests[name]
+		if image.IsName(name) && (!ok || !rec.Value.Version.Equal(it.Info.Version) || !sameSidecars(images, name, rec.Value.Publishers)) {
 			names = append(names, name)
 		}
 	}
@@ -247,6 +248,23 @@ func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// sameSidecars reports whether publishers were read from the checksum files
+// that are beside the image now.
+func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishers []digest.Publisher) bool {
+	n := 0
+	for _, algorithm := range []string{"sha256", "sha512"} {
+		it, ok := images[layout.SidecarKey(name, algorithm)]
+		if !ok {
+			continue
+		}
+		n++
+		if !slices.ContainsFunc(publishers, func(p digest.Publisher) bool { return p.SidecarVersion.Equal(it.Info.Version) }) {
+			return false
+		}
+	}
+	return n == len(publishers)
 }
 
 // Unnamed lists everything anew and returns the fetched bytes, by digest, and
