@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -32,13 +33,14 @@ type Function struct {
 	Log    *slog.Logger
 }
 
-// Start serves events until the process is ended. What open returns is served;
-// where it fails, so does every event, with its error in the log.
+// Start serves events until the process is ended. Where open fails the process
+// exits, with its error in the log.
 func Start(open func(ctx context.Context) (*Function, error)) {
 	f, err := open(context.Background())
 	if err != nil {
-		// Exiting makes Lambda try the start again, and say why in the log.
-		panic(fmt.Sprintf("imageroot: %v", err))
+		// Lambda keeps what is written, and tries the start again.
+		fmt.Fprintln(os.Stderr, "imageroot:", err)
+		os.Exit(1)
 	}
 	runtime.StartWithOptions(f)
 }

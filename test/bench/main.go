@@ -45,6 +45,7 @@ type measurement struct {
 // caches would disturb.
 var measurements = []measurement{
 	{"size", "size of the stripped binary", (*bench).binarySize},
+	{"lambda", "size and cold start of the functions for AWS", (*bench).lambda},
 	{"hash", "hash job against openssl dgst", (*bench).hash},
 	{"serve", "GET /images against aws s3 cp", (*bench).serve},
 	{"upload", "PUT /images against aws s3 cp", (*bench).upload},

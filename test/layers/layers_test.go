@@ -54,6 +54,9 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/store/mem":    {},
 		"imageroot/shared/store/fault":  {},
 		"imageroot/shared/queue/mem":    {"local"},
+		"imageroot/shared/queue/sqs":    {"shared/cloud", "shared/lambda"},
+		"imageroot/shared/lambda":       {"shared/cloud"},
+		"imageroot/shared/cloud":        {}, // Lambda entries only
 		"imageroot/templates":           {"functions/catalog"},
 		"imageroot/local":               {"local"},
 		"imageroot/functions/upload":    {"local"},
@@ -76,10 +79,47 @@ func TestImports(t *testing.T) {
 				ok := false
 				for _, a := range allowed {
 					// A Lambda entry stands beside the function it is of.
-					ok = ok || p.ImportPath == a || strings.HasSuffix(p.ImportPath, "/lambda")
+					ok = ok || p.ImportPath == a
 				}
+				ok = ok || strings.HasPrefix(p.ImportPath, "functions/") && strings.HasSuffix(p.ImportPath, "/lambda")
 				if !ok {
 					t.Errorf("%s imports %s", p.ImportPath, imported)
+				}
+			}
+		}
+	}
+}
+
+// A Lambda function's binary holds its own function and nothing of what only
+// one machine needs.
+func TestLambdas(t *testing.T) {
+	functions := []string{"upload", "catalog", "addbyurl", "hash", "fetch"}
+	for _, f := range functions {
+		cmd := exec.Command("go", "list", "-deps", "-tags", "lambda.norpc", "imageroot/functions/"+f+"/lambda")
+		cmd.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		banned := []string{
+			"imageroot/local", "imageroot/shared/queue/memqueue", "imageroot/shared/store/memstore", "imageroot/shared/store/faultstore", "imageroot/test",
+			"github.com/versity/versitygw", "github.com/chromedp", "github.com/minio", "github.com/gofiber", "github.com/fsnotify", "net/rpc",
+		}
+		for _, other := range functions {
+			if other != f {
+				banned = append(banned, "imageroot/functions/"+other)
+			}
+		}
+		if f != "catalog" {
+			banned = append(banned, "imageroot/templates")
+		}
+		if f != "addbyurl" && f != "fetch" {
+			banned = append(banned, "oras.land")
+		}
+		for dep := range strings.FieldsSeq(string(out)) {
+			for _, b := range banned {
+				if dep == b || strings.HasPrefix(dep, b+"/") {
+					t.Errorf("the %s function has %s in it", f, dep)
 				}
 			}
 		}

@@ -95,6 +95,15 @@ type Message struct {
 	Receives int // how often it was received, with this time
 }
 
+// short is enough of a message to know it by in a log.
+func (m Message) short() string {
+	const most = 300
+	if len(m.Body) <= most {
+		return m.Body
+	}
+	return strings.ToValidUTF8(m.Body[:most], "") + "..."
+}
+
 const (
 	firstBackoff = 30 * time.Second
 	maxBackoff   = 15 * time.Minute
@@ -125,7 +134,7 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 		return true
 	}
 	if busy, ok := errors.AsType[*job.BusyError](err); ok {
-		q.cfg.Log.Info("task left to the process that is at it", "task", m.Body, "until", busy.Until)
+		q.cfg.Log.Info("task left to the process that is at it", "task", m.short(), "until", busy.Until)
 		return true
 	}
 	stopped, isStopped := errors.AsType[*job.StoppedError](err)
@@ -138,7 +147,7 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 	if isStopped && stopped.Moved || later {
 		serr := q.Send(tell, []byte(m.Body), delay)
 		if serr == nil {
-			q.cfg.Log.Info("task sent on", "task", m.Body, "in", delay, "because", err)
+			q.cfg.Log.Info("task sent on", "task", m.short(), "in", delay, "because", err)
 			return true
 		}
 		err = errors.Join(err, serr)
@@ -147,7 +156,7 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 	if ctx.Err() != nil {
 		again = 0
 	}
-	q.cfg.Log.Warn("task failed, will try again", "task", m.Body, "receives", m.Receives, "in", again, "error", err)
+	q.cfg.Log.Warn("task failed, will try again", "task", m.short(), "receives", m.Receives, "in", again, "error", err)
 	q.show(tell, m, again)
 	return false
 }
@@ -159,10 +168,10 @@ func (q *Queue) backoff(failures int) time.Duration {
 // giveUp ends what a message asks for. The next time that it would come, SQS
 // moves it to the dead-letter queue.
 func (q *Queue) giveUp(ctx context.Context, m Message) {
-	q.cfg.Log.Error("task given up; it goes to the dead-letter queue", "task", m.Body, "receives", m.Receives)
+	q.cfg.Log.Error("task given up; it goes to the dead-letter queue", "task", m.short(), "receives", m.Receives)
 	if q.cfg.GiveUp != nil {
 		if err := safely(ctx, m, q.cfg.GiveUp); err != nil {
-			q.cfg.Log.Error("what was waiting for the task could not be told", "task", m.Body, "error", err)
+			q.cfg.Log.Error("what was waiting for the task could not be told", "task", m.short(), "error", err)
 		}
 	}
 	q.show(ctx, m, 0)
@@ -174,7 +183,7 @@ func (q *Queue) show(ctx context.Context, m Message, in time.Duration) {
 		QueueUrl: &q.cfg.URL, ReceiptHandle: &m.Receipt, VisibilityTimeout: seconds(in),
 	})
 	if err != nil {
-		q.cfg.Log.Warn("a task comes back later than it should", "task", m.Body, "error", err)
+		q.cfg.Log.Warn("a task comes back later than it should", "task", m.short(), "error", err)
 	}
 }
 

@@ -160,6 +160,7 @@ func TestPoison(t *testing.T) {
 			t.Parallel()
 			s := sqs.Start()
 			defer s.Close()
+			s.Hurry(50 * time.Millisecond)
 			s.Queue("dead", time.Minute, "", 0)
 			var tries, given atomic.Int32
 			q := open(t, s.Queue("q", time.Minute, "dead", sqsqueue.MaxReceives), func(_ context.Context, body []byte) error {

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"archive/zip"
+	"compress/flate"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// lambdas are the functions, with the settings that each has beside those that
+// all have.
+var lambdas = []struct {
+	name string
+	env  []string
+}{
+	{"upload", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_UPLOAD_QUEUE=http://127.0.0.1:9/1/b"}},
+	{"catalog", []string{"IMAGEROOT_PASSWORD=" + password}},
+	{"addbyurl", []string{"IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
+	{"hash", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_JOB_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_HASH_WORKERS=2"}},
+	{"fetch", []string{"IMAGEROOT_FETCH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
+}
+
+// lambda measures the functions for AWS: their size, zipped as they are sent
+// there, and how long each takes on this machine from the start of its process
+// to its first question for an event.
+func (b *bench) lambda(ctx context.Context) error {
+	s, err := b.server(ctx, "lambda")
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	access, secret, err := s.programKey()
+	if err != nil {
+		return err
+	}
+	for _, f := range lambdas {
+		arm, err := b.bootstrap(ctx, f.name, "arm64")
+		if err != nil {
+			return err
+		}
+		size, err := zipped(arm)
+		if err != nil {
+			return err
+		}
+		b.report.absolute("lambda", f.name+", arm64, zipped", unitMiB, []float64{float64(size) / mib}, atMost(10))
+		here, err := b.bootstrap(ctx, f.name, "")
+		if err != nil {
+			return err
+		}
+		var starts []float64
+		for range b.rounds {
+			took, err := coldStart(ctx, here, append([]string{
+				"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret,
+				"IMAGEROOT_IMAGE_ROOT=s3://images", "IMAGEROOT_CATALOG_ROOT=s3://catalog", "IMAGEROOT_S3_ENDPOINT=" + s.S3,
+				"IMAGEROOT_PUBLIC_READ=true", "IMAGEROOT_TOKEN=" + token, "IMAGEROOT_SESSION_KEY=" + strings.Repeat("0123456789abcdef", 2),
+			}, f.env...))
+			if err != nil {
+				return err
+			}
+			starts = append(starts, float64(took)/float64(time.Millisecond))
+		}
+		b.report.absolute("lambda", f.name+", cold start", unitMillis, starts, nil)
+	}
+	return nil
+}
+
+// programKey is the S3 key that reaches the catalog root.
+func (s *server) programKey() (access, secret string, err error) {
+	data, err := os.ReadFile(filepath.Join(s.data, ".imageroot", "credentials.json"))
+	if err != nil {
+		return "", "", err
+	}
+	var c struct {
+		Access string `json:"program_access_key"`
+		Secret string `json:"program_secret_key"`
+	}
+	err = json.Unmarshal(data, &c)
+	return c.Access, c.Secret, err
+}
+
+// bootstrap builds a function for an architecture, or for this machine's.
+func (b *bench) bootstrap(ctx context.Context, name, arch string) (string, error) {
+	out := b.path("lambda-"+name+arch, "bootstrap")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", out, "imageroot/functions/"+name+"/lambda")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if arch != "" {
+		cmd.Env = append(cmd.Env, "GOARCH="+arch)
+	}
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build of the %s function: %w\n%s", name, err, text)
+	}
+	return out, nil
+}
+
+// zipped is the size of a file in a zip archive.
+func zipped(path string) (int64, error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	var n counter
+	z := zip.NewWriter(&n)
+	z.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return flate.NewWriter(w, flate.BestCompression) })
+	w, err := z.Create(filepath.Base(path))
+	if err != nil {
+		return 0, err
+	}
+	if _, err := io.Copy(w, in); err != nil {
+		return 0, err
+	}
+	err = z.Close()
+	return int64(n), err
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// coldStart starts a bootstrap and waits until it asks for an event.
+func coldStart(ctx context.Context, binary string, env []string) (time.Duration, error) {
+	asked := make(chan time.Time, 1)
+	var once sync.Once
+	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		once.Do(func() { asked <- time.Now() })
+		<-r.Context().Done() // there is none
+	}))
+	defer api.Close()
+	defer api.CloseClientConnections()
+	cmd := exec.Command(binary)
+	cmd.Env = append([]string{"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(api.URL, "http://")}, env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var log strings.Builder
+	cmd.Stderr = &log
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	select {
+	case at := <-asked:
+		err := cmd.Process.Kill()
+		<-exited
+		return at.Sub(began), err
+	case err := <-exited:
+		return 0, fmt.Errorf("%s does not start: %w\n%s", binary, err, log.String())
+	case <-ctx.Done():
+		return 0, errors.Join(ctx.Err(), cmd.Process.Kill(), <-exited)
+	}
+}

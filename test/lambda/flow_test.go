@@ -1,0 +1,621 @@
+package lambda_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+)
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// put uploads an image: the API says where, the bytes go there.
+func (w *world) put(name string, data []byte, header ...string) {
+	w.t.Helper()
+	r := w.want(307, "PUT", "/images/"+url.PathEscape(name), nil, header...)
+	w.want(200, "PUT", r.header.Get("Location"), data, header...)
+}
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// hashed waits until the catalog has an image with its digest.
+func (w *world) hashed(name, sum string) {
+	w.t.Helper()
+	w.until(name+" is hashed", func() bool {
+		r := w.want(200, "GET", "/catalog?q="+url.QueryEscape(name), nil)
+		return strings.Contains(string(r.body), `"sha256":"`+sum+`"`)
+	})
+}
+
+func TestPagesAndLogin(t *testing.T) {
+	w := newWorld(t)
+	// Another function is there before the password's hash is: nobody gets in,
+	// but with the token.
+	w.want(401, "GET", "/uploads", nil, "Authorization", "")
+	w.want(200, "GET", "/uploads", nil)
+
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := url.Parse(strings.Replace(w.api.URL, "http:", "https:", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookies := func() string {
+		var all []string
+		for _, c := range jar.Cookies(api) { // they are for TLS only
+			all = append(all, c.String())
+		}
+		return strings.Join(all, "; ")
+	}
+	browse := func(status int, method, path string, form url.Values) reply {
+		t.Helper()
+		header := []string{"Authorization", "", "Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "Cookie", cookies(), "Content-Type", ""}
+		var body any
+		if form != nil {
+			header[len(header)-1], body = "application/x-www-form-urlencoded", []byte(form.Encode())
+		}
+		r := w.want(status, method, path, body, header...)
+		jar.SetCookies(api, (&http.Response{Header: r.header}).Cookies())
+		return r
+	}
+	if r := browse(303, "GET", "/", nil); r.header.Get("Location") != "/ui/images" {
+		t.Errorf("the front page leads to %q", r.header.Get("Location"))
+	}
+	browse(303, "GET", "/ui/images", nil)
+	browse(200, "GET", "/ui/login", nil)
+	browse(401, "POST", "/ui/login", url.Values{"password": {"wrong"}})
+	browse(303, "POST", "/ui/login", url.Values{"password": {password}, "next": {"/ui/images?q=a+b"}})
+	if c := cookies(); !strings.HasPrefix(c, "imageroot_session=") {
+		t.Fatalf("cookies %q", c)
+	}
+	page := string(browse(200, "GET", "/ui/images?q=x", nil).body)
+	if !strings.Contains(page, "<title>") || !strings.Contains(page, "s3://imageroot-images-123456789012-us-east-1/") {
+		t.Errorf("the page: %.500s", page)
+	}
+	_, css, _ := strings.Cut(page, `href="/static/`)
+	css, _, _ = strings.Cut(css, `"`)
+	// Compressed bytes come as they were sent.
+	r := w.want(200, "GET", "/static/"+css, nil, "Accept-Encoding", "gzip")
+	if r.header.Get("Content-Encoding") != "gzip" || !bytes.HasPrefix(r.body, []byte{0x1f, 0x8b}) {
+		t.Errorf("style sheet: %v %.20q", r.header, r.body)
+	}
+	w.want(304, "GET", "/static/"+css, nil, "If-None-Match", `"other,one", `+w.want(200, "GET", "/static/"+css, nil, "Accept-Encoding", "identity").header.Get("ETag"), "Accept-Encoding", "identity")
+	// The session holds at the other functions too.
+	w.fn["UploadFunction"].restart()
+	for _, path := range []string{"/uploads", "/catalog/hashes", "/catalog/downloads", "/catalog/entries", "/events"} {
+		browse(200, "GET", path, nil)
+	}
+	browse(303, "POST", "/ui/logout", url.Values{})
+	browse(303, "GET", "/ui/images", nil)
+
+	w.want(404, "GET", "/nowhere", nil)
+	w.want(405, "PATCH", "/images/x.img", nil)
+	if r := w.do("HEAD", "/healthz", nil); r.status != 200 || len(r.body) != 0 {
+		t.Errorf("HEAD: %v", r)
+	}
+	if r := w.want(200, "GET", "/events?limit=10", nil); !strings.Contains(string(r.body), "auth.login.failed") || !strings.Contains(string(r.body), `"127.0.0.1"`) {
+		t.Errorf("activity: %v", r)
+	}
+	if strings.Contains(w.fn["CatalogFunction"].logs(), password) || strings.Contains(w.fn["CatalogFunction"].logs(), token) {
+		t.Error("a secret is in the log")
+	}
+}
+
+// TestUpload: PUT leads to S3, the event of the object to its digest, and GET
+// back to S3.
+func TestUpload(t *testing.T) {
+	w := newWorld(t)
+	const name = "a b+ü%41#.img"
+	data := []byte("the bytes of an image")
+	sum := hexSum(data)
+	w.put(name, data)
+	w.hashed(name, sum)
+	for _, key := range []string{url.PathEscape(name), sum, sum + "/" + url.PathEscape(name)} {
+		r := w.want(307, "GET", "/images/"+key, nil, "Authorization", "", "Range", "bytes=4-8")
+		if r.header.Get("Repr-Digest") == "" || r.header.Get("ETag") != "" {
+			t.Errorf("%s: %v", key, r.header)
+		}
+		if got := w.want(206, "GET", r.header.Get("Location"), nil, "Range", "bytes=4-8"); string(got.body) != "bytes" {
+			t.Errorf("%s: %v", key, got)
+		}
+		if got := w.want(200, "HEAD", w.want(307, "HEAD", "/images/"+key, nil).header.Get("Location"), nil); got.header.Get("Content-Length") != strconv.Itoa(len(data)) {
+			t.Errorf("HEAD %s: %v", key, got.header)
+		}
+	}
+	w.want(404, "GET", "/images/none.img", nil)
+
+	// The same name with other bytes is another image.
+	w.put(name, []byte("other bytes"))
+	w.hashed(name, hexSum([]byte("other bytes")))
+
+	// S3 compares what it gets with what it was told.
+	checked := []string{"X-Amz-Checksum-Sha256", base64.StdEncoding.EncodeToString(mustHex(t, sum))}
+	r := w.want(307, "PUT", "/images/checked.img", nil, checked...)
+	w.want(400, "PUT", r.header.Get("Location"), []byte("The bytes of an image"), checked...)
+	w.put("checked.img", data, checked...)
+	w.hashed("checked.img", sum)
+	w.want(501, "PUT", "/images/checked.img", nil, "Repr-Digest", "sha-256=:"+checked[1]+":")
+}
+
+// TestLargePut: S3 takes no more than 5 GiB in one piece, and the answer says
+// how it goes instead.
+func TestLargePut(t *testing.T) {
+	w := newWorld(t)
+	event := strings.Replace(string(w.eventFile("upload-put")), `"content-length": "0"`, `"content-length": "5368709121"`, 1)
+	out, err := w.fn["UploadFunction"].invoke(t.Context(), []byte(event), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := as[events.APIGatewayV2HTTPResponse](t, out); r.StatusCode != 413 || !strings.Contains(r.Body, "POST /uploads") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func mustHex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestUploadInParts: /uploads hands out URLs of parts, and the upload function
+// puts them together.
+func TestUploadInParts(t *testing.T) {
+	w := newWorld(t)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 65<<20/16)
+	type view struct {
+		ID, Status string
+		SHA256     *string
+		PartSize   int64 `json:"part_size"`
+		Parts      []struct {
+			Number    int
+			URL       string
+			SizeBytes int64 `json:"size_bytes"`
+			Done      bool
+		}
+	}
+	begin := func(name string) view {
+		return as[view](t, w.want(201, "POST", "/uploads", map[string]any{"name": name, "size_bytes": len(data)}).body)
+	}
+	v := begin("parts.img")
+	if len(v.Parts) != 2 || !strings.HasPrefix(v.Parts[0].URL, w.fn["UploadFunction"].guard.s3.URL) {
+		t.Fatalf("%+v", v)
+	}
+	w.want(200, "PUT", v.Parts[1].URL, data[v.PartSize:])
+	w.want(409, "POST", "/uploads/"+v.ID+"/complete", nil)
+	again := as[view](t, w.want(200, "GET", "/uploads/"+v.ID, nil).body)
+	if again.Parts[0].Done || !again.Parts[1].Done || strings.Contains(again.Parts[1].URL, "Signature") {
+		t.Errorf("%+v", again.Parts)
+	}
+	// The address that is the same everywhere leads there too.
+	r := w.want(307, "PUT", "/uploads/"+v.ID+"/parts/1", nil)
+	w.want(200, "PUT", r.header.Get("Location"), data[:v.PartSize])
+	w.want(202, "POST", "/uploads/"+v.ID+"/complete", nil)
+	w.until("the upload is completed", func() bool {
+		return as[view](t, w.want(200, "GET", "/uploads/"+v.ID, nil).body).Status == "completed"
+	})
+	w.hashed("parts.img", hexSum(data))
+
+	v = begin("abandoned.img")
+	w.want(200, "PUT", v.Parts[0].URL, data[:v.PartSize])
+	w.want(204, "DELETE", "/uploads/"+v.ID, nil)
+	w.want(404, "PUT", v.Parts[0].URL, data[:v.PartSize])
+
+	// Of 200 GiB all URLs fit into an answer.
+	r = w.want(201, "POST", "/uploads", map[string]any{"name": "huge.img", "size_bytes": 200 << 30})
+	huge := as[view](t, r.body)
+	if len(huge.Parts) > 2000 || len(huge.Parts) < 1000 {
+		t.Errorf("%d parts, %d bytes", len(huge.Parts), len(r.body))
+	}
+	w.want(204, "DELETE", "/uploads/"+huge.ID, nil)
+
+	w.want(204, "DELETE", "/images/parts.img", nil)
+	w.until("the image is gone", func() bool {
+		return !strings.Contains(string(w.want(200, "GET", "/catalog", nil).body), "parts.img")
+	})
+}
+
+// TestHashOverInvocations: a hash that takes longer than a function may is many
+// invocations of one job.
+func TestHashOverInvocations(t *testing.T) {
+	w := newWorld(t)
+	const size = 200 << 20
+	hash := w.fn["HashFunction"]
+	hash.guard.mu.Lock()
+	hash.guard.rate = 40 << 20
+	hash.guard.mu.Unlock()
+	w.timeout.Store(int64(3 * time.Second)) // two of which are for the work
+	path := filepath.Join(w.data, "imageroot-images-123456789012-us-east-1", "long.img")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	w.hashed("long.img", sumOf(t, io.LimitReader(zeros{}, size)))
+	job := w.ended("hashes", "long.img")
+	if job.Status != "completed" || job.Attempt < 3 || job.BytesHashed != size {
+		t.Errorf("%+v", job)
+	}
+	if dead := w.sqs.Bodies("HashJobDeadLetters"); len(dead) != 0 {
+		t.Errorf("dead letters %q", dead)
+	}
+	t.Logf("%d MiB at 40 MiB/s, 3 s each: %d invocations of the job", size>>20, job.Attempt)
+}
+
+// zeros are the bytes of a file with nothing in it, as many as are wanted.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// A pattern is bytes that tell where they are from, as many as are wanted.
+type pattern struct{}
+
+// ReadAt implements io.ReaderAt.
+func (pattern) ReadAt(p []byte, at int64) (int, error) {
+	for i := range p {
+		n := at + int64(i)
+		p[i] = byte(n>>4) + byte(n)
+	}
+	return len(p), nil
+}
+
+func sumOf(t *testing.T, r io.Reader) string {
+	t.Helper()
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// TestMessagesAreNoPromise: twice, late and in any order they do no harm.
+func TestMessagesAreNoPromise(t *testing.T) {
+	w := newWorld(t)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 40<<20/16)
+	hash := w.fn["HashFunction"]
+	hash.guard.mu.Lock()
+	hash.guard.rate = 20 << 20
+	hash.guard.mu.Unlock()
+	for range 3 {
+		w.send("HashJobQueue", `{"hash":"x.img"}`) // of no job
+		w.send("HashQueue", `{"image":"x.img"}`)
+	}
+	w.put("x.img", data)
+	for range 5 {
+		w.send("HashQueue", string(encode(t, map[string]any{"image": "x.img"})))
+		w.send("HashJobQueue", `{"hash":"x.img"}`)
+	}
+	w.hashed("x.img", hexSum(data))
+	w.send("HashJobQueue", `{"hash":"x.img"}`)
+	w.until("all messages are gone", func() bool {
+		return len(w.sqs.Bodies("HashQueue"))+len(w.sqs.Bodies("HashJobQueue")) == 0
+	})
+	job := w.ended("hashes", "x.img")
+	if job.Status != "completed" || job.Attempt != 1 {
+		t.Errorf("%+v", job)
+	}
+	if dead := append(w.sqs.Bodies("HashJobDeadLetters"), w.sqs.Bodies("HashDeadLetters")...); len(dead) != 0 {
+		t.Errorf("dead letters %q", dead)
+	}
+}
+
+// TestPoison: what fails each time ends in the dead-letter queue, its job says
+// failed, and whoever asks for it again gets it.
+func TestPoison(t *testing.T) {
+	w := newWorld(t)
+	hash := w.fn["HashFunction"]
+	refuse := func(f func(r *http.Request) bool) {
+		hash.guard.mu.Lock()
+		defer hash.guard.mu.Unlock()
+		hash.guard.refuse = f
+	}
+	refuse(func(r *http.Request) bool {
+		return r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/imageroot-images-") && strings.HasSuffix(r.URL.Path, "/bad.img")
+	})
+	w.put("bad.img", []byte("bad"))
+	w.put("good.img", []byte("good"))
+	w.hashed("good.img", hexSum([]byte("good")))
+	job := w.ended("hashes", "bad.img")
+	if job.Status != "failed" || job.Error == nil || !strings.Contains(*job.Error, "given up") {
+		t.Errorf("%+v", job)
+	}
+	w.until("the message is a dead letter", func() bool { return len(w.sqs.Bodies("HashJobDeadLetters")) == 1 })
+	if r := w.want(200, "GET", "/events?kind=image.hash_failed", nil); !strings.Contains(string(r.body), "bad.img") {
+		t.Errorf("activity: %v", r)
+	}
+	refuse(nil)
+	w.want(202, "POST", "/catalog/hashes", map[string]string{"name": "bad.img"})
+	w.hashed("bad.img", hexSum([]byte("bad")))
+
+	for _, queue := range []string{"Hash", "Fetch", "Upload"} {
+		w.send(queue+"Queue", "nonsense")
+	}
+	for _, queue := range []string{"Hash", "Fetch", "Upload"} {
+		w.until("nonsense is a dead letter", func() bool { return len(w.sqs.Bodies(queue+"DeadLetters")) == 1 })
+	}
+}
+
+// TestKilled: an instance that dies in the middle costs nothing but time.
+func TestKilled(t *testing.T) {
+	w := newWorld(t)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 64<<20/16)
+	hash := w.fn["HashFunction"]
+	hash.guard.mu.Lock()
+	hash.guard.rate = 32 << 20
+	hash.guard.mu.Unlock()
+	w.put("x.img", data)
+	w.until("the hash has begun", func() bool {
+		jobs := w.jobs("hashes")
+		return len(jobs) == 1 && jobs[0].Status == "running"
+	})
+	// Everything that runs is killed, as if Lambda's machine had failed.
+	w.killAll(hash)
+	w.until("its lease is over", func() bool {
+		w.reconcile()
+		jobs := w.jobs("hashes")
+		return len(jobs) == 1 && (jobs[0].Attempt > 1 || jobs[0].Status == "completed")
+	})
+	w.hashed("x.img", hexSum(data))
+}
+
+// A publisher is a server that images are fetched from: the first bytes of one
+// pattern, as many as each has, and lists of checksums.
+type publisher struct {
+	*httptest.Server
+	rate int64 // bytes a second of a connection
+	etag atomic.Value
+}
+
+func newPublisher(t *testing.T, images map[string]int64, lists map[string]string, rate int64) *publisher {
+	p := &publisher{rate: rate}
+	p.etag.Store(`"1"`)
+	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if list, ok := lists[r.URL.Path]; ok {
+			_, _ = io.WriteString(w, list)
+			return
+		}
+		size, ok := images[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("ETag", p.etag.Load().(string))
+		http.ServeContent(&slowWriter{w, p}, r, "", time.Time{}, io.NewSectionReader(pattern{}, 0, size))
+	}))
+	t.Cleanup(func() {
+		p.CloseClientConnections()
+		p.Close()
+	})
+	return p
+}
+
+type slowWriter struct {
+	http.ResponseWriter
+	p *publisher
+}
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	n := 0
+	for n < len(b) {
+		m, err := w.ResponseWriter.Write(b[n:min(n+256<<10, len(b))])
+		n += m
+		if err != nil {
+			return n, err
+		}
+		if w.p.rate > 0 {
+			time.Sleep(time.Duration(m) * time.Second / time.Duration(w.p.rate))
+		}
+	}
+	return n, nil
+}
+
+// running waits until bytes of a download come.
+func (w *world) running(name string) {
+	w.t.Helper()
+	w.until("the download of "+name+" runs", func() bool {
+		for _, j := range w.jobs("downloads") {
+			if j.Name == name && j.Status == "running" && j.BytesDownloaded > 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// TestFetchOverInvocations: so is a fetch, with and without a known digest.
+func TestFetchOverInvocations(t *testing.T) {
+	w := newWorld(t)
+	const size, small = 400 << 20, 300 << 20
+	sum, smallSum := sumOf(t, io.NewSectionReader(pattern{}, 0, size)), sumOf(t, io.NewSectionReader(pattern{}, 0, small))
+	p := newPublisher(t, map[string]int64{"/known.img": size, "/unknown.img": small, "/little.img": 1 << 20}, map[string]string{"/SHA256SUMS": sum + "  known.img\n"}, 10<<20) // of six connections
+	w.timeout.Store(int64(9 * time.Second))                                                                                                                                    // six of which are for the work
+	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img", "sha_url": p.URL + "/SHA256SUMS"})
+	w.want(409, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img"})
+	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "known.img"})
+	job := w.ended("downloads", "known.img")
+	if job.Status != "completed" || job.Attempt < 2 || job.SHA256 == nil || *job.SHA256 != sum {
+		t.Fatalf("%+v", job)
+	}
+	t.Logf("%d MiB at about 60 MiB/s, 9 s each: %d invocations of the job", size>>20, job.Attempt)
+	r := w.want(307, "GET", "/images/"+sum, nil, "Authorization", "")
+	if got := w.want(206, "GET", r.header.Get("Location"), nil, "Range", "bytes=16-31"); len(got.body) != 16 || got.body[0] != 17 || got.body[15] != 32 {
+		t.Errorf("%v: %v", got.status, got.body)
+	}
+
+	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/unknown.img"})
+	p.etag.Store(`"2"`) // replaced since it was added
+	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "unknown.img"})
+	w.running("unknown.img")
+	w.want(204, "DELETE", "/catalog/downloads/unknown.img", nil)
+	w.timeout.Store(int64(5 * time.Second)) // three of which are for the work
+	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "unknown.img"})
+	if job := w.ended("downloads", "unknown.img"); job.Status != "completed" || job.Attempt < 2 || job.SHA256 == nil || *job.SHA256 != smallSum {
+		t.Fatalf("%+v", job)
+	}
+	w.timeout.Store(int64(time.Minute))
+
+	// Bytes that nothing names any more go with their entry.
+	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/little.img"})
+	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "little.img"})
+	little := w.ended("downloads", "little.img")
+	w.want(307, "GET", "/images/"+*little.SHA256, nil)
+	w.want(204, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.URL+"/little.img"), nil)
+	if _, err := os.Stat(filepath.Join(w.data, "imageroot-catalog-123456789012-us-east-1", "blobs", *little.SHA256)); err == nil {
+		t.Error("the bytes of a deleted entry are still there")
+	}
+	if r := w.want(200, "GET", "/catalog/entries", nil); !strings.Contains(string(r.body), "refresh the entry") {
+		t.Errorf("the entry is not flagged: %v", r)
+	}
+	w.want(200, "POST", "/catalog/entries", map[string]any{"image_url": p.URL + "/unknown.img", "refresh": true})
+	w.want(204, "DELETE", "/catalog/cache/"+sum, nil)
+	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "known.img"})
+	w.running("known.img")
+	w.want(204, "DELETE", "/catalog/downloads/known.img", nil)
+	w.ended("downloads", "known.img")
+	w.want(204, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.URL+"/unknown.img"), nil)
+	w.want(204, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.URL+"/known.img"), nil)
+	if r := w.want(200, "GET", "/images", nil); strings.TrimSpace(string(r.body)) != "[]" {
+		t.Errorf("%v", r)
+	}
+}
+
+// TestRefused: sources that a function could reach and nobody may.
+func TestRefused(t *testing.T) {
+	w := newWorld(t)
+	for _, host := range []string{"169.254.169.254", "10.1.2.3", "192.168.1.1", "[fd00::1]", "[fe80::1]"} {
+		r := w.want(400, "POST", "/catalog/entries", map[string]string{"image_url": "http://" + host + "/x.img"})
+		if !strings.Contains(string(r.body), "detail") {
+			t.Errorf("%s: %v", host, r)
+		}
+	}
+}
+
+// TestManifest: each function that reads it keeps a copy of a good one.
+func TestManifest(t *testing.T) {
+	w := newWorld(t)
+	const manifest = "version = 1\n[[images]]\nname = \"m.img\"\nsrc = \"https://example.com/m.img\"\n"
+	snapshots := map[string]func(){
+		"HashFunction": func() { // an event of the manifest has it read
+			w.send("HashQueue", `{"image":"catalog.toml"}`)
+			w.until("the hash function has looked", func() bool { return len(w.sqs.Bodies("HashQueue")) == 0 })
+		},
+		"FetchFunction":    func() { w.want(404, "POST", "/catalog/downloads", map[string]string{"name": "other.img"}) },
+		"AddByURLFunction": func() { w.want(200, "GET", "/catalog/entries", nil) },
+		"CatalogFunction":  func() { w.want(200, "GET", "/catalog", nil) },
+	}
+	bucket := func(kind string) string { return filepath.Join(w.data, "imageroot-"+kind+"-123456789012-us-east-1") }
+	good := filepath.Join(bucket("catalog"), "manifest", "good")
+	for id, look := range snapshots {
+		// A file that is dropped is told to the hash function only: who of the
+		// others sees it first keeps the copy.
+		if err := os.WriteFile(filepath.Join(bucket("images"), "catalog.toml"), []byte(manifest), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the manifest is noticed and the copy kept", func() bool { _, err := os.Stat(good); return err == nil })
+		w.until("the hash queue is empty", func() bool { return len(w.sqs.Bodies("HashQueue")) == 0 })
+		if err := os.Remove(good); err != nil {
+			t.Fatal(err)
+		}
+		w.fn[id].restart()
+		look()
+		if _, err := os.Stat(good); err != nil {
+			t.Errorf("%s kept no copy: %v", id, err)
+		}
+		if err := os.Remove(filepath.Join(bucket("images"), "catalog.toml")); err != nil {
+			t.Fatal(err)
+		}
+		w.fn[id].restart()
+		w.until("the listing is made anew and the copy removed", func() bool {
+			look()
+			_, err := os.Stat(good)
+			return err != nil
+		})
+	}
+	w.want(200, "PUT", "/catalog.toml", []byte(manifest), "Content-Type", "application/toml")
+	if r := w.want(200, "GET", "/catalog.toml", nil); !strings.Contains(string(r.body), "m.img") {
+		t.Errorf("%v", r)
+	}
+	w.want(204, "DELETE", "/catalog.toml", nil)
+}
+
+// TestReconcile: what no event told of is found, and what is old goes.
+func TestReconcile(t *testing.T) {
+	w := newWorld(t)
+	w.want(200, "GET", "/healthz", nil)
+	catalog := filepath.Join(w.data, "imageroot-catalog-123456789012-us-east-1")
+	old := time.Now().Add(-9 * 24 * time.Hour)
+	drop := func(key, body string) {
+		t.Helper()
+		path := filepath.Join(catalog, filepath.FromSlash(key))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stamp := old.UTC().Format(time.RFC3339)
+	ref := strings.Repeat("ab", 32)
+	keys := map[string]string{
+		"jobs/hash/gone.img":                 `{"nonce":"x","name":"gone.img","status":"completed","finished_at":"` + stamp + `"}`,
+		"jobs/fetch/" + ref:                  `{"nonce":"x","name":"gone.img","ref":"` + ref + `","status":"failed","finished_at":"` + stamp + `"}`,
+		"fetched/" + ref:                     `{"nonce":"x","src":"https://example.com/gone.img"}`,
+		"blobs/" + ref:                       "bytes that nothing stands for",
+		"staging/" + ref:                     "half of a fetch",
+		"digests/gone.img":                   `{"nonce":"x","name":"gone.img"}`,
+		"uploads/" + ref[:32]:                `{"nonce":"x","id":"` + ref[:32] + `","name":"gone.img","status":"completed","created_at":"` + stamp + `"}`,
+		"uploads/" + strings.Repeat("0", 32): fmt.Sprintf(`{"nonce":"x","id":%q,"name":"gone.img","status":"uploading","upload_id":"00000000-0000-4000-8000-000000000000","created_at":%q}`, strings.Repeat("0", 32), stamp),
+	}
+	for key, body := range keys {
+		drop(key, body)
+	}
+	w.until("what is old is gone", func() bool {
+		w.reconcile()
+		for key := range keys {
+			if _, err := os.Stat(filepath.Join(catalog, filepath.FromSlash(key))); err == nil {
+				return false
+			}
+		}
+		return true
+	})
+	if err := os.WriteFile(filepath.Join(w.data, "imageroot-images-123456789012-us-east-1", "dropped.img"), []byte("dropped"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.hashed("dropped.img", hexSum([]byte("dropped")))
+}

@@ -1,0 +1,193 @@
+package lambda_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"imageroot/test/template"
+)
+
+// A guard stands between one function and the services, as IAM does: it lets
+// through what the function's policy allows, and notes what that was used for.
+type guard struct {
+	function string
+	grants   []template.Grant
+	s3, sqs  *httptest.Server
+	secrets  *httptest.Server
+
+	mu     sync.Mutex
+	denied []string
+	rate   int64 // bytes a second of what S3 sends; 0: all there are
+	refuse func(r *http.Request) bool
+}
+
+// used are the grants that were made use of, by function.
+var used = struct {
+	sync.Mutex
+	by map[string]map[template.Grant]bool
+}{by: map[string]map[template.Grant]bool{}}
+
+func newGuard(function string, grants []template.Grant, s3, sqs string, secrets map[string]string) (*guard, error) {
+	g := &guard{function: function, grants: grants}
+	s3URL, err := url.Parse(s3)
+	if err != nil {
+		return nil, err
+	}
+	sqsURL, err := url.Parse(sqs)
+	if err != nil {
+		return nil, err
+	}
+	proxy := func(to *url.URL) *httputil.ReverseProxy {
+		return &httputil.ReverseProxy{
+			// The host is part of what is signed.
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = to.Scheme, to.Host, r.In.Host
+			},
+			ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		}
+	}
+	s3Proxy, sqsProxy := proxy(s3URL), proxy(sqsURL)
+	s3Proxy.ModifyResponse = func(resp *http.Response) error {
+		g.mu.Lock()
+		rate := g.rate
+		g.mu.Unlock()
+		if rate > 0 {
+			resp.Body = &slow{resp.Body, rate}
+		}
+		// That there is no such object is told to those only who may list.
+		bucket, key, _ := strings.Cut(strings.TrimPrefix(resp.Request.URL.Path, "/"), "/")
+		if resp.StatusCode == http.StatusNotFound && key != "" && !g.allow("s3:ListBucket", "arn:aws:s3:::"+bucket) {
+			resp.StatusCode = http.StatusForbidden
+		}
+		return nil
+	}
+	g.s3 = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, n := range s3Needs(r) {
+			if !g.allow(n.Action, n.Resource) {
+				w.Header().Set("Content-Type", "application/xml")
+				w.WriteHeader(http.StatusForbidden)
+				_, _ = io.WriteString(w, "<Error><Code>AccessDenied</Code><Message>"+n.Action+"</Message></Error>")
+				return
+			}
+		}
+		g.mu.Lock()
+		refuse := g.refuse
+		g.mu.Unlock()
+		if refuse != nil && refuse(r) {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		s3Proxy.ServeHTTP(w, r)
+	}))
+	g.sqs = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		action := "sqs:" + strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.")
+		body, _ := io.ReadAll(r.Body) // half of one does not decode
+		var in struct{ QueueUrl string }
+		_ = json.Unmarshal(body, &in) // and is of no queue
+		if !g.allow(action, "arn:aws:sqs:us-east-1:"+template.Account+":"+in.QueueUrl[strings.LastIndex(in.QueueUrl, "/")+1:]) {
+			deny(w, "com.amazonaws.sqs#AccessDenied")
+			return
+		}
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		sqsProxy.ServeHTTP(w, r)
+	}))
+	g.secrets = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ SecretId string }
+		err := json.NewDecoder(r.Body).Decode(&in)
+		if err != nil || !g.allow(strings.Replace(r.Header.Get("X-Amz-Target"), "secretsmanager.", "secretsmanager:", 1), in.SecretId) {
+			deny(w, "AccessDeniedException")
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		_ = json.NewEncoder(w).Encode(map[string]string{"ARN": in.SecretId, "SecretString": secrets[in.SecretId]})
+	}))
+	return g, nil
+}
+
+func deny(w http.ResponseWriter, code string) {
+	w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+	w.WriteHeader(http.StatusBadRequest)
+	_ = json.NewEncoder(w).Encode(map[string]string{"__type": code, "message": "denied"})
+}
+
+func (g *guard) close() {
+	for _, s := range []*httptest.Server{g.s3, g.sqs, g.secrets} {
+		s.CloseClientConnections()
+		s.Close()
+	}
+}
+
+// allow asks the policy.
+func (g *guard) allow(action, resource string) bool {
+	// The first that fits counts: a second one would be too much, and show.
+	for _, grant := range g.grants {
+		if grant.Allows(action, resource) {
+			used.Lock()
+			if used.by[g.function] == nil {
+				used.by[g.function] = map[template.Grant]bool{}
+			}
+			used.by[g.function][grant] = true
+			used.Unlock()
+			return true
+		}
+	}
+	g.mu.Lock()
+	g.denied = append(g.denied, fmt.Sprintf("%s may not %s on %s", g.function, action, resource))
+	g.mu.Unlock()
+	return false
+}
+
+// s3Needs says what a request to S3 needs to be allowed.
+func s3Needs(r *http.Request) []template.Grant {
+	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	q := r.URL.Query()
+	arn := "arn:aws:s3:::" + bucket
+	if key == "" {
+		action := "s3:ListBucket"
+		if q.Has("uploads") {
+			action = "s3:ListBucketMultipartUploads"
+		}
+		return []template.Grant{{Action: action, Resource: arn}}
+	}
+	arn += "/" + key
+	upload := q.Has("uploadId")
+	switch {
+	case r.Method == http.MethodGet && upload:
+		return []template.Grant{{Action: "s3:ListMultipartUploadParts", Resource: arn}}
+	case r.Method == http.MethodGet, r.Method == http.MethodHead:
+		return []template.Grant{{Action: "s3:GetObject", Resource: arn}}
+	case r.Method == http.MethodDelete && upload:
+		return []template.Grant{{Action: "s3:AbortMultipartUpload", Resource: arn}}
+	case r.Method == http.MethodDelete:
+		return []template.Grant{{Action: "s3:DeleteObject", Resource: arn}}
+	}
+	needs := []template.Grant{{Action: "s3:PutObject", Resource: arn}}
+	if source := r.Header.Get("X-Amz-Copy-Source"); source != "" {
+		if s, err := url.PathUnescape(source); err == nil {
+			source = s
+		}
+		needs = append(needs, template.Grant{Action: "s3:GetObject", Resource: "arn:aws:s3:::" + strings.TrimPrefix(source, "/")})
+	}
+	return needs
+}
+
+// slow is a body that comes at a rate.
+type slow struct {
+	io.ReadCloser
+	rate int64
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p[:min(int64(len(p)), s.rate/20)])
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(s.rate))
+	return n, err
+}

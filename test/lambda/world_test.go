@@ -1,0 +1,610 @@
+// Package lambda runs the compiled bootstraps of the functions as Lambda does:
+// events through the Runtime API, over the S3 gateway inside and a queue server,
+// with the environment and the policies of template.yaml in force.
+package lambda_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/store/s3store"
+	"imageroot/test/sqs"
+	"imageroot/test/template"
+)
+
+const (
+	accessKey = "LAMBDATEST1234567890"
+	secretKey = "lambda-test-secret-0123456789abcdef"
+	password  = "sam local password"
+	token     = "sam-local-token-0123456789"
+)
+
+// bootstraps are the binaries by the package under functions/.
+var (
+	bootstraps string
+	functions  = []string{"upload", "catalog", "addbyurl", "hash", "fetch"}
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lambda:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if bootstraps, err = os.MkdirTemp("", "imageroot-lambda-"); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(bootstraps)) }()
+	for _, f := range functions {
+		if err := build("amd64", f, "./functions/"+f+"/lambda"); err != nil {
+			return 0, err
+		}
+	}
+	if err := build("amd64", "panicking", "./test/lambda/panicking"); err != nil {
+		return 0, err
+	}
+	if code = m.Run(); code != 0 {
+		return code, nil
+	}
+	if flag.Lookup("test.run").Value.String() == "" {
+		return 0, unused()
+	}
+	return 0, nil
+}
+
+// build compiles a bootstrap as make lambda does.
+func build(arch, name, pkg string) error {
+	root, err := template.Root()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", filepath.Join(bootstraps, arch, name, "bootstrap"), pkg)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+// unused reports what the template allows a function that no test had it do:
+// either it is too much, or a test is missing.
+func unused() error {
+	tpl, err := template.Load(nil)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range tpl.Functions() {
+		grants, err := tpl.Grants(id)
+		if err != nil {
+			return err
+		}
+		for _, g := range grants {
+			if !strings.HasPrefix(g.Action, "logs:") && !used.by[id][g] {
+				errs = append(errs, fmt.Errorf("%s may %s on %s and never does", id, g.Action, g.Resource))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// A world is the stack of template.yaml, running here.
+type world struct {
+	t       *testing.T
+	tpl     *template.Template
+	routes  []template.Route
+	data    string // directory of the gateway
+	sqs     *sqs.Server
+	api     *httptest.Server
+	fn      map[string]*function // by logical ID
+	timeout atomic.Int64         // of functions that read queues, in nanoseconds
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+}
+
+// A function is one of the stack. Lambda runs as many instances of it as there
+// are events at once.
+type function struct {
+	w     *world
+	id    string
+	guard *guard
+	env   []string
+	argv  []string
+
+	mu   sync.Mutex
+	idle []*process
+	all  []*process
+	cold time.Duration
+}
+
+// newWorld starts the stack. Nothing of it outlives the test.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	tpl, err := template.Load(map[string]string{"AllowNet": "loopback"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, tpl: tpl, sqs: sqs.Start(), fn: map[string]*function{}, data: t.TempDir()}
+	w.timeout.Store(int64(5 * time.Minute))
+	if w.routes, err = tpl.Routes(); err != nil {
+		t.Fatal(err)
+	}
+	w.sqs.Hurry(20 * time.Millisecond)
+	for _, id := range tpl.Resources("AWS::SQS::Queue") {
+		p := tpl.Properties(id)
+		redrive := template.Map(p["RedrivePolicy"])
+		arn := fmt.Sprint(redrive["deadLetterTargetArn"])
+		count, _ := strconv.Atoi(fmt.Sprint(redrive["maxReceiveCount"])) // there is none where there are no dead letters
+		w.sqs.Queue(id, 10*time.Minute, arn[strings.LastIndex(arn, ":")+1:], count)
+	}
+	images := fmt.Sprint(tpl.Properties("ImageBucket")["BucketName"])
+	g, err := gateway.Start(t.Context(), gateway.Config{
+		Listen: "127.0.0.1:0", Dir: w.data, AccessKey: accessKey, SecretKey: secretKey, Watch: []string{images},
+		Changed: func(e gateway.Event) {
+			if e.Bucket == images {
+				w.changed(e)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range tpl.Resources("AWS::S3::Bucket") {
+		if err := client.EnsureBucket(t.Context(), fmt.Sprint(tpl.Properties(id)["BucketName"])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secrets := map[string]string{}
+	for id, v := range map[string]string{"PasswordSecret": password, "TokenSecret": token, "SessionKeySecret": strings.Repeat("0123456789abcdef", 4)} {
+		secrets["arn:aws:secretsmanager:us-east-1:"+template.Account+":secret:"+id] = v
+	}
+	for name, id := range tpl.Functions() {
+		grants, err := tpl.Grants(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &function{w: w, id: id, argv: []string{filepath.Join(bootstraps, "amd64", name, "bootstrap")}}
+		if f.guard, err = newGuard(id, grants, g.Endpoint(), w.sqs.URL(), secrets); err != nil {
+			t.Fatal(err)
+		}
+		f.env = f.environment()
+		w.fn[id] = f
+	}
+	w.api = httptest.NewServer(http.HandlerFunc(w.gatewayAPI))
+	ctx, cancel := context.WithCancel(context.Background())
+	w.stop = cancel
+	t.Cleanup(func() {
+		cancel()
+		w.api.CloseClientConnections()
+		w.api.Close()
+		w.wg.Wait()
+		for _, f := range w.fn {
+			f.mu.Lock()
+			for _, p := range f.idle {
+				p.kill()
+			}
+			f.mu.Unlock()
+			f.guard.close()
+			for _, d := range f.guard.denied {
+				t.Error(d)
+			}
+		}
+		w.sqs.Close()
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, f := range w.fn {
+		for _, e := range template.Map(tpl.Properties(f.id)["Events"]) {
+			if p := template.Map(template.Map(e)["Properties"]); template.Map(e)["Type"] == "SQS" {
+				arn := fmt.Sprint(p["Queue"])
+				batch, _ := strconv.Atoi(fmt.Sprint(p["BatchSize"]))
+				for range 2 { // MaximumConcurrency
+					w.wg.Go(func() { f.poll(ctx, arn, int32(max(batch, 1))) })
+				}
+			}
+		}
+	}
+	return w
+}
+
+// environment is what the template says, but that the services are here.
+func (f *function) environment() []string {
+	vars := f.w.tpl.Environment(f.id)
+	vars["IMAGEROOT_S3_ENDPOINT"] = f.guard.s3.URL
+	for name, v := range vars {
+		if rest, ok := strings.CutPrefix(v, f.w.tpl.SQS); ok {
+			vars[name] = f.guard.sqs.URL + rest
+		}
+	}
+	env := []string{
+		"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey,
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER=" + f.guard.secrets.URL,
+	}
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		env = append(env, name+"="+vars[name])
+	}
+	return env
+}
+
+// invoke has the function handle an event, in an instance that is free.
+func (f *function) invoke(ctx context.Context, payload []byte, timeout time.Duration) ([]byte, error) {
+	f.mu.Lock()
+	var p *process
+	if n := len(f.idle); n > 0 {
+		p, f.idle = f.idle[n-1], f.idle[:n-1]
+	}
+	f.mu.Unlock()
+	if p == nil {
+		p = launch(f.w.t, f.argv, f.env)
+		f.mu.Lock()
+		f.all = append(f.all, p)
+		f.mu.Unlock()
+	}
+	out, err := p.invoke(ctx, payload, timeout)
+	select {
+	case <-p.exited:
+	default:
+		f.mu.Lock()
+		f.idle = append(f.idle, p)
+		f.cold = p.Cold
+		f.mu.Unlock()
+	}
+	return out, err
+}
+
+// restart ends all idle instances, as Lambda does when it likes.
+func (f *function) restart() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.idle {
+		p.kill()
+	}
+	f.idle = nil
+}
+
+// killAll ends all instances, whatever they are at.
+func (w *world) killAll(f *function) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.all {
+		p.kill()
+	}
+	f.idle = nil
+}
+
+// logs are those of the idle instances.
+func (f *function) logs() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var b strings.Builder
+	for _, p := range f.idle {
+		b.WriteString(p.log.String())
+	}
+	return b.String()
+}
+
+// event is a request as the HTTP API passes it on.
+func apiEvent(r *http.Request, rt template.Route) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	// Payloads of more than 10 MB do not pass, and neither does what is left of
+	// a path after a question mark in it.
+	if len(body) > 10<<20 {
+		return nil, errors.New("too large")
+	}
+	path, _, _ := strings.Cut(r.URL.Path, "?")
+	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
+	e := events.APIGatewayV2HTTPRequest{
+		Version: "2.0", RouteKey: rt.Method + " " + rt.Path, RawPath: path, RawQueryString: r.URL.RawQuery,
+		Headers: map[string]string{"host": r.Host, "x-forwarded-proto": "https", "content-length": strconv.Itoa(len(body))},
+		RequestContext: events.APIGatewayV2HTTPRequestContext{
+			DomainName: "abcdefghij.execute-api.us-east-1.amazonaws.com", Stage: "$default",
+			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: r.Method, Path: path, Protocol: "HTTP/1.1", SourceIP: ip},
+		},
+	}
+	for name, values := range r.Header {
+		if name != "Cookie" {
+			e.Headers[strings.ToLower(name)] = strings.Join(values, ",")
+		}
+	}
+	for _, c := range r.Cookies() {
+		e.Cookies = append(e.Cookies, c.Name+"="+c.Value)
+	}
+	if len(body) > 0 {
+		e.Body, e.IsBase64Encoded = base64.StdEncoding.EncodeToString(body), true
+	}
+	return json.Marshal(e)
+}
+
+// gatewayAPI is the HTTP API of the template.
+func (w *world) gatewayAPI(rw http.ResponseWriter, r *http.Request) {
+	rt, ok := template.Find(w.routes, r.Method, r.URL.Path)
+	if !ok {
+		rw.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(rw, `{"message":"Not Found"}`)
+		return
+	}
+	payload, err := apiEvent(r, rt)
+	if err != nil {
+		rw.WriteHeader(http.StatusRequestEntityTooLarge)
+		return
+	}
+	data, err := w.fn[rt.Function].invoke(r.Context(), payload, 30*time.Second)
+	var out events.APIGatewayV2HTTPResponse
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil {
+		w.t.Logf("%s %s: %v", r.Method, r.URL, err)
+		rw.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(rw, `{"message":"Internal Server Error"}`)
+		return
+	}
+	for name, v := range out.Headers {
+		rw.Header().Set(name, v)
+	}
+	for _, c := range out.Cookies {
+		rw.Header().Add("Set-Cookie", c)
+	}
+	body := []byte(out.Body)
+	if out.IsBase64Encoded {
+		body, _ = base64.StdEncoding.DecodeString(out.Body)
+	}
+	rw.WriteHeader(out.StatusCode)
+	_, _ = rw.Write(body)
+}
+
+// changed tells the queue of an object, as S3 does.
+func (w *world) changed(e gateway.Event) {
+	name := "ObjectCreated:Put"
+	if e.Removed {
+		name = "ObjectRemoved:Delete"
+	}
+	body, _ := json.Marshal(map[string]any{"Records": []any{map[string]any{
+		"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "us-east-1", "eventName": name, "eventTime": time.Now().UTC(),
+		"s3": map[string]any{"bucket": map[string]any{"name": e.Bucket}, "object": map[string]any{"key": url.QueryEscape(e.Key)}},
+	}}}) // strings encode
+	w.send("HashQueue", string(body))
+}
+
+// client speaks to the queue server past every guard.
+func (w *world) client(endpoint string) *awssqs.Client {
+	return awssqs.NewFromConfig(aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("x", "y", "")},
+		func(o *awssqs.Options) { o.BaseEndpoint = &endpoint })
+}
+
+func (w *world) send(queue, body string) {
+	_, err := w.client(w.sqs.URL()).SendMessage(context.Background(), &awssqs.SendMessageInput{
+		QueueUrl: aws.String(w.sqs.URL() + "/" + template.Account + "/" + queue), MessageBody: &body,
+	})
+	if err != nil {
+		w.t.Errorf("send to %s: %v", queue, err)
+	}
+}
+
+// poll is the event source mapping of a queue: it reads the queue with the
+// function's rights, and deletes what the function is done with.
+func (f *function) poll(ctx context.Context, arn string, batch int32) {
+	c := f.w.client(f.guard.sqs.URL)
+	queue := f.guard.sqs.URL + "/" + template.Account + "/" + arn[strings.LastIndex(arn, ":")+1:]
+	if _, err := c.GetQueueAttributes(ctx, &awssqs.GetQueueAttributesInput{QueueUrl: &queue, AttributeNames: []types.QueueAttributeName{"All"}}); err != nil && ctx.Err() == nil {
+		f.w.t.Errorf("%s: %v", queue, err)
+	}
+	for ctx.Err() == nil {
+		out, err := c.ReceiveMessage(ctx, &awssqs.ReceiveMessageInput{
+			QueueUrl: &queue, MaxNumberOfMessages: batch, WaitTimeSeconds: 20, MessageSystemAttributeNames: []types.MessageSystemAttributeName{"All"},
+		})
+		if err != nil || len(out.Messages) == 0 {
+			continue
+		}
+		var e events.SQSEvent
+		for _, m := range out.Messages {
+			e.Records = append(e.Records, events.SQSMessage{
+				MessageId: *m.MessageId, ReceiptHandle: *m.ReceiptHandle, Body: *m.Body, Attributes: m.Attributes,
+				EventSource: "aws:sqs", EventSourceARN: arn, AWSRegion: "us-east-1",
+			})
+		}
+		payload, err := json.Marshal(e)
+		if err != nil {
+			f.w.t.Error(err)
+			return
+		}
+		data, err := f.invoke(ctx, payload, time.Duration(f.w.timeout.Load()))
+		var failed events.SQSEventResponse
+		if err != nil || json.Unmarshal(data, &failed) != nil {
+			// Nothing is deleted; all of it comes back.
+			for _, m := range out.Messages {
+				_, _ = c.ChangeMessageVisibility(ctx, &awssqs.ChangeMessageVisibilityInput{QueueUrl: &queue, ReceiptHandle: m.ReceiptHandle, VisibilityTimeout: 1})
+			}
+			continue
+		}
+		for _, m := range out.Messages {
+			if !slices.ContainsFunc(failed.BatchItemFailures, func(b events.SQSBatchItemFailure) bool { return b.ItemIdentifier == *m.MessageId }) {
+				_, _ = c.DeleteMessage(ctx, &awssqs.DeleteMessageInput{QueueUrl: &queue, ReceiptHandle: m.ReceiptHandle})
+			}
+		}
+	}
+}
+
+// reconcile has each schedule of the template fire.
+func (w *world) reconcile() {
+	w.t.Helper()
+	event := w.eventFile("reconcile")
+	for _, id := range []string{"UploadFunction", "HashFunction", "FetchFunction"} {
+		if _, err := w.fn[id].invoke(w.t.Context(), event, time.Minute); err != nil {
+			w.t.Errorf("reconcile of %s: %v", id, err)
+		}
+	}
+}
+
+func (w *world) eventFile(name string) []byte {
+	w.t.Helper()
+	root, err := template.Root()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(root, "infra/events", name+".json"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return data
+}
+
+// A reply is an answer of the API.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (r reply) String() string { return fmt.Sprintf("%d %.500s", r.status, r.body) }
+
+// do sends a request with the token and does not follow redirects.
+func (w *world) do(method, path string, body any, header ...string) reply {
+	w.t.Helper()
+	u := path
+	if strings.HasPrefix(path, "/") {
+		u = w.api.URL + path
+	}
+	var data []byte
+	switch b := body.(type) {
+	case nil:
+	case []byte:
+		data = b
+	default:
+		var err error
+		if data, err = json.Marshal(b); err != nil {
+			w.t.Fatal(err)
+		}
+		header = append([]string{"Content-Type", "application/json"}, header...)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(data))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if strings.HasPrefix(path, "/") {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i+1] == "" {
+			req.Header.Del(header[i])
+		} else {
+			req.Header.Set(header[i], header[i+1])
+		}
+	}
+	c := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := c.Do(req)
+	if err != nil {
+		w.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer resp.Body.Close()
+	data, err = io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return reply{resp.StatusCode, resp.Header, data}
+}
+
+// want is do for an answer that has to be of that status.
+func (w *world) want(status int, method, path string, body any, header ...string) reply {
+	w.t.Helper()
+	r := w.do(method, path, body, header...)
+	if r.status != status {
+		w.t.Fatalf("%s %s: %v, want %d", method, path, r, status)
+	}
+	return r
+}
+
+// until waits for something to become true.
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	deadline := time.NewTimer(2 * time.Minute)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			for id, f := range w.fn {
+				log := f.logs()
+				w.t.Logf("%s: %s", id, log[max(0, len(log)-2000):])
+			}
+			w.t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// jobView is a job as the API shows it.
+type jobView struct {
+	Name, Status    string
+	SHA256, Error   *string
+	Attempt         int
+	BytesHashed     int64 `json:"bytes_hashed"`
+	BytesDownloaded int64 `json:"bytes_downloaded"`
+}
+
+// jobs lists jobs: "hashes" or "downloads".
+func (w *world) jobs(kind string) []jobView {
+	w.t.Helper()
+	return as[map[string][]jobView](w.t, bytes.Replace(w.want(200, "GET", "/catalog/"+kind, nil).body, []byte(`,"max_parallel":2`), nil, 1))[kind]
+}
+
+// ended waits until a job has ended and returns it.
+func (w *world) ended(kind, name string) jobView {
+	w.t.Helper()
+	var job jobView
+	w.until("the job of "+name+" in "+kind+" has ended", func() bool {
+		for _, j := range w.jobs(kind) {
+			if j.Name == name && j.Status != "queued" && j.Status != "running" {
+				job = j
+				return true
+			}
+		}
+		return false
+	})
+	return job
+}
