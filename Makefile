@@ -49,8 +49,33 @@ browser: deps ## the pages in Chromium; screenshots go to out/screenshots
 torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m -seed 7')
 	$(GO) run ./test/torture $(TORTURE)
 
+LAMBDA = -trimpath -tags lambda.norpc -ldflags '-s -w -X imageroot/shared/cloud.version=$(VERSION)'
+
 .PHONY: lambda
-lambda: ## the functions' bootstraps through the Lambda Runtime API, S3 and SQS (unfinished: not part of CI yet)
+lambda: ## the functions for AWS, zipped, in dist/lambda
+	@rm -rf dist/lambda && mkdir -p dist/lambda
+	@for f in upload catalog addbyurl hash fetch; do \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(LAMBDA) -o dist/lambda/$$f/bootstrap ./functions/$$f/lambda || exit 1; \
+	  (cd dist/lambda/$$f && zip -q -9 -X ../$$f.zip bootstrap) || exit 1; \
+	  echo "dist/lambda/$$f.zip $$(wc -c < dist/lambda/$$f.zip) bytes"; done
+
+# What sam build calls for each function of template.yaml.
+build-%Function:
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(LAMBDA) -o $(ARTIFACTS_DIR)/bootstrap ./functions/$$(echo $* | tr A-Z a-z)/lambda
+
+.PHONY: template
+template: ## hold template.yaml against the code, and lint it where cfn-lint is installed
+	$(GOTEST) -count=1 -v ./test/template
+
+.PHONY: invoke
+invoke: ## every event of infra/events through sam local (needs sam and Docker; see README)
+	sam build
+	@for e in infra/events/*.json; do case $$(basename $$e) in \
+	  upload-*) f=UploadFunction;; catalog-*) f=CatalogFunction;; addbyurl-*) f=AddByURLFunction;; fetch-*) f=FetchFunction;; *) f=HashFunction;; esac; \
+	  echo "$$f $$e"; sam local invoke $$f --event $$e --env-vars infra/env.local.json || exit 1; done
+
+.PHONY: runtime
+runtime: ## the functions through the Lambda Runtime API, over S3 and SQS (about three minutes; needs qemu-user-static; not part of CI yet)
 	$(GOTEST) -json ./test/lambda | $(STRICT)
 
 .PHONY: check
