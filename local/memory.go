@@ -23,12 +23,17 @@ func trim(ctx context.Context) {
 	defer tick.Stop()
 	var m runtime.MemStats
 	var before uint64
+	due := true // what the start needed is not needed any more
 	for {
 		runtime.ReadMemStats(&m)
-		if allocated := m.TotalAlloc - before; allocated < busy || before == 0 {
-			if m.HeapSys-m.HeapReleased > m.HeapAlloc+spare || before == 0 {
-				debug.FreeOSMemory()
-			}
+		switch worked := m.TotalAlloc-before >= busy && before != 0; {
+		case worked:
+			due = true
+		case due, m.HeapSys-m.HeapReleased > m.HeapAlloc+spare:
+			// The first time whatever the heap looks like: garbage that was not
+			// collected yet counts as in use.
+			debug.FreeOSMemory()
+			due = false
 		}
 		before = m.TotalAlloc
 		select {
