@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"imageroot/shared/activity"
 	"imageroot/shared/inventory"
@@ -32,33 +31,11 @@ func (f *Function) Routes() []web.Route {
 
 // view is a fetch job as the API shows it.
 type view struct {
-	Name            string     `json:"name"`
-	Ref             *string    `json:"ref"`
-	Status          job.Status `json:"status"`
-	BytesTotal      *int64     `json:"bytes_total"`
-	BytesDownloaded int64      `json:"bytes_downloaded"`
-	SHA256          *string    `json:"sha256"`
-	Src             string     `json:"src"`
-	StartedAt       *time.Time `json:"started_at"`
-	FinishedAt      *time.Time `json:"finished_at"`
-	Error           *string    `json:"error"`
-	Attempt         int        `json:"attempt"`
+	job.View
+	BytesDownloaded int64 `json:"bytes_downloaded"`
 }
 
-func viewOf(j job.Job) view {
-	v := view{
-		Name: j.Name, Status: j.Status, BytesTotal: j.BytesTotal, BytesDownloaded: j.BytesDone, Src: j.Src,
-		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
-	}
-	if j.SHA256 != "" {
-		ref := j.SHA256[:12]
-		v.SHA256, v.Ref = &j.SHA256, &ref
-	}
-	if j.Error != "" {
-		v.Error = &j.Error
-	}
-	return v
-}
+func viewOf(j job.Job) view { return view{j.View(), j.BytesDone} }
 
 // list answers GET /catalog/downloads.
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {

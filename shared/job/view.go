@@ -1,0 +1,37 @@
+package job
+
+import "time"
+
+// A View is a job as the API shows it, but for how far it has come, which has
+// another name for each kind of job.
+type View struct {
+	Name       string     `json:"name"`
+	Ref        *string    `json:"ref"` // the first 12 digits of SHA256
+	Status     Status     `json:"status"`
+	BytesTotal *int64     `json:"bytes_total"`
+	SHA256     *string    `json:"sha256"`
+	Src        *string    `json:"src"` // null where the job has no source
+	StartedAt  *time.Time `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+	Error      *string    `json:"error"`
+	Attempt    int        `json:"attempt"`
+}
+
+// View returns the job's view.
+func (j Job) View() View {
+	v := View{
+		Name: j.Name, Status: j.Status, BytesTotal: j.BytesTotal,
+		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
+	}
+	if j.SHA256 != "" {
+		ref := j.SHA256[:12]
+		v.SHA256, v.Ref = &j.SHA256, &ref
+	}
+	if j.Src != "" {
+		v.Src = &j.Src
+	}
+	if j.Error != "" {
+		v.Error = &j.Error
+	}
+	return v
+}
