@@ -379,20 +379,12 @@ func ends(s *stream, size int64) error {
 	}
 }
 
+// readUpTo reads n bytes, or fewer where r ends before.
 func readUpTo(r io.Reader, n int) ([]byte, error) {
-	buf := make([]byte, n)
-	got := 0
-	for got < n {
-		m, err := r.Read(buf[got:])
-		got += m
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return buf[:got], nil
+	var b bytes.Buffer
+	b.Grow(n + bytes.MinRead) // ReadFrom wants room to find the end in
+	_, err := b.ReadFrom(io.LimitReader(r, int64(n)))
+	return b.Bytes(), err
 }
 
 func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Reader, length int64) error {

@@ -142,19 +142,10 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 // readUpTo reads n bytes, or fewer where r ends before. Unlike io.ReadFull it
 // never takes a body that was cut for one that ended.
 func readUpTo(r io.Reader, n int) ([]byte, error) {
-	buf := make([]byte, n)
-	got := 0
-	for got < n {
-		m, err := r.Read(buf[got:])
-		got += m
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return buf[:got], nil
+	var b bytes.Buffer
+	b.Grow(n + bytes.MinRead) // ReadFrom wants room to find the end in
+	_, err := b.ReadFrom(io.LimitReader(r, int64(n)))
+	return b.Bytes(), err
 }
 
 func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
