@@ -313,10 +313,8 @@ func (r *Run) claim(ctx context.Context) error {
 		switch {
 		case !exists || !job.Status.Active():
 			return ErrIdle
-		case job.Status == Running && job.Owner != r.jobs.Owner && now.Before(job.LeaseUntil):
+		case job.Held(now) > 0: // perhaps by this process, in another goroutine
 			return &BusyError{job.LeaseUntil}
-		case job.Status == Running && job.Owner == r.jobs.Owner && now.Before(job.LeaseUntil):
-			return &BusyError{job.LeaseUntil} // this process, in another goroutine
 		}
 		job.Status, job.Owner, job.LeaseUntil = Running, r.jobs.Owner, now.Add(lease)
 		job.Generation++
