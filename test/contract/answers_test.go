@@ -18,6 +18,8 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/layout"
+	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
 )
 
@@ -31,7 +33,7 @@ var unseen = map[string]string{
 
 // TestAnswers sends every operation what brings about each of its answers.
 func TestAnswers(t *testing.T) {
-	s := newServer(t, load(t), newCoverage(), true)
+	s := newServer(t, load(t), newCoverage(), setup{publicRead: true})
 	for _, section := range []struct {
 		name string
 		test func(*testing.T)
@@ -49,6 +51,7 @@ func TestAnswers(t *testing.T) {
 		{"queries", s.testQueries},
 		{"bodies", s.testBodies},
 		{"origin", s.testOrigin},
+		{"at AWS", s.testAtAWS},
 		{"access", s.testAccess},
 		{"session", s.testSession},
 	} {
@@ -130,7 +133,7 @@ func (s *server) testImages(t *testing.T) {
 	put(400, pi, "other", with(octets, "Repr-Digest", digest))
 	put(400, pi, "other", with(octets, "Repr-Digest", "sha-256=nonsense"))
 	put(400, pi, "other", with(octets, "Content-Range", "bytes 0-4/10"))
-	s.cut(t, "PUT", "/images/"+pi, 400)
+	s.cut(t, "PUT", "/images/"+pi, 10, 400)
 	put(422, "notes.txt", "other", octets)
 	put(422, "disk.tar.gz", "other", octets)
 	s.free.Store(4)
@@ -246,7 +249,7 @@ func (s *server) testUploads(t *testing.T) {
 	part(url1, 501, body, with(octets, "Repr-Digest", "sha-256=:"+labBase64+":"))
 	part(u+"/parts/2", 404, body, octets)
 	part("/uploads/"+zeros[:32]+"/parts/1", 404, body, octets)
-	s.cut(t, "PUT", url1, 400)
+	s.cut(t, "PUT", url1, 10, 400)
 	if a := part(url1, 200, body, octets); a.object["done"] != true || a.object["url"] != url1 {
 		t.Errorf("%s", a.body)
 	}
@@ -531,7 +534,7 @@ func (s *server) testManifest(t *testing.T) {
 		t.Errorf("%s", a.body)
 	}
 	put(413, strings.Repeat("#", 1<<20+2))
-	s.cut(t, "PUT", "/catalog.toml", 400)
+	s.cut(t, "PUT", "/catalog.toml", 10, 400)
 	a := s.do(t, request{method: "GET", target: "/catalog.toml", status: 200, anonymous: true})
 	if !strings.Contains(string(a.body), "debian-13.qcow2") {
 		t.Errorf("%s", a.body)
@@ -660,9 +663,46 @@ func (s *server) testOrigin(t *testing.T) {
 	}
 }
 
+// testAtAWS tests a server whose bytes come and go by presigned URLs. Where
+// those lead is a matter of test/lambda.
+func (s *server) testAtAWS(t *testing.T) {
+	client, err := s3store.Open(t.Context(), s3store.Config{Region: "us-east-1", AccessKey: "KEY", SecretKey: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	aws := newServer(t, s.doc, s.cover, setup{publicRead: true, links: client.Root("images", "")})
+	leads := func(a *answer) {
+		t.Helper()
+		if to := a.header.Get("Location"); !strings.HasPrefix(to, "https://images.s3.us-east-1.amazonaws.com/lab.img?") {
+			t.Errorf("it leads to %s", to)
+		}
+	}
+	if _, err := aws.images.Put(t.Context(), "lab.img", strings.NewReader("lab"), 3); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"/images/lab.img", "/images/lab.img/lab.img"} {
+		leads(aws.get(t, target, 307))
+		leads(aws.do(t, request{method: "HEAD", target: target, status: 307}))
+	}
+	leads(aws.do(t, request{method: "PUT", target: "/images/lab.img", status: 307}))
+	leads(aws.do(t, request{
+		method: "PUT", target: "/images/lab.img", status: 307, header: map[string]string{"x-amz-checksum-sha256": labBase64},
+	}))
+	aws.do(t, request{
+		method: "PUT", target: "/images/lab.img", status: 501, header: map[string]string{"Repr-Digest": "sha-256=:" + labBase64 + ":"},
+	})
+	aws.cut(t, "PUT", "/images/lab.img", store.MaxPutBytes+1, 413)
+
+	a := aws.send(t, "POST", "/uploads", 201, `{"name": "lab.img", "size_bytes": 3}`)
+	if to, _ := a.at(t, "parts.0.url").(string); !strings.HasPrefix(to, "https://images.s3.us-east-1.amazonaws.com/lab.img?") {
+		t.Errorf("the part goes to %q", to)
+	}
+	leads(aws.do(t, request{method: "PUT", target: "/uploads/" + a.at(t, "id").(string) + "/parts/1", status: 307}))
+}
+
 // testAccess tests that those get in whom the file lets in.
 func (s *server) testAccess(t *testing.T) {
-	private := newServer(t, s.doc, s.cover, false)
+	private := newServer(t, s.doc, s.cover, setup{})
 	for _, op := range s.doc.operations() {
 		access := accessOf(t, s.doc, op)
 		q := request{method: op.method, target: sample(op), status: 401, anonymous: true}

@@ -68,7 +68,13 @@ type server struct {
 	ready atomic.Pointer[error]
 }
 
-func newServer(t *testing.T, d *document, c *coverage, publicRead bool) *server {
+// A setup is what servers differ in.
+type setup struct {
+	publicRead bool
+	links      store.Presigner // to images, as at AWS; nil: bytes go through the server
+}
+
+func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	images, roots := memstore.New(), memstore.New()
@@ -93,14 +99,14 @@ func newServer(t *testing.T, d *document, c *coverage, publicRead bool) *server 
 		Free: s.free.Load, Workers: 2, Now: time.Now, Log: log,
 	}
 	s.uploader = &upload.Function{
-		Images: s.images, Catalog: s.catalog, Hash: new(mailbox), Assemble: &s.assemblies, Activity: s.activity, Metric: m,
+		Images: s.images, Catalog: s.catalog, Links: setup.links, Hash: new(mailbox), Assemble: &s.assemblies, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Now: time.Now, Log: log,
 	}
 	adder := &addbyurl.Function{
 		Catalog: s.catalog, Sources: sources, Inventory: inv, Uncache: s.fetcher.Uncache, Activity: s.activity, Now: time.Now, Log: log,
 	}
 	lister := &catalog.Function{
-		Images: s.images, Catalog: s.catalog, Inventory: inv, Activity: s.activity, Auth: operator, Metric: m,
+		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, Inventory: inv, Activity: s.activity, Auth: operator, Metric: m,
 		Version: "test", Location: "s3://images/", S3Endpoint: ":9000",
 		Ready: func(context.Context) error {
 			if err := s.ready.Load(); err != nil {
@@ -115,7 +121,7 @@ func newServer(t *testing.T, d *document, c *coverage, publicRead bool) *server 
 		return nil
 	}}}
 	h := httptest.NewServer(web.Handler(web.Config{
-		Auth: operator, PublicRead: publicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: log,
+		Auth: operator, PublicRead: setup.publicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: log,
 	}, s.uploader.Routes(), lister.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), runner))
 	t.Cleanup(h.Close)
 	s.url = h.URL
@@ -270,14 +276,14 @@ func (s *server) form(t *testing.T, target string, status int, fields url.Values
 	})
 }
 
-// cut sends half of a body.
-func (s *server) cut(t *testing.T, method, target string, status int) {
+// cut sends the beginning of a body of so many bytes.
+func (s *server) cut(t *testing.T, method, target string, size int64, status int) {
 	t.Helper()
-	resp := s.sendHalf(t, method, target)
+	resp := s.sendStart(t, method, target, size)
 	s.judge(t, s.doc.operationFor(method, target), request{method: method, target: target, status: status}, resp)
 }
 
-func (s *server) sendHalf(t *testing.T, method, target string) *http.Response {
+func (s *server) sendStart(t *testing.T, method, target string, size int64) *http.Response {
 	t.Helper()
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.url, "http://"))
 	if err != nil {
@@ -285,7 +291,7 @@ func (s *server) sendHalf(t *testing.T, method, target string) *http.Response {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 10\r\n\r\nhello", method, target, apiToken); err != nil {
+	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\nhello", method, target, apiToken, size); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
