@@ -1,0 +1,107 @@
+package job_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imageroot/shared/job"
+	"imageroot/shared/store/memstore"
+)
+
+// TestFail gives up on jobs in every state.
+func TestFail(t *testing.T) {
+	const reason = "given up"
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New()
+		a, b := newJobs(s, "a"), newJobs(s, "b")
+		fail := func(failed bool, status job.Status, text string) {
+			t.Helper()
+			j, did, err := b.Fail(context.Background(), key, reason)
+			if err != nil || did != failed || j.Status != status || j.Error != text {
+				t.Errorf("%v, %v: %+v", did, err, j)
+			}
+		}
+		fail(false, "", "") // there is none
+
+		enqueue(t, a)
+		fail(true, job.Failed, reason)
+		read(t, s) // is a legal one
+		fail(false, job.Failed, reason)
+
+		// Why it was tried again comes first.
+		enqueue(t, a)
+		if _, err := a.Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
+			return nil, &job.Retry{Err: errors.New("no room")}
+		}); err == nil {
+			t.Error("a run that is to be tried again was none")
+		}
+		fail(true, job.Failed, "no room ("+reason+")")
+
+		// Somebody has it, and finishes.
+		enqueue(t, a)
+		if _, err := a.Work(t.Context(), key, func(ctx context.Context, r *job.Run) (finish, error) {
+			fail(false, job.Running, "")
+			return nothing(ctx, r)
+		}); err != nil {
+			t.Error(err)
+		}
+		fail(false, job.Completed, "")
+
+		// Whose owner sleeps past its lease has nobody; the owner learns of it.
+		enqueue(t, a)
+		late := &clock{}
+		sleeper := &job.Jobs{Records: s, Owner: "sleeper", Now: late.now}
+		j, err := sleeper.Work(t.Context(), key, func(ctx context.Context, r *job.Run) (finish, error) {
+			late.offset = -time.Minute // its clock stands still from here
+			ahead := &job.Jobs{Records: s, Owner: "b", Now: func() time.Time { return time.Now().Add(time.Minute) }}
+			if _, did, err := ahead.Fail(context.Background(), key, reason); err != nil || !did {
+				t.Errorf("an abandoned job: %v, %v", did, err)
+			}
+			return nothing(ctx, r)
+		})
+		if err != nil || j.Status != job.Failed || read(t, s).SHA256 != "" {
+			t.Errorf("the owner that woke up: %+v, %v", j, err)
+		}
+	})
+}
+
+// TestStopped tells a run that a shutdown cut short after it got somewhere
+// from one that was for nothing.
+func TestStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New()
+		a := newJobs(s, "a")
+		enqueue(t, a)
+		for i, tt := range []struct {
+			checkpoint string
+			moved      bool
+		}{
+			{"", false},
+			{`"one"`, true},
+			{"", false},
+			{`"one"`, false}, // it is there already
+			{`"two"`, true},
+		} {
+			ctx, cancel := context.WithCancel(t.Context())
+			_, err := a.Work(ctx, key, func(_ context.Context, r *job.Run) (finish, error) {
+				r.Report(int64(i), 100, nil)
+				if tt.checkpoint != "" {
+					r.Report(int64(i), 100, json.RawMessage(tt.checkpoint))
+				}
+				cancel()
+				return nil, ctx.Err()
+			})
+			stopped, ok := errors.AsType[*job.StoppedError](err)
+			if !ok || stopped.Moved != tt.moved || !errors.Is(err, context.Canceled) {
+				t.Errorf("run %d, with the checkpoint %s: %v, %+v", i, tt.checkpoint, err, stopped)
+			}
+			if j := read(t, s); j.Status != job.Queued || j.Attempt != i+1 {
+				t.Errorf("run %d leaves %+v", i, j)
+			}
+		}
+	})
+}
