@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -51,15 +52,22 @@ func (p *pages) static(w http.ResponseWriter, r *http.Request) error {
 }
 
 // policy is the Content-Security-Policy of pages. Nothing inline, nothing from
-// elsewhere. Parts of uploads go to this server, or, where the store is AWS,
-// straight there.
-func (f *Function) policy() string {
+// elsewhere. Parts of uploads go to this server, or straight to the store.
+func (f *Function) policy(ctx context.Context) (string, error) {
 	connect := "'self'"
-	if f.S3Endpoint == "" {
-		connect += " https://*.amazonaws.com"
+	if f.ImageLinks != nil {
+		link, err := f.ImageLinks.PresignPut(ctx, "any", "")
+		if err != nil {
+			return "", err
+		}
+		u, err := url.Parse(link)
+		if err != nil {
+			return "", err
+		}
+		connect += " " + u.Scheme + "://" + u.Host
 	}
 	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src " + connect +
-		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nil
 }
 
 // frame is what is around a page for somebody who is logged in.
@@ -73,8 +81,12 @@ func (f *Function) show(w http.ResponseWriter, r *http.Request, status int, v te
 	if err != nil {
 		return err
 	}
+	policy, err := f.policy(r.Context())
+	if err != nil {
+		return err
+	}
 	h := w.Header()
-	h.Set("Content-Security-Policy", f.policy())
+	h.Set("Content-Security-Policy", policy)
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
