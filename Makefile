@@ -8,7 +8,8 @@ STRICT   = $(GO) run ./test/strict
 OUT      = out
 
 # What tests need that go does not bring: command:package of Debian.
-NEEDS = curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium
+NEEDS = curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
+	zip:zip qemu-aarch64-static:qemu-user-static
 
 UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/browser -e /test/bench -e /test/torture -e /test/lambda)
 
@@ -52,7 +53,7 @@ torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m 
 LAMBDA = -trimpath -tags lambda.norpc -ldflags '-s -w -X imageroot/shared/cloud.version=$(VERSION)'
 
 .PHONY: lambda
-lambda: ## the functions for AWS, zipped, in dist/lambda
+lambda: deps ## the functions for AWS, zipped, in dist/lambda
 	@rm -rf dist/lambda && mkdir -p dist/lambda
 	@for f in upload catalog addbyurl hash fetch; do \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(LAMBDA) -o dist/lambda/$$f/bootstrap ./functions/$$f/lambda || exit 1; \
@@ -75,7 +76,7 @@ invoke: ## every event of infra/events through sam local (needs sam and Docker; 
 	  echo "$$f $$e"; sam local invoke $$f --event $$e --env-vars infra/env.local.json || exit 1; done
 
 .PHONY: runtime
-runtime: ## the functions through the Lambda Runtime API, over S3 and SQS (about three minutes; needs qemu-user-static; not part of CI yet)
+runtime: deps ## the functions through the Lambda Runtime API, over S3 and SQS (about three minutes)
 	$(GOTEST) -json ./test/lambda | $(STRICT)
 
 .PHONY: check
