@@ -54,7 +54,10 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 		return retryable(err, "there is no way to %s from here: check the network", host)
 	case errors.As(err, &nerr) && nerr.Timeout():
 		return retryable(err, "%s did not answer in time", host)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF):
+		// Not the end of the source, which io.EOF means to who reads one.
+		return retryable(io.ErrUnexpectedEOF, "%s closed the connection without an answer", host)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return retryable(err, "%s closed the connection without an answer", host)
 	case isTLS(err):
 		return unresolvable(err, "no TLS connection to %s could be made: %v", host, cause(err))

@@ -235,6 +235,9 @@ func TestOpenOddServers(t *testing.T) {
 		if _, ok := MayRetry(err); ok != (tt.want == "retryable" || tt.want == "short") {
 			t.Errorf("%s: MayRetry(%v) = %v", tt.name, err, ok)
 		}
+		if errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v reads as the end of the source", tt.name, err)
+		}
 	}
 }
 
