@@ -43,6 +43,7 @@ type checkpoint struct {
 	Hashed     digest.State      `json:"hashed"`    // of those
 	Size       int64             `json:"size"`      // of the source; negative: not known
 	Validators source.Validators `json:"validators"`
+	At         time.Time         `json:"at,omitzero"` // when the last part was finished
 	// Whole says that all parts are there and are what they should be: what is
 	// left is to make a blob of them, and that may have been begun.
 	Whole bool `json:"whole,omitempty"`
@@ -109,7 +110,7 @@ func (tr *transfer) do(ctx context.Context, resume bool) (_ func(*job.Job), err 
 	}()
 	if !tr.cp.Whole {
 		if err := tr.receive(ctx); err != nil {
-			return nil, err
+			return nil, tr.outlast(err)
 		}
 	}
 	if err := tr.assemble(ctx); err != nil {
@@ -140,6 +141,27 @@ func (tr *transfer) receive(ctx context.Context) error {
 	}
 	tr.cp.Whole = true
 	return tr.save(ctx)
+}
+
+// outlast keeps the job queued over a source that is out of reach, where some
+// of the image is here and can be gone on from.
+func (tr *transfer) outlast(err error) error {
+	asked, passes := source.MayRetry(err)
+	if _, short := errors.AsType[*source.ShortBody](err); short {
+		passes = false // it answers, and never in full
+	}
+	down := tr.f.Now().Sub(tr.cp.At)
+	if !passes || tr.cp.Parts == 0 || down+asked > maxOutage || !tr.resumable() {
+		return err
+	}
+	after := max(asked, min(max(down, minOutageWait), maxOutageWait)).Round(time.Second)
+	return &job.Retry{After: after, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
+}
+
+// resumable reports whether somebody could tell that the rest of the source is
+// of the same image.
+func (tr *transfer) resumable() bool {
+	return tr.cp.Validators != (source.Validators{}) || tr.t.verified()
 }
 
 // verified reports whether a digest tells that the bytes are the right ones.
@@ -175,8 +197,7 @@ func (tr *transfer) resume(ctx context.Context) (bool, error) {
 		if tr.verify() == nil && (cp.Size < 0 || sum.Offset() == cp.Size) {
 			return true, nil
 		}
-	case gone || cp.Whole || cp.Validators == (source.Validators{}) && !tr.t.verified():
-		// Nobody could tell whether the rest would be of the same image.
+	case gone || cp.Whole || !tr.resumable():
 	case cp.continues(parts, sum.Offset()):
 		tr.sum, tr.parts = sum, parts[:cp.Parts]
 		return true, nil
@@ -406,7 +427,7 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 		return retryLater(err)
 	}
 	tr.parts = append(tr.parts, part)
-	tr.cp.Parts, tr.cp.Hashed = n, tr.sum.State()
+	tr.cp.Parts, tr.cp.Hashed, tr.cp.At = n, tr.sum.State(), tr.f.Now().UTC()
 	return tr.save(ctx)
 }
 

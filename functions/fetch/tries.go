@@ -16,6 +16,13 @@ const (
 	lostTries  = 8
 
 	maxWait = 30 * time.Second
+	// maxOutage is how long after its last part a fetch goes on asking a source
+	// that is out of reach. The waits in between are as long as the outage so
+	// far, within these.
+	maxOutage     = 24 * time.Hour
+	minOutageWait = 30 * time.Second
+	maxOutageWait = 10 * time.Minute
+
 	// maxAsked is the longest that a source may make us wait (Retry-After).
 	maxAsked = 5 * time.Minute
 )
