@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"golang.org/x/sync/errgroup"
 
 	"imageroot/shared/store"
 )
@@ -204,8 +205,10 @@ func (r *Root) written(ctx context.Context, key, etag string, size int64) (store
 }
 
 // streamed makes a request carry a body that is read once: it is neither
-// hashed for the signature nor sent twice.
+// hashed for the signature nor sent twice. It has no checksum of the client's:
+// a part with one that its upload did not announce may not be put together.
 func streamed(o *s3.Options) {
+	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 	o.Retryer = aws.NopRetryer{}
 }
@@ -310,8 +313,14 @@ func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.I
 	}
 }
 
-// copyPart is how much of a large object one request copies.
-const copyPart = 1 << 30
+const (
+	// copyPart is how much of a large object one request copies, where
+	// store.MaxParts are enough then. AWS takes a second or two for so much, and
+	// a quarter of a minute for 1 GiB.
+	copyPart = 128 << 20
+	// copies is how many of them run at once.
+	copies = 16
+)
 
 // Copy implements store.Objects.
 func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
@@ -321,29 +330,40 @@ func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
 		return wrap("copy to "+dst, src, err)
 	}
 	// Some servers copy any size at once, AWS no more than 5 GiB.
+	return wrap("copy to "+dst, src, r.copyParts(ctx, dst, source, size, max(copyPart, (size+store.MaxParts-1)/store.MaxParts)))
+}
+
+// copyParts copies an object of that size in parts of up to the other.
+func (r *Root) copyParts(ctx context.Context, dst string, source *string, size, partSize int64) error {
 	id, err := r.CreateUpload(ctx, dst)
 	if err != nil {
 		return err
 	}
-	var parts []store.Part
-	for at := int64(0); at < size && err == nil; at += copyPart {
-		n := int32(len(parts) + 1)
-		var out *s3.UploadPartCopyOutput
-		out, err = r.s3.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
-			Bucket: &r.bucket, Key: r.key(dst), UploadId: &id, PartNumber: &n, CopySource: source,
-			CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", at, min(at+copyPart, size)-1)),
+	parts := make([]store.Part, (size+partSize-1)/partSize)
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(copies)
+	for i := range parts {
+		group.Go(func() error {
+			n, at := int32(i+1), int64(i)*partSize
+			end := min(at+partSize, size)
+			out, err := r.s3.UploadPartCopy(gctx, &s3.UploadPartCopyInput{
+				Bucket: &r.bucket, Key: r.key(dst), UploadId: &id, PartNumber: &n, CopySource: source,
+				CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", at, end-1)),
+			})
+			if err != nil {
+				return err
+			}
+			parts[i] = store.Part{Number: n, ETag: unquote(out.CopyPartResult.ETag), Size: end - at}
+			return nil
 		})
-		if err == nil {
-			parts = append(parts, store.Part{Number: n, ETag: unquote(out.CopyPartResult.ETag), Size: min(copyPart, size-at)})
-		}
 	}
-	if err == nil {
+	if err = group.Wait(); err == nil {
 		_, err = r.CompleteUpload(ctx, dst, id, parts)
 	}
 	if err != nil {
 		_ = r.AbortUpload(context.WithoutCancel(ctx), dst, id)
 	}
-	return wrap("copy to "+dst, src, err)
+	return err
 }
 
 // escapePath escapes a key for CopySource. Some servers read a plus there as a

@@ -148,6 +148,8 @@ func kindOf(err error) error {
 			return store.ErrTooLarge
 		case "XMinioStorageFull", "NoSpaceLeftOnDevice", "QuotaExceeded":
 			return store.ErrFull
+		case "RequestTimeout": // a 400: nothing came for too long
+			return store.ErrUnavailable
 		}
 	}
 	switch {

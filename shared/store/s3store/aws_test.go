@@ -1,0 +1,83 @@
+package s3store_test
+
+import (
+	"bytes"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
+)
+
+// TestCopyInParts copies as AWS wants it for objects of more than 5 GiB.
+func TestCopyInParts(t *testing.T) {
+	root := openRoot(t)
+	const part = 5 << 20
+	data := bytes.Repeat([]byte("0123456789abcdef!"), (20*part+1000)/17)
+	if _, err := root.Put(t.Context(), "a b+c%.img", bytes.NewReader(data), int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	if err := root.CopyInParts(t.Context(), "copy.img", "a b+c%.img", int64(len(data)), part); err != nil {
+		t.Fatal(err)
+	}
+	info, err := root.Head(t.Context(), "copy.img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _, err := root.Get(t.Context(), "copy.img", store.All, info.ETag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, want %d: %v", len(got), len(data), err)
+	}
+	// Nothing is left of one that fails.
+	if err := root.CopyInParts(t.Context(), "none.img", "missing.img", int64(len(data)), part); err == nil {
+		t.Error("nothing was copied")
+	}
+	for u, err := range root.PendingUploads(t.Context(), "") {
+		t.Errorf("left: %+v, %v", u, err)
+	}
+}
+
+// TestAWSParts looks at what is sent to AWS itself, over TLS and with the
+// client's defaults: a part must not have a checksum that its upload was not
+// begun with.
+func TestAWSParts(t *testing.T) {
+	var asked []string
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body) // what is short shows below
+		asked = append(asked, r.Method)
+		for name := range r.Header {
+			if n := strings.ToLower(name); strings.Contains(n, "checksum") || n == "x-amz-trailer" {
+				t.Errorf("%s %s has %s: %s", r.Method, r.URL, name, r.Header.Get(name))
+			}
+		}
+		if string(body) != "part" || r.ContentLength != 4 {
+			t.Errorf("the body is %q, of length %d", body, r.ContentLength)
+		}
+		w.Header().Set("ETag", `"e"`)
+	}))
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_CA_BUNDLE", ca)
+	t.Setenv("AWS_ENDPOINT_URL_S3", server.URL) // unlike Config.Endpoint it leaves everything else as it is at AWS
+	c, err := s3store.Open(t.Context(), s3store.Config{Region: "us-east-1", AccessKey: "KEY", SecretKey: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.Root("images", "").UploadPart(t.Context(), "x.img", "id", 1, strings.NewReader("part"), 4)
+	if err != nil || p.ETag != "e" || len(asked) != 1 {
+		t.Errorf("%+v, %v, %v", p, err, asked)
+	}
+}
