@@ -30,6 +30,9 @@ var (
 	unknownPartBytes = 16 << 20
 )
 
+// maxWhole is the largest part that is held in memory.
+const maxWhole = 256 << 20
+
 // maxRestarts is how often a source may change while it is fetched.
 const maxRestarts = 3
 
@@ -155,7 +158,7 @@ func (tr *transfer) outlast(err error) error {
 		return err
 	}
 	after := max(asked, min(max(down, minOutageWait), maxOutageWait)).Round(time.Second)
-	return &job.Retry{After: after, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
+	return &job.Retry{After: after, Free: true, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
 }
 
 // resumable reports whether somebody could tell that the rest of the source is
@@ -363,6 +366,13 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 			// Nothing beyond this part is asked for before it is safe.
 			s.allow(tr.sum.Offset() + length)
 			body = io.LimitReader(s, length)
+			if tr.f.Whole && length <= maxWhole {
+				part, err := readUpTo(s, int(length))
+				if err != nil {
+					return err
+				}
+				body = bytes.NewReader(part)
+			}
 		} else {
 			// Larger parts later on, so that 10,000 are enough.
 			part, err := readUpTo(s, unknownPartBytes<<(n/2000))

@@ -42,8 +42,12 @@ type Function struct {
 	// number where it cannot tell.
 	Free    func() int64
 	Workers int
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Whole has each part come whole before it goes to the store: to one, such
+	// as AWS, that gives a request up when nothing comes for some seconds, as it
+	// does while a source pauses. It takes memory for a part of each worker.
+	Whole bool
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // A target is what to fetch, and what is known of it.

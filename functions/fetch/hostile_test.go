@@ -178,19 +178,23 @@ func TestHostileSources(t *testing.T) {
 		{"redirects in a loop", status(http.StatusFound, "Location", "/x.img"), unknown, nil, []string{"redirects"}},
 		{"redirects inside", status(http.StatusFound, "Location", "http://169.254.169.254/latest/x.img"), unknown, nil, []string{"169.254.169.254"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			o := newOrigin(t, tt.source)
-			w := newWorld(t, o.url(), tt.known)
-			w.enqueue()
-			w.finish(w.process("a", w.root))
-			if tt.want == nil {
-				w.failed(tt.words...)
-				return
-			}
-			w.has(tt.want)
-			w.clean()
-		})
+		for _, whole := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, whole parts %v", tt.name, whole), func(t *testing.T) {
+				t.Parallel()
+				o := newOrigin(t, tt.source)
+				w := newWorld(t, o.url(), tt.known)
+				w.enqueue()
+				f := w.process("a", w.root)
+				f.Whole = whole
+				w.finish(f)
+				if tt.want == nil {
+					w.failed(tt.words...)
+					return
+				}
+				w.has(tt.want)
+				w.clean()
+			})
+		}
 	}
 }
 

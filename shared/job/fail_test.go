@@ -105,3 +105,22 @@ func TestStopped(t *testing.T) {
 		}
 	})
 }
+
+// TestRetryIsFree where the run has got on, or where its work says so.
+func TestRetryIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newJobs(memstore.New(), "a")
+		enqueue(t, a)
+		for _, tt := range []struct{ moves, says, free bool }{{}, {moves: true, free: true}, {}, {says: true, free: true}} {
+			_, err := a.Work(t.Context(), key, func(_ context.Context, r *job.Run) (finish, error) {
+				if tt.moves {
+					r.Report(1, 2, json.RawMessage(`"on"`))
+				}
+				return nil, &job.Retry{Free: tt.says, Err: errBusy}
+			})
+			if retry, ok := errors.AsType[*job.Retry](err); !ok || retry.Free != tt.free {
+				t.Errorf("%+v: %+v", tt, err)
+			}
+		}
+	})
+}

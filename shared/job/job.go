@@ -442,6 +442,10 @@ func (r *Run) take() bool {
 type Retry struct {
 	After time.Duration
 	Err   error
+	// Free says that the try is not one of those after which a queue gives a
+	// message up: work sets it that has a limit of its own, and Work where the
+	// run has got on, to another checkpoint.
+	Free bool
 }
 
 func (e *Retry) Error() string { return e.Err.Error() }
@@ -467,8 +471,9 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 		finish(&r.job)
 	case shutdown != nil:
 		r.job.Status = Queued
-		result = &StoppedError{!bytes.Equal(r.job.Checkpoint, r.claimed.Checkpoint), shutdown}
+		result = &StoppedError{r.moved(), shutdown}
 	case errors.As(err, &retry):
+		retry.Free = retry.Free || r.moved()
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err
 	default:
@@ -491,6 +496,9 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 		}
 	}
 }
+
+// moved reports whether there is a newer checkpoint than when the run began.
+func (r *Run) moved() bool { return !bytes.Equal(r.job.Checkpoint, r.claimed.Checkpoint) }
 
 // write puts the job in place of what this run has claimed, if that is still
 // there, and returns what is there then.

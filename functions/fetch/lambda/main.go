@@ -25,7 +25,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	f := &fetch.Function{
 		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + c.Version}),
 		Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
-		Free: c.Free, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
+		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
 	work, err := c.Queue(c.Lambda.FetchQueue, f.GiveUp)
 	if err != nil {

@@ -119,7 +119,7 @@ const (
 //   - A handler whose time was over before its work ([job.StoppedError]), or
 //     that wants to be asked later ([queue.RetryAfter]), has the message sent
 //     anew, so that it does not count as a failure. A job that could not go on
-//     ([job.Retry]) is one.
+//     ([job.Retry]) is one, where its try was not free.
 //   - Work that another process holds ([job.BusyError]) is that one's: its own
 //     message comes back if it dies.
 //   - A message that comes for the last time is given up, without another try:
@@ -139,8 +139,8 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 	}
 	stopped, isStopped := errors.AsType[*job.StoppedError](err)
 	delay, later := queue.Delay(err)
-	if _, retry := errors.AsType[*job.Retry](err); retry {
-		later = false
+	if retry, ok := errors.AsType[*job.Retry](err); ok {
+		later = retry.Free
 	}
 	tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()

@@ -192,24 +192,34 @@ func TestPoison(t *testing.T) {
 	}
 }
 
+// TestHandOver: what goes on for longer than a message may come is sent anew.
 func TestHandOver(t *testing.T) {
-	s := sqs.Start()
-	defer s.Close()
-	s.Queue("dead", time.Minute, "", 0)
-	q := open(t, s.Queue("q", time.Minute, "dead", sqsqueue.MaxReceives), nil)
-	if err := q.Send(t.Context(), []byte("long"), 0); err != nil {
-		t.Fatal(err)
-	}
-	var runs atomic.Int32
-	const parts = 4 * sqsqueue.MaxReceives
-	receive(t, q, func(context.Context, []byte) error {
-		if runs.Add(1) < parts {
-			return fmt.Errorf("hash: %w", &job.StoppedError{Moved: true, Err: context.DeadlineExceeded})
-		}
-		return nil
-	}, func() bool { return runs.Load() == parts && len(s.Bodies("q")) == 0 })
-	if runs.Load() != parts || len(s.Bodies("dead")) != 0 {
-		t.Errorf("%d runs, dead letters %q", runs.Load(), s.Bodies("dead"))
+	for name, goesOn := range map[string]error{
+		"stopped":      fmt.Errorf("hash: %w", &job.StoppedError{Moved: true, Err: context.DeadlineExceeded}),
+		"later":        queue.RetryAfter(0, errors.New("not yet")),
+		"a free retry": queue.RetryAfter(0, &job.Retry{Free: true, Err: errors.New("the source is away")}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := sqs.Start()
+			defer s.Close()
+			s.Queue("dead", time.Minute, "", 0)
+			q := open(t, s.Queue("q", time.Minute, "dead", sqsqueue.MaxReceives), nil)
+			if err := q.Send(t.Context(), []byte("long"), 0); err != nil {
+				t.Fatal(err)
+			}
+			var runs atomic.Int32
+			const parts = 4 * sqsqueue.MaxReceives
+			receive(t, q, func(context.Context, []byte) error {
+				if runs.Add(1) < parts {
+					return goesOn
+				}
+				return nil
+			}, func() bool { return runs.Load() == parts && len(s.Bodies("q")) == 0 })
+			if runs.Load() != parts || len(s.Bodies("dead")) != 0 {
+				t.Errorf("%d runs, dead letters %q", runs.Load(), s.Bodies("dead"))
+			}
+		})
 	}
 }
 
