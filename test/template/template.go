@@ -6,6 +6,7 @@ package template
 import (
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -357,10 +358,13 @@ func (t *Template) Grants(id string) ([]Grant, error) {
 // A Route is one of the API.
 type Route struct {
 	Method string // "ANY" for all that no other route of the path has
-	Path   string
+	Path   string // [Default] takes what no other does
 	// Function is the logical ID of who answers.
 	Function string
 }
+
+// Default is the path of the route for what no other route takes.
+const Default = "/$default"
 
 // Routes returns the API's routes.
 func (t *Template) Routes() ([]Route, error) {
@@ -380,6 +384,12 @@ func (t *Template) Routes() ([]Route, error) {
 			if !ok || !found || Map(integrations[name])["payloadFormatVersion"] != "2.0" {
 				return nil, fmt.Errorf("%s %s leads nowhere: %s", method, path, ref)
 			}
+			if path != "/" && strings.HasSuffix(path, "/") {
+				return nil, fmt.Errorf("API Gateway leaves out the route %s: it ends in a slash", path)
+			}
+			if isDefault := Map(op)["isDefaultRoute"] == true; isDefault != (path == Default) {
+				return nil, fmt.Errorf("%s %s is the default route: %v", method, path, isDefault)
+			}
 			arn = strings.TrimSuffix(arn, "/invocations")
 			if method == "x-amazon-apigateway-any-method" {
 				method = "ANY"
@@ -394,7 +404,7 @@ func (t *Template) Routes() ([]Route, error) {
 // segments that are literal, and of the method before ANY.
 func Find(routes []Route, method, path string) (Route, bool) {
 	var best Route
-	score := -1
+	score := math.MinInt
 	for _, r := range routes {
 		n, ok := match(r.Path, path)
 		if !ok || r.Method != method && r.Method != "ANY" {
@@ -408,12 +418,15 @@ func Find(routes []Route, method, path string) (Route, bool) {
 			best, score = r, n
 		}
 	}
-	return best, score >= 0
+	return best, score > math.MinInt
 }
 
 // match reports whether a route's path is that of a request, and how many of its
-// segments are literal.
+// segments are literal: -1 of the default route.
 func match(pattern, path string) (literal int, ok bool) {
+	if pattern == Default {
+		return -1, true
+	}
 	want, got := strings.Split(pattern, "/"), strings.Split(path, "/")
 	for i, w := range want {
 		greedy := strings.HasSuffix(w, "+}")

@@ -86,26 +86,25 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s %s is in the API and no function's", r.Method, r.Path)
 		}
 	}
-	if _, ok := Find(routes, "GET", "/metrics"); ok {
+	if r, _ := Find(routes, "GET", "/metrics"); r.Path != Default {
 		t.Error("/metrics is local and in the API")
 	}
 }
 
 func TestFind(t *testing.T) {
 	routes := []Route{
-		{"GET", "/images/{name}", "get"}, {"ANY", "/images/{name}", "any"}, {"ANY", "/images/list", "list"}, {"ANY", "/static/{file+}", "static"}, {"ANY", "/ui/", "ui"},
+		{"GET", "/images/{name}", "get"}, {"ANY", "/images/{name}", "any"}, {"ANY", "/images/list", "list"}, {"ANY", "/static/{file+}", "static"}, {"ANY", Default, "default"},
 	}
 	for _, tt := range []struct{ method, path, want string }{
 		{"GET", "/images/x", "get"},
 		{"PUT", "/images/x", "any"},
 		{"GET", "/images/list", "list"},
 		{"GET", "/static/a/b", "static"},
-		{"GET", "/ui/", "ui"},
-		{"GET", "/ui", ""},
-		{"GET", "/images/", ""},
-		{"GET", "/static/", ""},
-		{"GET", "/images/x/y", ""},
-		{"GET", "/", ""},
+		{"GET", "/ui/", "default"},
+		{"GET", "/images/", "default"},
+		{"GET", "/static/", "default"},
+		{"GET", "/images/x/y", "default"},
+		{"GET", "/", "default"},
 	} {
 		if r, _ := Find(routes, tt.method, tt.path); r.Function != tt.want {
 			t.Errorf("%s %s: %q, want %q", tt.method, tt.path, r.Function, tt.want)
@@ -140,6 +139,10 @@ func TestFunctions(t *testing.T) {
 	for _, id := range tpl.Functions() {
 		if tpl.Setting(id, "Runtime") != "provided.al2023" || fmt.Sprint(tpl.Setting(id, "Architectures")) != "[arm64]" || tpl.Setting(id, "Handler") != "bootstrap" {
 			t.Errorf("%s runs on %v %v", id, tpl.Setting(id, "Runtime"), tpl.Setting(id, "Architectures"))
+		}
+		// Jobs that send themselves on look like loops.
+		if tpl.Setting(id, "RecursiveLoop") != "Allow" {
+			t.Errorf("Lambda stops jobs of %s that take more than 16 invocations", id)
 		}
 		role := tpl.Setting(id, "Role")
 		if other, ok := roles[role]; ok {
@@ -247,7 +250,7 @@ func TestBuckets(t *testing.T) {
 				t.Errorf("%s: not %s", id, what)
 			}
 		}
-		if p["BucketEncryption"] == nil || tpl.Resource(id)["DeletionPolicy"] != "Retain" {
+		if p["BucketEncryption"] == nil || tpl.Resource(id)["DeletionPolicy"] != "RetainExceptOnCreate" {
 			t.Errorf("%s is not encrypted, or goes with the stack", id)
 		}
 		aborts := false
