@@ -394,15 +394,17 @@
       }
     }
 
-    // putPart sends a part. A URL of the store's is good for some hours only:
-    // the server is asked for another one then.
+    // putPart sends a part. A URL of the store's is good for some hours at most
+    // (403, or 400 where what signed it expired); the server is asked for another
+    // one then. A 400 also says that nothing came for a while, which passes.
     async putPart(part, body, progress) {
       const res = await this.put(part.url, body, progress);
-      if (res.status !== 403 || new URL(part.url, location).origin === location.origin) return res;
+      if (res.status !== 403 && res.status !== 400 || new URL(part.url, location).origin === location.origin) return res;
       const view = await (await this.call('GET', `/uploads/${this.id}`)).json();
       if (!view.parts) throw new Refused(`The upload is ${view.status} already.`);
       part.url = view.parts[part.number - 1].url;
-      return this.put(part.url, body, progress);
+      const again = await this.put(part.url, body, progress);
+      return again.status === 400 ? new Response(null, { status: 503 }) : again;
     }
 
     // put sends bytes. XMLHttpRequest tells how many have gone; fetch does not.

@@ -26,8 +26,8 @@ type guard struct {
 
 	mu     sync.Mutex
 	denied []string
-	rate   int64 // bytes a second of what S3 sends; 0: all there are
-	refuse func(r *http.Request) bool
+	rate   int64                     // bytes a second of what S3 sends; 0: all there are
+	refuse func(r *http.Request) int // the status of a refusal; 0: none
 }
 
 // used are the grants that were made use of, by function.
@@ -82,9 +82,12 @@ func newGuard(function string, grants []template.Grant, s3, sqs string, secrets 
 		g.mu.Lock()
 		refuse := g.refuse
 		g.mu.Unlock()
-		if refuse != nil && refuse(r) {
-			w.WriteHeader(http.StatusInternalServerError)
-			return
+		if refuse != nil {
+			if status := refuse(r); status != 0 {
+				w.Header().Set("Access-Control-Allow-Origin", "*")
+				w.WriteHeader(status)
+				return
+			}
 		}
 		s3Proxy.ServeHTTP(w, r)
 	}))
@@ -124,6 +127,13 @@ func (g *guard) close() {
 		s.CloseClientConnections()
 		s.Close()
 	}
+}
+
+// refusing has S3 refuse some requests from now on.
+func (g *guard) refusing(refuse func(r *http.Request) int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refuse = refuse
 }
 
 // allow asks the policy.

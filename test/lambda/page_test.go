@@ -108,6 +108,23 @@ func TestPage(t *testing.T) {
 	do("open the page", chromedp.Navigate(w.api.URL+"/ui/login"), chromedp.SendKeys(chromedp.CSS("#password"), password+kb.Enter))
 	until("the page of images", "location.pathname === '/ui/images' && document.getElementById('catalog')")
 
+	// What signed the first URL has expired; then nothing came for a while; then
+	// the second URL has expired.
+	refusals := []int{400, 400, 0, 403}
+	w.fn["UploadFunction"].guard.refusing(func(r *http.Request) int {
+		if r.Method != http.MethodPut || !r.URL.Query().Has("partNumber") {
+			return 0
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(refusals) == 0 {
+			return 0
+		}
+		status := refusals[0]
+		refusals = refusals[1:]
+		return status
+	})
+
 	data := bytes.Repeat([]byte("0123456789abcdef"), 65<<20/16) // two parts
 	file := filepath.Join(t.TempDir(), "by page.img")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
@@ -122,6 +139,9 @@ func TestPage(t *testing.T) {
 		t.Errorf("%d other bytes", len(got.body))
 	}
 	mu.Lock()
+	if len(refusals) > 0 {
+		t.Errorf("%v were not met with", refusals)
+	}
 	if len(parts) != 1 || !parts[uploads] {
 		t.Errorf("parts were sent to %v, want %s only", parts, uploads)
 	}

@@ -34,6 +34,15 @@ func TestEnvironment(t *testing.T) {
 				continue
 			}
 			without := append(append([]string{}, f.env[:i]...), f.env[i+1:]...)
+			switch name {
+			case "IMAGEROOT_S3_ENDPOINT":
+				continue // it would look for AWS
+			case "IMAGEROOT_ALLOW_NET", "IMAGEROOT_PLAIN_HTTP":
+				if ok, log := starts(f, without); !ok {
+					t.Errorf("%s without %s does not start: %.300s", id, name, log)
+				}
+				continue
+			}
 			if ok, log := starts(f, without); ok || !strings.Contains(log, name+" is not set") {
 				t.Errorf("%s without %s: starts %v: %.300s", id, name, ok, log)
 			}
