@@ -17,7 +17,7 @@ const (
 	// uploads whose parts go straight to the store: each has a URL of a
 	// kilobyte or two, and all must fit into one answer.
 	directPart  = 64 << 20
-	directParts = 2000
+	directParts = 1500
 )
 
 // partSizeFor is the size of the parts of an upload.
