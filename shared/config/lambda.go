@@ -42,12 +42,16 @@ var lambdaSettings = []setting{
 	{"SESSION_KEY", "", "what session cookies are signed with", sessionKey},
 }
 
+// mayBeUnset are settings that mean the same unset and empty: nobody says that
+// Lambda passes empty variables on.
+var mayBeUnset = []string{"S3_ENDPOINT", AllowNet, PlainHTTP}
+
 // secrets are the settings whose values may be ARNs of what has them.
 var secrets = []string{Password, "TOKEN", "SESSION_KEY"}
 
 // LoadLambda reads the settings of a function at AWS: those of every function
 // and those named in reads. Each must be set, to nothing where it is not
-// wanted, and no other: the template and the code say the same. Where a secret
+// wanted (some need not be, then), and no other: the template and the code say the same. Where a secret
 // is the ARN of one, lookup is asked for it.
 func LoadLambda(ctx context.Context, lookup func(ctx context.Context, arn string) (string, error), reads ...string) (Config, error) {
 	reads = append(slices.Clone(everyFunction), reads...)
@@ -56,7 +60,7 @@ func LoadLambda(ctx context.Context, lookup func(ctx context.Context, arn string
 		value, set := os.LookupEnv(s.env())
 		read := slices.Contains(reads, s.name)
 		switch {
-		case read && !set:
+		case read && !set && !slices.Contains(mayBeUnset, s.name):
 			return Config{}, fmt.Errorf("%s is not set: %s", s.env(), s.usage)
 		case set && !read:
 			return Config{}, fmt.Errorf("%s is set, and this function does not read it", s.env())
