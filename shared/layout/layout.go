@@ -18,6 +18,7 @@
 //	              auth/password             argon2id hash of the operator password
 //	              auth/session-key          key that signs session cookies
 //	              auth/ended                sessions that were logged out before their time
+//	              probe/ID-N                what a start tries the server with; ID is random
 //
 // Records carry no ".json": a name of 255 bytes must fit into one path
 // segment of a file system as it is.
@@ -52,6 +53,7 @@ const (
 	PasswordKey     = "auth/password"
 	SessionKeyKey   = "auth/session-key"
 	EndedKey        = "auth/ended"
+	ProbePrefix     = "probe/"
 )
 
 // Ref returns the REF of a source URL: its SHA-256 in hexadecimal.
@@ -99,6 +101,9 @@ func HashJobKey(name string) string { return HashJobPrefix + name }
 
 // FetchJobKey returns the key of the fetch job of a source.
 func FetchJobKey(ref string) string { return FetchJobPrefix + ref }
+
+// ProbeKey returns the key of one object that a start tries the server with.
+func ProbeKey(id, what string) string { return ProbePrefix + id + "-" + what }
 
 // DigestName parses a [DigestKey].
 func DigestName(key string) (name string, ok bool) { return nameAfter(key, DigestPrefix) }

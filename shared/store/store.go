@@ -17,7 +17,7 @@ import (
 
 // Errors that every implementation returns, wrapped with what happened.
 // Errors that are none of these are failures of the server or of the way to
-// it; the operation may be tried again.
+// it; the operation may be tried again, unless they are errors.ErrUnsupported.
 var (
 	// ErrNotFound: there is no such object, record, or multipart upload.
 	ErrNotFound = errors.New("not found")

@@ -66,6 +66,7 @@ func TestImports(t *testing.T) {
 		"imageroot/functions/fetch":     {"local"},
 		"imageroot/shared/config":       {"local", "shared/cloud"},
 		"imageroot/shared/store/s3stor": {"local", "shared/cloud"},
+		"imageroot/shared/store/probe":  {"local"},
 	}
 	for _, p := range packages(t) {
 		if strings.HasPrefix(p.ImportPath, "test/") {

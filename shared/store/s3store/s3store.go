@@ -150,6 +150,8 @@ func kindOf(err error) error {
 			return store.ErrFull
 		case "RequestTimeout": // a 400: nothing came for too long
 			return store.ErrUnavailable
+		case "NotImplemented":
+			return errors.ErrUnsupported
 		}
 	}
 	switch {
@@ -161,6 +163,8 @@ func kindOf(err error) error {
 		return store.ErrDenied
 	case isStatus(err, http.StatusInsufficientStorage):
 		return store.ErrFull
+	case isStatus(err, http.StatusNotImplemented):
+		return errors.ErrUnsupported
 	case unavailable(err):
 		return store.ErrUnavailable
 	}

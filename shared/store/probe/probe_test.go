@@ -1,0 +1,340 @@
+package probe_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/layout"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+	"imageroot/shared/store/memstore"
+	"imageroot/shared/store/probe"
+	"imageroot/shared/store/s3store"
+)
+
+// left returns the keys of probes that are there.
+func left(t *testing.T, root store.Root) []string {
+	t.Helper()
+	var keys []string
+	for info, err := range root.List(context.Background(), layout.ProbePrefix, "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, info.Key)
+	}
+	for u, err := range root.PendingUploads(context.Background(), layout.ProbePrefix) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, "upload of "+u.Key)
+	}
+	return keys
+}
+
+func tidy(t *testing.T, root store.Root) {
+	t.Helper()
+	if keys := left(t, root); len(keys) > 0 {
+		t.Errorf("left over: %q", keys)
+	}
+}
+
+func TestGood(t *testing.T) {
+	root := faultstore.New(memstore.New(), nil)
+	if err := probe.Check(t.Context(), root); err != nil {
+		t.Error(err)
+	}
+	if n := len(root.Calls()); n > 80 {
+		t.Errorf("%d requests at every start", n)
+	}
+	tidy(t, root)
+}
+
+// A broken root does one thing wrong.
+type broken struct {
+	store.Root
+	create       func(ctx context.Context, key string, data []byte) (string, error)
+	replace      func(ctx context.Context, key string, data []byte, tag string) (string, error)
+	get          func(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error)
+	list         func(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error]
+	copy         func(ctx context.Context, dst, src string, size int64) error
+	createUpload func(ctx context.Context, key string) (string, error)
+	listParts    func(ctx context.Context, key, id string) ([]store.Part, error)
+}
+
+func (b *broken) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+	if b.create != nil {
+		return b.create(ctx, key, data)
+	}
+	return b.Root.CreateRecord(ctx, key, data)
+}
+
+func (b *broken) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+	if b.replace != nil {
+		return b.replace(ctx, key, data, tag)
+	}
+	return b.Root.ReplaceRecord(ctx, key, data, tag)
+}
+
+func (b *broken) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	if b.get != nil {
+		return b.get(ctx, key, r, ifMatch)
+	}
+	return b.Root.Get(ctx, key, r, ifMatch)
+}
+
+func (b *broken) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	if b.list != nil {
+		return b.list(ctx, prefix, after)
+	}
+	return b.Root.List(ctx, prefix, after)
+}
+
+func (b *broken) Copy(ctx context.Context, dst, src string, size int64) error {
+	if b.copy != nil {
+		return b.copy(ctx, dst, src, size)
+	}
+	return b.Root.Copy(ctx, dst, src, size)
+}
+
+func (b *broken) CreateUpload(ctx context.Context, key string) (string, error) {
+	if b.createUpload != nil {
+		return b.createUpload(ctx, key)
+	}
+	return b.Root.CreateUpload(ctx, key)
+}
+
+func (b *broken) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+	if b.listParts != nil {
+		return b.listParts(ctx, key, id)
+	}
+	return b.Root.ListParts(ctx, key, id)
+}
+
+// put writes whatever the condition, and returns the tag.
+func put(ctx context.Context, root store.Root, key string, data []byte) (string, error) {
+	if _, err := root.Put(ctx, key, strings.NewReader(string(data)), int64(len(data))); err != nil {
+		return "", err
+	}
+	_, tag, err := root.ReadRecord(ctx, key)
+	return tag, err
+}
+
+func TestLacks(t *testing.T) {
+	mem := memstore.New()
+	var mu sync.Mutex
+	for _, tt := range []struct {
+		name string
+		root broken
+		want []string // in the line, each
+	}{
+		{"create ignores its condition", broken{create: func(ctx context.Context, key string, data []byte) (string, error) {
+			return put(ctx, mem, key, data)
+		}}, []string{"If-None-Match"}},
+		{"create is not known", broken{create: func(context.Context, string, []byte) (string, error) {
+			return "", errors.ErrUnsupported
+		}}, []string{"If-None-Match"}},
+		{"replace ignores its condition", broken{replace: func(ctx context.Context, key string, data []byte, _ string) (string, error) {
+			return put(ctx, mem, key, data)
+		}}, []string{"If-Match on PUT"}},
+		{"replace is refused always", broken{replace: func(context.Context, string, []byte, string) (string, error) {
+			return "", store.ErrConflict
+		}}, []string{"If-Match on PUT"}},
+		{"replace looks, and then writes", broken{replace: func(ctx context.Context, key string, data []byte, tag string) (string, error) {
+			_, now, err := mem.ReadRecord(ctx, key)
+			if err != nil || now != tag {
+				return "", store.ErrConflict
+			}
+			if strings.HasSuffix(key, "race") {
+				time.Sleep(time.Second) // until all have looked
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			return put(ctx, mem, key, data)
+		}}, []string{"concurrency"}},
+		{"ranges are ignored", broken{get: func(ctx context.Context, key string, _ store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+			return mem.Get(ctx, key, store.All, ifMatch)
+		}}, []string{"Range on GET"}},
+		{"reads ignore their condition", broken{get: func(ctx context.Context, key string, r store.Range, _ string) (io.ReadCloser, store.Info, error) {
+			return mem.Get(ctx, key, r, "")
+		}}, []string{"If-Match on GET"}},
+		{"listings come late", broken{list: func(context.Context, string, string) iter.Seq2[store.Info, error] {
+			return func(func(store.Info, error) bool) {}
+		}}, []string{"listing"}},
+		{"listings ignore start-after", broken{list: func(ctx context.Context, prefix, _ string) iter.Seq2[store.Info, error] {
+			return mem.List(ctx, prefix, "")
+		}}, []string{"listing"}},
+		{"copies are not known", broken{copy: func(context.Context, string, string, int64) error { return errors.ErrUnsupported }}, []string{"copying"}},
+		{"uploads are not known", broken{createUpload: func(context.Context, string) (string, error) { return "", errors.ErrUnsupported }}, []string{"multipart"}},
+		{"parts are not listed", broken{listParts: func(context.Context, string, string) ([]store.Part, error) { return nil, nil }}, []string{"multipart"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tt.root.Root = mem
+				err := probe.Check(t.Context(), &tt.root)
+				var lack *probe.LackError
+				if !errors.As(err, &lack) {
+					t.Fatalf("%v, want what is lacking", err)
+				}
+				for _, w := range tt.want {
+					if !strings.Contains(err.Error(), w) {
+						t.Errorf("%v, want %q in it", err, w)
+					}
+				}
+				if len(lack.Lacks) != len(tt.want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%q, want %d", lack.Lacks, len(tt.want))
+				}
+				if tt.root.list == nil {
+					tidy(t, mem)
+				}
+			})
+		})
+	}
+}
+
+// A server that cannot be reached, or used, is not said to lack anything.
+func TestNoVerdict(t *testing.T) {
+	for _, want := range []error{store.ErrUnavailable, store.ErrDenied, store.ErrFull} {
+		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(context.Context, string, []byte) (string, error) { return "", want }})
+		if _, lack := errors.AsType[*probe.LackError](err); lack || !errors.Is(err, want) {
+			t.Errorf("%v, want %v and no verdict", err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := probe.Check(ctx, memstore.New()); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+}
+
+// A server that never answers does not keep a start waiting for ever.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(ctx context.Context, _ string, _ []byte) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Probes beside each other leave each other alone, and what one that was
+// killed has left goes with a later one.
+func TestBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := memstore.New()
+		killed := layout.ProbeKey("KILLED", "create")
+		if _, err := root.CreateRecord(t.Context(), killed, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() {
+				if err := probe.Check(t.Context(), root); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if keys := left(t, root); !slices.Equal(keys, []string{killed}) {
+			t.Errorf("left: %q, want only what another probe may still need", keys)
+		}
+		time.Sleep(2 * time.Hour)
+		if err := probe.Check(t.Context(), root); err != nil {
+			t.Error(err)
+		}
+		tidy(t, root)
+	})
+}
+
+const accessKey, secretKey = "AKIATEST", "secret-of-the-test"
+
+func open(t *testing.T, endpoint string) *s3store.Root {
+	t.Helper()
+	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: endpoint, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureBucket(t.Context(), "bucket"); err != nil {
+		t.Fatal(err)
+	}
+	return c.Root("bucket", "catalog/")
+}
+
+// Over the gateway inside, and over servers that are not as good.
+func TestServers(t *testing.T) {
+	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: accessKey, SecretKey: secretKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Close() })
+	t.Run("the gateway inside", func(t *testing.T) {
+		root := open(t, g.Endpoint())
+		began := time.Now()
+		if err := probe.Check(t.Context(), root); err != nil {
+			t.Error(err)
+		}
+		t.Logf("took %v", time.Since(began))
+		tidy(t, root)
+	})
+	for _, tt := range []struct{ header, method, want string }{
+		{"If-Match", http.MethodPut, "If-Match on PUT"},
+		{"If-Match", http.MethodGet, "If-Match on GET"},
+		{"If-None-Match", http.MethodPut, "If-None-Match"},
+		{"Range", http.MethodGet, "Range on GET"},
+	} {
+		t.Run("a server that ignores "+tt.header+" on "+tt.method, func(t *testing.T) {
+			root := open(t, deaf(t, g.Endpoint(), tt.method, tt.header))
+			err := probe.Check(t.Context(), root)
+			if _, lack := errors.AsType[*probe.LackError](err); !lack || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+			tidy(t, root)
+		})
+	}
+}
+
+// deaf is an S3 server that does not know a header of requests with a method.
+func deaf(t *testing.T, endpoint, method, header string) string {
+	t.Helper()
+	to, err := url.Parse(endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	s := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		if r.Out.Method == method {
+			r.Out.Header.Del(header)
+		}
+		// What is signed is signed anew.
+		for k := range r.Out.Header {
+			if k != "Content-Type" && k != "Content-Length" && !strings.HasPrefix(k, "X-Amz-") && k != "Range" && !strings.HasPrefix(k, "If-") {
+				r.Out.Header.Del(k)
+			}
+		}
+		creds := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey}
+		if err := signer.SignHTTP(r.Out.Context(), creds, r.Out, r.Out.Header.Get("X-Amz-Content-Sha256"), "s3", "us-east-1", time.Now()); err != nil {
+			t.Error(err)
+		}
+	}})
+	t.Cleanup(s.Close)
+	return s.URL
+}
