@@ -39,6 +39,8 @@ type Config struct {
 	S3AccessKey, S3SecretKey string // of the gateway inside; empty: generate
 	Password                 string // empty: the stored one, or generate
 	Token                    string // empty: none
+	Events                   string // one of the Events constants
+	WebhookToken             string // empty: no webhook
 	PublicRead               bool
 	HashWorkers              int
 	FetchWorkers             int
@@ -51,6 +53,16 @@ type Config struct {
 	// Lambda is what only functions at AWS have: see [LoadLambda].
 	Lambda Lambda
 }
+
+// How the runner hears of objects that others put into another S3 server than
+// the gateway inside.
+const (
+	EventsAuto    = "auto"    // by the best way that there is
+	EventsListen  = "listen"  // from the server's event stream
+	EventsWebhook = "webhook" // by what the server POSTs here
+	EventsPoll    = "poll"    // by listing every few seconds
+	EventsOff     = "off"     // by the slow listing that is beneath all
+)
 
 const prefix = "IMAGEROOT_"
 
@@ -86,7 +98,9 @@ var settings = []setting{
 	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", accessKey},
 	{"S3_SECRET_KEY", "", "secret key of the gateway inside (default: generated)", secretKey},
 	{"PASSWORD", "", "operator password (default: generated)", password},
-	{"TOKEN", "", "API token for scripts (default: none)", token},
+	{"TOKEN", "", "API token for scripts (default: none)", token(func(c *Config) *string { return &c.Token })},
+	{"EVENTS", EventsAuto, "how to hear of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
+	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
 	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", publicRead},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
@@ -146,6 +160,12 @@ func Load(args []string, help io.Writer) (Config, error) {
 	}
 	if c.CatalogRoot.Bucket == c.ImageRoot.Bucket && strings.HasPrefix(c.ImageRoot.Prefix, c.CatalogRoot.Prefix) {
 		return Config{}, fmt.Errorf("%s: %s must be another place than the image root %s, and not around it", from["CATALOG_ROOT"], c.CatalogRoot, c.ImageRoot)
+	}
+	switch {
+	case c.Events != EventsAuto && c.S3Endpoint == "":
+		return Config{}, fmt.Errorf("%s: the gateway inside tells of its objects itself; %s is for another S3 server (%s)", from["EVENTS"], c.Events, from["S3_ENDPOINT"])
+	case c.Events == EventsWebhook && c.WebhookToken == "":
+		return Config{}, fmt.Errorf("%s: webhook needs the token that the server is to send (%s)", from["EVENTS"], from["WEBHOOK_TOKEN"])
 	}
 	c.DockerConfig = dockerConfig()
 	return c, nil
@@ -244,15 +264,26 @@ func password(c *Config, v string) error {
 	return nil
 }
 
-func token(c *Config, v string) error {
+func token(field func(*Config) *string) func(*Config, string) error {
 	const least = 16
-	if v != "" && len(v) < least {
-		return fmt.Errorf("the token must have at least %d characters", least)
+	return func(c *Config, v string) error {
+		if v != "" && len(v) < least {
+			return fmt.Errorf("the token must have at least %d characters", least)
+		}
+		if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return errors.New("the token must be of visible ASCII characters")
+		}
+		*field(c) = v
+		return nil
 	}
-	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("the token must be of visible ASCII characters")
+}
+
+func events(c *Config, v string) error {
+	all := []string{EventsAuto, EventsListen, EventsWebhook, EventsPoll, EventsOff}
+	if !slices.Contains(all, v) {
+		return fmt.Errorf("%q is none of %s", v, strings.Join(all, ", "))
 	}
-	c.Token = v
+	c.Events = v
 	return nil
 }
 

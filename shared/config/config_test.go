@@ -28,7 +28,7 @@ func load(args ...string) (Config, error) { return Load(args, io.Discard) }
 func defaults() Config {
 	return Config{
 		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data",
-		PublicRead: true, HashWorkers: 1, FetchWorkers: 2, DockerConfig: "/home/me/.docker/config.json",
+		Events: EventsAuto, PublicRead: true, HashWorkers: 1, FetchWorkers: 2, DockerConfig: "/home/me/.docker/config.json",
 	}
 }
 
@@ -55,6 +55,10 @@ func TestSettings(t *testing.T) {
 		{"S3_ACCESS_KEY", "key", func(c *Config) { c.S3AccessKey, c.S3SecretKey = "key", "a secret key" }, "--s3-secret-key=a secret key"},
 		{"PASSWORD", "correct horse", func(c *Config) { c.Password = "correct horse" }, ""},
 		{"TOKEN", "0123456789abcdef", func(c *Config) { c.Token = "0123456789abcdef" }, ""},
+		{"EVENTS", "listen", func(c *Config) { c.Events, c.S3Endpoint = EventsListen, "http://s3" }, "--s3-endpoint=http://s3"},
+		{"EVENTS", "poll", func(c *Config) { c.Events, c.S3Endpoint = EventsPoll, "http://s3" }, "--s3-endpoint=http://s3"},
+		{"EVENTS", "off", func(c *Config) { c.Events, c.S3Endpoint = EventsOff, "http://s3" }, "--s3-endpoint=http://s3"},
+		{"WEBHOOK_TOKEN", "0123456789abcdef", func(c *Config) { c.WebhookToken = "0123456789abcdef" }, ""},
 		{"PUBLIC_READ", "false", func(c *Config) { c.PublicRead = false }, ""},
 		{"PUBLIC_READ", "0", func(c *Config) { c.PublicRead = false }, ""},
 		{"HASH_WORKERS", "64", func(c *Config) { c.HashWorkers = 64 }, ""},
@@ -109,6 +113,17 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+func TestWebhook(t *testing.T) {
+	clean(t)
+	const endpoint = "--s3-endpoint=http://s3"
+	if c, err := load(endpoint, "--events=webhook", "--webhook-token=0123456789abcdef"); err != nil || c.Events != EventsWebhook {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := load(endpoint, "--events=webhook"); err == nil || !strings.Contains(err.Error(), "IMAGEROOT_WEBHOOK_TOKEN") {
+		t.Errorf("a webhook without its token: %v", err)
+	}
+}
+
 func TestFlagsWin(t *testing.T) {
 	clean(t)
 	t.Setenv("IMAGEROOT_HASH_WORKERS", "nonsense")
@@ -141,6 +156,10 @@ func TestRefused(t *testing.T) {
 		{"CATALOG_ROOT", "s3://images", "another place"},
 		{"CATALOG_ROOT", "http://catalog", "s3://BUCKET"},
 		{"S3_ENDPOINT", "127.0.0.1:9000", "URL"},
+		{"EVENTS", "nonsense", "auto, listen, webhook, poll, off"},
+		{"EVENTS", "listen", "IMAGEROOT_S3_ENDPOINT"},
+		{"EVENTS", "off", "IMAGEROOT_S3_ENDPOINT"},
+		{"WEBHOOK_TOKEN", "short", "16 characters"},
 		{"S3_ENDPOINT", "ftp://x", "URL"},
 		{"S3_ENDPOINT", "http://user@x", "URL"},
 		{"S3_ENDPOINT", "http://x/path", "URL"},
