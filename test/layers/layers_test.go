@@ -48,6 +48,8 @@ func TestImports(t *testing.T) {
 		"github.com/aws/aws-sdk-go-v2":  {"shared/store/s3store", "shared/queue/sqsqueue", "shared/cloud", "local/gateway"},
 		"github.com/versity/versitygw":  {"local/gateway"},
 		"oras.land/oras-go":             {"shared/source"},
+		"github.com/minio/minio-go":     {"shared/listen"},
+		"imageroot/shared/listen":       {"local"},
 		"github.com/pelletier/go-toml":  {"shared/manifest"},
 		"github.com/prometheus":         {"shared/metric"},
 		"golang.org/x/crypto/argon2":    {"shared/auth"},

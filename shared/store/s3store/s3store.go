@@ -39,7 +39,11 @@ type Config struct {
 }
 
 // A Client speaks to one server. It is safe for concurrent use.
-type Client struct{ s3 *s3.Client }
+type Client struct {
+	s3          *s3.Client
+	credentials aws.CredentialsProvider
+	transport   http.RoundTripper
+}
 
 // Open prepares a client. It does not contact the server.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
@@ -68,7 +72,11 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if ac.Region == "" {
 		ac.Region = "us-east-1"
 	}
-	return &Client{s3.NewFromConfig(ac, func(o *s3.Options) {
+	transport := http.DefaultTransport
+	if c, ok := ac.HTTPClient.(*awshttp.BuildableClient); ok { // with the roots of AWS_CA_BUNDLE by now
+		transport = c.GetTransport()
+	}
+	return &Client{credentials: ac.Credentials, transport: transport, s3: s3.NewFromConfig(ac, func(o *s3.Options) {
 		if cfg.Endpoint == "" {
 			return
 		}
@@ -81,21 +89,44 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	})}, nil
 }
 
-// EnsureBucket makes the bucket if it does not exist.
+// EnsureBucket makes the bucket if it does not exist. Where that is not
+// allowed, or it is there and may not be used, the error is [store.ErrDenied].
 func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
 	if err == nil {
 		return nil
 	}
-	if !isStatus(err, http.StatusNotFound) {
+	// Whoever may not look may still not be told that it is missing.
+	denied := isStatus(err, http.StatusForbidden)
+	if !denied && !isStatus(err, http.StatusNotFound) {
 		return wrap("look for bucket", bucket, err)
 	}
 	_, err = c.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket})
-	var api smithy.APIError
-	if errors.As(err, &api) && api.ErrorCode() == "BucketAlreadyOwnedByYou" {
+	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "BucketAlreadyOwnedByYou" {
+		if denied {
+			return fmt.Errorf("look into bucket %q: %w", bucket, store.ErrDenied)
+		}
 		return nil
 	}
 	return wrap("make bucket", bucket, err)
+}
+
+// Access is what another client needs to speak to the same server as the same
+// user.
+type Access struct {
+	Region                             string
+	AccessKey, SecretKey, SessionToken string
+	// Transport trusts whom this client trusts.
+	Transport http.RoundTripper
+}
+
+// Access returns credentials that are good for now.
+func (c *Client) Access(ctx context.Context) (Access, error) {
+	creds, err := c.credentials.Retrieve(ctx)
+	if err != nil {
+		return Access{}, fmt.Errorf("credentials for the S3 server: %w", err)
+	}
+	return Access{c.s3.Options().Region, creds.AccessKeyID, creds.SecretAccessKey, creds.SessionToken, c.transport}, nil
 }
 
 // Root returns the root at prefix in bucket. The prefix is empty or ends in a
