@@ -9,9 +9,9 @@ OUT      = out
 
 # What tests need that go does not bring: command:package of Debian.
 NEEDS = curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
-	zip:zip qemu-aarch64-static:qemu-user-static
+        zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy buildah:buildah busybox:busybox-static
 
-UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/browser -e /test/bench -e /test/torture -e /test/lambda)
+UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra)
 
 .PHONY: help
 help: ## list the targets
@@ -41,6 +41,10 @@ test: deps ## the test suite: units, then the real binary with curl, aws and rcl
 short: deps ## the test suite without what takes minutes or gigabytes
 	$(GOTEST) $(UNIT)
 	$(GOTEST) -short ./test/e2e
+
+.PHONY: infra
+infra: deps dist ## what installs imageroot: units, containers, proxy, and the release under emulation
+	$(GOTEST) -json ./test/infra | $(STRICT)
 
 .PHONY: browser
 browser: deps ## the pages in Chromium; screenshots go to out/screenshots
@@ -84,6 +88,7 @@ check: ## formatting, vet, staticcheck, known vulnerabilities, races
 	@test -z "$$($(GO) tool gofumpt -l .)" || { $(GO) tool gofumpt -l .; echo 'run: go tool gofumpt -w .'; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
+	$(GO) -C tools vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) tool govulncheck ./... || test $$? -ne 3
 	$(GOTEST) -race $(UNIT)
@@ -99,11 +104,12 @@ bench: deps ## throughput, memory and size, as ratios to the tools one would use
 	$(GO) run ./test/bench
 
 .PHONY: dist
-dist: ## release binaries in dist/
+dist: ## release binaries in dist/, with checksums and what they are made of (CycloneDX)
 	@rm -rf dist && mkdir dist
 	@for t in amd64: arm64: arm:6 arm:7; do a=$${t%%:*}; v=$${t##*:}; \
 	  n=dist/imageroot-linux-$$a$${v:+v$$v}; echo $$n; \
-	  CGO_ENABLED=0 GOOS=linux GOARCH=$$a GOARM=$$v $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$n ./local || exit 1; done
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$a GOARM=$$v $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$n ./local && \
+	  $(GO) -C tools tool cyclonedx-gomod bin -json -std -noserial -notimestamp -version '$(VERSION)' -output ../$$n.cdx.json ../$$n || exit 1; done
 	@cd dist && sha256sum imageroot-* > SHA256SUMS && cat SHA256SUMS
 
 .PHONY: clean
