@@ -56,6 +56,8 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 		switch {
 		case t.Reconcile:
 			errs = append(errs, f.Reconcile(ctx))
+		case t.Poll:
+			errs = append(errs, f.Poll(ctx))
 		case t.Resume:
 			errs = append(errs, f.resume(ctx))
 		case t.Hash != "":

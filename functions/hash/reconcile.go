@@ -16,12 +16,30 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
+	if err := f.noticeAll(ctx, names); err != nil {
+		return err
+	}
+	return f.resume(ctx)
+}
+
+// Poll queues what one listing of the image root shows to be new, for where
+// no events come. It is cheap enough to be made every few seconds; what it
+// does not find, [Function.Reconcile] does.
+func (f *Function) Poll(ctx context.Context) error {
+	names, err := f.Inventory.Changed(ctx)
+	if err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	return f.noticeAll(ctx, names)
+}
+
+func (f *Function) noticeAll(ctx context.Context, names []string) error {
 	for _, name := range names {
 		if err := f.notice(ctx, name); err != nil {
 			return err
 		}
 	}
-	return f.resume(ctx)
+	return nil
 }
 
 // notice queues a look at an object.

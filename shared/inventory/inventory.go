@@ -226,6 +226,29 @@ func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.hashJobs.Refresh(ctx)); err != nil {
 		return nil, err
 	}
+	return inv.unsettled(ctx, func(string, store.Version) bool { return false })
+}
+
+// Changed lists only the image root anew and returns what is unsettled by
+// then, as far as is known here, without the images that a job has in hand, or
+// has given up.
+func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
+	if err := inv.images.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	jobs, _, err := inv.hashJobs.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return inv.unsettled(ctx, func(name string, v store.Version) bool {
+		it, ok := jobs[name]
+		return ok && it.Value.Status != job.Completed && it.Value.Version != nil && it.Value.Version.Equal(v)
+	})
+}
+
+// unsettled compares what is known of images and digests. It leaves out images
+// whose digest is missing because they are in hand.
+func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v store.Version) bool) ([]string, error) {
 	images, _, err := inv.images.All(ctx)
 	if err != nil {
 		return nil, err
@@ -236,8 +259,16 @@ func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	}
 	var names []string
 	for name, it := range images {
+		if !image.IsName(name) {
+			continue
+		}
 		rec, ok := digests[name]
-		if image.IsName(name) && (!ok || !rec.Value.Version.Equal(it.Info.Version) || !sameSidecars(images, name, rec.Value.Publishers)) {
+		if !ok || !rec.Value.Version.Equal(it.Info.Version) {
+			ok = inHand(name, it.Info.Version)
+		} else {
+			ok = sameSidecars(images, name, rec.Value.Publishers)
+		}
+		if !ok {
 			names = append(names, name)
 		}
 	}

@@ -9,11 +9,75 @@ import (
 
 	"imageroot/shared/digest"
 	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
 )
+
+// One listing of the image root shows what is new, gone, and in nobody's hand.
+func TestChanged(t *testing.T) {
+	images, catalog := faultstore.New(memstore.New(), nil), memstore.New()
+	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	observed := inv.ObserveCatalog(catalog)
+	put := func(key, data string) store.Version {
+		t.Helper()
+		v, err := images.Put(t.Context(), key, strings.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	expect := func(when string, want ...string) {
+		t.Helper()
+		images.Reset(nil)
+		got, err := inv.Changed(t.Context())
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: changed are %q, %v; want %q", when, got, err, want)
+		}
+		if calls := images.Calls(); len(calls) != 1 || calls[0].Op != "List" {
+			t.Errorf("%s: it takes %v of the image root", when, calls)
+		}
+	}
+	is := func(name string, status job.Status, v store.Version) {
+		t.Helper()
+		_, _, err := record.Change(t.Context(), observed, layout.HashJobKey(name), func(j *job.Job, _ bool) error {
+			*j = job.Job{Meta: j.Meta, Name: name, Version: &v, Status: status}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("nothing")
+	a, b := put("a.img", "a"), put("b.img", "b")
+	put("notes.txt", "no image")
+	expect("new", "a.img", "b.img")
+	is("a.img", job.Queued, a)
+	is("b.img", job.Failed, b)
+	expect("a job has one, and has given up the other")
+	is("a.img", job.Completed, a)
+	expect("a job without an outcome", "a.img")
+	_, _, err := record.Change(t.Context(), observed, layout.DigestKey("a.img"), func(rec *digest.Record, _ bool) error {
+		*rec = digest.Record{Meta: rec.Meta, Name: "a.img", Version: a, SHA256: strings.Repeat("ab", 32), By: digest.ByHash}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("hashed")
+	put("b.img", "another b")
+	put("a.img.sha256", "a checksum file")
+	expect("replaced, and a checksum file", "a.img", "b.img")
+	for _, key := range []string{"a.img", "a.img.sha256", "b.img"} {
+		if err := images.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("gone, and one had a digest", "a.img")
+}
 
 // Checksum files whose events were lost are noticed too.
 func TestUnsettledSidecars(t *testing.T) {

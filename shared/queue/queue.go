@@ -65,6 +65,8 @@ type Task struct {
 	// Resume asks for a look at the jobs there are, for those that nobody
 	// works on.
 	Resume bool `json:"resume,omitempty"`
+	// Poll asks for a look at the listing, for what no event told of.
+	Poll bool `json:"poll,omitempty"`
 	// Reconcile asks for a comparison of the whole image root with the records.
 	Reconcile bool `json:"reconcile,omitempty"`
 }
