@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +35,7 @@ import (
 	"imageroot/shared/queue/memqueue"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
+	"imageroot/shared/store/probe"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
 )
@@ -62,7 +65,9 @@ type server struct {
 	http        *http.Server
 	workers     []worker
 	reconcilers []queue.Sender
-	events      *activity.Log
+	activity    *activity.Log
+	client      *s3store.Client
+	events      *events
 }
 
 // A worker handles a queue.
@@ -95,7 +100,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if endpoint == "" {
 		if err := s.startGateway(ctx, func(e gateway.Event) {
 			if <-ready; inv != nil {
-				s.changed(inv, looks, e)
+				s.changed(inv, looks, e.Bucket, e.Key)
 			}
 		}); err != nil {
 			return nil, err
@@ -106,10 +111,9 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if err != nil {
 		return nil, err
 	}
-	for _, bucket := range []string{cfg.ImageRoot.Bucket, cfg.CatalogRoot.Bucket} {
-		if err := client.EnsureBucket(ctx, bucket); err != nil {
-			return nil, err
-		}
+	s.client = client
+	if err := s.ensureBuckets(ctx); err != nil {
+		return nil, err
 	}
 	if s.gateway != nil && cfg.CatalogRoot.Bucket != cfg.ImageRoot.Bucket {
 		// It holds the session key.
@@ -118,12 +122,55 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		}
 	}
 	images, catalogRoot := s.root(client, cfg.ImageRoot), s.root(client, cfg.CatalogRoot)
+	if s.gateway == nil {
+		if err := probe.Check(ctx, catalogRoot); err != nil {
+			return nil, fmt.Errorf("%s cannot be used: %w", endpoint, err)
+		}
+	}
 	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})
+	s.events = s.openEvents(inv, looks)
 	started()
 	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, fetches, assemblies); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// ensureBuckets makes the buckets that are missing, or says how to.
+func (s *server) ensureBuckets(ctx context.Context) error {
+	buckets := []string{s.cfg.ImageRoot.Bucket, s.cfg.CatalogRoot.Bucket}
+	var missing, commands []string
+	var denied error
+	if _, err := s.client.Access(ctx); err != nil {
+		return fmt.Errorf("no credentials for %s: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%w)", s.cfg.S3Endpoint, err)
+	}
+	for _, bucket := range slices.Compact(buckets) {
+		err := s.client.EnsureBucket(ctx, bucket)
+		if errors.Is(err, s3store.ErrCredentials) {
+			return fmt.Errorf("%s does not accept AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", s.cfg.S3Endpoint, err)
+		}
+		if err != nil && !errors.Is(err, store.ErrDenied) {
+			return s.explain(err)
+		}
+		if err != nil {
+			denied = err
+			missing = append(missing, bucket)
+			commands = append(commands, fmt.Sprintf("aws --endpoint-url %s s3 mb s3://%s", s.cfg.S3Endpoint, bucket))
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("these AWS_* credentials may neither use nor make the bucket %s at %s; where it is missing, this makes it with other ones: %s (%w)",
+			strings.Join(missing, ", nor "), s.cfg.S3Endpoint, strings.Join(commands, " && "), denied)
+	}
+	return nil
+}
+
+// explain adds what to do about an error of the first request to a server.
+func (s *server) explain(err error) error {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("the certificate of %s is not trusted: give its authority's in AWS_CA_BUNDLE (%w)", s.cfg.S3Endpoint, err)
+	}
+	return err
 }
 
 // root returns the root at a location, read from the disk where that is here.
@@ -153,17 +200,17 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 	return err
 }
 
-// changed passes on what the gateway says of an object.
-func (s *server) changed(inv *inventory.Inventory, looks queue.Sender, e gateway.Event) {
-	if e.Bucket == s.cfg.ImageRoot.Bucket {
-		if name, ok := queue.TopLevel(e.Key, s.cfg.ImageRoot.Prefix); ok {
+// changed passes on what is said of an object.
+func (s *server) changed(inv *inventory.Inventory, looks queue.Sender, bucket, key string) {
+	if bucket == s.cfg.ImageRoot.Bucket {
+		if name, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
 			inv.TouchImage(name)
 			_ = looks.Send(context.Background(), queue.Task{Image: name}.Encode(), 0) // never fails
 			return
 		}
 	}
-	if e.Bucket == s.cfg.CatalogRoot.Bucket {
-		if key, ok := strings.CutPrefix(e.Key, s.cfg.CatalogRoot.Prefix); ok {
+	if bucket == s.cfg.CatalogRoot.Bucket {
+		if key, ok := strings.CutPrefix(key, s.cfg.CatalogRoot.Prefix); ok {
 			inv.TouchCatalog(key)
 		}
 	}
@@ -218,7 +265,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		{fetches, cfg.FetchWorkers, fetcher.Handle},
 		{assemblies, assemblers, uploader.Handle},
 	}
-	s.reconcilers, s.events = []queue.Sender{looks, fetches, assemblies}, events
+	s.reconcilers, s.activity = []queue.Sender{looks, fetches, assemblies}, events
 	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		m.Handler().ServeHTTP(w, r)
 		return nil
@@ -226,7 +273,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 	s.http = &http.Server{
 		Handler: web.Handler(web.Config{
 			Auth: operator, PublicRead: cfg.PublicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
-		}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), own),
+		}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own),
 		// Bodies of gigabytes have no deadline but stillness, which package
 		// web sees to; heads are small.
 		ReadHeaderTimeout: 10 * time.Second,
@@ -318,6 +365,8 @@ func (s *server) serve(ctx context.Context) error {
 		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
 	}
 	wg.Go(func() { s.reconcile(work) })
+	wg.Go(func() { s.events.poll(work) })
+	wg.Go(func() { s.hear(work) })
 	wg.Go(func() { trim(work) })
 
 	var err error
@@ -354,7 +403,7 @@ func (s *server) reconcile(ctx context.Context) {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
 		if task.Reconcile {
-			if err := s.events.Sweep(ctx); err != nil && ctx.Err() == nil {
+			if err := s.activity.Sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("old events stay for now", "error", err)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
+	"imageroot/shared/hook"
 	"imageroot/shared/web"
 )
 
@@ -28,7 +29,7 @@ var pages = []string{
 func tables() [][]web.Route {
 	return [][]web.Route{
 		new(upload.Function).Routes(), new(catalog.Function).Routes(), new(addbyurl.Function).Routes(),
-		new(hash.Function).Routes(), new(fetch.Function).Routes(),
+		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(hook.Hook).Routes(),
 	}
 }
 

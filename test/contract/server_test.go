@@ -29,10 +29,12 @@ import (
 	"imageroot/functions/upload"
 	"imageroot/shared/activity"
 	"imageroot/shared/auth"
+	"imageroot/shared/hook"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/metric"
 	"imageroot/shared/netpolicy"
+	"imageroot/shared/objectevent"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
 	"imageroot/shared/source"
@@ -61,6 +63,7 @@ type server struct {
 	hasher   *hash.Function
 	fetcher  *fetch.Function
 	uploader *upload.Function
+	hook     *hook.Hook
 
 	hashes, fetches, assemblies mailbox
 
@@ -102,6 +105,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		Images: s.images, Catalog: s.catalog, Links: setup.links, Hash: new(mailbox), Assemble: &s.assemblies, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Now: time.Now, Log: log,
 	}
+	s.hook = &hook.Hook{Event: func(objectevent.Event) {}, Unreadable: func(error) {}}
 	adder := &addbyurl.Function{
 		Catalog: s.catalog, Sources: sources, Inventory: inv, Uncache: s.fetcher.Uncache, Activity: s.activity, Now: time.Now, Log: log,
 	}
@@ -122,7 +126,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	}}}
 	h := httptest.NewServer(web.Handler(web.Config{
 		Auth: operator, PublicRead: setup.publicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: log,
-	}, s.uploader.Routes(), lister.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), runner))
+	}, s.uploader.Routes(), lister.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.hook.Routes(), runner))
 	t.Cleanup(h.Close)
 	s.url = h.URL
 	return s

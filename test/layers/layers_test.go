@@ -50,6 +50,7 @@ func TestImports(t *testing.T) {
 		"oras.land/oras-go":             {"shared/source"},
 		"github.com/minio/minio-go":     {"shared/listen"},
 		"imageroot/shared/listen":       {"local"},
+		"imageroot/shared/hook":         {"local"},
 		"github.com/pelletier/go-toml":  {"shared/manifest"},
 		"github.com/prometheus":         {"shared/metric"},
 		"golang.org/x/crypto/argon2":    {"shared/auth"},

@@ -90,7 +90,8 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 }
 
 // EnsureBucket makes the bucket if it does not exist. Where that is not
-// allowed, or it is there and may not be used, the error is [store.ErrDenied].
+// allowed, or it is there and may not be used, the error is [store.ErrDenied];
+// where the server does not know the credentials it is [ErrCredentials] too.
 func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
 	if err == nil {
@@ -102,14 +103,23 @@ func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 		return wrap("look for bucket", bucket, err)
 	}
 	_, err = c.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket})
-	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "BucketAlreadyOwnedByYou" {
-		if denied {
-			return fmt.Errorf("look into bucket %q: %w", bucket, store.ErrDenied)
-		}
-		return nil
+	code := ""
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		code = api.ErrorCode()
+	}
+	switch {
+	case code == "BucketAlreadyOwnedByYou" && denied:
+		return fmt.Errorf("look into bucket %q: %w", bucket, store.ErrDenied)
+	case code == "BucketAlreadyOwnedByYou":
+		return nil // made by somebody else just now
+	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch":
+		return fmt.Errorf("%w: %w", ErrCredentials, wrap("make bucket", bucket, err))
 	}
 	return wrap("make bucket", bucket, err)
 }
+
+// ErrCredentials means that the server does not know whose a request is.
+var ErrCredentials = errors.New("the server does not know these credentials")
 
 // Access is what another client needs to speak to the same server as the same
 // user.

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/config"
+	"imageroot/shared/queue"
+)
+
+// A sender knows when what was sent.
+type sender struct {
+	began time.Time
+	sent  map[string][]time.Duration
+}
+
+func (s *sender) Send(_ context.Context, body []byte, _ time.Duration) error {
+	s.sent[string(body)] = append(s.sent[string(body)], time.Since(s.began))
+	return nil
+}
+
+// The listing is looked at every few seconds where no events come, and now and
+// then where they do.
+func TestPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks := &sender{time.Now(), map[string][]time.Duration{}}
+		s := &server{cfg: config.Config{S3Endpoint: "http://s3", Events: config.EventsAuto}}
+		e := s.openEvents(nil, looks)
+		ctx, stop := context.WithCancel(t.Context())
+		go e.poll(ctx)
+		at := func(d time.Duration) { time.Sleep(d - time.Since(looks.began)); synctest.Wait() }
+		polls := func() int { return len(looks.sent[string(queue.Task{Poll: true}.Encode())]) }
+		at(time.Minute + time.Second)
+		if n := polls(); n != 4 {
+			t.Errorf("%d polls in a minute without events, want 4", n)
+		}
+		if !e.turn(true) || e.turn(true) {
+			t.Error("events began to come not once")
+		}
+		at(11*time.Minute + 2*time.Second)
+		if n := polls(); n != 6 {
+			t.Errorf("%d polls after ten minutes with events, want 2 more", n)
+		}
+		e.turn(false)
+		at(12*time.Minute + 3*time.Second)
+		if n := polls(); n != 10 {
+			t.Errorf("%d polls after another minute without, want 4 more", n)
+		}
+		stop()
+	})
+}
+
+func TestWays(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		gateway *gateway.Gateway
+		cfg     config.Config
+		way     string
+		poll    time.Duration
+	}{
+		{"the gateway inside", new(gateway.Gateway), config.Config{Events: config.EventsAuto, WebhookToken: "token"}, fromGateway, pollSlow},
+		{"nothing set", nil, config.Config{Events: config.EventsAuto}, config.EventsListen, pollFast},
+		{"a token", nil, config.Config{Events: config.EventsAuto, WebhookToken: "token"}, config.EventsWebhook, pollFast},
+		{"a token that is not to be used", nil, config.Config{Events: config.EventsPoll, WebhookToken: "token"}, config.EventsPoll, pollFast},
+		{"listen", nil, config.Config{Events: config.EventsListen, WebhookToken: "token"}, config.EventsListen, pollFast},
+		{"off", nil, config.Config{Events: config.EventsOff}, config.EventsOff, pollSlow},
+	} {
+		s := &server{cfg: tt.cfg, gateway: tt.gateway}
+		s.events = s.openEvents(nil, nil)
+		if s.events.way != tt.way || s.events.interval() != tt.poll || s.events.why == "" {
+			t.Errorf("%s: %s because %s, poll every %v", tt.name, s.events.way, s.events.why, s.events.interval())
+		}
+		if token := s.hook().Token; (token != "") != (tt.way == config.EventsWebhook) {
+			t.Errorf("%s: the hook has the token %q", tt.name, token)
+		}
+	}
+}
