@@ -36,16 +36,9 @@ type credentials struct {
 // loadCredentials fills what cfg leaves open from the file, generating what
 // is not there either.
 func loadCredentials(cfg *config.Config) (*credentials, error) {
-	c := &credentials{path: filepath.Join(cfg.Data, stateDir, "credentials.json")}
-	data, err := os.ReadFile(c.path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("the generated credentials cannot be read: %w", err)
-	default:
-		if err := json.Unmarshal(data, c); err != nil {
-			return nil, fmt.Errorf("%s is damaged: remove it to have new credentials generated (%w)", c.path, err)
-		}
+	c, err := readCredentials(cfg.Data)
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Password == "" {
 		if c.Password == "" {
@@ -68,6 +61,23 @@ func loadCredentials(cfg *config.Config) (*credentials, error) {
 		return c, nil
 	}
 	return c, c.save()
+}
+
+// readCredentials returns what the file in the data directory keeps: nothing
+// where there is none.
+func readCredentials(dir string) (*credentials, error) {
+	c := &credentials{path: filepath.Join(dir, stateDir, "credentials.json")}
+	data, err := os.ReadFile(c.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return c, nil
+	case err != nil:
+		return nil, fmt.Errorf("the generated credentials cannot be read: %w", err)
+	}
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("%s is damaged: remove it to have new credentials generated (%w)", c.path, err)
+	}
+	return c, nil
 }
 
 func newKey() (access, secret string) { return "IR" + rand.Text()[:18], rand.Text() + rand.Text()[:14] }

@@ -30,9 +30,13 @@ func main() {
 	}
 }
 
-// run is the program. It returns when ctx has ended and everything has
+// run is the program: imageroot, or imageroot doctor. It returns when ctx has ended and everything has
 // stopped, or where it cannot start.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	ill := len(args) > 0 && args[0] == "doctor"
+	if ill {
+		args = args[1:]
+	}
 	cfg, err := config.Load(args, stdout)
 	switch {
 	case errors.Is(err, config.ErrHelp):
@@ -42,6 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	case err != nil:
 		return err
+	case ill:
+		return newDoctor(cfg).examine(ctx, stdout)
 	}
 	s, err := start(ctx, cfg, slog.New(slog.NewTextHandler(stderr, nil)))
 	if err != nil {

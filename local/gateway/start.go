@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,19 +17,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probe writes a file with an extended attribute into dir: nothing less tells
-// whether the file system has them.
+// probe returns what of dir makes it of no use.
 func probe(dir string) error {
+	rights, attributes := Probe(dir)
+	return cmp.Or(rights, attributes)
+}
+
+// Probe writes a file with an extended attribute into dir, which nothing sees,
+// and removes it: nothing less tells whether the file system has them. rights
+// is why that cannot be, attributes why there are none. Each is one sentence
+// that says what to do.
+func Probe(dir string) (rights, attributes error) {
 	f, err := os.CreateTemp(dir, ".imageroot-probe-*")
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("the directory %s cannot be written to: permission denied; give the user that runs this the right to it", dir)
+		return fmt.Errorf("the directory %s cannot be written to: permission denied; give the user that runs this the right to it", dir), nil
 	case errors.Is(err, syscall.EROFS):
-		return fmt.Errorf("the directory %s is on a read-only file system; choose another one", dir)
+		return fmt.Errorf("the directory %s is on a read-only file system; choose another one", dir), nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("the directory %s is on a file system that is full; make room on it", dir)
+		return fmt.Errorf("the directory %s is on a file system that is full; make room on it", dir), nil
 	case err != nil:
-		return fmt.Errorf("the directory %s cannot be written to: %w", dir, err)
+		return fmt.Errorf("the directory %s cannot be written to (%w); choose another one", dir, err), nil
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
@@ -41,9 +50,9 @@ func probe(dir string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("the file system of %s does not keep extended attributes (exFAT, FAT and some network file systems do not); choose a directory on ext4, XFS or Btrfs: %w", dir, err)
+		return nil, fmt.Errorf("the file system of %s does not keep extended attributes (exFAT, FAT and some network file systems do not); choose a directory on ext4, XFS or Btrfs: %w", dir, err)
 	}
-	return nil
+	return nil, nil
 }
 
 // claim registers this process as a user of the directory until the file

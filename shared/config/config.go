@@ -186,7 +186,7 @@ func checkNames(environ []string, more ...setting) error {
 
 func usage(w io.Writer) {
 	var b strings.Builder
-	b.WriteString("imageroot: a catalog for OS disk images\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
+	b.WriteString("imageroot: a catalog for OS disk images\n\n  imageroot [FLAGS]         runs it\n  imageroot doctor [FLAGS]  looks at the setup that these flags describe, and says what is wrong\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
 	for _, s := range settings {
 		fmt.Fprintf(&b, "  --%-15s %s", s.flag(), s.usage)
 		if s.value != "" {

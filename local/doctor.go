@@ -1,0 +1,419 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/config"
+	"imageroot/shared/listen"
+	"imageroot/shared/objectevent"
+	"imageroot/shared/store"
+	"imageroot/shared/store/probe"
+	"imageroot/shared/store/s3store"
+)
+
+// A verdict is what the doctor says of one thing.
+type verdict string
+
+const (
+	good verdict = "ok"
+	warn verdict = "warn" // it works, or may, and could be better
+	fail verdict = "fail" // it does not work, or loses something
+)
+
+// A finding is a row of the doctor's table: what was looked at, and what it is
+// like. What is not good says what to do.
+type finding struct {
+	verdict verdict
+	what    string
+	is      string
+}
+
+// A doctor looks at a setup. It changes nothing: what it writes to find out
+// whether that works, it removes. imageroot may run meanwhile, or not.
+type doctor struct {
+	cfg      config.Config
+	now      func() time.Time
+	synced   func() (bool, error)
+	host     fs.FS         // the machine's /proc and /sys
+	goLimit  int64         // of the Go runtime's memory, bytes
+	patience time.Duration // for a server to answer, or to send an event
+	floor    time.Time     // it must be later than this
+}
+
+const (
+	// littleSpace is less than an image of usual size, littleInodes than the
+	// records of a few images.
+	littleSpace, littleInodes = 4 << 30, 1000
+	// maxSkew is what S3 servers allow between their clocks and ours, and
+	// muchSkew is what runners that share jobs should not have between theirs.
+	maxSkew, muchSkew = 15 * time.Minute, 10 * time.Second
+)
+
+// examine prints the table. It is an error if anything in it fails.
+func (d *doctor) examine(ctx context.Context, stdout io.Writer) error {
+	found := d.findings(ctx)
+	count := map[verdict]int{}
+	for _, f := range found {
+		count[f.verdict]++
+		if _, err := fmt.Fprintf(stdout, "%-5s %-11s %s\n", f.verdict, f.what, f.is); err != nil {
+			return err
+		}
+	}
+	if n := count[fail]; n > 0 {
+		return fmt.Errorf("%d of %d checks failed", n, len(found))
+	}
+	return ctx.Err()
+}
+
+// findings is the table.
+func (d *doctor) findings(ctx context.Context) []finding {
+	checks := []func(context.Context) []finding{d.clock, d.memory, d.pages, d.endpoint}
+	if d.cfg.S3Endpoint == "" {
+		checks = []func(context.Context) []finding{d.directory, d.clock, d.memory, d.pages, d.gateway, d.files}
+	}
+	found := make([][]finding, len(checks))
+	var wg sync.WaitGroup
+	for i, check := range checks {
+		wg.Go(func() { found[i] = check(ctx) })
+	}
+	wg.Wait()
+	return slices.Concat(found...)
+}
+
+// directory looks at the data directory, or at where it would be made.
+func (d *doctor) directory(context.Context) []finding {
+	dir, err := filepath.Abs(d.cfg.Data)
+	if err != nil {
+		return []finding{{fail, "directory", err.Error()}}
+	}
+	at := dir
+	for {
+		info, err := os.Stat(at)
+		if err == nil && !info.IsDir() || errors.Is(err, syscall.ENOTDIR) {
+			return []finding{{fail, "directory", fmt.Sprintf("%s cannot be: a part of it is a file; choose another path (--data) or move the file away", dir)}}
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return []finding{{fail, "directory", fmt.Sprintf("%s cannot be entered (%v); give the user that runs this the right to it", dir, err)}}
+		}
+		at = filepath.Dir(at)
+	}
+	rights, attributes := gateway.Probe(at)
+	for _, bucket := range []string{d.cfg.ImageRoot.Bucket, d.cfg.CatalogRoot.Bucket} {
+		if b := filepath.Join(dir, bucket); rights == nil && attributes == nil && exists(b) {
+			rights, attributes = gateway.Probe(b)
+		}
+	}
+	found := []finding{d.rights(dir, at, rights)}
+	switch {
+	case attributes != nil:
+		found = append(found, finding{fail, "attributes", attributes.Error()})
+	case rights == nil:
+		found = append(found, finding{good, "attributes", "the file system keeps extended attributes"})
+	}
+	return append(found, space(at)...)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// rights is about the data directory, which is at, or would be made below it.
+func (d *doctor) rights(dir, at string, err error) finding {
+	if err != nil {
+		return finding{fail, "directory", err.Error()}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(at, &st); err == nil && os.Geteuid() == 0 && st.Uid != 0 {
+		return finding{warn, "directory", fmt.Sprintf("%s belongs to user %d, and root may do anything; ask again as who runs imageroot", at, st.Uid)}
+	}
+	secrets := filepath.Join(dir, stateDir, "credentials.json")
+	if info, err := os.Stat(secrets); err == nil && info.Mode().Perm()&0o077 != 0 {
+		return finding{warn, "directory", fmt.Sprintf("%s has passwords, and others can read it; chmod 600 %[1]s", secrets)}
+	}
+	if at != dir {
+		return finding{good, "directory", fmt.Sprintf("%s will be made at the start, and can be", dir)}
+	}
+	return finding{good, "directory", dir + " can be written to"}
+}
+
+// space is about the file system of dir.
+func space(dir string) []finding {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return []finding{{warn, "space", fmt.Sprintf("how much is free in %s cannot be told (%v); look with df", dir, err)}}
+	}
+	free := gateway.Free(dir)
+	is := fmt.Sprintf("%s of %s are free for images", size(free), size(int64(st.Blocks)*int64(st.Bsize)))
+	found := []finding{{good, "space", is}}
+	switch {
+	case free <= 0:
+		found[0] = finding{fail, "space", is + ": nothing can be put in; remove images, or move the data to a larger disk"}
+	case free < littleSpace:
+		found[0] = finding{warn, "space", is + ", less than an image may have; remove images, or move the data to a larger disk"}
+	}
+	switch left := st.Ffree; {
+	case st.Files == 0: // it makes them as it needs them
+	case left == 0:
+		found = append(found, finding{fail, "files", "the file system has no inode left: nothing can be put in; remove files, or make it anew with more (mkfs.ext4 -N)"})
+	case left < littleInodes:
+		found = append(found, finding{warn, "files", fmt.Sprintf("the file system takes %d more files only; remove some, or make it anew with more (mkfs.ext4 -N)", left)})
+	default:
+		found = append(found, finding{good, "files", fmt.Sprintf("the file system takes %d more", left)})
+	}
+	return found
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	default:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+}
+
+// pages looks at the address of pages and API.
+func (d *doctor) pages(ctx context.Context) []finding {
+	taken, f := d.port(ctx, "pages", d.cfg.Listen, "--listen")
+	if !taken {
+		return []finding{f}
+	}
+	var v struct{ Version string }
+	url := localURL(d.cfg.Listen)
+	if d.get(ctx, url+"/healthz", nil) != nil {
+		return []finding{f}
+	}
+	if d.get(ctx, url+"/version", &v) != nil || v.Version == "" {
+		v.Version = "of some version"
+	}
+	return []finding{{good, "pages", fmt.Sprintf("imageroot %s answers at %s", v.Version, url)}}
+}
+
+// get asks for JSON, into out if that is not nil.
+func (d *doctor) get(ctx context.Context, url string, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return errors.New(res.Status)
+	}
+	var any any
+	if out == nil {
+		out = &any
+	}
+	return json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(out)
+}
+
+// port tells whether an address can be listened on, or is taken.
+func (d *doctor) port(ctx context.Context, what, addr, flag string) (taken bool, _ finding) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	switch {
+	case err == nil:
+		_ = ln.Close()
+		return false, finding{good, what, addr + " can be listened on"}
+	case errors.Is(err, syscall.EADDRINUSE):
+		who := holder(d.host, addr)
+		if who == "" {
+			who = "another process (as root, this can tell which)"
+		}
+		return true, finding{fail, what, fmt.Sprintf("%s is in use by %s; stop that, or choose another address (%s)", addr, who, flag)}
+	case errors.Is(err, fs.ErrPermission):
+		return false, finding{fail, what, fmt.Sprintf("%s may not be listened on; choose a port above 1023 (%s)", addr, flag)}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return false, finding{fail, what, fmt.Sprintf("%s is not an address of this machine; choose another one (%s), or none: %s", addr, flag, addr[strings.LastIndex(addr, ":"):])}
+	}
+	return false, finding{fail, what, fmt.Sprintf("%s cannot be listened on (%v); choose another address (%s)", addr, err, flag)}
+}
+
+// gateway looks at the S3 gateway inside: whether there is room for it, or
+// whether it is there and works.
+func (d *doctor) gateway(ctx context.Context) []finding {
+	taken, f := d.port(ctx, "s3", d.cfg.S3Listen, "--s3-listen")
+	if !taken {
+		return []finding{f}
+	}
+	c, err := readCredentials(d.cfg.Data)
+	if err != nil || c.ProgramAccessKey == "" {
+		return []finding{f}
+	}
+	client, err := s3store.Open(ctx, s3store.Config{
+		Endpoint: localURL(d.cfg.S3Listen), Region: "us-east-1", AccessKey: c.ProgramAccessKey, SecretKey: c.ProgramSecretKey, Direct: true,
+	})
+	if err != nil {
+		return []finding{{fail, "s3", err.Error()}}
+	}
+	catalog := d.cfg.CatalogRoot
+	if first(ctx, client.Root(catalog.Bucket, catalog.Prefix)) != nil {
+		return []finding{f}
+	}
+	if err := probe.Check(ctx, client.Root(catalog.Bucket, catalog.Prefix)); err != nil {
+		return []finding{{fail, "s3", fmt.Sprintf("the gateway of the imageroot that runs does not work (%v); start it again, and look at its log", err)}}
+	}
+	return []finding{{good, "s3", "the gateway of the imageroot that runs here works"}}
+}
+
+// first returns the error of looking for the first object of a root.
+func first(ctx context.Context, root store.Root) error {
+	for _, err := range root.List(ctx, "", "") {
+		return err
+	}
+	return nil
+}
+
+// endpoint looks at the S3 server that is used instead of the gateway inside.
+func (d *doctor) endpoint(ctx context.Context) []finding {
+	at := d.cfg.S3Endpoint
+	client, err := s3store.Open(ctx, s3store.Config{Endpoint: at})
+	if err != nil {
+		return []finding{{fail, "s3", err.Error()}}
+	}
+	access, err := client.Access(ctx)
+	if err != nil {
+		return []finding{{fail, "s3", fmt.Sprintf("there are no credentials for %s; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", at)}}
+	}
+	s := &server{cfg: d.cfg, client: client}
+	skew, err := d.skew(ctx, access.Transport)
+	if err != nil {
+		return []finding{{fail, "s3", fmt.Sprintf("%s does not answer (%v); see that it runs, and that --s3-endpoint is right", at, s.explain(err))}}
+	}
+	found := []finding{{good, "s3", at + " answers"}, clockFinding(skew)}
+	usable := true
+	for _, l := range []config.Location{d.cfg.ImageRoot, d.cfg.CatalogRoot} {
+		f := finding{good, "bucket", l.String() + " can be listed"}
+		switch err := first(ctx, client.Root(l.Bucket, l.Prefix)); {
+		case err == nil:
+		case errors.Is(err, store.ErrNotFound):
+			f = finding{warn, "bucket", fmt.Sprintf("%s is not there; the start makes it if it may, else: aws --endpoint-url %s s3 mb s3://%[1]s", l.Bucket, at)}
+		case errors.Is(err, store.ErrDenied):
+			f = finding{fail, "bucket", fmt.Sprintf("%s does not let these AWS_* credentials use %s; give others, or give these the rights to it (%v)", at, l, err)}
+		default:
+			f = finding{fail, "bucket", fmt.Sprintf("%s cannot be listed (%v); see what the server's log says", l, err)}
+		}
+		usable = usable && f.verdict == good
+		found = append(found, f)
+	}
+	if !usable {
+		return append(found, finding{warn, "server", "what it can do is not known before its buckets can be used; see to them, and ask again"})
+	}
+	return append(found, d.able(ctx, client), d.events(ctx, client))
+}
+
+// able looks at what the design needs of a server.
+func (d *doctor) able(ctx context.Context, client *s3store.Client) finding {
+	err := probe.Check(ctx, client.Root(d.cfg.CatalogRoot.Bucket, d.cfg.CatalogRoot.Prefix))
+	if err == nil {
+		return finding{good, "server", "it does what imageroot needs (conditional writes, ranges, multipart uploads, listings)"}
+	}
+	do := "see what its log says, and that these AWS_* credentials may read, write and delete there"
+	if _, ok := errors.AsType[*probe.LackError](err); ok {
+		do = "use another one: docs/providers.md has a table"
+	}
+	return finding{fail, "server", fmt.Sprintf("%v; %s", err, do)}
+}
+
+// skew is by how much the server's clock is before this machine's.
+func (d *doctor) skew(ctx context.Context, transport http.RoundTripper) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, d.cfg.S3Endpoint+"/", nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	_ = res.Body.Close()
+	date, err := http.ParseTime(res.Header.Get("Date"))
+	if err != nil {
+		return 0, nil // it does not tell: then nothing is known to be wrong
+	}
+	return date.Sub(d.now()), nil
+}
+
+func clockFinding(skew time.Duration) finding {
+	// Dates have whole seconds.
+	switch off := skew.Abs().Round(time.Second); {
+	case off > maxSkew:
+		return finding{fail, "clock", fmt.Sprintf("it is %v off from the S3 server's, which therefore refuses requests; have both kept right: timedatectl set-ntp true", off)}
+	case off > muchSkew:
+		return finding{warn, "clock", fmt.Sprintf("it is %v off from the S3 server's; have both kept right: timedatectl set-ntp true", off)}
+	}
+	return finding{good, "clock", "it agrees with the S3 server's"}
+}
+
+// files looks at how the gateway inside hears of files that are dropped in.
+func (d *doctor) files(context.Context) []finding {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		return []finding{{warn, "events", fmt.Sprintf("files that are dropped into the directory are found every 15 s only, since the system tells nothing of them (%v); raise fs.inotify.max_user_instances with sysctl", err)}}
+	}
+	_ = unix.Close(fd)
+	return []finding{{good, "events", "the gateway inside tells of its objects, and the system of files in its directory"}}
+}
+
+// events looks at how the runner would hear of objects in another S3 server.
+func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
+	e := (&server{cfg: d.cfg}).openEvents(nil, nil)
+	switch e.way {
+	case config.EventsWebhook:
+		return finding{good, "events", "the server is to POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN (infra/minio/setup.sh tells it to)"}
+	case config.EventsPoll, config.EventsOff:
+		return finding{good, "events", fmt.Sprintf("none: the image root is listed every %v (IMAGEROOT_EVENTS=%s)", e.interval(), e.way)}
+	}
+	if err := d.listens(ctx, client); err != nil {
+		return finding{warn, "events", fmt.Sprintf("none come from the server's event stream (%v), and the image root is listed every %v; where the server has a webhook, use that (IMAGEROOT_WEBHOOK_TOKEN)", err, pollFast)}
+	}
+	return finding{good, "events", "the server's event stream is there"}
+}
+
+// listens returns why the server has no event stream.
+func (d *doctor) listens(ctx context.Context, client *s3store.Client) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var why error
+	up := false
+	l := listen.Listener{
+		Endpoint: d.cfg.S3Endpoint, Bucket: d.cfg.ImageRoot.Bucket, Prefix: d.cfg.ImageRoot.Prefix, Silence: d.patience,
+		Access: func(ctx context.Context) (listen.Access, error) { return access(ctx, client) },
+		Event:  func(objectevent.Event) {},
+		Up:     func() { up = true; stop() },
+		Down:   func(err error) { why = err; stop() },
+	}
+	err := l.Run(ctx)
+	if up {
+		return nil
+	}
+	return cmp.Or(why, err)
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io/fs"
+	"math"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imageroot/shared/config"
+)
+
+// What the doctor asks of the machine.
+
+// streamPatience is how long a server may say nothing: it is asked to say
+// that it is there every ten seconds.
+const streamPatience = 12 * time.Second
+
+func newDoctor(cfg config.Config) *doctor {
+	return &doctor{
+		cfg: cfg, now: time.Now, synced: clockSynced, host: os.DirFS("/"), goLimit: debug.SetMemoryLimit(-1), patience: streamPatience,
+		floor: latest(built(), modified(filepath.Join(cfg.Data, stateDir, "credentials.json"))),
+	}
+}
+
+// built is when the commit was made that this program was built from.
+func built() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			t, _ := time.Parse(time.RFC3339, s.Value)
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+// modified is when a file was, or zero.
+func modified(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// clockSynced reports whether something keeps the system's clock right.
+func clockSynced() (bool, error) {
+	var t unix.Timex
+	if _, err := unix.Adjtimex(&t); err != nil {
+		return false, err
+	}
+	return t.Status&unix.STA_UNSYNC == 0, nil
+}
+
+// clock looks at the clock alone; that of an S3 server is compared with it
+// elsewhere.
+func (d *doctor) clock(context.Context) []finding {
+	now := d.now()
+	if now.Before(d.floor) {
+		return []finding{{fail, "clock", fmt.Sprintf("it says %s, which is before imageroot was built or first ran here; have it kept right: timedatectl set-ntp true", now.UTC().Format(time.DateTime))}}
+	}
+	switch synced, err := d.synced(); {
+	case err != nil:
+		return []finding{{good, "clock", "it may be right (whether something keeps it so, the system does not tell)"}}
+	case !synced:
+		return []finding{{warn, "clock", "nothing keeps it right (a Raspberry Pi forgets the time without power); timedatectl set-ntp true"}}
+	}
+	return []finding{{good, "clock", "it is kept right"}}
+}
+
+// memory compares what the Go runtime may take with what there is.
+func (d *doctor) memory(context.Context) []finding {
+	const (
+		few    = 1 << 30  // a machine with less has to be told to be careful
+		least  = 64 << 20 // with less, the runtime collects garbage all the time
+		little = "100MiB" // what 8 GiB images pass through
+	)
+	total := d.total()
+	there, limit := d.cgroup(), "this machine has"
+	switch {
+	case there < total:
+		limit = "this process may take"
+	default:
+		there = total
+	}
+	is := func(v verdict, format string, args ...any) []finding {
+		return []finding{{v, "memory", fmt.Sprintf(format, args...)}}
+	}
+	switch set := d.goLimit != math.MaxInt64; {
+	case there == math.MaxInt64:
+		return is(good, "how much there is, the system does not tell")
+	case !set && there < total:
+		return is(warn, "%s %s, and the Go runtime does not know; set GOMEMLIMIT to some three quarters of that, or to %s", limit, size(there), little)
+	case !set && there < few:
+		return is(warn, "%s %s; set GOMEMLIMIT=%s, so that other programs and the page cache have the rest", limit, size(there), little)
+	case !set:
+		return is(good, "%s %s, and there is no limit", limit, size(there))
+	case d.goLimit >= there:
+		return is(fail, "GOMEMLIMIT is %s, and %s %s: the kernel would kill it; lower the one or raise the other", size(d.goLimit), limit, size(there))
+	case d.goLimit < least:
+		return is(warn, "GOMEMLIMIT is %s: the Go runtime would collect garbage all the time; set it to %s at the least", size(d.goLimit), size(least))
+	case d.goLimit > there/10*9:
+		return is(warn, "GOMEMLIMIT is %s, and %s %s, which leaves little for the page cache and the program itself; lower the one or raise the other", size(d.goLimit), limit, size(there))
+	}
+	return is(good, "GOMEMLIMIT is %s, and %s %s", size(d.goLimit), limit, size(there))
+}
+
+// total is the machine's memory in bytes; the most there can be if unknown.
+func (d *doctor) total() int64 {
+	text, _ := fs.ReadFile(d.host, "proc/meminfo")
+	for line := range strings.Lines(string(text)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "MemTotal: %d kB", &kib); err == nil {
+			return kib << 10
+		}
+	}
+	return math.MaxInt64
+}
+
+// cgroup is the least memory.max of this process's control groups (version
+// 2), in bytes.
+func (d *doctor) cgroup() int64 {
+	text, _ := fs.ReadFile(d.host, "proc/self/cgroup")
+	limit := int64(math.MaxInt64)
+	for line := range strings.Lines(string(text)) {
+		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		for ok {
+			text, _ := fs.ReadFile(d.host, path.Join("sys/fs/cgroup", group, "memory.max"))
+			if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
+				limit = min(limit, n)
+			}
+			ok = group != "/" && group != "."
+			group = path.Dir(group)
+		}
+	}
+	return limit
+}
+
+// holder names the process that listens on the port of addr, or returns
+// nothing where it cannot be told: the processes of others are hidden from
+// whoever is not root (proc_pid_net(5), proc_pid_fd(5)).
+func holder(host fs.FS, addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	n, numeric := strconv.ParseUint(port, 10, 16)
+	if err != nil || numeric != nil {
+		return ""
+	}
+	sockets := map[string]bool{}
+	for _, table := range []string{"proc/net/tcp", "proc/net/tcp6"} {
+		f, err := host.Open(table)
+		if err != nil {
+			continue
+		}
+		for in := bufio.NewScanner(f); in.Scan(); {
+			const local, state, inode, listening = 1, 3, 9, "0A"
+			fields := strings.Fields(in.Text())
+			if len(fields) > inode && fields[state] == listening && strings.HasSuffix(fields[local], fmt.Sprintf(":%04X", n)) {
+				sockets["socket:["+fields[inode]+"]"] = true
+			}
+		}
+		_ = f.Close()
+	}
+	fds, _ := fs.Glob(host, "proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		if to, err := fs.ReadLink(host, fd); err == nil && sockets[to] {
+			dir := path.Dir(path.Dir(fd))
+			name, _ := fs.ReadFile(host, dir+"/comm")
+			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), path.Base(dir))
+		}
+	}
+	return ""
+}
