@@ -11,7 +11,7 @@ OUT      = out
 NEEDS = curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
         zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy buildah:buildah busybox:busybox-static
 
-UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra)
+UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra)
 
 .PHONY: help
 help: ## list the targets
@@ -49,6 +49,20 @@ infra: deps dist ## what installs imageroot: units, containers, proxy, and the r
 .PHONY: browser
 browser: deps ## the pages in Chromium; screenshots go to out/screenshots
 	$(GOTEST) -json ./test/browser -screenshots $(abspath $(OUT))/screenshots | $(STRICT)
+
+MINIO = minio@v0.0.0-20260212201848-7aac2a2c5b7c
+MC    = mc@v0.0.0-20250313080218-cf909e1063a9
+
+.PHONY: servers
+servers: ## build the MinIO server and client that the tests use, in tools/bin (five minutes, once)
+	@for m in $(MINIO) $(MC); do \
+	  $(GO) version -m tools/bin/$${m%@*} 2>/dev/null | grep -q "$${m#*@}" || { \
+	  echo "building github.com/minio/$$m"; GOBIN=$(CURDIR)/tools/bin nice $(GO) install -trimpath github.com/minio/$$m || exit 1; }; done
+
+.PHONY: integration
+integration: deps servers ## over a real MinIO server: the store, events across restarts, and the script of test/e2e
+	$(GOTEST) -json ./test/integration | $(STRICT)
+	$(GOTEST) -json -short ./test/e2e -minio | $(STRICT) -may-skip 'plain files are a matter of the gateway inside|left out with -short'
 
 .PHONY: torture
 torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m -seed 7')

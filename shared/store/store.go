@@ -137,7 +137,9 @@ type Multipart interface {
 	CompleteUpload(ctx context.Context, key, id string, parts []Part) (Version, error)
 	// AbortUpload gives the parts up. It is no error if there is no such upload.
 	AbortUpload(ctx context.Context, key, id string) error
-	// PendingUploads yields the uploads of keys that start with prefix.
+	// PendingUploads yields the uploads of keys that start with prefix. A
+	// server may not know those of before its own start (MinIO, which removes
+	// them itself after a day).
 	PendingUploads(ctx context.Context, prefix string) iter.Seq2[PendingUpload, error]
 }
 

@@ -3,8 +3,9 @@
 // directory. It knows the contract (routes, JSON, exit status, what is printed)
 // and nothing of the code.
 //
-// With -s3-endpoint the same tests run over another S3 server; what only the
-// gateway inside has (plain files) is skipped there.
+// With -s3-endpoint the same tests run over another S3 server, and with -minio
+// over a MinIO server of their own; what only the gateway inside has (plain
+// files) is skipped there.
 package e2e
 
 import (
@@ -23,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"imageroot/test/minio"
 	"imageroot/test/runner"
 )
 
@@ -37,6 +39,7 @@ var (
 	s3Endpoint = flag.String("s3-endpoint", "", "use this S3 server instead of the gateway inside")
 	s3Access   = flag.String("s3-access-key", s3AccessKey, "access key of -s3-endpoint")
 	s3Secret   = flag.String("s3-secret-key", s3SecretKey, "secret key of -s3-endpoint")
+	overMinIO  = flag.Bool("minio", false, "start the MinIO server that make servers has built, and use it as -s3-endpoint")
 
 	binary string
 )
@@ -73,6 +76,14 @@ func build(m *testing.M) (code int, err error) {
 	}
 	if binary, err = runner.Build(ctx, dir, flags...); err != nil {
 		return 0, err
+	}
+	if *overMinIO {
+		server, err := minio.Start(ctx, minio.Options{Dir: filepath.Join(dir, "minio")})
+		if err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, server.Kill()) }()
+		*s3Endpoint, *s3Access, *s3Secret = server.URL, minio.AccessKey, minio.SecretKey
 	}
 	return m.Run(), nil
 }
@@ -144,9 +155,8 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 		s.AccessKey, s.SecretKey = *s3Access, *s3Secret
 	}
 	if s.externalS3 != "" {
-		env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey, "AWS_REGION=us-east-1")
-		args = append(args, "--s3-endpoint", s.externalS3,
-			"--image-root", "s3://"+s.ImageBucket, "--catalog-root", "s3://"+s.CatalogBuck)
+		env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey, "AWS_REGION=us-east-1",
+			"IMAGEROOT_S3_ENDPOINT="+s.externalS3, "IMAGEROOT_IMAGE_ROOT=s3://"+s.ImageBucket, "IMAGEROOT_CATALOG_ROOT=s3://"+s.CatalogBuck)
 	}
 	line := slices.Concat(o.Via, []string{binary}, args, o.Args)
 	return s, runner.Options{Binary: line[0], Args: line[1:], Env: append(env, o.Env...), Dir: o.Dir}

@@ -388,11 +388,11 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 		s := Start(t, Options{Env: allowNet("127.0.0.2")})
 		s.AddEntry(t, s.S3+"/images/a.img", "").Problem(t, []int{400}, setting)
 	})
+	if *s3Endpoint != "" {
+		return // where that server listens is not up to this test
+	}
 	t.Run("on another address", func(t *testing.T) {
 		t.Parallel()
-		if *s3Endpoint != "" {
-			t.Skip("where another S3 server listens is not up to this test")
-		}
 		ip := ownAddress(t)
 		// Elsewhere on that address is allowed: local networks are.
 		p := publishOn(t, hostPort(ip, 0))

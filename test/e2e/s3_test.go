@@ -71,10 +71,10 @@ func TestS3Clients(t *testing.T) {
 			s.get(t, path).Problem(t, []int{400, 404})
 		}
 	})
+	if *s3Endpoint != "" {
+		return // keys and rights are that server's own matter
+	}
 	t.Run("the catalog is out of reach", func(t *testing.T) {
-		if *s3Endpoint != "" {
-			t.Skip("rights on another S3 server are its own matter")
-		}
 		catalog := "s3://" + s.CatalogBuck + "/"
 		target := filepath.Join(t.TempDir(), "taken")
 		for _, args := range [][]string{
@@ -92,9 +92,6 @@ func TestS3Clients(t *testing.T) {
 		}
 	})
 	t.Run("wrong keys", func(t *testing.T) {
-		if *s3Endpoint != "" {
-			t.Skip("keys of another S3 server are its own matter")
-		}
 		env := append(s.awsEnv(), "AWS_SECRET_ACCESS_KEY=wrong")
 		if out, err := tryRun(t, env, "aws", "--endpoint-url", s.S3, "s3", "ls"); err == nil {
 			t.Errorf("listed with a wrong secret key:\n%s", out)

@@ -163,12 +163,14 @@ func TestUploadRefusedBeforeTheBody(t *testing.T) {
 			t.Errorf("status %d, want 401", res.StatusCode)
 		}
 	})
-	t.Run("more than the disk holds", func(t *testing.T) {
-		res := putHead(t, s, "/images/huge.img", auth, "Content-Length: 1125899906842624", "Expect: 100-continue")
-		if res.StatusCode != 507 && res.StatusCode != 413 {
-			t.Errorf("status %d, want 507 or 413", res.StatusCode)
-		}
-	})
+	if *s3Endpoint == "" { // another server's disk is not known
+		t.Run("more than the disk holds", func(t *testing.T) {
+			res := putHead(t, s, "/images/huge.img", auth, "Content-Length: 1125899906842624", "Expect: 100-continue")
+			if res.StatusCode != 507 && res.StatusCode != 413 {
+				t.Errorf("status %d, want 507 or 413", res.StatusCode)
+			}
+		})
+	}
 	t.Run("curl sends nothing of a tarball", func(t *testing.T) {
 		tarball := tempFile(t, content(1, 20<<20))
 		c := s.curl(t, "-H", "Expect: 100-continue", "--expect100-timeout", "30", "-T", tarball, s.Pages+"/images/root.tar.gz")

@@ -1,14 +1,18 @@
 // Command strict reads what go test -json prints and shows it as go test
 // would. It fails where a test failed, and where one was skipped: a machine
-// that lacks what a test needs must not pass for one where it passed.
+// that lacks what a test needs must not pass for one where it passed. With
+// -may-skip, those may be skipped whose output matches an expression: what
+// says why, not who they are.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -21,7 +25,17 @@ type event struct {
 }
 
 func main() {
-	ok, err := run(os.Stdin, os.Stdout)
+	maySkip := flag.String("may-skip", "", "regular `expression` of what a test that may be skipped says")
+	flag.Parse()
+	var may *regexp.Regexp
+	if *maySkip != "" {
+		var err error
+		if may, err = regexp.Compile(*maySkip); err != nil {
+			fmt.Fprintln(os.Stderr, "strict:", err)
+			os.Exit(2)
+		}
+	}
+	ok, err := run(os.Stdin, os.Stdout, may)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "strict:", err)
 		os.Exit(2)
@@ -31,7 +45,8 @@ func main() {
 	}
 }
 
-func run(r io.Reader, w io.Writer) (bool, error) {
+// run returns whether all is well. A nil may lets no test be skipped.
+func run(r io.Reader, w io.Writer, may *regexp.Regexp) (bool, error) {
 	output := map[string][]string{} // by test, until it has passed
 	counts := map[string]int{}
 	var skipped, failed []string
@@ -67,13 +82,16 @@ func run(r io.Reader, w io.Writer) (bool, error) {
 			continue
 		}
 		counts[e.Action]++
+		said := strings.Join(output[name], "")
 		if e.Action != "pass" {
-			fmt.Fprint(w, strings.Join(output[name], ""))
+			fmt.Fprint(w, said)
 		}
 		delete(output, name)
 		switch e.Action {
 		case "skip":
-			skipped = append(skipped, name)
+			if may == nil || !may.MatchString(said) {
+				skipped = append(skipped, name)
+			}
 		case "fail":
 			failed = append(failed, name)
 		}

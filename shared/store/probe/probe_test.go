@@ -7,17 +7,12 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"imageroot/local/gateway"
 	"imageroot/shared/layout"
@@ -26,6 +21,7 @@ import (
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/probe"
 	"imageroot/shared/store/s3store"
+	"imageroot/test/deaf"
 )
 
 // left returns the keys of probes that are there.
@@ -301,40 +297,18 @@ func TestServers(t *testing.T) {
 		{"Range", http.MethodGet, "Range on GET"},
 	} {
 		t.Run("a server that ignores "+tt.header+" on "+tt.method, func(t *testing.T) {
-			root := open(t, deaf(t, g.Endpoint(), tt.method, tt.header))
-			err := probe.Check(t.Context(), root)
+			proxy, err := deaf.Proxy(g.Endpoint(), accessKey, secretKey, tt.method, tt.header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := httptest.NewServer(proxy)
+			defer s.Close()
+			root := open(t, s.URL)
+			err = probe.Check(t.Context(), root)
 			if _, lack := errors.AsType[*probe.LackError](err); !lack || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
 			tidy(t, root)
 		})
 	}
-}
-
-// deaf is an S3 server that does not know a header of requests with a method.
-func deaf(t *testing.T, endpoint, method, header string) string {
-	t.Helper()
-	to, err := url.Parse(endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
-	s := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(to)
-		if r.Out.Method == method {
-			r.Out.Header.Del(header)
-		}
-		// What is signed is signed anew.
-		for k := range r.Out.Header {
-			if k != "Content-Type" && k != "Content-Length" && !strings.HasPrefix(k, "X-Amz-") && k != "Range" && !strings.HasPrefix(k, "If-") {
-				r.Out.Header.Del(k)
-			}
-		}
-		creds := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey}
-		if err := signer.SignHTTP(r.Out.Context(), creds, r.Out, r.Out.Header.Get("X-Amz-Content-Sha256"), "s3", "us-east-1", time.Now()); err != nil {
-			t.Error(err)
-		}
-	}})
-	t.Cleanup(s.Close)
-	return s.URL
 }

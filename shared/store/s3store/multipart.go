@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -89,7 +90,9 @@ func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
 // PendingUploads implements store.Multipart.
 func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
 	return func(yield func(store.PendingUpload, error) bool) {
-		pages := s3.NewListMultipartUploadsPaginator(r.s3, &s3.ListMultipartUploadsInput{Bucket: &r.bucket, Prefix: r.key(prefix)})
+		// MinIO takes a prefix for the whole key of an upload, so all of the
+		// bucket are asked for: there are never many.
+		pages := s3.NewListMultipartUploadsPaginator(r.s3, &s3.ListMultipartUploadsInput{Bucket: &r.bucket})
 		for pages.HasMorePages() {
 			page, err := nextPage(ctx, pages)
 			if err != nil {
@@ -97,6 +100,9 @@ func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[stor
 				return
 			}
 			for _, u := range page.Uploads {
+				if !strings.HasPrefix(aws.ToString(u.Key), *r.key(prefix)) {
+					continue
+				}
 				if !yield(store.PendingUpload{Key: r.relative(u.Key), ID: aws.ToString(u.UploadId), Initiated: aws.ToTime(u.Initiated)}, nil) {
 					return
 				}

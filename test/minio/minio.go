@@ -1,0 +1,178 @@
+// Package minio starts the MinIO server that "make servers" has built, and
+// stops it: politely, or the way a power cut does.
+package minio
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The root user of every server that is started here.
+const AccessKey, SecretKey = "integration", "integration-secret"
+
+// Tool returns the path of minio or mc.
+func Tool(name string) (string, error) {
+	gomod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	path := filepath.Join(filepath.Dir(strings.TrimSpace(string(gomod))), "tools", "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("%s is not built: make servers (%w)", name, err)
+	}
+	return path, nil
+}
+
+// Options say how to start a server.
+type Options struct {
+	Dir  string   // its data
+	Addr string   // HOST:PORT; empty takes a free port of loopback
+	Env  []string // its settings beside the root user
+	// Certs is a directory with public.crt and private.key, for TLS.
+	Certs string
+}
+
+// A Server is a running MinIO.
+type Server struct {
+	URL     string
+	options Options
+	cmd     *exec.Cmd
+	log     log
+	exited  chan struct{}
+}
+
+// Start starts a server and waits until it is ready, or ctx ends.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	s := &Server{options: o}
+	if o.Addr == "" {
+		// It takes no port 0. One that was free a moment ago mostly still is.
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		s.options.Addr = l.Addr().String()
+		l.Close()
+	}
+	s.URL = "http://" + s.options.Addr
+	if o.Certs != "" {
+		s.URL = "https://" + s.options.Addr
+	}
+	return s, s.Start(ctx)
+}
+
+// Start starts a server again that was stopped, at the same address.
+func (s *Server) Start(ctx context.Context) error {
+	binary, err := Tool("minio")
+	if err != nil {
+		return err
+	}
+	home, err := os.MkdirTemp("", "imageroot-minio-home-")
+	if err != nil {
+		return err
+	}
+	args := []string{"server", "--quiet", "--address", s.options.Addr, "--certs-dir", home}
+	if s.options.Certs != "" {
+		args[len(args)-1] = s.options.Certs
+	}
+	s.cmd = exec.Command(binary, append(args, s.options.Dir)...)
+	s.cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + os.TempDir(),
+		"MINIO_ROOT_USER=" + AccessKey, "MINIO_ROOT_PASSWORD=" + SecretKey, "MINIO_BROWSER=off", "MINIO_UPDATE=off",
+	}, s.options.Env...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	// It must not outlive whoever started it, even one that is killed.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	cmd, exited := s.cmd, make(chan struct{})
+	s.exited = exited
+	go func() {
+		_ = cmd.Wait() // how it ended is in its log
+		_ = os.RemoveAll(home)
+		close(exited)
+	}()
+	for !s.ready(ctx) {
+		select {
+		case <-s.exited:
+			return fmt.Errorf("minio ended: %s", s.log.String())
+		case <-ctx.Done():
+			_ = s.Kill()
+			return fmt.Errorf("minio is not ready: %w: %s", ctx.Err(), s.log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// anybody asks a server for its health, whoever has signed its certificate.
+var anybody = &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+
+func (s *Server) ready(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/minio/health/cluster", nil)
+	if err != nil {
+		return false
+	}
+	res, err := anybody.Do(req)
+	if err != nil {
+		return false
+	}
+	res.Body.Close()
+	return res.StatusCode == http.StatusOK
+}
+
+// Log returns what it has said.
+func (s *Server) Log() string { return s.log.String() }
+
+// Stop ends it as its service manager would, or, after limit, by force.
+func (s *Server) Stop(limit time.Duration) error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-s.exited:
+		return nil
+	case <-time.After(limit):
+		return errors.Join(fmt.Errorf("minio still runs %v after SIGTERM", limit), s.Kill())
+	}
+}
+
+// Kill ends it at once, and waits for its end.
+func (s *Server) Kill() error {
+	err := s.cmd.Process.Kill()
+	<-s.exited
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// log is a bytes.Buffer that two goroutines may use.
+type log struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
