@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -101,8 +102,12 @@ func (s *server) hear(ctx context.Context) {
 	at := s.cfg.ImageRoot
 	last := ""
 	down := func(err error) {
+		level := slog.LevelWarn
+		if last == "" && !e.come.Load() && s.cfg.Events == config.EventsAuto {
+			level = slog.LevelInfo // it was only a try
+		}
 		if e.turn(false) || err.Error() != last { // not at each of a hundred tries
-			s.log.Warn("no events of objects from the server's stream for now", "by", config.EventsPoll, "because", err.Error(), "poll", e.interval().String())
+			s.log.Log(ctx, level, "no events of objects from the server's stream", "by", config.EventsPoll, "because", err.Error(), "poll", e.interval().String())
 		}
 		last = err.Error()
 	}

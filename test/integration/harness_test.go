@@ -314,16 +314,22 @@ func file(t testing.TB, data []byte) string {
 // tool runs a program to its end, which must be a good one.
 func tool(t testing.TB, env []string, name string, args ...string) string {
 	t.Helper()
+	out, err := tryTool(t, env, name, args...)
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return out
+}
+
+func tryTool(t testing.TB, env []string, name string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8"}, env...)
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-	return string(out)
+	return string(out), err
 }
 
 // uploaders put a file to a key of the bucket images, as people do.

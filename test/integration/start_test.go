@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
@@ -181,6 +183,29 @@ func TestNoCompareAndSwap(t *testing.T) {
 	}
 	if left := tool(t, keys(s.URL), mc, "ls", "--recursive", "s3/catalog"); left != "" {
 		t.Errorf("left over:\n%s", left)
+	}
+}
+
+// What docs/providers.md says of checksums: other bytes than were announced are
+// refused.
+func TestChecksum(t *testing.T) {
+	t.Parallel()
+	s := start(t, minio.Options{})
+	tool(t, keys(s.URL), mc, "mb", "--quiet", "s3/images")
+	data := content(1, 1000)
+	for announced, good := range map[string]bool{sum(data): true, sum(content(2, 1000)): false} {
+		raw, err := hex.DecodeString(announced)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = tryTool(t, keys(s.URL), "aws", "--endpoint-url", s.URL, "s3api", "put-object", "--bucket", "images", "--key", announced,
+			"--body", file(t, data), "--checksum-sha256", base64.StdEncoding.EncodeToString(raw))
+		if (err == nil) != good {
+			t.Errorf("with the sum %s: %v", announced, err)
+		}
+	}
+	if listing := tool(t, keys(s.URL), mc, "ls", "s3/images/"); strings.Count(listing, "\n") != 1 {
+		t.Errorf("in the bucket is not what was good alone:\n%s", listing)
 	}
 }
 
