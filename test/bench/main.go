@@ -49,6 +49,7 @@ var measurements = []measurement{
 	{"hash", "hash job against openssl dgst", (*bench).hash},
 	{"serve", "GET /images against aws s3 cp", (*bench).serve},
 	{"upload", "PUT /images against aws s3 cp", (*bench).upload},
+	{"minio", "PUT, GET and hash over MinIO in place of the gateway inside", (*bench).minio},
 	{"fetch", "fetch job against curl and sha256sum", (*bench).fetch},
 	{"catalog", "the catalog and its page, by number of images", (*bench).catalog},
 	{"link", "fetch job over a slow link against curl", (*bench).link},

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"imageroot/test/minio"
 	"imageroot/test/runner"
 )
 
@@ -32,15 +33,16 @@ const (
 // A server is the real binary, running over a directory of its own.
 type server struct {
 	*runner.Process
-	data   string
-	launch runner.Options
-	http   *http.Client
+	data           string
+	access, secret string // for S3
+	launch         runner.Options
+	http           *http.Client
 }
 
 // server starts the binary over a new directory.
 func (b *bench) server(ctx context.Context, data string) (*server, error) {
 	s := &server{
-		data: b.path(data),
+		data: b.path(data), access: accessKey, secret: secretKey,
 		launch: runner.Options{
 			Binary: b.binary,
 			Args:   []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", b.path(data)},
@@ -50,6 +52,18 @@ func (b *bench) server(ctx context.Context, data string) (*server, error) {
 			},
 		},
 	}
+	return s, s.start(ctx)
+}
+
+// serverOver starts the binary over the MinIO server at endpoint.
+func (b *bench) serverOver(ctx context.Context, data, endpoint string) (*server, error) {
+	s := &server{data: b.path(data), access: minio.AccessKey, secret: minio.SecretKey, launch: runner.Options{
+		Binary: b.binary, Args: []string{"--listen", "127.0.0.1:0", "--s3-endpoint", endpoint},
+		Env: []string{
+			"HOME=" + b.dir, "TMPDIR=" + b.dir, "IMAGEROOT_PASSWORD=" + password, "IMAGEROOT_TOKEN=" + token,
+			"AWS_ACCESS_KEY_ID=" + minio.AccessKey, "AWS_SECRET_ACCESS_KEY=" + minio.SecretKey, "AWS_REGION=us-east-1",
+		},
+	}}
 	return s, s.start(ctx)
 }
 
@@ -85,11 +99,11 @@ func (s *server) remove() {
 // image is the path of the file of an image in the image root.
 func (s *server) image(name string) string { return filepath.Join(s.data, "images", name) }
 
-// aws is a command line of the AWS client for the gateway inside.
+// aws is a command line of the AWS client for the server's S3.
 func (s *server) aws(args ...string) tool {
 	return tool{
 		env: []string{
-			"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey,
+			"AWS_ACCESS_KEY_ID=" + s.access, "AWS_SECRET_ACCESS_KEY=" + s.secret,
 			"AWS_DEFAULT_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
 		},
 		args: append([]string{"aws", "--endpoint-url", s.S3}, args...),

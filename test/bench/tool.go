@@ -36,6 +36,12 @@ func (t tool) time(ctx context.Context, home string) (float64, error) {
 	return took, nil
 }
 
+// run is time for who does not care.
+func (t tool) run(ctx context.Context, home string) error {
+	_, err := t.time(ctx, home)
+	return err
+}
+
 // turns runs both sides round by round, each first every other time, and
 // returns what they measured.
 func (b *bench) turns(ours, peer func(round int) (float64, error)) (o, p []float64, err error) {
