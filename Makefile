@@ -43,7 +43,7 @@ short: deps ## the test suite without what takes minutes or gigabytes
 	$(GOTEST) -short ./test/e2e
 
 .PHONY: infra
-infra: deps dist ## what installs imageroot: units, containers, proxy, and the release under emulation
+infra: deps servers dist ## what installs imageroot: units, containers, proxy, and the release under emulation
 	$(GOTEST) -json ./test/infra | $(STRICT)
 
 .PHONY: browser
