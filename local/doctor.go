@@ -202,7 +202,7 @@ func (d *doctor) pages(ctx context.Context) []finding {
 		return []finding{f}
 	}
 	var v struct{ Version string }
-	url := localURL(d.cfg.Listen)
+	url := loopbackURL(d.cfg.Listen)
 	if d.get(ctx, url+"/healthz", nil) != nil {
 		return []finding{f}
 	}
@@ -210,6 +210,16 @@ func (d *doctor) pages(ctx context.Context) []finding {
 		v.Version = "of some version"
 	}
 	return []finding{{good, "pages", fmt.Sprintf("imageroot %s answers at %s", v.Version, url)}}
+}
+
+// loopbackURL is a listening address as a URL that works on this machine, by
+// numbers: not every one knows localhost.
+func loopbackURL(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		addr = net.JoinHostPort("127.0.0.1", port)
+	}
+	return "http://" + addr
 }
 
 // get asks for JSON, into out if that is not nil.
@@ -268,7 +278,7 @@ func (d *doctor) gateway(ctx context.Context) []finding {
 		return []finding{f}
 	}
 	client, err := s3store.Open(ctx, s3store.Config{
-		Endpoint: localURL(d.cfg.S3Listen), Region: "us-east-1", AccessKey: c.ProgramAccessKey, SecretKey: c.ProgramSecretKey, Direct: true,
+		Endpoint: loopbackURL(d.cfg.S3Listen), Region: "us-east-1", AccessKey: c.ProgramAccessKey, SecretKey: c.ProgramSecretKey, Direct: true,
 	})
 	if err != nil {
 		return []finding{{fail, "s3", err.Error()}}

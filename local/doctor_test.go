@@ -258,6 +258,14 @@ func TestDoctorPorts(t *testing.T) {
 	d.cfg.Listen = "203.0.113.1:8080" // documentation's: nobody has it (RFC 5737)
 	expect(t, d.pages(t.Context()), "pages", fail, "not an address of this machine", ":8080")
 
+	for addr, want := range map[string]string{
+		":8080": "http://127.0.0.1:8080", "0.0.0.0:1": "http://127.0.0.1:1", "[::]:1": "http://127.0.0.1:1",
+		"[::1]:1": "http://[::1]:1", "10.0.0.1:1": "http://10.0.0.1:1", "pi:1": "http://pi:1",
+	} {
+		if got := loopbackURL(addr); got != want {
+			t.Errorf("%s is at %s, want %s", addr, got, want)
+		}
+	}
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
 	d.cfg.Listen = other.Listener.Addr().String()
