@@ -95,6 +95,8 @@ func (f *Function) look(ctx context.Context, name string) error {
 		return err
 	}
 	if err == nil && rec.Version.Equal(info.Version) {
+		// Who wrote it may be another process.
+		f.Inventory.TouchCatalog(layout.DigestKey(name))
 		need512, err := f.verify(ctx, name)
 		if err != nil {
 			return err

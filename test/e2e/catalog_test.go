@@ -177,7 +177,6 @@ func TestCatalogMerges(t *testing.T) {
 // may be null.
 func TestCatalogShape(t *testing.T) {
 	t.Parallel()
-	needsPlainFiles(t)
 	s := Start(t, Options{})
 	p := publish(t)
 	topLevel := func() map[string]json.RawMessage {
@@ -204,7 +203,7 @@ func TestCatalogShape(t *testing.T) {
 		_, _ = w.Write(b)
 	})
 	s.AddEntry(t, unknown, "").Must(t, http.StatusCreated)
-	s.dropSparse(t, "unhashed.raw", vast)
+	s.putSlow(t, "unhashed.raw")
 	s.WaitJob(t, hashes, "unhashed.raw", "running")
 
 	m := topLevel()

@@ -114,6 +114,7 @@ type Server struct {
 	Token        string // sent with every request that does not say otherwise
 	launch       runner.Options
 	externalS3   string
+	front        *front // before externalS3, if it is not another server's
 	failedChecks bool
 }
 
@@ -148,11 +149,14 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 	case o.Over != nil:
 		s.externalS3, s.ImageBucket, s.CatalogBuck = o.Over.S3, o.Over.ImageBucket, o.Over.CatalogBuck
 		s.AccessKey, s.SecretKey = o.Over.programKey(t)
+		s.front = o.Over.front
 	case s.externalS3 != "":
 		n := bucketSerial.Add(1)
 		s.ImageBucket = fmt.Sprintf("e2e-%d-%d-images", os.Getpid(), n)
 		s.CatalogBuck = fmt.Sprintf("e2e-%d-%d-catalog", os.Getpid(), n)
 		s.AccessKey, s.SecretKey = *s3Access, *s3Secret
+		s.front = newFront(t, s.externalS3)
+		s.externalS3 = s.front.URL
 	}
 	if s.externalS3 != "" {
 		env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey, "AWS_REGION=us-east-1",

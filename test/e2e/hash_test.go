@@ -8,16 +8,11 @@ import (
 	"testing"
 )
 
-// vast is the size of a file of zeros that takes minutes to hash and no room:
-// a job that is there to be looked at or cancelled.
-const vast = 256 << 30
-
 func TestHashJobs(t *testing.T) {
 	t.Parallel()
-	needsPlainFiles(t)
 	s := Start(t, Options{})
-	s.dropSparse(t, "vast-1.raw", vast)
-	s.dropSparse(t, "vast-2.raw", vast)
+	s.putSlow(t, "vast-1.raw")
+	size := s.putSlow(t, "vast-2.raw")
 	s.WaitRow(t, "vast-1.raw", "seen", nil)
 	s.WaitRow(t, "vast-2.raw", "seen", nil)
 
@@ -45,7 +40,7 @@ func TestHashJobs(t *testing.T) {
 		return nil
 	})
 	j := s.WaitJobUntil(t, hashes, first, "progress", func(j job) bool { return j.Status == "running" && j.BytesHashed > 0 })
-	if j.BytesTotal == nil || *j.BytesTotal != vast || j.BytesHashed > vast || j.StartedAt == nil || j.FinishedAt != nil || j.SHA256 != "" {
+	if j.BytesTotal == nil || *j.BytesTotal != size || j.BytesHashed > size || j.StartedAt == nil || j.FinishedAt != nil || j.SHA256 != "" {
 		t.Errorf("running job %+v", j)
 	}
 	s.WaitJobUntil(t, hashes, first, "more progress", func(k job) bool { return k.BytesHashed > j.BytesHashed })
@@ -105,9 +100,8 @@ func TestHashJobs(t *testing.T) {
 
 func TestHashCancelQueued(t *testing.T) {
 	t.Parallel()
-	needsPlainFiles(t)
 	s := Start(t, Options{})
-	s.dropSparse(t, "busy.raw", vast)
+	s.putSlow(t, "busy.raw")
 	s.WaitJob(t, hashes, "busy.raw", "running")
 	s.awsPut(t, "queued.img", content(1, 1000))
 	s.WaitJob(t, hashes, "queued.img", "queued")
@@ -128,10 +122,9 @@ func TestHashRefuses(t *testing.T) {
 
 func TestHashWorkers(t *testing.T) {
 	t.Parallel()
-	needsPlainFiles(t)
 	s := Start(t, Options{Args: []string{"--hash-workers", "2"}})
-	s.dropSparse(t, "a.raw", vast)
-	s.dropSparse(t, "b.raw", vast)
+	s.putSlow(t, "a.raw")
+	s.putSlow(t, "b.raw")
 	eventually(t, within, "two jobs running at once", func() error {
 		jobs, most := s.Jobs(t, hashes)
 		if most != 2 {
