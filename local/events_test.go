@@ -2,13 +2,20 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
+	"imageroot/shared/inventory"
 	"imageroot/shared/queue"
+	"imageroot/shared/store/memstore"
+	"imageroot/shared/store/s3store"
 )
 
 // A sender knows when what was sent.
@@ -77,4 +84,67 @@ func TestWays(t *testing.T) {
 			t.Errorf("%s: the hook has the token %q", tt.name, token)
 		}
 	}
+}
+
+// A channel takes what is sent.
+type channel chan string
+
+func (c channel) Send(_ context.Context, body []byte, _ time.Duration) error {
+	c <- string(body)
+	return nil
+}
+
+// Each stream of events that begins is followed by a comparison, for what
+// happened before; while there is none, the listing is looked at often.
+func TestHear(t *testing.T) {
+	const event = `{"Records":[{"eventSource":"minio:s3","eventName":"s3:ObjectCreated:Put","s3":{"bucket":{"name":"images"},"object":{"key":"os/a b+%41.img"}}}]}`
+	end := make(chan struct{})
+	s3 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintln(w, event)
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-end:
+		case <-r.Context().Done():
+		}
+	}))
+	defer s3.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log := slog.New(slog.DiscardHandler)
+	client, err := s3store.Open(ctx, s3store.Config{Endpoint: s3.URL, AccessKey: "access", SecretKey: "secret-key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{cfg: config.Config{S3Endpoint: s3.URL, Events: config.EventsListen, ImageRoot: config.Location{Bucket: "images", Prefix: "os/"}}, log: log, client: client}
+	looks := make(channel, 10)
+	inv := inventory.New(inventory.Config{Images: memstore.New(), Catalog: memstore.New(), Now: time.Now, Log: log})
+	s.events = s.openEvents(inv, looks)
+	if s.events.interval() != pollFast {
+		t.Error("before anything has come, the listing is looked at rarely")
+	}
+	heard := make(chan struct{})
+	go func() { defer close(heard); s.hear(ctx) }()
+	expect := func(want queue.Task) {
+		t.Helper()
+		select {
+		case got := <-looks:
+			if got != string(want.Encode()) {
+				t.Fatalf("the task is %s, want %s", got, want.Encode())
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("no task, want %s", want.Encode())
+		}
+	}
+	for range 2 {
+		expect(queue.Task{Reconcile: true})
+		expect(queue.Task{Image: "a b+%41.img"})
+		if s.events.interval() != pollSlow {
+			t.Error("while events come, the listing is looked at often")
+		}
+		end <- struct{}{}
+	}
+	expect(queue.Task{Reconcile: true})
+	stop()
+	<-heard
 }
