@@ -1,0 +1,96 @@
+package qcow2
+
+import (
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
+)
+
+// readCompressed reads a part of a compressed cluster. Whole ones are expanded
+// where they are wanted; of another the whole is kept for the next read.
+func (i *Image) readCompressed(p []byte, e extent) error {
+	if int64(len(p)) == i.header.ClusterSize {
+		return i.expand(p, e)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.data == nil || i.last.host != e.host || i.last.bytes != e.bytes {
+		if i.data == nil {
+			i.data = make([]byte, i.header.ClusterSize)
+		}
+		i.last = extent{} // holds nothing, if this fails
+		if err := i.expand(i.data, e); err != nil {
+			return err
+		}
+		i.last = e
+	}
+	copy(p, i.data[e.within:])
+	return nil
+}
+
+// expand makes the cluster that e is in (or is) of what is in the file.
+func (i *Image) expand(cluster []byte, e extent) error {
+	x, ok := i.inflater.Get().(*inflater)
+	if !ok {
+		x = &inflater{}
+	}
+	defer i.inflater.Put(x)
+	// Nobody promises that the file goes on to the end of the last sector.
+	have := min(e.bytes, i.size-e.host)
+	if int64(cap(x.in)) < have {
+		x.in = make([]byte, have)
+	}
+	x.in = x.in[:have]
+	if err := readFull(i.file, x.in, e.host); err != nil {
+		return err
+	}
+	err := x.expand(cluster, i.header.Compression)
+	switch {
+	case err == nil:
+		return nil
+	case have < e.bytes && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)):
+		return truncated("the compressed cluster at byte %d goes on behind the end of the file", e.host)
+	}
+	return corrupt("the compressed cluster at byte %d does not expand (%v)", e.host, err)
+}
+
+// maxWindow is what zstd may look back: no cluster is larger than 2 MiB.
+const maxWindow = 8 << 20
+
+// An inflater has what expanding takes, for one cluster after another.
+type inflater struct {
+	in   []byte
+	zlib io.ReadCloser
+	zstd *zstd.Decoder
+}
+
+// expand fills cluster from in. What follows in there belongs to somebody
+// else: "decompression stops when it has produced a cluster of data".
+func (x *inflater) expand(cluster []byte, compression string) (err error) {
+	src := bytes.NewReader(x.in)
+	var r io.Reader
+	switch {
+	case compression == "zstd":
+		if x.zstd == nil {
+			x.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		}
+		if err == nil {
+			err = x.zstd.Reset(src)
+		}
+		r = x.zstd
+	case x.zlib == nil:
+		// Without zlib's header or checksum, that is.
+		x.zlib = flate.NewReader(src)
+		r = x.zlib
+	default:
+		err = x.zlib.(flate.Resetter).Reset(src, nil)
+		r = x.zlib
+	}
+	if err == nil {
+		_, err = io.ReadFull(r, cluster)
+	}
+	return err
+}

@@ -1,0 +1,206 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"io"
+	"sync"
+)
+
+type kind int
+
+const (
+	zero       kind = iota // unallocated, or said to be zero
+	data                   // as it is in the file
+	compressed             // one cluster, or a part of one
+)
+
+// An extent is a run of the guest's bytes that are in one place.
+type extent struct {
+	kind   kind
+	length int64 // bytes of the guest's
+	host   int64 // data: where they are. compressed: where the cluster is
+	bytes  int64 // compressed: the most bytes that the cluster takes in the file
+	within int64 // compressed: where in the cluster the extent begins
+}
+
+// Parts of table entries (section "Cluster mapping").
+const (
+	offsetMask     = 0x00ff_ffff_ffff_fe00 // bits 9 to 55, of L1 entries and standard clusters
+	flagCompressed = 1 << 62
+	flagZero       = 1 << 0
+	sector         = 512
+)
+
+// extent returns the run that begins at off, up to limit and within the disk.
+// It looks no farther than it must to say where the run ends.
+func (i *Image) extent(off, limit int64) (extent, error) {
+	run, err := i.lookup(off)
+	if err != nil {
+		return extent{}, err
+	}
+	for off+run.length < limit && run.kind != compressed {
+		next, err := i.lookup(off + run.length)
+		if err != nil || next.kind != run.kind || next.kind == data && next.host != run.host+run.length {
+			break // an error comes again when somebody asks from there on
+		}
+		run.length += next.length
+	}
+	run.length = min(run.length, limit-off)
+	switch {
+	case run.kind == data && run.host+run.length > i.size:
+		if run.host >= i.size {
+			return extent{}, truncated("byte %d of the disk is at byte %d of a file of %d", off, run.host, i.size)
+		}
+		run.length = i.size - run.host // there is that much
+	case run.kind == compressed && run.host >= i.size:
+		return extent{}, truncated("byte %d of the disk is at byte %d of a file of %d", off, run.host, i.size)
+	}
+	return run, nil
+}
+
+// lookup returns what the tables say of the bytes from off on, to the end of
+// their cluster, or of their L2 table where there is none.
+func (i *Image) lookup(off int64) (extent, error) {
+	size := i.header.ClusterSize
+	entries := size / 8 // of an L2 table, which is one cluster
+	cluster := off / size
+	l1, err := i.pages.entry(i.header.l1Offset + cluster/entries*8)
+	if err != nil {
+		return extent{}, err
+	}
+	l2 := int64(l1 & offsetMask)
+	if l2 == 0 {
+		span := size * entries
+		return extent{kind: zero, length: span - off%span}, nil
+	}
+	entry, err := i.pages.entry(l2 + cluster%entries*8)
+	if err != nil {
+		return extent{}, err
+	}
+	e := extent{length: size - off%size}
+	if entry&flagCompressed != 0 {
+		// "Compressed Clusters Descriptor".
+		shift := 62 - (i.header.clusterBits - 8)
+		at := entry & (1<<shift - 1)
+		sectors := entry>>shift&(1<<(i.header.clusterBits-8)-1) + 1
+		if at > offsetMask|sector-1 {
+			return extent{}, corrupt("byte %d of the disk would be at byte %d of the file", off, at)
+		}
+		e.kind, e.host, e.within = compressed, int64(at), off%size
+		e.bytes = int64(sectors*sector - at%sector)
+		return e, nil
+	}
+	// "Standard Cluster Descriptor".
+	at := int64(entry & offsetMask)
+	switch {
+	case at%size != 0:
+		return extent{}, corrupt("byte %d of the disk would be in a cluster at byte %d of the file, where none begins", off, at)
+	case entry&flagZero != 0 && i.header.Version < 3:
+		return extent{}, corrupt("byte %d of the disk is in a cluster marked as zero, which version 2 does not have", off)
+	case entry&flagZero != 0, at == 0:
+		return e, nil
+	}
+	e.kind, e.host = data, at+off%size
+	return e, nil
+}
+
+// checkL1 sees to it that every L2 table is where one can be, and that there
+// are no more of them than the file has room for: so whoever goes through all
+// entries will come to an end.
+func (i *Image) checkL1() error {
+	h := &i.header
+	if h.l1Offset+h.l1Entries*8 > i.size {
+		return truncated("its L1 table ends at byte %d of a file of %d", h.l1Offset+h.l1Entries*8, i.size)
+	}
+	room := i.size / h.ClusterSize
+	for n := range h.l1Entries {
+		entry, err := i.pages.entry(h.l1Offset + n*8)
+		if err != nil {
+			return err
+		}
+		at := int64(entry & offsetMask)
+		if at == 0 {
+			continue
+		}
+		room--
+		switch {
+		case at%h.ClusterSize != 0:
+			return corrupt("L2 table %d would be at byte %d of the file, where no cluster begins", n, at)
+		case at+h.ClusterSize > i.size:
+			return truncated("L2 table %d is at byte %d of a file of %d", n, at, i.size)
+		case room < 0:
+			return corrupt("it has more L2 tables than the file has clusters")
+		}
+	}
+	return nil
+}
+
+const (
+	minPage  = 4 << 10
+	maxPage  = 64 << 10
+	maxPages = 16
+)
+
+// pages keeps the parts of the file that tables were last read from. It may be
+// used from several goroutines at once.
+type pages struct {
+	file  io.ReaderAt
+	size  int64 // of the file
+	bytes int64 // of a page
+
+	mu   sync.Mutex
+	all  []page
+	last int // the one that was used last
+	tick int64
+}
+
+type page struct {
+	number int64
+	data   []byte
+	used   int64
+}
+
+// entry returns the table entry at an offset, a multiple of 8, in the file.
+func (p *pages) entry(at int64) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	number, within := at/p.bytes, at%p.bytes
+	if p.last >= len(p.all) || p.all[p.last].number != number {
+		if err := p.turn(number); err != nil {
+			return 0, err
+		}
+	}
+	d := p.all[p.last].data
+	if within+8 > int64(len(d)) {
+		return 0, truncated("a table is at byte %d of a file of %d", at, p.size)
+	}
+	return binary.BigEndian.Uint64(d[within:]), nil
+}
+
+// turn makes a page the last one, in place of the one that was not used for
+// longest.
+func (p *pages) turn(number int64) error {
+	p.tick++
+	oldest := 0
+	for n := range p.all {
+		if p.all[n].number == number {
+			p.all[n].used, p.last = p.tick, n
+			return nil
+		}
+		if p.all[n].used < p.all[oldest].used {
+			oldest = n
+		}
+	}
+	from := number * p.bytes
+	fresh := page{number, make([]byte, max(0, min(p.bytes, p.size-from))), p.tick}
+	if err := readFull(p.file, fresh.data, from); err != nil {
+		return err
+	}
+	if len(p.all) < maxPages {
+		p.all = append(p.all, fresh)
+		p.last = len(p.all) - 1
+		return nil
+	}
+	p.all[oldest], p.last = fresh, oldest
+	return nil
+}
