@@ -440,7 +440,7 @@ func TestHostileEntries(t *testing.T) {
 // passes for zeros.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
-	for _, options := range [][]string{{}, {"-c"}, {"-c", "-o", "compression_type=zstd"}, {"-o", "cluster_size=2M"}} {
+	for _, options := range [][]string{nil, {"-c"}, {"-c", "-o", "compression_type=zstd"}, {"-o", "cluster_size=2M"}} {
 		t.Run(strings.Join(options, " "), func(t *testing.T) {
 			t.Parallel()
 			from, to := disk(t, 5<<20), filepath.Join(t.TempDir(), "disk.qcow2")
@@ -449,14 +449,18 @@ func TestTruncated(t *testing.T) {
 			image, want := load(t, to), load(t, from)
 			random := rand.New(rand.NewPCG(1, 2))
 			for range 15 {
-				cut := image[:random.IntN(len(image)-1024)]
+				cut := image[:random.IntN(len(image))]
 				i, err := Open(bytes.NewReader(cut), int64(len(cut)))
 				var got []byte
 				if err == nil {
-					if err := i.Check(); !errors.Is(err, ErrTruncated) && len(options) == 0 {
-						t.Errorf("Check of %d of %d bytes: %v", len(cut), len(image), err)
-					}
+					check := i.Check()
 					got, err = readAll(i, 100_000)
+					if (check == nil) != (err == nil) && options == nil {
+						t.Errorf("Check of %d of %d bytes: %v, reading: %v", len(cut), len(image), check, err)
+					}
+				}
+				if err == nil && bytes.Equal(got, want) {
+					continue // only what is behind the end of the disk was cut off
 				}
 				if !errors.Is(err, ErrTruncated) && (len(cut) >= 4 || !errors.Is(err, ErrFormat)) {
 					t.Errorf("%d of %d bytes: %d read, then %v", len(cut), len(image), len(got), err)
