@@ -1,0 +1,288 @@
+package unpack_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os/exec"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"imageroot/shared/content"
+	"imageroot/shared/unpack"
+)
+
+// tool runs a compressor and returns what it made of in.
+func tool(t testing.TB, in []byte, command string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(command, args...)
+	cmd.Stdin = bytes.NewReader(in)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v: %s", command, args, err, stderr.String())
+	}
+	return out
+}
+
+// disk is n bytes as a disk has them: text, noise and runs of zeros.
+func disk(n int) []byte {
+	r := rand.New(rand.NewPCG(6, uint64(n)))
+	var b []byte
+	for len(b) < n {
+		for range r.IntN(50) {
+			b = fmt.Appendf(b, "line %d of some text\n", r.IntN(500))
+		}
+		for range r.IntN(500) {
+			b = append(b, byte(r.Uint32()))
+		}
+		b = append(b, make([]byte, r.IntN(3000))...)
+	}
+	return b[:n]
+}
+
+// A sample is a file and what it decompresses to.
+type sample struct {
+	name string
+	kind content.Kind
+	data []byte
+	want []byte
+}
+
+// samples are what the tools make of n bytes.
+func samples(t testing.TB, n int) []sample {
+	t.Helper()
+	raw := disk(n)
+	half := n / 2
+	var all []sample
+	add := func(name string, kind content.Kind, data []byte) {
+		all = append(all, sample{name, kind, data, raw})
+	}
+	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)
+	for _, c := range []struct {
+		kind    content.Kind
+		command []string
+	}{
+		{content.Gzip, []string{"gzip", "-c"}},
+		{content.Gzip, []string{"gzip", "-1", "-c"}},
+		{content.Bzip2, []string{"bzip2", "-c"}},
+		{content.Bzip2, []string{"bzip2", "-1", "-c"}},
+		{content.XZ, []string{"xz", "-c", "-T1"}},
+		{content.XZ, []string{"xz", "-c", "-T2", "--block-size=20000"}}, // sizes in block headers
+		{content.XZ, []string{"xz", "-c", "-T1", "--block-list=10000,7,0"}},
+		{content.XZ, []string{"xz", "-c", "-2e", "--check=sha256"}},
+		{content.XZ, []string{"xz", "-c", "-0", "--check=crc32"}},
+		{content.Zstd, []string{"zstd", "-c"}},
+		{content.Zstd, []string{"zstd", "-c", "-19", "--long=27"}},
+		{content.Zstd, []string{"zstd", "-c", "--no-check", "-1"}},
+	} {
+		name := strings.Join(c.command, " ")
+		pack := func(b []byte) []byte { return tool(t, b, c.command[0], c.command[1:]...) }
+		whole := pack(raw)
+		add(name, c.kind, whole)
+		parts := [][]byte{pack(raw[:half]), pack(raw[half:])}
+		if c.kind == content.Zstd {
+			parts = [][]byte{skippable, parts[0], skippable, parts[1], skippable}
+		}
+		add(name+", twice", c.kind, bytes.Join(parts, nil))
+	}
+	add("pbzip2", content.Bzip2, tool(t, raw, "pbzip2", "-c", "-b1"))
+	padded := tool(t, raw, "xz", "-c")
+	padded = append(padded, make([]byte, 8)...)
+	add("xz, padded", content.XZ, append(padded, padded[:len(padded)-8]...))
+	all[len(all)-1].want = append(append([]byte{}, raw...), raw...)
+	add("gzip, padded", content.Gzip, append(tool(t, raw, "gzip", "-c"), make([]byte, 1000)...))
+	return all
+}
+
+// read returns all that a stream decompresses to, and how that ended.
+func read(kind content.Kind, r io.Reader, limit unpack.Limit) ([]byte, error) {
+	u, err := unpack.NewReader(kind, r, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer u.Close()
+	return io.ReadAll(u)
+}
+
+func TestRead(t *testing.T) {
+	for _, s := range samples(t, 300_000) {
+		t.Run(s.name, func(t *testing.T) {
+			got, err := read(s.kind, bytes.NewReader(s.data), unpack.Limit{})
+			if err != nil || !bytes.Equal(got, s.want) {
+				t.Fatalf("%d bytes, %v; want %d", len(got), err, len(s.want))
+			}
+			got, err = read(s.kind, iotest.OneByteReader(bytes.NewReader(s.data)), unpack.Limit{})
+			if err != nil || !bytes.Equal(got, s.want) {
+				t.Fatalf("byte by byte: %d bytes, %v; want %d", len(got), err, len(s.want))
+			}
+		})
+	}
+}
+
+// Empty input is compressed to something as well.
+func TestEmpty(t *testing.T) {
+	for _, c := range []struct {
+		kind content.Kind
+		tool string
+	}{{content.Gzip, "gzip"}, {content.Bzip2, "bzip2"}, {content.XZ, "xz"}, {content.Zstd, "zstd"}} {
+		if got, err := read(c.kind, bytes.NewReader(tool(t, nil, c.tool, "-c")), unpack.Limit{}); err != nil || len(got) > 0 {
+			t.Errorf("%s of nothing: %d bytes, %v", c.tool, len(got), err)
+		}
+	}
+}
+
+// A file that is cut anywhere is said to be cut, at the byte where it ends,
+// unless what is left is a file itself.
+func TestTruncated(t *testing.T) {
+	for _, s := range samples(t, 4_000) {
+		t.Run(s.name, func(t *testing.T) {
+			ends := 0
+			for n := 0; n < len(s.data); n += 3 {
+				got, err := read(s.kind, bytes.NewReader(s.data[:n]), unpack.Limit{})
+				if err == nil {
+					// Between two members, streams or frames, or in padding.
+					ends++
+					if !bytes.HasPrefix(s.want, got) {
+						t.Fatalf("%d of %d bytes: other bytes", n, len(s.data))
+					}
+					continue
+				}
+				var e *unpack.Error
+				if !errors.As(err, &e) || e.Problem != unpack.Truncated || e.Offset != int64(n) {
+					t.Fatalf("%d of %d bytes: %v", n, len(s.data), err)
+				}
+			}
+			if most := 5; ends > most && s.kind != content.Gzip || ends > most+1000 {
+				t.Errorf("%d cuts of %d were not seen", ends, len(s.data))
+			}
+		})
+	}
+}
+
+// No damage to a byte goes unseen, where the format has checksums, and what is
+// said of where it is is true.
+func TestDamaged(t *testing.T) {
+	for _, s := range samples(t, 4_000) {
+		if strings.Contains(s.name, "--no-check") || strings.HasSuffix(s.name, "padded") {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			unseen := 0
+			for i := 0; i < len(s.data); i += 7 {
+				bad := bytes.Clone(s.data)
+				bad[i] ^= 0x10
+				got, err := read(s.kind, bytes.NewReader(bad), unpack.Limit{})
+				if err == nil {
+					if unseen++; !bytes.HasPrefix(s.want, got) {
+						t.Fatalf("byte %d of %d: other bytes", i, len(bad))
+					}
+					continue
+				}
+				var e *unpack.Error
+				if !errors.As(err, &e) || e.Offset > int64(len(bad)) {
+					t.Fatalf("byte %d of %d: %v", i, len(bad), err)
+				}
+				if e.Offset < int64(i) && s.kind != content.XZ { // whose headers are refused where they begin
+					t.Errorf("byte %d of %d: found before, at %d: %v", i, len(bad), e.Offset, err)
+				}
+			}
+			if most := len(s.data) / 7 / 20; unseen > most+2 {
+				t.Errorf("%d of %d went unseen", unseen, len(s.data)/7)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	long := tool(t, make([]byte, 5<<20), "zstd", "-c", "--long=22", "--no-content-size")
+	for _, c := range []struct {
+		name  string
+		kind  content.Kind
+		data  []byte
+		limit unpack.Limit
+		says  string
+	}{
+		{"zstd window", content.Zstd, long, unpack.Limit{Window: 1 << 21}, "--long=21"},
+		{"zstd --long=31", content.Zstd, tool(t, disk(1000), "zstd", "-c", "--ultra", "-22", "--long=31"), unpack.Limit{}, "128 MiB"},
+		{"xz dictionary", content.XZ, tool(t, disk(1000), "xz", "-c", "--lzma2=dict=1GiB"), unpack.Limit{}, "dictionary of 1 GiB"},
+		{"xz with a filter", content.XZ, tool(t, disk(1000), "xz", "-c", "--x86", "--lzma2=dict=1MiB"), unpack.Limit{}, "other than LZMA2"},
+		{"gzip ratio", content.Gzip, tool(t, make([]byte, 5<<20), "gzip", "-c"), unpack.Limit{Ratio: 100, Free: 1 << 20}, "100 times"},
+		{"zstd ratio", content.Zstd, tool(t, make([]byte, 5<<20), "zstd", "-c"), unpack.Limit{Ratio: 100, Free: 1 << 20}, "100 times"},
+		{"not compressed", content.MBR, nil, unpack.Limit{}, "mbr is not compressed"},
+	} {
+		got, err := read(c.kind, bytes.NewReader(c.data), c.limit)
+		var e *unpack.Error
+		if !errors.As(err, &e) || e.Problem != unpack.Refused || !strings.Contains(e.Reason, c.says) {
+			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
+		}
+	}
+	if _, err := read(content.Zstd, bytes.NewReader(long), unpack.Limit{Window: 1 << 22}); err != nil {
+		t.Errorf("a window as large as the limit: %v", err)
+	}
+}
+
+// What follows a gzip or bzip2 stream is ignored, as the tools do, and told
+// of; but not what looks like the rest of an image.
+func TestTrailing(t *testing.T) {
+	raw := disk(5_000)
+	for kind, data := range map[content.Kind][]byte{
+		content.Gzip:  tool(t, raw, "gzip", "-c"),
+		content.Bzip2: tool(t, raw, "bzip2", "-c"),
+	} {
+		u, err := unpack.NewReader(kind, bytes.NewReader(append(bytes.Clone(data), "FWx0 signature\n"...)), unpack.Limit{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(u)
+		if err != nil || !bytes.Equal(got, raw) || u.Trailing() < 12 {
+			t.Errorf("%s: %d bytes, %d trailing, %v", kind, len(got), u.Trailing(), err)
+		}
+		_, err = read(kind, bytes.NewReader(append(bytes.Clone(data), disk(200_000)...)), unpack.Limit{})
+		var e *unpack.Error
+		if !errors.As(err, &e) || e.Problem != unpack.Damaged {
+			t.Errorf("%s: 200,000 trailing bytes: %v", kind, err)
+		}
+	}
+}
+
+// What the reader of the input says is not taken for damage.
+func TestSource(t *testing.T) {
+	failed := errors.New("the disk failed")
+	for _, s := range samples(t, 300_000) {
+		for _, n := range []int{0, 1, 20, len(s.data) / 2, len(s.data) - 1, len(s.data)} {
+			if _, err := read(s.kind, io.MultiReader(bytes.NewReader(s.data[:n]), iotest.ErrReader(failed)), unpack.Limit{}); !errors.Is(err, failed) {
+				t.Errorf("%s, after %d of %d bytes: %v", s.name, n, len(s.data), err)
+			}
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	kinds := []content.Kind{content.Gzip, content.XZ, content.Zstd, content.Bzip2}
+	for _, s := range samples(f, 2_000) {
+		for i, k := range kinds {
+			if k == s.kind {
+				f.Add(byte(i), s.data)
+			}
+		}
+	}
+	limit := unpack.Limit{Window: 1 << 20, Ratio: 10, Free: 1 << 20}
+	f.Fuzz(func(t *testing.T, i byte, data []byte) {
+		got, err := read(kinds[int(i)%len(kinds)], bytes.NewReader(data), limit)
+		var e *unpack.Error
+		if err != nil && !errors.As(err, &e) {
+			t.Fatal(err)
+		}
+		if err != nil && (e.Offset < 0 || e.Offset > int64(len(data))) {
+			t.Fatalf("at %d of %d bytes: %v", e.Offset, len(data), err)
+		}
+		if most := 1<<20 + 10*len(data) + 1<<20; len(got) > most {
+			t.Fatalf("%d bytes of %d", len(got), len(data))
+		}
+	})
+}

@@ -1,0 +1,283 @@
+package unpack
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"hash/crc64"
+	"io"
+	"slices"
+
+	"github.com/ulikunitz/xz/lzma"
+)
+
+// An xzStream is one or more streams of the .xz file format, version 1.2.1
+// (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments
+// name. The library decodes LZMA2 and is given what is around it here, because
+// its own reader of that allocates whatever dictionary a file asks for.
+type xzStream struct {
+	in     *bufio.Reader
+	window int64
+	first  bool // no stream has begun yet
+	block  *xzBlock
+	flags  [2]byte // of the stream that is read
+	inside bool    // a stream
+
+	// What the index must say (section 4.3): how many blocks there were, and a
+	// hash of their sizes, since there may be too many to remember.
+	blocks uint64
+	sizes  hash.Hash
+}
+
+// An xzBlock is a block being read. Sizes are bytes.
+type xzBlock struct {
+	lzma2           io.Reader
+	in              *counter // what lzma2 reads
+	out             int64
+	header          int64
+	saidIn, saidOut int64     // by the header; negative: nothing
+	check           hash.Hash // nil: none
+}
+
+func newXZ(in *bufio.Reader, window int64) *xzStream {
+	return &xzStream{in: in, window: window, first: true}
+}
+
+func (x *xzStream) Close() {}
+
+func (x *xzStream) Read(p []byte) (int, error) {
+	for {
+		if !x.inside {
+			if err := x.begin(); err != nil {
+				return 0, err
+			}
+		}
+		if x.block == nil {
+			if err := x.next(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		n, err := x.block.lzma2.Read(p)
+		x.block.out += int64(n)
+		if x.block.check != nil {
+			x.block.check.Write(p[:n])
+		}
+		if errors.Is(err, io.EOF) {
+			err = x.end()
+		}
+		if n > 0 || err != nil || len(p) == 0 {
+			return n, err
+		}
+	}
+}
+
+// begin reads the header of the next stream (section 2.1.1), or finds that
+// there is none, beyond the padding (2.2).
+func (x *xzStream) begin() error {
+	var h [12]byte
+	for {
+		_, err := io.ReadFull(x.in, h[:4])
+		if errors.Is(err, io.EOF) && !x.first {
+			return io.EOF
+		}
+		if err != nil {
+			return unexpected(err)
+		}
+		if x.first || binary.LittleEndian.Uint32(h[:]) != 0 {
+			break
+		}
+	}
+	if _, err := io.ReadFull(x.in, h[4:]); err != nil {
+		return unexpected(err)
+	}
+	if !bytes.Equal(h[:6], []byte("\xfd7zXZ\x00")) || crc32.ChecksumIEEE(h[6:8]) != binary.LittleEndian.Uint32(h[8:]) {
+		return errors.New("no header of a stream")
+	}
+	x.first, x.inside, x.flags, x.blocks, x.sizes = false, true, [2]byte(h[6:8]), 0, sha256.New()
+	_, err := newCheck(x.flags)
+	return err
+}
+
+// newCheck returns what computes the check of a stream's blocks (2.1.1.2).
+func newCheck(flags [2]byte) (hash.Hash, error) {
+	switch flags {
+	case [2]byte{0, 0}:
+		return nil, nil
+	case [2]byte{0, 1}:
+		return crc32.NewIEEE(), nil
+	case [2]byte{0, 4}:
+		return crc64.New(crc64.MakeTable(crc64.ECMA)), nil
+	case [2]byte{0, 10}:
+		return sha256.New(), nil
+	}
+	return nil, &Error{Refused, 0, "the xz data has checksums of a kind that is not known here; compress the image again, with xz 5"}
+}
+
+// next reads what begins with the next byte: a block (3.1), or the index and
+// the footer with which the stream ends.
+func (x *xzStream) next() error {
+	length, err := x.in.ReadByte()
+	if err != nil {
+		return unexpected(err)
+	}
+	if length == 0 {
+		return x.tail()
+	}
+	h := make([]byte, (int(length)+1)*4)
+	h[0] = length
+	if _, err := io.ReadFull(x.in, h[1:]); err != nil {
+		return unexpected(err)
+	}
+	fields, sum := h[:len(h)-4], h[len(h)-4:]
+	if crc32.ChecksumIEEE(fields) != binary.LittleEndian.Uint32(sum) {
+		return errors.New("wrong checksum of a block header")
+	}
+	b := &xzBlock{header: int64(len(h)), in: &counter{x.in, 0}, saidIn: -1, saidOut: -1}
+	flags, r := fields[1], bytes.NewReader(fields[2:])
+	for _, f := range []struct {
+		flag byte
+		said *int64
+	}{{0x40, &b.saidIn}, {0x80, &b.saidOut}} {
+		if flags&f.flag == 0 {
+			continue
+		}
+		n, err := binary.ReadUvarint(r)
+		if err != nil || n > 1<<62 {
+			return errors.New("wrong size in a block header")
+		}
+		*f.said = int64(n)
+	}
+	// 3.1.5 and 5.3.1: the one filter is LZMA2, whose property is the size of
+	// its dictionary.
+	filter := make([]byte, 3)
+	if _, err := io.ReadFull(r, filter); err != nil || flags&0x3f != 0 || filter[0] != 0x21 || filter[1] != 1 || filter[2] > 40 {
+		return &Error{Refused, 0, "the xz data uses filters other than LZMA2, which are not read here; compress the image again without them"}
+	}
+	dictionary := int64(2|filter[2]&1) << (filter[2]/2 + 11)
+	if dictionary > x.window {
+		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.window))}
+	}
+	if b.saidOut >= 0 {
+		dictionary = min(dictionary, b.saidOut) // no more can be referred to
+	}
+	b.check, _ = newCheck(x.flags) // begin has tried it
+	b.lzma2, err = lzma.Reader2Config{DictCap: max(int(dictionary), lzma.MinDictCap)}.NewReader2(b.in)
+	x.block = b
+	return err
+}
+
+// end reads what follows a block's data: padding (3.3) and check (3.4).
+func (x *xzStream) end() error {
+	b := x.block
+	x.block = nil
+	var sum []byte
+	if b.check != nil {
+		sum = b.check.Sum(nil)
+	}
+	if f := x.flags[1]; f == 1 || f == 4 { // 3.4: little endian
+		slices.Reverse(sum)
+	}
+	padding := -b.in.n & 3
+	after := make([]byte, int(padding)+len(sum))
+	if _, err := io.ReadFull(x.in, after); err != nil {
+		return unexpected(err)
+	}
+	switch {
+	case b.saidIn >= 0 && b.saidIn != b.in.n, b.saidOut >= 0 && b.saidOut != b.out:
+		return errors.New("a block is not as long as its header says")
+	case !bytes.Equal(after[:padding], make([]byte, padding)):
+		return errors.New("wrong padding of a block")
+	case !bytes.Equal(after[padding:], sum):
+		return errors.New("wrong checksum of a block")
+	}
+	x.blocks++
+	addSizes(x.sizes, uint64(b.header+b.in.n)+uint64(len(sum)), uint64(b.out))
+	return nil
+}
+
+// addSizes adds a block to a hash of all sizes.
+func addSizes(h hash.Hash, unpadded, uncompressed uint64) {
+	h.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, unpadded), uncompressed))
+}
+
+// tail reads the index (section 4), of which the first byte was read already,
+// and the footer (2.1.2).
+func (x *xzStream) tail() error {
+	index := &summer{in: x.in}
+	index.add(0)
+	blocks, err := binary.ReadUvarint(index)
+	if err != nil {
+		return unexpected(err)
+	}
+	said := sha256.New()
+	for i := uint64(0); i < blocks && blocks == x.blocks; i++ {
+		unpadded, err := binary.ReadUvarint(index)
+		if err != nil {
+			return unexpected(err)
+		}
+		uncompressed, err := binary.ReadUvarint(index)
+		if err != nil {
+			return unexpected(err)
+		}
+		addSizes(said, unpadded, uncompressed)
+	}
+	if blocks != x.blocks || !bytes.Equal(said.Sum(nil), x.sizes.Sum(nil)) {
+		return errors.New("the index is of other blocks")
+	}
+	for index.n&3 != 0 {
+		if b, err := index.ReadByte(); err != nil || b != 0 {
+			return cmp.Or(unexpected(err), errors.New("wrong padding of the index"))
+		}
+	}
+	var f [4 + 12]byte
+	if _, err := io.ReadFull(x.in, f[:]); err != nil {
+		return unexpected(err)
+	}
+	footer := f[4:]
+	if binary.LittleEndian.Uint32(f[:]) != index.crc || string(footer[10:]) != "YZ" || [2]byte(footer[8:]) != x.flags ||
+		crc32.ChecksumIEEE(footer[4:10]) != binary.LittleEndian.Uint32(footer) ||
+		(int64(binary.LittleEndian.Uint32(footer[4:]))+1)*4 != index.n+4 {
+		return errors.New("wrong checksum or size of the index")
+	}
+	x.inside = false
+	return nil
+}
+
+// A counter counts what is read of in.
+type counter struct {
+	in *bufio.Reader
+	n  int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// A summer counts and sums what is read of in.
+type summer struct {
+	in  *bufio.Reader
+	n   int64
+	crc uint32
+}
+
+func (s *summer) ReadByte() (byte, error) {
+	b, err := s.in.ReadByte()
+	if err == nil {
+		s.add(b)
+	}
+	return b, err
+}
+
+func (s *summer) add(b byte) {
+	s.n++
+	s.crc = crc32.Update(s.crc, crc32.IEEETable, []byte{b})
+}
