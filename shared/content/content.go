@@ -2,6 +2,13 @@
 // whatever its name says.
 package content
 
+import (
+	"errors"
+	"io"
+
+	"imageroot/shared/image"
+)
+
 // A Kind is what the first look at an image's bytes says it is.
 type Kind string
 
@@ -25,4 +32,136 @@ const (
 // reads.
 func (k Kind) Compressed() bool {
 	return k == Gzip || k == XZ || k == Zstd || k == Bzip2
+}
+
+// Raw reports whether a disk gets the bytes as they are.
+func (k Kind) Raw() bool {
+	return k == ISO9660 || k == MBR || k == GPT || k == Filesystem || k == Unknown
+}
+
+// A Content is what a look at an image tells.
+type Content struct {
+	Kind Kind `json:"kind"`
+	// What is the kind in words, with an article: "an ext4 file system".
+	What string `json:"what"`
+	// VirtualSize is how many bytes a disk gets of it, where that is written
+	// in the image; nil if not.
+	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
+	// Warnings are sentences on what is wrong, whatever the image is called.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+func (c *Content) warn(sentence string) { c.Warnings = append(c.Warnings, sentence) }
+
+func (c *Content) size(n int64) { c.VirtualSize = &n }
+
+// HeadBytes is how much of an image [Head] wants to see: as far as the label of
+// the file system with the last one, btrfs.
+const HeadBytes = 68 << 10
+
+// Detect is [Sniff] for who wants to know the kind only. It reads the first
+// [HeadBytes] at once and nothing else.
+func Detect(r io.ReaderAt, size int64) (Kind, error) {
+	head, err := readHead(r, size)
+	return Head(head, size).Kind, err
+}
+
+// Sniff finds out what an image of size bytes is. It reads the first
+// [HeadBytes] at once, and then, where the virtual size is written elsewhere,
+// up to seeks times up to 1 MiB. The error is r's.
+func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
+	head, err := readHead(r, size)
+	if err != nil {
+		return Content{}, err
+	}
+	c := Head(head, size)
+	s := &seeker{r: r, size: size, left: seeks}
+	switch c.Kind {
+	case QCOW2:
+		c.qcow2(s)
+	case XZ:
+		c.xz(s)
+	case Zstd:
+		c.zstd(s)
+	}
+	return c, s.err
+}
+
+func readHead(r io.ReaderAt, size int64) ([]byte, error) {
+	head := make([]byte, min(size, HeadBytes))
+	n, err := r.ReadAt(head, 0)
+	if n == len(head) {
+		return head, nil
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return nil, err
+}
+
+// A seeker reads anywhere in an image, but not often.
+type seeker struct {
+	r    io.ReaderAt
+	size int64
+	left int
+	err  error // of r
+}
+
+// maxSeekBytes is the most that is read at once.
+const maxSeekBytes = 1 << 20
+
+var errEnough = errors.New("enough of it has been read")
+
+// ReadAt implements io.ReaderAt.
+func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
+	if s.left <= 0 || len(p) > maxSeekBytes {
+		return 0, errEnough
+	}
+	s.left--
+	n, err := s.r.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// Mismatch says what is wrong with calling an image with that content name,
+// or nothing. A disk to which it is written as it is would not boot.
+func (c Content) Mismatch(name string) string {
+	format, ok := image.FormatOf(name)
+	if !ok || c.Kind == Text || c.Kind == HTML { // which is a warning by itself
+		return ""
+	}
+	said := name[len(name)-len(format)-1:]
+	want := wanted(format)
+	switch {
+	case c.Kind == want, want == "" && c.Kind.Raw() && !c.foreign():
+		return ""
+	case c.Kind == QCOW2:
+		return "named " + said + ", but it is " + c.What + ": a disk it is written to as it is does not boot; take it from /raw/, or rename it to .qcow2"
+	case c.Kind.Compressed():
+		return "named " + said + ", but it is " + c.What + ": a disk it is written to as it is does not boot; take it from /raw/, or rename it to " + said + suffixOf[c.Kind]
+	case want.Compressed() && c.Kind.Raw() && !c.foreign():
+		return "named " + said + ", but it is " + c.What + " and not compressed: what decompresses it by its name fails; rename it"
+	}
+	return "named " + said + ", but it is " + c.What
+}
+
+var suffixOf = map[Kind]string{Gzip: ".gz", XZ: ".xz", Zstd: ".zst", Bzip2: ".bz2"}
+
+// wanted is the kind that a format stands for; empty for any that a disk gets
+// as it is.
+func wanted(format image.Format) Kind {
+	switch format {
+	case "qcow2":
+		return QCOW2
+	case "iso":
+		return ISO9660
+	}
+	for kind, suffix := range suffixOf {
+		if n := len(format) - len(suffix); n > 0 && string(format[n:]) == suffix {
+			return kind
+		}
+	}
+	return ""
 }

@@ -1,0 +1,274 @@
+package content_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"imageroot/shared/content"
+)
+
+// PATH of these tests has the tools that are for root elsewhere.
+func TestMain(m *testing.M) {
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	os.Exit(m.Run())
+}
+
+// shell runs a script in a directory of its own and returns the file x that it
+// made.
+func shell(t testing.TB, script string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func sniff(t testing.TB, data []byte) content.Content {
+	t.Helper()
+	c, err := content.Sniff(bytes.NewReader(data), int64(len(data)), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, err := content.Detect(bytes.NewReader(data), int64(len(data)))
+	if err != nil || kind != c.Kind {
+		t.Errorf("Detect: %s, %v; Sniff: %s", kind, err, c.Kind)
+	}
+	return c
+}
+
+// words are what a file of 5 MB of text is made of in the scripts below.
+const words = "seq 1000000 | head -c 5000000"
+
+// A disk is an image and what is to be found out about it.
+type disk struct {
+	name   string
+	script string
+	kind   content.Kind
+	what   string
+	size   int64 // virtual; 0: that of the file; -1: not written
+}
+
+// disks are images of every kind, made by the tools that people make them with.
+var disks = []disk{
+	{"qcow2", "qemu-img create -q -f qcow2 x 3G", content.QCOW2, "version 3", 3 << 30},
+	{"qcow2 of version 2", "qemu-img create -q -f qcow2 -o compat=0.10 x 1T", content.QCOW2, "version 2", 1 << 40},
+	{"iso", "mkdir d; echo hello >d/f; genisoimage -quiet -R -o x d", content.ISO9660, "ISO 9660", 0},
+	{"isohybrid", `mkdir d; head -c 3000000 /dev/zero >d/f; genisoimage -quiet -o x d
+		printf '\200\1\1\0\027\77\40\1\0\0\0\0\0\20\0\0' | dd of=x bs=1 seek=446 conv=notrunc status=none
+		printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, content.ISO9660, "ISO 9660", 0},
+	{"mbr", "truncate -s 64M x; echo 'label: dos\n2048,20000,c\n,,83' | sfdisk -q x", content.MBR, "MBR", 64 << 20},
+	{"mbr around ext4", "truncate -s 64M p x; mkfs.ext4 -q p; echo 'label: dos\n2048,,83' | sfdisk -q x; dd if=p of=x bs=1M seek=1 count=63 conv=notrunc status=none", content.MBR, "MBR", 64 << 20},
+	{"gpt", "truncate -s 64M x; echo 'label: gpt\n,20M\n,,' | sfdisk -q x", content.GPT, "GUID", 64 << 20},
+	{"ext2", "truncate -s 10M x; mke2fs -q -t ext2 x", content.Filesystem, "ext", 10 << 20},
+	{"ext4, 64 bit", "truncate -s 10M x; mke2fs -q -t ext4 -O 64bit x", content.Filesystem, "ext", 10 << 20},
+	{"xfs", "truncate -s 300M x; mkfs.xfs -q x", content.Filesystem, "xfs", 300 << 20},
+	{"btrfs", "truncate -s 200M x; mkfs.btrfs -q x", content.Filesystem, "btrfs", 200 << 20},
+	{"squashfs", "mkdir d; echo hello >d/f; mksquashfs d x -quiet -no-progress", content.Filesystem, "squashfs", 0},
+	{"fat16", "truncate -s 20M x; mkfs.vfat -F 16 x", content.Filesystem, "FAT", 20 << 20},
+	{"fat32", "truncate -s 80M x; mkfs.vfat -F 32 x", content.Filesystem, "FAT", 80 << 20},
+	{"noise", "head -c 1000000 /dev/urandom | tr 'BQS\\037\\050\\375H' 0 >x", content.Unknown, "no format", 1000000},
+	{"zeros", "truncate -s 3M x", content.Unknown, "no format", 3 << 20},
+	{"gzip", words + " | gzip >x", content.Gzip, "gzip", -1},
+	{"bzip2", words + " | bzip2 >x", content.Bzip2, "bzip2", -1},
+	{"bzip2 of nothing", "bzip2 </dev/null >x", content.Bzip2, "bzip2", -1},
+	{"xz", words + " | xz -0 >x", content.XZ, "xz", 5000000},
+	{"xz in blocks", words + " | xz -0 --block-size=100000 >x", content.XZ, "xz", 5000000},
+	{"xz, many streams", words + " | xz -0 >y; cat y y >x; head -c 400 /dev/zero >>x; xz </dev/null >>x; cat y >>x; printf '\\0\\0\\0\\0' >>x", content.XZ, "xz", 15000000},
+	{"zstd of a file", words + " >y; zstd -q -1 y -o x", content.Zstd, "zstd", 5000000},
+	{"zstd of a pipe", words + " | zstd -q -1 >x", content.Zstd, "zstd", -1},
+	{"zstd, frames", words + " >y; zstd -q -1 --no-check y -o z; printf '\\123\\052\\115\\030\\5\\0\\0\\0skip!' >s; cat s z z s >x", content.Zstd, "zstd", 10000000},
+	{"zstd of zeros", "truncate -s 100M y; zstd -q y -o x", content.Zstd, "zstd", 100 << 20},
+	{"zstd, one frame does not say", words + " >y; zstd -q y -o x; zstd -q <y >>x", content.Zstd, "zstd", -1},
+	{"web page", "printf '\\n <!DOCTYPE html><title>404</title>' >x", content.HTML, "web page", -1},
+	{"error message", "printf '<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>' >x", content.Text, "text", -1},
+	{"text", "echo Not found >x", content.Text, "text", -1},
+	{"vmdk", "qemu-img create -q -f vmdk x 1G", content.Unknown, "VMDK", -1},
+	{"vdi", "qemu-img create -q -f vdi x 1G", content.Unknown, "VDI", -1},
+	{"vhdx", "qemu-img create -q -f vhdx x 1G", content.Unknown, "VHDX", -1},
+	{"qcow", "qemu-img create -q -f qcow x 1G", content.Unknown, "qcow image of version 1", -1},
+	{"tar", "echo hello >f; tar cf x f", content.Unknown, "tar", -1},
+	{"nothing", ">x", content.Unknown, "empty", -1},
+}
+
+func TestSniff(t *testing.T) {
+	for _, d := range disks {
+		t.Run(d.name, func(t *testing.T) {
+			data := shell(t, d.script)
+			c := sniff(t, data)
+			if c.Kind != d.kind || !strings.Contains(c.What, d.what) {
+				t.Errorf("%s, %s; want %s, %s", c.Kind, c.What, d.kind, d.what)
+			}
+			want := d.size
+			if want == 0 {
+				want = int64(len(data))
+			}
+			switch {
+			case c.VirtualSize == nil && want >= 0:
+				t.Errorf("no virtual size, want %d", want)
+			case c.VirtualSize != nil && *c.VirtualSize != want:
+				t.Errorf("virtual size %d, want %d", *c.VirtualSize, want)
+			}
+			if bad := want < 0 && !c.Kind.Compressed(); bad != (len(c.Warnings) > 0) {
+				t.Errorf("warnings: %q", c.Warnings)
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, c := range []struct{ name, script, says string }{
+		{"backing file", "qemu-img create -q -f raw base.img 1M; qemu-img create -q -f qcow2 -b base.img -F raw x", `"base.img"`},
+		{"encrypted", "qemu-img create -q -f qcow2 --object secret,id=s,data=geheim --object secret,id=t,data=geheim -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x 1M", "encrypted (LUKS)"},
+		{"external data", "qemu-img create -q -f qcow2 -o data_file=d.raw x 1M", "external data file"},
+		{"extended L2", "qemu-img create -q -f qcow2 -o extended_l2=on x 1M", "extended L2"},
+		{"cut qcow2", words + " >y; qemu-img convert -O qcow2 y z; head -c 200000 z >x", "cut short"},
+		{"cut qcow2 header", "qemu-img create -q -f qcow2 z 1M; head -c 50 z >x", "cut short"},
+		{"cut xz", words + " | xz -0 | head -c 30000 >x", "cut short"},
+		{"xz, second stream cut", words + " | xz -0 >y; head -c 30000 y >z; cat y z >x", "cut short"},
+		{"xz, something behind", words + " | xz -0 >x; echo more >>x", "something was appended"},
+		{"cut zstd", words + " >y; zstd -q y -o z; head -c 30000 z >x", "ends at byte 30000 "},
+		{"cut iso", "mkdir d; head -c 1000000 /dev/urandom >d/f; genisoimage -quiet -o z d; head -c 500000 z >x", "ISO 9660 volume ends at byte 13"},
+		{"cut gpt", "truncate -s 64M x; echo 'label: gpt\n,20M\n,,' | sfdisk -q x; truncate -s 60M x", "ends at byte 67108864, the image at byte 62914560"},
+		{"cut mbr", "truncate -s 64M x; echo 'label: dos\n2048,,83' | sfdisk -q x; truncate -s 60M x", "partition ends at byte 67108864"},
+		{"cut ext4", "truncate -s 10M x; mke2fs -q -t ext4 x; truncate -s 9M x", "file system ends at byte 10485760"},
+		{"cut squashfs", "mkdir d; head -c 500000 /dev/urandom >d/f; mksquashfs d x -quiet -no-progress; truncate -s 300000 x", "file system ends"},
+	} {
+		got := sniff(t, shell(t, c.script))
+		if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], c.says) {
+			t.Errorf("%s: %q, want one that says %q", c.name, got.Warnings, c.says)
+		}
+	}
+}
+
+func TestMismatch(t *testing.T) {
+	// Who is called what by whom, and whether that is right.
+	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2"}
+	for _, c := range []struct {
+		script string
+		good   []string
+	}{
+		{"qemu-img create -q -f qcow2 x 1M", []string{"a.qcow2"}},
+		{"mkdir d; genisoimage -quiet -o x d", []string{"a.img", "A.RAW", "a.iso"}},
+		{"truncate -s 64M x; echo 'label: gpt' | sfdisk -q x", []string{"a.img", "A.RAW"}},
+		{"truncate -s 1M x", []string{"a.img", "A.RAW"}},
+		{"xz </dev/null >x", []string{"a.img.xz"}},
+		{"gzip </dev/null >x", []string{"a.raw.gz"}},
+		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},
+		{"bzip2 </dev/null >x", []string{"a.img.bz2"}},
+		{"qemu-img create -q -f vmdk x 1G", nil},
+		{"echo '<html>' >x", names}, // warned of anyway
+	} {
+		got := sniff(t, shell(t, c.script))
+		for _, name := range names {
+			if m := got.Mismatch(name); (m == "") != slices.Contains(c.good, name) {
+				t.Errorf("%s called %s: %q", got.What, name, m)
+			}
+		}
+	}
+	qcow := content.Content{Kind: content.QCOW2, What: "a qcow2 image"}
+	if m := qcow.Mismatch("noble-server-cloudimg-amd64.img"); !strings.Contains(m, "named .img, but it is a qcow2 image") || !strings.Contains(m, "/raw/") {
+		t.Error(m)
+	}
+}
+
+// limited fails when it is read more often, or more at once, than promised.
+type limited struct {
+	t    testing.TB
+	r    io.ReaderAt
+	left int
+}
+
+func (l *limited) ReadAt(p []byte, off int64) (int, error) {
+	if l.left--; l.left < 0 || len(p) > 1<<20 {
+		l.t.Errorf("a read of %d bytes, %d too many", len(p), -l.left)
+	}
+	return l.r.ReadAt(p, off)
+}
+
+// However little may be read, nothing false is said.
+func TestSeeks(t *testing.T) {
+	for _, d := range disks {
+		data := shell(t, d.script)
+		for _, seeks := range []int{0, 1, 2, 3, 5} {
+			c, err := content.Sniff(&limited{t, bytes.NewReader(data), seeks + 1}, int64(len(data)), seeks)
+			if err != nil || c.Kind != d.kind {
+				t.Errorf("%s, %d seeks: %s, %v", d.name, seeks, c.Kind, err)
+			}
+			if c.VirtualSize != nil && d.size != 0 && *c.VirtualSize != d.size {
+				t.Errorf("%s, %d seeks: virtual size %d, want %d", d.name, seeks, *c.VirtualSize, d.size)
+			}
+		}
+	}
+}
+
+// failing fails after some reads.
+type failing struct {
+	r    io.ReaderAt
+	left int
+}
+
+var errFailed = errors.New("the disk failed")
+
+func (f *failing) ReadAt(p []byte, off int64) (int, error) {
+	if f.left--; f.left < 0 {
+		return 0, errFailed
+	}
+	return f.r.ReadAt(p, off)
+}
+
+func TestReadError(t *testing.T) {
+	for _, name := range []string{"qcow2", "xz", "zstd of a file", "mbr"} {
+		data := shell(t, disks[slices.IndexFunc(disks, func(d disk) bool { return d.name == name })].script)
+		failed := 0
+		for reads := range 10 {
+			_, err := content.Sniff(&failing{bytes.NewReader(data), reads}, int64(len(data)), 100)
+			if errors.Is(err, errFailed) {
+				failed++
+			} else if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if failed == 0 {
+			t.Errorf("%s: no read failed", name)
+		}
+	}
+	if _, err := content.Sniff(strings.NewReader("short"), 10, 1); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("an image that ends early: %v", err)
+	}
+}
+
+func FuzzSniff(f *testing.F) {
+	for _, d := range disks {
+		if data := shell(f, d.script); len(data) < 1<<20 {
+			f.Add(data)
+			f.Add(data[:len(data)/2])
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		const seeks = 20
+		c, err := content.Sniff(&limited{t, bytes.NewReader(data), seeks + 1}, int64(len(data)), seeks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Kind == "" || c.What == "" || c.VirtualSize != nil && *c.VirtualSize < 0 {
+			t.Fatalf("%+v", c)
+		}
+		for _, name := range []string{"a.img", "a.iso.xz", "a.qcow2"} {
+			_ = c.Mismatch(name)
+		}
+	})
+}

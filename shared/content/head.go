@@ -1,0 +1,260 @@
+package content
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+)
+
+// A magic is bytes by which something is known, and their place.
+type magic struct {
+	offset int
+	bytes  string
+	what   string
+}
+
+func (m magic) in(head []byte) bool {
+	return len(head) >= m.offset+len(m.bytes) && string(head[m.offset:m.offset+len(m.bytes)]) == m.bytes
+}
+
+var compressors = []struct {
+	magic
+	kind Kind
+}{
+	{magic{0, "\x1f\x8b\x08", "a gzip file"}, Gzip},     // RFC 1952, section 2.3.1
+	{magic{0, "\xfd7zXZ\x00", "an xz file"}, XZ},        // xz-file-format.txt, section 2.1.1.1
+	{magic{0, "\x28\xb5\x2f\xfd", "a zstd file"}, Zstd}, // RFC 8878, section 3.1.1
+	{magic{1, "\x2a\x4d\x18", "a zstd file"}, Zstd},     // section 3.1.2; the first byte is 0x50 to 0x5f
+	{magic{4, "1AY&SY", "a bzip2 file"}, Bzip2},         // after "BZh" and a digit: the first block
+	{magic{4, "\x17rE8P\x90", "a bzip2 file"}, Bzip2},   // of nothing
+}
+
+// fileSystems are known by the headers of Linux (include/uapi/linux/magic.h
+// and fs/*/), their sizes included, and util-linux's libblkid.
+var fileSystems = []struct {
+	magic
+	size func(head []byte) uint64 // bytes; nil: not looked at
+}{
+	{magic{0x438, "\x53\xef", "an ext2, ext3 or ext4 file system"}, extSize},
+	{magic{0, "XFSB", "an xfs file system"}, func(b []byte) uint64 { return be64(b, 8) * uint64(be32(b, 4)) }},
+	{magic{0x10040, "_BHRfS_M", "a btrfs file system"}, func(b []byte) uint64 { return le64(b, 0x10070) }},
+	{magic{0, "hsqs", "a squashfs file system"}, func(b []byte) uint64 { return le64(b, 40) }},
+	{magic{0x400, "\x10\x20\xf5\xf2", "an f2fs file system"}, nil},
+	{magic{0x400, "\xe2\xe1\xf5\xe0", "an erofs file system"}, nil},
+	{magic{0x36, "FAT12   ", "a FAT file system"}, nil},
+	{magic{0x36, "FAT16   ", "a FAT file system"}, nil},
+	{magic{0x52, "FAT32   ", "a FAT file system"}, nil},
+	{magic{3, "NTFS    ", "an NTFS file system"}, nil},
+	{magic{3, "EXFAT   ", "an exFAT file system"}, nil},
+	{magic{0x400, "H+\x00\x04", "an HFS+ file system"}, nil},
+	{magic{0, "LUKS\xba\xbe", "an encrypted (LUKS) volume"}, nil},
+	{magic{0x218, "LVM2 001", "an LVM volume"}, nil},
+}
+
+// bootSector are the file systems that begin with a boot sector, which looks
+// like an MBR.
+const bootSector = "\x55\xaa" // at byte 510
+
+// foreign are files that no disk and no tool here takes.
+var foreign = []magic{
+	{0, "KDMV", "a VMDK (VMware) image"},
+	{0, "COWD", "a VMDK (VMware) image"},
+	{0, "# Disk DescriptorFile", "a description of a VMDK (VMware) image, without the image"},
+	{0x40, "\x7f\x10\xda\xbe", "a VDI (VirtualBox) image"},
+	{0, "vhdxfile", "a VHDX (Hyper-V) image"},
+	{0, "conectix", "a VHD (Hyper-V) image"},
+	{0, "QFI\xfb\x00\x00\x00\x01", "a qcow image of version 1"},
+	{0, "WithoutFreeSpace", "a Parallels image"},
+	{0, "PK\x03\x04", "a ZIP archive"},
+	{0, "7z\xbc\xaf\x27\x1c", "a 7-Zip archive"},
+	{0, "Rar!\x1a\x07", "a RAR archive"},
+	{257, "ustar", "a tar archive"},
+	{0, "\x04\x22\x4d\x18", "an lz4 file"},
+	{0, "LZIP\x01", "an lzip file"},
+	{0, "!<arch>\n", "a Debian package or another ar archive"},
+	{0, "\xed\xab\xee\xdb", "an RPM package"},
+	{0, "%PDF-", "a PDF document"},
+	{0, "\x7fELF", "a program"},
+	{0, "MSWIM\x00\x00\x00", "a WIM (Windows) image"},
+}
+
+func (c Content) foreign() bool {
+	for _, m := range foreign {
+		if c.What == m.what {
+			return true
+		}
+	}
+	return c.Kind == Unknown && c.What == empty
+}
+
+const (
+	nothing = "of no format that is known here"
+	empty   = "an empty file"
+)
+
+// Head is [Sniff] for who has no more than the first [HeadBytes] (or all) of
+// an image of size bytes.
+func Head(head []byte, size int64) Content {
+	c := Content{Kind: Unknown, What: nothing}
+	switch {
+	case size == 0:
+		c.What = empty
+		c.warn("the file is empty")
+		return c
+	case c.compressed(head), c.iso(head, size), c.text(head):
+		return c
+	}
+	for _, m := range foreign {
+		if m.in(head) {
+			c.What = m.what
+			c.warn("it is " + m.what + ", which nothing here can write to a disk")
+			return c
+		}
+	}
+	c.disk(head, size)
+	c.size(size)
+	return c
+}
+
+// compressed is about what is no disk as it is.
+func (c *Content) compressed(head []byte) bool {
+	if (magic{offset: 0, bytes: "QFI\xfb"}).in(head) && !(magic{offset: 4, bytes: "\x00\x00\x00\x01"}).in(head) {
+		c.Kind, c.What = QCOW2, "a qcow2 image"
+		return true
+	}
+	for _, m := range compressors {
+		if m.in(head) && (m.kind != Bzip2 || bytes.HasPrefix(head, []byte("BZh"))) && (m.offset != 1 || head[0]>>4 == 5) {
+			c.Kind, c.What = m.kind, m.what
+			return true
+		}
+	}
+	return false
+}
+
+// iso looks at the volume descriptors, which begin at sector 16 (ECMA-119,
+// sections 6.2.1 and 8.4).
+func (c *Content) iso(head []byte, size int64) bool {
+	const sector, first = 2048, 16 * 2048
+	if !(magic{offset: first + 1, bytes: "CD001"}).in(head) {
+		return false
+	}
+	c.Kind, c.What = ISO9660, "an ISO 9660 image"
+	c.size(size)
+	if len(head) >= first+sector && head[first] == 1 { // the primary one
+		c.ends("the ISO 9660 volume", uint64(le32(head, first+80))*uint64(le16(head, first+128)), size)
+	}
+	return true
+}
+
+// text looks for pages and messages that were saved in place of an image.
+func (c *Content) text(head []byte) bool {
+	if bytes.IndexByte(head, 0) >= 0 {
+		return false
+	}
+	switch t := http.DetectContentType(head); {
+	case bytes.HasPrefix([]byte(t), []byte("text/html")):
+		c.Kind, c.What = HTML, "a web page"
+		c.warn("it is a web page and no image: most likely an error or log-in page that was saved in place of one; look at it, and get the image again")
+	case bytes.HasPrefix([]byte(t), []byte("text/")):
+		c.Kind, c.What = Text, "text"
+		c.warn("it is text and no image: most likely an error message that was saved in place of one; look at it, and get the image again")
+	default:
+		return false
+	}
+	return true
+}
+
+// disk is about what a disk gets as it is.
+func (c *Content) disk(head []byte, size int64) {
+	for _, sector := range []int{512, 4096} {
+		if (magic{offset: sector, bytes: "EFI PART"}).in(head) && len(head) >= sector+40 {
+			// UEFI specification, table 5.5: the last LBA is that of the
+			// backup header.
+			c.Kind, c.What = GPT, "a disk with a GUID partition table"
+			c.ends("the GUID partition table", satAdd(le64(head, sector+32), 1, uint64(sector)), size)
+			return
+		}
+	}
+	boot := magic{offset: 510, bytes: bootSector}.in(head)
+	for _, fs := range fileSystems {
+		if !fs.in(head) || boot && fs.offset > 0x52 && mbrEnd(head) > 0 {
+			continue // of the first partition, say
+		}
+		c.Kind, c.What = Filesystem, fs.what
+		if fs.size != nil {
+			c.ends("the file system", fs.size(head), size)
+		}
+		return
+	}
+	if end := mbrEnd(head); boot && end > 0 {
+		c.Kind, c.What = MBR, "a disk with an MBR partition table"
+		c.ends("the last partition", end, size)
+	}
+}
+
+// mbrEnd is where the last of the four partitions of an MBR ends, or 0 if
+// there are none, or something else than a partition table.
+func mbrEnd(head []byte) (end uint64) {
+	if len(head) < 512 {
+		return 0
+	}
+	for e := head[446:510]; len(e) > 0; e = e[16:] {
+		if e[0]&0x7f != 0 {
+			return 0
+		}
+		if e[4] != 0 {
+			end = max(end, (uint64(le32(e, 8))+uint64(le32(e, 12)))*512)
+		}
+	}
+	return end
+}
+
+// ends warns if what should end at a byte ends behind the image.
+func (c *Content) ends(what string, at uint64, size int64) {
+	if at > uint64(size) {
+		c.warn(fmt.Sprintf("it is cut short: %s ends at byte %d, the image at byte %d; get it again", what, at, size))
+	}
+}
+
+// extSize is in the superblock (fs/ext4/ext4.h, struct ext4_super_block).
+func extSize(head []byte) uint64 {
+	const super, incompat64 = 0x400, 0x80
+	shift, blocks := le32(head, super+0x18), uint64(le32(head, super+4))
+	if shift > 6 { // 64 KiB
+		return 0
+	}
+	if le32(head, super+0x60)&incompat64 != 0 {
+		blocks |= uint64(le32(head, super+0x150)) << 32
+	}
+	return satMul(blocks, 1024<<shift)
+}
+
+// satAdd is (n + more) * unit, and the largest number where that is larger.
+func satAdd(n, more, unit uint64) uint64 {
+	if n+more < n {
+		return 1<<64 - 1
+	}
+	return satMul(n+more, unit)
+}
+
+func satMul(n, unit uint64) uint64 {
+	if unit != 0 && n > (1<<64-1)/unit {
+		return 1<<64 - 1
+	}
+	return n * unit
+}
+
+// The numbers at an offset; 0 where b ends before.
+func le16(b []byte, at int) uint16 { return binary.LittleEndian.Uint16(field(b, at, 2)) }
+func le32(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(field(b, at, 4)) }
+func le64(b []byte, at int) uint64 { return binary.LittleEndian.Uint64(field(b, at, 8)) }
+func be32(b []byte, at int) uint32 { return binary.BigEndian.Uint32(field(b, at, 4)) }
+func be64(b []byte, at int) uint64 { return binary.BigEndian.Uint64(field(b, at, 8)) }
+
+func field(b []byte, at, n int) []byte {
+	if at+n > len(b) {
+		return make([]byte, n)
+	}
+	return b[at : at+n]
+}

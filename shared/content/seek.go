@@ -1,0 +1,244 @@
+package content
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"imageroot/shared/qcow2"
+)
+
+// qcow2 looks at the header and, of images that are not enormous, at the first
+// table, which says whether the others are there.
+func (c *Content) qcow2(s *seeker) {
+	h, err := qcow2.ReadHeader(s, s.size)
+	if h.Version != 0 {
+		c.What = fmt.Sprintf("a qcow2 image (version %d)", h.Version)
+	}
+	var wrong *qcow2.Error
+	if errors.As(err, &wrong) {
+		c.warn(wrong.Detail)
+	}
+	if err != nil {
+		return
+	}
+	c.size(h.Size)
+	if _, err := qcow2.Open(s, s.size); errors.As(err, &wrong) {
+		c.warn(wrong.Detail)
+	}
+	if h.Corrupt {
+		c.warn("the qcow2 image is marked as corrupt by the program that wrote it; repair it with qemu-img check -r all")
+	}
+	if h.Snapshots > 0 && c.Warnings == nil {
+		c.What += fmt.Sprintf(" with %d snapshots inside", h.Snapshots)
+	}
+}
+
+// Limits on what is believed of an xz file.
+const (
+	maxPadding = 64 << 10 // zeros behind a stream
+	xzFooter   = 12       // bytes of a header, and of a footer
+)
+
+// errShort says that an xz file does not end as one ends.
+var errShort = errors.New("the xz data does not end as it should: the file was cut short, or something was appended to it; get it again")
+
+// xz adds up what the indexes of all streams say, from the end backwards
+// (https://tukaani.org/xz/xz-file-format.txt, sections 2 and 4).
+func (c *Content) xz(s *seeker) {
+	var total int64
+	for end := s.size; end > 0; {
+		begin, size, err := xzStream(s, end)
+		if errors.Is(err, errShort) {
+			c.warn(err.Error())
+		}
+		if err != nil || size > 1<<62-total {
+			return
+		}
+		total += size
+		end = begin
+	}
+	c.size(total)
+}
+
+// xzStream returns where the stream before end, and padding, begins and how
+// many bytes it decompresses to.
+func xzStream(s *seeker, end int64) (begin, size int64, err error) {
+	tail := make([]byte, min(end, maxPadding))
+	if _, err := s.ReadAt(tail, end-int64(len(tail))); err != nil {
+		return 0, 0, err
+	}
+	padded := len(tail)
+	tail = bytes.TrimRight(tail, "\x00") // a footer ends in "YZ"
+	end -= int64(padded - len(tail))
+	if len(tail) < xzFooter || string(tail[len(tail)-2:]) != "YZ" || (padded-len(tail))%4 != 0 {
+		return 0, 0, errShort
+	}
+	footer := tail[len(tail)-xzFooter:]
+	index := (int64(le32(footer, 4)) + 1) * 4
+	if index > end-2*xzFooter {
+		return 0, 0, errShort
+	}
+	data := make([]byte, min(index, maxSeekBytes+1)) // of which too much is not read
+	if _, err := s.ReadAt(data, end-xzFooter-index); err != nil {
+		return 0, 0, err
+	}
+	blocks, size, ok := xzIndex(data)
+	begin = end - xzFooter - index - blocks - xzFooter
+	if !ok || begin < 0 {
+		return 0, 0, errShort
+	}
+	var magic [6]byte
+	if _, err := s.ReadAt(magic[:], begin); err != nil {
+		return 0, 0, err
+	}
+	if string(magic[:]) != "\xfd7zXZ\x00" {
+		return 0, 0, errShort
+	}
+	return begin, size, nil
+}
+
+// xzIndex returns how many bytes the blocks take in the file, and how many
+// they decompress to (section 4).
+func xzIndex(data []byte) (blocks, size int64, ok bool) {
+	r := bytes.NewReader(data)
+	if b, err := r.ReadByte(); err != nil || b != 0 {
+		return 0, 0, false
+	}
+	n, err := binary.ReadUvarint(r)
+	for ; n > 0 && err == nil; n-- {
+		var unpadded, uncompressed uint64
+		if unpadded, err = binary.ReadUvarint(r); err == nil {
+			uncompressed, err = binary.ReadUvarint(r)
+		}
+		if unpadded > 1<<62 || uncompressed > 1<<62 {
+			return 0, 0, false
+		}
+		blocks += int64(unpadded+3) &^ 3
+		size += int64(uncompressed)
+		if blocks < 0 || size < 0 {
+			return 0, 0, false
+		}
+	}
+	return blocks, size, err == nil
+}
+
+// zstd goes from block to block and from frame to frame (RFC 8878, section
+// 3.1.1), since frames say how much they decompress to and nothing says how
+// many there are. That takes a read for each block: see Sniff's seeks.
+func (c *Content) zstd(s *seeker) {
+	in := &skipper{s: s, buf: bufio.NewReaderSize(nil, 512)}
+	in.seek(0)
+	var total int64
+	known := true
+	for {
+		size, err := zstdFrame(in)
+		switch {
+		case errors.Is(err, io.EOF):
+			if known {
+				c.size(total)
+			}
+			return
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			c.warn(fmt.Sprintf("the zstd data ends at byte %d before it is complete: the file was cut short; get it again", s.size))
+			return
+		case err != nil || size > 1<<62-total:
+			return
+		}
+		known = known && size >= 0
+		total += max(size, 0)
+	}
+}
+
+// zstdFrame skips a frame and returns what it says to decompress to; negative
+// if nothing. The error is io.EOF where there is none.
+func zstdFrame(in *skipper) (int64, error) {
+	head, err := in.buf.Peek(zstd.HeaderMaxSize)
+	if len(head) == 0 || err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	var h zstd.Header
+	if err := h.Decode(head); err != nil {
+		return 0, err
+	}
+	size := int64(-1)
+	if h.HasFCS && h.FrameContentSize < 1<<62 {
+		size = int64(h.FrameContentSize)
+	}
+	if err := in.skip(int64(h.HeaderSize)); err != nil {
+		return 0, err
+	}
+	if h.Skippable {
+		return 0, in.skip(int64(h.SkippableSize))
+	}
+	for last := false; !last; {
+		var block [3]byte
+		if _, err := io.ReadFull(in.buf, block[:]); err != nil {
+			return 0, unexpected(err)
+		}
+		n := int64(block[0]) | int64(block[1])<<8 | int64(block[2])<<16
+		last = n&1 != 0
+		length := n >> 3
+		if n>>1&3 == 1 { // one byte, repeated
+			length = 1
+		}
+		if err := in.skip(length); err != nil {
+			return 0, err
+		}
+	}
+	if h.HasCheckSum {
+		return size, in.skip(4)
+	}
+	return size, nil
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// A skipper reads a little here and there.
+type skipper struct {
+	s   *seeker
+	buf *bufio.Reader
+	off int64 // of the end of what is in buf
+}
+
+func (k *skipper) Read(p []byte) (int, error) {
+	p = p[:min(int64(len(p)), k.s.size-k.off)]
+	if len(p) == 0 {
+		return 0, io.EOF
+	}
+	n, err := k.s.ReadAt(p, k.off)
+	k.off += int64(n)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+func (k *skipper) seek(off int64) {
+	k.off = off
+	k.buf.Reset(k)
+}
+
+// skip goes n bytes on, which must be there.
+func (k *skipper) skip(n int64) error {
+	at := k.off - int64(k.buf.Buffered())
+	if n > k.s.size-at {
+		return io.ErrUnexpectedEOF
+	}
+	if n <= int64(k.buf.Buffered()) {
+		_, _ = k.buf.Discard(int(n)) // is there
+		return nil
+	}
+	k.seek(at + n)
+	return nil
+}
