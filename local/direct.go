@@ -76,4 +76,12 @@ func (b *directBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadObjectAt implements store.Direct.
+func (b *directBody) ReadObjectAt(p []byte, off int64) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.file.ReadAt(p, off)
+}
+
 func (b *directBody) Close() error { return b.file.Close() }

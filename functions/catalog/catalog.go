@@ -56,6 +56,8 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /images", Access: web.Open, Handle: f.listing},
 		{Pattern: "GET /images/{key}", Access: web.Open, Handle: f.image, Stream: true},
 		{Pattern: "GET /images/{key}/{name}", Access: web.Open, Handle: f.image, Stream: true},
+		{Pattern: "GET /raw/{key}", Access: web.Open, Handle: f.raw, Stream: true},
+		{Pattern: "GET /raw/{key}/{name}", Access: web.Open, Handle: f.raw, Stream: true},
 
 		{Pattern: "GET /catalog", Access: web.Operator, Handle: f.rows},
 		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.exportManifest},

@@ -17,6 +17,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/metric"
+	"imageroot/shared/store"
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
@@ -27,8 +28,14 @@ const testPassword = "a password for tests"
 // newPages returns the pages over a fresh store, behind the real routing.
 func newPages(t testing.TB) (*Function, http.Handler) {
 	t.Helper()
+	return newCatalog(t, memstore.New())
+}
+
+// newCatalog is [newPages] over images.
+func newCatalog(t testing.TB, images store.Root) (*Function, http.Handler) {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	images, catalog := memstore.New(), memstore.New()
+	catalog := memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: log})
 	operator, err := auth.Open(t.Context(), auth.Config{Records: catalog, Password: testPassword, Now: time.Now})
 	if err != nil {
@@ -40,7 +47,7 @@ func newPages(t testing.TB) (*Function, http.Handler) {
 		Version: "test", Location: "s3://images/", S3Endpoint: ":9000",
 		Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
 	}
-	return f, web.Handler(web.Config{Auth: operator, ErrorPage: f.ErrorPage, Metric: f.Metric, Log: log}, f.Routes())
+	return f, web.Handler(web.Config{Auth: operator, PublicRead: true, ErrorPage: f.ErrorPage, Metric: f.Metric, Log: log}, f.Routes())
 }
 
 // A client is a browser with one cookie.

@@ -18,17 +18,26 @@ import (
 	"imageroot/shared/store"
 )
 
-// A content is an object to serve: one version of it.
-type content struct {
+// An object is one version of an object, to be served.
+type object struct {
 	root   store.Root
 	key    string // in root
 	info   store.Info
 	name   string // for the client
 	sha256 string // empty if not known
+
+	// What a disk gets of it, once it was decompressed.
+	rawSize   int64
+	rawSHA256 string // empty if not known
 }
 
 // image answers GET and HEAD of /images/{key}[/{name}].
 func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
+	return f.serve(w, r, f.send)
+}
+
+// serve finds what a request is for and sends it.
+func (f *Function) serve(w http.ResponseWriter, r *http.Request, send func(http.ResponseWriter, *http.Request, *object) error) error {
 	// A listing may be older than the object: what it names is looked at
 	// before a byte is sent, and the catalog asked again where it has changed.
 	const tries = 3
@@ -38,7 +47,7 @@ func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		c.name = nameFor(c, r.PathValue("name"))
-		err = f.send(w, r, c)
+		err = send(w, r, c)
 		if !errors.Is(err, store.ErrChanged) && !notFound(err) {
 			return err
 		}
@@ -47,7 +56,7 @@ func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
 	return problem.New(problem.Conflict, "the image is being replaced: try again")
 }
 
-func (f *Function) touch(c *content) {
+func (f *Function) touch(c *object) {
 	if c.root == f.Images {
 		f.Inventory.TouchImage(c.key)
 	} else {
@@ -56,7 +65,7 @@ func (f *Function) touch(c *content) {
 }
 
 // nameFor is the name that the client saves the bytes under.
-func nameFor(c *content, asked string) string {
+func nameFor(c *object, asked string) string {
 	if asked != "" && image.IsName(asked) {
 		return asked
 	}
@@ -64,7 +73,7 @@ func nameFor(c *content, asked string) string {
 }
 
 // find returns what a key stands for: a SHA-256, or the name of an image.
-func (f *Function) find(ctx context.Context, key string) (*content, error) {
+func (f *Function) find(ctx context.Context, key string) (*object, error) {
 	s, err := f.Inventory.Snapshot(ctx)
 	if err != nil {
 		return nil, err
@@ -85,46 +94,64 @@ func (f *Function) find(ctx context.Context, key string) (*content, error) {
 		return nil, problem.New(problem.NotFound, "there is no image of this name here")
 	}
 	if info, ok := s.Image(key); ok {
-		return &content{root: f.Images, key: key, info: info, name: key, sha256: row.Digest()}, nil
+		return &object{root: f.Images, key: key, info: info, name: key, sha256: row.Digest()}, nil
 	}
 	return f.cached(s, row, key)
 }
 
 // cached returns a row's bytes, wherever they are here.
-func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*content, error) {
+func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*object, error) {
 	if local, ok := row.Local(); ok {
 		if info, ok := s.Image(local); ok {
-			return &content{root: f.Images, key: local, info: info, name: name, sha256: row.Digest()}, nil
+			return &object{root: f.Images, key: local, info: info, name: name, sha256: row.Digest()}, nil
 		}
 	}
 	if info, ok := s.Blob(row.Digest()); ok {
-		return &content{root: f.Catalog, key: info.Key, info: info, name: name, sha256: row.Digest()}, nil
+		return &object{root: f.Catalog, key: info.Key, info: info, name: name, sha256: row.Digest()}, nil
 	}
 	return nil, problem.New(problem.NotFound, "the image is known, but its bytes are not here: fetch it first")
 }
 
 // send answers with the content. Before anything is written the error is
 // store.ErrChanged where the object is another version by now.
-func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) error {
+func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error {
 	if err := c.unchanged(r.Context()); err != nil {
 		return err
 	}
-	h := w.Header()
-	etag := c.info.ETag + "-" + strconv.FormatInt(c.info.Size, 36)
-	if c.sha256 != "" {
-		etag = c.sha256
-		h.Set("Repr-Digest", digest.FormatReprDigest(c.sha256))
+	describe(w.Header(), c, "", c.sha256)
+	if links := f.links(c); links != nil {
+		return redirect(w, r, c, links)
 	}
-	h.Set("ETag", `"`+etag+`"`)
+	body := &objectReader{ctx: r.Context(), object: c}
+	defer body.Close()
+	return f.sendRanges(w, r, c, c.info.Size, body)
+}
+
+// describe sets the fields that speak of what is sent: an object, or what is
+// made of it, whose ETag ends in suffix and whose SHA-256 may not be known.
+func describe(h http.Header, c *object, suffix, sha256 string) {
+	etag := c.sha256
+	if etag == "" {
+		etag = c.info.ETag + "-" + strconv.FormatInt(c.info.Size, 36)
+	}
+	h.Set("ETag", `"`+etag+suffix+`"`)
+	if sha256 != "" {
+		h.Set("Repr-Digest", digest.FormatReprDigest(sha256))
+	}
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": c.name}))
 	// Caches may keep it, and ask each time whether it is still this one.
 	h.Set("Cache-Control", "no-cache")
-	if links := f.links(c); links != nil {
-		return redirect(w, r, c, links)
-	}
-	body := &objectReader{ctx: r.Context(), content: c}
-	defer body.Close()
+}
+
+// A body is what [http.ServeContent] reads.
+type body interface {
+	io.ReadSeeker
+	failure() error // the first failure to read
+}
+
+// sendRanges answers with a body, or the parts of it that are asked for.
+func (f *Function) sendRanges(w http.ResponseWriter, r *http.Request, c *object, size int64, body body) error {
 	out := &lastLook{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
 	if ignoredRange(r) {
 		r.Header.Del("Range")
@@ -132,22 +159,27 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *content) erro
 	http.ServeContent(out, r, "", c.info.LastModified, body)
 	switch out.refused {
 	case http.StatusRequestedRangeNotSatisfiable:
-		return problem.Newf(problem.Range, "the image has %d bytes, and the range is outside of them", c.info.Size)
+		return problem.Newf(problem.Range, "the image has %d bytes, and the range is outside of them", size)
 	case http.StatusPreconditionFailed:
-		return problem.New(problem.Precondition, "the image is not the version that the request's If-Match or If-Unmodified-Since asks for")
+		return failedPrecondition()
 	}
-	err := errors.Join(body.err, out.err)
+	err := errors.Join(body.failure(), out.err)
 	if err != nil && out.started {
-		// Breaks the connection. It does not wrap what asks for another try:
-		// the bytes of that would go on where these ended.
-		return fmt.Errorf("image %q: cut off while it was sent: %v", c.key, err)
+		return cutOff(c, err)
 	}
 	return err
 }
 
+// cutOff is the error of an answer that has begun, which breaks the connection.
+// It does not wrap what asks for another try: the bytes of that would go on
+// where these ended.
+func cutOff(c *object, err error) error {
+	return fmt.Errorf("image %q: cut off while it was sent: %v", c.key, err)
+}
+
 // links returns what makes URLs of the content at the store; nil where its bytes
 // go through here.
-func (f *Function) links(c *content) store.Presigner {
+func (f *Function) links(c *object) store.Presigner {
 	if c.root == f.Images {
 		return f.ImageLinks
 	}
@@ -156,7 +188,7 @@ func (f *Function) links(c *content) store.Presigner {
 
 // redirect sends the client to the store, which answers ranges and conditions.
 // The answer has no validators: the store's are others.
-func redirect(w http.ResponseWriter, r *http.Request, c *content, links store.Presigner) error {
+func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
 	url, err := links.PresignGet(r.Context(), c.key, c.name, r.Method == http.MethodHead)
 	if err != nil {
 		return err
@@ -186,7 +218,7 @@ func ignoredRange(r *http.Request) bool {
 
 // unchanged returns store.ErrChanged where the object is another version than
 // the one that is served.
-func (c *content) unchanged(ctx context.Context) error {
+func (c *object) unchanged(ctx context.Context) error {
 	info, err := c.root.Head(ctx, c.key)
 	if err == nil && !info.Equal(c.info.Version) {
 		return store.ErrChanged
@@ -197,11 +229,11 @@ func (c *content) unchanged(ctx context.Context) error {
 // objectReader reads an object from wherever it was sought to. It opens it
 // when the first byte is wanted.
 type objectReader struct {
-	ctx     context.Context
-	content *content
-	offset  int64
-	body    io.ReadCloser
-	err     error // the first failure to read
+	ctx    context.Context
+	object *object
+	offset int64
+	body   io.ReadCloser
+	err    error // the first failure to read
 }
 
 func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
@@ -209,7 +241,7 @@ func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += o.offset
 	case io.SeekEnd:
-		offset += o.content.info.Size
+		offset += o.object.info.Size
 	}
 	if offset < 0 {
 		return 0, errors.New("seek before the beginning")
@@ -222,12 +254,12 @@ func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (o *objectReader) Read(p []byte) (int, error) {
-	if o.offset >= o.content.info.Size {
+	if o.offset >= o.object.info.Size {
 		return 0, io.EOF
 	}
 	if o.body == nil {
-		body, info, err := o.content.root.Get(o.ctx, o.content.key, store.Range{Offset: o.offset, Length: -1}, o.content.info.ETag)
-		if err == nil && info.Size != o.content.info.Size {
+		body, info, err := o.object.root.Get(o.ctx, o.object.key, store.Range{Offset: o.offset, Length: -1}, o.object.info.ETag)
+		if err == nil && info.Size != o.object.info.Size {
 			err = store.ErrChanged
 			body.Close()
 		}
@@ -244,6 +276,8 @@ func (o *objectReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+func (o *objectReader) failure() error { return o.err }
 
 func (o *objectReader) Close() {
 	if o.body != nil {

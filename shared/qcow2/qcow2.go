@@ -88,16 +88,19 @@ func (i *Image) ReadAt(p []byte, off int64) (n int, err error) {
 func (i *Image) Zeros(off int64) (int64, error) {
 	var n int64
 	for off+n < i.header.Size {
-		e, err := i.extent(off+n, i.header.Size)
+		e, err := i.lookup(off + n)
 		if err != nil && n > 0 {
 			break // whoever reads on will see it
 		}
-		if err != nil || e.kind != zero {
-			return n, err
+		if err != nil {
+			return 0, err
+		}
+		if e.kind != zero {
+			break
 		}
 		n += e.length
 	}
-	return n, nil
+	return min(n, max(0, i.header.Size-off)), nil
 }
 
 // Check looks at every table, without reading data, and says whether all that

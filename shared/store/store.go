@@ -109,6 +109,14 @@ type Objects interface {
 	Copy(ctx context.Context, dst, src string, size int64) error
 }
 
+// A Direct is the reader of an object where reading here and there costs no more
+// than reading in order, which is not so where each time is a request.
+type Direct interface {
+	// ReadObjectAt is as of io.ReaderAt. It reads the whole object, whatever
+	// part [Objects.Get] was asked for, until the reader is closed.
+	ReadObjectAt(p []byte, off int64) (int, error)
+}
+
 // A Part is a finished part of a multipart upload.
 type Part struct {
 	Number int32  `json:"n"` // from 1

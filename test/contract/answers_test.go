@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"compress/gzip"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -27,9 +28,15 @@ import (
 // the reason.
 var unseen = map[string]string{
 	"HashJob.bytes_total null":             "the size is known when the job is queued; the file keeps clients from relying on it",
+	"GET /raw/{key} 501":                   notAWS,
+	"HEAD /raw/{key} 501":                  notAWS,
+	"GET /raw/{key}/{name} 501":            notAWS,
+	"HEAD /raw/{key}/{name} 501":           notAWS,
 	"PUT /images/{key} 408":                "it takes two minutes",
 	"PUT /uploads/{id}/parts/{number} 408": "it takes two minutes",
 }
+
+const notAWS = "the bytes pass through the server of this test"
 
 // TestAnswers sends every operation what brings about each of its answers.
 func TestAnswers(t *testing.T) {
@@ -41,6 +48,7 @@ func TestAnswers(t *testing.T) {
 		{"server", s.testServer},
 		{"images", s.testImages},
 		{"serve", s.testServe},
+		{"raw", s.testRaw},
 		{"uploads", s.testUploads},
 		{"entries", s.testEntries},
 		{"downloads", s.testDownloads},
@@ -235,6 +243,61 @@ func (s *server) testServe(t *testing.T) {
 	for _, op := range s.doc.operations() {
 		if strings.HasPrefix(op.path, "/images/{key}") && !op.unsafe() {
 			s.do(t, request{method: op.method, target: sample(op), status: 404})
+		}
+	}
+}
+
+func (s *server) testRaw(t *testing.T) {
+	disk := strings.Repeat("disk\x00", 20_000)
+	var zipped strings.Builder
+	w := gzip.NewWriter(&zipped)
+	if _, err := w.Write([]byte(disk)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string]string{"plain.img": disk, "zipped.img.gz": zipped.String(), "page.img": "<html>404"} {
+		s.do(t, request{method: "PUT", target: "/images/" + name, status: 201, header: octets, body: body})
+		defer s.send(t, "DELETE", "/images/"+name, 204, "")
+	}
+	for _, as := range []string{"", "/x"} {
+		for _, name := range []string{"plain.img", "zipped.img.gz"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				ask := func(status int, fields ...string) *answer {
+					t.Helper()
+					q := request{method: method, target: "/raw/" + name + as, status: status, anonymous: true, header: map[string]string{}}
+					for i := 0; i < len(fields); i += 2 {
+						q.header[fields[i]] = fields[i+1]
+					}
+					return s.do(t, q)
+				}
+				a := ask(200)
+				if method == "GET" && string(a.body) != disk {
+					t.Errorf("%s: %d bytes", name, len(a.body))
+				}
+				etag, past := a.header.Get("ETag"), time.Unix(0, 0).UTC().Format(http.TimeFormat)
+				ask(200, "Accept-Encoding", "zstd")
+				ask(304, "If-None-Match", etag)
+				ask(200, "If-Match", etag, "If-Modified-Since", past)
+				ask(412, "If-Match", `"another"`)
+				ask(412, "If-Unmodified-Since", past)
+				ask(200, "If-Unmodified-Since", a.header.Get("Last-Modified"))
+				s.images.moving.Store(true)
+				ask(409)
+				s.images.moving.Store(false)
+				if method == "GET" && name == "plain.img" {
+					ask(206, "Range", "bytes=5-9", "If-Range", etag)
+					ask(206, "Range", "bytes=5-9,15-19")
+					ask(416, "Range", "bytes=100000-")
+				}
+			}
+		}
+	}
+	for _, op := range s.doc.operations() {
+		if strings.HasPrefix(op.path, "/raw/{key}") {
+			s.do(t, request{method: op.method, target: sample(op), status: 404})
+			s.do(t, request{method: op.method, target: strings.Replace(strings.Replace(op.path, "{key}", "page.img", 1), "{name}", "x", 1), status: 422})
 		}
 	}
 }
@@ -526,6 +589,32 @@ func (s *server) testHashes(t *testing.T) {
 	enqueue(404, "name", "brief.img")
 	enqueue(422, "name", "notes.txt")
 	s.send(t, "DELETE", "/catalog/hashes/nothing.img", 404, "")
+	s.testChecks(t)
+}
+
+// testChecks has an image checked that is cut short.
+func (s *server) testChecks(t *testing.T) {
+	const name = "short.img.gz"
+	if _, err := s.images.Put(t.Context(), name, strings.NewReader("\x1f\x8b\x08\x00\x00"), 5); err != nil {
+		t.Fatal(err)
+	}
+	s.send(t, "POST", "/catalog/hashes", 202, quote("name", name))
+	s.hashes.work(t, s.hasher.Handle)
+	if a := s.get(t, "/catalog/hashes", 200); a.at(t, "hashes.0.stage") != "check" || a.at(t, "hashes.0.status") != "queued" {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/catalog/hashes/"+name, 204, "")
+	if a := s.get(t, "/catalog?q="+name, 200); a.at(t, "images.0.content") != "gzip" || a.at(t, "images.0.hash_state") != "hashed" || a.at(t, "images.0.raw_sha256") != nil {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "POST", "/catalog/hashes", 202, quote("name", name))
+	s.checks.work(t, s.hasher.Handle)
+	if a := s.get(t, "/catalog/hashes", 200); a.at(t, "hashes.0.stage") != "check" || a.at(t, "hashes.0.status") != "failed" || a.at(t, "hashes.0.error") == nil {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, "/catalog?q="+name, 200); len(a.at(t, "images.0.warnings").([]any)) != 1 {
+		t.Errorf("%s", a.body)
+	}
 }
 
 func (s *server) testManifest(t *testing.T) {

@@ -1,0 +1,177 @@
+package catalog
+
+import (
+	"errors"
+	"io"
+	"iter"
+)
+
+const (
+	// aheadBytes is how much is read at a time, at least.
+	aheadBytes = 1 << 20
+	// aheadBlocks is how many of those are on their way: enough for two
+	// processors, and for a store that takes its time to answer.
+	aheadBlocks = 4
+)
+
+// ordered runs tasks, several at once, and hands their results over in the
+// order of the tasks. It begins with one and takes one more each time, so that
+// who wants little does not cause much. It stops at the first error, and waits
+// for what is under way before it returns.
+func ordered[T any](tasks iter.Seq[func() (T, error)]) iter.Seq2[T, error] {
+	type result struct {
+		value T
+		err   error
+	}
+	return func(yield func(T, error) bool) {
+		next, stop := iter.Pull(tasks)
+		defer stop()
+		var under []chan result
+		defer func() {
+			for _, c := range under {
+				<-c
+			}
+		}()
+		for most := 1; ; most = min(most+1, aheadBlocks) {
+			for len(under) < most {
+				task, ok := next()
+				if !ok {
+					break
+				}
+				c := make(chan result, 1)
+				under = append(under, c)
+				go func() {
+					v, err := task()
+					c <- result{v, err}
+				}()
+			}
+			if len(under) == 0 {
+				return
+			}
+			r := <-under[0]
+			under = under[1:]
+			if !yield(r.value, r.err) || r.err != nil {
+				return
+			}
+		}
+	}
+}
+
+// buffers are blocks that nobody uses at the moment.
+type buffers struct {
+	size int64
+	free chan []byte
+}
+
+func newBuffers(size int64) buffers { return buffers{size, make(chan []byte, aheadBlocks+1)} }
+
+// take returns a block of n bytes, which say anything.
+func (b buffers) take(n int64) []byte {
+	select {
+	case p := <-b.free:
+		return p[:n]
+	default:
+		return make([]byte, b.size)[:n]
+	}
+}
+
+func (b buffers) give(p []byte) {
+	select {
+	case b.free <- p:
+	default:
+	}
+}
+
+// An aheadReader reads a section in order, some blocks ahead. It must be
+// closed.
+type aheadReader struct {
+	src    section
+	offset int64
+	free   buffers
+	block  []byte // what is left of the one that was read last
+	whole  []byte // that one
+	next   func() ([]byte, error, bool)
+	stop   func()
+	err    error // the first failure to read
+}
+
+func newAheadReader(src section) *aheadReader {
+	return &aheadReader{src: src, free: newBuffers(src.Block())}
+}
+
+// blocks are the tasks that read the section from an offset on.
+func (a *aheadReader) blocks(off int64) iter.Seq[func() ([]byte, error)] {
+	return func(yield func(func() ([]byte, error)) bool) {
+		for off < a.src.Size() {
+			at := off
+			// The first ends where a block does, so that clusters are read whole.
+			n := min(a.free.size-at%a.free.size, a.src.Size()-at)
+			off += n
+			if !yield(func() ([]byte, error) {
+				p := a.free.take(n)
+				m, err := a.src.ReadAt(p, at)
+				if int64(m) == n {
+					err = nil // io.EOF says nothing new
+				}
+				return p[:m], err
+			}) {
+				return
+			}
+		}
+	}
+}
+
+// Read implements io.Reader.
+func (a *aheadReader) Read(p []byte) (int, error) {
+	if a.offset >= a.src.Size() {
+		return 0, io.EOF
+	}
+	if a.next == nil {
+		a.next, a.stop = iter.Pull2(ordered(a.blocks(a.offset)))
+	}
+	for len(a.block) == 0 {
+		if a.err != nil {
+			return 0, a.err
+		}
+		if a.whole != nil {
+			a.free.give(a.whole)
+		}
+		var ok bool
+		if a.block, a.err, ok = a.next(); !ok {
+			a.err = io.ErrUnexpectedEOF
+		}
+		a.whole = a.block
+	}
+	n := copy(p, a.block)
+	a.block = a.block[n:]
+	a.offset += int64(n)
+	return n, nil
+}
+
+// Seek implements io.Seeker.
+func (a *aheadReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += a.offset
+	case io.SeekEnd:
+		offset += a.src.Size()
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the beginning")
+	}
+	if offset != a.offset {
+		a.Close()
+		a.offset = offset
+	}
+	return offset, nil
+}
+
+// Close waits for the reads under way.
+func (a *aheadReader) Close() {
+	if a.stop != nil {
+		a.stop()
+	}
+	a.next, a.stop, a.block, a.whole = nil, nil, nil, nil
+}
+
+func (a *aheadReader) failure() error { return a.err }

@@ -1,0 +1,208 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"imageroot/shared/content"
+	"imageroot/shared/digest"
+	"imageroot/shared/image"
+	"imageroot/shared/problem"
+	"imageroot/shared/qcow2"
+	"imageroot/shared/unpack"
+	"imageroot/shared/web"
+)
+
+// raw answers GET and HEAD of /raw/{key}[/{name}]: the bytes that a disk should
+// get, whatever the image is. Plain ones are sent as they are, compressed ones
+// decompressed, and qcow2 images as the guest would read them.
+func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
+	return f.serve(w, r, f.sendRaw)
+}
+
+// sendRaw answers with what a disk should get of c. Before anything is written
+// the error is store.ErrChanged where the object is another version by now.
+func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) error {
+	if err := c.unchanged(r.Context()); err != nil {
+		return err
+	}
+	if f.links(c) != nil {
+		return elsewhere(r, c)
+	}
+	file, err := openFile(r.Context(), c)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	kind, err := content.Detect(file, c.info.Size)
+	if err != nil {
+		return err
+	}
+	c.name = rawName(c.name)
+	zstd := takesZstd(r)
+	w.Header().Add("Vary", "Accept-Encoding")
+	switch kind {
+	case content.HTML, content.Text:
+		return problem.New(problem.Malformed, "this is no disk but text: a saved error page, most likely. GET /images/... has it as it is")
+	case content.QCOW2:
+		disk, err := openDisk(file, r)
+		if err != nil {
+			return unreadable(err)
+		}
+		if zstd {
+			return f.sendEncoded(w, r, c, frames(disk))
+		}
+		body := newAheadReader(disk)
+		defer body.Close()
+		describe(w.Header(), c, "-raw", c.rawSHA256)
+		return f.sendRanges(w, r, c, disk.Size(), body)
+	}
+	if kind.Compressed() {
+		return f.sendUnpacked(w, r, c, kind, zstd)
+	}
+	if zstd {
+		return f.sendEncoded(w, r, c, frames(objectSection{file}))
+	}
+	body := &objectReader{ctx: r.Context(), object: c}
+	defer body.Close()
+	describe(w.Header(), c, "-raw", c.sha256)
+	return f.sendRanges(w, r, c, c.info.Size, body)
+}
+
+// elsewhere says how to get the bytes where none pass through here.
+func elsewhere(r *http.Request, c *object) error {
+	key := c.sha256
+	if key == "" {
+		key = url.PathEscape(c.key)
+	}
+	from := web.BaseURL(r) + imagePath(key, c.name)
+	format, _ := image.FormatOf(c.name)
+	plain, compressor, _ := strings.Cut(string(format), ".")
+	how := fmt.Sprintf("curl -fL %s | %sdd of=/dev/sdX bs=4M", from, map[string]string{
+		"zst": "zstd -d | ", "xz": "xz -d | ", "gz": "gzip -d | ", "bz2": "bzip2 -d | ",
+	}[compressor])
+	if plain == "qcow2" {
+		how = fmt.Sprintf("curl -fL -o disk.qcow2 %s && qemu-img convert -O raw disk.qcow2 /dev/sdX", from)
+	}
+	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
+}
+
+// rawName is what an image is called once it is unpacked.
+func rawName(name string) string {
+	format, ok := image.FormatOf(name)
+	if !ok {
+		return name
+	}
+	plain, _, _ := strings.Cut(string(format), ".")
+	if plain == "qcow2" {
+		return name[:len(name)-len(plain)] + "img"
+	}
+	return name[:len(name)-len(format)+len(plain)]
+}
+
+// maxWalk is how many bytes of tables are read to see whether an image is all
+// there before its first byte is sent: those of 128 GiB in clusters of 64 KiB.
+const maxWalk = 16 << 20
+
+// openDisk opens a qcow2 image. One that is cut short is best refused before a
+// disk is half written, where that can be found out at little cost.
+func openDisk(file *objectFile, r *http.Request) (diskSection, error) {
+	disk, err := qcow2.Open(file, file.object.info.Size)
+	if err == nil && r.Header.Get("Range") == "" && disk.Size()/disk.Header().ClusterSize*8 <= maxWalk {
+		err = disk.Check()
+	}
+	return diskSection{disk}, err
+}
+
+// unreadable makes a problem of what is wrong with an image.
+func unreadable(err error) error {
+	if e, ok := errors.AsType[*qcow2.Error](err); ok {
+		return problem.Wrap(problem.Malformed, e.Detail, err)
+	}
+	if e, ok := errors.AsType[*unpack.Error](err); ok {
+		return problem.Wrap(problem.Malformed, e.Reason, err)
+	}
+	return err
+}
+
+// maxUnpacking is how many images are decompressed at once: each may take the
+// memory of its window.
+const maxUnpacking = 8
+
+var unpacking = make(chan struct{}, maxUnpacking)
+
+// sendUnpacked answers with what a compressed image decompresses to. It is read
+// from its beginning, so there are no ranges.
+func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool) error {
+	select {
+	case unpacking <- struct{}{}:
+		defer func() { <-unpacking }()
+	default:
+		return problem.Newf(problem.Unavailable, "this server is decompressing %d images already: try again, or get this one from /images/... and decompress it there", maxUnpacking)
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	packed := &objectReader{ctx: ctx, object: c}
+	defer packed.Close()
+	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{})
+	if err != nil {
+		return unreadable(err)
+	}
+	defer unpacked.Close()
+	var sum *digest.Hasher // where it is not known yet
+	if c.rawSHA256 == "" && !zstd {
+		sum = digest.New(false)
+	}
+	var size int64
+	stream := digest.NewReader(unpacked, sum, func(*digest.Hasher) error {
+		if c.rawSHA256 != "" && size != c.rawSize {
+			return fmt.Errorf("%d bytes came out, and %d did before", size, c.rawSize)
+		}
+		return nil
+	}, func(n int) { size += int64(n) })
+	defer stream.Stop(cancel)
+
+	// Nothing is promised before the first bytes are there.
+	magic := make([]byte, len(qcow2.Magic))
+	n, err := readBlock(stream, magic)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return unreadable(err)
+	}
+	if string(magic) == qcow2.Magic {
+		return problem.Newf(problem.Malformed, "inside of the %s there is a qcow2 image, which cannot be read from one end to the other: decompress it and upload what comes out", kind)
+	}
+	body := io.MultiReader(strings.NewReader(string(magic[:n])), stream)
+	if zstd {
+		return f.sendEncoded(w, r, c, streamFrames(body))
+	}
+	h := w.Header()
+	describe(h, c, "-raw", c.rawSHA256)
+	return f.sendStream(w, r, c, func() {
+		if c.rawSHA256 != "" {
+			h.Set("Content-Length", strconv.FormatInt(c.rawSize, 10))
+		} else {
+			h.Set("Trailer", "Repr-Digest")
+		}
+	}, pieces(body), func() {
+		if sum != nil {
+			h.Set("Repr-Digest", digest.FormatReprDigest(sum.Sum256()))
+		}
+	})
+}
+
+// readBlock reads until b is full or r ends, and says how. Unlike io.ReadFull
+// it never takes a stream that was cut for one that ended.
+func readBlock(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var m int
+		m, err = r.Read(b[n:])
+		n += m
+	}
+	return n, err
+}

@@ -1,0 +1,609 @@
+package catalog
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+	"imageroot/shared/store/memstore"
+)
+
+// someDisk has bytes of all sorts, and a length that is nothing's multiple.
+func someDisk() []byte {
+	b := make([]byte, 6<<20+12_288)
+	random := rand.NewChaCha8([32]byte{7})
+	_, _ = random.Read(b[:1<<20]) // never fails
+	for n := range b[3<<19 : 4<<19] {
+		b[3<<19+n] = byte(n >> 10)
+	}
+	letters := b[5<<19 : 9<<19] // half of it is left by any compressor
+	_, _ = random.Read(letters)
+	for n := range letters {
+		letters[n] &= 15
+	}
+	_, _ = random.Read(b[5<<20+100 : 11<<19])
+	return b
+}
+
+func sum(b []byte) string {
+	h := digest.New(false)
+	_, _ = h.Write(b)
+	return h.Sum256()
+}
+
+func gzipped(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// qcow2Of is the disk as qemu-img writes it.
+func qcow2Of(t testing.TB, disk []byte, args ...string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")
+	if err := os.WriteFile(from, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"convert", "-f", "raw", "-O", "qcow2"}, append(args, from, to)...)
+	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v\n%s", err, out)
+	}
+	b, err := os.ReadFile(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// onDisk is a root whose objects are read as files are.
+type onDisk struct {
+	store.Root
+	open atomic.Int32
+}
+
+type onDiskBody struct {
+	io.ReadCloser
+	root   *onDisk
+	object *bytes.Reader
+}
+
+func (b onDiskBody) ReadObjectAt(p []byte, off int64) (int, error) { return b.object.ReadAt(p, off) }
+
+func (b onDiskBody) Close() error {
+	b.root.open.Add(-1)
+	return b.ReadCloser.Close()
+}
+
+func (d *onDisk) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	body, info, err := d.Root.Get(ctx, key, r, ifMatch)
+	if err != nil {
+		return nil, info, err
+	}
+	whole, _, err := d.Root.Get(ctx, key, store.All, "")
+	if err != nil {
+		return nil, info, err
+	}
+	b, err := io.ReadAll(whole)
+	d.open.Add(1)
+	return onDiskBody{body, d, bytes.NewReader(b)}, info, err
+}
+
+// A rawServer serves what is put into images.
+type rawServer struct {
+	*testing.T
+	images *faultstore.Root
+	root   store.Root // the same, as the function has it
+	direct *onDisk    // or nil
+	client *http.Client
+	url    string
+}
+
+// newRawServer has its images in memory, read in chunks, or as files are.
+func newRawServer(t *testing.T, direct bool) *rawServer {
+	t.Helper()
+	s := &rawServer{T: t, images: faultstore.New(memstore.New(), nil), client: &http.Client{Transport: &http.Transport{DisableCompression: true}}}
+	root := store.Root(s.images)
+	if direct {
+		s.direct = &onDisk{Root: root}
+		root = s.direct
+	}
+	f, handler := newCatalog(t, root)
+	s.root = f.Images
+	server := httptest.NewServer(handler)
+	s.url = server.URL
+	t.Cleanup(func() {
+		server.Close() // waits for the answers under way
+		if direct && s.direct.open.Load() != 0 {
+			t.Errorf("%d objects were left open", s.direct.open.Load())
+		}
+	})
+	return s
+}
+
+func (s *rawServer) put(name string, b []byte) {
+	s.Helper()
+	if _, err := s.root.Put(s.Context(), name, bytes.NewReader(b), int64(len(b))); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// A reply is an answer; err is what kept its body from being read to its end.
+type reply struct {
+	status  int
+	header  http.Header
+	trailer http.Header
+	body    []byte
+	err     error
+}
+
+func (s *rawServer) ask(method, path string, fields ...string) *reply {
+	s.Helper()
+	r, err := http.NewRequestWithContext(s.Context(), method, s.url+path, nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	for i := 0; i < len(fields); i += 2 {
+		r.Header.Set(fields[i], fields[i+1])
+	}
+	res, err := s.client.Do(r)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	return &reply{res.StatusCode, res.Header, res.Trailer, body, err}
+}
+
+func (s *rawServer) want(r *reply, status int, words ...string) *reply {
+	s.Helper()
+	if r.status != status || r.err != nil {
+		s.Fatalf("status %d with %d bytes (%v), want %d; %.300q", r.status, len(r.body), r.err, status, r.body)
+	}
+	for _, w := range words {
+		if !strings.Contains(string(r.body), w) {
+			s.Errorf("%q does not mention %q", r.body, w)
+		}
+	}
+	return r
+}
+
+func (s *rawServer) same(r *reply, want []byte) {
+	s.Helper()
+	if !bytes.Equal(r.body, want) {
+		s.Errorf("%d bytes, %d wanted, or wrong ones", len(r.body), len(want))
+	}
+}
+
+func unzstd(t testing.TB, b []byte) []byte {
+	t.Helper()
+	d, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	out, err := d.DecodeAll(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// both runs a test over a store that is read in chunks, and over one on disk.
+func both(t *testing.T, test func(*testing.T, bool)) {
+	for name, direct := range map[string]bool{"chunks": false, "disk": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, direct)
+		})
+	}
+}
+
+// Whatever an image is, a disk gets the same bytes.
+func TestRaw(t *testing.T) {
+	t.Parallel()
+	disk := someDisk()
+	encoder, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := map[string][]byte{
+		"a.img": disk, "b.img.gz": gzipped(t, disk), "c.raw.zst": encoder.EncodeAll(disk, nil),
+		"d.qcow2": qcow2Of(t, disk), "e.img": qcow2Of(t, disk, "-c"), "f.qcow2": qcow2Of(t, disk, "-c", "-o", "cluster_size=2M"),
+		"g.img": gzipped(t, disk), // whatever its name says
+	}
+	saved := map[string]string{"b.img.gz": "b.img", "c.raw.zst": "c.raw", "d.qcow2": "d.img", "f.qcow2": "f.img"}
+	both(t, func(t *testing.T, direct bool) {
+		s := newRawServer(t, direct)
+		for name, image := range images {
+			s.put(name, image)
+		}
+		for name, image := range images {
+			path := "/raw/" + name
+			r := s.want(s.ask("GET", path), 200)
+			s.same(r, disk)
+			head := s.want(s.ask("HEAD", path), 200)
+			seekable := r.header.Get("Accept-Ranges") == "bytes"
+			if zipped := strings.HasPrefix(string(image), "\x1f\x8b") || strings.HasSuffix(name, ".zst"); seekable == zipped {
+				t.Errorf("%s: Accept-Ranges: %s", name, r.header.Get("Accept-Ranges"))
+			}
+			if length := r.header.Get("Content-Length"); seekable && length != strconv.Itoa(len(disk)) {
+				t.Errorf("%s: Content-Length: %s", name, length)
+			}
+			if got := r.trailer.Get("Repr-Digest"); !seekable && got != digest.FormatReprDigest(sum(disk)) {
+				t.Errorf("%s: Repr-Digest: %q in the trailer", name, got)
+			}
+			if want := `attachment; filename=` + cmp.Or(saved[name], name); r.header.Get("Content-Disposition") != want {
+				t.Errorf("%s: %s, want %s", name, r.header.Get("Content-Disposition"), want)
+			}
+			for _, h := range []http.Header{r.header, head.header} {
+				for _, name := range []string{"X-Request-Id", "Date", "Trailer"} {
+					h.Del(name)
+				}
+			}
+			if !maps.EqualFunc(r.header, head.header, slices.Equal) {
+				t.Errorf("%s: HEAD says %v, GET %v", name, head.header, r.header)
+			}
+			etag := r.header.Get("ETag")
+			if etag == s.ask("HEAD", "/images/"+name).header.Get("ETag") || r.header.Get("Vary") != "Accept-Encoding" {
+				t.Errorf("%s: ETag %s, Vary %s", name, etag, r.header.Get("Vary"))
+			}
+			if d := s.want(s.ask("HEAD", path+"/another.img.xz"), 200).header.Get("Content-Disposition"); d != "attachment; filename=another.img" {
+				t.Errorf("%s: %s", name, d)
+			}
+
+			// In zstd it is another representation.
+			z := s.want(s.ask("GET", path, "Accept-Encoding", "gzip, zstd"), 200)
+			s.same(&reply{body: unzstd(t, z.body)}, disk)
+			if z.header.Get("Content-Encoding") != "zstd" || z.header.Get("ETag") == etag || z.header.Get("Accept-Ranges") != "none" || z.header.Get("Repr-Digest") != "" {
+				t.Errorf("%s in zstd: %v", name, z.header)
+			}
+			if len(z.body) > 4<<20 {
+				t.Errorf("%s: %d bytes in zstd", name, len(z.body))
+			}
+			s.want(s.ask("HEAD", path, "Accept-Encoding", "zstd"), 200)
+
+			for _, c := range []struct {
+				status int
+				fields []string
+			}{
+				{304, []string{"If-None-Match", etag}},
+				{304, []string{"If-None-Match", z.header.Get("ETag"), "Accept-Encoding", "zstd"}},
+				{304, []string{"If-Modified-Since", r.header.Get("Last-Modified")}},
+				{412, []string{"If-Match", `"another"`}},
+				{412, []string{"If-Match", z.header.Get("ETag")}},
+				{200, []string{"If-Match", etag}},
+				{200, []string{"If-None-Match", z.header.Get("ETag")}},
+			} {
+				for _, method := range []string{"GET", "HEAD"} {
+					if method == "GET" && c.status == 200 {
+						continue // as above
+					}
+					a := s.want(s.ask(method, path, c.fields...), c.status)
+					if c.status == 304 && (len(a.body) > 0 || a.header.Get("ETag") != c.fields[1] && c.fields[0] == "If-None-Match") {
+						t.Errorf("%s: 304 with %v", name, a.header)
+					}
+				}
+			}
+			part := s.ask("GET", path, "Range", "bytes=3145720-5242890", "If-Range", etag)
+			switch {
+			case seekable:
+				s.same(s.want(part, 206), disk[3145720:5242891])
+				s.same(s.want(s.ask("GET", path, "Range", "bytes=-10"), 206), disk[len(disk)-10:])
+				s.want(s.ask("GET", path, "Range", "bytes=99999999-"), 416)
+			default:
+				s.same(s.want(part, 200), disk)
+			}
+		}
+	})
+}
+
+// What is no disk, or cannot be made one, is refused before a byte is sent,
+// with what to do; and so by HEAD.
+func TestRawRefused(t *testing.T) {
+	t.Parallel()
+	disk := someDisk()
+	plain := qcow2Of(t, disk)
+	both(t, func(t *testing.T, direct bool) {
+		s := newRawServer(t, direct)
+		for name, c := range map[string]struct {
+			image []byte
+			words []string
+		}{
+			"page.img":        {[]byte("<!DOCTYPE html><title>Not found</title>"), []string{"error page"}},
+			"note.iso":        {[]byte("404 Not Found\n"), []string{"error page"}},
+			"newer.qcow2":     {append([]byte("QFI\xfb\x00\x00\x00\x04"), plain[8:]...), []string{"version 4"}},
+			"cut.qcow2":       {plain[:len(plain)-2<<20], []string{"cut short"}},
+			"inside.img.gz":   {gzipped(t, plain), []string{"qcow2 image", "decompress it"}},
+			"damaged.img.gz":  {append(gzipped(t, nil)[:10], 0xff, 0xff, 0xff), []string{"damaged"}},
+			"cut.img.gz":      {gzipped(t, disk)[:15], []string{"cut short"}},
+			"cut.img.zst":     {[]byte("\x28\xb5\x2f\xfd"), []string{"cut short"}},
+			"window.img.zst":  {[]byte("\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00"), []string{"--long=27"}},
+			"nothing.img.zst": {[]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00ab"), []string{"cut short"}},
+		} {
+			s.put(name, c.image)
+			for _, fields := range [][]string{nil, {"Accept-Encoding", "zstd"}} {
+				r := s.want(s.ask("GET", "/raw/"+name, fields...), 422, c.words...)
+				if r.header.Get("ETag")+r.header.Get("Content-Encoding")+r.header.Get("Trailer") != "" {
+					t.Errorf("%s: %v", name, r.header)
+				}
+				s.want(s.ask("HEAD", "/raw/"+name, fields...), 422)
+			}
+		}
+		s.want(s.ask("GET", "/raw/nothing.img"), 404)
+		s.put("empty.img", nil)
+		s.want(s.ask("GET", "/raw/empty.img"), 200)
+	})
+}
+
+// What goes wrong in the middle breaks the connection: no client takes half a
+// disk for a whole one.
+func TestRawCut(t *testing.T) {
+	t.Parallel()
+	disk := someDisk()
+	plain, zipped := qcow2Of(t, disk), gzipped(t, disk)
+	damaged := bytes.Clone(zipped)
+	damaged[len(damaged)/2] ^= 0xff
+	packed := qcow2Of(t, disk, "-c")
+	for n := range 100_000 {
+		packed[len(packed)-1<<20+n] ^= 0xff
+	}
+	both(t, func(t *testing.T, direct bool) {
+		s := newRawServer(t, direct)
+		for name, c := range map[string]struct {
+			image  []byte
+			fields []string
+		}{
+			"cut.img.gz":      {zipped[:len(zipped)-1<<20], nil},
+			"sum.img.gz":      {append(zipped[:len(zipped)-8:len(zipped)-8], 0, 0, 0, 0, 0, 0, 0, 0), nil},
+			"damaged.img.gz":  {damaged, nil},
+			"damaged.qcow2":   {packed, nil},
+			"cut.qcow2":       {plain[:len(plain)-300_000], []string{"Range", "bytes=1048576-"}}, // nobody looks ahead then
+			"zstd-cut.img.gz": {zipped[:len(zipped)-1<<20], []string{"Accept-Encoding", "zstd"}},
+			"zstd.qcow2":      {packed, []string{"Accept-Encoding", "zstd"}},
+		} {
+			s.put(name, c.image)
+			r := s.ask("GET", "/raw/"+name, c.fields...)
+			if r.status >= 300 || r.err == nil {
+				t.Errorf("%s: status %d, %d bytes, no error", name, r.status, len(r.body))
+			}
+			if r.trailer.Get("Repr-Digest") != "" {
+				t.Errorf("%s: a digest of what was cut: %v", name, r.trailer)
+			}
+			// Damage in gzip may be found at its checksum only.
+			if c.fields == nil && name != "damaged.img.gz" && !bytes.HasPrefix(disk, r.body) {
+				t.Errorf("%s: wrong bytes before the cut", name)
+			}
+		}
+	})
+}
+
+// An object that is replaced while it is sent breaks the connection, even where
+// all of the old one could be read.
+func TestRawReplaced(t *testing.T) {
+	t.Parallel()
+	disk := someDisk()
+	for name, image := range map[string][]byte{"a.img": disk, "b.img.gz": gzipped(t, disk), "c.qcow2": qcow2Of(t, disk)} {
+		for _, fields := range [][]string{nil, {"Accept-Encoding", "zstd"}} {
+			t.Run(fmt.Sprint(name, fields), func(t *testing.T) {
+				t.Parallel()
+				s := newRawServer(t, true)
+				s.put(name, image)
+				var heads atomic.Int32
+				s.images.Reset(func(c faultstore.Call) faultstore.Fault {
+					// The first look is before the first byte, the next after the last.
+					if c.Op == "Head" && c.Key == name && heads.Add(1) > 1 {
+						return faultstore.Before
+					}
+					return faultstore.None
+				})
+				if r := s.ask("GET", "/raw/"+name, fields...); r.status != 200 || r.err == nil {
+					t.Errorf("status %d, %d bytes, %v", r.status, len(r.body), r.err)
+				}
+				if heads.Load() < 2 {
+					t.Error("nobody looked again")
+				}
+			})
+		}
+	}
+}
+
+// Where each read is a request, an image of many clusters takes few.
+func TestRawRequests(t *testing.T) {
+	t.Parallel()
+	s := newRawServer(t, false)
+	disk := someDisk()
+	for name, image := range map[string][]byte{"plain.qcow2": qcow2Of(t, disk), "packed.qcow2": qcow2Of(t, disk, "-c"), "tiny.qcow2": qcow2Of(t, disk, "-o", "cluster_size=512")} {
+		s.put(name, image)
+		s.want(s.ask("HEAD", "/raw/"+name), 200)
+		s.images.Reset(nil)
+		s.same(s.want(s.ask("GET", "/raw/"+name), 200), disk)
+		gets := 0
+		for _, c := range s.images.Calls() {
+			if c.Op == "Get" {
+				gets++
+			}
+		}
+		if most := len(image)/chunkBytes + 2; gets > most {
+			t.Errorf("%s: %d requests for %d bytes, want %d at the most", name, gets, len(image), most)
+		}
+	}
+	// A store that fails does not pass for an image that does.
+	s.images.Reset(func(c faultstore.Call) faultstore.Fault {
+		if c.Op == "Get" && c.N > 4 {
+			return faultstore.Before
+		}
+		return faultstore.None
+	})
+	if r := s.ask("GET", "/raw/plain.qcow2"); r.status != 200 || r.err == nil {
+		t.Errorf("status %d, %d bytes, %v", r.status, len(r.body), r.err)
+	}
+}
+
+// Nothing is of so little weight as a terabyte of zeros.
+func TestRawZeros(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "vast.qcow2")
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", path, "64G").CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v\n%s", err, out)
+	}
+	image, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newRawServer(t, true)
+	s.put("vast.qcow2", image)
+	r := s.want(s.ask("GET", "/raw/vast.qcow2", "Accept-Encoding", "zstd"), 200)
+	d, err := zstd.NewReader(bytes.NewReader(r.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	size := int64(0)
+	var h zstd.Header
+	for rest := r.body; len(rest) > 0; size += int64(h.FrameContentSize) {
+		if err := h.Decode(rest); err != nil || !h.HasFCS || h.WindowSize > 8<<20 {
+			t.Fatalf("a frame of %+v: %v", h, err)
+		}
+		next := bytes.Index(rest[4:], []byte("\x28\xb5\x2f\xfd"))
+		if next < 0 {
+			next = len(rest) - 4
+		}
+		rest = rest[4+next:]
+	}
+	if size != 64<<30 || len(r.body) > 20<<20 {
+		t.Errorf("%d bytes stand for %d", len(r.body), size)
+	}
+	s.want(s.ask("GET", "/raw/vast.qcow2", "Range", "bytes=68719476726-"), 206)
+}
+
+// Where bytes do not pass through here, it says what does the same.
+func TestRawElsewhere(t *testing.T) {
+	t.Parallel()
+	f, handler := newPages(t)
+	f.ImageLinks = noLinks{}
+	for name, how := range map[string]string{
+		"a.img": "| dd of=", "b.img.zst": "/images/b.img.zst/b.img.zst | zstd -d | dd of=", "c d.iso.xz": "/images/c%20d.iso.xz/c%20d.iso.xz | xz -d | dd",
+		"e.raw.gz": "gzip -d", "f.raw.bz2": "bzip2 -d", "g.qcow2": "qemu-img convert -O raw",
+	} {
+		if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {
+			t.Fatal(err)
+		}
+		for _, method := range []string{"GET", "HEAD"} {
+			r := httptest.NewRequest(method, "/raw/"+url.PathEscape(name), nil)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			if w.Code != http.StatusNotImplemented || method == "GET" && !strings.Contains(w.Body.String(), how) {
+				t.Errorf("%s %s: %d %s", method, name, w.Code, w.Body)
+			}
+		}
+	}
+}
+
+// noLinks is a Presigner that nobody asks.
+type noLinks struct{ store.Presigner }
+
+func TestTakesZstd(t *testing.T) {
+	t.Parallel()
+	for field, want := range map[string]bool{
+		"": false, "gzip": false, "zstd": true, "gzip, ZSTD": true, "zstd;q=0.5": true, "zstd; q=0": false, "zstd;q=0.0, *": false, "*": false,
+		"zstd;q=x": false, "xzstd": false, "zstd;": false,
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Accept-Encoding", field)
+		if takesZstd(r) != want {
+			t.Errorf("Accept-Encoding: %q: %v", field, !want)
+		}
+	}
+}
+
+func TestRawName(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "x": "x",
+	} {
+		if got := rawName(name); got != want {
+			t.Errorf("rawName(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+// Results come in the order of the tasks; an error ends it; nothing runs on
+// when it is over.
+func TestOrdered(t *testing.T) {
+	t.Parallel()
+	var running, most atomic.Int32
+	failed := errors.New("failed")
+	tasks := func(fail int) iter.Seq[func() (int, error)] {
+		return func(yield func(func() (int, error)) bool) {
+			for n := range 100 {
+				if !yield(func() (int, error) {
+					now := running.Add(1)
+					defer running.Add(-1)
+					for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
+					}
+					if n == fail {
+						return 0, failed
+					}
+					return n, nil
+				}) {
+					return
+				}
+			}
+		}
+	}
+	for _, c := range []struct{ fail, stop, want int }{{-1, -1, 100}, {7, -1, 7}, {-1, 5, 5}} {
+		n := 0
+		for v, err := range ordered(tasks(c.fail)) {
+			if err != nil {
+				if !errors.Is(err, failed) || c.fail < 0 {
+					t.Error(err)
+				}
+				continue
+			}
+			if v != n {
+				t.Errorf("result %d is %d", n, v)
+			}
+			if n == c.stop {
+				break
+			}
+			n++
+		}
+		if n != c.want || running.Load() != 0 {
+			t.Errorf("%+v: %d results, %d running", c, n, running.Load())
+		}
+	}
+	if most.Load() > aheadBlocks {
+		t.Errorf("%d at once", most.Load())
+	}
+}
