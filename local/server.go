@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -88,7 +89,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
-	looks, hashes := memqueue.New(log), memqueue.New(log)
+	looks, hashes, checks := memqueue.New(log), memqueue.New(log), memqueue.New(log)
 	fetches, assemblies := memqueue.New(log), memqueue.New(log)
 
 	var inv *inventory.Inventory
@@ -130,7 +131,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})
 	s.events = s.openEvents(inv, looks)
 	started()
-	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, fetches, assemblies); err != nil {
+	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, checks, fetches, assemblies); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -217,7 +218,7 @@ func (s *server) changed(inv *inventory.Inventory, looks queue.Sender, bucket, k
 }
 
 // wire connects the functions with what they need.
-func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, catalogRoot store.Root, looks, hashes, fetches, assemblies *memqueue.Queue) error {
+func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, catalogRoot store.Root, looks, hashes, checks, fetches, assemblies *memqueue.Queue) error {
 	cfg, now := s.cfg, time.Now
 	operator, err := auth.Open(ctx, auth.Config{Records: catalogRoot, Password: cfg.Password, Token: cfg.Token, Now: now})
 	if errors.Is(err, auth.ErrNoPassword) {
@@ -243,8 +244,11 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		Jobs: jobs, Queue: looks, Work: hashes, Inventory: inv, Activity: events, Metric: m,
 		Workers: cfg.HashWorkers, Now: now, Log: s.log,
 	}
+	if cfg.Check {
+		hasher.Checks = checks
+	}
 	fetcher := &fetch.Function{
-		Catalog: catalogRoot, Sources: sources, Jobs: jobs, Queue: fetches, Inventory: inv, Activity: events, Metric: m,
+		Catalog: catalogRoot, Sources: sources, Jobs: jobs, Queue: fetches, Hash: looks, Inventory: inv, Activity: events, Metric: m,
 		Free: s.free, Workers: cfg.FetchWorkers, Now: now, Log: s.log,
 	}
 	uploader := &upload.Function{
@@ -262,6 +266,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 	s.workers = []worker{
 		{looks, lookers, hasher.Handle},
 		{hashes, cfg.HashWorkers, hasher.Handle},
+		{checks, 1, hasher.Handle}, // beside hashing, which does not wait for it
 		{fetches, cfg.FetchWorkers, fetcher.Handle},
 		{assemblies, assemblers, uploader.Handle},
 	}
@@ -339,16 +344,21 @@ func countJobs(inv *inventory.Inventory) map[[2]string]int {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	counts := map[[2]string]int{}
-	for kind, list := range map[string]func(context.Context) ([]job.Job, error){metric.Hash: inv.HashJobs, metric.Fetch: inv.FetchJobs} {
-		for _, status := range []job.Status{job.Queued, job.Running} {
-			counts[[2]string{kind, string(status)}] = 0
+	for _, l := range []struct {
+		kinds []string
+		list  func(context.Context) ([]job.Job, error)
+	}{{[]string{metric.Hash, metric.Check}, inv.HashJobs}, {[]string{metric.Fetch}, inv.FetchJobs}} {
+		for _, kind := range l.kinds {
+			for _, status := range []job.Status{job.Queued, job.Running} {
+				counts[[2]string{kind, string(status)}] = 0
+			}
 		}
-		jobs, err := list(ctx)
+		jobs, err := l.list(ctx)
 		if err != nil {
 			continue // a gauge that is missing says that it is not known
 		}
 		for _, j := range jobs {
-			counts[[2]string{kind, string(j.Status)}]++
+			counts[[2]string{cmp.Or(j.Stage, l.kinds[0]), string(j.Status)}]++
 		}
 	}
 	return counts

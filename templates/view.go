@@ -137,7 +137,11 @@ type Row struct {
 	State  string // unhashed, queued, running, failed, hashed
 	Format string
 	Size   *Size
-	Cached bool
+	// Content is what the bytes are, in words; empty if that is not known.
+	// Virtual is how large a disk must be for them, where that is another size.
+	Content string
+	Virtual *Size
+	Cached  bool
 	// Fetching is set while a job brings the bytes.
 	Fetching string
 	Warnings []string
@@ -146,6 +150,8 @@ type Row struct {
 	Download string
 	// Hash is the name of the image to hash, or empty.
 	Hash string
+	// Check is the name of the image to check, or empty.
+	Check string
 	// Fetch is the location to fetch from, or empty.
 	Fetch string
 	// Refresh is the URL of an entry to resolve again, or empty.
@@ -184,6 +190,7 @@ type Jobs struct {
 type Job struct {
 	ID     string
 	Name   string
+	Stage  string // "check", or empty
 	Status string
 	// Active says that it can be cancelled.
 	Active bool

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/content"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
@@ -211,7 +212,7 @@ func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs
 
 func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 	v := templates.Job{
-		ID: prefix + "-" + shortHash(j.Name+"\n"+j.Src), Name: j.Name, Status: string(j.Status), Active: j.Status.Active(),
+		ID: prefix + "-" + shortHash(j.Name+"\n"+j.Src+j.Stage), Name: j.Name, Stage: j.Stage, Status: string(j.Status), Active: j.Status.Active(),
 		Src: j.Src, Done: sizeOf(j.BytesDone), Error: j.Error,
 	}
 	if v.Active {
@@ -374,6 +375,18 @@ func (p *pages) rowView(row *inventory.Row, fetching map[string]string) template
 	if row.SizeBytes != nil {
 		s := sizeOf(*row.SizeBytes)
 		v.Size = &s
+	}
+	if k := row.Known; k != nil {
+		if k.Kind != content.Unknown {
+			v.Content = k.What
+		}
+		if d := row.VirtualSizeBytes; d != nil && (row.SizeBytes == nil || *d != *row.SizeBytes) {
+			s := sizeOf(*d)
+			v.Virtual = &s
+		}
+		if c := k.Check; c != nil && row.Cached && (c.Verdict == content.Cancelled || c.Verdict == content.Unchecked) {
+			v.Check = row.Names[0]
+		}
 	}
 	if row.Cached && row.SHA256 != nil {
 		v.Download = imagePath(row.Digest(), row.Names[0])

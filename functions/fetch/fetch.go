@@ -35,6 +35,7 @@ type Function struct {
 	Sources   Sources
 	Jobs      *job.Jobs
 	Queue     queue.Sender
+	Hash      queue.Sender // is told what has been fetched, to look into it
 	Inventory *inventory.Inventory
 	Activity  *activity.Log
 	Metric    *metric.Set
@@ -192,6 +193,9 @@ func (f *Function) run(ctx context.Context, ref string) error {
 			Summary: "fetched " + j.Name,
 			Details: map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone},
 		})
+		if err := f.Hash.Send(ctx, queue.Task{Content: j.SHA256}.Encode(), 0); err != nil {
+			f.Log.Warn("nobody looks into what was fetched before the next reconciliation", "name", j.Name, "error", err)
+		}
 	case job.Failed:
 		f.tellFailed(ctx, j, subject)
 	}

@@ -37,12 +37,15 @@ type Function struct {
 	// Queue carries what to look at, Work the jobs that a look has queued.
 	// They can be one queue; apart, looking does not wait for hashing.
 	Queue, Work queue.Sender
-	Inventory   *inventory.Inventory
-	Activity    *activity.Log
-	Metric      *metric.Set
-	Workers     int
-	Now         func() time.Time
-	Log         *slog.Logger
+	// Checks carries the check jobs that are queued; nil: images are not
+	// checked.
+	Checks    queue.Sender
+	Inventory *inventory.Inventory
+	Activity  *activity.Log
+	Metric    *metric.Set
+	Workers   int
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // Handle does the work of one message of the hash queue.
@@ -64,6 +67,10 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 			errs = append(errs, f.run(ctx, t.Hash))
 		case t.Image != "":
 			errs = append(errs, f.look(ctx, t.Image))
+		case t.Content != "":
+			errs = append(errs, f.lookInto(ctx, t.Content))
+		case t.Check != "":
+			errs = append(errs, f.runCheck(ctx, t.Check))
 		}
 	}
 	return errors.Join(errs...)
@@ -104,9 +111,13 @@ func (f *Function) look(ctx context.Context, name string) error {
 		if need512 {
 			return f.queue(ctx, name, &info.Version)
 		}
-		return f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
+		err = f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
 			j.SHA256, j.BytesDone, j.BytesTotal, j.Version = rec.SHA256, info.Size, &info.Size, &info.Version
 		})
+		if err != nil {
+			return err
+		}
+		return f.inspect(ctx, rec.SHA256, place{f.Images, name, info, name})
 	}
 	// A time in the future is the file's own (cp -p, a clock that was wrong).
 	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
@@ -199,8 +210,10 @@ func (f *Function) run(ctx context.Context, name string) error {
 			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
 			Summary: "hashed " + name, Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
 		})
-		_, err := f.verify(ctx, name)
-		return err
+		if _, err := f.verify(ctx, name); err != nil {
+			return err
+		}
+		return f.inspect(ctx, j.SHA256, place{f.Images, name, store.Info{Key: name, Version: *j.Version}, name})
 	case job.Failed:
 		f.tellFailed(ctx, j)
 	}
@@ -222,6 +235,11 @@ func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 		return nil // of nothing that anybody waits for
 	}
 	for _, t := range tasks {
+		if t.Check != "" {
+			if err := f.giveUpCheck(ctx, t.Check); err != nil {
+				return err
+			}
+		}
 		if t.Hash == "" {
 			continue // reconciling looks at it again
 		}

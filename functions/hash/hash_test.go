@@ -27,10 +27,10 @@ import (
 const mib = 1 << 20
 
 var (
-	imageA = content(1, 12*mib+12345)
-	imageB = content(2, 10*mib)
-	smallA = content(3, 5000)
-	smallB = content(4, 6000)
+	imageA = noise(1, 12*mib+12345)
+	imageB = noise(2, 10*mib)
+	smallA = noise(3, 5000)
+	smallB = noise(4, 6000)
 )
 
 // bubble runs a test on a fake clock.
@@ -472,7 +472,7 @@ func TestRandomFaults(t *testing.T) {
 }
 
 func TestChecksumFiles(t *testing.T) {
-	other := content(9, 10)
+	other := noise(9, 10)
 	for _, tt := range []struct {
 		name     string
 		files    map[string]string // by suffix
@@ -586,7 +586,7 @@ func TestReconcile(t *testing.T) {
 			}
 		}
 		w.until(p, queue.Task{Reconcile: true})
-		looks := []string{`{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
+		looks := []string{`{"content":"` + sum256([]byte("hashed.img")) + `"}`, `{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
 		if got := p.looks.take(); !slices.Equal(got, looks) {
 			t.Errorf("looks: %v, want %v", got, looks)
 		}

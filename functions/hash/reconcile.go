@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 )
 
 // Reconcile compares the image root with the records and queues what events
 // did not tell: images without a digest of their version, digests without an
-// image, jobs whose owner is gone.
+// image, bytes that nobody has looked into, jobs whose owner is gone.
 func (f *Function) Reconcile(ctx context.Context) error {
 	names, err := f.Inventory.Unsettled(ctx)
 	if err != nil {
@@ -18,6 +19,9 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	}
 	if err := f.noticeAll(ctx, names); err != nil {
 		return err
+	}
+	if err := f.reconcileContents(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
 	}
 	return f.resume(ctx)
 }
@@ -55,13 +59,22 @@ func (f *Function) resume(ctx context.Context) error {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	for _, j := range jobs {
-		if j.Status.Active() {
-			if err := f.Work.Send(ctx, queue.Task{Hash: j.Name}.Encode(), j.Held(f.Now())); err != nil {
+		key, work, task := layout.HashJobKey(j.Name), f.Work, queue.Task{Hash: j.Name}
+		if j.Stage == job.Check {
+			key, work, task = layout.CheckJobKey(j.SHA256), f.Checks, queue.Task{Check: j.SHA256}
+		}
+		switch {
+		case j.Status.Active() && work == nil: // checks were turned off
+			if _, err := f.Jobs.Cancel(ctx, key); err != nil {
+				return err
+			}
+		case j.Status.Active():
+			if err := work.Send(ctx, task.Encode(), j.Held(f.Now())); err != nil {
 				return err
 			}
 		}
 		if j.Old(f.Now()) {
-			if err := f.Jobs.Sweep(ctx, layout.HashJobKey(j.Name)); err != nil {
+			if err := f.Jobs.Sweep(ctx, key); err != nil {
 				return err
 			}
 		}

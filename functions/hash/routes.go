@@ -5,12 +5,15 @@ import (
 	"net/http"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/content"
+	"imageroot/shared/digest"
 	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
 )
@@ -56,6 +59,12 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	}
 	info, err := f.Images.Head(r.Context(), in.Name)
 	if errors.Is(err, store.ErrNotFound) {
+		if j, ok, err := f.checkFetched(r, in.Name); ok || err != nil {
+			if err != nil {
+				return err
+			}
+			return web.Answer(w, r, http.StatusAccepted, viewOf(j), "check of "+in.Name+" queued")
+		}
 		return problem.New(problem.NotFound, "there is no image "+in.Name+" in the image root")
 	}
 	if err != nil {
@@ -70,7 +79,56 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	rec, _, err := record.Read[digest.Record](r.Context(), f.Catalog, layout.DigestKey(in.Name))
+	if err == nil && rec.Version.Equal(info.Version) {
+		_, err = f.checkAgain(r, rec.SHA256, in.Name, info.Size)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
 	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+in.Name+" queued")
+}
+
+// checkFetched queues the check of fetched bytes that are called name, and
+// reports whether there are any to be checked.
+func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, error) {
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return job.Job{}, false, err
+	}
+	row, ok := s.ByName(name)
+	if !ok || !row.Blob || row.Known == nil || !row.Known.Checkable() || f.Checks == nil {
+		return job.Job{}, false, nil
+	}
+	j, err := f.checkAgain(r, row.Known.SHA256, name, row.Known.SizeBytes)
+	return j, true, err
+}
+
+// checkAgain queues a check for an operator who asks for one that did not end
+// well; it returns the last one where there is nothing to do.
+func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) (job.Job, error) {
+	ctx := r.Context()
+	if f.Checks == nil {
+		return job.Job{}, nil
+	}
+	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
+		if !exists || rec.Check == nil || rec.Check.Verdict == content.Good {
+			return record.ErrKeep
+		}
+		rec.Check = nil
+		return nil
+	})
+	if err != nil {
+		return job.Job{}, err
+	}
+	if !rec.Pending() {
+		j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.CheckJobKey(sha256))
+		if errors.Is(err, store.ErrNotFound) {
+			err = nil
+		}
+		return j, err
+	}
+	return f.enqueueCheck(ctx, sha256, name, size, activity.Operator, web.ClientIP(r))
 }
 
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
@@ -78,7 +136,14 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	if !image.IsName(name) {
 		return problem.New(problem.NotFound, "there is no hash job for "+name)
 	}
+	checks, err := f.cancelChecks(r, name)
+	if err != nil {
+		return err
+	}
 	j, err := f.Jobs.Cancel(r.Context(), layout.HashJobKey(name))
+	if errors.Is(err, store.ErrNotFound) && checks {
+		err = nil
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return problem.New(problem.NotFound, "there is no hash job for "+name)
 	}
@@ -89,6 +154,36 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		f.Metric.JobEnded(metric.Hash, string(job.Cancelled))
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+name+" cancelled")
+}
+
+// cancelChecks ends the checks of what is called name, and has the system not
+// begin them again. It reports whether there are any, ended or not.
+func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err error) {
+	ctx := r.Context()
+	jobs, err := f.Inventory.HashJobs(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, j := range jobs {
+		if j.Stage != job.Check || j.Name != name {
+			continue
+		}
+		found = true
+		if !j.Status.Active() {
+			continue
+		}
+		if _, err := f.judge(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
+			return found, err
+		}
+		j, err = f.Jobs.Cancel(ctx, layout.CheckJobKey(j.SHA256))
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return found, err
+		}
+		if j.Idle {
+			f.Metric.JobEnded(metric.Check, string(job.Cancelled))
+		}
+	}
+	return found, nil
 }
 
 var _ queue.Handler = (*Function)(nil).Handle

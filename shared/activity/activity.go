@@ -24,6 +24,7 @@ const (
 	ImageUploadFailed = "image.upload_failed"
 	ImageHashed       = "image.hashed"
 	ImageHashFailed   = "image.hash_failed"
+	ImageCheckFailed  = "image.check_failed"
 	ImageFetched      = "image.fetched"
 	ImageFetchFailed  = "image.fetch_failed"
 	ImageDeleted      = "image.deleted"
@@ -53,7 +54,7 @@ const (
 // Kinds lists every kind of event.
 func Kinds() []string {
 	return []string{
-		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageFetched, ImageFetchFailed, ImageDeleted,
+		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageFetched, ImageFetchFailed, ImageDeleted,
 		ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
 	}
 }
@@ -65,7 +66,7 @@ func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, Sub
 func Actors() []string { return []string{Operator, System} }
 
 // failed are the kinds that tell of a failure.
-var failed = []string{ImageUploadFailed, ImageHashFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
+var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
 
 // An Event is what happened once.
 type Event struct {

@@ -236,7 +236,7 @@ func TestSweep(t *testing.T) {
 
 func TestLists(t *testing.T) {
 	kinds := Kinds()
-	if len(kinds) != 15 {
+	if len(kinds) != 16 {
 		t.Errorf("%d kinds", len(kinds))
 	}
 	for _, k := range failed {

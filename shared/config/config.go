@@ -44,6 +44,7 @@ type Config struct {
 	PublicRead               bool
 	HashWorkers              int
 	FetchWorkers             int
+	Check                    bool // read every image through once it is hashed
 	// AllowNet is what sources may reach beyond the default policy.
 	AllowNet string
 	// PlainHTTP are registries that are spoken to without TLS.
@@ -101,9 +102,10 @@ var settings = []setting{
 	{"TOKEN", "", "API token for scripts (default: none)", token(func(c *Config) *string { return &c.Token })},
 	{"EVENTS", EventsAuto, "how to hear of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
 	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
-	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", publicRead},
+	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", boolean(func(c *Config) *bool { return &c.PublicRead })},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
+	{"CHECK", "true", "whether images are decompressed once, to see that they are whole", boolean(func(c *Config) *bool { return &c.Check })},
 	{"ALLOW_NET", "", "networks that sources may be in beyond the default policy: CIDRs, loopback, private", allowNet},
 	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are spoken to without TLS", plainHTTP},
 }
@@ -287,11 +289,15 @@ func events(c *Config, v string) error {
 	return nil
 }
 
-func publicRead(c *Config, v string) (err error) {
-	if c.PublicRead, err = strconv.ParseBool(v); err != nil {
-		return fmt.Errorf("%q is neither true nor false", v)
+func boolean(field func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", v)
+		}
+		*field(c) = b
+		return nil
 	}
-	return nil
 }
 
 func workers(field func(*Config) *int) func(*Config, string) error {

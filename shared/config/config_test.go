@@ -28,7 +28,7 @@ func load(args ...string) (Config, error) { return Load(args, io.Discard) }
 func defaults() Config {
 	return Config{
 		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data",
-		Events: EventsAuto, PublicRead: true, HashWorkers: 1, FetchWorkers: 2, DockerConfig: "/home/me/.docker/config.json",
+		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, DockerConfig: "/home/me/.docker/config.json",
 	}
 }
 
@@ -61,6 +61,7 @@ func TestSettings(t *testing.T) {
 		{"WEBHOOK_TOKEN", "0123456789abcdef", func(c *Config) { c.WebhookToken = "0123456789abcdef" }, ""},
 		{"PUBLIC_READ", "false", func(c *Config) { c.PublicRead = false }, ""},
 		{"PUBLIC_READ", "0", func(c *Config) { c.PublicRead = false }, ""},
+		{"CHECK", "false", func(c *Config) { c.Check = false }, ""},
 		{"HASH_WORKERS", "64", func(c *Config) { c.HashWorkers = 64 }, ""},
 		{"FETCH_WORKERS", "1", func(c *Config) { c.FetchWorkers = 1 }, ""},
 		{"ALLOW_NET", "loopback, 10.0.0.0/8", func(c *Config) { c.AllowNet = "loopback, 10.0.0.0/8" }, ""},
@@ -170,6 +171,7 @@ func TestRefused(t *testing.T) {
 		{"TOKEN", "short", "16 characters"},
 		{"TOKEN", "with spaces in it all", "visible ASCII"},
 		{"PUBLIC_READ", "maybe", "neither true nor false"},
+		{"CHECK", "maybe", "neither true nor false"},
 		{"HASH_WORKERS", "0", "from 1 to 64"},
 		{"HASH_WORKERS", "65", "from 1 to 64"},
 		{"FETCH_WORKERS", "two", "from 1 to 64"},

@@ -23,6 +23,7 @@ const (
 	Password     = "PASSWORD"
 	HashWorkers  = "HASH_WORKERS"
 	FetchWorkers = "FETCH_WORKERS"
+	Check        = "CHECK"
 	AllowNet     = "ALLOW_NET"
 	PlainHTTP    = "PLAIN_HTTP"
 	HashQueue    = "HASH_QUEUE"

@@ -129,19 +129,19 @@ func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
 // or nothing. A disk to which it is written as it is would not boot.
 func (c Content) Mismatch(name string) string {
 	format, ok := image.FormatOf(name)
-	if !ok || c.Kind == Text || c.Kind == HTML { // which is a warning by itself
+	if !ok || c.Kind == Text || c.Kind == HTML || c.foreign() { // which are warned of anyway
 		return ""
 	}
 	said := name[len(name)-len(format)-1:]
 	want := wanted(format)
 	switch {
-	case c.Kind == want, want == "" && c.Kind.Raw() && !c.foreign():
+	case c.Kind == want, want == "" && c.Kind.Raw():
 		return ""
 	case c.Kind == QCOW2:
 		return "named " + said + ", but it is " + c.What + ": a disk it is written to as it is does not boot; take it from /raw/, or rename it to .qcow2"
 	case c.Kind.Compressed():
 		return "named " + said + ", but it is " + c.What + ": a disk it is written to as it is does not boot; take it from /raw/, or rename it to " + said + suffixOf[c.Kind]
-	case want.Compressed() && c.Kind.Raw() && !c.foreign():
+	case want.Compressed() && c.Kind.Raw():
 		return "named " + said + ", but it is " + c.What + " and not compressed: what decompresses it by its name fails; rename it"
 	}
 	return "named " + said + ", but it is " + c.What

@@ -169,8 +169,9 @@ func TestMismatch(t *testing.T) {
 		{"gzip </dev/null >x", []string{"a.raw.gz"}},
 		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},
 		{"bzip2 </dev/null >x", []string{"a.img.bz2"}},
-		{"qemu-img create -q -f vmdk x 1G", nil},
-		{"echo '<html>' >x", names}, // warned of anyway
+		// These are warned of whatever they are called.
+		{"qemu-img create -q -f vmdk x 1G", names},
+		{"echo '<html>' >x", names},
 	} {
 		got := sniff(t, shell(t, c.script))
 		for _, name := range names {

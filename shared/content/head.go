@@ -100,7 +100,7 @@ func Head(head []byte, size int64) Content {
 	switch {
 	case size == 0:
 		c.What = empty
-		c.warn("the file is empty")
+		c.warn("the image is empty")
 		return c
 	case c.compressed(head), c.iso(head, size), c.text(head):
 		return c
@@ -108,7 +108,7 @@ func Head(head []byte, size int64) Content {
 	for _, m := range foreign {
 		if m.in(head) {
 			c.What = m.what
-			c.warn("it is " + m.what + ", which nothing here can write to a disk")
+			c.warn("the image is " + m.what + ", which nothing here can write to a disk")
 			return c
 		}
 	}
@@ -155,10 +155,10 @@ func (c *Content) text(head []byte) bool {
 	switch t := http.DetectContentType(head); {
 	case bytes.HasPrefix([]byte(t), []byte("text/html")):
 		c.Kind, c.What = HTML, "a web page"
-		c.warn("it is a web page and no image: most likely an error or log-in page that was saved in place of one; look at it, and get the image again")
+		c.warn("this is a web page and no image: most likely an error or log-in page that was saved in place of one; look at it, and get the image again")
 	case bytes.HasPrefix([]byte(t), []byte("text/")):
 		c.Kind, c.What = Text, "text"
-		c.warn("it is text and no image: most likely an error message that was saved in place of one; look at it, and get the image again")
+		c.warn("this is text and no image: most likely an error message that was saved in place of one; look at it, and get the image again")
 	default:
 		return false
 	}
@@ -213,7 +213,7 @@ func mbrEnd(head []byte) (end uint64) {
 // ends warns if what should end at a byte ends behind the image.
 func (c *Content) ends(what string, at uint64, size int64) {
 	if at > uint64(size) {
-		c.warn(fmt.Sprintf("it is cut short: %s ends at byte %d, the image at byte %d; get it again", what, at, size))
+		c.warn(fmt.Sprintf("the image is cut short: %s ends at byte %d, the image at byte %d; get it again", what, at, size))
 	}
 }
 

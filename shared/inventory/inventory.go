@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
 	"imageroot/shared/image"
@@ -60,8 +61,17 @@ type Row struct {
 	Sources   []Source     `json:"sources"`
 	Cached    bool         `json:"cached"`
 	HashState string       `json:"hash_state"`
-	Warnings  []string     `json:"warnings"`
+	// Content is what the bytes are, and VirtualSizeBytes what a disk needs for
+	// them; RawSizeBytes and RawSHA256 are of what a disk gets: what /raw sends.
+	// Nil where that is not known (yet).
+	Content          *content.Kind `json:"content"`
+	VirtualSizeBytes *int64        `json:"virtual_size_bytes"`
+	RawSizeBytes     *int64        `json:"raw_size_bytes"`
+	RawSHA256        *string       `json:"raw_sha256"`
+	Warnings         []string      `json:"warnings"`
 
+	// Known is what is known of the bytes; nil: nothing.
+	Known *content.Record `json:"-"`
 	// Blob is set where fetched bytes are in the catalog root.
 	Blob bool `json:"-"`
 }
@@ -95,7 +105,7 @@ type Snapshot struct {
 	byRef  map[string]int // of URL sources
 	images map[string]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
-	gen    [8]uint64
+	gen    [9]uint64
 
 	textOnce sync.Once
 	texts    []string // what a search looks at, by row
@@ -169,7 +179,9 @@ type Inventory struct {
 	digests   *mirror.Mirror[digest.Record]
 	entries   *mirror.Mirror[entry.Entry]
 	fetched   *mirror.Mirror[entry.Fetched]
+	contents  *mirror.Mirror[content.Record]
 	hashJobs  *mirror.Mirror[job.Job]
+	checkJobs *mirror.Mirror[job.Job]
 	fetchJobs *mirror.Mirror[job.Job]
 	manifest  manifestFile
 
@@ -188,7 +200,9 @@ func New(cfg Config) *Inventory {
 		digests:   records[digest.Record](cfg, layout.DigestPrefix, layout.DigestName),
 		entries:   records[entry.Entry](cfg, layout.EntryPrefix, layout.EntryRef),
 		fetched:   records[entry.Fetched](cfg, layout.FetchedPrefix, layout.FetchedRef),
+		contents:  records[content.Record](cfg, layout.ContentPrefix, layout.ContentSHA256),
 		hashJobs:  records[job.Job](cfg, layout.HashJobPrefix, layout.HashJobName),
+		checkJobs: records[job.Job](cfg, layout.CheckJobPrefix, layout.CheckJobSHA256),
 		fetchJobs: records[job.Job](cfg, layout.FetchJobPrefix, layout.FetchJobRef),
 	}
 	inv.manifest = manifestFile{images: cfg.Images, catalog: cfg.Catalog, log: cfg.Log}
@@ -215,7 +229,9 @@ func (inv *Inventory) TouchCatalog(key string) {
 	inv.digests.Touch(key)
 	inv.entries.Touch(key)
 	inv.fetched.Touch(key)
+	inv.contents.Touch(key)
 	inv.hashJobs.Touch(key)
+	inv.checkJobs.Touch(key)
 	inv.fetchJobs.Touch(key)
 }
 
@@ -298,6 +314,37 @@ func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishe
 	return n == len(publishers)
 }
 
+// Unknown lists everything anew and returns the digests of bytes that are here
+// and nothing is known of, and those of records of what is known that no row
+// stands for and that are older than age.
+func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []string, err error) {
+	err = errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
+		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := inv.Snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range s.Rows {
+		if r := &s.Rows[i]; r.SHA256 != nil && r.Cached && r.Known == nil {
+			bytes = append(bytes, *r.SHA256)
+		}
+	}
+	known, _, err := inv.contents.All(ctx)
+	if err != nil || s.Problem != "" {
+		return bytes, nil, err // what a broken manifest names is not known
+	}
+	for sha, it := range known {
+		if _, ok := s.BySHA256(sha); !ok && inv.cfg.Now().Sub(it.Info.LastModified) > age {
+			records = append(records, sha)
+		}
+	}
+	slices.Sort(records)
+	return bytes, records, nil
+}
+
 // Unnamed lists everything anew and returns the fetched bytes, by digest, and
 // the records of what fetches found, by ref, that no source in the catalog
 // stands for and that are older than age.
@@ -344,9 +391,9 @@ func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
 	return list, nil
 }
 
-// HashJobs returns the hash jobs by image name.
+// HashJobs returns the hash jobs, and the check jobs, which have a stage.
 func (inv *Inventory) HashJobs(ctx context.Context) ([]job.Job, error) {
-	return jobs(ctx, inv.hashJobs)
+	return jobs(ctx, inv.hashJobs, inv.checkJobs)
 }
 
 // FetchJobs returns the fetch jobs.
@@ -356,14 +403,17 @@ func (inv *Inventory) FetchJobs(ctx context.Context) ([]job.Job, error) {
 
 // jobs lists running ones first, then queued, then by when they ended, the
 // last first.
-func jobs(ctx context.Context, m *mirror.Mirror[job.Job]) ([]job.Job, error) {
-	items, _, err := m.All(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]job.Job, 0, len(items))
-	for _, it := range items {
-		list = append(list, it.Value)
+func jobs(ctx context.Context, mirrors ...*mirror.Mirror[job.Job]) ([]job.Job, error) {
+	var list []job.Job
+	for _, m := range mirrors {
+		items, _, err := m.All(ctx)
+		if err != nil {
+			return nil, err
+		}
+		list = slices.Grow(list, len(items))
+		for _, it := range items {
+			list = append(list, it.Value)
+		}
 	}
 	rank := map[job.Status]int{job.Running: 0, job.Queued: 1}
 	order := func(j job.Job) int {
@@ -392,7 +442,7 @@ func jobs(ctx context.Context, m *mirror.Mirror[job.Job]) ([]job.Job, error) {
 // Snapshot returns the catalog as it is now.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
-	var gen [8]uint64
+	var gen [9]uint64
 	var err error
 	get := func(f func() error) {
 		if err == nil {
@@ -405,6 +455,7 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	get(func() (e error) { in.entries, gen[3], e = inv.entries.All(ctx); return })
 	get(func() (e error) { in.fetched, gen[4], e = inv.fetched.All(ctx); return })
 	get(func() (e error) { in.hashJobs, gen[5], e = inv.hashJobs.All(ctx); return })
+	get(func() (e error) { in.contents, gen[7], e = inv.contents.All(ctx); return })
 	get(func() (e error) {
 		in.manifest, in.problem, gen[6], e = inv.manifest.read(ctx, in.images)
 		return

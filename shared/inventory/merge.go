@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
 	"imageroot/shared/image"
@@ -21,6 +22,7 @@ type inputs struct {
 	digests       map[string]mirror.Item[digest.Record]
 	entries       map[string]mirror.Item[entry.Entry]
 	fetched       map[string]mirror.Item[entry.Fetched]
+	contents      map[string]mirror.Item[content.Record]
 	hashJobs      map[string]mirror.Item[job.Job]
 	manifest      *manifest.Manifest // nil: none
 	problem       string
@@ -63,6 +65,11 @@ func (in *inputs) merge() *Snapshot {
 			}
 		}
 		s.Rows[i].add(p)
+	}
+	for sha, i := range s.bySHA {
+		if it, ok := in.contents[sha]; ok {
+			s.Rows[i].describe(&it.Value)
+		}
 	}
 	slices.SortFunc(s.Rows, func(a, b Row) int {
 		return cmp.Or(cmp.Compare(strings.ToLower(a.Names[0]), strings.ToLower(b.Names[0])),
@@ -111,6 +118,21 @@ func (r *Row) add(p piece) {
 	case *r.SizeBytes != p.size:
 		r.Warnings = append(r.Warnings, fmt.Sprintf("%s %s says %d bytes, the image has %d", p.source.Kind, p.source.Location, p.size, *r.SizeBytes))
 	}
+}
+
+// describe adds what is known of the bytes.
+func (r *Row) describe(known *content.Record) {
+	r.Known, r.Content, r.VirtualSizeBytes = known, &known.Kind, known.Virtual()
+	var sha string
+	if r.RawSizeBytes, sha = known.Raw(); sha != "" {
+		r.RawSHA256 = &sha
+	}
+	for _, name := range r.Names {
+		if m := known.Mismatch(name); m != "" {
+			r.Warnings = append(r.Warnings, name+" is "+m)
+		}
+	}
+	r.Warnings = append(r.Warnings, known.AllWarnings()...)
 }
 
 func (in *inputs) localPieces() []piece {

@@ -31,10 +31,15 @@ const (
 // Active reports whether the job is yet to end.
 func (s Status) Active() bool { return s == Queued || s == Running }
 
+// Check is the stage of a job that looks whether an image is whole, after
+// another one has hashed it.
+const Check = "check"
+
 // A Job is the record. Times are UTC; sizes are bytes.
 type Job struct {
 	record.Meta
 	Name       string     `json:"name"`
+	Stage      string     `json:"stage,omitempty"` // [Check], or empty
 	Ref        string     `json:"ref,omitempty"`
 	Src        string     `json:"src,omitempty"`
 	Status     Status     `json:"status"`

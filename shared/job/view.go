@@ -6,6 +6,7 @@ import "time"
 // another name for each kind of job.
 type View struct {
 	Name       string     `json:"name"`
+	Stage      string     `json:"stage,omitempty"`
 	Ref        *string    `json:"ref"` // the first 12 digits of SHA256
 	Status     Status     `json:"status"`
 	BytesTotal *int64     `json:"bytes_total"`
@@ -20,7 +21,7 @@ type View struct {
 // View returns the job's view.
 func (j Job) View() View {
 	v := View{
-		Name: j.Name, Status: j.Status, BytesTotal: j.BytesTotal,
+		Name: j.Name, Stage: j.Stage, Status: j.Status, BytesTotal: j.BytesTotal,
 		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
 	}
 	if j.SHA256 != "" {

@@ -9,9 +9,11 @@
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
 //	              fetched/REF               what fetching the source REF found: its digest and size
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
+//	              contents/HEX              what the bytes with that SHA-256 are, wherever they are
 //	              staging/ID                bytes of a fetch whose SHA-256 is not known yet; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
+//	              jobs/check/HEX            check job of the bytes with that SHA-256
 //	              jobs/fetch/REF            fetch job; REF is the SHA-256 of the URL
 //	              events/STAMP-ID           activity, newest first in listing order
 //	              manifest/good             the last good manifest
@@ -44,9 +46,11 @@ const (
 	EntryPrefix     = "entries/"
 	FetchedPrefix   = "fetched/"
 	BlobPrefix      = "blobs/"
+	ContentPrefix   = "contents/"
 	StagingPrefix   = "staging/"
 	UploadPrefix    = "uploads/"
 	HashJobPrefix   = "jobs/hash/"
+	CheckJobPrefix  = "jobs/check/"
 	FetchJobPrefix  = "jobs/fetch/"
 	EventPrefix     = "events/"
 	GoodManifestKey = "manifest/good"
@@ -89,6 +93,9 @@ func FetchedKey(ref string) string { return FetchedPrefix + ref }
 // BlobKey returns the key of fetched bytes.
 func BlobKey(sha256 string) string { return BlobPrefix + sha256 }
 
+// ContentKey returns the key of what is known of bytes.
+func ContentKey(sha256 string) string { return ContentPrefix + sha256 }
+
 // StagingKey returns the key, of 64 random hex digits, that a fetch writes to while it does not
 // know the SHA-256.
 func StagingKey(id string) string { return StagingPrefix + id }
@@ -98,6 +105,9 @@ func UploadKey(id string) string { return UploadPrefix + id }
 
 // HashJobKey returns the key of an image's hash job.
 func HashJobKey(name string) string { return HashJobPrefix + name }
+
+// CheckJobKey returns the key of the check job of bytes.
+func CheckJobKey(sha256 string) string { return CheckJobPrefix + sha256 }
 
 // FetchJobKey returns the key of the fetch job of a source.
 func FetchJobKey(ref string) string { return FetchJobPrefix + ref }
@@ -119,6 +129,12 @@ func FetchedRef(key string) (ref string, ok bool) { return hexAfter(key, Fetched
 
 // BlobSHA256 parses a [BlobKey].
 func BlobSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, BlobPrefix, 64) }
+
+// ContentSHA256 parses a [ContentKey].
+func ContentSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, ContentPrefix, 64) }
+
+// CheckJobSHA256 parses a [CheckJobKey].
+func CheckJobSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, CheckJobPrefix, 64) }
 
 // StagingRef parses a [StagingKey].
 func StagingRef(key string) (ref string, ok bool) { return hexAfter(key, StagingPrefix, 64) }

@@ -21,6 +21,8 @@ var parsers = []struct {
 	{"entry", EntryRef, EntryKey},
 	{"fetched", FetchedRef, FetchedKey},
 	{"blob", BlobSHA256, BlobKey},
+	{"content", ContentSHA256, ContentKey},
+	{"check job", CheckJobSHA256, CheckJobKey},
 	{"staging", StagingRef, StagingKey},
 	{"upload", UploadID, UploadKey},
 	{"hash job", HashJobName, HashJobKey},
@@ -180,7 +182,13 @@ func FuzzKeys(f *testing.F) {
 			}
 		}
 		for _, k := range []struct{ key, kind string }{
-			{EntryKey(Ref(name)), "entry"}, {FetchedKey(Ref(name)), "fetched"}, {StagingKey(Ref(name)), "staging"}, {FetchJobKey(Ref(name)), "fetch job"}, {BlobKey(Ref(name)), "blob"},
+			{EntryKey(Ref(name)), "entry"},
+			{FetchedKey(Ref(name)), "fetched"},
+			{StagingKey(Ref(name)), "staging"},
+			{FetchJobKey(Ref(name)), "fetch job"},
+			{BlobKey(Ref(name)), "blob"},
+			{ContentKey(Ref(name)), "content"},
+			{CheckJobKey(Ref(name)), "check job"},
 		} {
 			if got := kindOf(t, k.key); got != k.kind {
 				t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)

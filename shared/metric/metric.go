@@ -14,6 +14,7 @@ import (
 // Kinds of jobs.
 const (
 	Hash  = "hash"
+	Check = "check"
 	Fetch = "fetch"
 )
 
@@ -47,7 +48,7 @@ func New() *Set {
 			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 30, 120, 600, 3600},
 		}, []string{"method", "route", "code"}),
 	}
-	for _, kind := range []string{Hash, Fetch} {
+	for _, kind := range []string{Hash, Check, Fetch} {
 		for _, status := range []string{"completed", "cancelled", "failed"} {
 			s.ended.WithLabelValues(kind, status)
 		}

@@ -58,6 +58,10 @@ type Task struct {
 	Image string `json:"image,omitempty"`
 	// Hash is an image whose hash job is queued.
 	Hash string `json:"hash,omitempty"`
+	// Content is the SHA-256 of bytes to look into.
+	Content string `json:"content,omitempty"`
+	// Check is the SHA-256 of bytes whose check job is queued.
+	Check string `json:"check,omitempty"`
 	// Ref is the source to fetch (layout.Ref of its URL).
 	Ref string `json:"ref,omitempty"`
 	// Upload is the resumable upload to assemble.

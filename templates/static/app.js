@@ -99,7 +99,7 @@
       for (const j of document.querySelectorAll('.job')) {
         const was = jobs.get(j.id);
         if (was && was !== j.dataset.status && ['completed', 'failed'].includes(j.dataset.status)) {
-          announce(`${j.dataset.name}: ${j.dataset.status}`);
+          announce(`${j.dataset.name}: ${j.dataset.stage ? `${j.dataset.stage} ` : ''}${j.dataset.status}`);
         }
       }
       jobs = statuses();

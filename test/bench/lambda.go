@@ -28,8 +28,8 @@ var lambdas = []struct {
 	{"upload", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_UPLOAD_QUEUE=http://127.0.0.1:9/1/b"}},
 	{"catalog", []string{"IMAGEROOT_PASSWORD=" + password}},
 	{"addbyurl", []string{"IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
-	{"hash", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_JOB_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_HASH_WORKERS=2"}},
-	{"fetch", []string{"IMAGEROOT_FETCH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
+	{"hash", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_JOB_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_HASH_WORKERS=2", "IMAGEROOT_CHECK=true"}},
+	{"fetch", []string{"IMAGEROOT_FETCH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
 }
 
 // lambda measures the functions for AWS: their size, zipped as they are sent

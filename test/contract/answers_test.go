@@ -615,6 +615,16 @@ func (s *server) testChecks(t *testing.T) {
 	if a := s.get(t, "/catalog?q="+name, 200); len(a.at(t, "images.0.warnings").([]any)) != 1 {
 		t.Errorf("%s", a.body)
 	}
+	// A disk gets this one as it is.
+	if _, err := s.images.Put(t.Context(), "whole.img", strings.NewReader("\x00\x01"), 2); err != nil {
+		t.Fatal(err)
+	}
+	s.send(t, "POST", "/catalog/hashes", 202, quote("name", "whole.img"))
+	s.hashes.work(t, s.hasher.Handle)
+	if a := s.get(t, "/catalog?q=whole.img", 200); a.at(t, "images.0.raw_sha256") != a.at(t, "images.0.sha256") ||
+		a.at(t, "images.0.raw_size_bytes") != a.at(t, "images.0.size_bytes") || a.at(t, "images.0.virtual_size_bytes") == nil {
+		t.Errorf("%s", a.body)
+	}
 }
 
 func (s *server) testManifest(t *testing.T) {

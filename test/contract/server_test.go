@@ -65,7 +65,7 @@ type server struct {
 	uploader *upload.Function
 	hook     *hook.Hook
 
-	hashes, fetches, assemblies mailbox
+	hashes, checks, fetches, assemblies mailbox
 
 	free  atomic.Int64 // bytes that the store has room for; negative: not known
 	ready atomic.Pointer[error]
@@ -94,11 +94,11 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	s.activity = &activity.Log{Root: s.catalog, Now: time.Now, Log: log}
 	jobs := &job.Jobs{Records: s.catalog, Owner: "test", Now: time.Now}
 	s.hasher = &hash.Function{
-		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Queue: new(mailbox), Work: &s.hashes,
+		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Queue: new(mailbox), Work: &s.hashes, Checks: &s.checks,
 		Inventory: inv, Activity: s.activity, Metric: m, Workers: 1, Now: time.Now, Log: log,
 	}
 	s.fetcher = &fetch.Function{
-		Catalog: s.catalog, Sources: sources, Jobs: jobs, Queue: &s.fetches, Inventory: inv, Activity: s.activity, Metric: m,
+		Catalog: s.catalog, Sources: sources, Jobs: jobs, Queue: &s.fetches, Hash: new(mailbox), Inventory: inv, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Workers: 2, Now: time.Now, Log: log,
 	}
 	s.uploader = &upload.Function{

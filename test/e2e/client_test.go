@@ -34,6 +34,10 @@ type (
 		Sources   []source `json:"sources"`
 		Cached    bool     `json:"cached"`
 		HashState string   `json:"hash_state"`
+		Content   string   `json:"content"`
+		Virtual   *int64   `json:"virtual_size_bytes"`
+		RawSize   *int64   `json:"raw_size_bytes"`
+		RawSHA256 string   `json:"raw_sha256"`
 		Warnings  []string `json:"warnings"`
 	}
 	catalogPage struct {
@@ -58,6 +62,7 @@ type (
 	job struct {
 		Name            string     `json:"name"`
 		Ref             string     `json:"ref"`
+		Stage           string     `json:"stage"`
 		Status          string     `json:"status"`
 		BytesTotal      *int64     `json:"bytes_total"`
 		BytesHashed     int64      `json:"bytes_hashed"`
@@ -338,12 +343,12 @@ func (s *Server) Jobs(t testing.TB, kind string) ([]job, int) {
 	return append(l.Hashes, l.Downloads...), l.MaxParallel
 }
 
-// Job returns the job of name.
+// Job returns the job of name that brings or hashes its bytes.
 func (s *Server) Job(t testing.TB, kind, name string) (job, bool) {
 	t.Helper()
 	jobs, _ := s.Jobs(t, kind)
 	for _, j := range jobs {
-		if j.Name == name {
+		if j.Name == name && j.Stage == "" {
 			return j, true
 		}
 	}

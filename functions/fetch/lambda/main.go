@@ -14,7 +14,7 @@ import (
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
-	c, err := cloud.Open(ctx, config.FetchQueue, config.FetchWorkers, config.AllowNet, config.PlainHTTP)
+	c, err := cloud.Open(ctx, config.FetchQueue, config.HashQueue, config.FetchWorkers, config.AllowNet, config.PlainHTTP)
 	if err != nil {
 		return nil, err
 	}
@@ -22,9 +22,13 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
+	looks, err := c.Queue(c.Lambda.HashQueue, nil)
+	if err != nil {
+		return nil, err
+	}
 	f := &fetch.Function{
 		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + c.Version}),
-		Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Jobs: c.Jobs, Hash: looks, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
 	work, err := c.Queue(c.Lambda.FetchQueue, f.GiveUp)

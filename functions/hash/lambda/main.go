@@ -13,7 +13,7 @@ import (
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
-	c, err := cloud.Open(ctx, config.HashQueue, config.HashJobQueue, config.HashWorkers)
+	c, err := cloud.Open(ctx, config.HashQueue, config.HashJobQueue, config.HashWorkers, config.Check)
 	if err != nil {
 		return nil, err
 	}
@@ -31,5 +31,8 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		return nil, err
 	}
 	f.Queue, f.Work = looks, work
+	if c.Check {
+		f.Checks = work
+	}
 	return c.Function(f.Routes(), nil, f.Handle, looks, work), nil
 }

@@ -1,0 +1,299 @@
+package hash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/content"
+	"imageroot/shared/digest"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/metric"
+	"imageroot/shared/qcow2"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/unpack"
+)
+
+const (
+	// maxAttempts is how often a check is begun before it is given up: what
+	// ends the process each time would do so for ever.
+	maxAttempts = 5
+	// enoughTime is how long a run must have had, where it has a deadline, for
+	// another one not to get further.
+	enoughTime = 5 * time.Minute
+	// maxRawBytes is the largest disk in a qcow2 image that is hashed. Of a
+	// larger one, which is almost all zeros, only what is in the image is read.
+	maxRawBytes = 32 << 30
+)
+
+const reasonTime = "the image was not checked: that takes longer than a function at AWS may run"
+
+// runCheck checks bytes whose job is queued.
+func (f *Function) runCheck(ctx context.Context, sha256 string) error {
+	if f.Checks == nil {
+		return nil // it was turned off meanwhile
+	}
+	started := f.Now()
+	var claimed int64
+	var verdict content.Check
+	j, err := f.Jobs.Work(ctx, layout.CheckJobKey(sha256), func(ctx context.Context, r *job.Run) (_ func(*job.Job), err error) {
+		claimed = r.Job().Generation
+		verdict, err = f.check(ctx, sha256, r)
+		if err == nil && verdict.Verdict != content.Good {
+			err = errors.New(verdict.Reason)
+		}
+		return func(j *job.Job) {
+			if j.BytesTotal != nil {
+				j.BytesDone = *j.BytesTotal
+			}
+		}, err
+	})
+	var busy *job.BusyError
+	var retry *job.Retry
+	switch {
+	case errors.Is(err, job.ErrIdle):
+		return nil
+	case errors.As(err, &busy):
+		return queue.RetryAfter(max(busy.Until.Sub(f.Now()), time.Second), err)
+	case errors.As(err, &retry):
+		return queue.RetryAfter(retry.After, err)
+	case err != nil:
+		return err
+	}
+	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
+		return nil // another process has it, or has ended it
+	}
+	f.Metric.JobEnded(metric.Check, string(j.Status))
+	f.Log.Info("check job", "name", j.Name, "status", j.Status, "verdict", verdict.Verdict, "sha256", sha256,
+		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
+	if j.Status == job.Failed {
+		f.Activity.Add(ctx, activity.Event{
+			Kind: activity.ImageCheckFailed, SubjectKind: activity.SubjectImage, SubjectID: sha256, Actor: activity.System,
+			Summary: "check of " + j.Name + " failed", Details: map[string]any{"name": j.Name, "sha256": sha256, "error": j.Error},
+		})
+	}
+	return f.fillChecks(ctx)
+}
+
+// check reads the bytes through, wherever they are, and records the verdict.
+func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (content.Check, error) {
+	started := f.Now()
+	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
+	switch {
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return content.Check{}, retryLater(err)
+	case err != nil:
+		return content.Check{}, errors.New("the image was deleted")
+	case rec.Check != nil:
+		return *rec.Check, nil
+	case r.Job().Attempt > maxAttempts:
+		return f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries", maxAttempts)})
+	}
+	at, err := f.find(ctx, sha256)
+	if errors.Is(err, store.ErrNotFound) {
+		return content.Check{}, errors.New("the image was deleted")
+	}
+	if err != nil {
+		return content.Check{}, retryLater(err)
+	}
+	verdict, err := f.examine(ctx, at, rec.Kind, r)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
+		// The next run would begin where this one began.
+		return f.judge(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime})
+	case ctx.Err() != nil:
+		return content.Check{}, ctx.Err()
+	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
+		return content.Check{}, &job.Retry{After: Settle, Err: errReplaced}
+	case err != nil:
+		return content.Check{}, retryLater(err)
+	}
+	return f.judge(ctx, sha256, verdict)
+}
+
+// judge records a verdict, unless there is one, and returns the one there is.
+func (f *Function) judge(ctx context.Context, sha256 string, verdict content.Check) (content.Check, error) {
+	verdict.At = f.Now().UTC()
+	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
+		if !exists || rec.Check != nil {
+			return record.ErrKeep
+		}
+		rec.Check = &verdict
+		return nil
+	})
+	switch {
+	case err != nil:
+		return content.Check{}, retryLater(err)
+	case rec.Check == nil:
+		return content.Check{}, errors.New("the image was deleted")
+	}
+	return *rec.Check, nil
+}
+
+// giveUpCheck ends a check job that came too often without its work getting
+// done.
+func (f *Function) giveUpCheck(ctx context.Context, sha256 string) error {
+	const reason = "given up after several tries"
+	j, failed, err := f.Jobs.Fail(ctx, layout.CheckJobKey(sha256), reason)
+	if err != nil || !failed {
+		return err
+	}
+	f.Metric.JobEnded(metric.Check, string(j.Status))
+	_, err = f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error})
+	return err
+}
+
+// examine reads what is at a place through. The error is the store's, or that
+// of ctx; what is wrong with the image is a verdict.
+func (f *Function) examine(ctx context.Context, at place, kind content.Kind, r *job.Run) (content.Check, error) {
+	if kind == content.QCOW2 {
+		return f.examineDisk(ctx, at, r)
+	}
+	body, info, err := at.root.Get(ctx, at.key, store.All, at.info.ETag)
+	if err != nil {
+		return content.Check{}, err
+	}
+	defer body.Close()
+	if info.Size != at.info.Size {
+		return content.Check{}, store.ErrChanged
+	}
+	in := &counted{r: body}
+	u, err := unpack.NewReader(kind, in, unpack.Limit{})
+	if err != nil {
+		return unpackVerdict(err)
+	}
+	// Nothing closes u while blocks may still read it; it holds memory only.
+	h := digest.New(false)
+	var head []byte
+	for block, err := range blocks(u) {
+		if len(head) < content.HeadBytes {
+			head = append(head, block[:min(len(block), content.HeadBytes-len(head))]...)
+		}
+		_, _ = h.Write(block) // a hash does not fail
+		r.Report(in.n.Load(), at.info.Size, nil)
+		switch {
+		case ctx.Err() != nil:
+			return content.Check{}, ctx.Err()
+		case errors.Is(err, io.EOF):
+			return unpacked(kind, h, head, u.Trailing()), nil
+		case err != nil:
+			return unpackVerdict(err)
+		}
+	}
+	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
+}
+
+// unpacked is the verdict on a stream that is whole.
+func unpacked(kind content.Kind, h *digest.Hasher, head []byte, trailing int64) content.Check {
+	size := h.Offset()
+	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}
+	if trailing > 0 {
+		verdict.Warnings = append(verdict.Warnings, fmt.Sprintf("%d bytes after the end of the %s data are ignored, as %s itself does; some publishers put a signature there", trailing, kind, kind))
+	}
+	inside := content.Head(head, size)
+	for _, w := range inside.Warnings {
+		verdict.Warnings = append(verdict.Warnings, "decompressed: "+w)
+	}
+	if !inside.Kind.Raw() && inside.Kind != content.Text && inside.Kind != content.HTML {
+		verdict.Warnings = append(verdict.Warnings, "decompressed, it is "+inside.What+": a disk it is written to like that does not boot")
+	}
+	return verdict
+}
+
+func unpackVerdict(err error) (content.Check, error) {
+	var wrong *unpack.Error
+	if !errors.As(err, &wrong) {
+		return content.Check{}, err
+	}
+	verdict := map[unpack.Problem]content.Verdict{unpack.Truncated: content.Truncated, unpack.Damaged: content.Damaged, unpack.Refused: content.Refused}[wrong.Problem]
+	return content.Check{Verdict: verdict, Reason: wrong.Reason, Offset: wrong.Offset}, nil
+}
+
+// A counted reader says how much has been read to who runs beside it.
+type counted struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// examineDisk reads the disk in a qcow2 image through, which expands every
+// compressed cluster.
+func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (content.Check, error) {
+	file, err := openAt(ctx, at)
+	if err != nil {
+		return content.Check{}, err
+	}
+	defer file.Close()
+	disk, err := qcow2.Open(file, at.info.Size)
+	if err != nil {
+		return diskVerdict(err, 0)
+	}
+	size := disk.Size()
+	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size}
+	var off int64
+	if size > maxRawBytes {
+		buf := make([]byte, blockBytes)
+		for off < size {
+			zeros, err := disk.Zeros(off)
+			if err == nil && zeros == 0 {
+				var n int
+				n, err = disk.ReadAt(buf[:min(blockBytes, size-off)], off)
+				zeros = int64(n)
+			}
+			switch {
+			case ctx.Err() != nil:
+				return content.Check{}, ctx.Err()
+			case err != nil:
+				return diskVerdict(err, off)
+			}
+			off += zeros
+			r.Report(off, size, nil)
+		}
+		return verdict, nil
+	}
+	h := digest.New(false)
+	// The read that may be under way at an early return fails, at the latest
+	// when the file is closed.
+	for block, err := range blocks(io.NewSectionReader(disk, 0, size)) {
+		_, _ = h.Write(block) // a hash does not fail
+		off += int64(len(block))
+		r.Report(off, size, nil)
+		switch {
+		case ctx.Err() != nil:
+			return content.Check{}, ctx.Err()
+		case errors.Is(err, io.EOF):
+			verdict.RawSHA256 = h.Sum256()
+			return verdict, nil
+		case err != nil:
+			return diskVerdict(err, off)
+		}
+	}
+	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
+}
+
+func diskVerdict(err error, off int64) (content.Check, error) {
+	var wrong *qcow2.Error
+	if !errors.As(err, &wrong) {
+		return content.Check{}, err
+	}
+	verdict := content.Check{Verdict: content.Damaged, Reason: wrong.Detail, Offset: off}
+	switch {
+	case errors.Is(wrong, qcow2.ErrTruncated):
+		verdict.Verdict = content.Truncated
+	case errors.Is(wrong, qcow2.ErrUnsupported):
+		verdict.Verdict = content.Refused
+	}
+	return verdict, nil
+}

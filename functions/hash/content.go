@@ -1,0 +1,272 @@
+package hash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/content"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+)
+
+// A place is where bytes are.
+type place struct {
+	root store.Root
+	key  string
+	info store.Info
+	name string // what people call them
+}
+
+// find returns where the bytes with that SHA-256 are; store.ErrNotFound where
+// they are not here.
+func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return place{}, err
+	}
+	row, ok := s.BySHA256(sha256)
+	if !ok {
+		return place{}, store.ErrNotFound
+	}
+	if name, ok := row.Local(); ok {
+		if info, ok := s.Image(name); ok {
+			return place{f.Images, name, info, name}, nil
+		}
+	}
+	if info, ok := s.Blob(sha256); ok {
+		return place{f.Catalog, layout.BlobKey(sha256), info, row.Names[0]}, nil
+	}
+	return place{}, store.ErrNotFound
+}
+
+// lookInto is inspect for bytes that are anywhere.
+func (f *Function) lookInto(ctx context.Context, sha256 string) error {
+	// Who tells of fetched bytes may be another process.
+	f.Inventory.TouchCatalog(layout.BlobKey(sha256))
+	at, err := f.find(ctx, sha256)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.inspect(ctx, sha256, at)
+}
+
+const (
+	// seeks is how many reads finding out a virtual size may take where each is
+	// a request, and fileSeeks where it is none: enough for 10 GB of zstd.
+	seeks, fileSeeks = 512, 100_000
+)
+
+// inspect finds out what the bytes with that SHA-256 are and queues their
+// check, unless either was done before.
+func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
+	key := layout.ContentKey(sha256)
+	rec, _, err := record.Read[content.Record](ctx, f.Catalog, key)
+	if errors.Is(err, store.ErrNotFound) {
+		r, oerr := openAt(ctx, at)
+		if errors.Is(oerr, store.ErrChanged) || errors.Is(oerr, store.ErrNotFound) {
+			return nil // another event tells of what is there now
+		}
+		if oerr != nil {
+			return oerr
+		}
+		defer r.Close()
+		n := seeks
+		if r.file != nil {
+			n = fileSeeks
+		}
+		found, serr := content.Sniff(r, at.info.Size, n)
+		if serr != nil {
+			return fmt.Errorf("look into %s: %w", at.name, serr)
+		}
+		rec, _, err = record.Change(ctx, f.Catalog, key, func(rec *content.Record, exists bool) error {
+			if exists {
+				return record.ErrKeep
+			}
+			rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.info.Size, found, f.Now().UTC()
+			return nil
+		})
+	}
+	if err != nil || f.Checks == nil || !rec.Pending() {
+		return err
+	}
+	_, err = f.enqueueCheck(ctx, sha256, at.name, at.info.Size, activity.System, "")
+	return err
+}
+
+// enqueueCheck makes a check job queued, unless it is. That it has ended
+// before, without a verdict, keeps nobody from it.
+func (f *Function) enqueueCheck(ctx context.Context, sha256, name string, size int64, actor, ip string) (job.Job, error) {
+	j, queued, err := f.Jobs.Enqueue(ctx, layout.CheckJobKey(sha256), func(job.Job) bool { return false }, func(j *job.Job) {
+		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check, sha256, &size, actor, ip
+	})
+	if err != nil || !queued {
+		return j, err
+	}
+	return j, f.Checks.Send(ctx, queue.Task{Check: sha256}.Encode(), 0)
+}
+
+const (
+	// maxLooks is how many bytes of which nothing is known are looked into for
+	// one reconciliation, and maxChecks how many check jobs it leaves queued:
+	// what was there before there were any comes by and by.
+	maxLooks, maxChecks = 1000, 20
+	// forgetAfter is how long is kept what is known of bytes that are gone.
+	forgetAfter = 24 * time.Hour
+)
+
+// reconcileContents queues looks into bytes of which nothing is known, and
+// removes what is known of bytes that are long gone.
+func (f *Function) reconcileContents(ctx context.Context) error {
+	unknown, gone, err := f.Inventory.Unknown(ctx, forgetAfter)
+	if err != nil {
+		return err
+	}
+	for _, sha := range unknown[:min(len(unknown), maxLooks)] {
+		if err := f.Queue.Send(ctx, queue.Task{Content: sha}.Encode(), 0); err != nil {
+			return err
+		}
+	}
+	for _, sha := range gone {
+		if err := f.Catalog.DeleteRecord(ctx, layout.ContentKey(sha)); err != nil {
+			return err
+		}
+	}
+	return f.fillChecks(ctx)
+}
+
+// fillChecks queues check jobs until there are some.
+func (f *Function) fillChecks(ctx context.Context) error {
+	if f.Checks == nil {
+		return nil
+	}
+	jobs, err := f.Inventory.HashJobs(ctx)
+	if err != nil {
+		return err
+	}
+	active := map[string]bool{}
+	for _, j := range jobs {
+		if j.Stage == job.Check && j.Status.Active() {
+			active[j.SHA256] = true
+		}
+	}
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range s.Rows {
+		r := &s.Rows[i]
+		if len(active) >= maxChecks {
+			break
+		}
+		if !r.Cached || r.Known == nil || !r.Known.Pending() || active[r.Known.SHA256] {
+			continue
+		}
+		active[r.Known.SHA256] = true
+		if _, err := f.enqueueCheck(ctx, r.Known.SHA256, r.Names[0], r.Known.SizeBytes, activity.System, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An objectAt reads one version of an object anywhere: from the file where the
+// store is on this machine's disk, else in chunks, of which it keeps a few. It
+// must be closed.
+type objectAt struct {
+	ctx  context.Context
+	at   place
+	body io.Closer
+	file store.Direct // nil: it is not on this machine's disk
+
+	mu     sync.Mutex
+	chunks [8][]byte
+	number [8]int64
+	next   int
+}
+
+// chunkBytes is how much is asked for at once where that is a request.
+const chunkBytes = 1 << 20
+
+func openAt(ctx context.Context, at place) (*objectAt, error) {
+	o := &objectAt{ctx: ctx, at: at}
+	if at.info.Size == 0 {
+		return o, nil // there is no range of nothing
+	}
+	body, err := o.get(0, 1)
+	if err != nil {
+		return nil, err
+	}
+	o.body = body
+	o.file, _ = body.(store.Direct)
+	return o, nil
+}
+
+func (o *objectAt) get(off, n int64) (io.ReadCloser, error) {
+	body, info, err := o.at.root.Get(o.ctx, o.at.key, store.Range{Offset: off, Length: n}, o.at.info.ETag)
+	if err == nil && info.Size != o.at.info.Size {
+		body.Close()
+		err = store.ErrChanged
+	}
+	return body, err
+}
+
+func (o *objectAt) Close() error {
+	if o.body == nil {
+		return nil
+	}
+	return o.body.Close()
+}
+
+// ReadAt implements io.ReaderAt.
+func (o *objectAt) ReadAt(p []byte, off int64) (n int, err error) {
+	if o.file != nil {
+		return o.file.ReadObjectAt(p, off)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for n < len(p) {
+		if off >= o.at.info.Size {
+			return n, io.EOF
+		}
+		chunk, err := o.chunk(off / chunkBytes)
+		if err != nil {
+			return n, err
+		}
+		m := copy(p[n:], chunk[off%chunkBytes:])
+		n, off = n+m, off+int64(m)
+	}
+	return n, nil
+}
+
+// chunk returns a chunk that is kept, or reads it in place of the oldest.
+func (o *objectAt) chunk(number int64) ([]byte, error) {
+	for i, c := range o.chunks {
+		if c != nil && o.number[i] == number {
+			return c, nil
+		}
+	}
+	off := number * chunkBytes
+	data := make([]byte, min(chunkBytes, o.at.info.Size-off))
+	body, err := o.get(off, int64(len(data)))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if _, err := io.ReadFull(body, data); err != nil {
+		return nil, err
+	}
+	o.chunks[o.next], o.number[o.next] = data, number
+	o.next = (o.next + 1) % len(o.chunks)
+	return data, nil
+}
