@@ -46,11 +46,13 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 	j, err := f.Jobs.Work(ctx, layout.CheckJobKey(sha256), func(ctx context.Context, r *job.Run) (_ func(*job.Job), err error) {
 		claimed = r.Job().Generation
 		verdict, err = f.check(ctx, sha256, r)
-		if err == nil && verdict.Verdict != content.Good {
-			err = errors.New(verdict.Reason)
-		}
 		return func(j *job.Job) {
-			if j.BytesTotal != nil {
+			switch {
+			case verdict.Verdict != content.Good:
+				// Not an error of the run, which would be tried again if its
+				// time is over.
+				j.Status, j.Error = job.Failed, verdict.Reason
+			case j.BytesTotal != nil:
 				j.BytesDone = *j.BytesTotal
 			}
 		}, err

@@ -1,0 +1,430 @@
+package hash
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/content"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
+)
+
+var middling = noise(5, 2*mib)
+
+// packed is data in gzip.
+func packed(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// checking returns a process that checks, and what it sends to be checked.
+func (w *world) checking(owner string, catalog store.Root) (*process, *sender) {
+	p, checks := w.process(owner, catalog), new(sender)
+	p.Checks = checks
+	return p, checks
+}
+
+// known returns what is known of bytes; nil: nothing.
+func (w *world) known(sha256 string) *content.Record {
+	w.t.Helper()
+	rec, _, err := record.Read[content.Record](context.Background(), w.catalog, layout.ContentKey(sha256))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &rec
+}
+
+func (w *world) checkJob(sha256 string) job.Job {
+	w.t.Helper()
+	j, _, err := record.Read[job.Job](context.Background(), w.catalog, layout.CheckJobKey(sha256))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return j
+}
+
+// hashAndLook brings an image as far as its check, which is queued.
+func (w *world) hashAndLook(p *process, data []byte) (sha256 string) {
+	w.t.Helper()
+	w.put(imageName, data)
+	w.look(p, imageName)
+	w.run(p)
+	return sum256(data)
+}
+
+func TestCheck(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, checks := w.checking("a", w.catalog)
+		sha := w.hashAndLook(p, packed(t, middling))
+		if rec := w.known(sha); rec == nil || rec.Kind != content.Gzip || rec.Check != nil || rec.SHA256 != sha {
+			t.Fatalf("after hashing: %+v", rec)
+		}
+		if sent := checks.take(); len(sent) != 1 || sent[0] != `{"check":"`+sha+`"}` {
+			t.Errorf("queued: %v", sent)
+		}
+		// Looked at again, it is neither looked into nor queued again.
+		w.look(p, imageName)
+		if sent := checks.take(); len(sent) != 0 {
+			t.Errorf("queued again: %v", sent)
+		}
+		w.until(p, queue.Task{Check: sha})
+		rec, j := w.known(sha), w.checkJob(sha)
+		if c := rec.Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) || *c.RawSizeBytes != int64(len(middling)) {
+			t.Errorf("verdict: %+v", c)
+		}
+		if j.Status != job.Completed || j.Stage != job.Check || j.Name != imageName || j.BytesDone != *j.BytesTotal || j.Checkpoint != nil {
+			t.Errorf("job: %+v", j)
+		}
+		w.hashed(packed(t, middling))
+		w.until(p, queue.Task{Check: sha}) // comes twice
+		w.told(activity.ImageHashed)
+	})
+}
+
+// Whatever is wrong fails the check and nothing else.
+func TestCheckFails(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		data := packed(t, middling)[:1_000_000]
+		sha := w.hashAndLook(p, data)
+		time.Sleep(time.Second) // events of one moment have no order
+		w.until(p, queue.Task{Check: sha})
+		if c := w.known(sha).Check; c.Verdict != content.Truncated || c.Offset != 1_000_000 || c.RawSizeBytes != nil {
+			t.Errorf("verdict: %+v", c)
+		}
+		if j := w.checkJob(sha); j.Status != job.Failed || !strings.Contains(j.Error, "byte 1000000") {
+			t.Errorf("job: %+v", j)
+		}
+		w.told(activity.ImageCheckFailed, activity.ImageHashed)
+		w.hashed(data)
+		// It is not tried again by itself.
+		q, checks := w.checking("b", w.catalog)
+		w.until(q, queue.Task{Reconcile: true})
+		if sent := checks.take(); len(sent) != 0 {
+			t.Errorf("after a verdict: %v", sent)
+		}
+	})
+}
+
+// TestCheckFrozen stops a process at each of its writes; another one does the
+// check, and then the first wakes up. TestCheckFaults fails each write.
+func TestCheckFrozen(t *testing.T) {
+	reached := 0
+	const most = 10
+	for at := 1; at <= most; at++ {
+		for _, late := range []bool{false, true} {
+			bubble(t, func(w *world) {
+				p, _ := w.checking("look", w.catalog)
+				sha := w.hashAndLook(p, packed(t, smallA))
+				z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
+				first, _ := w.checking("first", z)
+				done := make(chan error, 1)
+				go func() { done <- first.Handle(w.t.Context(), queue.Task{Check: sha}.Encode()) }()
+				synctest.Wait()
+				select {
+				case <-z.hit:
+					reached = max(reached, at)
+				default:
+					return // it is done
+				}
+				time.Sleep(time.Minute) // the lease is over
+				second, _ := w.checking("second", w.catalog)
+				w.until(second, queue.Task{Check: sha})
+				close(z.thaw)
+				<-done
+				if c, j := w.known(sha).Check, w.checkJob(sha); c == nil || c.Verdict != content.Good || j.Status != job.Completed {
+					t.Fatalf("at write %d, after %v: %+v, %+v", at, late, c, j)
+				}
+				w.hashed(packed(t, smallA))
+			})
+		}
+	}
+	if reached < 3 || reached == most {
+		t.Errorf("a check of %d writes", reached)
+	}
+}
+
+func TestCheckFaults(t *testing.T) {
+	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+		for n := 1; ; n++ {
+			done := false
+			bubble(t, func(w *world) {
+				s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
+				p, _ := w.checking("a", s)
+				sha := w.hashAndLook(p, packed(t, smallA))
+				w.look(p, imageName) // as reconciling has it done
+				for range 20 {
+					w.until(p, queue.Task{Check: sha})
+					if !w.checkJob(sha).Status.Active() {
+						break
+					}
+				}
+				if c, j := w.known(sha).Check, w.checkJob(sha); c == nil || c.Verdict != content.Good || j.Status != job.Completed {
+					t.Fatalf("write %d, %v: %+v, %+v", n, fault, c, j)
+				}
+				w.hashed(packed(t, smallA))
+				done = s.Writes() < n
+			})
+			if done || t.Failed() {
+				break
+			}
+		}
+	}
+}
+
+// A shutdown has the check begin again; a deadline, after a run that was long
+// enough, ends it.
+func TestCheckStopped(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		patience time.Duration
+		deadline bool
+		status   job.Status
+	}{
+		{"shutdown", time.Minute, false, job.Queued},
+		{"a late shutdown", 10 * time.Minute, false, job.Queued},
+		{"an early deadline", time.Minute, true, job.Queued},
+		{"a deadline", 10 * time.Minute, true, job.Failed},
+	} {
+		bubble(t, func(w *world) {
+			p, _ := w.checking("a", w.catalog)
+			sha := w.hashAndLook(p, packed(t, middling))
+			p.tap.read = func(ctx context.Context, _ int64) error {
+				select {
+				case <-time.After(100 * time.Second):
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			ctx, cancel := context.WithCancel(w.t.Context())
+			if c.deadline {
+				ctx, cancel = context.WithTimeout(w.t.Context(), c.patience)
+			} else {
+				time.AfterFunc(c.patience, cancel)
+			}
+			defer cancel()
+			_ = p.Handle(ctx, queue.Task{Check: sha}.Encode()) // as the job says
+			rec, j := w.known(sha), w.checkJob(sha)
+			if j.Status != c.status || (rec.Check != nil) != (c.status == job.Failed) {
+				t.Errorf("%s: %+v, %+v", c.name, j, rec.Check)
+			}
+			if rec.Check != nil && (rec.Check.Verdict != content.Unchecked || !strings.Contains(rec.Check.Reason, "longer than a function")) {
+				t.Errorf("%s: %+v", c.name, rec.Check)
+			}
+			w.hashed(packed(t, middling))
+			if c.status == job.Failed {
+				return
+			}
+			p.tap.read = nil
+			w.until(p, queue.Task{Check: sha})
+			if rec := w.known(sha); rec.Check == nil || rec.Check.Verdict != content.Good {
+				t.Errorf("%s, once more: %+v", c.name, rec.Check)
+			}
+		})
+	}
+}
+
+// A check that ends the process each time is given up.
+func TestCheckGivenUp(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		sha := w.hashAndLook(p, packed(t, smallA))
+		_, _, err := record.Change(w.t.Context(), w.catalog, layout.CheckJobKey(sha), func(j *job.Job, _ bool) error {
+			j.Attempt = maxAttempts
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.until(p, queue.Task{Check: sha})
+		if c, j := w.known(sha).Check, w.checkJob(sha); c.Verdict != content.Unchecked || j.Status != job.Failed {
+			t.Errorf("%+v, %+v", c, j)
+		}
+	})
+	// And so is one whose message comes too often.
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		sha := w.hashAndLook(p, packed(t, smallA))
+		for range 2 {
+			if err := p.GiveUp(w.t.Context(), queue.Task{Check: sha}.Encode()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c, j := w.known(sha).Check, w.checkJob(sha); c.Verdict != content.Unchecked || j.Status != job.Failed {
+			t.Errorf("%+v, %+v", c, j)
+		}
+	})
+}
+
+// ask sends a request to the routes of p.
+func (w *world) ask(p *process, method, target, body string) int {
+	w.t.Helper()
+	mux := http.NewServeMux()
+	for _, r := range p.Routes() {
+		mux.HandleFunc(r.Pattern, func(rw http.ResponseWriter, req *http.Request) {
+			if err := r.Handle(rw, req); err != nil {
+				w.t.Errorf("%s %s: %v", method, target, err)
+			}
+		})
+	}
+	req := httptest.NewRequest(method, target, strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	answer := httptest.NewRecorder()
+	mux.ServeHTTP(answer, req)
+	return answer.Code
+}
+
+// Cancelled, the check stays away until somebody asks for it.
+func TestCheckCancelled(t *testing.T) {
+	for _, running := range []bool{false, true} {
+		bubble(t, func(w *world) {
+			p, checks := w.checking("a", w.catalog)
+			sha := w.hashAndLook(p, packed(t, middling))
+			done := make(chan error, 1)
+			if running {
+				p.tap.read = slowly
+				go func() { done <- p.Handle(w.t.Context(), queue.Task{Check: sha}.Encode()) }()
+				time.Sleep(3 * time.Second)
+			} else {
+				close(done)
+			}
+			p.Inventory.TouchCatalog(layout.CheckJobKey(sha))
+			if code := w.ask(p, "DELETE", "/catalog/hashes/"+imageName, ""); code != http.StatusNoContent {
+				t.Fatal(code)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if c, j := w.known(sha).Check, w.checkJob(sha); c == nil || c.Verdict != content.Cancelled || j.Status != job.Cancelled {
+				t.Errorf("running %v: %+v, %+v", running, c, j)
+			}
+			checks.take()
+			w.until(p, queue.Task{Reconcile: true})
+			w.look(p, imageName)
+			if sent := checks.take(); len(sent) != 0 {
+				t.Errorf("it came back: %v", sent)
+			}
+			p.tap.read = nil
+			if code := w.ask(p, "POST", "/catalog/hashes", `{"name": "`+imageName+`"}`); code != http.StatusAccepted {
+				t.Fatal(code)
+			}
+			if sent := checks.take(); len(sent) != 1 {
+				t.Errorf("asked for: %v", sent)
+			}
+			w.until(p, queue.Task{Check: sha})
+			if c := w.known(sha).Check; c == nil || c.Verdict != content.Good {
+				t.Errorf("asked for: %+v", c)
+			}
+		})
+	}
+}
+
+// What was there before checks were is checked by and by, and not at all where
+// they are turned off.
+func TestChecksByAndBy(t *testing.T) {
+	const images = maxChecks + 15
+	bubble(t, func(w *world) {
+		off := w.process("off", w.catalog)
+		for i := range images {
+			name := fmt.Sprintf("%02d.img.gz", i)
+			w.put(name, packed(t, []byte(name)))
+			w.look(off, name)
+			w.until(off, queue.Task{Hash: name})
+		}
+		on, checks := w.checking("on", w.catalog)
+		for range 3 {
+			w.until(on, queue.Task{Reconcile: true})
+		}
+		sent := checks.take()
+		names := map[string]bool{}
+		for _, s := range sent {
+			names[s] = true
+		}
+		if len(names) != maxChecks {
+			t.Fatalf("%d checks are queued: %v", len(names), sent)
+		}
+		// Each that is done brings the next.
+		ended := 0
+		for ; len(names) > 0 && ended <= images; ended++ {
+			for s := range names {
+				delete(names, s)
+				if err := on.Handle(w.t.Context(), []byte(s)); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			for _, s := range checks.take() {
+				names[s] = true
+			}
+		}
+		if ended != images {
+			t.Errorf("%d checks of %d", ended, images)
+		}
+	})
+	bubble(t, func(w *world) {
+		on, _ := w.checking("on", w.catalog)
+		sha := w.hashAndLook(on, packed(t, smallA))
+		off := w.process("off", w.catalog)
+		w.until(off, queue.Task{Resume: true})
+		if j := w.checkJob(sha); j.Status != job.Cancelled {
+			t.Errorf("turned off: %+v", j)
+		}
+		on, checks := w.checking("on", w.catalog)
+		w.until(on, queue.Task{Reconcile: true})
+		if sent := checks.take(); len(slices.Compact(sent)) != 1 {
+			t.Errorf("turned on again: %v", sent)
+		}
+	})
+}
+
+// What is known of bytes that are gone is kept for a day.
+func TestForgetContents(t *testing.T) {
+	bubble(t, func(w *world) {
+		p := w.process("a", w.catalog)
+		sha := w.hashAndLook(p, smallA)
+		if rec := w.known(sha); rec == nil || rec.Kind != content.Unknown {
+			t.Fatalf("%+v", rec)
+		}
+		if err := w.images.Delete(w.t.Context(), imageName); err != nil {
+			t.Fatal(err)
+		}
+		w.look(p, imageName)
+		w.until(p, queue.Task{Reconcile: true})
+		if w.known(sha) == nil {
+			t.Error("it was forgotten at once")
+		}
+		time.Sleep(forgetAfter + time.Hour)
+		w.until(p, queue.Task{Reconcile: true})
+		if rec := w.known(sha); rec != nil {
+			t.Errorf("it is kept for ever: %+v", rec)
+		}
+	})
+}
