@@ -86,7 +86,8 @@ func (b buffers) give(p []byte) {
 // closed.
 type aheadReader struct {
 	src    section
-	offset int64
+	offset int64 // wanted next
+	at     int64 // where block begins
 	free   buffers
 	block  []byte // what is left of the one that was read last
 	whole  []byte // that one
@@ -121,10 +122,15 @@ func (a *aheadReader) blocks(off int64) iter.Seq[func() ([]byte, error)] {
 	}
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. Of no bytes, it sees to it that the next ones are
+// there.
 func (a *aheadReader) Read(p []byte) (int, error) {
 	if a.offset >= a.src.Size() {
 		return 0, io.EOF
+	}
+	if a.offset != a.at {
+		a.Close()
+		a.at = a.offset
 	}
 	if a.next == nil {
 		a.next, a.stop = iter.Pull2(ordered(a.blocks(a.offset)))
@@ -145,6 +151,7 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 	n := copy(p, a.block)
 	a.block = a.block[n:]
 	a.offset += int64(n)
+	a.at = a.offset
 	return n, nil
 }
 
@@ -159,10 +166,7 @@ func (a *aheadReader) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, errors.New("seek before the beginning")
 	}
-	if offset != a.offset {
-		a.Close()
-		a.offset = offset
-	}
+	a.offset = offset
 	return offset, nil
 }
 

@@ -60,6 +60,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		}
 		body := newAheadReader(disk)
 		defer body.Close()
+		if r.Header.Get("Range") == "" {
+			if _, err := body.Read(nil); err != nil && !errors.Is(err, io.EOF) {
+				return unreadable(err)
+			}
+		}
 		describe(w.Header(), c, "-raw", c.rawSHA256)
 		return f.sendRanges(w, r, c, disk.Size(), body)
 	}

@@ -26,9 +26,9 @@ type object struct {
 	name   string // for the client
 	sha256 string // empty if not known
 
-	// What a disk gets of it, once it was decompressed.
+	// What a disk gets of it; not known where rawSHA256 is empty.
 	rawSize   int64
-	rawSHA256 string // empty if not known
+	rawSHA256 string
 }
 
 // image answers GET and HEAD of /images/{key}[/{name}].
@@ -94,7 +94,7 @@ func (f *Function) find(ctx context.Context, key string) (*object, error) {
 		return nil, problem.New(problem.NotFound, "there is no image of this name here")
 	}
 	if info, ok := s.Image(key); ok {
-		return &object{root: f.Images, key: key, info: info, name: key, sha256: row.Digest()}, nil
+		return newObject(f.Images, key, info, key, row), nil
 	}
 	return f.cached(s, row, key)
 }
@@ -103,13 +103,21 @@ func (f *Function) find(ctx context.Context, key string) (*object, error) {
 func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*object, error) {
 	if local, ok := row.Local(); ok {
 		if info, ok := s.Image(local); ok {
-			return &object{root: f.Images, key: local, info: info, name: name, sha256: row.Digest()}, nil
+			return newObject(f.Images, local, info, name, row), nil
 		}
 	}
 	if info, ok := s.Blob(row.Digest()); ok {
-		return &object{root: f.Catalog, key: info.Key, info: info, name: name, sha256: row.Digest()}, nil
+		return newObject(f.Catalog, info.Key, info, name, row), nil
 	}
 	return nil, problem.New(problem.NotFound, "the image is known, but its bytes are not here: fetch it first")
+}
+
+func newObject(root store.Root, key string, info store.Info, name string, row *inventory.Row) *object {
+	c := &object{root: root, key: key, info: info, name: name, sha256: row.Digest()}
+	if row.RawSizeBytes != nil && row.RawSHA256 != nil {
+		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
+	}
+	return c
 }
 
 // send answers with the content. Before anything is written the error is

@@ -1,0 +1,248 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// rawRoute is the route of what a disk gets of an image.
+func rawRoute(key string) string { return "/raw/" + url.PathEscape(key) }
+
+// sh runs a pipeline, of which every stage must end well.
+func sh(t testing.TB, dir, script string) error {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-ec", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", script, err, out)
+	}
+	return nil
+}
+
+// A packed image has what a tool makes of the file raw, and what the tool makes
+// of it in turn.
+type packed struct{ name, pack, unpack string }
+
+// packedImages are images of every kind.
+var packedImages = []packed{
+	{"plain.img", "cp raw x", "cp x y"},
+	{"v3.qcow2", "qemu-img convert -O qcow2 raw x", "qemu-img convert -O raw x y"},
+	{"v2.qcow2", "qemu-img convert -O qcow2 -o compat=0.10 raw x", "qemu-img convert -O raw x y"},
+	{"small.qcow2", "qemu-img convert -O qcow2 -o cluster_size=512 raw x", "qemu-img convert -O raw x y"},
+	{"large.qcow2", "qemu-img convert -O qcow2 -c -o cluster_size=2M raw x", "qemu-img convert -O raw x y"},
+	{"named.img", "qemu-img convert -O qcow2 -c raw x", "qemu-img convert -O raw x y"},
+	{"zstd.qcow2", "qemu-img convert -O qcow2 -c -o compression_type=zstd raw x", "qemu-img convert -O raw x y"},
+	{"used.qcow2", `qemu-img convert -O qcow2 -o preallocation=metadata raw x
+		qemu-img snapshot -c before x
+		qemu-io -c 'write -P 7 5M 3M' -c 'write -z 9M 1M' -c 'discard 15M 2M' x`, "qemu-img convert -O raw x y"},
+	{"a.img.gz", "gzip -c raw >x", "gzip -dc x >y"},
+	{"members.img.gz", "head -c 9000000 raw | gzip >x; tail -c +9000001 raw | gzip -1 >>x; gzip </dev/null >>x", "gzip -dc x >y"},
+	{"a.img.xz", "xz -1 -T1 -c raw >x", "xz -dc x >y"},
+	{"blocks.img.xz", "xz -1 -T2 --block-size=3MiB -c raw >x", "xz -dc x >y"},
+	{"streams.img.xz", "head -c 9000000 raw | xz -1 >x; head -c 8 /dev/zero >>x; tail -c +9000001 raw | xz -1 --check=crc32 >>x", "xz -dc x >y"},
+	{"a.raw.zst", "zstd -q -c raw >x", "zstd -dc x >y"},
+	{"long.img.zst", "zstd -q --long=27 -c <raw >x", "zstd -dc --long=27 x >y"},
+	{"frames.img.zst", `printf '\123\052\115\030\005\0\0\0skip!' >x; head -c 9000000 raw | zstd -q >>x
+		printf '\120\052\115\030\0\0\0\0' >>x; tail -c +9000001 raw | zstd -q --check >>x`, "zstd -dc x >y"},
+	{"a.img.bz2", "bzip2 -c raw >x", "bzip2 -dc x >y"},
+	{"parallel.img.bz2", "pbzip2 -b1 -c raw >x", "bzip2 -dc x >y"},
+	{"a.iso", "mkdir -p d; cp raw d/file; genisoimage -quiet -R -o x d", "cp x y"},
+}
+
+// curl | dd is a flasher, whatever the image is: what arrives on the disk is
+// what the image's own tool would have written. By SHA-256, by name, as any
+// name; with and without zeros on the wire; from this server's disk, and by a
+// runner that has the bytes from S3.
+func TestRawFlash(t *testing.T) {
+	t.Parallel()
+	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
+	digests := map[string]string{}
+	for _, p := range packedImages {
+		data := m.make(p.pack)
+		digests[p.name] = s.Put(t, p.name, data).SHA256
+		if err := os.WriteFile(m.path("x"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := sh(t, m.dir, p.unpack+"; rm x; mv y "+p.name+".y"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	far := Start(t, Options{Over: s, Env: []string{"IMAGEROOT_CHECK=false"}})
+	for _, p := range packedImages {
+		for where, at := range map[string]string{"by digest": s.Pages + rawRoute(digests[p.name]) + "/x", "by name": s.Pages + rawRoute(p.name), "from S3": far.Pages + rawRoute(p.name)} {
+			if err := sh(t, m.dir, "rm -f disk; curl -fsS "+at+" | dd of=disk bs=4M status=none; cmp disk "+p.name+".y"); err != nil {
+				t.Errorf("%s, %s: %v", p.name, where, err)
+			}
+			if err := sh(t, m.dir, "rm -f disk; curl -fsS -H 'Accept-Encoding: zstd' "+at+" | zstd -dcq | dd of=disk bs=4M status=none; cmp disk "+p.name+".y"); err != nil {
+				t.Errorf("%s, %s, in zstd: %v", p.name, where, err)
+			}
+		}
+		want, err := os.ReadFile(m.path(p.name + ".y"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Nobody has hashed what came out before: the digest comes last.
+		res, err := s.send(t.Context(), http.MethodGet, rawRoute(p.name), nil, anonymous)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		_, err = got.ReadFrom(res.Body)
+		_ = res.Body.Close()
+		if err != nil || sum(got.Bytes()) != sum(want) {
+			t.Errorf("%s: %d bytes, %v", p.name, got.Len(), err)
+		}
+		digest := res.Header.Get("Repr-Digest") + res.Trailer.Get("Repr-Digest")
+		if ranges := res.Header.Get("Accept-Ranges"); ranges != "bytes" {
+			if ranges != "none" || digest != structuredDigest(sum(want)) {
+				t.Errorf("%s: Accept-Ranges: %s, Repr-Digest: %q", p.name, ranges, digest)
+			}
+			continue
+		}
+		if res.ContentLength != int64(len(want)) || digest != "" && digest != structuredDigest(sum(want)) {
+			t.Errorf("%s: %d bytes, Repr-Digest: %q", p.name, res.ContentLength, digest)
+		}
+		for _, from := range []int{0, 1, 8_999_999, 19_000_001, len(want) - 70_000} {
+			r := s.get(t, rawRoute(p.name), anonymous, header("Range", fmt.Sprintf("bytes=%d-%d", from, from+69_999))).Must(t, 206)
+			if !bytes.Equal(r.Body, want[from:from+70_000]) {
+				t.Errorf("%s: wrong bytes from %d on", p.name, from)
+			}
+		}
+	}
+}
+
+// Once an image was checked, everything is in the head of the answer.
+func TestRawChecked(t *testing.T) {
+	t.Parallel()
+	s, m := Start(t, Options{}), newMaker(t)
+	raw := m.raw()
+	for name, script := range map[string]string{
+		"a.img.gz": "gzip -c raw >x", "a.img.zst": "zstd -q -c raw >x", "a.img": "cp raw x", "a.qcow2": "qemu-img convert -O qcow2 -c raw x",
+	} {
+		s.Put(t, name, m.make(script))
+		s.WaitRow(t, name, "checked", func(r row) bool { return r.RawSHA256 != "" })
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			r := s.Do(t, method, rawRoute(name), nil, anonymous).Must(t, 200)
+			if r.Header.Get("Content-Length") != strconv.Itoa(len(raw)) || r.Header.Get("Repr-Digest") != structuredDigest(sum(raw)) {
+				t.Errorf("%s %s: %v", method, name, r.Header)
+			}
+			if method == http.MethodGet && sum(r.Body) != sum(raw) {
+				t.Errorf("%s: %d bytes, or wrong ones", name, len(r.Body))
+			}
+		}
+	}
+	t.Run("as any other", func(t *testing.T) {
+		r, _ := s.Row(t, "a.qcow2")
+		for _, path := range []string{rawRoute("a.qcow2"), rawRoute(r.SHA256) + "/x"} {
+			checkRanges(t, s, path, raw)
+			checkSeveralRanges(t, s, path, raw)
+			checkConditions(t, s, path, raw)
+			checkIfRange(t, s, path, raw)
+		}
+	})
+}
+
+// A download of a qcow2 image that was cut goes on where it was, as curl does it.
+func TestRawCurlResumes(t *testing.T) {
+	t.Parallel()
+	s, m := Start(t, Options{}), newMaker(t)
+	s.Put(t, "a.qcow2", m.make("qemu-img convert -O qcow2 -c raw x"))
+	at := cuttingProxy(t, s, 17_000_000) + rawRoute("a.qcow2")
+	if sh(t, m.dir, "curl -fsS -o disk "+at) == nil {
+		t.Fatal("the download was not cut")
+	}
+	if err := sh(t, m.dir, "curl -fsS -C - -o disk "+at+"; cmp disk raw"); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is wrong with an image stops the pipeline, before the first byte where
+// it can be known by then, and else in the middle; what arrived until then is
+// right.
+func TestRawBad(t *testing.T) {
+	t.Parallel()
+	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
+	const damage = "; printf '\\377\\252\\0\\125' | dd of=x bs=1 seek=6000000 conv=notrunc status=none"
+	const cut = "; truncate -s 7000000 x"
+	raw := m.raw()
+	for _, c := range []struct {
+		name, script string
+		says         string // in an answer of status 422
+	}{
+		{"cut.qcow2", "qemu-img convert -O qcow2 raw x" + cut, "cut short"},
+		{"cut-small.qcow2", "qemu-img convert -O qcow2 -c -o cluster_size=512 raw x" + cut, "cut short"},
+		{"cut-zstd.qcow2", "qemu-img convert -O qcow2 -c -o compression_type=zstd raw x" + cut, "cut short"},
+		{"bad.qcow2", "qemu-img convert -c -O qcow2 raw x; dd if=/dev/zero of=x bs=1 seek=$(($(stat -c %s x) - 60000)) count=50000 conv=notrunc status=none", ""},
+		{"bad-tables.qcow2", "qemu-img convert -c -O qcow2 raw x; yes | dd of=x bs=64k seek=4 count=1 conv=notrunc status=none", "qcow2 image is"},
+		{"cut.img.gz", "gzip -c raw >x" + cut, ""},
+		{"cut.img.xz", "xz -0 -c raw >x" + cut, ""},
+		{"cut.img.zst", "zstd -q -c raw >x" + cut, ""},
+		{"cut.img.bz2", "bzip2 -1 -c raw >x" + cut, ""},
+		{"bad.img.gz", "gzip -c raw >x" + damage, ""},
+		{"bad.img.xz", "xz -0 -c raw >x" + damage, ""},
+		{"bad.img.zst", "zstd -q -c raw >x" + damage, ""},
+		{"bad.img.bz2", "bzip2 -1 -c raw >x" + damage, ""},
+		{"sum.img.gz", "gzip -c raw >x; truncate -s -8 x; printf '\\1\\2\\3\\4\\5\\6\\7\\10' >>x", ""},
+		{"sum.img.zst", "zstd -q --check -c raw >x; truncate -s -4 x; printf '\\1\\2\\3\\4' >>x", ""},
+		{"beginning.img.gz", "gzip -c raw | tail -c +100000 >x; printf '\\037\\213\\010\\0\\0\\0\\0\\0\\0\\0' | dd of=x conv=notrunc status=none", "damaged"},
+		{"long.img.zst", "zstd -q -c --long=31 <raw >x", "--long=27"},
+		{"half.qcow2", "qemu-img create -q -f qcow2 -b raw -F raw x", "backing file"},
+		{"subclusters.qcow2", "qemu-img create -q -f qcow2 -o extended_l2=on x 10M", "extended L2"},
+		{"external.qcow2", "qemu-img create -q -f qcow2 -o data_file=data x 10M", "another file"},
+		{"secret.qcow2", "qemu-img create -q -f qcow2 --object secret,id=s,data=geheim -o encrypt.format=aes,encrypt.key-secret=s x 10M", "encrypted"},
+		{"inner.img.xz", "qemu-img convert -O qcow2 raw y; xz -0 -c y >x", "there is a qcow2 image"},
+		{"page.iso", "printf '<!DOCTYPE html>\\n<html><title>404 Not Found</title>' >x", "error page"},
+	} {
+		s.Put(t, c.name, m.make(c.script))
+		if c.says != "" {
+			s.get(t, rawRoute(c.name), anonymous).Problem(t, []int{422}, c.says)
+			s.Do(t, http.MethodHead, rawRoute(c.name), nil, anonymous).Must(t, 422)
+			continue
+		}
+		for _, zstd := range []string{"", "-H 'Accept-Encoding: zstd' "} {
+			_ = os.Remove(m.path("disk"))
+			if sh(t, m.dir, "curl -fsS -o disk "+zstd+s.Pages+rawRoute(c.name)) == nil {
+				t.Errorf("%s: curl %stook it for whole", c.name, zstd)
+			}
+			got, err := os.ReadFile(m.path("disk"))
+			if zstd != "" || strings.HasPrefix(c.name, "bad.") {
+				continue // what finds that comes behind it
+			}
+			if err != nil || len(got) == 0 || !bytes.HasPrefix(raw, got) {
+				t.Errorf("%s: %d bytes arrived before, %v, or wrong ones", c.name, len(got), err)
+			}
+		}
+	}
+}
+
+// A disk that is vast and empty takes next to nothing on the wire.
+func TestRawSparse(t *testing.T) {
+	t.Parallel()
+	s, m := Start(t, Options{}), newMaker(t)
+	s.Put(t, "vast.qcow2", m.make("qemu-img create -q -f qcow2 x 1T; qemu-io -c 'write -P 7 1023G 1M' x >&2"))
+	r := s.Do(t, http.MethodHead, rawRoute("vast.qcow2"), nil, anonymous).Must(t, 200)
+	if r.Header.Get("Content-Length") != strconv.Itoa(1<<40) {
+		t.Errorf("Content-Length: %s", r.Header.Get("Content-Length"))
+	}
+	const at = 1023<<30 - 10
+	r = s.get(t, rawRoute("vast.qcow2"), anonymous, header("Range", fmt.Sprintf("bytes=%d-%d", at, at+19))).Must(t, 206)
+	if string(r.Body) != "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07" {
+		t.Errorf("%q", r.Body)
+	}
+	s.Put(t, "large.qcow2", m.make("qemu-img create -q -f qcow2 x 16G; qemu-io -c 'write -P 7 15G 1M' x >&2"))
+	if err := sh(t, m.dir, "curl -fsS -H 'Accept-Encoding: zstd' -o disk.zst "+s.Pages+rawRoute("large.qcow2")+`
+		test $(stat -c %s disk.zst) -lt 5000000
+		zstd -dq --sparse disk.zst -o disk
+		test $(stat -c %s disk) = 17179869184
+		test $(du -k disk | cut -f1) -lt 20000
+		cmp -n 1048576 -i 16106127360:0 disk <(head -c 1M /dev/zero | tr '\0' '\7')`); err != nil {
+		t.Error(err)
+	}
+}
