@@ -28,6 +28,18 @@ type place struct {
 // find returns where the bytes with that SHA-256 are; store.ErrNotFound where
 // they are not here.
 func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
+	at, err := f.listed(ctx, sha256)
+	if errors.Is(err, store.ErrNotFound) {
+		// Who brought them may be another process.
+		if err := f.Inventory.Refresh(ctx); err != nil {
+			return place{}, err
+		}
+		at, err = f.listed(ctx, sha256)
+	}
+	return at, err
+}
+
+func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
 	s, err := f.Inventory.Snapshot(ctx)
 	if err != nil {
 		return place{}, err
@@ -49,8 +61,6 @@ func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
 
 // lookInto is inspect for bytes that are anywhere.
 func (f *Function) lookInto(ctx context.Context, sha256 string) error {
-	// Who tells of fetched bytes may be another process.
-	f.Inventory.TouchCatalog(layout.BlobKey(sha256))
 	at, err := f.find(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil

@@ -213,7 +213,12 @@ func (f *Function) run(ctx context.Context, name string) error {
 		if _, err := f.verify(ctx, name); err != nil {
 			return err
 		}
-		return f.inspect(ctx, j.SHA256, place{f.Images, name, store.Info{Key: name, Version: *j.Version}, name})
+		if err := f.inspect(ctx, j.SHA256, place{f.Images, name, store.Info{Key: name, Version: *j.Version}, name}); err != nil {
+			// This task has no more to do for whom it comes back to.
+			f.Log.Warn("look into an image again", "name", name, "error", err)
+			return f.notice(ctx, name)
+		}
+		return nil
 	case job.Failed:
 		f.tellFailed(ctx, j)
 	}

@@ -314,13 +314,18 @@ func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishe
 	return n == len(publishers)
 }
 
+// Refresh lists everything but jobs anew, for who knows of something that no
+// event has told this process of.
+func (inv *Inventory) Refresh(ctx context.Context) error {
+	return errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
+		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
+}
+
 // Unknown lists everything anew and returns the digests of bytes that are here
 // and nothing is known of, and those of records of what is known that no row
 // stands for and that are older than age.
 func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []string, err error) {
-	err = errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
-		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
-	if err != nil {
+	if err := inv.Refresh(ctx); err != nil {
 		return nil, nil, err
 	}
 	s, err := inv.Snapshot(ctx)
@@ -349,9 +354,7 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 // the records of what fetches found, by ref, that no source in the catalog
 // stands for and that are older than age.
 func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs, fetched []string, err error) {
-	err = errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
-		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.fetchJobs.Refresh(ctx))
-	if err != nil {
+	if err := errors.Join(inv.Refresh(ctx), inv.fetchJobs.Refresh(ctx)); err != nil {
 		return nil, nil, err
 	}
 	s, err := inv.Snapshot(ctx)

@@ -2,6 +2,7 @@ package lambda_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -164,6 +165,28 @@ func TestUpload(t *testing.T) {
 	w.put("checked.img", data, checked...)
 	w.hashed("checked.img", sum)
 	w.want(501, "PUT", "/images/checked.img", nil, "Repr-Digest", "sha-256=:"+checked[1]+":")
+}
+
+// TestCheck: an image is looked into and checked once it is hashed.
+func TestCheck(t *testing.T) {
+	w := newWorld(t)
+	raw := bytes.Repeat([]byte("a disk\x00"), 1<<20)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.put("packed.img.gz", packed.Bytes())
+	w.until("the image is checked", func() bool {
+		return strings.Contains(string(w.want(200, "GET", "/catalog", nil).body), `"raw_sha256":"`+hexSum(raw)+`"`)
+	})
+	w.put("short.img.gz", packed.Bytes()[:packed.Len()/2])
+	w.until("the image is warned of", func() bool {
+		return strings.Contains(string(w.want(200, "GET", "/catalog", nil).body), "the file was cut short")
+	})
 }
 
 // TestLargePut: S3 takes no more than 5 GiB in one piece, and the answer says
@@ -596,6 +619,8 @@ func TestReconcile(t *testing.T) {
 		"jobs/fetch/" + ref:                  `{"nonce":"x","name":"gone.img","ref":"` + ref + `","status":"failed","finished_at":"` + stamp + `"}`,
 		"fetched/" + ref:                     `{"nonce":"x","src":"https://example.com/gone.img"}`,
 		"blobs/" + ref:                       "bytes that nothing stands for",
+		"contents/" + ref:                    `{"nonce":"x","sha256":"` + ref + `","kind":"gzip"}`,
+		"jobs/check/" + ref:                  `{"nonce":"x","name":"gone.img","stage":"check","sha256":"` + ref + `","status":"failed","finished_at":"` + stamp + `"}`,
 		"staging/" + ref:                     "half of a fetch",
 		"digests/gone.img":                   `{"nonce":"x","name":"gone.img"}`,
 		"uploads/" + ref[:32]:                `{"nonce":"x","id":"` + ref[:32] + `","name":"gone.img","status":"completed","created_at":"` + stamp + `"}`,

@@ -1,0 +1,72 @@
+package browser
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// What is inside an image shows: how large the disk must be, and what is wrong
+// with it.
+func TestContent(t *testing.T) {
+	s := start(t)
+	put := func(name string, data []byte) { s.call(t, "PUT", "/images/"+name, bytes.NewReader(data)) }
+	qcow2 := filepath.Join(t.TempDir(), "x.qcow2")
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", qcow2, "3584M").CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v: %s", err, out)
+	}
+	cloud, err := os.ReadFile(qcow2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := io.CopyN(z, zeros{}, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	put("noble-server-cloudimg-amd64.img", cloud)
+	put("good.qcow2", append(bytes.Clone(cloud), 0)) // another content
+	put("lab.img.gz", packed.Bytes())
+	put("short.img.gz", packed.Bytes()[:packed.Len()/2])
+	put("debian-12-netinst.iso", []byte("<!DOCTYPE html><title>404 Not Found</title>"))
+
+	p := open(t, s)
+	p.login()
+	cell := func(name, column string) string {
+		return row(name) + "?.querySelector('[data-label=" + column + "]')?.textContent"
+	}
+	warned := func(name, s string) string {
+		return fmt.Sprintf("[...%s?.querySelectorAll('.warning') ?? []].some(w => w.querySelector('.badge')?.textContent === 'Warning' && w.textContent.includes(%s))", row(name), js(s))
+	}
+	p.until("the qcow2 called img", warned("noble-server-cloudimg-amd64.img", "named .img, but it is a qcow2 image"))
+	p.until("its disk", cell("noble-server-cloudimg-amd64.img", "Size")+"?.includes('disk: 3.5 GiB')")
+	p.until("the disk of another", cell("good.qcow2", "Size")+"?.includes('disk: 3.5 GiB')")
+	p.until("what it is", cell("good.qcow2", "Format")+"?.includes('a qcow2 image')")
+	p.until("what was counted", cell("lab.img.gz", "Size")+"?.includes('disk: 64.0 MiB')")
+	p.until("the cut one", warned("short.img.gz", fmt.Sprintf("ends at byte %d", packed.Len()/2)))
+	p.until("the page", warned("debian-12-netinst.iso", "this is a web page"))
+	for _, name := range []string{"good.qcow2", "lab.img.gz"} {
+		if eval[bool](p, "!!"+row(name)+".querySelector('.warning')") {
+			t.Errorf("%s is warned of", name)
+		}
+	}
+	p.until("the failed check", "[...document.querySelectorAll('#hashes .job')].some(j => j.dataset.name === 'short.img.gz' && j.dataset.stage === 'check' && j.dataset.status === 'failed')")
+	p.until("the activity", has("#recent", "check of short.img.gz failed"))
+	if twice := eval[[]string](p, "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)"); len(twice) > 0 {
+		t.Errorf("ids that are there twice: %q", twice)
+	}
+	p.shots("images-content")
+}
+
+// zeros is an io.Reader of as many as are asked for.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
