@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"io"
+	"strings"
 	"testing"
 
 	"imageroot/local/gateway"
@@ -31,4 +34,25 @@ func TestDirect(t *testing.T) {
 		s := &server{gateway: g}
 		return s.root(client, at)
 	})
+	// Reading here and there is of the whole object, whatever the range.
+	at := config.Location{Bucket: "direct"}
+	if err := client.EnsureBucket(t.Context(), at.Bucket); err != nil {
+		t.Fatal(err)
+	}
+	root := (&server{gateway: g}).root(client, at)
+	if _, err := root.Put(t.Context(), "key", strings.NewReader("0123456789"), 10); err != nil {
+		t.Fatal(err)
+	}
+	body, _, err := root.Get(t.Context(), "key", store.Range{Offset: 4, Length: 2}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	p := make([]byte, 8)
+	if n, err := body.(store.Direct).ReadObjectAt(p, 1); n != 8 || err != nil || string(p) != "12345678" {
+		t.Errorf("%d, %v, %q", n, err, p)
+	}
+	if n, err := body.(store.Direct).ReadObjectAt(p, 7); n != 3 || !errors.Is(err, io.EOF) || string(p[:n]) != "789" {
+		t.Errorf("at the end: %d, %v, %q", n, err, p)
+	}
 }

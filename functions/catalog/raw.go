@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -174,17 +175,15 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	defer stream.Stop(cancel)
 
 	// Nothing is promised before the first bytes are there.
-	magic := make([]byte, len(qcow2.Magic))
-	n, err := readBlock(stream, magic)
-	if err != nil && !errors.Is(err, io.EOF) {
+	first, err := stream.Peek()
+	if err != nil {
 		return unreadable(err)
 	}
-	if string(magic) == qcow2.Magic {
+	if bytes.HasPrefix(first, []byte(qcow2.Magic)) {
 		return problem.Newf(problem.Malformed, "inside of the %s there is a qcow2 image, which cannot be read from one end to the other: decompress it and upload what comes out", kind)
 	}
-	body := io.MultiReader(strings.NewReader(string(magic[:n])), stream)
 	if zstd {
-		return f.sendEncoded(w, r, c, streamFrames(body))
+		return f.sendEncoded(w, r, c, streamFrames(stream))
 	}
 	h := w.Header()
 	describe(h, c, "-raw", c.rawSHA256)
@@ -194,7 +193,7 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 		} else {
 			h.Set("Trailer", "Repr-Digest")
 		}
-	}, pieces(body), func() {
+	}, stream.Blocks(), func() {
 		if sum != nil {
 			h.Set("Repr-Digest", digest.FormatReprDigest(sum.Sum256()))
 		}

@@ -79,23 +79,6 @@ func failedPrecondition() error {
 	return problem.New(problem.Precondition, "the image is not the version that the request's If-Match or If-Unmodified-Since asks for")
 }
 
-// pieces reads r to its end.
-func pieces(r io.Reader) iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
-		buf := make([]byte, copyBuffer)
-		for {
-			n, err := r.Read(buf)
-			if n > 0 && !yield(buf[:n], nil) || errors.Is(err, io.EOF) {
-				return
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-		}
-	}
-}
-
 // takesZstd reports whether the client would rather have the answer in zstd
 // (RFC 8878; RFC 9110, 12.5.3).
 func takesZstd(r *http.Request) bool {

@@ -3,6 +3,7 @@ package digest
 import (
 	"errors"
 	"io"
+	"iter"
 )
 
 const (
@@ -114,22 +115,60 @@ func (r *Reader) pass(b []byte) bool {
 // and is what it should be; any other error is the source's or verify's.
 func (r *Reader) Read(p []byte) (int, error) {
 	for len(r.block) == 0 {
-		if r.whole != nil {
-			r.free <- r.whole[:blockBytes]
-			r.whole = nil
+		if err := r.turn(); err != nil {
+			return 0, err
 		}
-		b, ok := <-r.out
-		if !ok {
-			if r.err != nil {
-				return 0, r.err
-			}
-			return 0, io.EOF
-		}
-		r.block, r.whole = b, b
 	}
 	n := copy(p, r.block)
 	r.block = r.block[n:]
 	return n, nil
+}
+
+// turn goes on to the next block.
+func (r *Reader) turn() error {
+	if r.whole != nil {
+		r.free <- r.whole[:blockBytes]
+	}
+	r.block, r.whole = nil, nil
+	b, ok := <-r.out
+	switch {
+	case ok:
+		r.block, r.whole = b, b
+		return nil
+	case r.err != nil:
+		return r.err
+	}
+	return io.EOF
+}
+
+// Blocks is [Reader.Read] to the end for who can do without a copy: each block
+// is good until the next one is asked for. An error that is not io.EOF comes
+// last.
+func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for {
+			if len(r.block) > 0 && !yield(r.block, nil) {
+				return
+			}
+			switch err := r.turn(); {
+			case errors.Is(err, io.EOF):
+				return
+			case err != nil:
+				yield(nil, err)
+				return
+			}
+		}
+	}
+}
+
+// Peek returns the first bytes of the next block; none at the end.
+func (r *Reader) Peek() ([]byte, error) {
+	if len(r.block) == 0 {
+		if err := r.turn(); err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+	}
+	return r.block, nil
 }
 
 // Stop ends the reading and waits for that; interrupt makes a read of the

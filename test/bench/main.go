@@ -54,6 +54,7 @@ var measurements = []measurement{
 	{"catalog", "the catalog and its page, by number of images", (*bench).catalog},
 	{"link", "fetch job over a slow link against curl", (*bench).link},
 	{"resume", "what is done again after SIGKILL", (*bench).resume},
+	{"raw", "GET /raw against the tools of each kind", (*bench).raw},
 	{"memory", "peak memory under load, and idle", (*bench).memory},
 }
 

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	rawSize   = 768 * mib
+	rawMemory = 150 // MiB
+)
+
+// A kind of image, and what one would unpack it with instead.
+type rawKind struct {
+	name   string
+	pack   string // makes it of $disk
+	unpack string // to nowhere, or to a file that is not kept
+	bound  *bound
+}
+
+var rawKinds = []rawKind{
+	{"disk.img.zst", "zstd -q -c $disk", "zstd -dc %s", atLeast(0.7)},
+	{"disk.img.gz", "gzip -c $disk", "gzip -dc %s", atLeast(1)},
+	{"disk.img.xz", "xz -1 -T1 -c $disk", "xz -dc %s", nil},
+	{"zlib.qcow2", "qemu-img convert -c -O qcow2 $disk $out", "qemu-img convert -O raw %s raw.out", atLeast(0.7)},
+	{"zstd.qcow2", "qemu-img convert -c -O qcow2 -o compression_type=zstd $disk $out", "qemu-img convert -O raw %s raw.out", atLeast(0.7)},
+	{"plain.qcow2", "qemu-img convert -O qcow2 $disk $out", "qemu-img dd -O raw bs=4M if=%s of=raw.out", atLeast(0.7)},
+}
+
+// raw compares what a disk gets of images of each kind with what their own
+// tools make of them. The disk is one of programs and their sources, an eighth
+// of it empty.
+func (b *bench) raw(ctx context.Context) error {
+	size := b.scaled(rawSize)
+	if err := b.room(5 * size); err != nil {
+		return err
+	}
+	disk := b.path("raw.img")
+	if err := filesOf(ctx, disk, size); err != nil {
+		return err
+	}
+	defer os.Remove(disk)
+	s, err := b.server(ctx, "raw")
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	for _, k := range rawKinds {
+		packed := s.image(k.name)
+		script := strings.NewReplacer("$disk", disk, "$out", packed).Replace(k.pack)
+		if script == strings.ReplaceAll(k.pack, "$disk", disk) {
+			script += " > " + packed
+		}
+		if _, err := (tool{args: []string{"sh", "-ec", script}}).time(ctx, b.dir); err != nil {
+			return err
+		}
+		if _, err := s.completed(ctx, hashes, k.name); err != nil {
+			return err
+		}
+	}
+	if err := s.idle(ctx); err != nil {
+		return err
+	}
+	if err := forgetPeak(s.PID()); err != nil {
+		return err
+	}
+	for _, k := range rawKinds {
+		packed := s.image(k.name)
+		side := func(args ...string) func(int) (float64, error) {
+			return func(int) (float64, error) {
+				if err := settle(packed); err != nil {
+					return 0, err
+				}
+				defer os.Remove(b.path("raw.out"))
+				return tool{args: args}.time(ctx, b.dir)
+			}
+		}
+		unpack := fmt.Sprintf(strings.ReplaceAll(k.unpack, "raw.out", b.path("raw.out")), packed)
+		o, p, err := b.turns(side("curl", "-sS", "--fail", "-o", "/dev/null", s.Pages+"/raw/"+k.name), side(strings.Fields(unpack)...))
+		if err != nil {
+			return err
+		}
+		b.report.faster("raw", formatBytes(size)+" of "+k.name, series{"imageroot, curl", unitSeconds, o},
+			series{strings.Join(strings.Fields(k.unpack)[:2], " "), unitSeconds, p}, k.bound)
+	}
+	peak, err := memoryOf(s.PID(), "VmHWM")
+	if err != nil {
+		return err
+	}
+	b.report.absolute("raw", "peak memory", unitMiB, []float64{peak}, atMost(rawMemory))
+	return nil
+}
+
+// filesOf makes a disk of the files of Go's distribution, which every machine
+// has that runs this.
+func filesOf(ctx context.Context, path string, size int64) error {
+	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	left := size - size/8
+	for left > 0 {
+		before := left
+		err := filepath.WalkDir(strings.TrimSpace(string(root)), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			in, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			n, err := io.Copy(out, io.LimitReader(in, left))
+			if left -= n; err == nil && left == 0 {
+				err = fs.SkipAll
+			}
+			return err
+		})
+		if err == nil && left == before {
+			err = errors.New("there is nothing in GOROOT")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.Join(out.Truncate(size), out.Close())
+}
