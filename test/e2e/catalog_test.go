@@ -212,7 +212,10 @@ func TestCatalogShape(t *testing.T) {
 		t.Fatalf("GET /catalog: %s (%v)", m, err)
 	}
 	for _, r := range rows {
-		want := []string{"cached", "format", "hash_state", "names", "ref", "sha256", "size_bytes", "sources", "warnings"}
+		want := []string{
+			"cached", "content", "format", "hash_state", "names", "raw_sha256", "raw_size_bytes", "ref", "sha256", "size_bytes", "sources",
+			"virtual_size_bytes", "warnings",
+		}
 		if got := keysOf(t, r); !slices.Equal(got, want) {
 			t.Errorf("a row has %q, want %q", got, want)
 		}
