@@ -1,11 +1,11 @@
 package catalog
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -41,17 +41,19 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return err
 	}
 	defer file.Close()
-	kind, err := content.Detect(file, c.info.Size)
+	what, err := content.Detect(file, c.info.Size)
 	if err != nil {
 		return err
 	}
 	c.name = rawName(c.name)
 	zstd := takesZstd(r)
-	w.Header().Add("Vary", "Accept-Encoding")
-	switch kind {
-	case content.HTML, content.Text:
-		return problem.New(problem.Malformed, "this is no disk but text: a saved error page, most likely. GET /images/... has it as it is")
-	case content.QCOW2:
+	w.Header().Set("Vary", "Accept-Encoding")
+	switch no := what.NoDisk(); {
+	case no != "":
+		return problem.New(problem.Malformed, no)
+	case what.Kind.Compressed():
+		return f.sendUnpacked(w, r, c, what.Kind, zstd)
+	case what.Kind == content.QCOW2:
 		disk, err := openDisk(file, r)
 		if err != nil {
 			return unreadable(err)
@@ -68,9 +70,6 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		}
 		describe(w.Header(), c, "-raw", c.rawSHA256)
 		return f.sendRanges(w, r, c, disk.Size(), body)
-	}
-	if kind.Compressed() {
-		return f.sendUnpacked(w, r, c, kind, zstd)
 	}
 	if zstd {
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
@@ -179,8 +178,13 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	if err != nil {
 		return unreadable(err)
 	}
-	if bytes.HasPrefix(first, []byte(qcow2.Magic)) {
-		return problem.Newf(problem.Malformed, "inside of the %s there is a qcow2 image, which cannot be read from one end to the other: decompress it and upload what comes out", kind)
+	switch inside := content.Head(first, math.MaxInt64); {
+	case len(first) == 0:
+		return problem.Newf(problem.Malformed, "there is nothing in the %s data", kind)
+	case inside.NoDisk() != "":
+		return problem.New(problem.Malformed, "once decompressed, "+inside.NoDisk())
+	case inside.Kind == content.QCOW2 || inside.Kind.Compressed():
+		return problem.Newf(problem.Malformed, "once decompressed, this is %s, which would have to be unpacked in turn: decompress it and upload what comes out", inside.What)
 	}
 	if zstd {
 		return f.sendEncoded(w, r, c, streamFrames(stream))

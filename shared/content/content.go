@@ -59,11 +59,11 @@ func (c *Content) size(n int64) { c.VirtualSize = &n }
 // the file system with the last one, btrfs.
 const HeadBytes = 68 << 10
 
-// Detect is [Sniff] for who wants to know the kind only. It reads the first
-// [HeadBytes] at once and nothing else.
-func Detect(r io.ReaderAt, size int64) (Kind, error) {
+// Detect is [Sniff] without a second look: it reads the first [HeadBytes] at
+// once and nothing else.
+func Detect(r io.ReaderAt, size int64) (Content, error) {
 	head, err := readHead(r, size)
-	return Head(head, size).Kind, err
+	return Head(head, size), err
 }
 
 // Sniff finds out what an image of size bytes is. It reads the first
@@ -125,11 +125,23 @@ func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// NoDisk says why a disk gets nothing of an image: it is a web page, say, or of
+// another program's format. It says nothing where a disk gets something.
+func (c Content) NoDisk() string {
+	switch {
+	case c.Kind != Text && c.Kind != HTML && !c.foreign():
+		return ""
+	case len(c.Warnings) > 0:
+		return c.Warnings[0]
+	}
+	return "the image is " + c.What
+}
+
 // Mismatch says what is wrong with calling an image with that content name,
 // or nothing. A disk to which it is written as it is would not boot.
 func (c Content) Mismatch(name string) string {
 	format, ok := image.FormatOf(name)
-	if !ok || c.Kind == Text || c.Kind == HTML || c.foreign() { // which are warned of anyway
+	if !ok || c.NoDisk() != "" { // which is warned of anyway
 		return ""
 	}
 	said := name[len(name)-len(format)-1:]

@@ -43,9 +43,9 @@ func sniff(t testing.TB, data []byte) content.Content {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kind, err := content.Detect(bytes.NewReader(data), int64(len(data)))
-	if err != nil || kind != c.Kind {
-		t.Errorf("Detect: %s, %v; Sniff: %s", kind, err, c.Kind)
+	d, err := content.Detect(bytes.NewReader(data), int64(len(data)))
+	if err != nil || d.Kind != c.Kind || d.NoDisk() != c.NoDisk() {
+		t.Errorf("Detect: %s, %v; Sniff: %s", d.Kind, err, c.Kind)
 	}
 	return c
 }

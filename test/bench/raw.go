@@ -110,6 +110,10 @@ func filesOf(ctx context.Context, path string, size int64) error {
 		return err
 	}
 	defer out.Close()
+	// Disks do not begin with text.
+	if _, err := out.Seek(mib, io.SeekStart); err != nil {
+		return err
+	}
 	left := size - size/8
 	for left > 0 {
 		before := left
