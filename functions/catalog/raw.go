@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/semaphore"
+
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
@@ -136,21 +138,15 @@ func unreadable(err error) error {
 	return err
 }
 
-// maxUnpacking is how many images are decompressed at once: each may take the
-// memory of its window.
-const maxUnpacking = 8
+// unpackBytes is how much memory those images take together that are being
+// decompressed, and unpackLeast what each is counted as at least.
+const unpackBytes, unpackLeast = 256 << 20, 32 << 20
 
-var unpacking = make(chan struct{}, maxUnpacking)
+var unpacking = semaphore.NewWeighted(unpackBytes)
 
 // sendUnpacked answers with what a compressed image decompresses to. It is read
 // from its beginning, so there are no ranges.
 func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool) error {
-	select {
-	case unpacking <- struct{}{}:
-		defer func() { <-unpacking }()
-	default:
-		return problem.Newf(problem.Unavailable, "this server is decompressing %d images already: try again, or get this one from /images/... and decompress it there", maxUnpacking)
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	packed := &objectReader{ctx: ctx, object: c}
@@ -160,6 +156,11 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 		return unreadable(err)
 	}
 	defer unpacked.Close()
+	memory := max(unpacked.Window(), unpackLeast)
+	if !unpacking.TryAcquire(memory) {
+		return problem.New(problem.Unavailable, "this server is decompressing as many images as it has memory for: try again, or get this one from /images/... and decompress it there")
+	}
+	defer unpacking.Release(memory)
 	var sum *digest.Hasher // where it is not known yet
 	if c.rawSHA256 == "" && !zstd {
 		sum = digest.New(false)

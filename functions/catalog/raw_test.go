@@ -442,6 +442,24 @@ func TestRawReplaced(t *testing.T) {
 }
 
 // Where each read is a request, an image of many clusters takes few.
+// TestRawMemory: what there is no memory for is not begun.
+func TestRawMemory(t *testing.T) {
+	s := newRawServer(t, false)
+	s.put("x.img.gz", gzipped(t, someDisk()))
+	if !unpacking.TryAcquire(unpackBytes - unpackLeast + 1) {
+		t.Fatal("something is being unpacked")
+	}
+	r := s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusServiceUnavailable, "memory")
+	if r.header.Get("Retry-After") == "" {
+		t.Error("nothing says when to try again")
+	}
+	unpacking.Release(1)
+	for range 2 { // and the first gives it back
+		s.same(s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusOK), someDisk())
+	}
+	unpacking.Release(unpackBytes - unpackLeast)
+}
+
 func TestRawRequests(t *testing.T) {
 	t.Parallel()
 	s := newRawServer(t, false)

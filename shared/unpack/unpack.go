@@ -79,6 +79,7 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	or(&limit.Free, DefaultFree)
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
+	u.window = -1
 	var err error
 	switch kind {
 	case content.Gzip:
@@ -86,8 +87,10 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	case content.Bzip2:
 		u.stream = newBzip2(u.in)
 	case content.XZ:
+		u.window = xzWindow(u.in)
 		u.stream = newXZ(u.in, limit.Window)
 	case content.Zstd:
+		u.window = zstdWindow(u.in)
 		u.stream, err = newZstd(u.in, limit.Window)
 	}
 	if err != nil {
@@ -111,6 +114,7 @@ type Reader struct {
 	source source
 	in     *bufio.Reader
 	stream stream
+	window int64 // of the first frame; 0: not known, negative: a small one
 	out    int64
 	err    error
 }
@@ -129,6 +133,15 @@ func (s *source) Read(p []byte) (int, error) {
 		s.err = err
 	}
 	return n, err
+}
+
+// Window is how many bytes of memory the stream will need for what it refers
+// back to, as its beginning says: [Limit.Window] where that says nothing.
+func (u *Reader) Window() int64 {
+	if u.window == 0 {
+		return u.limit.Window
+	}
+	return min(max(u.window, 0), u.limit.Window)
 }
 
 // Consumed is how many bytes of the input have been decompressed.

@@ -286,3 +286,42 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestWindow: what a stream will need is known before it is read.
+func TestWindow(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	for _, tt := range []struct {
+		kind    content.Kind
+		command []string
+		want    int64
+	}{
+		{content.Gzip, []string{"gzip", "-c"}, 0},
+		{content.Bzip2, []string{"bzip2", "-c"}, 0},
+		{content.XZ, []string{"xz", "-c", "-0"}, 256 << 10},
+		{content.XZ, []string{"xz", "-c", "-9"}, 64 << 20},
+		{content.XZ, []string{"xz", "-c", "-9", "-T2", "--block-size=1000000"}, 64 << 20},
+		{content.Zstd, []string{"zstd", "-c", "-1"}, 512 << 10},
+		{content.Zstd, []string{"zstd", "-c", "--long=27"}, 128 << 20},
+		{content.Zstd, []string{"zstd", "-c", "--long=31", "--ultra", "-22"}, unpack.DefaultWindow}, // refused later
+	} {
+		u, err := unpack.NewReader(tt.kind, bytes.NewReader(tool(t, data, tt.command[0], tt.command[1:]...)), unpack.Limit{})
+		if err != nil {
+			t.Errorf("%v: %v", tt.command, err)
+			continue
+		}
+		if got := u.Window(); got != tt.want {
+			t.Errorf("%v: %d, want %d", tt.command, got, tt.want)
+		}
+		u.Close()
+	}
+	// What says nothing may need the most.
+	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)
+	u, err := unpack.NewReader(content.Zstd, bytes.NewReader(append(skippable, tool(t, data, "zstd", "-c")...)), unpack.Limit{Window: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if got := u.Window(); got != 16<<20 {
+		t.Errorf("after a skippable frame: %d", got)
+	}
+}

@@ -139,28 +139,11 @@ func (x *xzStream) next() error {
 	if crc32.ChecksumIEEE(fields) != binary.LittleEndian.Uint32(sum) {
 		return errors.New("wrong checksum of a block header")
 	}
-	b := &xzBlock{header: int64(len(h)), in: &counter{x.in, 0}, saidIn: -1, saidOut: -1}
-	flags, r := fields[1], bytes.NewReader(fields[2:])
-	for _, f := range []struct {
-		flag byte
-		said *int64
-	}{{0x40, &b.saidIn}, {0x80, &b.saidOut}} {
-		if flags&f.flag == 0 {
-			continue
-		}
-		n, err := binary.ReadUvarint(r)
-		if err != nil || n > 1<<62 {
-			return errors.New("wrong size in a block header")
-		}
-		*f.said = int64(n)
+	b, dictionary, err := parseBlock(fields)
+	if err != nil {
+		return err
 	}
-	// 3.1.5 and 5.3.1: the one filter is LZMA2, whose property is the size of
-	// its dictionary.
-	filter := make([]byte, 3)
-	if _, err := io.ReadFull(r, filter); err != nil || flags&0x3f != 0 || filter[0] != 0x21 || filter[1] != 1 || filter[2] > 40 {
-		return &Error{Refused, 0, "the xz data uses filters other than LZMA2, which are not read here; compress the image again without them"}
-	}
-	dictionary := int64(2|filter[2]&1) << (filter[2]/2 + 11)
+	b.header, b.in = int64(len(h)), &counter{x.in, 0}
 	if dictionary > x.window {
 		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.window))}
 	}
@@ -171,6 +154,48 @@ func (x *xzStream) next() error {
 	b.lzma2, err = lzma.Reader2Config{DictCap: max(int(dictionary), lzma.MinDictCap)}.NewReader2(b.in)
 	x.block = b
 	return err
+}
+
+// parseBlock reads the fields of a block's header (3.1), of which the first
+// byte is its length. The dictionary is how much the block refers back to.
+func parseBlock(fields []byte) (b *xzBlock, dictionary int64, err error) {
+	b = &xzBlock{saidIn: -1, saidOut: -1}
+	flags, r := fields[1], bytes.NewReader(fields[2:])
+	for _, f := range []struct {
+		flag byte
+		said *int64
+	}{{0x40, &b.saidIn}, {0x80, &b.saidOut}} {
+		if flags&f.flag == 0 {
+			continue
+		}
+		n, err := binary.ReadUvarint(r)
+		if err != nil || n > 1<<62 {
+			return nil, 0, errors.New("wrong size in a block header")
+		}
+		*f.said = int64(n)
+	}
+	// 3.1.5 and 5.3.1: the one filter is LZMA2, whose property is the size of
+	// its dictionary.
+	filter := make([]byte, 3)
+	if _, err := io.ReadFull(r, filter); err != nil || flags&0x3f != 0 || filter[0] != 0x21 || filter[1] != 1 || filter[2] > 40 {
+		return nil, 0, &Error{Refused, 0, "the xz data uses filters other than LZMA2, which are not read here; compress the image again without them"}
+	}
+	return b, int64(2|filter[2]&1) << (filter[2]/2 + 11), nil
+}
+
+// xzWindow is what the first block refers back to, as far as it can be told.
+func xzWindow(in *bufio.Reader) int64 {
+	const header = 12 // of the stream
+	h, _ := in.Peek(header + 1)
+	if len(h) > header && h[header] != 0 {
+		h, _ = in.Peek(header + (int(h[header])+1)*4)
+		if fields := h[header:]; len(fields) >= 8 {
+			if _, dictionary, err := parseBlock(fields); err == nil {
+				return dictionary
+			}
+		}
+	}
+	return 0
 }
 
 // end reads what follows a block's data: padding (3.3) and check (3.4).

@@ -1,6 +1,8 @@
 package unpack
 
 import (
+	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +24,16 @@ func newZstd(in io.Reader, window int64) (zstdStream, error) {
 	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(uint64(window)), zstd.WithDecoderMaxMemory(uint64(window)))
 	return zstdStream{d, window}, err
+}
+
+// zstdWindow is what the first frame refers back to, as far as it can be told.
+func zstdWindow(in *bufio.Reader) int64 {
+	h, _ := in.Peek(zstd.HeaderMaxSize)
+	var header zstd.Header
+	if header.Decode(h) != nil || header.Skippable {
+		return 0
+	}
+	return int64(min(cmp.Or(header.WindowSize, header.FrameContentSize), 1<<62))
 }
 
 func (z zstdStream) Read(p []byte) (int, error) {
