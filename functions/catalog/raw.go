@@ -18,6 +18,7 @@ import (
 	"imageroot/shared/image"
 	"imageroot/shared/problem"
 	"imageroot/shared/qcow2"
+	"imageroot/shared/store/reader"
 	"imageroot/shared/unpack"
 	"imageroot/shared/web"
 )
@@ -38,7 +39,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	if f.links(c) != nil {
 		return elsewhere(r, c)
 	}
-	file, err := openFile(r.Context(), c)
+	file, err := reader.Open(r.Context(), c.root, c.key, c.info.Version)
 	if err != nil {
 		return err
 	}
@@ -119,8 +120,8 @@ const maxWalk = 16 << 20
 
 // openDisk opens a qcow2 image. One that is cut short is best refused before a
 // disk is half written, where that can be found out at little cost.
-func openDisk(file *objectFile, r *http.Request) (diskSection, error) {
-	disk, err := qcow2.Open(file, file.object.info.Size)
+func openDisk(file *reader.Reader, r *http.Request) (diskSection, error) {
+	disk, err := qcow2.Open(file, file.Size())
 	if err == nil && r.Header.Get("Range") == "" && disk.Size()/disk.Header().ClusterSize*8 <= maxWalk {
 		err = disk.Check()
 	}

@@ -18,6 +18,7 @@ import (
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
+	"imageroot/shared/store/reader"
 	"imageroot/shared/unpack"
 )
 
@@ -233,7 +234,7 @@ func (c *counted) Read(p []byte) (int, error) {
 // examineDisk reads the disk in a qcow2 image through, which expands every
 // compressed cluster.
 func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (content.Check, error) {
-	file, err := openAt(ctx, at)
+	file, err := reader.Open(ctx, at.root, at.key, at.info.Version)
 	if err != nil {
 		return content.Check{}, err
 	}

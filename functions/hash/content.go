@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"sync"
 	"time"
 
 	"imageroot/shared/activity"
@@ -15,6 +13,7 @@ import (
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
+	"imageroot/shared/store/reader"
 )
 
 // A place is where bytes are.
@@ -83,7 +82,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	key := layout.ContentKey(sha256)
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, key)
 	if errors.Is(err, store.ErrNotFound) {
-		r, oerr := openAt(ctx, at)
+		r, oerr := reader.Open(ctx, at.root, at.key, at.info.Version)
 		if errors.Is(oerr, store.ErrChanged) || errors.Is(oerr, store.ErrNotFound) {
 			return nil // another event tells of what is there now
 		}
@@ -92,7 +91,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 		}
 		defer r.Close()
 		n := seeks
-		if r.file != nil {
+		if r.Local() {
 			n = fileSeeks
 		}
 		found, serr := content.Sniff(r, at.info.Size, n)
@@ -188,95 +187,4 @@ func (f *Function) fillChecks(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// An objectAt reads one version of an object anywhere: from the file where the
-// store is on this machine's disk, else in chunks, of which it keeps a few. It
-// must be closed.
-type objectAt struct {
-	ctx  context.Context
-	at   place
-	body io.Closer
-	file store.Direct // nil: it is not on this machine's disk
-
-	mu     sync.Mutex
-	chunks [8][]byte
-	number [8]int64
-	next   int
-}
-
-// chunkBytes is how much is asked for at once where that is a request.
-const chunkBytes = 1 << 20
-
-func openAt(ctx context.Context, at place) (*objectAt, error) {
-	o := &objectAt{ctx: ctx, at: at}
-	if at.info.Size == 0 {
-		return o, nil // there is no range of nothing
-	}
-	body, err := o.get(0, 1)
-	if err != nil {
-		return nil, err
-	}
-	o.body = body
-	o.file, _ = body.(store.Direct)
-	return o, nil
-}
-
-func (o *objectAt) get(off, n int64) (io.ReadCloser, error) {
-	body, info, err := o.at.root.Get(o.ctx, o.at.key, store.Range{Offset: off, Length: n}, o.at.info.ETag)
-	if err == nil && info.Size != o.at.info.Size {
-		body.Close()
-		err = store.ErrChanged
-	}
-	return body, err
-}
-
-func (o *objectAt) Close() error {
-	if o.body == nil {
-		return nil
-	}
-	return o.body.Close()
-}
-
-// ReadAt implements io.ReaderAt.
-func (o *objectAt) ReadAt(p []byte, off int64) (n int, err error) {
-	if o.file != nil {
-		return o.file.ReadObjectAt(p, off)
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for n < len(p) {
-		if off >= o.at.info.Size {
-			return n, io.EOF
-		}
-		chunk, err := o.chunk(off / chunkBytes)
-		if err != nil {
-			return n, err
-		}
-		m := copy(p[n:], chunk[off%chunkBytes:])
-		n, off = n+m, off+int64(m)
-	}
-	return n, nil
-}
-
-// chunk returns a chunk that is kept, or reads it in place of the oldest.
-func (o *objectAt) chunk(number int64) ([]byte, error) {
-	for i, c := range o.chunks {
-		if c != nil && o.number[i] == number {
-			return c, nil
-		}
-	}
-	off := number * chunkBytes
-	data := make([]byte, min(chunkBytes, o.at.info.Size-off))
-	body, err := o.get(off, int64(len(data)))
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	if _, err := io.ReadFull(body, data); err != nil {
-		return nil, err
-	}
-	o.chunks[o.next], o.number[o.next] = data, number
-	o.next = (o.next + 1) % len(o.chunks)
-	return data, nil
 }

@@ -1,0 +1,149 @@
+// Package reader reads one version of an object in any order.
+package reader
+
+import (
+	"context"
+	"io"
+	"slices"
+	"sync"
+
+	"imageroot/shared/store"
+)
+
+const (
+	// chunkBytes is how much of an object is asked for at a time where each time
+	// is a request.
+	chunkBytes = 1 << 20
+	// maxChunks is how many of those are kept: those that reads from several
+	// places at once come back to.
+	maxChunks = 8
+)
+
+// A Reader reads from the disk where the store is on this machine's, else in
+// chunks of 1 MiB, of which it keeps eight. It may be read from several
+// goroutines at once, and must be closed after they have ended.
+type Reader struct {
+	ctx     context.Context
+	objects store.Objects
+	key     string
+	version store.Version
+	body    io.ReadCloser // of the first look
+	direct  store.Direct  // nil: in chunks
+
+	mu     sync.Mutex
+	chunks []*chunk // the one that was used last comes last
+}
+
+type chunk struct {
+	number int64
+	once   sync.Once
+	data   []byte
+	err    error
+}
+
+// Open opens a version of an object; store.ErrChanged where there is another
+// one by now. The context is that of all reads.
+func Open(ctx context.Context, objects store.Objects, key string, v store.Version) (*Reader, error) {
+	r := &Reader{ctx: ctx, objects: objects, key: key, version: v}
+	if v.Size == 0 {
+		return r, nil // of nothing there are no ranges
+	}
+	var err error
+	if r.body, err = r.get(0); err != nil {
+		return nil, err
+	}
+	var ok bool
+	if r.direct, ok = r.body.(store.Direct); ok {
+		return r, nil
+	}
+	first := &chunk{}
+	first.once.Do(func() { first.data, first.err = r.take(r.body, 0) })
+	r.body = nil
+	r.chunks = []*chunk{first}
+	return r, first.err
+}
+
+// Size is the object's, in bytes.
+func (r *Reader) Size() int64 { return r.version.Size }
+
+// Local reports whether reads are no requests.
+func (r *Reader) Local() bool { return r.direct != nil }
+
+// get opens the chunk of that number.
+func (r *Reader) get(number int64) (io.ReadCloser, error) {
+	body, info, err := r.objects.Get(r.ctx, r.key, store.Range{Offset: number * chunkBytes, Length: chunkBytes}, r.version.ETag)
+	if err == nil && info.Size != r.version.Size {
+		body.Close()
+		err = store.ErrChanged
+	}
+	return body, err
+}
+
+// take reads the body of a chunk and closes it.
+func (r *Reader) take(body io.ReadCloser, number int64) ([]byte, error) {
+	defer body.Close()
+	data := make([]byte, min(chunkBytes, r.version.Size-number*chunkBytes))
+	_, err := io.ReadFull(body, data)
+	return data, err
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
+	if r.direct != nil {
+		return r.direct.ReadObjectAt(p, off)
+	}
+	for n < len(p) {
+		if off >= r.version.Size {
+			return n, io.EOF
+		}
+		c := r.chunk(off / chunkBytes)
+		c.once.Do(func() {
+			body, err := r.get(c.number)
+			if err == nil {
+				c.data, err = r.take(body, c.number)
+			}
+			c.err = err
+		})
+		if c.err != nil {
+			r.drop(c)
+			return n, c.err
+		}
+		m := copy(p[n:], c.data[off%chunkBytes:])
+		n += m
+		off += int64(m)
+	}
+	return n, nil
+}
+
+// chunk returns a chunk that is kept, or a new one in place of that which was
+// not used for longest.
+func (r *Reader) chunk(number int64) *chunk {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := slices.IndexFunc(r.chunks, func(c *chunk) bool { return c.number == number })
+	c := &chunk{number: number}
+	switch {
+	case n >= 0:
+		c = r.chunks[n]
+		r.chunks = slices.Delete(r.chunks, n, n+1)
+	case len(r.chunks) == maxChunks:
+		r.chunks = slices.Delete(r.chunks, 0, 1)
+	}
+	r.chunks = append(r.chunks, c)
+	return c
+}
+
+// drop has a chunk that could not be read asked for again.
+func (r *Reader) drop(c *chunk) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.chunks = slices.DeleteFunc(r.chunks, func(other *chunk) bool { return other == c })
+}
+
+// Close implements io.Closer.
+func (r *Reader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	return r.body.Close()
+}
