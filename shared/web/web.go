@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -136,7 +137,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.cfg.Metric.Request(methodLabel(r.Method), pattern, rw.code(), took)
 		h.log(rt, r, rw, id, took, err, cut)
 		if cut {
-			panic(http.ErrAbortHandler)
+			abort(w, r)
 		}
 	}()
 	if err == nil {
@@ -152,6 +153,23 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			linger(rw)
 		}
 	}
+}
+
+// abort breaks the connection of an answer that has begun and cannot be
+// finished. In HTTP/1.0 a body ends with the connection, so that only a reset
+// tells a broken one from one that has ended; a proxy that speaks it to this
+// server would pass half a body on as whole.
+func abort(w http.ResponseWriter, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) {
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				_ = tcp.SetLinger(0) // it is closed anyway
+			}
+			conn.Close()
+			return
+		}
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // find returns the route of a request, with its path values set.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -379,6 +380,20 @@ func TestBrokenAnswer(t *testing.T) {
 		resp.Body.Close()
 		if err == nil || string(body) != "half" {
 			t.Errorf("%s: read %q, %v", path, body, err)
+		}
+		// In HTTP/1.0 a body ends where the connection does: a reset is no end.
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(conn)
+		conn.Close()
+		if !errors.Is(err, syscall.ECONNRESET) || !strings.HasPrefix(string(answer), "HTTP/1.0 200") && len(answer) > 0 {
+			t.Errorf("%s in HTTP/1.0: read %q, %v", path, answer, err)
 		}
 		srv.CloseClientConnections()
 		for end := time.Now().Add(5 * time.Second); !strings.Contains(s.log.String(), path) && time.Now().Before(end); {

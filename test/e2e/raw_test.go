@@ -206,13 +206,13 @@ func TestRawBad(t *testing.T) {
 			s.Do(t, http.MethodHead, rawRoute(c.name), nil, anonymous).Must(t, 422)
 			continue
 		}
-		for _, zstd := range []string{"", "-H 'Accept-Encoding: zstd' "} {
+		for _, as := range []string{"", "-H 'Accept-Encoding: zstd' ", "--http1.0 ", "--http1.0 -H 'Accept-Encoding: zstd' "} {
 			_ = os.Remove(m.path("disk"))
-			if sh(t, m.dir, "curl -fsS -o disk "+zstd+s.Pages+rawRoute(c.name)) == nil {
-				t.Errorf("%s: curl %stook it for whole", c.name, zstd)
+			if sh(t, m.dir, "curl -fsS -o disk "+as+s.Pages+rawRoute(c.name)) == nil {
+				t.Errorf("%s: curl %stook it for whole", c.name, as)
 			}
 			got, err := os.ReadFile(m.path("disk"))
-			if zstd != "" || strings.HasPrefix(c.name, "bad.") {
+			if as != "" || strings.HasPrefix(c.name, "bad.") {
 				continue // what finds that comes behind it
 			}
 			if err != nil || len(got) == 0 || !bytes.HasPrefix(raw, got) {
