@@ -36,6 +36,16 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	if err := c.unchanged(r.Context()); err != nil {
 		return err
 	}
+	if c.known != nil {
+		// What is known to be no good is best refused before a disk is half
+		// written.
+		if no := c.known.NoDisk(); no != "" {
+			return problem.New(problem.Malformed, no)
+		}
+		if check := c.known.Check; check != nil && (check.Verdict == content.Truncated || check.Verdict == content.Damaged) {
+			return problem.New(problem.Malformed, check.Reason)
+		}
+	}
 	if f.links(c) != nil {
 		return elsewhere(r, c)
 	}
@@ -61,6 +71,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		if err != nil {
 			return unreadable(err)
 		}
+		release, err := reserve(diskClusters * disk.Header().ClusterSize)
+		if err != nil {
+			return err
+		}
+		defer release()
 		if zstd {
 			return f.sendEncoded(w, r, c, frames(disk))
 		}
@@ -75,6 +90,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return f.sendRanges(w, r, c, disk.Size(), body)
 	}
 	if zstd {
+		release, err := reserve(0)
+		if err != nil {
+			return err
+		}
+		defer release()
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
@@ -90,15 +110,30 @@ func elsewhere(r *http.Request, c *object) error {
 		key = url.PathEscape(c.key)
 	}
 	from := web.BaseURL(r) + imagePath(key, c.name)
-	format, _ := image.FormatOf(c.name)
-	plain, compressor, _ := strings.Cut(string(format), ".")
-	how := fmt.Sprintf("curl -fL %s | %sdd of=/dev/sdX bs=4M", from, map[string]string{
-		"zst": "zstd -d | ", "xz": "xz -d | ", "gz": "gzip -d | ", "bz2": "bzip2 -d | ",
-	}[compressor])
-	if plain == "qcow2" {
-		how = fmt.Sprintf("curl -fL -o disk.qcow2 %s && qemu-img convert -O raw disk.qcow2 /dev/sdX", from)
+	kind := named(c.name)
+	if c.known != nil {
+		kind = c.known.Kind
+	}
+	unpack := ""
+	if kind.Compressed() {
+		unpack = string(kind) + " -d | " // each is called what its tool is
+	}
+	how := fmt.Sprintf("curl -fL '%s' | %sdd of=/dev/sdX bs=4M", from, unpack)
+	if kind == content.QCOW2 {
+		how = fmt.Sprintf("curl -fL -o disk.qcow2 '%s' && qemu-img convert -O raw disk.qcow2 /dev/sdX", from)
 	}
 	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
+}
+
+// named is the kind of image that a name stands for, where a disk does not get
+// it as it is.
+func named(name string) content.Kind {
+	format, _ := image.FormatOf(name)
+	plain, compressor, _ := strings.Cut(string(format), ".")
+	if plain == "qcow2" {
+		return content.QCOW2
+	}
+	return map[string]content.Kind{"zst": content.Zstd, "xz": content.XZ, "gz": content.Gzip, "bz2": content.Bzip2}[compressor]
 }
 
 // rawName is what an image is called once it is unpacked.
@@ -113,6 +148,10 @@ func rawName(name string) string {
 	}
 	return name[:len(name)-len(format)+len(plain)]
 }
+
+// diskClusters is how many clusters of a qcow2 image are in memory at once, at
+// the most: those that are read ahead, and what they were decompressed from.
+const diskClusters = 16
 
 // maxWalk is how many bytes of tables are read to see whether an image is all
 // there before its first byte is sent: those of 128 GiB in clusters of 64 KiB.
@@ -140,10 +179,20 @@ func unreadable(err error) error {
 }
 
 // unpackBytes is how much memory those images take together that are being
-// decompressed, and unpackLeast what each is counted as at least.
-const unpackBytes, unpackLeast = 256 << 20, 32 << 20
+// read as something else than they are, and unpackLeast what each is counted
+// as at least.
+const unpackBytes, unpackLeast = 256 << 20, 16 << 20
 
 var unpacking = semaphore.NewWeighted(unpackBytes)
+
+// reserve counts memory until what it returns is called.
+func reserve(memory int64) (release func(), err error) {
+	memory = max(memory, unpackLeast)
+	if !unpacking.TryAcquire(memory) {
+		return nil, problem.New(problem.Unavailable, "this server is unpacking as many images as it has memory for: try again, or get this one from /images/... and unpack it there")
+	}
+	return func() { unpacking.Release(memory) }, nil
+}
 
 // sendUnpacked answers with what a compressed image decompresses to. It is read
 // from its beginning, so there are no ranges.
@@ -157,11 +206,11 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 		return unreadable(err)
 	}
 	defer unpacked.Close()
-	memory := max(unpacked.Window(), unpackLeast)
-	if !unpacking.TryAcquire(memory) {
-		return problem.New(problem.Unavailable, "this server is decompressing as many images as it has memory for: try again, or get this one from /images/... and decompress it there")
+	release, err := reserve(unpacked.Window())
+	if err != nil {
+		return err
 	}
-	defer unpacking.Release(memory)
+	defer release()
 	var sum *digest.Hasher // where it is not known yet
 	if c.rawSHA256 == "" && !zstd {
 		sum = digest.New(false)

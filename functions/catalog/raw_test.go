@@ -25,7 +25,10 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
@@ -442,6 +445,66 @@ func TestRawReplaced(t *testing.T) {
 }
 
 // Where each read is a request, an image of many clusters takes few.
+// learn records what is known of an image's bytes.
+func learn(t *testing.T, f *Function, name string, rec content.Record) {
+	t.Helper()
+	info, err := f.Images.Head(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.SHA256, rec.SizeBytes = sum([]byte(name)), info.Size // whatever it is
+	d := digest.Record{Name: name, Version: info.Version, SHA256: rec.SHA256, By: digest.ByHash}
+	if _, err := record.Swap(t.Context(), f.Catalog, layout.DigestKey(name), &d, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := record.Swap(t.Context(), f.Catalog, layout.ContentKey(rec.SHA256), &rec, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is known to be no good is refused before a disk is half written, and
+// what is known decides how it is to be unpacked, whatever the name says.
+func TestRawKnown(t *testing.T) {
+	t.Parallel()
+	check := func(v content.Verdict) *content.Check {
+		return &content.Check{Verdict: v, Reason: "because of the " + string(v)}
+	}
+	for _, tt := range []struct {
+		name  string
+		rec   content.Record
+		here  int // status
+		there string
+	}{
+		{"cut.img", content.Record{Content: content.Content{Kind: content.Gzip}, Check: check(content.Truncated)}, 422, "because of the truncated"},
+		{"bad.img", content.Record{Content: content.Content{Kind: content.Zstd}, Check: check(content.Damaged)}, 422, "because of the damaged"},
+		{"page.img", content.Record{Content: content.Content{Kind: content.HTML, What: "a web page"}}, 422, "web page"},
+		{"good.img", content.Record{Content: content.Content{Kind: content.MBR}}, 200, "' | dd of="},
+		{"tired.img.gz", content.Record{Content: content.Content{Kind: content.MBR}, Check: check(content.Unchecked)}, 200, "' | dd of="},
+		{"ubuntu.img", content.Record{Content: content.Content{Kind: content.QCOW2}}, 200, "qemu-img convert"},
+		{"zipped.img", content.Record{Content: content.Content{Kind: content.XZ}}, 200, "' | xz -d | dd of="},
+	} {
+		for _, links := range []bool{false, true} {
+			f, handler := newCatalog(t, memstore.New())
+			status := tt.here
+			if links {
+				f.ImageLinks = noLinks{}
+				if status == 200 {
+					status = 501
+				}
+			}
+			if _, err := f.Images.Put(t.Context(), tt.name, bytes.NewReader(make([]byte, 1000)), 1000); err != nil {
+				t.Fatal(err)
+			}
+			learn(t, f, tt.name, tt.rec)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest("GET", "/raw/"+tt.name, nil))
+			if w.Code != status || status != 200 && !strings.Contains(w.Body.String(), tt.there) {
+				t.Errorf("%s, links %v: %d %s, want %d, %q", tt.name, links, w.Code, w.Body, status, tt.there)
+			}
+		}
+	}
+}
+
 // TestRawMemory: what there is no memory for is not begun.
 func TestRawMemory(t *testing.T) {
 	s := newRawServer(t, false)
@@ -534,7 +597,7 @@ func TestRawElsewhere(t *testing.T) {
 	f, handler := newPages(t)
 	f.ImageLinks = noLinks{}
 	for name, how := range map[string]string{
-		"a.img": "| dd of=", "b.img.zst": "/images/b.img.zst/b.img.zst | zstd -d | dd of=", "c d.iso.xz": "/images/c%20d.iso.xz/c%20d.iso.xz | xz -d | dd",
+		"a.img": "| dd of=", "b.img.zst": "/images/b.img.zst/b.img.zst' | zstd -d | dd of=", "c d.iso.xz": "/images/c%20d.iso.xz/c%20d.iso.xz' | xz -d | dd",
 		"e.raw.gz": "gzip -d", "f.raw.bz2": "bzip2 -d", "g.qcow2": "qemu-img convert -O raw",
 	} {
 		if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {

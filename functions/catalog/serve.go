@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
@@ -25,6 +26,8 @@ type object struct {
 	info   store.Info
 	name   string // for the client
 	sha256 string // empty if not known
+
+	known *content.Record // nil: nothing
 
 	// What a disk gets of it; not known where rawSHA256 is empty.
 	rawSize   int64
@@ -113,7 +116,7 @@ func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string
 }
 
 func newObject(root store.Root, key string, info store.Info, name string, row *inventory.Row) *object {
-	c := &object{root: root, key: key, info: info, name: name, sha256: row.Digest()}
+	c := &object{root: root, key: key, info: info, name: name, sha256: row.Digest(), known: row.Known}
 	if row.RawSizeBytes != nil && row.RawSHA256 != nil {
 		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
 	}
