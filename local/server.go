@@ -61,6 +61,7 @@ type server struct {
 	cfg         config.Config
 	log         *slog.Logger
 	credentials *credentials
+	password    string           // that was made up at this start over another S3 server
 	gateway     *gateway.Gateway // nil where another S3 server is used
 	listener    net.Listener
 	http        *http.Server
@@ -147,6 +148,9 @@ func (s *server) ensureBuckets(ctx context.Context) error {
 	}
 	for _, bucket := range slices.Compact(buckets) {
 		err := s.client.EnsureBucket(ctx, bucket)
+		if errors.Is(err, store.ErrDenied) && s.mayList(ctx, bucket) {
+			continue // credentials for a part of it
+		}
 		if errors.Is(err, s3store.ErrCredentials) {
 			return fmt.Errorf("%s does not accept AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", s.cfg.S3Endpoint, err)
 		}
@@ -164,6 +168,16 @@ func (s *server) ensureBuckets(ctx context.Context) error {
 			strings.Join(missing, ", nor "), s.cfg.S3Endpoint, strings.Join(commands, " && "), denied)
 	}
 	return nil
+}
+
+// mayList reports whether the roots in a bucket can be listed.
+func (s *server) mayList(ctx context.Context, bucket string) bool {
+	for _, at := range []config.Location{s.cfg.ImageRoot, s.cfg.CatalogRoot} {
+		if at.Bucket == bucket && first(ctx, s.client.Root(at.Bucket, at.Prefix)) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // explain adds what to do about an error of the first request to a server.
@@ -222,7 +236,9 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 	cfg, now := s.cfg, time.Now
 	operator, err := auth.Open(ctx, auth.Config{Records: catalogRoot, Password: cfg.Password, Token: cfg.Token, Now: now})
 	if errors.Is(err, auth.ErrNoPassword) {
-		return errors.New("no operator password is set: give one in IMAGEROOT_PASSWORD")
+		// The first start over another S3 server. What is stored there is a hash.
+		s.password = auth.NewPassword()
+		operator, err = auth.Open(ctx, auth.Config{Records: catalogRoot, Password: s.password, Token: cfg.Token, Now: now})
 	}
 	if err != nil {
 		return err
@@ -451,6 +467,9 @@ func (s *server) banner() string {
 	} else {
 		line("s3", s.cfg.S3Endpoint)
 		line("images", s.cfg.ImageRoot.String())
+	}
+	if s.password != "" {
+		line("password", s.password+" (not kept anywhere, not printed again; IMAGEROOT_PASSWORD sets another one)")
 	}
 	if c := s.credentials; c != nil {
 		if c.freshPassword {

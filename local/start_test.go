@@ -1,0 +1,68 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/config"
+)
+
+// The first start over another S3 server makes a password up where none is
+// given, and prints it once. Its hash is where every later start finds it.
+func TestGeneratedPassword(t *testing.T) {
+	const access, secret = "STARTTEST1234567890", "start-test-secret-0123456789abcdef"
+	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Close() })
+	t.Setenv("AWS_ACCESS_KEY_ID", access)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+	begin := func() (s *server, printed string) {
+		t.Helper()
+		cfg, err := config.Load([]string{"--s3-endpoint", g.Endpoint(), "--listen", "127.0.0.1:0", "--events", "off"}, t.Output())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err = start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := regexp.MustCompile(`(?m)^  password +(\S+) \(`).FindStringSubmatch(s.banner()); m != nil {
+			printed = m[1]
+		}
+		return s, printed
+	}
+	first, printed := begin()
+	if err := first.stop(); err != nil {
+		t.Error(err)
+	}
+	if len(printed) < 12 {
+		t.Fatalf("the first start printed %q", first.banner())
+	}
+	second, again := begin()
+	defer func() {
+		if err := second.stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if again != "" {
+		t.Errorf("the second start printed the password %q", again)
+	}
+	for password, want := range map[string]int{printed: http.StatusSeeOther, "another one": http.StatusUnauthorized} {
+		r := httptest.NewRequest(http.MethodPost, "/ui/login", strings.NewReader(url.Values{"password": {password}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Accept", "text/html")
+		w := httptest.NewRecorder()
+		second.http.Handler.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("a log-in with %q: %d, want %d", password, w.Code, want)
+		}
+	}
+}
