@@ -142,7 +142,8 @@ func (s *server) hook() *hook.Hook {
 	h := &hook.Hook{
 		Event: func(o objectevent.Event) {
 			e.changed(o.Bucket, o.Key)
-			if e.turn(true) {
+			// Those of other objects do not say that those of images come.
+			if _, ok := queue.TopLevel(o.Key, s.cfg.ImageRoot.Prefix); ok && o.Bucket == s.cfg.ImageRoot.Bucket && e.turn(true) {
 				s.log.Info("events of objects", "by", e.way, "because", "the first one has come", "poll", e.interval().String())
 			}
 		},

@@ -13,6 +13,7 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/inventory"
+	"imageroot/shared/objectevent"
 	"imageroot/shared/queue"
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/s3store"
@@ -83,6 +84,24 @@ func TestWays(t *testing.T) {
 		if token := s.hook().Token; (token != "") != (tt.way == config.EventsWebhook) {
 			t.Errorf("%s: the hook has the token %q", tt.name, token)
 		}
+	}
+}
+
+// Only events of images say that those of images come.
+func TestHookOfOthers(t *testing.T) {
+	s := &server{cfg: config.Config{S3Endpoint: "http://s3", Events: config.EventsWebhook, ImageRoot: config.Location{Bucket: "images", Prefix: "os/"}}, log: slog.New(slog.DiscardHandler)}
+	log := slog.New(slog.DiscardHandler)
+	inv := inventory.New(inventory.Config{Images: memstore.New(), Catalog: memstore.New(), Now: time.Now, Log: log})
+	s.events = s.openEvents(inv, make(channel, 10))
+	for _, o := range []objectevent.Event{{Bucket: "others", Key: "os/a.img"}, {Bucket: "images", Key: "a.img"}, {Bucket: "images", Key: "os/deeper/a.img"}} {
+		s.hook().Event(o)
+		if s.events.interval() != pollFast {
+			t.Errorf("%+v slows the poll down", o)
+		}
+	}
+	s.hook().Event(objectevent.Event{Bucket: "images", Key: "os/a.img"})
+	if s.events.interval() != pollSlow {
+		t.Error("an event of an image does not slow the poll down")
 	}
 }
 

@@ -263,7 +263,7 @@ func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
 }
 
 // unsettled compares what is known of images and digests. It leaves out images
-// whose digest is missing because they are in hand.
+// of which something is missing because they are in hand.
 func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v store.Version) bool) ([]string, error) {
 	images, _, err := inv.images.All(ctx)
 	if err != nil {
@@ -282,7 +282,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 		if !ok || !rec.Value.Version.Equal(it.Info.Version) {
 			ok = inHand(name, it.Info.Version)
 		} else {
-			ok = sameSidecars(images, name, rec.Value.Publishers)
+			ok = sameSidecars(images, name, rec.Value.Publishers) || inHand(name, it.Info.Version)
 		}
 		if !ok {
 			names = append(names, name)

@@ -71,6 +71,10 @@ func TestChanged(t *testing.T) {
 	put("b.img", "another b")
 	put("a.img.sha256", "a checksum file")
 	expect("replaced, and a checksum file", "a.img", "b.img")
+	for _, s := range []job.Status{job.Queued, job.Running, job.Cancelled} {
+		is("a.img", s, a)
+		expect("a job that reads it for the checksum file is "+string(s), "b.img")
+	}
 	for _, key := range []string{"a.img", "a.img.sha256", "b.img"} {
 		if err := images.Delete(t.Context(), key); err != nil {
 			t.Fatal(err)

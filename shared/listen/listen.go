@@ -56,7 +56,7 @@ type Listener struct {
 const Silence = 35 * time.Second
 
 // A stream that has ended is followed by another one after about a second;
-// where that fails, after two, and so on up to five minutes.
+// where that fails or soon ends, after two, and so on up to five minutes.
 const least, most = time.Second, 5 * time.Minute
 
 // ErrSilent says that a server has opened no stream, or says nothing in it.
@@ -71,14 +71,15 @@ var errEnded = errors.New("the server ended the event stream")
 func (l *Listener) Run(ctx context.Context) error {
 	shortest, longest := or(l.Least, least), or(l.Most, most)
 	for wait := shortest; ; wait = min(2*wait, longest) {
+		began := time.Now()
 		up, err := l.stream(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, errors.ErrUnsupported):
 			return err
-		case up:
-			wait = shortest
+		case up && time.Since(began) > or(l.Silence, Silence):
+			wait = shortest // not so for those that end at once
 		}
 		l.Down(err)
 		// Not all at once, where a server with many listeners comes back.
