@@ -20,8 +20,10 @@ import (
 )
 
 const (
-	// patience is for all of a probe, tidyTime for what it removes afterwards.
-	patience, tidyTime = 30 * time.Second, 10 * time.Second
+	// patience is for all of a probe, tidyTime for what it removes afterwards:
+	// hurried where whoever asked has left. What is not removed then, a later
+	// probe removes.
+	patience, tidyTime, hurried = 30 * time.Second, 10 * time.Second, time.Second
 	// leftAfter is how old what another probe wrote must be before it is taken
 	// for one that was killed.
 	leftAfter = time.Hour
@@ -327,7 +329,7 @@ func (p *probe) multipart(ctx context.Context) error {
 	completed := false
 	defer func() {
 		if !completed {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+			ctx, cancel := afterwards(ctx)
 			defer cancel()
 			_ = p.root.AbortUpload(ctx, key, id)
 		}
@@ -366,10 +368,19 @@ func (p *probe) multipart(ctx context.Context) error {
 	return missing(noMultipart, err)
 }
 
+// afterwards is the context for what a probe removes.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := tidyTime
+	if ctx.Err() != nil {
+		limit = hurried
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+}
+
 // tidy removes what was written, also by probes that were killed. What does
 // not work here is left to the next one.
 func (p *probe) tidy(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	ctx, cancel := afterwards(ctx)
 	defer cancel()
 	var now time.Time // by the clock of the server
 	var old []store.Info
