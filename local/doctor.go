@@ -343,6 +343,9 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 func (d *doctor) able(ctx context.Context, client *s3store.Client) finding {
 	err := probe.Check(ctx, client.Root(d.cfg.CatalogRoot.Bucket, d.cfg.CatalogRoot.Prefix))
 	if err == nil {
+		err = writable(ctx, client.Root(d.cfg.ImageRoot.Bucket, d.cfg.ImageRoot.Prefix))
+	}
+	if err == nil {
 		return finding{good, "server", "it does what imageroot needs (conditional writes, ranges, multipart uploads, listings)"}
 	}
 	do := "see what its log says, and that these AWS_* credentials may read, write and delete there"
@@ -350,6 +353,17 @@ func (d *doctor) able(ctx context.Context, client *s3store.Client) finding {
 		do = "use another one: docs/providers.md has a table"
 	}
 	return finding{fail, "server", fmt.Sprintf("%v; %s", err, do)}
+}
+
+// writable returns why images cannot be put into a root. Nothing of the try can
+// be seen there.
+func writable(ctx context.Context, images store.Root) error {
+	const key = "imageroot-doctor"
+	id, err := images.CreateUpload(ctx, key)
+	if err != nil {
+		return fmt.Errorf("images cannot be put into the image root: %w", err)
+	}
+	return images.AbortUpload(ctx, key, id)
 }
 
 // skew is by how much the server's clock is before this machine's.
@@ -398,7 +412,7 @@ func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
 	e := (&server{cfg: d.cfg}).openEvents(nil, nil)
 	switch e.way {
 	case config.EventsWebhook:
-		return finding{good, "events", "the server is to POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN (infra/minio/setup.sh tells it to)"}
+		return finding{good, "events", "the server is to POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN; whether it was told to (infra/minio/setup.sh does) cannot be seen from here: mc event list"}
 	case config.EventsPoll, config.EventsOff:
 		return finding{good, "events", fmt.Sprintf("none: the image root is listed every %v (IMAGEROOT_EVENTS=%s)", e.interval(), e.way)}
 	}
