@@ -10,7 +10,13 @@ export MC_CONFIG_DIR
 trap 'rm -rf "$MC_CONFIG_DIR"' EXIT
 
 # Secrets by standard input: arguments can be seen by everyone.
-printf '%s\n' "$MINIO_ROOT_USER" "$MINIO_ROOT_PASSWORD" | mc alias set here "$MINIO_URL"
+# The server may have been started a moment ago.
+tries=30
+until printf '%s\n' "$MINIO_ROOT_USER" "$MINIO_ROOT_PASSWORD" | mc alias set here "$MINIO_URL"; do
+	tries=$((tries - 1))
+	[ $tries -gt 0 ] || exit 1
+	sleep 1
+done
 mc mb --ignore-existing here/images here/catalog
 printf '%s\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" | mc admin user add here
 
