@@ -8,7 +8,7 @@ STRICT   = $(GO) run ./test/strict
 OUT      = out
 
 # What tests need that go does not bring: command:package of Debian.
-NEEDS = curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
+NEEDS = gcc:gcc gencat:libc6-dev git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
         zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy buildah:buildah busybox:busybox-static \
         bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
@@ -29,7 +29,7 @@ build: ## build bin/imageroot
 
 .PHONY: deps
 deps: ## install what the tests need (Debian packages)
-	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
+	@PATH=$$PATH:/usr/sbin:/sbin; missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
 	test -z "$$missing" || { \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
