@@ -2,6 +2,7 @@ package hash
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,9 +24,9 @@ import (
 )
 
 const (
-	// maxAttempts is how often a check is begun before it is given up: what
-	// ends the process each time would do so for ever.
-	maxAttempts = 5
+	// maxCrashes is how often the process may end in a check before that is given
+	// up: what ends it each time would do so for ever.
+	maxCrashes = 5
 	// enoughTime is how long a run must have had, where it has a deadline, for
 	// another one not to get further.
 	enoughTime = 5 * time.Minute
@@ -85,9 +86,17 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 	return f.fillChecks(ctx)
 }
 
+// tries is the checkpoint of a check, which always begins at the beginning: how
+// many runs have begun, and not come to an end of any sort.
+type tries struct {
+	Begun int `json:"begun"`
+}
+
 // check reads the bytes through, wherever they are, and records the verdict.
-func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (content.Check, error) {
+func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ content.Check, err error) {
 	started := f.Now()
+	var before tries
+	_ = json.Unmarshal(r.Job().Checkpoint, &before) // none are none
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	switch {
 	case err != nil && !errors.Is(err, store.ErrNotFound):
@@ -96,9 +105,27 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (conten
 		return content.Check{}, errors.New("the image was deleted")
 	case rec.Check != nil:
 		return *rec.Check, nil
-	case r.Job().Attempt > maxAttempts:
-		return f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries", maxAttempts)})
+	case before.Begun >= maxCrashes:
+		return f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)})
 	}
+	mark := func(t tries) json.RawMessage {
+		data, err := json.Marshal(t)
+		if err != nil {
+			panic(err) // it is a number
+		}
+		return data
+	}
+	if err := r.Save(ctx, 0, rec.SizeBytes, mark(tries{before.Begun + 1})); err != nil {
+		if ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled) {
+			return content.Check{}, err
+		}
+		return content.Check{}, retryLater(err)
+	}
+	defer func() {
+		if err != nil {
+			r.Report(0, rec.SizeBytes, mark(before))
+		}
+	}()
 	at, err := f.find(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
 		return content.Check{}, errors.New("the image was deleted")
@@ -107,6 +134,9 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (conten
 		return content.Check{}, retryLater(err)
 	}
 	verdict, err := f.examine(ctx, at, rec.Kind, r)
+	if err == nil {
+		err = at.unchanged(ctx)
+	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
 		// The next run would begin where this one began.
@@ -114,6 +144,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (conten
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
+		f.touch(at) // the same bytes may be elsewhere
 		return content.Check{}, &job.Retry{After: Settle, Err: errReplaced}
 	case err != nil:
 		return content.Check{}, retryLater(err)
@@ -248,14 +279,18 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (conte
 	var off int64
 	if size > maxRawBytes {
 		buf := make([]byte, blockBytes)
-		for off < size {
+		most := max(unpack.DefaultFree, unpack.DefaultRatio*at.info.Size)
+		for read := int64(0); off < size; {
 			zeros, err := disk.Zeros(off)
 			if err == nil && zeros == 0 {
 				var n int
 				n, err = disk.ReadAt(buf[:min(blockBytes, size-off)], off)
 				zeros = int64(n)
+				read += zeros
 			}
 			switch {
+			case read > most:
+				return content.Check{Verdict: content.Refused, Offset: off, Reason: fmt.Sprintf("the qcow2 image expands to more than %d times its size, and was not read on", unpack.DefaultRatio)}, nil
 			case ctx.Err() != nil:
 				return content.Check{}, ctx.Err()
 			case err != nil:

@@ -251,13 +251,64 @@ func TestCheckStopped(t *testing.T) {
 	}
 }
 
+// TestCheckReplaced replaces an image while it is checked: what was read may be
+// of both, and says nothing of either.
+func TestCheckReplaced(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		old := packed(t, middling)
+		sha := w.hashAndLook(p, old)
+		p.tap.read = func(context.Context, int64) error {
+			p.tap.read = nil
+			w.put(imageName, []byte("another image"))
+			return nil
+		}
+		err := p.Handle(w.t.Context(), queue.Task{Check: sha}.Encode())
+		if _, again := queue.Delay(err); !again || w.known(sha).Check != nil {
+			t.Errorf("%v, verdict %+v", err, w.known(sha).Check)
+		}
+		// The bytes come back, and are checked.
+		w.put("copy.img.gz", old)
+		w.look(p, "copy.img.gz")
+		w.until(p, queue.Task{Hash: "copy.img.gz"})
+		w.until(p, queue.Task{Check: sha})
+		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) {
+			t.Errorf("of the copy: %+v", c)
+		}
+	})
+}
+
+// However often a check is stopped in order, it is not given up.
+func TestCheckStoppedOften(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		sha := w.hashAndLook(p, packed(t, middling))
+		for range 2 * maxCrashes {
+			ctx, cancel := context.WithCancel(w.t.Context())
+			p.tap.read = func(ctx context.Context, _ int64) error {
+				cancel()
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			if err := p.Handle(ctx, queue.Task{Check: sha}.Encode()); !errors.Is(err, context.Canceled) {
+				t.Fatalf("stopped: %v", err)
+			}
+		}
+		p.tap.read = nil
+		w.until(p, queue.Task{Check: sha})
+		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
 // A check that ends the process each time is given up.
 func TestCheckGivenUp(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
 		sha := w.hashAndLook(p, packed(t, smallA))
 		_, _, err := record.Change(w.t.Context(), w.catalog, layout.CheckJobKey(sha), func(j *job.Job, _ bool) error {
-			j.Attempt = maxAttempts
+			j.Checkpoint = fmt.Appendf(nil, `{"begun":%d}`, maxCrashes)
 			return nil
 		})
 		if err != nil {
@@ -351,42 +402,70 @@ func TestCheckCancelled(t *testing.T) {
 // they are turned off.
 func TestChecksByAndBy(t *testing.T) {
 	const images = maxChecks + 15
+	for _, known := range []bool{true, false} {
+		bubble(t, func(w *world) {
+			off := w.process("off", w.catalog)
+			for i := range images {
+				name := fmt.Sprintf("%02d.img.gz", i)
+				data := packed(t, []byte(name))
+				w.put(name, data)
+				w.look(off, name)
+				w.until(off, queue.Task{Hash: name})
+				if !known { // as of a catalog from before there were checks
+					if err := w.catalog.DeleteRecord(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			on, checks := w.checking("on", w.catalog)
+			for range 3 {
+				w.until(on, queue.Task{Reconcile: true})
+				for _, s := range on.looks.take() {
+					if err := on.Handle(w.t.Context(), []byte(s)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			names := map[string]bool{}
+			for _, s := range checks.take() {
+				names[s] = true
+			}
+			if len(names) != maxChecks {
+				t.Fatalf("%d checks are queued: %v", len(names), names)
+			}
+			// Each that is done brings the next.
+			ended := 0
+			for ; len(names) > 0 && ended <= images; ended++ {
+				for s := range names {
+					delete(names, s)
+					if err := on.Handle(w.t.Context(), []byte(s)); err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+				for _, s := range checks.take() {
+					names[s] = true
+				}
+			}
+			if ended != images {
+				t.Errorf("%d checks of %d", ended, images)
+			}
+		})
+	}
+	// Where they take turns with hashes, those do not wait for many.
 	bubble(t, func(w *world) {
 		off := w.process("off", w.catalog)
-		for i := range images {
+		for i := range maxTurns + 3 {
 			name := fmt.Sprintf("%02d.img.gz", i)
 			w.put(name, packed(t, []byte(name)))
 			w.look(off, name)
 			w.until(off, queue.Task{Hash: name})
 		}
-		on, checks := w.checking("on", w.catalog)
-		for range 3 {
-			w.until(on, queue.Task{Reconcile: true})
-		}
-		sent := checks.take()
-		names := map[string]bool{}
-		for _, s := range sent {
-			names[s] = true
-		}
-		if len(names) != maxChecks {
-			t.Fatalf("%d checks are queued: %v", len(names), sent)
-		}
-		// Each that is done brings the next.
-		ended := 0
-		for ; len(names) > 0 && ended <= images; ended++ {
-			for s := range names {
-				delete(names, s)
-				if err := on.Handle(w.t.Context(), []byte(s)); err != nil {
-					t.Fatal(err)
-				}
-				break
-			}
-			for _, s := range checks.take() {
-				names[s] = true
-			}
-		}
-		if ended != images {
-			t.Errorf("%d checks of %d", ended, images)
+		on := w.process("on", w.catalog)
+		on.Checks = on.Work
+		w.until(on, queue.Task{Reconcile: true})
+		if sent := slices.Compact(on.work.take()); len(sent) != maxTurns {
+			t.Errorf("%d checks are queued: %v", len(sent), sent)
 		}
 	})
 	bubble(t, func(w *world) {

@@ -24,6 +24,25 @@ type place struct {
 	name string // what people call them
 }
 
+// unchanged returns store.ErrChanged where there is another version by now, and
+// what was read may be of both.
+func (p place) unchanged(ctx context.Context) error {
+	info, err := p.root.Head(ctx, p.key)
+	if err == nil && !info.Equal(p.info.Version) {
+		err = store.ErrChanged
+	}
+	return err
+}
+
+// touch has the inventory look at a place anew.
+func (f *Function) touch(p place) {
+	if p.root == f.Images {
+		f.Inventory.TouchImage(p.key)
+	} else {
+		f.Inventory.TouchCatalog(p.key)
+	}
+}
+
 // find returns where the bytes with that SHA-256 are; store.ErrNotFound where
 // they are not here.
 func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
@@ -58,8 +77,13 @@ func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
 	return place{}, store.ErrNotFound
 }
 
-// lookInto is inspect for bytes that are anywhere.
+// lookInto finds out what bytes are that are anywhere. Their check comes when
+// it is their turn.
 func (f *Function) lookInto(ctx context.Context, sha256 string) error {
+	_, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
+	if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
 	at, err := f.find(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -67,7 +91,10 @@ func (f *Function) lookInto(ctx context.Context, sha256 string) error {
 	if err != nil {
 		return err
 	}
-	return f.inspect(ctx, sha256, at)
+	if _, err := f.sniff(ctx, sha256, at); err != nil {
+		return err
+	}
+	return f.fillChecks(ctx)
 }
 
 const (
@@ -76,41 +103,60 @@ const (
 	seeks, fileSeeks = 512, 100_000
 )
 
-// inspect finds out what the bytes with that SHA-256 are and queues their
+// inspect finds out what new bytes with that SHA-256 are and queues their
 // check, unless either was done before.
 func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
-	key := layout.ContentKey(sha256)
-	rec, _, err := record.Read[content.Record](ctx, f.Catalog, key)
-	if errors.Is(err, store.ErrNotFound) {
-		r, oerr := reader.Open(ctx, at.root, at.key, at.info.Version)
-		if errors.Is(oerr, store.ErrChanged) || errors.Is(oerr, store.ErrNotFound) {
-			return nil // another event tells of what is there now
-		}
-		if oerr != nil {
-			return oerr
-		}
-		defer r.Close()
-		n := seeks
-		if r.Local() {
-			n = fileSeeks
-		}
-		found, serr := content.Sniff(r, at.info.Size, n)
-		if serr != nil {
-			return fmt.Errorf("look into %s: %w", at.name, serr)
-		}
-		rec, _, err = record.Change(ctx, f.Catalog, key, func(rec *content.Record, exists bool) error {
-			if exists {
-				return record.ErrKeep
-			}
-			rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.info.Size, found, f.Now().UTC()
-			return nil
-		})
-	}
+	rec, err := f.sniff(ctx, sha256, at)
 	if err != nil || f.Checks == nil || !rec.Pending() {
 		return err
 	}
 	_, err = f.enqueueCheck(ctx, sha256, at.name, at.info.Size, activity.System, "")
 	return err
+}
+
+// sniff finds out what the bytes with that SHA-256 are, unless that is known.
+// The record is empty where they were replaced meanwhile: another event tells of
+// what is there now.
+func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.Record, error) {
+	key := layout.ContentKey(sha256)
+	rec, _, err := record.Read[content.Record](ctx, f.Catalog, key)
+	if !errors.Is(err, store.ErrNotFound) {
+		return rec, err
+	}
+	found, err := f.lookAt(ctx, at)
+	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
+		f.touch(at)
+		return content.Record{}, nil
+	}
+	if err != nil {
+		return content.Record{}, fmt.Errorf("look into %s: %w", at.name, err)
+	}
+	rec, _, err = record.Change(ctx, f.Catalog, key, func(rec *content.Record, exists bool) error {
+		if exists {
+			return record.ErrKeep
+		}
+		rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.info.Size, found, f.Now().UTC()
+		return nil
+	})
+	return rec, err
+}
+
+// lookAt looks at the bytes at a place, which are one version's.
+func (f *Function) lookAt(ctx context.Context, at place) (content.Content, error) {
+	r, err := reader.Open(ctx, at.root, at.key, at.info.Version)
+	if err != nil {
+		return content.Content{}, err
+	}
+	defer r.Close()
+	n := seeks
+	if r.Local() {
+		n = fileSeeks
+	}
+	found, err := content.Sniff(r, at.info.Size, n)
+	if err != nil {
+		return content.Content{}, err
+	}
+	return found, at.unchanged(ctx)
 }
 
 // enqueueCheck makes a check job queued, unless it is. That it has ended
@@ -130,6 +176,9 @@ const (
 	// one reconciliation, and maxChecks how many check jobs it leaves queued:
 	// what was there before there were any comes by and by.
 	maxLooks, maxChecks = 1000, 20
+	// maxTurns is maxChecks where checks take turns with hashes on one queue, which
+	// must not wait for them.
+	maxTurns = 2
 	// forgetAfter is how long is kept what is known of bytes that are gone.
 	forgetAfter = 24 * time.Hour
 )
@@ -173,9 +222,13 @@ func (f *Function) fillChecks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	most := maxChecks
+	if f.Checks == f.Work {
+		most = maxTurns
+	}
 	for i := range s.Rows {
 		r := &s.Rows[i]
-		if len(active) >= maxChecks {
+		if len(active) >= most {
 			break
 		}
 		if !r.Cached || r.Known == nil || !r.Known.Pending() || active[r.Known.SHA256] {

@@ -164,8 +164,16 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 	if err != nil {
 		return false, err
 	}
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return false, err
+	}
+	sha := "" // of what has that name now: a check is named after one of its names
+	if row, ok := s.ByName(name); ok {
+		sha = row.Digest()
+	}
 	for _, j := range jobs {
-		if j.Stage != job.Check || j.Name != name {
+		if j.Stage != job.Check || j.Name != name && (sha == "" || j.SHA256 != sha) {
 			continue
 		}
 		found = true
