@@ -153,14 +153,44 @@ func TestWarnings(t *testing.T) {
 		{"xz, something behind", words + " | xz -0 >x; echo more >>x", "something was appended"},
 		{"cut zstd", words + " >y; zstd -q y -o z; head -c 30000 z >x", "ends at byte 30000 "},
 		{"cut iso", "mkdir d; head -c 1000000 /dev/urandom >d/f; genisoimage -quiet -o z d; head -c 500000 z >x", "ISO 9660 volume ends at byte 13"},
-		{"cut gpt", "truncate -s 64M x; echo 'label: gpt\n,20M\n,,' | sfdisk -q x; truncate -s 60M x", "ends at byte 67108864, the image at byte 62914560"},
-		{"cut mbr", "truncate -s 64M x; echo 'label: dos\n2048,,83' | sfdisk -q x; truncate -s 60M x", "partition ends at byte 67108864"},
+		{"cut gpt", gpt + "; truncate -s 20M x", "cut short: the last partition begins at byte 22020096, the image ends at byte 20971520; get it again"},
+		{"cut gpt, where the last partition begins", gpt + "; truncate -s 21M x", "cut short: the last partition begins at byte 22020096"},
+		{"cut table of gpt", gpt + "; truncate -s 9000 x", "GUID partition table ends at byte 17408"},
+		{"cut mbr", mbr + "; truncate -s 3M x", "cut short: the last partition begins at byte 3145728, the image ends at byte 3145728; get it again"},
 		{"cut ext4", "truncate -s 10M x; mke2fs -q -t ext4 x; truncate -s 9M x", "file system ends at byte 10485760"},
 		{"cut squashfs", "mkdir d; head -c 500000 /dev/urandom >d/f; mksquashfs d x -quiet -no-progress; truncate -s 300000 x", "file system ends"},
 	} {
 		got := sniff(t, shell(t, c.script))
 		if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], c.says) {
 			t.Errorf("%s: %q, want one that says %q", c.name, got.Warnings, c.says)
+		}
+	}
+}
+
+// Disks of two partitions, the second of which begins at 21 or 3 MiB.
+const (
+	gpt = "truncate -s 64M x; echo 'label: gpt\n,20M\n,40M' | sfdisk -q x"
+	mbr = "truncate -s 64M x; echo 'label: dos\n2048,4096\n6144,,83' | sfdisk -q x"
+)
+
+// An image of which the last partition begins and does not end is what some
+// publishers ship: it is told of, and taken for no other reason to be bad.
+func TestBehind(t *testing.T) {
+	const calm = " bytes behind the image: some publishers ship images like that; else it was cut short"
+	for _, c := range []struct{ name, script, says string }{
+		{"mbr", mbr + "; truncate -s 60M x", "the last partition goes on 4194304" + calm},
+		{"mbr, one byte of the last partition", mbr + "; truncate -s 3145729 x", "the last partition goes on 63963135" + calm},
+		{"gpt", gpt + "; truncate -s 60M x", "the last partition goes on 1048576" + calm},
+		{"gpt without its backup", "truncate -s 64M x; echo 'label: gpt\n,20M' | sfdisk -q x; truncate -s 30M x", "the GUID partition table goes on 35651584" + calm},
+		{"gpt of sectors of 4096 bytes", `truncate -s 64M x; printf 'EFI PART' | dd of=x bs=1 seek=4096 conv=notrunc status=none
+			printf '\377\377' | dd of=x bs=1 seek=4128 conv=notrunc status=none`, "the GUID partition table goes on 201326592" + calm},
+		// Only what keeps old programs off: it may speak of any size.
+		{"protective mbr", `truncate -s 1M x; printf '\0\0\2\0\356\377\377\377\1\0\0\0\377\377\377\377' | dd of=x bs=1 seek=446 conv=notrunc status=none
+			printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, ""},
+	} {
+		got := sniff(t, shell(t, c.script))
+		if says := strings.Join(got.Warnings, "\n"); says != c.says || got.NoDisk() != "" || got.Kind != content.MBR && got.Kind != content.GPT {
+			t.Errorf("%s: %s, %q, %q; want %q", c.name, got.Kind, says, got.NoDisk(), c.says)
 		}
 	}
 }

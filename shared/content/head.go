@@ -169,16 +169,15 @@ func (c *Content) text(head []byte) bool {
 func (c *Content) disk(head []byte, size int64) {
 	for _, sector := range []int{512, 4096} {
 		if (magic{offset: sector, bytes: "EFI PART"}).in(head) && len(head) >= sector+40 {
-			// UEFI specification, table 5.5: the last LBA is that of the
-			// backup header.
 			c.Kind, c.What = GPT, "a disk with a GUID partition table"
-			c.ends("the GUID partition table", satAdd(le64(head, sector+32), 1, uint64(sector)), size)
+			c.gpt(head, sector, size)
 			return
 		}
 	}
 	boot := magic{offset: 510, bytes: bootSector}.in(head)
+	last, partitioned := mbr(head)
 	for _, fs := range fileSystems {
-		if !fs.in(head) || boot && fs.offset > 0x52 && mbrEnd(head) > 0 {
+		if !fs.in(head) || boot && fs.offset > 0x52 && partitioned {
 			continue // of the first partition, say
 		}
 		c.Kind, c.What = Filesystem, fs.what
@@ -187,27 +186,79 @@ func (c *Content) disk(head []byte, size int64) {
 		}
 		return
 	}
-	if end := mbrEnd(head); boot && end > 0 {
+	if boot && partitioned {
 		c.Kind, c.What = MBR, "a disk with an MBR partition table"
-		c.ends("the last partition", end, size)
+		c.holds(last, size)
 	}
 }
 
-// mbrEnd is where the last of the four partitions of an MBR ends, or 0 if
-// there are none, or something else than a partition table.
-func mbrEnd(head []byte) (end uint64) {
+// A span is from byte to byte; of partitions, from where the last one begins to
+// where all of them have ended.
+type span struct{ begin, end uint64 }
+
+func (s *span) add(begin, end uint64) {
+	s.begin, s.end = max(s.begin, begin), max(s.end, end)
+}
+
+// mbr looks at the four partitions of an MBR, and whether there are any, and
+// not something else than a partition table. What only keeps old programs off
+// a GUID partition table (type 0xee) says nothing of where the disk ends.
+func mbr(head []byte) (last span, found bool) {
 	if len(head) < 512 {
-		return 0
+		return span{}, false
 	}
 	for e := head[446:510]; len(e) > 0; e = e[16:] {
-		if e[0]&0x7f != 0 {
-			return 0
+		begin, sectors := uint64(le32(e, 8)), uint64(le32(e, 12))
+		switch {
+		case e[0]&0x7f != 0:
+			return span{}, false
+		case e[4] == 0 || begin+sectors == 0:
+			continue
+		case e[4] != 0xee:
+			last.add(begin*512, (begin+sectors)*512)
 		}
-		if e[4] != 0 {
-			end = max(end, (uint64(le32(e, 8))+uint64(le32(e, 12)))*512)
+		found = true
+	}
+	return last, found
+}
+
+// gpt looks at the partitions of a GUID partition table, as far as they are in
+// the head (UEFI specification, tables 5.5 and 5.6).
+func (c *Content) gpt(head []byte, sector int, size int64) {
+	unit, h := uint64(sector), head[sector:]
+	at, entry := satMul(le64(h, 72), unit), uint64(le32(h, 84))
+	end := satAdd(at, satMul(uint64(le32(h, 80)), entry), 1)
+	if c.ends("the GUID partition table", end, size); c.Warnings != nil {
+		return
+	}
+	var last span
+	for ; entry >= 128 && at+entry <= min(end, uint64(len(head))); at += entry {
+		if e := head[at : at+entry]; le64(e, 0)|le64(e, 8) != 0 {
+			last.add(satMul(le64(e, 32), unit), satAdd(le64(e, 40), 1, unit))
 		}
 	}
-	return end
+	if c.holds(last, size); c.Warnings == nil {
+		// The last sector is that of the backup of the table.
+		c.behind("the GUID partition table", satAdd(le64(h, 32), 1, unit), size)
+	}
+}
+
+// holds warns if an image does not hold its partitions whole.
+func (c *Content) holds(last span, size int64) {
+	if last.end > uint64(size) && last.begin >= uint64(size) {
+		c.warn(fmt.Sprintf("the image is cut short: the last partition begins at byte %d, the image ends at byte %d; get it again", last.begin, size))
+		return
+	}
+	c.behind("the last partition", last.end, size)
+}
+
+// behind warns of what ends behind the image although the image may be whole:
+// the last partition of OpenWrt's images is larger than what is in it, and so
+// is that of copies that were shrunk.
+func (c *Content) behind(what string, at uint64, size int64) {
+	if at > uint64(size) {
+		c.warn(fmt.Sprintf("%s goes on %d bytes behind the image: some publishers ship images like that; else it was cut short", what, at-uint64(size)))
+	}
 }
 
 // ends warns if what should end at a byte ends behind the image.
