@@ -5,6 +5,7 @@ package content
 import (
 	"errors"
 	"io"
+	"strings"
 
 	"imageroot/shared/image"
 )
@@ -146,17 +147,27 @@ func (c Content) Mismatch(name string) string {
 	}
 	said := name[len(name)-len(format)-1:]
 	want := wanted(format)
+	plain := said[:len(said)-len(suffixOf[want])] // of what is inside
+	const boots = ": a disk it is written to as it is does not boot; take it from /raw/, or "
+	named := "named " + said + ", but it is " + c.What
 	switch {
 	case c.Kind == want, want == "" && c.Kind.Raw():
 		return ""
 	case c.Kind == QCOW2:
-		return "named " + said + ", but it is " + c.What + ": a disk it is written to as it is does not boot; take it from /raw/, or rename it to .qcow2"
+		return named + boots + "rename it to .qcow2"
+	case c.Kind.Compressed() && want == QCOW2:
+		return named + ": what reads qcow2 images does not read it; decompress it"
+	case c.Kind.Compressed() && want.Compressed():
+		return named + ": what decompresses it by its name fails; take it from /raw/, or rename it to " + plain + suffixOf[c.Kind]
 	case c.Kind.Compressed():
-		return "named " + said + ", but it is " + c.What + ": a disk it is written to as it is does not boot; take it from /raw/, or rename it to " + said + suffixOf[c.Kind]
+		return named + boots + "rename it to " + said + suffixOf[c.Kind]
 	case want.Compressed() && c.Kind.Raw():
-		return "named " + said + ", but it is " + c.What + " and not compressed: what decompresses it by its name fails; rename it"
+		if c.Kind != ISO9660 && strings.EqualFold(plain, ".iso") {
+			plain = ".img"
+		}
+		return named + " and not compressed: what decompresses it by its name fails; rename it to " + plain
 	}
-	return "named " + said + ", but it is " + c.What
+	return named
 }
 
 var suffixOf = map[Kind]string{Gzip: ".gz", XZ: ".xz", Zstd: ".zst", Bzip2: ".bz2"}

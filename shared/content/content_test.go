@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"imageroot/shared/content"
+	"imageroot/shared/image"
 )
 
 // PATH of these tests has the tools that are for root elsewhere.
@@ -223,6 +225,46 @@ func TestMismatch(t *testing.T) {
 	}
 	qcow := content.Content{Kind: content.QCOW2, What: "a qcow2 image"}
 	if m := qcow.Mismatch("noble-server-cloudimg-amd64.img"); !strings.Contains(m, "named .img, but it is a qcow2 image") || !strings.Contains(m, "/raw/") {
+		t.Error(m)
+	}
+}
+
+// A name that is advised is an image's, and one that fits.
+func TestAdvisedName(t *testing.T) {
+	advice := regexp.MustCompile(`rename it to (\.\S+)$`)
+	for _, c := range []struct {
+		kind       content.Kind
+		name, want string // want: the new suffix; empty: none fits
+	}{
+		{content.XZ, "a.img.gz", ".img.xz"},
+		{content.Zstd, "a.iso.xz", ".iso.zst"},
+		{content.Bzip2, "A.RAW.ZST", ".RAW.bz2"},
+		{content.Gzip, "a.iso", ".iso.gz"},
+		{content.Gzip, "a.qcow2", ""},
+		{content.QCOW2, "a.img.xz", ".qcow2"},
+		{content.MBR, "a.img.xz", ".img"},
+		{content.ISO9660, "a.iso.xz", ".iso"},
+		{content.GPT, "a.ISO.xz", ".img"},
+		{content.MBR, "a.iso", ""},
+	} {
+		got := content.Content{Kind: c.kind, What: "something"}
+		m := got.Mismatch(c.name)
+		if c.want == "" {
+			if m == "" || strings.Contains(m, "rename") {
+				t.Errorf("%s called %s: %q", c.kind, c.name, m)
+			}
+			continue
+		}
+		found := advice.FindStringSubmatch(m)
+		if found == nil || found[1] != c.want {
+			t.Errorf("%s called %s: %q, want %s advised", c.kind, c.name, m, c.want)
+			continue
+		}
+		if _, ok := image.FormatOf("a" + found[1]); !ok || got.Mismatch("a"+found[1]) != "" {
+			t.Errorf("%s called %s: %s is advised and does not fit", c.kind, c.name, found[1])
+		}
+	}
+	if m := (content.Content{Kind: content.Gzip, What: "a gzip file"}).Mismatch("a.qcow2"); !strings.HasSuffix(m, "decompress it") {
 		t.Error(m)
 	}
 }
