@@ -250,6 +250,49 @@ func TestTrailing(t *testing.T) {
 	}
 }
 
+// TestTrailingBzip2: bzip2 -d ignores any bytes behind a stream that begin none,
+// however few. A second stream that is cut is another matter.
+func TestTrailingBzip2(t *testing.T) {
+	raw := disk(5_000)
+	data := tool(t, raw, "bzip2", "-c")
+	for _, c := range []struct {
+		behind string
+		want   int64
+	}{
+		{"", 0},
+		{"\n", 1},
+		{"\x00", 0},
+		{"\r\n", 2},
+		{"x\x00", 1},
+		{"\x00\x00\x00", 0},
+		{"\x00\x00\n", 3},
+		{"Bx", 2},
+		{"BZx", 3},
+		{"BZhx", 4},
+		{"BZh0 and more", 13},
+	} {
+		got := tool(t, append(bytes.Clone(data), c.behind...), "bzip2", "-dc")
+		if !bytes.Equal(got, raw) {
+			t.Fatalf("%q: bzip2 -d: %d bytes", c.behind, len(got))
+		}
+		u, err := unpack.NewReader(content.Bzip2, iotest.DataErrReader(strings.NewReader(string(data)+c.behind)), unpack.Limit{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err = io.ReadAll(u)
+		if err != nil || !bytes.Equal(got, raw) || u.Trailing() != c.want || u.Consumed() != int64(len(data)+len(c.behind)) {
+			t.Errorf("%q: %d bytes, %d trailing, %d consumed, %v", c.behind, len(got), u.Trailing(), u.Consumed(), err)
+		}
+	}
+	for n := 1; n < len(data); n++ {
+		got, err := read(content.Bzip2, bytes.NewReader(append(bytes.Clone(data), data[:n]...)), unpack.Limit{})
+		var e *unpack.Error
+		if !errors.As(err, &e) || e.Problem != unpack.Truncated || e.Offset != int64(len(data)+n) || !bytes.HasPrefix(bytes.Repeat(raw, 2), got) || len(got) < len(raw) {
+			t.Fatalf("%d bytes of a second stream: %d bytes, %v", n, len(got), err)
+		}
+	}
+}
+
 // What the reader of the input says is not taken for damage.
 func TestSource(t *testing.T) {
 	failed := errors.New("the disk failed")
