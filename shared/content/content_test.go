@@ -63,6 +63,15 @@ const luks = `luks() {
 }
 luks`
 
+// udf begins a volume of UDF, of the version that follows it.
+const udf = `udf() {
+	truncate -s 2M x
+	for d in 16:BEA01 17:NSR0$1 18:TEA01; do
+		printf "\0${d#*:}\1" | dd of=x bs=2048 seek=${d%:*} conv=notrunc status=none
+	done
+}
+udf `
+
 // words are what a file of 5 MB of text is made of in the scripts below.
 const words = "seq 1000000 | head -c 5000000"
 
@@ -83,6 +92,8 @@ var disks = []disk{
 	{"isohybrid", `mkdir d; head -c 3000000 /dev/zero >d/f; genisoimage -quiet -o x d
 		printf '\200\1\1\0\027\77\40\1\0\0\0\0\0\20\0\0' | dd of=x bs=1 seek=446 conv=notrunc status=none
 		printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, content.ISO9660, "ISO 9660", 0},
+	{"udf", udf + "2", content.ISO9660, "UDF", 2 << 20},
+	{"udf of version 3", udf + "3", content.ISO9660, "UDF", 2 << 20},
 	{"mbr", "truncate -s 64M x; echo 'label: dos\n2048,20000,c\n,,83' | sfdisk -q x", content.MBR, "MBR", 64 << 20},
 	{"mbr around ext4", "truncate -s 64M p x; mkfs.ext4 -q p; echo 'label: dos\n2048,,83' | sfdisk -q x; dd if=p of=x bs=1M seek=1 count=63 conv=notrunc status=none", content.MBR, "MBR", 64 << 20},
 	{"gpt", "truncate -s 64M x; echo 'label: gpt\n,20M\n,,' | sfdisk -q x", content.GPT, "GUID", 64 << 20},
@@ -113,6 +124,7 @@ var disks = []disk{
 	{"vdi", "qemu-img create -q -f vdi x 1G", content.Unknown, "VDI", -1},
 	{"vhdx", "qemu-img create -q -f vhdx x 1G", content.Unknown, "VHDX", -1},
 	{"qcow", "qemu-img create -q -f qcow x 1G", content.Unknown, "qcow image of version 1", -1},
+	{"android sparse", "truncate -s 4096 x; printf '\\072\\377\\046\\355\\1\\0\\0\\0\\034\\0\\014\\0' | dd of=x conv=notrunc status=none", content.Unknown, "simg2img", -1},
 	{"tar", "echo hello >f; tar cf x f", content.Unknown, "tar", -1},
 	{"nothing", ">x", content.Unknown, "empty", -1},
 }
@@ -206,6 +218,7 @@ func TestMismatch(t *testing.T) {
 	}{
 		{"qemu-img create -q -f qcow2 x 1M", []string{"a.qcow2"}},
 		{"mkdir d; genisoimage -quiet -o x d", []string{"a.img", "A.RAW", "a.iso"}},
+		{udf + "2", []string{"a.img", "A.RAW", "a.iso"}},
 		{"truncate -s 64M x; echo 'label: gpt' | sfdisk -q x", []string{"a.img", "A.RAW"}},
 		{"truncate -s 1M x", []string{"a.img", "A.RAW"}},
 		{"xz </dev/null >x", []string{"a.img.xz"}},

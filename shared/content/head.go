@@ -76,6 +76,7 @@ var foreign = []magic{
 	{0, "\xed\xab\xee\xdb", "an RPM package"},
 	{0, "%PDF-", "a PDF document"},
 	{0, "\x7fELF", "a program"},
+	{0, "\x3a\xff\x26\xed", "an Android sparse image (simg2img makes a raw one of it)"}, // libsparse, sparse_format.h
 	{0, "MSWIM\x00\x00\x00", "a WIM (Windows) image"},
 }
 
@@ -133,9 +134,19 @@ func (c *Content) compressed(head []byte) bool {
 }
 
 // iso looks at the volume descriptors, which begin at sector 16 (ECMA-119,
-// sections 6.2.1 and 8.4).
+// sections 6.2.1 and 8.4). Without those of ISO 9660 there may be the ones of
+// UDF alone (ECMA-167, sections 2/8.3, 2/9.2 and 3/9.1).
 func (c *Content) iso(head []byte, size int64) bool {
 	const sector, first = 2048, 16 * 2048
+	if (magic{offset: first + 1, bytes: "BEA01"}).in(head) {
+		for _, nsr := range []string{"NSR02", "NSR03"} {
+			if (magic{offset: first + sector + 1, bytes: nsr}).in(head) {
+				c.Kind, c.What = ISO9660, "a UDF image without ISO 9660"
+				c.size(size)
+				return true
+			}
+		}
+	}
 	if !(magic{offset: first + 1, bytes: "CD001"}).in(head) {
 		return false
 	}
