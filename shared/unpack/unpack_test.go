@@ -2,11 +2,16 @@ package unpack_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -289,6 +294,110 @@ func TestTrailingBzip2(t *testing.T) {
 		var e *unpack.Error
 		if !errors.As(err, &e) || e.Problem != unpack.Truncated || e.Offset != int64(len(data)+n) || !bytes.HasPrefix(bytes.Repeat(raw, 2), got) || len(got) < len(raw) {
 			t.Fatalf("%d bytes of a second stream: %d bytes, %v", n, len(got), err)
+		}
+	}
+}
+
+// allocates returns how many bytes f allocates, freed ones included.
+func allocates(f func()) int64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return int64(after.TotalAlloc - before.TotalAlloc)
+}
+
+// TestOneDictionary: however many blocks a file has, and however much they ask
+// for, there is one dictionary, and those that it grew out of.
+func TestOneDictionary(t *testing.T) {
+	raw := disk(200_000)
+	var growing []byte
+	zeros, n := make([]byte, 8<<20), 0
+	for size := 512 << 10; size <= len(zeros); size += 512 << 10 { // which the headers say
+		growing = append(growing, tool(t, zeros[:size], "xz", "-c", "--lzma2=preset=0,dict=64MiB", "-T2")...)
+		n += size
+	}
+	for _, c := range []struct {
+		name       string
+		data, want []byte
+		most       int64
+	}{
+		{"blocks", tool(t, raw, "xz", "-c", "-9", "-T1", "--block-size=20000"), raw, 64<<20 + 8<<20},
+		{"streams", bytes.Repeat(tool(t, raw, "xz", "-c", "-9", "-T1"), 6), bytes.Repeat(raw, 6), 64<<20 + 16<<20},
+		{"ever more", growing, make([]byte, n), 16<<20 + 8<<20},
+	} {
+		u, err := unpack.NewReader(content.XZ, bytes.NewReader(c.data), unpack.Limit{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash, want := sha256.New(), sha256.Sum256(c.want)
+		used := allocates(func() { _, err = io.Copy(hash, u) })
+		if err != nil || !bytes.Equal(hash.Sum(nil), want[:]) || used > c.most {
+			t.Errorf("%s: %d bytes allocated, want no more than %d; %v", c.name, used, c.most, err)
+		}
+	}
+}
+
+// xzBlocks is the beginning of a stream of xz, without checks, and the blocks of
+// the chunks that follow, of which each says to have a dictionary of 128 MiB.
+func xzBlocks(blocks ...string) []byte {
+	sum := func(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b)) }
+	b := append([]byte("\xfd7zXZ\x00"), sum([]byte{0, 0})...)
+	for _, chunks := range blocks {
+		b = append(b, sum([]byte{2, 0, 0x21, 1, 30, 0, 0, 0})...)
+		b = append(b, chunks...)
+		b = append(b, make([]byte, -len(chunks)&3)...)
+	}
+	return b
+}
+
+// TestEmptyBlocks: blocks without output, or with next to none, take no more
+// memory for being many, and the failing of the input ends them.
+func TestEmptyBlocks(t *testing.T) {
+	cancelled := errors.New("cancelled")
+	for _, c := range []struct {
+		chunks string
+		out    int
+		most   int64
+	}{
+		{"\x00", 0, 8 << 20},
+		{"\x01\x00\x00x\x00", 1, 128<<20 + 16<<20}, // a byte, as it is
+	} {
+		const blocks = 200
+		data := xzBlocks(slices.Repeat([]string{c.chunks}, blocks)...)
+		var got int64
+		var err error
+		used := allocates(func() {
+			var u *unpack.Reader
+			if u, err = unpack.NewReader(content.XZ, io.MultiReader(bytes.NewReader(data), iotest.ErrReader(cancelled)), unpack.Limit{}); err == nil {
+				got, err = io.Copy(io.Discard, u)
+			}
+		})
+		if !errors.Is(err, cancelled) || got != int64(blocks*c.out) || used > c.most {
+			t.Errorf("%q: %d bytes, %d allocated, want no more than %d; %v", c.chunks, got, used, c.most, err)
+		}
+	}
+}
+
+// TestChunks: what a block says of its chunks is not believed, nor does a block
+// refer to the one before.
+func TestChunks(t *testing.T) {
+	const one = "\x01\x00\x00x\x00"
+	for name, second := range map[string]string{
+		"no new dictionary":         "\x02\x00\x00y\x00",
+		"nothing reset, compressed": "\x80\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00",
+		"no new properties":         "\xc0\x00\x00\x00\x05\x5d\x00\x00\x00\x00\x00\x00\x00",
+		"of no kind":                "\x03\x00\x00y\x00",
+		"too short to be decoded":   "\xe0\x00\x00\x00\x00\x5d\x00\x00",
+		"longer than its data":      "\xe0\x00\x00\x00\x20\x5d" + strings.Repeat("\x00", 0x22),
+	} {
+		for before, data := range map[string][]byte{"": xzBlocks(second), "x": xzBlocks(one, second)} {
+			data = append(data, make([]byte, 100)...) // else it were cut short
+			got, err := read(content.XZ, bytes.NewReader(data), unpack.Limit{})
+			var e *unpack.Error
+			if !errors.As(err, &e) || e.Problem != unpack.Damaged || !strings.HasPrefix(string(got), before) || len(got) > len(before)+1 {
+				t.Errorf("%s, after %q: %q, %v", name, before, got, err)
+			}
 		}
 	}
 }

@@ -13,8 +13,6 @@ import (
 	"hash/crc64"
 	"io"
 	"slices"
-
-	"github.com/ulikunitz/xz/lzma"
 )
 
 // An xzStream is one or more streams of the .xz file format, version 1.2.1
@@ -23,11 +21,11 @@ import (
 // its own reader of that allocates whatever dictionary a file asks for.
 type xzStream struct {
 	in     *bufio.Reader
-	window int64
-	first  bool // no stream has begun yet
-	block  *xzBlock
-	flags  [2]byte // of the stream that is read
-	inside bool    // a stream
+	lzma2  lzma2
+	first  bool     // no stream has begun yet
+	block  *xzBlock // nil: none is being read
+	flags  [2]byte  // of the stream that is read
+	inside bool     // a stream
 
 	// What the index must say (section 4.3): how many blocks there were, and a
 	// hash of their sizes, since there may be too many to remember.
@@ -37,8 +35,6 @@ type xzStream struct {
 
 // An xzBlock is a block being read. Sizes are bytes.
 type xzBlock struct {
-	lzma2           io.Reader
-	in              *counter // what lzma2 reads
 	out             int64
 	header          int64
 	saidIn, saidOut int64     // by the header; negative: nothing
@@ -46,7 +42,7 @@ type xzBlock struct {
 }
 
 func newXZ(in *bufio.Reader, window int64) *xzStream {
-	return &xzStream{in: in, window: window, first: true}
+	return &xzStream{in: in, lzma2: lzma2{in: in, window: window}, first: true}
 }
 
 func (x *xzStream) Close() {}
@@ -64,7 +60,7 @@ func (x *xzStream) Read(p []byte) (int, error) {
 			}
 			continue
 		}
-		n, err := x.block.lzma2.Read(p)
+		n, err := x.lzma2.Read(p)
 		x.block.out += int64(n)
 		if x.block.check != nil {
 			x.block.check.Write(p[:n])
@@ -143,17 +139,17 @@ func (x *xzStream) next() error {
 	if err != nil {
 		return err
 	}
-	b.header, b.in = int64(len(h)), &counter{x.in, 0}
-	if dictionary > x.window {
-		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.window))}
+	b.header = int64(len(h))
+	if dictionary > x.lzma2.window {
+		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.lzma2.window))}
 	}
 	if b.saidOut >= 0 {
 		dictionary = min(dictionary, b.saidOut) // no more can be referred to
 	}
 	b.check, _ = newCheck(x.flags) // begin has tried it
-	b.lzma2, err = lzma.Reader2Config{DictCap: max(int(dictionary), lzma.MinDictCap)}.NewReader2(b.in)
+	x.lzma2.begin(dictionary)
 	x.block = b
-	return err
+	return nil
 }
 
 // parseBlock reads the fields of a block's header (3.1), of which the first
@@ -209,13 +205,13 @@ func (x *xzStream) end() error {
 	if f := x.flags[1]; f == 1 || f == 4 { // 3.4: little endian
 		slices.Reverse(sum)
 	}
-	padding := -b.in.n & 3
+	padding := -x.lzma2.n & 3
 	after := make([]byte, int(padding)+len(sum))
 	if _, err := io.ReadFull(x.in, after); err != nil {
 		return unexpected(err)
 	}
 	switch {
-	case b.saidIn >= 0 && b.saidIn != b.in.n, b.saidOut >= 0 && b.saidOut != b.out:
+	case b.saidIn >= 0 && b.saidIn != x.lzma2.n, b.saidOut >= 0 && b.saidOut != b.out:
 		return errors.New("a block is not as long as its header says")
 	case !bytes.Equal(after[:padding], make([]byte, padding)):
 		return errors.New("wrong padding of a block")
@@ -223,7 +219,7 @@ func (x *xzStream) end() error {
 		return errors.New("wrong checksum of a block")
 	}
 	x.blocks++
-	addSizes(x.sizes, uint64(b.header+b.in.n)+uint64(len(sum)), uint64(b.out))
+	addSizes(x.sizes, uint64(b.header+x.lzma2.n)+uint64(len(sum)), uint64(b.out))
 	return nil
 }
 
@@ -273,18 +269,6 @@ func (x *xzStream) tail() error {
 	}
 	x.inside = false
 	return nil
-}
-
-// A counter counts what is read of in.
-type counter struct {
-	in *bufio.Reader
-	n  int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.in.Read(p)
-	c.n += int64(n)
-	return n, err
 }
 
 // A summer counts and sums what is read of in.

@@ -1,0 +1,120 @@
+package unpack
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/ulikunitz/xz/lzma"
+)
+
+// An lzma2 reads the LZMA2 data of one block of xz after the other. All of
+// them are one to the library, which is given their chunks without the marks
+// of where a block ends: so it allocates its dictionary, of which files may
+// ask for any size in any number of blocks, once. That is sound because the
+// first chunk of a block resets the dictionary, and all that the decoder knows
+// with it.
+type lzma2 struct {
+	in         *bufio.Reader
+	window     int64         // the largest dictionary
+	decoder    *lzma.Reader2 // nil: there was no chunk yet
+	capacity   int64         // of decoder's dictionary
+	dictionary int64         // of the block
+	begun      bool          // a chunk of the block
+	n          int64         // bytes of the block that were read
+
+	// What is left of the chunk: of its header and body to be read by decoder,
+	// and of its output.
+	header    []byte
+	body, out int
+	buf       [6]byte // of header
+}
+
+// begin begins a block, which refers back no further than dictionary.
+func (l *lzma2) begin(dictionary int64) { l.dictionary, l.begun, l.n = dictionary, false, 0 }
+
+// Read implements io.Reader. The block ends with io.EOF, and nothing behind it
+// has been read then.
+func (l *lzma2) Read(p []byte) (int, error) {
+	if l.out == 0 {
+		if err := l.next(); err != nil {
+			return 0, err
+		}
+	}
+	// No more than the chunk has, lest the decoder look for the next one.
+	n, err := l.decoder.Read(p[:min(len(p), l.out)])
+	l.out -= n
+	switch {
+	case err != nil:
+		return n, unexpected(err)
+	case l.out == 0 && l.body > 0:
+		return n, errors.New("a chunk is longer than its data")
+	}
+	return n, nil
+}
+
+// next reads the header of the next chunk, which package lzma does not
+// document: a byte that says what it resets and whether it is compressed; how
+// much comes out, less one; how long it is then, less one; and properties.
+func (l *lzma2) next() error {
+	control, err := l.in.ReadByte()
+	if err != nil {
+		return unexpected(err)
+	}
+	l.n++
+	length := 3
+	switch {
+	case control == 0:
+		return io.EOF
+	case !l.begun && control != 1 && control < 0xe0:
+		return errors.New("a block begins without a dictionary")
+	case control >= 0xc0:
+		length = 6
+	case control >= 0x80:
+		length = 5
+	case control > 2:
+		return errors.New("a chunk of no kind that there is")
+	}
+	l.begun = true
+	h := l.buf[:length]
+	h[0] = control
+	n, err := io.ReadFull(l.in, h[1:])
+	l.n += int64(n)
+	if err != nil {
+		return unexpected(err)
+	}
+	l.header = h
+	l.out = int(binary.BigEndian.Uint16(h[1:])) + 1
+	l.body = l.out
+	if control >= 0x80 {
+		l.out += int(control&0x1f) << 16
+		l.body = int(binary.BigEndian.Uint16(h[3:])) + 1
+	}
+	if l.decoder != nil && l.dictionary <= l.capacity {
+		return nil
+	}
+	// Twice as large, lest blocks that ask for ever more make many of them.
+	l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma.MinDictCap)
+	l.decoder = nil // to be freed
+	l.decoder, err = lzma.Reader2Config{DictCap: int(l.capacity)}.NewReader2((*chunk)(l))
+	return err
+}
+
+// A chunk is what the decoder of an lzma2 reads.
+type chunk lzma2
+
+func (c *chunk) Read(p []byte) (n int, err error) {
+	if len(c.header) > 0 {
+		n = copy(p, c.header)
+		c.header = c.header[n:]
+		return n, nil
+	}
+	if c.body == 0 {
+		return 0, io.EOF
+	}
+	n, err = c.in.Read(p[:min(len(p), c.body)])
+	c.body -= n
+	c.n += int64(n)
+	return n, err
+}
