@@ -168,17 +168,8 @@ func (f *Function) run(ctx context.Context, ref string) error {
 		subject = t.subject()
 		return f.fetch(ctx, t, r)
 	})
-	var busy *job.BusyError
-	var retry *job.Retry
-	switch {
-	case errors.Is(err, job.ErrIdle):
-		return nil
-	case errors.As(err, &busy):
-		return queue.RetryAfter(max(busy.Until.Sub(f.Now()), time.Second), err)
-	case errors.As(err, &retry):
-		return queue.RetryAfter(retry.After, err)
-	case err != nil:
-		return err
+	if err != nil {
+		return job.Redeliver(err, f.Now())
 	}
 	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
 		return nil // another process has it, or has ended it

@@ -16,7 +16,6 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/qcow2"
-	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/reader"
@@ -59,17 +58,8 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 			}
 		}, err
 	})
-	var busy *job.BusyError
-	var retry *job.Retry
-	switch {
-	case errors.Is(err, job.ErrIdle):
-		return nil
-	case errors.As(err, &busy):
-		return queue.RetryAfter(max(busy.Until.Sub(f.Now()), time.Second), err)
-	case errors.As(err, &retry):
-		return queue.RetryAfter(retry.After, err)
-	case err != nil:
-		return err
+	if err != nil {
+		return job.Redeliver(err, f.Now())
 	}
 	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
 		return nil // another process has it, or has ended it

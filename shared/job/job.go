@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -455,6 +456,22 @@ type Retry struct {
 
 func (e *Retry) Error() string { return e.Err.Error() }
 func (e *Retry) Unwrap() error { return e.Err }
+
+// Redeliver is what the handler of a queue's message returns for an error of
+// [Jobs.Work]: nil where there was nothing to do, and one that brings the message
+// back when the job may be free, or is to be tried again.
+func Redeliver(err error, now time.Time) error {
+	if errors.Is(err, ErrIdle) {
+		return nil
+	}
+	if busy, ok := errors.AsType[*BusyError](err); ok {
+		return queue.RetryAfter(max(busy.Until.Sub(now), time.Second), err)
+	}
+	if retry, ok := errors.AsType[*Retry](err); ok {
+		return queue.RetryAfter(retry.After, err)
+	}
+	return err
+}
 
 // end writes how the run ended. It gets a few seconds even where parent is over.
 func (r *Run) end(parent context.Context, cause error, finish func(*Job), err error) (Job, error) {
