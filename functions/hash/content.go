@@ -106,7 +106,10 @@ const (
 // inspect finds out what new bytes with that SHA-256 are and queues their
 // check, unless either was done before.
 func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
-	rec, err := f.sniff(ctx, sha256, at)
+	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
+	if errors.Is(err, store.ErrNotFound) {
+		rec, err = f.sniff(ctx, sha256, at)
+	}
 	if err != nil || f.Checks == nil || !rec.Pending() {
 		return err
 	}
@@ -114,15 +117,10 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	return err
 }
 
-// sniff finds out what the bytes with that SHA-256 are, unless that is known.
-// The record is empty where they were replaced meanwhile: another event tells of
+// sniff finds out what the bytes with that SHA-256 are, and records it. The
+// record is empty where they were replaced meanwhile: another event tells of
 // what is there now.
 func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.Record, error) {
-	key := layout.ContentKey(sha256)
-	rec, _, err := record.Read[content.Record](ctx, f.Catalog, key)
-	if !errors.Is(err, store.ErrNotFound) {
-		return rec, err
-	}
 	found, err := f.lookAt(ctx, at)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		f.touch(at)
@@ -131,7 +129,7 @@ func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.
 	if err != nil {
 		return content.Record{}, fmt.Errorf("look into %s: %w", at.name, err)
 	}
-	rec, _, err = record.Change(ctx, f.Catalog, key, func(rec *content.Record, exists bool) error {
+	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
 		if exists {
 			return record.ErrKeep
 		}
