@@ -3,7 +3,6 @@
 package minio
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,9 +13,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"imageroot/test/runner"
 )
 
 // The root user of every server that is started here.
@@ -49,7 +49,7 @@ type Server struct {
 	URL     string
 	options Options
 	cmd     *exec.Cmd
-	log     log
+	log     runner.Buffer
 	exited  chan struct{}
 }
 
@@ -157,22 +157,4 @@ func (s *Server) Kill() error {
 		return nil
 	}
 	return err
-}
-
-// log is a bytes.Buffer that two goroutines may use.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -3,7 +3,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -51,8 +49,8 @@ type Process struct {
 	Ready time.Duration // from the start to the first good answer of /readyz
 
 	cmd     *exec.Cmd
-	out     buffer
-	log     buffer
+	out     Buffer
+	log     Buffer
 	exited  chan struct{}
 	waitErr error
 }
@@ -175,23 +173,4 @@ func (p *Process) Kill() error {
 		return nil
 	}
 	return err
-}
-
-// buffer is a bytes.Buffer that two goroutines may use.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-// Bytes returns a copy of all that was written.
-func (b *buffer) Bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.b.Bytes())
 }
