@@ -675,6 +675,8 @@ func TestEveryWriteFails(t *testing.T) {
 							continue
 						}
 						_, err = jobs.Work(t.Context(), key, func(ctx context.Context, r *job.Run) (finish, error) {
+							// Between two beats, so that each has one to write.
+							time.Sleep(500 * time.Millisecond)
 							for i := range int64(12) {
 								r.Report(i, 12, json.RawMessage(fmt.Sprint(i)))
 								time.Sleep(time.Second)
