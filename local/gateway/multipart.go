@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/xattr"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	vgw "github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/s3err"
@@ -88,15 +89,26 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 		in.Body = &upload{in.Body, size}
 	}
 	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
-	out, err := b.posix.UploadPartWithPostFunc(ctx, &in, (*os.File).Sync)
+	dir := filepath.Join(p.uploads(), id)
+	var held *os.File
+	release := func() {}
+	out, err := b.posix.UploadPartWithPostFunc(ctx, &in, func(part *os.File) (err error) {
+		if held, err = holdUpload(dir, id); err != nil {
+			return err
+		}
+		release = assemble(dir, *in.PartNumber, part)
+		return part.Sync()
+	})
+	release()
+	held.Close() // nil is fine
 	if err != nil {
 		// The upload was aborted or completed under the part.
-		if _, gone := os.Stat(filepath.Join(p.uploads(), id)); errors.Is(gone, fs.ErrNotExist) {
+		if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
 			return nil, s3err.GetNoSuchUploadErr(id)
 		}
 		return nil, err
 	}
-	if err := syncDir(filepath.Join(p.uploads(), id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return out, nil
@@ -185,6 +197,14 @@ func (b *backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipar
 	if err != nil {
 		return err
 	}
+	claim, err := claimUpload(ctx, p, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s3err.GetNoSuchUploadErr(id)
+	}
+	if err != nil {
+		return b.answer("abort upload of", p, err)
+	}
+	defer claim.Close()
 	copied := *in
 	copied.Bucket, copied.Key, copied.UploadId = &p.dir, &p.key, &id
 	return b.answer("abort upload of", p, b.posix.AbortMultipartUpload(ctx, &copied))
@@ -226,23 +246,30 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	defer claim.Close()
 
 	dir := filepath.Join(p.uploads(), id)
-	parts := 0
-	var total int64
+	var parts []types.CompletedPart
 	if in.MultipartUpload != nil {
-		parts = len(in.MultipartUpload.Parts)
-		for _, part := range in.MultipartUpload.Parts {
-			if part.PartNumber == nil {
-				continue // versitygw says so
-			}
-			if info, err := os.Lstat(filepath.Join(dir, fmt.Sprint(*part.PartNumber))); err == nil {
-				total += info.Size()
-			}
-		}
+		parts = in.MultipartUpload.Parts
 	}
-	if err := room(p.dir, total); err != nil {
+	a, err := openAssembly(dir)
+	if err != nil {
 		return none, err
 	}
-	if err := xattr.LSet(dir, attrPrefix+attrNamed, []byte(fmt.Sprint(parts))); err != nil {
+	if a != nil {
+		defer a.Close()
+	}
+	l := layoutOf(dir, parts)
+	fits, err := a.fits(dir, l)
+	if err != nil {
+		return none, err
+	}
+	missing := l.total
+	if fits {
+		missing -= a.has
+	}
+	if err := room(p.dir, missing); err != nil {
+		return none, err
+	}
+	if err := xattr.LSet(dir, attrPrefix+attrNamed, fmt.Append(nil, len(parts))); err != nil {
 		return none, err
 	}
 	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
@@ -252,13 +279,25 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	var failed error
 	out, _, err := b.posix.CompleteMultipartUploadWithCopy(ctx, &in, func(from, to *os.File) (bool, error) {
 		if failed == nil {
-			_, failed = io.Copy(to, from) // the kernel copies
+			if fits {
+				failed = a.keep(l.at[filepath.Base(from.Name())], from)
+			} else {
+				failed = a.copy(to, from)
+			}
 		}
-		if copied++; copied == parts && failed == nil {
-			written.stamp, failed = flush(to)
+		if copied++; copied == len(parts) && failed == nil {
+			if fits {
+				failed = a.become(to, l.total, b.now())
+			}
+			if failed == nil {
+				written.stamp, failed = flush(to)
+			}
 			done = b.expect(p.bucket, p.key)
 		}
 		if failed != nil {
+			if fits {
+				_ = a.Truncate(a.end) // a full disk needs it
+			}
 			// versitygw goes on after an error, and would publish what there
 			// is. A file that is closed it cannot publish.
 			to.Close()
@@ -272,8 +311,8 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	if err != nil {
 		return none, err
 	}
-	if out.ETag == nil || copied < parts {
-		return none, fmt.Errorf("versitygw completed an upload of %d parts with %d", parts, copied)
+	if out.ETag == nil || copied < len(parts) {
+		return none, fmt.Errorf("versitygw completed an upload of %d parts with %d", len(parts), copied)
 	}
 	written.stored = *out.ETag
 	etag := written.etag()
@@ -281,6 +320,35 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	err = p.sync()
 	b.tell(p, false)
 	return out, err
+}
+
+// holdUpload keeps an upload from being claimed until the file returned is
+// closed: versitygw would make its directory again for a part that comes to its
+// place afterwards.
+func holdUpload(dir, id string) (*os.File, error) {
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, s3err.GetNoSuchUploadErr(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(d.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = errBusy // until it is known what becomes of it
+	}
+	if err == nil {
+		held, statErr := d.Stat()
+		now, pathErr := os.Lstat(dir)
+		if statErr != nil || pathErr != nil || !os.SameFile(held, now) {
+			err = s3err.GetNoSuchUploadErr(id)
+		}
+	}
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
 // claimUpload takes hold of an upload's directory until the file returned is

@@ -147,11 +147,17 @@ func giveBack(bucket, dir, name string) error {
 		}
 	}
 	if said, err := xattr.LGet(path, attrPrefix+attrNamed); err == nil {
-		parts, err := os.ReadDir(path)
+		entries, err := os.ReadDir(path)
 		if err != nil {
 			return err
 		}
-		if n, err := strconv.Atoi(string(said)); err == nil && len(parts) < n {
+		parts := 0
+		for _, e := range entries {
+			if e.Name() != assemblyName {
+				parts++
+			}
+		}
+		if n, err := strconv.Atoi(string(said)); err == nil && parts < n {
 			return os.RemoveAll(path)
 		}
 	}
