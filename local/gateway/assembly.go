@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -69,6 +70,9 @@ var errNotPlaced = errors.New("the part stays by itself")
 // take is assemble once the assembly is open. It holds the lock of the bytes when
 // it returns without an error.
 func (a *assembly) take(dir string, n int32, part *os.File, size int64) error {
+	if !a.alone() {
+		return errNotPlaced
+	}
 	stride, err := a.stride(size)
 	if err != nil || size > stride {
 		return errors.Join(err, errNotPlaced)
@@ -93,6 +97,18 @@ func (a *assembly) take(dir string, n int32, part *os.File, size int64) error {
 	}
 	punch(part, 0, size)
 	return nil
+}
+
+// alone reports whether the assembly has no name but its own. Where a process
+// was killed between publishing the object and removing the upload it is an
+// object, under that object's name or a copy's, and nothing may write into it.
+func (a *assembly) alone() bool {
+	info, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 1
 }
 
 // punch gives the bytes of a file back to the disk, and leaves zeros. A file
@@ -187,7 +203,7 @@ func layoutOf(dir string, parts []types.CompletedPart) layout {
 // it. Then the assembly can be made the object: whatever else is written into
 // it, and wherever that is broken off, is in no other part's place.
 func (a *assembly) fits(dir string, l layout) (bool, error) {
-	if a == nil {
+	if a == nil || !a.alone() {
 		return false, nil
 	}
 	entries, err := os.ReadDir(dir)

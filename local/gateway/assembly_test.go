@@ -284,6 +284,57 @@ func TestFailedCompletion(t *testing.T) {
 	}
 }
 
+// TestKilledAfterPublishing goes on with an upload whose process was killed
+// after the object had its name: what is done to the upload does nothing to the
+// object's copy, which is the same file.
+func TestKilledAfterPublishing(t *testing.T) {
+	dir := t.TempDir()
+	g := start(t, dir)
+	r := root(t, g.Endpoint(), "images")
+	first, tail := pattern(1, 6*mib), pattern(2, 3*mib)
+	id, parts := begin(t, r, "a.img", first, tail)
+	path := filepath.Join(uploadDir(dir, "images", "a.img"), id)
+	saved := mkdir(t, dir, "saved")
+	for _, name := range []string{"1", "2", "object"} {
+		if err := os.Link(filepath.Join(path, name), filepath.Join(saved, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.CompleteUpload(t.Context(), "a.img", id, parts); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Copy(t.Context(), "b.img", "a.img", 9*mib); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Delete(t.Context(), "a.img"); err != nil {
+		t.Fatal(err)
+	}
+	want, v := get(t, r, "b.img")
+	mkdir(t, filepath.Dir(path))
+	if err := os.Rename(saved, path+".0123456789abcdef-2.inprogress"); err != nil {
+		t.Fatal(err)
+	}
+	unchanged := func(after string) {
+		t.Helper()
+		if got, now := get(t, r, "b.img"); !bytes.Equal(got, want) || !now.Equal(v) {
+			t.Errorf("after %s the copy went from %+v to %+v", after, v, now)
+		}
+	}
+	wrong := []store.Part{{Number: 1, ETag: parts[1].ETag}, parts[1]}
+	if _, err := r.CompleteUpload(t.Context(), "a.img", id, wrong); err == nil {
+		t.Error("completed with a wrong ETag") // and nobody holds the upload now
+	}
+	send(t, r, "a.img", id, sent{3, pattern(3, 6*mib)})
+	unchanged("a part")
+	if _, err := r.CompleteUpload(t.Context(), "a.img", id, parts[:1]); err != nil {
+		t.Fatal(err)
+	}
+	unchanged("a completion")
+	if got, _ := get(t, r, "a.img"); !bytes.Equal(got, first) {
+		t.Errorf("the object has %d bytes, others", len(got))
+	}
+}
+
 // TestKilledWhilePartsCome kills the process again and again, and goes on with
 // what it lists: also in the middle of a part, and of a completion.
 func TestKilledWhilePartsCome(t *testing.T) {
