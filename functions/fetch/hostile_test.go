@@ -92,6 +92,13 @@ func TestHostileSources(t *testing.T) {
 		}, unknown, a, nil},
 
 		{"knows no ranges", noRange, unknown, a, nil},
+		{"has 416 for each range, and the whole", func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Range") != "" {
+				status(http.StatusRequestedRangeNotSatisfiable, "Content-Range", "bytes */"+size)(o, n, w, r)
+				return
+			}
+			good(a)(o, n, w, r)
+		}, unknown, a, nil},
 		{"knows no ranges in the middle", when(after(4), noRange, good(a)), unknown, a, nil},
 		{"knows no ranges at one time", when(func(n int) bool { return n == 6 }, noRange, good(a)), knows(a), a, nil},
 		{"serves ranges from elsewhere", when(always, func(o *origin, n int, w http.ResponseWriter, r *http.Request) {

@@ -96,6 +96,9 @@ func (c *Client) accept(b *Body, resp *http.Response, name string, offset, lengt
 			b.body = http.NoBody
 			return resp.Body.Close()
 		}
+		if offset == 0 {
+			return fmt.Errorf("%s has no range from the first byte on (%q): %w", b.host, resp.Header.Get("Content-Range"), ErrRange)
+		}
 		return fmt.Errorf("%s no longer has %d bytes (%q): %w", b.host, offset, resp.Header.Get("Content-Range"), ErrChanged)
 	default:
 		return c.status(resp, "image")

@@ -191,6 +191,7 @@ func TestOpenOddServers(t *testing.T) {
 		{"416 though there is more", answer(416, "", "Content-Range", "bytes */10000"), 100, 10, "changed", 0, false},
 		{"416 with less than before", answer(416, "", "Content-Range", "bytes */50"), 100, 10, "changed", 0, false},
 		{"416 without a total", answer(416, ""), 100, 10, "changed", 0, false},
+		{"416 to a range from the first byte on", answer(416, "", "Content-Range", "bytes */10000"), 0, 10, "range", 0, false},
 		{"416 to a request for the whole", answer(416, "", "Content-Range", "bytes */0"), 0, -1, "unresolvable", 0, false},
 		{"gzip that nobody asked for", answer(200, whole, "Content-Encoding", "gzip"), 0, -1, "unresolvable", 0, false},
 		{"identity", answer(200, whole, "Content-Encoding", "identity"), 0, -1, "ok", 10000, false},
