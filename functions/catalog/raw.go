@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sync/semaphore"
-
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
@@ -71,11 +69,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		if err != nil {
 			return unreadable(err)
 		}
-		release, err := reserve(diskClusters * disk.Header().ClusterSize)
+		memory, err := reserve(diskClusters * disk.Header().ClusterSize)
 		if err != nil {
 			return err
 		}
-		defer release()
+		defer memory.Release()
 		if zstd {
 			return f.sendEncoded(w, r, c, frames(disk))
 		}
@@ -90,11 +88,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return f.sendRanges(w, r, c, disk.Size(), body)
 	}
 	if zstd {
-		release, err := reserve(0)
+		memory, err := reserve(0)
 		if err != nil {
 			return err
 		}
-		defer release()
+		defer memory.Release()
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
@@ -175,23 +173,19 @@ func unreadable(err error) error {
 	if e, ok := errors.AsType[*unpack.Error](err); ok {
 		return problem.Wrap(problem.Malformed, e.Reason, err)
 	}
+	if errors.Is(err, unpack.ErrMemory) {
+		return problem.New(problem.Unavailable, "this server is unpacking as many images as it has memory for: try again, or get this one from /images/... and unpack it there")
+	}
 	return err
 }
 
-// unpackBytes is how much memory those images take together that are being
-// read as something else than they are, and unpackLeast what each is counted
-// as at least.
-const unpackBytes, unpackLeast = 256 << 20, 16 << 20
-
-var unpacking = semaphore.NewWeighted(unpackBytes)
-
-// reserve counts memory until what it returns is called.
-func reserve(memory int64) (release func(), err error) {
-	memory = max(memory, unpackLeast)
-	if !unpacking.TryAcquire(memory) {
-		return nil, problem.New(problem.Unavailable, "this server is unpacking as many images as it has memory for: try again, or get this one from /images/... and unpack it there")
+// reserve counts memory until what it returns is released.
+func reserve(n int64) (*unpack.Memory, error) {
+	m, err := unpack.Reserve(n)
+	if err != nil {
+		return nil, unreadable(err)
 	}
-	return func() { unpacking.Release(memory) }, nil
+	return m, nil
 }
 
 // sendUnpacked answers with what a compressed image decompresses to. It is read
@@ -201,16 +195,17 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	defer cancel()
 	packed := &objectReader{ctx: ctx, object: c}
 	defer packed.Close()
-	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{})
+	var memory *unpack.Memory
+	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{Grow: func(window int64) error { return memory.Grow(window) }})
 	if err != nil {
 		return unreadable(err)
 	}
 	defer unpacked.Close()
-	release, err := reserve(unpacked.Window())
+	memory, err = reserve(unpacked.Window())
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer memory.Release()
 	var sum *digest.Hasher // where it is not known yet
 	if c.rawSHA256 == "" && !zstd {
 		sum = digest.New(false)

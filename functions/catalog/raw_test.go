@@ -32,6 +32,7 @@ import (
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
+	"imageroot/shared/unpack"
 )
 
 // someDisk has bytes of all sorts, and a length that is nothing's multiple.
@@ -509,18 +510,50 @@ func TestRawKnown(t *testing.T) {
 func TestRawMemory(t *testing.T) {
 	s := newRawServer(t, false)
 	s.put("x.img.gz", gzipped(t, someDisk()))
-	if !unpacking.TryAcquire(unpackBytes - unpackLeast + 1) {
-		t.Fatal("something is being unpacked")
+	others := func(n int64) *unpack.Memory {
+		m, err := unpack.Reserve(n)
+		if err != nil {
+			t.Fatalf("something is being unpacked: %v", err)
+		}
+		return m
 	}
+	m := others(unpack.MemoryBytes - unpack.LeastBytes + 1)
 	r := s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusServiceUnavailable, "memory")
 	if r.header.Get("Retry-After") == "" {
 		t.Error("nothing says when to try again")
 	}
-	unpacking.Release(1)
+	m.Release()
+	m = others(unpack.MemoryBytes - unpack.LeastBytes)
+	defer func() { m.Release() }()
 	for range 2 { // and the first gives it back
 		s.same(s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusOK), someDisk())
 	}
-	unpacking.Release(unpackBytes - unpackLeast)
+	// A later frame may want more than the first.
+	s.put("grows.img.zst", slices.Concat(zstdOf(t, someDisk()[:1000]), zstdOf(t, someDisk(), zstd.WithWindowSize(32<<20))))
+	s.want(s.ask("GET", "/raw/grows.img.zst"), http.StatusServiceUnavailable, "memory")
+	m.Release()
+	s.same(s.want(s.ask("GET", "/raw/grows.img.zst"), http.StatusOK), append(someDisk()[:1000:1000], someDisk()...))
+	m = others(unpack.MemoryBytes) // all was given back
+}
+
+// zstdOf is data in a frame of zstd that does not say its size.
+func zstdOf(t *testing.T, data []byte, options ...zstd.EOption) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z, err := zstd.NewWriter(&b, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := z.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Flush(); err != nil { // streams, whatever is in them
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func TestRawRequests(t *testing.T) {

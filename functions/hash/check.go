@@ -29,6 +29,8 @@ const (
 	// enoughTime is how long a run must have had, where it has a deadline, for
 	// another one not to get further.
 	enoughTime = 5 * time.Minute
+	// memoryTime is how long a check waits that others have left no memory for.
+	memoryTime = 30 * time.Second
 	// maxRawBytes is the largest disk in a qcow2 image that is hashed. Of a
 	// larger one, which is almost all zeros, only what is in the image is read.
 	maxRawBytes = 32 << 30
@@ -136,6 +138,8 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ cont
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
 		f.touch(at) // the same bytes may be elsewhere
 		return content.Check{}, &job.Retry{After: Settle, Err: errReplaced}
+	case errors.Is(err, unpack.ErrMemory):
+		return content.Check{}, &job.Retry{After: memoryTime, Err: err, Free: true}
 	case err != nil:
 		return content.Check{}, retryLater(err)
 	}
@@ -189,10 +193,15 @@ func (f *Function) examine(ctx context.Context, at place, kind content.Kind, r *
 		return content.Check{}, store.ErrChanged
 	}
 	in := &counted{r: body}
-	u, err := unpack.NewReader(kind, in, unpack.Limit{})
+	var memory *unpack.Memory
+	u, err := unpack.NewReader(kind, in, unpack.Limit{Grow: func(window int64) error { return memory.Grow(window) }})
 	if err != nil {
 		return unpackVerdict(err)
 	}
+	if memory, err = unpack.Reserve(u.Window()); err != nil {
+		return content.Check{}, err
+	}
+	defer memory.Release()
 	// Nothing closes u while blocks may still read it; it holds memory only.
 	h := digest.New(false)
 	var head []byte

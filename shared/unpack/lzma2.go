@@ -17,7 +17,8 @@ import (
 // with it.
 type lzma2 struct {
 	in         *bufio.Reader
-	window     int64         // the largest dictionary
+	window     int64 // the largest dictionary
+	grow       func(int64) error
 	decoder    *lzma.Reader2 // nil: there was no chunk yet
 	capacity   int64         // of decoder's dictionary
 	dictionary int64         // of the block
@@ -97,6 +98,9 @@ func (l *lzma2) next() error {
 	// Twice as large, lest blocks that ask for ever more make many of them.
 	l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma.MinDictCap)
 	l.decoder = nil // to be freed
+	if err := l.grow(l.capacity); err != nil {
+		return err
+	}
 	l.decoder, err = lzma.Reader2Config{DictCap: int(l.capacity)}.NewReader2((*chunk)(l))
 	return err
 }

@@ -34,6 +34,10 @@ type Limit struct {
 	// Ratio is how many bytes may come out for each that went in, beyond the
 	// first Free.
 	Ratio, Free int64
+	// Grow is asked, by who reads, before the stream holds more than
+	// [Reader.Window] said: a later frame or block may want more than the first.
+	// Its error ends the stream as it is. Nil: up to Window bytes are there.
+	Grow func(window int64) error
 }
 
 // A Problem says what is wrong with a stream.
@@ -88,14 +92,15 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 		u.stream = newBzip2(u.in)
 	case content.XZ:
 		u.window = xzWindow(u.in)
-		u.stream = newXZ(u.in, limit.Window)
+		u.stream = newXZ(u.in, limit.Window, u.grow)
 	case content.Zstd:
 		u.window = zstdWindow(u.in)
-		u.stream, err = newZstd(u.in, limit.Window)
+		u.stream, err = newZstd(u.in, limit.Window, u.grow)
 	}
 	if err != nil {
 		return nil, u.explain(err)
 	}
+	u.held = u.Window()
 	return u, nil
 }
 
@@ -115,6 +120,7 @@ type Reader struct {
 	in     *bufio.Reader
 	stream stream
 	window int64 // of the first frame; 0: not known, negative: a small one
+	held   int64 // of window, as far as it was said or asked for
 	out    int64
 	err    error
 }
@@ -136,12 +142,26 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // Window is how many bytes of memory the stream will need for what it refers
-// back to, as its beginning says: [Limit.Window] where that says nothing.
+// back to, as its beginning says: [Limit.Window] where that says nothing. For
+// more than that, [Limit.Grow] is asked.
 func (u *Reader) Window() int64 {
 	if u.window == 0 {
 		return u.limit.Window
 	}
 	return min(max(u.window, 0), u.limit.Window)
+}
+
+// grow sees to it that window bytes may be held.
+func (u *Reader) grow(window int64) error {
+	if window <= u.held || u.limit.Grow == nil {
+		return nil
+	}
+	if err := u.limit.Grow(window); err != nil {
+		u.source.err = err // which is not the stream's fault
+		return err
+	}
+	u.held = window
+	return nil
 }
 
 // Consumed is how many bytes of the input have been decompressed.

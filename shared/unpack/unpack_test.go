@@ -477,3 +477,39 @@ func TestWindow(t *testing.T) {
 		t.Errorf("after a skippable frame: %d", got)
 	}
 }
+
+// TestGrow: what a later frame or block wants more than the first is asked for
+// before it is held.
+func TestGrow(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)
+	no := errors.New("no")
+	for _, tt := range []struct {
+		name        string
+		kind        content.Kind
+		stream      []byte
+		first, then int64
+	}{
+		{"zstd", content.Zstd, slices.Concat(tool(t, data[:100], "zstd", "-c", "--no-check"), skippable, tool(t, data, "zstd", "-c", "--long=27", "--no-content-size")), 100, 128 << 20},
+		{"xz", content.XZ, slices.Concat(tool(t, data[:100], "xz", "-c", "--lzma2=dict=64KiB"), tool(t, data, "xz", "-c", "-T1", "-9")), 64 << 10, 64 << 20},
+	} {
+		for _, refuse := range []error{nil, no} {
+			var asked []int64
+			u, err := unpack.NewReader(tt.kind, bytes.NewReader(tt.stream), unpack.Limit{Grow: func(n int64) error {
+				asked = append(asked, n)
+				return refuse
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(u)
+			if !errors.Is(err, refuse) || u.Window() > tt.first && tt.kind == content.XZ || !slices.Equal(asked, []int64{tt.then}) {
+				t.Errorf("%s, %v: window %d, asked for %d; %v", tt.name, refuse, u.Window(), asked, err)
+			}
+			if want := len(data) + 100; refuse == nil && len(got) != want || refuse != nil && len(got) != 100 {
+				t.Errorf("%s, %v: %d bytes, want %d", tt.name, refuse, len(got), want)
+			}
+			u.Close()
+		}
+	}
+}

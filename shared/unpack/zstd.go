@@ -5,7 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"math/bits"
 
 	"github.com/klauspost/compress/zstd"
@@ -18,10 +18,10 @@ type zstdStream struct {
 	window int64
 }
 
-func newZstd(in io.Reader, window int64) (zstdStream, error) {
+func newZstd(in *bufio.Reader, window int64, grow func(int64) error) (zstdStream, error) {
 	// One block at a time is as fast as the zstd tool, and says where in the
 	// input an error is.
-	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+	d, err := zstd.NewReader(&zstdFrames{in: in, window: window, grow: grow}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(uint64(window)), zstd.WithDecoderMaxMemory(uint64(window)))
 	return zstdStream{d, window}, err
 }
@@ -33,7 +33,73 @@ func zstdWindow(in *bufio.Reader) int64 {
 	if header.Decode(h) != nil || header.Skippable {
 		return 0
 	}
-	return int64(min(cmp.Or(header.WindowSize, header.FrameContentSize), 1<<62))
+	return windowOf(header)
+}
+
+func windowOf(h zstd.Header) int64 {
+	return int64(min(cmp.Or(h.WindowSize, h.FrameContentSize), 1<<62))
+}
+
+// A zstdFrames is a stream on its way to the decoder, which would allocate what
+// any frame asks for. It goes from block to block (RFC 8878, section 3.1.1) to
+// have each frame's window granted before the decoder sees the frame.
+type zstdFrames struct {
+	in     *bufio.Reader
+	window int64
+	grow   func(int64) error
+	left   int64 // bytes to pass on as they are
+	inside bool  // a frame: a block is next
+	sum    bool  // it ends in a checksum
+}
+
+func (z *zstdFrames) Read(p []byte) (int, error) {
+	if z.left == 0 {
+		if err := z.next(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := z.in.Read(p[:min(int64(len(p)), z.left)])
+	z.left -= int64(n)
+	return n, err
+}
+
+// next looks at the header of what is next. What is wrong is passed on: the
+// decoder, which reads headers the same way, will say so.
+func (z *zstdFrames) next() error {
+	z.left = math.MaxInt64
+	if z.inside {
+		b, _ := z.in.Peek(3)
+		if len(b) < 3 {
+			return nil
+		}
+		n := int64(b[0]) | int64(b[1])<<8 | int64(b[2])<<16
+		z.left = 3 + n>>3
+		if n>>1&3 == 1 { // one byte, repeated
+			z.left = 3 + 1
+		}
+		if n&1 != 0 {
+			z.inside = false
+			if z.sum {
+				z.left += 4
+			}
+		}
+		return nil
+	}
+	b, _ := z.in.Peek(zstd.HeaderMaxSize)
+	var h zstd.Header
+	if h.Decode(b) != nil {
+		return nil
+	}
+	z.left = int64(h.HeaderSize)
+	if h.Skippable {
+		z.left += int64(h.SkippableSize)
+		return nil
+	}
+	z.inside, z.sum = true, h.HasCheckSum
+	if w := windowOf(h); w <= z.window { // else it is refused
+		return z.grow(w)
+	}
+	return nil
 }
 
 func (z zstdStream) Read(p []byte) (int, error) {
