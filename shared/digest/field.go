@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/dunglas/httpsfv"
 )
@@ -18,10 +20,18 @@ type Expected struct{ SHA256, SHA512 string }
 // Repr-Digest and Content-Digest (RFC 9530; of a whole body, as in a PUT,
 // they say the same) and S3's x-amz-checksum-sha256. It returns nil where
 // there is none that it knows; algorithms other than SHA-256 and SHA-512 are
-// ignored. The error is a sentence for the client: a field is malformed, or
-// two of them contradict each other.
+// ignored in the first two, as RFC 9530 has it. The error is a sentence for the
+// client: a field is malformed, two of them contradict each other, or one is a
+// checksum that is not compared (Content-MD5, and S3's other ones).
 func ParseRequest(h http.Header) (*Expected, error) {
 	var e Expected
+	for name := range h {
+		sum, ok := strings.CutPrefix(name, "X-Amz-Checksum-")
+		if name == "Content-Md5" || ok && !slices.Contains([]string{"Sha256", "Algorithm", "Mode", "Type"}, sum) {
+			// Ignored, it would let the bytes pass that it was sent to stop.
+			return nil, fmt.Errorf("%s is not compared here; send Repr-Digest or x-amz-checksum-sha256 instead", strings.ToLower(name))
+		}
+	}
 	for _, name := range []string{"Repr-Digest", "Content-Digest"} {
 		// Each line by itself: joined, as RFC 9651 has it, a second line would
 		// replace what the first says instead of contradicting it.

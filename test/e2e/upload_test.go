@@ -212,6 +212,8 @@ func TestUploadChecksums(t *testing.T) {
 		"x-amz-checksum-sha256": header("X-Amz-Checksum-Sha256", b64(sum(old))),
 		"one of several":        header("Repr-Digest", "unixsum=:AAAA:, "+structuredDigest(sum(old))),
 		"malformed":             header("Repr-Digest", "sha-256=nonsense"),
+		"Content-MD5":           header("Content-MD5", "AAAAAAAAAAAAAAAAAAAAAA=="),
+		"x-amz-checksum-crc32":  header("X-Amz-Checksum-Crc32", "AAAAAA=="),
 		"malformed amz":         header("X-Amz-Checksum-Sha256", "nonsense"),
 	}
 	s.Put(t, "kept.img", old)
