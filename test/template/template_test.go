@@ -2,8 +2,13 @@ package template
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
 	"maps"
 	"os"
 	"os/exec"
@@ -18,6 +23,7 @@ import (
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
+	"imageroot/shared/config"
 	"imageroot/shared/queue/sqsqueue"
 	"imageroot/shared/web"
 )
@@ -315,6 +321,71 @@ func letsIn(tpl *Template, queue, bucket string) bool {
 		}
 	}
 	return false
+}
+
+// TestEnvironment: what the template sets for a function is what its code
+// reads, as the function itself sees to when it starts.
+func TestEnvironment(t *testing.T) {
+	tpl := load(t)
+	root, err := Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{} // of the settings, by constant
+	inspect(t, filepath.Join(root, "shared/config/lambda.go"), func(n ast.Node) {
+		v, ok := n.(*ast.ValueSpec)
+		if !ok || len(v.Names) != len(v.Values) {
+			return
+		}
+		for i, value := range v.Values {
+			if lit, ok := value.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				names[v.Names[i].Name] = strings.Trim(lit.Value, `"`)
+			}
+		}
+	})
+	secret := func(context.Context, string) (string, error) { return strings.Repeat("0123456789abcdef", 4), nil }
+	for function, id := range tpl.Functions() {
+		t.Run(function, func(t *testing.T) {
+			var reads []string
+			opens := 0
+			inspect(t, filepath.Join(root, "functions", function, "lambda/main.go"), func(n ast.Node) {
+				call, ok := n.(*ast.CallExpr)
+				if !ok || types.ExprString(call.Fun) != "cloud.Open" {
+					return
+				}
+				opens++
+				for _, arg := range call.Args[1:] {
+					name, ok := names[strings.TrimPrefix(types.ExprString(arg), "config.")]
+					if !ok {
+						t.Fatalf("cloud.Open of %s", types.ExprString(arg))
+					}
+					reads = append(reads, name)
+				}
+			})
+			if opens != 1 {
+				t.Fatalf("cloud.Open is called %d times", opens)
+			}
+			for name, value := range tpl.Environment(id) {
+				t.Setenv(name, value)
+			}
+			if _, err := config.LoadLambda(t.Context(), secret, reads...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// inspect shows every node of a source file.
+func inspect(t *testing.T, path string, see func(ast.Node)) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		see(n)
+		return true
+	})
 }
 
 // TestLocalEnvironment: sam local passes on what the template names, no more.
