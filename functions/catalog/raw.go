@@ -57,23 +57,23 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return err
 	}
 	c.name = rawName(c.name)
+	var memory unpack.Memory
+	defer memory.Release()
 	zstd := takesZstd(r)
 	w.Header().Set("Vary", "Accept-Encoding")
 	switch no := what.NoDisk(); {
 	case no != "":
 		return problem.New(problem.Malformed, no)
 	case what.Kind.Compressed():
-		return f.sendUnpacked(w, r, c, what.Kind, zstd)
+		return f.sendUnpacked(w, r, c, what.Kind, zstd, &memory)
 	case what.Kind == content.QCOW2:
 		disk, err := openDisk(file, r)
 		if err != nil {
 			return unreadable(err)
 		}
-		memory, err := reserve(diskClusters * disk.Header().ClusterSize)
-		if err != nil {
-			return err
+		if err := memory.Grow(diskClusters * disk.Header().ClusterSize); err != nil {
+			return unreadable(err)
 		}
-		defer memory.Release()
 		if zstd {
 			return f.sendEncoded(w, r, c, frames(disk))
 		}
@@ -88,11 +88,9 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return f.sendRanges(w, r, c, disk.Size(), body)
 	}
 	if zstd {
-		memory, err := reserve(0)
-		if err != nil {
-			return err
+		if err := memory.Grow(0); err != nil {
+			return unreadable(err)
 		}
-		defer memory.Release()
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
@@ -179,33 +177,21 @@ func unreadable(err error) error {
 	return err
 }
 
-// reserve counts memory until what it returns is released.
-func reserve(n int64) (*unpack.Memory, error) {
-	m, err := unpack.Reserve(n)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	return m, nil
-}
-
 // sendUnpacked answers with what a compressed image decompresses to. It is read
 // from its beginning, so there are no ranges.
-func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool) error {
+func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool, memory *unpack.Memory) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	packed := &objectReader{ctx: ctx, object: c}
 	defer packed.Close()
-	var memory *unpack.Memory
-	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{Grow: func(window int64) error { return memory.Grow(window) }})
+	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{Grow: memory.Grow})
 	if err != nil {
 		return unreadable(err)
 	}
 	defer unpacked.Close()
-	memory, err = reserve(unpacked.Window())
-	if err != nil {
-		return err
+	if err := memory.Grow(unpacked.Window()); err != nil {
+		return unreadable(err)
 	}
-	defer memory.Release()
 	var sum *digest.Hasher // where it is not known yet
 	if c.rawSHA256 == "" && !zstd {
 		sum = digest.New(false)

@@ -511,8 +511,8 @@ func TestRawMemory(t *testing.T) {
 	s := newRawServer(t, false)
 	s.put("x.img.gz", gzipped(t, someDisk()))
 	others := func(n int64) *unpack.Memory {
-		m, err := unpack.Reserve(n)
-		if err != nil {
+		m := &unpack.Memory{}
+		if err := m.Grow(n); err != nil {
 			t.Fatalf("something is being unpacked: %v", err)
 		}
 		return m

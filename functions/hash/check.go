@@ -193,15 +193,15 @@ func (f *Function) examine(ctx context.Context, at place, kind content.Kind, r *
 		return content.Check{}, store.ErrChanged
 	}
 	in := &counted{r: body}
-	var memory *unpack.Memory
-	u, err := unpack.NewReader(kind, in, unpack.Limit{Grow: func(window int64) error { return memory.Grow(window) }})
+	var memory unpack.Memory
+	defer memory.Release()
+	u, err := unpack.NewReader(kind, in, unpack.Limit{Grow: memory.Grow})
 	if err != nil {
 		return unpackVerdict(err)
 	}
-	if memory, err = unpack.Reserve(u.Window()); err != nil {
+	if err := memory.Grow(u.Window()); err != nil {
 		return content.Check{}, err
 	}
-	defer memory.Release()
 	// Nothing closes u while blocks may still read it; it holds memory only.
 	h := digest.New(false)
 	var head []byte

@@ -7,7 +7,7 @@ import (
 )
 
 // MemoryBytes is how much memory the streams of a process take together that
-// are counted with [Reserve], and LeastBytes what each is counted as at least.
+// have a [Memory], and LeastBytes what each is counted as at least.
 const MemoryBytes, LeastBytes = 256 << 20, 16 << 20
 
 var memory = semaphore.NewWeighted(MemoryBytes)
@@ -15,17 +15,12 @@ var memory = semaphore.NewWeighted(MemoryBytes)
 // ErrMemory says that other streams have the memory.
 var ErrMemory = errors.New("as many images are being unpacked as there is memory for")
 
-// Memory is a share of [MemoryBytes].
+// Memory is a share of [MemoryBytes], at first of none. It must be released.
 type Memory struct{ held int64 }
 
-// Reserve returns a share of n bytes, or [ErrMemory]. It must be released.
-func Reserve(n int64) (*Memory, error) {
-	m := &Memory{}
-	return m, m.Grow(max(n, LeastBytes))
-}
-
-// Grow makes the share one of n bytes, if it is smaller.
+// Grow makes the share one of n bytes, if it is smaller, or returns [ErrMemory].
 func (m *Memory) Grow(n int64) error {
+	n = max(n, LeastBytes)
 	if n <= m.held {
 		return nil
 	}
