@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/pkg/xattr"
@@ -37,7 +36,8 @@ const (
 //
 // A part that the assembly has no place for keeps its bytes, and so does one
 // that was sent before: until it has replaced the other, that one may be asked
-// for. Who puts a part in has a lock on its bytes, and a hold of the upload.
+// for. Who puts a part in has a hold of the upload, and a lock on its bytes until
+// it has its name: else another of its number would write over what it says.
 type assembly struct {
 	*os.File
 	has, end int64 // bytes that are of parts, and where the last of them ends; see fits
@@ -274,14 +274,11 @@ func (a *assembly) copy(to, part *os.File) error {
 // to. What is done through that from here on is done to the assembly; its own
 // name stays until the upload's directory is removed, so that it is there
 // still where this is broken off.
-func (a *assembly) become(to *os.File, size int64, now time.Time) error {
-	if err := a.Truncate(size); err != nil {
+func (a *assembly) become(to *os.File, size int64) error {
+	if err := a.Truncate(size); err != nil { // which sets its time, too
 		return err
 	}
 	self := fmt.Sprintf("/proc/self/fd/%d", a.Fd())
-	if err := os.Chtimes(self, now, now); err != nil { // not when the last part came
-		return err
-	}
 	next := to.Name() + ".next"
 	if err := unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, next, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return &os.LinkError{Op: "link", Old: a.Name(), New: next, Err: err}

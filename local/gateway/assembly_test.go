@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -242,7 +243,7 @@ func TestLateParts(t *testing.T) {
 		}
 		_, err := r.CompleteUpload(t.Context(), key, id, parts)
 		got, v := get(t, r, key)
-		if err != nil || !bytes.Equal(got, append(first[:len(first):len(first)], second...)) {
+		if err != nil || !bytes.Equal(got, slices.Concat(first, second)) {
 			t.Errorf("%s: the object has %d bytes, others (%v)", key, len(got), err)
 		}
 		wg.Wait()
@@ -250,7 +251,7 @@ func TestLateParts(t *testing.T) {
 		if now := version(t, g.Endpoint(), "images", key); !now.Equal(v) {
 			t.Errorf("%s: it went from %+v to %+v", key, v, now)
 		}
-		if got, _ := get(t, r, key); !bytes.Equal(got, append(first[:len(first):len(first)], second...)) {
+		if got, _ := get(t, r, key); !bytes.Equal(got, slices.Concat(first, second)) {
 			t.Errorf("%s: the object changed behind its ETag", key)
 		}
 	}
@@ -279,7 +280,7 @@ func TestFailedCompletion(t *testing.T) {
 	if _, err := r.CompleteUpload(t.Context(), "a.img", id, []store.Part{etags[1], etags[2]}); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := get(t, r, "a.img"); !bytes.Equal(got, append(a[:len(a):len(a)], b...)) {
+	if got, _ := get(t, r, "a.img"); !bytes.Equal(got, slices.Concat(a, b)) {
 		t.Errorf("the object has %d bytes, others", len(got))
 	}
 }
@@ -347,7 +348,10 @@ func TestKilledWhilePartsCome(t *testing.T) {
 		key := fmt.Sprint(round, ".img")
 		var id string
 		done := false
-		for !done {
+		for starts := 1; !done; starts++ {
+			if starts > 100 {
+				t.Fatalf("%s: it is not completed after %d starts", key, starts)
+			}
 			p := startChild(t, dir)
 			r := root(t, p.endpoint, "images")
 			if id == "" {
@@ -360,6 +364,7 @@ func TestKilledWhilePartsCome(t *testing.T) {
 			var wg sync.WaitGroup
 			acts := 1 + rnd.IntN(3)
 			killed := make(chan struct{})
+			kill := sync.OnceFunc(func() { close(killed) })
 			wg.Go(func() {
 				defer stop()
 				<-killed
@@ -367,7 +372,7 @@ func TestKilledWhilePartsCome(t *testing.T) {
 			})
 			listed, err := r.ListParts(ctx, key, id)
 			if errors.Is(err, store.ErrNotFound) { // it was completed, and the answer lost
-				close(killed)
+				kill()
 				wg.Wait()
 				break
 			}
@@ -379,16 +384,20 @@ func TestKilledWhilePartsCome(t *testing.T) {
 				have[part.Number] = part
 			}
 			wg.Go(func() {
+				defer kill()
 				for i := int32(1); i <= n; i++ {
 					if _, ok := have[i]; ok {
 						continue
 					}
 					if acts--; acts == 0 {
-						go close(killed) // while this one is written
+						go kill() // while this one is written
 					}
 					data := pattern(round*10+int(i), size)
 					part, err := r.UploadPart(ctx, key, id, i, bytes.NewReader(data), size)
 					if err != nil {
+						if acts > 0 {
+							t.Errorf("%s: part %d, before the process was killed: %v", key, i, err)
+						}
 						return
 					}
 					have[i] = part
@@ -396,7 +405,7 @@ func TestKilledWhilePartsCome(t *testing.T) {
 				if acts > 0 {
 					if rnd.IntN(2) == 0 {
 						acts = 0
-						go close(killed) // while it is completed
+						go kill() // while it is completed
 					}
 					parts := make([]store.Part, n)
 					for i := range parts {
@@ -404,8 +413,8 @@ func TestKilledWhilePartsCome(t *testing.T) {
 					}
 					_, err := r.CompleteUpload(ctx, key, id, parts)
 					done = err == nil
-					if acts > 0 {
-						close(killed)
+					if err != nil && acts > 0 {
+						t.Errorf("%s: completing, before the process was killed: %v", key, err)
 					}
 				}
 			})

@@ -287,7 +287,7 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 		}
 		if copied++; copied == len(parts) && failed == nil {
 			if fits {
-				failed = a.become(to, l.total, b.now())
+				failed = a.become(to, l.total)
 			}
 			if failed == nil {
 				written.stamp, failed = flush(to)
@@ -337,18 +337,21 @@ func holdUpload(dir, id string) (*os.File, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = errBusy // until it is known what becomes of it
 	}
-	if err == nil {
-		held, statErr := d.Stat()
-		now, pathErr := os.Lstat(dir)
-		if statErr != nil || pathErr != nil || !os.SameFile(held, now) {
-			err = s3err.GetNoSuchUploadErr(id)
-		}
+	if err == nil && !isAt(d, dir) {
+		err = s3err.GetNoSuchUploadErr(id)
 	}
 	if err != nil {
 		d.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// isAt reports whether path is still the name of the open file f.
+func isAt(f *os.File, path string) bool {
+	held, statErr := f.Stat()
+	now, pathErr := os.Lstat(path)
+	return statErr == nil && pathErr == nil && os.SameFile(held, now)
 }
 
 // claimUpload takes hold of an upload's directory until the file returned is
@@ -376,9 +379,7 @@ func claimUpload(ctx context.Context, p place, id string) (*os.File, error) {
 		}
 		err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			held, statErr := d.Stat()
-			now, pathErr := os.Lstat(path)
-			if statErr == nil && pathErr == nil && os.SameFile(held, now) {
+			if isAt(d, path) {
 				if path == dir {
 					return d, nil
 				}

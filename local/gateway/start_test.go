@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +23,7 @@ import (
 
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
+	"imageroot/test/runner"
 )
 
 func TestStartRefuses(t *testing.T) {
@@ -222,7 +222,7 @@ func TestQuiet(t *testing.T) {
 }
 
 func quietChild(t *testing.T) {
-	var logged lockedBuffer
+	var logged runner.Buffer
 	g := start(t, t.TempDir(), func(c *gateway.Config) {
 		c.Log = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
@@ -246,23 +246,6 @@ func quietChild(t *testing.T) {
 	if strings.Contains(logged.String(), secretKey) {
 		t.Errorf("logged the secret key: %s", logged.String())
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // TestBucketMadeByHand is somebody's directory full of images, before the

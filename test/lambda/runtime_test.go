@@ -1,7 +1,6 @@
 package lambda_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"imageroot/test/runner"
 )
 
 // A process is a bootstrap that runs, with a Lambda Runtime API of its own, as
@@ -24,7 +25,7 @@ import (
 type process struct {
 	api    *httptest.Server
 	cmd    *exec.Cmd
-	log    *syncBuffer
+	log    *runner.Buffer
 	exited chan struct{}
 	// Cold is the time from the start of the process to its first question for
 	// an event.
@@ -53,27 +54,10 @@ type outcome struct {
 	failed  bool
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // launch starts a bootstrap. It is killed when the test ends.
 func launch(t *testing.T, argv []string, env []string) *process {
 	t.Helper()
-	p := &process{log: &syncBuffer{}, exited: make(chan struct{}), ready: make(chan struct{}), next: make(chan *invocation)}
+	p := &process{log: &runner.Buffer{}, exited: make(chan struct{}), ready: make(chan struct{}), next: make(chan *invocation)}
 	p.api = httptest.NewServer(http.HandlerFunc(p.serve))
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append([]string{
