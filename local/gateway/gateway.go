@@ -5,6 +5,11 @@
 // write is on the disk, a version of a file has an ETag of its own however the
 // file got there, nothing but plain files is served, what will not fit is
 // refused before it is sent, and each change is told to whoever asked.
+//
+// versitygw v1.8.0 reads the form of a POST upload into memory, without a
+// limit, before it checks the signature in the form (MultipartParser in
+// s3api/utils). The guard against that, maxForm and conn.restrict, can go once
+// upstream has a limit.
 package gateway
 
 import (
@@ -276,7 +281,7 @@ func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 		cfg.Region, fixedAccounts{auth.NewIAMServiceSingle(all[0]), all}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
 		s3api.WithConcurrencyLimiter(maxConnections, maxConnections),
-		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)))
+		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit))
 }
 
 type accounts []auth.Account

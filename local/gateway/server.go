@@ -190,7 +190,18 @@ type conn struct {
 	readBy  time.Time // asked for by the server; zero is none
 	writeBy time.Time
 	closing bool
+
+	authenticated func() bool // nil outside of handlers; see restrict
+	credit        int
 }
+
+// restrict makes reads fail after n more bytes while authenticated reports
+// false, until unrestrict is called.
+func (c *conn) restrict(n int, authenticated func() bool) {
+	c.authenticated, c.credit = authenticated, n
+}
+
+func (c *conn) unrestrict() { c.authenticated = nil }
 
 // linger is how long a connection is read from after the last answer.
 const linger = 3 * time.Second
@@ -259,7 +270,15 @@ func (c *conn) Read(p []byte) (int, error) {
 	if err := c.TCPConn.SetReadDeadline(c.deadline(&c.readBy)); err != nil {
 		return 0, err
 	}
-	return c.TCPConn.Read(p)
+	if c.authenticated == nil || c.authenticated() {
+		return c.TCPConn.Read(p)
+	}
+	if c.credit <= 0 {
+		return 0, errUnauthenticated
+	}
+	n, err := c.TCPConn.Read(p[:min(len(p), c.credit)])
+	c.credit -= n
+	return n, err
 }
 
 func (c *conn) Write(p []byte) (int, error) {

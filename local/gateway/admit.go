@@ -1,0 +1,70 @@
+package gateway
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/gofiber/fiber/v3"
+	"github.com/versity/versitygw/auth"
+	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
+)
+
+const (
+	// maxForm is the size of a POST form without its file, as on AWS.
+	maxForm = 20 << 10
+	// maxDocument is the size of a body that versitygw holds in memory: XML or
+	// JSON. The largest completes an upload of 10,000 parts with checksums.
+	maxDocument = 4 << 20
+)
+
+var errUnauthenticated = errors.New("the client sent too much before it authenticated")
+
+// admit bounds the memory that a request takes before the handlers see it.
+//
+// versitygw reads no body before it has checked the signature, except the form
+// of a POST upload, whose signature is one of its fields. That reader has no
+// limit, so the connection stops reading after maxForm bytes.
+//
+// A chunked body is refused, as on AWS: versitygw leaves it unread on a
+// connection that it keeps.
+func admit(ctx fiber.Ctx) error {
+	switch length := ctx.Request().Header.ContentLength(); {
+	case length == -1:
+		return reject(ctx, s3err.GetAPIError(s3err.ErrMissingContentLength))
+	case length > maxDocument && !isStreamed(ctx):
+		return reject(ctx, s3err.GetMaxMessageLengthExceeded(maxDocument))
+	}
+	if c, ok := ctx.RequestCtx().Conn().(*conn); ok {
+		c.restrict(maxForm, func() bool {
+			account, _ := s3utils.ContextKeyAccount.Get(ctx).(auth.Account)
+			return account.Access != ""
+		})
+		defer c.unrestrict()
+	}
+	return ctx.Next()
+}
+
+// isStreamed reports whether the body of a request is the content of an object
+// or part, or a form with one.
+func isStreamed(ctx fiber.Ctx) bool {
+	_, key, _ := strings.Cut(strings.TrimPrefix(ctx.Path(), "/"), "/")
+	query := ctx.Request().URI().QueryArgs()
+	switch ctx.Method() {
+	case fiber.MethodPost:
+		return key == "" && !query.Has("delete")
+	case fiber.MethodPut:
+		return key != "" && ctx.Get("X-Amz-Copy-Source") == "" &&
+			!query.Has("acl") && !query.Has("legal-hold") && !query.Has("retention") && !query.Has("tagging")
+	}
+	return false
+}
+
+// reject answers a request without reading its body, and closes the
+// connection.
+func reject(ctx fiber.Ctx, answer s3err.S3Error) error {
+	ctx.Response().Header.SetConnectionClose()
+	ctx.Response().Header.SetContentType(fiber.MIMEApplicationXML)
+	requestID, hostID := s3utils.EnsureRequestIDs(ctx)
+	return ctx.Status(answer.StatusCode()).Send(answer.XMLBody(requestID, hostID))
+}

@@ -1,0 +1,151 @@
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestStrangersHoldNoMemory sends bodies without end and without a signature.
+func TestStrangersHoldNoMemory(t *testing.T) {
+	g := start(t, t.TempDir())
+	root(t, g.Endpoint(), "images")
+	const size = 64 << 20
+	form := "POST /images HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+	field := "--x\r\nContent-Disposition: form-data; name=\"a%d\"\r\n\r\n"
+	long := strings.Repeat("A", 64<<10)
+	line := strings.Repeat("A", 1000) + "\r\n"
+	for what, sent := range map[string]struct{ head, begin, again string }{
+		"a line without end":     {form, "", long},
+		"a value without end":    {form, fmt.Sprintf(field, 1), long},
+		"a value of many lines":  {form, fmt.Sprintf(field, 1), strings.Repeat(line, 64)},
+		"headers without end":    {form, "--x\r\n", "X: " + long},
+		"many headers":           {form, "--x\r\n", "X: y\r\n"},
+		"many fields":            {form, "", fmt.Sprintf(field, 1) + "value\r\n"},
+		"a form in chunks":       {form + "Transfer-Encoding: chunked\r\n", "", "10000\r\n" + long + "\r\n"},
+		"keys to delete":         {"POST /images?delete HTTP/1.1\r\nHost: x\r\n", "<Delete>", long},
+		"parts of an upload":     {"POST /images/a.img?uploadId=x HTTP/1.1\r\nHost: x\r\n", "<CompleteMultipartUpload>", long},
+		"a policy":               {"PUT /images?policy HTTP/1.1\r\nHost: x\r\n", "", long},
+		"a bucket":               {"PUT /bucket HTTP/1.1\r\nHost: x\r\n", "", long},
+		"an object":              {"PUT /images/a.img HTTP/1.1\r\nHost: x\r\n", "", long},
+		"a chunked object":       {"PUT /images/a.img HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", "", "10000\r\n" + long + "\r\n"},
+		"the body of a download": {"GET /images/a.img HTTP/1.1\r\nHost: x\r\n", "", long},
+		"an admin's request":     {"PATCH /create-user HTTP/1.1\r\nHost: x\r\n", "", long},
+	} {
+		t.Run(what, func(t *testing.T) {
+			head := sent.head
+			if !strings.Contains(head, "chunked") {
+				head += fmt.Sprintf("Content-Length: %d\r\n", size)
+			}
+			again := bytes.Repeat([]byte(sent.again), 1+(64<<10)/len(sent.again))
+			c, err := net.Dial("tcp", g.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			answered := make(chan int, 1)
+			go func() {
+				res, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					answered <- 0
+					return
+				}
+				answered <- res.StatusCode
+			}()
+			_, err = io.WriteString(c, head+"\r\n"+sent.begin)
+			for left := size; left > 0 && err == nil; left -= len(again) {
+				_, err = c.Write(again)
+			}
+			if err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+				t.Error(err)
+			}
+			if status := <-answered; status < 400 || status >= 500 {
+				t.Errorf("the answer is %d", status)
+			}
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20 {
+				t.Errorf("%d bytes were allocated", n)
+			}
+		})
+	}
+}
+
+// TestForm uploads as a browser does.
+func TestForm(t *testing.T) {
+	g := start(t, t.TempDir())
+	r := root(t, g.Endpoint(), "images")
+	data := pattern(1, 3<<20)
+	for _, padding := range []int{0, 16 << 10} {
+		body, contentType := form(t, "a.img", data, padding)
+		res, err := http.Post(g.Endpoint()+"/images", contentType, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode >= 300 {
+			t.Fatalf("the answer is %s", res.Status)
+		}
+		if got, _ := get(t, r, "a.img"); !bytes.Equal(got, data) {
+			t.Error("the object holds other bytes")
+		}
+	}
+}
+
+// form returns a signed form that uploads data, with so many bytes in fields
+// that do not matter, and its type.
+func form(t testing.TB, key string, data []byte, padding int) (io.Reader, string) {
+	t.Helper()
+	now := time.Now().UTC()
+	day := now.Format("20060102")
+	credential := accessKey + "/" + day + "/us-east-1/s3/aws4_request"
+	policy := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, `{"expiration": %q, "conditions": [
+		{"bucket": "images"}, {"key": %q}, {"x-amz-algorithm": "AWS4-HMAC-SHA256"}, {"x-amz-credential": %q}, {"x-amz-date": %q}, ["starts-with", "$x-ignore-padding", ""]]}`,
+		now.Add(time.Hour).Format(time.RFC3339), key, credential, now.Format("20060102T150405Z")))
+	sign := []byte("AWS4" + secretKey)
+	for _, s := range []string{day, "us-east-1", "s3", "aws4_request", policy} {
+		mac := hmac.New(sha256.New, sign)
+		mac.Write([]byte(s))
+		sign = mac.Sum(nil)
+	}
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	for _, f := range [][2]string{
+		{"key", key},
+		{"x-amz-algorithm", "AWS4-HMAC-SHA256"},
+		{"x-amz-credential", credential},
+		{"x-amz-date", now.Format("20060102T150405Z")},
+		{"x-ignore-padding", strings.Repeat("p", padding)},
+		{"policy", policy},
+		{"x-amz-signature", hex.EncodeToString(sign)},
+	} {
+		if err := w.WriteField(f[0], f[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	part, err := w.CreateFormFile("file", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = part.Write(data) // into memory
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &b, w.FormDataContentType()
+}
