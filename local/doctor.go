@@ -131,6 +131,11 @@ func (d *doctor) directory(context.Context) []finding {
 	case rights == nil:
 		found = append(found, finding{good, "attributes", "the file system keeps extended attributes"})
 	}
+	for _, bucket := range []string{d.cfg.ImageRoot.Bucket, d.cfg.CatalogRoot.Bucket} {
+		if set := gateway.Settings(dir, bucket); len(set) > 0 {
+			found = append(found, finding{fail, "bucket", fmt.Sprintf("%s has settings that may give others access (%s); start imageroot again, which removes them", bucket, strings.Join(set, ", "))})
+		}
+	}
 	return append(found, space(at)...)
 }
 

@@ -20,6 +20,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
 
 	"imageroot/local/gateway"
@@ -118,6 +119,14 @@ func TestDoctorDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, look(dir), "directory", good)
+	images := filepath.Join(dir, "images")
+	if err := errors.Join(os.Mkdir(images, 0o755), xattr.Set(images, "user.policy", []byte("{}"))); err != nil {
+		t.Fatal(err)
+	}
+	d := patient(t)
+	d.cfg.Data, d.cfg.ImageRoot.Bucket = dir, "images"
+	expect(t, d.directory(t.Context()), "bucket", fail, "policy")
+
 	if os.Geteuid() == 0 {
 		if err := os.Chown(dir, 65534, 65534); err != nil {
 			t.Fatal(err)

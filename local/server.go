@@ -209,8 +209,10 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 	}
 	s.gateway, err = gateway.Start(ctx, gateway.Config{
 		Listen: s.cfg.S3Listen, Dir: s.cfg.Data, AccessKey: s.credentials.ProgramAccessKey, SecretKey: s.credentials.ProgramSecretKey,
-		Uploader: gateway.Key{Access: s.cfg.S3AccessKey, Secret: s.cfg.S3SecretKey},
-		Changed:  changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
+		Uploader: gateway.Uploader{
+			Access: s.cfg.S3AccessKey, Secret: s.cfg.S3SecretKey, Bucket: s.cfg.ImageRoot.Bucket, Prefix: s.cfg.ImageRoot.Prefix,
+		},
+		Changed: changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
 	})
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -26,11 +25,8 @@ import (
 // [version], and that the parts of any multipart upload fit.
 type attributes struct {
 	meta.XattrMeta
-	owner string // access key of the account that may do everything
-	// uploader is the access key of the account that owns the shared buckets,
-	// and may use no others.
-	uploader string
-	shared   []string
+	owner  string   // access key of the account that may do everything
+	shared []string // buckets in which people edit files in place
 }
 
 var _ meta.MetadataStorer = attributes{}
@@ -45,7 +41,9 @@ func scratch(object string) bool {
 func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {
 	s := subject{f, filepath.Join(bucket, object)}
 	if object == "" && attribute == attrACL {
-		return a.acl(s, filepath.Base(bucket))
+		// The program owns every bucket, also a directory that an operator made
+		// and a bucket that was made with another key. No ACL grants anything.
+		return json.Marshal(auth.ACL{Owner: a.owner})
 	}
 	if !scratch(object) && (attribute == attrETag || attribute == attrSums || attribute == attrParts) {
 		if info, err := s.info(); err != nil || !info.IsDir() {
@@ -84,29 +82,6 @@ func (a attributes) ofContent(s subject, attribute string) ([]byte, error) {
 		return nil, meta.ErrNoSuchKey
 	}
 	return vgw.MarshalMpUploadMetadata(p.offsets(), false)
-}
-
-// acl makes the uploader the owner of the shared buckets and the other account
-// that of all others: also of a directory that somebody made by hand, and of
-// one that was made under another key. With ACLs switched off, who does not
-// own a bucket may not use it.
-func (a attributes) acl(s subject, bucket string) ([]byte, error) {
-	var acl auth.ACL
-	switch value, err := found(s.get(attrACL)); {
-	case err == nil && json.Unmarshal(value, &acl) != nil:
-		acl = auth.ACL{}
-	case err != nil && !errors.Is(err, meta.ErrNoSuchKey):
-		return nil, err
-	}
-	acl.Owner = a.ownerOf(bucket)
-	return json.Marshal(acl)
-}
-
-func (a attributes) ownerOf(bucket string) string {
-	if a.uploader != "" && slices.Contains(a.shared, bucket) {
-		return a.uploader
-	}
-	return a.owner
 }
 
 func found(value []byte, err error) ([]byte, error) {

@@ -36,6 +36,7 @@ type backend struct {
 	vgw.BackendUnsupported
 	posix   *posix.Posix
 	attrs   attributes
+	uploads string // the bucket of the uploader
 	dir     string
 	region  string
 	log     *slog.Logger
@@ -51,13 +52,13 @@ type backend struct {
 var _ vgw.Backend = (*backend)(nil)
 
 func openBackend(dir string, cfg Config) (*backend, error) {
-	attrs := attributes{owner: cfg.AccessKey, uploader: cfg.Uploader.Access, shared: cfg.Watch}
+	attrs := attributes{owner: cfg.AccessKey, shared: cfg.Watch}
 	p, err := openPosix(dir, attrs)
 	if err != nil {
 		return nil, err
 	}
 	return &backend{
-		posix: p, attrs: attrs, dir: dir, region: cfg.Region, log: cfg.Log, now: cfg.Now,
+		posix: p, attrs: attrs, uploads: cfg.Uploader.Bucket, dir: dir, region: cfg.Region, log: cfg.Log, now: cfg.Now,
 		changed: cfg.Changed, expect: func(string, string) func(bool) { return func(bool) {} },
 	}, nil
 }
@@ -133,7 +134,7 @@ func (b *backend) ListBuckets(_ context.Context, in s3response.ListBucketsInput)
 		return out, b.answer("list buckets", place{}, err)
 	}
 	for _, info := range all {
-		if !strings.HasPrefix(info.Name(), in.Prefix) || info.Name() <= in.ContinuationToken {
+		if !in.IsAdmin && info.Name() != b.uploads || !strings.HasPrefix(info.Name(), in.Prefix) || info.Name() <= in.ContinuationToken {
 			continue
 		}
 		if in.MaxBuckets > 0 && len(out.Buckets.Bucket) == int(in.MaxBuckets) {
@@ -143,19 +144,6 @@ func (b *backend) ListBuckets(_ context.Context, in s3response.ListBucketsInput)
 		out.Buckets.Bucket = append(out.Buckets.Bucket, s3response.ListAllMyBucketsEntry{
 			Name: info.Name(), BucketRegion: b.region, CreationDate: info.ModTime(),
 		})
-	}
-	return out, nil
-}
-
-// ListBucketsAndOwners implements backend.Backend.
-func (b *backend) ListBucketsAndOwners(context.Context) ([]s3response.Bucket, error) {
-	all, err := buckets(b.dir)
-	if err != nil {
-		return nil, b.answer("list buckets", place{}, err)
-	}
-	out := make([]s3response.Bucket, len(all))
-	for i, info := range all {
-		out[i] = s3response.Bucket{Name: info.Name(), Owner: b.attrs.ownerOf(info.Name())}
 	}
 	return out, nil
 }

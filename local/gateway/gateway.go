@@ -42,9 +42,9 @@ type Config struct {
 	Dir string
 	// AccessKey and SecretKey are the account that may do everything.
 	AccessKey, SecretKey string
-	// Uploader is another account, for people: it may use Watch's buckets and
-	// see that there are others. Without an access key there is none.
-	Uploader Key
+	// Uploader is another account, for people. Without an access key there is
+	// none.
+	Uploader Uploader
 	// Region is us-east-1 if empty.
 	Region string
 	// Changed is told of each object that was created, replaced or removed:
@@ -59,9 +59,6 @@ type Config struct {
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
-
-// A Key is an S3 access key and its secret.
-type Key struct{ Access, Secret string }
 
 // An Event says that an object changed. It does not say how often.
 type Event struct {
@@ -137,6 +134,9 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	g.host, _, _ = net.SplitHostPort(cfg.Listen)
 
 	if g.alive, err = claim(dir, cfg.Log); err != nil {
+		return nil, err
+	}
+	if err := clearSettings(dir, cfg.Log); err != nil {
 		return nil, err
 	}
 	if g.backend, err = openBackend(dir, cfg); err != nil {
@@ -273,32 +273,30 @@ func openPosix(dir string, attrs attributes) (*posix.Posix, error) {
 // newAPI builds versitygw's S3 handlers over b.
 func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 	s3utils.SetBucketNameValidationStrict(true)
-	all := accounts{{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}}
-	if cfg.Uploader.Access != "" {
-		all = append(all, auth.Account{Access: cfg.Uploader.Access, Secret: cfg.Uploader.Secret, Role: auth.RoleUser})
-	}
+	program := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
 	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
-		cfg.Region, fixedAccounts{auth.NewIAMServiceSingle(all[0]), all}, nil, nil, nil, nil,
+		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
 		s3api.WithConcurrencyLimiter(maxConnections, maxConnections),
 		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit))
 }
 
-type accounts []auth.Account
-
-// fixedAccounts knows the accounts there are. It answers a wrong access key as
+// accounts knows the accounts there are. It answers a wrong access key as
 // S3 does, with a 403; versitygw's own service has a 404 for it, which clients
 // take for a missing bucket.
-type fixedAccounts struct {
+type accounts struct {
 	auth.IAMService // refuses every change
-	all             accounts
+	program         auth.Account
+	uploader        Uploader
 }
 
-func (a fixedAccounts) GetUserAccount(access string) (auth.Account, error) {
-	for _, account := range a.all {
-		if account.Access == access {
-			return account, nil
-		}
+func (a accounts) GetUserAccount(access string) (auth.Account, error) {
+	switch {
+	case access == "":
+	case access == a.program.Access:
+		return a.program, nil
+	case access == a.uploader.Access:
+		return auth.Account{Access: access, Secret: a.uploader.Secret, Role: auth.RoleUser}, nil
 	}
 	return auth.Account{}, auth.ErrNoSuchUser
 }

@@ -1,0 +1,121 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pkg/xattr"
+	"github.com/versity/versitygw/auth"
+)
+
+// An Uploader is the account for people. It may list, read, write and delete
+// the objects of one root, and nothing else: see [actions].
+type Uploader struct {
+	Access, Secret string
+	// Bucket and Prefix are the root. Prefix is empty or ends in a slash.
+	Bucket, Prefix string
+}
+
+// actions are the S3 actions of an uploader, and the resources each is for. An
+// action that is not here is denied, whatever a bucket's policy allows.
+var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
+	auth.GetObjectAction:                Uploader.owns,
+	auth.GetObjectAttributesAction:      Uploader.owns,
+	auth.PutObjectAction:                Uploader.owns,
+	auth.DeleteObjectAction:             Uploader.owns,
+	auth.AbortMultipartUploadAction:     Uploader.owns,
+	auth.ListMultipartUploadPartsAction: Uploader.owns,
+	// Clients ask for the tags of an object before they copy it in parts.
+	auth.GetObjectTaggingAction: Uploader.owns,
+
+	auth.ListBucketAction:                 Uploader.lists,
+	auth.ListBucketMultipartUploadsAction: Uploader.lists,
+
+	auth.GetBucketLocationAction: Uploader.names,
+	// Clients create the bucket before they upload, and expect to be told that
+	// it exists.
+	auth.CreateBucketAction: Uploader.names,
+
+	// The answer has the uploader's bucket only.
+	auth.ListAllMyBucketsAction: func(Uploader, string, string) bool { return true },
+}
+
+// names reports whether resource is the bucket.
+func (u Uploader) names(resource, _ string) bool { return resource == auth.ResourceArnPrefix+u.Bucket }
+
+// lists reports whether resource is the bucket, and a listing of it that
+// begins with prefix stays in the root.
+func (u Uploader) lists(resource, prefix string) bool {
+	return u.names(resource, "") && strings.HasPrefix(prefix, u.Prefix)
+}
+
+// owns reports whether resource is an object of the root.
+func (u Uploader) owns(resource, _ string) bool {
+	return strings.HasPrefix(resource, auth.ResourceArnPrefix+u.Bucket+"/"+u.Prefix)
+}
+
+var _ auth.PolicyEvaluator = accounts{}
+
+// EvaluatePolicy implements auth.PolicyEvaluator. versitygw asks it about every
+// request that is not the program's, once for each resource.
+func (a accounts) EvaluatePolicy(access, _ string, asked []auth.Action, resources []string, condition map[string][]string) (auth.PolicyEvaluation, error) {
+	prefix := strings.Join(condition["s3:prefix"], "")
+	out := auth.PolicyEvaluation{PrincipalArn: access}
+	decide(&out.Decisions, resources, asked, func(resource string, action auth.Action) bool {
+		may, listed := actions[action]
+		return listed && access == a.uploader.Access && may(a.uploader, resource, prefix)
+	})
+	return out, nil
+}
+
+// decide fills a matrix of decisions. Their type is not exported: 1 is allow,
+// and 2 is an explicit deny, which no other policy overrides.
+func decide[D ~int](matrix *[][]D, resources []string, asked []auth.Action, may func(string, auth.Action) bool) {
+	for _, resource := range resources {
+		row := make([]D, len(asked))
+		for i, action := range asked {
+			row[i] = 2
+			if may(resource, action) {
+				row[i] = 1
+			}
+		}
+		*matrix = append(*matrix, row)
+	}
+}
+
+// bucketSettings are the attributes of a bucket's directory that change who
+// may do what in it, or what a write does.
+var bucketSettings = []string{"policy", "cors", "website", "bucket-lock", "versioning", "ownership", "X-Amz-Tagging"}
+
+// Settings returns the names of the settings of a bucket in dir: a policy, for
+// one, that lets everybody in. imageroot needs none.
+func Settings(dir, bucket string) []string {
+	path := filepath.Join(dir, bucket)
+	return slices.DeleteFunc(slices.Clone(bucketSettings), func(name string) bool {
+		value, err := xattr.Get(path, attrPrefix+name)
+		// Each bucket has this one from its creation. It switches ACLs off.
+		return err != nil || name == "ownership" && string(value) == "BucketOwnerEnforced"
+	})
+}
+
+// clearSettings removes the settings of the buckets in dir.
+func clearSettings(dir string, log *slog.Logger) error {
+	all, err := buckets(dir)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		for _, name := range Settings(dir, b.Name()) {
+			err := xattr.Remove(filepath.Join(dir, b.Name()), attrPrefix+name)
+			if err != nil && !errors.Is(err, xattr.ENOATTR) {
+				return fmt.Errorf("the %s of the bucket %s cannot be removed: %w", name, b.Name(), err)
+			}
+			log.Warn("removed a setting of a bucket that may give others access", slog.String("bucket", b.Name()), slog.String("setting", name))
+		}
+	}
+	return nil
+}
