@@ -236,11 +236,11 @@ func (s *server) changed(inv *inventory.Inventory, looks queue.Sender, bucket, k
 // wire connects the functions with what they need.
 func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, catalogRoot store.Root, looks, hashes, checks, fetches, assemblies *memqueue.Queue) error {
 	cfg, now := s.cfg, time.Now
-	operator, err := auth.Open(ctx, auth.Config{Records: catalogRoot, Password: cfg.Password, Token: cfg.Token, Now: now})
+	operator, err := auth.Open(ctx, auth.Config{Records: catalogRoot, Password: cfg.Password, Token: cfg.Token, Now: now, Log: s.log})
 	if errors.Is(err, auth.ErrNoPassword) {
 		// The first start over another S3 server. What is stored there is a hash.
 		s.password = auth.NewPassword()
-		operator, err = auth.Open(ctx, auth.Config{Records: catalogRoot, Password: s.password, Token: cfg.Token, Now: now})
+		operator, err = auth.Open(ctx, auth.Config{Records: catalogRoot, Password: s.password, Token: cfg.Token, Now: now, Log: s.log})
 	}
 	if err != nil {
 		return err

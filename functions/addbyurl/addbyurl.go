@@ -204,10 +204,12 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	}
 	ref := layout.Ref(src)
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case errors.Is(err, record.ErrDamaged):
+		e.URL, e.Name = src, src
+	case errors.Is(err, store.ErrNotFound):
 		return problem.New(problem.NotFound, "there is no entry with this URL")
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	before, err := f.Inventory.Snapshot(ctx)

@@ -243,3 +243,13 @@ func (w *world) assembled(id string) view {
 	w.t.Fatalf("the upload does not end: %+v", w.show(id))
 	return view{}
 }
+
+// uploads returns the uploads that have a record.
+func (w *world) uploads() []pending {
+	w.t.Helper()
+	all, damaged, err := w.pending(w.t.Context())
+	if err != nil || damaged != nil {
+		w.t.Fatal(err, damaged)
+	}
+	return all
+}

@@ -70,6 +70,17 @@ type pending struct {
 	CompletingAt time.Time `json:"completing_at,omitzero"`
 }
 
+// Validate implements record.Validator.
+func (p *pending) Validate() error {
+	switch {
+	case !layout.IsUploadID(p.ID) || !image.IsName(p.Name) || p.SizeBytes < 1 || p.PartSize < 1:
+		return errors.New("an upload has an ID, the name of an image, its size and that of its parts")
+	case p.Status != uploading && p.Status != completing && p.Status != completed && p.Status != failed:
+		return fmt.Errorf("%q is not the status of an upload", p.Status)
+	}
+	return nil
+}
+
 func (p *pending) parts() int32 { return int32((p.SizeBytes + p.PartSize - 1) / p.PartSize) }
 
 func (p *pending) partBytes(n int32) int64 {
@@ -178,7 +189,10 @@ func (f *Function) read(ctx context.Context, id string) (pending, error) {
 		return pending{}, gone
 	}
 	p, _, err := record.Read[pending](ctx, f.Catalog, layout.UploadKey(id))
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case errors.Is(err, record.ErrDamaged):
+		return pending{}, problem.Wrap(problem.NotFound, "the record of this upload is damaged: upload the image again", err)
+	case errors.Is(err, store.ErrNotFound):
 		return pending{}, gone
 	}
 	return p, err
@@ -214,7 +228,7 @@ func expired(err error) error {
 
 // listUploads answers GET /uploads: those that have not come to an end.
 func (f *Function) listUploads(w http.ResponseWriter, r *http.Request) error {
-	all, err := f.pending(r.Context())
+	all, _, err := f.pending(r.Context())
 	if err != nil {
 		return err
 	}
@@ -227,34 +241,44 @@ func (f *Function) listUploads(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"uploads": views})
 }
 
-// pending returns every upload there is a record of, the oldest first.
-func (f *Function) pending(ctx context.Context) ([]pending, error) {
-	var all []pending
+// pending returns every upload that has a record, the oldest first, and the
+// records that are damaged.
+func (f *Function) pending(ctx context.Context) (all []pending, damaged []store.Info, err error) {
 	for info, err := range f.Catalog.List(ctx, layout.UploadPrefix, "") {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		id, ok := layout.UploadID(info.Key)
 		if !ok {
 			continue
 		}
 		p, _, err := record.Read[pending](ctx, f.Catalog, layout.UploadKey(id))
-		if errors.Is(err, store.ErrNotFound) {
-			continue
+		switch {
+		case errors.Is(err, record.ErrDamaged):
+			damaged = append(damaged, info)
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return nil, nil, err
+		default:
+			all = append(all, p)
 		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p)
 	}
 	slices.SortFunc(all, func(a, b pending) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) })
-	return all, nil
+	return all, damaged, nil
 }
 
 // abandon answers DELETE /uploads/{id}.
 func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
-	p, err := f.read(ctx, r.PathValue("id"))
+	id := r.PathValue("id")
+	p, err := f.read(ctx, id)
+	if errors.Is(err, record.ErrDamaged) {
+		// Its parts are removed once they are old enough to belong to no upload.
+		if err := f.Catalog.DeleteRecord(ctx, layout.UploadKey(id)); err != nil {
+			return err
+		}
+		return web.Answer(w, r, http.StatusNoContent, nil, "the upload was abandoned")
+	}
 	if err != nil {
 		return err
 	}
@@ -538,9 +562,17 @@ const keep = 7 * 24 * time.Hour
 // Reconcile goes on with uploads whose assembly was interrupted, and gives up
 // those whose clients are not coming back.
 func (f *Function) Reconcile(ctx context.Context) error {
-	all, err := f.pending(ctx)
+	all, damaged, err := f.pending(ctx)
 	if err != nil {
 		return err
+	}
+	for _, info := range damaged {
+		f.Log.Warn("damaged record of an upload left out", "key", info.Key, "remedy", layout.Remedy(info.Key))
+		if f.Now().Sub(info.LastModified) > keep {
+			if err := f.Catalog.DeleteRecord(ctx, info.Key); err != nil {
+				return err
+			}
+		}
 	}
 	inUse := map[string]bool{}
 	for _, p := range all {

@@ -206,7 +206,7 @@ func TestPartsFaults(t *testing.T) {
 				}
 				again(201, http.MethodPost, "/uploads", fmt.Appendf(nil, `{"name": "x.img", "size_bytes": %d}`, len(small)))
 				id := ""
-				for _, p := range must(w.pending(t.Context())) {
+				for _, p := range w.uploads() {
 					id = p.ID // the last one is the one that was answered, if there are two
 				}
 				again(200, http.MethodPut, "/uploads/"+id+"/parts/1", small)
@@ -225,7 +225,7 @@ func TestPartsFaults(t *testing.T) {
 				if err := w.Reconcile(t.Context()); err != nil {
 					t.Error(err)
 				}
-				if all := must(w.pending(t.Context())); len(all) > 0 {
+				if all := w.uploads(); len(all) > 0 {
 					t.Errorf("write %d, %s: a week later there is %+v", n, fault, all)
 				}
 				if inImages && fault == faultstore.After && n == 1 {
@@ -365,7 +365,7 @@ func TestReconcile(t *testing.T) {
 
 	ids := func() []string {
 		var ids []string
-		for _, p := range must(w.pending(t.Context())) {
+		for _, p := range w.uploads() {
 			ids = append(ids, p.ID)
 		}
 		slices.Sort(ids)

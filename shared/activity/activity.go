@@ -91,7 +91,7 @@ type Log struct {
 	Log  *slog.Logger
 
 	mu    sync.Mutex
-	cache map[layout.EventID]Event // events never change
+	cache map[layout.EventID]Event // events never change; zero: it is damaged
 }
 
 // cached is how many events are kept in memory.
@@ -236,10 +236,11 @@ func (l *Log) read(ctx context.Context, ids []layout.EventID) ([]Event, error) {
 			}
 			var e Event
 			if err := json.Unmarshal(data, &e); err != nil || e.ID != id {
-				l.Log.Warn("event left out: it does not decode", "id", id, "error", err)
+				l.Log.Warn("event left out: it does not decode", "key", layout.EventKey(id), "error", err, "remedy", layout.Remedy(layout.EventKey(id)))
+				l.remember(id, Event{}) // logged once
 				return
 			}
-			l.remember(e)
+			l.remember(id, e)
 			got[i] = &e
 		})
 	}
@@ -247,7 +248,7 @@ func (l *Log) read(ctx context.Context, ids []layout.EventID) ([]Event, error) {
 	events := make([]Event, 0, len(ids))
 	for i, e := range got {
 		switch {
-		case e != nil:
+		case e != nil && e.ID != "":
 			events = append(events, *e)
 		case errs[i] != nil && !errors.Is(errs[i], store.ErrNotFound):
 			return nil, fmt.Errorf("read events: %w", errs[i])
@@ -263,17 +264,17 @@ func (l *Log) recall(id layout.EventID) (Event, bool) {
 	return e, ok
 }
 
-func (l *Log) remember(e Event) {
+func (l *Log) remember(id layout.EventID, e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cache == nil {
 		l.cache = make(map[layout.EventID]Event)
 	}
-	for id := range l.cache {
+	for old := range l.cache {
 		if len(l.cache) < cached {
 			break
 		}
-		delete(l.cache, id)
+		delete(l.cache, old)
 	}
-	l.cache[e.ID] = e
+	l.cache[id] = e
 }

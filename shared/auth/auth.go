@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -51,6 +52,8 @@ type Config struct {
 	// set another one: what is stored counts. Until then there are no sessions.
 	Follow bool
 	Now    func() time.Time
+	// Log is told of stored records that are damaged and are made again.
+	Log *slog.Logger
 }
 
 // Operator knows the operator. It is safe for concurrent use.
@@ -65,7 +68,7 @@ type Operator struct {
 	hash      string // of the password, as argon2id's encoded form
 	key       []byte // signs session cookies; nil: there can be none
 	hashRead  time.Time
-	ended     map[string]int64 // session ID to the second it would have ended
+	ended     endedRecord
 	endedRead time.Time
 }
 
@@ -74,14 +77,33 @@ type passwordRecord struct {
 	Hash string `json:"hash"`
 }
 
+// Validate implements record.Validator.
+func (p *passwordRecord) Validate() error {
+	_, err := parseHash(p.Hash)
+	return err
+}
+
 type keyRecord struct {
 	record.Meta
 	Key []byte `json:"key"`
 }
 
+// Validate implements record.Validator.
+func (k *keyRecord) Validate() error {
+	if len(k.Key) != sha256.Size {
+		return fmt.Errorf("a session key has %d bytes", sha256.Size)
+	}
+	return nil
+}
+
+// endedRecord lists the sessions that were logged out before they expired.
 type endedRecord struct {
 	record.Meta
+	// Sessions has the second in which a session would have expired, by ID.
 	Sessions map[string]int64 `json:"sessions"`
+	// Before is a second: all sessions that began earlier have ended. It is
+	// set when the list was damaged.
+	Before int64 `json:"before,omitempty"`
 }
 
 // ErrNoPassword is the error of [Open] where no password is given and none is
@@ -93,7 +115,7 @@ var ErrNoPassword = errors.New("no operator password is set")
 func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), hashing: make(chan struct{}, 1)}
 	if !cfg.Follow {
-		stored, _, err := record.Change(ctx, cfg.Records, layout.PasswordKey, func(p *passwordRecord, exists bool) error {
+		stored, err := readOr(ctx, o, layout.PasswordKey, "set IMAGEROOT_PASSWORD to choose the new password", func(p *passwordRecord, exists bool) error {
 			switch {
 			case cfg.Password == "" && !exists:
 				return ErrNoPassword
@@ -107,11 +129,14 @@ func Open(ctx context.Context, cfg Config) (*Operator, error) {
 			return nil, fmt.Errorf("operator password: %w", err)
 		}
 		o.hash = stored.Hash
+		if _, err := o.readEnded(ctx); err != nil {
+			return nil, err
+		}
 	}
 	o.base = []byte(cfg.SessionKey)
 	if cfg.SessionKey == "" {
-		key, _, err := record.Change(ctx, cfg.Records, layout.SessionKeyKey, func(k *keyRecord, exists bool) error {
-			if exists && len(k.Key) == sha256.Size {
+		key, err := readOr(ctx, o, layout.SessionKeyKey, "log in again: a new key ends all sessions", func(k *keyRecord, exists bool) error {
+			if exists {
 				return record.ErrKeep
 			}
 			k.Key = make([]byte, sha256.Size)
@@ -164,11 +189,11 @@ func (o *Operator) Authenticated(r *http.Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	id, _, ok := o.parse(key, c.Value)
+	id, expires, ok := o.parse(key, c.Value)
 	if !ok {
 		return false, nil
 	}
-	ended, err := o.hasEnded(r.Context(), id)
+	ended, err := o.hasEnded(r.Context(), id, expires)
 	return !ended && err == nil, err
 }
 
@@ -231,6 +256,9 @@ func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	now := o.cfg.Now()
+	if _, err := o.readEnded(r.Context()); err != nil {
+		return err
+	}
 	ended, _, err := record.Change(r.Context(), o.cfg.Records, layout.EndedKey, func(e *endedRecord, _ bool) error {
 		if e.Sessions == nil {
 			e.Sessions = map[string]int64{}
@@ -248,7 +276,7 @@ func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.ended, o.endedRead = ended.Sessions, now
+	o.ended, o.endedRead = ended, now
 	return nil
 }
 
@@ -289,17 +317,54 @@ func sign(key, data []byte) []byte {
 }
 
 // hasEnded reports whether a session was logged out.
-func (o *Operator) hasEnded(ctx context.Context, id string) (bool, error) {
+func (o *Operator) hasEnded(ctx context.Context, id string, expires time.Time) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.cfg.Now()
 	if o.endedRead.IsZero() || now.Sub(o.endedRead) > endedCheck {
-		rec, _, err := record.Read[endedRecord](ctx, o.cfg.Records, layout.EndedKey)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return false, fmt.Errorf("read ended sessions: %w", err)
+		rec, err := o.readEnded(ctx)
+		if err != nil {
+			return false, err
 		}
-		o.ended, o.endedRead = rec.Sessions, now
+		o.ended, o.endedRead = rec, now
 	}
-	_, ended := o.ended[id]
-	return ended, nil
+	_, ended := o.ended.Sessions[id]
+	return ended || expires.Add(-sessionTime).Unix() < o.ended.Before, nil
+}
+
+// Validate implements record.Validator.
+func (e *endedRecord) Validate() error {
+	if e.Sessions == nil && e.Before == 0 {
+		return errors.New("it lists no sessions")
+	}
+	return nil
+}
+
+// readEnded returns the sessions that were logged out. A damaged list ends all
+// sessions, since it may have named any of them.
+func (o *Operator) readEnded(ctx context.Context) (endedRecord, error) {
+	rec, _, err := record.Read[endedRecord](ctx, o.cfg.Records, layout.EndedKey)
+	if errors.Is(err, record.ErrDamaged) {
+		rec, err = readOr(ctx, o, layout.EndedKey, "log in again: all sessions have ended", func(e *endedRecord, exists bool) error {
+			if exists {
+				return record.ErrKeep
+			}
+			e.Before = o.cfg.Now().Unix()
+			return nil
+		})
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return rec, fmt.Errorf("read ended sessions: %w", err)
+	}
+	return rec, nil
+}
+
+// readOr is record.Change for a record that the program cannot do without. It
+// logs that the record is damaged, and what the operator does about it.
+func readOr[T any, P record.Pointer[T]](ctx context.Context, o *Operator, key, remedy string, change func(v P, exists bool) error) (T, error) {
+	if _, _, err := record.Read[T](ctx, o.cfg.Records, key); errors.Is(err, record.ErrDamaged) {
+		o.cfg.Log.Warn("record made again", "key", key, "error", err, "remedy", remedy)
+	}
+	v, _, err := record.Change[T, P](ctx, o.cfg.Records, key, change)
+	return v, err
 }

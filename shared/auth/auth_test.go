@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -359,5 +360,36 @@ func TestHash(t *testing.T) {
 			t.Errorf("a new password: %s", p)
 		}
 		seen[p] = true
+	}
+}
+
+// A damaged list of ended sessions ends all sessions: any of them may have
+// been on it.
+func TestDamagedListOfEndedSessions(t *testing.T) {
+	s, c := memstore.New(), newClock()
+	cfg := Config{Records: s, Password: testPassword, Now: c.now, Log: slog.New(slog.DiscardHandler)}
+	o := open(t, cfg)
+	ended, other := loggedIn(t, o), loggedIn(t, o)
+	logout(t, o, ended)
+	_, tag, err := s.ReadRecord(t.Context(), layout.EndedKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ReplaceRecord(t.Context(), layout.EndedKey, []byte(`{"nonce":"`), tag); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(time.Minute)
+	for _, o := range []*Operator{o, open(t, cfg)} {
+		if knows(t, o, ended, "") || knows(t, o, other, "") {
+			t.Error("a session from before the damage is let in")
+		}
+		fresh := loggedIn(t, o)
+		if !knows(t, o, fresh, "") {
+			t.Error("a session from after the damage is not let in")
+		}
+		logout(t, o, fresh)
+		if knows(t, o, fresh, "") || knows(t, o, ended, "") {
+			t.Error("a session that has ended is let in")
+		}
 	}
 }

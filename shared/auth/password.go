@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -41,26 +42,44 @@ func hashPassword(password string) string {
 		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(key))
 }
 
-// verify reports whether encoded is the hash of password. A hash that is not
-// of this form is nobody's.
-func verify(encoded, password string) bool {
+// An argonHash is the parsed encoded form of an argon2id hash.
+type argonHash struct {
+	memory, time uint32
+	threads      uint8
+	salt, key    []byte
+}
+
+var errHash = errors.New("it is not an argon2id hash within the limits")
+
+// parseHash parses the encoded form of a hash, and refuses costs that no
+// machine of ours would have chosen.
+func parseHash(encoded string) (h argonHash, err error) {
 	var version int
-	var memory, time uint32
-	var threads uint8
 	fields := strings.Split(encoded, "$")
 	if len(fields) != 6 || fields[1] != "argon2id" {
-		return false
+		return h, errHash
 	}
-	if _, err := fmt.Sscanf(fields[2]+" "+fields[3], "v=%d m=%d,t=%d,p=%d", &version, &memory, &time, &threads); err != nil {
-		return false
+	if _, err := fmt.Sscanf(fields[2]+" "+fields[3], "v=%d m=%d,t=%d,p=%d", &version, &h.memory, &h.time, &h.threads); err != nil {
+		return h, errHash
 	}
-	salt, err1 := base64.RawStdEncoding.DecodeString(fields[4])
-	key, err2 := base64.RawStdEncoding.DecodeString(fields[5])
+	var err1, err2 error
+	h.salt, err1 = base64.RawStdEncoding.DecodeString(fields[4])
+	h.key, err2 = base64.RawStdEncoding.DecodeString(fields[5])
 	const mostKiB, mostTime = 1 << 20, 100
-	if err1 != nil || err2 != nil || version != argon2.Version || len(key) == 0 ||
-		memory == 0 || memory > mostKiB || time == 0 || time > mostTime || threads == 0 {
+	if err1 != nil || err2 != nil || version != argon2.Version || len(h.key) == 0 ||
+		h.memory == 0 || h.memory > mostKiB || h.time == 0 || h.time > mostTime || h.threads == 0 {
+		return h, errHash
+	}
+	return h, nil
+}
+
+// verify reports whether encoded is the hash of password. A hash that does not
+// parse is that of no password.
+func verify(encoded, password string) bool {
+	h, err := parseHash(encoded)
+	if err != nil {
 		return false
 	}
-	got := argon2.IDKey([]byte(password), salt, time, memory, threads, uint32(len(key)))
-	return subtle.ConstantTimeCompare(got, key) == 1
+	got := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.threads, uint32(len(h.key)))
+	return subtle.ConstantTimeCompare(got, h.key) == 1
 }

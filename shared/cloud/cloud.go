@@ -88,7 +88,7 @@ func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	c.Jobs = &job.Jobs{Records: c.Catalog, Owner: rand.Text(), Now: c.Now}
 	c.Operator, err = auth.Open(ctx, auth.Config{
 		Records: c.Catalog, Password: c.Password, Token: c.Token, SessionKey: c.Lambda.SessionKey,
-		Follow: !slices.Contains(reads, config.Password), Now: c.Now,
+		Follow: !slices.Contains(reads, config.Password), Now: c.Now, Log: c.Log,
 	})
 	return c, err
 }

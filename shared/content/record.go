@@ -1,9 +1,11 @@
 package content
 
 import (
+	"errors"
 	"slices"
 	"time"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/record"
 )
 
@@ -17,6 +19,14 @@ type Record struct {
 	SniffedAt time.Time `json:"sniffed_at"` // UTC
 	// Check is what came of reading the image through; nil: not yet.
 	Check *Check `json:"check,omitempty"`
+}
+
+// Validate implements record.Validator.
+func (r *Record) Validate() error {
+	if !layout.IsHex256(r.SHA256) || r.SizeBytes < 0 || r.Kind == "" {
+		return errors.New("a content record has a SHA-256, a size and a kind")
+	}
+	return nil
 }
 
 // A Verdict says what came of a check.

@@ -4,9 +4,12 @@
 package digest
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
+	"imageroot/shared/image"
+	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -29,6 +32,14 @@ type Record struct {
 	By       string        `json:"by"`               // ByUpload or ByHash
 	// Publishers is what the checksum files beside the image say.
 	Publishers []Publisher `json:"publishers,omitempty"`
+}
+
+// Validate implements record.Validator.
+func (r *Record) Validate() error {
+	if !image.IsName(r.Name) || !layout.IsHex256(r.SHA256) || r.By != ByUpload && r.By != ByHash {
+		return errors.New("a digest record has the name of an image, its SHA-256 and what computed it")
+	}
+	return nil
 }
 
 // A Publisher is what a checksum file beside an image says of it. Where Error

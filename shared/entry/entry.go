@@ -3,8 +3,11 @@
 package entry
 
 import (
+	"errors"
 	"time"
 
+	"imageroot/shared/image"
+	"imageroot/shared/layout"
 	"imageroot/shared/record"
 )
 
@@ -26,6 +29,14 @@ type Entry struct {
 	Changed string `json:"changed,omitempty"`
 }
 
+// Validate implements record.Validator.
+func (e *Entry) Validate() error {
+	if e.URL == "" || !image.IsName(e.Name) {
+		return errors.New("an entry has a URL and the name of an image")
+	}
+	return nil
+}
+
 // Source is what tells one state of a source from another.
 type Source struct {
 	ETag         string `json:"etag,omitempty"`
@@ -43,4 +54,12 @@ type Fetched struct {
 	SizeBytes int64     `json:"size_bytes"`
 	At        time.Time `json:"at"`
 	Source    Source    `json:"source"`
+}
+
+// Validate implements record.Validator.
+func (f *Fetched) Validate() error {
+	if f.Src == "" || !layout.IsHex256(f.SHA256) || f.SizeBytes < 0 {
+		return errors.New("fetched bytes have a source, a SHA-256 and a size")
+	}
+	return nil
 }

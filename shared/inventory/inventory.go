@@ -5,7 +5,6 @@ package inventory
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +20,7 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/mirror"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
 
@@ -216,7 +216,7 @@ func keys(cfg Config, root store.Root, prefix string, id func(string) (string, b
 func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *mirror.Mirror[T] {
 	return mirror.New(mirror.Config[T]{
 		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log,
-		Decode: func(data []byte) (v T, err error) { return v, json.Unmarshal(data, &v) },
+		Decode: record.Decode[T], Remedy: layout.Remedy,
 	})
 }
 
@@ -338,8 +338,8 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 		}
 	}
 	known, _, err := inv.contents.All(ctx)
-	if err != nil || s.Problem != "" {
-		return bytes, nil, err // what a broken manifest names is not known
+	if err != nil || inv.incomplete(s) {
+		return bytes, nil, err
 	}
 	for sha, it := range known {
 		if _, ok := s.BySHA256(sha); !ok && inv.cfg.Now().Sub(it.Info.LastModified) > age {
@@ -350,6 +350,12 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 	return bytes, records, nil
 }
 
+// incomplete reports whether bytes may stand for sources that the snapshot
+// does not have: those of a broken manifest and of damaged records.
+func (inv *Inventory) incomplete(s *Snapshot) bool {
+	return s.Problem != "" || inv.digests.Damaged()+inv.entries.Damaged()+inv.fetched.Damaged() > 0
+}
+
 // Unnamed lists everything anew and returns the fetched bytes, by digest, and
 // the records of what fetches found, by ref, that no source in the catalog
 // stands for and that are older than age.
@@ -358,8 +364,8 @@ func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs, fe
 		return nil, nil, err
 	}
 	s, err := inv.Snapshot(ctx)
-	if err != nil || s.Problem != "" {
-		return nil, nil, err // what a broken manifest names is not known
+	if err != nil || inv.incomplete(s) {
+		return nil, nil, err
 	}
 	records, _, err := inv.fetched.All(ctx)
 	if err != nil {

@@ -69,6 +69,14 @@ type Job struct {
 	Checkpoint json.RawMessage `json:"checkpoint,omitempty"`
 }
 
+// Validate implements record.Validator.
+func (j *Job) Validate() error {
+	if !j.Status.Active() && j.Status != Completed && j.Status != Cancelled && j.Status != Failed {
+		return fmt.Errorf("%q is not the status of a job", j.Status)
+	}
+	return nil
+}
+
 // Errors that end or prevent a run.
 var (
 	// ErrCancelled is the cause of the context of a run that was cancelled.
@@ -407,7 +415,7 @@ func (r *Run) renew(ctx context.Context, left time.Duration) error {
 func (r *Run) look(ctx context.Context) error {
 	cur, tag, err := record.Read[Job](ctx, r.jobs.Records, r.key)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrNotFound): // or it is damaged
 		return ErrLost
 	case err != nil:
 		return err

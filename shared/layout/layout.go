@@ -60,6 +60,26 @@ const (
 	ProbePrefix     = "probe/"
 )
 
+// Remedy says what to do about the damaged record at key, or what the program
+// does by itself.
+func Remedy(key string) string {
+	for _, kind := range []struct{ prefix, remedy string }{
+		{DigestPrefix, "none needed: the image is hashed again"},
+		{ContentPrefix, "none needed: the bytes are inspected again"},
+		{HashJobPrefix, "none needed: a job that is still due is queued again"},
+		{CheckJobPrefix, "none needed: a job that is still due is queued again"},
+		{FetchJobPrefix, "fetch the image again; what was fetched of it is removed after a day"},
+		{EntryPrefix, "add the image's URL again, or delete the record from the catalog root"},
+		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
+		{UploadPrefix, "upload the image again; the record and its parts are removed after seven days"},
+	} {
+		if strings.HasPrefix(key, kind.prefix) {
+			return kind.remedy
+		}
+	}
+	return "delete the record from the catalog root"
+}
+
 // Ref returns the REF of a source URL: its SHA-256 in hexadecimal.
 func Ref(url string) string {
 	sum := sha256.Sum256([]byte(url))

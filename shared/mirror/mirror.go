@@ -6,6 +6,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -27,9 +28,11 @@ type Config[T any] struct {
 	Prefix string
 	// ID returns the ID of a key, or false for keys that are not of this kind.
 	ID func(key string) (string, bool)
-	// Decode makes a value of a record. Where it is nil, records are not read
-	// and values stay zero. A record that does not decode is left out.
-	Decode func(data []byte) (T, error)
+	// Decode makes a value of the record at key. Where it is nil, records are
+	// not read and values stay zero. A record that does not decode is left out,
+	// and logged once, with what Remedy says about its key.
+	Decode func(key string, data []byte) (T, error)
+	Remedy func(key string) string
 	// MaxAge is how old a listing may be before it is made again. Zero lists
 	// every time: right where nothing calls Touch.
 	MaxAge time.Duration
@@ -53,7 +56,8 @@ type Mirror[T any] struct {
 	refresh sync.Mutex // one refresh at a time
 
 	mu       sync.Mutex
-	items    map[string]Item[T] // never changed once published
+	items    map[string]Item[T]       // never changed once published
+	damaged  map[string]store.Version // by ID: records that do not decode
 	gen      uint64
 	listedAt time.Time
 	took     time.Duration
@@ -64,7 +68,15 @@ type Mirror[T any] struct {
 
 // New returns an empty mirror; the first All fills it.
 func New[T any](cfg Config[T]) *Mirror[T] {
-	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}}
+	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}, damaged: map[string]store.Version{}}
+}
+
+// Damaged returns the number of records that All leaves out because they do
+// not decode.
+func (m *Mirror[T]) Damaged() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.damaged)
 }
 
 // Touch says that the object at key may have changed. The next All looks.
@@ -132,7 +144,7 @@ func (m *Mirror[T]) relistLater(ctx context.Context) {
 // update looks at what is dirty, or at everything. The caller holds refresh.
 func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], uint64, error) {
 	m.mu.Lock()
-	old, dirty := m.items, m.dirty
+	old, dirty, damaged := m.items, m.dirty, m.damaged
 	m.dirty = map[string]struct{}{}
 	m.looking = len(dirty) > 0
 	m.mu.Unlock()
@@ -142,15 +154,16 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	var items map[string]Item[T]
 	var changed bool
 	var err error
+	read := newReading(m, ctx)
 	switch {
 	case all:
-		items, changed, err = m.list(ctx, old)
+		items, changed, err = m.list(ctx, read, old, damaged)
 	case len(dirty) > 0:
-		items, changed, err = m.look(ctx, old, dirty)
+		items, changed, err = m.look(read, old, dirty, damaged)
 		if err != nil && m.cfg.Decode == nil && ctx.Err() == nil {
 			// One object that cannot be looked at must not hide the others.
-			all = true
-			items, changed, err = m.list(ctx, old)
+			all, read = true, newReading(m, ctx)
+			items, changed, err = m.list(ctx, read, old, damaged)
 		}
 	}
 
@@ -166,6 +179,9 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	if all {
 		m.listedAt, m.took = m.cfg.Now(), m.cfg.Now().Sub(started)
 	}
+	if all || len(dirty) > 0 {
+		m.damaged = read.damaged
+	}
 	if changed || m.items == nil {
 		m.items = items
 		m.gen++
@@ -173,9 +189,8 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	return m.items, m.gen, nil
 }
 
-func (m *Mirror[T]) list(ctx context.Context, old map[string]Item[T]) (map[string]Item[T], bool, error) {
+func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]Item[T], damaged map[string]store.Version) (map[string]Item[T], bool, error) {
 	items := make(map[string]Item[T], len(old))
-	read := newReading(m, ctx)
 	changed := false
 	for info, err := range m.cfg.Root.List(ctx, m.cfg.Prefix, "") {
 		if err != nil {
@@ -190,6 +205,10 @@ func (m *Mirror[T]) list(ctx context.Context, old map[string]Item[T]) (map[strin
 			items[id] = it
 			continue
 		}
+		if v, ok := damaged[id]; ok && v.Equal(info.Version) {
+			read.leaveOut(id, v)
+			continue
+		}
 		changed = true
 		read.start(id, info)
 	}
@@ -202,11 +221,17 @@ func (m *Mirror[T]) list(ctx context.Context, old map[string]Item[T]) (map[strin
 	return items, changed || len(items) != len(old), nil
 }
 
-func (m *Mirror[T]) look(ctx context.Context, old map[string]Item[T], dirty map[string]struct{}) (map[string]Item[T], bool, error) {
-	read := newReading(m, ctx)
+func (m *Mirror[T]) look(read *reading[T], old map[string]Item[T], dirty map[string]struct{}, damaged map[string]store.Version) (map[string]Item[T], bool, error) {
+	looked := make(map[string]bool, len(dirty))
 	for key := range dirty {
 		id, _ := m.cfg.ID(key)
+		looked[id] = true
 		read.start(id, store.Info{Key: key})
+	}
+	for id, v := range damaged {
+		if !looked[id] {
+			read.leaveOut(id, v)
+		}
 	}
 	if err := read.wait(); err != nil {
 		return nil, false, err
@@ -230,14 +255,22 @@ type reading[T any] struct {
 	slot chan struct{}
 	wg   sync.WaitGroup
 
-	mu   sync.Mutex
-	got  map[string]Item[T]
-	gone map[string]struct{}
-	err  error
+	mu      sync.Mutex
+	got     map[string]Item[T]
+	gone    map[string]struct{}
+	damaged map[string]store.Version
+	err     error
 }
 
 func newReading[T any](m *Mirror[T], ctx context.Context) *reading[T] {
-	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}}
+	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}, damaged: map[string]store.Version{}}
+}
+
+// leaveOut keeps a record out that is still as damaged as when it was read.
+func (r *reading[T]) leaveOut(id string, v store.Version) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.damaged[id] = v
 }
 
 func (r *reading[T]) start(id string, info store.Info) {
@@ -256,11 +289,11 @@ func (r *reading[T]) start(id string, info store.Info) {
 		switch {
 		case err == nil:
 			r.got[id] = it
+		case errors.Is(err, errUndecodable):
+			r.gone[id], r.damaged[id] = struct{}{}, it.Info.Version
+			r.m.cfg.Log.Warn("record left out", "key", info.Key, "error", err, "remedy", r.m.cfg.Remedy(info.Key))
 		case errors.Is(err, store.ErrNotFound):
 			r.gone[id] = struct{}{}
-		case errors.Is(err, errUndecodable):
-			r.gone[id] = struct{}{}
-			r.m.cfg.Log.Warn("record left out", "key", info.Key, "error", err)
 		default:
 			r.err = errors.Join(r.err, err)
 		}
@@ -292,8 +325,8 @@ func (m *Mirror[T]) read(ctx context.Context, info store.Info) (Item[T], error) 
 	if err != nil {
 		return Item[T]{}, err
 	}
-	if it.Value, err = m.cfg.Decode(data); err != nil {
-		return Item[T]{}, errors.Join(errUndecodable, err)
+	if it.Value, err = m.cfg.Decode(info.Key, data); err != nil {
+		return it, fmt.Errorf("%w: %w", errUndecodable, err)
 	}
 	return it, nil
 }

@@ -37,7 +37,8 @@ func newBench(t *testing.T, maxAge time.Duration) *bench {
 			id, ok := strings.CutPrefix(key, "p/")
 			return id, ok && !strings.HasPrefix(id, "~")
 		},
-		Decode: func(data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		Decode: func(_ string, data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		Remedy: func(string) string { return "write it again" },
 		MaxAge: maxAge, Now: time.Now, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	})
 	return b
@@ -208,11 +209,22 @@ func TestUndecodable(t *testing.T) {
 		if !strings.Contains(b.log.String(), "p/b") {
 			t.Errorf("the log does not name what was left out: %s", b.log.String())
 		}
+		b.put("d", "4")
+		if touched {
+			b.Touch("p/d")
+		}
+		b.holds(map[string]int{"a": 1, "c": 3, "d": 4})
+		if n := strings.Count(b.log.String(), "p/b"); n != 1 || b.Damaged() != 1 {
+			t.Errorf("%d lines name the damaged record, of which there is 1 and Damaged says %d", n, b.Damaged())
+		}
 		b.put("b", "20")
 		if touched {
 			b.Touch("p/b")
 		}
-		b.holds(map[string]int{"a": 1, "b": 20, "c": 3})
+		b.holds(map[string]int{"a": 1, "b": 20, "c": 3, "d": 4})
+		if b.Damaged() != 0 {
+			t.Errorf("%d records are damaged after it was written again", b.Damaged())
+		}
 	}
 }
 
@@ -342,7 +354,8 @@ func TestTouchWhileAnotherLooks(t *testing.T) {
 	m := mirror.New(mirror.Config[int]{
 		Root: root, Prefix: "p/",
 		ID:     func(key string) (string, bool) { return key, true },
-		Decode: func(data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		Decode: func(_ string, data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		Remedy: func(string) string { return "write it again" },
 		MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	write := func(n int) {

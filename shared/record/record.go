@@ -42,18 +42,62 @@ const (
 	maxUnknown = 10
 )
 
+// ErrDamaged is matched by every [DamagedError].
+var ErrDamaged = errors.New("the record is damaged")
+
+// A DamagedError says that there is no record of the expected type in the
+// content at Key. It also matches store.ErrNotFound: a damaged record counts
+// as missing, so that it is made again in place of the damaged content.
+type DamagedError struct {
+	Key string
+	Err error // what is wrong with the content
+}
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("the record %q is damaged and counts as missing: %v", e.Key, e.Err)
+}
+
+// Is implements the interface of errors.Is.
+func (e *DamagedError) Is(target error) bool {
+	return target == ErrDamaged || target == store.ErrNotFound //nolint:errorlint // errors.Is does the unwrapping
+}
+
+// Unwrap returns what is wrong with the content.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// A Validator is a record that can tell whether it is complete. The error says
+// what is missing.
+type Validator interface{ Validate() error }
+
+// Decode returns the record in data, the content at key. The error is a
+// [DamagedError] if data is not JSON of that type, has no nonce where the type
+// has one, or is not valid (see [Validator]).
+func Decode[T any](key string, data []byte) (T, error) {
+	var v, zero T
+	err := json.Unmarshal(data, &v)
+	if m, ok := any(&v).(interface{ nonce() string }); err == nil && ok && m.nonce() == "" {
+		err = errors.New("it has no nonce")
+	}
+	if c, ok := any(&v).(Validator); err == nil && ok {
+		err = c.Validate()
+	}
+	if err != nil {
+		return zero, &DamagedError{key, err}
+	}
+	return v, nil
+}
+
 // Read returns a record and the tag of its content. It returns
-// store.ErrNotFound where there is none.
+// store.ErrNotFound and an empty tag if there is none, and a [DamagedError]
+// and the tag of the damaged content if it is damaged.
 func Read[T any](ctx context.Context, s store.Records, key string) (T, string, error) {
-	var v T
 	data, tag, err := s.ReadRecord(ctx, key)
 	if err != nil {
-		return v, "", err
+		var zero T
+		return zero, "", err
 	}
-	if err := json.Unmarshal(data, &v); err != nil {
-		return v, tag, fmt.Errorf("record %q: %w", key, err)
-	}
-	return v, tag, nil
+	v, err := Decode[T](key, data)
+	return v, tag, err
 }
 
 // Swap writes v in place of the content that tag names; an empty tag means
@@ -86,7 +130,7 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 }
 
 // Change reads the record (its zero value where there is none, with exists
-// false), lets change edit it, and writes it, again and again until no other
+// false, also if it is damaged), lets change edit it, and writes it, again and again until no other
 // write comes between. It returns what is in force afterwards. An error of
 // change is returned as it is and nothing is written; [ErrKeep] counts as none.
 //

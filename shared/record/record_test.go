@@ -2,9 +2,9 @@ package record_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -85,20 +85,24 @@ func TestChange(t *testing.T) {
 	}
 }
 
-func TestReadOfWhatIsNoRecord(t *testing.T) {
-	ctx, s := t.Context(), memstore.New()
-	if _, err := s.CreateRecord(ctx, "c", []byte("{")); err != nil {
-		t.Fatal(err)
-	}
-	var syntax *json.SyntaxError
-	if _, _, err := record.Read[counter](ctx, s, "c"); !errors.As(err, &syntax) {
-		t.Errorf("Read: %v", err)
-	}
-	if _, _, err := record.Change(ctx, s, "c", add); !errors.As(err, &syntax) {
-		t.Errorf("Change: %v", err)
-	}
-	if data, _, _ := s.ReadRecord(ctx, "c"); string(data) != "{" {
-		t.Errorf("the record went to %s", data)
+// TestDamaged: a damaged record counts as missing, and is made again in its
+// place.
+func TestDamaged(t *testing.T) {
+	for _, data := range []string{"", "{", `{"nonce":"A","n":`, "\x00\xff", "null", "{}", "[]", "7", `"x"`, `{"nonce":"A","n":"x"}`} {
+		ctx, s := t.Context(), memstore.New()
+		if _, err := s.CreateRecord(ctx, "c", []byte(data)); err != nil {
+			t.Fatal(err)
+		}
+		v, tag, err := record.Read[counter](ctx, s, "c")
+		if !errors.Is(err, record.ErrDamaged) || !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), `"c"`) || tag == "" || v != (counter{}) {
+			t.Errorf("Read of %q: %+v, tag %q: %v", data, v, tag, err)
+		}
+		if _, _, err := record.Change(ctx, s, "c", add); err != nil {
+			t.Errorf("Change of %q: %v", data, err)
+		}
+		if got := count(t, s); got != 1 {
+			t.Errorf("in place of %q is a count of %d", data, got)
+		}
 	}
 }
 

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/config"
+	"imageroot/shared/layout"
+	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
+)
+
+// A lab is one S3 server that runners are started over, one after another.
+type lab struct {
+	*testing.T
+	endpoint        string
+	images, catalog store.Root
+}
+
+const labPassword = "correct horse battery"
+
+func newLab(t *testing.T) *lab {
+	const access, secret = "LABTEST123456789012", "lab-test-secret-0123456789abcdefghi"
+	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Close() })
+	t.Setenv("AWS_ACCESS_KEY_ID", access)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: access, SecretKey: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &lab{t, g.Endpoint(), client.Root("images", ""), client.Root("catalog", "")}
+}
+
+// A running is a runner of a lab, with the session of its operator.
+type running struct {
+	*lab
+	server *server
+	log    *logged
+	cookie *http.Cookie
+	stop   func()
+}
+
+// A logged is what a runner has logged so far.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// run starts a runner, all of it, and logs in.
+func (l *lab) run() *running {
+	l.Helper()
+	cfg, err := config.Load([]string{
+		"--s3-endpoint", l.endpoint, "--listen", "127.0.0.1:0", "--events", "off", "--password", labPassword, "--allow-net", "loopback",
+	}, l.Output())
+	if err != nil {
+		l.Fatal(err)
+	}
+	r := &running{lab: l, log: &logged{}}
+	if r.server, err = start(l.Context(), cfg, slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelWarn}))); err != nil {
+		l.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(l.Context())
+	served := make(chan error, 1)
+	go func() { served <- r.server.serve(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-served; err != nil && err != http.ErrServerClosed { //nolint:errorlint // as net/http returns it
+			l.Error(err)
+		}
+	})
+	l.Cleanup(r.stop)
+	res := r.send(http.MethodPost, "/ui/login", "application/x-www-form-urlencoded", url.Values{"password": {labPassword}}.Encode())
+	if len(res.Result().Cookies()) == 0 {
+		l.Fatalf("log-in: %d %s", res.Code, res.Body)
+	}
+	r.cookie = res.Result().Cookies()[0]
+	return r
+}
+
+func (r *running) send(method, target, contentType, body string) *httptest.ResponseRecorder {
+	req := httptest.NewRequest(method, target, strings.NewReader(body))
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if r.cookie != nil {
+		req.AddCookie(r.cookie)
+	}
+	w := httptest.NewRecorder()
+	r.server.http.Handler.ServeHTTP(w, req)
+	return w
+}
+
+// do sends a request whose answer must have that status.
+func (r *running) do(want int, method, target, body string) string {
+	r.Helper()
+	kind := ""
+	if method == http.MethodPost {
+		kind = "application/json"
+	}
+	res := r.send(method, target, kind, body)
+	if res.Code != want {
+		r.Errorf("%s %s: %d, want %d: %.300s", method, target, res.Code, want, res.Body)
+	}
+	return res.Body.String()
+}
+
+// until waits for a condition.
+func (r *running) until(what string, cond func() bool) {
+	r.Helper()
+	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.Fatalf("%s never came; the catalog is\n%s\nand the log\n%s", what, r.do(200, http.MethodGet, "/catalog", ""), r.log)
+		}
+	}
+}
+
+// row returns the row of the catalog that has a name.
+func (r *running) row(name string) (row struct {
+	Names     []string `json:"names"`
+	Cached    bool     `json:"cached"`
+	HashState string   `json:"hash_state"`
+	RawSHA256 *string  `json:"raw_sha256"`
+},
+) {
+	var list struct{ Images []json.RawMessage }
+	if err := json.Unmarshal([]byte(r.do(200, http.MethodGet, "/catalog", "")), &list); err != nil {
+		r.Fatal(err)
+	}
+	for _, raw := range list.Images {
+		if strings.Contains(string(raw), `"`+name+`"`) {
+			_ = json.Unmarshal(raw, &row) // what does not decode has no names
+		}
+	}
+	return row
+}
+
+// records returns one key of each kind of record, by its prefix.
+func (l *lab) records() map[string]string {
+	found := map[string]string{}
+	for _, prefix := range []string{
+		layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
+		layout.CheckJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/",
+	} {
+		for info, err := range l.catalog.List(l.Context(), prefix, "") {
+			if err != nil {
+				l.Fatal(err)
+			}
+			kind := prefix
+			if prefix == "auth/" || prefix == "manifest/" {
+				kind = info.Key // each is a kind of its own
+			}
+			found[kind] = info.Key
+		}
+	}
+	return found
+}
+
+// TestDamagedRecords damages a record of each kind in every way. The program
+// starts, names the record and what to do, keeps the bytes that it may have
+// stood for, and everything else works.
+func TestDamagedRecords(t *testing.T) {
+	l := newLab(t)
+	disk := make([]byte, 64<<10)
+	copy(disk[510:], "\x55\xaa")
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(disk)
+	_ = z.Close()
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Unix(1e9, 0), bytes.NewReader(disk[:32<<10]))
+	}))
+	defer origin.Close()
+
+	l.run().stop() // makes the buckets
+	if _, err := l.images.Put(t.Context(), "b.img", bytes.NewReader(disk[1:]), int64(len(disk)-1)); err != nil {
+		t.Fatal(err)
+	}
+	r := l.run()
+	r.do(201, http.MethodPut, "/images/other.img", string(disk))
+	r.do(201, http.MethodPut, "/images/a.img.gz", packed.String())
+	r.do(200, http.MethodPut, "/catalog.toml", "version = 1\n")
+	r.do(201, http.MethodPost, "/catalog/entries", fmt.Sprintf(`{"image_url": %q}`, origin.URL+"/c.img"))
+	r.do(202, http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`)
+	r.do(201, http.MethodPost, "/uploads", `{"name": "d.img", "size_bytes": 10}`)
+	r.until("the end of the jobs", func() bool {
+		return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("c.img").Cached
+	})
+	r.send(http.MethodPost, "/ui/logout", "", "")
+	r.stop()
+
+	kinds := l.records()
+	if len(kinds) != 13 {
+		t.Errorf("there are records of the kinds %v", kinds)
+	}
+	whole := map[string][]byte{}
+	for _, key := range kinds {
+		data, _, err := l.catalog.ReadRecord(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[key] = data
+	}
+	for kind, key := range kinds {
+		data := whole[key]
+		garbled := bytes.Clone(data)
+		for i := range garbled {
+			garbled[i] ^= byte(0x80 + i)
+		}
+		another := whole[kinds[layout.HashJobPrefix]]
+		if kind == layout.HashJobPrefix || kind == layout.CheckJobPrefix || kind == layout.FetchJobPrefix {
+			another = whole[kinds[layout.EntryPrefix]]
+		}
+		for how, bad := range map[string][]byte{
+			"cut": data[:len(data)/2], "garbled": garbled, "emptied": {}, "of another kind": another,
+		} {
+			t.Run(strings.ReplaceAll(kind, "/", " ")+" "+how, func(t *testing.T) {
+				l := &lab{t, l.endpoint, l.images, l.catalog}
+				if _, err := l.catalog.Put(t.Context(), key, bytes.NewReader(bad), int64(len(bad))); err != nil {
+					t.Fatal(err)
+				}
+				r := l.run()
+				for _, path := range []string{
+					"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/downloads",
+					"/uploads", "/events", "/ui/images", "/ui/events",
+				} {
+					r.do(200, http.MethodGet, path, "")
+				}
+				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
+				r.until("the repair", func() bool {
+					return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("other.img").HashState == "hashed"
+				})
+				if kind != layout.GoodManifestKey {
+					r.until("a line with the key", func() bool {
+						line := r.log.String()
+						return strings.Contains(line, key) && strings.Contains(line, "remedy=")
+					})
+				}
+				blobs := 0
+				for range l.catalog.List(t.Context(), layout.BlobPrefix, "") {
+					blobs++
+				}
+				if blobs != 1 {
+					t.Errorf("of the fetched bytes %d are there", blobs)
+				}
+				r.stop()
+				if _, err := l.catalog.Put(t.Context(), key, bytes.NewReader(data), int64(len(data))); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
