@@ -371,3 +371,23 @@ func TestRandomFaults(t *testing.T) {
 		})
 	}
 }
+
+// A fetch whose bytes the store refuses ends, and says why.
+func TestStoreRefuses(t *testing.T) {
+	t.Parallel()
+	for err, word := range map[error]string{store.ErrOccupied: "occupied", store.ErrRefused: "refuses"} {
+		for _, op := range []string{"CreateUpload", "UploadPart", "CompleteUpload"} {
+			w := newWorld(t, newOrigin(t, good(smallA)).url(), knows(smallA))
+			w.enqueue()
+			refusing := faultstore.New(w.root, func(c faultstore.Call) faultstore.Fault {
+				if c.Op == op {
+					return faultstore.Before
+				}
+				return faultstore.None
+			})
+			refusing.Err = err
+			w.finish(w.process("a", refusing))
+			w.failed(word)
+		}
+	}
+}

@@ -230,6 +230,8 @@ func retryLater(err error) error {
 		return errors.New("the store has no room for the image: delete images that are not needed, or give it more space")
 	case errors.Is(err, store.ErrTooLarge):
 		return errors.New("the image is larger than the store takes")
+	case errors.Is(err, store.ErrOccupied), errors.Is(err, store.ErrRefused):
+		return fmt.Errorf("the store does not take the image: %w", err)
 	}
 	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
 }

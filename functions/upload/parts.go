@@ -57,7 +57,7 @@ type pending struct {
 	PartSize  int64     `json:"part_size"`
 	UploadID  string    `json:"upload_id"` // the store's
 	Status    string    `json:"status"`
-	Error     string    `json:"error,omitempty"`
+	Error     string    `json:"error,omitempty"` // of one that is completing: why the last try failed
 	SHA256    string    `json:"sha256,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	Actor     string    `json:"actor"`
@@ -282,10 +282,26 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	aborts := p.Status == uploading
 	if p.Status == completing {
-		return problem.New(problem.Conflict, "the upload is being assembled, which cannot be stopped; delete the image afterwards")
+		// Between two tries it can be: the record decides which comes first.
+		_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
+			switch {
+			case !exists:
+				return store.ErrNotFound
+			case cur.Status != completing:
+				return record.ErrKeep
+			case cur.Error == "":
+				return problem.New(problem.Conflict, "the upload is being assembled, which cannot be stopped; delete the image afterwards")
+			}
+			cur.Status, aborts = failed, true
+			return nil
+		})
+		if err != nil {
+			return expired(err)
+		}
 	}
-	if p.Status == uploading {
+	if aborts {
 		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
 			return err
 		}
@@ -451,20 +467,32 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 		return f.Reconcile(ctx)
 	}
 	p, err := f.read(ctx, t.Upload)
+	if err == nil && p.Status == completing && p.Error != "" {
+		p, err = f.note(ctx, p.ID, "") // from here on it cannot be cancelled
+	}
 	if err != nil || p.Status != completing {
 		return ignoreGone(err)
 	}
 	version, err := f.assemble(ctx, &p)
-	switch {
-	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge):
-		reason := problem.From(err).Detail
-		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
-			return err
+	if isFinal(err) || err != nil && f.Now().Sub(p.CompletingAt) > keep {
+		if aerr := f.Images.AbortUpload(ctx, p.Name, p.UploadID); aerr != nil {
+			f.Log.Warn("the parts of a failed upload could not be removed; they are swept later", "name", p.Name, "error", aerr)
 		}
-		return f.end(ctx, &p, reason)
-	case err != nil:
-		return err // comes back
+		return f.end(ctx, &p, reason(err))
 	}
+	if err == nil {
+		err = f.finish(ctx, &p, version)
+	}
+	if err != nil {
+		_, nerr := f.note(ctx, p.ID, reason(err))
+		return errors.Join(err, ignoreGone(nerr)) // comes back
+	}
+	return nil
+}
+
+// finish has the digest of an assembled upload recorded or computed, and ends
+// the upload.
+func (f *Function) finish(ctx context.Context, p *pending, version store.Version) error {
 	if sum, err := digest.Resume(p.Hashed); err == nil && sum.Offset() == p.SizeBytes {
 		p.SHA256 = sum.Sum256()
 		if err := f.publish(ctx, p.Name, version, p.SHA256); err != nil {
@@ -473,7 +501,42 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	} else if err := f.Hash.Send(ctx, queue.Task{Image: p.Name}.Encode(), 0); err != nil {
 		return err
 	}
-	return f.end(ctx, &p, "")
+	return f.end(ctx, p, "")
+}
+
+// reason returns the sentence that the record of an upload has for err.
+func reason(err error) string {
+	p := problem.From(err)
+	if p.Code == problem.Internal {
+		return "the store failed in a way that the server's log tells"
+	}
+	return p.Detail
+}
+
+// isFinal reports whether assembling the upload again would fail again.
+func isFinal(err error) bool {
+	for _, final := range []error{store.ErrChanged, store.ErrNotFound, store.ErrFull, store.ErrTooLarge, store.ErrOccupied, store.ErrRefused} {
+		if errors.Is(err, final) {
+			return true
+		}
+	}
+	return false
+}
+
+// note records why the last try to assemble an upload failed, or that another
+// one begins where failure is empty.
+func (f *Function) note(ctx context.Context, id, failure string) (pending, error) {
+	p, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(id), func(cur *pending, exists bool) error {
+		switch {
+		case !exists:
+			return store.ErrNotFound
+		case cur.Status != completing || cur.Error == failure:
+			return record.ErrKeep
+		}
+		cur.Error = failure
+		return nil
+	})
+	return p, err
 }
 
 func ignoreGone(err error) error {
@@ -515,7 +578,7 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 		p.Hashed = digest.State{Offset: -1} // whether it is that object, only its bytes can tell
 		return info.Version, nil
 	case gone && !remains && f.Now().Sub(p.CompletingAt) < assembleTime:
-		return store.Version{}, queue.RetryAfter(30*time.Second, errors.New("the store may be assembling the parts"))
+		return store.Version{}, queue.RetryAfter(30*time.Second, problem.New(problem.Unavailable, "the store may still be assembling the parts"))
 	}
 	return store.Version{}, err
 }
@@ -534,7 +597,7 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 		if ended = exists && cur.Status == completing; !ended {
 			return record.ErrKeep
 		}
-		cur.Status, cur.SHA256, cur.Hashed = completed, p.SHA256, digest.State{}
+		cur.Status, cur.SHA256, cur.Hashed, cur.Error = completed, p.SHA256, digest.State{}, ""
 		if failure != "" {
 			cur.Status, cur.Error = failed, failure
 		}
@@ -555,8 +618,9 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	return nil
 }
 
-// keep is how long an upload that nobody goes on with is kept, and the record
-// of one that has ended, for its client to ask.
+// keep is how long an upload that nobody goes on with is kept, how long it is
+// tried to assemble one, and how long the record of one that has ended is kept
+// for its client to ask.
 const keep = 7 * 24 * time.Hour
 
 // Reconcile goes on with uploads whose assembly was interrupted, and gives up

@@ -161,6 +161,7 @@ func TestPutStoreFails(t *testing.T) {
 	t.Parallel()
 	for err, status := range map[error]int{
 		store.ErrFull: 507, store.ErrDenied: 502, store.ErrTooLarge: 413, store.ErrBadDigest: 502, faultstore.ErrInjected: 500,
+		store.ErrOccupied: 409, store.ErrRefused: 502, store.ErrDisk: 503,
 	} {
 		w := newWorld(t)
 		w.must(201, http.MethodPut, "/images/x.img", []byte("old"))
@@ -189,10 +190,18 @@ func TestPutStoreFails(t *testing.T) {
 	}
 }
 
-// failing is a store that takes the beginning of an object and then fails.
+// failing is a store that takes the beginning of an object and then fails, and
+// that fails to complete uploads, as long as err is not nil.
 type failing struct {
 	store.Root
 	err error
+}
+
+func (f *failing) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+	if f.err != nil {
+		return store.Version{}, f.err
+	}
+	return f.Root.CompleteUpload(ctx, key, id, parts)
 }
 
 func (f *failing) Put(_ context.Context, _ string, body io.Reader, _ int64) (store.Version, error) {

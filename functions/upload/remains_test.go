@@ -2,10 +2,14 @@ package upload
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/problem"
+	"imageroot/shared/queue"
 	"imageroot/shared/store"
 )
 
@@ -49,4 +53,67 @@ type remains struct{ store.Root }
 func (r *remains) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
 	parts, err := r.Root.ListParts(ctx, key, id)
 	return parts[:min(1, len(parts))], err
+}
+
+// An upload that cannot be assembled ends, with the reason; one that may be
+// later says why not yet, and can be cancelled until then.
+func TestAssemblyFails(t *testing.T) {
+	t.Parallel()
+	begin := func(cause error) (*world, view, *failing) {
+		w := newWorld(t)
+		v := w.begun("x.img", len(small))
+		w.send(v, small, 1)
+		w.must(http.StatusConflict, http.MethodDelete, "/uploads/"+w.completed(v), nil)
+		f := &failing{w.images, cause}
+		w.over(f, w.catalog)
+		task := queue.Task{Upload: v.ID}.Encode()
+		err := w.Handle(t.Context(), task)
+		_ = w.assembly.Send(t.Context(), task, 0) // never fails
+		if final := w.show(v.ID).Status == failed; (err == nil) != final {
+			t.Errorf("%v: %v, and the upload is %+v", cause, err, w.show(v.ID))
+		}
+		return w, v, f
+	}
+	for _, cause := range []error{store.ErrOccupied, store.ErrRefused, store.ErrTooLarge} {
+		w, v, _ := begin(cause)
+		if got := w.show(v.ID); got.Status != failed || got.Error == nil || *got.Error != problem.From(cause).Detail {
+			t.Errorf("%v: %+v", cause, got)
+		}
+		w.must(http.StatusNoContent, http.MethodDelete, "/uploads/"+v.ID, nil)
+		w.clean()
+	}
+	for _, cause := range []error{store.ErrUnavailable, store.ErrDisk, store.ErrDenied, errors.New("unknown")} {
+		w, v, f := begin(cause)
+		if got := w.show(v.ID); got.Status != completing || got.Error == nil {
+			t.Errorf("%v: %+v", cause, got)
+		}
+		f.err = nil
+		if got := w.assembled(v.ID); got.Status != completed || got.Error != nil {
+			t.Errorf("after %v: %+v", cause, got)
+		}
+
+		w, v, f = begin(cause)
+		w.must(http.StatusNoContent, http.MethodDelete, "/uploads/"+v.ID, nil)
+		f.err = nil
+		if err := w.Handle(t.Context(), queue.Task{Upload: v.ID}.Encode()); err != nil {
+			t.Error(err)
+		}
+		w.is("x.img", nil)
+		w.clean()
+
+		w, v, _ = begin(cause)
+		w.ahead += keep + time.Hour
+		if got := w.assembled(v.ID); got.Status != failed || got.Error == nil {
+			t.Errorf("a week after %v: %+v", cause, got)
+		}
+		w.clean()
+	}
+}
+
+// completed says that all parts of an upload are there, and returns its ID.
+func (w *world) completed(v view) string {
+	w.t.Helper()
+	w.must(http.StatusAccepted, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
+	w.assembly.take()
+	return v.ID
 }

@@ -1,6 +1,11 @@
 package gateway
 
-import "time"
+import (
+	"log/slog"
+	"time"
+
+	"github.com/versity/versitygw/s3err"
+)
 
 // SetPoll makes the watcher poll every d until the function returned is
 // called. No gateway may be running.
@@ -22,4 +27,9 @@ func SetFree(n uint64) (restore func()) {
 func SetDeaf() (restore func()) {
 	deaf = true
 	return func() { deaf = false }
+}
+
+// Answer is what a client gets for err.
+func Answer(err error) s3err.S3Error {
+	return (&backend{log: slog.New(slog.DiscardHandler)}).answer("test", place{}, err).(s3err.S3Error)
 }

@@ -309,7 +309,7 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	}
 	done(err == nil)
 	if err != nil {
-		return none, err
+		return none, p.cause(err)
 	}
 	if out.ETag == nil || copied < len(parts) {
 		return none, fmt.Errorf("versitygw completed an upload of %d parts with %d", len(parts), copied)

@@ -55,7 +55,7 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	})
 	done(err == nil)
 	if err != nil {
-		return s3response.PutObjectOutput{}, err
+		return s3response.PutObjectOutput{}, p.cause(err)
 	}
 	if !p.folder() {
 		written.stored = out.ETag

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,14 +25,6 @@ var (
 	errBusy      = s3err.GetAPIError(s3err.ErrSlowDown)
 	errCut       = s3err.GetAPIError(s3err.ErrIncompleteBody)
 )
-
-// errReadOnly is what versitygw makes of a file system that takes no writes.
-var errReadOnly = s3err.GetAPIError(s3err.ErrMethodNotAllowed)
-
-// unable is a 503 that says what somebody has to see to on the server.
-func unable(why string) error {
-	return s3err.APIError{Code: "ServiceUnavailable", Description: why, HTTPStatusCode: http.StatusServiceUnavailable}
-}
 
 // refuse is a 400 that says why.
 func refuse(format string, args ...any) error {
@@ -65,8 +55,9 @@ func (b *backend) bucket(name *string) (bucket, dir string, err error) {
 	bucket = strings.Clone(*name) // it is part of a buffer that is used again
 	dir = filepath.Join(b.dir, bucket)
 	info, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrPermission) {
-		return "", "", err // whether there is one cannot be told
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		// Whether there is one cannot be told.
+		return "", "", b.answer("find bucket", place{bucket: bucket}, err)
 	}
 	if err != nil || !info.IsDir() {
 		return "", "", s3err.GetBucketErr(s3err.ErrNoSuchBucket, bucket)
@@ -162,22 +153,25 @@ func (p place) readable() (fs.FileInfo, error) {
 	return nil, errNoSuchKey
 }
 
-// writable refuses a place where something is that a write must not touch.
+// writable returns an error if something occupies the place of p that a write
+// must not replace.
 func (p place) writable() error {
 	info, err := p.lstat()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, syscall.ENOTDIR):
-		if info != nil && info.Mode().IsRegular() {
-			return nil // versitygw says so
-		}
+		return errBelowFile
 	case err != nil:
 		return err
-	case info.IsDir(), info.Mode().IsRegular():
+	case info.IsDir() && !p.folder():
+		return errIsDirectory
+	case info.IsDir(), info.Mode().IsRegular() && !p.folder():
 		return nil
+	case info.Mode().IsRegular():
+		return errBelowFile
 	}
-	return refuse("On the server's disk there is something at this key that is neither a file nor a directory. Remove it there.")
+	return errIsSpecial
 }
 
 // open opens the regular file at p for reading, without waiting for the other
@@ -262,31 +256,6 @@ func freeBytes(dir string) (uint64, error) {
 		return 0, err
 	}
 	return uint64(st.Bavail) * uint64(st.Bsize), nil
-}
-
-// answer makes of err what a client may see: an S3 error as it is, anything
-// else a plain internal error, with what it was in the log.
-func (b *backend) answer(doing string, p place, err error) error {
-	var known s3err.S3Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, syscall.EROFS), errors.Is(err, errReadOnly):
-		return unable("The server's disk is read-only.")
-	case errors.Is(err, fs.ErrPermission):
-		b.log.Error("the S3 gateway lacks a right", slog.String("doing", doing), slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
-		return unable("The server lacks the right to do this on its disk.")
-	case errors.As(err, &known):
-		return known
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return errFull
-	case errors.Is(err, syscall.ENAMETOOLONG):
-		return s3err.GetKeyTooLongErr(int64(len(p.key)), 1024)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
-		return errCut
-	}
-	b.log.Error("the S3 gateway failed", slog.String("doing", doing), slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
-	return s3err.GetAPIError(s3err.ErrInternalError)
 }
 
 // An upload is the body of a write. It fails where fewer or more bytes come

@@ -134,6 +134,9 @@ var places = []struct {
 }{
 	{store.ErrFull, Full, "the store has no room for these bytes: delete images that are not needed, or give it more space"},
 	{store.ErrTooLarge, TooLarge, "this is larger than the store takes"},
+	{store.ErrOccupied, Conflict, "on the store's disk a directory, or something else that is no image, has this name: remove it there, or choose another name"},
+	{store.ErrDisk, Unavailable, "the store's disk is read-only, damaged, or not the server's to use: the server's log says which"},
+	{store.ErrRefused, BadGateway, "the store refuses this: the server's log says why"},
 	{store.ErrDenied, BadGateway, "the store denies access: check the server's S3 credentials and what they may do"},
 	{store.ErrBadDigest, BadGateway, "the bytes were damaged on the way to the store: send them again"},
 	{store.ErrUnknown, Unavailable, "the store did not say whether the change took effect: look, and try again"},

@@ -35,6 +35,14 @@ var (
 	ErrDenied = errors.New("the store denies access")
 	// ErrTooLarge: the object is larger than the server takes.
 	ErrTooLarge = errors.New("too large for the store")
+	// ErrOccupied: something that is no object occupies the key on the server's
+	// disk: a directory, or a file of which the key would be a part.
+	ErrOccupied = errors.New("the key is occupied on the store's disk")
+	// ErrRefused: the server refuses the request, and would refuse it again.
+	ErrRefused = errors.New("the store refuses the request")
+	// ErrDisk: the server's disk is read-only, damaged, or not the server's to
+	// use. The operation may succeed once an administrator has repaired that.
+	ErrDisk = errors.New("the store's disk failed")
 	// ErrUnavailable: the server cannot be reached, or failed for now. Whether
 	// a write took effect is not known.
 	ErrUnavailable = errors.New("the store cannot be reached")

@@ -271,6 +271,10 @@
   class Refused extends Error {}
   class Cancelled extends Error {}
 
+  function assembling(view) {
+    return view.error ? `all bytes are there; ${view.error}: trying again` : 'all bytes are there, the server puts them together';
+  }
+
   class Upload {
     constructor(file) {
       this.file = file;
@@ -443,15 +447,16 @@
     // finish has the parts put together and waits for it.
     async finish() {
       await this.call('POST', `/uploads/${this.id}/complete`);
-      this.button.disabled = true;
       for (;;) {
+        this.check();
         const view = await (await this.call('GET', `/uploads/${this.id}`)).json();
         if (view.status === 'completed') return;
         if (view.status === 'failed') {
           kept.remove(this.key);
           throw new Refused(view.error || 'The server could not put the image together.');
         }
-        this.state('completing', 'all bytes are there, the server puts them together');
+        this.button.disabled = !view.error; // between two tries it can be cancelled
+        this.state('completing', assembling(view));
         await this.wait(1000);
       }
     }
@@ -521,7 +526,7 @@
       const li = el('li', { class: 'upload', 'data-state': 'unfinished', 'data-key': key },
         el('div', { class: 'd-flex align-items-center gap-2' }, el('span', { class: 'fw-semibold text-break me-auto' }, u.name), button),
         el('div', { class: 'small text-body-secondary' }, u.status === 'completing'
-          ? 'all bytes are there, the server puts them together'
+          ? assembling(u)
           : `unfinished, ${sizeText(u.size_bytes)}: choose the file again and the upload goes on`));
       button.addEventListener('click', async () => {
         try {

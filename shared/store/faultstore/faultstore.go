@@ -4,6 +4,7 @@
 package faultstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,10 +81,11 @@ func Random(seed uint64, p float64, faults ...Fault) Plan {
 // A write of a record fails with store.ErrUnknown, or, where Plain is set,
 // with an error that is none of the store's; both leave open what became of
 // it. Everything else fails with an error that is none of the store's. All
-// are [ErrInjected].
+// are Err, or [ErrInjected] if that is nil.
 type Root struct {
 	root  store.Root
-	Plain bool // set before use
+	Plain bool  // set before use
+	Err   error // set before use
 
 	mu     sync.Mutex
 	plan   Plan
@@ -140,7 +142,7 @@ func (r *Root) fault(op, key string, write bool) (Fault, error) {
 	}
 	r.calls = append(r.calls, c)
 	f := r.plan(c)
-	return f, fmt.Errorf("%s %q: %w %s it took effect", op, key, ErrInjected, f)
+	return f, fmt.Errorf("%s %q: %w %s it took effect", op, key, cmp.Or(r.Err, ErrInjected), f)
 }
 
 func (r *Root) read(op, key string) error {

@@ -66,7 +66,8 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, condition func
 	case errors.Is(err, store.ErrNotFound):
 		// If-Match on a record that is gone is 404 on AWS.
 		return "", fmt.Errorf("%w (%w)", store.ErrConflict, err)
-	case errors.Is(err, store.ErrDenied), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge):
+	case errors.Is(err, store.ErrDenied), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge),
+		errors.Is(err, store.ErrOccupied), errors.Is(err, store.ErrRefused):
 		return "", err
 	}
 	return "", fmt.Errorf("%w (%w)", store.ErrUnknown, err)

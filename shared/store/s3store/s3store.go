@@ -189,7 +189,13 @@ func kindOf(err error) error {
 			return store.ErrTooLarge
 		case "XMinioStorageFull", "NoSpaceLeftOnDevice", "QuotaExceeded":
 			return store.ErrFull
-		case "RequestTimeout": // a 400: nothing came for too long
+		case "ExistingObjectIsDirectory", "ObjectParentIsFile", "ExistingObjectIsSpecial", // the gateway inside
+			"XMinioObjectExistsAsDirectory", "XMinioParentIsObject":
+			return store.ErrOccupied
+		case "ServerDiskFailed": // the gateway inside
+			return store.ErrDisk
+		case "RequestTimeout", "IncompleteBody", "ExpiredToken", "TokenRefreshRequired", "OperationAborted":
+			// A 400 or 409 that passes.
 			return store.ErrUnavailable
 		case "NotImplemented":
 			return errors.ErrUnsupported
@@ -208,6 +214,8 @@ func kindOf(err error) error {
 		return errors.ErrUnsupported
 	case unavailable(err):
 		return store.ErrUnavailable
+	case status(err) >= 400:
+		return store.ErrRefused
 	}
 	return nil
 }
@@ -215,8 +223,8 @@ func kindOf(err error) error {
 // unavailable reports whether there was no answer, or one that says that
 // there may be a better one later.
 func unavailable(err error) bool {
-	if re, ok := errors.AsType[*awshttp.ResponseError](err); ok && re.HTTPStatusCode() != 0 {
-		return re.HTTPStatusCode() >= 500 || re.HTTPStatusCode() == http.StatusTooManyRequests
+	if s := status(err); s != 0 {
+		return s >= 500 || s == http.StatusTooManyRequests || s == http.StatusRequestTimeout
 	}
 	if errors.Is(err, context.Canceled) {
 		return false // by the caller
@@ -234,7 +242,13 @@ func brief(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, answerTimeout)
 }
 
-func isStatus(err error, status int) bool {
-	var re *awshttp.ResponseError
-	return errors.As(err, &re) && re.HTTPStatusCode() == status
+func isStatus(err error, want int) bool { return status(err) == want }
+
+// status returns the HTTP status that the server answered, or 0 if there was no
+// answer.
+func status(err error) int {
+	if re, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+		return re.HTTPStatusCode()
+	}
+	return 0
 }
