@@ -338,6 +338,9 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 		usable = usable && f.verdict == good
 		found = append(found, f)
 	}
+	if d.cfg.SharedBucket() {
+		found = append(found, finding{warn, "roots", fmt.Sprintf("both roots are in %s; give uploaders rights on %s only, since who can read %s can sign in", d.cfg.ImageRoot.Bucket, d.cfg.ImageRoot, d.cfg.CatalogRoot)})
+	}
 	if !usable {
 		return append(found, finding{warn, "server", "what it can do is not known before its buckets can be used; see to them, and ask again"})
 	}

@@ -372,6 +372,10 @@ func TestDoctorEndpoint(t *testing.T) {
 	expect(t, look(g.Endpoint()), "events", good, "/hooks/minio")
 	d.cfg.WebhookToken = ""
 	expect(t, look(g.Endpoint()), "events", warn, "IMAGEROOT_WEBHOOK_TOKEN")
+	apart := d.cfg.CatalogRoot
+	d.cfg.CatalogRoot = config.Location{Bucket: "images", Prefix: "catalog/"}
+	expect(t, look(g.Endpoint()), "roots", warn, "s3://images/catalog/")
+	d.cfg.CatalogRoot = apart
 
 	sign(doctorKey, "another secret")
 	found = look(g.Endpoint())

@@ -117,7 +117,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if err := s.ensureBuckets(ctx); err != nil {
 		return nil, err
 	}
-	if s.gateway != nil && cfg.CatalogRoot.Bucket != cfg.ImageRoot.Bucket {
+	if s.gateway != nil {
 		// It holds the session key.
 		if err := os.Chmod(filepath.Join(s.cfg.Data, cfg.CatalogRoot.Bucket), 0o700); err != nil {
 			return nil, fmt.Errorf("the catalog cannot be kept from other users: %w", err)
@@ -127,6 +127,10 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if s.gateway == nil {
 		if err := probe.Check(ctx, catalogRoot); err != nil {
 			return nil, fmt.Errorf("%s cannot be used: %w", endpoint, err)
+		}
+		if cfg.SharedBucket() {
+			log.Warn("both roots are in one bucket: give uploaders rights on the image root only, since who can read the catalog root can sign in",
+				"image root", cfg.ImageRoot.String(), "catalog root", cfg.CatalogRoot.String())
 		}
 	}
 	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})

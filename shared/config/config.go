@@ -160,10 +160,13 @@ func Load(args []string, help io.Writer) (Config, error) {
 			return Config{}, fmt.Errorf("%s: %s", from[s.name], oneLine(err))
 		}
 	}
-	if c.CatalogRoot.Bucket == c.ImageRoot.Bucket && strings.HasPrefix(c.ImageRoot.Prefix, c.CatalogRoot.Prefix) {
+	if c.SharedBucket() && strings.HasPrefix(c.ImageRoot.Prefix, c.CatalogRoot.Prefix) {
 		return Config{}, fmt.Errorf("%s: %s must be another place than the image root %s, and not around it", from["CATALOG_ROOT"], c.CatalogRoot, c.ImageRoot)
 	}
 	switch {
+	case c.SharedBucket() && c.S3Endpoint == "":
+		return Config{}, fmt.Errorf("%s: with the gateway inside, the catalog root %s needs another bucket than the image root %s, since a bucket is what the gateway keeps from uploaders; to move a catalog, stop imageroot and move its directory to a bucket's (mv %s %s)",
+			from["CATALOG_ROOT"], c.CatalogRoot, c.ImageRoot, filepath.Join(c.Data, c.CatalogRoot.Bucket, c.CatalogRoot.Prefix), filepath.Join(c.Data, "catalog"))
 	case c.Events != EventsAuto && c.S3Endpoint == "":
 		return Config{}, fmt.Errorf("%s: the gateway inside tells of its objects itself; %s is for another S3 server (%s)", from["EVENTS"], c.Events, from["S3_ENDPOINT"])
 	case c.Events == EventsWebhook && c.WebhookToken == "":
@@ -172,6 +175,10 @@ func Load(args []string, help io.Writer) (Config, error) {
 	c.DockerConfig = dockerConfig()
 	return c, nil
 }
+
+// SharedBucket reports whether both roots are in one bucket: who may read all
+// of it can read the session key.
+func (c Config) SharedBucket() bool { return c.CatalogRoot.Bucket == c.ImageRoot.Bucket }
 
 // checkNames refuses variables that nobody reads: a misspelled one would be
 // ignored in silence.

@@ -45,8 +45,8 @@ func TestSettings(t *testing.T) {
 		also        string // a setting that this one needs
 	}{
 		{"IMAGE_ROOT", "s3://my-images/some/place/", func(c *Config) { c.ImageRoot = Location{"my-images", "some/place/"} }, ""},
-		{"IMAGE_ROOT", "s3://catalog/images", func(c *Config) { c.ImageRoot = Location{"catalog", "images/"} }, "--catalog-root=s3://catalog/own"},
-		{"CATALOG_ROOT", "s3://images/own", func(c *Config) { c.CatalogRoot = Location{"images", "own/"} }, ""},
+		{"CATALOG_ROOT", "s3://own/catalog", func(c *Config) { c.CatalogRoot = Location{"own", "catalog/"} }, ""},
+		{"CATALOG_ROOT", "s3://images/own", func(c *Config) { c.CatalogRoot, c.S3Endpoint = Location{"images", "own/"}, "http://s3" }, "--s3-endpoint=http://s3"},
 		{"LISTEN", "127.0.0.1:0", func(c *Config) { c.Listen = "127.0.0.1:0" }, ""},
 		{"S3_LISTEN", "[::1]:9001", func(c *Config) { c.S3Listen = "[::1]:9001" }, ""},
 		{"DATA", "/srv/images", func(c *Config) { c.Data = "/srv/images" }, ""},
@@ -71,9 +71,6 @@ func TestSettings(t *testing.T) {
 		flag := "--" + strings.ToLower(strings.ReplaceAll(tt.name, "_", "-"))
 		want := defaults()
 		tt.set(&want)
-		if tt.also == "--catalog-root=s3://catalog/own" {
-			want.CatalogRoot.Prefix = "own/"
-		}
 		also := func(args ...string) []string {
 			if tt.also != "" {
 				args = append(args, tt.also)
@@ -155,6 +152,7 @@ func TestRefused(t *testing.T) {
 		{"IMAGE_ROOT", "s3://images/../b", "dot"},
 		{"IMAGE_ROOT", "s3://im..ages", "bucket"},
 		{"CATALOG_ROOT", "s3://images", "another place"},
+		{"CATALOG_ROOT", "s3://images/catalog", "another bucket"},
 		{"CATALOG_ROOT", "http://catalog", "s3://BUCKET"},
 		{"S3_ENDPOINT", "127.0.0.1:9000", "URL"},
 		{"EVENTS", "nonsense", "auto, listen, webhook, poll, off"},

@@ -158,7 +158,7 @@ func TestStartSettings(t *testing.T) {
 	for name, o := range map[string]Options{
 		"flags":       {Args: []string{"--image-root", "s3://" + disks + "flags", "--catalog-root", "s3://" + state + "/of/flags"}},
 		"environment": {Env: []string{"IMAGEROOT_IMAGE_ROOT=s3://" + disks + "environment", "IMAGEROOT_CATALOG_ROOT=s3://" + state + "/of/things"}},
-		"prefix":      {Args: []string{"--image-root", "s3://" + disks + "prefix/os", "--catalog-root", "s3://" + disks + "prefix/state"}},
+		"prefix":      {Args: []string{"--image-root", "s3://" + disks + "prefix/os", "--catalog-root", "s3://" + state + "/prefix"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -252,6 +252,7 @@ func TestStartRefuses(t *testing.T) {
 		"IMAGEROOT_IMAGE_ROOT=s3://",
 		"IMAGEROOT_IMAGE_ROOT=s3://Not_A_Bucket",
 		"IMAGEROOT_CATALOG_ROOT=s3://same", // as the image root
+		"IMAGEROOT_CATALOG_ROOT=s3://same/catalog",
 		"IMAGEROOT_ALLOW_NET=10.0.0.0/33",
 		"IMAGEROOT_ALLOW_NET=everything",
 		"IMAGEROOT_S3_ENDPOINT=not a url",
