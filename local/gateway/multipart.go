@@ -234,10 +234,22 @@ func (b *backend) ListMultipartUploads(ctx context.Context, in *s3.ListMultipart
 	if err != nil {
 		return s3response.ListMultipartUploadsResult{}, err
 	}
+	enc, err := encodingOf(ctx)
+	if err != nil {
+		return s3response.ListMultipartUploadsResult{}, err
+	}
 	copied := *in
 	copied.Bucket = &dir
 	out, err := b.posix.ListMultipartUploads(ctx, &copied)
 	out.Bucket = name
+	out.EncodingType = string(enc)
+	enc.encode(&out.Prefix, &out.Delimiter, &out.KeyMarker, &out.NextKeyMarker)
+	for i := range out.Uploads {
+		enc.encode(&out.Uploads[i].Key)
+	}
+	for i := range out.CommonPrefixes {
+		enc.encode(&out.CommonPrefixes[i].Prefix)
+	}
 	return out, b.answer("list uploads", place{bucket: name}, err)
 }
 

@@ -448,6 +448,10 @@ func (b *backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3r
 	if err != nil {
 		return s3response.ListObjectsResult{}, err
 	}
+	enc, err := encodingOf(ctx)
+	if err != nil {
+		return s3response.ListObjectsResult{}, err
+	}
 	copied := *in
 	copied.Bucket = &dir
 	if !listablePrefix(dir, in.Prefix) {
@@ -456,12 +460,19 @@ func (b *backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3r
 	out, err := b.posix.ListObjectsParametrized(ctx, &copied, b.listed)
 	out.Name, out.MaxKeys = &name, in.MaxKeys
 	out.CommonPrefixes = visible(out.CommonPrefixes)
+	out.EncodingType = types.EncodingType(enc)
+	enc.encode(out.Prefix, out.Delimiter, out.Marker, out.NextMarker)
+	enc.listing(out.Contents, out.CommonPrefixes)
 	return out, b.answer("list", place{bucket: name}, err)
 }
 
 // ListObjectsV2 implements backend.Backend.
 func (b *backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) (s3response.ListObjectsV2Result, error) {
 	name, dir, err := b.bucket(in.Bucket)
+	if err != nil {
+		return s3response.ListObjectsV2Result{}, err
+	}
+	enc, err := encodingOf(ctx)
 	if err != nil {
 		return s3response.ListObjectsV2Result{}, err
 	}
@@ -476,6 +487,10 @@ func (b *backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 	if out.KeyCount != nil {
 		*out.KeyCount = int32(len(out.Contents) + len(out.CommonPrefixes))
 	}
+	// Tokens are not encoded: they are not keys to the client.
+	out.EncodingType = types.EncodingType(enc)
+	enc.encode(out.Prefix, out.Delimiter, out.StartAfter)
+	enc.listing(out.Contents, out.CommonPrefixes)
 	return out, b.answer("list", place{bucket: name}, err)
 }
 

@@ -1,0 +1,56 @@
+package gateway
+
+import (
+	"context"
+	"net/url"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/valyala/fasthttp"
+	"github.com/versity/versitygw/s3err"
+	"github.com/versity/versitygw/s3response"
+)
+
+// An encoding is what the encoding-type of a listing asks for. versitygw does
+// not read it.
+type encoding types.EncodingType
+
+// encodingOf returns the encoding that the request behind ctx asks for.
+func encodingOf(ctx context.Context) (encoding, error) {
+	req, ok := ctx.(*fasthttp.RequestCtx)
+	if !ok {
+		return "", nil
+	}
+	switch asked := string(req.QueryArgs().Peek("encoding-type")); asked {
+	case "", string(types.EncodingTypeUrl):
+		return encoding(asked), nil
+	default:
+		return "", s3err.APIError{
+			Code: "InvalidArgument", Description: "Invalid Encoding Method specified in Request",
+			HTTPStatusCode: fasthttp.StatusBadRequest,
+		}
+	}
+}
+
+// s3Encoding is url.QueryEscape with the exceptions that S3 makes: it is what
+// Java's URLEncoder does, but for the slash.
+var s3Encoding = strings.NewReplacer("%2F", "/", "%2A", "*", "~", "%7E")
+
+// encode encodes fields in place; nil is fine.
+func (e encoding) encode(fields ...*string) {
+	for _, f := range fields {
+		if e != "" && f != nil {
+			*f = s3Encoding.Replace(url.QueryEscape(*f))
+		}
+	}
+}
+
+// listing encodes what both versions of a listing have.
+func (e encoding) listing(objects []s3response.Object, prefixes []types.CommonPrefix) {
+	for _, o := range objects {
+		e.encode(o.Key)
+	}
+	for _, p := range prefixes {
+		e.encode(p.Prefix)
+	}
+}
