@@ -187,8 +187,8 @@ func TestVendored(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := regexp.MustCompile(`(?m)^\| (\S+) \| .+ \| .+\((\S+)\) \| ([0-9a-f]{64}) \|$`).FindAllStringSubmatch(string(readme), -1)
-	if len(rows) != 2 {
-		t.Fatalf("%d rows in the table, want 2", len(rows))
+	if len(rows) != 3 {
+		t.Fatalf("%d rows in the table, want 3", len(rows))
 	}
 	for _, row := range rows {
 		data, err := fs.ReadFile(static(), "vendor/"+row[1])

@@ -130,6 +130,7 @@ type Begin struct {
 // A Row is one content of the catalog.
 type Row struct {
 	ID     string // for elements: stays with the row
+	Before string // the ID of the element before the row
 	Name   string
 	Others []string // names
 	SHA256 string
@@ -253,6 +254,7 @@ type Confirm struct {
 	Action string
 	Button string
 	Done   string // what to say afterwards
+	Back   string // the URL of the page that asks
 	// Choice marks a question of the page's script, which posts nothing.
 	Choice bool
 }

@@ -29,7 +29,21 @@ func (p *pages) confirm(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	c.Frame = p.frame(w, r, c.Question, "images")
+	c.Back = imagesPath
+	if back := web.Back(r); isPage(back) {
+		c.Back = back
+	}
+	c.Action = addBack(c.Action, c.Back)
 	return p.show(w, r, http.StatusOK, *c)
+}
+
+// addBack makes a form return to a page; see [web.Back].
+func addBack(action, page string) string {
+	separator := "?"
+	if strings.Contains(action, "?") {
+		separator = "&"
+	}
+	return action + separator + url.Values{"_back": {page}}.Encode()
 }
 
 // question returns what to ask, or nil where there is nothing (any more) that

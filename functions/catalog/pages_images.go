@@ -220,6 +220,7 @@ func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 		if j.Src != "" {
 			v.Cancel += "&src=" + url.QueryEscape(j.Src)
 		}
+		v.Cancel = addBack(v.Cancel, "#"+v.ID)
 	}
 	if j.BytesTotal != nil {
 		total := sizeOf(*j.BytesTotal)
@@ -277,8 +278,11 @@ func (p *pages) rowsFragment(r *http.Request, s *inventory.Snapshot, v url.Value
 		Problem: s.Problem, Total: count(int64(found.Total)), One: found.Total == 1, Searched: strings.TrimSpace(q.Text) != "",
 		Columns: columns(v, q.Sort),
 	}
+	before := "catalog"
 	for _, row := range found.Rows {
-		c.Rows = append(c.Rows, p.rowView(row, fetching))
+		view := p.rowView(row, fetching)
+		view.Before, before = before, view.ID
+		c.Rows = append(c.Rows, view)
 	}
 	if found.Next != "" {
 		c.Next = imagesPath + "?" + with(known(v), "cursor", found.Next)

@@ -272,7 +272,7 @@ func TestConfirm(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := c.get("/ui/images/confirm?" + url.Values{"what": {"image"}, "key": {"a b+%.img"}}.Encode())
-	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `action="/images/a%20b&#43;%25.img?_method=DELETE"`) {
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `action="/images/a%20b&#43;%25.img?_method=DELETE&amp;_back=`) {
 		t.Errorf("%d\n%s", w.Code, w.Body)
 	}
 	for _, what := range []string{"image", "replace", "entry", "cache"} {

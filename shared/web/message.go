@@ -110,7 +110,7 @@ func jsonError(err error) error {
 func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message string) error {
 	if WantsPage(r) {
 		SetNotice(w, r, message)
-		http.Redirect(w, r, back(r), http.StatusSeeOther)
+		http.Redirect(w, r, Back(r), http.StatusSeeOther)
 		return nil
 	}
 	if v == nil {
@@ -120,13 +120,17 @@ func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message s
 	return JSON(w, status, v)
 }
 
-// back is the page that a form was sent from.
-func back(r *http.Request) string {
+// Back returns the page that a form was sent from. The form's parameter "_back"
+// is a URL relative to that page: "#ID" returns to an element of it.
+func Back(r *http.Request) string {
 	u, err := url.Parse(r.Referer())
+	if err == nil {
+		u, err = u.Parse(r.URL.Query().Get("_back"))
+	}
 	if err != nil || u.Host != r.Host || !strings.HasPrefix(u.Path, "/ui/") {
 		return "/ui/images"
 	}
-	return u.RequestURI()
+	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, Fragment: u.Fragment}).String()
 }
 
 // WantsPage reports whether a person waits for the answer: a browser that

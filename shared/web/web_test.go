@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -461,7 +462,7 @@ func TestAnswer(t *testing.T) {
 	// A person goes back to where the form was, if that is here.
 	for referer, want := range map[string]string{
 		"http://example.com/ui/events?kind=x&before=y": "/ui/events?kind=x&before=y",
-		"http://example.com/ui/images#top":             "/ui/images",
+		"http://example.com/ui/images#top":             "/ui/images#top",
 		"":                                             "/ui/images",
 		"https://evil.example/ui/events":               "/ui/images",
 		"http://example.com.evil.example/ui/events":    "/ui/images",
@@ -475,6 +476,21 @@ func TestAnswer(t *testing.T) {
 		rec := s.do("POST", "/x", "", "Accept", "text/html", "Referer", referer)
 		if rec.Code != 303 || rec.Header().Get("Location") != want {
 			t.Errorf("from %q: %d to %q", referer, rec.Code, rec.Header().Get("Location"))
+		}
+	}
+
+	// Or to what the form says, as seen from there.
+	for to, want := range map[string]string{
+		"#row":               "/ui/images?q=x#row",
+		"/ui/images?q=y#row": "/ui/images?q=y#row",
+		"//evil.example/ui/": "/ui/images",
+		"/ui/../version":     "/ui/images",
+		"javascript:0":       "/ui/images",
+		"%zz":                "/ui/images",
+	} {
+		rec := s.do("POST", "/x?"+url.Values{"_back": {to}}.Encode(), "", "Accept", "text/html", "Referer", "http://example.com/ui/images?q=x")
+		if rec.Code != 303 || rec.Header().Get("Location") != want {
+			t.Errorf("to %q: %d to %q", to, rec.Code, rec.Header().Get("Location"))
 		}
 	}
 

@@ -71,8 +71,17 @@
   const liveURL = () => `/ui/images/live${location.search}`;
   const isLive = (e) => e.target instanceof Element && e.target.id === 'live';
 
+  // placeOf lists IDs of what is about an element of a fragment: its row, the
+  // ones after and before, and the heading of the fragment.
+  function placeOf(element) {
+    const fragment = element?.closest('[data-version]');
+    if (!fragment) return [];
+    const row = element.closest('tr[id], li[id]');
+    return [row, row?.nextElementSibling, row?.previousElementSibling].flatMap((e) => e?.id || []).concat(`${fragment.id}-title`);
+  }
+
   function watchLive() {
-    let focused = null; // the fragment that has the focus
+    let focused = []; // where the focus goes if what has it is removed
     let jobs = new Map();
     const statuses = () => new Map([...document.querySelectorAll('.job')].map((j) => [j.id, j.dataset.status]));
 
@@ -82,7 +91,7 @@
       for (const f of document.querySelectorAll('[data-version]')) e.detail.parameters[`v-${f.id}`] = f.dataset.version;
     });
     document.addEventListener('htmx:beforeSwap', (e) => {
-      focused = document.activeElement?.closest('[data-version]')?.id ?? null;
+      focused = placeOf(document.activeElement);
       jobs = statuses();
       // Answers to what was asked before a search are of no use after it.
       if (isLive(e) && (pressed || e.detail.pathInfo.requestPath !== liveURL())) e.detail.shouldSwap = false;
@@ -90,12 +99,12 @@
     document.addEventListener('htmx:afterRequest', (e) => {
       if (isLive(e)) byID('offline').hidden = e.detail.xhr.status !== 0;
       // A button that is gone must not take the place on the page with it.
-      if (focused && document.activeElement === document.body) {
-        const heading = byID(`${focused}-title`);
-        heading?.setAttribute('tabindex', '-1');
-        heading?.focus({ preventScroll: true });
+      const place = document.activeElement === document.body && focused.map(byID).find(Boolean);
+      if (place) {
+        place.setAttribute('tabindex', '-1');
+        place.focus({ preventScroll: true });
       }
-      focused = null;
+      focused = [];
       for (const j of document.querySelectorAll('.job')) {
         const was = jobs.get(j.id);
         if (was && was !== j.dataset.status && ['completed', 'failed'].includes(j.dataset.status)) {
@@ -178,7 +187,7 @@
       return say(byID('status'), 'danger', unreachable);
     }
     // The button that opened the dialog may be another element by now.
-    byID('dialog').addEventListener('close', () => { if (opener) byID(opener)?.focus(); }, { once: true });
+    byID('dialog').addEventListener('close', () => { if (opener) byID(opener)?.focus({ preventScroll: true }); }, { once: true });
   }
 
   document.addEventListener('submit', (e) => {

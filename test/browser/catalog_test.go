@@ -3,6 +3,7 @@ package browser
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"net/url"
 	"strings"
 	"testing"
@@ -94,9 +95,11 @@ func TestHashJobs(t *testing.T) {
 	p.until("the row of the first is unhashed", row("first.img")+"?.textContent.includes('unhashed')")
 
 	p.marked("hashing")
-	if got := eval[string](p, "document.activeElement.id + ' ' + document.getElementById('image-url').value"); got != " https://example.org/half-typ" &&
-		got != "image-url https://example.org/half-typ" && !strings.HasSuffix(got, "-title https://example.org/half-typ") {
+	if got := eval[string](p, "document.getElementById('image-url').value"); got != "https://example.org/half-typ" {
 		t.Errorf("what was being typed is now %q", got)
+	}
+	if !eval[bool](p, "document.activeElement === "+jobOf("hashes", "first.img")) {
+		t.Error("the focus is not on the job whose Cancel is gone")
 	}
 
 	// Hash by hand.
@@ -136,11 +139,10 @@ func TestFetchJobs(t *testing.T) {
 	// The page keeps the place of what has the focus, whatever is refreshed.
 	cancel := jobOf("downloads", "image-1.img") + "?.querySelector('button')"
 	eval[bool](p, "("+cancel+".focus(), true)")
-	eval[bool](p, "(window.before = document.activeElement, true)")
 	pub.release("image-0.img")
 	p.until("the first is done", status(0, "completed"))
 	p.until("the third runs", status(2, "running"))
-	if !eval[bool](p, "document.activeElement !== window.before && document.activeElement === "+cancel) {
+	if !eval[bool](p, "document.activeElement === "+cancel) {
 		t.Error("the focus is not where it was")
 	}
 	p.until("the row follows", row("image-0.img")+"?.textContent.includes('cached')")
@@ -218,7 +220,7 @@ func TestDeleteAsksFirst(t *testing.T) {
 	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
 	p.until("the row is gone", "!"+row(hostile))
 	p.until("the good news", has("#status", hostile+" was deleted."))
-	p.until("the focus is on the catalog", "document.activeElement.id === 'catalog-title'")
+	p.until("the focus is on the row that took the place", "document.activeElement === "+row("another.img"))
 
 	entry := row("image-0.img") + "?.querySelector('.link-danger')"
 	p.clickOn("Delete", entry)
@@ -239,6 +241,68 @@ func manifestOf(n int) string {
 		fmt.Fprintf(&b, "[[images]]\nname = \"host-%04d.img\"\nsrc = \"https://example.org/host-%04d.img\"\nsha256 = \"%064x\"\nformat = \"img\"\nsize_bytes = %d\n", i, i, i+1, (i*7919%n+1)<<20)
 	}
 	return b.String()
+}
+
+// What a person looks at stays where it is, whatever is pressed and refreshed.
+func TestActionsKeepThePlace(t *testing.T) {
+	s, pub := start(t), publish(t)
+	s.call(t, "PUT", "/catalog.toml", strings.NewReader(manifestOf(80)))
+	s.call(t, "POST", "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q}`, pub.URL+"/host-0040-a.img")))
+	for _, name := range []string{"host-0040-b.img", "host-0040-c.img"} {
+		s.call(t, "PUT", "/images/"+name, strings.NewReader(name))
+	}
+	p := open(t, s)
+	p.login()
+	p.until("every image is hashed and known", "document.querySelectorAll('#hashes [data-status=queued], #hashes [data-status=running]').length === 0")
+	button := func(name, label string) string {
+		return row(name) + fmt.Sprintf("?.querySelector('[aria-label^=%s]')", js(label))
+	}
+	dialog := "document.querySelector('#confirm .btn-danger')"
+	// keeps does something with what is in the middle of the view, and holds
+	// the place of a row against what it was.
+	keeps := func(what, middle string, act func(), after string) {
+		t.Helper()
+		p.place(what, middle)
+		neighbour := row("host-0039.img") + ".getBoundingClientRect().top"
+		before := eval[float64](p, neighbour)
+		act()
+		p.until(what+" shows", after)
+		if got := eval[float64](p, neighbour); math.Abs(got-before) > 1 {
+			t.Errorf("%s moves the page by %.0f pixels", what, got-before)
+		}
+		if id := eval[string](p, "document.activeElement.closest('tr')?.id ?? document.activeElement.outerHTML.slice(0, 80)"); !strings.HasPrefix(id, "r") {
+			t.Errorf("after %s the focus is not in the rows: %s", what, id)
+		}
+	}
+	keeps("Fetch", button("host-0040-a.img", "Fetch"), func() { p.clickOn("Fetch", button("host-0040-a.img", "Fetch")) }, row("host-0040-a.img")+"?.textContent.includes('fetching')")
+	keeps("the end of the fetch", row("host-0040-a.img"), func() { pub.release("host-0040-a.img") }, button("host-0040-a.img", "Drop"))
+	keeps("another's upload", row("host-0040-a.img"), func() { s.call(t, "PUT", "/images/about.img", strings.NewReader("about")) }, row("about.img"))
+	keeps("Drop", button("host-0040-a.img", "Drop"), func() {
+		p.clickOn("Drop", button("host-0040-a.img", "Drop"))
+		p.until("the question", dialog)
+		p.clickOn("Drop", dialog)
+	}, button("host-0040-a.img", "Fetch"))
+	keeps("Delete", button("host-0040-b.img", "Delete"), func() {
+		p.clickOn("Delete", button("host-0040-b.img", "Delete"))
+		p.until("the question", dialog)
+		p.clickOn("Delete", dialog)
+	}, "!"+row("host-0040-b.img"))
+	p.press(kb.Tab)
+	if got := eval[string](p, "document.activeElement.closest('tr')?.querySelector('[data-name]').textContent ?? ''"); got != "host-0040-c.img" {
+		t.Errorf("after Delete, Tab leads to %q, want the row that took the place", got)
+	}
+
+	// Without scripts, an action comes back to its row, and to the search.
+	p.scripts(false)
+	p.navigate("/ui/images?sort=-name")
+	p.clickOn("Fetch", button("host-0040-a.img", "Fetch"))
+	inView := "document.readyState === 'complete' && (r => r.top >= -1 && r.bottom <= innerHeight)(" + row("host-0040-a.img") + ".getBoundingClientRect())"
+	p.until("the row is in view", "location.search === '?sort=-name' && "+inView)
+	p.until("the download", jobOf("downloads", "host-0040-a.img"))
+	p.clickOn("Delete", button("host-0040-c.img", "Delete"))
+	p.until("a page that asks", "location.pathname === '/ui/images/confirm'")
+	p.clickOn("Delete", dialog)
+	p.until("the rows without it", "location.search === '?sort=-name' && !"+row("host-0040-c.img")+" && "+inView)
 }
 
 func TestManyRows(t *testing.T) {

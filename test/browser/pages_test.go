@@ -286,6 +286,8 @@ func TestWithoutScripts(t *testing.T) {
 	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
 	p.until("the catalog without it", "location.pathname === '/ui/images' && !"+row("old.img"))
 	p.until("the good news", has("#status", "old.img was deleted"))
+	p.clickOn("Show everything", "[...document.querySelectorAll('#catalog a')].find(a => a.textContent === 'Show everything')")
+	p.until("everything", "location.search === '' && "+row("image-0.img"))
 
 	p.clickOn("Delete", row("image-0.img")+"?.querySelector('.link-danger')")
 	p.until("a page that asks", "location.pathname === '/ui/images/confirm'")
