@@ -37,7 +37,7 @@ func Render(v View) ([]byte, error) {
 	if err := pages.ExecuteTemplate(&b, v.template(), v); err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
-	return b.Bytes(), nil
+	return showAll(b.Bytes()), nil
 }
 
 // A Fragment is a part of a page that is sent again when it changes.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"text/template/parse"
 	"time"
+
+	"imageroot/shared/visible"
 )
 
 // views are all structs that have a template.
@@ -25,7 +27,7 @@ func views() []View {
 	}
 }
 
-const hostile = `"'<b>&.img`
+const hostile = `"'<b>&` + "\u202e" + `.img`
 
 // fill sets every field to something, and lists to two of it.
 func fill(v reflect.Value) {
@@ -58,6 +60,9 @@ func fill(v reflect.Value) {
 	}
 }
 
+// valueAttribute finds what is for programs: it stays as it is.
+var valueAttribute = regexp.MustCompile(`(value|data-copy)="[^"]*"`)
+
 // Every template goes with its struct, whichever of its parts show.
 func TestEveryViewRenders(t *testing.T) {
 	for _, v := range views() {
@@ -71,6 +76,11 @@ func TestEveryViewRenders(t *testing.T) {
 		}
 		if bytes.Contains(out, []byte("<b>")) || bytes.Contains(out, []byte("ZgotmplZ")) {
 			t.Errorf("%T lets markup through, or has a value where none may be:\n%s", v, out)
+		}
+		for line := range strings.Lines(valueAttribute.ReplaceAllString(string(out), "")) {
+			if visible.Text(line) != line {
+				t.Errorf("%T has characters that are not seen: %+q", v, line)
+			}
 		}
 		for _, status := range []string{"running", "queued", "failed", "completed"} {
 			setStatus(v, status)
@@ -165,6 +175,33 @@ func TestNothingInline(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Names in all places show all that is in them, and move nothing about.
+func TestNamesAreShown(t *testing.T) {
+	const name, hebrew = "a\u202egmi.exe.img", "\u05d0\u05d1.img"
+	out, err := Render(Confirm{
+		Frame: Frame{Title: name, Notice: hebrew}, Question: "Delete " + name + "?", Done: name + " was deleted.",
+		Facts: []Detail{{Name: "Also", Value: hebrew}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"<title>a[U+202E]gmi.exe.img", ">Delete a[U+202E]gmi.exe.img?<", `data-done="a[U+202E]gmi.exe.img was deleted."`,
+		`<dd><bdi dir="ltr">` + hebrew + `</bdi></dd>`,
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the page lacks %+q:\n%s", want, out)
+		}
+	}
+	c, err := Render(Catalog{Rows: []Row{{Name: name, SHA256: "00", Sources: []Source{{What: "image", Key: name, Name: name}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(c), `name="key" value="`+name+`"`) {
+		t.Errorf("the form names another image:\n%+q", c)
 	}
 }
 

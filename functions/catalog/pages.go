@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"imageroot/shared/problem"
+	"imageroot/shared/visible"
 	"imageroot/shared/web"
 	"imageroot/templates"
 )
@@ -121,7 +122,7 @@ func (f *Function) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.
 	}
 	if err := f.show(w, r, status, page); err != nil {
 		f.Log.Error("the page of a problem cannot be shown", "error", err)
-		http.Error(w, e.Detail, status)
+		http.Error(w, visible.Text(e.Detail), status)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"imageroot/shared/visible"
 )
 
 // RequestIDHeader is the field that carries a request's ID, both ways.
@@ -56,7 +58,7 @@ func (e *Error) body(status int, instance string) []byte {
 	members["type"] = "about:blank"
 	members["title"] = http.StatusText(status)
 	members["status"] = status
-	members["detail"] = e.Detail
+	members["detail"] = visible.Text(e.Detail)
 	members["code"] = e.Code
 	if instance != "" {
 		members["instance"] = instance

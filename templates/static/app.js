@@ -13,11 +13,16 @@
 
   const byID = (id) => document.getElementById(id);
 
+  // visible shows what would not be seen, or would turn names around, as the
+  // server does: "[U+202E]".
+  const visible = (text) => text.replace(/[^\p{L}\p{M}\p{N}\p{P}\p{S} \n\r\t]/gu,
+    (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}]`);
+
   // el makes an element. Text is text, whatever is in it.
   function el(tag, attributes = {}, ...children) {
     const e = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.append(...children);
+    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, name === 'aria-label' ? visible(value) : value);
+    e.append(...children.map((c) => (typeof c === 'string' ? visible(c) : c)));
     return e;
   }
 
@@ -40,7 +45,7 @@
     place.replaceChildren(box);
   }
 
-  const announce = (text) => { byID('announce').textContent = text; };
+  const announce = (text) => { byID('announce').textContent = visible(text); };
 
   // problemOf is the sentence of an answer that is none of the good ones.
   async function problemOf(res) {

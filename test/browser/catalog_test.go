@@ -181,7 +181,8 @@ func TestFetchJobs(t *testing.T) {
 
 func TestDeleteAsksFirst(t *testing.T) {
 	s, pub := start(t), publish(t)
-	hostile := `"'<b>&ä #1%41+.img`
+	hostile := `"'<b>&ä #1%41+` + "\u202egmi.exe.img"
+	shown := strings.ReplaceAll(hostile, "\u202e", "[U+202E]")
 	s.call(t, "PUT", "/images/"+url.PathEscape(hostile), strings.NewReader("hostile"))
 	s.call(t, "PUT", "/images/keep.img", strings.NewReader("keep"))
 	s.call(t, "POST", "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q}`, pub.URL+"/image-0.img")))
@@ -191,11 +192,11 @@ func TestDeleteAsksFirst(t *testing.T) {
 	if n := eval[int](p, "document.querySelectorAll('#catalog tbody tr').length"); n != 3 {
 		t.Errorf("%d rows, want 3", n)
 	}
-	remove := row(hostile) + "?.querySelector('.link-danger')"
+	remove := row(shown) + "?.querySelector('.link-danger')"
 	isOpen := "document.getElementById('dialog').open"
 	for _, way := range []string{"Keep", "Escape"} {
 		p.clickOn("Delete", remove)
-		p.until("the question", isOpen+" && "+has("#confirm-title", "Delete "+hostile+"?"))
+		p.until("the question", isOpen+" && "+has("#confirm-title", "Delete "+shown+"?"))
 		if way == "Keep" {
 			p.shots("images-delete")
 			// Refreshing meanwhile closes nothing.
@@ -218,8 +219,8 @@ func TestDeleteAsksFirst(t *testing.T) {
 	p.clickOn("Delete", remove)
 	p.until("the question", isOpen+" && document.getElementById('confirm')")
 	p.clickOn("Delete", "document.querySelector('#confirm .btn-danger')")
-	p.until("the row is gone", "!"+row(hostile))
-	p.until("the good news", has("#status", hostile+" was deleted."))
+	p.until("the row is gone", "!"+row(shown))
+	p.until("the good news", has("#status", shown+" was deleted."))
 	p.until("the focus is on the row that took the place", "document.activeElement === "+row("another.img"))
 
 	entry := row("image-0.img") + "?.querySelector('.link-danger')"
