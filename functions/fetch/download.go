@@ -46,7 +46,8 @@ type checkpoint struct {
 	Hashed     digest.State      `json:"hashed"`    // of those
 	Size       int64             `json:"size"`      // of the source; negative: not known
 	Validators source.Validators `json:"validators"`
-	At         time.Time         `json:"at,omitzero"` // when the last part was finished
+	Mixed      bool              `json:"mixed,omitempty"` // the parts are of answers with different validators
+	At         time.Time         `json:"at,omitzero"`     // when the last part was finished
 	// Whole says that all parts are there and are what they should be: what is
 	// left is to make a blob of them, and that may have been begun.
 	Whole bool `json:"whole,omitempty"`
@@ -54,9 +55,11 @@ type checkpoint struct {
 
 // A transfer is one try to get a source whole.
 type transfer struct {
-	f   *Function
-	t   *target
-	run *job.Run
+	f    *Function
+	t    *target
+	run  *job.Run
+	from json.RawMessage // the checkpoint to go on from, if any
+	pure bool            // joins nothing that different servers have
 
 	cp    checkpoint
 	sum   *digest.Hasher
@@ -65,12 +68,13 @@ type transfer struct {
 
 // fetch brings the target's bytes into the catalog root.
 func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*job.Job), error) {
+	from := run.Job().Checkpoint
 	if t.sha256 != "" {
 		// Another source of the same bytes may have been fetched before.
 		info, err := f.Catalog.Head(ctx, layout.BlobKey(t.sha256))
 		if err == nil {
 			var cp checkpoint
-			if json.Unmarshal(run.Job().Checkpoint, &cp) == nil && cp.UploadID != "" {
+			if json.Unmarshal(from, &cp) == nil && cp.UploadID != "" {
 				f.abandon(ctx, t.name, cp)
 			}
 			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{})
@@ -78,10 +82,16 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, retryLater(err)
 		}
+		if from == nil {
+			if from, err = f.inherit(ctx, t, run); err != nil {
+				return nil, retryLater(err)
+			}
+		}
 	}
+	pure := false
 	for restarts := 0; ; restarts++ {
-		tr := &transfer{f: f, t: t, run: run}
-		finish, err := tr.do(ctx, restarts == 0)
+		tr := &transfer{f: f, t: t, run: run, from: from, pure: pure}
+		finish, err := tr.do(ctx)
 		again, ok := errors.AsType[*restartError](err)
 		if !ok {
 			return finish, err
@@ -89,17 +99,54 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		if restarts == maxRestarts {
 			return nil, again.err
 		}
+		from, pure = nil, pure || again.pure
 	}
 }
 
-// do gets the whole, going on from the job's checkpoint if it may. The parts
-// of a try that cannot be gone on with are given up.
-func (tr *transfer) do(ctx context.Context, resume bool) (_ func(*job.Job), err error) {
-	resumed := false
-	if resume {
-		if resumed, err = tr.resume(ctx); err != nil {
-			return nil, err
+// inherit takes over what a failed fetch of the same bytes, from whatever
+// source, has left to go on from. It returns nil if there is none.
+func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.RawMessage, error) {
+	jobs, err := f.Inventory.FetchJobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var from job.Job
+	for _, j := range jobs {
+		if cp, ok := f.kept(j); ok && cp.Key == t.key() && j.BytesDone >= from.BytesDone {
+			from = j
 		}
+	}
+	if from.Checkpoint == nil {
+		return nil, nil
+	}
+	taken := false
+	_, _, err = record.Change(ctx, f.Catalog, layout.FetchJobKey(from.Ref), func(j *job.Job, exists bool) error {
+		taken = exists && j.Status == job.Failed && bytes.Equal(j.Checkpoint, from.Checkpoint)
+		if !taken {
+			return record.ErrKeep // another fetch has it
+		}
+		j.Checkpoint = nil
+		return nil
+	})
+	if err != nil || !taken {
+		return nil, err
+	}
+	return from.Checkpoint, save(ctx, run, from.BytesDone, t.size, from.Checkpoint)
+}
+
+// kept returns the checkpoint that a failed job has left, unless it is so old
+// that its parts may be swept.
+func (f *Function) kept(j job.Job) (cp checkpoint, ok bool) {
+	err := json.Unmarshal(j.Checkpoint, &cp)
+	return cp, err == nil && j.Status == job.Failed && f.Now().Sub(cp.At) < abandonedAfter
+}
+
+// do gets the whole, going on from a checkpoint if it may. The parts of a try
+// that cannot be gone on with are given up.
+func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
+	resumed, err := tr.resume(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if !resumed {
 		if err := tr.begin(ctx); err != nil {
@@ -126,8 +173,8 @@ func (tr *transfer) do(ctx context.Context, resume bool) (_ func(*job.Job), err 
 func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
 		sources: tr.f.Sources, loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
-		verified: tr.t.verified(),
-		count:    tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
+		verified: tr.t.verified() && !tr.pure, whole: tr.pure,
+		count: tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
 	})
 	if err != nil {
 		return err
@@ -140,6 +187,12 @@ func (tr *transfer) receive(ctx context.Context) error {
 		return err
 	}
 	if err := tr.verify(); err != nil {
+		if tr.t.seen.Differ(tr.cp.Validators) {
+			tr.f.flag(ctx, tr.t)
+		}
+		if tr.cp.Mixed || s.mixed.Load() {
+			return &restartError{err: err, pure: true} // one of the mirrors may be out of date
+		}
 		return err
 	}
 	tr.cp.Whole = true
@@ -147,15 +200,19 @@ func (tr *transfer) receive(ctx context.Context) error {
 }
 
 // outlast keeps the job queued over a source that is out of reach, where some
-// of the image is here and can be gone on from.
+// of the image is here and can be gone on from. Over a source that answers, and
+// not with the rest, it fails the job and keeps the parts for another URL.
 func (tr *transfer) outlast(err error) error {
 	asked, passes := source.MayRetry(err)
-	if _, short := errors.AsType[*source.ShortBody](err); short {
-		passes = false // it answers, and never in full
-	}
 	down := tr.f.Now().Sub(tr.cp.At)
-	if !passes || tr.cp.Parts == 0 || down+asked > maxOutage || !tr.resumable() {
+	if !passes && !mayPass(err) || tr.cp.Parts == 0 || down+asked > maxOutage || !tr.resumable() {
 		return err
+	}
+	if _, restart := errors.AsType[*restartError](err); restart {
+		return err
+	}
+	if _, short := errors.AsType[*source.ShortBody](err); short || !passes {
+		return &job.Kept{Err: fmt.Errorf("%w; the first %d bytes are kept for a day, for another fetch of the same content", err, tr.sum.Offset())}
 	}
 	after := max(asked, min(max(down, minOutageWait), maxOutageWait)).Round(time.Second)
 	return &job.Retry{After: after, Free: true, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
@@ -179,11 +236,11 @@ func (tr *transfer) size() int64 {
 	return tr.t.size
 }
 
-// resume takes up the job's checkpoint and reports whether that is possible.
-// The parts of one that is of no use are given up.
+// resume takes up a checkpoint and reports whether that is possible. The parts
+// of one that is of no use are given up.
 func (tr *transfer) resume(ctx context.Context) (bool, error) {
 	var cp checkpoint
-	if json.Unmarshal(tr.run.Job().Checkpoint, &cp) != nil || cp.UploadID == "" {
+	if json.Unmarshal(tr.from, &cp) != nil || cp.UploadID == "" {
 		return false, nil
 	}
 	tr.cp = cp
@@ -278,7 +335,9 @@ func (tr *transfer) begin(ctx context.Context) error {
 // keeps reports whether the parts are of use to a later run, or are another
 // owner's by now.
 func (tr *transfer) keeps(ctx context.Context, err error) bool {
-	if _, retry := errors.AsType[*job.Retry](err); retry && ctx.Err() == nil {
+	_, retry := errors.AsType[*job.Retry](err)
+	_, kept := errors.AsType[*job.Kept](err)
+	if (retry || kept) && ctx.Err() == nil {
 		return true
 	}
 	cause := context.Cause(ctx)
@@ -316,11 +375,8 @@ func (tr *transfer) compare(ctx context.Context, s *stream) error {
 	t := tr.t
 	tr.cp.Validators, tr.cp.Size = s.validators, s.size
 	sizeDiffers := t.size >= 0 && s.size >= 0 && s.size != t.size
-	if !sizeDiffers && !t.seen.Differ(s.validators) {
-		return nil
-	}
-	if t.entry {
-		tr.f.flag(ctx, t.ref, "the source is not what it was when it was added: refresh the entry to take what is there now")
+	if sizeDiffers || !t.verified() && t.seen.Differ(s.validators) {
+		tr.f.flag(ctx, t)
 	}
 	if sizeDiffers {
 		return fmt.Errorf("the source has %d bytes and the catalog says %d: refresh the entry if the publisher has replaced the image", s.size, t.size)
@@ -329,8 +385,12 @@ func (tr *transfer) compare(ctx context.Context, s *stream) error {
 }
 
 // flag warns of an entry whose source has changed.
-func (f *Function) flag(ctx context.Context, ref, warning string) {
-	_, _, err := record.Change(ctx, f.Catalog, layout.EntryKey(ref), func(e *entry.Entry, exists bool) error {
+func (f *Function) flag(ctx context.Context, t *target) {
+	if !t.entry {
+		return
+	}
+	const warning = "the source is not what it was when it was added: refresh the entry to take what is there now"
+	_, _, err := record.Change(ctx, f.Catalog, layout.EntryKey(t.ref), func(e *entry.Entry, exists bool) error {
 		if !exists || e.Changed == warning {
 			return record.ErrKeep
 		}
@@ -338,7 +398,7 @@ func (f *Function) flag(ctx context.Context, ref, warning string) {
 		return nil
 	})
 	if err != nil {
-		f.Log.Warn("an entry could not be flagged", "ref", ref, "error", err)
+		f.Log.Warn("an entry could not be flagged", "ref", t.ref, "error", err)
 	}
 }
 
@@ -438,6 +498,7 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 	}
 	tr.parts = append(tr.parts, part)
 	tr.cp.Parts, tr.cp.Hashed, tr.cp.At = n, tr.sum.State(), tr.f.Now().UTC()
+	tr.cp.Mixed = tr.cp.Mixed || s.mixed.Load()
 	return tr.save(ctx)
 }
 
@@ -510,7 +571,7 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	case errors.Is(err, store.ErrNotFound):
 		// Put in its place already, or gone.
 		if there, err = c.Head(ctx, blob); errors.Is(err, store.ErrNotFound) || err == nil && there.Size != size {
-			return &restartError{errors.New("the store has lost the bytes that were fetched")}
+			return &restartError{err: errors.New("the store has lost the bytes that were fetched")}
 		}
 		if err != nil {
 			return retryLater(err)
@@ -519,7 +580,7 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	case err != nil:
 		return retryLater(err)
 	case there.Size != size:
-		return &restartError{fmt.Errorf("the store has %d bytes of the %d that were sent to it", there.Size, size)}
+		return &restartError{err: fmt.Errorf("the store has %d bytes of the %d that were sent to it", there.Size, size)}
 	case tr.cp.Key == blob:
 		return nil
 	}

@@ -263,7 +263,8 @@ func (f *Function) Reconcile(ctx context.Context) error {
 
 // resume queues the jobs that have not ended, those of another owner for when
 // its lease is over, and removes those that ended long ago. It returns the keys
-// and the IDs of the store's uploads that the first fill.
+// and the IDs of the store's uploads that the first fill, or that failed ones
+// have left for another.
 func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error) {
 	jobs, err := f.Inventory.FetchJobs(ctx)
 	if err != nil {
@@ -271,6 +272,9 @@ func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error
 	}
 	inUse = map[string]bool{}
 	for _, j := range jobs {
+		if cp, ok := f.kept(j); ok {
+			inUse[cp.UploadID], inUse[cp.Key] = true, true
+		}
 		if !j.Status.Active() {
 			if j.Old(f.Now()) {
 				if err := f.Jobs.Sweep(ctx, layout.FetchJobKey(j.Ref)); err != nil {

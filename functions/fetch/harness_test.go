@@ -508,7 +508,11 @@ func (w *world) failed(words ...string) {
 	if _, _, err := w.root.ReadRecord(context.Background(), layout.FetchedKey(w.ref)); !errors.Is(err, store.ErrNotFound) {
 		w.t.Errorf("a failed fetch was recorded as one (%v)", err)
 	}
-	w.clean()
+	if j.Checkpoint == nil {
+		w.clean()
+	} else {
+		w.swept(w.process("sweeper", w.root)) // kept for a day
+	}
 }
 
 // eventually waits for what another goroutine is about to do.

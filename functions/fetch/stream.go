@@ -26,9 +26,10 @@ type streamConfig struct {
 	size       int64 // of the source, as far as is known; negative: not
 	validators source.Validators
 	// verified says that a digest will tell whether the bytes are the right
-	// ones: what a source without validators sends may then be put together
-	// from several answers.
+	// ones. Answers are then joined whatever their validators are: mirrors
+	// differ in those.
 	verified bool
+	whole    bool                    // ask for all at once: what one server has
 	count    func(n int)             // of each piece that was received
 	progress func(done, total int64) // total is negative where not known
 }
@@ -44,6 +45,7 @@ type stream struct {
 
 	received atomic.Int64 // bytes, with what is not handed out yet
 	begun    bool         // size and validators are what the first answer said
+	mixed    atomic.Bool  // answers with different validators were joined
 
 	// In order over one connection:
 	body  *source.Body
@@ -59,11 +61,17 @@ type stream struct {
 	stopped bool
 	limit   int64 // nothing from here on is asked for
 	raised  chan struct{}
+	width   int // how many segments may be under way
+	lent    int // how many buffers there are for them
 	workers sync.WaitGroup
 }
 
 // restartError says that what has come so far is of no use, and why.
-type restartError struct{ err error }
+type restartError struct {
+	err error
+	// pure says that the next try must not join what different servers have.
+	pure bool
+}
 
 func (e *restartError) Error() string { return e.err.Error() }
 func (e *restartError) Unwrap() error { return e.err }
@@ -84,7 +92,11 @@ func (s *stream) begin() error {
 	if s.offset > 0 && s.offset == s.size {
 		return nil // all of it is there
 	}
-	body, err := s.open(s.offset, segmentBytes, &s.tries)
+	length := segmentBytes
+	if s.whole {
+		length = -1
+	}
+	body, err := s.open(s.offset, length, &s.tries)
 	if err != nil {
 		return err
 	}
@@ -96,6 +108,7 @@ func (s *stream) begin() error {
 		s.size = min(s.size, -1) // a server that gives no length need not keep to one that it gave before
 	}
 	switch {
+	case s.whole:
 	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+segmentBytes && !s.joinable():
 		// A range of who knows what: take the rest as it comes.
 		body.Close()
@@ -118,14 +131,13 @@ func (s *stream) joinable() bool {
 func (s *stream) parallel(first *source.Body) {
 	s.order = make(chan *segment, connections)
 	s.buffers = make(chan []byte, connections)
-	for range connections {
-		s.buffers <- nil // allocated when it is needed
-	}
+	s.widen(connections)
 	s.limit = s.offset + segmentBytes
 	s.workers.Go(func() { s.schedule(first) })
 }
 
-// allow lets the stream ask for what comes before limit.
+// allow lets the stream ask for what comes before limit, over more connections
+// than it came down to before that.
 func (s *stream) allow(limit int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +145,37 @@ func (s *stream) allow(limit int64) {
 		s.limit = limit
 		close(s.raised)
 		s.raised = make(chan struct{})
+		if s.order != nil {
+			s.widen(min(2*s.width, connections))
+		}
 	}
+}
+
+// widen allows that many segments at once.
+func (s *stream) widen(width int) {
+	for s.width = width; s.lent < width; s.lent++ {
+		s.buffers <- nil // allocated when it is needed
+	}
+}
+
+// narrow halves the number of segments at once: a server that fails may have
+// been asked for too many.
+func (s *stream) narrow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.width = max(1, s.width/2)
+}
+
+// recycle gives the buffer of a segment to the next one, if there may be as
+// many as now.
+func (s *stream) recycle(buf []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lent > s.width {
+		s.lent--
+		return
+	}
+	s.buffers <- buf // never blocks: it has room for all
 }
 
 // interrupt makes a Read that waits fail.
@@ -212,7 +254,7 @@ func (s *stream) reopen(err error) error {
 		if err == nil {
 			err = errors.New("the source cannot go on where it was")
 		}
-		return &restartError{err}
+		return &restartError{err: err}
 	}
 	body, oerr := s.open(s.offset, -1, &s.tries)
 	if oerr != nil {
@@ -232,7 +274,7 @@ func (s *stream) skip() error {
 		switch {
 		case err == nil || again == 0:
 		case errors.Is(err, io.EOF):
-			return &restartError{source.ErrChanged} // shorter than it was
+			return &restartError{err: source.ErrChanged} // shorter than it was
 		default:
 			return s.reopen(err)
 		}
@@ -242,16 +284,29 @@ func (s *stream) skip() error {
 
 // open asks for part of the source, again and again where that may help.
 func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
+	validators := s.validators
+	if s.verified {
+		validators = source.Validators{}
+	}
 	for {
-		body, err := s.sources.Open(s.ctx, s.loc, offset, length, s.validators)
-		switch {
-		case err == nil && (offset > 0 || s.begun) && body.Size >= 0 && s.size >= 0 && body.Size != s.size:
+		body, err := s.sources.Open(s.ctx, s.loc, offset, length, validators)
+		if err == nil && (offset > 0 || s.begun) && body.Size >= 0 && s.size >= 0 && body.Size != s.size {
 			body.Close()
-			return nil, &restartError{fmt.Errorf("the source changed while it was fetched: it had %d bytes and has %d now", s.size, body.Size)}
+			err = fmt.Errorf("it had %d bytes and has %d now: %w", s.size, body.Size, source.ErrChanged)
+		}
+		switch {
 		case err == nil:
+			if s.validators.Differ(body.Validators) {
+				s.mixed.Store(true)
+			}
 			return body, nil
 		case errors.Is(err, source.ErrChanged):
-			return nil, &restartError{fmt.Errorf("the source changed while it was fetched (%w)", err)}
+			changed := &restartError{err: fmt.Errorf("the source changed while it was fetched: %w", err)}
+			// Another mirror may have what the digest is of.
+			if !s.verified || t.wait(s.ctx, err) != nil {
+				return nil, changed
+			}
+			continue
 		case errors.Is(err, source.ErrRange) && (offset > 0 || length > 0):
 			// Not what was asked for: take the whole.
 			if offset, length = 0, -1; t.give() {
@@ -331,11 +386,14 @@ func (s *stream) mayAsk(offset int64) (int64, bool) {
 
 // fill reads a segment, from body first if there is one.
 func (s *stream) fill(g *segment, body *source.Body) error {
-	var t tries
+	t := tries{most: shortTries} // one connection is more patient
 	filled := 0
 	for {
 		if body == nil {
 			b, err := s.open(g.offset+int64(filled), int64(len(g.buf)-filled), &t)
+			if t.failures > 0 {
+				s.narrow()
+			}
 			if err != nil {
 				return err
 			}
@@ -388,10 +446,10 @@ func (s *stream) readSegments(p []byte) (int, error) {
 			return 0, s.err
 		}
 		<-g.ready
-		if errors.Is(g.err, errNoRange) {
-			return s.inOrder(p)
-		}
 		if g.err != nil {
+			if _, ok := errors.AsType[*restartError](g.err); !ok && s.ctx.Err() == nil {
+				return s.inOrder(p) // a server that fails at ranges may do without
+			}
 			s.err = g.err
 			return 0, s.err
 		}
@@ -403,7 +461,7 @@ func (s *stream) readSegments(p []byte) (int, error) {
 	s.offset += int64(n)
 	if g.read == len(g.buf) {
 		s.current = nil
-		s.buffers <- g.buf[:cap(g.buf)] // there was room before it was taken
+		s.recycle(g.buf[:cap(g.buf)])
 	}
 	return n, nil
 }

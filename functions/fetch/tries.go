@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ var firstWait = 500 * time.Millisecond // a variable for the tests
 // tries decides whether and when to ask again. What brings new bytes does not
 // count.
 type tries struct {
+	most     int // how many failures end it; 0 means that the error says so
 	failures int
 	best     int64
 }
@@ -56,11 +58,12 @@ func (t *tries) give() bool {
 // that makes no sense.
 func (t *tries) wait(ctx context.Context, err error) error {
 	after, ok := source.MayRetry(err)
-	if ctx.Err() != nil || !ok {
+	refused := mayPass(err)
+	if ctx.Err() != nil || !ok && !refused {
 		return err
 	}
-	most := lostTries
-	if _, short := errors.AsType[*source.ShortBody](err); short {
+	most := cmp.Or(t.most, lostTries)
+	if _, short := errors.AsType[*source.ShortBody](err); short || refused {
 		most = shortTries
 	}
 	if t.failures++; t.failures >= most {
@@ -78,4 +81,11 @@ func (t *tries) wait(ctx context.Context, err error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// mayPass reports whether the next server that the source's URL leads to may
+// answer otherwise: a redirector's choice, or a signed URL that has expired.
+func mayPass(err error) bool {
+	u, ok := errors.AsType[*source.Unresolvable](err)
+	return ok && u.Status != 0 || errors.Is(err, source.ErrChanged)
 }

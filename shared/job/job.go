@@ -65,7 +65,8 @@ type Job struct {
 	Idle bool `json:"-"`
 	// Version is the version of the object that a hash job reads.
 	Version *store.Version `json:"version,omitempty"`
-	// Checkpoint is what the worker needs to go on where it was.
+	// Checkpoint is what the worker needs to go on where it was. A job that
+	// failed with [Kept] has one too.
 	Checkpoint json.RawMessage `json:"checkpoint,omitempty"`
 }
 
@@ -133,7 +134,7 @@ func (j *Jobs) Enqueue(ctx context.Context, key string, keep func(Job) bool, set
 			return record.ErrKeep
 		}
 		queued = true
-		*job = Job{Meta: job.Meta, Generation: job.Generation + 1, Status: Queued, QueuedAt: j.Now().UTC()}
+		*job = Job{Meta: job.Meta, Generation: job.Generation + 1, Status: Queued, QueuedAt: j.Now().UTC(), Checkpoint: job.Checkpoint}
 		set(job)
 		return nil
 	})
@@ -298,7 +299,8 @@ func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMe
 //   - nil: completed, with what work's last changes to the job are;
 //   - the parent's context ended: queued again, with the last checkpoint;
 //   - a [Retry]: queued again;
-//   - any other error: failed, with its text.
+//   - any other error: failed, with its text, and without the checkpoint unless
+//     it is a [Kept].
 //
 // It returns the job as it stands afterwards. The error is [ErrIdle], a
 // [*BusyError], work's [Retry], a [*StoppedError], or one of the store's; a job
@@ -452,6 +454,13 @@ func (r *Run) take() bool {
 	return true
 }
 
+// A Kept is an error that fails the job and leaves its checkpoint, for the
+// next time that it is queued or for another job.
+type Kept struct{ Err error }
+
+func (e *Kept) Error() string { return e.Err.Error() }
+func (e *Kept) Unwrap() error { return e.Err }
+
 // A Retry is an error of a run that is to be tried again after a while.
 type Retry struct {
 	After time.Duration
@@ -507,7 +516,10 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err
 	default:
-		r.job.Status, r.job.FinishedAt, r.job.Error, r.job.Checkpoint = Failed, &now, err.Error(), nil
+		r.job.Status, r.job.FinishedAt, r.job.Error = Failed, &now, err.Error()
+		if _, kept := errors.AsType[*Kept](err); !kept {
+			r.job.Checkpoint = nil
+		}
 	}
 	for {
 		cur, serr := r.write(ctx)

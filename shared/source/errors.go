@@ -33,6 +33,7 @@ func malformed(format string, args ...any) error {
 // Trying again does not help, unless Err holds a [*Retryable].
 type Unresolvable struct {
 	Reason string
+	Status int   // of the HTTP answer that says so, or 0
 	Err    error // may be nil
 }
 
@@ -41,7 +42,7 @@ func (e *Unresolvable) Error() string { return e.Reason }
 func (e *Unresolvable) Unwrap() error { return e.Err }
 
 func unresolvable(err error, format string, args ...any) error {
-	return &Unresolvable{fmt.Sprintf(format, args...), err}
+	return &Unresolvable{Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
 // A Retryable is a failure that may pass: a connection lost, a server that is

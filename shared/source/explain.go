@@ -116,11 +116,12 @@ func (c *Client) certificate(err error) string {
 func (c *Client) status(resp *http.Response, what string) error {
 	host := resp.Request.URL.Host
 	answer := fmt.Sprintf("%s answered %d %s", host, resp.StatusCode, http.StatusText(resp.StatusCode))
+	refused := &Unresolvable{Reason: fmt.Sprintf("%s where the %s was expected", answer, what), Status: resp.StatusCode}
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound || code == http.StatusGone:
-		return unresolvable(nil, "%s: there is no %s at this URL", answer, what)
+		refused.Reason = fmt.Sprintf("%s: there is no %s at this URL", answer, what)
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return unresolvable(nil, "%s: it does not give the %s without a login, or the URL has expired", answer, what)
+		refused.Reason = fmt.Sprintf("%s: it does not give the %s without a login, or the URL has expired", answer, what)
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported:
 		after := c.retryAfter(resp.Header.Get("Retry-After"))
 		reason := answer + ": it may work later"
@@ -129,7 +130,7 @@ func (c *Client) status(resp *http.Response, what string) error {
 		}
 		return &Retryable{Reason: reason, After: after}
 	}
-	return unresolvable(nil, "%s where the %s was expected", answer, what)
+	return refused
 }
 
 // retryAfter reads a Retry-After field (RFC 9110 section 10.2.3).

@@ -28,7 +28,7 @@ func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v
 	if u.Scheme == "oras" {
 		return c.openBlob(ctx, u, loc.Digest, offset, length)
 	}
-	return c.open(ctx, c.web, u.Canonical, u.Name, offset, length, v)
+	return c.open(ctx, c.session(), u.Canonical, u.Name, offset, length, v)
 }
 
 func (c *Client) open(ctx context.Context, client doer, url, name string, offset, length int64, v Validators) (*Body, error) {

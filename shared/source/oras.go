@@ -23,12 +23,12 @@ import (
 // maxManifestBytes is what registries accept as a manifest.
 const maxManifestBytes = 4 << 20
 
-func (c *Client) registryClient(cred auth.CredentialFunc) *auth.Client {
+func (c *Client) registryClient(cred auth.CredentialFunc, tokens auth.Cache) *auth.Client {
 	return &auth.Client{
-		Client:     c.web,
+		Client:     c.session(),
 		Header:     http.Header{"User-Agent": {c.config.UserAgent}},
 		Credential: cred,
-		Cache:      auth.NewCache(),
+		Cache:      tokens,
 		// Where a token server is gets checked where it is dialled.
 		BlockedRealmPrefixes: []netip.Prefix{},
 	}
@@ -66,14 +66,14 @@ func (c *Client) credential(ctx context.Context, hostport string) (auth.Credenti
 // withCredentials runs op with the stored credentials, and if a registry
 // refuses them once more without: expired ones get public images refused.
 func (c *Client) withCredentials(ctx context.Context, ref registry.Reference, op func(*auth.Client) error) error {
-	err := op(c.signedIn)
+	err := op(c.registryClient(c.credential, c.signedIn))
 	if err == nil || !refusesCredentials(err) {
 		return err
 	}
 	if cred, cerr := c.credential(ctx, ref.Host()); cerr == nil && cred == auth.EmptyCredential {
 		return err
 	}
-	if op(c.anonymous) == nil {
+	if op(c.registryClient(nil, c.anonymous)) == nil {
 		return nil
 	}
 	return err
@@ -112,13 +112,14 @@ func (c *Client) explainRegistry(ctx context.Context, ref registry.Reference, er
 			host = resp.URL.Host
 		}
 		answer := fmt.Sprintf("%s answered %d %s", host, resp.StatusCode, http.StatusText(resp.StatusCode))
+		reason := fmt.Sprintf("%s to the request for %s", answer, ref)
 		switch code := resp.StatusCode; {
 		case code == http.StatusUnauthorized || code == http.StatusForbidden:
-			return unresolvable(err, "%s: reading %s needs a login that it accepts; store one in the Docker configuration file (docker login %s)", answer, ref.Repository, ref.Registry)
+			reason = fmt.Sprintf("%s: reading %s needs a login that it accepts; store one in the Docker configuration file (docker login %s)", answer, ref.Repository, ref.Registry)
 		case code == http.StatusTooManyRequests || code >= 500:
 			return retryable(err, "%s: it may work later", answer)
 		}
-		return unresolvable(err, "%s to the request for %s", answer, ref)
+		return &Unresolvable{Reason: reason, Status: resp.StatusCode, Err: err}
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrTrailingData), errors.Is(err, errdef.ErrSizeExceedsLimit):
 		return unresolvable(err, "%s sent a manifest of %s that is not what its digest says: %v", ref.Registry, ref, err)
 	}

@@ -16,10 +16,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/cookiejar"
 	"runtime"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/net/publicsuffix"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"imageroot/shared/image"
@@ -60,9 +62,9 @@ type Config struct {
 type Client struct {
 	config    Config
 	now       func() time.Time
-	web       *http.Client
-	signedIn  *auth.Client // registries, with stored credentials
-	anonymous *auth.Client // registries, without
+	transport *http.Transport
+	signedIn  auth.Cache // tokens of registries, with stored credentials
+	anonymous auth.Cache // tokens of registries, without
 }
 
 // New returns a client.
@@ -82,28 +84,37 @@ func New(config Config) *Client {
 	if c.now == nil {
 		c.now = time.Now
 	}
-	c.web = &http.Client{Transport: c.transport(), CheckRedirect: checkRedirect}
-	c.signedIn = c.registryClient(c.credential)
-	c.anonymous = c.registryClient(nil)
+	c.transport = newTransport(&c.config)
+	c.signedIn, c.anonymous = auth.NewCache(), auth.NewCache()
 	return c
 }
 
-// transport speaks HTTP/1.1 only: CDNs reset long HTTP/2 streams, and ranges
+// newTransport speaks HTTP/1.1 only: CDNs reset long HTTP/2 streams, and ranges
 // in parallel are to be connections in parallel.
-func (c *Client) transport() *http.Transport {
-	t := c.config.Policy.Transport()
+func newTransport(config *Config) *http.Transport {
+	t := config.Policy.Transport()
 	t.DisableCompression = true
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
-	t.ResponseHeaderTimeout = c.config.HeaderTimeout
+	t.ResponseHeaderTimeout = config.HeaderTimeout
 	t.MaxIdleConnsPerHost = 8
 	t.ReadBufferSize = 64 << 10
-	t.TLSClientConfig = &tls.Config{RootCAs: c.config.RootCAs, Time: c.config.Now}
+	t.TLSClientConfig = &tls.Config{RootCAs: config.RootCAs, Time: config.Now}
 	return t
 }
 
+// session returns an HTTP client for the requests of one operation: cookies that
+// a redirect sets go to the hosts that they are for, and end with it.
+func (c *Client) session() *http.Client {
+	jar, _ := cookiejar.New(&cookiejar.Options{PublicSuffixList: publicsuffix.List}) // never fails
+	return &http.Client{
+		Transport: c.transport, Jar: jar,
+		CheckRedirect: func(req *http.Request, via []*http.Request) error { return checkRedirect(jar, req, via) },
+	}
+}
+
 // Close closes the connections that wait for another request.
-func (c *Client) Close() { c.web.CloseIdleConnections() }
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // A Location is where the bytes of a resolved source are.
 type Location struct {

@@ -21,8 +21,8 @@ type redirectError struct{ reason string }
 
 func (e *redirectError) Error() string { return e.reason }
 
-// checkRedirect is an [http.Client.CheckRedirect].
-func checkRedirect(req *http.Request, via []*http.Request) error {
+// checkRedirect is an [http.Client.CheckRedirect] of a client with that jar.
+func checkRedirect(jar http.CookieJar, req *http.Request, via []*http.Request) error {
 	first := via[0].URL.Host
 	if s := req.URL.Scheme; s != "http" && s != "https" {
 		return &redirectError{fmt.Sprintf("%s redirects to a %s: URL, which is not a source", first, s)}
@@ -30,8 +30,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return &redirectError{fmt.Sprintf("%s redirects more than %d times", first, maxRedirects)}
 	}
+	cookies := len(jar.Cookies(req.URL)) // with which the same URL may answer otherwise
 	for _, r := range via {
-		if r.URL.String() == req.URL.String() {
+		if r.URL.String() == req.URL.String() && len(r.Cookies()) == cookies {
 			return &redirectError{fmt.Sprintf("%s redirects in a loop, back to %s", first, req.URL.Host+req.URL.EscapedPath())}
 		}
 	}
@@ -61,14 +62,15 @@ func (c *Client) resolveWeb(ctx context.Context, u URL, shaURL string) (*Resolve
 			return nil, malformed("the SHA URL is not usable: %v", err)
 		}
 	}
-	r, finalName, err := c.probe(ctx, u)
+	web := c.session()
+	r, finalName, err := c.probe(ctx, web, u)
 	if err != nil {
 		return nil, err
 	}
 	if shaURL == "" {
 		return r, nil
 	}
-	sum, err := c.publishedSum(ctx, shaURL, u.Name, finalName)
+	sum, err := c.publishedSum(ctx, web, shaURL, u.Name, finalName)
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +86,8 @@ func (c *Client) resolveWeb(ctx context.Context, u URL, shaURL string) (*Resolve
 // probe asks for an image without reading it: by HEAD, and where that does
 // not say enough (signed URLs allow GET only, some servers give no length)
 // for its first byte. finalName is the file name after redirects.
-func (c *Client) probe(ctx context.Context, u URL) (r *Resolved, finalName string, err error) {
-	if r, finalName, err = c.probeHead(ctx, u); err != nil || r != nil {
+func (c *Client) probe(ctx context.Context, web doer, u URL) (r *Resolved, finalName string, err error) {
+	if r, finalName, err = c.probeHead(ctx, web, u); err != nil || r != nil {
 		return r, finalName, err
 	}
 	req, err := c.newRequest(ctx, http.MethodGet, u.Canonical)
@@ -93,7 +95,7 @@ func (c *Client) probe(ctx context.Context, u URL) (r *Resolved, finalName strin
 		return nil, "", err
 	}
 	req.Header.Set("Range", "bytes=0-0")
-	resp, err := c.web.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		return nil, "", c.explain(ctx, u.Host, err)
 	}
@@ -117,12 +119,12 @@ func (c *Client) probe(ctx context.Context, u URL) (r *Resolved, finalName strin
 }
 
 // probeHead returns nothing where HEAD is no use and GET must tell.
-func (c *Client) probeHead(ctx context.Context, u URL) (*Resolved, string, error) {
+func (c *Client) probeHead(ctx context.Context, web doer, u URL) (*Resolved, string, error) {
 	req, err := c.newRequest(ctx, http.MethodHead, u.Canonical)
 	if err != nil {
 		return nil, "", err
 	}
-	resp, err := c.web.Do(req)
+	resp, err := web.Do(req)
 	switch {
 	case err != nil && ctx.Err() == nil && errors.Is(err, io.EOF):
 		return nil, "", nil // it does not know HEAD at all
@@ -149,7 +151,7 @@ func (c *Client) resolved(resp *http.Response, u URL, size int64) (*Resolved, st
 
 // publishedSum is what the list at shaURL says of the image: by the name in
 // the operator's URL, or by the one that it redirects to ("latest.img").
-func (c *Client) publishedSum(ctx context.Context, shaURL, name, finalName string) (checksum.Sum, error) {
+func (c *Client) publishedSum(ctx context.Context, web doer, shaURL, name, finalName string) (checksum.Sum, error) {
 	u, err := parseWeb(shaURL)
 	if err != nil {
 		return checksum.Sum{}, malformed("the SHA URL is not usable: %v", err)
@@ -158,7 +160,7 @@ func (c *Client) publishedSum(ctx context.Context, shaURL, name, finalName strin
 	if err != nil {
 		return checksum.Sum{}, err
 	}
-	resp, err := c.web.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		return checksum.Sum{}, c.explain(ctx, u.Host, err)
 	}

@@ -382,6 +382,52 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// A cookie that a redirect sets is for the rest of that request, and for the
+// host that set it.
+func TestRedirectCookies(t *testing.T) {
+	has := func(r *http.Request) bool { _, err := r.Cookie("pass"); return err == nil }
+	var other string
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/other/x.img" && !has(r):
+			http.SetCookie(w, &http.Cookie{Name: "pass", Value: "1", Path: "/"})
+			http.Redirect(w, r, other, http.StatusFound)
+		case r.URL.Path == "/never/x.img":
+			http.SetCookie(w, &http.Cookie{Name: "pass", Value: "1", Path: "/"})
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		case strings.HasPrefix(r.Host, "localhost") || has(r):
+			serve(w, r)
+		case r.URL.Path == "/gate/x.img":
+			http.SetCookie(w, &http.Cookie{Name: "pass", Value: "1", Path: "/"})
+			http.Redirect(w, r, "/behind/x.img", http.StatusFound)
+		case r.URL.Path == "/self/x.img":
+			http.SetCookie(w, &http.Cookie{Name: "pass", Value: "1", Path: "/"})
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		default:
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	other = strings.Replace(s.url("/x.img"), "127.0.0.1", "localhost", 1)
+	for path, want := range map[string]string{
+		"/gate/x.img": "ok", "/self/x.img": "ok", "/other/x.img": "ok", "/never/x.img": "unresolvable", "/behind/x.img": "unresolvable",
+	} {
+		s.requests = nil
+		b, err := s.Open(t.Context(), Location{URL: s.url(path)}, 5, -1, Validators{})
+		if err == nil {
+			b.Close()
+		}
+		_, rerr := s.Resolve(t.Context(), s.url(path), "")
+		if is(err) != want || is(rerr) != want {
+			t.Errorf("%s: %s (%v) and %s (%v), want %s", path, is(err), err, is(rerr), rerr, want)
+		}
+		for _, r := range s.requests {
+			if strings.HasPrefix(r.Host, "localhost") && has(r) {
+				t.Errorf("%s: the cookie of another host was sent to %s", path, r.Host)
+			}
+		}
+	}
+}
+
 func TestResolve(t *testing.T) {
 	get := func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodHead {
