@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"imageroot/shared/checksum"
@@ -200,14 +201,20 @@ func checkImage(resp *http.Response, name string) error {
 	return nil
 }
 
-// encoding is the content coding of an answer, in lower case; "identity" is
-// none.
+// plainCodings are what servers say of bytes that are as they are: S3 clients
+// store what was the framing of their upload, and others a charset or nothing.
+var plainCodings = []string{"", "identity", "none", "binary", "utf-8", "utf8", "aws-chunked"}
+
+// encoding is the content codings of an answer, in lower case and without those
+// that do not change the bytes.
 func encoding(resp *http.Response) string {
-	enc := strings.ToLower(strings.TrimSpace(strings.Join(resp.Header.Values("Content-Encoding"), ", ")))
-	if enc == "identity" {
-		return ""
+	var codings []string
+	for c := range strings.SplitSeq(strings.Join(resp.Header.Values("Content-Encoding"), ","), ",") {
+		if c = strings.ToLower(strings.TrimSpace(c)); !slices.Contains(plainCodings, c) {
+			codings = append(codings, c)
+		}
 	}
-	return enc
+	return strings.Join(codings, ", ")
 }
 
 // compressedBy reports whether enc is only another way to say what name's

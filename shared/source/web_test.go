@@ -195,6 +195,13 @@ func TestOpenOddServers(t *testing.T) {
 		{"416 to a request for the whole", answer(416, "", "Content-Range", "bytes */0"), 0, -1, "unresolvable", 0, false},
 		{"gzip that nobody asked for", answer(200, whole, "Content-Encoding", "gzip"), 0, -1, "unresolvable", 0, false},
 		{"identity", answer(200, whole, "Content-Encoding", "identity"), 0, -1, "ok", 10000, false},
+		{"an uploader's framing", answer(200, whole, "Content-Encoding", "aws-chunked"), 0, -1, "ok", 10000, false},
+		{"none", answer(200, whole, "Content-Encoding", "None"), 0, -1, "ok", 10000, false},
+		{"binary", answer(200, whole, "Content-Encoding", "binary"), 0, -1, "ok", 10000, false},
+		{"a charset", answer(200, whole, "Content-Encoding", "UTF-8"), 0, -1, "ok", 10000, false},
+		{"an empty coding", answer(200, whole, "Content-Encoding", ""), 0, -1, "ok", 10000, false},
+		{"gzip in an uploader's framing", answer(200, whole, "Content-Encoding", "gzip,aws-chunked"), 0, -1, "unresolvable", 0, false},
+		{"a coding of nobody's", answer(200, whole, "Content-Encoding", "br"), 0, -1, "unresolvable", 0, false},
 		{"a page", answer(200, "<html>", "Content-Type", "text/html; charset=utf-8"), 0, -1, "unresolvable", 0, false},
 		{"not found", answer(404, ""), 0, -1, "unresolvable", 0, false},
 		{"gone", answer(410, ""), 0, -1, "unresolvable", 0, false},
@@ -259,14 +266,16 @@ func TestLyingBody(t *testing.T) {
 }
 
 func TestCompressedName(t *testing.T) {
-	s := newSite(t, answer(200, "bytes", "Content-Encoding", "x-gzip"))
-	for name, want := range map[string]string{"x.img.gz": "ok", "x.img": "unresolvable", "x.img.xz": "unresolvable"} {
-		b, err := s.Open(t.Context(), Location{URL: s.url("/" + name)}, 0, -1, Validators{})
-		if is(err) != want {
-			t.Errorf("%s with Content-Encoding x-gzip: %v, want %s", name, err, want)
-		}
-		if err == nil {
-			b.Close()
+	for _, coding := range []string{"x-gzip", "gzip,aws-chunked"} {
+		s := newSite(t, answer(200, "bytes", "Content-Encoding", coding))
+		for name, want := range map[string]string{"x.img.gz": "ok", "x.img": "unresolvable", "x.img.xz": "unresolvable"} {
+			b, err := s.Open(t.Context(), Location{URL: s.url("/" + name)}, 0, -1, Validators{})
+			if is(err) != want {
+				t.Errorf("%s with Content-Encoding %s: %v, want %s", name, coding, err, want)
+			}
+			if err == nil {
+				b.Close()
+			}
 		}
 	}
 }
