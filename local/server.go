@@ -34,6 +34,7 @@ import (
 	"imageroot/shared/netpolicy"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/memqueue"
+	"imageroot/shared/quota"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/store/probe"
@@ -52,6 +53,9 @@ const (
 	// lookers is how many objects are looked at, and assemblers how many
 	// resumable uploads are put together, at once.
 	lookers, assemblers = 4, 2
+	// connections is how many connections a port has open at once, and
+	// connectionsEach how many of them from one address.
+	connections, connectionsEach = 1024, 256
 	// drainTime is what requests and jobs have to come to an end.
 	drainTime = 3 * time.Second
 )
@@ -87,9 +91,11 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 			_ = s.stop()
 		}
 	}()
-	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen); err != nil {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
+	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Log: log})
 	looks, hashes, checks := memqueue.New(log), memqueue.New(log), memqueue.New(log)
 	fetches, assemblies := memqueue.New(log), memqueue.New(log)
 

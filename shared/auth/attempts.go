@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"imageroot/shared/quota"
 )
 
 const (
@@ -59,18 +61,11 @@ func (a *attempts) failed(from string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// network is what counts as one address: whoever has an IPv6 address usually
-// has 2^64 of them.
+// network is what counts as one address.
 func network(ip string) netip.Prefix {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
 		return netip.Prefix{}
 	}
-	addr = addr.Unmap().WithZone("")
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	p, _ := addr.Prefix(bits) // bits fit the address
-	return p
+	return quota.Network(addr)
 }

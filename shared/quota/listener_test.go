@@ -1,0 +1,145 @@
+package quota
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A site accepts connections and echoes what they send.
+type site struct {
+	t    *testing.T
+	addr *net.TCPAddr
+}
+
+func newSite(t *testing.T, cfg Config) *site {
+	t.Helper()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Log = slog.New(slog.DiscardHandler)
+	ln := NewListener(inner, cfg)
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+			}()
+		}
+	}()
+	return &site{t, inner.Addr().(*net.TCPAddr)}
+}
+
+// dial connects from an address and returns once the connection is accepted
+// or refused.
+func (s *site) dial(from string) (c net.Conn, accepted bool) {
+	s.t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	c, err := d.Dial("tcp", s.addr.String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	return c, echoes(s.t, c)
+}
+
+func echoes(t *testing.T, c net.Conn) bool {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_, err := c.Write([]byte("x"))
+	if err == nil {
+		_, err = io.ReadFull(c, make([]byte, 1))
+	}
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func TestEachAddressHasItsShare(t *testing.T) {
+	s := newSite(t, Config{Total: 10, Each: 2, Exempt: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.9") }})
+	first, _ := s.dial("127.0.0.2")
+	if _, ok := s.dial("127.0.0.2"); !ok {
+		t.Error("the second connection of an address is refused")
+	}
+	if _, ok := s.dial("127.0.0.2"); ok {
+		t.Error("a third connection of an address is accepted")
+	}
+	if _, ok := s.dial("127.0.0.3"); !ok {
+		t.Error("another address is refused")
+	}
+	for range 4 {
+		if _, ok := s.dial("127.0.0.9"); !ok {
+			t.Error("a connection of a proxy is refused")
+		}
+	}
+	_ = first.(*net.TCPConn).CloseWrite()
+	if _, err := io.Copy(io.Discard, first); err != nil { // until the server has closed it
+		t.Fatal(err)
+	}
+	if _, ok := s.dial("127.0.0.2"); !ok {
+		t.Error("a place that was given back is not given again")
+	}
+}
+
+// Where all places are taken, a new client gets that of the most crowded
+// network's connection that has stood still for the longest time.
+func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
+	s := newSite(t, Config{Total: 4, Each: 3})
+	moving, _ := s.dial("127.0.0.2")
+	still, _ := s.dial("127.0.0.2")
+	alone, _ := s.dial("127.0.0.3")
+	other, _ := s.dial("127.0.0.4")
+	if !echoes(t, moving) {
+		t.Fatal("a connection is closed though there is room")
+	}
+	if _, ok := s.dial("127.0.0.5"); !ok {
+		t.Error("a new client is refused")
+	}
+	if echoes(t, still) {
+		t.Error("the connection that stood still is there yet")
+	}
+	if !echoes(t, alone) || !echoes(t, other) || !echoes(t, moving) {
+		t.Error("another connection was closed")
+	}
+	// By now each has one. other and moving moved later than alone.
+	if !echoes(t, other) || !echoes(t, moving) {
+		t.Error("a connection is closed though none came")
+	}
+	if _, ok := s.dial("127.0.0.6"); !ok {
+		t.Error("a new client is refused")
+	}
+	if !echoes(t, moving) || !echoes(t, other) {
+		t.Error("a connection that moves was closed")
+	}
+}
+
+func TestShares(t *testing.T) {
+	a, b := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")
+	neighbour := netip.MustParseAddr("2001:db8::2")
+	s := NewShares(5, 3)
+	if !s.Take(a, 3) || s.Take(neighbour, 1) {
+		t.Error("the addresses of a /64 do not have one share together")
+	}
+	if s.Take(b, 3) || !s.Take(b, 2) {
+		t.Error("more is taken than there is")
+	}
+	s.Give(a, 3)
+	if !s.Take(neighbour, 3) {
+		t.Error("what was given back is not there")
+	}
+	if Network(netip.MustParseAddr("::ffff:192.0.2.1")) != Network(b) {
+		t.Error("an IPv4 address in IPv6 is another network")
+	}
+}
