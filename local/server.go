@@ -309,7 +309,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own),
 		// Bodies of gigabytes have no deadline but stillness, which package
 		// web sees to; heads are small.
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: web.HeaderTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    web.MaxHeaderBytes,
 		ErrorLog:          log.New(httpLog{s.log}, "", 0),

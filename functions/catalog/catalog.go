@@ -5,6 +5,7 @@ package catalog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -44,6 +45,9 @@ type Function struct {
 	Ready func(context.Context) error
 	Now   func() time.Time
 	Log   *slog.Logger
+
+	listings copies // GET /images
+	exports  copies // GET /catalog.toml
 }
 
 // Routes are the function's routes.
@@ -147,15 +151,17 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := make([]listed, 0, len(s.Rows))
-	base := web.BaseURL(r)
-	for i := range s.Rows {
-		row := &s.Rows[i]
-		if src, ok := publicURL(base, row); ok {
-			list = append(list, listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached})
+	return f.listings.send(w, r, s, "application/json", func(base string) ([]byte, error) {
+		list := make([]listed, 0, len(s.Rows))
+		for i := range s.Rows {
+			row := &s.Rows[i]
+			if src, ok := publicURL(base, row); ok {
+				list = append(list, listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached})
+			}
 		}
-	}
-	return web.JSON(w, http.StatusOK, list)
+		data, err := json.Marshal(list)
+		return append(data, '\n'), err
+	})
 }
 
 // publicURL is where anybody gets a row's bytes: here where they are, else

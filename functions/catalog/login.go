@@ -20,7 +20,8 @@ const loginPath = "/ui/login"
 // sent to after logging in. It keeps other sites' links from leading through
 // the log-in to where they like.
 func isPage(next string) bool {
-	if strings.ContainsAny(next, "\\\r\n\t") {
+	const most = 2048 // the form holds it beside a password
+	if len(next) > most || strings.ContainsAny(next, "\\\r\n\t") {
 		return false // browsers read these as they like
 	}
 	u, err := url.Parse(next)

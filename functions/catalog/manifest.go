@@ -28,13 +28,9 @@ func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	data, err := export(s, web.BaseURL(r)).Encode()
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/toml; charset=utf-8")
-	_, _ = w.Write(data) // who has left needs no answer
-	return nil
+	return f.exports.send(w, r, s, "application/toml; charset=utf-8", func(base string) ([]byte, error) {
+		return export(s, base).Encode()
+	})
 }
 
 func export(s *inventory.Snapshot, base string) *manifest.Manifest {

@@ -65,6 +65,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	case no != "":
 		return problem.New(problem.Malformed, no)
 	case what.Kind.Compressed():
+		file.Close()
 		return f.sendUnpacked(w, r, c, what.Kind, zstd, &memory)
 	case what.Kind == content.QCOW2:
 		disk, err := openDisk(file, r)
@@ -93,6 +94,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		}
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
 	}
+	file.Close() // a client may take hours
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
 	describe(w.Header(), c, "-raw", c.sha256)

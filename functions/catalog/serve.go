@@ -343,11 +343,44 @@ func (l *lastLook) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// copyBuffer is how much is moved at a time: system calls on loopback cost
-// more than the memory.
-const copyBuffer = 256 << 10
+const (
+	// copyBuffer is how much is moved at a time: system calls on loopback cost
+	// more than the memory. largeCopies answers at most have such a buffer, so
+	// that clients that do not read hold little.
+	copyBuffer, largeCopies = 256 << 10, 64
+	// smallBuffer is how much all others move at a time, and each answer until
+	// its client has read provenBytes.
+	smallBuffer, provenBytes = 16 << 10, 16 << 20
+)
 
-// ReadFrom implements io.ReaderFrom, for its buffer.
+// large holds the buffers of copyBuffer bytes, or nil for one that is yet to
+// be made.
+var large = func() chan []byte {
+	c := make(chan []byte, largeCopies)
+	for range largeCopies {
+		c <- nil
+	}
+	return c
+}()
+
+// ReadFrom implements io.ReaderFrom, for its buffers.
 func (l *lastLook) ReadFrom(src io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{l}, struct{ io.Reader }{src}, make([]byte, copyBuffer))
+	out := struct{ io.Writer }{l}
+	small := make([]byte, smallBuffer)
+	n, err := io.CopyBuffer(out, io.LimitReader(src, provenBytes), small)
+	if err != nil || n < provenBytes {
+		return n, err
+	}
+	buffer := small
+	select {
+	case b := <-large:
+		if b == nil {
+			b = make([]byte, copyBuffer)
+		}
+		defer func() { large <- b }()
+		buffer = b
+	default:
+	}
+	m, err := io.CopyBuffer(out, struct{ io.Reader }{src}, buffer)
+	return n + m, err
 }

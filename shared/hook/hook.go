@@ -28,9 +28,13 @@ type Hook struct {
 	Unreadable func(error)
 }
 
+// maxEvents is the most bytes of a message, which is read once its token is
+// known to be right.
+const maxEvents = 1 << 20
+
 // Routes is the route table.
 func (h *Hook) Routes() []web.Route {
-	return []web.Route{{Pattern: "POST /hooks/minio", Access: web.Always, Quiet: true, Handle: h.take}}
+	return []web.Route{{Pattern: "POST /hooks/minio", Access: web.Always, MaxBody: maxEvents, Quiet: true, Handle: h.take}}
 }
 
 func (h *Hook) take(w http.ResponseWriter, r *http.Request) error {

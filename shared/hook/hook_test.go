@@ -85,7 +85,7 @@ func TestBodies(t *testing.T) {
 		{"without records", `{}`, 204, 1},
 		{"cut", message("s3:ObjectCreated:Put", "a.img")[:50], 422, 0},
 		{"no JSON", "<xml/>", 422, 0},
-		{"too large", `"` + strings.Repeat("x", web.MaxBody) + `"`, 413, 0},
+		{"too large", `"` + strings.Repeat("x", 1<<20) + `"`, 413, 0},
 	} {
 		h, got := handler(token)
 		w := post(h, strings.NewReader(tt.body), "Bearer "+token)

@@ -4,6 +4,7 @@
 package web
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -42,7 +43,9 @@ type Route struct {
 	Pattern string // as of http.ServeMux, with a method
 	Access  Access
 	Handle  HandlerFunc
-	// MaxBody is the most bytes of body; 0 means [MaxBody].
+	// MaxBody is the most bytes of body; 0 means [MaxBody], or [MaxOpenBody]
+	// where Access lets strangers in. A larger one is for handlers that know
+	// who sends it before they read.
 	MaxBody int64
 	// Stream marks bodies of gigabytes in either direction: they have no
 	// limit of size or of time, only of stillness (see [StallTimeout]).
@@ -53,10 +56,12 @@ type Route struct {
 }
 
 const (
-	// MaxBody is the most bytes of body that a route takes if it does not say.
-	MaxBody = 1 << 20
-	// MaxHeaderBytes is for the server: the most bytes of a request's head.
-	MaxHeaderBytes = 64 << 10
+	// MaxBody is the most bytes of body that a route takes if it does not say,
+	// and MaxOpenBody the most that one takes from strangers.
+	MaxBody, MaxOpenBody = 64 << 10, 8 << 10
+	// MaxHeaderBytes and HeaderTimeout are for the server: the most bytes of a
+	// request's head, and the time in which it must arrive.
+	MaxHeaderBytes, HeaderTimeout = 16 << 10, 5 * time.Second
 	// StallTimeout is how long a stream may stand still before it is cut.
 	StallTimeout = 2 * time.Minute
 	// leftTimeout is for what nobody reads of a body: net/http waits for some
@@ -203,11 +208,11 @@ func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
 		_ = w.stall.SetReadDeadline(time.Time{}) // Body has one of its own
 		defer w.leave()
 	} else {
-		limit := rt.MaxBody
-		if limit == 0 {
-			limit = MaxBody
+		limit := int64(MaxBody)
+		if rt.Access == Always || rt.Access == Open {
+			limit = MaxOpenBody
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(rt.MaxBody, limit))
 	}
 	return rt.Handle(w, r)
 }
@@ -244,7 +249,12 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		http.Redirect(w, r, "/ui/login?next="+queryEscape(login.next), http.StatusSeeOther)
+		const most = 2048 // a head and a form hold more than that
+		target := "/ui/login"
+		if len(login.next) <= most {
+			target += "?next=" + queryEscape(login.next)
+		}
+		http.Redirect(w, r, target, http.StatusSeeOther)
 		return
 	}
 	e := problem.From(err)

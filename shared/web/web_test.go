@@ -238,7 +238,9 @@ func TestBodyLimits(t *testing.T) {
 		return says(in.Name)(w, r)
 	}
 	s := newSite(t, true,
-		Route{Pattern: "POST /usual", Handle: read},
+		Route{Pattern: "POST /usual", Handle: read, Access: Operator},
+		Route{Pattern: "POST /stranger", Handle: read},
+		Route{Pattern: "POST /open", Handle: read, Access: Open},
 		Route{Pattern: "POST /small", Handle: read, MaxBody: 10},
 		Route{Pattern: "POST /stream", Handle: read, Stream: true},
 		Route{Pattern: "POST /decode", Handle: decode, MaxBody: 100},
@@ -251,13 +253,16 @@ func TestBodyLimits(t *testing.T) {
 	}{
 		{"/usual", MaxBody, "", 200},
 		{"/usual", MaxBody + 1, "", 413},
+		{"/stranger", MaxOpenBody, "", 200},
+		{"/stranger", MaxOpenBody + 1, "", 413},
+		{"/open", MaxOpenBody + 1, "", 413},
 		{"/small", 10, "", 200},
 		{"/small", 11, "", 413},
 		{"/stream", 3 * MaxBody, "", 200},
 		{"/decode", 101, "application/json", 413},
 		{"/decode", 101, "application/x-www-form-urlencoded", 413},
 	} {
-		rec := s.do("POST", tt.target, strings.Repeat("x", tt.size), "Content-Type", tt.contentType)
+		rec := s.do("POST", tt.target, strings.Repeat("x", tt.size), "Content-Type", tt.contentType, "Authorization", "operator")
 		if rec.Code != tt.status || rec.Code == 413 && !strings.Contains(rec.Body.String(), "larger than") {
 			t.Errorf("%d bytes to %s: %d %s", tt.size, tt.target, rec.Code, rec.Body)
 		}

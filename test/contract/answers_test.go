@@ -106,7 +106,7 @@ func (s *server) testServer(t *testing.T) {
 	s.do(t, hook)
 	hook.anonymous, hook.header["Authorization"], hook.status = true, "Bearer "+s.hook.Token, 204
 	s.do(t, hook)
-	hook.body, hook.status = strings.Repeat(" ", web.MaxBody+1), 413
+	hook.body, hook.status = strings.Repeat(" ", 1<<20+1), 413
 	s.do(t, hook)
 	hook.body, hook.status = "no JSON", 422
 	s.do(t, hook)

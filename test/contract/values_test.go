@@ -93,6 +93,7 @@ func TestValues(t *testing.T) {
 		n        int
 	}{
 		{"a body", info, web.MaxBody},
+		{"a stranger's body", info, web.MaxOpenBody},
 		{"a head", info, web.MaxHeaderBytes},
 		{"a manifest", put, manifest.MaxBytes},
 		{"a manifest", put, manifest.MaxImages},

@@ -140,8 +140,9 @@ func (r *Reader) drop(c *chunk) {
 	r.chunks = slices.DeleteFunc(r.chunks, func(other *chunk) bool { return other == c })
 }
 
-// Close implements io.Closer.
+// Close implements io.Closer. It may be called again.
 func (r *Reader) Close() error {
+	r.chunks = nil
 	if r.body == nil {
 		return nil
 	}
