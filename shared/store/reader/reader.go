@@ -142,9 +142,10 @@ func (r *Reader) drop(c *chunk) {
 
 // Close implements io.Closer. It may be called again.
 func (r *Reader) Close() error {
-	r.chunks = nil
-	if r.body == nil {
+	body := r.body
+	r.body, r.chunks = nil, nil
+	if body == nil {
 		return nil
 	}
-	return r.body.Close()
+	return body.Close()
 }
