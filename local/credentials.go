@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -34,10 +35,23 @@ type credentials struct {
 }
 
 // loadCredentials fills what cfg leaves open from the file, generating what
-// is not there either.
-func loadCredentials(cfg *config.Config) (*credentials, error) {
+// is not there either. A file that others may read is made its owner's only, a
+// damaged one is set aside; both are logged.
+func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error) {
 	c, err := readCredentials(cfg.Data)
-	if err != nil {
+	switch {
+	case errors.Is(err, errDamaged):
+		aside := c.path + ".damaged"
+		if err := os.Rename(c.path, aside); err != nil {
+			return nil, fmt.Errorf("the damaged credentials cannot be set aside: %w", err)
+		}
+		log.Warn("the generated credentials are damaged; what is not given is generated anew, and S3 clients need the new keys",
+			slog.String("kept in", aside), slog.Any("error", err))
+		c = &credentials{path: c.path}
+	case err != nil:
+		return nil, err
+	}
+	if err := c.protect(log); err != nil {
 		return nil, err
 	}
 	if cfg.Password == "" {
@@ -75,9 +89,33 @@ func readCredentials(dir string) (*credentials, error) {
 		return nil, fmt.Errorf("the generated credentials cannot be read: %w", err)
 	}
 	if err := json.Unmarshal(data, c); err != nil {
-		return nil, fmt.Errorf("%s is damaged: remove it to have new credentials generated (%w)", c.path, err)
+		return c, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	return c, nil
+}
+
+// errDamaged says that the file of the credentials is no JSON of theirs.
+var errDamaged = errors.New("credentials.json is damaged")
+
+// protect takes the rights of others on the file and on its directory away.
+func (c *credentials) protect(log *slog.Logger) error {
+	for _, path := range []string{filepath.Dir(c.path), c.path} {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the generated credentials cannot be protected: %w", err)
+		}
+		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+			if err := os.Chmod(path, mode&^0o077); err != nil {
+				return fmt.Errorf("other users may read %s, and that cannot be changed: %w", path, err)
+			}
+			log.Warn("other users could read generated credentials; remove the file and start again if one of them may have",
+				slog.String("path", path), slog.String("mode", mode.String()))
+		}
+	}
+	return nil
 }
 
 func newKey() (access, secret string) { return "IR" + rand.Text()[:18], rand.Text() + rand.Text()[:14] }

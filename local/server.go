@@ -214,7 +214,7 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 	if err := os.MkdirAll(s.cfg.Data, 0o755); err != nil {
 		return fmt.Errorf("the data directory %s cannot be made or entered (--data): %w", s.cfg.Data, err)
 	}
-	if s.credentials, err = loadCredentials(&s.cfg); err != nil {
+	if s.credentials, err = loadCredentials(&s.cfg, s.log); err != nil {
 		return err
 	}
 	s.gateway, err = gateway.Start(ctx, gateway.Config{
