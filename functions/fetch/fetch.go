@@ -27,6 +27,7 @@ import (
 type Sources interface {
 	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
 	Open(ctx context.Context, loc source.Location, offset, length int64, v source.Validators) (*source.Body, error)
+	Reach() string
 }
 
 // Function is the fetch function: its routes and its worker.
@@ -163,10 +164,11 @@ func (f *Function) run(ctx context.Context, ref string) error {
 		subject, claimed = r.Job().Name, r.Job().Generation
 		t, err := f.target(ctx, ref)
 		if err != nil {
-			return nil, err
+			return nil, f.leave(r.Job(), err)
 		}
 		subject = t.subject()
-		return f.fetch(ctx, t, r)
+		finish, err := f.fetch(ctx, t, r)
+		return finish, f.leave(r.Job(), err)
 	})
 	if err != nil {
 		return job.Redeliver(err, f.Now())
@@ -191,6 +193,22 @@ func (f *Function) run(ctx context.Context, ref string) error {
 		f.tellFailed(ctx, j, subject)
 	}
 	return nil
+}
+
+// handOver is how long a job that this process may not do is left to others.
+const handOver = 30 * time.Second
+
+// leave returns what becomes of a job whose source did not give its bytes. If
+// the job was queued by a process with other settings for sources, one with
+// those may do it: the job stays queued, for as long as for a source that is
+// out of reach. Otherwise err stands.
+func (f *Function) leave(j job.Job, err error) error {
+	_, unresolvable := errors.AsType[*source.Unresolvable](err)
+	if !unresolvable || j.Reach == "" || j.Reach == f.Sources.Reach() || f.Now().Sub(j.QueuedAt) > maxOutage {
+		return err
+	}
+	return &job.Retry{After: handOver, Free: true, Err: fmt.Errorf(
+		"%w. A process with other settings (IMAGEROOT_ALLOW_NET, IMAGEROOT_PLAIN_HTTP) queued this download, and it is left to one with those", err)}
 }
 
 func (f *Function) tellFailed(ctx context.Context, j job.Job, subject string) {

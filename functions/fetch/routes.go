@@ -90,7 +90,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
 	j, queued, err := f.Jobs.Enqueue(ctx, key, keep, func(j *job.Job) {
 		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
-		j.Actor, j.SourceIP = activity.Operator, web.ClientIP(r)
+		j.Actor, j.SourceIP, j.Reach = activity.Operator, web.ClientIP(r), f.Sources.Reach()
 	})
 	if err != nil {
 		return err

@@ -56,6 +56,10 @@ type Job struct {
 	Actor    string `json:"actor,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`
 
+	// Reach names the settings for sources of the process that queued a fetch
+	// job (see source.Client.Reach); empty: not known.
+	Reach string `json:"reach,omitempty"`
+
 	// Generation grows with every change of owner and never resets, so that
 	// an owner that slept can tell that the job is no longer its own.
 	Generation int64     `json:"generation"`

@@ -11,8 +11,10 @@ package source
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -87,6 +89,14 @@ func New(config Config) *Client {
 	c.transport = newTransport(&c.config)
 	c.signedIn, c.anonymous = auth.NewCache(), auth.NewCache()
 	return c
+}
+
+// Reach names the settings that decide which sources the client may read: two
+// clients with the same name may read the same.
+func (c *Client) Reach() string {
+	p := c.config.Policy
+	sum := sha256.Sum256(fmt.Append(nil, p.Loopback, p.Private, p.Allow, c.config.PlainHTTP))
+	return hex.EncodeToString(sum[:6])
 }
 
 // newTransport speaks HTTP/1.1 only: CDNs reset long HTTP/2 streams, and ranges
