@@ -487,6 +487,9 @@ func TestChecksumFiles(t *testing.T) {
 		{"wrong SHA-512", map[string]string{".sha512": sum512(other) + "  x.img\n"}, []string{"sha512 false"}, true},
 		{"both", map[string]string{".sha256": sum256(smallA), ".sha512": sum512(other)}, []string{"sha256 true", "sha512 false"}, true},
 		{"SHA-512 in the other's place", map[string]string{".sha256": sum512(smallA)}, []string{"sha512 true"}, true},
+		{"of another algorithm", map[string]string{".sha256": "SHA3-256 (x.img) = " + sum256(smallA) + "\n"}, []string{"sha256 error"}, false},
+		{"with a directory of the build", map[string]string{".sha256": sum256(smallA) + "  build/out/x.img\n"}, []string{"sha256 true"}, false},
+		{"with a prefix", map[string]string{".sha256": "sha256:" + sum256(smallA) + "\n"}, []string{"sha256 true"}, false},
 		{"of another file", map[string]string{".sha256": sum256(smallA) + "  y.img\n"}, []string{"sha256 error"}, false},
 		{"nonsense", map[string]string{".sha256": "nonsense\n"}, []string{"sha256 error"}, false},
 	} {
@@ -526,8 +529,8 @@ func TestChecksumFiles(t *testing.T) {
 						verdict = pub.Algorithm + " error"
 					}
 					got = append(got, verdict)
-					if (pub.Warning(imageName) == "") != strings.HasSuffix(verdict, "true") {
-						t.Errorf("%s: the warning of %s is %q", tt.name, verdict, pub.Warning(imageName))
+					if (pub.Warning(imageName, "") == "") != strings.HasSuffix(verdict, "true") {
+						t.Errorf("%s: the warning of %s is %q", tt.name, verdict, pub.Warning(imageName, ""))
 					}
 				}
 				if !slices.Equal(got, tt.verdicts) {

@@ -62,7 +62,7 @@ func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publis
 			return nil, err
 		}
 		said := digest.Publisher{Algorithm: alg, SidecarVersion: info.Version}
-		list, err := checksum.Parse(body)
+		list, err := checksum.Parse(body, key)
 		body.Close()
 		var sum checksum.Sum
 		if err == nil {

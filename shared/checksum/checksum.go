@@ -1,9 +1,11 @@
 // Package checksum reads the checksum lists that publishers of images put
 // beside them, in whatever form they do, and finds one file's digest in it.
 //
-// It reads what sha256sum and sha512sum write (text or binary marker, escaped
-// names, --tag), what BSD's sha256 and openssl dgst write, and files that hold
-// a bare digest. PGP clear-signed lists are read without verifying who signed
+// It reads what sha256sum, sha512sum and cksum write (text or binary marker,
+// escaped names, --tag, --base64), what BSD's sha256 and openssl dgst write,
+// sha256:HEX, and files that hold a bare digest. A digest is of the algorithm
+// that its line names, else its title, else the list's own name, and only then
+// of the one that its length suggests. PGP clear-signed lists are read without verifying who signed
 // them: they are trusted as much as the connection they came over.
 package checksum
 
@@ -12,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 	"strings"
 )
 
@@ -32,8 +36,9 @@ type Sum struct {
 
 // A List is a parsed checksum list.
 type List struct {
-	named []entry
-	bare  []Sum // digests of a list that names no file
+	location string
+	named    []entry
+	bare     []Sum // digests of a list that names no file
 }
 
 type entry struct {
@@ -41,11 +46,12 @@ type entry struct {
 	sum  Sum
 }
 
-// Parse reads a checksum list of at most [MaxBytes]. Lines that are not
+// Parse reads a checksum list of at most [MaxBytes] from location: host and
+// path, decoded, or a path only. Lines that are not
 // SHA-256 or SHA-512 digests (comments, MD5, prose) are passed over, but a
 // list must have at least one. Errors are sentences for the person who named
 // the list; an error of r is wrapped.
-func Parse(r io.Reader) (*List, error) {
+func Parse(r io.Reader, location string) (*List, error) {
 	data, err := io.ReadAll(io.LimitReader(r, MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("the checksum list could not be read: %w", err)
@@ -65,21 +71,28 @@ func Parse(r io.Reader) (*List, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseLines(text)
+	return parseLines(text, path.Clean(location))
 }
 
-func parseLines(text string) (*List, error) {
-	var l List
+func parseLines(text, location string) (*List, error) {
+	l := List{location: location}
 	var weak, other bool
+	section, _ := algorithmsIn(path.Base(location))
+	section = section[max(0, len(section)-1):] // before it may be an image's name
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\r\n")
-		if t := strings.TrimSpace(line); t == "" || t[0] == '#' {
+		t := strings.TrimSpace(line)
+		if t == "" {
 			continue
 		}
-		d, ok := parseLine(line)
+		d, ok := parseLine(line, section)
 		switch {
-		case !ok:
-			other = true
+		case t[0] == '#', !ok:
+			named, title := algorithmsIn(t)
+			if named != nil {
+				section = named
+			}
+			other = other || !title && t[0] != '#'
 		case d.sum.Algorithm == "":
 			weak = true
 		case d.name == "":
@@ -107,31 +120,74 @@ func parseLines(text string) (*List, error) {
 // maxListed bounds the names that an error of [List.Find] shows.
 const maxListed = 10
 
-// Find returns the sum of the file fileName (one path segment), a SHA-256 in
-// preference to a SHA-512. An entry whose name is fileName counts before
-// entries that have it behind a directory. It is an error if the list has
-// nothing for fileName, or different digests.
-func (l *List) Find(fileName string) (Sum, error) {
+// Find returns the sum of the file at location (see [Parse]), a SHA-256 in
+// preference to a SHA-512. It is an error if the list has nothing for it, or
+// different digests.
+//
+// A name with directories is a path from the list's own directory. Where the
+// file is not below that (a mirror, a "latest" directory), its location must end
+// in that path. A name without directories is the file's name, unless others of
+// the list have directories: then it too is a path. In a list that is named after
+// the file, directories are those of whoever wrote it and do not count.
+func (l *List) Find(location string) (Sum, error) {
+	location = path.Clean(location)
+	file := path.Base(location)
 	if len(l.named) == 0 {
-		return choose(fileName, l.bare)
+		return choose(file, l.bare)
 	}
-	for _, matches := range []func(string) bool{
-		func(name string) bool { return name == fileName },
-		func(name string) bool { return base(name) == fileName },
-		// Some lists are aligned with more blanks than sha256sum's two.
-		func(name string) bool { return base(strings.TrimSpace(name)) == fileName },
+	dir := path.Dir(l.location)
+	below := dir == "." || strings.HasPrefix(location, dir+"/")
+	tree := slices.ContainsFunc(l.named, func(e entry) bool { return strings.ContainsAny(e.name, `/\`) })
+	for _, matches := range []func(name string) bool{
+		func(name string) bool { return path.Join(dir, name) == location },
+		func(name string) bool {
+			name = strings.TrimLeft(strings.ReplaceAll(name, "../", ""), "/")
+			return !below && strings.Contains(name, "/") && strings.HasSuffix(location, "/"+name)
+		},
+		func(name string) bool { return name == file && !(below && tree) },
+		func(name string) bool { return path.Base(name) == file && l.beside(location) },
 	} {
-		var sums []Sum
-		for _, e := range l.named {
-			if matches(e.name) {
-				sums = append(sums, e.sum)
+		// Some lists are aligned with more blanks than sha256sum's two.
+		for _, spelling := range []func(string) string{forward, func(name string) string { return strings.TrimSpace(forward(name)) }} {
+			var sums []Sum
+			for _, e := range l.named {
+				if matches(spelling(e.name)) {
+					sums = append(sums, e.sum)
+				}
+			}
+			if len(sums) > 0 {
+				return choose(file, sums)
 			}
 		}
-		if len(sums) > 0 {
-			return choose(fileName, sums)
+	}
+	return Sum{}, l.missing(location)
+}
+
+// forward returns a path of Windows tools with slashes: no image name has a
+// backslash.
+func forward(name string) string { return strings.ReplaceAll(name, `\`, "/") }
+
+// beside reports whether the list is NAME.sha256 or the like, where NAME is
+// that of the file at location.
+func (l *List) beside(location string) bool {
+	return path.Dir(l.location) == path.Dir(location) && strings.HasPrefix(path.Base(l.location), path.Base(location))
+}
+
+// compressions end the names of files that others come out of.
+var compressions = []string{".xz", ".zst", ".gz", ".bz2"}
+
+// missing says what the list names instead of the file at location.
+func (l *List) missing(location string) error {
+	file := path.Base(location)
+	for _, e := range l.named {
+		if ext := path.Ext(file); slices.Contains(compressions, ext) && path.Base(e.name)+ext == file {
+			return fmt.Errorf("the checksum list has the digest of %q, which comes out of %q: it says nothing of the compressed file", e.name, file)
 		}
 	}
-	return Sum{}, fmt.Errorf("the checksum list does not name %q; it lists %s", fileName, l.names())
+	if len(l.named) == 1 && l.beside(location) {
+		return fmt.Errorf("the checksum list's only line is of %.100q: if that is the name that %q was built under, give the list that name or make one of the file itself", l.named[0].name, file)
+	}
+	return fmt.Errorf("the checksum list does not name %q; it lists %s", file, l.names())
 }
 
 // choose returns the preferred of sums, all of which are of one file.
@@ -170,10 +226,4 @@ func (l *List) names() string {
 		s += fmt.Sprintf(" and %d more", more)
 	}
 	return s
-}
-
-// base is what follows the last slash. Windows tools write backslashes, and
-// no image name has either.
-func base(name string) string {
-	return name[strings.LastIndexAny(name, `/\`)+1:]
 }

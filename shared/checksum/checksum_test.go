@@ -1,6 +1,8 @@
 package checksum
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +15,12 @@ import (
 
 // digest returns n digits that differ from those of any other c.
 func digest(c byte, n int) string { return strings.Repeat(string(c), n) }
+
+// b64 is a hexadecimal digest in base64.
+func b64(digits string) string {
+	b, _ := hex.DecodeString(digits) // of digest
+	return base64.StdEncoding.EncodeToString(b)
+}
 
 var (
 	a256, b256, c256 = digest('a', 64), digest('b', 64), digest('c', 64)
@@ -74,7 +82,26 @@ var publishers = []struct {
 		Sum{SHA256, a256},
 	},
 	{"bare digest", a256 + "\n", "any.img", Sum{SHA256, a256}},
-	{"dot and directory", a256 + "  ./cloud/x.img\n" + b256 + "  ./cloud/y.img\n", "y.img", Sum{SHA256, b256}},
+	{"dot and directory", a256 + "  ./cloud/x.img\n" + b256 + "  ./cloud/y.img\n", "cloud/y.img", Sum{SHA256, b256}},
+	{
+		"debian netboot",
+		a256 + "  ./netboot/gtk/mini.iso\n" + b256 + "  ./netboot/mini.iso\n" + c256 + "  ./netboot/xen/mini.iso\n",
+		"netboot/mini.iso",
+		Sum{SHA256, b256},
+	},
+	{
+		"gentoo DIGESTS",
+		"# BLAKE2B HASH\n" + b512 + "  di-amd64-console.qcow2\n# SHA512 HASH\n" + a512 + "  di-amd64-console.qcow2\n",
+		"di-amd64-console.qcow2",
+		Sum{SHA512, a512},
+	},
+	{
+		"clonezilla CHECKSUMS.TXT",
+		"### MD5SUMS:\n" + md5Sum + "  clonezilla-live-3.1.iso\n### SHA1SUMS:\n" + sha1Sum + "  clonezilla-live-3.1.iso\n### SHA256SUMS:\n" +
+			a256 + "  clonezilla-live-3.1.iso\n### SHA512SUMS:\n" + a512 + "  clonezilla-live-3.1.iso\n### B2SUMS:\n" + b512 + "  clonezilla-live-3.1.iso\n",
+		"clonezilla-live-3.1.iso",
+		Sum{SHA256, a256},
+	},
 }
 
 func TestPublishers(t *testing.T) {
@@ -91,11 +118,11 @@ func TestPublishers(t *testing.T) {
 
 func expect(t *testing.T, list, file string, want Sum) {
 	t.Helper()
-	l, err := Parse(strings.NewReader(list))
+	l, err := Parse(strings.NewReader(list), "host/dir/SUMS")
 	if err != nil {
 		t.Fatalf("Parse(%q): %v", list, err)
 	}
-	got, err := l.Find(file)
+	got, err := l.Find("host/dir/" + file)
 	if err != nil || got != want {
 		t.Errorf("Find(%q) = %v, %v; want %v", file, got, err, want)
 	}
@@ -124,11 +151,22 @@ func TestFind(t *testing.T) {
 		{"the name begins with a blank", a256 + "   x.img\n" + b256 + "  x.img\n", " x.img", Sum{SHA256, a256}},
 		{"the name begins with an asterisk", a256 + "  *x.img\n" + b256 + " *x.img\n", "*x.img", Sum{SHA256, a256}},
 		{"spaces and non-ASCII", a256 + "  Übung 1+1 #2 50%.img\n", "Übung 1+1 #2 50%.img", Sum{SHA256, a256}},
-		{"GNU escapes", `\` + a256 + `  a\\b\nc.img` + "\n" + b256 + `  anb.img`, "b\nc.img", Sum{SHA256, a256}},
+		{"GNU escapes", `\` + a256 + `  a\\b\nc.img` + "\n" + b256 + `  anb.img`, "a/b\nc.img", Sum{SHA256, a256}},
 		{"GNU escapes, tagged", `\SHA256 (a\nb.img) = ` + a256, "a\nb.img", Sum{SHA256, a256}},
-		{"backslash without escape mark", a256 + ` *release\x.img`, "x.img", Sum{SHA256, a256}},
+		{"backslash without escape mark", a256 + ` *release\x.img`, "release/x.img", Sum{SHA256, a256}},
 		{"listed twice, agreeing", a256 + "  x.img\n" + strings.ToUpper(a256) + " *x.img\n", "x.img", Sum{SHA256, a256}},
-		{"two directories, agreeing", a256 + "  a/x.img\n" + a256 + "  b/x.img\n", "x.img", Sum{SHA256, a256}},
+		{"base64", b64(a256) + "  x.img\n", "x.img", Sum{SHA256, a256}},
+		{"base64, tagged", "SHA512 (x.img) = " + b64(a512) + "\n", "x.img", Sum{SHA512, a512}},
+		{"base64, of subresource integrity", "sha256-" + b64(a256) + "\n", "x.img", Sum{SHA256, a256}},
+		{"prefixed", "sha256:" + a256 + "  x.img\n", "x.img", Sum{SHA256, a256}},
+		{"prefixed, bare", "sha512:" + a512 + "\n", "x.img", Sum{SHA512, a512}},
+		{"prefixed, as a field", "SHA256: " + strings.ToUpper(a256) + "\n", "x.img", Sum{SHA256, a256}},
+		{"prefixed, behind the name", "x.img: sha256:" + a256 + "\ny.img: sha256:" + b256 + "\n", "x.img", Sum{SHA256, a256}},
+		{"prefixed, another algorithm beside", "blake2b:" + b512 + "  x.img\nsha512:" + a512 + "  x.img\n", "x.img", Sum{SHA512, a512}},
+		{"below titles", "SHA3-256:\n" + b256 + "  x.img\n\nSHA-256 checksums\n" + a256 + "  x.img\n", "x.img", Sum{SHA256, a256}},
+		{"below a title, bare", "SHA256\n" + a256 + "\n", "x.img", Sum{SHA256, a256}},
+		{"below a title of two", "# SHA256 and BLAKE2b\n" + a256 + "  x.img\n" + b512 + "  x.img\n", "x.img", Sum{SHA256, a256}},
+		{"below a title of another length", "# signed with RSA/SHA512\n" + a256 + "  x.img\n", "x.img", Sum{SHA256, a256}},
 		{"the name itself before directories", b256 + "  old/x.img\n" + a256 + "  ./x.img\n" + c256 + "  older/x.img\n", "x.img", Sum{SHA256, a256}},
 		{"others listed twice", a256 + "  x.img\n" + a256 + "  y.img\n" + b256 + "  y.img\n", "x.img", Sum{SHA256, a256}},
 		{"prose around", "The sums of release 1:\n" + a256 + "  x.img\nVerify with sha256sum -c.\n", "x.img", Sum{SHA256, a256}},
@@ -158,6 +196,11 @@ func TestErrors(t *testing.T) {
 		{"empty", "", "no SHA-256 or SHA-512 digest"},
 		{"only comments", "# nothing\n\n", "no SHA-256 or SHA-512 digest"},
 		{"only MD5", md5Sum + "  x.img\n", "too weak"},
+		{"only SHA-3", "# SHA3-256\n" + a256 + "  x.img\n", "too weak or not known"},
+		{"only BLAKE2b", "BLAKE2b (x.img) = " + a512 + "\n", "too weak or not known"},
+		{"only BLAKE2b, of 256 bits", "# BLAKE2b\n" + a256 + "  x.img\n", "too weak or not known"},
+		{"only BLAKE2b, prefixed", "blake2b:" + a512 + "  x.img\n", "too weak or not known"},
+		{"which of two is not said", "SHA512 or BLAKE2b sums:\n" + a512 + "  x.img\n", "too weak or not known"},
 		{"digest cut short", "SHA256 (x.img) = " + a256[1:] + "\n", "no SHA-256 or SHA-512 digest"},
 		{"not hexadecimal", strings.Repeat("g", 64) + "  x.img\n", "no SHA-256 or SHA-512 digest"},
 		{"web page", "\n <!DOCTYPE html>\n<html>" + a256 + "</html>", "web page"},
@@ -170,7 +213,7 @@ func TestErrors(t *testing.T) {
 		{"two bare digests", a256 + "\n" + b256 + "\n", "two different sha256 digests"},
 		{"listed twice", a256 + "  x.img\n" + b256 + "  x.img\n", `gives "x.img" two different sha256 digests, ` + a256 + " and " + b256},
 		{"listed twice, the other algorithm agrees", a512 + "  x.img\n" + a256 + "  x.img\n" + b256 + "  x.img\n", "two different sha256 digests"},
-		{"two directories", a256 + "  a/x.img\n" + b256 + "  b/x.img\n", "two different sha256 digests"},
+		{"other directories", a256 + "  a/x.img\n" + b256 + "  b/x.img\n", `does not name "x.img"; it lists "a/x.img"`},
 		{"absent", a256 + "  y.img\n" + b256 + "  z.img\n", `does not name "x.img"; it lists "y.img", "z.img"`},
 		{"absent, many", many.String(), `"n9.img" and 4 more`},
 		{"absent, other case", a256 + "  X.img\n", `does not name "x.img"`},
@@ -178,14 +221,49 @@ func TestErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			l, err := Parse(strings.NewReader(tt.list))
+			l, err := Parse(strings.NewReader(tt.list), "host/dir/SUMS")
 			if err == nil {
-				_, err = l.Find("x.img")
+				_, err = l.Find("host/dir/x.img")
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one that says %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestLocations finds images by where they are and where the list is.
+func TestLocations(t *testing.T) {
+	const debian = "deb.example/dists/stable/images/"
+	tree := a256 + "  ./netboot/gtk/mini.iso\n" + b256 + "  ./mini.iso\n"
+	line := func(name string) string { return a256 + "  " + name + "\n" }
+	for _, tt := range []struct{ name, list, location, image, want string }{
+		{"a path from the list", tree, debian + "SHA256SUMS", debian + "netboot/gtk/mini.iso", a256},
+		{"beside the list", tree, debian + "SHA256SUMS", debian + "mini.iso", b256},
+		{"a file of that name elsewhere", tree, debian + "SHA256SUMS", debian + "netboot/mini.iso", `does not name "mini.iso"`},
+		{"a mirror", tree, debian + "SHA256SUMS", "mirror.example/debian/netboot/gtk/mini.iso", a256},
+		{"another directory of the same server", tree, debian + "SHA256SUMS", "deb.example/dists/trixie/images/netboot/gtk/mini.iso", a256},
+		{"a mirror, in another directory", line("./netboot/gtk/mini.iso"), debian + "SHA256SUMS", "mirror.example/gtk/mini.iso", "does not name"},
+		{"a directory up", line("../iso/x.iso"), "h/sums/SHA256SUMS", "h/iso/x.iso", a256},
+		{"a list of names, a directory up", line("x.iso"), "h/release/SHA256SUMS", "h/release/iso/x.iso", a256},
+		{"a list of names, elsewhere", line("x.iso"), "h/sums/SHA256SUMS", "h/iso/x.iso", a256},
+		{"named after the image, with a directory of the build", line("/home/build/out/x.img"), "h/d/x.img.sha256", "h/d/x.img", a256},
+		{"not named after the image", line("/home/build/out/x.img"), "h/d/SHA256SUMS", "h/d/x.img", "does not name"},
+		{"named after the image, another name", line("build-17.img"), "h/d/x.img.sha256", "h/d/x.img", `only line is of "build-17.img"`},
+		{"of what is compressed", line("x.img"), "h/d/x.img.xz.sha256", "h/d/x.img.xz", `"x.img", which comes out of "x.img.xz"`},
+		{"the list's name says SHA3", line("x.img"), "h/d/SHA3-256SUMS", "h/d/x.img", "too weak or not known"},
+		{"the list's name says BLAKE2b", digest('a', 128) + "  x.img\n", "h/d/b2sums.txt", "h/d/x.img", "too weak or not known"},
+		{"the list's name says BLAKE2b, a title SHA-512", "SHA512:\n" + digest('a', 128) + "  x.img\n", "h/d/b2sums.txt", "h/d/x.img", a512},
+		{"the image's name says SHA-512", line("x-sha512.img"), "h/d/x-sha512.img.sha256", "h/d/x-sha512.img", a256},
+	} {
+		l, err := Parse(strings.NewReader(tt.list), tt.location)
+		var got Sum
+		if err == nil {
+			got, err = l.Find(tt.image)
+		}
+		if said := fmt.Sprint(got.Hex, err); !strings.Contains(said, tt.want) {
+			t.Errorf("%s: %s, want %s", tt.name, said, tt.want)
+		}
 	}
 }
 
@@ -197,7 +275,7 @@ func TestParseAtTheLimit(t *testing.T) {
 
 func TestParseReadError(t *testing.T) {
 	broken := errors.New("connection reset")
-	_, err := Parse(io.MultiReader(strings.NewReader(a256+"  x.img\n"), iotest.ErrReader(broken)))
+	_, err := Parse(io.MultiReader(strings.NewReader(a256+"  x.img\n"), iotest.ErrReader(broken)), "SUMS")
 	if !errors.Is(err, broken) {
 		t.Errorf("Parse = %v, want %v wrapped", err, broken)
 	}
@@ -210,7 +288,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`\`+a256+`  a\\b\nc.img`), ") = x.img")
 	f.Add([]byte("\ufeff"+a256+"\r\n"), " x.img ")
 	f.Fuzz(func(t *testing.T, data []byte, name string) {
-		if l, err := Parse(strings.NewReader(string(data))); err == nil {
+		if l, err := Parse(strings.NewReader(string(data)), "SUMS"); err == nil {
 			sum, err := l.Find(name)
 			switch {
 			case err != nil:
@@ -225,7 +303,7 @@ func FuzzParse(f *testing.F) {
 		if !image.IsName(name) {
 			return
 		}
-		for _, line := range []string{a256 + "  " + name, a256 + " *" + name, a256 + "  ./" + name, "SHA256 (" + name + ") = " + a256} {
+		for _, line := range []string{"sha256:" + a256 + "  " + name, a256 + "  " + name, a256 + " *" + name, a256 + "  ./" + name, "SHA256 (" + name + ") = " + a256} {
 			expect(t, b256+"  other\x01\n"+line+"\n", name, Sum{SHA256, a256})
 		}
 	})

@@ -1,46 +1,64 @@
 package checksum
 
 import (
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"regexp"
 	"strings"
 )
 
-// tagged matches "SHA256 (name) = hex" of BSD and of sha256sum --tag, and
-// "SHA2-256(name)= hex" of openssl dgst. The name is greedy: it may itself
-// have ") = " in it.
-var tagged = regexp.MustCompile(`^([A-Za-z0-9/_-]+) ?\((.*)\) ?= ?([0-9A-Fa-f]+)[ \t]*$`)
+var (
+	// tagged matches "SHA256 (name) = digest" of BSD and of cksum and sha256sum
+	// --tag, and "SHA2-256(name)= digest" of openssl dgst. The name is greedy: it
+	// may itself have ") = " in it.
+	tagged = regexp.MustCompile(`^([A-Za-z0-9/_-]+) ?\((.*)\) ?= ?([0-9A-Za-z+/]+={0,2})[ \t]*$`)
+	// prefixed matches "sha256:digest  name", "SHA256 = digest" and the
+	// "sha256-digest" of subresource integrity.
+	prefixed = regexp.MustCompile(`^([A-Za-z0-9/_-]+)(?: ?[:=] ?|-)([0-9A-Za-z+/]+={0,2})(?:[ \t](.*))?$`)
+	// suffixed matches "name sha256:digest" and "name: sha256:digest".
+	suffixed = regexp.MustCompile(`^(.+?):?[ \t]+([A-Za-z0-9/_-]+)[:=]([0-9A-Za-z+/]+={0,2})[ \t]*$`)
 
-var algorithmOfTag = map[string]string{
-	"SHA256": SHA256, "SHA-256": SHA256, "SHA2-256": SHA256,
-	"SHA512": SHA512, "SHA-512": SHA512, "SHA2-512": SHA512,
+	// algorithmWords matches the names of algorithms in a title or a file name.
+	algorithmWords = regexp.MustCompile(`(?i)\b(sha[- ]?(?:2-)?512[-/](?:224|256)|sha-?3(?:[- ]?(?:224|256|384|512))?|sha-?(?:2-)?(?:1|224|256|384|512)|md[245]` +
+		`|blake-?[23][bsp]{0,2}|b[23]sum|sm3|keccak|shake|whirlpool|streebog|gost|ripemd|rmd160|tiger)(?:-?\d{3})?s?(?:sums?)?\b`)
+	// titleWords are what a title has beside the algorithm.
+	titleWords = regexp.MustCompile(`(?i)^(?:[^\pL\pN]|checksums?|sums?|digests?|hash(?:es)?)*$`)
+)
+
+// algorithmNamed are the names of the algorithms of a [Sum].
+var algorithmNamed = map[string]string{
+	"SHA256": SHA256, "SHA-256": SHA256, "SHA2-256": SHA256, "SHA-2-256": SHA256,
+	"SHA512": SHA512, "SHA-512": SHA512, "SHA2-512": SHA512, "SHA-2-512": SHA512,
 }
 
 // hexDigits of each algorithm.
 var hexDigits = map[string]int{SHA256: 64, SHA512: 128}
 
+// otherDigits are those of algorithms that have one length, or a usual one.
+var otherDigits = map[string]int{
+	"BLAKE2B": 128, "BLAKE-2B": 128, "B2SUM": 128,
+	"MD2": 32, "MD4": 32, "MD5": 32, "SHA1": 40, "SHA-1": 40, "SHA224": 56, "SHA-224": 56, "SHA384": 96, "SHA-384": 96,
+}
+
 // parseLine reads one line that is not blank. It reports false for a line
 // that is no digest at all. The algorithm is empty for a digest that is none
-// of ours, the name for a digest without one.
-func parseLine(line string) (entry, bool) {
+// of ours, the name for a digest without one. A line that does not name its
+// algorithm is of one of section's (see [algorithmsIn]), if there are any.
+func parseLine(line string, section []string) (entry, bool) {
 	// GNU puts a backslash before a line whose name it had to escape.
 	line, escaped := strings.CutPrefix(strings.TrimLeft(line, " \t"), `\`)
-	var e entry
-	if m := tagged.FindStringSubmatch(line); m != nil {
-		e = entry{m[2], Sum{algorithmOfTag[strings.ToUpper(m[1])], strings.ToLower(m[3])}}
-		if e.sum.Algorithm != "" && len(e.sum.Hex) != hexDigits[e.sum.Algorithm] {
-			return entry{}, false
-		}
-	} else {
-		digest, rest := line, ""
+	e, ok := parseNamed(line)
+	if !ok {
+		first, rest := line, ""
 		if i := strings.IndexAny(line, " \t"); i >= 0 {
-			digest, rest = line[:i], line[i+1:]
+			first, rest = line[:i], line[i+1:]
 		}
-		if !isDigest(digest) {
+		digits := hexOf(first)
+		if digits == "" || tagged.MatchString(line) {
 			return entry{}, false
 		}
-		e = entry{untaggedName(rest), Sum{algorithmOfLength(len(digest)), strings.ToLower(digest)}}
+		e = entry{untaggedName(rest), Sum{algorithmOf(len(digits), section), digits}}
 	}
 	if escaped {
 		e.name = unescape.Replace(e.name)
@@ -50,6 +68,43 @@ func parseLine(line string) (entry, bool) {
 		e.name = ""
 	}
 	return e, true
+}
+
+// parseNamed reads a line that names its algorithm.
+func parseNamed(line string) (entry, bool) {
+	var tag, name, digest string
+	isTagged := false
+	if m := tagged.FindStringSubmatch(line); m != nil {
+		isTagged, tag, name, digest = true, m[1], m[2], m[3]
+	} else if m := prefixed.FindStringSubmatch(line); m != nil {
+		tag, digest, name = m[1], m[2], untaggedName(m[3])
+	} else if m := suffixed.FindStringSubmatch(line); m != nil {
+		name, tag, digest = m[1], m[2], m[3]
+	}
+	alg := ""
+	named, only := algorithmsIn(tag)
+	if only {
+		alg = algorithmNamed[named[0]]
+	}
+	digits := hexOf(digest)
+	if digits == "" || !only && !isTagged || alg != "" && len(digits) != hexDigits[alg] {
+		return entry{}, false
+	}
+	return entry{name, Sum{alg, digits}}, true
+}
+
+// hexOf returns a digest in lower case hexadecimal, or "" if s looks like none.
+// MD5 has 32 digits, SHA-512 has 128. Base64 is taken for the lengths of
+// SHA-256 and SHA-512 only.
+func hexOf(s string) string {
+	if _, err := hex.DecodeString(s); err == nil && len(s) >= 32 && len(s) <= 128 {
+		return strings.ToLower(s)
+	}
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) != 32 && len(b) != 64 {
+		return ""
+	}
+	return hex.EncodeToString(b)
 }
 
 // untaggedName returns the name in what follows the digest and one blank:
@@ -68,17 +123,39 @@ func untaggedName(rest string) string {
 // unescape undoes GNU's escapes.
 var unescape = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r")
 
-// isDigest reports whether s looks like any digest: MD5 has 32 digits,
-// SHA-512 has 128.
-func isDigest(s string) bool {
-	if len(s) < 32 || len(s) > 128 {
-		return false
+// algorithmsIn returns the algorithms that text names, in upper case, and
+// whether it says nothing else.
+func algorithmsIn(text string) (algorithms []string, title bool) {
+	text = strings.ReplaceAll(text, "_", "-")
+	for _, m := range algorithmWords.FindAllStringSubmatch(text, -1) {
+		algorithms = append(algorithms, strings.ToUpper(m[1]))
 	}
-	_, err := hex.DecodeString(s)
-	return err == nil
+	return algorithms, algorithms != nil && titleWords.MatchString(algorithmWords.ReplaceAllString(text, ""))
 }
 
-func algorithmOfLength(digits int) string {
+// algorithmOf returns the algorithm of a digest below a title that names
+// section: "" if that is none of ours, or may be. A title that names nothing of
+// that length does not speak of the digest, whose length then tells.
+func algorithmOf(digits int, section []string) string {
+	ours, other, cut := "", false, false
+	for _, name := range section {
+		switch alg := algorithmNamed[name]; {
+		case alg != "":
+			if hexDigits[alg] == digits {
+				ours = alg
+			}
+		case otherDigits[name] == 0 || otherDigits[name] == digits:
+			other = true
+		case strings.HasPrefix(name, "B"): // BLAKE2b has any length, if it is asked for
+			cut = true
+		}
+	}
+	switch {
+	case other, ours == "" && cut:
+		return ""
+	case ours != "":
+		return ours
+	}
 	for alg, n := range hexDigits {
 		if n == digits {
 			return alg

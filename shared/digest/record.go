@@ -60,11 +60,14 @@ func (p Publisher) Equal(q Publisher) bool {
 }
 
 // Warning returns what an operator should know of the image name, empty if
-// the checksum file agrees with it.
-func (p Publisher) Warning(name string) string {
+// the checksum file agrees with it. raw is the SHA-256 of the disk that the
+// image holds, if that is known.
+func (p Publisher) Warning(name, raw string) string {
 	switch {
 	case p.Error != "":
 		return p.Error
+	case !p.Match && p.Expected == raw:
+		return fmt.Sprintf("%s.%s has the digest of the disk that comes out of %s, and it is the right one; it does not speak of the file itself", name, p.Algorithm, name)
 	case !p.Match:
 		return fmt.Sprintf("%s.%s says %s, which is not the %s of these bytes; do not use the image before you know why",
 			name, p.Algorithm, p.Expected, p.Algorithm)

@@ -57,6 +57,8 @@ func TestPublisher(t *testing.T) {
 	same.SidecarVersion.LastModified = at.In(time.FixedZone("", 3600))
 	mismatch, failed, newer := p, p, p
 	mismatch.Match = false
+	ofDisk := mismatch
+	ofDisk.Expected = "dd"
 	failed.Error = "x.img.sha256 cannot be used"
 	newer.SidecarVersion.ETag = "f"
 	tests := []struct {
@@ -67,6 +69,7 @@ func TestPublisher(t *testing.T) {
 	}{
 		{"same", same, true, ""},
 		{"mismatch", mismatch, false, "x.img.sha256 says cc"},
+		{"of the disk in it", ofDisk, false, "x.img.sha256 has the digest of the disk"},
 		{"failed", failed, false, "x.img.sha256 cannot be used"},
 		{"newer", newer, false, ""},
 	}
@@ -74,7 +77,7 @@ func TestPublisher(t *testing.T) {
 		if p.Equal(tt.q) != tt.equal || tt.q.Equal(p) != tt.equal || !tt.q.Equal(tt.q) {
 			t.Errorf("%s: Equal is not %v both ways", tt.name, tt.equal)
 		}
-		if w := tt.q.Warning("x.img"); (w == "") != (tt.warning == "") || !strings.HasPrefix(w, tt.warning) {
+		if w := tt.q.Warning("x.img", "dd"); (w == "") != (tt.warning == "") || !strings.HasPrefix(w, tt.warning) {
 			t.Errorf("%s: Warning = %q, want %q", tt.name, w, tt.warning)
 		}
 	}

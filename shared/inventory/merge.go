@@ -150,8 +150,10 @@ func (in *inputs) localPieces() []piece {
 		rec, ok := in.digests[name]
 		if ok && rec.Value.Version.Equal(it.Info.Version) && layout.IsHex256(rec.Value.SHA256) {
 			p.sha256, p.hashState = rec.Value.SHA256, Hashed
+			known := in.contents[p.sha256].Value
+			_, raw := known.Raw()
 			for _, publisher := range rec.Value.Publishers {
-				if w := publisher.Warning(name); w != "" {
+				if w := publisher.Warning(name, raw); w != "" {
 					p.warnings = append(p.warnings, w)
 				}
 			}

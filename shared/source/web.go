@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -46,8 +47,8 @@ type doer interface {
 	Do(*http.Request) (*http.Response, error)
 }
 
-func (c *Client) newRequest(ctx context.Context, method, url string) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+func (c *Client) newRequest(ctx context.Context, method, target string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
 		return nil, malformed("the URL cannot be read: %v", cause(err))
 	}
@@ -64,14 +65,14 @@ func (c *Client) resolveWeb(ctx context.Context, u URL, shaURL string) (*Resolve
 		}
 	}
 	web := c.session()
-	r, finalName, err := c.probe(ctx, web, u)
+	r, final, err := c.probe(ctx, web, u)
 	if err != nil {
 		return nil, err
 	}
 	if shaURL == "" {
 		return r, nil
 	}
-	sum, err := c.publishedSum(ctx, web, shaURL, u.Name, finalName)
+	sum, err := c.publishedSum(ctx, web, shaURL, u, final)
 	if err != nil {
 		return nil, err
 	}
@@ -86,19 +87,19 @@ func (c *Client) resolveWeb(ctx context.Context, u URL, shaURL string) (*Resolve
 
 // probe asks for an image without reading it: by HEAD, and where that does
 // not say enough (signed URLs allow GET only, some servers give no length)
-// for its first byte. finalName is the file name after redirects.
-func (c *Client) probe(ctx context.Context, web doer, u URL) (r *Resolved, finalName string, err error) {
-	if r, finalName, err = c.probeHead(ctx, web, u); err != nil || r != nil {
-		return r, finalName, err
+// for its first byte. final is the URL after redirects.
+func (c *Client) probe(ctx context.Context, web doer, u URL) (r *Resolved, final *url.URL, err error) {
+	if r, final, err = c.probeHead(ctx, web, u); err != nil || r != nil {
+		return r, final, err
 	}
 	req, err := c.newRequest(ctx, http.MethodGet, u.Canonical)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	req.Header.Set("Range", "bytes=0-0")
 	resp, err := web.Do(req)
 	if err != nil {
-		return nil, "", c.explain(ctx, u.Host, err)
+		return nil, nil, c.explain(ctx, u.Host, err)
 	}
 	defer resp.Body.Close()
 	size := resp.ContentLength
@@ -111,48 +112,48 @@ func (c *Client) probe(ctx context.Context, web doer, u URL) (r *Resolved, final
 		}
 	case http.StatusRequestedRangeNotSatisfiable: // there is no first byte
 		if size, err = unsatisfiedTotal(resp.Header.Get("Content-Range")); err != nil || size > 0 {
-			return nil, "", c.status(resp, "image")
+			return nil, nil, c.status(resp, "image")
 		}
 	default:
-		return nil, "", c.status(resp, "image")
+		return nil, nil, c.status(resp, "image")
 	}
 	return c.resolved(resp, u, size)
 }
 
 // probeHead returns nothing where HEAD is no use and GET must tell.
-func (c *Client) probeHead(ctx context.Context, web doer, u URL) (*Resolved, string, error) {
+func (c *Client) probeHead(ctx context.Context, web doer, u URL) (*Resolved, *url.URL, error) {
 	req, err := c.newRequest(ctx, http.MethodHead, u.Canonical)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	resp, err := web.Do(req)
 	switch {
 	case err != nil && ctx.Err() == nil && errors.Is(err, io.EOF):
-		return nil, "", nil // it does not know HEAD at all
+		return nil, nil, nil // it does not know HEAD at all
 	case err != nil:
-		return nil, "", c.explain(ctx, u.Host, err)
+		return nil, nil, c.explain(ctx, u.Host, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK || resp.ContentLength <= 0 || checkImage(resp, u.Name) != nil {
-		return nil, "", nil
+		return nil, nil, nil
 	}
 	return c.resolved(resp, u, resp.ContentLength)
 }
 
-func (c *Client) resolved(resp *http.Response, u URL, size int64) (*Resolved, string, error) {
+func (c *Client) resolved(resp *http.Response, u URL, size int64) (*Resolved, *url.URL, error) {
 	if err := checkImage(resp, u.Name); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	finalName, err := fileName(resp.Request.URL)
-	if err != nil {
-		finalName = u.Name
-	}
-	return &Resolved{Name: u.Name, Size: size, Validators: validators(resp)}, finalName, nil
+	return &Resolved{Name: u.Name, Size: size, Validators: validators(resp)}, resp.Request.URL, nil
 }
 
-// publishedSum is what the list at shaURL says of the image: by the name in
-// the operator's URL, or by the one that it redirects to ("latest.img").
-func (c *Client) publishedSum(ctx context.Context, web doer, shaURL, name, finalName string) (checksum.Sum, error) {
+// locationOf is u as package checksum has it: a list and an image of one server
+// are not told apart by scheme or query.
+func locationOf(u *url.URL) string { return u.Host + path.Clean("/"+u.Path) }
+
+// publishedSum is what the list at shaURL says of the image: at the operator's
+// URL, or at the one that it redirects to ("latest.img").
+func (c *Client) publishedSum(ctx context.Context, web doer, shaURL string, image URL, final *url.URL) (checksum.Sum, error) {
 	u, err := parseWeb(shaURL)
 	if err != nil {
 		return checksum.Sum{}, malformed("the SHA URL is not usable: %v", err)
@@ -172,13 +173,17 @@ func (c *Client) publishedSum(ctx context.Context, web doer, shaURL, name, final
 	if enc := encoding(resp); enc != "" {
 		return checksum.Sum{}, unresolvable(nil, "%s sends the checksum list with Content-Encoding %s though none was asked for", resp.Request.URL.Host, enc)
 	}
-	list, err := checksum.Parse(resp.Body)
+	list, err := checksum.Parse(resp.Body, locationOf(u))
 	if err != nil {
 		return checksum.Sum{}, unresolvable(err, "the SHA URL at %s is no use: %v", resp.Request.URL.Host, err)
 	}
-	sum, err := list.Find(name)
-	if err != nil && finalName != name {
-		if s, err2 := list.Find(finalName); err2 == nil {
+	asked, err := parseWeb(image.Canonical)
+	if err != nil {
+		return checksum.Sum{}, err
+	}
+	sum, err := list.Find(locationOf(asked))
+	if err != nil {
+		if s, err2 := list.Find(locationOf(final)); err2 == nil {
 			return s, nil
 		}
 	}

@@ -547,6 +547,10 @@ func TestSHAURL(t *testing.T) {
 			_, _ = io.WriteString(w, list)
 		case "/SHA512SUMS":
 			_, _ = io.WriteString(w, hex("d", 128)+"  x.img\n")
+		case "/images/SHA256SUMS":
+			_, _ = io.WriteString(w, hex("e", 64)+"  ./netboot/gtk/mini.iso\n"+hex("f", 64)+"  ./my netboot/mini.iso\n")
+		case "/SHA3-256SUMS":
+			_, _ = io.WriteString(w, hex("d", 64)+"  x.img\n")
 		case "/large":
 			_, _ = io.WriteString(w, strings.Repeat("#\n", 1<<20))
 		case "/gzip":
@@ -563,6 +567,10 @@ func TestSHAURL(t *testing.T) {
 		{"/x.img", "/SHA256SUMS", "ok", hex("b", 64), "", ""},
 		{"/x.img", "/SHA512SUMS", "ok", "", hex("d", 128), ""},
 		{"/latest.img", "/SHA256SUMS", "ok", hex("c", 64), "", ""}, // by the name it redirects to
+		{"/images/netboot/gtk/mini.iso", "/images/SHA256SUMS", "ok", hex("e", 64), "", ""},
+		{"/images/my%20netboot/mini.iso?x=1", "/images/SHA256SUMS", "ok", hex("f", 64), "", ""},
+		{"/images/netboot/mini.iso", "/images/SHA256SUMS", "unresolvable", "", "", "does not name"},
+		{"/x.img", "/SHA3-256SUMS", "unresolvable", "", "", "not known"},
 		{"/missing.img", "/SHA256SUMS", "unresolvable", "", "", "other.img"},
 		{"/x.img", "/none", "unresolvable", "", "", "checksum list"},
 		{"/x.img", "/large", "unresolvable", "", "", ""},
