@@ -113,7 +113,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		}); err != nil {
 			return nil, err
 		}
-		sc = s3store.Config{Endpoint: s.gateway.Endpoint(), Region: "us-east-1", AccessKey: s.credentials.ProgramAccessKey, SecretKey: s.credentials.ProgramSecretKey, Direct: true}
+		sc = s3store.Config{Endpoint: "http://gateway.inside", Region: "us-east-1", AccessKey: s.credentials.ProgramAccessKey, SecretKey: s.credentials.ProgramSecretKey, Dial: s.gateway.Dial}
 	}
 	client, err := s3store.Open(ctx, sc)
 	if err != nil {

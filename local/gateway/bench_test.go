@@ -7,17 +7,21 @@ import (
 	"testing"
 
 	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
 )
 
 const benchBytes = 256 << 20
 
 func BenchmarkPut(b *testing.B) {
 	g := start(b, b.TempDir())
-	r := root(b, g.Endpoint(), "images")
 	data := pattern(1, benchBytes)
-	b.SetBytes(benchBytes)
-	for b.Loop() {
-		put(b, r, "a.img", data)
+	for name, r := range map[string]*s3store.Root{"Network": root(b, g.Endpoint(), "images"), "Inside": within(b, g, "images")} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(benchBytes)
+			for b.Loop() {
+				put(b, r, "a.img", data)
+			}
+		})
 	}
 }
 
@@ -45,13 +49,16 @@ func BenchmarkGet(b *testing.B) {
 
 func BenchmarkRecord(b *testing.B) {
 	g := start(b, b.TempDir())
-	r := root(b, g.Endpoint(), "catalog")
-	tag, err := r.CreateRecord(b.Context(), "a", []byte("{}"))
-	for b.Loop() {
-		if err != nil {
-			b.Fatal(err)
-		}
-		tag, err = r.ReplaceRecord(b.Context(), "a", []byte("{}"), tag)
+	for name, r := range map[string]*s3store.Root{"Network": root(b, g.Endpoint(), "catalog"), "Inside": within(b, g, "catalog")} {
+		b.Run(name, func(b *testing.B) {
+			tag, err := r.CreateRecord(b.Context(), name, []byte("{}"))
+			for b.Loop() {
+				if err != nil {
+					b.Fatal(err)
+				}
+				tag, err = r.ReplaceRecord(b.Context(), name, []byte("{}"), tag)
+			}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,9 @@ type Config struct {
 	// Watch names the buckets whose directories are watched for files that
 	// come and go without S3.
 	Watch []string
+	// HeadTimeout is the time that a request has to arrive, as far as it is
+	// read before the client is authenticated. 0 is 10 seconds.
+	HeadTimeout time.Duration
 	// Log gets what the operator should know. Nil drops it.
 	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
@@ -69,6 +73,7 @@ type Event struct {
 // A Gateway is a running S3 server. Create it with [Start].
 type Gateway struct {
 	server  *server
+	inside  *inside
 	watcher *watcher
 	backend *backend
 	alive   *os.File
@@ -90,9 +95,8 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if cfg.AccessKey == "" || cfg.SecretKey == "" {
 		return nil, errors.New("the S3 gateway needs an access key and a secret key")
 	}
-	if cfg.Region == "" {
-		cfg.Region = "us-east-1"
-	}
+	cfg.Region = cmp.Or(cfg.Region, "us-east-1")
+	cfg.HeadTimeout = cmp.Or(cfg.HeadTimeout, 10*time.Second)
 	if cfg.Changed == nil {
 		cfg.Changed = func(Event) {}
 	}
@@ -147,7 +151,8 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, err
 	}
 	g.backend.expect = g.watcher.expect
-	if g.server, err = serve(ln, g.backend, cfg); err != nil {
+	g.inside = newInside()
+	if g.server, err = serve(g.backend, cfg, ln, g.inside); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -156,7 +161,12 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 // Addr returns the HOST:PORT that is listened on, with the real port.
 func (g *Gateway) Addr() string { return g.addr.String() }
 
-// Endpoint returns the URL at which this process reaches the gateway.
+// Dial opens a connection to the gateway from within this process. It takes
+// none from the clients of the address that the gateway listens on, and none of
+// them can take it.
+func (g *Gateway) Dial(ctx context.Context) (net.Conn, error) { return g.inside.dial(ctx) }
+
+// Endpoint returns the URL at which this machine reaches the gateway.
 func (g *Gateway) Endpoint() string {
 	host := g.addr.IP.String()
 	if g.addr.IP.IsUnspecified() {
@@ -277,7 +287,7 @@ func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
 		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
-		s3api.WithConcurrencyLimiter(maxConnections, maxConnections),
+		s3api.WithConcurrencyLimiter(maxConnections, 2*maxConnections),
 		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit))
 }
 

@@ -68,6 +68,22 @@ func root(t testing.TB, endpoint, bucket string) *s3store.Root {
 	return c.Root(bucket, "")
 }
 
+// within makes a bucket and returns the store over it, as the program does
+// that the gateway is part of.
+func within(t testing.TB, g *gateway.Gateway, bucket string) *s3store.Root {
+	t.Helper()
+	c, err := s3store.Open(context.Background(), s3store.Config{
+		Endpoint: "http://gateway.inside", Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Dial: g.Dial,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureBucket(context.Background(), bucket); err != nil {
+		t.Fatal(err)
+	}
+	return c.Root(bucket, "")
+}
+
 // raw is the S3 client itself, which does not try again.
 func raw(endpoint string) *s3.Client {
 	return s3.New(s3.Options{

@@ -3,13 +3,10 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
-	"os"
 	"reflect"
 	"runtime/debug"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -20,7 +17,7 @@ import (
 )
 
 const (
-	// maxConnections is far above what one machine's clients open.
+	// maxConnections is the most that each listener has.
 	maxConnections = 4096
 	// idleTimeout ends a connection that no request comes on.
 	idleTimeout = 2 * time.Minute
@@ -29,14 +26,14 @@ const (
 	stallTimeout = 10 * time.Minute
 )
 
-// A server answers HTTP on one listener.
+// A server answers HTTP on its listeners.
 type server struct {
-	http  *fasthttp.Server
-	conns *listener
-	ended chan error
+	http      *fasthttp.Server
+	listeners []*listener
+	ended     chan error // of each listener
 }
 
-func serve(ln net.Listener, b *backend, cfg Config) (*server, error) {
+func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 	api, err := newAPI(b, cfg)
 	if err != nil {
 		return nil, err
@@ -48,16 +45,24 @@ func serve(ln net.Listener, b *backend, cfg Config) (*server, error) {
 	handler := app.Handler()
 	s := &server{
 		http:  app.Server(),
-		conns: &listener{Listener: ln, open: map[*conn]struct{}{}},
-		ended: make(chan error, 1),
+		ended: make(chan error, len(from)),
 	}
 	s.http.Handler = handler
 	s.http.IdleTimeout = idleTimeout
+	s.http.ReadTimeout = cfg.HeadTimeout // ends with authentication: see conn.Read
+	s.http.ReduceMemoryUsage = true      // a connection without a request has no buffers
 	s.http.Name = "imageroot"
 	// A form would be read whole, before anybody asked who sends it.
 	s.http.DisablePreParseMultipartForm = true
+	// The server reads so much of a body, and no less, before it calls the
+	// handlers, which read the rest.
+	s.http.MaxRequestBodySize = 1
 	s.http.ErrorHandler = unreadable
-	go func() { s.ended <- s.http.Serve(s.conns) }()
+	for _, ln := range from {
+		l := &listener{Listener: ln, open: map[*conn]struct{}{}}
+		s.listeners = append(s.listeners, l)
+		go func() { s.ended <- s.http.Serve(l) }()
+	}
 	return s, nil
 }
 
@@ -111,17 +116,23 @@ func (s *server) close(grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	err := s.http.ShutdownWithContext(ctx)
-	s.conns.closeAll()
+	for _, l := range s.listeners {
+		l.closeAll()
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nil
 	}
 	// A handler whose connection is gone ends at its next read or write.
-	select {
-	case serveErr := <-s.ended:
-		return errors.Join(err, serveErr)
-	case <-time.After(grace / 2):
-		return err
+	late := time.After(grace / 2)
+	for range s.listeners {
+		select {
+		case serveErr := <-s.ended:
+			err = errors.Join(err, serveErr)
+		case <-late:
+			return err
+		}
 	}
+	return err
 }
 
 // fiberOf returns the application inside api. versitygw only listens by
@@ -134,203 +145,3 @@ func fiberOf(api *s3api.S3ApiServer) (*fiber.App, error) {
 	}
 	return *(**fiber.App)(unsafe.Pointer(field.UnsafeAddr())), nil
 }
-
-// A listener knows its open connections.
-type listener struct {
-	net.Listener
-	mu     sync.Mutex
-	open   map[*conn]struct{}
-	closed bool
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		tcp, ok := c.(*net.TCPConn)
-		if !ok {
-			c.Close()
-			continue
-		}
-		tracked := &conn{TCPConn: tcp, from: l}
-		l.mu.Lock()
-		if l.closed {
-			l.mu.Unlock()
-			c.Close()
-			continue
-		}
-		l.open[tracked] = struct{}{}
-		l.mu.Unlock()
-		return tracked, nil
-	}
-}
-
-func (l *listener) closeAll() {
-	l.mu.Lock()
-	l.closed = true
-	open := make([]*conn, 0, len(l.open))
-	for c := range l.open {
-		open = append(open, c)
-	}
-	l.mu.Unlock()
-	for _, c := range open {
-		c.end()
-	}
-}
-
-// A conn is a TCP connection that ends when nothing moves on it for too long,
-// and that sends a file's bytes without copying them through the process.
-type conn struct {
-	*net.TCPConn
-	from *listener
-
-	mu      sync.Mutex
-	readBy  time.Time // asked for by the server; zero is none
-	writeBy time.Time
-	closing bool
-
-	authenticated func() bool // nil outside of handlers; see restrict
-	credit        int
-}
-
-// restrict makes reads fail after n more bytes while authenticated reports
-// false, until unrestrict is called.
-func (c *conn) restrict(n int, authenticated func() bool) {
-	c.authenticated, c.credit = authenticated, n
-}
-
-func (c *conn) unrestrict() { c.authenticated = nil }
-
-// linger is how long a connection is read from after the last answer.
-const linger = 3 * time.Second
-
-// Close ends the connection in the way that lets the other side see the last
-// answer: one that is still sending, because its upload was refused before it
-// was read, would find the connection reset instead.
-func (c *conn) Close() error {
-	c.mu.Lock()
-	first := !c.closing
-	c.closing = true
-	c.mu.Unlock()
-	if !first {
-		return nil
-	}
-	if err := c.CloseWrite(); err != nil {
-		return c.end()
-	}
-	_ = c.TCPConn.SetReadDeadline(time.Now().Add(linger))
-	go func() {
-		_, _ = io.Copy(io.Discard, c.TCPConn)
-		c.end()
-	}()
-	return nil
-}
-
-// end closes the connection at once.
-func (c *conn) end() error {
-	c.from.mu.Lock()
-	delete(c.from.open, c)
-	c.from.mu.Unlock()
-	return c.TCPConn.Close()
-}
-
-func (c *conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-func (c *conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.readBy = t
-	c.mu.Unlock()
-	return c.TCPConn.SetReadDeadline(t)
-}
-
-func (c *conn) SetWriteDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.writeBy = t
-	c.mu.Unlock()
-	return c.TCPConn.SetWriteDeadline(t)
-}
-
-// deadline is when the next read or write is given up: the server's deadline
-// or the stall's, whichever comes first.
-func (c *conn) deadline(asked *time.Time) time.Time {
-	stall := time.Now().Add(stallTimeout)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !asked.IsZero() && asked.Before(stall) {
-		return *asked
-	}
-	return stall
-}
-
-func (c *conn) Read(p []byte) (int, error) {
-	if err := c.TCPConn.SetReadDeadline(c.deadline(&c.readBy)); err != nil {
-		return 0, err
-	}
-	if c.authenticated == nil || c.authenticated() {
-		return c.TCPConn.Read(p)
-	}
-	if c.credit <= 0 {
-		return 0, errUnauthenticated
-	}
-	n, err := c.TCPConn.Read(p[:min(len(p), c.credit)])
-	c.credit -= n
-	return n, err
-}
-
-func (c *conn) Write(p []byte) (int, error) {
-	if err := c.TCPConn.SetWriteDeadline(c.deadline(&c.writeBy)); err != nil {
-		return 0, err
-	}
-	return c.TCPConn.Write(p)
-}
-
-// sendfileChunk is how much one sendfile may move before the stall is looked
-// at again.
-const sendfileChunk = 8 << 20
-
-// ReadFrom lets the kernel move a file's bytes.
-func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
-	body, ok := r.(*fileBody)
-	if !ok {
-		return io.Copy(struct{ io.Writer }{c}, r)
-	}
-	for body.left > 0 {
-		if err := c.TCPConn.SetWriteDeadline(c.deadline(&c.writeBy)); err != nil {
-			return total, err
-		}
-		n, err := c.TCPConn.ReadFrom(&io.LimitedReader{R: body.file, N: min(body.left, sendfileChunk)})
-		total += n
-		body.left -= n
-		if err != nil {
-			return total, err
-		}
-		if n == 0 {
-			return total, io.ErrUnexpectedEOF // the file shrank under the reader
-		}
-	}
-	return total, nil
-}
-
-// A fileBody is the rest of a response: left bytes of file from where it is.
-type fileBody struct {
-	file *os.File
-	left int64
-}
-
-func (b *fileBody) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, io.EOF
-	}
-	n, err := b.file.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-func (b *fileBody) Close() error { return b.file.Close() }

@@ -34,8 +34,11 @@ type Config struct {
 	// standard credential chain.
 	AccessKey, SecretKey string
 	// Direct reaches the endpoint without a proxy, whatever the environment
-	// says: it is in this very process.
+	// says: it is on this very machine.
 	Direct bool
+	// Dial, if not nil, opens the connections to the server, whatever the host
+	// of Endpoint. It implies Direct.
+	Dial func(context.Context) (net.Conn, error)
 }
 
 // A Client speaks to one server. It is safe for concurrent use.
@@ -49,14 +52,19 @@ type Client struct {
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	// A body of gigabytes goes through one connection in one request, so only
 	// the ways to get stuck before bytes flow have limits here.
-	httpClient := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+	httpClient := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) {
+		d.Timeout = 10 * time.Second
+	}).WithTransportOptions(func(t *http.Transport) {
 		t.MaxIdleConnsPerHost = 64
 		t.WriteBufferSize = 256 << 10
 		t.ReadBufferSize = 256 << 10
-		if cfg.Direct {
+		if cfg.Direct || cfg.Dial != nil {
 			t.Proxy = nil
 		}
-	}).WithDialerOptions(func(d *net.Dialer) { d.Timeout = 10 * time.Second })
+		if cfg.Dial != nil {
+			t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.Dial(ctx) }
+		}
+	})
 	opts := []func(*awsconfig.LoadOptions) error{awsconfig.WithHTTPClient(httpClient)}
 	if cfg.Region != "" {
 		opts = append(opts, awsconfig.WithRegion(cfg.Region))
