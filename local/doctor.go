@@ -328,7 +328,7 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 		f := finding{good, "bucket", l.String() + " can be listed"}
 		switch err := first(ctx, client.Root(l.Bucket, l.Prefix)); {
 		case err == nil:
-		case errors.Is(err, store.ErrNotFound):
+		case errors.Is(err, store.ErrNoBucket):
 			f = finding{warn, "bucket", fmt.Sprintf("%s is not there; the start makes it if it may, else: aws --endpoint-url %s s3 mb s3://%[1]s", l.Bucket, at)}
 		case errors.Is(err, store.ErrDenied):
 			f = finding{fail, "bucket", fmt.Sprintf("%s does not let these AWS_* credentials use %s; give others, or give these the rights to it (%v)", at, l, err)}

@@ -123,12 +123,6 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if err := s.ensureBuckets(ctx); err != nil {
 		return nil, err
 	}
-	if s.gateway != nil {
-		// It holds the session key.
-		if err := os.Chmod(filepath.Join(s.cfg.Data, cfg.CatalogRoot.Bucket), 0o700); err != nil {
-			return nil, fmt.Errorf("the catalog cannot be kept from other users: %w", err)
-		}
-	}
 	images, catalogRoot := s.root(client, cfg.ImageRoot), s.root(client, cfg.CatalogRoot)
 	if s.gateway == nil {
 		if err := probe.Check(ctx, catalogRoot); err != nil {
@@ -150,13 +144,12 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 
 // ensureBuckets makes the buckets that are missing, or says how to.
 func (s *server) ensureBuckets(ctx context.Context) error {
-	buckets := []string{s.cfg.ImageRoot.Bucket, s.cfg.CatalogRoot.Bucket}
 	var missing, commands []string
 	var denied error
 	if _, err := s.client.Access(ctx); err != nil {
 		return fmt.Errorf("no credentials for %s: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%w)", s.cfg.S3Endpoint, err)
 	}
-	for _, bucket := range slices.Compact(buckets) {
+	for _, bucket := range s.buckets() {
 		err := s.client.EnsureBucket(ctx, bucket)
 		if errors.Is(err, store.ErrDenied) && s.mayList(ctx, bucket) {
 			continue // credentials for a part of it
@@ -176,6 +169,12 @@ func (s *server) ensureBuckets(ctx context.Context) error {
 	if missing != nil {
 		return fmt.Errorf("these AWS_* credentials may neither use nor make the bucket %s at %s; where it is missing, this makes it with other ones: %s (%w)",
 			strings.Join(missing, ", nor "), s.cfg.S3Endpoint, strings.Join(commands, " && "), denied)
+	}
+	if s.gateway != nil {
+		// It holds the session key.
+		if err := os.Chmod(filepath.Join(s.cfg.Data, s.cfg.CatalogRoot.Bucket), 0o700); err != nil {
+			return fmt.Errorf("the catalog cannot be kept from other users: %w", err)
+		}
 	}
 	return nil
 }
@@ -289,7 +288,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 	lister := &catalog.Function{
 		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Auth: operator, Metric: m,
 		Version: programVersion(), Location: cfg.ImageRoot.String(), S3Endpoint: s.s3Address(),
-		Ready: func(ctx context.Context) error { return reachable(ctx, images) }, Now: now, Log: s.log,
+		Ready: func(ctx context.Context) error { return s.ready(ctx, images) }, Now: now, Log: s.log,
 	}
 	s.workers = []worker{
 		{looks, lookers, hasher.Handle},
@@ -358,13 +357,36 @@ func (s *server) free() int64 {
 	return s.gateway.Free()
 }
 
-// reachable reports whether the store answers.
-func reachable(ctx context.Context, images store.Objects) error {
-	_, err := images.Head(ctx, layout.ManifestKey)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
+// ready reports whether the store answers and has the buckets.
+func (s *server) ready(ctx context.Context, images store.Objects) error {
+	if _, err := images.Head(ctx, layout.ManifestKey); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
 	}
-	return err
+	for _, bucket := range s.buckets() {
+		if err := s.client.FindBucket(ctx, bucket); errors.Is(err, store.ErrNoBucket) {
+			return err
+		}
+	}
+	return nil
+}
+
+// buckets returns the buckets of the roots.
+func (s *server) buckets() []string {
+	return slices.Compact([]string{s.cfg.ImageRoot.Bucket, s.cfg.CatalogRoot.Bucket})
+}
+
+// restoreBuckets makes buckets again that were removed since the start.
+func (s *server) restoreBuckets(ctx context.Context) {
+	missing := slices.DeleteFunc(s.buckets(), func(bucket string) bool {
+		return !errors.Is(s.client.FindBucket(ctx, bucket), store.ErrNoBucket)
+	})
+	if len(missing) == 0 {
+		return
+	}
+	s.log.Error("buckets are missing, with all that was in them: they are made again, empty", "buckets", missing)
+	if err := s.ensureBuckets(ctx); err != nil {
+		s.log.Error("a missing bucket cannot be made again", "error", err)
+	}
 }
 
 func countJobs(inv *inventory.Inventory) map[[2]string]int {
@@ -437,6 +459,7 @@ func (s *server) reconcile(ctx context.Context) {
 	defer jobs.Stop()
 	task := queue.Task{Reconcile: true}
 	for {
+		s.restoreBuckets(ctx)
 		for _, q := range s.reconcilers {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,6 +14,52 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 )
+
+// A bucket that is removed while imageroot runs is missed, and made again.
+func TestMissingBucket(t *testing.T) {
+	dir := t.TempDir()
+	cfg, err := config.Load([]string{"--data", dir, "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--token", "0123456789abcdef"}, t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	ask := func(method, path, body string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer 0123456789abcdef")
+		w := httptest.NewRecorder()
+		s.http.Handler.ServeHTTP(w, r)
+		return w
+	}
+	for _, bucket := range []string{"images", "catalog"} {
+		if w := ask(http.MethodGet, "/readyz", ""); w.Code != http.StatusOK {
+			t.Fatalf("ready: %d %s", w.Code, w.Body)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, bucket)); err != nil {
+			t.Fatal(err)
+		}
+		if w := ask(http.MethodGet, "/readyz", ""); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "bucket") {
+			t.Errorf("ready without %s: %d %s", bucket, w.Code, w.Body)
+		}
+		if w := ask(http.MethodPut, "/images/a.img", "bytes"); bucket == "images" && (w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "bucket")) {
+			t.Errorf("an upload without %s: %d %s", bucket, w.Code, w.Body)
+		}
+		s.restoreBuckets(t.Context())
+		if w := ask(http.MethodPut, "/images/a.img", "bytes"); w.Code != http.StatusCreated {
+			t.Errorf("with %s made again: %d %s", bucket, w.Code, w.Body)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "catalog")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the catalog was made again as %v (%v)", info, err)
+	}
+}
 
 // The first start over another S3 server makes a password up where none is
 // given, and prints it once. Its hash is where every later start finds it.

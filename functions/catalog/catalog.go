@@ -80,7 +80,9 @@ func (f *Function) readyz(w http.ResponseWriter, r *http.Request) error {
 	const patience = 5 * time.Second
 	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
-	if err := f.Ready(ctx); err != nil {
+	if err := f.Ready(ctx); errors.Is(err, store.ErrNoBucket) {
+		return err
+	} else if err != nil {
 		return problem.Wrap(problem.Unavailable, "the store cannot be reached", err)
 	}
 	return web.JSON(w, http.StatusOK, map[string]string{"status": "ready"})

@@ -143,6 +143,7 @@ var places = []struct {
 	{store.ErrUnavailable, Unavailable, "the store cannot be reached, or cannot do this at the moment: try again"},
 	{store.ErrChanged, Conflict, "it was replaced by somebody else meanwhile: try again"},
 	{store.ErrConflict, Conflict, "it was changed by somebody else meanwhile: look at it again and retry"},
+	{store.ErrNoBucket, Unavailable, "the bucket that holds this is missing: the server makes it again within a minute if it may"},
 	{store.ErrNotFound, NotFound, "there is no such thing here"},
 	{os.ErrDeadlineExceeded, Timeout, "the connection stalled for too long: try again"},
 	{context.DeadlineExceeded, Unavailable, "it took too long: try again"},

@@ -34,6 +34,7 @@ func TestFrom(t *testing.T) {
 		{fmt.Errorf("x: %w", placed{}), Malformed, 422, "line 3"},
 		{fmt.Errorf("x: %w", nameErr), Malformed, 422, "tarball"},
 		{fmt.Errorf("get: %w (no such key)", store.ErrNotFound), NotFound, 404, ""},
+		{fmt.Errorf("put: %w", store.ErrNoBucket), Unavailable, 503, "bucket"},
 		{fmt.Errorf("put: %w", store.ErrFull), Full, 507, "room"},
 		{fmt.Errorf("put: %w (%w)", store.ErrFull, context.Canceled), Full, 507, "room"},
 		{store.ErrDenied, BadGateway, 502, "credentials"},

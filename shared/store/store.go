@@ -21,6 +21,10 @@ import (
 var (
 	// ErrNotFound: there is no such object, record, or multipart upload.
 	ErrNotFound = errors.New("not found")
+	// ErrNoBucket: the bucket itself is missing. It is never ErrNotFound, so
+	// that no caller takes its objects for deleted. Head, which has no room for
+	// the reason in its answer, may return ErrNotFound all the same.
+	ErrNoBucket = errors.New("the bucket does not exist")
 	// ErrConflict: a compare-and-swap lost. Somebody else's write is in force.
 	ErrConflict = errors.New("changed by somebody else")
 	// ErrUnknown: a write may or may not have taken effect (the answer was

@@ -97,18 +97,25 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	})}, nil
 }
 
+// FindBucket returns [store.ErrNoBucket] if the bucket does not exist, and
+// [store.ErrDenied] if the server does not say.
+func (c *Client) FindBucket(ctx context.Context, bucket string) error {
+	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
+	if isStatus(err, http.StatusNotFound) {
+		return fmt.Errorf("look for bucket %q: %w", bucket, store.ErrNoBucket)
+	}
+	return wrap("look for bucket", bucket, err)
+}
+
 // EnsureBucket makes the bucket if it does not exist. Where that is not
 // allowed, or it is there and may not be used, the error is [store.ErrDenied];
 // where the server does not know the credentials it is [ErrCredentials] too.
 func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
-	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
-	if err == nil {
-		return nil
-	}
+	err := c.FindBucket(ctx, bucket)
 	// Whoever may not look may still not be told that it is missing.
-	denied := isStatus(err, http.StatusForbidden)
-	if !denied && !isStatus(err, http.StatusNotFound) {
-		return wrap("look for bucket", bucket, err)
+	denied := errors.Is(err, store.ErrDenied)
+	if !denied && !errors.Is(err, store.ErrNoBucket) {
+		return err
 	}
 	_, err = c.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket})
 	code := ""
@@ -185,8 +192,10 @@ func kindOf(err error) error {
 	var api smithy.APIError
 	if errors.As(err, &api) {
 		switch api.ErrorCode() {
-		case "NoSuchKey", "NotFound", "NoSuchUpload", "NoSuchBucket":
+		case "NoSuchKey", "NotFound", "NoSuchUpload":
 			return store.ErrNotFound
+		case "NoSuchBucket":
+			return store.ErrNoBucket
 		case "PreconditionFailed", "ConditionalRequestConflict":
 			return store.ErrConflict
 		case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch":
