@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -68,6 +69,10 @@ type pending struct {
 	HashedParts string       `json:"hashed_parts"`
 	// CompletingAt is when the client said that all parts are there.
 	CompletingAt time.Time `json:"completing_at,omitzero"`
+	// WantSHA256 is what the client says that the image hashes to, and
+	// WantParts the chain of the parts that it has sent. Empty: it did not say.
+	WantSHA256 string `json:"want_sha256,omitempty"`
+	WantParts  string `json:"want_parts,omitempty"`
 }
 
 // Validate implements record.Validator.
@@ -97,14 +102,22 @@ type view struct {
 	SHA256    *string    `json:"sha256"`
 	Error     *string    `json:"error"`
 	CreatedAt time.Time  `json:"created_at"`
+	Hashed    *hashed    `json:"hashed,omitempty"`
 	Parts     []partView `json:"parts,omitempty"`
 }
 
-type partView struct {
-	Number    int32  `json:"number"`
-	URL       string `json:"url"`
+// hashed is the SHA-256 of the first bytes of an upload.
+type hashed struct {
 	SizeBytes int64  `json:"size_bytes"`
-	Done      bool   `json:"done"`
+	SHA256    string `json:"sha256"`
+}
+
+type partView struct {
+	Number    int32   `json:"number"`
+	URL       string  `json:"url"`
+	SizeBytes int64   `json:"size_bytes"`
+	Done      bool    `json:"done"`
+	ETag      *string `json:"etag"` // of the bytes that are there
 }
 
 func (p *pending) view() view {
@@ -118,7 +131,8 @@ func (p *pending) view() view {
 	return v
 }
 
-// withParts adds the parts, with those done that the store has.
+// withParts adds the parts, with those done that the store has, and the digest
+// of the first ones where that is known.
 func (p *pending) withParts(done []store.Part) view {
 	v := p.view()
 	v.Parts = make([]partView, p.parts())
@@ -128,10 +142,22 @@ func (p *pending) withParts(done []store.Part) view {
 	}
 	for _, d := range done {
 		if int(d.Number) <= len(v.Parts) && d.Size == p.partBytes(d.Number) {
-			v.Parts[d.Number-1].Done = true
+			v.Parts[d.Number-1].Done, v.Parts[d.Number-1].ETag = true, &d.ETag
 		}
 	}
+	if first := p.Hashed.Offset / p.PartSize; first > 0 && p.Hashed.Offset < p.SizeBytes {
+		done = done[:min(first, int64(len(done)))]
+	}
+	if sum, ok := p.hash(done); ok && sum.Offset() > 0 {
+		v.Hashed = &hashed{sum.Offset(), sum.Sum256()}
+	}
 	return v
+}
+
+// hash returns the hash of parts, in this order, where it is known.
+func (p *pending) hash(parts []store.Part) (*digest.Hasher, bool) {
+	sum, err := digest.Resume(p.Hashed)
+	return sum, err == nil && p.HashedParts == chainOf(parts)
 }
 
 // begin answers POST /uploads.
@@ -139,8 +165,13 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		Name      string      `json:"name"`
 		SizeBytes json.Number `json:"size_bytes"`
+		SHA256    string      `json:"sha256"`
 	}
 	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	want, err := f.wanted(r, in.SHA256)
+	if err != nil {
 		return err
 	}
 	if _, err := image.ParseName(in.Name); err != nil {
@@ -161,6 +192,7 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	p := &pending{
 		ID: hex.EncodeToString(id), Name: in.Name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
 		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
+		WantSHA256: want,
 	}
 	if p.UploadID, err = f.Images.CreateUpload(r.Context(), in.Name); err != nil {
 		return err
@@ -174,6 +206,28 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return web.JSON(w, http.StatusCreated, v)
+}
+
+// wanted returns the SHA-256 that the client says the whole image has: in
+// sha256, a field of the body, or in Repr-Digest. It is empty if it did not say.
+func (f *Function) wanted(r *http.Request, sha256 string) (string, error) {
+	e, err := digest.ParseRequest(http.Header{"Repr-Digest": r.Header.Values("Repr-Digest")})
+	switch {
+	case err != nil:
+		return "", problem.New(problem.Invalid, err.Error())
+	case sha256 != "" && !layout.IsHex256(sha256):
+		return "", problem.New(problem.Malformed, "sha256 must be the SHA-256 of the image, 64 digits of lower case hexadecimal")
+	case e != nil && e.SHA256 == "":
+		return "", problem.New(problem.NotImplemented, "an upload in parts is compared with a SHA-256 only: send that")
+	case e != nil && sha256 != "" && e.SHA256 != sha256:
+		return "", problem.New(problem.Invalid, "sha256 and Repr-Digest contradict each other")
+	case e != nil:
+		sha256 = e.SHA256
+	}
+	if sha256 != "" && f.Links != nil {
+		return "", problem.New(problem.NotImplemented, "the store does not say the SHA-256 of parts here: leave it out, and send the etags of the parts when completing")
+	}
+	return sha256, nil
 }
 
 // partSize is the least multiple of partBytes that makes do with S3's most
@@ -337,14 +391,18 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if want.Expected != nil {
-		return problem.New(problem.NotImplemented, "digests of parts are not verified; leave them out")
-	}
 	if err := plain(r); err != nil {
 		return err
 	}
 	sum, inOrder := hasherFor(&p, n)
-	body := digest.NewReader(&wholeBody{web.Body(w, r)}, sum, nil, f.Metric.BytesUploaded)
+	src := io.Reader(&wholeBody{web.Body(w, r)})
+	var verify func(*digest.Hasher) error
+	if want.Expected != nil { // of the part alone, which sum is not
+		own := digest.New(want.has512())
+		src = io.TeeReader(src, own)
+		verify = func(*digest.Hasher) error { return want.verify(own) }
+	}
+	body := digest.NewReader(src, sum, verify, f.Metric.BytesUploaded)
 	part, err := f.Images.UploadPart(ctx, p.Name, p.UploadID, n, body, r.ContentLength)
 	_, berr := stop(w, r, body)
 	switch {
@@ -356,7 +414,8 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	if err := f.noteHash(ctx, &p, part, sum, inOrder); err != nil {
 		return err
 	}
-	return web.JSON(w, http.StatusOK, partView{Number: n, URL: r.URL.Path, SizeBytes: r.ContentLength, Done: true})
+	w.Header().Set("ETag", `"`+part.ETag+`"`)
+	return web.JSON(w, http.StatusOK, partView{Number: n, URL: r.URL.Path, SizeBytes: r.ContentLength, Done: true, ETag: &part.ETag})
 }
 
 // hasherFor returns the hash of all parts before n where that is known, and
@@ -371,23 +430,20 @@ func hasherFor(p *pending, n int32) (h *digest.Hasher, inOrder bool) {
 }
 
 // noteHash keeps the hash of the first parts up to date. A part that was
-// hashed and is sent again may be another one: the hash is of no use then.
+// hashed and is sent again may be another one, which its ETag tells: see [chain].
 func (f *Function) noteHash(ctx context.Context, p *pending, part store.Part, sum *digest.Hasher, inOrder bool) error {
-	begin := int64(part.Number-1) * p.PartSize
-	if !inOrder && p.Hashed.Offset <= begin {
+	if !inOrder {
 		return nil
 	}
+	begin := int64(part.Number-1) * p.PartSize
 	_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
 		switch {
 		case !exists:
 			return store.ErrNotFound
-		case inOrder && cur.Hashed.Offset == begin:
-			cur.Hashed, cur.HashedParts = sum.State(), chain(cur.HashedParts, part)
-		case cur.Hashed.Offset > begin:
-			cur.Hashed = digest.State{Offset: -1}
-		default:
+		case cur.Hashed.Offset != begin:
 			return record.ErrKeep
 		}
+		cur.Hashed, cur.HashedParts = sum.State(), chain(cur.HashedParts, part)
 		return nil
 	})
 	return expired(err)
@@ -405,6 +461,19 @@ func chain(before string, part store.Part) string {
 // some disks, so it happens after the answer.
 func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
+	var in struct {
+		SHA256 string   `json:"sha256"`
+		ETags  []string `json:"etags"`
+	}
+	if r.ContentLength != 0 {
+		if err := web.Decode(w, r, &in); err != nil {
+			return err
+		}
+	}
+	want, err := f.wanted(r, in.SHA256)
+	if err != nil {
+		return err
+	}
 	p, err := f.read(ctx, r.PathValue("id"))
 	if err != nil {
 		return err
@@ -417,6 +486,15 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 		if missing := missingParts(p.withParts(done)); missing != "" {
 			return problem.New(problem.Conflict, "parts are missing: "+missing)
 		}
+		if err := compare(in.ETags, done); err != nil {
+			return err
+		}
+		if want != "" {
+			p.WantSHA256 = want
+		}
+		if err := p.verify(done); err != nil {
+			return err
+		}
 		p, _, err = record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
 			if !exists {
 				return store.ErrNotFound
@@ -424,7 +502,10 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 			if cur.Status != uploading {
 				return record.ErrKeep
 			}
-			cur.Status, cur.CompletingAt = completing, f.Now().UTC()
+			cur.Status, cur.CompletingAt, cur.WantSHA256 = completing, f.Now().UTC(), p.WantSHA256
+			if in.ETags != nil {
+				cur.WantParts = chainOf(done)
+			}
 			return nil
 		})
 		if err != nil {
@@ -437,6 +518,35 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return web.JSON(w, http.StatusAccepted, p.view())
+}
+
+// compare compares the parts with what their sender says of them, if it does.
+func compare(etags []string, parts []store.Part) error {
+	if etags != nil && len(etags) != len(parts) {
+		return problem.Newf(problem.Malformed, "etags must be those of all %d parts, in order", len(parts))
+	}
+	for i, etag := range etags {
+		if strings.Trim(etag, `"`) != parts[i].ETag {
+			return problem.Newf(problem.Conflict, "part %d was sent by another client since, and has other bytes: send it again, or begin another upload", parts[i].Number)
+		}
+	}
+	return nil
+}
+
+// verify refuses parts that are not what the client has said of the image.
+func (p *pending) verify(parts []store.Part) error {
+	if p.WantParts != "" && p.WantParts != chainOf(parts) {
+		return problem.New(problem.Conflict, "a part was replaced after the upload was completed: send the image again")
+	}
+	if p.WantSHA256 == "" {
+		return nil
+	}
+	sum, known := p.hash(parts)
+	if !known || sum.Offset() != p.SizeBytes {
+		return problem.New(problem.Conflict, "the SHA-256 of the parts is not known, since they did not come in order or a part was replaced: "+
+			"begin another upload and send them in order, or complete it with the etags of the parts in place of the SHA-256")
+	}
+	return expected{&digest.Expected{SHA256: p.WantSHA256}}.verify(sum)
 }
 
 // missingParts names the first parts that are not there.
@@ -475,19 +585,16 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	}
 	version, err := f.assemble(ctx, &p)
 	if isFinal(err) || err != nil && f.Now().Sub(p.CompletingAt) > keep {
-		if aerr := f.Images.AbortUpload(ctx, p.Name, p.UploadID); aerr != nil {
-			f.Log.Warn("the parts of a failed upload could not be removed; they are swept later", "name", p.Name, "error", aerr)
-		}
 		return f.end(ctx, &p, reason(err))
 	}
 	if err == nil {
 		err = f.finish(ctx, &p, version)
 	}
-	if err != nil {
+	if _, waits := queue.Delay(err); err != nil && !waits { // another process may be at it
 		_, nerr := f.note(ctx, p.ID, reason(err))
-		return errors.Join(err, ignoreGone(nerr)) // comes back
+		err = errors.Join(err, ignoreGone(nerr))
 	}
-	return nil
+	return err // comes back
 }
 
 // finish has the digest of an assembled upload recorded or computed, and ends
@@ -558,6 +665,9 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 			"it was put together, and replaced or deleted before that could be noted", store.ErrNotFound)
 	}
 	if err == nil {
+		if err := p.verify(parts); err != nil {
+			return store.Version{}, errors.Join(err, store.ErrRefused)
+		}
 		if p.HashedParts != chainOf(parts) {
 			p.Hashed = digest.State{Offset: -1}
 		}
@@ -590,7 +700,8 @@ func chainOf(parts []store.Part) (c string) {
 	return c
 }
 
-// end records how an upload came to its end.
+// end records how an upload came to its end. The parts of one that failed are
+// removed; where that fails, [Function.Reconcile] does it in time.
 func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	ended := false
 	_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
@@ -612,15 +723,18 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	}
 	if failure != "" {
 		e.Kind, e.Summary, e.Details = activity.ImageUploadFailed, "upload of "+p.Name+" failed", map[string]any{"error": failure}
+		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
+			f.Log.Warn("the parts of an upload that failed are left for now", "name", p.Name, "error", err)
+		}
 	}
 	f.Activity.Add(ctx, e)
 	f.Log.Info("upload assembled", "name", p.Name, "bytes", p.SizeBytes, "sha256", p.SHA256, "error", failure)
 	return nil
 }
 
-// keep is how long an upload that nobody goes on with is kept, how long it is
-// tried to assemble one, and how long the record of one that has ended is kept
-// for its client to ask.
+// keep is how long an upload is kept after its last part, how long it is tried
+// to assemble one, and how long the record of one that has ended is kept after
+// its beginning, for its client to ask.
 const keep = 7 * 24 * time.Hour
 
 // Reconcile goes on with uploads whose assembly was interrupted, and gives up
@@ -630,44 +744,58 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var errs []error // of one upload, which must not keep the others from their end
 	for _, info := range damaged {
 		f.Log.Warn("damaged record of an upload left out", "key", info.Key, "remedy", layout.Remedy(info.Key))
 		if f.Now().Sub(info.LastModified) > keep {
-			if err := f.Catalog.DeleteRecord(ctx, info.Key); err != nil {
-				return err
-			}
+			errs = append(errs, f.Catalog.DeleteRecord(ctx, info.Key))
 		}
 	}
 	inUse := map[string]bool{}
 	for _, p := range all {
-		age := f.Now().Sub(p.CreatedAt)
-		switch {
-		case p.Status == completing:
+		var err error
+		idle := false
+		switch p.Status {
+		case completing:
 			err = f.Assemble.Send(ctx, queue.Task{Upload: p.ID}.Encode(), 0)
-		case p.Status == uploading && age > keep:
-			if err = f.Images.AbortUpload(ctx, p.Name, p.UploadID); err == nil {
-				err = f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID))
-			}
-		case age > keep && p.Status != uploading:
+		case uploading:
+			idle, err = f.giveUp(ctx, p.Name, p.UploadID, p.CreatedAt)
+		default:
+			idle = f.Now().Sub(p.CreatedAt) > keep
+		}
+		if idle && err == nil {
 			err = f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID))
 		}
-		if err != nil {
-			return err
-		}
-		inUse[p.UploadID] = true
+		errs = append(errs, err)
+		inUse[p.UploadID] = p.Status == uploading || p.Status == completing
 	}
 	// S3 clients leave parts behind as well.
 	for u, err := range f.Images.PendingUploads(ctx, "") {
-		if err != nil {
-			return err
+		if err == nil && !inUse[u.ID] {
+			_, err = f.giveUp(ctx, u.Key, u.ID, u.Initiated)
 		}
-		if !inUse[u.ID] && f.Now().Sub(u.Initiated) > keep {
-			if err := f.Images.AbortUpload(ctx, u.Key, u.ID); err != nil {
-				return err
-			}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// giveUp aborts an upload of the store's that no part has come for since keep,
+// and reports whether it did.
+func (f *Function) giveUp(ctx context.Context, name, id string, began time.Time) (bool, error) {
+	old := func(t time.Time) bool { return f.Now().Sub(t) > keep }
+	if !old(began) {
+		return false, nil
+	}
+	parts, err := f.Images.ListParts(ctx, name, id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	for _, p := range parts {
+		if !old(p.LastModified) {
+			return false, nil
 		}
 	}
-	return nil
+	return true, f.Images.AbortUpload(ctx, name, id)
 }
 
 var _ queue.Handler = (*Function)(nil).Handle

@@ -134,6 +134,8 @@ type Part struct {
 	Number int32  `json:"n"` // from 1
 	ETag   string `json:"etag"`
 	Size   int64  `json:"size"`
+	// LastModified is when the part arrived. Only [Multipart.ListParts] sets it.
+	LastModified time.Time `json:"-"`
 }
 
 // A PendingUpload is a multipart upload that is neither completed nor aborted.

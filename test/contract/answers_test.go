@@ -304,9 +304,10 @@ func (s *server) testRaw(t *testing.T) {
 
 func (s *server) testUploads(t *testing.T) {
 	const body = "0123456789"
+	sum := sha256.Sum256([]byte(body))
 	begin := func(name string) (path string) {
 		t.Helper()
-		a := s.send(t, "POST", "/uploads", 201, `{"name": "`+name+`", "size_bytes": 10}`)
+		a := s.send(t, "POST", "/uploads", 201, `{"name": "`+name+`", "size_bytes": 10, "sha256": "`+hex.EncodeToString(sum[:])+`"}`)
 		return "/uploads/" + text(a.object, "id")
 	}
 	part := func(url string, status int, body string, header map[string]string) *answer {
@@ -321,26 +322,30 @@ func (s *server) testUploads(t *testing.T) {
 	}
 	s.send(t, "POST", u+"/complete", 409, "")
 	part(url1, 422, "short", octets)
-	part(url1, 501, body, with(octets, "Repr-Digest", "sha-256=:"+labBase64+":"))
+	part(url1, 400, body, with(octets, "Repr-Digest", "sha-256=:"+labBase64+":"))
 	part(u+"/parts/2", 404, body, octets)
 	part("/uploads/"+zeros[:32]+"/parts/1", 404, body, octets)
 	s.cut(t, "PUT", url1, 10, 400)
 	if a := part(url1, 200, body, octets); a.object["done"] != true || a.object["url"] != url1 {
 		t.Errorf("%s", a.body)
 	}
-	if a := s.get(t, u, 200); a.at(t, "parts.0.done") != true {
+	a = s.get(t, u, 200)
+	if a.at(t, "parts.0.done") != true || a.at(t, "hashed.sha256") != hex.EncodeToString(sum[:]) {
 		t.Errorf("%s", a.body)
 	}
+	etag := text(a.at(t, "parts.0").(object), "etag")
+	s.send(t, "POST", u+"/complete", 400, `{"sha256": "`+zeros+`"}`)
+	s.send(t, "POST", u+"/complete", 422, `{"sha256": "none"}`)
+	s.send(t, "POST", u+"/complete", 422, `{"etags": []}`)
+	s.send(t, "POST", u+"/complete", 409, `{"etags": ["another"]}`)
 	if a := s.get(t, "/uploads", 200); a.at(t, "uploads.0.parts") != nil {
 		t.Errorf("the list has parts: %s", a.body)
 	}
-	if a := s.send(t, "POST", u+"/complete", 202, ""); a.object["status"] != "completing" || a.object["parts"] != nil {
+	if a := s.send(t, "POST", u+"/complete", 202, `{"etags": ["`+etag+`"], "sha256": "`+hex.EncodeToString(sum[:])+`"}`); a.object["status"] != "completing" || a.object["parts"] != nil {
 		t.Errorf("%s", a.body)
 	}
 	part(url1, 409, body, octets)
-	s.send(t, "DELETE", u, 409, "")
 	s.assemblies.work(t, s.uploader.Handle)
-	sum := sha256.Sum256([]byte(body))
 	if a := s.get(t, u, 200); a.object["status"] != "completed" || a.object["sha256"] != hex.EncodeToString(sum[:]) {
 		t.Errorf("%s", a.body)
 	}
@@ -355,7 +360,7 @@ func (s *server) testUploads(t *testing.T) {
 	// One whose parts are lost while it waits to be assembled.
 	u = begin("lost.raw")
 	part(u+"/parts/1", 200, body, octets)
-	s.send(t, "POST", u+"/complete", 202, "")
+	s.form(t, u+"/complete", 202, url.Values{"sha256": {hex.EncodeToString(sum[:])}})
 	for p, err := range s.images.PendingUploads(t.Context(), "lost.raw") {
 		if err != nil {
 			t.Fatal(err)
@@ -364,6 +369,7 @@ func (s *server) testUploads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s.send(t, "DELETE", u, 409, "")
 	// So long afterwards that no other process can be at it.
 	s.uploader.Now = func() time.Time { return time.Now().Add(24 * time.Hour) }
 	s.assemblies.work(t, s.uploader.Handle)
@@ -808,7 +814,11 @@ func (s *server) testAtAWS(t *testing.T) {
 	if to, _ := a.at(t, "parts.0.url").(string); !strings.HasPrefix(to, "https://images.s3.us-east-1.amazonaws.com/lab.img?") {
 		t.Errorf("the part goes to %q", to)
 	}
-	leads(aws.do(t, request{method: "PUT", target: "/uploads/" + a.at(t, "id").(string) + "/parts/1", status: 307}))
+	u := "/uploads/" + text(a.object, "id")
+	leads(aws.do(t, request{method: "PUT", target: u + "/parts/1", status: 307}))
+	aws.do(t, request{method: "PUT", target: u + "/parts/1", status: 501, header: map[string]string{"Repr-Digest": "sha-256=:" + labBase64 + ":"}})
+	aws.send(t, "POST", u+"/complete", 501, `{"sha256": "`+zeros+`"}`)
+	aws.send(t, "POST", "/uploads", 501, `{"name": "lab.raw", "size_bytes": 10, "sha256": "`+zeros+`"}`)
 }
 
 // testAccess tests that those get in whom the file lets in.

@@ -43,6 +43,9 @@ func (w *world) allowOrigin(origin string) {
 		for _, h := range template.List(template.Map(r)["AllowedHeaders"]) {
 			rule.AllowedHeaders = append(rule.AllowedHeaders, fmt.Sprint(h))
 		}
+		for _, h := range template.List(template.Map(r)["ExposedHeaders"]) {
+			rule.ExposeHeaders = append(rule.ExposeHeaders, fmt.Sprint(h))
+		}
 		rules = append(rules, rule)
 	}
 	c := s3.New(s3.Options{

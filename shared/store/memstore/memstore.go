@@ -39,7 +39,12 @@ type object struct {
 type upload struct {
 	key       string
 	initiated time.Time
-	parts     map[int32][]byte
+	parts     map[int32]part
+}
+
+type part struct {
+	data    []byte
+	arrived time.Time
 }
 
 var _ store.Root = (*Root)(nil)
@@ -226,7 +231,7 @@ func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
 	defer r.mu.Unlock()
 	r.created++
 	id := "upload-" + strconv.Itoa(r.created)
-	r.uploads[id] = &upload{key: key, initiated: time.Now().UTC(), parts: map[int32][]byte{}}
+	r.uploads[id] = &upload{key: key, initiated: time.Now().UTC(), parts: map[int32]part{}}
 	return id, nil
 }
 
@@ -257,7 +262,7 @@ func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.
 	if err != nil {
 		return store.Part{}, err
 	}
-	u.parts[n] = data
+	u.parts[n] = part{data, time.Now().UTC()}
 	return partOf(n, data), nil
 }
 
@@ -275,7 +280,9 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 	}
 	var parts []store.Part
 	for _, n := range slices.Sorted(maps.Keys(u.parts)) {
-		parts = append(parts, partOf(n, u.parts[n]))
+		p := partOf(n, u.parts[n].data)
+		p.LastModified = u.parts[n].arrived
+		parts = append(parts, p)
 	}
 	return parts, nil
 }
@@ -293,7 +300,8 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 	}
 	var data, sums []byte
 	for i, p := range parts {
-		part, ok := u.parts[p.Number]
+		sent, ok := u.parts[p.Number]
+		part := sent.data
 		switch {
 		case i > 0 && parts[i-1].Number >= p.Number:
 			return store.Version{}, fmt.Errorf("complete upload of %q: parts out of order", key)

@@ -50,7 +50,7 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 			return nil, wrap("list parts of", key, err)
 		}
 		for _, p := range page.Parts {
-			parts = append(parts, store.Part{Number: aws.ToInt32(p.PartNumber), ETag: unquote(p.ETag), Size: aws.ToInt64(p.Size)})
+			parts = append(parts, store.Part{Number: aws.ToInt32(p.PartNumber), ETag: unquote(p.ETag), Size: aws.ToInt64(p.Size), LastModified: aws.ToTime(p.LastModified)})
 		}
 	}
 	return parts, nil

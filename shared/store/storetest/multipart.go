@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"testing/iotest"
+	"time"
 
 	"imageroot/shared/store"
 )
@@ -37,6 +38,12 @@ func (s *suite) hasParts(key, id string, want ...store.Part) {
 	s.Helper()
 	got, err := s.root.ListParts(s.ctx, key, id)
 	s.must("list parts", err)
+	for i := range got {
+		if time.Since(got[i].LastModified).Abs() > time.Hour {
+			s.Errorf("part %d arrived at %v", got[i].Number, got[i].LastModified)
+		}
+		got[i].LastModified = time.Time{}
+	}
 	if !slices.Equal(got, want) {
 		s.Errorf("the parts are %+v, want %+v", got, want)
 	}
