@@ -135,7 +135,7 @@ type Row struct {
 	Others []string // names
 	SHA256 string
 	Ref    string
-	State  string // unhashed, queued, running, failed, hashed
+	State  string // unhashed, queued, running, failed, published, hashed
 	Format string
 	Size   *Size
 	// Content is what the bytes are, in words; empty if that is not known.
@@ -145,6 +145,8 @@ type Row struct {
 	Cached  bool
 	// Fetching is set while a job brings the bytes.
 	Fetching string
+	// FetchFailed is set where the last fetch of missing bytes failed.
+	FetchFailed bool
 	Warnings []string
 	Sources  []Source
 	// Download is a path, or empty.

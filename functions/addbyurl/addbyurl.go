@@ -161,13 +161,17 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 			return already(u.Canonical)
 		}
 		existed = exists
+		old := *e
 		*e = entry.Entry{
-			Meta: e.Meta, URL: found.URL, SHAURL: shaURL, Name: found.Name, Format: string(found.Format),
+			Meta: old.Meta, URL: found.URL, SHAURL: shaURL, Name: found.Name, Format: string(found.Format),
 			SHA256: found.SHA256, SHA512: found.SHA512, AddedAt: f.Now().UTC(),
 			Source: entry.Source{ETag: found.ETag, LastModified: found.LastModified, Digest: found.Digest},
 		}
 		if found.Size >= 0 {
 			e.SizeBytes = &found.Size
+		}
+		if exists && old.Name == e.Name && old.SHA256 == e.SHA256 {
+			e.KnownAt = old.Since()
 		}
 		return nil
 	})

@@ -371,7 +371,7 @@ func (p *pages) rowView(row *inventory.Row, fetching map[string]string) template
 	id := "r" + shortHash(cmp.Or(row.Digest(), first.Kind+" "+first.Location))
 	v := templates.Row{
 		ID: id, Name: row.Names[0], Others: row.Names[1:], SHA256: row.Digest(), State: row.HashState,
-		Format: string(row.Format), Cached: row.Cached, Warnings: row.Warnings, Uncache: row.Blob,
+		Format: string(row.Format), Cached: row.Cached, FetchFailed: row.FetchFailed, Warnings: row.Warnings, Uncache: row.Blob,
 	}
 	if row.Ref != nil {
 		v.Ref = *row.Ref

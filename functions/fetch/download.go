@@ -618,9 +618,13 @@ func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 
 	if err := save(ctx, run, size, size, nil); err != nil {
 		return nil, err
 	}
+	old := rec
 	rec = entry.Fetched{
-		Meta: rec.Meta, Src: t.loc.URL, SHA256: sha256, SizeBytes: size, At: f.Now().UTC(),
+		Meta: old.Meta, Src: t.loc.URL, SHA256: sha256, SizeBytes: size, At: f.Now().UTC(),
 		Source: entry.Source{ETag: v.ETag, LastModified: v.LastModified, Digest: t.loc.Digest},
+	}
+	if old.SHA256 == sha256 {
+		rec.KnownAt = old.Since()
 	}
 	if _, err := record.Swap(ctx, f.Catalog, key, &rec, tag); err != nil {
 		return nil, retryLater(err)

@@ -365,10 +365,8 @@ func (f *Function) publish(ctx context.Context, r *job.Run, name string, version
 	if err != nil {
 		return retryLater(err)
 	}
-	rec = digest.Record{
-		Meta: rec.Meta, Name: name, Version: version, SHA256: h.Sum256(), SHA512: h.Sum512(),
-		HashedAt: f.Now().UTC(), By: digest.ByHash,
-	}
+	rec = rec.Next(name, version, h.Sum256(), digest.ByHash, f.Now())
+	rec.SHA512 = h.Sum512()
 	if _, err := record.Swap(ctx, f.Catalog, key, &rec, tag); err != nil {
 		return retryLater(err)
 	}

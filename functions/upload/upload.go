@@ -162,7 +162,7 @@ func (f *Function) publish(ctx context.Context, name string, version store.Versi
 		if exists && rec.Version.LastModified.After(version.LastModified) {
 			return record.ErrKeep
 		}
-		*rec = digest.Record{Meta: rec.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: f.Now().UTC(), By: digest.ByUpload}
+		*rec = rec.Next(name, version, sha256, digest.ByUpload, f.Now())
 		return nil
 	})
 	return errors.Join(err, f.Hash.Send(ctx, queue.Task{Image: name}.Encode(), 0))

@@ -4,6 +4,7 @@
 package digest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -30,6 +31,9 @@ type Record struct {
 	SHA512   string        `json:"sha512,omitempty"` // lower case hex, where it was computed
 	HashedAt time.Time     `json:"hashed_at"`        // UTC
 	By       string        `json:"by"`               // ByUpload or ByHash
+	// KnownAt is since when the name has had these bytes, if that is before
+	// HashedAt; UTC.
+	KnownAt time.Time `json:"known_at,omitzero"`
 	// Publishers is what the checksum files beside the image say.
 	Publishers []Publisher `json:"publishers,omitempty"`
 }
@@ -40,6 +44,18 @@ func (r *Record) Validate() error {
 		return errors.New("a digest record has the name of an image, its SHA-256 and what computed it")
 	}
 	return nil
+}
+
+// Since returns the time from which on the name has had these bytes.
+func (r *Record) Since() time.Time { return cmp.Or(r.KnownAt, r.HashedAt) }
+
+// Next returns the record that replaces r when name has been hashed (again).
+func (r *Record) Next(name string, version store.Version, sha256, by string, now time.Time) Record {
+	next := Record{Meta: r.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: now.UTC(), By: by}
+	if r.SHA256 == sha256 {
+		next.KnownAt = r.Since()
+	}
+	return next
 }
 
 // A Publisher is what a checksum file beside an image says of it. Where Error

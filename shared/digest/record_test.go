@@ -82,3 +82,24 @@ func TestPublisher(t *testing.T) {
 		}
 	}
 }
+
+// Bytes that come again under their name are known since they first came.
+func TestNext(t *testing.T) {
+	at := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
+	var r Record
+	for i, tt := range []struct {
+		sha256 string
+		since  time.Time
+	}{
+		{"aa", at},
+		{"aa", at},
+		{"aa", at},
+		{"bb", at.Add(3 * time.Hour)},
+		{"aa", at.Add(4 * time.Hour)},
+	} {
+		r = r.Next("x.img", store.Version{}, tt.sha256, ByUpload, at.Add(time.Duration(i)*time.Hour))
+		if !r.Since().Equal(tt.since) || r.SHA256 != tt.sha256 {
+			t.Errorf("record %d: %s since %v, want %s since %v", i, r.SHA256, r.Since(), tt.sha256, tt.since)
+		}
+	}
+}

@@ -3,6 +3,7 @@
 package entry
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -23,6 +24,9 @@ type Entry struct {
 	SHA256    string    `json:"sha256,omitempty"`
 	SHA512    string    `json:"sha512,omitempty"`
 	AddedAt   time.Time `json:"added_at"`
+	// KnownAt is since when the name has had these bytes, if that is before
+	// AddedAt; UTC.
+	KnownAt time.Time `json:"known_at,omitzero"`
 	// Source is what the source said of itself when the entry was added.
 	Source Source `json:"source"`
 	// Changed says, once a fetch has noticed, how the source differs from then.
@@ -53,7 +57,10 @@ type Fetched struct {
 	SHA256    string    `json:"sha256"`
 	SizeBytes int64     `json:"size_bytes"`
 	At        time.Time `json:"at"`
-	Source    Source    `json:"source"`
+	// KnownAt is since when the source is known to have these bytes, if that
+	// is before At; UTC.
+	KnownAt time.Time `json:"known_at,omitzero"`
+	Source  Source    `json:"source"`
 }
 
 // Validate implements record.Validator.
@@ -63,3 +70,9 @@ func (f *Fetched) Validate() error {
 	}
 	return nil
 }
+
+// Since returns the time from which on the name has had these bytes.
+func (e *Entry) Since() time.Time { return cmp.Or(e.KnownAt, e.AddedAt) }
+
+// Since returns the time from which on the source is known to have these bytes.
+func (f *Fetched) Since() time.Time { return cmp.Or(f.KnownAt, f.At) }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -46,15 +47,18 @@ type Source struct {
 
 // States of a row's digest.
 const (
-	Unhashed = "unhashed"
-	Hashed   = "hashed"
+	Unhashed  = "unhashed"
+	Hashed    = "hashed"
+	Published = "published" // the source says the digest, and no bytes were hashed here
 	// queued, running and failed are those of the hash job.
 )
 
 // A Row is one content of the catalog. Sizes are bytes.
 type Row struct {
-	Ref       *string      `json:"ref"` // the first MinRef digits of SHA256
-	SHA256    *string      `json:"sha256"`
+	Ref    *string `json:"ref"` // the first MinRef digits of SHA256
+	SHA256 *string `json:"sha256"`
+	// Names has the primary name first: one of the manifest, else the one that
+	// has been known for the longest.
 	Names     []string     `json:"names"`
 	Format    image.Format `json:"format"`
 	SizeBytes *int64       `json:"size_bytes"`
@@ -74,6 +78,8 @@ type Row struct {
 	Known *content.Record `json:"-"`
 	// Blob is set where fetched bytes are in the catalog root.
 	Blob bool `json:"-"`
+	// FetchFailed is set where bytes are missing because fetching them failed.
+	FetchFailed bool `json:"-"`
 }
 
 // Digest returns the row's SHA-256, or "".
@@ -106,6 +112,7 @@ type Snapshot struct {
 	images map[string]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
 	gen    [9]uint64
+	failed map[string]string // errors of fetches, by ref
 
 	textOnce sync.Once
 	texts    []string // what a search looks at, by row
@@ -448,6 +455,22 @@ func jobs(ctx context.Context, mirrors ...*mirror.Mirror[job.Job]) ([]job.Job, e
 	return list, nil
 }
 
+// failedFetches returns the errors of fetches that failed, by ref. Other
+// changes of fetch jobs, such as progress, change no row.
+func (inv *Inventory) failedFetches(ctx context.Context) (map[string]string, error) {
+	items, _, err := inv.fetchJobs.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	failed := map[string]string{}
+	for ref, it := range items {
+		if it.Value.Status == job.Failed {
+			failed[ref] = it.Value.Error
+		}
+	}
+	return failed, nil
+}
+
 // Snapshot returns the catalog as it is now.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
@@ -469,14 +492,15 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 		in.manifest, in.problem, gen[6], e = inv.manifest.read(ctx, in.images)
 		return
 	})
+	get(func() (e error) { in.failedFetches, e = inv.failedFetches(ctx); return })
 	if err != nil {
 		return nil, fmt.Errorf("read the catalog: %w", err)
 	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	if inv.last == nil || inv.last.gen != gen {
+	if inv.last == nil || inv.last.gen != gen || !maps.Equal(inv.last.failed, in.failedFetches) {
 		inv.last = in.merge()
-		inv.last.gen = gen
+		inv.last.gen, inv.last.failed = gen, in.failedFetches
 	}
 	return inv.last, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"reflect"
 	"strings"
 	"testing"
@@ -255,7 +256,7 @@ func TestFetched(t *testing.T) {
 	}
 	// What the source said when it was added is not replaced by that.
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("e"), SizeBytes: bytes(8)})
-	b.rows("e.img|e|img|8|url https://example.org/e.img|false|hashed|")
+	b.rows("e.img|e|img|8|url https://example.org/e.img|false|published|")
 	// Bytes that nothing names are no row.
 	if err := b.catalog.Delete(t.Context(), layout.EntryKey(ref)); err != nil {
 		t.Fatal(err)
@@ -281,6 +282,68 @@ func TestByNamePrefersWhatIsHere(t *testing.T) {
 	is(sha("2"))
 	b.image("x.img", "not hashed yet")
 	is("")
+}
+
+// The primary name of a content stays until it goes, whatever names come and
+// whichever process looks.
+func TestPrimaryName(t *testing.T) {
+	b := newBench(t)
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	hashed := func(name string, after time.Duration) {
+		v := b.image(name, "one")
+		b.record(layout.DigestKey(name), digest.Record{Name: name, Version: v, SHA256: sha("a"), HashedAt: at.Add(after), By: digest.ByHash})
+	}
+	names := func(want string) {
+		t.Helper()
+		for range 2 {
+			s := b.snapshot()
+			if len(s.Rows) != 1 || strings.Join(s.Rows[0].Names, " ") != want || string(s.Rows[0].Format) != strings.TrimPrefix(path.Ext(s.Rows[0].Names[0]), ".") {
+				t.Errorf("the rows are %v, want one of the names %q", s.Rows, want)
+			}
+			b.Inventory = b.restart()
+		}
+	}
+	hashed("m.img", 0)
+	names("m.img")
+	hashed("z.img", time.Minute)
+	hashed("a.raw", time.Hour) // sorts earlier
+	names("m.img z.img a.raw")
+	// An entry is no older than what told its digest.
+	ref := layout.Ref(src("e.img"))
+	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", AddedAt: at.Add(-time.Hour)})
+	b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("e.img"), SHA256: sha("a"), SizeBytes: 3, At: at.Add(time.Second)})
+	names("m.img e.img z.img a.raw")
+	// The operator chooses another in the manifest.
+	b.manifest(manifest.Image{Name: "chosen.iso", Src: src("c.iso"), SHA256: sha("a")})
+	names("chosen.iso m.img e.img z.img a.raw")
+	for _, key := range []string{layout.ManifestKey, "m.img"} {
+		if err := b.images.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names("e.img z.img a.raw")
+}
+
+// A fetch that failed shows in the row, until the bytes are here or another
+// fetch goes better.
+func TestFailedFetch(t *testing.T) {
+	b := newBench(t)
+	ref := layout.Ref(src("e.img"))
+	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("a"), SizeBytes: bytes(3)})
+	const row = "e.img|a|img|3|url https://example.org/e.img|"
+	b.rows(row + "false|published|")
+	fetch := func(status job.Status) {
+		b.record(layout.FetchJobKey(ref), job.Job{Name: "e.img", Src: src("e.img"), Status: status, Error: "the source has gone"})
+	}
+	fetch(job.Failed)
+	if s := b.rows(row + "false|published|fetching https://example.org/e.img failed: the source has gone"); !s.Rows[0].FetchFailed {
+		t.Error("the row does not say that the fetch failed")
+	}
+	fetch(job.Running)
+	b.rows(row + "false|published|")
+	fetch(job.Failed)
+	b.record(layout.BlobKey(sha("a")), "bytes")
+	b.rows(row + "true|hashed|")
 }
 
 func TestHashStates(t *testing.T) {
@@ -333,7 +396,7 @@ func TestPublisherWarning(t *testing.T) {
 
 func TestBadManifest(t *testing.T) {
 	b := newBench(t)
-	const good = "m.img|a|img|-|manifest https://example.org/m.img|false|hashed|"
+	const good = "m.img|a|img|-|manifest https://example.org/m.img|false|published|"
 	// Bad from the start: no rows of it, and a problem that says where.
 	b.image(layout.ManifestKey, "version = 1\n\nnonsense")
 	if s := b.rows(); !strings.Contains(s.Problem, layout.ManifestKey) || !strings.Contains(s.Problem, "line 3") {
@@ -362,7 +425,7 @@ func TestBadManifest(t *testing.T) {
 		}
 	}
 	b.manifest(manifest.Image{Name: "n.img", Src: src("n.img"), SHA256: sha("b")})
-	if s := b.rows("n.img|b|img|-|manifest https://example.org/n.img|false|hashed|"); s.Problem != "" {
+	if s := b.rows("n.img|b|img|-|manifest https://example.org/n.img|false|published|"); s.Problem != "" {
 		t.Errorf("the mended manifest has the problem %q", s.Problem)
 	}
 	// Where it is removed, nothing of it stays.
@@ -384,7 +447,7 @@ func TestErrors(t *testing.T) {
 			b.hashed("x.img", b.image("x.img", "one"), sha("a"))
 			b.manifest(manifest.Image{Name: "m.img", Src: src("m.img"), SHA256: sha("b")})
 			want := []string{
-				"m.img|b|img|-|manifest https://example.org/m.img|false|hashed|",
+				"m.img|b|img|-|manifest https://example.org/m.img|false|published|",
 				"x.img|a|img|3|local x.img|true|hashed|",
 			}
 			root := b.catalog

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
@@ -24,6 +25,7 @@ type inputs struct {
 	fetched       map[string]mirror.Item[entry.Fetched]
 	contents      map[string]mirror.Item[content.Record]
 	hashJobs      map[string]mirror.Item[job.Job]
+	failedFetches map[string]string  // errors by ref
 	manifest      *manifest.Manifest // nil: none
 	problem       string
 }
@@ -38,6 +40,10 @@ type piece struct {
 	cached    bool
 	hashState string
 	warnings  []string
+	// since is when the name became known for these bytes. It is zero in the
+	// manifest: there the operator chooses names.
+	since time.Time
+	row   int
 }
 
 // merge makes rows of pieces: pieces of one digest are one row, a piece
@@ -51,20 +57,31 @@ func (in *inputs) merge() *Snapshot {
 		bySHA: map[string]int{}, byName: map[string]int{}, byRef: map[string]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
-	for _, p := range pieces {
-		i, ok := s.bySHA[p.sha256]
+	oldest := make([]*piece, 0, len(pieces)) // first
+	for i := range pieces {
+		p := &pieces[i]
+		oldest = append(oldest, p)
+		row, ok := s.bySHA[p.sha256]
 		if p.sha256 == "" || !ok {
-			i = len(s.Rows)
-			s.Rows = append(s.Rows, Row{Format: p.format, HashState: p.hashState, Warnings: []string{}})
+			row = len(s.Rows)
+			s.Rows = append(s.Rows, Row{HashState: p.hashState, Warnings: []string{}})
 			if p.sha256 != "" {
-				s.bySHA[p.sha256] = i
+				s.bySHA[p.sha256] = row
 				ref := p.sha256[:12]
-				s.Rows[i].Ref, s.Rows[i].SHA256 = &ref, &p.sha256
-				_, s.Rows[i].Blob = in.blobs[p.sha256]
-				s.Rows[i].Cached = s.Rows[i].Blob
+				s.Rows[row].Ref, s.Rows[row].SHA256 = &ref, &p.sha256
+				_, s.Rows[row].Blob = in.blobs[p.sha256]
+				s.Rows[row].Cached = s.Rows[row].Blob
 			}
 		}
-		s.Rows[i].add(p)
+		p.row = row
+		s.Rows[row].add(p)
+	}
+	slices.SortStableFunc(oldest, func(a, b *piece) int { return a.since.Compare(b.since) })
+	for _, p := range oldest {
+		s.Rows[p.row].name(p)
+	}
+	for i := range s.Rows {
+		s.Rows[i].noteFailures(in.failedFetches)
 	}
 	for sha, i := range s.bySHA {
 		if it, ok := in.contents[sha]; ok {
@@ -104,12 +121,35 @@ func (r *Row) hasLocal(name string) bool {
 	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Kind == Local && s.Name == name })
 }
 
-func (r *Row) add(p piece) {
+// name adds a name. The first is the primary one.
+func (r *Row) name(p *piece) {
+	if len(r.Names) == 0 {
+		r.Format = p.format
+	}
 	if !slices.Contains(r.Names, p.name) {
 		r.Names = append(r.Names, p.name)
 	}
+}
+
+// noteFailures warns of fetches that failed while the bytes are missing.
+func (r *Row) noteFailures(failed map[string]string) {
+	if r.Cached {
+		return
+	}
+	for _, s := range r.Sources {
+		if reason, ok := failed[s.Ref]; ok {
+			r.FetchFailed = true
+			r.Warnings = append(r.Warnings, "fetching "+s.Location+" failed: "+reason)
+		}
+	}
+}
+
+func (r *Row) add(p *piece) {
 	r.Sources = append(r.Sources, p.source)
 	r.Cached = r.Cached || p.cached
+	if r.HashState == Published && (r.Cached || p.hashState == Hashed) {
+		r.HashState = Hashed
+	}
 	r.Warnings = append(r.Warnings, p.warnings...)
 	switch {
 	case p.size < 0:
@@ -149,7 +189,7 @@ func (in *inputs) localPieces() []piece {
 		}
 		rec, ok := in.digests[name]
 		if ok && rec.Value.Version.Equal(it.Info.Version) && layout.IsHex256(rec.Value.SHA256) {
-			p.sha256, p.hashState = rec.Value.SHA256, Hashed
+			p.sha256, p.hashState, p.since = rec.Value.SHA256, Hashed, rec.Value.Since()
 			known := in.contents[p.sha256].Value
 			_, raw := known.Raw()
 			for _, publisher := range rec.Value.Publishers {
@@ -188,6 +228,7 @@ func (in *inputs) manifestPieces(pieces []piece) []piece {
 			p.size = *im.SizeBytes
 		}
 		in.learn(&p)
+		p.since = time.Time{}
 		pieces = append(pieces, p)
 	}
 	return pieces
@@ -198,7 +239,7 @@ func (in *inputs) entryPieces(pieces []piece) []piece {
 		e := in.entries[ref].Value
 		p := piece{
 			source: Source{Kind: URL, Location: e.URL, Name: e.Name, Ref: ref, SHA256: e.SHA256, SHA512: e.SHA512, SizeBytes: e.SizeBytes},
-			name:   e.Name, format: image.Format(e.Format), sha256: e.SHA256, size: -1, hashState: Unhashed,
+			name:   e.Name, format: image.Format(e.Format), sha256: e.SHA256, size: -1, hashState: Unhashed, since: e.Since(),
 		}
 		if e.SizeBytes != nil {
 			p.size = *e.SizeBytes
@@ -217,13 +258,19 @@ func (in *inputs) learn(p *piece) {
 	if !layout.IsHex256(p.sha256) {
 		p.sha256 = ""
 	}
-	if f, ok := in.fetched[p.source.Ref]; ok && p.sha256 == "" && layout.IsHex256(f.Value.SHA256) {
-		p.sha256 = f.Value.SHA256
+	f, ok := in.fetched[p.source.Ref]
+	ok = ok && layout.IsHex256(f.Value.SHA256)
+	if ok && p.sha256 == "" {
+		p.sha256, p.since = f.Value.SHA256, f.Value.Since()
 		if p.size < 0 {
 			p.size = f.Value.SizeBytes
 		}
 	}
-	if p.sha256 != "" {
+	switch {
+	case p.sha256 == "":
+	case ok && p.sha256 == f.Value.SHA256:
 		p.hashState = Hashed
+	default:
+		p.hashState = Published
 	}
 }

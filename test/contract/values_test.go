@@ -68,7 +68,7 @@ func TestValues(t *testing.T) {
 		string(job.Queued), string(job.Running), string(job.Completed), string(job.Cancelled), string(job.Failed),
 	})
 	enum("hash states", schema("CatalogRow/properties/hash_state"), []string{
-		inventory.Unhashed, inventory.Hashed, string(job.Queued), string(job.Running), string(job.Failed),
+		inventory.Unhashed, inventory.Hashed, inventory.Published, string(job.Queued), string(job.Running), string(job.Failed),
 	})
 
 	for _, l := range []struct {
