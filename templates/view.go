@@ -149,8 +149,10 @@ type Row struct {
 	FetchFailed bool
 	Warnings []string
 	Sources  []Source
-	// Download is a path, or empty.
-	Download string
+	// Download is a path, or empty; so is Raw, of the disk in an image that has
+	// other bytes than its disk, which is called Disk.
+	Download  string
+	Raw, Disk string
 	// Hash is the name of the image to hash, or empty.
 	Hash string
 	// Check is the name of the image to check, or empty.

@@ -17,6 +17,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/auth"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
@@ -145,6 +146,8 @@ type listed struct {
 	URL       string  `json:"url"`
 	Ref       *string `json:"ref"`
 	Cached    bool    `json:"cached"`
+	// RawURL is where a disk gets the image, by the name of the disk.
+	RawURL *string `json:"raw_url"`
 }
 
 // listing answers GET /images: each content once, under its first name.
@@ -157,9 +160,16 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 		list := make([]listed, 0, len(s.Rows))
 		for i := range s.Rows {
 			row := &s.Rows[i]
-			if src, ok := publicURL(base, row); ok {
-				list = append(list, listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached})
+			src, ok := publicURL(base, row)
+			if !ok {
+				continue
 			}
+			l := listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached, nil}
+			if path := f.rawPath(row); path != "" {
+				raw := base + path
+				l.RawURL = &raw
+			}
+			list = append(list, l)
 		}
 		data, err := json.Marshal(list)
 		return append(data, '\n'), err
@@ -185,6 +195,15 @@ func publicURL(base string, row *inventory.Row) (string, bool) {
 // that read the suffix.
 func imagePath(sha256, name string) string {
 	return "/images/" + sha256 + "/" + url.PathEscape(name)
+}
+
+// rawPath is where a disk gets a row's image; empty if nowhere. The last segment
+// has no suffix of a compression, by which clients would decompress it again.
+func (f *Function) rawPath(row *inventory.Row) string {
+	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
+		return ""
+	}
+	return "/raw/" + row.Digest() + "/" + url.PathEscape(image.DiskName(row.Names[0]))
 }
 
 // events answers GET /events.

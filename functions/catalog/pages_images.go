@@ -394,6 +394,9 @@ func (p *pages) rowView(row *inventory.Row, fetching map[string]string) template
 	}
 	if row.Cached && row.SHA256 != nil {
 		v.Download = imagePath(row.Digest(), row.Names[0])
+		if k := row.Known; k != nil && !k.Kind.Raw() {
+			v.Raw, v.Disk = p.rawPath(row), image.DiskName(row.Names[0])
+		}
 	}
 	if name, ok := row.Local(); ok && row.SHA256 == nil && row.HashState != string(job.Queued) && row.HashState != string(job.Running) {
 		v.Hash = name

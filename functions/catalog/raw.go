@@ -14,6 +14,7 @@ import (
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
+	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
 	"imageroot/shared/qcow2"
 	"imageroot/shared/store/reader"
@@ -25,7 +26,19 @@ import (
 // get, whatever the image is. Plain ones are sent as they are, compressed ones
 // decompressed, and qcow2 images as the guest would read them.
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
-	return f.serve(w, r, f.sendRaw)
+	return f.serve(w, r, f.findDisk, f.sendRaw)
+}
+
+// findDisk is find by the name of a disk, too; see [inventory.Snapshot.ByDisk].
+func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) {
+	switch names := s.ByDisk(key); len(names) {
+	case 0:
+		return f.find(s, key) // a SHA-256, or what it says of others
+	case 1:
+		return f.find(s, names[0])
+	default:
+		return nil, problem.Newf(problem.Conflict, "%s may be the disk in any of these images: %s; ask for one by the image's name or SHA-256", key, strings.Join(names, ", "))
+	}
 }
 
 // sendRaw answers with what a disk should get of c. Before anything is written
@@ -56,7 +69,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	if err != nil {
 		return err
 	}
-	c.name = rawName(c.name)
+	c.name = image.DiskName(nameFor(r, c.name))
 	var memory unpack.Memory
 	defer memory.Release()
 	zstd := takesZstd(r)
@@ -132,19 +145,6 @@ func named(name string) content.Kind {
 		return content.QCOW2
 	}
 	return map[string]content.Kind{"zst": content.Zstd, "xz": content.XZ, "gz": content.Gzip, "bz2": content.Bzip2}[compressor]
-}
-
-// rawName is what an image is called once it is unpacked.
-func rawName(name string) string {
-	format, ok := image.FormatOf(name)
-	if !ok {
-		return name
-	}
-	plain, _, _ := strings.Cut(string(format), ".")
-	if plain == "qcow2" {
-		return name[:len(name)-len(plain)] + "img"
-	}
-	return name[:len(name)-len(format)+len(plain)]
 }
 
 // diskClusters is how many clusters of a qcow2 image are in memory at once, at

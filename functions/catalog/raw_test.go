@@ -5,17 +5,20 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"maps"
 	"math/rand/v2"
+	"mime"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,6 +30,7 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -369,7 +373,7 @@ func TestRawRefused(t *testing.T) {
 				s.want(s.ask("HEAD", "/raw/"+name, fields...), 422)
 			}
 		}
-		s.want(s.ask("GET", "/raw/nothing.img"), 404)
+		s.want(s.ask("GET", "/raw/none.img"), 404)
 	})
 }
 
@@ -624,6 +628,102 @@ func TestRawZeros(t *testing.T) {
 	s.want(s.ask("GET", "/raw/vast.qcow2", "Range", "bytes=68719476726-"), 206)
 }
 
+// Clients that decompress by the suffix of a URL find the disk in an image under
+// a name without one.
+func TestRawByDiskName(t *testing.T) {
+	t.Parallel()
+	s := newRawServer(t, true)
+	disks := map[string][]byte{}
+	for n, name := range []string{"a b.img.gz", "both.img.gz", "both.raw.gz", "two.img.gz", "two.qcow2", "same.raw"} {
+		disks[name] = bytes.Repeat([]byte{0, byte(n)}, 4<<10)
+	}
+	for name, disk := range disks {
+		switch path.Ext(name) {
+		case ".gz":
+			s.put(name, gzipped(t, disk))
+		case ".qcow2":
+			s.put(name, qcow2Of(t, disk))
+		default:
+			s.put(name, disk)
+		}
+	}
+	for path, name := range map[string]string{
+		"a%20b.img": "a b.img.gz", "a%20b.img.gz": "a b.img.gz", "a%20b.img.gz/c.img.xz": "a b.img.gz",
+		"both.img": "both.img.gz", "both.raw": "both.raw.gz", "two.qcow2": "two.qcow2", "same.raw": "same.raw",
+	} {
+		r := s.want(s.ask("GET", "/raw/"+path), 200)
+		s.same(r, disks[name])
+		file := image.DiskName(name)
+		if strings.Contains(path, "/") {
+			file = "c.img"
+		}
+		if _, p, err := mime.ParseMediaType(r.header.Get("Content-Disposition")); err != nil || p["filename"] != file {
+			t.Errorf("%s is to be saved as %q, want %q (%v)", path, p["filename"], file, err)
+		}
+		s.want(s.ask("HEAD", "/raw/"+path), 200)
+	}
+	s.want(s.ask("GET", "/raw/two.img"), 409, "two.img.gz, two.qcow2")
+	s.want(s.ask("GET", "/raw/a%20b.raw"), 404)
+	s.want(s.ask("GET", "/images/a%20b.img"), 404)
+	s.put("two.img", disks["same.raw"])
+	s.same(s.want(s.ask("GET", "/raw/two.img"), 200), disks["same.raw"])
+}
+
+// What is listed and warned of names the disk by a path that has no suffix of a
+// compression and leads to no other image.
+func TestRawPaths(t *testing.T) {
+	t.Parallel()
+	f, handler := newPages(t)
+	gzip := content.Record{Content: content.Content{Kind: content.Gzip, What: "a gzip file"}}
+	for name, rec := range map[string]content.Record{
+		"free.img.xz": gzip, "taken.img.xz": gzip, "taken.img": {Content: content.Content{Kind: content.MBR}},
+		"page.img": {Content: content.Content{Kind: content.HTML, What: "a web page"}},
+	} {
+		if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {
+			t.Fatal(err)
+		}
+		learn(t, f, name, rec)
+	}
+	byDigest := func(name, disk string) string { return "/raw/" + sum([]byte(name)) + "/" + disk }
+	want := map[string]string{
+		"free.img.xz": byDigest("free.img.xz", "free.img"), "taken.img.xz": byDigest("taken.img.xz", "taken.img"),
+		"taken.img": byDigest("taken.img", "taken.img"), "page.img": "",
+	}
+	c := &client{t: t, handler: handler}
+	var list []listed
+	if err := json.Unmarshal(c.get("/images").Body.Bytes(), &list); err != nil || len(list) != len(want) {
+		t.Fatal(list, err)
+	}
+	for _, l := range list {
+		raw := ""
+		if l.RawURL != nil {
+			raw = strings.TrimPrefix(*l.RawURL, "http://example.com")
+		}
+		if raw != want[l.Name] {
+			t.Errorf("%s is listed with the raw URL %q, want %q", l.Name, raw, want[l.Name])
+		}
+	}
+	c.login()
+	page := c.get("/ui/images").Body.String()
+	for name, raw := range want {
+		if has, packed := strings.Contains(page, `href="`+raw+`"`), strings.HasSuffix(name, ".xz"); has != packed {
+			t.Errorf("%s: the page links to %q: %v", name, raw, has)
+		}
+	}
+	for _, path := range []string{"/raw/free.img", want["taken.img.xz"]} {
+		if !strings.Contains(page, "take it from "+path+", or") {
+			t.Errorf("the page does not say to take an image from %s", path)
+		}
+	}
+	f.ImageLinks = noLinks{}
+	if _, err := f.Images.Put(t.Context(), "another.img", strings.NewReader("x"), 1); err != nil { // lest the listing be the one from before
+		t.Fatal(err)
+	}
+	if body := c.get("/images").Body.String(); strings.Contains(body, "/raw/") {
+		t.Errorf("URLs of disks where none are served: %s", body)
+	}
+}
+
 // Where bytes do not pass through here, it says what does the same.
 func TestRawElsewhere(t *testing.T) {
 	t.Parallel()
@@ -636,12 +736,15 @@ func TestRawElsewhere(t *testing.T) {
 		if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {
 			t.Fatal(err)
 		}
-		for _, method := range []string{"GET", "HEAD"} {
-			r := httptest.NewRequest(method, "/raw/"+url.PathEscape(name), nil)
-			w := httptest.NewRecorder()
-			handler.ServeHTTP(w, r)
-			if w.Code != http.StatusNotImplemented || method == "GET" && !strings.Contains(w.Body.String(), how) {
-				t.Errorf("%s %s: %d %s", method, name, w.Code, w.Body)
+		key := url.PathEscape(name)
+		for _, path := range []string{key, url.PathEscape(image.DiskName(name)), key + "/x.img"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				r := httptest.NewRequest(method, "/raw/"+path, nil)
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, r)
+				if w.Code != http.StatusNotImplemented || method == "GET" && !strings.Contains(w.Body.String(), how) {
+					t.Errorf("%s %s: %d %s", method, path, w.Code, w.Body)
+				}
 			}
 		}
 	}
@@ -660,17 +763,6 @@ func TestTakesZstd(t *testing.T) {
 		r.Header.Set("Accept-Encoding", field)
 		if takesZstd(r) != want {
 			t.Errorf("Accept-Encoding: %q: %v", field, !want)
-		}
-	}
-}
-
-func TestRawName(t *testing.T) {
-	t.Parallel()
-	for name, want := range map[string]string{
-		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "x": "x",
-	} {
-		if got := rawName(name); got != want {
-			t.Errorf("rawName(%q) = %q, want %q", name, got, want)
 		}
 	}
 }

@@ -36,20 +36,23 @@ type object struct {
 
 // image answers GET and HEAD of /images/{key}[/{name}].
 func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
-	return f.serve(w, r, f.send)
+	return f.serve(w, r, f.find, f.send)
 }
 
 // serve finds what a request is for and sends it.
-func (f *Function) serve(w http.ResponseWriter, r *http.Request, send func(http.ResponseWriter, *http.Request, *object) error) error {
+func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot, string) (*object, error), send func(http.ResponseWriter, *http.Request, *object) error) error {
 	// A listing may be older than the object: what it names is looked at
 	// before a byte is sent, and the catalog asked again where it has changed.
 	const tries = 3
 	for range tries {
-		c, err := f.find(r.Context(), r.PathValue("key"))
+		s, err := f.Inventory.Snapshot(r.Context())
 		if err != nil {
 			return err
 		}
-		c.name = nameFor(c, r.PathValue("name"))
+		c, err := find(s, r.PathValue("key"))
+		if err != nil {
+			return err
+		}
 		err = send(w, r, c)
 		if !errors.Is(err, store.ErrChanged) && !notFound(err) {
 			return err
@@ -68,19 +71,15 @@ func (f *Function) touch(c *object) {
 }
 
 // nameFor is the name that the client saves the bytes under.
-func nameFor(c *object, asked string) string {
-	if asked != "" && image.IsName(asked) {
+func nameFor(r *http.Request, name string) string {
+	if asked := r.PathValue("name"); image.IsName(asked) {
 		return asked
 	}
-	return c.name
+	return name
 }
 
 // find returns what a key stands for: a SHA-256, or the name of an image.
-func (f *Function) find(ctx context.Context, key string) (*object, error) {
-	s, err := f.Inventory.Snapshot(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 	sha := strings.ToLower(key)
 	if layout.IsHex256(sha) {
 		row, ok := s.BySHA256(sha)
@@ -129,6 +128,7 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	if err := c.unchanged(r.Context()); err != nil {
 		return err
 	}
+	c.name = nameFor(r, c.name)
 	describe(w.Header(), c, "", c.sha256)
 	if links := f.links(c); links != nil {
 		return redirect(w, r, c, links)

@@ -139,8 +139,9 @@ func (c Content) NoDisk() string {
 }
 
 // Mismatch says what is wrong with calling an image with that content name,
-// or nothing. A disk to which it is written as it is would not boot.
-func (c Content) Mismatch(name string) string {
+// or nothing. A disk to which it is written as it is would not boot. What a
+// disk gets of it is at the path raw.
+func (c Content) Mismatch(name, raw string) string {
 	format, ok := image.FormatOf(name)
 	if !ok || c.NoDisk() != "" { // which is warned of anyway
 		return ""
@@ -148,7 +149,7 @@ func (c Content) Mismatch(name string) string {
 	said := name[len(name)-len(format)-1:]
 	want := wanted(format)
 	plain := said[:len(said)-len(suffixOf[want])] // of what is inside
-	const boots = ": a disk it is written to as it is does not boot; take it from /raw/, or "
+	boots := ": a disk it is written to as it is does not boot; take it from " + raw + ", or "
 	named := "named " + said + ", but it is " + c.What
 	switch {
 	case c.Kind == want, want == "" && c.Kind.Raw():
@@ -158,7 +159,7 @@ func (c Content) Mismatch(name string) string {
 	case c.Kind.Compressed() && want == QCOW2:
 		return named + ": what reads qcow2 images does not read it; decompress it"
 	case c.Kind.Compressed() && want.Compressed():
-		return named + ": what decompresses it by its name fails; take it from /raw/, or rename it to " + plain + suffixOf[c.Kind]
+		return named + ": what decompresses it by its name fails; take it from " + raw + ", or rename it to " + plain + suffixOf[c.Kind]
 	case c.Kind.Compressed():
 		return named + boots + "rename it to " + said + suffixOf[c.Kind]
 	case want.Compressed() && c.Kind.Raw():

@@ -231,13 +231,13 @@ func TestMismatch(t *testing.T) {
 	} {
 		got := sniff(t, shell(t, c.script))
 		for _, name := range names {
-			if m := got.Mismatch(name); (m == "") != slices.Contains(c.good, name) {
+			if m := got.Mismatch(name, "/raw/x"); (m == "") != slices.Contains(c.good, name) {
 				t.Errorf("%s called %s: %q", got.What, name, m)
 			}
 		}
 	}
 	qcow := content.Content{Kind: content.QCOW2, What: "a qcow2 image"}
-	if m := qcow.Mismatch("noble-server-cloudimg-amd64.img"); !strings.Contains(m, "named .img, but it is a qcow2 image") || !strings.Contains(m, "/raw/") {
+	if m := qcow.Mismatch("noble-server-cloudimg-amd64.img", "/raw/noble-server-cloudimg-amd64.img"); !strings.Contains(m, "named .img, but it is a qcow2 image") || !strings.Contains(m, "take it from /raw/noble-server-cloudimg-amd64.img, or") {
 		t.Error(m)
 	}
 }
@@ -261,7 +261,7 @@ func TestAdvisedName(t *testing.T) {
 		{content.MBR, "a.iso", ""},
 	} {
 		got := content.Content{Kind: c.kind, What: "something"}
-		m := got.Mismatch(c.name)
+		m := got.Mismatch(c.name, "/raw/x")
 		if c.want == "" {
 			if m == "" || strings.Contains(m, "rename") {
 				t.Errorf("%s called %s: %q", c.kind, c.name, m)
@@ -273,11 +273,11 @@ func TestAdvisedName(t *testing.T) {
 			t.Errorf("%s called %s: %q, want %s advised", c.kind, c.name, m, c.want)
 			continue
 		}
-		if _, ok := image.FormatOf("a" + found[1]); !ok || got.Mismatch("a"+found[1]) != "" {
+		if _, ok := image.FormatOf("a" + found[1]); !ok || got.Mismatch("a"+found[1], "/raw/x") != "" {
 			t.Errorf("%s called %s: %s is advised and does not fit", c.kind, c.name, found[1])
 		}
 	}
-	if m := (content.Content{Kind: content.Gzip, What: "a gzip file"}).Mismatch("a.qcow2"); !strings.HasSuffix(m, "decompress it") {
+	if m := (content.Content{Kind: content.Gzip, What: "a gzip file"}).Mismatch("a.qcow2", "/raw/a.img"); !strings.HasSuffix(m, "decompress it") {
 		t.Error(m)
 	}
 }
@@ -365,7 +365,7 @@ func FuzzSniff(f *testing.F) {
 			t.Fatalf("%+v", c)
 		}
 		for _, name := range []string{"a.img", "a.iso.xz", "a.qcow2"} {
-			_ = c.Mismatch(name)
+			_ = c.Mismatch(name, "/raw/x")
 		}
 	})
 }

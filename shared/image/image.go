@@ -94,6 +94,21 @@ func FormatOf(name string) (Format, bool) {
 	return "", false
 }
 
+// DiskName is what the raw disk in an image is called: the image's name without
+// the suffix of its compression, and with ".img" for ".qcow2". Clients that
+// decide by the name whether to decompress take a disk of that name as it is.
+func DiskName(name string) string {
+	format, ok := FormatOf(name)
+	if !ok {
+		return name
+	}
+	plain, _, _ := strings.Cut(string(format), ".")
+	if plain == "qcow2" {
+		return name[:len(name)-len(plain)] + "img"
+	}
+	return name[:len(name)-len(format)+len(plain)]
+}
+
 // hasSuffix reports whether name ends in suffix, which is ASCII, and has more
 // before it. Only ASCII letters compare without case: strings.ToLower would
 // make ".img" of ".\u0130MG", which no other program takes for it.

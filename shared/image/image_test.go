@@ -96,6 +96,16 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+func TestDiskName(t *testing.T) {
+	for name, want := range map[string]string{
+		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "x": "x",
+	} {
+		if got := DiskName(name); got != want {
+			t.Errorf("DiskName(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
 func FuzzParseName(f *testing.F) {
 	for _, s := range []string{
 		"debian-12.qcow2", "X.IMG.XZ", "a+b 50% #?.iso", "Ü.raw.zst", "x.tar.gz", ".img", "../x.img", "a\\b.img", "x.\u0130MG", "x\u0085.img", "\xff.img", "",

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -107,8 +108,9 @@ type Snapshot struct {
 	Problem string
 
 	bySHA  map[string]int
-	byName map[string]int // names are exact
-	byRef  map[string]int // of URL sources
+	byName map[string]int      // names are exact
+	byDisk map[string][]string // names by image.DiskName, where that is another
+	byRef  map[string]int      // of URL sources
 	images map[string]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
 	gen    [9]uint64
@@ -143,6 +145,45 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 
 // ByName returns the row that has name, one whose bytes are here first.
 func (s *Snapshot) ByName(name string) (*Row, bool) { return s.row(s.byName, name) }
+
+// ByDisk returns the names of the images that the name of a disk may stand for:
+// the image of exactly that name if there is one, else one image for each
+// content whose [image.DiskName] it is. Images whose bytes are here hide those
+// whose bytes are not.
+func (s *Snapshot) ByDisk(disk string) []string {
+	if _, ok := s.byName[disk]; ok {
+		return []string{disk}
+	}
+	var names []string
+	for _, cached := range []bool{true, false} {
+		seen := map[string]bool{}
+		for _, n := range s.byDisk[disk] {
+			row := &s.Rows[s.byName[n]]
+			raw := cmp.Or(row.Digest(), n)
+			if row.RawSHA256 != nil {
+				raw = *row.RawSHA256
+			}
+			if row.Cached == cached && !seen[raw] {
+				seen[raw] = true
+				names = append(names, n)
+			}
+		}
+		if names != nil {
+			break
+		}
+	}
+	return names
+}
+
+// rawPath returns where /raw serves the image of that name in row, which has a
+// digest.
+func (s *Snapshot) rawPath(row *Row, name string) string {
+	disk := image.DiskName(name)
+	if names := s.ByDisk(disk); len(names) == 1 && &s.Rows[s.byName[names[0]]] == row {
+		return "/raw/" + url.PathEscape(disk)
+	}
+	return "/raw/" + row.Digest() + "/" + url.PathEscape(disk)
+}
 
 // BySource returns the row that has the source with that ref.
 func (s *Snapshot) BySource(ref string) (*Row, bool) { return s.row(s.byRef, ref) }

@@ -54,7 +54,7 @@ func (in *inputs) merge() *Snapshot {
 	pieces = in.entryPieces(pieces)
 	s := &Snapshot{
 		Problem: in.problem, images: in.images, blobs: in.blobs,
-		bySHA: map[string]int{}, byName: map[string]int{}, byRef: map[string]int{},
+		bySHA: map[string]int{}, byName: map[string]int{}, byDisk: map[string][]string{}, byRef: map[string]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
 	oldest := make([]*piece, 0, len(pieces)) // first
@@ -83,11 +83,6 @@ func (in *inputs) merge() *Snapshot {
 	for i := range s.Rows {
 		s.Rows[i].noteFailures(in.failedFetches)
 	}
-	for sha, i := range s.bySHA {
-		if it, ok := in.contents[sha]; ok {
-			s.Rows[i].describe(&it.Value)
-		}
-	}
 	slices.SortFunc(s.Rows, func(a, b Row) int {
 		return cmp.Or(cmp.Compare(strings.ToLower(a.Names[0]), strings.ToLower(b.Names[0])),
 			cmp.Compare(a.Names[0], b.Names[0]), cmp.Compare(a.Digest(), b.Digest()),
@@ -96,6 +91,11 @@ func (in *inputs) merge() *Snapshot {
 	clear(s.bySHA)
 	for i := range s.Rows {
 		s.index(i)
+	}
+	for sha, i := range s.bySHA {
+		if it, ok := in.contents[sha]; ok {
+			s.describe(&s.Rows[i], &it.Value)
+		}
 	}
 	return s
 }
@@ -106,7 +106,11 @@ func (s *Snapshot) index(i int) {
 		s.bySHA[*r.SHA256] = i
 	}
 	for _, n := range r.Names {
-		if old, ok := s.byName[n]; !ok || !s.Rows[old].hasLocal(n) && (r.hasLocal(n) || r.Cached && !s.Rows[old].Cached) {
+		old, ok := s.byName[n]
+		if disk := image.DiskName(n); !ok && disk != n {
+			s.byDisk[disk] = append(s.byDisk[disk], n)
+		}
+		if !ok || !s.Rows[old].hasLocal(n) && (r.hasLocal(n) || r.Cached && !s.Rows[old].Cached) {
 			s.byName[n] = i
 		}
 	}
@@ -160,15 +164,15 @@ func (r *Row) add(p *piece) {
 	}
 }
 
-// describe adds what is known of the bytes.
-func (r *Row) describe(known *content.Record) {
+// describe adds what is known of a row's bytes.
+func (s *Snapshot) describe(r *Row, known *content.Record) {
 	r.Known, r.Content, r.VirtualSizeBytes = known, &known.Kind, known.Virtual()
 	var sha string
 	if r.RawSizeBytes, sha = known.Raw(); sha != "" {
 		r.RawSHA256 = &sha
 	}
 	for _, name := range r.Names {
-		if m := known.Mismatch(name); m != "" {
+		if m := known.Mismatch(name, s.rawPath(r, name)); m != "" {
 			r.Warnings = append(r.Warnings, name+" is "+m)
 		}
 	}

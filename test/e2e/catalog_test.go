@@ -245,15 +245,15 @@ func TestCatalogShape(t *testing.T) {
 		t.Fatalf("GET /images: %s", list)
 	}
 	for _, l := range list {
-		if got := keysOf(t, l); !slices.Equal(got, []string{"cached", "format", "name", "ref", "size_bytes", "url"}) {
+		if got := keysOf(t, l); !slices.Equal(got, []string{"cached", "format", "name", "raw_url", "ref", "size_bytes", "url"}) {
 			t.Errorf("GET /images has %q", got)
 		}
 	}
 	size := int64(len(b))
-	ref := sum(b)[:12]
+	ref, raw := sum(b)[:12], s.Pages+"/raw/"+sum(b)+"/a%20b%C3%BC.img"
 	for _, want := range []listed{
-		{"a b\u00fc.img.xz", "img.xz", &size, s.Pages + "/images/" + sum(b) + "/a%20b%C3%BC.img.xz", &ref, true},
-		{"unsized.img", "img", nil, unknown, nil, false},
+		{"a b\u00fc.img.xz", "img.xz", &size, s.Pages + "/images/" + sum(b) + "/a%20b%C3%BC.img.xz", &ref, true, &raw},
+		{"unsized.img", "img", nil, unknown, nil, false, nil},
 	} {
 		got, ok := s.Listed(t, want.Name)
 		g, _ := json.Marshal(got)

@@ -52,6 +52,7 @@ type (
 		URL       string  `json:"url"`
 		Ref       *string `json:"ref"`
 		Cached    bool    `json:"cached"`
+		RawURL    *string `json:"raw_url"`
 	}
 	uploaded struct {
 		Name      string `json:"name"`

@@ -118,6 +118,34 @@ func TestRawFlash(t *testing.T) {
 	}
 }
 
+// bmaptool decompresses what it copies by the suffix of the URL, and copies
+// nothing, and says nothing, where there is nothing to decompress.
+func TestRawBmaptool(t *testing.T) {
+	t.Parallel()
+	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
+	want := m.raw()
+	if err := os.WriteFile(m.path("want"), want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, pack := range map[string]string{
+		"plain.img": "cp raw x", "v3.qcow2": "qemu-img convert -O qcow2 raw x", "packed.img.zst": "zstd -q -c raw >x",
+		"packed.raw.xz": "xz -0 -c raw >x", "packed.iso.gz": "gzip -1 -c raw >x", "other.img.bz2": "bzip2 -1 -c raw >x",
+	} {
+		s.Put(t, name, m.make(pack))
+		l, ok := s.Listed(t, name)
+		if !ok || l.RawURL == nil {
+			t.Fatalf("%s is listed as %+v", name, l)
+		}
+		stem, suffix, _ := strings.Cut(name, ".")
+		suffix, _, _ = strings.Cut(strings.Replace(suffix, "qcow2", "img", 1), ".")
+		for _, at := range []string{*l.RawURL, s.Pages + rawRoute(stem+"."+suffix)} {
+			if err := sh(t, m.dir, "rm -f disk; bmaptool -q copy --nobmap "+at+" disk; cmp disk want"); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
 // Once an image was checked, everything is in the head of the answer.
 func TestRawChecked(t *testing.T) {
 	t.Parallel()
