@@ -293,7 +293,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 	s.workers = []worker{
 		{looks, lookers, hasher.Handle},
 		{hashes, cfg.HashWorkers, hasher.Handle},
-		{checks, 1, hasher.Handle}, // beside hashing, which does not wait for it
+		{checks, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
 		{fetches, cfg.FetchWorkers, fetcher.Handle},
 		{assemblies, assemblers, uploader.Handle},
 	}

@@ -34,7 +34,19 @@ const (
 	// maxRawBytes is the largest disk in a qcow2 image that is hashed. Of a
 	// larger one, which is almost all zeros, only what is in the image is read.
 	maxRawBytes = 32 << 30
+	// A check reads on until maxRawBytes, and workRatio bytes for each byte of the
+	// image, have come out: a disk with an operating system is below that, and what
+	// is beyond is zeros, or made to keep this program busy.
+	workRatio = 100
 )
+
+// maxWork is how many bytes a check reads of what is in an image of size bytes.
+func maxWork(size int64) int64 { return maxRawBytes + workRatio*min(size, 1<<50) }
+
+// beyond is the verdict where more than most bytes come out.
+func beyond(most, off int64) content.Check {
+	return content.Check{Verdict: content.Unchecked, Offset: off, Reason: fmt.Sprintf("the image was not checked: it expands to more than %d GiB, which takes too long for images of its size", most>>30)}
+}
 
 const reasonTime = "the image was not checked: that takes longer than a function at AWS may run"
 
@@ -43,12 +55,17 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 	if f.Checks == nil {
 		return nil // it was turned off meanwhile
 	}
+	turn, err := f.turns.begin(ctx, f.Now)
+	if err != nil {
+		return err
+	}
+	defer turn.end()
 	started := f.Now()
 	var claimed int64
 	var verdict content.Check
 	j, err := f.Jobs.Work(ctx, layout.CheckJobKey(sha256), func(ctx context.Context, r *job.Run) (_ func(*job.Job), err error) {
 		claimed = r.Job().Generation
-		verdict, err = f.check(ctx, sha256, r)
+		verdict, err = f.check(ctx, sha256, r, turn)
 		return func(j *job.Job) {
 			switch {
 			case verdict.Verdict != content.Good:
@@ -79,13 +96,15 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 }
 
 // tries is the checkpoint of a check, which always begins at the beginning: how
-// many runs have begun, and not come to an end of any sort.
+// many runs have begun, and not come to an end of any sort, and whether it is
+// known to be a long one.
 type tries struct {
-	Begun int `json:"begun"`
+	Begun int  `json:"begun"`
+	Long  bool `json:"long,omitempty"`
 }
 
 // check reads the bytes through, wherever they are, and records the verdict.
-func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ content.Check, err error) {
+func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *turn) (_ content.Check, err error) {
 	started := f.Now()
 	var before tries
 	_ = json.Unmarshal(r.Job().Checkpoint, &before) // none are none
@@ -107,7 +126,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ cont
 		}
 		return data
 	}
-	if err := r.Save(ctx, 0, rec.SizeBytes, mark(tries{before.Begun + 1})); err != nil {
+	if err := r.Save(ctx, 0, rec.SizeBytes, mark(tries{before.Begun + 1, before.Long})); err != nil {
 		if ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled) {
 			return content.Check{}, err
 		}
@@ -115,9 +134,13 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ cont
 	}
 	defer func() {
 		if err != nil {
+			before.Long = before.Long || errors.Is(err, errTurn)
 			r.Report(0, rec.SizeBytes, mark(before))
 		}
 	}()
+	if before.Long && !turn.lengthen() {
+		return content.Check{}, &job.Retry{After: turnTime, Err: errTurn, Free: true}
+	}
 	at, err := f.find(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
 		return content.Check{}, errors.New("the image was deleted")
@@ -125,7 +148,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ cont
 	if err != nil {
 		return content.Check{}, retryLater(err)
 	}
-	verdict, err := f.examine(ctx, at, rec.Kind, r)
+	verdict, err := f.examine(ctx, at, &rec, r, turn)
 	if err == nil {
 		err = at.unchanged(ctx)
 	}
@@ -138,6 +161,8 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run) (_ cont
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
 		f.touch(at) // the same bytes may be elsewhere
 		return content.Check{}, &job.Retry{After: Settle, Err: errReplaced}
+	case errors.Is(err, errTurn):
+		return content.Check{}, &job.Retry{After: turnTime, Err: err, Free: true}
 	case errors.Is(err, unpack.ErrMemory):
 		return content.Check{}, &job.Retry{After: memoryTime, Err: err, Free: true}
 	case err != nil:
@@ -180,9 +205,13 @@ func (f *Function) giveUpCheck(ctx context.Context, sha256 string) error {
 
 // examine reads what is at a place through. The error is the store's, or that
 // of ctx; what is wrong with the image is a verdict.
-func (f *Function) examine(ctx context.Context, at place, kind content.Kind, r *job.Run) (content.Check, error) {
-	if kind == content.QCOW2 {
-		return f.examineDisk(ctx, at, r)
+func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, error) {
+	kind, most := rec.Kind, maxWork(at.info.Size)
+	switch {
+	case kind == content.QCOW2:
+		return f.examineDisk(ctx, at, r, turn)
+	case rec.VirtualSize != nil && *rec.VirtualSize > most: // it says so itself
+		return beyond(most, 0), nil
 	}
 	body, info, err := at.root.Get(ctx, at.key, store.All, at.info.ETag)
 	if err != nil {
@@ -204,33 +233,40 @@ func (f *Function) examine(ctx context.Context, at place, kind content.Kind, r *
 	}
 	// Nothing closes u while blocks may still read it; it holds memory only.
 	h := digest.New(false)
-	var head []byte
+	var head, foot []byte
 	for block, err := range blocks(u) {
 		if len(head) < content.HeadBytes {
 			head = append(head, block[:min(len(block), content.HeadBytes-len(head))]...)
 		}
+		foot = append(foot, block[max(0, len(block)-content.FootBytes):]...)
+		foot = foot[max(0, len(foot)-content.FootBytes):]
 		_, _ = h.Write(block) // a hash does not fail
 		r.Report(in.n.Load(), at.info.Size, nil)
 		switch {
 		case ctx.Err() != nil:
 			return content.Check{}, ctx.Err()
 		case errors.Is(err, io.EOF):
-			return unpacked(kind, h, head, u.Trailing()), nil
+			return unpacked(kind, h, head, foot, u.Trailing()), nil
 		case err != nil:
 			return unpackVerdict(err)
+		case h.Offset() > most:
+			return beyond(most, in.n.Load()), nil
+		case !turn.keep():
+			return content.Check{}, errTurn
 		}
 	}
 	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
 }
 
 // unpacked is the verdict on a stream that is whole.
-func unpacked(kind content.Kind, h *digest.Hasher, head []byte, trailing int64) content.Check {
+func unpacked(kind content.Kind, h *digest.Hasher, head, foot []byte, trailing int64) content.Check {
 	size := h.Offset()
 	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}
 	if trailing > 0 {
 		verdict.Warnings = append(verdict.Warnings, fmt.Sprintf("%d bytes after the end of the %s data are ignored, as %s itself does; some publishers put a signature there", trailing, kind, kind))
 	}
 	inside := content.Head(head, size)
+	inside.Foot(foot, size)
 	for _, w := range inside.Warnings {
 		verdict.Warnings = append(verdict.Warnings, "decompressed: "+w)
 	}
@@ -263,7 +299,7 @@ func (c *counted) Read(p []byte) (int, error) {
 
 // examineDisk reads the disk in a qcow2 image through, which expands every
 // compressed cluster.
-func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (content.Check, error) {
+func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *turn) (content.Check, error) {
 	file, err := reader.Open(ctx, at.root, at.key, at.info.Version)
 	if err != nil {
 		return content.Check{}, err
@@ -278,7 +314,7 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (conte
 	var off int64
 	if size > maxRawBytes {
 		buf := make([]byte, blockBytes)
-		most := max(unpack.DefaultFree, unpack.DefaultRatio*at.info.Size)
+		most := maxWork(at.info.Size)
 		for read := int64(0); off < size; {
 			zeros, err := disk.Zeros(off)
 			if err == nil && zeros == 0 {
@@ -289,11 +325,14 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (conte
 			}
 			switch {
 			case read > most:
-				return content.Check{Verdict: content.Refused, Offset: off, Reason: fmt.Sprintf("the qcow2 image expands to more than %d times its size, and was not read on", unpack.DefaultRatio)}, nil
+				return beyond(most, off), nil
 			case ctx.Err() != nil:
 				return content.Check{}, ctx.Err()
 			case err != nil:
 				return diskVerdict(err, off)
+			}
+			if !turn.keep() {
+				return content.Check{}, errTurn
 			}
 			off += zeros
 			r.Report(off, size, nil)
@@ -315,6 +354,8 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run) (conte
 			return verdict, nil
 		case err != nil:
 			return diskVerdict(err, off)
+		case !turn.keep():
+			return content.Check{}, errTurn
 		}
 	}
 	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error

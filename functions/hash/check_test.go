@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -504,6 +505,76 @@ func TestForgetContents(t *testing.T) {
 		w.until(p, queue.Task{Reconcile: true})
 		if rec := w.known(sha); rec != nil {
 			t.Errorf("it is kept for ever: %+v", rec)
+		}
+	})
+}
+
+// A check that takes long holds up no others but long ones, and those only.
+func TestCheckBesideLong(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		long := w.hashAndLook(p, packed(t, middling))
+		w.put("short.img", packed(t, smallA))
+		w.until(p, queue.Task{Image: "short.img"})
+		w.until(p, queue.Task{Hash: "short.img"})
+		short := sum256(packed(t, smallA))
+		ctx, cancel := context.WithCancel(w.t.Context())
+		p.tap.read = func(ctx context.Context, _ int64) error {
+			select {
+			case <-time.After(10 * time.Second):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		var running sync.WaitGroup
+		running.Go(func() { _ = p.Handle(ctx, queue.Task{Check: long}.Encode()) })
+		synctest.Wait()
+		before := time.Now()
+		w.until(p, queue.Task{Check: short})
+		if c := w.known(short).Check; c == nil || c.Verdict != content.Good || w.known(long).Check != nil {
+			t.Errorf("beside a long check: %+v", c)
+		}
+		if waited := time.Since(before); waited > longTime+20*time.Second {
+			t.Errorf("a check waited %s for a long one", waited)
+		}
+		// One that is known to be long is put off without reading it again.
+		second, err := p.turns.begin(ctx, p.Now)
+		if err != nil || second.lengthen() {
+			t.Errorf("two long checks at once (%v)", err)
+		}
+		time.Sleep(longTime - time.Second)
+		if !second.keep() {
+			t.Error("a short check is put off")
+		}
+		time.Sleep(time.Second)
+		if second.keep() {
+			t.Error("two long checks at once")
+		}
+		third, cancelThird := context.WithTimeout(ctx, time.Second)
+		if _, err := p.turns.begin(third, p.Now); err == nil {
+			t.Error("two short checks at once")
+		}
+		cancelThird()
+		second.end()
+		cancel()
+		running.Wait()
+		if turn, err := p.turns.begin(w.t.Context(), p.Now); err != nil || !turn.lengthen() {
+			t.Errorf("the turn of a check is not given back (%v)", err)
+		}
+	})
+}
+
+// An image that says to be larger than what is read through is not begun with.
+func TestCheckBeyond(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.checking("a", w.catalog)
+		// One frame of 1 TiB (RFC 8878, section 3.1.1.1), as far as its header goes.
+		frame := append([]byte("\x28\xb5\x2f\xfd\xe0"), 0, 0, 0, 0, 0, 1, 0, 0)
+		sha := w.hashAndLook(p, append(frame, 0x03, 0x00, 0x00, 0)) // the last block, of one zero
+		w.until(p, queue.Task{Check: sha})
+		if c := w.known(sha).Check; c == nil || c.Verdict != content.Unchecked || !strings.Contains(c.Reason, "more than 32 GiB") {
+			t.Errorf("verdict: %+v", c)
 		}
 	})
 }

@@ -46,6 +46,8 @@ type Function struct {
 	Workers   int
 	Now       func() time.Time
 	Log       *slog.Logger
+
+	turns turns // of checks
 }
 
 // Handle does the work of one message of the hash queue.

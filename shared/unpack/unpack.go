@@ -8,6 +8,7 @@ package unpack
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,25 +16,16 @@ import (
 	"imageroot/shared/content"
 )
 
-// Defaults of [Limit].
-const (
-	// DefaultWindow is what zstd --long=27 needs; xz -9 needs half of it.
-	DefaultWindow = 128 << 20
-	// DefaultRatio is that of a stream which is almost only zeros in gzip.
-	DefaultRatio = 1000
-	// DefaultFree leaves room for empty disks: 64 GiB of zeros are 2 MB of zstd
-	// and 50 KB of bzip2.
-	DefaultFree = 64 << 30
-)
+// DefaultWindow is what zstd --long=27 needs; xz -9 needs half of it.
+const DefaultWindow = 128 << 20
 
-// A Limit is what a stream may ask for. A zero field is its default.
+// A Limit is what memory a stream may ask for. How much comes out has no limit:
+// 32 MB of zstd are a terabyte of zeros, which is a disk. A caller that keeps what
+// it reads has one of its own.
 type Limit struct {
 	// Window is the most bytes of output that zstd and xz may refer back to,
-	// which have to be held in memory.
+	// which have to be held in memory. 0 is [DefaultWindow].
 	Window int64
-	// Ratio is how many bytes may come out for each that went in, beyond the
-	// first Free.
-	Ratio, Free int64
 	// Grow is asked, by who reads, before the stream holds more than
 	// [Reader.Window] said: a later frame or block may want more than the first.
 	// Its error ends the stream as it is. Nil: up to Window bytes are there.
@@ -73,14 +65,7 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	if !kind.Compressed() {
 		return nil, &Error{Refused, 0, fmt.Sprintf("%s is not compressed", kind)}
 	}
-	or := func(n *int64, value int64) {
-		if *n == 0 {
-			*n = value
-		}
-	}
-	or(&limit.Window, DefaultWindow)
-	or(&limit.Ratio, DefaultRatio)
-	or(&limit.Free, DefaultFree)
+	limit.Window = cmp.Or(limit.Window, DefaultWindow)
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
 	u.window = -1
@@ -121,7 +106,6 @@ type Reader struct {
 	stream stream
 	window int64 // of the first frame; 0: not known, negative: a small one
 	held   int64 // of window, as far as it was said or asked for
-	out    int64
 	err    error
 }
 
@@ -182,11 +166,8 @@ func (u *Reader) Read(p []byte) (int, error) {
 		return 0, u.err
 	}
 	n, err := u.stream.Read(p)
-	u.out += int64(n)
 	if err != nil {
 		u.err = u.explain(err)
-	} else if u.out > u.limit.Free && u.out/u.limit.Ratio > u.Consumed() {
-		u.err = u.refuse(fmt.Sprintf("the %s data expands to more than %d times its size, which no disk image does; it is not decompressed any further", u.kind, u.limit.Ratio))
 	}
 	return n, u.err
 }

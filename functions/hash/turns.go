@@ -1,0 +1,68 @@
+package hash
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	// longTime is how long a check may keep others from theirs.
+	longTime = 30 * time.Second
+	// turnTime is how long a long check waits where another one is running.
+	turnTime = time.Minute
+)
+
+// errTurn says that a check has run for longTime beside a long one.
+var errTurn = errors.New("another long check is running")
+
+// turns lets one check run at a time, and another one beside a check that has
+// run for longTime. Its zero value is ready.
+type turns struct {
+	once        sync.Once
+	short, long chan struct{} // hold who has the turn
+}
+
+// A turn is one check's. It is not safe for concurrent use.
+type turn struct {
+	*turns
+	now    func() time.Time
+	since  time.Time
+	isLong bool
+}
+
+// begin waits for a short turn, which must be ended.
+func (t *turns) begin(ctx context.Context, now func() time.Time) (*turn, error) {
+	t.once.Do(func() { t.short, t.long = make(chan struct{}, 1), make(chan struct{}, 1) })
+	select {
+	case t.short <- struct{}{}:
+		return &turn{turns: t, now: now, since: now()}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// lengthen makes it a long turn, and says whether it is: there is one at a time.
+func (t *turn) lengthen() bool {
+	if !t.isLong {
+		select {
+		case t.long <- struct{}{}:
+			t.isLong = true
+			<-t.short
+		default:
+		}
+	}
+	return t.isLong
+}
+
+// keep says whether the check may go on.
+func (t *turn) keep() bool { return t.now().Sub(t.since) < longTime || t.lengthen() }
+
+func (t *turn) end() {
+	if t.isLong {
+		<-t.long
+	} else {
+		<-t.short
+	}
+}
