@@ -60,16 +60,21 @@ func (c *Content) size(n int64) { c.VirtualSize = &n }
 // the file system with the last one, btrfs.
 const HeadBytes = 68 << 10
 
-// Detect is [Sniff] without a second look: it reads the first [HeadBytes] at
-// once and nothing else.
+// Detect is [Sniff] without what is written elsewhere: it reads the first
+// [HeadBytes] at once, the last few bytes, and nothing else.
 func Detect(r io.ReaderAt, size int64) (Content, error) {
 	head, err := readHead(r, size)
-	return Head(head, size), err
+	if err != nil {
+		return Content{}, err
+	}
+	c := Head(head, size)
+	err = c.readFoot(r, size)
+	return c, err
 }
 
 // Sniff finds out what an image of size bytes is. It reads the first
-// [HeadBytes] at once, and then, where the virtual size is written elsewhere,
-// up to seeks times up to 1 MiB. The error is r's.
+// [HeadBytes] at once, and then up to seeks times up to 1 MiB of what is
+// elsewhere: a footer, the virtual size. The error is r's.
 func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 	head, err := readHead(r, size)
 	if err != nil {
@@ -84,8 +89,25 @@ func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 		c.xz(s)
 	case Zstd:
 		c.zstd(s)
+	default:
+		if c.readFoot(s, size) != nil { // s has the error, if it is r's
+			c.VirtualSize = nil
+		}
 	}
 	return c, s.err
+}
+
+// readFoot is [Content.Foot] of the image in r.
+func (c *Content) readFoot(r io.ReaderAt, size int64) error {
+	if !c.footed(size) {
+		return nil
+	}
+	foot := make([]byte, FootBytes)
+	if _, err := r.ReadAt(foot, size-FootBytes); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	c.Foot(foot, size)
+	return nil
 }
 
 func readHead(r io.ReaderAt, size int64) ([]byte, error) {

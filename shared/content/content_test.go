@@ -121,6 +121,20 @@ var disks = []disk{
 	{"error message", "printf '<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>' >x", content.Text, "text", -1},
 	{"text", "echo Not found >x", content.Text, "text", -1},
 	{"vmdk", "qemu-img create -q -f vmdk x 1G", content.Unknown, "VMDK", -1},
+	{"vmdk, its description", "qemu-img create -q -f vmdk -o subformat=monolithicFlat x 1M", content.Unknown, "without the image", -1},
+	{"vhd", "qemu-img create -q -f vpc x 10M", content.Unknown, "VHD", -1},
+	{"qed", "qemu-img create -q -f qed x 10M", content.Unknown, "QED", -1},
+	{"parallels", "qemu-img create -q -f parallels x 10M", content.Unknown, "Parallels", -1},
+	{"lzma", words + " | xz --format=lzma >x", content.Unknown, "LZMA", -1},
+	{"lzma that says its size", words + " >y; xz --format=lzma -0 y; mv y.lzma x", content.Unknown, "LZMA", -1},
+	{"zlib", words + " | gzip -n >z; (printf '\\170\\234'; tail -c +11 z | head -c -8) >x", content.Unknown, "zlib", -1},
+	{"zip", "echo hello >f; zip -q x.zip f; mv x.zip x", content.Unknown, "ZIP", -1},
+	{"cpio", "mkdir d; echo hello >d/f; (cd d; find . | busybox cpio -o -H newc 2>/dev/null) >x", content.Unknown, "cpio", -1},
+	{"ar", "echo hello >f; ar rc x f", content.Unknown, "ar archive", -1},
+	{"device tree", `printf '\320\015\376\355\0\0\0\110' >x`, content.Unknown, "FIT", -1},
+	{"dmg", "truncate -s 1M x; printf koly >>x; truncate -s +508 x", content.Unknown, "DMG", -1},
+	{"boot sector", `truncate -s 1440K x; printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, content.MBR, "boot sector and no partitions", 1440 << 10},
+	{"swap", "truncate -s 1M x; mkswap -q x", content.Filesystem, "swap", 1 << 20},
 	{"vdi", "qemu-img create -q -f vdi x 1G", content.Unknown, "VDI", -1},
 	{"vhdx", "qemu-img create -q -f vhdx x 1G", content.Unknown, "VHDX", -1},
 	{"qcow", "qemu-img create -q -f qcow x 1G", content.Unknown, "qcow image of version 1", -1},
@@ -147,7 +161,7 @@ func TestSniff(t *testing.T) {
 			case c.VirtualSize != nil && *c.VirtualSize != want:
 				t.Errorf("virtual size %d, want %d", *c.VirtualSize, want)
 			}
-			if bad := want < 0 && !c.Kind.Compressed(); bad != (len(c.Warnings) > 0) {
+			if bad := c.Kind == content.Unknown || want < 0 && !c.Kind.Compressed(); bad != (len(c.Warnings) > 0) {
 				t.Errorf("warnings: %q", c.Warnings)
 			}
 		})
@@ -172,6 +186,10 @@ func TestWarnings(t *testing.T) {
 		{"cut table of gpt", gpt + "; truncate -s 9000 x", "GUID partition table ends at byte 17408"},
 		{"cut mbr", mbr + "; truncate -s 3M x", "cut short: the last partition begins at byte 3145728, the image ends at byte 3145728; get it again"},
 		{"cut ext4", "truncate -s 10M x; mke2fs -q -t ext4 x; truncate -s 9M x", "file system ends at byte 10485760"},
+		{"noise", "head -c 100000 /dev/urandom | tr 'BQS\\037\\050\\375H' 0 >x", "of no format that is known here"},
+		{"zeros", "truncate -s 10M x", "of no format that is known here"},
+		{"fixed vhd", mbr + "; mv x y; qemu-img convert -f raw -O vpc -o subformat=fixed,force_size=on y x", "its last 512 bytes are a footer"},
+		{"fixed vhd of zeros", "qemu-img create -q -f vpc -o subformat=fixed x 10M", "its last 512 bytes are a footer"},
 		{"cut squashfs", "mkdir d; head -c 500000 /dev/urandom >d/f; mksquashfs d x -quiet -no-progress; truncate -s 300000 x", "file system ends"},
 	} {
 		got := sniff(t, shell(t, c.script))

@@ -2,9 +2,15 @@ package content
 
 import (
 	"bytes"
+	"compress/zlib"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"math"
+	"math/bits"
 	"net/http"
+	"slices"
 )
 
 // A magic is bytes by which something is known, and their place.
@@ -48,6 +54,19 @@ var fileSystems = []struct {
 	{magic{3, "NTFS    ", "an NTFS file system"}, nil},
 	{magic{3, "EXFAT   ", "an exFAT file system"}, nil},
 	{magic{0x400, "H+\x00\x04", "an HFS+ file system"}, nil},
+	{magic{0x200, "PM\x00\x00", "a disk with an Apple partition map"}, nil},
+	{magic{0x200, "\x57\x45\x56\x82", "a disk with a BSD disklabel"}, nil},
+	{magic{0x10034, "ReIsEr", "a ReiserFS file system"}, nil},
+	{magic{0x8000, "JFS1", "a JFS file system"}, nil},
+	{magic{0x406, "\x34\x34", "a NILFS2 file system"}, nil},
+	{magic{0x1018, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "a bcachefs file system"}, nil},
+	{magic{0, "\x45\x3d\xcd\x28", "a cramfs file system"}, nil},
+	{magic{0, "-rom1fs-", "a romfs file system"}, nil},
+	{magic{0x20, "NXSB", "an APFS container"}, nil},
+	{magic{0x55c, "\x19\x01\x54\x19", "a UFS file system"}, nil},
+	{magic{0x1055c, "\x19\x01\x54\x19", "a UFS file system"}, nil},
+	{magic{0xff6, "SWAPSPACE2", "a swap area"}, nil},
+	{magic{0x1000, "\xfc\x4e\x2b\xa9", "a member of a RAID array (md)"}, nil},
 	{magic{0, "LUKS\xba\xbe", "an encrypted (LUKS) volume"}, nil},
 	{magic{0x218, "LVM2 001", "an LVM volume"}, nil},
 }
@@ -56,37 +75,106 @@ var fileSystems = []struct {
 // like an MBR.
 const bootSector = "\x55\xaa" // at byte 510
 
-// foreign are files that no disk and no tool here takes.
+// foreign are files of which no disk gets anything: images that only other
+// programs read, what is flashed by other means, archives.
 var foreign = []magic{
+	// Disks of virtual machines, and copies of disks.
 	{0, "KDMV", "a VMDK (VMware) image"},
 	{0, "COWD", "a VMDK (VMware) image"},
 	{0, "# Disk DescriptorFile", "a description of a VMDK (VMware) image, without the image"},
 	{0x40, "\x7f\x10\xda\xbe", "a VDI (VirtualBox) image"},
 	{0, "vhdxfile", "a VHDX (Hyper-V) image"},
-	{0, "conectix", "a VHD (Hyper-V) image"},
+	{0, vhdCookie, "a VHD (Hyper-V) image"},
 	{0, "QFI\xfb\x00\x00\x00\x01", "a qcow image of version 1"},
+	{0, "QED\x00", "a QED (QEMU) image"},
 	{0, "WithoutFreeSpace", "a Parallels image"},
+	{0, "WithouFreSpacExt", "a Parallels image"}, // version 2, whose magic has as many bytes
+	{0, "Bochs Virtual HD Image", "a Bochs image"},
+	{0, "VMA\x00", "a Proxmox backup (VMA)"},
+	{0, "MSWIM\x00\x00\x00", "a WIM (Windows) image"},
+	{0, "EVF\x09\x0d\x0a\xff\x00", "an EnCase (EWF) image"},
+	{0, "partclone-image", "a partclone (Clonezilla) image of a file system"},
+	{0, "PaRtImAgE-VoLuMe", "a Partimage image of a file system"},
+	{0, "\x00ntfsclone-image", "an ntfsclone image of a file system"},
+	{0, "FsArCh_00", "an FSArchiver image of file systems"},
+	{0, "IsZ!", "an ISZ image"},
+	{0, "CISO", "a CSO image"},
+	// What boards are flashed with over USB or by a boot loader.
+	{0, "\x3a\xff\x26\xed", "an Android sparse image (simg2img makes a raw one of it)"}, // libsparse, sparse_format.h
+	{0, "ANDROID!", "an Android boot image"},                                            // bootimg.h
+	{0, "VNDRBOOT", "an Android vendor boot image"},
+	{0, "CrAU", "an Android update"}, // update_metadata.proto
+	{0, "RKFW", "a Rockchip firmware image (RKFW)"},
+	{0, "RKAF", "a Rockchip update image (RKAF)"},
+	{0, "IMAGEWTY", "an Allwinner (LiveSuit, PhoenixSuit) image"},
+	{8, "\x56\x19\xb5\x27", "an Amlogic upgrade package"},
+	{0, "UF2\n\x57\x51\x5d\x9e", "a UF2 file for microcontrollers"},
+	{0, "\x27\x05\x19\x56", "a U-Boot image (uImage)"},
+	{0, "\xd0\x0d\xfe\xed", "a device tree or a U-Boot FIT image"},
+	{0, "UBI#", "a UBI image for raw flash"},
+	{0, "\x31\x18\x10\x06", "a UBIFS image for raw flash"},
+	{0, "\x85\x19\x03\x20", "a JFFS2 image for raw flash"},
+	{0, "\x85\x19\x01\xe0", "a JFFS2 image for raw flash"},
+	{0, "\x85\x19\x02\xe0", "a JFFS2 image for raw flash"},
+	{0, "HDR0", "a TRX firmware image for routers"},
+	{0x202, "HdrS", "a Linux kernel"},
+	{0x38, "ARMd", "a Linux kernel"},
+	{0, "\x7fELF", "a program"},
+	// Archives and what compresses, which package unpack does not read.
 	{0, "PK\x03\x04", "a ZIP archive"},
+	{0, "PK\x05\x06", "a ZIP archive"}, // of nothing
+	{0, "PK\x07\x08", "a ZIP archive"}, // in parts
 	{0, "7z\xbc\xaf\x27\x1c", "a 7-Zip archive"},
 	{0, "Rar!\x1a\x07", "a RAR archive"},
+	{0, "MSCF\x00\x00\x00\x00", "a CAB archive"},
+	{0, "xar!", "an XAR archive"},
 	{257, "ustar", "a tar archive"},
-	{0, "\x04\x22\x4d\x18", "an lz4 file"},
-	{0, "LZIP\x01", "an lzip file"},
+	{0, "070701", "a cpio archive"},
+	{0, "070702", "a cpio archive"},
+	{0, "070707", "a cpio archive"},
 	{0, "!<arch>\n", "a Debian package or another ar archive"},
 	{0, "\xed\xab\xee\xdb", "an RPM package"},
+	{0, "\x04\x22\x4d\x18", "an lz4 file"},
+	{0, "\x02\x21\x4c\x18", "an lz4 file"}, // of its first format
+	{0, "LZIP\x01", "an lzip file"},
+	{0, "\x89LZO\x00\x0d\x0a\x1a\x0a", "an lzop file"},
+	{0, "LRZI", "an lrzip file"},
+	{0, "\x1f\x9d\x90", "a compress (.Z) file"},
 	{0, "%PDF-", "a PDF document"},
-	{0, "\x7fELF", "a program"},
-	{0, "\x3a\xff\x26\xed", "an Android sparse image (simg2img makes a raw one of it)"}, // libsparse, sparse_format.h
-	{0, "MSWIM\x00\x00\x00", "a WIM (Windows) image"},
 }
 
-func (c Content) foreign() bool {
-	for _, m := range foreign {
-		if c.What == m.what {
-			return true
-		}
+// footers are files that are known by their last [FootBytes].
+var footers = []magic{
+	{0, "koly", "an Apple disk image (DMG)"},
+}
+
+// noDisk has what no disk gets anything of.
+var noDisk = func() map[string]bool {
+	what := map[string]bool{empty: true, lzmaAlone: true, zlibAlone: true}
+	for _, m := range slices.Concat(foreign, footers) {
+		what[m.what] = true
 	}
-	return c.Kind == Unknown && c.What == empty
+	return what
+}()
+
+// FootBytes is how much of the end of an image [Content.Foot] wants to see.
+const FootBytes = 512
+
+const (
+	vhdCookie = "conectix" // Virtual Hard Disk Image Format Specification, "Hard Disk Footer Format"
+
+	lzmaAlone = "an LZMA file without the header of xz (xz -d reads it; compress what comes out with xz)"
+	zlibAlone = "a zlib stream without the header of gzip (pigz -dz reads it; compress what comes out with gzip)"
+)
+
+func (c Content) foreign() bool {
+	return noDisk[c.What]
+}
+
+// is makes c what no disk gets anything of.
+func (c *Content) is(what string) {
+	*c = Content{Kind: Unknown, What: what}
+	c.warn("the image is " + what + ", which nothing here can write to a disk")
 }
 
 const (
@@ -103,19 +191,80 @@ func Head(head []byte, size int64) Content {
 		c.What = empty
 		c.warn("the image is empty")
 		return c
-	case c.compressed(head), c.iso(head, size), c.text(head):
+	case c.compressed(head), c.iso(head, size), c.foreignHead(head), c.text(head):
 		return c
 	}
-	for _, m := range foreign {
-		if m.in(head) {
-			c.What = m.what
-			c.warn("the image is " + m.what + ", which nothing here can write to a disk")
-			return c
-		}
-	}
 	c.disk(head, size)
+	switch {
+	case c.Kind != Unknown:
+	case isLZMA(head):
+		c.is(lzmaAlone)
+		return c
+	case isZlib(head):
+		c.is(zlibAlone)
+		return c
+	default:
+		c.warn("the image is " + nothing + ": it begins with no partition table, file system or boot sector, and a disk that it is written to does not boot")
+	}
 	c.size(size)
 	return c
+}
+
+func (c *Content) foreignHead(head []byte) bool {
+	i := slices.IndexFunc(foreign, func(m magic) bool { return m.in(head) })
+	if i >= 0 {
+		c.is(foreign[i].what)
+	}
+	return i >= 0
+}
+
+// Foot adds what the last [FootBytes] of an image of size bytes say; foot is
+// ignored where it is shorter.
+func (c *Content) Foot(foot []byte, size int64) {
+	if !c.footed(size) || len(foot) != FootBytes {
+		return
+	}
+	for _, m := range footers {
+		if m.in(foot) {
+			c.is(m.what)
+			return
+		}
+	}
+	if (magic{bytes: vhdCookie}).in(foot) {
+		if c.Kind == Unknown {
+			c.Warnings = nil // that nothing is known
+		}
+		c.What = "a fixed VHD (Hyper-V) image"
+		c.warn(fmt.Sprintf("the image is a fixed VHD (Hyper-V): its last %d bytes are a footer and no part of the disk; qemu-img convert -f vpc -O raw makes a raw image of it", FootBytes))
+	}
+}
+
+// footed reports whether an image of size bytes may have a footer.
+func (c *Content) footed(size int64) bool { return size >= FootBytes && c.Kind.Raw() && !c.foreign() }
+
+// isLZMA reports whether b begins as the files of lzma do, before xz: with
+// properties, the sizes of the dictionary and of what comes out, and a zero
+// (lzma-file-format.txt of XZ Utils, sections 1.1 and 2; the same sizes as
+// src/liblzma/common/alone_decoder.c takes for real).
+func isLZMA(b []byte) bool {
+	const header = 13
+	if len(b) <= header || b[0] >= 9*5*5 || b[header] != 0 {
+		return false
+	}
+	dict, size := le32(b, 1), le64(b, 5)
+	ones := bits.OnesCount32(dict)
+	return dict >= 4096 && (ones == 1 || ones == 2 && dict&(dict>>1) != 0) && (size == math.MaxUint64 || size < 256<<30)
+}
+
+// isZlib reports whether b begins with a header of zlib (RFC 1950, section
+// 2.2), which is short, and data that it is one of.
+func isZlib(b []byte) bool {
+	r, err := zlib.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return false
+	}
+	n, err := io.Copy(io.Discard, io.LimitReader(r, HeadBytes))
+	return n > 0 && (err == nil || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
 // compressed is about what is no disk as it is.
@@ -197,9 +346,12 @@ func (c *Content) disk(head []byte, size int64) {
 		}
 		return
 	}
-	if boot && partitioned {
+	switch {
+	case boot && partitioned:
 		c.Kind, c.What = MBR, "a disk with an MBR partition table"
 		c.holds(last, size)
+	case boot:
+		c.Kind, c.What = MBR, "a disk with a boot sector and no partitions"
 	}
 }
 

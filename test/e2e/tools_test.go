@@ -27,6 +27,9 @@ func content(seed uint64, size int) []byte {
 	key := sha256.Sum256(strconv.AppendUint(nil, seed, 10))
 	b := make([]byte, size)
 	_, _ = rand.NewChaCha8(key).Read(b)
+	if size >= 512 {
+		copy(b[510:], "\x55\xaa") // which makes it a disk that may boot
+	}
 	return b
 }
 
