@@ -93,7 +93,7 @@ func TestForm(t *testing.T) {
 	r := root(t, g.Endpoint(), "images")
 	data := pattern(1, 3<<20)
 	for _, padding := range []int{0, 16 << 10} {
-		body, contentType := form(t, "a.img", data, padding)
+		body, contentType := form(t, accessKey, secretKey, "a.img", data, "x-ignore-padding", strings.Repeat("p", padding))
 		res, err := http.Post(g.Endpoint()+"/images", contentType, body)
 		if err != nil {
 			t.Fatal(err)
@@ -108,17 +108,17 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// form returns a signed form that uploads data, with so many bytes in fields
-// that do not matter, and its type.
-func form(t testing.TB, key string, data []byte, padding int) (io.Reader, string) {
+// form returns a form that uploads data, signed with the access key, with one
+// more field, and its type.
+func form(t testing.TB, access, secret, key string, data []byte, field, value string) (io.Reader, string) {
 	t.Helper()
 	now := time.Now().UTC()
 	day := now.Format("20060102")
-	credential := accessKey + "/" + day + "/us-east-1/s3/aws4_request"
+	credential := access + "/" + day + "/us-east-1/s3/aws4_request"
 	policy := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, `{"expiration": %q, "conditions": [
-		{"bucket": "images"}, {"key": %q}, {"x-amz-algorithm": "AWS4-HMAC-SHA256"}, {"x-amz-credential": %q}, {"x-amz-date": %q}, ["starts-with", "$x-ignore-padding", ""]]}`,
-		now.Add(time.Hour).Format(time.RFC3339), key, credential, now.Format("20060102T150405Z")))
-	sign := []byte("AWS4" + secretKey)
+		{"bucket": "images"}, {"key": %q}, {"x-amz-algorithm": "AWS4-HMAC-SHA256"}, {"x-amz-credential": %q}, {"x-amz-date": %q}, ["starts-with", %q, ""]]}`,
+		now.Add(time.Hour).Format(time.RFC3339), key, credential, now.Format("20060102T150405Z"), "$"+strings.ToLower(field)))
+	sign := []byte("AWS4" + secret)
 	for _, s := range []string{day, "us-east-1", "s3", "aws4_request", policy} {
 		mac := hmac.New(sha256.New, sign)
 		mac.Write([]byte(s))
@@ -131,7 +131,7 @@ func form(t testing.TB, key string, data []byte, padding int) (io.Reader, string
 		{"x-amz-algorithm", "AWS4-HMAC-SHA256"},
 		{"x-amz-credential", credential},
 		{"x-amz-date", now.Format("20060102T150405Z")},
-		{"x-ignore-padding", strings.Repeat("p", padding)},
+		{field, value},
 		{"policy", policy},
 		{"x-amz-signature", hex.EncodeToString(sign)},
 	} {

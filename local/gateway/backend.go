@@ -34,14 +34,14 @@ const lockDir = ".vgwlocks"
 // implemented".
 type backend struct {
 	vgw.BackendUnsupported
-	posix   *posix.Posix
-	attrs   attributes
-	uploads string // the bucket of the uploader
-	dir     string
-	region  string
-	log     *slog.Logger
-	now     func() time.Time
-	changed func(Event)
+	posix    *posix.Posix
+	attrs    attributes
+	uploader Uploader
+	dir      string
+	region   string
+	log      *slog.Logger
+	now      func() time.Time
+	changed  func(Event)
 	// expect is told of a change that is about to be visible, and its result
 	// how that went, so that the watcher need not tell of it too.
 	expect func(bucket, key string) (done func(made bool))
@@ -58,7 +58,7 @@ func openBackend(dir string, cfg Config) (*backend, error) {
 		return nil, err
 	}
 	return &backend{
-		posix: p, attrs: attrs, uploads: cfg.Uploader.Bucket, dir: dir, region: cfg.Region, log: cfg.Log, now: cfg.Now,
+		posix: p, attrs: attrs, uploader: cfg.Uploader, dir: dir, region: cfg.Region, log: cfg.Log, now: cfg.Now,
 		changed: cfg.Changed, expect: func(string, string) func(bool) { return func(bool) {} },
 	}, nil
 }
@@ -134,7 +134,7 @@ func (b *backend) ListBuckets(_ context.Context, in s3response.ListBucketsInput)
 		return out, b.answer("list buckets", place{}, err)
 	}
 	for _, info := range all {
-		if !in.IsAdmin && info.Name() != b.uploads || !strings.HasPrefix(info.Name(), in.Prefix) || info.Name() <= in.ContinuationToken {
+		if !in.IsAdmin && info.Name() != b.uploader.Bucket || !strings.HasPrefix(info.Name(), in.Prefix) || info.Name() <= in.ContinuationToken {
 			continue
 		}
 		if in.MaxBuckets > 0 && len(out.Buckets.Bucket) == int(in.MaxBuckets) {

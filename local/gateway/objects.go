@@ -25,6 +25,9 @@ import (
 // PutObject implements backend.Backend.
 func (b *backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	p, err := b.object(in.Bucket, in.Key, true)
+	if err == nil {
+		err = b.checkForm(ctx, p.key)
+	}
 	if err != nil {
 		return s3response.PutObjectOutput{}, b.answer("write", p, err)
 	}

@@ -25,7 +25,7 @@ type Uploader struct {
 var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
 	auth.GetObjectAction:                Uploader.owns,
 	auth.GetObjectAttributesAction:      Uploader.owns,
-	auth.PutObjectAction:                Uploader.owns,
+	auth.PutObjectAction:                Uploader.writes,
 	auth.DeleteObjectAction:             Uploader.owns,
 	auth.AbortMultipartUploadAction:     Uploader.owns,
 	auth.ListMultipartUploadPartsAction: Uploader.owns,
@@ -51,6 +51,12 @@ func (u Uploader) names(resource, _ string) bool { return resource == auth.Resou
 // begins with prefix stays in the root.
 func (u Uploader) lists(resource, prefix string) bool {
 	return u.names(resource, "") && strings.HasPrefix(prefix, u.Prefix)
+}
+
+// writes reports whether resource is an object of the root, or the bucket,
+// which a form writes to: see checkForm.
+func (u Uploader) writes(resource, _ string) bool {
+	return u.owns(resource, "") || u.names(resource, "")
 }
 
 // owns reports whether resource is an object of the root.

@@ -294,6 +294,11 @@ func TestUploaderStaysInRoot(t *testing.T) {
 			t.Errorf("a presigned GET of %q: %d %s", at, code, body)
 		}
 	}
+	for key, may := range map[string]bool{"up/form.img": true, "secret": false, "uphill/secret": false, "up/../secret": false} {
+		if code, body := sendForm(t, g.Endpoint(), key, "x-ignore-it", ""); (code < 300) != may {
+			t.Errorf("a form to %q: %d %s", key, code, body)
+		}
+	}
 	for _, data := range [][]byte{first(get(t, r, "secret")), first(get(t, r, "uphill/secret")), first(get(t, catalog, "up/secret"))} {
 		if string(data) != "secret" {
 			t.Errorf("%q was written over it", data)

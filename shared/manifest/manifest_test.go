@@ -175,6 +175,9 @@ func TestParseSources(t *testing.T) {
 		{"https:///x.img", "names no host"},
 		{"http://:80/x.img", "names no host"},
 		{"http:x.img", "names no host"},
+		{"https://user:secret@h/x.img", "holds a user name or password"},
+		{"http://user@h/x.img", "holds a user name or password"},
+		{"oras://user:secret@h/r:t", "holds a user name or password"},
 		{"http://h:port/x.img", "not a URL"},
 		{"http://h/%zz", "not a URL"},
 	}

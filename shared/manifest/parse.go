@@ -351,5 +351,8 @@ func checkSrc(s string) error {
 	if u.Hostname() == "" {
 		return errors.New("src names no host")
 	}
+	if u.User != nil {
+		return errors.New("src holds a user name or password, which everybody who sees the catalog would see: use a URL that needs none")
+	}
 	return nil
 }

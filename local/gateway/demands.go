@@ -1,0 +1,142 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gofiber/fiber/v3"
+	"github.com/versity/versitygw/auth"
+	"github.com/versity/versitygw/s3api/middlewares"
+	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
+)
+
+// unsupported is S3's answer to a request for what a server does not do.
+func unsupported(what string) s3err.APIError {
+	return s3err.APIError{
+		Code: "NotImplemented", HTTPStatusCode: fiber.StatusNotImplemented,
+		Description: fmt.Sprintf("The request asks for functionality that is not implemented: %s", what),
+	}
+}
+
+// A demand is a request header that asks for more than the gateway does, and
+// that versitygw ignores. Other headers of S3 are done, or ask for nothing.
+type demand struct {
+	prefix   string   // of its name, in lower case
+	harmless []string // values that ask for nothing, in lower case
+	answer   s3err.S3Error
+}
+
+var demands = []demand{
+	// Nothing is encrypted on the disk.
+	{"x-amz-server-side-encryption", nil, nil},
+	{"x-amz-copy-source-server-side-encryption", nil, nil},
+	// Nothing is locked against deletion.
+	{"x-amz-object-lock-", nil, nil},
+	{"x-amz-bucket-object-lock-enabled", []string{"false"}, nil},
+	// There is one storage class, and at most one account.
+	{"x-amz-storage-class", []string{"standard", "reduced_redundancy"}, s3err.APIError{
+		Code: "InvalidStorageClass", Description: "The storage class you specified is not valid", HTTPStatusCode: fiber.StatusBadRequest,
+	}},
+	{"x-amz-acl", []string{"private", "bucket-owner-full-control", "bucket-owner-read"}, s3err.GetAPIError(s3err.ErrAclNotSupported)},
+	{"x-amz-grant-", nil, s3err.GetAPIError(s3err.ErrAclNotSupported)},
+	// Without these, the request would replace the object.
+	{"x-amz-write-offset-bytes", nil, nil},
+	{"x-amz-rename-source", nil, nil},
+}
+
+// asks returns the answer to a demand by the header with that name and value,
+// or nil if there is none.
+func asks(name, value string) s3err.S3Error {
+	name = strings.ToLower(name)
+	for _, d := range demands {
+		switch {
+		case !strings.HasPrefix(name, d.prefix):
+		case slices.Contains(d.harmless, strings.ToLower(value)):
+			return nil
+		case d.answer != nil:
+			return d.answer
+		default:
+			return unsupported(name)
+		}
+	}
+	return nil
+}
+
+// checkForm returns why the form that the request behind ctx is, if it is one,
+// may not write the object at key: a demand in its fields, or that the key is
+// not in the root of the uploader who signed it. versitygw does not know the
+// key when it checks what the uploader may do.
+func (b *backend) checkForm(ctx context.Context, key string) error {
+	form, isForm := ctx.Value(string(s3utils.ContextKeyObjectPostResult)).(middlewares.PostObjectResult)
+	account, _ := ctx.Value(string(s3utils.ContextKeyAccount)).(auth.Account)
+	if isForm && account.Access == b.uploader.Access && !strings.HasPrefix(key, b.uploader.Prefix) {
+		return s3err.GetAPIError(s3err.ErrAccessDenied)
+	}
+	for name, value := range form.Fields {
+		if name == "acl" {
+			name = "x-amz-acl"
+		}
+		if answer := asks(name, value); answer != nil {
+			return answer
+		}
+	}
+	return nil
+}
+
+// unrouted are subresources of S3 that versitygw has no route for: it would
+// take DELETE /BUCKET?metadataTable for the removal of the bucket, and
+// PUT /BUCKET/KEY?renameObject for an object of no bytes.
+var unrouted = []string{
+	"abac", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable", "renameObject", "session", "torrent",
+}
+
+// unroutedOfObjects are subresources that versitygw has routes of buckets for,
+// and none of objects.
+var unroutedOfObjects = []string{
+	"accelerate", "analytics", "cors", "delete", "encryption", "intelligent-tiering", "inventory", "lifecycle", "location", "logging",
+	"metrics", "notification", "object-lock", "ownershipControls", "policy", "policyStatus", "publicAccessBlock", "replication",
+	"requestPayment", "versioning", "website",
+}
+
+// errOldSignature names what to set in clients that sign as S3 did before 2014.
+var errOldSignature = s3err.APIError{
+	Code: "InvalidRequest", HTTPStatusCode: fiber.StatusBadRequest,
+	Description: "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4): " +
+		"`aws configure set default.s3.signature_version s3v4`, signature_v2 = False in s3cmd, v2_auth = false in rclone, " +
+		"Config(signature_version='s3v4') in boto3.",
+}
+
+// isOldSignature reports whether a request is signed with Signature Version 2,
+// in a header or in its URL.
+func isOldSignature(ctx fiber.Ctx) bool {
+	query := ctx.Request().URI().QueryArgs()
+	return strings.HasPrefix(ctx.Get("Authorization"), "AWS ") || query.Has("AWSAccessKeyId") && query.Has("Signature")
+}
+
+// decline is the middleware that refuses what versitygw would ignore: demands
+// in headers, in the query of a presigned URL, and subresources. It also
+// explains the refusal of old signatures.
+func decline(ctx fiber.Ctx) error {
+	if isOldSignature(ctx) {
+		return reject(ctx, errOldSignature)
+	}
+	for name, value := range ctx.Request().Header.All() {
+		if answer := asks(string(name), string(value)); answer != nil {
+			return reject(ctx, answer)
+		}
+	}
+	_, key, _ := strings.Cut(strings.TrimPrefix(ctx.Path(), "/"), "/")
+	for k, value := range ctx.Request().URI().QueryArgs().All() {
+		name := string(k)
+		if answer := asks(name, string(value)); answer != nil {
+			return reject(ctx, answer)
+		}
+		if slices.Contains(unrouted, name) || key != "" && slices.Contains(unroutedOfObjects, name) {
+			return reject(ctx, unsupported(name))
+		}
+	}
+	return ctx.Next()
+}
