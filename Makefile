@@ -13,11 +13,11 @@ NEEDS = gcc:gcc gencat:libc6-dev git:git curl:curl aws:awscli rclone:rclone qemu
         bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
 
-UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra)
+UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra -e /test/s3suite)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## run imageroot from source
@@ -65,6 +65,10 @@ servers: ## build the MinIO server and client that the tests use, in tools/bin (
 integration: deps servers ## over a real MinIO server: the store, events across restarts, and the script of test/e2e
 	$(GOTEST) -json ./test/integration | $(STRICT)
 	$(GOTEST) -json -short ./test/e2e -minio | $(STRICT) -may-skip 'plain files are a matter of the gateway inside|left out with -short'
+
+.PHONY: s3suite
+s3suite: ## versitygw's own integration suite against the gateway inside (about a minute)
+	$(GOTEST) -json ./test/s3suite | $(STRICT)
 
 .PHONY: torture
 torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m -seed 7')

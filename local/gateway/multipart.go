@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +36,7 @@ func (p place) uploads() string {
 func (b *backend) CreateMultipartUpload(ctx context.Context, in s3response.CreateMultipartUploadInput) (s3response.InitiateMultipartUploadResult, error) {
 	p, err := b.object(in.Bucket, in.Key, true)
 	if err == nil {
-		err = p.writable()
+		err = errors.Join(p.writable(), unlocked(in.ObjectLockMode, in.ObjectLockLegalHoldStatus))
 	}
 	if err != nil {
 		return s3response.InitiateMultipartUploadResult{}, b.answer("begin upload of", p, err)
@@ -126,7 +125,7 @@ func (b *backend) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput
 }
 
 func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
-	_, f, v, err := b.source(in.CopySource)
+	_, f, v, err := b.source(in.CopySource, in.ExpectedSourceBucketOwner)
 	if err != nil {
 		return s3response.CopyPartResult{}, err
 	}
@@ -154,7 +153,7 @@ func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.Uploa
 		PartNumber: in.PartNumber, ContentLength: &length,
 		Body: still{io.NewSectionReader(f, start, length), f, v},
 	}
-	if err := b.askForSum(p, id, &part); err != nil {
+	if err := askForSum(p, id, &part); err != nil {
 		return s3response.CopyPartResult{}, err
 	}
 	out, err := b.putPart(ctx, p, id, part)
@@ -168,51 +167,6 @@ func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.Uploa
 		ChecksumMD5: out.ChecksumMD5, ChecksumXXHASH64: out.ChecksumXXHASH64, ChecksumXXHASH3: out.ChecksumXXHASH3,
 		ChecksumXXHASH128: out.ChecksumXXHASH128,
 	}, nil
-}
-
-// askForSum has versitygw compute the checksum that the upload was created
-// with: a sum that is empty names the algorithm and is compared with nothing.
-// versitygw refuses a part without one where the object's is made of the
-// parts', and the client of a copy has none to send.
-func (b *backend) askForSum(p place, id string, part *s3.UploadPartInput) error {
-	value, err := subject{path: filepath.Join(p.uploads(), id)}.get(attrSums)
-	if errors.Is(err, xattr.ENOATTR) {
-		return nil
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return s3err.GetNoSuchUploadErr(id)
-	}
-	var sums s3response.Checksum
-	if err == nil {
-		err = json.Unmarshal(value, &sums)
-	}
-	if err != nil {
-		return err
-	}
-	empty := new(string)
-	switch sums.Algorithm {
-	case types.ChecksumAlgorithmCrc32:
-		part.ChecksumCRC32 = empty
-	case types.ChecksumAlgorithmCrc32c:
-		part.ChecksumCRC32C = empty
-	case types.ChecksumAlgorithmCrc64nvme:
-		part.ChecksumCRC64NVME = empty
-	case types.ChecksumAlgorithmSha1:
-		part.ChecksumSHA1 = empty
-	case types.ChecksumAlgorithmSha256:
-		part.ChecksumSHA256 = empty
-	case types.ChecksumAlgorithmSha512:
-		part.ChecksumSHA512 = empty
-	case types.ChecksumAlgorithmMd5:
-		part.ChecksumMD5 = empty
-	case types.ChecksumAlgorithmXxhash64:
-		part.ChecksumXXHASH64 = empty
-	case types.ChecksumAlgorithmXxhash3:
-		part.ChecksumXXHASH3 = empty
-	case types.ChecksumAlgorithmXxhash128:
-		part.ChecksumXXHASH128 = empty
-	}
-	return nil
 }
 
 // ListParts implements backend.Backend.

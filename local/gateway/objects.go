@@ -16,7 +16,9 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/pkg/xattr"
 	vgw "github.com/versity/versitygw/backend"
+	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 	"golang.org/x/sys/unix"
@@ -41,10 +43,13 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	if in.ContentLength != nil {
 		size = *in.ContentLength
 	}
-	if err := errors.Join(p.writable(), room(p.dir, size)); err != nil {
+	if err := errors.Join(unlocked(in.ObjectLockMode, in.ObjectLockLegalHoldStatus), p.writable(), room(p.dir, size)); err != nil {
 		return s3response.PutObjectOutput{}, err
 	}
-	if in.Body != nil {
+	if file, ok := in.Body.(s3utils.MpFileReader); ok {
+		size += int64(len("\r\n")) // which may not be there behind the last boundary
+		in.Body, in.ContentLength = &formFile{MpFileReader: file}, &size
+	} else if in.Body != nil {
 		in.Body = &upload{in.Body, size}
 	}
 	in.Bucket, in.Key = &p.dir, &p.key
@@ -67,6 +72,15 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	err = p.sync()
 	b.tell(p, false)
 	return out, err
+}
+
+// unlocked refuses a write that asks for what nothing here has: a lock against
+// deletion. versitygw would refuse it after the object is there.
+func unlocked(mode types.ObjectLockMode, hold types.ObjectLockLegalHoldStatus) error {
+	if mode != "" || hold == types.ObjectLockLegalHoldStatusOn {
+		return s3err.GetAPIError(s3err.ErrMissingObjectLockConfigurationNoSpaces)
+	}
+	return nil
 }
 
 // flush makes the bytes of f durable and returns its stamp.
@@ -273,8 +287,9 @@ func (b *backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 	return result, b.answer("delete", place{}, err)
 }
 
-// source opens the object that a copy reads.
-func (b *backend) source(copySource *string) (place, *os.File, version, error) {
+// source opens the object that a copy reads, in a bucket of owner, if that is
+// given.
+func (b *backend) source(copySource, owner *string) (place, *os.File, version, error) {
 	if copySource == nil {
 		return place{}, nil, version{}, errNoSuchKey
 	}
@@ -285,6 +300,10 @@ func (b *backend) source(copySource *string) (place, *os.File, version, error) {
 	}
 	if err != nil {
 		return p, nil, version{}, err
+	}
+	if owner != nil && *owner != "" && *owner != b.attrs.owner {
+		f.Close()
+		return p, nil, version{}, s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
 	v, err := subject{file: f}.version()
 	if err != nil {
@@ -348,11 +367,18 @@ func (b *backend) CopyObject(ctx context.Context, in s3response.CopyObjectInput)
 }
 
 func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInput) (out s3response.CopyObjectOutput, err error) {
-	from, f, v, err := b.source(in.CopySource)
+	if err := errors.Join(unlocked(in.ObjectLockMode, in.ObjectLockLegalHoldStatus), p.writable()); err != nil {
+		return out, err
+	}
+	from, f, v, err := b.source(in.CopySource, in.ExpectedSourceBucketOwner)
 	if err != nil {
 		return out, err
 	}
 	defer f.Close()
+	sums, err := subject{file: f}.sums()
+	if err != nil {
+		return out, err
+	}
 	replace := in.MetadataDirective == types.MetadataDirectiveReplace
 	switch {
 	case v.size > maxCopy:
@@ -367,10 +393,14 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 	if err != nil {
 		return out, err
 	}
-	if !replace && in.TaggingDirective != types.TaggingDirectiveReplace && b.linkable(from, p, v) {
-		if out, linked, err := b.link(p, f, v); linked || err != nil {
+	plain := !replace && in.TaggingDirective != types.TaggingDirectiveReplace && in.ChecksumAlgorithm == ""
+	if plain && b.linkable(from, p, f, v) {
+		if out, linked, err := b.link(p, f, v, sums); linked || err != nil {
 			return out, err
 		}
+	}
+	if in.ChecksumAlgorithm == "" && v.stored != "" {
+		in.ChecksumAlgorithm = sums.Algorithm
 	}
 	put := s3response.PutObjectInput{
 		ContentLength: &v.size, ChecksumAlgorithm: in.ChecksumAlgorithm,
@@ -420,14 +450,18 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 
 // linkable reports whether a copy can be another name of the same file: in a
 // bucket where nobody edits files in place, and of an object that has all its
-// attributes.
-func (b *backend) linkable(from, to place, v version) bool {
-	return from.bucket == to.bucket && !to.folder() && v.stored != "" && !slices.Contains(b.attrs.shared, to.bucket)
+// attributes and none that a copy does not get.
+func (b *backend) linkable(from, to place, f *os.File, v version) bool {
+	if from.bucket != to.bucket || to.folder() || v.stored == "" || slices.Contains(b.attrs.shared, to.bucket) {
+		return false
+	}
+	_, err := subject{file: f}.get(attrRedirect)
+	return errors.Is(err, xattr.ENOATTR)
 }
 
 // link makes p another name of the file f, which spares the disk the bytes. It
 // does not where there is something at p, or the file system cannot.
-func (b *backend) link(p place, f *os.File, v version) (out s3response.CopyObjectOutput, linked bool, err error) {
+func (b *backend) link(p place, f *os.File, v version, sums s3response.Checksum) (out s3response.CopyObjectOutput, linked bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(p.path()), 0o755); err != nil {
 		return out, false, nil // copying tells why
 	}
@@ -442,7 +476,13 @@ func (b *backend) link(p place, f *os.File, v version) (out s3response.CopyObjec
 	err = p.sync()
 	b.tell(p, false)
 	etag, modified := v.etag(), v.modTime()
-	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{ETag: &etag, LastModified: &modified}}, true, err
+	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{
+		ETag: &etag, LastModified: &modified,
+		ChecksumCRC32: sums.CRC32, ChecksumCRC32C: sums.CRC32C, ChecksumCRC64NVME: sums.CRC64NVME,
+		ChecksumSHA1: sums.SHA1, ChecksumSHA256: sums.SHA256, ChecksumSHA512: sums.SHA512,
+		ChecksumMD5: sums.MD5, ChecksumXXHASH64: sums.XXHASH64, ChecksumXXHASH3: sums.XXHASH3,
+		ChecksumXXHASH128: sums.XXHASH128, ChecksumType: sums.Type,
+	}}, true, err
 }
 
 // ListObjects implements backend.Backend.
@@ -549,7 +589,8 @@ func (b *backend) listed(dir string, fetchOwner bool) vgw.GetObjFunc {
 		if !d.Type().IsRegular() {
 			return s3response.Object{}, vgw.ErrSkipObj
 		}
-		v, err := subject{path: filepath.Join(dir, key)}.version()
+		file := subject{path: filepath.Join(dir, key)}
+		v, err := file.version()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			return s3response.Object{}, vgw.ErrSkipObj
 		}
@@ -557,10 +598,17 @@ func (b *backend) listed(dir string, fetchOwner bool) vgw.GetObjFunc {
 			return s3response.Object{}, err
 		}
 		etag, modified := v.etag(), v.modTime()
-		return s3response.Object{
+		object := s3response.Object{
 			Key: &key, ETag: &etag, LastModified: &modified, Size: &v.size,
 			StorageClass: types.ObjectStorageClassStandard, Owner: owner,
-		}, nil
+		}
+		if v.stored == "" {
+			return object, nil
+		}
+		if sums, err := file.sums(); err == nil && sums.Algorithm != "" {
+			object.ChecksumAlgorithm, object.ChecksumType = []types.ChecksumAlgorithm{sums.Algorithm}, sums.Type
+		}
+		return object, nil
 	}
 }
 

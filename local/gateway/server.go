@@ -17,6 +17,8 @@ import (
 )
 
 const (
+	// maxHead is versitygw's limit for the head of a request.
+	maxHead = 8 << 10
 	// maxConnections is the most that each listener has.
 	maxConnections = 4096
 	// idleTimeout ends a connection that no request comes on.
@@ -73,7 +75,7 @@ func unreadable(ctx *fasthttp.RequestCtx, err error) {
 	var slow net.Error
 	switch {
 	case errors.As(err, &small):
-		answer = s3err.GetRequestHeaderSectionTooLargeErr(ctx.Request.Header.Len())
+		answer = s3err.GetRequestHeaderSectionTooLargeErr(maxHead)
 	case errors.As(err, &slow) && slow.Timeout():
 		answer = s3err.APIError{Code: "RequestTimeout", Description: "The request did not come in time.", HTTPStatusCode: fasthttp.StatusRequestTimeout}
 	}

@@ -24,6 +24,8 @@ const (
 	// attrParts are the upload ID and the offsets of parts.
 	attrParts = "mp-metadata"
 	attrACL   = "acl"
+	// attrRedirect is where a website's object redirects to.
+	attrRedirect = "website-redirect-location"
 )
 
 // A stamp tells one content of a file from another without reading it.
