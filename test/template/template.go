@@ -186,14 +186,19 @@ func (t *Template) Doc() map[string]any { return t.doc }
 
 var substitution = regexp.MustCompile(`\$\{([A-Za-z0-9:.]+)\}`)
 
+// noValue is the reference that takes a property out of the template.
+const noValue = "AWS::NoValue"
+
 // Resolve replaces references by what they are in the tests' stack. A reference
 // to nothing panics.
 func (t *Template) Resolve(v any) any {
 	switch v := v.(type) {
 	case []any:
-		list := make([]any, len(v))
-		for i, e := range v {
-			list[i] = t.Resolve(e)
+		list := make([]any, 0, len(v))
+		for _, e := range v {
+			if e = t.Resolve(e); e != noValue {
+				list = append(list, e)
+			}
 		}
 		return list
 	case map[string]any:
@@ -217,12 +222,26 @@ func (t *Template) Resolve(v any) any {
 					return fmt.Sprint(args[0]) == fmt.Sprint(args[1])
 				case "Fn::Not":
 					return t.Resolve(List(arg)[0]) != true
+				case "Fn::And":
+					return !slices.ContainsFunc(List(t.Resolve(arg)), func(c any) bool { return c != true })
+				case "Condition":
+					if name, ok := arg.(string); ok {
+						return t.Resolve(Map(t.doc["Conditions"])[name])
+					}
+				case "Fn::If":
+					args := List(arg)
+					if t.Resolve(Map(t.doc["Conditions"])[fmt.Sprint(args[0])]) == true {
+						return t.Resolve(args[1])
+					}
+					return t.Resolve(args[2])
 				}
 			}
 		}
 		m := make(map[string]any, len(v))
 		for k, e := range v {
-			m[k] = t.Resolve(e)
+			if e = t.Resolve(e); e != noValue {
+				m[k] = e
+			}
 		}
 		return m
 	}
@@ -242,6 +261,8 @@ func (t *Template) ref(name string) string {
 		return "aws"
 	case "AWS::URLSuffix":
 		return "amazonaws.com"
+	case noValue:
+		return noValue
 	case "AWS::StackName":
 		return t.params["Name"]
 	}
@@ -308,8 +329,8 @@ func (t *Template) Environment(id string) map[string]string {
 
 // Setting returns a property of a function, from Globals if it has none itself.
 func (t *Template) Setting(id, name string) any {
-	if v, ok := Map(t.Resource(id)["Properties"])[name]; ok {
-		return t.Resolve(v)
+	if _, ok := Map(t.Resource(id)["Properties"])[name]; ok {
+		return t.Properties(id)[name]
 	}
 	return t.Resolve(Map(Map(t.doc["Globals"])["Function"])[name])
 }

@@ -118,6 +118,70 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestOpenRoutesHaveTheirOwnLimit: a client without credentials that takes all
+// that a route answers leaves the operator's routes alone.
+func TestOpenRoutesHaveTheirOwnLimit(t *testing.T) {
+	tpl := load(t)
+	routes, err := tpl.Routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := tpl.Properties("Api")
+	limits := Map(api["RouteSettings"])
+	all := number(t, Map(api["DefaultRouteSettings"])["ThrottlingRateLimit"])
+	for _, rt := range tables()["catalog"] {
+		method, pattern, _ := strings.Cut(rt.Pattern, " ")
+		if rt.Access != web.Open && rt.Access != web.Always {
+			continue
+		}
+		r, _ := Find(routes, method, example(pattern))
+		key := r.Method + " " + r.Path
+		if r.Path == Default {
+			key = "$default"
+		}
+		if limit := Map(limits[key]); limit == nil || number(t, limit["ThrottlingRateLimit"]) >= all {
+			t.Errorf("%s has the limit %v, and all routes %d", key, limit, all)
+		}
+	}
+	for key := range limits {
+		if !slices.ContainsFunc(routes, func(r Route) bool { return key == "$default" || key == r.Method+" "+r.Path }) {
+			t.Errorf("%s has a limit and is no route", key)
+		}
+	}
+	log := Map(api["AccessLogSettings"])
+	if log["DestinationArn"] != tpl.arn("AccessLogs") || tpl.Properties("AccessLogs")["RetentionInDays"] == nil {
+		t.Errorf("requests are logged to %v", log)
+	}
+	var line map[string]string
+	if err := json.Unmarshal([]byte(fmt.Sprint(log["Format"])), &line); err != nil || line["ip"] == "" || line["status"] == "" {
+		t.Errorf("a line of the access log is %v: %v", log["Format"], err)
+	}
+}
+
+// TestParameters: what stays out unless a parameter asks for it.
+func TestParameters(t *testing.T) {
+	tpl, err := Load(map[string]string{"CatalogConcurrency": "20", "KeepDeletedDays": "9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := tpl.Properties("ImageBucket")
+	if Map(images["VersioningConfiguration"])["Status"] != "Enabled" || !slices.ContainsFunc(List(Map(images["LifecycleConfiguration"])["Rules"]), func(r any) bool {
+		return fmt.Sprint(Map(Map(r)["NoncurrentVersionExpiration"])["NoncurrentDays"]) == "9"
+	}) {
+		t.Errorf("nothing is kept of what is deleted: %v", images)
+	}
+	if got := tpl.Setting("CatalogFunction", "ReservedConcurrentExecutions"); got != "20" {
+		t.Errorf("the catalog function has %v reserved", got)
+	}
+	none := load(t)
+	if images := none.Properties("ImageBucket"); images["VersioningConfiguration"] != nil || len(List(Map(images["LifecycleConfiguration"])["Rules"])) != 1 {
+		t.Errorf("versions are kept without being asked for: %v", images)
+	}
+	if got := none.Setting("CatalogFunction", "ReservedConcurrentExecutions"); got != nil {
+		t.Errorf("the catalog function has %v reserved without being asked for", got)
+	}
+}
+
 // TestAPIMayInvoke: the API may invoke each function, and nobody else may.
 func TestAPIMayInvoke(t *testing.T) {
 	tpl := load(t)
@@ -259,6 +323,9 @@ func TestBuckets(t *testing.T) {
 		if p["BucketEncryption"] == nil || tpl.Resource(id)["DeletionPolicy"] != "RetainExceptOnCreate" {
 			t.Errorf("%s is not encrypted, or goes with the stack", id)
 		}
+		if !tlsOnly(tpl, id) {
+			t.Errorf("%s can be reached without TLS", id)
+		}
 		aborts := false
 		for _, r := range List(Map(p["LifecycleConfiguration"])["Rules"]) {
 			days := Map(Map(r)["AbortIncompleteMultipartUpload"])["DaysAfterInitiation"]
@@ -303,6 +370,23 @@ func TestBuckets(t *testing.T) {
 	if env["IMAGEROOT_IMAGE_ROOT"] != "s3://"+fmt.Sprint(images["BucketName"]) || env["IMAGEROOT_CATALOG_ROOT"] != "s3://"+fmt.Sprint(tpl.Properties("CatalogBucket")["BucketName"]) {
 		t.Errorf("roots %v", env)
 	}
+}
+
+// tlsOnly reports whether a policy denies all requests to a bucket, and to what
+// is in it, that come without TLS.
+func tlsOnly(tpl *Template, bucket string) bool {
+	arn := tpl.arn(bucket)
+	for _, id := range tpl.Resources("AWS::S3::BucketPolicy") {
+		p := tpl.Properties(id)
+		for _, s := range List(Map(p["PolicyDocument"])["Statement"]) {
+			st := Map(s)
+			if p["Bucket"] == tpl.ref(bucket) && st["Effect"] == "Deny" && st["Principal"] == "*" && st["Action"] == "s3:*" &&
+				fmt.Sprint(st["Resource"]) == fmt.Sprintf("[%s %[1]s/*]", arn) && Map(Map(st["Condition"])["Bool"])["aws:SecureTransport"] == "false" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // letsIn reports whether a queue's policies let S3 send for a bucket, and only

@@ -17,6 +17,9 @@ import (
 const (
 	// linkTime is how long a URL is good for that a client follows at once.
 	linkTime = time.Hour
+	// putTime is that of an object, which the URL can replace as often as it is
+	// used. It bounds when a request begins, not how long its body takes.
+	putTime = 5 * time.Minute
 	// partTime is that of parts, which are sent one after the other. It ends
 	// sooner where the credentials that signed it do.
 	partTime = 12 * time.Hour
@@ -44,7 +47,7 @@ func (r *Root) PresignPut(ctx context.Context, key, sha256 string) (string, erro
 		}
 		in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(sum))
 	}
-	return link(r.presign(linkTime).PresignPutObject(ctx, in))
+	return link(r.presign(putTime).PresignPutObject(ctx, in))
 }
 
 // PresignPart implements store.Presigner.
