@@ -18,7 +18,7 @@ func TestEndOfForm(t *testing.T) {
 	r := root(t, g.Endpoint(), "images")
 	post := func(data []byte, edit func([]byte) []byte) int {
 		t.Helper()
-		body, contentType := form(t, "a.img", data, 0)
+		body, contentType := form(t, accessKey, secretKey, "a.img", data, "x-ignore", "")
 		whole, err := io.ReadAll(body)
 		if err != nil {
 			t.Fatal(err)
