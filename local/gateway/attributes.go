@@ -45,6 +45,14 @@ func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute stri
 		// and a bucket that was made with another key. No ACL grants anything.
 		return json.Marshal(auth.ACL{Owner: a.owner})
 	}
+	if attribute == attrEncoding {
+		// Older versions of this program stored what the client sent.
+		value, err := found(s.get(attribute))
+		if value = []byte(withoutChunking(string(value))); err == nil && len(value) == 0 {
+			err = meta.ErrNoSuchKey
+		}
+		return value, err
+	}
 	if !scratch(object) && (attribute == attrETag || attribute == attrSums || attribute == attrParts) {
 		if info, err := s.info(); err != nil || !info.IsDir() {
 			return a.ofContent(s, attribute)
@@ -93,6 +101,11 @@ func found(value []byte, err error) ([]byte, error) {
 
 // StoreAttribute implements meta.MetadataStorer.
 func (a attributes) StoreAttribute(f *os.File, bucket, object, attribute string, value []byte) error {
+	if attribute == attrEncoding {
+		if value = []byte(withoutChunking(string(value))); len(value) == 0 {
+			return nil
+		}
+	}
 	if f == nil || scratch(object) {
 		return explainStore(a.XattrMeta.StoreAttribute(f, bucket, object, attribute, value), bucket)
 	}
