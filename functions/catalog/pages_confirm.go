@@ -81,6 +81,12 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 			c.Facts = facts(row)
 		}
 		return c, nil
+	case "beside":
+		return &templates.Confirm{
+			Question: "Upload another " + key + "?",
+			Text:     "Another upload of this name has begun and not ended, in this browser or elsewhere. Both can run; the one that ends last is the image.",
+			Action:   imagesPath, Button: "Upload this one too", Choice: true,
+		}, nil
 	case "entry":
 		row := withSource(s, inventory.URL, key)
 		if row == nil {

@@ -53,6 +53,9 @@
       const p = await res.json();
       if (p.detail) return p.detail;
     } catch { /* not JSON: the status has to do */ }
+    if (res.status === 413) {
+      return 'A proxy in front of this server refuses requests of this size: allow larger ones in its settings (nginx: client_max_body_size 0).';
+    }
     return `The server answered with status ${res.status}.`;
   }
 
@@ -94,6 +97,12 @@
       if (!isLive(e)) return;
       e.detail.path = liveURL();
       for (const f of document.querySelectorAll('[data-version]')) e.detail.parameters[`v-${f.id}`] = f.dataset.version;
+    });
+    // A page that says what became of uploads is not left for the log-in page.
+    document.addEventListener('htmx:beforeOnLoad', (e) => {
+      if (!isLive(e) || e.detail.xhr.status !== 401 || !byID('uploads').hasChildNodes()) return;
+      e.preventDefault();
+      if (!byID('status').hasChildNodes()) say(byID('status'), 'danger', 'You are no longer logged in.', logIn);
     });
     document.addEventListener('htmx:beforeSwap', (e) => {
       focused = placeOf(document.activeElement);
@@ -268,32 +277,72 @@
   const rateTime = 5000; // the rate is that of the last seconds
   const mostRefusals = 8; // by a server that is there and fails
 
-  const prefix = 'imageroot-upload:';
-  const keyOf = (file) => `${prefix}${file.size}:${file.lastModified}:${file.name}`;
+  const longestTry = 600000;
 
-  // What is kept of uploads survives a reload where the browser lets it.
+  const prefix = 'imageroot-upload:';
+  const fileKey = (file) => `${file.size}:${file.lastModified}:${file.name}`;
+
+  // What is kept of uploads survives a reload where the browser lets it: by ID,
+  // which file it is of, and of each part that was sent its ETag and SHA-256.
   const kept = {
-    get(key) { try { return localStorage.getItem(key); } catch { return null; } },
-    set(key, id) { try { localStorage.setItem(key, id); } catch { /* then it does not */ } },
-    remove(key) { try { localStorage.removeItem(key); } catch { /* nor was it kept */ } },
-    ids() {
-      try { return new Map(Object.entries(localStorage).filter(([k]) => k.startsWith(prefix)).map(([k, id]) => [id, k])); } catch { return new Map(); }
+    files() {
+      try {
+        const all = Object.entries(localStorage).filter(([k]) => k.startsWith(prefix) && !k.slice(prefix.length).includes(':'));
+        return new Map(all.map(([k, file]) => [k.slice(prefix.length), file]));
+      } catch { return new Map(); }
+    },
+    get(...key) { try { return localStorage.getItem(prefix + key.join(':')); } catch { return null; } },
+    set(value, ...key) { try { localStorage.setItem(prefix + key.join(':'), value); } catch { /* then it does not */ } },
+    remove(id) {
+      try {
+        for (const k of Object.keys(localStorage)) if (k.startsWith(prefix + id)) localStorage.removeItem(k);
+      } catch { /* nor was it kept */ }
     },
   };
 
+  // ---- digests ----
+
+  let hasher;
+  let hashes = 0;
+  const hashing = new Map(); // what waits for a digest
+
+  // sha256 has a worker compute the digest of a Blob.
+  function sha256(blob) {
+    return new Promise((resolve, reject) => {
+      if (!hasher) {
+        hasher = new Worker(byID('upload').dataset.hasher);
+        hasher.addEventListener('message', ({ data }) => {
+          hashing.get(data.id).resolve(data.sum);
+          hashing.delete(data.id);
+        });
+        hasher.addEventListener('error', () => {
+          for (const h of hashing.values()) h.reject(new Refused('This browser cannot compute the digest of the file: reload the page and choose the file again.'));
+          hashing.clear();
+          hasher = null;
+        });
+      }
+      const id = ++hashes;
+      hashing.set(id, { resolve, reject });
+      hasher.postMessage({ id, blob });
+    });
+  }
+
   // A Refused is an answer that trying again would not change.
   class Refused extends Error {}
+  class Unreadable extends Refused {}
   class Cancelled extends Error {}
 
   function assembling(view) {
     return view.error ? `all bytes are there; ${view.error}: trying again` : 'all bytes are there, the server puts them together';
   }
 
+  const active = new Set(); // the uploads of this page that have not ended
+
   class Upload {
-    constructor(file) {
+    constructor(file, id) {
       this.file = file;
-      this.key = keyOf(file);
-      this.id = null;
+      this.id = id;
+      this.etags = [];
       this.cancelled = false;
       this.samples = [];
       this.bar = el('progress', { class: 'bar', max: '1', value: '0', 'aria-label': `Upload of ${file.name}` });
@@ -304,6 +353,8 @@
         el('div', { class: 'd-flex align-items-center gap-2' }, el('span', { class: 'fw-semibold text-break me-auto' }, file.name), this.button),
         this.bar, this.text);
       this.li.dataset.state = 'waiting';
+      byID('uploads').append(this.li);
+      active.add(this);
     }
 
     state(state, text) {
@@ -316,7 +367,9 @@
       this.cancelled = true;
       this.xhr?.abort();
       this.wake?.();
-      if (this.li.dataset.state === 'waiting') this.li.remove();
+      if (this.li.dataset.state !== 'waiting') return;
+      this.li.remove();
+      active.delete(this);
     }
 
     check() { if (this.cancelled) throw new Cancelled(); }
@@ -331,8 +384,10 @@
       });
     }
 
-    // trying calls f until it gives an answer that is good or final.
+    // trying calls f until it gives an answer that is good or final, or for as
+    // long as somebody would wait.
     async trying(f) {
+      const began = performance.now();
       let refusals = 0;
       for (let wait = firstWait; ; wait = Math.min(2 * wait, longestWait)) {
         this.check();
@@ -348,6 +403,7 @@
           if (err instanceof Refused) throw err;
         }
         this.check();
+        if (performance.now() - began > longestTry) throw new Refused(`${why}. Choose the file again later: the upload goes on where it is.`);
         this.samples = [];
         this.state('retrying', `${why}: trying again in ${durationText(wait / 1000)}`);
         await this.wait(wait);
@@ -362,51 +418,109 @@
       }));
     }
 
-    async run() {
-      try {
-        const view = await this.begin();
-        if (view.status === 'uploading') await this.sendParts(view);
-        await this.finish();
-        kept.remove(this.key);
-        this.bar.value = 1;
-        this.button.remove();
-        this.state('done', `uploaded, ${sizeText(this.file.size)}`);
-        announce(`${this.file.name} is uploaded.`);
-        refresh();
-      } catch (err) {
-        if (err instanceof Cancelled) return this.discard();
-        this.button.remove();
-        this.state('failed', err instanceof Refused ? err.message : `The upload failed: ${err.message}`);
-        announce(`Upload of ${this.file.name} failed. ${err.message}`);
-      }
+    async view() { return (await this.call('GET', `/uploads/${this.id}`)).json(); }
+
+    // run ends when the bytes are sent, or cannot be. Until the server has made
+    // an image of them, other files are sent.
+    run() {
+      return new Promise((sent) => {
+        this.upload(sent).catch((err) => this.fail(err)).finally(() => {
+          active.delete(this);
+          sent();
+        });
+      });
     }
 
-    // begin finds the upload that an earlier page began, or begins one.
-    async begin() {
-      const id = kept.get(this.key);
-      if (id) {
-        const open = (await (await this.call('GET', '/uploads')).json()).uploads.find((u) => u.id === id);
-        if (open) {
-          this.id = id;
-          return (await this.call('GET', `/uploads/${id}`)).json();
-        }
+    async upload(sent) {
+      const view = await this.begin();
+      if (view.status === 'uploading') {
+        await this.sendParts(view);
+        await this.call('POST', `/uploads/${this.id}/complete`, { etags: this.etags });
       }
+      sent();
+      await this.finish();
+      kept.remove(this.id);
+      this.bar.value = 1;
+      this.button.remove();
+      this.state('done', `uploaded, ${sizeText(this.file.size)}`);
+      announce(`${this.file.name} is uploaded.`);
+      refresh();
+    }
+
+    fail(err) {
+      active.delete(this);
+      if (err instanceof Cancelled) return this.discard();
+      if (err instanceof Unreadable && this.id) this.forget(); // nothing can go on with it
+      this.button.remove();
+      this.bar.remove();
+      this.state('failed', err instanceof Refused ? err.message : `The upload failed: ${err.message}`);
+      announce(`Upload of ${this.file.name} failed. ${err.message}`);
+    }
+
+    // begin goes on with the upload that an earlier page began, if that is of
+    // this file, or begins one.
+    async begin() {
+      if (this.id) {
+        const view = await this.view();
+        if (view.status !== 'uploading' || await this.compare(view)) {
+          document.querySelector(`.upload[data-id="${this.id}"]`)?.remove();
+          return view;
+        }
+        announce(`What is there of ${this.file.name} is of another file. The upload begins anew.`);
+      }
+      this.id = null;
       const view = await (await this.call('POST', '/uploads', { name: this.file.name, size_bytes: this.file.size })).json();
       this.id = view.id;
-      kept.set(this.key, view.id);
+      kept.set(fileKey(this.file), this.id);
       return view;
+    }
+
+    // compare reports whether the parts that are there are of this file. Parts
+    // that this browser has not sent are sent again.
+    async compare(view) {
+      for (const part of view.parts) {
+        const [etag, sum] = kept.get(view.id, part.number)?.split(' ') ?? [];
+        if (!part.done || part.etag !== etag) continue;
+        this.check();
+        this.bar.value = (part.number - 1) / view.parts.length;
+        this.state('comparing', 'comparing the file with what is there');
+        if (await sha256(await this.read(view, part)) !== sum) return false;
+        this.etags[part.number - 1] = etag;
+      }
+      return true;
+    }
+
+    // read returns the bytes of a part. They are what is hashed and what is sent,
+    // whatever becomes of the file meanwhile.
+    async read(view, part) {
+      const from = (part.number - 1) * view.part_size;
+      try {
+        const bytes = await this.file.slice(from, from + part.size_bytes).arrayBuffer();
+        if (bytes.byteLength === part.size_bytes) return new Blob([bytes]); // of memory, unlike the slice
+      } catch { /* the same */ }
+      throw new Unreadable('The file cannot be read: it was changed, moved or deleted after it was chosen, or is a folder. Choose it again.');
     }
 
     // sendParts sends the parts that are missing, in order: the server hashes
     // them as they come.
     async sendParts(view) {
-      let done = view.parts.reduce((n, p) => n + (p.done ? p.size_bytes : 0), 0);
+      let done = 0;
+      for (const part of view.parts) if (this.etags[part.number - 1]) done += part.size_bytes;
       if (done > 0) announce(`The upload of ${this.file.name} goes on.`);
       for (const part of view.parts) {
-        if (part.done) continue;
-        const from = (part.number - 1) * view.part_size;
-        const body = this.file.slice(from, from + part.size_bytes);
-        await this.trying(() => this.putPart(part, body, (sent) => this.progress(done + sent)));
+        if (this.etags[part.number - 1]) continue;
+        const bytes = await this.read(view, part);
+        const sum = sha256(bytes);
+        let again = false;
+        const res = await this.trying(async () => {
+          if (again) await this.view(); // says why, where a proxy did not: logged out, given up
+          again = true;
+          return this.putPart(part, bytes, (sent) => this.progress(done + sent));
+        });
+        const etag = res.headers.get('ETag')?.replace(/^W\/|"/g, '');
+        if (!etag) throw new Refused('The store does not show ETags to this page: the CORS rule of its bucket must expose them (ExposeHeaders: ETag).');
+        this.etags[part.number - 1] = etag;
+        kept.set(`${etag} ${await sum}`, this.id, part.number);
         done += part.size_bytes;
         this.progress(done);
       }
@@ -418,7 +532,7 @@
     async putPart(part, body, progress) {
       const res = await this.put(part.url, body, progress);
       if (res.status !== 403 && res.status !== 400 || new URL(part.url, location).origin === location.origin) return res;
-      const view = await (await this.call('GET', `/uploads/${this.id}`)).json();
+      const view = await this.view();
       if (!view.parts) throw new Refused(`The upload is ${view.status} already.`);
       part.url = view.parts[part.number - 1].url;
       const again = await this.put(part.url, body, progress);
@@ -437,7 +551,7 @@
         xhr.addEventListener('load', () => {
           clearTimeout(stall);
           if (xhr.status === 0) return lost();
-          resolve(new Response(xhr.response, { status: xhr.status, headers: { 'Content-Type': 'application/json' } }));
+          resolve(new Response(xhr.response, { status: xhr.status, headers: { ETag: xhr.getResponseHeader('ETag') ?? '' } }));
         });
         for (const end of ['error', 'abort', 'timeout']) xhr.addEventListener(end, lost);
         xhr.open('PUT', url);
@@ -458,15 +572,14 @@
       this.state('uploading', text);
     }
 
-    // finish has the parts put together and waits for it.
+    // finish waits for the server to make an image of the parts.
     async finish() {
-      await this.call('POST', `/uploads/${this.id}/complete`);
       for (;;) {
         this.check();
-        const view = await (await this.call('GET', `/uploads/${this.id}`)).json();
+        const view = await this.view();
         if (view.status === 'completed') return;
         if (view.status === 'failed') {
-          kept.remove(this.key);
+          kept.remove(this.id);
           throw new Refused(view.error || 'The server could not put the image together.');
         }
         this.button.disabled = !view.error; // between two tries it can be cancelled
@@ -476,10 +589,18 @@
     }
 
     async discard() {
-      kept.remove(this.key);
       this.li.remove();
       announce(`The upload of ${this.file.name} is cancelled.`);
-      if (this.id) await fetch(`/uploads/${this.id}`, { method: 'DELETE' }).catch(() => { /* the server gives it up in time */ });
+      if (this.id) await this.forget();
+    }
+
+    // forget gives the upload up, here and at the server.
+    async forget() {
+      kept.remove(this.id);
+      try {
+        const res = await fetch(`/uploads/${this.id}`, { method: 'DELETE', headers: { Accept: 'application/json' } });
+        if (!res.ok && res.status !== 404) say(byID('upload-result'), 'warning', `${this.file.name}: ${await problemOf(res)}`);
+      } catch { /* the server gives it up in time */ }
     }
   }
 
@@ -494,10 +615,28 @@
     uploading = null;
   }
 
-  // mayReplace asks before an upload replaces an image.
-  async function mayReplace(name) {
+  // Tabs tell each other which uploads they are at.
+  const tabs = 'BroadcastChannel' in window ? new BroadcastChannel('imageroot-uploads') : null;
+  const isHere = (id) => [...active].some((u) => u.id === id);
+  tabs?.addEventListener('message', ({ data }) => { if (data.ask && isHere(data.ask)) tabs.postMessage({ here: data.ask }); });
+
+  // isElsewhere asks other tabs. One that does not answer is not at it.
+  function isElsewhere(id) {
+    if (!tabs) return false;
+    return new Promise((resolve) => {
+      const heard = ({ data }) => { if (data.here === id) end(true); };
+      const end = (answer) => { tabs.removeEventListener('message', heard); clearTimeout(timer); resolve(answer); };
+      const timer = setTimeout(end, 500, false);
+      tabs.addEventListener('message', heard);
+      tabs.postMessage({ ask: id });
+    });
+  }
+
+  // mayGoOn asks before something is uploaded over another image, or beside
+  // another upload.
+  async function mayGoOn(what, name) {
     try {
-      if (!await ask(`/ui/images/confirm?${new URLSearchParams({ what: 'replace', key: name })}`)) return true;
+      if (!await ask(`/ui/images/confirm?${new URLSearchParams({ what, key: name })}`)) return true;
     } catch {
       return true; // the upload itself says what is wrong
     }
@@ -506,38 +645,61 @@
     });
   }
 
+  // openUploads are those that have not come to an end, whoever is at them; or
+  // undefined where the server does not say.
+  async function openUploads() {
+    try {
+      return (await (await fetch('/uploads', { cache: 'no-store', headers: { Accept: 'application/json' } })).json()).uploads;
+    } catch {
+      return undefined;
+    }
+  }
+
   async function add(files) {
     for (const file of files) {
-      const key = keyOf(file);
-      if ([uploading, ...queue].some((u) => u?.key === key)) continue;
-      if (!kept.get(key) && !await mayReplace(file.name)) continue;
-      for (const li of document.querySelectorAll('.upload')) if (li.dataset.key === key) li.remove();
-      const u = new Upload(file);
-      u.li.dataset.key = key;
-      byID('uploads').append(u.li);
-      queue.push(u);
+      for (const li of document.querySelectorAll('.upload[data-state=failed]')) if (li.querySelector('.fw-semibold').textContent === file.name) li.remove();
+      if (file.size === 0) {
+        new Upload(file).fail(new Refused('The file is empty.'));
+        continue;
+      }
+      const same = (await openUploads() ?? []).filter((u) => u.name === file.name);
+      const known = kept.files();
+      let mine; // that an earlier page began
+      let others = [...active].some((u) => u.file.name === file.name);
+      for (const u of same) {
+        if (isHere(u.id)) continue;
+        if (known.get(u.id) === fileKey(file) && !await isElsewhere(u.id)) mine ??= u.id;
+        else others = true;
+      }
+      if (others && !await mayGoOn('beside', file.name)) continue;
+      if (!mine && !await mayGoOn('replace', file.name)) continue;
+      queue.push(new Upload(file, mine));
       work();
     }
   }
 
+  // addDropped adds the files of a drop, and says of folders that they are none.
+  function addDropped(transfer) {
+    const items = [...transfer.items].filter((i) => i.kind === 'file');
+    const isFolder = items.map((i) => i.webkitGetAsEntry?.()?.isDirectory);
+    const files = [...transfer.files]; // empty once the event is over
+    files.forEach((file, i) => {
+      if (isFolder[i]) new Upload(file).fail(new Refused('This is a folder: choose the image files in it.'));
+    });
+    add(files.filter((_, i) => !isFolder[i]));
+  }
+
   // showUnfinished lists what pages before this one have begun.
   async function showUnfinished() {
-    const ids = kept.ids();
-    if (!ids.size) return;
-    let open;
-    try {
-      open = (await (await fetch('/uploads', { headers: { Accept: 'application/json' } })).json()).uploads;
-    } catch {
-      return; // they are found again when the file is chosen
-    }
-    for (const [id, key] of ids) {
+    const known = kept.files();
+    const open = known.size && await openUploads();
+    if (!open) return;
+    for (const id of known.keys()) {
       const u = open.find((o) => o.id === id);
-      if (!u) {
-        kept.remove(key);
-        continue;
-      }
+      if (!u) kept.remove(id);
+      if (!u || isHere(id) || await isElsewhere(id)) continue;
       const button = el('button', { type: 'button', class: 'btn btn-sm btn-outline-danger', 'aria-label': `Discard the upload of ${u.name}` }, 'Discard');
-      const li = el('li', { class: 'upload', 'data-state': 'unfinished', 'data-key': key },
+      const li = el('li', { class: 'upload', 'data-state': 'unfinished', 'data-id': id },
         el('div', { class: 'd-flex align-items-center gap-2' }, el('span', { class: 'fw-semibold text-break me-auto' }, u.name), button),
         el('div', { class: 'small text-body-secondary' }, u.status === 'completing'
           ? assembling(u)
@@ -549,7 +711,7 @@
         } catch {
           return say(byID('upload-result'), 'danger', unreachable);
         }
-        kept.remove(key);
+        kept.remove(id);
         li.remove();
       });
       byID('uploads').append(li);
@@ -575,7 +737,7 @@
       if (!hasFiles(e)) return;
       e.preventDefault(); // a browser would open a file that misses
       byID('drop').classList.remove('over');
-      if (zone.contains(e.target)) add([...e.dataTransfer.files]);
+      if (zone.contains(e.target)) addDropped(e.dataTransfer);
     });
     addEventListener('beforeunload', (e) => { if (uploading) e.preventDefault(); });
     showUnfinished();

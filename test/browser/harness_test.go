@@ -216,8 +216,19 @@ type Page struct {
 // open opens a tab that knows nothing of others: no cookie, no cache.
 func open(t *testing.T, s *Server) *Page {
 	t.Helper()
+	return openIn(t, s, browser, chromedp.WithNewBrowserContext())
+}
+
+// tab opens another tab of the same person.
+func (p *Page) tab() *Page {
+	p.t.Helper()
+	return openIn(p.t, p.s, p.ctx)
+}
+
+func openIn(t *testing.T, s *Server, parent context.Context, options ...chromedp.ContextOption) *Page {
+	t.Helper()
 	p := &Page{t: t, s: s}
-	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.listen))
+	ctx, cancel := chromedp.NewContext(parent, append(options, chromedp.WithListener(p.listen))...)
 	p.ctx = ctx
 	t.Cleanup(func() {
 		if t.Failed() {

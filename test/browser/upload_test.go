@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 )
 
@@ -209,6 +210,143 @@ func TestUploadGoesOnAfterReload(t *testing.T) {
 	if n := p.asked("PUT " + parts + "4"); n != 1 {
 		t.Errorf("the last part was sent %d times", n)
 	}
+}
+
+// twins makes two files that differ in their last part, and in nothing that a
+// browser says of a file.
+func twins(t *testing.T, name string, size int) (paths, sums [2]string) {
+	t.Helper()
+	paths[0], sums[0] = imageFile(t, name, size)
+	data, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[size-1]++
+	data[0]++
+	sum := sha256.Sum256(data)
+	paths[1], sums[1] = filepath.Join(t.TempDir(), name), hex.EncodeToString(sum[:])
+	if err := os.WriteFile(paths[1], data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if err := os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return paths, sums
+}
+
+// What is there is compared with the file before anything is added to it.
+func TestUploadOfAnotherFile(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`ERR_ABORTED`)
+	p.login()
+	files, sums := twins(t, "disk.img", 2*partBytes)
+	p.network(12*mib, false)
+	p.choose(files[0])
+	p.until("more than a part is sent", sent("disk.img")+" > 0.6")
+	p.do("load the page again", chromedp.Reload())
+	p.untilUpload("disk.img", "unfinished")
+	p.network(-1, false)
+	p.choose(files[1])
+	p.until("the other file is uploaded", "document.querySelector('#uploads .upload[data-state=done]')")
+	p.until("the row", row("disk.img")+"?.textContent.includes("+js(sums[1][:12])+")")
+	// The first one is as it was, and goes on.
+	p.untilUpload("disk.img", "unfinished")
+	p.shot("images-upload-two-files")
+	p.choose(files[0])
+	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm-title", "Replace disk.img?")+" || "+row("disk.img")+"?.textContent.includes("+js(sums[0][:12])+")")
+	p.until("the first file", row("disk.img")+"?.textContent.includes("+js(sums[0][:12])+")")
+}
+
+// A second file of a name that is being uploaded is asked about, in this tab
+// and in others, and both stay what they were.
+func TestUploadOfOneNameTwice(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	other := p.tab()
+	other.navigate("/ui/images")
+	files, sums := twins(t, "disk.img", 2*partBytes)
+	p.network(8*mib, false)
+	p.choose(files[0])
+	p.until("a part is sent", sent("disk.img")+" > 0.5")
+	for _, page := range []*Page{p, other} {
+		page.choose(files[1])
+		page.until("the question", "document.getElementById('dialog').open && "+has("#confirm-title", "Upload another disk.img?"))
+		page.shot("images-upload-beside")
+		if page == p {
+			page.clickOn("Keep", "document.querySelector('#confirm [data-close]')")
+			page.until("the dialog is closed", "!document.getElementById('dialog').open")
+		}
+	}
+	other.clickOn("Upload this one too", "document.querySelector('#confirm .btn-danger')")
+	other.untilUpload("disk.img", "done")
+	p.network(-1, false)
+	p.untilUpload("disk.img", "done")
+	got := sha256.Sum256(s.call(t, "GET", "/images/disk.img", nil))
+	if sum := hex.EncodeToString(got[:]); sum != sums[0] && sum != sums[1] {
+		t.Errorf("the image is %s, neither of %s", sum, sums)
+	}
+	if n := p.asked("POST /uploads"); n != 2 { // begin and complete
+		t.Errorf("%d uploads were begun and completed in the first tab, want one", n)
+	}
+}
+
+// What cannot be uploaded says so, and keeps nothing else from it.
+func TestUploadUnreadable(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.login()
+	changing, _ := imageFile(t, "changing.img", 3*partBytes)
+	empty, _ := imageFile(t, "empty.img", 0)
+	good, _ := imageFile(t, "good.img", mib)
+	p.network(12*mib, false)
+	p.choose(changing, empty, good)
+	p.until("some is sent", sent("changing.img")+" > 0.05")
+	if err := os.Truncate(changing, mib); err != nil {
+		t.Fatal(err)
+	}
+	p.untilUpload("changing.img", "failed")
+	p.until("the reason", upload("changing.img")+"?.textContent.includes('changed')")
+	p.untilUpload("empty.img", "failed")
+	p.until("the reason", upload("empty.img")+"?.textContent.includes('empty')")
+	p.untilUpload("good.img", "done")
+
+	folder := filepath.Join(t.TempDir(), "disk.img")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	last, _ := imageFile(t, "last.img", mib)
+	x, y := p.place("the place to drop", "document.getElementById('drop')")
+	for _, step := range []input.DispatchDragEventType{"dragEnter", "dragOver", "drop"} {
+		command(p, input.DispatchDragEvent, input.DispatchDragEventParams{
+			Type: step, X: x, Y: y, Data: &input.DragData{Items: []*input.DragDataItem{}, Files: []string{folder, last}, DragOperationsMask: 1},
+		})
+	}
+	p.untilUpload("disk.img", "failed")
+	p.until("the reason", upload("disk.img")+"?.textContent.includes('folder')")
+	p.untilUpload("last.img", "done")
+	p.shot("images-upload-unreadable")
+	if list := s.call(t, "GET", "/uploads", nil); string(bytes.TrimSpace(list)) != `{"uploads":[]}` {
+		t.Errorf("the server still has uploads: %s", list)
+	}
+}
+
+// An upload whose session ends says so.
+func TestUploadLoggedOut(t *testing.T) {
+	s := start(t)
+	p := open(t, s)
+	p.allow(`401|ERR_|status of`)
+	p.login()
+	file, _ := imageFile(t, "long.img", 2*partBytes)
+	p.network(8*mib, false)
+	p.choose(file)
+	p.until("some is sent", sent("long.img")+" > 0.05")
+	eval[bool](p, "fetch('/ui/logout', { method: 'POST' }).then(() => true); true")
+	p.untilUpload("long.img", "failed")
+	p.until("the reason", upload("long.img")+"?.textContent.includes('no longer logged in')")
 }
 
 func TestUploadCancelled(t *testing.T) {
