@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -133,7 +134,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 				"image root", cfg.ImageRoot.String(), "catalog root", cfg.CatalogRoot.String())
 		}
 	}
-	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Now: time.Now, Log: log})
+	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, Hidden: s.unlisted, MaxAge: relistAfter, Now: time.Now, Log: log})
 	s.events = s.openEvents(inv, looks)
 	started()
 	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, checks, fetches, assemblies); err != nil {
@@ -224,6 +225,19 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 		Changed: changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
 	})
 	return err
+}
+
+// unlisted returns what the gateway inside does not list of the image root.
+func (s *server) unlisted() []inventory.Other {
+	if s.gateway == nil || s.cfg.ImageRoot.Prefix != "" {
+		return nil // only the top of the bucket is watched
+	}
+	entries := s.gateway.Unlisted(s.cfg.ImageRoot.Bucket)
+	var list []inventory.Other
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		list = append(list, inventory.Other{Name: name, Reason: entries[name]})
+	}
+	return list
 }
 
 // changed passes on what is said of an object.

@@ -71,6 +71,7 @@ func (Catalog) template() string   { return "catalog" }
 func (Downloads) template() string { return "downloads" }
 func (Hashes) template() string    { return "hashes" }
 func (Recent) template() string    { return "recent" }
+func (Others) template() string    { return "others" }
 
 // static is the folder of styles and scripts.
 func static() fs.FS {

@@ -59,7 +59,7 @@ type Images struct {
 	Query  Query
 	Upload Shell
 
-	Summary, Catalog, Downloads, Hashes, Recent Fragment
+	Summary, Catalog, Downloads, Hashes, Recent, Others Fragment
 }
 
 // Add is the form of an image's URL.
@@ -147,8 +147,8 @@ type Row struct {
 	Fetching string
 	// FetchFailed is set where the last fetch of missing bytes failed.
 	FetchFailed bool
-	Warnings []string
-	Sources  []Source
+	Warnings    []string
+	Sources     []Source
 	// Download is a path, or empty; so is Raw, of the disk in an image that has
 	// other bytes than its disk, which is called Disk.
 	Download  string
@@ -208,6 +208,14 @@ type Job struct {
 	Percent    string
 	Error      string
 	When       *Time
+}
+
+// Others is what is in the image root and is not an image.
+type Others struct {
+	Count string
+	One   bool
+	List  []Detail // names, and why they are not images
+	More  string   // how many are not shown, or empty
 }
 
 // Recent is what happened last.

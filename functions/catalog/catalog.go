@@ -112,7 +112,12 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 		Total    int              `json:"total"`
 		Next     *string          `json:"next"`
 		Warnings []string         `json:"warnings"`
-	}{page.Rows, page.Total, nil, []string{}}
+
+		Others []inventory.Other `json:"others"`
+	}{page.Rows, page.Total, nil, []string{}, s.Others}
+	if s.Others == nil {
+		answer.Others = []inventory.Other{}
+	}
 	if page.Rows == nil {
 		answer.Images = []*inventory.Row{}
 	}

@@ -72,7 +72,7 @@ func (p *pages) imagesPage(w http.ResponseWriter, r *http.Request, v url.Values,
 	page := &templates.Images{
 		Frame: p.frame(w, r, "Images", "images"), Add: add, Upload: p.shell(r),
 		Query:   templates.Query{Text: v.Get("q"), Sorts: sorts(v.Get("sort"))},
-		Summary: f[0], Catalog: f[1], Downloads: f[2], Hashes: f[3], Recent: f[4],
+		Summary: f[0], Catalog: f[1], Downloads: f[2], Hashes: f[3], Recent: f[4], Others: f[5],
 	}
 	return page, nil
 }
@@ -100,8 +100,8 @@ func (p *pages) live(w http.ResponseWriter, r *http.Request) error {
 }
 
 // fragments are the parts of the page that change: summary, catalog,
-// downloads, hashes, recent activity.
-func (p *pages) fragments(r *http.Request, v url.Values) (f [5]templates.Fragment, err error) {
+// downloads, hashes, recent activity, others.
+func (p *pages) fragments(r *http.Request, v url.Values) (f [6]templates.Fragment, err error) {
 	ctx := r.Context()
 	s, err := p.Inventory.Snapshot(ctx)
 	if err != nil {
@@ -127,10 +127,23 @@ func (p *pages) fragments(r *http.Request, v url.Values) (f [5]templates.Fragmen
 	now := p.Now()
 	make1(2, templates.Downloads{Jobs: jobViews(downloads, "d", "/catalog/downloads/", now)})
 	make1(3, templates.Hashes{Jobs: jobViews(hashes, "h", "/catalog/hashes/", now)})
+	make1(5, othersView(s.Others))
 	if err == nil {
 		f[4], err = p.recent(ctx, f[0].Version+f[1].Version+statuses(downloads)+statuses(hashes))
 	}
 	return f, err
+}
+
+func othersView(others []inventory.Other) templates.Others {
+	const most = 100
+	v := templates.Others{Count: count(int64(len(others))), One: len(others) == 1}
+	for _, o := range others[:min(len(others), most)] {
+		v.List = append(v.List, templates.Detail{Name: o.Name, Value: o.Reason})
+	}
+	if hidden := len(others) - len(v.List); hidden > 0 {
+		v.More = "and " + count(int64(hidden)) + " more"
+	}
+	return v
 }
 
 func (p *pages) summary(s *inventory.Snapshot) templates.Summary {

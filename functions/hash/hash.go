@@ -90,7 +90,8 @@ func (f *Function) look(ctx context.Context, name string) error {
 		return err
 	}
 	if !image.IsName(name) {
-		return nil
+		_, err := f.Inventory.Snapshot(ctx) // logs what is not an image
+		return err
 	}
 	info, err := f.Images.Head(ctx, name)
 	if errors.Is(err, store.ErrNotFound) {

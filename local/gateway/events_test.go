@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,9 +87,59 @@ func TestEventsOfS3(t *testing.T) {
 	// to say about the others.
 	write(t, filepath.Join(dir, "images", "marker.img"), "x")
 	events.await(t, 1, made("marker.img"))
-	if got := len(events.all()); got != total+1 {
-		t.Errorf("told %d times, want %d: %+v", got, total+1, events.all())
+	objects := slices.DeleteFunc(events.all(), func(e gateway.Event) bool { return e.Key == "dir" })
+	if len(objects) != total+1 {
+		t.Errorf("told %d times, want %d: %+v", len(objects), total+1, objects)
 	}
+}
+
+// TestUnlisted: what is in the directory and S3 does not list is known, from
+// the start on and as it comes and goes.
+func TestUnlisted(t *testing.T) {
+	dir := t.TempDir()
+	images := filepath.Join(dir, "images")
+	var events recorder
+	g := start(t, dir, events.watch("images"))
+	root(t, g.Endpoint(), "images")
+	const badName = "a\xff\n.img"
+	mkdir(t, filepath.Join(images, "folder.img"))
+	write(t, filepath.Join(images, badName), "x")
+	write(t, filepath.Join(images, ".hidden"), "x")
+	write(t, filepath.Join(images, "good.img"), "x")
+	if err := errors.Join(os.Symlink("good.img", filepath.Join(images, "link.img")), syscall.Mkfifo(filepath.Join(images, "pipe"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"folder.img", badName, "link.img", "pipe", "good.img"} {
+		events.await(t, 1, gateway.Event{Bucket: "images", Key: name})
+	}
+	expect := func(want map[string]string) {
+		t.Helper()
+		got := g.Unlisted("images")
+		if len(got) != len(want) {
+			t.Errorf("not listed are %q", got)
+		}
+		for name, reason := range want {
+			if !strings.Contains(got[name], reason) {
+				t.Errorf("%q: %q, want it to say %q", name, got[name], reason)
+			}
+		}
+	}
+	want := map[string]string{"folder.img": "folder", badName: "rename", "link.img": "symbolic link", "pipe": "regular"}
+	expect(want)
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g = start(t, dir, events.watch("images"))
+	expect(want)
+	// A file in place of the link is an object.
+	if err := errors.Join(os.Remove(filepath.Join(images, "pipe")), os.Rename(filepath.Join(images, "good.img"), filepath.Join(images, "link.img"))); err != nil {
+		t.Fatal(err)
+	}
+	events.await(t, 1, gateway.Event{Bucket: "images", Key: "pipe", Removed: true})
+	events.await(t, 2, gateway.Event{Bucket: "images", Key: "link.img"})
+	delete(want, "pipe")
+	delete(want, "link.img")
+	expect(want)
 }
 
 // watchedBy runs a test over a watcher with notifications, and over one that

@@ -158,6 +158,10 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	return g, nil
 }
 
+// Unlisted returns what is at the top of a watched bucket's directory that S3
+// does not list, by name, with the reason. Hidden files are left out.
+func (g *Gateway) Unlisted(bucket string) map[string]string { return g.watcher.unlisted(bucket) }
+
 // Addr returns the HOST:PORT that is listened on, with the real port.
 func (g *Gateway) Addr() string { return g.addr.String() }
 

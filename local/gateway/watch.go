@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -45,6 +46,7 @@ type watcher struct {
 type watched struct {
 	inode os.FileInfo // of the directory that notifications come from
 	known map[string]stamp
+	aside map[string]string    // what S3 does not list, and why
 	due   map[string]time.Time // files to look at, and when
 	held  map[string]int       // writes through S3 that are about to be visible
 	told  map[string]time.Time // when a file's last event was, while that matters
@@ -53,7 +55,7 @@ type watched struct {
 func watch(dir string, buckets []string, log *slog.Logger, changed func(Event)) (*watcher, error) {
 	w := &watcher{dir: dir, changed: changed, log: log, stop: make(chan struct{}), buckets: map[string]*watched{}}
 	for _, b := range buckets {
-		w.buckets[b] = &watched{known: map[string]stamp{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
+		w.buckets[b] = &watched{known: map[string]stamp{}, aside: map[string]string{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
 	}
 	if len(buckets) == 0 {
 		return w, nil
@@ -202,6 +204,12 @@ func (w *watcher) look(now time.Time) {
 			// Whatever is written from here on is noted anew.
 			delete(b.due, name)
 			info, err := os.Lstat(filepath.Join(w.dir, bucket, name))
+			if reason := unlisted(name, info); reason != b.aside[name] {
+				if b.aside[name] = reason; reason == "" {
+					delete(b.aside, name)
+				}
+				events = append(events, Event{Bucket: bucket, Key: name, Removed: err != nil})
+			}
 			before, was := b.known[name]
 			switch {
 			case err == nil && info.Mode().IsRegular():
@@ -246,7 +254,7 @@ func (w *watcher) scan(bucket string, first bool) {
 	}
 	there := make(map[string]bool, len(entries))
 	for _, e := range entries {
-		if e.Name()[0] == '.' || !e.Type().IsRegular() {
+		if e.Name()[0] == '.' {
 			continue
 		}
 		info, err := e.Info()
@@ -254,6 +262,18 @@ func (w *watcher) scan(bucket string, first bool) {
 			continue
 		}
 		there[e.Name()] = true
+		reason := unlisted(e.Name(), info)
+		if first && reason != "" {
+			b.aside[e.Name()] = reason
+		} else if reason != b.aside[e.Name()] {
+			b.note(e.Name())
+		}
+		if !info.Mode().IsRegular() {
+			if _, was := b.known[e.Name()]; was {
+				b.note(e.Name())
+			}
+			continue
+		}
 		s := stampOf(info)
 		if first {
 			b.known[e.Name()] = s
@@ -266,6 +286,41 @@ func (w *watcher) scan(bucket string, first bool) {
 			b.note(name)
 		}
 	}
+	for name := range b.aside {
+		if !there[name] {
+			b.note(name)
+		}
+	}
+}
+
+// unlisted returns why S3 does not list an entry of a bucket's directory as an
+// object of that name, and what to do about it; empty if it does. info is nil
+// where there is no such entry.
+func unlisted(name string, info fs.FileInfo) string {
+	switch {
+	case info == nil:
+		return ""
+	case !listable(name):
+		return "the name has characters that S3 cannot list: rename the file"
+	case info.IsDir():
+		return "a folder is not an image: put the images in it at the top of the image root"
+	case info.Mode()&fs.ModeSymlink != 0:
+		return "symbolic links are not followed: put the file itself here"
+	case !info.Mode().IsRegular():
+		return "it is not a regular file"
+	}
+	return ""
+}
+
+// unlisted returns what is in a bucket's directory that S3 does not list, by
+// name, with the reason.
+func (w *watcher) unlisted(bucket string) map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if b, ok := w.buckets[bucket]; ok {
+		return maps.Clone(b.aside)
+	}
+	return nil
 }
 
 // follow sees to it that notifications come from the directory that there is

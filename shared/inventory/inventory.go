@@ -106,6 +106,8 @@ type Snapshot struct {
 	Rows []Row // by first name, then digest
 	// Problem says what is wrong with the manifest, or is empty.
 	Problem string
+	// Others is what else is in the image root, by name.
+	Others []Other
 
 	bySHA  map[string]int
 	byName map[string]int      // names are exact
@@ -115,6 +117,7 @@ type Snapshot struct {
 	blobs  map[string]mirror.Item[struct{}] // by digest
 	gen    [9]uint64
 	failed map[string]string // errors of fetches, by ref
+	hidden []Other
 
 	textOnce sync.Once
 	texts    []string // what a search looks at, by row
@@ -122,6 +125,12 @@ type Snapshot struct {
 
 // BySHA256 returns the row with that digest.
 func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return s.row(s.bySHA, sha) }
+
+// An Other is something in the image root that is not an image.
+type Other struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"` // why it is not an image, and what to do
+}
 
 // MinRef is the fewest digits of a ref.
 const MinRef = 12
@@ -211,6 +220,9 @@ func (s *Snapshot) row(index map[string]int, key string) (*Row, bool) {
 // Config of an Inventory.
 type Config struct {
 	Images, Catalog store.Root
+	// Hidden returns what is in the image root that S3 does not list; nil: S3
+	// lists everything.
+	Hidden func() []Other
 	// MaxAge is how long changes that nobody told of may stay unseen.
 	MaxAge time.Duration
 	// Wait is mirror.Config's.
@@ -235,6 +247,7 @@ type Inventory struct {
 
 	mu   sync.Mutex
 	last *Snapshot
+	said map[Other]bool // others that were logged
 }
 
 // New returns an inventory. It reads nothing yet.
@@ -512,6 +525,19 @@ func (inv *Inventory) failedFetches(ctx context.Context) (map[string]string, err
 	return failed, nil
 }
 
+// sayOthers logs what is not an image, each once while it is there. The caller
+// holds mu.
+func (inv *Inventory) sayOthers() {
+	const most = 100 // a log is not a listing
+	said := make(map[Other]bool, len(inv.last.Others))
+	for _, o := range inv.last.Others {
+		if said[o] = true; !inv.said[o] && len(said) <= most {
+			inv.cfg.Log.Warn("not an image", "name", o.Name, "reason", o.Reason)
+		}
+	}
+	inv.said = said
+}
+
 // Snapshot returns the catalog as it is now.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
@@ -534,14 +560,18 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return
 	})
 	get(func() (e error) { in.failedFetches, e = inv.failedFetches(ctx); return })
+	if inv.cfg.Hidden != nil {
+		in.hidden = inv.cfg.Hidden()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the catalog: %w", err)
 	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	if inv.last == nil || inv.last.gen != gen || !maps.Equal(inv.last.failed, in.failedFetches) {
+	if inv.last == nil || inv.last.gen != gen || !maps.Equal(inv.last.failed, in.failedFetches) || !slices.Equal(inv.last.hidden, in.hidden) {
 		inv.last = in.merge()
-		inv.last.gen, inv.last.failed = gen, in.failedFetches
+		inv.last.gen, inv.last.failed, inv.last.hidden = gen, in.failedFetches, in.hidden
+		inv.sayOthers()
 	}
 	return inv.last, nil
 }

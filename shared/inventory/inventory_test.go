@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -344,6 +345,44 @@ func TestFailedFetch(t *testing.T) {
 	fetch(job.Failed)
 	b.record(layout.BlobKey(sha("a")), "bytes")
 	b.rows(row + "true|hashed|")
+}
+
+// What is not an image is listed with the reason, and logged once while it is
+// there.
+func TestOthers(t *testing.T) {
+	b := newBench(t)
+	var log strings.Builder
+	hidden := []inventory.Other{{Name: "link.img", Reason: "a link"}}
+	b.Inventory = inventory.New(inventory.Config{
+		Images: b.images, Catalog: b.catalog, Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Hidden: func() []inventory.Other { return hidden },
+	})
+	for _, name := range []string{"x.img", "x.img.sha256", layout.ManifestKey, "disk.tar.gz", "a.vmdk"} {
+		b.image(name, "version = 1")
+	}
+	names := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, o := range b.snapshot().Others {
+			got = append(got, o.Name)
+			if o.Reason == "" {
+				t.Errorf("%s: no reason", o.Name)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("others are %q, want %q", got, want)
+		}
+	}
+	names("a.vmdk", "disk.tar.gz", "link.img")
+	b.image("y.img", "another")
+	names("a.vmdk", "disk.tar.gz", "link.img")
+	for _, name := range []string{"a.vmdk", "disk.tar.gz", "link.img"} {
+		if n := strings.Count(log.String(), "name="+name); n != 1 {
+			t.Errorf("%s is logged %d times:\n%s", name, n, log.String())
+		}
+	}
+	hidden = nil
+	names("a.vmdk", "disk.tar.gz")
 }
 
 func TestHashStates(t *testing.T) {

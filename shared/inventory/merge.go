@@ -25,7 +25,8 @@ type inputs struct {
 	fetched       map[string]mirror.Item[entry.Fetched]
 	contents      map[string]mirror.Item[content.Record]
 	hashJobs      map[string]mirror.Item[job.Job]
-	failedFetches map[string]string  // errors by ref
+	failedFetches map[string]string // errors by ref
+	hidden        []Other
 	manifest      *manifest.Manifest // nil: none
 	problem       string
 }
@@ -88,6 +89,7 @@ func (in *inputs) merge() *Snapshot {
 			cmp.Compare(a.Names[0], b.Names[0]), cmp.Compare(a.Digest(), b.Digest()),
 			cmp.Compare(a.Sources[0].Location, b.Sources[0].Location))
 	})
+	s.Others = in.others()
 	clear(s.bySHA)
 	for i := range s.Rows {
 		s.index(i)
@@ -123,6 +125,20 @@ func (s *Snapshot) index(i int) {
 
 func (r *Row) hasLocal(name string) bool {
 	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Kind == Local && s.Name == name })
+}
+
+// others lists what is neither an image nor something about images.
+func (in *inputs) others() []Other {
+	list := slices.Clone(in.hidden)
+	for name := range in.images {
+		_, err := image.ParseName(name)
+		if _, _, ok := layout.ImageOfSidecar(name); ok || err == nil || name == layout.ManifestKey {
+			continue
+		}
+		list = append(list, Other{name, err.Error()})
+	}
+	slices.SortFunc(list, func(a, b Other) int { return strings.Compare(a.Name, b.Name) })
+	return list
 }
 
 // name adds a name. The first is the primary one.

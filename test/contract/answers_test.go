@@ -168,8 +168,10 @@ func (s *server) testImages(t *testing.T) {
 	s.send(t, "DELETE", "/images/other.raw", 404, "")
 	s.send(t, "DELETE", "/images/notes.txt", 404, "")
 	// One that nobody has hashed.
-	if _, err := s.images.Put(t.Context(), "dropped.iso", strings.NewReader("dropped"), 7); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"dropped.iso", "dropped.tar"} {
+		if _, err := s.images.Put(t.Context(), name, strings.NewReader("dropped"), 7); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 type fullPage struct {
 	catalogPage
 	Warnings []string `json:"warnings"`
+	Others   []struct{ Name, Reason string }
 }
 
 // catalog asks for one page of the catalog.

@@ -67,6 +67,28 @@ func TestS3Clients(t *testing.T) {
 				}
 			}
 		}
+		others := map[string]string{"notes.txt": "must end in", "root.tar.gz": "extract it"}
+		if *s3Endpoint == "" {
+			if err := os.Symlink("last.img", s.imagePath("link.img")); err != nil {
+				t.Fatal(err)
+			}
+			others["below"], others["link.img"] = "folder", "symbolic link"
+		}
+		eventually(t, 30*time.Second, "what is not an image is said", func() error {
+			reasons := map[string]string{}
+			for _, o := range s.catalog(t, nil).Others {
+				reasons[o.Name] = o.Reason
+			}
+			for name, reason := range others {
+				if !strings.Contains(reasons[name], reason) {
+					return fmt.Errorf("%s: %q", name, reasons[name])
+				}
+				if lines := s.logged("not an image", "name="+name+" "); len(lines) != 1 {
+					return fmt.Errorf("%s is logged %d times", name, len(lines))
+				}
+			}
+			return nil
+		})
 		for _, path := range []string{"/images/notes.txt", "/images/below%2Fa.img", "/images/below/a.img"} {
 			s.get(t, path).Problem(t, []int{400, 404})
 		}
