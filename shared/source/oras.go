@@ -23,9 +23,11 @@ import (
 // maxManifestBytes is what registries accept as a manifest.
 const maxManifestBytes = 4 << 20
 
-func (c *Client) registryClient(cred auth.CredentialFunc, tokens auth.Cache) *auth.Client {
+func (c *Client) registryClient(ref registry.Reference, cred auth.CredentialFunc, tokens auth.Cache) *auth.Client {
+	client := c.session()
+	client.Transport = &registryTransport{client.Transport, ref.Host(), c.config.PlainHTTP}
 	return &auth.Client{
-		Client:     c.session(),
+		Client:     client,
 		Header:     http.Header{"User-Agent": {c.config.UserAgent}},
 		Credential: cred,
 		Cache:      tokens,
@@ -66,14 +68,14 @@ func (c *Client) credential(ctx context.Context, hostport string) (auth.Credenti
 // withCredentials runs op with the stored credentials, and if a registry
 // refuses them once more without: expired ones get public images refused.
 func (c *Client) withCredentials(ctx context.Context, ref registry.Reference, op func(*auth.Client) error) error {
-	err := op(c.registryClient(c.credential, c.signedIn))
+	err := op(c.registryClient(ref, c.credential, c.signedIn))
 	if err == nil || !refusesCredentials(err) {
 		return err
 	}
 	if cred, cerr := c.credential(ctx, ref.Host()); cerr == nil && cred == auth.EmptyCredential {
 		return err
 	}
-	if op(c.registryClient(nil, c.anonymous)) == nil {
+	if op(c.registryClient(ref, nil, c.anonymous)) == nil {
 		return nil
 	}
 	return err
