@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -46,17 +47,31 @@ func isSideFile(title string) bool {
 	return slices.ContainsFunc(sideSuffixes, func(s string) bool { return strings.HasSuffix(title, s) })
 }
 
+// candidates are the layers that may be the image: no side files, and each
+// content once for a title.
+func candidates(layers []ocispec.Descriptor) []ocispec.Descriptor {
+	var all []ocispec.Descriptor
+	for _, l := range layers {
+		again := func(k ocispec.Descriptor) bool {
+			return titleOf(l) != "" && titleOf(l) == titleOf(k) && l.Digest == k.Digest && partNumber(l) == partNumber(k)
+		}
+		if l.MediaType != ocispec.MediaTypeEmptyJSON && l.Size > 0 && l.Digest.Validate() == nil && !isSideFile(titleOf(l)) &&
+			!slices.ContainsFunc(all, again) {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
 // chooseLayer returns the largest layer that is no side file. The error goes
 // on where a reference ends.
 func chooseLayer(layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
-	var candidates []ocispec.Descriptor
-	for _, l := range layers {
-		if l.MediaType != ocispec.MediaTypeEmptyJSON && l.Size > 0 && l.Digest.Validate() == nil && !isSideFile(titleOf(l)) {
-			candidates = append(candidates, l)
-		}
-	}
+	candidates := candidates(layers)
 	if len(candidates) == 0 {
 		return ocispec.Descriptor{}, errors.New("holds no image: its manifest has no layer, or side files only")
+	}
+	if parts := splitParts(candidates); len(parts) > 1 {
+		return ocispec.Descriptor{}, errSplit(parts)
 	}
 	return slices.MaxFunc(candidates, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) }), nil
 }
@@ -65,17 +80,24 @@ func chooseLayer(layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
 // one for want. The error goes on where a reference ends.
 func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descriptor, error) {
 	var candidates, matches []ocispec.Descriptor
-	var offered []string
+	want.Architecture = architecture(want.Architecture)
 	for _, m := range manifests {
 		if m.Digest.Validate() != nil || isAttestation(m) {
 			continue
 		}
 		candidates = append(candidates, m)
-		offered = append(offered, platformName(m.Platform)+" ("+m.Digest.String()+")")
-		if p := m.Platform; p != nil && p.OS == want.OS && p.Architecture == want.Architecture &&
+		if p := m.Platform; p != nil && p.OS == want.OS && architecture(p.Architecture) == want.Architecture &&
 			(want.Variant == "" || p.Variant == want.Variant) {
 			matches = append(matches, m)
 		}
+	}
+	among := matches
+	if len(among) == 0 {
+		among = candidates
+	}
+	var offered []string
+	for _, m := range among {
+		offered = append(offered, strings.TrimSpace(platformName(m.Platform)+" "+annotationsOf(m, among))+" ("+m.Digest.String()+")")
 	}
 	const advice = "name the one you want by @sha256:DIGEST"
 	const most = 10
@@ -94,6 +116,30 @@ func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocis
 		return ocispec.Descriptor{}, fmt.Errorf("is an index with nothing for %s; %s of %s", platformName(&want), advice, list)
 	}
 	return ocispec.Descriptor{}, fmt.Errorf("is an index with %d images for %s; %s of %s", len(matches), platformName(&want), advice, list)
+}
+
+// architecture is the name that Go has for an architecture.
+func architecture(name string) string {
+	switch name = strings.ToLower(name); name {
+	case "x86_64", "x86-64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	}
+	return name
+}
+
+// annotationsOf are those annotations of d that tell it from another of all.
+func annotationsOf(d ocispec.Descriptor, all []ocispec.Descriptor) string {
+	var told []string
+	for _, key := range slices.Sorted(maps.Keys(d.Annotations)) {
+		differs := func(o ocispec.Descriptor) bool { return o.Annotations[key] != d.Annotations[key] }
+		if slices.ContainsFunc(all, differs) {
+			told = append(told, fmt.Sprintf("%.60s=%.60s", key, d.Annotations[key]))
+		}
+	}
+	const most = 3
+	return strings.Join(told[:min(len(told), most)], " ")
 }
 
 // isAttestation reports whether a manifest of an index only says something of

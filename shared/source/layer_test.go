@@ -1,8 +1,15 @@
 package source
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -52,6 +59,99 @@ func TestChooseLayer(t *testing.T) {
 	}
 }
 
+func part(d ocispec.Descriptor, n int, key string) ocispec.Descriptor {
+	d.Annotations = maps.Clone(d.Annotations)
+	if d.Annotations == nil {
+		d.Annotations = map[string]string{}
+	}
+	d.Annotations[key] = fmt.Sprint(n)
+	d.Digest = digest.FromString(fmt.Sprint(titleOf(d), n))
+	return d
+}
+
+// TestSplit tells parts of one disk from images beside each other.
+func TestSplit(t *testing.T) {
+	titled := func(size int64, titles ...string) (layers []ocispec.Descriptor) {
+		for i, title := range titles {
+			layers = append(layers, part(layer(title, size-int64(i/(len(titles)-1))), i, "n"))
+		}
+		return layers
+	}
+	typed := func(n int) ocispec.Descriptor {
+		d := part(layer("", 10), n, "n")
+		d.MediaType = fmt.Sprintf("application/vnd.oci.image.layer.v1.tar;part.number=%d;part.total=2", n)
+		return d
+	}
+	again := layer("x.img", 10)
+	for _, tt := range []struct {
+		name   string
+		layers []ocispec.Descriptor
+		split  bool
+	}{
+		{"equal titles", titled(10, "disk.img", "disk.img", "disk.img"), true},
+		{"one layer twice", []ocispec.Descriptor{again, again}, false},
+		{"split(1)", titled(10, "x.img.aa", "x.img.ab"), true},
+		{"split(1), after the name", titled(10, "x.imgaa", "x.imgab"), true},
+		{"split -d", titled(10, "x.img.xz.00", "x.img.xz.01", "x.img.xz.02"), true},
+		{"an archiver", titled(10, "x.raw.001", "x.raw.002"), true},
+		{"parts", titled(10, "x.img.part1", "x.img.part2"), true},
+		{"parts of so many", titled(10, "x.img.1of2", "x.img.2of2"), true},
+		{"parts before the suffix", titled(10, "x-part-01.img", "x-part-02.img"), true},
+		{"numbers before the suffix", titled(10, "x.0.img", "x.1.img", "x.2.img"), true},
+		{"by annotations", []ocispec.Descriptor{part(layer("", 10), 0, "org.example.part.number"), part(layer("", 10), 1, "org.example.part.number")}, true},
+		{"by media types", []ocispec.Descriptor{typed(1), typed(2)}, true},
+		{"the only part", []ocispec.Descriptor{part(layer("x.img", 10), 1, "part.number")}, false},
+		{"versions", []ocispec.Descriptor{layer("debian-11.img", 10), layer("debian-12.img", 10)}, false},
+		{"versions of one digit", []ocispec.Descriptor{layer("x-1.img", 10), layer("x-2.img", 11)}, false},
+		{"formats", []ocispec.Descriptor{layer("x.img", 10), layer("x.img.xz", 5), layer("x.qcow2", 7)}, false},
+		{"side files of no known kind", []ocispec.Descriptor{layer("x.img", 10), layer("x.img.1", 5), layer("x.img.2", 5), layer("x.img.aux", 5)}, false},
+	} {
+		_, err := chooseLayer(tt.layers)
+		if split := err != nil && strings.Contains(err.Error(), "split over"); split != tt.split || err != nil && !split {
+			t.Errorf("%s: %v, want split %v", tt.name, err, tt.split)
+		}
+	}
+}
+
+// Of layers without a title, the first one's bytes tell whether it is the
+// beginning of a disk.
+func TestUntitledSplit(t *testing.T) {
+	disk := append(make([]byte, 510), "\x55\xaa and the rest of the disk"...)
+	note := []byte("some text")
+	for _, tt := range []struct {
+		name   string
+		blobs  [][]byte
+		reason string // of the error, if there is one
+	}{
+		{"one", [][]byte{disk}, ""},
+		{"two", [][]byte{disk, append(note, disk...)}, "split over 2 layers"},
+		{"something else first", [][]byte{note, disk}, ""},
+	} {
+		blobs := map[string][]byte{}
+		var m manifest
+		for _, b := range tt.blobs {
+			d := digest.FromBytes(b)
+			blobs[d.String()] = b
+			m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: int64(len(b))})
+		}
+		s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+			if b, ok := blobs[path.Base(r.URL.Path)]; ok {
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+				return
+			}
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+			_ = json.NewEncoder(w).Encode(m)
+		})
+		r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/disk.img:v1"), "http://"), "")
+		switch {
+		case tt.reason == "" && (err != nil || r.Name != "disk.img"):
+			t.Errorf("%s: %+v, %v", tt.name, r, err)
+		case tt.reason != "" && (is(err) != "unresolvable" || !strings.Contains(err.Error(), tt.reason)):
+			t.Errorf("%s: %+v, %v, want %q", tt.name, r, err, tt.reason)
+		}
+	}
+}
+
 func TestChoosePlatform(t *testing.T) {
 	m := func(os, arch, variant string) ocispec.Descriptor {
 		d := layer(os+arch+variant, 10)
@@ -88,6 +188,26 @@ func TestChoosePlatform(t *testing.T) {
 			}
 		} else if err != nil || titleOf(got) != want {
 			t.Errorf("%s: chose %q, %v; want %q", tt.name, titleOf(got), err, want)
+		}
+	}
+	// Other names of an architecture are names of it, and what differs among the
+	// choices is told.
+	disk := func(arch, kind string) ocispec.Descriptor {
+		d := m("linux", arch, kind)
+		d.Annotations = map[string]string{"disktype": kind, "org.opencontainers.image.version": "5.3"}
+		return d
+	}
+	for arch, other := range map[string]string{"amd64": "x86_64", "arm64": "aarch64"} {
+		want := ocispec.Platform{OS: "linux", Architecture: arch}
+		got, err := choosePlatform([]ocispec.Descriptor{disk("s390x", "qemu"), disk(other, "qemu")}, want)
+		if err != nil || got.Platform.Architecture != other {
+			t.Errorf("%s for %s: %+v, %v", other, arch, got, err)
+		}
+		_, err = choosePlatform([]ocispec.Descriptor{disk(other, "qemu"), disk(arch, "hyperv"), disk("s390x", "applehv")}, want)
+		for _, word := range []string{"2 images", "disktype=qemu", "disktype=hyperv"} {
+			if err == nil || !strings.Contains(err.Error(), word) || strings.Contains(err.Error(), "5.3") || strings.Contains(err.Error(), "applehv") {
+				t.Errorf("two images for %s: %v, want %q", arch, err, word)
+			}
 		}
 	}
 	// What is offered is named, so that it can be asked for; but not without end.

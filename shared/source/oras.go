@@ -143,13 +143,18 @@ func (c *Client) repository(client *auth.Client, ref registry.Reference) *remote
 
 // resolveORAS finds the layer that is the image and freezes its digest.
 func (c *Client) resolveORAS(ctx context.Context, u URL) (*Resolved, error) {
-	var layer, manifest ocispec.Descriptor
+	var layers []ocispec.Descriptor
+	var manifest ocispec.Descriptor
 	err := c.withCredentials(ctx, u.ref, func(client *auth.Client) (err error) {
-		layer, manifest, err = c.findLayer(ctx, client, u.ref)
+		layers, manifest, err = c.findLayers(ctx, client, u.ref)
 		return err
 	})
 	if err != nil {
 		return nil, c.explainRegistry(ctx, u.ref, err)
+	}
+	layer, err := chooseLayer(layers)
+	if err != nil {
+		return nil, unresolvable(nil, "%s %v", u.ref, err)
 	}
 	r := &Resolved{
 		Location: Location{URL: u.Canonical, Digest: layer.Digest.String()},
@@ -164,6 +169,9 @@ func (c *Client) resolveORAS(ctx context.Context, u URL) (*Resolved, error) {
 		r.SHA512 = layer.Digest.Encoded()
 	}
 	if r.Name == "" {
+		if err := c.checkWhole(ctx, u, layers); err != nil {
+			return nil, err
+		}
 		if r.Name, err = c.nameUntitled(ctx, u, layer.Digest); err != nil {
 			return nil, err
 		}
@@ -171,37 +179,33 @@ func (c *Client) resolveORAS(ctx context.Context, u URL) (*Resolved, error) {
 	return r, nil
 }
 
-// findLayer follows ref to a layer; manifest is empty where ref is the digest
-// of a blob.
-func (c *Client) findLayer(ctx context.Context, client *auth.Client, ref registry.Reference) (layer, manifest ocispec.Descriptor, err error) {
+// findLayers follows ref to the layers of a manifest; that is empty where ref is
+// the digest of a blob.
+func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref registry.Reference) (layers []ocispec.Descriptor, manifest ocispec.Descriptor, err error) {
 	repo := c.repository(client, ref)
 	m, manifest, err := fetchManifest(ctx, repo, ref.Reference)
 	if err != nil {
 		if d, derr := ref.Digest(); derr == nil && isAbsent(err) {
 			if layer, err := repo.Blobs().Resolve(ctx, d.String()); err == nil || !errors.Is(err, errdef.ErrNotFound) {
-				return layer, ocispec.Descriptor{}, err
+				return []ocispec.Descriptor{layer}, ocispec.Descriptor{}, err
 			}
 		}
-		return layer, manifest, err
+		return nil, manifest, err
 	}
 	const maxDepth = 3 // an index of indexes is rare, one in itself impossible but by lying
 	for depth := 0; m.isIndex(); depth++ {
 		if depth == maxDepth {
-			return layer, manifest, unresolvable(nil, "%s is an index of indexes without end", ref)
+			return nil, manifest, unresolvable(nil, "%s is an index of indexes without end", ref)
 		}
 		chosen, err := choosePlatform(m.Manifests, c.config.Platform)
 		if err != nil {
-			return layer, manifest, unresolvable(nil, "%s %v", ref, err)
+			return nil, manifest, unresolvable(nil, "%s %v", ref, err)
 		}
 		if m, manifest, err = fetchManifest(ctx, repo, chosen.Digest.String()); err != nil {
-			return layer, manifest, err
+			return nil, manifest, err
 		}
 	}
-	layer, err = chooseLayer(m.layers())
-	if err != nil {
-		return layer, manifest, unresolvable(nil, "%s %v", ref, err)
-	}
-	return layer, manifest, nil
+	return m.layers(), manifest, nil
 }
 
 // isAbsent reports whether a registry has no such manifest. Some say so with

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"path"
 
@@ -27,14 +26,8 @@ func (c *Client) nameUntitled(ctx context.Context, u URL, d digest.Digest) (stri
 	if image.IsName(last) {
 		return last, nil
 	}
-	body, err := c.openBlob(ctx, u, d.String(), 0, sniffBytes)
+	head, err := c.head(ctx, u, d)
 	if err != nil {
-		return "", err
-	}
-	defer body.Close()
-	head, err := io.ReadAll(io.LimitReader(body, sniffBytes))
-	var short *ShortBody
-	if err != nil && !errors.As(err, &short) {
 		return "", err
 	}
 	format, reason := formatOf(head)
