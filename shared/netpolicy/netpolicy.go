@@ -17,7 +17,7 @@ import (
 // A Policy says which addresses may be dialled. Public addresses always may.
 // Link-local, cloud metadata, multicast, unspecified and broadcast addresses
 // never may, whatever is allowed. An IPv6 address that carries an IPv4 one
-// (mapped, NAT64, 6to4, Teredo) is judged by both.
+// (mapped, compatible, SIIT, NAT64, 6to4, Teredo, ISATAP) is judged by both.
 //
 // The zero value allows public addresses only.
 type Policy struct {

@@ -39,6 +39,10 @@ func TestCheck(t *testing.T) {
 		{"", "::1", "=loopback"},
 		{"", "::ffff:127.0.0.1", "=loopback"},
 		{"", "64:ff9b::7f00:1", "=loopback"},
+		{"", "::ffff:0:5db8:d70e", ""}, // SIIT of a public address
+		{"", "::ffff:0:7f00:1", "=loopback"},
+		{"", "2001:db8::5efe:7f00:1", "=loopback"}, // ISATAP
+		{"", "2002:5db8:d70e::5efe:7f00:1", "=loopback"},
 		{"", "2002:7f00:1::", "=loopback"},
 		{"", "::127.0.0.1", "=loopback"},
 		{"", "2001:0:1:2:3:4:80ff:fffe", "=loopback"}, // Teredo of 127.0.0.1
@@ -57,6 +61,8 @@ func TestCheck(t *testing.T) {
 		{"", "fd12::1", "=private"},
 		{"", "::ffff:10.0.0.1", "=private"},
 		{"", "64:ff9b::a00:1", "=private"},
+		{"", "::ffff:0:a00:1", "=private"},
+		{"", "2001:db8::200:5efe:a00:1", "=private"},
 		{"", "2002:a00:1::1", "=private"},
 		{"private", "10.0.0.1", ""},
 		{"private", "fd12::1", ""},
@@ -70,6 +76,8 @@ func TestCheck(t *testing.T) {
 		{everything, "169.254.169.254", "metadata"},
 		{everything, "::ffff:169.254.169.254", "metadata"},
 		{everything, "64:ff9b::a9fe:a9fe", "metadata"},
+		{everything, "::ffff:0:a9fe:a9fe", "metadata"},
+		{everything, "2001:db8::5efe:a9fe:a9fe", "metadata"},
 		{everything, "2002:a9fe:a9fe::1", "metadata"},
 		{everything, "fd00:ec2::254", "metadata"},
 		{everything, "fd00:ec2::23", "metadata"},

@@ -65,10 +65,11 @@ func matches(ns []network, ip netip.Addr) (name string, ok bool) {
 }
 
 var (
-	nat64      = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
-	sixToFour  = netip.MustParsePrefix("2002::/16")    // RFC 3056
-	teredo     = netip.MustParsePrefix("2001::/32")    // RFC 4380
-	compatible = netip.MustParsePrefix("::/96")        // RFC 4291 section 2.5.5.1
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")    // RFC 6052
+	translated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765 (SIIT)
+	sixToFour  = netip.MustParsePrefix("2002::/16")       // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380
+	compatible = netip.MustParsePrefix("::/96")           // RFC 4291 section 2.5.5.1
 )
 
 // embedded returns the IPv4 addresses that a packet to ip may end up at
@@ -78,15 +79,19 @@ func embedded(ip netip.Addr) []netip.Addr {
 		return nil
 	}
 	b := ip.As16()
+	last := netip.AddrFrom4([4]byte(b[12:]))
+	var all []netip.Addr
 	switch {
-	case nat64.Contains(ip):
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+	case nat64.Contains(ip), translated.Contains(ip), compatible.Contains(ip) && !ip.IsLoopback() && !ip.IsUnspecified():
+		all = append(all, last)
 	case sixToFour.Contains(ip):
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[2:6]))}
+		all = append(all, netip.AddrFrom4([4]byte(b[2:6])))
 	case teredo.Contains(ip):
-		return []netip.Addr{netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]})}
-	case compatible.Contains(ip) && !ip.IsLoopback() && !ip.IsUnspecified():
-		return []netip.Addr{netip.AddrFrom4([4]byte(b[12:]))}
+		all = append(all, netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}))
 	}
-	return nil
+	// ISATAP (RFC 5214 section 6.1) has the address below any prefix.
+	if id := [4]byte(b[8:12]); id == [4]byte{0, 0, 0x5e, 0xfe} || id == [4]byte{2, 0, 0x5e, 0xfe} {
+		all = append(all, last)
+	}
+	return all
 }
