@@ -372,7 +372,8 @@ func isAt(f *os.File, path string) bool {
 
 // claimUpload takes hold of an upload's directory until the file returned is
 // closed. Who comes second waits. It returns fs.ErrNotExist if there is no
-// such upload.
+// such upload, or none any more: one whose completion was killed after it had
+// made the object is removed.
 func claimUpload(ctx context.Context, p place, id string) (*os.File, error) {
 	dir := filepath.Join(p.uploads(), id)
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
@@ -399,7 +400,11 @@ func claimUpload(ctx context.Context, p place, id string) (*os.File, error) {
 				if path == dir {
 					return d, nil
 				}
-				if err := os.Rename(path, dir); err != nil {
+				err := giveBack(p, filepath.Dir(dir), filepath.Base(path))
+				if err == nil && !isAt(d, dir) {
+					err = fs.ErrNotExist // it was completed
+				}
+				if err != nil {
 					d.Close()
 					return nil, err
 				}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -120,7 +119,8 @@ func sweep(bucket string, log *slog.Logger) {
 			case e.Type().IsRegular():
 				remove(path) // part of a part
 			case strings.HasSuffix(e.Name(), inProgress):
-				if err := giveBack(bucket, dir, e.Name()); err != nil {
+				key, _ := xattr.LGet(dir, attrPrefix+"objname") // without it nothing is known of the object
+				if err := giveBack(place{dir: bucket, key: string(key)}, dir, e.Name()); err != nil {
 					log.Warn("an upload that was being completed cannot be given back", slog.String("path", path), slog.Any("error", err))
 				}
 			}
@@ -133,33 +133,36 @@ func sweep(bucket string, log *slog.Logger) {
 // completed from.
 const attrNamed = "imageroot-parts"
 
-// giveBack undoes the beginning of a completion, so that the client's retry
-// succeeds; where it had got as far as the object, it finishes it. Parts are
-// removed only after the object is in place: where some are gone it was,
-// whatever is there by now.
-func giveBack(bucket, dir, name string) error {
+// giveBack undoes the beginning of a completion that was killed, so that the
+// client's retry succeeds; where it had got as far as the object, it finishes
+// it. What is removed is removed only after the object is in place: where some
+// is gone the object was there, whatever is there by now. name is that of the
+// upload's directory in dir. The caller has claimed the upload, or nobody else
+// uses the bucket.
+func giveBack(p place, dir, name string) error {
 	id, _, _ := strings.Cut(name, ".")
 	path := filepath.Join(dir, name)
-	key, err := xattr.LGet(dir, attrPrefix+"objname")
-	if err == nil {
-		if _, done := madeBy(place{dir: bucket, key: string(key)}, id); done {
-			return os.RemoveAll(path)
+	if _, done := madeBy(p, id); done {
+		return os.RemoveAll(path)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	parts, placedParts, assembled := 0, 0, false
+	for _, e := range entries {
+		if e.Name() == assemblyName {
+			assembled = true
+			continue
+		}
+		parts++
+		if _, in, err := placed(subject{path: filepath.Join(path, e.Name())}); err == nil && in {
+			placedParts++
 		}
 	}
-	if said, err := xattr.LGet(path, attrPrefix+attrNamed); err == nil {
-		entries, err := os.ReadDir(path)
-		if err != nil {
-			return err
-		}
-		parts := 0
-		for _, e := range entries {
-			if e.Name() != assemblyName {
-				parts++
-			}
-		}
-		if n, err := strconv.Atoi(string(said)); err == nil && parts < n {
-			return os.RemoveAll(path)
-		}
+	named, err := number(xattr.LGet(path, attrPrefix+attrNamed))
+	if err == nil && int64(parts) < named || placedParts > 0 && !assembled {
+		return os.RemoveAll(path)
 	}
 	return os.Rename(path, filepath.Join(dir, id))
 }
