@@ -36,7 +36,7 @@ func (p place) uploads() string {
 func (b *backend) CreateMultipartUpload(ctx context.Context, in s3response.CreateMultipartUploadInput) (s3response.InitiateMultipartUploadResult, error) {
 	p, err := b.object(in.Bucket, in.Key, true)
 	if err == nil {
-		err = errors.Join(p.writable(), unlocked(in.ObjectLockMode, in.ObjectLockLegalHoldStatus))
+		err = p.writable()
 	}
 	if err != nil {
 		return s3response.InitiateMultipartUploadResult{}, b.answer("begin upload of", p, err)

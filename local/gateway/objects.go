@@ -43,7 +43,7 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	if in.ContentLength != nil {
 		size = *in.ContentLength
 	}
-	if err := errors.Join(unlocked(in.ObjectLockMode, in.ObjectLockLegalHoldStatus), p.writable(), room(p.dir, size)); err != nil {
+	if err := errors.Join(p.writable(), room(p.dir, size)); err != nil {
 		return s3response.PutObjectOutput{}, err
 	}
 	if file, ok := in.Body.(s3utils.MpFileReader); ok {
@@ -72,15 +72,6 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	err = p.sync()
 	b.tell(p, false)
 	return out, err
-}
-
-// unlocked refuses a write that asks for what nothing here has: a lock against
-// deletion. versitygw would refuse it after the object is there.
-func unlocked(mode types.ObjectLockMode, hold types.ObjectLockLegalHoldStatus) error {
-	if mode != "" || hold == types.ObjectLockLegalHoldStatusOn {
-		return s3err.GetAPIError(s3err.ErrMissingObjectLockConfigurationNoSpaces)
-	}
-	return nil
 }
 
 // flush makes the bytes of f durable and returns its stamp.
@@ -367,7 +358,7 @@ func (b *backend) CopyObject(ctx context.Context, in s3response.CopyObjectInput)
 }
 
 func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInput) (out s3response.CopyObjectOutput, err error) {
-	if err := errors.Join(unlocked(in.ObjectLockMode, in.ObjectLockLegalHoldStatus), p.writable()); err != nil {
+	if err := p.writable(); err != nil {
 		return out, err
 	}
 	from, f, v, err := b.source(in.CopySource, in.ExpectedSourceBucketOwner)
