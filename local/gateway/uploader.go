@@ -29,13 +29,17 @@ var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
 	auth.DeleteObjectAction:             Uploader.owns,
 	auth.AbortMultipartUploadAction:     Uploader.owns,
 	auth.ListMultipartUploadPartsAction: Uploader.owns,
-	// Clients ask for the tags of an object before they copy it in parts.
+	// Clients ask for tags and ACL of an object before they copy it. There are
+	// no ACLs: s3cmd accepts 501 for an answer, but not 403.
 	auth.GetObjectTaggingAction: Uploader.owns,
+	auth.GetObjectAclAction:     Uploader.owns,
 
 	auth.ListBucketAction:                 Uploader.lists,
 	auth.ListBucketMultipartUploadsAction: Uploader.lists,
 
 	auth.GetBucketLocationAction: Uploader.names,
+	// rclone asks before it deletes. No bucket has versions.
+	auth.GetBucketVersioningAction: Uploader.names,
 	// Clients create the bucket before they upload, and expect to be told that
 	// it exists.
 	auth.CreateBucketAction: Uploader.names,

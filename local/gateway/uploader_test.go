@@ -154,7 +154,7 @@ func routes(t *testing.T) []route {
 // uploaders' key: what is not listed here is refused, and changes nothing.
 func TestUploaderRoutes(t *testing.T) {
 	allowed := []string{
-		"GET /", "GET /:bucket?location", "HEAD /:bucket", "PUT /:bucket",
+		"GET /", "GET /:bucket?location", "GET /:bucket?versioning", "HEAD /:bucket", "PUT /:bucket",
 		"GET /:bucket", "GET /:bucket?list-type=2", "GET /:bucket?uploads",
 		"POST /:bucket?delete",
 		"POST /:bucket", // a form; it has its own signature
@@ -210,11 +210,11 @@ func TestUploaderRoutes(t *testing.T) {
 // TestUploaderDecided fails where versitygw has an operation of which nobody
 // has decided whether it is for uploaders.
 func TestUploaderDecided(t *testing.T) {
-	const allowed = `ListBuckets HeadBucket CreateBucket ListObjects ListObjectsV2
-		HeadObject GetObject GetObjectAttributes GetObjectTagging PutObject CopyObject DeleteObject DeleteObjects
+	const allowed = `ListBuckets HeadBucket CreateBucket GetBucketVersioning ListObjects ListObjectsV2
+		HeadObject GetObject GetObjectAttributes GetObjectTagging GetObjectAcl PutObject CopyObject DeleteObject DeleteObjects
 		CreateMultipartUpload UploadPart UploadPartCopy CompleteMultipartUpload AbortMultipartUpload ListMultipartUploads ListParts`
-	const refused = `GetBucketAcl PutBucketAcl GetObjectAcl PutObjectAcl DeleteBucket ChangeBucketOwner ListBucketsAndOwners
-		GetBucketVersioning PutBucketVersioning ListObjectVersions GetBucketPolicy PutBucketPolicy DeleteBucketPolicy
+	const refused = `GetBucketAcl PutBucketAcl PutObjectAcl DeleteBucket ChangeBucketOwner ListBucketsAndOwners
+		PutBucketVersioning ListObjectVersions GetBucketPolicy PutBucketPolicy DeleteBucketPolicy
 		GetBucketOwnershipControls PutBucketOwnershipControls DeleteBucketOwnershipControls
 		GetBucketCors PutBucketCors DeleteBucketCors GetBucketWebsite PutBucketWebsite DeleteBucketWebsite
 		GetBucketTagging PutBucketTagging DeleteBucketTagging PutObjectTagging DeleteObjectTagging

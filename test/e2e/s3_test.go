@@ -19,8 +19,8 @@ func TestS3Clients(t *testing.T) {
 	one, many := content(1, 1<<20), content(2, 41<<20)
 	s.awsPut(t, "one-part.img", one)
 	s.awsPut(t, "many-parts.raw", many)
-	s.rclone(t, "copyto", "--s3-no-check-bucket", tempFile(t, content(3, 3<<20)), "gw:"+s.ImageBucket+"/by-rclone.iso")
-	s.rclone(t, "copyto", "--s3-no-check-bucket", "--s3-upload-cutoff", "5M", "--s3-chunk-size", "5M",
+	s.rclone(t, "copyto", tempFile(t, content(3, 3<<20)), "gw:"+s.ImageBucket+"/by-rclone.iso")
+	s.rclone(t, "copyto", "--s3-upload-cutoff", "5M", "--s3-chunk-size", "5M",
 		tempFile(t, content(4, 16<<20)), "gw:"+s.ImageBucket+"/by-rclone-in-parts.iso")
 	for name, want := range map[string][]byte{
 		"one-part.img": one, "many-parts.raw": many,
