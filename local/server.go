@@ -96,7 +96,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
-	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Log: log})
+	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Log: log})
 	looks, hashes, checks := memqueue.New(log), memqueue.New(log), memqueue.New(log)
 	fetches, assemblies := memqueue.New(log), memqueue.New(log)
 

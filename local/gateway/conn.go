@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"imageroot/shared/quota"
 )
 
 // A listener knows its open connections.
@@ -81,7 +83,20 @@ func (c *conn) restrict(n int, authenticated func() bool) {
 	c.authenticated, c.credit = authenticated, n
 }
 
-func (c *conn) unrestrict() { c.authenticated = nil }
+func (c *conn) unrestrict() {
+	c.known()
+	c.authenticated = nil
+}
+
+// known reports whether the client of the request is authenticated. Then its
+// connection gives way to no other client's.
+func (c *conn) known() bool {
+	known := c.authenticated()
+	if q, ok := c.socket.(*quota.Conn); ok {
+		q.Vouch(known)
+	}
+	return known
+}
 
 // linger is how long a connection is read from after the last answer.
 const linger = 3 * time.Second
@@ -152,7 +167,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	by, credit := c.deadline(&c.readBy), len(p)
 	if c.authenticated != nil {
 		switch {
-		case c.authenticated():
+		case c.known():
 			by = time.Now().Add(stallTimeout)
 		case c.credit <= 0:
 			return 0, errUnauthenticated

@@ -32,6 +32,8 @@ import (
 	"github.com/versity/versitygw/s3api"
 	"github.com/versity/versitygw/s3api/middlewares"
 	s3utils "github.com/versity/versitygw/s3api/utils"
+
+	"imageroot/shared/quota"
 )
 
 // Config of a [Gateway].
@@ -152,7 +154,8 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	}
 	g.backend.expect = g.watcher.expect
 	g.inside = newInside()
-	if g.server, err = serve(g.backend, cfg, ln, g.inside); err != nil {
+	public := quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Log: cfg.Log})
+	if g.server, err = serve(g.backend, cfg, public, g.inside); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -291,7 +294,7 @@ func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
 		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
-		s3api.WithConcurrencyLimiter(maxConnections, 2*maxConnections),
+		s3api.WithConcurrencyLimiter(maxInside, connections+maxInside),
 		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit), s3api.WithMiddleware("/", decline))
 }
 

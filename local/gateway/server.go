@@ -19,8 +19,12 @@ import (
 const (
 	// maxHead is versitygw's limit for the head of a request.
 	maxHead = 8 << 10
-	// maxConnections is the most that each listener has.
-	maxConnections = 4096
+	// connections is the most that there are from the network at once, and
+	// connectionsEach the most of them from one address.
+	connections, connectionsEach = 1024, 256
+	// maxInside is the most that there are from within the process. It is far
+	// above what the program opens.
+	maxInside = 4096
 	// idleTimeout ends a connection that no request comes on.
 	idleTimeout = 2 * time.Minute
 	// stallTimeout ends a connection on which no byte moves in the middle of

@@ -1,9 +1,11 @@
 package quota
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
@@ -21,7 +23,10 @@ type Config struct {
 	// Exempt reports whether an address is that of a proxy, which connects for
 	// many clients: Each does not apply to it. Nil is none.
 	Exempt func(netip.Addr) bool
-	Log    *slog.Logger
+	// Still is how long no byte has moved on a connection when another one of
+	// its network takes its place.
+	Still time.Duration
+	Log   *slog.Logger
 }
 
 // unsentBytes is how much of an answer the kernel holds for a client that does
@@ -33,10 +38,12 @@ const logEvery = time.Minute
 
 // A Listener accepts TCP connections within the bounds of its [Config].
 //
-// A connection above Each is reset. One above Total takes the place of another
-// one, of the network with the most connections: of the one on which no byte
-// has moved for the longest time. So a client whose transfer moves keeps its
-// connection, and a new client gets one, however many others stand still.
+// A connection above Each or Total takes the place of another one: of its
+// network, or of the network with the most connections. It is the one on which
+// no byte has moved for the longest time. So a client whose transfer moves
+// keeps its connection, and a new client gets one, however many others stand
+// still. A connection above Each is reset if no other one stands Still.
+// Those that stand Still and are not vouched for (see [Conn.Vouch]) go first.
 type Listener struct {
 	net.Listener
 	cfg     Config
@@ -44,15 +51,18 @@ type Listener struct {
 
 	mu      sync.Mutex
 	open    map[*Conn]struct{}
-	by      map[netip.Prefix]int // connections that Each applies to
-	refused int                  // since the log said so
+	by      map[netip.Prefix]*int // how many connections a network has
+	refused int                   // since the log said so
 	said    time.Time
 }
 
 // NewListener returns a Listener over ln, whose connections must be TCP.
 func NewListener(ln net.Listener, cfg Config) *Listener {
-	return &Listener{Listener: ln, cfg: cfg, started: time.Now(), open: map[*Conn]struct{}{}, by: map[netip.Prefix]int{}}
+	return &Listener{Listener: ln, cfg: cfg, started: time.Now(), open: map[*Conn]struct{}{}, by: map[netip.Prefix]*int{}}
 }
+
+// now is the time in nanoseconds since the listener started.
+func (l *Listener) now() int64 { return int64(time.Since(l.started)) }
 
 // Accept implements [net.Listener]. What it returns is a [*Conn].
 func (l *Listener) Accept() (net.Conn, error) {
@@ -95,33 +105,52 @@ func (l *Listener) Accept() (net.Conn, error) {
 func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.count(c) >= l.cfg.Each && c.network.IsValid() {
-		l.refuse("connections from one address are refused: it has as many as it may", c)
-		return false, nil
+	c.peers = new(int)
+	if c.network.IsValid() {
+		if peers, ok := l.by[c.network]; ok {
+			c.peers = peers
+		}
 	}
-	if len(l.open) >= l.cfg.Total {
-		for o := range l.open {
-			if victim == nil || l.count(o) > l.count(victim) || l.count(o) == l.count(victim) && o.moved.Load() < victim.moved.Load() {
-				victim = o
-			}
+	crowded := *c.peers >= l.cfg.Each
+	if crowded || len(l.open) >= l.cfg.Total {
+		now := l.now()
+		victim = l.stillest(now, func(o *Conn) bool { return !crowded || o.peers == c.peers })
+		if crowded && !victim.still(now) {
+			l.refuse("connections from one address are refused: it has as many as it may", c)
+			return false, nil
 		}
 		l.remove(victim)
 		l.refuse("connections are closed for new ones: there are as many as there may be", victim)
 	}
 	l.open[c] = struct{}{}
+	*c.peers++
 	if c.network.IsValid() {
-		l.by[c.network]++
+		l.by[c.network] = c.peers
 	}
 	return true, victim
 }
 
-// count returns how many connections the network of c has. Each connection of
-// a proxy counts as another client's.
-func (l *Listener) count(c *Conn) int {
-	if !c.network.IsValid() {
-		return 1
+// stillest returns the connection that gives way among those that may go.
+func (l *Listener) stillest(now int64, may func(*Conn) bool) (found *Conn) {
+	idle := func(c *Conn) int {
+		if !c.vouched.Load() && c.still(now) {
+			return 1
+		}
+		return 0
 	}
-	return l.by[c.network]
+	for o := range l.open {
+		if !may(o) {
+			continue
+		}
+		if found == nil || cmp.Or(
+			cmp.Compare(idle(found), idle(o)),
+			cmp.Compare(*found.peers, *o.peers),
+			cmp.Compare(o.moved.Load(), found.moved.Load()),
+		) < 0 {
+			found = o
+		}
+	}
+	return found
 }
 
 func (l *Listener) remove(c *Conn) {
@@ -129,7 +158,7 @@ func (l *Listener) remove(c *Conn) {
 		return
 	}
 	delete(l.open, c)
-	if l.by[c.network]--; l.by[c.network] <= 0 {
+	if *c.peers--; *c.peers == 0 {
 		delete(l.by, c.network)
 	}
 }
@@ -147,11 +176,20 @@ func (l *Listener) refuse(what string, c *Conn) {
 type Conn struct {
 	*net.TCPConn
 	from    *Listener
-	network netip.Prefix // invalid for a proxy
-	moved   atomic.Int64 // nanoseconds since the listener started
+	network netip.Prefix // invalid for a proxy, whose connections count as other clients'
+	peers   *int         // how many connections the network has
+	moved   atomic.Int64 // see Listener.now
+	vouched atomic.Bool
 }
 
-func (c *Conn) touch() { c.moved.Store(int64(time.Since(c.from.started))) }
+// Vouch says whether the client of the connection is known, until it is called
+// again.
+func (c *Conn) Vouch(known bool) { c.vouched.Store(known) }
+
+func (c *Conn) touch() { c.moved.Store(c.from.now()) }
+
+// still reports whether no byte has moved for so long that c may go.
+func (c *Conn) still(now int64) bool { return now-c.moved.Load() >= int64(c.from.cfg.Still) }
 
 // Read implements [net.Conn].
 func (c *Conn) Read(p []byte) (int, error) {
@@ -171,14 +209,26 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// fileBytes is how much of a file the kernel moves before that counts as moved.
+const fileBytes = 1 << 20
+
 // ReadFrom implements [io.ReaderFrom]: the kernel moves the bytes of a file.
-// They count as moved when it returns.
-func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	n, err := c.TCPConn.ReadFrom(r)
-	if n > 0 {
+func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		limited = &io.LimitedReader{R: r, N: math.MaxInt64}
+	}
+	for limited.N > 0 {
+		some := io.LimitedReader{R: limited.R, N: min(limited.N, fileBytes)}
+		n, err := c.TCPConn.ReadFrom(&some)
+		total += n
+		limited.N -= n
+		if err != nil || n == 0 {
+			return total, err
+		}
 		c.touch()
 	}
-	return n, err
+	return total, nil
 }
 
 // Close implements [net.Conn] and gives the place back.

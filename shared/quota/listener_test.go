@@ -13,8 +13,9 @@ import (
 
 // A site accepts connections and echoes what they send.
 type site struct {
-	t    *testing.T
-	addr *net.TCPAddr
+	t       *testing.T
+	addr    *net.TCPAddr
+	vouched string // an address whose connections are vouched for
 }
 
 func newSite(t *testing.T, cfg Config) *site {
@@ -26,19 +27,22 @@ func newSite(t *testing.T, cfg Config) *site {
 	cfg.Log = slog.New(slog.DiscardHandler)
 	ln := NewListener(inner, cfg)
 	t.Cleanup(func() { ln.Close() })
+	s := &site{t: t, addr: inner.Addr().(*net.TCPAddr), vouched: "127.0.0.8"}
 	go func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			c.(*Conn).Vouch(host == s.vouched)
 			go func() {
 				defer c.Close()
 				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 			}()
 		}
 	}()
-	return &site{t, inner.Addr().(*net.TCPAddr)}
+	return s
 }
 
 // dial connects from an address and returns once the connection is accepted
@@ -47,6 +51,9 @@ func (s *site) dial(from string) (c net.Conn, accepted bool) {
 	s.t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	c, err := d.Dial("tcp", s.addr.String())
+	if errors.Is(err, syscall.ECONNRESET) {
+		return nil, false
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -68,7 +75,7 @@ func echoes(t *testing.T, c net.Conn) bool {
 }
 
 func TestEachAddressHasItsShare(t *testing.T) {
-	s := newSite(t, Config{Total: 10, Each: 2, Exempt: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.9") }})
+	s := newSite(t, Config{Total: 10, Each: 2, Still: time.Hour, Exempt: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.9") }})
 	first, _ := s.dial("127.0.0.2")
 	if _, ok := s.dial("127.0.0.2"); !ok {
 		t.Error("the second connection of an address is refused")
@@ -96,7 +103,8 @@ func TestEachAddressHasItsShare(t *testing.T) {
 // Where all places are taken, a new client gets that of the most crowded
 // network's connection that has stood still for the longest time.
 func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
-	s := newSite(t, Config{Total: 4, Each: 3})
+	s := newSite(t, Config{Total: 5, Each: 3})
+	known, _ := s.dial(s.vouched)
 	moving, _ := s.dial("127.0.0.2")
 	still, _ := s.dial("127.0.0.2")
 	alone, _ := s.dial("127.0.0.3")
@@ -122,6 +130,27 @@ func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
 	}
 	if !echoes(t, moving) || !echoes(t, other) {
 		t.Error("a connection that moves was closed")
+	}
+	if !echoes(t, known) {
+		t.Error("a connection that is vouched for was closed")
+	}
+}
+
+// Where an address has its share, a new connection of it gets the place of one
+// that stands still.
+func TestNewConnectionGetsPlaceOfStillOne(t *testing.T) {
+	s := newSite(t, Config{Total: 10, Each: 2, Still: time.Nanosecond})
+	still, _ := s.dial("127.0.0.2")
+	other, _ := s.dial("127.0.0.3")
+	moving, _ := s.dial("127.0.0.2")
+	if _, ok := s.dial("127.0.0.2"); !ok {
+		t.Error("the new connection is refused")
+	}
+	if echoes(t, still) {
+		t.Error("the connection that stood still is there yet")
+	}
+	if !echoes(t, moving) || !echoes(t, other) {
+		t.Error("another connection was closed")
 	}
 }
 
