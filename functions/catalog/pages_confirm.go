@@ -70,8 +70,15 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 		}
 		return c, nil
 	case "replace":
-		if _, ok := s.Image(key); !ok {
+		old, ok := s.Spelled(key)
+		if !ok {
 			return nil, nil
+		}
+		if old != key {
+			return &templates.Confirm{
+				Question: "Upload another " + key + "?", Text: "An image whose name looks the same is in the image root: its letters are composed in another way (Unicode NFC and NFD). The upload does not replace it, and both will be listed.",
+				Action: imagesPath, Button: "Upload", Choice: true,
+			}, nil
 		}
 		c := &templates.Confirm{
 			Question: "Replace " + key + "?", Text: "An image of this name is in the image root. The upload takes its place once all of it is there.",

@@ -275,6 +275,14 @@ func TestConfirm(t *testing.T) {
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `action="/images/a%20b&#43;%25.img?_method=DELETE&amp;_back=`) {
 		t.Errorf("%d\n%s", w.Code, w.Body)
 	}
+	if _, err := f.Images.Put(t.Context(), "\u00fc.img", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"\u00fc.img": "Replace \u00fc.img?", "u\u0308.img": "looks the same"} {
+		if w := c.get("/ui/images/confirm?" + url.Values{"what": {"replace"}, "key": {key}}.Encode()); !strings.Contains(w.Body.String(), want) {
+			t.Errorf("an upload of %+q is not asked about with %q:\n%s", key, want, w.Body)
+		}
+	}
 	for _, what := range []string{"image", "replace", "entry", "cache"} {
 		target := "/ui/images/confirm?" + url.Values{"what": {what}, "key": {"gone.img"}}.Encode()
 		if w := c.get(target); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/images" {

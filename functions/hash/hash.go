@@ -81,7 +81,11 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 // look does what the object of that name needs now.
 func (f *Function) look(ctx context.Context, name string) error {
 	if of, _, ok := layout.ImageOfSidecar(name); ok {
-		return f.look(ctx, of)
+		var errs []error
+		for _, spelling := range image.Spellings(of) {
+			errs = append(errs, f.look(ctx, spelling))
+		}
+		return errors.Join(errs...)
 	}
 	if name == layout.ManifestKey {
 		// Who told of it may be another process.

@@ -551,6 +551,28 @@ func TestChecksumFiles(t *testing.T) {
 	}
 }
 
+// A checksum file speaks of the image whose name looks the same, whichever way
+// its letters are composed.
+func TestChecksumFileComposedOtherwise(t *testing.T) {
+	for _, names := range [][2]string{{"\u00fc.img", "u\u0308.img"}, {"u\u0308.img", "\u00fc.img"}} {
+		bubble(t, func(w *world) {
+			p := w.process("a", w.catalog)
+			w.put(names[0], smallA)
+			w.look(p, names[0])
+			w.until(p, queue.Task{Hash: names[0]})
+			w.put(names[1]+".sha256", []byte(sum256(smallA)+"  "+names[1]+"\n"))
+			w.look(p, names[1]+".sha256")
+			rec, _, err := record.Read[digest.Record](w.t.Context(), w.catalog, layout.DigestKey(names[0]))
+			if err != nil || len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
+				t.Errorf("%+q beside %+q: %+v, %v", names[1], names[0], rec, err)
+			}
+			if unsettled, err := p.Inventory.Unsettled(w.t.Context()); err != nil || len(unsettled) > 0 {
+				t.Errorf("%q are unsettled, %v", unsettled, err)
+			}
+		})
+	}
+}
+
 func TestReconcile(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)

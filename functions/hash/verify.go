@@ -49,8 +49,14 @@ func (f *Function) verify(ctx context.Context, name string) (need512 bool, err e
 // publishers reads what the checksum files beside an image say.
 func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publisher, error) {
 	var all []digest.Publisher
+	var keys [][2]string // with the algorithm
 	for _, alg := range []string{checksum.SHA256, checksum.SHA512} {
-		key := layout.SidecarKey(name, alg)
+		for _, spelling := range image.Spellings(name) {
+			keys = append(keys, [2]string{layout.SidecarKey(spelling, alg), alg})
+		}
+	}
+	for _, sidecar := range keys {
+		key, alg := sidecar[0], sidecar[1]
 		if image.CheckSegment(key) != nil {
 			continue // the image's name is so long that there can be none
 		}

@@ -17,6 +17,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // MaxBytes is the largest checksum list that [Parse] reads.
@@ -63,7 +65,7 @@ func Parse(r io.Reader, location string) (*List, error) {
 	if bytes.IndexByte(data, 0) >= 0 {
 		return nil, errors.New("the checksum list is not UTF-8 text; a signature, an image or a UTF-16 file is not a list")
 	}
-	text := string(data)
+	text := norm.NFC.String(string(data)) // the spelling that Find compares
 	if strings.HasPrefix(strings.TrimSpace(text), "<") {
 		return nil, errors.New("this is a web page or an XML error, not a checksum list; give the URL of the list itself")
 	}
@@ -71,7 +73,7 @@ func Parse(r io.Reader, location string) (*List, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseLines(text, path.Clean(location))
+	return parseLines(text, path.Clean(norm.NFC.String(location)))
 }
 
 func parseLines(text, location string) (*List, error) {
@@ -130,7 +132,7 @@ const maxListed = 10
 // the list have directories: then it too is a path. In a list that is named after
 // the file, directories are those of whoever wrote it and do not count.
 func (l *List) Find(location string) (Sum, error) {
-	location = path.Clean(location)
+	location = path.Clean(norm.NFC.String(location))
 	file := path.Base(location)
 	if len(l.named) == 0 {
 		return choose(file, l.bare)

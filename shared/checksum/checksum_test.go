@@ -151,6 +151,8 @@ func TestFind(t *testing.T) {
 		{"the name begins with a blank", a256 + "   x.img\n" + b256 + "  x.img\n", " x.img", Sum{SHA256, a256}},
 		{"the name begins with an asterisk", a256 + "  *x.img\n" + b256 + " *x.img\n", "*x.img", Sum{SHA256, a256}},
 		{"spaces and non-ASCII", a256 + "  Übung 1+1 #2 50%.img\n", "Übung 1+1 #2 50%.img", Sum{SHA256, a256}},
+		{"decomposed in the list", a256 + "  U\u0308bung.img\n", "\u00dcbung.img", Sum{SHA256, a256}},
+		{"composed in the list", a256 + "  \u00dcbung.img\n", "U\u0308bung.img", Sum{SHA256, a256}},
 		{"GNU escapes", `\` + a256 + `  a\\b\nc.img` + "\n" + b256 + `  anb.img`, "a/b\nc.img", Sum{SHA256, a256}},
 		{"GNU escapes, tagged", `\SHA256 (a\nb.img) = ` + a256, "a\nb.img", Sum{SHA256, a256}},
 		{"backslash without escape mark", a256 + ` *release\x.img`, "release/x.img", Sum{SHA256, a256}},

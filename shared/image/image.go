@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // MaxNameBytes is the longest image name, in bytes of UTF-8. It is what one
@@ -81,6 +83,20 @@ func IsName(name string) bool {
 	return err == nil
 }
 
+// Spellings returns the names that look like name because they differ in
+// Unicode's normal form only: name itself, then the composed (NFC) and the
+// decomposed one (NFD) where they are others. macOS decomposes names that
+// other systems leave composed.
+func Spellings(name string) []string {
+	list := []string{name}
+	for _, form := range []norm.Form{norm.NFC, norm.NFD} {
+		if other := form.String(name); !slices.Contains(list, other) {
+			list = append(list, other)
+		}
+	}
+	return list
+}
+
 // FormatOf returns the format that name's suffix says, without checking the
 // rest of the name. A name that is only a suffix (".img") has none.
 func FormatOf(name string) (Format, bool) {
@@ -130,7 +146,7 @@ func isTarball(lower string) bool {
 
 // CheckSegment checks the rules that hold for every name in the image root,
 // whatever its suffix: one path segment of 1 to [MaxNameBytes] bytes of valid
-// UTF-8 without '/', '\', control characters or a leading dot. The error is a
+// UTF-8 without '/', '\', control characters, U+FFFE, U+FFFF or a leading dot. The error is a
 // [*NameError].
 func CheckSegment(name string) error {
 	switch {
@@ -149,6 +165,8 @@ func CheckSegment(name string) error {
 			return &NameError{fmt.Sprintf("the name must be one path segment, without %q", r)}
 		case unicode.IsControl(r):
 			return &NameError{fmt.Sprintf("the name must not contain the control character %U", r)}
+		case r == 0xFFFE || r == 0xFFFF:
+			return &NameError{fmt.Sprintf("the name must not contain %U, which XML, and so S3, cannot carry", r)}
 		}
 	}
 	return nil

@@ -152,8 +152,27 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 	return nil, false
 }
 
-// ByName returns the row that has name, one whose bytes are here first.
-func (s *Snapshot) ByName(name string) (*Row, bool) { return s.row(s.byName, name) }
+// ByName returns the row that has name, one whose bytes are here first; where
+// there is none, one that has another of [image.Spellings].
+func (s *Snapshot) ByName(name string) (*Row, bool) {
+	for _, spelling := range image.Spellings(name) {
+		if row, ok := s.row(s.byName, spelling); ok {
+			return row, true
+		}
+	}
+	return nil, false
+}
+
+// Spelled returns the name of the object in the image root that is called name
+// or another of [image.Spellings].
+func (s *Snapshot) Spelled(name string) (string, bool) {
+	for _, spelling := range image.Spellings(name) {
+		if _, ok := s.images[spelling]; ok {
+			return spelling, true
+		}
+	}
+	return "", false
+}
 
 // ByDisk returns the names of the images that the name of a disk may stand for:
 // the image of exactly that name if there is one, else one image for each
@@ -363,13 +382,15 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishers []digest.Publisher) bool {
 	n := 0
 	for _, algorithm := range []string{"sha256", "sha512"} {
-		it, ok := images[layout.SidecarKey(name, algorithm)]
-		if !ok {
-			continue
-		}
-		n++
-		if !slices.ContainsFunc(publishers, func(p digest.Publisher) bool { return p.SidecarVersion.Equal(it.Info.Version) }) {
-			return false
+		for _, spelling := range image.Spellings(name) {
+			it, ok := images[layout.SidecarKey(spelling, algorithm)]
+			if !ok {
+				continue
+			}
+			n++
+			if !slices.ContainsFunc(publishers, func(p digest.Publisher) bool { return p.SidecarVersion.Equal(it.Info.Version) }) {
+				return false
+			}
 		}
 	}
 	return n == len(publishers)

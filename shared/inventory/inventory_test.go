@@ -236,6 +236,36 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// A name is found whichever way its letters are composed, and its own spelling
+// first.
+func TestSpellings(t *testing.T) {
+	const composed, decomposed = "\u00fc.img", "u\u0308.img"
+	for _, there := range []string{composed, decomposed} {
+		b := newBench(t)
+		b.image(there, "one")
+		for _, asked := range []string{composed, decomposed} {
+			s := b.snapshot()
+			if row, ok := s.ByName(asked); !ok || row.Names[0] != there {
+				t.Errorf("%+q is not found by %+q", there, asked)
+			}
+			if name, ok := s.Spelled(asked); !ok || name != there {
+				t.Errorf("%+q is spelled %+q, %v", asked, name, ok)
+			}
+			if page, err := s.Query(inventory.Query{Text: asked}); err != nil || page.Total != 1 {
+				t.Errorf("a search for %+q finds %d images, %v", asked, page.Total, err)
+			}
+		}
+	}
+	b := newBench(t)
+	b.image(composed, "one")
+	b.image(decomposed, "another")
+	for _, name := range []string{composed, decomposed} {
+		if row, ok := b.snapshot().ByName(name); !ok || row.Names[0] != name {
+			t.Errorf("%+q is not found by its own name", name)
+		}
+	}
+}
+
 func TestFetched(t *testing.T) {
 	b := newBench(t)
 	ref := layout.Ref(src("e.img"))

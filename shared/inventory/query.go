@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // Limits of [Query.Limit].
@@ -21,7 +23,8 @@ func Sorts() []string { return []string{"name", "size", "format", "sha256", "sta
 // A Query asks for part of a snapshot.
 type Query struct {
 	// Text holds words that must all be found: in a name or the location of
-	// a source, whatever the case, or at the beginning of the SHA-256.
+	// a source, whatever the case and the Unicode normal form, or at the
+	// beginning of the SHA-256 or of that of what a disk gets.
 	Text   string
 	Sort   string // one of [Sorts], or "" for name
 	Limit  int    // 1 to MaxLimit; 0 means DefaultLimit
@@ -101,7 +104,7 @@ func (s *Snapshot) Query(q Query) (Page, error) {
 		}
 		after = &c.Key
 	}
-	words := strings.Fields(strings.ToLower(q.Text))
+	words := strings.Fields(strings.ToLower(norm.NFC.String(q.Text)))
 	type keyed struct {
 		key
 		row *Row
@@ -149,7 +152,9 @@ func parseCursor(s string) (c cursor, err error) {
 
 func (s *Snapshot) matches(i int, words []string) bool {
 	for _, w := range words {
-		if !strings.Contains(s.text(i), w) && !strings.HasPrefix(s.Rows[i].Digest(), w) {
+		r := &s.Rows[i]
+		raw := r.RawSHA256 != nil && strings.HasPrefix(*r.RawSHA256, w)
+		if !raw && !strings.Contains(s.text(i), w) && !strings.HasPrefix(r.Digest(), w) {
 			return false
 		}
 	}
@@ -168,7 +173,7 @@ func (s *Snapshot) text(i int) string {
 			for _, src := range s.Rows[i].Sources {
 				b.WriteString(src.Location + "\n")
 			}
-			s.texts[i] = strings.ToLower(b.String())
+			s.texts[i] = strings.ToLower(norm.NFC.String(b.String()))
 		}
 	})
 	return s.texts[i]

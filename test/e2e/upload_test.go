@@ -146,6 +146,7 @@ func TestUploadRefusedBeforeTheBody(t *testing.T) {
 		"a%00b.img":                       "",
 		"a%0Ab.img":                       "control",
 		"a%7Fb.img":                       "control",
+		"a%EF%BF%BEb.img":                 "U+FFFE",
 		"%FF%FE.img":                      "UTF-8",
 		strings.Repeat("y", 252) + ".img": "255",
 	}
