@@ -240,6 +240,29 @@ func StopBody(w http.ResponseWriter) {
 	}
 }
 
+// A requestBody knows whether it was read.
+type requestBody struct {
+	io.ReadCloser
+	left  int64 // bytes that the request has promised; negative if it did not
+	ended bool
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left > 0 {
+		b.left -= int64(n)
+	}
+	b.ended = b.ended || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// unread reports whether net/http closes the connection rather than read what
+// is left: it reads 256 KiB.
+func (b *requestBody) unread() bool {
+	const most = 256 << 10
+	return !b.ended && (b.left < 0 || b.left > most)
+}
+
 // lingerTime is how long a connection is read from after an answer that did
 // not wait for the whole body.
 const lingerTime = 3 * time.Second

@@ -114,6 +114,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	id := requestID(r)
 	rw := &responseWriter{ResponseWriter: w}
+	body := &requestBody{ReadCloser: r.Body, left: r.ContentLength}
+	if r.ContentLength != 0 { // replacing http.NoBody would hide that it is none
+		r.Body = body
+	}
 	setHeaders(rw.Header(), id)
 	rc := http.NewResponseController(w)
 	// A server without deadlines (tests' recorders) has no need of them.
@@ -152,10 +156,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 		rw.leave()
-		h.fail(rw, r, err)
-		if rw.stopped {
-			linger(rw)
+		if body.unread() {
+			rw.Header().Set("Connection", "close")
 		}
+		h.fail(rw, r, err)
+	}
+	if rw.stopped || body.unread() {
+		linger(rw)
 	}
 }
 

@@ -60,6 +60,21 @@ func newSite(t *testing.T, public bool, routes ...Route) *site {
 	return s
 }
 
+// connect opens a connection to a server of the handler, for what no client of
+// HTTP does.
+func (s *site) connect() net.Conn {
+	s.t.Helper()
+	srv := httptest.NewServer(s)
+	s.t.Cleanup(srv.Close)
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return conn
+}
+
 // do makes a request; fields are pairs.
 func (s *site) do(method, target, body string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
@@ -558,14 +573,7 @@ func TestStopBody(t *testing.T) {
 		StopBody(w)
 		return problem.Wrap(problem.Full, "no room", <-read)
 	}})
-	srv := httptest.NewServer(s)
-	defer srv.Close()
-	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn := s.connect()
 	if _, err := fmt.Fprintf(conn, "PUT /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"); err != nil {
 		t.Fatal(err)
 	}

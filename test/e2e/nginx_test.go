@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"imageroot/test/runner"
+)
+
+// nginx starts nginx in front of the pages, with its defaults but for the size
+// of bodies, and returns the server as it is seen through it.
+func (s *Server) nginx(t testing.TB) *Server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, `
+daemon off;
+master_process off; # whose workers would be of another user
+pid %[1]s/pid;
+error_log %[1]s/log;
+events {}
+http {
+	access_log off;
+	client_body_temp_path %[1]s/body;
+	proxy_temp_path %[1]s/proxy;
+	fastcgi_temp_path %[1]s/fastcgi;
+	scgi_temp_path %[1]s/scgi;
+	uwsgi_temp_path %[1]s/uwsgi;
+	server {
+		listen %[2]s;
+		client_max_body_size 0;
+		location / { proxy_pass %[3]s; }
+	}
+}
+`, dir, addr, s.Pages), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program, err := exec.LookPath("nginx")
+	if err != nil {
+		program = "/usr/sbin/nginx" // which is not in everybody's PATH
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-c", conf, "-e", filepath.Join(dir, "log"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if log, err := os.ReadFile(filepath.Join(dir, "log")); t.Failed() && err == nil {
+			t.Logf("nginx:\n%s", tail(string(log)))
+		}
+	})
+	front := &Server{Process: &runner.Process{Pages: "http://" + addr}, Token: s.Token}
+	eventually(t, 20*time.Second, "nginx answers", func() error {
+		_, err := front.try(http.MethodGet, "/healthz", nil)
+		return err
+	})
+	return front
+}
+
+// Through nginx, which sends all of a body before it reads the answer, a client
+// learns why its upload is refused.
+func TestRefusalThroughNginx(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{})
+	front := s.nginx(t)
+	big := make([]byte, 40<<20)
+	const tries = 6
+	for _, tt := range []struct {
+		what, path string
+		status     int
+		mods       []mod
+	}{
+		{"another token", "/images/x.img", http.StatusUnauthorized, []mod{anonymous, header("Authorization", "Bearer another")}},
+		{"an encoding", "/images/x.img", http.StatusUnsupportedMediaType, []mod{header("Content-Encoding", "gzip")}},
+		{"no image", "/images/x.txt", http.StatusUnprocessableEntity, nil},
+		{"no upload", "/uploads/" + strings.Repeat("0", 32) + "/parts/1", http.StatusNotFound, nil},
+	} {
+		for range tries {
+			if got := front.Do(t, http.MethodPut, tt.path, bytes.NewReader(big), tt.mods...); got.Status != tt.status {
+				t.Errorf("%s: %v, want %d", tt.what, got, tt.status)
+			}
+		}
+	}
+	front.Put(t, "x.img", big)
+}
