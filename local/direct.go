@@ -21,6 +21,23 @@ type direct struct {
 	location config.Location
 }
 
+// Head implements store.Objects. Each answer with an image asks twice.
+func (d *direct) Head(ctx context.Context, key string) (store.Info, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Info{}, fmt.Errorf("read %q: %w", key, err)
+	}
+	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+key)
+	if err != nil {
+		return d.Root.Head(ctx, key) // S3 has the words for it
+	}
+	f.Close()
+	return infoOf(key, f), nil
+}
+
+func infoOf(key string, f *gateway.File) store.Info {
+	return store.Info{Key: key, Version: store.Version{ETag: f.ETag, Size: f.Size, LastModified: f.LastModified}}
+}
+
 // Get implements store.Objects.
 func (d *direct) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	if err := ctx.Err(); err != nil {
@@ -34,7 +51,7 @@ func (d *direct) Get(ctx context.Context, key string, r store.Range, ifMatch str
 		// Whatever it is, S3 has the words for it.
 		return d.Root.Get(ctx, key, r, ifMatch)
 	}
-	info := store.Info{Key: key, Version: store.Version{ETag: f.ETag, Size: f.Size, LastModified: f.LastModified}}
+	info := infoOf(key, f)
 	length := f.Size - r.Offset
 	if r.Length >= 0 {
 		length = min(length, r.Length)

@@ -56,7 +56,7 @@ const (
 	lookers, assemblers = 4, 2
 	// connections is how many connections a port has open at once, and
 	// connectionsEach how many of them from one address.
-	connections, connectionsEach = 1024, 256
+	connections, connectionsEach = 512, 128
 	// drainTime is what requests and jobs have to come to an end.
 	drainTime = 3 * time.Second
 )

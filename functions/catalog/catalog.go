@@ -49,6 +49,7 @@ type Function struct {
 
 	listings copies // GET /images
 	exports  copies // GET /catalog.toml
+	places   places // GET /raw
 }
 
 // Routes are the function's routes.

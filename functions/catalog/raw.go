@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
@@ -70,8 +71,10 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return err
 	}
 	c.name = image.DiskName(nameFor(r, c.name))
-	var memory unpack.Memory
-	defer memory.Release()
+	rc := http.NewResponseController(w)
+	place := f.places.enter(web.ClientIP(r), f.Now, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
+	defer place.leave()
+	w = place.writer(w)
 	zstd := takesZstd(r)
 	w.Header().Set("Vary", "Accept-Encoding")
 	switch no := what.NoDisk(); {
@@ -79,13 +82,16 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return problem.New(problem.Malformed, no)
 	case what.Kind.Compressed():
 		file.Close()
-		return f.sendUnpacked(w, r, c, what.Kind, zstd, &memory)
+		return f.sendUnpacked(w, r, c, what.Kind, zstd, place)
 	case what.Kind == content.QCOW2:
+		if err := place.grow(r.Context(), 0); err != nil {
+			return unreadable(err)
+		}
 		disk, err := openDisk(file, r)
 		if err != nil {
 			return unreadable(err)
 		}
-		if err := memory.Grow(diskClusters * disk.Header().ClusterSize); err != nil {
+		if err := place.grow(r.Context(), frameBuffers+diskClusters*disk.Header().ClusterSize); err != nil {
 			return unreadable(err)
 		}
 		if zstd {
@@ -102,7 +108,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return f.sendRanges(w, r, c, disk.Size(), body)
 	}
 	if zstd {
-		if err := memory.Grow(0); err != nil {
+		if err := place.grow(r.Context(), frameBuffers); err != nil {
 			return unreadable(err)
 		}
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
@@ -173,7 +179,7 @@ func unreadable(err error) error {
 	if e, ok := errors.AsType[*unpack.Error](err); ok {
 		return problem.Wrap(problem.Malformed, e.Reason, err)
 	}
-	if errors.Is(err, unpack.ErrMemory) {
+	if errors.Is(err, errNoPlace) {
 		return problem.New(problem.Unavailable, "this server is unpacking as many images as it has memory for: try again, or get this one from /images/... and unpack it there")
 	}
 	return err
@@ -181,17 +187,25 @@ func unreadable(err error) error {
 
 // sendUnpacked answers with what a compressed image decompresses to. It is read
 // from its beginning, so there are no ranges.
-func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool, memory *unpack.Memory) error {
+func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool, place *place) error {
+	encoding := int64(0)
+	if zstd {
+		encoding = frameBuffers
+	}
+	grow := func(window int64) error { return place.grow(r.Context(), encoding+window) }
+	if err := grow(0); err != nil {
+		return unreadable(err)
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	packed := &objectReader{ctx: ctx, object: c}
 	defer packed.Close()
-	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{Grow: memory.Grow})
+	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{Grow: grow})
 	if err != nil {
 		return unreadable(err)
 	}
 	defer unpacked.Close()
-	if err := memory.Grow(unpacked.Window()); err != nil {
+	if err := grow(unpacked.Window()); err != nil {
 		return unreadable(err)
 	}
 	var sum *digest.Hasher // where it is not known yet

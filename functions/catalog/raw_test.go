@@ -25,6 +25,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -36,7 +37,6 @@ import (
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
-	"imageroot/shared/unpack"
 )
 
 // someDisk has bytes of all sorts, and a length that is nothing's multiple.
@@ -130,6 +130,7 @@ func (d *onDisk) Get(ctx context.Context, key string, r store.Range, ifMatch str
 // A rawServer serves what is put into images.
 type rawServer struct {
 	*testing.T
+	f      *Function
 	images *faultstore.Root
 	root   store.Root // the same, as the function has it
 	direct *onDisk    // or nil
@@ -147,7 +148,7 @@ func newRawServer(t *testing.T, direct bool) *rawServer {
 		root = s.direct
 	}
 	f, handler := newCatalog(t, root)
-	s.root = f.Images
+	s.f, s.root = f, f.Images
 	server := httptest.NewServer(handler)
 	s.url = server.URL
 	t.Cleanup(func() {
@@ -514,30 +515,68 @@ func TestRawKnown(t *testing.T) {
 func TestRawMemory(t *testing.T) {
 	s := newRawServer(t, false)
 	s.put("x.img.gz", gzipped(t, someDisk()))
-	others := func(n int64) *unpack.Memory {
-		m := &unpack.Memory{}
-		if err := m.Grow(n); err != nil {
+	others := func(n int64) *place {
+		l := s.f.places.enter("192.0.2.1", time.Now, func() {})
+		if err := l.grow(t.Context(), n-placeBytes); err != nil {
 			t.Fatalf("something is being unpacked: %v", err)
 		}
-		return m
+		return l
 	}
-	m := others(unpack.MemoryBytes - unpack.LeastBytes + 1)
+	m := others(maxPlaces - placeBytes + 1)
 	r := s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusServiceUnavailable, "memory")
 	if r.header.Get("Retry-After") == "" {
 		t.Error("nothing says when to try again")
 	}
-	m.Release()
-	m = others(unpack.MemoryBytes - unpack.LeastBytes)
-	defer func() { m.Release() }()
+	m.leave()
+	m = others(maxPlaces - 2*placeBytes)
 	for range 2 { // and the first gives it back
 		s.same(s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusOK), someDisk())
 	}
 	// A later frame may want more than the first.
-	s.put("grows.img.zst", slices.Concat(zstdOf(t, someDisk()[:1000]), zstdOf(t, someDisk(), zstd.WithWindowSize(32<<20))))
+	s.put("grows.img.zst", slices.Concat(zstdOf(t, someDisk()[:1000], zstd.WithWindowSize(1<<20)), zstdOf(t, someDisk(), zstd.WithWindowSize(32<<20))))
 	s.want(s.ask("GET", "/raw/grows.img.zst"), http.StatusServiceUnavailable, "memory")
-	m.Release()
+	m.leave()
 	s.same(s.want(s.ask("GET", "/raw/grows.img.zst"), http.StatusOK), append(someDisk()[:1000:1000], someDisk()...))
-	m = others(unpack.MemoryBytes) // all was given back
+	others(maxPlaces).leave() // all was given back
+}
+
+// Clients that do not read keep neither the others of their address nor those
+// of other addresses from being served.
+func TestRawPlaces(t *testing.T) {
+	var p places
+	now := time.Now()
+	cut := map[*place]bool{}
+	enter := func(from string) (l *place, err error) {
+		l = p.enter(from, func() time.Time { return now }, func() { cut[l] = true; l.leave() })
+		return l, l.grow(t.Context(), 0)
+	}
+	var slow []*place
+	for {
+		l, err := enter("192.0.2.1")
+		if err != nil {
+			break
+		}
+		(&placeWriter{place: l}).begin()
+		slow = append(slow, l)
+		now = now.Add(time.Millisecond)
+	}
+	if len(slow) != maxPlaces/placeBytes/2 {
+		t.Errorf("one address has %d places of %d", len(slow), maxPlaces/placeBytes)
+	}
+	reading, err := enter("192.0.2.2")
+	if err != nil {
+		t.Fatalf("another address: %v", err)
+	}
+	if len(cut) > 0 {
+		t.Error("a client was cut off though there is room")
+	}
+	now = now.Add(stillTime)
+	if _, err := enter("192.0.2.1"); err != nil || !cut[slow[0]] || len(cut) != 1 {
+		t.Errorf("a client waits for one that does not read: %v, %d cut off", err, len(cut))
+	}
+	if cut[reading] {
+		t.Error("a client that reads was cut off")
+	}
 }
 
 // zstdOf is data in a frame of zstd that does not say its size.

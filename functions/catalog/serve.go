@@ -350,7 +350,7 @@ const (
 	copyBuffer, largeCopies = 256 << 10, 64
 	// smallBuffer is how much all others move at a time, and each answer until
 	// its client has read provenBytes.
-	smallBuffer, provenBytes = 16 << 10, 16 << 20
+	smallBuffer, provenBytes = 8 << 10, 16 << 20
 )
 
 // large holds the buffers of copyBuffer bytes, or nil for one that is yet to

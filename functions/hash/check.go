@@ -29,8 +29,6 @@ const (
 	// enoughTime is how long a run must have had, where it has a deadline, for
 	// another one not to get further.
 	enoughTime = 5 * time.Minute
-	// memoryTime is how long a check waits that others have left no memory for.
-	memoryTime = 30 * time.Second
 	// maxRawBytes is the largest disk in a qcow2 image that is hashed. Of a
 	// larger one, which is almost all zeros, only what is in the image is read.
 	maxRawBytes = 32 << 30
@@ -163,8 +161,6 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 		return content.Check{}, &job.Retry{After: Settle, Err: errReplaced}
 	case errors.Is(err, errTurn):
 		return content.Check{}, &job.Retry{After: turnTime, Err: err, Free: true}
-	case errors.Is(err, unpack.ErrMemory):
-		return content.Check{}, &job.Retry{After: memoryTime, Err: err, Free: true}
 	case err != nil:
 		return content.Check{}, retryLater(err)
 	}
@@ -222,14 +218,9 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 		return content.Check{}, store.ErrChanged
 	}
 	in := &counted{r: body}
-	var memory unpack.Memory
-	defer memory.Release()
-	u, err := unpack.NewReader(kind, in, unpack.Limit{Grow: memory.Grow})
+	u, err := unpack.NewReader(kind, in, unpack.Limit{})
 	if err != nil {
 		return unpackVerdict(err)
-	}
-	if err := memory.Grow(u.Window()); err != nil {
-		return content.Check{}, err
 	}
 	// Nothing closes u while blocks may still read it; it holds memory only.
 	h := digest.New(false)
