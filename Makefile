@@ -74,6 +74,10 @@ s3suite: ## versitygw's own integration suite against the gateway inside (about 
 torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m -seed 7')
 	$(GO) run ./test/torture $(TORTURE)
 
+.PHONY: hostile
+hostile: ## 5,000 connections of each kind that do no good: memory, and whether others are served (HOSTILE='-only raw')
+	$(GO) run ./test/hostile $(HOSTILE)
+
 LAMBDA = -trimpath -tags lambda.norpc -ldflags '-s -w -X imageroot/shared/cloud.version=$(VERSION)'
 
 .PHONY: lambda

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"imageroot/test/runner"
 )
 
 const (
@@ -42,7 +44,7 @@ func (b *bench) memory(ctx context.Context) error {
 	if err := s.add(ctx, imageURL, false); err != nil {
 		return err
 	}
-	if err := forgetPeak(s.PID()); err != nil {
+	if err := runner.ForgetPeak(s.PID()); err != nil {
 		return err
 	}
 	if err := sparse(s.image("dropped.img"), hash); err != nil {
@@ -76,7 +78,7 @@ func (b *bench) memory(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	peak, err := memoryOf(s.PID(), "VmHWM")
+	peak, err := runner.Memory(s.PID(), "VmHWM")
 	if err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func (b *bench) memory(ctx context.Context) error {
 }
 
 func (b *bench) idleMemory(ctx context.Context, s *server, what string) error {
-	now, err := memoryOf(s.PID(), "VmRSS")
+	now, err := runner.Memory(s.PID(), "VmRSS")
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func (b *bench) idleMemory(ctx context.Context, s *server, what string) error {
 	// What it is made of, for who wants it smaller.
 	text := fmt.Sprintf("%s: %.1f MiB", what, now)
 	for _, field := range []string{"RssAnon", "RssFile"} {
-		part, err := memoryOf(s.PID(), field)
+		part, err := runner.Memory(s.PID(), field)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"imageroot/test/runner"
 )
 
 // cpuTime is how long a process has computed.
@@ -34,27 +36,6 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * tick, nil
 }
 
-// memoryOf reads a field of a process's status, in MiB: VmRSS is what it has
-// now, VmHWM the most that it had.
-func memoryOf(pid int, field string) (float64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		if value, ok := strings.CutPrefix(line, field+":"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			return float64(kb) / kib, err
-		}
-	}
-	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, field)
-}
-
-// forgetPeak makes a process's VmHWM begin anew.
-func forgetPeak(pid int) error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
-}
-
 // watchMemory returns the most that the process had at any look until ctx
 // ended.
 func watchMemory(ctx context.Context, pid int) float64 {
@@ -62,7 +43,7 @@ func watchMemory(ctx context.Context, pid int) float64 {
 	defer tick.Stop()
 	most := 0.0
 	for {
-		if now, err := memoryOf(pid, "VmRSS"); err == nil {
+		if now, err := runner.Memory(pid, "VmRSS"); err == nil {
 			most = max(most, now)
 		}
 		select {

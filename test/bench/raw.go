@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"imageroot/test/runner"
 )
 
 const (
@@ -68,7 +70,7 @@ func (b *bench) raw(ctx context.Context) error {
 	if err := s.idle(ctx); err != nil {
 		return err
 	}
-	if err := forgetPeak(s.PID()); err != nil {
+	if err := runner.ForgetPeak(s.PID()); err != nil {
 		return err
 	}
 	for _, k := range rawKinds {
@@ -90,7 +92,7 @@ func (b *bench) raw(ctx context.Context) error {
 		b.report.faster("raw", formatBytes(size)+" of "+k.name, series{"imageroot, curl", unitSeconds, o},
 			series{strings.Join(strings.Fields(k.unpack)[:2], " "), unitSeconds, p}, k.bound)
 	}
-	peak, err := memoryOf(s.PID(), "VmHWM")
+	peak, err := runner.Memory(s.PID(), "VmHWM")
 	if err != nil {
 		return err
 	}

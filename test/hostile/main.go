@@ -1,0 +1,352 @@
+// Command hostile starts the real binary with GOMEMLIMIT=100MiB and has
+// thousands of clients hold connections to it that do no good: half heads,
+// bodies that never end, answers that they do not read. It does so with one
+// kind after the other, from one address and from many. Meanwhile a client at
+// another address must be served, and the process must stay small.
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"imageroot/shared/store/s3store"
+	"imageroot/test/runner"
+)
+
+const (
+	// mostMemory is the bound, in MiB.
+	mostMemory = 150
+	// patience is how long the good client waits for one answer.
+	patience = 20 * time.Second
+	// rows is how many images the listing has.
+	rows = 9000
+
+	accessKey, secretKey = "hostile-access", "hostile-secret-key"
+	token                = "hostile-token-0123456789"
+	plain, packed        = "plain.img", "packed.img.gz"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "hostile:", err)
+		os.Exit(1)
+	}
+}
+
+// A kind is what one sort of hostile client does.
+type kind struct {
+	name string
+	s3   bool
+	// send is the beginning of a request.
+	send string
+	// drip is sent, and one byte read if slow is set, each second after that.
+	drip string
+	slow bool
+	// unpacks has the good client ask for a disk, too, and try again where it
+	// is told to.
+	unpacks bool
+}
+
+func get(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n" }
+
+// kinds returns all kinds; object is the path of a presigned GET.
+func kinds(object string) []kind {
+	half := "GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + strings.Repeat("x", 12<<10)
+	body := func(path, contentType string, length int) string {
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", path, contentType, length)
+	}
+	put := "PUT /images/half.img HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n" + strings.Repeat("x", 64<<10)
+	return []kind{
+		{name: "half heads", send: half, drip: "x"},
+		{name: "unfinished log-ins", send: body("/ui/login", "application/x-www-form-urlencoded", 8192) + strings.Repeat("x", 8000), drip: "x"},
+		{name: "log-ins of a megabyte", send: body("/ui/login", "application/json", 1<<20) + strings.Repeat("x", 64<<10), drip: "x"},
+		{name: "unread images", send: get("/images/" + plain)},
+		{name: "slow readers of images", send: get("/images/" + plain), slow: true},
+		{name: "unread listings", send: get("/images")},
+		{name: "unread manifests", send: get("/catalog.toml")},
+		{name: "unread disks", send: get("/raw/" + packed), unpacks: true},
+		{name: "slow readers of disks", send: get("/raw/" + packed), slow: true, unpacks: true},
+		{name: "uploads without credentials", send: put, drip: "x"},
+		{name: "S3: half heads", s3: true, send: half, drip: "x"},
+		{name: "S3: forms without a line's end", s3: true, send: body("/images", "multipart/form-data; boundary=x", 1<<30) + strings.Repeat("A", 64<<10), drip: strings.Repeat("A", 1<<10)},
+		{name: "S3: unread objects", s3: true, send: get(object)},
+		{name: "S3: half bodies", s3: true, send: put, drip: "x"},
+	}
+}
+
+type world struct {
+	out     io.Writer
+	process *runner.Process
+	clients int
+	hold    time.Duration
+	object  string // URL of a presigned GET
+	good    *http.Client
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	w := &world{out: out, good: clientAt("127.0.0.2")}
+	flags := flag.NewFlagSet("hostile", flag.ContinueOnError)
+	flags.IntVar(&w.clients, "clients", 5000, "how many hostile clients there are")
+	flags.DurationVar(&w.hold, "hold", 6*time.Second, "how long those of each kind hold on")
+	only := flags.String("only", "", "only kinds whose name has this in it")
+	limit := flags.Duration("limit", 10*time.Minute, "how long all of it may take")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *limit)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "imageroot-hostile-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := w.start(ctx, dir); err != nil {
+		return err
+	}
+	defer func() {
+		if stopErr := w.process.Stop(15 * time.Second); err == nil {
+			err = stopErr
+		}
+	}()
+	idle, err := runner.Memory(w.process.PID(), "VmRSS")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "hostile: %d clients of each kind; %.0f MiB without any\n", w.clients, idle)
+	var failed []error
+	for _, k := range kinds(strings.TrimPrefix(w.object, w.process.S3)) {
+		if !strings.Contains(k.name, *only) {
+			continue
+		}
+		for _, many := range []bool{false, true} {
+			if err := w.try(ctx, k, many); err != nil {
+				failed = append(failed, fmt.Errorf("%s: %w", k.name, err))
+			}
+		}
+	}
+	return errors.Join(append(failed, ctx.Err())...)
+}
+
+// start builds and starts the binary and gives it something to serve.
+func (w *world) start(ctx context.Context, dir string) error {
+	binary, err := runner.Build(ctx, dir)
+	if err != nil {
+		return err
+	}
+	data := filepath.Join(dir, "data")
+	w.process, err = runner.Start(ctx, runner.Options{
+		Binary: binary, Dir: dir, Args: []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", data},
+		Env: []string{
+			"GOMEMLIMIT=100MiB", "HOME=" + dir, "TMPDIR=" + dir, "IMAGEROOT_TOKEN=" + token,
+			"IMAGEROOT_S3_ACCESS_KEY=" + accessKey, "IMAGEROOT_S3_SECRET_KEY=" + secretKey,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	client, err := s3store.Open(ctx, s3store.Config{Endpoint: w.process.S3, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey})
+	if err != nil {
+		return err
+	}
+	if w.object, err = client.Root("images", "").PresignGet(ctx, plain, plain, false); err != nil {
+		return err
+	}
+	content := make([]byte, 64<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(content[:32<<20]) // never fails
+	var gz bytes.Buffer
+	z := gzip.NewWriter(&gz)
+	_, _ = z.Write(content) // to memory
+	_ = z.Close()
+	var manifest strings.Builder
+	manifest.WriteString("version = 1\n")
+	for n := range rows {
+		fmt.Fprintf(&manifest, "[[images]]\nname = \"some-image-%d.img\"\nsrc = \"https://images.example.org/%d.img\"\n", n, n)
+	}
+	for path, body := range map[string][]byte{"/images/" + plain: content, "/images/" + packed: gz.Bytes(), "/catalog.toml": []byte(manifest.String())} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.process.Pages+path, bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		if err := answer(http.DefaultClient, req); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clientAt returns a client that connects from an address, anew each time.
+func clientAt(addr string) *http.Client {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+	return &http.Client{Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
+}
+
+// answer sends a request and reads the answer, which must be a good one.
+func answer(c *http.Client, req *http.Request) error {
+	res, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return err
+	}
+	if res.StatusCode >= 300 {
+		return &statusError{res.Request.URL.Path, res.StatusCode}
+	}
+	return nil
+}
+
+type statusError struct {
+	path   string
+	status int
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("%s answers %d", e.path, e.status) }
+
+// try has the clients of one kind come, hold on, and go.
+func (w *world) try(ctx context.Context, k kind, many bool) error {
+	target := w.process.Pages
+	if k.s3 {
+		target = w.process.S3
+	}
+	target = strings.TrimPrefix(target, "http://")
+	hostile, leave := context.WithCancel(ctx)
+	defer leave()
+	var wg sync.WaitGroup
+	var opened atomic.Int64
+	for n := range w.clients {
+		from := "127.0.0.1"
+		if many {
+			from = fmt.Sprintf("127.1.%d.%d", n/250, n%250+1)
+		}
+		wg.Go(func() {
+			// They come within two seconds.
+			for pause := time.Duration(n) * 2 * time.Second / time.Duration(w.clients); rest(hostile, pause); pause = 5 * time.Second {
+				k.attack(hostile, from, target, &opened)
+			}
+		})
+	}
+	began, most, served := time.Now(), 0.0, 0
+	worst := time.Duration(0)
+	var err error
+	for err == nil && time.Since(began) < w.hold {
+		asked := time.Now()
+		err = w.ask(ctx, k)
+		worst = max(worst, time.Since(asked))
+		served++
+		now, memoryErr := runner.Memory(w.process.PID(), "VmRSS")
+		if memoryErr != nil {
+			return errors.Join(err, memoryErr, fmt.Errorf("it said: %s", tail(w.process.Log())))
+		}
+		most = max(most, now)
+	}
+	peak, memoryErr := runner.Memory(w.process.PID(), "VmHWM")
+	leave()
+	wg.Wait()
+	where := "one address"
+	if many {
+		where = "many addresses"
+	}
+	fmt.Fprintf(w.out, "%-32s %-15s %4.0f MiB (peak so far %.0f), %6d connections, good client asked %d times, slowest %v\n", k.name, where, most, peak, opened.Load(), served, worst.Round(time.Millisecond))
+	if most > mostMemory {
+		err = errors.Join(err, fmt.Errorf("from %s: %.0f MiB are more than %d", where, most, mostMemory))
+	}
+	return errors.Join(err, memoryErr)
+}
+
+// ask makes the requests of the good client.
+func (w *world) ask(ctx context.Context, k kind) error {
+	urls := []string{w.process.Pages + "/readyz", w.process.Pages + "/images", w.process.Pages + "/images/" + plain, w.object}
+	if k.unpacks {
+		urls = append(urls, w.process.Pages+"/raw/"+packed)
+	}
+	for _, url := range urls {
+		deadline := time.Now().Add(patience)
+		for {
+			one, cancel := context.WithDeadline(ctx, deadline)
+			req, err := http.NewRequestWithContext(one, http.MethodGet, url, nil)
+			if err == nil {
+				req.Header.Set("Range", "bytes=0-1048575")
+				err = answer(w.good, req)
+			}
+			cancel()
+			if err == nil {
+				break
+			}
+			// As curl --retry does: where there are more clients than places, a
+			// connection may be closed before it is answered.
+			var status *statusError
+			again := errors.Is(err, syscall.ECONNRESET) || k.unpacks && errors.As(err, &status) && status.status == http.StatusServiceUnavailable
+			if !again || !rest(ctx, 100*time.Millisecond) || time.Now().After(deadline) {
+				return fmt.Errorf("the good client was not served: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// attack is one connection, until the server ends it or ctx does.
+func (k kind) attack(ctx context.Context, from, to string, opened *atomic.Int64) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second, Control: smallWindow}
+	conn, err := d.DialContext(ctx, "tcp", to)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	opened.Add(1)
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err := io.WriteString(conn, k.send); err != nil {
+		return
+	}
+	for rest(ctx, time.Second) {
+		if k.slow {
+			if _, err := conn.Read(make([]byte, 100)); err != nil {
+				return
+			}
+		}
+		if k.drip != "" {
+			if _, err := io.WriteString(conn, k.drip); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// smallWindow has a client take in little that it does not read.
+func smallWindow(_, _ string, c syscall.RawConn) (err error) {
+	controlErr := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
+	})
+	return errors.Join(controlErr, err)
+}
+
+// rest waits, and reports whether ctx is still good.
+func rest(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func tail(s string) string { return s[max(0, len(s)-2000):] }
