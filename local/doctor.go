@@ -85,9 +85,9 @@ func (d *doctor) examine(ctx context.Context, stdout io.Writer) error {
 
 // findings is the table.
 func (d *doctor) findings(ctx context.Context) []finding {
-	checks := []func(context.Context) []finding{d.clock, d.memory, d.pages, d.endpoint}
+	checks := []func(context.Context) []finding{d.clock, d.memory, d.pages, d.proxy, d.endpoint}
 	if d.cfg.S3Endpoint == "" {
-		checks = []func(context.Context) []finding{d.directory, d.clock, d.memory, d.pages, d.gateway, d.files}
+		checks = []func(context.Context) []finding{d.directory, d.clock, d.memory, d.pages, d.proxy, d.gateway, d.files}
 	}
 	found := make([][]finding, len(checks))
 	var wg sync.WaitGroup
@@ -216,6 +216,17 @@ func (d *doctor) pages(ctx context.Context) []finding {
 	}
 	return []finding{{good, "pages", fmt.Sprintf("imageroot %s answers at %s", v.Version, url)}}
 }
+
+// proxy says that a proxy is not used which other programs would use.
+func (d *doctor) proxy(context.Context) []finding {
+	if d.cfg.UnusedProxy == "" {
+		return nil
+	}
+	return []finding{{warn, "proxy", d.cfg.UnusedProxy + unusedProxy}}
+}
+
+// unusedProxy follows the name of a variable.
+const unusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
 
 // loopbackURL is a listening address as a URL that works on this machine, by
 // numbers: not every one knows localhost.

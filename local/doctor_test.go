@@ -472,6 +472,11 @@ func TestDoctorCommand(t *testing.T) {
 	if left, err := fs.Glob(os.DirFS(dir), "*"); err != nil || len(left) > 0 {
 		t.Errorf("it left %q (%v)", left, err)
 	}
+	t.Setenv("HTTPS_PROXY", "http://user:secret@proxy.lan:3128")
+	out, err = ask("--data", dir, "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0")
+	if err != nil || !strings.Contains(out, "warn  proxy       HTTPS_PROXY is set") || strings.Contains(out, "secret") {
+		t.Errorf("with a proxy: %v\n%s", err, out)
+	}
 	out, err = ask("--data", "/dev/null", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0")
 	if err == nil || !strings.Contains(err.Error(), "1 of ") || !strings.Contains(out, "fail  directory") {
 		t.Errorf("%v\n%s", err, out)

@@ -272,8 +272,12 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 	if err != nil {
 		return err
 	}
+	if cfg.UnusedProxy != "" {
+		s.log.Warn(cfg.UnusedProxy + unusedProxy)
+	}
 	sources := source.New(source.Config{
 		Policy: policy, DockerConfig: cfg.DockerConfig, PlainHTTP: cfg.PlainHTTP, UserAgent: "imageroot/" + programVersion(),
+		UnusedProxy: cfg.UnusedProxy,
 	})
 	m := metric.New()
 	events := &activity.Log{Root: catalogRoot, Now: now, Log: s.log}

@@ -51,6 +51,9 @@ type Config struct {
 	PlainHTTP []string
 	// DockerConfig is the path of the Docker configuration file.
 	DockerConfig string
+	// UnusedProxy is the variable that names a proxy to other programs, or
+	// empty: sources are reached without one.
+	UnusedProxy string
 	// Lambda is what only functions at AWS have: see [LoadLambda].
 	Lambda Lambda
 }
@@ -172,7 +175,7 @@ func Load(args []string, help io.Writer) (Config, error) {
 	case c.Events == EventsWebhook && c.WebhookToken == "":
 		return Config{}, fmt.Errorf("%s: webhook needs the token that the server is to send (%s)", from["EVENTS"], from["WEBHOOK_TOKEN"])
 	}
-	c.DockerConfig = dockerConfig()
+	c.DockerConfig, c.UnusedProxy = dockerConfig(), unusedProxy()
 	return c, nil
 }
 
@@ -337,6 +340,15 @@ func plainHTTP(c *Config, v string) error {
 		c.PlainHTTP = append(c.PlainHTTP, strings.ToLower(host))
 	}
 	return nil
+}
+
+func unusedProxy() string {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"} {
+		if os.Getenv(name) != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // dockerConfig is where Docker's tools keep credentials of registries.

@@ -14,7 +14,7 @@ import (
 func clean(t *testing.T) {
 	t.Helper()
 	for _, kv := range os.Environ() {
-		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, prefix) {
+		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, prefix) || strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
 			t.Setenv(name, value) // restores it
 			os.Unsetenv(name)
 		}
@@ -227,5 +227,15 @@ func TestDockerConfig(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", "/etc/docker-of-mine")
 	if c, err := load(); err != nil || c.DockerConfig != filepath.Join("/etc/docker-of-mine", "config.json") {
 		t.Errorf("%s, %v", c.DockerConfig, err)
+	}
+}
+
+func TestUnusedProxy(t *testing.T) {
+	clean(t)
+	for _, name := range []string{"all_proxy", "HTTP_PROXY", "HTTPS_PROXY"} { // each counts before those
+		t.Setenv(name, "http://user:secret@proxy.lan:3128")
+		if c, err := load(); err != nil || c.UnusedProxy != name {
+			t.Errorf("%s: %q, %v", name, c.UnusedProxy, err)
+		}
 	}
 }

@@ -31,6 +31,10 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("waiting for %s was stopped: %w", host, context.Cause(ctx))
 	}
+	direct := ""
+	if c.config.UnusedProxy != "" {
+		direct = fmt.Sprintf("; %s is set, and imageroot uses no proxy: the host must be reachable without one", c.config.UnusedProxy)
+	}
 	var refused *netpolicy.Refused
 	var redirect *redirectError
 	var dns *net.DNSError
@@ -43,17 +47,17 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return unresolvable(err, "%s answers without TLS: use http:// or another port", host)
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return unresolvable(err, "the host %s does not exist: check its spelling", dns.Name)
+		return unresolvable(err, "the host %s does not exist: check its spelling%s", dns.Name, direct)
 	case errors.As(err, &dns):
-		return retryable(err, "the address of %s could not be looked up: %s", dns.Name, dns.Err)
+		return retryable(err, "the address of %s could not be looked up: %s%s", dns.Name, dns.Err, direct)
 	case isCertificate(err):
 		return unresolvable(err, "the TLS certificate of %s is not valid: %s", host, c.certificate(err))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return retryable(err, "%s refuses connections: is the server running, and the port right?", host)
+		return retryable(err, "%s refuses connections: is the server running, and the port right?%s", host, direct)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return retryable(err, "there is no way to %s from here: check the network", host)
+		return retryable(err, "there is no way to %s from here: check the network%s", host, direct)
 	case errors.As(err, &nerr) && nerr.Timeout():
-		return retryable(err, "%s did not answer in time", host)
+		return retryable(err, "%s did not answer in time%s", host, direct)
 	case errors.Is(err, io.EOF):
 		// Not the end of the source, which io.EOF means to who reads one.
 		return retryable(io.ErrUnexpectedEOF, "%s closed the connection without an answer", host)

@@ -41,6 +41,9 @@ type Config struct {
 	// PlainHTTP names registries (HOST or HOST:PORT) that are spoken to
 	// without TLS. Those on loopback are anyway.
 	PlainHTTP []string
+	// UnusedProxy is a variable that names a proxy, which is not used, or empty.
+	// Errors of connections mention it.
+	UnusedProxy string
 	// Platform chooses from an image index; without OS and architecture it
 	// is linux on this machine's, arm64 standing for 32-bit ARM too.
 	Platform ocispec.Platform

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -533,6 +536,28 @@ func TestResolveRefused(t *testing.T) {
 	var refused *netpolicy.Refused
 	if !errors.As(err, &refused) || is(err) != "unresolvable" || len(s.requests) != 0 {
 		t.Errorf("a server on loopback: %v, after %d requests", err, len(s.requests))
+	}
+}
+
+// Where a host cannot be reached, and other programs would ask a proxy, the error
+// says that this one does not.
+func TestUnusedProxy(t *testing.T) {
+	gone := newSite(t, serve)
+	gone.Server.Close()
+	for _, name := range []string{"", "HTTPS_PROXY"} {
+		c := New(Config{Policy: netpolicy.Policy{Loopback: true}, UnusedProxy: name})
+		defer c.Close()
+		for _, err := range []error{
+			&net.DNSError{Name: "images.example", IsNotFound: true}, &net.DNSError{Name: "images.example", IsTimeout: true},
+			syscall.ECONNREFUSED, syscall.ENETUNREACH, os.ErrDeadlineExceeded,
+		} {
+			if said := c.explain(t.Context(), "images.example", err).Error(); strings.Contains(said, "HTTPS_PROXY is set") != (name != "") {
+				t.Errorf("with %q: %s", name, said)
+			}
+		}
+		if _, err := c.Resolve(t.Context(), gone.url("/x.img"), ""); err == nil || strings.Contains(err.Error(), "HTTPS_PROXY is set") != (name != "") {
+			t.Errorf("with %q: %v", name, err)
+		}
 	}
 }
 
