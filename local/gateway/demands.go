@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/gofiber/fiber/v3"
-	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/s3api/middlewares"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
@@ -65,16 +64,10 @@ func asks(name, value string) s3err.S3Error {
 	return nil
 }
 
-// checkForm returns why the form that the request behind ctx is, if it is one,
-// may not write the object at key: a demand in its fields, or that the key is
-// not in the root of the uploader who signed it. versitygw does not know the
-// key when it checks what the uploader may do.
-func (b *backend) checkForm(ctx context.Context, key string) error {
-	form, isForm := ctx.Value(string(s3utils.ContextKeyObjectPostResult)).(middlewares.PostObjectResult)
-	account, _ := ctx.Value(string(s3utils.ContextKeyAccount)).(auth.Account)
-	if isForm && account.Access == b.uploader.Access && !strings.HasPrefix(key, b.uploader.Prefix) {
-		return s3err.GetAPIError(s3err.ErrAccessDenied)
-	}
+// formAsks returns the answer to a demand in the fields of the form that the
+// request behind ctx is, if it is one.
+func formAsks(ctx context.Context) error {
+	form, _ := ctx.Value(string(s3utils.ContextKeyObjectPostResult)).(middlewares.PostObjectResult)
 	for name, value := range form.Fields {
 		if name == "acl" {
 			name = "x-amz-acl"

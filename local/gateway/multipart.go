@@ -125,7 +125,7 @@ func (b *backend) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput
 }
 
 func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
-	_, f, v, err := b.source(in.CopySource, in.ExpectedSourceBucketOwner)
+	_, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner)
 	if err != nil {
 		return s3response.CopyPartResult{}, err
 	}

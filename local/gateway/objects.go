@@ -28,7 +28,7 @@ import (
 func (b *backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	p, err := b.object(in.Bucket, in.Key, true)
 	if err == nil {
-		err = b.checkForm(ctx, p.key)
+		err = errors.Join(b.reaches(ctx, p), formAsks(ctx))
 	}
 	if err != nil {
 		return s3response.PutObjectOutput{}, b.answer("write", p, err)
@@ -280,7 +280,7 @@ func (b *backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 
 // source opens the object that a copy reads, in a bucket of owner, if that is
 // given.
-func (b *backend) source(copySource, owner *string) (place, *os.File, version, error) {
+func (b *backend) source(ctx context.Context, copySource, owner *string) (place, *os.File, version, error) {
 	if copySource == nil {
 		return place{}, nil, version{}, errNoSuchKey
 	}
@@ -292,9 +292,13 @@ func (b *backend) source(copySource, owner *string) (place, *os.File, version, e
 	if err != nil {
 		return p, nil, version{}, err
 	}
+	err = b.reaches(ctx, p)
 	if owner != nil && *owner != "" && *owner != b.attrs.owner {
+		err = s3err.GetAPIError(s3err.ErrAccessDenied)
+	}
+	if err != nil {
 		f.Close()
-		return p, nil, version{}, s3err.GetAPIError(s3err.ErrAccessDenied)
+		return p, nil, version{}, err
 	}
 	v, err := subject{file: f}.version()
 	if err != nil {
@@ -361,7 +365,7 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 	if err := p.writable(); err != nil {
 		return out, err
 	}
-	from, f, v, err := b.source(in.CopySource, in.ExpectedSourceBucketOwner)
+	from, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner)
 	if err != nil {
 		return out, err
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/pkg/xattr"
 	"github.com/versity/versitygw/auth"
+	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
 )
 
 // An Uploader is the account for people. It may list, read, write and delete
@@ -58,7 +61,7 @@ func (u Uploader) lists(resource, prefix string) bool {
 }
 
 // writes reports whether resource is an object of the root, or the bucket,
-// which a form writes to: see checkForm.
+// which a form writes to: see reaches.
 func (u Uploader) writes(resource, _ string) bool {
 	return u.owns(resource, "") || u.names(resource, "")
 }
@@ -80,6 +83,18 @@ func (a accounts) EvaluatePolicy(access, _ string, asked []auth.Action, resource
 		return listed && access == a.uploader.Access && may(a.uploader, resource, prefix)
 	})
 	return out, nil
+}
+
+// reaches returns an error if the request behind ctx is an uploader's and p is
+// not in the root. It is for what versitygw does not see when it asks for
+// decisions: the key of a form, and which of two readings of a copy source is
+// the object.
+func (b *backend) reaches(ctx context.Context, p place) error {
+	account, _ := ctx.Value(string(s3utils.ContextKeyAccount)).(auth.Account)
+	if u := b.uploader; u.Access != "" && account.Access == u.Access && (p.bucket != u.Bucket || !strings.HasPrefix(p.key, u.Prefix)) {
+		return s3err.GetAPIError(s3err.ErrAccessDenied)
+	}
+	return nil
 }
 
 // decide fills a matrix of decisions. Their type is not exported: 1 is allow,

@@ -251,7 +251,7 @@ func TestUploaderStaysInRoot(t *testing.T) {
 	if err != nil || len(buckets.Buckets) != 1 || *buckets.Buckets[0].Name != "images" {
 		t.Errorf("buckets are %+v (%v)", buckets, err)
 	}
-	for _, at := range [][2]string{{"images", "secret"}, {"images", "uphill/secret"}, {"images", "up/../secret"}, {"images", "up"}, {"catalog", "up/secret"}, {"none", "up/secret"}} {
+	for _, at := range [][2]string{{"images", "secret"}, {"images", "uphill/secret"}, {"images", "up/../secret"}, {"images", "up"}, {"catalog", "up/secret"}, {"none", "up/secret"}, {".imageroot", "credentials.json"}} {
 		object := fmt.Sprintf("/%s/%s", at[0], (&url.URL{Path: at[1]}).EscapedPath())
 		prefix := url.QueryEscape(at[1])
 		form := func(method, target string, header ...string) {
@@ -306,6 +306,21 @@ func TestUploaderStaysInRoot(t *testing.T) {
 	}
 	if _, err := r.Head(t.Context(), "up/copy.img"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("something was copied: %v", err)
+	}
+}
+
+// TestUploaderCopySource copies from a key that reads as one in the root where
+// a plus is a space.
+func TestUploaderCopySource(t *testing.T) {
+	g := start(t, t.TempDir(), uploader("images", "a b/"))
+	r := root(t, g.Endpoint(), "images")
+	put(t, r, "a+b/secret", []byte("secret"))
+	put(t, r, "a b/mine+yours.img", []byte("mine"))
+	for source, may := range map[string]bool{"images/a+b/secret": false, "images/a%2Bb/secret": false, "images/a%20b/mine+yours.img": true} {
+		code, body := status(t, signed(t, "PUT", g.Endpoint()+"/images/a%20b/copy.img", "", http.Header{"X-Amz-Copy-Source": {source}}))
+		if (code == http.StatusOK) != may {
+			t.Errorf("a copy of %s: %d %s", source, code, body)
+		}
 	}
 }
 
