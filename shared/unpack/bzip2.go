@@ -3,106 +3,444 @@ package unpack
 import (
 	"bufio"
 	"bytes"
-	"compress/bzip2"
 	"errors"
 	"io"
+	"math"
 )
 
-// A bzip2Stream is one or more streams of bzip2, which the standard library
-// reads one after the other.
+// A bzip2Stream is one or more streams of bzip2. What is read and what is
+// refused is what bzip2 1.0.8 does, whose decompress.c is the one description
+// of the format; compress/bzip2 reads codes that are incomplete as others, and
+// takes a block that ends in a run without its length.
 type bzip2Stream struct {
-	in    *bzip2Source
-	r     io.Reader
+	in    *bufio.Reader
 	after int64
+
+	// Bits that were read of in and not used, the last ones in bits, and the
+	// first error of reading.
+	bits  uint64
+	nbits uint
+	err   error
+
+	level  int // of the stream: its blocks have up to 100,000 times as many bytes; 0: none has begun
+	crc    uint32
+	block  []uint32 // the bytes of a block, and in the upper 24 bits which one follows
+	inside bool     // a block
+
+	// The block that is being read: how many of its bytes are left, the next one,
+	// and the sums of what came out of it and of what should.
+	left              int
+	next              uint32
+	blockCRC, wantCRC uint32
+	// A run of 4 equal bytes is followed by how many more there are of it.
+	last        byte
+	run, repeat int
+
+	selectors [bzip2Selectors]uint8
+	codes     [bzip2Codes]bzip2Code
 }
+
+const (
+	bzip2Symbols   = 258           // the most in a code: bytes, two of runs less one, and the end
+	bzip2Selectors = 2 + 900000/50 // more are read and not used
+	bzip2Codes     = 6
+	bzip2Group     = 50 // symbols of one code
+	bzip2Longest   = 20 // bits of a symbol
+	bzip2Fast      = 10 // bits of what is looked up at once
+)
+
+var errBzip2 = errors.New("wrong codes of a block")
 
 func newBzip2(in *bufio.Reader) *bzip2Stream {
-	source := &bzip2Source{Reader: in}
-	return &bzip2Stream{in: source, r: bzip2.NewReader(source)}
-}
-
-// What compress/bzip2 says of a header that is none: right after its first two
-// bytes, its third or its fourth.
-const (
-	errNoStream = bzip2.StructuralError("bad magic value in continuation file")
-	errNoThird  = bzip2.StructuralError("non-Huffman entropy encoding")
-	errNoLevel  = bzip2.StructuralError("invalid compression level")
-)
-
-// bzip2Header is how long a header is: "BZh" and a digit.
-const bzip2Header = 4
-
-func (b *bzip2Stream) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if err == nil && b.in.made == 0 {
-		return n, nil
-	}
-	read := 0 // since the end of the stream before
-	switch {
-	case errors.Is(err, errNoStream):
-		read = 2
-	case errors.Is(err, errNoThird):
-		read = 3
-	case errors.Is(err, errNoLevel):
-		read = 4
-	}
-	if read > 0 && b.in.n > bzip2Header { // else it is of the first stream
-		return n, b.trail(b.in.last[bzip2Header-read : max(bzip2Header-b.in.made, bzip2Header-read)])
-	}
-	if b.in.made > 0 {
-		return 0, io.ErrUnexpectedEOF // what is read then was made of it
-	}
-	return n, err
-}
-
-// trail is about what follows the end of a stream, of which the head was read
-// and is no header: io.EOF if that may be.
-func (b *bzip2Stream) trail(head []byte) error {
-	if b.in.made > 0 && len(head) > 0 && bytes.HasPrefix([]byte("BZh"), head) {
-		return io.ErrUnexpectedEOF // all that there is of a header
-	}
-	n, err := skipTrailing(b.in.Reader)
-	if err != nil {
-		return err
-	}
-	if n > 0 {
-		b.after = int64(len(head)) + n
-	} else {
-		b.after = int64(len(bytes.TrimRight(head, "\x00")))
-	}
-	return io.EOF
+	return &bzip2Stream{in: in, block: make([]uint32, 0, 100_000)}
 }
 
 func (b *bzip2Stream) trailing() int64 { return b.after }
 func (b *bzip2Stream) Close()          {}
 
-// A bzip2Source makes up two bytes where the input ends. compress/bzip2 reads
-// two after each stream and says the same of an end in the middle of these and
-// in the middle of a stream; with those made up, it finds no stream in the one
-// case, and still an end in the other.
-type bzip2Source struct {
-	*bufio.Reader
-	n    int64             // how many bytes of the input were read
-	last [bzip2Header]byte // bytes that were read, made up or not
-	made int               // how many were made up
-}
-
-// ReadByte implements io.ByteReader.
-func (s *bzip2Source) ReadByte() (byte, error) {
-	var c byte
-	if s.made == 0 {
-		var err error
-		if c, err = s.Reader.ReadByte(); err == nil {
-			s.n++
-		} else if errors.Is(err, io.EOF) {
-			s.made = 1
-		} else {
+func (b *bzip2Stream) Read(p []byte) (int, error) {
+	for {
+		if b.inside {
+			n := b.drain(p)
+			if n > 0 || len(p) == 0 {
+				b.blockCRC = bzip2CRC(b.blockCRC, p[:n])
+				return n, nil
+			}
+			if b.run == 4 {
+				return 0, errors.New("a block ends in a run without its length")
+			}
+			if b.blockCRC != b.wantCRC {
+				return 0, errors.New("wrong checksum of a block")
+			}
+			b.inside = false
+		}
+		if err := b.step(); err != nil {
 			return 0, err
 		}
-	} else if s.made++; s.made > 2 {
-		return 0, io.EOF
 	}
-	copy(s.last[:], s.last[1:])
-	s.last[bzip2Header-1] = c
-	return c, nil
 }
+
+// step reads what is next: the header of a stream, a block, or the end of a stream.
+func (b *bzip2Stream) step() error {
+	if b.level == 0 {
+		return b.begin()
+	}
+	switch magic := uint64(b.read(24))<<24 | uint64(b.read(24)); {
+	case b.err != nil:
+		return b.err
+	case magic == 0x314159265359:
+		b.wantCRC = b.read(32)
+		b.crc = (b.crc<<1 | b.crc>>31) ^ b.wantCRC
+		err := b.decode()
+		if b.err != nil { // of which the other one comes
+			return b.err
+		}
+		return err
+	case magic == 0x177245385090:
+		sum := b.read(32)
+		if b.err != nil {
+			return b.err
+		}
+		if sum != b.crc {
+			return errors.New("wrong checksum of a stream")
+		}
+		b.nbits = 0 // there are less than 8
+		b.level = 0
+		return b.follow()
+	default:
+		return errors.New("no header of a block")
+	}
+}
+
+// begin reads the header of a stream.
+func (b *bzip2Stream) begin() error {
+	var h [4]byte
+	if _, err := io.ReadFull(b.in, h[:]); err != nil {
+		return unexpected(err)
+	}
+	if string(h[:3]) != "BZh" || h[3] < '1' || h[3] > '9' {
+		return errors.New("no header of a stream")
+	}
+	b.level, b.crc = int(h[3]-'0'), 0
+	return nil
+}
+
+// follow looks at what follows a stream: another one, or nothing that is read.
+func (b *bzip2Stream) follow() error {
+	h, err := b.in.Peek(4)
+	switch {
+	case len(h) == 0:
+		return err
+	case len(h) < 4 && bytes.HasPrefix([]byte("BZh"), h):
+		_, _ = b.in.Discard(len(h)) // are there
+		return io.ErrUnexpectedEOF
+	case len(h) == 4 && string(h[:3]) == "BZh" && h[3] >= '1' && h[3] <= '9':
+		return nil
+	}
+	if b.after, err = skipTrailing(b.in); err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+// fill sees to it that there are n bits, up to 32.
+func (b *bzip2Stream) fill(n uint) error {
+	for b.nbits < n {
+		c, err := b.in.ReadByte()
+		if err != nil {
+			return unexpected(err)
+		}
+		b.bits = b.bits<<8 | uint64(c)
+		b.nbits += 8
+	}
+	return nil
+}
+
+// read returns the next n bits; zero from where they end.
+func (b *bzip2Stream) read(n uint) uint32 {
+	if b.err == nil {
+		b.err = b.fill(n)
+	}
+	if b.err != nil {
+		return 0
+	}
+	b.nbits -= n
+	return uint32(b.bits>>b.nbits) & (1<<n - 1)
+}
+
+// A bzip2Code is a Huffman code, as hbCreateDecodeTables makes it.
+type bzip2Code struct {
+	min         uint // bits of the shortest symbol
+	limit, base [bzip2Longest + 3]int32
+	perm        [bzip2Symbols]uint16
+	n           int32                  // symbols
+	fast        [1 << bzip2Fast]uint16 // symbol, and bits of it in the lowest 5; 0: not known
+}
+
+func (c *bzip2Code) set(lengths []uint8) {
+	c.min, c.n = bzip2Longest, 0
+	longest := uint(0)
+	clear(c.base[:])
+	clear(c.limit[:])
+	for _, n := range lengths {
+		c.min, longest = min(c.min, uint(n)), max(longest, uint(n))
+		c.base[n+1]++
+	}
+	for i := c.min; i <= longest; i++ {
+		for symbol, n := range lengths {
+			if uint(n) == i {
+				c.perm[c.n] = uint16(symbol)
+				c.n++
+			}
+		}
+	}
+	for i := 1; i < len(c.base); i++ {
+		c.base[i] += c.base[i-1]
+	}
+	v := int32(0)
+	for i := c.min; i <= longest; i++ {
+		v += c.base[i+1] - c.base[i]
+		c.limit[i] = v - 1
+		v <<= 1
+	}
+	for i := c.min + 1; i <= longest; i++ {
+		c.base[i] = (c.limit[i-1]+1)<<1 - c.base[i]
+	}
+	for v := range c.fast {
+		c.fast[v] = 0
+		for n := c.min; n <= bzip2Fast; n++ {
+			if symbol, ok := c.symbol(int32(v>>(bzip2Fast-n)), n); ok {
+				c.fast[v] = symbol<<5 | uint16(n)
+				break
+			}
+		}
+	}
+}
+
+// symbol returns the symbol of n bits, if they are one, and not the beginning
+// of more.
+func (c *bzip2Code) symbol(bits int32, n uint) (uint16, bool) {
+	i := bits - c.base[n]
+	if bits > c.limit[n] || i < 0 || i >= c.n {
+		return 0, false
+	}
+	return c.perm[i], true
+}
+
+// decodeSymbol reads a symbol.
+func (b *bzip2Stream) decodeSymbol(c *bzip2Code) (uint16, error) {
+	// There may be less, and enough, where the input ends.
+	if err := b.fill(bzip2Fast); err == nil {
+		if f := c.fast[b.bits>>(b.nbits-bzip2Fast)&(1<<bzip2Fast-1)]; f != 0 {
+			b.nbits -= uint(f & 31)
+			return f >> 5, nil
+		}
+	} else if !errors.Is(err, io.ErrUnexpectedEOF) {
+		b.err = err
+	}
+	bits := int32(b.read(c.min))
+	for n := c.min; n <= bzip2Longest && b.err == nil; n++ {
+		if bits <= c.limit[n] {
+			if symbol, ok := c.symbol(bits, n); ok {
+				return symbol, nil
+			}
+			break
+		}
+		bits = bits<<1 | int32(b.read(1))
+	}
+	return 0, errBzip2
+}
+
+// decode reads a block, from behind its checksum on.
+func (b *bzip2Stream) decode() error {
+	if b.read(1) != 0 {
+		return &Error{Refused, 0, "the bzip2 data has randomised blocks, which no bzip2 since 1999 makes; decompress it with bzip2 and compress it again"}
+	}
+	origin := int(b.read(24))
+	symbols := make([]byte, 0, 256)
+	ranges := b.read(16)
+	for i := range 16 {
+		if ranges>>(15-i)&1 == 0 {
+			continue
+		}
+		used := b.read(16)
+		for j := range 16 {
+			if used>>(15-j)&1 != 0 {
+				symbols = append(symbols, byte(i*16+j))
+			}
+		}
+	}
+	codes, selectors := int(b.read(3)), int(b.read(15))
+	if len(symbols) == 0 || codes < 2 || codes > bzip2Codes || selectors == 0 {
+		return errBzip2
+	}
+	order := [bzip2Codes]uint8{0, 1, 2, 3, 4, 5} // of codes, by when they were used last
+	for i := range selectors {
+		n := 0
+		for ; b.read(1) != 0; n++ {
+			if n+1 >= codes {
+				return errBzip2
+			}
+		}
+		if i < len(b.selectors) {
+			c := order[n]
+			copy(order[1:n+1], order[:n])
+			order[0], b.selectors[i] = c, c
+		}
+	}
+	selectors = min(selectors, len(b.selectors))
+	var lengths [bzip2Symbols]uint8
+	all := lengths[:len(symbols)+2]
+	for i := range codes {
+		n := int(b.read(5))
+		for j := range all {
+			for {
+				if n < 1 || n > bzip2Longest {
+					return errBzip2
+				}
+				if b.read(1) == 0 {
+					break
+				}
+				n += 1 - 2*int(b.read(1))
+			}
+			all[j] = uint8(n)
+		}
+		b.codes[i].set(all)
+	}
+	if b.err != nil {
+		return b.err
+	}
+	if err := b.decodeBlock(symbols, b.selectors[:selectors]); err != nil {
+		return err
+	}
+	if origin >= len(b.block) {
+		return errors.New("a block begins outside of itself")
+	}
+	b.untransform(origin)
+	return nil
+}
+
+// decodeBlock reads the bytes of a block, which are moved to the front, with
+// runs of the first one, of symbols.
+func (b *bzip2Stream) decodeBlock(symbols, selectors []byte) error {
+	most, end := b.level*100_000, uint16(len(symbols)+1)
+	if cap(b.block) < most {
+		b.block = make([]uint32, 0, most)
+	}
+	b.block = b.block[:0]
+	var code *bzip2Code
+	run, power := 0, 1
+	for left := 0; ; left-- {
+		if left == 0 {
+			if len(selectors) == 0 {
+				return errBzip2
+			}
+			code, selectors, left = &b.codes[selectors[0]], selectors[1:], bzip2Group
+		}
+		symbol, err := b.decodeSymbol(code)
+		if err != nil {
+			return err
+		}
+		if symbol < 2 {
+			if power >= 2<<20 {
+				return errBzip2
+			}
+			run += power << symbol
+			power <<= 1
+			continue
+		}
+		if run > most-len(b.block) {
+			return errors.New("a block is too long")
+		}
+		for range run {
+			b.block = append(b.block, uint32(symbols[0]))
+		}
+		run, power = 0, 1
+		if symbol == end {
+			return nil
+		}
+		if len(b.block) == most {
+			return errors.New("a block is too long")
+		}
+		n := symbol - 1
+		c := symbols[n]
+		copy(symbols[1:n+1], symbols[:n])
+		symbols[0] = c
+		b.block = append(b.block, uint32(c))
+	}
+}
+
+// untransform undoes the transform of Burrows and Wheeler and has the block
+// ready to be drained.
+func (b *bzip2Stream) untransform(origin int) {
+	var at [256]uint32
+	for _, c := range b.block {
+		at[c]++
+	}
+	sum := uint32(0)
+	for c, n := range at {
+		at[c] = sum
+		sum += n
+	}
+	for i, v := range b.block {
+		c := v & math.MaxUint8
+		b.block[at[c]] |= uint32(i) << 8
+		at[c]++
+	}
+	b.next, b.left = b.block[origin]>>8, len(b.block)
+	b.inside, b.blockCRC, b.run, b.repeat = true, 0, 0, 0
+}
+
+// drain takes bytes from the block, which has none any more if there are less
+// than p has room for.
+func (b *bzip2Stream) drain(p []byte) int {
+	n := 0
+	for n < len(p) {
+		if b.repeat > 0 {
+			p[n] = b.last
+			n++
+			b.repeat--
+			continue
+		}
+		if b.left == 0 {
+			break
+		}
+		v := b.block[b.next]
+		b.next = v >> 8
+		b.left--
+		c := byte(v)
+		switch {
+		case b.run == 4:
+			b.repeat, b.run = int(c), 0
+			continue
+		case b.run > 0 && c == b.last:
+			b.run++
+		default:
+			b.run, b.last = 1, c
+		}
+		p[n] = c
+		n++
+	}
+	return n
+}
+
+// bzip2CRC adds to a CRC-32 whose bits are in the other order than those of
+// hash/crc32.
+func bzip2CRC(crc uint32, p []byte) uint32 {
+	crc = ^crc
+	for _, c := range p {
+		crc = bzip2Table[byte(crc>>24)^c] ^ crc<<8
+	}
+	return ^crc
+}
+
+var bzip2Table = func() (table [256]uint32) {
+	for i := range table {
+		crc := uint32(i) << 24
+		for range 8 {
+			crc = crc<<1 ^ (crc>>31)*0x04c11db7
+		}
+		table[i] = crc
+	}
+	return table
+}()

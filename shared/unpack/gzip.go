@@ -121,6 +121,9 @@ func (g *gzipStream) next() error {
 	switch {
 	case len(magic) == 0:
 		return err
+	case len(magic) == 1 && magic[0] != 0: // gzip wants two of a header
+		_, _ = g.in.Discard(1) // is there
+		return io.ErrUnexpectedEOF
 	case string(magic) != "\x1f\x8b":
 		if g.after, err = skipTrailing(g.in); err != nil {
 			return err
