@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -27,9 +28,19 @@ type attributes struct {
 	meta.XattrMeta
 	owner  string   // access key of the account that may do everything
 	shared []string // buckets in which people edit files in place
+	first  int64    // when the directory was first used, in nanoseconds
 }
 
 var _ meta.MetadataStorer = attributes{}
+
+// since returns since when changes of files in a bucket by others count: see
+// [subject].
+func (a attributes) since(bucket string) int64 {
+	if slices.Contains(a.shared, bucket) {
+		return a.first
+	}
+	return 0
+}
 
 // scratch reports whether object is one of versitygw's own files: parts of
 // uploads are never edited, and their ETags are sums of their bytes.
@@ -39,7 +50,7 @@ func scratch(object string) bool {
 
 // RetrieveAttribute implements meta.MetadataStorer.
 func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {
-	s := subject{f, filepath.Join(bucket, object)}
+	s := subject{f, filepath.Join(bucket, object), a.since(filepath.Base(bucket))}
 	if object == "" && attribute == attrACL {
 		// The program owns every bucket, also a directory that an operator made
 		// and a bucket that was made with another key. No ACL grants anything.
@@ -126,6 +137,11 @@ func (a attributes) StoreAttribute(f *os.File, bucket, object, attribute string,
 		}
 		if err := a.XattrMeta.StoreAttribute(f, bucket, object, attrVersion, []byte(stampOf(info).String())); err != nil {
 			return explainStore(err, bucket)
+		}
+		if a.since(filepath.Base(bucket)) != 0 {
+			if err := (subject{file: f}).mark(); err != nil {
+				return explainStore(err, bucket)
+			}
 		}
 	}
 	return explainStore(a.XattrMeta.StoreAttribute(f, bucket, object, attribute, value), bucket)

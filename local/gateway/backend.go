@@ -52,7 +52,11 @@ type backend struct {
 var _ vgw.Backend = (*backend)(nil)
 
 func openBackend(dir string, cfg Config) (*backend, error) {
-	attrs := attributes{owner: cfg.AccessKey, shared: cfg.Watch}
+	first, err := firstUse(dir)
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s cannot be written to: %w", dir, err)
+	}
+	attrs := attributes{owner: cfg.AccessKey, shared: cfg.Watch, first: first}
 	p, err := openPosix(dir, attrs)
 	if err != nil {
 		return nil, err

@@ -323,6 +323,7 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	if failed != nil {
 		err = failed
 	}
+	b.mark(p, err)
 	done(err == nil)
 	if err != nil {
 		return none, p.cause(err)

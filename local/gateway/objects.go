@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path"
@@ -61,6 +62,7 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 		done = b.expect(p.bucket, p.key)
 		return err
 	})
+	b.mark(p, err)
 	done(err == nil)
 	if err != nil {
 		return s3response.PutObjectOutput{}, p.cause(err)
@@ -72,6 +74,24 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	err = p.sync()
 	b.tell(p, false)
 	return out, err
+}
+
+// subject returns the file at p, which is open.
+func (b *backend) subject(p place, f *os.File) subject {
+	return subject{file: f, since: b.attrs.since(p.bucket)}
+}
+
+// mark records that the file at p has just been changed by the gateway, if err
+// is nil and others change files of the bucket. Without the mark the object is
+// taken for another one and hashed again. A file that others have changed must
+// not be marked: it would be taken for what it was before.
+func (b *backend) mark(p place, err error) {
+	if err != nil || p.folder() || b.attrs.since(p.bucket) == 0 {
+		return
+	}
+	if err := (subject{path: p.path()}).mark(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.log.Warn("a change of an object could not be marked", slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
+	}
 }
 
 // flush makes the bytes of f durable and returns its stamp.
@@ -126,7 +146,7 @@ func (b *backend) look(ctx context.Context, p place, in *s3.HeadObjectInput) (*o
 		if err != nil {
 			return nil, nil, err
 		}
-		v, err := subject{file: f}.version()
+		v, err := b.subject(p, f).version()
 		if err != nil {
 			f.Close()
 			return nil, nil, err
@@ -300,7 +320,7 @@ func (b *backend) source(ctx context.Context, copySource, owner *string) (place,
 		f.Close()
 		return p, nil, version{}, err
 	}
-	v, err := subject{file: f}.version()
+	v, err := b.subject(p, f).version()
 	if err != nil {
 		f.Close()
 		return p, nil, version{}, err
@@ -570,6 +590,7 @@ func visible(prefixes []types.CommonPrefix) []types.CommonPrefix {
 // a listing.
 func (b *backend) listed(dir string, fetchOwner bool) vgw.GetObjFunc {
 	var owner *types.Owner
+	since := b.attrs.since(filepath.Base(dir))
 	if fetchOwner {
 		owner = &types.Owner{ID: &b.attrs.owner}
 	}
@@ -584,7 +605,7 @@ func (b *backend) listed(dir string, fetchOwner bool) vgw.GetObjFunc {
 		if !d.Type().IsRegular() {
 			return s3response.Object{}, vgw.ErrSkipObj
 		}
-		file := subject{path: filepath.Join(dir, key)}
+		file := subject{path: filepath.Join(dir, key), since: since}
 		v, err := file.version()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			return s3response.Object{}, vgw.ErrSkipObj
@@ -623,7 +644,13 @@ func (b *backend) PutObjectTagging(ctx context.Context, bucket, object, versionI
 	if err != nil {
 		return err
 	}
-	return b.answer("tag", p, b.posix.PutObjectTagging(ctx, p.dir, p.key, versionID, tags))
+	file := subject{path: p.path(), since: b.attrs.since(p.bucket)}
+	intact := file.isIntact()
+	err = b.posix.PutObjectTagging(ctx, p.dir, p.key, versionID, tags)
+	if intact {
+		b.mark(p, err)
+	}
+	return b.answer("tag", p, err)
 }
 
 // DeleteObjectTagging implements backend.Backend.

@@ -34,7 +34,7 @@ func (g *Gateway) Open(bucket, key string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := subject{file: f}.version()
+	v, err := g.backend.subject(p, f).version()
 	if err != nil {
 		f.Close()
 		return nil, err

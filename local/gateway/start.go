@@ -84,6 +84,23 @@ func claim(dir string, log *slog.Logger) (*os.File, error) {
 	return f, nil
 }
 
+// firstUse returns when the directory was first used by a version of this
+// program that minds the change times of files, in nanoseconds. Files that have
+// not changed since keep the ETags that versions before that gave them.
+func firstUse(dir string) (int64, error) {
+	path := filepath.Join(dir, lockDir, "since")
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.ModTime().UnixNano(), nil
+}
+
 // sweep removes the temporary files of a bucket, and gives uploads back that
 // were being completed. Uploads in progress stay: whoever began them goes on.
 func sweep(bucket string, log *slog.Logger) {
@@ -143,7 +160,13 @@ func giveBack(p place, dir, name string) error {
 	id, _, _ := strings.Cut(name, ".")
 	path := filepath.Join(dir, name)
 	if _, done := madeBy(p, id); done {
-		return os.RemoveAll(path)
+		// Removing the name that the object has there changes it.
+		object := subject{path: p.path(), since: 1}
+		intact := object.isIntact()
+		if err := os.RemoveAll(path); err != nil || !intact {
+			return err
+		}
+		return object.mark()
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {

@@ -24,6 +24,9 @@ const (
 	// attrParts are the upload ID and the offsets of parts.
 	attrParts = "mp-metadata"
 	attrACL   = "acl"
+	// attrChanged is when the gateway itself last changed the file: see
+	// [subject.version].
+	attrChanged = "imageroot-changed"
 	// attrRedirect is where a website's object redirects to.
 	attrRedirect = "website-redirect-location"
 )
@@ -51,14 +54,22 @@ type version struct {
 	// stored is the sum that versitygw stored with this very content, empty
 	// for a file that came another way or was edited since.
 	stored string
+	// ctime is the file's change time in nanoseconds, or 0 if it tells nothing.
+	ctime int64
 }
 
 // etag is the object's ETag. It depends on the stored sum, the modification
 // time, the size and the inode together, so no two contents that a key ever
 // has share it: two writes within one tick of the clock differ by their sum.
+// A file that was changed by others has its change time in it, too, since the
+// modification time can be set back after an edit.
 // It looks like no MD5, as clients compare those with what they sent.
 func (v version) etag() string {
-	sum := sha256.Sum256([]byte(v.stored + "\x00" + v.stamp.String()))
+	of := v.stored + "\x00" + v.stamp.String()
+	if v.ctime != 0 {
+		of += fmt.Sprintf(".%x", v.ctime)
+	}
+	sum := sha256.Sum256([]byte(of))
 	return fmt.Sprintf("%q", fmt.Sprintf("%x-1", sum[:16]))
 }
 
@@ -68,6 +79,71 @@ func (v version) modTime() time.Time { return time.Unix(0, v.mtime) }
 type subject struct {
 	file *os.File
 	path string
+	// since is the change time, in nanoseconds, from which on changes by others
+	// make another version, or 0 if nobody else changes the file.
+	since int64
+}
+
+// grace is how long after its mark a change of the gateway's own may come.
+const grace = time.Second
+
+// intact reports whether nobody but the gateway has changed the file, as far
+// as its change time tells. Others cannot set that. It tells of new rights and
+// names, too: such a file is taken for another one.
+func (s subject) intact(ctime int64) (bool, error) {
+	if s.since == 0 || ctime <= s.since {
+		return true, nil
+	}
+	marked, err := number(s.get(attrChanged))
+	if err != nil {
+		return false, err
+	}
+	return ctime <= marked+int64(grace), nil
+}
+
+// isIntact is intact for a file whose change time is not known yet. It reports
+// false if that cannot be told.
+func (s subject) isIntact() bool {
+	info, err := s.info()
+	if err != nil {
+		return false
+	}
+	intact, err := s.intact(ctimeOf(info))
+	return err == nil && intact
+}
+
+// mark records that the file's last change was the gateway's own.
+func (s subject) mark() error {
+	for range tries {
+		info, err := s.info()
+		if err != nil {
+			return err
+		}
+		marked := ctimeOf(info)
+		if s.file != nil {
+			err = xattr.FSet(s.file, attrPrefix+attrChanged, fmt.Append(nil, marked))
+		} else {
+			err = xattr.LSet(s.path, attrPrefix+attrChanged, fmt.Append(nil, marked))
+		}
+		if err != nil {
+			return err
+		}
+		// A busy disk may have taken its time.
+		if info, err = s.info(); err != nil || ctimeOf(info) <= marked+int64(grace) {
+			return err
+		}
+	}
+	return errBusy
+}
+
+// ctimeOf returns the time of the last change of a file or of what is known of
+// it, in nanoseconds since 1970.
+func ctimeOf(info fs.FileInfo) int64 {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return st.Ctim.Nano()
 }
 
 func (s subject) info() (fs.FileInfo, error) {
@@ -96,12 +172,17 @@ func (s subject) version() (version, error) {
 			return version{}, fs.ErrNotExist
 		}
 		v := version{stamp: stampOf(info)}
-		var of []byte
-		of, err = s.get(attrVersion)
-		if err == nil && string(of) == v.stamp.String() {
-			sum, err := s.get(attrETag)
-			if err == nil {
-				v.stored = string(sum)
+		var intact bool
+		if intact, err = s.intact(ctimeOf(info)); !intact {
+			v.ctime = ctimeOf(info)
+		} else {
+			var of []byte
+			of, err = s.get(attrVersion)
+			if err == nil && string(of) == v.stamp.String() {
+				sum, err := s.get(attrETag)
+				if err == nil {
+					v.stored = string(sum)
+				}
 			}
 		}
 		// A file that may not be read is still there, and listed.
@@ -109,7 +190,7 @@ func (s subject) version() (version, error) {
 			return version{}, err
 		}
 		var again fs.FileInfo
-		if again, err = s.info(); err == nil && stampOf(again) == v.stamp && os.SameFile(info, again) {
+		if again, err = s.info(); err == nil && stampOf(again) == v.stamp && ctimeOf(again) == ctimeOf(info) && os.SameFile(info, again) {
 			return v, nil
 		}
 		info = again

@@ -42,10 +42,18 @@ type watcher struct {
 	buckets map[string]*watched // fixed set
 }
 
+// A sight is what a look at a file tells.
+type sight struct {
+	stamp
+	ctime int64
+}
+
+func sightOf(info fs.FileInfo) sight { return sight{stampOf(info), ctimeOf(info)} }
+
 // watched is one bucket.
 type watched struct {
 	inode os.FileInfo // of the directory that notifications come from
-	known map[string]stamp
+	known map[string]sight
 	aside map[string]string    // what S3 does not list, and why
 	due   map[string]time.Time // files to look at, and when
 	held  map[string]int       // writes through S3 that are about to be visible
@@ -55,7 +63,7 @@ type watched struct {
 func watch(dir string, buckets []string, log *slog.Logger, changed func(Event)) (*watcher, error) {
 	w := &watcher{dir: dir, changed: changed, log: log, stop: make(chan struct{}), buckets: map[string]*watched{}}
 	for _, b := range buckets {
-		w.buckets[b] = &watched{known: map[string]stamp{}, aside: map[string]string{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
+		w.buckets[b] = &watched{known: map[string]sight{}, aside: map[string]string{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
 	}
 	if len(buckets) == 0 {
 		return w, nil
@@ -213,7 +221,7 @@ func (w *watcher) look(now time.Time) {
 			before, was := b.known[name]
 			switch {
 			case err == nil && info.Mode().IsRegular():
-				if s := stampOf(info); !was || s != before {
+				if s := sightOf(info); !was || s != before {
 					b.known[name] = s
 					b.told[name] = now
 					events = append(events, Event{Bucket: bucket, Key: name})
@@ -274,7 +282,7 @@ func (w *watcher) scan(bucket string, first bool) {
 			}
 			continue
 		}
-		s := stampOf(info)
+		s := sightOf(info)
 		if first {
 			b.known[e.Name()] = s
 		} else if before, was := b.known[e.Name()]; !was || before != s {
@@ -371,7 +379,7 @@ func (w *watcher) expect(bucket, key string) (done func(made bool)) {
 		info, err := os.Lstat(filepath.Join(w.dir, bucket, key))
 		switch {
 		case err == nil && info.Mode().IsRegular():
-			b.known[key] = stampOf(info)
+			b.known[key] = sightOf(info)
 		case errors.Is(err, fs.ErrNotExist):
 			delete(b.known, key)
 		}
