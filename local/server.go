@@ -57,8 +57,9 @@ const (
 	// connections is how many connections a port has open at once, and
 	// connectionsEach how many of them from one address.
 	connections, connectionsEach = 512, 128
-	// drainTime is what requests and jobs have to come to an end.
-	drainTime = 3 * time.Second
+	// drainTime is what requests and jobs have to come to an end, and cutTime
+	// what requests that are cut then have to record that.
+	drainTime, cutTime = 3 * time.Second, time.Second
 )
 
 // server is the whole program, running.
@@ -70,6 +71,7 @@ type server struct {
 	gateway     *gateway.Gateway // nil where another S3 server is used
 	listener    net.Listener
 	http        *http.Server
+	requests    sync.RWMutex // read-locked by each request
 	workers     []worker
 	reconcilers []queue.Sender
 	activity    *activity.Log
@@ -320,10 +322,15 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		m.Handler().ServeHTTP(w, r)
 		return nil
 	}}}
+	handler := web.Handler(web.Config{
+		Auth: operator, PublicRead: cfg.PublicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
+	}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
 	s.http = &http.Server{
-		Handler: web.Handler(web.Config{
-			Auth: operator, PublicRead: cfg.PublicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
-		}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.requests.RLock()
+			defer s.requests.RUnlock()
+			handler.ServeHTTP(w, r)
+		}),
 		// Bodies of gigabytes have no deadline but stillness, which package
 		// web sees to; heads are small.
 		ReadHeaderTimeout: web.HeaderTimeout,
@@ -454,19 +461,43 @@ func (s *server) serve(ctx context.Context) error {
 	}
 	s.log.Info("stopping")
 	stopWork() // jobs hand themselves back while requests come to their end
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	jobs := closed(wg.Wait)
+	ctx = context.WithoutCancel(ctx)
+	drain, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	if s.http.Shutdown(drain) != nil {
 		_ = s.http.Close()
 	}
-	stopped := make(chan struct{})
-	go func() { wg.Wait(); close(stopped) }()
-	select {
-	case <-stopped:
-	case <-drain.Done():
+	end, cancelEnd := context.WithTimeout(ctx, cutTime)
+	defer cancelEnd()
+	if !isClosed(end, closed(s.requests.Lock)) {
+		s.log.Warn("some requests did not end in time")
+	}
+	if !isClosed(end, jobs) {
 		s.log.Warn("some jobs did not stop in time; they go on from their checkpoints at the next start")
 	}
 	return errors.Join(err, s.stop())
+}
+
+// closed returns a channel that is closed once wait has returned.
+func closed(wait func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() { wait(); close(done) }()
+	return done
+}
+
+// isClosed waits for done until ctx ends, and reports whether it is closed.
+func isClosed(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // reconcile has the functions compare their records with what is there, now
