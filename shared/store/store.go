@@ -138,6 +138,11 @@ type Part struct {
 	LastModified time.Time `json:"-"`
 }
 
+// Equal reports whether p and q are one part, whether a listing gave it or not.
+func (p Part) Equal(q Part) bool {
+	return p.Number == q.Number && p.ETag == q.ETag && p.Size == q.Size
+}
+
 // A PendingUpload is a multipart upload that is neither completed nor aborted.
 type PendingUpload struct {
 	Key, ID   string

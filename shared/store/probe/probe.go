@@ -342,7 +342,7 @@ func (p *probe) multipart(ctx context.Context) error {
 	if err != nil {
 		return or(noMultipart, err)
 	}
-	if len(parts) != 1 || parts[0].Number != part.Number || parts[0].ETag != part.ETag || parts[0].Size != part.Size {
+	if len(parts) != 1 || !parts[0].Equal(part) {
 		return noMultipart
 	}
 	v, err := p.root.CompleteUpload(ctx, key, id, parts)
