@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"errors"
+	"io"
 	"strings"
 
 	"github.com/gofiber/fiber/v3"
+	"github.com/valyala/fasthttp"
 	"github.com/versity/versitygw/auth"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
@@ -26,13 +28,13 @@ var errUnauthenticated = errors.New("the client sent too much before it authenti
 // of a POST upload, whose signature is one of its fields. That reader has no
 // limit, so the connection stops reading after maxForm bytes.
 //
-// A chunked body is refused, as on AWS: versitygw leaves it unread on a
-// connection that it keeps.
+// A chunked body is refused, as on AWS, except in aws-chunked, which says its
+// length elsewhere: clients send that over TLS.
 func admit(ctx fiber.Ctx) error {
 	switch length := ctx.Request().Header.ContentLength(); {
-	case length == -1:
+	case length == -1 && !s3utils.IsStreamingPayload(ctx.Get("X-Amz-Content-Sha256")):
 		return reject(ctx, s3err.GetAPIError(s3err.ErrMissingContentLength))
-	case length > maxDocument && !isStreamed(ctx):
+	case (length > maxDocument || length == -1) && !isStreamed(ctx):
 		return reject(ctx, s3err.GetMaxMessageLengthExceeded(maxDocument))
 	}
 	if c, ok := ctx.RequestCtx().Conn().(*conn); ok {
@@ -60,11 +62,23 @@ func isStreamed(ctx fiber.Ctx) bool {
 	return false
 }
 
-// reject answers a request without reading its body, and closes the
-// connection.
+// reject answers a request in place of the handlers.
 func reject(ctx fiber.Ctx, answer s3err.S3Error) error {
-	ctx.Response().Header.SetConnectionClose()
 	ctx.Response().Header.SetContentType(fiber.MIMEApplicationXML)
 	requestID, hostID := s3utils.EnsureRequestIDs(ctx)
 	return ctx.Status(answer.StatusCode()).Send(answer.XMLBody(requestID, hostID))
+}
+
+// isRead reports whether the body of a request was read to its end. What is
+// left of it on the connection would be read as the next request.
+func isRead(req *fasthttp.Request) bool {
+	body := req.BodyStream()
+	if body == nil {
+		return true
+	}
+	if req.Header.ContentLength() < 0 {
+		return false // to look for the end of the chunks could block
+	}
+	_, err := body.Read(nil)
+	return errors.Is(err, io.EOF)
 }

@@ -43,6 +43,7 @@ func TestStrangersHoldNoMemory(t *testing.T) {
 		"a bucket":               {"PUT /bucket HTTP/1.1\r\nHost: x\r\n", "", long},
 		"an object":              {"PUT /images/a.img HTTP/1.1\r\nHost: x\r\n", "", long},
 		"a chunked object":       {"PUT /images/a.img HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", "", "10000\r\n" + long + "\r\n"},
+		"aws-chunked":            {"POST /images?delete HTTP/1.1\r\nHost: x\r\nX-Amz-Content-Sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\nTransfer-Encoding: chunked\r\n", "", "10000\r\n" + long + "\r\n"},
 		"the body of a download": {"GET /images/a.img HTTP/1.1\r\nHost: x\r\n", "", long},
 		"an admin's request":     {"PATCH /create-user HTTP/1.1\r\nHost: x\r\n", "", long},
 	} {

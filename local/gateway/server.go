@@ -53,7 +53,12 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 		http:  app.Server(),
 		ended: make(chan error, len(from)),
 	}
-	s.http.Handler = handler
+	s.http.Handler = func(ctx *fasthttp.RequestCtx) {
+		handler(ctx)
+		if !isRead(&ctx.Request) {
+			ctx.SetConnectionClose()
+		}
+	}
 	s.http.IdleTimeout = idleTimeout
 	s.http.ReadTimeout = cfg.HeadTimeout // ends with authentication: see conn.Read
 	s.http.ReduceMemoryUsage = true      // a connection without a request has no buffers

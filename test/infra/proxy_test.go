@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"imageroot/shared/store/s3store"
 	"imageroot/test/runner"
 )
 
@@ -206,6 +207,16 @@ func TestProxyServes(t *testing.T) {
 	env := []string{"AWS_ACCESS_KEY_ID=UPLOADS", "AWS_SECRET_ACCESS_KEY=" + secret, "AWS_REGION=us-east-1", "AWS_CA_BUNDLE=" + front.roots, "HOME=" + t.TempDir()}
 	must(t, env, "aws", "--endpoint-url", front.s3, "s3", "cp", "--only-show-errors", path, "s3://images/")
 
+	afar, err := s3store.Open(t.Context(), s3store.Config{Endpoint: front.s3, Region: "us-east-1", AccessKey: "UPLOADS", SecretKey: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := afar.Root("images", "").PresignGet(t.Context(), "from-afar.img", "from-afar.img", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusedUploads(t, front, signed)
+
 	client := *front.client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	res, err := client.PostForm(front.pages+"/ui/login", url.Values{"password": {"correct horse"}})
@@ -229,4 +240,45 @@ func TestProxyServes(t *testing.T) {
 	if err != nil || res.StatusCode != http.StatusPartialContent || sha256.Sum256(got) != sha256.Sum256(content[17<<20:]) {
 		t.Errorf("a range: %s, %d bytes, %v", res.Status, len(got), err)
 	}
+}
+
+// refusedUploads sends uploads of unknown length without a signature, whose
+// content reads like requests, beside signed requests of others: over the
+// connections to the gateway that the proxy keeps.
+func refusedUploads(t *testing.T, front *proxy, signed string) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 25 {
+				body := strings.NewReader(strings.Repeat("GET /catalog HTTP/1.1\r\nHost: x\r\n\r\n", 3000))
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, front.s3+"/images/refused.img", io.NopCloser(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// What becomes of it matters to the others only.
+				if res, err := front.client.Do(req); err == nil {
+					_ = res.Body.Close()
+				}
+				req, err = http.NewRequestWithContext(t.Context(), http.MethodGet, signed, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req.Header.Set("Range", "bytes=0-9")
+				res, err := front.client.Do(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				if err != nil || res.StatusCode != http.StatusPartialContent || len(got) != 10 {
+					t.Errorf("a signed request is answered %s, %q, %v", res.Status, got, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
