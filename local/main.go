@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"imageroot/shared/config"
+	"imageroot/shared/web"
 )
 
 // version is set by the linker in releases.
@@ -49,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case ill:
 		return newDoctor(cfg).examine(ctx, stdout)
 	}
-	s, err := start(ctx, cfg, slog.New(slog.NewTextHandler(stderr, nil)))
+	s, err := start(ctx, cfg, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil

@@ -98,7 +98,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
-	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Log: log})
+	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.TrustedProxies.Has, Log: log})
 	looks, hashes, checks := memqueue.New(log), memqueue.New(log), memqueue.New(log)
 	fetches, assemblies := memqueue.New(log), memqueue.New(log)
 
@@ -224,7 +224,7 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 		Uploader: gateway.Uploader{
 			Access: s.cfg.S3AccessKey, Secret: s.cfg.S3SecretKey, Bucket: s.cfg.ImageRoot.Bucket, Prefix: s.cfg.ImageRoot.Prefix,
 		},
-		Changed: changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Log: s.log,
+		Changed: changed, Watch: []string{s.cfg.ImageRoot.Bucket}, Exempt: s.cfg.TrustedProxies.Has, Log: s.log,
 	})
 	return err
 }
@@ -323,7 +323,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		return nil
 	}}}
 	handler := web.Handler(web.Config{
-		Auth: operator, PublicRead: cfg.PublicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
+		Auth: operator, PublicRead: cfg.PublicRead, Proxies: cfg.TrustedProxies, PublicURL: cfg.PublicURL, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
 	}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

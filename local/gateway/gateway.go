@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -60,6 +61,9 @@ type Config struct {
 	// HeadTimeout is the time that a request has to arrive, as far as it is
 	// read before the client is authenticated. 0 is 10 seconds.
 	HeadTimeout time.Duration
+	// Exempt reports whether an address is that of a trusted proxy, whose
+	// connections are many clients'. Nil is none.
+	Exempt func(netip.Addr) bool
 	// Log gets what the operator should know. Nil drops it.
 	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
@@ -154,7 +158,7 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	}
 	g.backend.expect = g.watcher.expect
 	g.inside = newInside()
-	public := quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Log: cfg.Log})
+	public := quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.Exempt, Log: cfg.Log})
 	if g.server, err = serve(g.backend, cfg, public, g.inside); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 
 	"imageroot/shared/auth"
 	"imageroot/shared/netpolicy"
+	"imageroot/shared/web"
 )
 
 // A Location is a place in an S3 server.
@@ -45,6 +46,8 @@ type Config struct {
 	HashWorkers              int
 	FetchWorkers             int
 	Check                    bool // read every image through once it is hashed
+	TrustedProxies           web.Proxies
+	PublicURL                string // without a slash at the end; empty: as each client addresses it
 	// AllowNet is what sources may reach beyond the default policy.
 	AllowNet string
 	// PlainHTTP are registries that are spoken to without TLS.
@@ -106,6 +109,8 @@ var settings = []setting{
 	{"EVENTS", EventsAuto, "how to hear of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
 	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
 	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", boolean(func(c *Config) *bool { return &c.PublicRead })},
+	{"PUBLIC_URL", "", "URL of the pages and API as clients reach them, for listings (default: the host that each asks for)", publicURL},
+	{"TRUSTED_PROXIES", "", "proxies (addresses and CIDRs, separated by commas) whose X-Forwarded-For and X-Forwarded-Proto are believed", trustedProxies},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
 	{"CHECK", "true", "whether images are decompressed once, to see that they are whole", boolean(func(c *Config) *bool { return &c.Check })},
@@ -242,8 +247,7 @@ func endpoint(c *Config, v string) error {
 	if v == "" {
 		return nil
 	}
-	u, err := url.Parse(v)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+	if !isOrigin(v) {
 		return fmt.Errorf("%q is not the URL of an S3 server, like http://127.0.0.1:9000", v)
 	}
 	return nil
@@ -320,6 +324,25 @@ func workers(field func(*Config) *int) func(*Config, string) error {
 		*field(c) = n
 		return nil
 	}
+}
+
+func publicURL(c *Config, v string) error {
+	c.PublicURL = strings.TrimSuffix(v, "/")
+	if v != "" && !isOrigin(v) {
+		return fmt.Errorf("%q is not the URL of a server, like https://images.example.org", v)
+	}
+	return nil
+}
+
+// isOrigin reports whether v is an HTTP URL of a host and nothing else.
+func isOrigin(v string) bool {
+	u, err := url.Parse(v)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && strings.Trim(u.Path, "/") == ""
+}
+
+func trustedProxies(c *Config, v string) (err error) {
+	c.TrustedProxies, err = web.ParseProxies(v)
+	return err
 }
 
 func allowNet(c *Config, v string) error {

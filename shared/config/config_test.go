@@ -3,11 +3,14 @@ package config
 import (
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+
+	"imageroot/shared/web"
 )
 
 // clean takes everything from the environment that would be read.
@@ -65,6 +68,10 @@ func TestSettings(t *testing.T) {
 		{"HASH_WORKERS", "64", func(c *Config) { c.HashWorkers = 64 }, ""},
 		{"FETCH_WORKERS", "1", func(c *Config) { c.FetchWorkers = 1 }, ""},
 		{"ALLOW_NET", "loopback, 10.0.0.0/8", func(c *Config) { c.AllowNet = "loopback, 10.0.0.0/8" }, ""},
+		{"PUBLIC_URL", "https://images.example.org/", func(c *Config) { c.PublicURL = "https://images.example.org" }, ""},
+		{"TRUSTED_PROXIES", "127.0.0.1, 10.89.0.7/24", func(c *Config) {
+			c.TrustedProxies = web.Proxies{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.89.0.0/24")}
+		}, ""},
 		{"PLAIN_HTTP", "Registry.lan:5000, other", func(c *Config) { c.PlainHTTP = []string{"registry.lan:5000", "other"} }, ""},
 	} {
 		seen[tt.name] = true
@@ -175,6 +182,9 @@ func TestRefused(t *testing.T) {
 		{"FETCH_WORKERS", "two", "from 1 to 64"},
 		{"ALLOW_NET", "everything", "not a network"},
 		{"PLAIN_HTTP", "http://registry", "HOST"},
+		{"TRUSTED_PROXIES", "proxy.lan", "CIDR"},
+		{"PUBLIC_URL", "images.example.org", "https://"},
+		{"PUBLIC_URL", "https://images.example.org/path", "https://"},
 	} {
 		flag := "--" + strings.ToLower(strings.ReplaceAll(tt.name, "_", "-"))
 		t.Run(tt.name+" "+strings.ReplaceAll(tt.value, "/", "_"), func(t *testing.T) {

@@ -3,6 +3,7 @@ package lambda
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -101,6 +102,7 @@ func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Requ
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
 		RemoteAddr: net.JoinHostPort(e.RequestContext.HTTP.SourceIP, "0"),
+		TLS:        &tls.ConnectionState{}, // there are no others
 	}).WithContext(ctx)
 	if len(body) == 0 {
 		r.Body = http.NoBody

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -185,8 +187,8 @@ func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	return strings.ToValidUTF8(string(b), "")
 }
 
-// ClientIP is the address that a request came from. Behind a proxy it is the
-// proxy's.
+// ClientIP is the address that a request came from: that of the client of a
+// trusted proxy (see [Proxies]).
 func ClientIP(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -195,17 +197,45 @@ func ClientIP(r *http.Request) string {
 	return host
 }
 
-// IsTLS reports whether the client came by TLS, here or at a proxy that says so.
+// IsTLS reports whether the client came by TLS, here or at a trusted proxy,
+// which says so.
 func IsTLS(r *http.Request) bool {
 	return r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
 
-// BaseURL is this server as the client addressed it, without a slash at the end.
+// BaseURL is this server's public URL, or else the one that the client
+// addressed, without a slash at the end.
 func BaseURL(r *http.Request) string {
+	if base, ok := r.Context().Value(baseKey{}).(string); ok {
+		return base
+	}
 	if IsTLS(r) {
 		return "https://" + r.Host
 	}
 	return "http://" + r.Host
+}
+
+type baseKey struct{}
+
+// hosts are the values of Host that are made URLs of.
+var hosts = regexp.MustCompile(`^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
+
+// address gives r a base URL where its Host is not the one: there is a public
+// URL, or there is no Host (HTTP/1.0 needs none) or none that is one. Then it
+// is the address that the client connected to.
+func (h *handler) address(r *http.Request) *http.Request {
+	base := h.cfg.PublicURL
+	if base == "" {
+		if hosts.MatchString(r.Host) {
+			return r
+		}
+		host := "localhost"
+		if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+			host = addr.String()
+		}
+		base = "http://" + host
+	}
+	return r.WithContext(context.WithValue(r.Context(), baseKey{}, base))
 }
 
 func queryEscape(s string) string { return url.QueryEscape(s) }

@@ -81,6 +81,11 @@ type Authenticator interface {
 type Config struct {
 	Auth       Authenticator
 	PublicRead bool
+	// Proxies are those whose X-Forwarded-For and X-Forwarded-Proto count.
+	Proxies Proxies
+	// PublicURL is this server as clients reach it, without a slash at the end;
+	// empty has each address it as it does.
+	PublicURL string
 	// ErrorPage shows a problem to a person. The status is still to be written.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *problem.Error, status int)
 	Metric    *metric.Set
@@ -112,6 +117,8 @@ func (nothing) ServeHTTP(http.ResponseWriter, *http.Request) {}
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
+	h.cfg.Proxies.resolve(r)
+	r = h.address(r)
 	id := requestID(r)
 	rw := &responseWriter{ResponseWriter: w}
 	body := &requestBody{ReadCloser: r.Body, left: r.ContentLength}
@@ -134,7 +141,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if v := recover(); v != nil {
 			cut = true
 			if v != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
-				err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+				err = fmt.Errorf("panic: %v", v)
+				rw.stack = debug.Stack()
 				if rw.status == 0 {
 					cut = false
 					h.fail(rw, r, err)
@@ -284,6 +292,9 @@ func (h *handler) log(rt *Route, r *http.Request, w *responseWriter, id string, 
 	if cut {
 		attrs = append(attrs, "cut", true)
 	}
+	if w.stack != nil {
+		attrs = append(attrs, "stack", string(w.stack))
+	}
 	if err != nil {
 		attrs = append(attrs, "error", err.Error())
 		if _, login := errors.AsType[*loginRequired](err); !login && problem.From(err).Code == problem.Internal {
@@ -347,6 +358,7 @@ type responseWriter struct {
 	status  int
 	bytes   int64
 	stopped bool                     // reading the body, before its end
+	stack   []byte                   // of a panic
 	stall   *http.ResponseController // of streams
 	still   time.Time                // when the write deadline was set
 }

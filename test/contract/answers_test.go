@@ -885,5 +885,6 @@ func (s *server) testSession(t *testing.T) {
 	for range 5 {
 		login(401, quote("password", "wrong"))
 	}
-	login(429, quote("password", password))
+	login(429, quote("password", "wrong"))
+	login(204, quote("password", password))
 }

@@ -192,7 +192,7 @@ func TestProxyServes(t *testing.T) {
 	const secret = "the-key-of-uploads-0123456789"
 	p, err := runner.Start(t.Context(), runner.Options{
 		Binary: released, Args: []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data")},
-		Env: []string{"HOME=" + t.TempDir(), "IMAGEROOT_PASSWORD=correct horse", "IMAGEROOT_S3_ACCESS_KEY=UPLOADS", "IMAGEROOT_S3_SECRET_KEY=" + secret},
+		Env: []string{"HOME=" + t.TempDir(), "IMAGEROOT_TRUSTED_PROXIES=127.0.0.1", "IMAGEROOT_PASSWORD=correct horse", "IMAGEROOT_S3_ACCESS_KEY=UPLOADS", "IMAGEROOT_S3_SECRET_KEY=" + secret},
 	})
 	if err != nil {
 		t.Fatal(err)

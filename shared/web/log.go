@@ -1,0 +1,32 @@
+package web
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+// maxLogged is how many bytes of a value are logged: strangers write paths,
+// names, and what errors quote of these.
+const maxLogged = 1000
+
+// CutAttr cuts what is too long for a log. It is for ReplaceAttr of
+// [slog.HandlerOptions]. A stack is left whole.
+func CutAttr(_ []string, a slog.Attr) slog.Attr {
+	var s string
+	switch v := a.Value.Resolve(); v.Kind() {
+	case slog.KindString:
+		s = v.String()
+	case slog.KindAny:
+		switch v := v.Any().(type) {
+		case error:
+			s = v.Error()
+		case fmt.Stringer:
+			s = v.String()
+		}
+	}
+	if len(s) <= maxLogged || a.Key == "stack" {
+		return a
+	}
+	return slog.String(a.Key, fmt.Sprintf("%s... (%d bytes)", strings.ToValidUTF8(s[:maxLogged], ""), len(s)))
+}

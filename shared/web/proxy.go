@@ -1,0 +1,65 @@
+package web
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Proxies are the addresses whose X-Forwarded-* fields are believed.
+type Proxies []netip.Prefix
+
+// ParseProxies reads addresses and CIDRs, separated by commas.
+func ParseProxies(list string) (Proxies, error) {
+	var p Proxies
+	for one := range strings.SplitSeq(list, ",") {
+		one = strings.TrimSpace(one)
+		if one == "" {
+			continue
+		}
+		network, err := netip.ParsePrefix(one)
+		if addr, addrErr := netip.ParseAddr(one); addrErr == nil {
+			addr = addr.Unmap()
+			network, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%q is neither an address nor a CIDR, like 127.0.0.1 or 10.89.0.0/24", one)
+		}
+		p = append(p, network.Masked())
+	}
+	return p, nil
+}
+
+// Has reports whether addr is that of a trusted proxy.
+func (p Proxies) Has(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	return slices.ContainsFunc(p, func(n netip.Prefix) bool { return n.Contains(addr) })
+}
+
+// resolve makes r what the client sent: its RemoteAddr is the client's, and
+// X-Forwarded-Proto is there if a trusted proxy says so. Each proxy appends to
+// X-Forwarded-For the address that it was called from, so the client is the
+// last one that is no trusted proxy; what is before may be made up.
+func (p Proxies) resolve(r *http.Request) {
+	from, err := netip.ParseAddr(ClientIP(r))
+	if err != nil || !p.Has(from) {
+		for _, field := range []string{"X-Forwarded-For", "X-Forwarded-Proto"} {
+			r.Header.Del(field)
+		}
+		return
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			return
+		}
+		r.RemoteAddr = net.JoinHostPort(addr.Unmap().String(), "0")
+		if !p.Has(addr) {
+			return
+		}
+	}
+}
