@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
 	"imageroot/shared/web"
@@ -63,7 +65,7 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 			Action: "/images/" + url.PathEscape(key) + "?_method=DELETE", Button: "Delete", Done: key + " was deleted.",
 		}
 		if row, ok := s.ByName(key); ok {
-			c.Facts = facts(row)
+			c.Facts = facts(row, key)
 			if others(row, inventory.Local, key) {
 				c.Text = "The object is removed from the image root. The same bytes stay in the catalog by the other sources."
 			}
@@ -71,8 +73,8 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 		return c, nil
 	case "replace":
 		old, ok := s.Spelled(key)
-		if !ok {
-			return nil, nil
+		if !ok || !image.IsName(key) {
+			return nil, nil // the upload is refused with the reason
 		}
 		if old != key {
 			return &templates.Confirm{
@@ -85,7 +87,7 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 			Action: imagesPath, Button: "Replace", Choice: true,
 		}
 		if row, ok := s.ByName(key); ok {
-			c.Facts = facts(row)
+			c.Facts = facts(row, key)
 		}
 		return c, nil
 	case "beside":
@@ -102,7 +104,7 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 		c := &templates.Confirm{
 			Question: "Delete the entry " + row.Names[0] + "?",
 			Text:     "The URL is taken out of the catalog, and bytes that were fetched from it are dropped unless something else names them.",
-			Facts:    append([]templates.Detail{{Name: "URL", Value: key}}, facts(row)...),
+			Facts:    append([]templates.Detail{{Name: "URL", Value: key}}, facts(row, row.Names[0])...),
 			Action:   "/catalog/entries?" + url.Values{"_method": {"DELETE"}, "src": {key}}.Encode(),
 			Button:   "Delete", Done: "The entry " + row.Names[0] + " was deleted.",
 		}
@@ -115,14 +117,15 @@ func (p *pages) question(ctx context.Context, what, key string) (*templates.Conf
 		return &templates.Confirm{
 			Question: "Drop the fetched bytes of " + row.Names[0] + "?",
 			Text:     "The bytes are removed from this server. The entry stays, and they can be fetched again as long as the source has them.",
-			Facts:    facts(row), Action: "/catalog/cache/" + key + "?_method=DELETE", Button: "Drop",
+			Facts:    facts(row, row.Names[0]), Action: "/catalog/cache/" + key + "?_method=DELETE", Button: "Drop",
 			Done: "The fetched bytes of " + row.Names[0] + " were dropped.",
 		}, nil
 	}
 	return nil, problem.New(problem.Invalid, "this page asks about an image, an entry or a cache")
 }
 
-func facts(row *inventory.Row) []templates.Detail {
+// facts are what is known of a row, asked about by a name.
+func facts(row *inventory.Row, name string) []templates.Detail {
 	var list []templates.Detail
 	if row.SizeBytes != nil {
 		s := sizeOf(*row.SizeBytes)
@@ -131,8 +134,8 @@ func facts(row *inventory.Row) []templates.Detail {
 	if row.SHA256 != nil {
 		list = append(list, templates.Detail{Name: "SHA-256", Value: *row.SHA256})
 	}
-	if len(row.Names) > 1 {
-		list = append(list, templates.Detail{Name: "Also", Value: strings.Join(row.Names[1:], ", ")})
+	if others := slices.DeleteFunc(slices.Clone(row.Names), func(n string) bool { return n == name }); len(others) > 0 {
+		list = append(list, templates.Detail{Name: "Also", Value: strings.Join(others, ", ")})
 	}
 	return list
 }

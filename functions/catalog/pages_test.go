@@ -283,6 +283,17 @@ func TestConfirm(t *testing.T) {
 			t.Errorf("an upload of %+q is not asked about with %q:\n%s", key, want, w.Body)
 		}
 	}
+	// What the upload would refuse is not asked about.
+	if _, err := f.Images.Put(t.Context(), "disk.tar.gz", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	if w := c.get("/ui/images/confirm?what=replace&key=disk.tar.gz"); w.Code != http.StatusSeeOther {
+		t.Errorf("a tarball is asked about: %d", w.Code)
+	}
+	row := &inventory.Row{Names: []string{"first.img", "second.img", "third.img"}}
+	if got := facts(row, "second.img"); len(got) != 1 || got[0].Value != "first.img, third.img" {
+		t.Errorf("the other names of second.img are %v", got)
+	}
 	for _, what := range []string{"image", "replace", "entry", "cache"} {
 		target := "/ui/images/confirm?" + url.Values{"what": {what}, "key": {"gone.img"}}.Encode()
 		if w := c.get(target); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/images" {

@@ -206,9 +206,27 @@ func (o *Operator) Authenticated(r *http.Request) (bool, error) {
 	return !ended && err == nil, err
 }
 
+// Refused implements web.Refuser. Whether there is a token does not help a client
+// that guesses one.
+func (o *Operator) Refused(r *http.Request) string {
+	token, sent := bearer(r)
+	_, err := r.Cookie(SessionCookie)
+	switch {
+	case sent && token == "":
+		return "the API token that was sent is empty: set the variable that it comes from"
+	case sent && o.cfg.Token == "":
+		return "this server has no API token: start it with one in IMAGEROOT_TOKEN, or log in at /ui/login"
+	case sent:
+		return "the API token that was sent is not this server's, which is what IMAGEROOT_TOKEN was at its start"
+	case err == nil:
+		return "the session has ended: log in again at /ui/login"
+	}
+	return ""
+}
+
 func bearer(r *http.Request) (string, bool) {
-	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.TrimSpace(token), ok && strings.EqualFold(scheme, "Bearer")
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
 }
 
 // Login checks a password and begins a session. The error is a

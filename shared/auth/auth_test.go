@@ -247,6 +247,37 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// Who sends no token that is right is told which mistake it is.
+func TestRefused(t *testing.T) {
+	operators := map[string]*Operator{}
+	for _, token := range []string{"a-token-for-tests", ""} {
+		operators[token] = open(t, Config{Records: memstore.New(), Password: testPassword, Token: token, Now: newClock().now})
+	}
+	for _, tt := range []struct{ token, authorization, cookie, want string }{
+		{"a-token-for-tests", "Bearer wrong", "", "not this server's"},
+		{"a-token-for-tests", "Bearer", "", "empty"},
+		{"a-token-for-tests", "Bearer ", "", "empty"},
+		{"", "Bearer a-token-for-tests", "", "no API token"},
+		{"a-token-for-tests", "", "old", "ended"},
+		{"a-token-for-tests", "", "", ""},
+	} {
+		o := operators[tt.token]
+		r := httptest.NewRequest(http.MethodGet, "/catalog", nil)
+		if tt.authorization != "" {
+			r.Header.Set("Authorization", tt.authorization)
+		}
+		if tt.cookie != "" {
+			r.AddCookie(&http.Cookie{Name: SessionCookie, Value: tt.cookie})
+		}
+		if ok, err := o.Authenticated(r); ok || err != nil {
+			t.Errorf("%+v: %v, %v", tt, ok, err)
+		}
+		if got := o.Refused(r); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%+v: %q", tt, got)
+		}
+	}
+}
+
 func TestThrottle(t *testing.T) {
 	c := newClock()
 	o := open(t, Config{Records: memstore.New(), Password: testPassword, Now: c.now})

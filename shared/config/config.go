@@ -145,7 +145,7 @@ func Load(args []string, help io.Writer) (Config, error) {
 	case err != nil:
 		return Config{}, fmt.Errorf("%s (--help lists the flags)", oneLine(err))
 	case fs.NArg() > 0:
-		return Config{}, fmt.Errorf("%q is not a flag (--help lists the flags)", fs.Arg(0))
+		return Config{}, fmt.Errorf("%q is not a flag, and the one command, doctor, comes before the flags (--help lists the flags)", fs.Arg(0))
 	case *version:
 		return Config{}, ErrVersion
 	}

@@ -21,6 +21,21 @@ type placed struct{}
 func (placed) Error() string   { return "inside" }
 func (placed) Problem() *Error { return New(Malformed, "line 3: no name") }
 
+// A client that drops the body has the detail in a header, as one line of ASCII.
+func TestDetailHeader(t *testing.T) {
+	for detail, want := range map[string]string{
+		`the image "a" is cut short`:        `the image "a" is cut short`,
+		"\u00fc\u202e.img\r\nSet-Cookie: x": `\u00fc[U+202E].img\r\nSet-Cookie: x`,
+		strings.Repeat("x", 5000):           strings.Repeat("x", 1000) + "...",
+	} {
+		w := httptest.NewRecorder()
+		Write(w, httptest.NewRequest(http.MethodHead, "/", nil), New(Malformed, detail))
+		if got := w.Header().Get(DetailHeader); got != want {
+			t.Errorf("%.40q: the header is %.60q, want %.60q", detail, got, want)
+		}
+	}
+}
+
 func TestFrom(t *testing.T) {
 	_, nameErr := image.ParseName("a.tar.gz")
 	for _, c := range []struct {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"imageroot/shared/visible"
@@ -11,6 +12,11 @@ import (
 
 // RequestIDHeader is the field that carries a request's ID, both ways.
 const RequestIDHeader = "X-Request-Id"
+
+// DetailHeader is the field that has the detail of a problem, for clients that
+// drop the body (curl -f), and for HEAD. It is ASCII: other characters are
+// escaped as in Go. What is long is cut.
+const DetailHeader = "Problem-Detail"
 
 // MediaType is that of RFC 9457.
 const MediaType = "application/problem+json"
@@ -24,6 +30,7 @@ func Prepare(w http.ResponseWriter, e *Error) int {
 		h.Del(name)
 	}
 	h.Set("Cache-Control", "no-store")
+	h.Set(DetailHeader, headerText(e.Detail))
 	wait := e.RetryAfter
 	if wait <= 0 {
 		wait = retryAfter[e.Code]
@@ -33,6 +40,16 @@ func Prepare(w http.ResponseWriter, e *Error) int {
 		h.Set("Retry-After", strconv.FormatInt(seconds, 10))
 	}
 	return e.Code.Status()
+}
+
+func headerText(s string) string {
+	const most = 1000
+	quoted := strconv.QuoteToASCII(visible.Text(s))
+	quoted = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	if len(quoted) > most {
+		quoted = quoted[:most] + "..."
+	}
+	return quoted
 }
 
 // Write answers with the problem that err is ([From]), as

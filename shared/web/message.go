@@ -55,7 +55,13 @@ func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
 }
 
 func decodeForm(r *http.Request, v any) error {
-	if err := r.ParseForm(); err != nil {
+	err := r.ParseForm()
+	for name := range r.PostForm {
+		if strings.HasPrefix(strings.TrimSpace(name), "{") { // curl -d sends JSON so
+			return problem.New(problem.Unsupported, "the body looks like JSON, and was sent as a form: add the header Content-Type: application/json")
+		}
+	}
+	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +76,12 @@ const (
 type Authenticator interface {
 	// Authenticated reports whether the request comes from the operator.
 	Authenticated(r *http.Request) (bool, error)
+}
+
+// A Refuser is an [Authenticator] that says why a request does not come from the
+// operator, and what to do.
+type Refuser interface {
+	Refused(r *http.Request) string
 }
 
 // Config of a [Handler].
@@ -205,9 +212,26 @@ func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
 	miss.ServeHTTP(&rec, r)
 	if rec.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", rec.header.Get("Allow"))
-		return nil, problem.Newf(problem.Method, "%s is not possible here; %s is", methodLabel(r.Method), rec.header.Get("Allow"))
+		return nil, problem.Newf(problem.Method, "%s is not possible here; %s is%s", methodLabel(r.Method), rec.header.Get("Allow"), h.near(r))
 	}
-	return nil, problem.New(problem.NotFound, "there is nothing at this path")
+	return nil, problem.New(problem.NotFound, "there is nothing at this path"+h.near(r))
+}
+
+// near names the routes of a request's method below the first segment of its
+// path, for a client that missed one.
+func (h *handler) near(r *http.Request) string {
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	var near []string
+	for pattern := range h.routes {
+		if first != "" && strings.HasPrefix(pattern, r.Method+" /"+first+"/{") {
+			near = append(near, pattern)
+		}
+	}
+	if near == nil {
+		return ""
+	}
+	slices.Sort(near)
+	return "; there is " + strings.Join(near, ", ") + ", where {...} is one segment of the path"
 }
 
 func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
@@ -247,7 +271,11 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 		return &loginRequired{next: r.URL.RequestURI()}
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="imageroot"`)
-	return problem.New(problem.Unauthorized, "this needs the operator: log in at /ui/login, or send Authorization: Bearer with the API token")
+	reason := "this needs the operator: log in at /ui/login, or send Authorization: Bearer with the API token"
+	if a, ok := h.cfg.Auth.(Refuser); ok {
+		reason = cmp.Or(a.Refused(r), reason)
+	}
+	return problem.New(problem.Unauthorized, reason)
 }
 
 // loginRequired sends a person to the log-in page.

@@ -129,6 +129,7 @@ func TestRouting(t *testing.T) {
 		{"GET", "/things/a/b", "", 404, "nothing at this path", ""},
 		{"DELETE", "/things", "", 405, "DELETE is not possible here; GET, HEAD, POST is", "GET, HEAD, POST"},
 		{"POST", "/things/x", "", 405, "POST is not possible here", "DELETE, GET, HEAD, PUT"},
+		{"PUT", "/things/folder/x", "", 404, "PUT /things/{name}", ""},
 		{"BREW", "/things", "", 405, "other is not possible here", "GET, HEAD, POST"},
 		// Forms can only POST: they may ask for another method.
 		{"POST", "/things/x?_method=DELETE", form, 200, "delete", ""},
@@ -304,6 +305,8 @@ func TestDecode(t *testing.T) {
 		{form, "name=true", input{Name: "true"}, 200, ""},
 		{form, "name=first&name=last&refresh=false", input{Name: "last"}, 200, ""},
 		{form, "name=%zz", input{}, 422, "form"},
+		{form, `{"name": "x"}`, input{}, 415, "Content-Type: application/json"},
+		{form, ` {"name": "https://example.org/?a=b&c=%zz"}`, input{}, 415, "Content-Type: application/json"},
 		{"text/plain", `{"name": "x"}`, input{}, 415, "application/json"},
 		{"nonsense/;", `{}`, input{}, 415, "application/json"},
 		{"application/json", `{"name": 5}`, input{}, 422, "name cannot be a number"},
