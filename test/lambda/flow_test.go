@@ -243,8 +243,14 @@ func TestUploadInParts(t *testing.T) {
 	}
 	// The address that is the same everywhere leads there too.
 	r := w.want(307, "PUT", "/uploads/"+v.ID+"/parts/1", nil)
-	w.want(200, "PUT", r.header.Get("Location"), data[:v.PartSize])
-	w.want(202, "POST", "/uploads/"+v.ID+"/complete", nil)
+	first := w.want(200, "PUT", r.header.Get("Location"), data[:v.PartSize]).header.Get("ETag")
+	// Another client's part is not taken for the one that was sent.
+	part2 := w.want(307, "PUT", "/uploads/"+v.ID+"/parts/2", nil).header.Get("Location")
+	second := w.want(200, "PUT", part2, data[v.PartSize:]).header.Get("ETag")
+	w.want(200, "PUT", part2, bytes.ToUpper(data[v.PartSize:]))
+	w.want(409, "POST", "/uploads/"+v.ID+"/complete", map[string]any{"etags": []string{first, second}})
+	w.want(200, "PUT", part2, data[v.PartSize:])
+	w.want(202, "POST", "/uploads/"+v.ID+"/complete", map[string]any{"etags": []string{first, second}})
 	w.until("the upload is completed", func() bool {
 		return as[view](t, w.want(200, "GET", "/uploads/"+v.ID, nil).body).Status == "completed"
 	})
