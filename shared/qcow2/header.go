@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 )
 
 // What is wrong with a file. An [*Error] is one of these, and says more.
@@ -93,6 +94,11 @@ const (
 	maxClusterBits = 21       // QEMU's limit
 	maxL1Bytes     = 32 << 20 // so is this
 	maxBackingName = 1023
+	// maxRefcountOrder is of counts of 64 bits. They are not read.
+	maxRefcountOrder = 6
+	maxRefcountBytes = 8 << 20 // QEMU's limit
+	maxSnapshots     = 1 << 16 // so is this
+	snapshotHeader   = 40      // bytes of a snapshot, without its names
 )
 
 // ReadHeader reads the header of a file of size bytes, as far as it can be
@@ -123,6 +129,23 @@ func ReadHeader(file io.ReaderAt, size int64) (Header, error) {
 	h.clusterBits, h.ClusterSize = int(bits), 1<<bits
 	if err := h.readSize(u64(24), u32(36), u64(40)); err != nil {
 		return h, err
+	}
+	// Reference counts and snapshots are not read. An image that QEMU refuses for
+	// them is no better here.
+	for _, table := range []struct {
+		what         string
+		offset       uint64
+		bytes, limit uint64
+	}{
+		{"reference counts", u64(48), uint64(u32(56)) << bits, maxRefcountBytes},
+		{"snapshots", u64(64), uint64(u32(60)) * snapshotHeader, maxSnapshots * snapshotHeader},
+	} {
+		if table.bytes > table.limit || table.offset > math.MaxInt64-table.bytes || table.offset%uint64(h.ClusterSize) != 0 {
+			return h, corrupt("its table of %s, of %d bytes at byte %d, is none that QEMU takes", table.what, table.bytes, table.offset)
+		}
+	}
+	if u32(56) == 0 {
+		return h, corrupt("it has no reference counts")
 	}
 	switch crypt := u32(32); crypt {
 	case 0:
@@ -172,6 +195,9 @@ func (h *Header) readVersion3(buf []byte) error {
 	if length < headerV3 || int64(length) > h.ClusterSize {
 		return corrupt("its header claims a length of %d bytes", length)
 	}
+	if order := binary.BigEndian.Uint32(buf[96:]); order > maxRefcountOrder {
+		return corrupt("its reference counts would have 2^%d bits; 64 are the most", order)
+	}
 	h.Dirty, h.Corrupt = features&featureDirty != 0, features&featureCorrupt != 0
 	h.ExternalData, h.ExtendedL2 = features&featureExternalData != 0, features&featureExtendedL2 != 0
 	h.Unknown = features &^ knownFeatures
@@ -198,8 +224,11 @@ func (h *Header) readBacking(file io.ReaderAt, size int64, offset uint64, length
 	if offset == 0 {
 		return nil
 	}
-	if offset > uint64(h.ClusterSize) || length == 0 || length > maxBackingName || offset+uint64(length) > uint64(h.ClusterSize) {
+	if offset > uint64(h.ClusterSize) || length > maxBackingName || offset+uint64(length) > uint64(h.ClusterSize) {
 		return corrupt("the name of its backing file is not within its first cluster")
+	}
+	if length == 0 {
+		return nil
 	}
 	if int64(offset)+int64(length) > size {
 		return truncated("it ends within its header")
