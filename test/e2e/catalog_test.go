@@ -184,7 +184,7 @@ func TestCatalogShape(t *testing.T) {
 		var m map[string]json.RawMessage
 		s.get(t, "/catalog").Must(t, 200).JSON(t, &m)
 		for k := range m {
-			if !slices.Contains([]string{"images", "total", "next", "warnings"}, k) {
+			if !slices.Contains([]string{"images", "total", "next", "warnings", "others"}, k) {
 				t.Errorf("GET /catalog has %q", k)
 			}
 		}
