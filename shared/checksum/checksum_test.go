@@ -256,6 +256,7 @@ func TestLocations(t *testing.T) {
 		{"the list's name says SHA3", line("x.img"), "h/d/SHA3-256SUMS", "h/d/x.img", "too weak or not known"},
 		{"the list's name says BLAKE2b", digest('a', 128) + "  x.img\n", "h/d/b2sums.txt", "h/d/x.img", "too weak or not known"},
 		{"the list's name says BLAKE2b, a title SHA-512", "SHA512:\n" + digest('a', 128) + "  x.img\n", "h/d/b2sums.txt", "h/d/x.img", a512},
+		{"the list's name says no algorithm", line("tiger.img"), "h/d/tiger-shake.CHECKSUM", "h/d/tiger.img", a256},
 		{"the image's name says SHA-512", line("x-sha512.img"), "h/d/x-sha512.img.sha256", "h/d/x-sha512.img", a256},
 	} {
 		l, err := Parse(strings.NewReader(tt.list), tt.location)

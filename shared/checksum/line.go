@@ -21,7 +21,7 @@ var (
 
 	// algorithmWords matches the names of algorithms in a title or a file name.
 	algorithmWords = regexp.MustCompile(`(?i)\b(sha[- ]?(?:2-)?512[-/](?:224|256)|sha-?3(?:[- ]?(?:224|256|384|512))?|sha-?(?:2-)?(?:1|224|256|384|512)|md[245]` +
-		`|blake-?[23][bsp]{0,2}|b[23]sum|sm3|keccak|shake|whirlpool|streebog|gost|ripemd|rmd160|tiger)(?:-?\d{3})?s?(?:sums?)?\b`)
+		`|blake-?[23][bsp]{0,2}|b[23]sum|sm3|keccak|shake-?(?:128|256)|whirlpool|streebog|gost|ripemd|rmd160)(?:-?\d{3})?s?(?:sums?)?\b`)
 	// titleWords are what a title has beside the algorithm.
 	titleWords = regexp.MustCompile(`(?i)^(?:[^\pL\pN]|checksums?|sums?|digests?|hash(?:es)?)*$`)
 )
