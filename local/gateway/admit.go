@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"net/url"
 	"strings"
 
 	"github.com/gofiber/fiber/v3"
@@ -31,6 +32,9 @@ var errUnauthenticated = errors.New("the client sent too much before it authenti
 // A chunked body is refused, as on AWS, except in aws-chunked, which says its
 // length elsewhere: clients send that over TLS.
 func admit(ctx fiber.Ctx) error {
+	if _, err := url.PathUnescape(string(ctx.Request().URI().PathOriginal())); err != nil {
+		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI)) // versitygw takes it for an internal error
+	}
 	switch length := ctx.Request().Header.ContentLength(); {
 	case length == -1 && !s3utils.IsStreamingPayload(ctx.Get("X-Amz-Content-Sha256")):
 		return reject(ctx, s3err.GetAPIError(s3err.ErrMissingContentLength))

@@ -18,6 +18,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
 // TestStrangersHoldNoMemory sends bodies without end and without a signature.
@@ -85,6 +88,49 @@ func TestStrangersHoldNoMemory(t *testing.T) {
 				t.Errorf("%d bytes were allocated", n)
 			}
 		})
+	}
+}
+
+// TestPagesDoNotAct gets a page that a client uploaded, as a browser would.
+func TestPagesDoNotAct(t *testing.T) {
+	g := start(t, t.TempDir())
+	root(t, g.Endpoint(), "images")
+	c := raw(g.Endpoint())
+	in := &s3.PutObjectInput{Bucket: aws.String("images"), Key: aws.String("a.img"), Body: strings.NewReader("<script>"), ContentType: aws.String("text/html")}
+	if _, err := c.PutObject(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	u, err := s3.NewPresignClient(c).PresignGetObject(t.Context(), &s3.GetObjectInput{Bucket: in.Bucket, Key: in.Key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.Get(u.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK || res.Header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(res.Header.Get("Content-Security-Policy"), "sandbox") {
+		t.Errorf("the answer is %s with %v", res.Status, res.Header)
+	}
+}
+
+func TestMalformedPath(t *testing.T) {
+	g := start(t, t.TempDir())
+	for _, path := range []string{"/im%ages", "/images/%zz", "/images/a%", "/%"} {
+		c, err := net.Dial("tcp", g.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s is answered %s", path, res.Status)
+		}
 	}
 }
 

@@ -55,6 +55,10 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 	}
 	s.http.Handler = func(ctx *fasthttp.RequestCtx) {
 		handler(ctx)
+		// A page among the objects must not act for who views it: it has the
+		// host of imageroot's pages.
+		ctx.Response.Header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+		ctx.Response.Header.Set("X-Content-Type-Options", "nosniff")
 		if !isRead(&ctx.Request) {
 			ctx.SetConnectionClose()
 		}
