@@ -54,8 +54,7 @@ func admit(ctx fiber.Ctx) error {
 // isStreamed reports whether the body of a request is the content of an object
 // or part, or a form with one.
 func isStreamed(ctx fiber.Ctx) bool {
-	_, key, _ := strings.Cut(strings.TrimPrefix(ctx.Path(), "/"), "/")
-	query := ctx.Request().URI().QueryArgs()
+	key, query := keyOf(ctx), ctx.Request().URI().QueryArgs()
 	switch ctx.Method() {
 	case fiber.MethodPost:
 		return key == "" && !query.Has("delete")
@@ -64,6 +63,17 @@ func isStreamed(ctx fiber.Ctx) bool {
 			!query.Has("acl") && !query.Has("legal-hold") && !query.Has("retention") && !query.Has("tagging")
 	}
 	return false
+}
+
+// keyOf returns the key in the path of a request, or "" if the path is that of
+// a bucket. versitygw unescapes the whole path before it looks for the slash.
+func keyOf(ctx fiber.Ctx) string {
+	path, err := url.PathUnescape(ctx.Path())
+	if err != nil {
+		return "" // versitygw refuses it
+	}
+	_, key, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return key
 }
 
 // reject answers a request in place of the handlers.

@@ -196,3 +196,24 @@ func form(t testing.TB, access, secret, key string, data []byte, field, value st
 	}
 	return &b, w.FormDataContentType()
 }
+
+// TestLongDocuments sends what the gateway holds in memory, longer than it has
+// to be, under each spelling of a path.
+func TestLongDocuments(t *testing.T) {
+	g := start(t, t.TempDir())
+	root(t, g.Endpoint(), "images")
+	for _, line := range []string{
+		"POST /images?delete", "POST /images/?delete", "POST /images?%64elete",
+		"POST /images/a.img?uploadId=x", "POST /images%2Fa.img?uploadId=x", "POST /images%2fa.img?uploads",
+		"PUT /images%2Fa.img?tagging", "PUT /images", "PUT /images%2F",
+	} {
+		method, target, _ := strings.Cut(line, " ")
+		req, err := http.NewRequestWithContext(t.Context(), method, g.Endpoint()+target, bytes.NewReader(make([]byte, 5<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, body := status(t, req); code != http.StatusBadRequest || !strings.Contains(body, "MaxMessageLengthExceeded") {
+			t.Errorf("%s: %d %s", line, code, body)
+		}
+	}
+}

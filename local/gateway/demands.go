@@ -121,7 +121,7 @@ func decline(ctx fiber.Ctx) error {
 			return reject(ctx, answer)
 		}
 	}
-	_, key, _ := strings.Cut(strings.TrimPrefix(ctx.Path(), "/"), "/")
+	key := keyOf(ctx)
 	for k, value := range ctx.Request().URI().QueryArgs().All() {
 		name := string(k)
 		if answer := asks(name, string(value)); answer != nil {
