@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -15,6 +16,9 @@ const (
 	// refill how long it then waits for each.
 	burst  = 5
 	refill = 5 * time.Second
+	// pace is how many attempts a second all addresses with too many wrong
+	// passwords make together, and patience how long one waits for its turn.
+	pace, patience = 50, 5 * time.Second
 	// maxAddresses bounds the memory that strangers can make us use.
 	maxAddresses = 10_000
 )
@@ -22,8 +26,20 @@ const (
 // attempts slows guessing down. Each address has its own budget, so that
 // nobody locks the operator out. What it knows is one process's.
 type attempts struct {
+	pace *rate.Limiter
+
 	mu       sync.Mutex
 	limiters map[netip.Prefix]*rate.Limiter
+}
+
+func newAttempts() attempts { return attempts{pace: rate.NewLimiter(pace, pace)} }
+
+// turn waits for the turn of an attempt from an address with too many wrong
+// passwords. It reports whether the turn comes before patience and ctx end.
+func (a *attempts) turn(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return a.pace.Wait(ctx) == nil
 }
 
 // wait returns how long the address has to wait before another attempt.

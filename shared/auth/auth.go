@@ -115,7 +115,7 @@ var ErrNoPassword = errors.New("no operator password is set")
 // Open reads what is stored of the operator, and stores the hash of a new
 // password.
 func Open(ctx context.Context, cfg Config) (*Operator, error) {
-	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
+	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), attempts: newAttempts(), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
 	_, _ = rand.Read(o.quick) // never fails
 	if !cfg.Follow {
 		stored, err := readOr(ctx, o, layout.PasswordKey, "set IMAGEROOT_PASSWORD to choose the new password", func(p *passwordRecord, exists bool) error {
@@ -234,11 +234,17 @@ func bearer(r *http.Request) (string, bool) {
 // address.
 //
 // The right password is let in however many wrong ones came from its address,
-// which others may share: behind a router, or a proxy that is not trusted. So
-// limiting them spares work, and the log; a guess is no slower than a request.
+// which others may share: behind a router, or a proxy that is not trusted. All
+// attempts from addresses with too many wrong ones together are let through at
+// the pace of [attempts], which is what bounds guessing.
 func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string) error {
-	if !o.knows(password) {
-		if err := o.learn(r.Context(), web.ClientIP(r), password); err != nil {
+	from := web.ClientIP(r)
+	err := o.tooMany(from)
+	if err != nil && (!o.attempts.turn(r.Context()) || !o.knows(password)) {
+		return err
+	}
+	if err == nil && !o.knows(password) {
+		if err := o.learn(r.Context(), from, password); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -305,6 +306,20 @@ func TestThrottle(t *testing.T) {
 		if got := code("192.0.2.1:1", testPassword); got != "" {
 			t.Fatalf("the right password among wrong ones: %s", got)
 		}
+	}
+	// Guesses from there have a pace all the same.
+	hurried, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	refused := 0
+	for range 20 * pace {
+		r := httptest.NewRequestWithContext(hurried, http.MethodPost, "/ui/login", nil)
+		r.RemoteAddr = "192.0.2.1:1"
+		if o.Login(httptest.NewRecorder(), r, testPassword) != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("nothing slows guessing down")
 	}
 	// Other addresses do not wait.
 	for _, from := range []string{"192.0.2.2:1", "[2001:db8::1]:1"} {
