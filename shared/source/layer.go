@@ -50,13 +50,16 @@ func isSideFile(title string) bool {
 // candidates are the layers that may be the image: no side files, and each
 // content once for a title.
 func candidates(layers []ocispec.Descriptor) []ocispec.Descriptor {
+	type identity struct{ title, digest, part string }
 	var all []ocispec.Descriptor
+	seen := map[identity]bool{}
 	for _, l := range layers {
-		again := func(k ocispec.Descriptor) bool {
-			return titleOf(l) != "" && titleOf(l) == titleOf(k) && l.Digest == k.Digest && partNumber(l) == partNumber(k)
+		if l.MediaType == ocispec.MediaTypeEmptyJSON || l.Size <= 0 || l.Digest.Validate() != nil || isSideFile(titleOf(l)) {
+			continue
 		}
-		if l.MediaType != ocispec.MediaTypeEmptyJSON && l.Size > 0 && l.Digest.Validate() == nil && !isSideFile(titleOf(l)) &&
-			!slices.ContainsFunc(all, again) {
+		id := identity{titleOf(l), l.Digest.String(), partNumber(l)}
+		if id.title == "" || !seen[id] {
+			seen[id] = true
 			all = append(all, l)
 		}
 	}
@@ -95,14 +98,15 @@ func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocis
 	if len(among) == 0 {
 		among = candidates
 	}
-	var offered []string
-	for _, m := range among {
-		offered = append(offered, strings.TrimSpace(platformName(m.Platform)+" "+annotationsOf(m, among))+" ("+m.Digest.String()+")")
-	}
 	const advice = "name the one you want by @sha256:DIGEST"
 	const most = 10
-	if len(offered) > most {
-		offered = append(offered[:most], "...")
+	shown := among[:min(len(among), most)]
+	var offered []string
+	for _, m := range shown {
+		offered = append(offered, strings.TrimSpace(platformName(m.Platform)+" "+annotationsOf(m, shown))+" ("+m.Digest.String()+")")
+	}
+	if len(among) > most {
+		offered = append(offered, "...")
 	}
 	list := strings.Join(offered, ", ")
 	switch {

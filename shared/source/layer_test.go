@@ -221,6 +221,27 @@ func TestChoosePlatform(t *testing.T) {
 	}
 }
 
+// As many descriptors as a manifest has room for are no work to speak of: with
+// each compared to all others, this test would not end in time.
+func TestManifestsThatAreFull(t *testing.T) {
+	const most = maxManifestBytes / 160
+	numbered := make([]ocispec.Descriptor, most)
+	equal := make([]ocispec.Descriptor, most)
+	for i := range most {
+		numbered[i] = layer(fmt.Sprintf("%d.img.part1", i), 1)
+		equal[i] = part(layer("x.img", 1), i, "alike")
+		equal[i].Annotations["alike"] = "yes"
+	}
+	for name, layers := range map[string][]ocispec.Descriptor{"numbered": numbered, "equal": equal} {
+		if d, err := chooseLayer(layers); err == nil {
+			t.Errorf("%s: chose %+v of %d layers", name, d, most)
+		}
+	}
+	if d, err := choosePlatform(equal, ocispec.Platform{OS: "linux", Architecture: "amd64"}); err == nil {
+		t.Errorf("chose %+v of %d manifests", d, most)
+	}
+}
+
 func TestFormatOf(t *testing.T) {
 	at := func(offset int, magic string) []byte { return []byte(strings.Repeat("\x00", offset) + magic) }
 	for _, tt := range []struct {

@@ -57,6 +57,10 @@ func wholeOf(title string) string {
 func splitParts(candidates []ocispec.Descriptor) []ocispec.Descriptor {
 	var numbered []ocispec.Descriptor
 	groups := map[string][]ocispec.Descriptor{}
+	titles := map[string]bool{}
+	for _, c := range candidates {
+		titles[titleOf(c)] = true
+	}
 	for _, c := range candidates {
 		if partNumber(c) != "" {
 			numbered = append(numbered, c)
@@ -66,8 +70,7 @@ func splitParts(candidates []ocispec.Descriptor) []ocispec.Descriptor {
 			continue
 		}
 		groups["="+title] = append(groups["="+title], c)
-		isWhole := func(d ocispec.Descriptor) bool { return titleOf(d) == wholeOf(title) }
-		if whole := wholeOf(title); whole != "" && !slices.ContainsFunc(candidates, isWhole) {
+		if whole := wholeOf(title); whole != "" && !titles[whole] {
 			groups["part "+whole] = append(groups["part "+whole], c)
 		}
 		if m := numberWithin.FindStringSubmatch(title); m != nil {
