@@ -2,6 +2,8 @@ package gateway_test
 
 import (
 	"bufio"
+	"crypto/md5"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // TestUnreadBodies sends requests whose body the gateway does not want, and
@@ -77,5 +82,42 @@ func answers(t *testing.T, addr, requests string) int {
 			t.Fatal(err)
 		}
 		method = http.MethodGet
+	}
+}
+
+// TestUnsignedChunks sends content whose signature does not match, or not to the
+// point at which the gateway compares it.
+func TestUnsignedChunks(t *testing.T) {
+	g := start(t, t.TempDir())
+	r := root(t, g.Endpoint(), "images")
+	upload, err := r.CreateUpload(t.Context(), "part.img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunk := "4;chunk-signature=" + strings.Repeat("a", 64) + "\r\nfake"
+	sum := md5.Sum([]byte("fake"))
+	for _, path := range []string{"/images/a.img", "/images/part.img?partNumber=1&uploadId=" + upload} {
+		for _, payload := range []string{"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"} {
+			for _, header := range []string{"", "Content-Md5"} {
+				for _, body := range []string{chunk, "1000" + chunk, chunk + "\r\n", chunk + "\r\n0;chunk-signature=" + strings.Repeat("a", 64) + "\r\n\r\n"} {
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, g.Endpoint()+path, strings.NewReader(body))
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.Header.Set("X-Amz-Content-Sha256", payload)
+					req.Header.Set("X-Amz-Decoded-Content-Length", "4")
+					if header != "" {
+						req.Header.Set(header, base64.StdEncoding.EncodeToString(sum[:]))
+					}
+					creds := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey}
+					if err := v4.NewSigner().SignHTTP(t.Context(), creds, req, payload, "s3", "us-east-1", time.Now()); err != nil {
+						t.Fatal(err)
+					}
+					if code, answer := status(t, req); code < 400 || code >= 500 {
+						t.Errorf("PUT %s as %s with %q: %d %s", path, payload, body, code, answer)
+					}
+				}
+			}
+		}
 	}
 }

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/versity/versitygw/s3api/middlewares"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"golang.org/x/sys/unix"
@@ -270,12 +272,30 @@ func (u *upload) Read(p []byte) (int, error) {
 	u.left -= int64(n)
 	var known s3err.S3Error
 	switch {
-	case u.left < 0, errors.Is(err, io.EOF) && u.left > 0:
+	case u.left < 0, errors.Is(err, io.EOF) && (u.left > 0 || isUnverified(reflect.ValueOf(u.Reader))):
 		return n, errCut
 	case err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &known):
 		return n, errCut
 	}
 	return n, err
+}
+
+// isUnverified reports whether a body that was read to its end has a chunk whose
+// signature was not compared. versitygw v1.8.0 compares it when it reads what
+// comes behind the chunk, and accepts a body that ends before that.
+func isUnverified(body reflect.Value) bool {
+	for body.Kind() == reflect.Interface || body.Kind() == reflect.Pointer {
+		body = body.Elem()
+	}
+	switch body.Type() {
+	case reflect.TypeFor[s3utils.ChunkReader]():
+		return body.FieldByName("parsedSig").Len() > 0
+	case reflect.TypeFor[s3utils.HashReader]():
+		return isUnverified(body.FieldByName("r"))
+	case reflect.TypeFor[middlewares.MockChecksumReader]():
+		return isUnverified(body.FieldByName("rdr"))
+	}
+	return false
 }
 
 // Algorithm and Checksum implement versitygw's reader of a checksum that
