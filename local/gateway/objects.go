@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/pkg/xattr"
+	"github.com/valyala/fasthttp"
 	vgw "github.com/versity/versitygw/backend"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
@@ -277,7 +278,13 @@ func (b *backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 	var gone []place
 	parents := map[string]place{}
 	for _, o := range in.Delete.Objects {
-		_, p, existed, err := b.remove(ctx, &s3.DeleteObjectInput{Bucket: in.Bucket, Key: o.Key, VersionId: o.VersionId})
+		if o.ETag != nil {
+			*o.ETag = s3utils.TrimQuotes(*o.ETag)
+		}
+		_, p, existed, err := b.remove(ctx, &s3.DeleteObjectInput{
+			Bucket: in.Bucket, Key: o.Key, VersionId: o.VersionId,
+			IfMatch: o.ETag, IfMatchLastModifiedTime: o.LastModifiedTime, IfMatchSize: o.Size,
+		})
 		if err != nil {
 			result.Error = append(result.Error, s3err.ObjectDeleteError(o.Key, o.VersionId, b.answer("delete", p, err)))
 			continue
@@ -408,7 +415,8 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 	if err != nil {
 		return out, err
 	}
-	plain := !replace && in.TaggingDirective != types.TaggingDirectiveReplace && in.ChecksumAlgorithm == ""
+	ifMatch, ifNoneMatch := conditions(ctx)
+	plain := ifMatch == nil && !replace && in.TaggingDirective != types.TaggingDirectiveReplace && in.ChecksumAlgorithm == ""
 	if plain && b.linkable(from, p, f, v) {
 		if out, linked, err := b.link(p, f, v, sums); linked || err != nil {
 			return out, err
@@ -423,6 +431,7 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition,
 		ContentLanguage: in.ContentLanguage, CacheControl: in.CacheControl, Expires: in.Expires, Metadata: in.Metadata,
 		WebsiteRedirectLocation: in.WebsiteRedirectLocation, Tagging: in.Tagging,
+		IfMatch: ifMatch, IfNoneMatch: ifNoneMatch,
 	}
 	if !replace {
 		head, err := b.posix.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &from.dir, Key: &from.key})
@@ -461,6 +470,19 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 		ChecksumMD5: res.ChecksumMD5, ChecksumXXHASH64: res.ChecksumXXHASH64, ChecksumXXHASH3: res.ChecksumXXHASH3,
 		ChecksumXXHASH128: res.ChecksumXXHASH128, ChecksumType: res.ChecksumType,
 	}}, nil
+}
+
+// conditions returns what the request behind ctx, a copy, asks of the object
+// that it replaces. versitygw does not read it.
+func conditions(ctx context.Context) (ifMatch, ifNoneMatch *string) {
+	req, ok := ctx.(*fasthttp.RequestCtx)
+	if !ok {
+		return nil, nil
+	}
+	header := func(name string) *string {
+		return s3utils.GetStringPtr(s3utils.TrimQuotes(string(req.Request.Header.Peek(name))))
+	}
+	return header("If-Match"), header("If-None-Match")
 }
 
 // linkable reports whether a copy can be another name of the same file: in a
