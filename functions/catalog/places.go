@@ -124,19 +124,29 @@ func (l *place) leave() {
 }
 
 // writer returns w, which notes how long a write takes.
-func (l *place) writer(w http.ResponseWriter) http.ResponseWriter { return &placeWriter{w, l} }
+func (l *place) writer(w http.ResponseWriter) http.ResponseWriter {
+	return &placeWriter{ResponseWriter: w, place: l}
+}
 
+// A placeWriter adds up the writes of each piece, which may be small ones: a
+// client that takes some bytes now and then has not taken the piece.
 type placeWriter struct {
 	http.ResponseWriter
 	place *place
+	took  time.Duration // writing what there is of the piece
+	wrote int
 }
 
 func (w *placeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *placeWriter) Write(b []byte) (int, error) {
-	w.begin()
+	begun := w.place.now()
+	w.place.writing.Store(begun.Add(-w.took).UnixNano())
 	defer w.place.writing.Store(0)
-	return w.ResponseWriter.Write(b)
+	n, err := w.ResponseWriter.Write(b)
+	w.took += w.place.now().Sub(begun)
+	if w.wrote += n; w.wrote >= aheadBytes {
+		w.took, w.wrote = 0, 0
+	}
+	return n, err
 }
-
-func (w *placeWriter) begin() { w.place.writing.Store(w.place.now().UnixNano()) }

@@ -556,7 +556,7 @@ func TestRawPlaces(t *testing.T) {
 		if err != nil {
 			break
 		}
-		(&placeWriter{place: l}).begin()
+		l.writing.Store(now.UnixNano())
 		slow = append(slow, l)
 		now = now.Add(time.Millisecond)
 	}
@@ -578,6 +578,42 @@ func TestRawPlaces(t *testing.T) {
 		t.Error("a client that reads was cut off")
 	}
 }
+
+// A client that takes a little now and then, in small writes, keeps its place no
+// longer than one that takes nothing.
+func TestRawPlacesOfTricklingClients(t *testing.T) {
+	var p places
+	now := time.Now()
+	cut := false
+	clock := func() time.Time { return now }
+	slow := p.enter("192.0.2.1", clock, nil)
+	slow.cut = func() { cut = true; slow.leave() }
+	if err := slow.grow(t.Context(), maxPlaces-placeBytes); err != nil {
+		t.Fatal(err)
+	}
+	var others []error
+	w := slow.writer(writerFunc(func(b []byte) (int, error) {
+		now = now.Add(stillTime / 4)
+		if !cut {
+			other := p.enter("192.0.2.2", clock, nil)
+			others = append(others, other.grow(t.Context(), 0))
+			other.leave()
+		}
+		return len(b), nil
+	}))
+	for range 6 {
+		_, _ = w.Write(make([]byte, 1<<10))
+	}
+	if !cut || !errors.Is(others[0], errNoPlace) || others[len(others)-1] != nil {
+		t.Errorf("cut off: %v; others: %v", cut, others)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (writerFunc) Header() http.Header           { return nil }
+func (writerFunc) WriteHeader(int)               {}
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // zstdOf is data in a frame of zstd that does not say its size.
 func zstdOf(t *testing.T, data []byte, options ...zstd.EOption) []byte {
