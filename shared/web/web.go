@@ -63,6 +63,8 @@ const (
 	// MaxHeaderBytes and HeaderTimeout are for the server: the most bytes of a
 	// request's head, and the time in which it must arrive.
 	MaxHeaderBytes, HeaderTimeout = 16 << 10, 5 * time.Second
+	// MaxFields is the most lines of a head: each takes many times its bytes.
+	MaxFields = 100
 	// StallTimeout is how long a stream may stand still before it is cut.
 	StallTimeout = 2 * time.Minute
 	// leftTimeout is for what nobody reads of a body: net/http waits for some
@@ -181,6 +183,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// countFields returns how many lines of fields the head of a request has.
+func countFields(r *http.Request) (n int) {
+	for _, lines := range r.Header {
+		n += len(lines)
+	}
+	return n
+}
+
 // abort breaks the connection of an answer that has begun and cannot be
 // finished. In HTTP/1.0 a body ends with the connection, so that only a reset
 // tells a broken one from one that has ended; a proxy that speaks it to this
@@ -235,6 +245,9 @@ func (h *handler) near(r *http.Request) string {
 }
 
 func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
+	if n := countFields(r); n > MaxFields {
+		return problem.Newf(problem.Invalid, "the request's head has %d fields, the most is %d", n, MaxFields)
+	}
 	if err := h.origin.Check(r); err != nil {
 		return problem.Wrap(problem.Forbidden, "a page of another site made this request; open the page of this server and do it there", err)
 	}

@@ -285,6 +285,27 @@ func TestBodyLimits(t *testing.T) {
 	}
 }
 
+// A head of many short lines takes twenty times its bytes while it is answered.
+func TestManyFields(t *testing.T) {
+	s := newSite(t, true, Route{Pattern: "GET /x", Handle: says("in"), Stream: true})
+	for _, name := range []func(i int) string{
+		func(i int) string { return fmt.Sprintf("X-%d", i) },
+		func(int) string { return "Cookie" },
+	} {
+		for n, status := range map[int]int{MaxFields: 200, MaxFields + 1: 400} {
+			r := httptest.NewRequest("GET", "/x", nil)
+			for i := range n {
+				r.Header.Add(name(i), "")
+			}
+			rec := httptest.NewRecorder()
+			s.ServeHTTP(rec, r)
+			if rec.Code != status {
+				t.Errorf("%d fields like %s: %d %s", n, name(0), rec.Code, rec.Body)
+			}
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	type input struct {
 		Name    string `json:"name"`
