@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A publisher serves images of zeros on loopback. Whoever downloads one gets
+// A publisher serves empty disks on loopback. Whoever downloads one gets
 // half of it and the rest when the test says so.
 type publisher struct {
 	*httptest.Server
@@ -37,10 +37,13 @@ func publish(t *testing.T) *publisher {
 	return p
 }
 
-// imageOf is the content of a published image. Each name has its own.
+// imageOf is the content of a published image: a disk with one partition. Each
+// name has its own.
 func imageOf(name string) []byte {
 	data := make([]byte, publishedBytes)
 	copy(data, name)
+	copy(data[446:], "\x00\x00\x00\x00\x83\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00")
+	copy(data[510:], "\x55\xaa")
 	return data
 }
 
