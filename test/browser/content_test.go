@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +25,7 @@ func TestContent(t *testing.T) {
 	}
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
-	if _, err := io.CopyN(z, zeros{}, 64<<20); err != nil {
+	if _, err := z.Write(imageOf("lab.img")); err != nil {
 		t.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
@@ -50,7 +49,7 @@ func TestContent(t *testing.T) {
 	p.until("its disk", cell("noble-server-cloudimg-amd64.img", "Size")+"?.includes('disk: 3.5 GiB')")
 	p.until("the disk of another", cell("good.qcow2", "Size")+"?.includes('disk: 3.5 GiB')")
 	p.until("what it is", cell("good.qcow2", "Format")+"?.includes('a qcow2 image')")
-	p.until("what was counted", cell("lab.img.gz", "Size")+"?.includes('disk: 64.0 MiB')")
+	p.until("what was counted", cell("lab.img.gz", "Size")+"?.includes('disk: 24.0 MiB')")
 	p.until("the cut one", warned("short.img.gz", fmt.Sprintf("ends at byte %d", packed.Len()/2)))
 	p.until("the page", warned("debian-12-netinst.iso", "this is a web page"))
 	for _, name := range []string{"good.qcow2", "lab.img.gz"} {
@@ -65,8 +64,3 @@ func TestContent(t *testing.T) {
 	}
 	p.shots("images-content")
 }
-
-// zeros is an io.Reader of as many as are asked for.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
