@@ -335,7 +335,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		// web sees to; heads are small.
 		ReadHeaderTimeout: web.HeaderTimeout,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    web.MaxHeaderBytes,
+		MaxHeaderBytes:    web.MaxHeaderBytes - 4096, // to which net/http adds as much
 		ErrorLog:          log.New(httpLog{s.log}, "", 0),
 	}
 	return nil
