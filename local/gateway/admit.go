@@ -3,14 +3,18 @@ package gateway
 import (
 	"errors"
 	"io"
+	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/valyala/fasthttp"
 	"github.com/versity/versitygw/auth"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
+
+	"imageroot/shared/quota"
 )
 
 const (
@@ -19,6 +23,10 @@ const (
 	// maxDocument is the size of a body that versitygw holds in memory: XML or
 	// JSON. The largest completes an upload of 10,000 parts with checksums.
 	maxDocument = 4 << 20
+	// smallDocument is the size of those that are not counted, and documents
+	// is how many others from the network are held at once: versitygw takes
+	// some thirty times their size to parse them.
+	smallDocument, documents = 64 << 10, 2
 )
 
 var errUnauthenticated = errors.New("the client sent too much before it authenticated")
@@ -31,7 +39,36 @@ var errUnauthenticated = errors.New("the client sent too much before it authenti
 //
 // A chunked body is refused, as on AWS, except in aws-chunked, which says its
 // length elsewhere: clients send that over TLS.
-func admit(ctx fiber.Ctx) error {
+//
+// A request with a long document waits for its turn, which comes within the time
+// wait, or is refused.
+func admit(wait time.Duration) fiber.Handler {
+	turns := make(chan struct{}, documents)
+	return func(ctx fiber.Ctx) error {
+		if _, outside := socketOf(ctx).(*quota.Conn); !outside || isStreamed(ctx) || ctx.Request().Header.ContentLength() <= smallDocument {
+			return admitted(ctx)
+		}
+		late := time.NewTimer(wait)
+		defer late.Stop()
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+			return admitted(ctx)
+		case <-late.C:
+			return reject(ctx, s3err.GetAPIError(s3err.ErrSlowDown))
+		}
+	}
+}
+
+// socketOf returns the socket that a request came by, if it is known.
+func socketOf(ctx fiber.Ctx) net.Conn {
+	if c, ok := ctx.RequestCtx().Conn().(*conn); ok {
+		return c.socket
+	}
+	return nil
+}
+
+func admitted(ctx fiber.Ctx) error {
 	if _, err := url.PathUnescape(string(ctx.Request().URI().PathOriginal())); err != nil {
 		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI)) // versitygw takes it for an internal error
 	}

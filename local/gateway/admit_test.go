@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/hmac"
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -20,7 +21,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"imageroot/local/gateway"
 )
 
 // TestStrangersHoldNoMemory sends bodies without end and without a signature.
@@ -214,6 +218,66 @@ func TestLongDocuments(t *testing.T) {
 		}
 		if code, body := status(t, req); code != http.StatusBadRequest || !strings.Contains(body, "MaxMessageLengthExceeded") {
 			t.Errorf("%s: %d %s", line, code, body)
+		}
+	}
+}
+
+// TestUploadersHoldFewDocuments sends documents with the uploaders' key, all but
+// their last byte.
+func TestUploadersHoldFewDocuments(t *testing.T) {
+	g := start(t, t.TempDir(), uploader("images", ""), func(cfg *gateway.Config) { cfg.HeadTimeout = 300 * time.Millisecond })
+	root(t, g.Endpoint(), "images")
+	body := []byte("<Delete>" + strings.Repeat(" ", 1<<20) + "<Object><Key>a.img</Key></Object></Delete>")
+	sum := md5.Sum(body)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.Endpoint()+"/images?delete=", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
+	req.Header.Set("Content-Md5", base64.StdEncoding.EncodeToString(sum[:]))
+	creds := aws.Credentials{AccessKeyID: uploaderKey, SecretAccessKey: uploaderSecret}
+	if err := v4.NewSigner().SignHTTP(t.Context(), creds, req, "UNSIGNED-PAYLOAD", "s3", "us-east-1", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	var sent bytes.Buffer
+	if err := req.Write(&sent); err != nil {
+		t.Fatal(err)
+	}
+	const clients = 8
+	last := sent.Len() - 1
+	codes := make(chan int, clients)
+	finish := make(chan struct{})
+	for range clients {
+		c, err := net.Dial("tcp", g.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		go func() {
+			_, _ = c.Write(sent.Bytes()[:last]) // which may be refused
+			<-finish
+			_, _ = c.Write(sent.Bytes()[last:])
+		}()
+		go func() {
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				codes <- 0
+				return
+			}
+			res.Body.Close()
+			codes <- res.StatusCode
+		}()
+	}
+	for range clients - 2 {
+		if code := <-codes; code != http.StatusServiceUnavailable {
+			t.Errorf("a document more is answered with %d", code)
+		}
+	}
+	close(finish)
+	for range 2 {
+		if code := <-codes; code != http.StatusOK {
+			t.Errorf("a document is answered with %d", code)
 		}
 	}
 }
