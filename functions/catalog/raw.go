@@ -135,9 +135,10 @@ func elsewhere(r *http.Request, c *object) error {
 	if kind.Compressed() {
 		unpack = string(kind) + " -d | " // each is called what its tool is
 	}
-	how := fmt.Sprintf("curl -fL '%s' | %sdd of=/dev/sdX bs=4M", from, unpack)
+	const curl = `curl -fL -w '%{stderr}%header{problem-detail}\n'` // prints the reason of a failure
+	how := fmt.Sprintf("%s '%s' | %sdd of=/dev/sdX bs=4M", curl, from, unpack)
 	if kind == content.QCOW2 {
-		how = fmt.Sprintf("curl -fL -o disk.qcow2 '%s' && qemu-img convert -O raw disk.qcow2 /dev/sdX", from)
+		how = fmt.Sprintf("%s -o disk.qcow2 '%s' && qemu-img convert -O raw disk.qcow2 /dev/sdX", curl, from)
 	}
 	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
 }

@@ -199,9 +199,11 @@ func TestRefused(t *testing.T) {
 		_, err := load(args...)
 		wrong(t, err, strings.TrimLeft(args[0], "-"), "--help")
 	}
+	_, err := load("doctr")
+	wrong(t, err, "doctr", "doctor,")
 	// A setting that nobody reads would be ignored in silence.
 	t.Setenv("IMAGEROOT_PASSWROD", "x")
-	_, err := load()
+	_, err = load()
 	wrong(t, err, "IMAGEROOT_PASSWROD", "not a setting")
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
 	"imageroot/shared/inventory"
@@ -262,6 +263,21 @@ func TestSpellings(t *testing.T) {
 	for _, name := range []string{composed, decomposed} {
 		if row, ok := b.snapshot().ByName(name); !ok || row.Names[0] != name {
 			t.Errorf("%+q is not found by its own name", name)
+		}
+	}
+}
+
+func TestSearchByDigest(t *testing.T) {
+	b := newBench(t)
+	b.hashed("a.img.gz", b.image("a.img.gz", "one"), sha("a"))
+	b.hashed("b.img.gz", b.image("b.img.gz", "two"), sha("b"))
+	b.record(layout.ContentKey(sha("a")), content.Record{
+		SHA256: sha("a"), SizeBytes: 3, Content: content.Content{Kind: content.Gzip},
+		Check: &content.Check{Verdict: content.Good, RawSizeBytes: bytes(9), RawSHA256: sha("c")},
+	})
+	for _, digest := range []string{sha("a"), sha("c"), strings.ToUpper(sha("c")), sha("c")[:12]} {
+		if page, err := b.snapshot().Query(inventory.Query{Text: digest}); err != nil || page.Total != 1 || page.Rows[0].Names[0] != "a.img.gz" {
+			t.Errorf("a search for %s finds %d images, %v", digest, page.Total, err)
 		}
 	}
 }
