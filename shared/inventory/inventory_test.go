@@ -389,6 +389,13 @@ func TestFailedFetch(t *testing.T) {
 	fetch(job.Running)
 	b.rows(row + "false|published|")
 	fetch(job.Failed)
+	b.manifest(manifest.Image{Name: "e.img", Src: src("e.img"), SHA256: sha("a"), Format: "img", SizeBytes: bytes(3)})
+	if w := b.snapshot().Rows[0].Warnings; len(w) != 1 {
+		t.Errorf("the failure of a URL in an entry and in the manifest is warned of as %q", w)
+	}
+	if err := b.images.Delete(t.Context(), layout.ManifestKey); err != nil {
+		t.Fatal(err)
+	}
 	b.record(layout.BlobKey(sha("a")), "bytes")
 	b.rows(row + "true|hashed|")
 }

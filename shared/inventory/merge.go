@@ -151,15 +151,20 @@ func (r *Row) name(p *piece) {
 	}
 }
 
-// noteFailures warns of fetches that failed while the bytes are missing.
+// noteFailures warns of fetches that failed while the bytes are missing, once
+// for each URL: an entry and the manifest may both have it.
 func (r *Row) noteFailures(failed map[string]string) {
 	if r.Cached {
 		return
 	}
 	for _, s := range r.Sources {
-		if reason, ok := failed[s.Ref]; ok {
-			r.FetchFailed = true
-			r.Warnings = append(r.Warnings, "fetching "+s.Location+" failed: "+reason)
+		reason, ok := failed[s.Ref]
+		if !ok {
+			continue
+		}
+		r.FetchFailed = true
+		if w := "fetching " + s.Location + " failed: " + reason; !slices.Contains(r.Warnings, w) {
+			r.Warnings = append(r.Warnings, w)
 		}
 	}
 }
