@@ -326,7 +326,7 @@ func (s *smallParts) CompleteUpload(ctx context.Context, key, id string, parts [
 	}
 	var whole []byte
 	for _, p := range parts {
-		if !slices.Contains(there, p) {
+		if !slices.ContainsFunc(there, p.Equal) {
 			return store.Version{}, fmt.Errorf("there is no part %+v", p)
 		}
 		whole = append(whole, s.parts[partKey(id, p)]...)
