@@ -43,7 +43,7 @@ func (a attributes) since(bucket string) int64 {
 }
 
 // scratch reports whether object is one of versitygw's own files: parts of
-// uploads are never edited, and their ETags are sums of their bytes.
+// uploads are never edited, and their ETags are their own (see distinguish).
 func scratch(object string) bool {
 	return object == posix.MetaTmpDir || strings.HasPrefix(object, posix.MetaTmpDir+"/")
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -91,9 +92,13 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
 	dir := filepath.Join(p.uploads(), id)
 	var held *os.File
+	var etag string
 	release := func() {}
 	out, err := b.posix.UploadPartWithPostFunc(ctx, &in, func(part *os.File) (err error) {
 		if held, err = holdUpload(dir, id); err != nil {
+			return err
+		}
+		if etag, err = distinguish(part); err != nil {
 			return err
 		}
 		release = assemble(dir, *in.PartNumber, part)
@@ -111,7 +116,20 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 	if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	out.ETag = &etag
 	return out, nil
+}
+
+// distinguish makes a part's ETag its own and returns it. What versitygw has
+// stored is a CRC, which other bytes can be made to have; who compares ETags
+// must not take them for the part that was sent.
+func distinguish(part *os.File) (string, error) {
+	sum, err := xattr.FGet(part, attrPrefix+attrETag)
+	if err != nil {
+		return "", err
+	}
+	etag := fmt.Sprintf("%q", strings.Trim(string(sum), `"`)+"-"+rand.Text())
+	return etag, xattr.FSet(part, attrPrefix+attrETag, []byte(etag))
 }
 
 // UploadPartCopy implements backend.Backend.

@@ -43,6 +43,26 @@ func begin(t *testing.T, r *s3store.Root, key string, parts ...[]byte) (string, 
 	return id, done
 }
 
+// TestPartsWithOneSum sends a part again with other bytes that have the same
+// CRC64NVME. Who completes the upload by the ETag of the first does not get
+// the second.
+func TestPartsWithOneSum(t *testing.T) {
+	g := start(t, t.TempDir())
+	r := root(t, g.Endpoint(), "images")
+	first := pattern(1, 1<<10)
+	second := bytes.Clone(first)
+	for i, b := range []byte{0x6b, 0x93, 0x97, 0x58, 0x53, 0x26, 0xd9, 0x34, 0x01} { // the polynomial, by which CRCs are remainders
+		second[i] ^= b
+	}
+	id, done := begin(t, r, "x.img", first)
+	if _, err := r.UploadPart(t.Context(), "x.img", id, 1, bytes.NewReader(second), int64(len(second))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CompleteUpload(t.Context(), "x.img", id, done); err == nil {
+		t.Error("an upload was completed with another part than was asked for")
+	}
+}
+
 // TestManyParts completes an upload of more parts than versitygw's own
 // attribute has room for. The parts are copies of one that was sent, with
 // holes, so that the test is about the many and not about the bytes.
