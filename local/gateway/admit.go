@@ -27,6 +27,10 @@ const (
 	// is how many others from the network are held at once: versitygw takes
 	// some thirty times their size to parse them.
 	smallDocument, documents = 64 << 10, 2
+	// maxParameters is how many query parameters a request has, of which S3
+	// knows some thirty: versitygw sorts and escapes all of them to check a
+	// signature.
+	maxParameters = 100
 )
 
 var errUnauthenticated = errors.New("the client sent too much before it authenticated")
@@ -72,6 +76,15 @@ func admitted(ctx fiber.Ctx) error {
 	if _, err := url.PathUnescape(string(ctx.Request().URI().PathOriginal())); err != nil {
 		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI)) // versitygw takes it for an internal error
 	}
+	if ctx.Request().URI().QueryArgs().Len() > maxParameters {
+		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI))
+	}
+	if source := ctx.Request().Header.PeekAll("X-Amz-Copy-Source"); len(source) > 0 && len(source[0]) == 0 {
+		// versitygw takes it for no source, and the body for the object's.
+		return reject(ctx, s3err.APIError{
+			Code: "InvalidArgument", Description: "x-amz-copy-source is empty: give BUCKET/KEY.", HTTPStatusCode: fiber.StatusBadRequest,
+		})
+	}
 	switch length := ctx.Request().Header.ContentLength(); {
 	case length == -1 && !s3utils.IsStreamingPayload(ctx.Get("X-Amz-Content-Sha256")):
 		return reject(ctx, s3err.GetAPIError(s3err.ErrMissingContentLength))
@@ -83,7 +96,7 @@ func admitted(ctx fiber.Ctx) error {
 			account, _ := s3utils.ContextKeyAccount.Get(ctx).(auth.Account)
 			return account.Access != ""
 		})
-		defer c.unrestrict()
+		defer func() { c.unrestrict(ctx.Response().StatusCode() != fiber.StatusForbidden) }()
 	}
 	return ctx.Next()
 }

@@ -120,7 +120,8 @@ func TestPagesDoNotAct(t *testing.T) {
 
 func TestMalformedPath(t *testing.T) {
 	g := start(t, t.TempDir())
-	for _, path := range []string{"/im%ages", "/images/%zz", "/images/a%", "/%"} {
+	many := "/images?" + strings.Repeat("a=b&", 101)
+	for _, path := range []string{"/im%ages", "/images/%zz", "/images/a%", "/%", many} {
 		c, err := net.Dial("tcp", g.Addr())
 		if err != nil {
 			t.Fatal(err)

@@ -83,8 +83,10 @@ func (c *conn) restrict(n int, authenticated func() bool) {
 	c.authenticated, c.credit = authenticated, n
 }
 
-func (c *conn) unrestrict() {
-	c.known()
+// unrestrict ends what restrict began. Admitted says that the request was not
+// refused: versitygw names the account before it compares the signature.
+func (c *conn) unrestrict(admitted bool) {
+	c.vouch(c.authenticated() && admitted)
 	c.authenticated = nil
 }
 
@@ -92,10 +94,14 @@ func (c *conn) unrestrict() {
 // connection gives way to no other client's.
 func (c *conn) known() bool {
 	known := c.authenticated()
+	c.vouch(known)
+	return known
+}
+
+func (c *conn) vouch(known bool) {
 	if q, ok := c.socket.(*quota.Conn); ok {
 		q.Vouch(known)
 	}
-	return known
 }
 
 // linger is how long a connection is read from after the last answer.

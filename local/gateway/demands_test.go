@@ -69,6 +69,11 @@ func TestDemands(t *testing.T) {
 		}
 	}
 
+	got, body := status(t, signed(t, "PUT", g.Endpoint()+"/images/old.img", "new", http.Header{"X-Amz-Copy-Source": {""}}))
+	if data, _ := get(t, r, "old.img"); got != http.StatusBadRequest || string(data) != "old" {
+		t.Errorf("a copy of nothing: %d %s; the object is %q", got, body, data)
+	}
+
 	_, err := raw(g.Endpoint()).PutObject(t.Context(), &s3.PutObjectInput{
 		Bucket: aws.String("images"), Key: aws.String("sse.img"), Body: strings.NewReader("x"),
 		SSECustomerAlgorithm: aws.String("AES256"), SSECustomerKey: aws.String("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="), SSECustomerKeyMD5: aws.String("hRasmdxgYDKV3nvbahU1MA=="),
