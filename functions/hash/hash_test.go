@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -571,6 +572,25 @@ func TestChecksumFileComposedOtherwise(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A job is asked for, and cancelled, by any spelling of the image's name.
+func TestJobSpelledOtherwise(t *testing.T) {
+	bubble(t, func(w *world) {
+		const there, asked = "u\u0308.img", "\u00fc.img"
+		p := w.process("a", w.catalog)
+		w.put(there, smallA)
+		if code := w.ask(p, "POST", "/catalog/hashes", `{"name": "`+asked+`"}`); code != http.StatusAccepted {
+			t.Errorf("asked for: %d", code)
+		}
+		if code := w.ask(p, "DELETE", "/catalog/hashes/"+url.PathEscape(asked), ""); code != http.StatusNoContent {
+			t.Errorf("cancelled: %d", code)
+		}
+		j, _, err := record.Read[job.Job](w.t.Context(), w.catalog, layout.HashJobKey(there))
+		if err != nil || j.Name != there || j.Status != job.Cancelled {
+			t.Errorf("the job: %+v, %v", j, err)
+		}
+	})
 }
 
 func TestReconcile(t *testing.T) {

@@ -57,7 +57,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if _, err := image.ParseName(in.Name); err != nil {
 		return problem.New(problem.Malformed, err.Error())
 	}
-	info, err := f.Images.Head(r.Context(), in.Name)
+	name, info, err := store.HeadFirst(r.Context(), f.Images, image.Spellings(in.Name))
 	if errors.Is(err, store.ErrNotFound) {
 		if j, ok, err := f.checkFetched(r, in.Name); ok || err != nil {
 			if err != nil {
@@ -70,23 +70,23 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	j, err := f.enqueue(r.Context(), in.Name, &info.Version, activity.Operator, web.ClientIP(r))
+	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err
 	}
 	if j.Status == job.Queued {
-		if err := f.Work.Send(r.Context(), queue.Task{Hash: in.Name}.Encode(), 0); err != nil {
+		if err := f.Work.Send(r.Context(), queue.Task{Hash: name}.Encode(), 0); err != nil {
 			return err
 		}
 	}
-	rec, _, err := record.Read[digest.Record](r.Context(), f.Catalog, layout.DigestKey(in.Name))
+	rec, _, err := record.Read[digest.Record](r.Context(), f.Catalog, layout.DigestKey(name))
 	if err == nil && rec.Version.Equal(info.Version) {
-		_, err = f.checkAgain(r, rec.SHA256, in.Name, info.Size)
+		_, err = f.checkAgain(r, rec.SHA256, name, info.Size)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+in.Name+" queued")
+	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+name+" queued")
 }
 
 // checkFetched queues the check of fetched bytes that are called name, and
@@ -140,7 +140,12 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	j, err := f.Jobs.Cancel(r.Context(), layout.HashJobKey(name))
+	var j job.Job
+	for _, spelling := range image.Spellings(name) {
+		if j, err = f.Jobs.Cancel(r.Context(), layout.HashJobKey(spelling)); !errors.Is(err, store.ErrNotFound) {
+			break
+		}
+	}
 	if errors.Is(err, store.ErrNotFound) && checks {
 		err = nil
 	}

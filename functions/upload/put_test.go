@@ -59,6 +59,24 @@ func TestPut(t *testing.T) {
 	w.told(activity.ImageDeleted, activity.ImageUploaded, activity.ImageUploaded, activity.ImageUploaded)
 }
 
+// A name is deleted in the spelling that is there, its own first.
+func TestDeleteSpelledOtherwise(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const composed, decomposed = "/images/%C3%BC.img", "/images/u%CC%88.img"
+	w.must(http.StatusCreated, http.MethodPut, composed, []byte("composed"))
+	w.must(http.StatusCreated, http.MethodPut, decomposed, []byte("decomposed"))
+	w.must(http.StatusNoContent, http.MethodDelete, decomposed, nil)
+	if w.holds("\u00fc.img") == nil || w.holds("u\u0308.img") != nil {
+		t.Error("the other spelling was deleted")
+	}
+	w.must(http.StatusNoContent, http.MethodDelete, decomposed, nil)
+	if w.holds("\u00fc.img") != nil {
+		t.Error("deleted, and still there")
+	}
+	w.must(http.StatusNotFound, http.MethodDelete, decomposed, nil)
+}
+
 // What is wrong with an upload leaves the image as it was.
 func TestPutRefused(t *testing.T) {
 	t.Parallel()

@@ -174,10 +174,11 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if _, err := image.ParseName(name); err != nil {
 		return problem.New(problem.NotFound, "there is no image of this name: "+err.Error())
 	}
-	if _, err := f.Images.Head(ctx, name); err != nil {
-		if errors.Is(err, store.ErrNotFound) {
-			return problem.New(problem.NotFound, "there is no image of this name in the image root")
-		}
+	name, _, err := store.HeadFirst(ctx, f.Images, image.Spellings(name))
+	if errors.Is(err, store.ErrNotFound) {
+		return problem.New(problem.NotFound, "there is no image of this name in the image root")
+	}
+	if err != nil {
 		return err
 	}
 	if err := f.Images.Delete(ctx, name); err != nil {

@@ -212,3 +212,15 @@ type Root interface {
 	Multipart
 	Records
 }
+
+// HeadFirst is Head of the first of keys that has an object, and returns that
+// key. Where none has, the error is [ErrNotFound].
+func HeadFirst(ctx context.Context, o Objects, keys []string) (key string, info Info, err error) {
+	err = ErrNotFound
+	for _, key = range keys {
+		if info, err = o.Head(ctx, key); !errors.Is(err, ErrNotFound) {
+			break
+		}
+	}
+	return key, info, err
+}
