@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -98,7 +99,7 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 		if held, err = holdUpload(dir, id); err != nil {
 			return err
 		}
-		if etag, err = distinguish(part); err != nil {
+		if etag, err = distinguish(dir, *in.PartNumber, part); err != nil {
 			return err
 		}
 		release = assemble(dir, *in.PartNumber, part)
@@ -122,14 +123,77 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 
 // distinguish makes a part's ETag its own and returns it. What versitygw has
 // stored is a CRC, which other bytes can be made to have; who compares ETags
-// must not take them for the part that was sent.
-func distinguish(part *os.File) (string, error) {
-	sum, err := xattr.FGet(part, attrPrefix+attrETag)
+// must not take them for the part that was sent. The same bytes sent again as
+// part n of the upload in dir keep their ETag.
+func distinguish(dir string, n int32, part *os.File) (string, error) {
+	value, err := xattr.FGet(part, attrPrefix+attrETag)
 	if err != nil {
 		return "", err
 	}
-	etag := fmt.Sprintf("%q", strings.Trim(string(sum), `"`)+"-"+rand.Text())
+	sum := strings.Trim(string(value), `"`)
+	etag, again := sentBefore(dir, n, sum, part)
+	if !again {
+		etag = fmt.Sprintf("%q", sum+"-"+rand.Text())
+	}
 	return etag, xattr.FSet(part, attrPrefix+attrETag, []byte(etag))
+}
+
+// sentBefore returns the ETag of the part n that the upload in dir has already,
+// if it has the bytes of part, whose CRC is sum. A part that cannot be read is
+// another one.
+func sentBefore(dir string, n int32, sum string, part *os.File) (etag string, yes bool) {
+	before, err := os.Open(filepath.Join(dir, fmt.Sprint(n)))
+	if err != nil {
+		return "", false
+	}
+	defer before.Close()
+	value, err := xattr.FGet(before, attrPrefix+attrETag)
+	if err != nil || !strings.HasPrefix(strings.Trim(string(value), `"`), sum+"-") {
+		return "", false
+	}
+	from, err := part.Stat()
+	if err != nil {
+		return "", false
+	}
+	to, err := before.Stat()
+	if err != nil || from.Size() != to.Size() {
+		return "", false
+	}
+	at, in, err := placed(subject{file: before})
+	if err != nil {
+		return "", false
+	}
+	if in {
+		whole, err := openAssembly(dir)
+		if err != nil || whole == nil {
+			return "", false
+		}
+		defer whole.Close()
+		before = whole.File
+	}
+	same, err := equal(io.NewSectionReader(part, 0, from.Size()), io.NewSectionReader(before, at, from.Size()))
+	return string(value), same && err == nil
+}
+
+// equal reports whether two readers of one length have the same bytes.
+func equal(a, b io.Reader) (bool, error) {
+	const block = 256 << 10
+	one, other := make([]byte, block), make([]byte, block)
+	for {
+		n, err := io.ReadFull(a, one)
+		if _, otherErr := io.ReadFull(b, other[:n]); otherErr != nil {
+			return false, otherErr
+		}
+		if !bytes.Equal(one[:n], other[:n]) {
+			return false, nil
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
 }
 
 // UploadPartCopy implements backend.Backend.
