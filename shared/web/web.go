@@ -62,7 +62,7 @@ const (
 	MaxBody, MaxOpenBody = 64 << 10, 8 << 10
 	// MaxHeaderBytes and HeaderTimeout are for the server: the most bytes of a
 	// request's head, and the time in which it must arrive.
-	MaxHeaderBytes, HeaderTimeout = 16 << 10, 5 * time.Second
+	MaxHeaderBytes, HeaderTimeout = 8 << 10, 5 * time.Second
 	// MaxFields is the most lines of a head: each takes many times its bytes.
 	MaxFields = 100
 	// StallTimeout is how long a stream may stand still before it is cut.

@@ -433,9 +433,16 @@ func (p *Page) place(what, element string) (x, y float64) {
 		const top = document.elementFromPoint(x, y);
 		return top && (e === top || e.contains(top)) ? [x, y] : null;
 	})()`, element)
-	p.until(what+" can be clicked", find+" !== null")
-	at := eval[[]float64](p, find)
-	return at[0], at[1]
+	// The page may still move, or be replaced by the next one.
+	const tries = 5
+	for range tries {
+		p.until(what+" can be clicked", find+" !== null")
+		if at := eval[[]float64](p, find); at != nil {
+			return at[0], at[1]
+		}
+	}
+	p.t.Fatalf("%s does not stay where it can be clicked", what)
+	return 0, 0
 }
 
 func (p *Page) click(selector string) {

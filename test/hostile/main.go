@@ -73,9 +73,11 @@ func kinds(object string) []kind {
 	body := func(path, contentType string, length int) string {
 		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", path, contentType, length)
 	}
+	fields := "GET /images HTTP/1.1\r\n" + strings.Repeat("a:b\r\n", 1300)
 	put := "PUT /images/half.img HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n" + strings.Repeat("x", 64<<10)
 	return []kind{
 		{name: "half heads", send: half, drip: "x"},
+		{name: "half heads of short fields", send: fields, drip: "x"},
 		{name: "unfinished log-ins", send: body("/ui/login", "application/x-www-form-urlencoded", 8192) + strings.Repeat("x", 8000), drip: "x"},
 		{name: "log-ins of a megabyte", send: body("/ui/login", "application/json", 1<<20) + strings.Repeat("x", 64<<10), drip: "x"},
 		{name: "unread images", send: get("/images/" + plain)},
@@ -86,6 +88,7 @@ func kinds(object string) []kind {
 		{name: "slow readers of disks", send: get("/raw/" + packed), slow: true, unpacks: true},
 		{name: "uploads without credentials", send: put, drip: "x"},
 		{name: "S3: half heads", s3: true, send: half, drip: "x"},
+		{name: "S3: half heads of short fields", s3: true, send: fields, drip: "x"},
 		{name: "S3: forms without a line's end", s3: true, send: body("/images", "multipart/form-data; boundary=x", 1<<30) + strings.Repeat("A", 64<<10), drip: strings.Repeat("A", 1<<10)},
 		{name: "S3: unread objects", s3: true, send: get(object)},
 		{name: "S3: half bodies", s3: true, send: put, drip: "x"},
