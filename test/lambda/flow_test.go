@@ -623,14 +623,14 @@ func TestReconcile(t *testing.T) {
 	keys := map[string]string{
 		"jobs/hash/gone.img":                 `{"nonce":"x","name":"gone.img","status":"completed","finished_at":"` + stamp + `"}`,
 		"jobs/fetch/" + ref:                  `{"nonce":"x","name":"gone.img","ref":"` + ref + `","status":"failed","finished_at":"` + stamp + `"}`,
-		"fetched/" + ref:                     `{"nonce":"x","src":"https://example.com/gone.img"}`,
+		"fetched/" + ref:                     `{"nonce":"x","src":"https://example.com/gone.img","sha256":"` + ref + `","size_bytes":28}`,
 		"blobs/" + ref:                       "bytes that nothing stands for",
 		"contents/" + ref:                    `{"nonce":"x","sha256":"` + ref + `","kind":"gzip"}`,
 		"jobs/check/" + ref:                  `{"nonce":"x","name":"gone.img","stage":"check","sha256":"` + ref + `","status":"failed","finished_at":"` + stamp + `"}`,
 		"staging/" + ref:                     "half of a fetch",
-		"digests/gone.img":                   `{"nonce":"x","name":"gone.img"}`,
-		"uploads/" + ref[:32]:                `{"nonce":"x","id":"` + ref[:32] + `","name":"gone.img","status":"completed","created_at":"` + stamp + `"}`,
-		"uploads/" + strings.Repeat("0", 32): fmt.Sprintf(`{"nonce":"x","id":%q,"name":"gone.img","status":"uploading","upload_id":"00000000-0000-4000-8000-000000000000","created_at":%q}`, strings.Repeat("0", 32), stamp),
+		"digests/gone.img":                   `{"nonce":"x","name":"gone.img","sha256":"` + ref + `","by":"hash"}`,
+		"uploads/" + ref[:32]:                `{"nonce":"x","id":"` + ref[:32] + `","name":"gone.img","size_bytes":9,"part_size":9,"status":"completed","created_at":"` + stamp + `"}`,
+		"uploads/" + strings.Repeat("0", 32): fmt.Sprintf(`{"nonce":"x","id":%q,"name":"gone.img","size_bytes":9,"part_size":9,"status":"uploading","upload_id":"00000000-0000-4000-8000-000000000000","created_at":%q}`, strings.Repeat("0", 32), stamp),
 	}
 	for key, body := range keys {
 		drop(key, body)
