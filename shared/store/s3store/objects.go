@@ -79,13 +79,24 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 		}
 		info.Size = total
 	}
-	return &body{out.Body, cancel}, info, nil
+	return &body{out.Body, ctx, cancel}, info, nil
 }
 
-// A body ends its request when it is closed.
+// A body ends with the context of its request, and ends its request when it is
+// closed.
 type body struct {
 	io.ReadCloser
+	ctx context.Context
 	end context.CancelFunc
+}
+
+// Read implements io.Reader. The transport learns of the end of a context on
+// another goroutine, which may be late.
+func (b *body) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.ReadCloser.Read(p)
 }
 
 func (b *body) Close() error {
