@@ -240,7 +240,7 @@ func refusedToStart(t *testing.T, o Options, words ...string) {
 
 func TestStartRefuses(t *testing.T) {
 	t.Parallel()
-	for _, env := range []string{
+	settings := []string{
 		"IMAGEROOT_PASWORD=typo",
 		"IMAGEROOT_HASH_WORKERS=0",
 		"IMAGEROOT_HASH_WORKERS=many",
@@ -250,11 +250,14 @@ func TestStartRefuses(t *testing.T) {
 		"IMAGEROOT_IMAGE_ROOT=s3://",
 		"IMAGEROOT_IMAGE_ROOT=s3://Not_A_Bucket",
 		"IMAGEROOT_CATALOG_ROOT=s3://same", // as the image root
-		"IMAGEROOT_CATALOG_ROOT=s3://same/catalog",
 		"IMAGEROOT_ALLOW_NET=10.0.0.0/33",
 		"IMAGEROOT_ALLOW_NET=everything",
 		"IMAGEROOT_S3_ENDPOINT=not a url",
-	} {
+	}
+	if *s3Endpoint == "" {
+		settings = append(settings, "IMAGEROOT_CATALOG_ROOT=s3://same/catalog") // other servers know who may read what
+	}
+	for _, env := range settings {
 		t.Run(env, func(t *testing.T) {
 			t.Parallel()
 			name, _, _ := strings.Cut(env, "=")
