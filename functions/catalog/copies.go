@@ -87,7 +87,7 @@ func (c *copies) add(e *encoded) {
 	c.size += e.size
 	c.drop()
 	for c.size > maxCopies && len(c.all) > 1 {
-		// Whoever has not read the oldest by now is cut off.
+		// A client that has not read the oldest by now is cut off.
 		for rc := range c.all[0].senders {
 			_ = rc.SetWriteDeadline(time.Unix(1, 0))
 		}

@@ -14,8 +14,8 @@ import (
 )
 
 // aws-chunked is how clients frame a request with a checksum behind the body.
-// Whatever way an object was made, nobody is told that it is encoded so; what
-// else it is encoded in is kept.
+// TestChunkingIsNoEncoding makes objects in each way. aws-chunked is not in
+// their Content-Encoding; other codings are.
 func TestChunkingIsNoEncoding(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)

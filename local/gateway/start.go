@@ -154,8 +154,8 @@ const attrNamed = "imageroot-parts"
 // client's retry succeeds; where it had got as far as the object, it finishes
 // it. What is removed is removed only after the object is in place: where some
 // is gone the object was there, whatever is there by now. name is that of the
-// upload's directory in dir. The caller has claimed the upload, or nobody else
-// uses the bucket.
+// upload's directory in dir. The caller has claimed the upload, or is the only
+// user of the bucket.
 func giveBack(p place, dir, name string) error {
 	id, _, _ := strings.Cut(name, ".")
 	path := filepath.Join(dir, name)

@@ -207,8 +207,8 @@ func TestUploaderRoutes(t *testing.T) {
 	}
 }
 
-// TestUploaderDecided fails where versitygw has an operation of which nobody
-// has decided whether it is for uploaders.
+// TestUploaderDecided fails if versitygw has an operation that is neither
+// allowed to uploaders nor refused.
 func TestUploaderDecided(t *testing.T) {
 	const allowed = `ListBuckets HeadBucket CreateBucket GetBucketVersioning ListObjects ListObjectsV2
 		HeadObject GetObject GetObjectAttributes GetObjectTagging GetObjectAcl PutObject CopyObject DeleteObject DeleteObjects

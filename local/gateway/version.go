@@ -80,16 +80,16 @@ type subject struct {
 	file *os.File
 	path string
 	// since is the change time, in nanoseconds, from which on changes by others
-	// make another version, or 0 if nobody else changes the file.
+	// make another version, or 0 if only the gateway changes the file.
 	since int64
 }
 
 // grace is how long after its mark a change of the gateway's own may come.
 const grace = time.Second
 
-// intact reports whether nobody but the gateway has changed the file, as far
-// as its change time tells. Others cannot set that. It tells of new rights and
-// names, too: such a file is taken for another one.
+// intact reports whether only the gateway has changed the file, by its change
+// time, which no program can set. New rights and names move it as well: such a
+// file is taken for another version.
 func (s subject) intact(ctime int64) (bool, error) {
 	if s.since == 0 || ctime <= s.since {
 		return true, nil

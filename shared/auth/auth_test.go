@@ -301,7 +301,7 @@ func TestThrottle(t *testing.T) {
 	if got := code("192.0.2.1:1", "wrong"); got != problem.TooMany {
 		t.Errorf("too often: %s", got)
 	}
-	// The right one may be of somebody else behind the same router.
+	// Another client behind the same router may send the right one.
 	for range 3 * burst {
 		if got := code("192.0.2.1:1", testPassword); got != "" {
 			t.Fatalf("the right password among wrong ones: %s", got)

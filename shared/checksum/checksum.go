@@ -130,7 +130,7 @@ const maxListed = 10
 // file is not below that (a mirror, a "latest" directory), its location must end
 // in that path. A name without directories is the file's name, unless others of
 // the list have directories: then it too is a path. In a list that is named after
-// the file, directories are those of whoever wrote it and do not count.
+// the file, its directories are those of the machine that wrote it and do not count.
 func (l *List) Find(location string) (Sum, error) {
 	location = path.Clean(norm.NFC.String(location))
 	file := path.Base(location)
