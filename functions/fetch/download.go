@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -19,16 +20,32 @@ import (
 	"imageroot/shared/store"
 )
 
-// Variables, so that tests need not fetch gigabytes.
-var (
-	// partBytes is the size of the parts that an image is stored in, and the
-	// most that a kill makes us fetch again. Images that would need more than
-	// S3's most parts get larger ones.
-	partBytes int64 = 64 << 20
-	// unknownPartBytes is that where nobody says how long the source is: a
-	// part is then held in memory, since S3 wants to know its length first.
-	unknownPartBytes = 16 << 20
-)
+// Limits are the sizes and waits of a fetch. A field that is zero has its
+// default.
+type Limits struct {
+	// SegmentBytes is the length of one ranged request, 4 MiB by default. A
+	// fetch holds as many segments in memory as it has connections.
+	SegmentBytes int64
+	// PartBytes is the size of the parts in which an image is stored, and the
+	// most that is fetched again after a kill: 64 MiB by default. Images that
+	// would need more than [store.MaxParts] of them get larger ones.
+	PartBytes int64
+	// UnknownPartBytes is the same for a source of unknown length, 16 MiB by
+	// default. Such a part is held in memory: S3 needs its length first.
+	UnknownPartBytes int64
+	// FirstWait is the wait after the first of several failed requests, half a
+	// second by default.
+	FirstWait time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		SegmentBytes:     cmp.Or(l.SegmentBytes, 4<<20),
+		PartBytes:        cmp.Or(l.PartBytes, 64<<20),
+		UnknownPartBytes: cmp.Or(l.UnknownPartBytes, 16<<20),
+		FirstWait:        cmp.Or(l.FirstWait, 500*time.Millisecond),
+	}
+}
 
 // maxWhole is the largest part that is held in memory.
 const maxWhole = 256 << 20
@@ -172,6 +189,7 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 // receive gets what is missing of the source into parts.
 func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
+		Limits:  tr.f.Limits.withDefaults(),
 		sources: tr.f.Sources, loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
 		verified: tr.t.verified() && !tr.pure, whole: tr.pure,
 		count: tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
@@ -408,7 +426,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 	if tr.cp.PartSize == 0 {
 		tr.cp.PartSize = -1
 		if size >= 0 {
-			tr.cp.PartSize = partSize(size)
+			tr.cp.PartSize = partSize(size, s.PartBytes)
 		}
 	}
 	for {
@@ -435,7 +453,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 			}
 		} else {
 			// Larger parts later on, so that 10,000 are enough.
-			part, err := readUpTo(s, unknownPartBytes<<(n/2000))
+			part, err := readUpTo(s, int(s.UnknownPartBytes<<(n/2000)))
 			if err != nil {
 				return err
 			}
@@ -450,9 +468,9 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 	}
 }
 
-// partSize is the least multiple of partBytes that makes do with S3's most
-// parts.
-func partSize(size int64) int64 {
+// partSize returns the least multiple of partBytes with which size bytes need
+// no more than [store.MaxParts] parts.
+func partSize(size, partBytes int64) int64 {
 	most := store.MaxParts * partBytes
 	return partBytes * max(1, (size+most-1)/most)
 }

@@ -47,9 +47,10 @@ type Function struct {
 	// Whole has each part come whole before it goes to the store: to one, such
 	// as AWS, that gives a request up when nothing comes for some seconds, as it
 	// does while a source pauses. It takes memory for a part of each worker.
-	Whole bool
-	Now   func() time.Time
-	Log   *slog.Logger
+	Whole  bool
+	Limits Limits
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // A target is what to fetch, and what is known of it.

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,11 +44,7 @@ const (
 	imageBytes  = testPart + testSegment + 12345
 )
 
-func TestMain(m *testing.M) {
-	partBytes, unknownPartBytes, segmentBytes = testPart, testPart, testSegment
-	firstWait = time.Millisecond
-	os.Exit(m.Run())
-}
+var testLimits = Limits{SegmentBytes: testSegment, PartBytes: testPart, UnknownPartBytes: testPart, FirstWait: time.Millisecond}
 
 // content is an image that no other seed gives.
 func content(seed uint64, size int) []byte {
@@ -376,7 +371,7 @@ func (w *world) process(owner string, root store.Root) *Function {
 		Queue: memqueue.New(log), Hash: memqueue.New(log),
 		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log}),
 		Activity:  &activity.Log{Root: root, Now: w.clock.now, Log: log},
-		Metric:    metric.New(), Free: func() int64 { return -1 }, Workers: 2, Now: w.clock.now, Log: log,
+		Metric:    metric.New(), Free: func() int64 { return -1 }, Workers: 2, Limits: testLimits, Now: w.clock.now, Log: log,
 	}
 }
 

@@ -11,15 +11,12 @@ import (
 	"imageroot/shared/source"
 )
 
-// segmentBytes is how much one request asks for where a source allows ranges,
-// and connections how many of those are under way at once. Their product is
-// the memory that a fetch takes.
-var segmentBytes int64 = 4 << 20 // a variable for the tests
-
+// connections is the number of ranged requests in flight at once.
 const connections = 6
 
 // streamConfig says what to read.
 type streamConfig struct {
+	Limits     // with defaults
 	sources    Sources
 	loc        source.Location
 	offset     int64 // of the first byte to hand out
@@ -79,6 +76,7 @@ func (e *restartError) Unwrap() error { return e.err }
 func openStream(ctx context.Context, cfg streamConfig) (*stream, error) {
 	s := &stream{streamConfig: cfg, outer: ctx, raised: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(ctx)
+	s.tries.first = s.FirstWait
 	s.received.Store(cfg.offset)
 	if err := s.begin(); err != nil {
 		s.Close()
@@ -92,7 +90,7 @@ func (s *stream) begin() error {
 	if s.offset > 0 && s.offset == s.size {
 		return nil // all of it is there
 	}
-	length := segmentBytes
+	length := s.SegmentBytes
 	if s.whole {
 		length = -1
 	}
@@ -109,11 +107,11 @@ func (s *stream) begin() error {
 	}
 	switch {
 	case s.whole:
-	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+segmentBytes && !s.joinable():
+	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+s.SegmentBytes && !s.joinable():
 		// A range of who knows what: take the rest as it comes.
 		body.Close()
 		return s.reopen(nil)
-	case body.Ranged && body.Size > s.offset+segmentBytes:
+	case body.Ranged && body.Size > s.offset+s.SegmentBytes:
 		s.parallel(body)
 		return nil
 	}
@@ -132,7 +130,7 @@ func (s *stream) parallel(first *source.Body) {
 	s.order = make(chan *segment, connections)
 	s.buffers = make(chan []byte, connections)
 	s.widen(connections)
-	s.limit = s.offset + segmentBytes
+	s.limit = s.offset + s.SegmentBytes
 	s.workers.Go(func() { s.schedule(first) })
 }
 
@@ -349,7 +347,7 @@ func (s *stream) schedule(first *source.Body) {
 			break
 		}
 		if buf == nil {
-			buf = make([]byte, segmentBytes)
+			buf = make([]byte, s.SegmentBytes)
 		}
 		g := &segment{offset: offset, buf: buf[:end-offset], ready: make(chan struct{})}
 		offset = end
@@ -374,7 +372,7 @@ func (s *stream) mayAsk(offset int64) (int64, bool) {
 		limit, raised := min(s.limit, s.size), s.raised
 		s.mu.Unlock()
 		if offset < limit {
-			return min(offset+segmentBytes, limit), true
+			return min(offset+s.SegmentBytes, limit), true
 		}
 		select {
 		case <-raised:
@@ -386,7 +384,7 @@ func (s *stream) mayAsk(offset int64) (int64, bool) {
 
 // fill reads a segment, from body first if there is one.
 func (s *stream) fill(g *segment, body *source.Body) error {
-	t := tries{most: shortTries} // one connection is more patient
+	t := tries{first: s.FirstWait, most: shortTries} // one connection is more patient
 	filled := 0
 	for {
 		if body == nil {

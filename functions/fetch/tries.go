@@ -28,13 +28,12 @@ const (
 	maxAsked = 5 * time.Minute
 )
 
-// firstWait is how long to wait before asking again; each time after that it
-// is twice as long, up to maxWait.
-var firstWait = 500 * time.Millisecond // a variable for the tests
-
 // tries decides whether and when to ask again. What brings new bytes does not
 // count.
 type tries struct {
+	// first is the wait after the first failure. It doubles with each further
+	// one, up to maxWait.
+	first    time.Duration
 	most     int // how many failures end it; 0 means that the error says so
 	failures int
 	best     int64
@@ -72,7 +71,7 @@ func (t *tries) wait(ctx context.Context, err error) error {
 	if after > maxAsked {
 		return fmt.Errorf("%w: that is too long, try then", err)
 	}
-	wait := max(after, min(firstWait<<(t.failures-1), maxWait))
+	wait := max(after, min(t.first<<(t.failures-1), maxWait))
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
