@@ -36,6 +36,11 @@ type Limits struct {
 	// FirstWait is the wait after the first of several failed requests, half a
 	// second by default.
 	FirstWait time.Duration
+	// LeastBytes must come in each LeastWithin of waiting for a source, by
+	// default 2 MiB in ten minutes. A source that sends less is asked over one
+	// connection, then taken for one that is out of reach.
+	LeastBytes  int64
+	LeastWithin time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -44,6 +49,8 @@ func (l Limits) withDefaults() Limits {
 		PartBytes:        cmp.Or(l.PartBytes, 64<<20),
 		UnknownPartBytes: cmp.Or(l.UnknownPartBytes, 16<<20),
 		FirstWait:        cmp.Or(l.FirstWait, 500*time.Millisecond),
+		LeastBytes:       cmp.Or(l.LeastBytes, 2<<20),
+		LeastWithin:      cmp.Or(l.LeastWithin, 10*time.Minute),
 	}
 }
 

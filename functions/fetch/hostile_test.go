@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"imageroot/shared/entry"
+	"imageroot/shared/job"
+	"imageroot/shared/queue"
 )
 
 // A source may do anything. A fetch ends with exactly the bytes that it had to
@@ -203,6 +206,84 @@ func TestHostileSources(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSlowSources has sources that keep sending, but next to nothing. They do not
+// keep a worker.
+func TestSlowSources(t *testing.T) {
+	const slow = "too slow"
+	onlyByte := func(end func(behavior, int) behavior) behavior {
+		return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
+			end(good(imageA), 1)(o, n, w, r)
+		}
+	}
+	closing := func(b behavior, n int) behavior { return cut(b, n, false) }
+	for name, away := range map[string]behavior{
+		"drips": drip(good(imageA)), "drips without ranges": drip(unranged(good(imageA))), "drips without a length": drip(chunked(imageA)),
+		"closes after each byte": onlyByte(closing), "stalls after each byte": onlyByte(stall),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOrigin(t, away)
+			w := newWorld(t, o.url(), knows(imageA))
+			f := w.process("a", w.root)
+			f.Limits.LeastBytes, f.Limits.LeastWithin = 50_000, time.Second
+			w.enqueue()
+			w.finish(f)
+			w.failed(slow)
+		})
+	}
+	// What came before is kept, and the next run has it all.
+	t.Run("after a part", func(t *testing.T) {
+		t.Parallel()
+		o := newOrigin(t, nil)
+		o.become(func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
+			b := good(longA)
+			if from, _ := parseRange(t, r.Header.Get("Range"), int64(len(longA))); from >= testPart {
+				b = drip(b)
+			}
+			b(o, n, w, r)
+		})
+		w := newWorld(t, o.url(), knows(longA))
+		f := w.process("a", w.root)
+		f.Limits.LeastBytes, f.Limits.LeastWithin = 50_000, time.Second
+		w.enqueue()
+		err := f.Handle(t.Context(), w.task())
+		if _, ok := queue.Delay(err); !ok || w.job().Status != job.Queued || !strings.Contains(w.job().Error, slow) {
+			t.Fatalf("%v: the job is %s: %s", err, w.job().Status, w.job().Error)
+		}
+		o.become(good(longA))
+		w.finish(f)
+		w.has(longA)
+		w.clean()
+	})
+}
+
+// drip lets b answer, a byte at a time.
+func drip(b behavior) behavior {
+	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
+		b(o, n, &dripWriter{w, r}, r)
+	}
+}
+
+type dripWriter struct {
+	http.ResponseWriter
+	r *http.Request
+}
+
+func (d *dripWriter) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := d.ResponseWriter.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+		_ = http.NewResponseController(d.ResponseWriter).Flush()
+		select {
+		case <-d.r.Context().Done():
+			panic(http.ErrAbortHandler)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return len(p), nil
 }
 
 // A signed URL that a source redirects to expires; the source gives another.

@@ -38,7 +38,8 @@ type stream struct {
 	streamConfig
 	outer  context.Context
 	ctx    context.Context // of the requests
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
+	pace   *pace
 
 	received atomic.Int64 // bytes, with what is not handed out yet
 	begun    bool         // size and validators are what the first answer said
@@ -75,14 +76,37 @@ func (e *restartError) Unwrap() error { return e.err }
 
 func openStream(ctx context.Context, cfg streamConfig) (*stream, error) {
 	s := &stream{streamConfig: cfg, outer: ctx, raised: make(chan struct{})}
-	s.ctx, s.cancel = context.WithCancel(ctx)
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.pace = newPace(s.LeastBytes, s.LeastWithin, s.slow)
 	s.tries.first = s.FirstWait
 	s.received.Store(cfg.offset)
-	if err := s.begin(); err != nil {
+	if err := s.wait(s.begin); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// errSlow is the cause of the end of requests to a source below the least rate.
+var errSlow = errors.New("below the least rate")
+
+// slow ends the requests.
+func (s *stream) slow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel(&source.Retryable{Err: errSlow, Reason: fmt.Sprintf(
+		"the source is too slow: it sent less than %d bytes in %v", s.LeastBytes, s.LeastWithin)})
+}
+
+// wait runs f, which waits for the source, within the least rate.
+func (s *stream) wait(f func() error) error {
+	s.pace.begin()
+	defer s.pace.pause()
+	err := f()
+	if cause := context.Cause(s.ctx); err != nil && errors.Is(cause, errSlow) {
+		return cause
+	}
+	return err
 }
 
 // begin makes the first request, whose answer says whether there are ranges.
@@ -181,7 +205,7 @@ func (s *stream) interrupt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
-	s.cancel()
+	s.cancel(nil)
 }
 
 // Close ends all requests and waits for that.
@@ -195,17 +219,28 @@ func (s *stream) Close() {
 
 // Read implements io.Reader. It ends with io.EOF only where the source did.
 // A [*restartError] says that the transfer must begin again.
-func (s *stream) Read(p []byte) (int, error) {
-	if s.order != nil {
-		return s.readSegments(p)
-	}
-	return s.readBody(p)
+func (s *stream) Read(p []byte) (n int, err error) {
+	err = s.wait(func() error {
+		read := s.readBody
+		if s.order != nil {
+			read = s.readSegments
+		}
+		n, err = read(p)
+		return err
+	})
+	return n, err
 }
 
-// got counts bytes that came.
+// came counts bytes that the source sent.
+func (s *stream) came(n int) {
+	s.count(n)
+	s.pace.add(n)
+}
+
+// got counts bytes of the rest of the source.
 func (s *stream) got(n int) {
 	if n > 0 {
-		s.count(n)
+		s.came(n)
 		s.progress(s.received.Add(int64(n)), s.size)
 	}
 }
@@ -268,7 +303,7 @@ func (s *stream) skip() error {
 	for buf := make([]byte, 64<<10); again > 0; {
 		n, err := s.body.Read(buf[:min(again, int64(len(buf)))])
 		again -= int64(n)
-		s.count(n)
+		s.came(n)
 		switch {
 		case err == nil || again == 0:
 		case errors.Is(err, io.EOF):
@@ -445,7 +480,7 @@ func (s *stream) readSegments(p []byte) (int, error) {
 		}
 		<-g.ready
 		if g.err != nil {
-			if _, ok := errors.AsType[*restartError](g.err); !ok && s.ctx.Err() == nil {
+			if _, ok := errors.AsType[*restartError](g.err); !ok && s.outer.Err() == nil {
 				return s.inOrder(p) // a server that fails at ranges may do without
 			}
 			s.err = g.err
@@ -466,15 +501,16 @@ func (s *stream) readSegments(p []byte) (int, error) {
 
 // inOrder gives the segments up and goes on over one connection.
 func (s *stream) inOrder(p []byte) (int, error) {
-	s.cancel()
+	s.cancel(nil)
 	s.workers.Wait()
 	s.mu.Lock()
 	if s.stopped {
 		s.mu.Unlock()
 		return 0, context.Cause(s.ctx)
 	}
-	s.ctx, s.cancel = context.WithCancel(s.outer)
+	s.ctx, s.cancel = context.WithCancelCause(s.outer)
 	s.mu.Unlock()
+	s.pace.renew()
 	s.order = nil
 	s.received.Store(s.offset)
 	if err := s.reopen(nil); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"imageroot/shared/source"
@@ -79,6 +80,62 @@ func (t *tries) wait(ctx context.Context, err error) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// A pace ends a source that sends next to nothing: least bytes must come in each
+// window of waiting for it. Time between start and stop counts.
+type pace struct {
+	least  int64
+	window time.Duration
+
+	mu    sync.Mutex
+	timer *time.Timer
+	left  time.Duration // of the window, at start
+	start time.Time     // zero between stop and start
+	got   int64         // in the window
+}
+
+func newPace(least int64, window time.Duration, slow func()) *pace {
+	p := &pace{least: least, window: window, left: window, timer: time.AfterFunc(window, slow)}
+	p.timer.Stop()
+	return p
+}
+
+func (p *pace) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.start = time.Now()
+	p.timer.Reset(p.left)
+}
+
+func (p *pace) pause() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timer.Stop()
+	p.left -= time.Since(p.start)
+	p.start = time.Time{}
+}
+
+// add counts bytes that came. It is safe for concurrent use.
+func (p *pace) add(n int) {
+	p.mu.Lock()
+	p.got += int64(n)
+	enough := p.got >= p.least
+	p.mu.Unlock()
+	if enough {
+		p.renew()
+	}
+}
+
+// renew begins another window.
+func (p *pace) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.got, p.left = 0, p.window
+	if !p.start.IsZero() {
+		p.start = time.Now()
+		p.timer.Reset(p.window)
 	}
 }
 

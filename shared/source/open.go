@@ -2,10 +2,12 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Open reads a source from offset: length bytes, or all to the end where
@@ -46,10 +48,18 @@ func (c *Client) open(ctx context.Context, client doer, url, name string, offset
 			req.Header.Set("If-Range", ir)
 		}
 	}
+	// The documents of redirectors and token servers count: they are read before
+	// the answer, and a server may send them a byte at a time.
+	late := time.AfterFunc(c.config.ResolveTimeout, func() { cancel(errLate) })
 	resp, err := client.Do(req)
-	if err != nil {
+	if late.Stop(); err != nil {
+		if parent.Err() == nil && context.Cause(ctx) == errLate {
+			err = c.late(req.URL.Host)
+		} else {
+			err = c.explain(parent, req.URL.Host, err)
+		}
 		cancel(nil)
-		return nil, c.explain(parent, req.URL.Host, err)
+		return nil, err
 	}
 	b := &Body{
 		Validators: validators(resp),
@@ -66,6 +76,13 @@ func (c *Client) open(ctx context.Context, client doer, url, name string, offset
 	}
 	b.arm()
 	return b, nil
+}
+
+// errLate ends a request that has no answer in time.
+var errLate = errors.New("no answer in time")
+
+func (c *Client) late(host string) error {
+	return retryable(errLate, "%s did not answer within %s", host, c.config.ResolveTimeout)
 }
 
 func rangeField(offset, length int64) string {

@@ -52,7 +52,9 @@ type Config struct {
 	// RootCAs are who may sign certificates; nil means the system's.
 	RootCAs *x509.CertPool
 
-	// ResolveTimeout ends a Resolve, all its requests together. Zero means a minute.
+	// ResolveTimeout bounds a Resolve, and the wait for the answer to an Open:
+	// all requests together, those to redirectors and token servers included.
+	// Zero means a minute.
 	ResolveTimeout time.Duration
 	// HeaderTimeout ends the wait for an answer to one request. Zero means 30 s.
 	HeaderTimeout time.Duration
@@ -169,8 +171,7 @@ func (c *Client) Resolve(ctx context.Context, imageURL, shaURL string) (*Resolve
 	if err != nil {
 		return nil, err
 	}
-	errTimeout := fmt.Errorf("%s did not answer within %s", u.Host, c.config.ResolveTimeout)
-	limited, cancel := context.WithTimeoutCause(ctx, c.config.ResolveTimeout, errTimeout)
+	limited, cancel := context.WithTimeout(ctx, c.config.ResolveTimeout)
 	defer cancel()
 	var r *Resolved
 	if u.Scheme == "oras" {
@@ -182,7 +183,8 @@ func (c *Client) Resolve(ctx context.Context, imageURL, shaURL string) (*Resolve
 	switch {
 	case err == nil:
 	case ctx.Err() == nil && limited.Err() != nil:
-		return nil, unresolvable(&Retryable{Reason: errTimeout.Error()}, "%v", errTimeout)
+		err = c.late(u.Host)
+		return nil, unresolvable(err, "%v", err)
 	case errors.As(err, &retry):
 		return nil, unresolvable(err, "%s", retry.Reason)
 	default:

@@ -528,6 +528,68 @@ func TestResolveTimeout(t *testing.T) {
 	}
 }
 
+// TestSlowDocuments has the documents before an answer (of a redirect, with a
+// token) come a byte at a time: the answer as a whole has a time limit.
+func TestSlowDocuments(t *testing.T) {
+	drip := func(w http.ResponseWriter, r *http.Request, status int) {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		w.Header().Set("Content-Length", "2000")
+		w.WriteHeader(status)
+		for range 2000 {
+			if _, err := io.WriteString(w, " "); err != nil {
+				return
+			}
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}
+	var s *site
+	s = newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/redirect/"):
+			w.Header().Set("Location", "/x.img")
+			drip(w, r, http.StatusFound)
+		case strings.HasPrefix(r.URL.Path, "/v2/token/"):
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.url("/token")+`"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.HasPrefix(r.URL.Path, "/v2/manifest/"):
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			drip(w, r, http.StatusOK)
+		case r.URL.Path == "/token" || r.URL.Path == "/SHA256SUMS":
+			drip(w, r, http.StatusOK)
+		default:
+			serve(w, r)
+		}
+	})
+	s.config.ResolveTimeout = 100 * time.Millisecond
+	registry := "oras://" + strings.TrimPrefix(s.Server.URL, "http://")
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for _, loc := range []Location{
+		{URL: s.url("/redirect/x.img")}, {URL: registry + "/token/x:v1", Digest: digest},
+	} {
+		_, err := s.Open(t.Context(), loc, 0, -1, Validators{})
+		if is(err) != "retryable" || !strings.Contains(err.Error(), "did not answer within 100ms") {
+			t.Errorf("opening %s: %s: %v", loc.URL, is(err), err)
+		}
+	}
+	for _, urls := range [][2]string{
+		{s.url("/redirect/x.img"), ""}, {s.url("/x.img"), s.url("/SHA256SUMS")},
+		{registry + "/token/x:v1", ""}, {registry + "/manifest/x:v1", ""},
+	} {
+		_, err := s.Resolve(t.Context(), urls[0], urls[1])
+		if is(err) != "retryable" || !strings.Contains(err.Error(), "did not answer within 100ms") {
+			t.Errorf("resolving %s: %s: %v", urls, is(err), err)
+		}
+	}
+}
+
 func TestResolveRefused(t *testing.T) {
 	s := newSite(t, serve)
 	c := New(Config{}) // public addresses only
