@@ -74,8 +74,8 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	rc := http.NewResponseController(w)
 	place := f.places.enter(web.ClientIP(r), f.Now, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer place.leave()
-	w = place.writer(w)
 	zstd := takesZstd(r)
+	w = place.writer(w, zstd)
 	w.Header().Set("Vary", "Accept-Encoding")
 	switch no := what.NoDisk(); {
 	case no != "":

@@ -540,72 +540,154 @@ func TestRawMemory(t *testing.T) {
 	others(maxPlaces).leave() // all was given back
 }
 
+// A placeTest has clients of /raw read at a given pace, on a clock of its own.
+type placeTest struct {
+	t   *testing.T
+	p   places
+	now time.Time
+	cut map[*place]bool
+}
+
+func newPlaceTest(t *testing.T) *placeTest {
+	return &placeTest{t: t, now: time.Now(), cut: map[*place]bool{}}
+}
+
+func (p *placeTest) enter(from string) (l *place, err error) {
+	l = p.p.enter(from, func() time.Time { return p.now }, func() { p.cut[l] = true; l.leave() })
+	return l, l.grow(p.t.Context(), 0)
+}
+
+// fill has a network take all places that it gets.
+func (p *placeTest) fill(from string) (all []*place) {
+	for {
+		l, err := p.enter(from)
+		if err != nil {
+			return all
+		}
+		l.writing.Store(p.now.UnixNano())
+		all = append(all, l)
+		p.now = p.now.Add(time.Millisecond)
+	}
+}
+
+// read has a client take n bytes within d.
+func (p *placeTest) read(l *place, n int, d time.Duration) {
+	_, _ = l.writer(writerFunc(func(b []byte) (int, error) {
+		p.now = p.now.Add(time.Duration(float64(d) * float64(len(b)) / float64(n)))
+		return len(b), nil
+	}), false).Write(make([]byte, n))
+}
+
 // Clients that do not read keep neither the others of their address nor those
 // of other addresses from being served.
 func TestRawPlaces(t *testing.T) {
-	var p places
-	now := time.Now()
-	cut := map[*place]bool{}
-	enter := func(from string) (l *place, err error) {
-		l = p.enter(from, func() time.Time { return now }, func() { cut[l] = true; l.leave() })
-		return l, l.grow(t.Context(), 0)
-	}
-	var slow []*place
-	for {
-		l, err := enter("192.0.2.1")
-		if err != nil {
-			break
-		}
-		l.writing.Store(now.UnixNano())
-		slow = append(slow, l)
-		now = now.Add(time.Millisecond)
-	}
+	p := newPlaceTest(t)
+	slow := p.fill("192.0.2.1")
 	if len(slow) != maxPlaces/placeBytes/2 {
 		t.Errorf("one address has %d places of %d", len(slow), maxPlaces/placeBytes)
 	}
-	reading, err := enter("192.0.2.2")
+	reading, err := p.enter("192.0.2.2")
 	if err != nil {
 		t.Fatalf("another address: %v", err)
 	}
-	if len(cut) > 0 {
+	p.now = p.now.Add(time.Hour)
+	if len(p.cut) > 0 {
 		t.Error("a client was cut off though there is room")
 	}
-	now = now.Add(stillTime)
-	if _, err := enter("192.0.2.1"); err != nil || !cut[slow[0]] || len(cut) != 1 {
-		t.Errorf("a client waits for one that does not read: %v, %d cut off", err, len(cut))
+	if _, err := p.enter("192.0.2.1"); err != nil || !p.cut[slow[0]] || len(p.cut) != 1 {
+		t.Errorf("a client waits for one that does not read: %v, %d cut off", err, len(p.cut))
 	}
-	if cut[reading] {
+	if p.cut[reading] {
 		t.Error("a client that reads was cut off")
+	}
+}
+
+// Two networks that have all places, whatever they read, leave some to a third;
+// the third leaves none to them again.
+func TestRawPlacesOfTwoNetworks(t *testing.T) {
+	p := newPlaceTest(t)
+	a, b := p.fill("192.0.2.1"), p.fill("192.0.2.2")
+	for _, l := range slices.Concat(a, b) {
+		l.writing.Store(0)
+		p.read(l, 64<<20, 8*time.Second)
+	}
+	p.read(a[3], 1<<20, 2*time.Second)
+	good, err := p.enter("192.0.2.3")
+	if err != nil || !p.cut[a[3]] || len(p.cut) != 1 {
+		t.Fatalf("a third network waits for two: %v, %d cut off", err, len(p.cut))
+	}
+	p.read(good, 2<<20, 1500*time.Millisecond) // a small computer on Wi-Fi
+	for range 3 {
+		_, _ = p.enter("192.0.2.1")
+		_, _ = p.enter("192.0.2.2")
+		_, _ = p.enter("192.0.2.4")
+	}
+	if p.cut[good] {
+		t.Error("a client gave way to networks that have more")
+	}
+}
+
+// If each of many networks has a place, those that are slow give way within
+// seconds; a client that keeps the pace may rest for as long as a flush of its
+// disk takes, and one for whose place no client waits may do what it likes.
+func TestRawPlacesOfManyNetworks(t *testing.T) {
+	p := newPlaceTest(t)
+	pi, err := p.enter("198.51.100.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.read(pi, 256<<10, 100*time.Second)
+	p.read(pi, 128<<20, 64*time.Second)
+	slow := map[*place]bool{}
+	for n := 1; ; n++ {
+		l, err := p.enter(fmt.Sprintf("192.0.2.%d", n))
+		if err != nil {
+			break
+		}
+		slow[l] = true
+	}
+	if len(slow)+1 != maxPlaces/placeBytes || len(p.cut) > 0 {
+		t.Errorf("%d places of %d; %d cut off", len(slow)+1, maxPlaces/placeBytes, len(p.cut))
+	}
+	for l := range slow {
+		l.writing.Store(p.now.UnixNano())
+	}
+	pi.writing.Store(p.now.UnixNano())
+	p.now = p.now.Add(firstPatience + time.Millisecond)
+	for n := range len(slow) {
+		if _, err := p.enter(fmt.Sprintf("203.0.113.%d", n)); err != nil {
+			t.Errorf("a client waits for one that does not read: %v", err)
+		}
+	}
+	p.now = p.now.Add(mostPatience - firstPatience - time.Second)
+	_, _ = p.enter("203.0.113.200")
+	if p.cut[pi] || len(p.cut) != len(slow) {
+		t.Errorf("the client that kept the pace was cut off: %v; %d others were", p.cut[pi], len(p.cut))
 	}
 }
 
 // A client that takes a little now and then, in small writes, keeps its place no
 // longer than one that takes nothing.
 func TestRawPlacesOfTricklingClients(t *testing.T) {
-	var p places
-	now := time.Now()
-	cut := false
-	clock := func() time.Time { return now }
-	slow := p.enter("192.0.2.1", clock, nil)
-	slow.cut = func() { cut = true; slow.leave() }
+	p := newPlaceTest(t)
+	slow, err := p.enter("192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := slow.grow(t.Context(), maxPlaces-placeBytes); err != nil {
 		t.Fatal(err)
 	}
 	var others []error
-	w := slow.writer(writerFunc(func(b []byte) (int, error) {
-		now = now.Add(stillTime / 4)
-		if !cut {
-			other := p.enter("192.0.2.2", clock, nil)
-			others = append(others, other.grow(t.Context(), 0))
+	for range 6 {
+		p.read(slow, 1<<10, firstPatience/4)
+		if !p.cut[slow] {
+			other, err := p.enter("192.0.2.2")
+			others = append(others, err)
 			other.leave()
 		}
-		return len(b), nil
-	}))
-	for range 6 {
-		_, _ = w.Write(make([]byte, 1<<10))
 	}
-	if !cut || !errors.Is(others[0], errNoPlace) || others[len(others)-1] != nil {
-		t.Errorf("cut off: %v; others: %v", cut, others)
+	if !p.cut[slow] || !errors.Is(others[0], errNoPlace) || others[len(others)-1] != nil {
+		t.Errorf("cut off: %v; others: %v", p.cut[slow], others)
 	}
 }
 

@@ -57,12 +57,15 @@ type kind struct {
 	s3   bool
 	// send is the beginning of a request.
 	send string
-	// drip is sent, and one byte read if slow is set, each second after that.
-	drip string
-	slow bool
+	// drip is sent, and reads bytes are read, each second after that.
+	drip  string
+	reads int
 	// unpacks has the good client ask for a disk, too, and try again where it
 	// is told to.
 	unpacks bool
+	// addresses is how many addresses they come from, before they come from many;
+	// 0 is one.
+	addresses int
 }
 
 func get(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n" }
@@ -81,11 +84,12 @@ func kinds(object string) []kind {
 		{name: "unfinished log-ins", send: body("/ui/login", "application/x-www-form-urlencoded", 8192) + strings.Repeat("x", 8000), drip: "x"},
 		{name: "log-ins of a megabyte", send: body("/ui/login", "application/json", 1<<20) + strings.Repeat("x", 64<<10), drip: "x"},
 		{name: "unread images", send: get("/images/" + plain)},
-		{name: "slow readers of images", send: get("/images/" + plain), slow: true},
+		{name: "slow readers of images", send: get("/images/" + plain), reads: 100},
 		{name: "unread listings", send: get("/images")},
 		{name: "unread manifests", send: get("/catalog.toml")},
 		{name: "unread disks", send: get("/raw/" + packed), unpacks: true},
-		{name: "slow readers of disks", send: get("/raw/" + packed), slow: true, unpacks: true},
+		{name: "slow readers of disks", send: get("/raw/" + packed), reads: 100, unpacks: true},
+		{name: "disks at 150 kB/s", send: strings.Replace(get("/raw/"+packed), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1), reads: 150 << 10, unpacks: true, addresses: 3},
 		{name: "uploads without credentials", send: put, drip: "x"},
 		{name: "S3: half heads", s3: true, send: half, drip: "x"},
 		{name: "S3: half heads of short fields", s3: true, send: fields, drip: "x"},
@@ -139,8 +143,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		if !strings.Contains(k.name, *only) {
 			continue
 		}
-		for _, many := range []bool{false, true} {
-			if err := w.try(ctx, k, many); err != nil {
+		for _, addresses := range []int{max(k.addresses, 1), w.clients} {
+			if err := w.try(ctx, k, addresses); err != nil {
 				failed = append(failed, fmt.Errorf("%s: %w", k.name, err))
 			}
 		}
@@ -225,8 +229,9 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s answers %d", e.path, e.status) }
 
-// try has the clients of one kind come, hold on, and go.
-func (w *world) try(ctx context.Context, k kind, many bool) error {
+// try has the clients of one kind come from that many addresses, hold on, and
+// go.
+func (w *world) try(ctx context.Context, k kind, addresses int) error {
 	target := w.process.Pages
 	if k.s3 {
 		target = w.process.S3
@@ -237,10 +242,7 @@ func (w *world) try(ctx context.Context, k kind, many bool) error {
 	var wg sync.WaitGroup
 	var opened atomic.Int64
 	for n := range w.clients {
-		from := "127.0.0.1"
-		if many {
-			from = fmt.Sprintf("127.1.%d.%d", n/250, n%250+1)
-		}
+		from := fmt.Sprintf("127.1.%d.%d", n%addresses/250, n%addresses%250+1)
 		wg.Go(func() {
 			// They come within two seconds.
 			for pause := time.Duration(n) * 2 * time.Second / time.Duration(w.clients); rest(hostile, pause); pause = 5 * time.Second {
@@ -265,10 +267,7 @@ func (w *world) try(ctx context.Context, k kind, many bool) error {
 	peak, memoryErr := runner.Memory(w.process.PID(), "VmHWM")
 	leave()
 	wg.Wait()
-	where := "one address"
-	if many {
-		where = "many addresses"
-	}
+	where := fmt.Sprintf("addresses: %d", addresses)
 	fmt.Fprintf(w.out, "%-32s %-15s %4.0f MiB (peak so far %.0f), %6d connections, good client asked %d times, slowest %v\n", k.name, where, most, peak, opened.Load(), served, worst.Round(time.Millisecond))
 	if most > mostMemory {
 		err = errors.Join(err, fmt.Errorf("from %s: %.0f MiB are more than %d", where, most, mostMemory))
@@ -321,8 +320,8 @@ func (k kind) attack(ctx context.Context, from, to string, opened *atomic.Int64)
 		return
 	}
 	for rest(ctx, time.Second) {
-		if k.slow {
-			if _, err := conn.Read(make([]byte, 100)); err != nil {
+		if k.reads > 0 {
+			if _, err := io.CopyN(io.Discard, conn, int64(k.reads)); err != nil {
 				return
 			}
 		}
