@@ -135,6 +135,25 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// An ETag may have bytes that no record holds (obs-text, RFC 9110 section 8.8.3).
+// The date still tells that the source has not changed.
+func TestResumeOddETag(t *testing.T) {
+	t.Parallel()
+	size := int64(len(longA))
+	o := newOrigin(t, nil)
+	w := newWorld(t, o.url(), entry.Entry{})
+	w.enqueue()
+	odd := serving(longA, "\"caf\xe9\"")
+	w.interrupted(o, odd)
+	o.become(odd)
+	w.finish(w.process("b", w.root))
+	w.has(longA)
+	w.clean()
+	if asked := o.askedBytes("b", size); asked > size-testPart {
+		t.Errorf("asked for %d bytes, want %d at most", asked, size-testPart)
+	}
+}
+
 // Without validators and without a digest nobody could tell whether what
 // comes after an interruption is of the same image.
 func TestNoValidatorsNoResume(t *testing.T) {

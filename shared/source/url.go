@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"oras.land/oras-go/v2/registry"
 
@@ -35,8 +36,7 @@ type URL struct {
 // an image name, or oras://HOST[:PORT]/REPO followed by :TAG or
 // @sha256:DIGEST. The error is a [*Malformed].
 func ParseURL(raw string) (URL, error) {
-	raw = strings.TrimSpace(raw)
-	if rest, ok := cutScheme(raw, "oras"); ok {
+	if rest, ok := cutScheme(strings.TrimSpace(raw), "oras"); ok {
 		return parseORAS(rest)
 	}
 	u, err := parseWeb(raw)
@@ -58,11 +58,8 @@ func cutScheme(raw, scheme string) (rest string, ok bool) {
 // parseWeb parses an http or https URL of anything and makes it canonical.
 func parseWeb(raw string) (*url.URL, error) {
 	raw = strings.TrimSpace(raw)
-	switch {
-	case raw == "":
-		return nil, malformed("the URL is empty")
-	case len(raw) > maxURLBytes:
-		return nil, malformed("the URL has %d bytes, the most is %d", len(raw), maxURLBytes)
+	if err := checkText(raw); err != nil {
+		return nil, err
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -94,6 +91,19 @@ func parseWeb(raw string) (*url.URL, error) {
 		return nil, malformed("the URL has more than %d bytes when its special characters are encoded", maxURLBytes)
 	}
 	return u, nil
+}
+
+// checkText checks what all URLs have in common.
+func checkText(raw string) error {
+	switch {
+	case raw == "":
+		return malformed("the URL is empty")
+	case len(raw) > maxURLBytes:
+		return malformed("the URL has %d bytes, the most is %d", len(raw), maxURLBytes)
+	case !utf8.ValidString(raw):
+		return malformed("the URL is not valid UTF-8: percent-encode its bytes")
+	}
+	return nil
 }
 
 // escapeQuery encodes what may not be in a query, and which url.Parse leaves
@@ -135,8 +145,8 @@ func fileName(u *url.URL) (string, error) {
 func parseORAS(rest string) (URL, error) {
 	const form = "oras://HOST[:PORT]/REPO:TAG or oras://HOST[:PORT]/REPO@sha256:DIGEST"
 	rest, _, _ = strings.Cut(rest, "#")
-	if len(rest) > maxURLBytes {
-		return URL{}, malformed("the URL has %d bytes, the most is %d", len(rest), maxURLBytes)
+	if err := checkText(rest); err != nil {
+		return URL{}, err
 	}
 	host, path, ok := strings.Cut(rest, "/")
 	host = strings.ToLower(host)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"imageroot/shared/image"
 )
@@ -47,6 +48,9 @@ func TestParseURL(t *testing.T) {
 		{"https://example.org/dir?file=x.img", "file name"},
 		{"https://example.org/x.tar.gz", "tarball"},
 		{"https://example.org/a%2Fb.img", "path segment"},
+		{"https://example.org/\xff/x.img", "UTF-8"},
+		{"https://\xff.example/x.img", "UTF-8"},
+		{"oras://\xff.example/a:v1", "UTF-8"},
 		{"https://example.org/%00.img", "control character"},
 		{"https://example.org/%zz.img", "cannot be read"},
 		{"https://example.org:0/x.img", "port"},
@@ -92,7 +96,7 @@ func FuzzParseURL(f *testing.F) {
 			}
 			return
 		}
-		if len(u.Canonical) > maxURLBytes+len("oras://") || strings.ContainsAny(u.Canonical, " \t\r\n#") || u.Host == "" {
+		if len(u.Canonical) > maxURLBytes+len("oras://") || !utf8.ValidString(u.Canonical) || strings.ContainsAny(u.Canonical, " \t\r\n#") || u.Host == "" {
 			t.Errorf("ParseURL(%q) is %+v", raw, u)
 		}
 		if u.Scheme != "oras" && !image.IsName(u.Name) {

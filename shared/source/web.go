@@ -11,6 +11,9 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
 
 	"imageroot/shared/checksum"
 	"imageroot/shared/image"
@@ -243,16 +246,19 @@ func compressedBy(name, enc string) bool {
 	return false
 }
 
+// validators returns the fields of an answer that survive a record and can be
+// sent back: JSON holds no other text than UTF-8, and RFC 9110 section 8.8.3
+// lets an ETag have any byte from 0x80 on.
 func validators(resp *http.Response) Validators {
-	const most = 512 // these go into records
-	var v Validators
-	if e := resp.Header.Get("ETag"); len(e) <= most {
-		v.ETag = e
+	get := func(name string) string {
+		const most = 512
+		v := resp.Header.Get(name)
+		if len(v) > most || !utf8.ValidString(v) || !httpguts.ValidHeaderFieldValue(v) {
+			return ""
+		}
+		return v
 	}
-	if m := resp.Header.Get("Last-Modified"); len(m) <= most {
-		v.LastModified = m
-	}
-	return v
+	return Validators{ETag: get("ETag"), LastModified: get("Last-Modified")}
 }
 
 // Differ reports whether two validators are of different contents. Where they

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -167,6 +168,27 @@ func TestOpenValidators(t *testing.T) {
 		}
 		if _, _, err := s.read(0, -1, tt.v); is(err) != tt.want {
 			t.Errorf("%+v, the whole: %v, want %s", tt.v, err, tt.want)
+		}
+	}
+}
+
+// What is taken for a validator survives a record, and can be sent back.
+func TestValidatorsSurvive(t *testing.T) {
+	for _, field := range []string{
+		`"v1"`, `W/"v1"`, "v1", "\"caf\xc3\xa9\"", "\"caf\xe9\"", "\"\xff\xfe\"", "\"a\x01b\"", "\"a\x7f\"", `"` + strings.Repeat("x", 9000) + `"`,
+	} {
+		s := newSite(t, answer(200, "bytes", "ETag", field, "Last-Modified", field))
+		b, _, err := s.read(0, -1, Validators{})
+		if err != nil {
+			continue // not an answer at all
+		}
+		data, err := json.Marshal(b.Validators)
+		var v Validators
+		if err = errors.Join(err, json.Unmarshal(data, &v)); err != nil || v != b.Validators {
+			t.Errorf("%q: %+v, from a record %+v (%v)", field, b.Validators, v, err)
+		}
+		if _, _, err := s.read(0, 5, v); err != nil {
+			t.Errorf("%q, sent back: %v", field, err)
 		}
 	}
 }
@@ -580,8 +602,10 @@ func TestSlowDocuments(t *testing.T) {
 		}
 	}
 	for _, urls := range [][2]string{
-		{s.url("/redirect/x.img"), ""}, {s.url("/x.img"), s.url("/SHA256SUMS")},
-		{registry + "/token/x:v1", ""}, {registry + "/manifest/x:v1", ""},
+		{s.url("/redirect/x.img"), ""},
+		{s.url("/x.img"), s.url("/SHA256SUMS")},
+		{registry + "/token/x:v1", ""},
+		{registry + "/manifest/x:v1", ""},
 	} {
 		_, err := s.Resolve(t.Context(), urls[0], urls[1])
 		if is(err) != "retryable" || !strings.Contains(err.Error(), "did not answer within 100ms") {
