@@ -49,13 +49,9 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return err
 	}
 	if c.known != nil {
-		// What is known to be no good is best refused before a disk is half
-		// written.
+		// Refuse what is known to be unusable before a disk is half written.
 		if no := c.known.NoDisk(); no != "" {
 			return problem.New(problem.Malformed, no)
-		}
-		if check := c.known.Check; check != nil && (check.Verdict == content.Truncated || check.Verdict == content.Damaged) {
-			return problem.New(problem.Malformed, check.Reason)
 		}
 	}
 	if f.links(c) != nil {
@@ -227,13 +223,11 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	if err != nil {
 		return unreadable(err)
 	}
-	switch inside := content.Head(first, math.MaxInt64); {
-	case len(first) == 0:
+	if len(first) == 0 {
 		return problem.Newf(problem.Malformed, "there is nothing in the %s data", kind)
-	case inside.NoDisk() != "":
-		return problem.New(problem.Malformed, "once decompressed, "+inside.NoDisk())
-	case inside.Kind == content.QCOW2 || inside.Kind.Compressed():
-		return problem.Newf(problem.Malformed, "once decompressed, this is %s, which would have to be unpacked in turn: decompress it and upload what comes out", inside.What)
+	}
+	if no := content.Head(first, math.MaxInt64).NoDiskInside(); no != "" {
+		return problem.New(problem.Malformed, no)
 	}
 	if zstd {
 		return f.sendEncoded(w, r, c, streamFrames(stream))

@@ -483,6 +483,8 @@ func TestRawKnown(t *testing.T) {
 	}{
 		{"cut.img", content.Record{Content: content.Content{Kind: content.Gzip}, Check: check(content.Truncated)}, 422, "because of the truncated"},
 		{"bad.img", content.Record{Content: content.Content{Kind: content.Zstd}, Check: check(content.Damaged)}, 422, "because of the damaged"},
+		{"window.img.zst", content.Record{Content: content.Content{Kind: content.Zstd}, Check: check(content.Refused)}, 422, "because of the refused"},
+		{"tar.img.gz", content.Record{Content: content.Content{Kind: content.Gzip}, Check: &content.Check{Verdict: content.Good, NoDisk: "it is a tar"}}, 422, "it is a tar"},
 		{"page.img", content.Record{Content: content.Content{Kind: content.HTML, What: "a web page"}}, 422, "web page"},
 		{"good.img", content.Record{Content: content.Content{Kind: content.MBR}}, 200, "' | dd of="},
 		{"tired.img.gz", content.Record{Content: content.Content{Kind: content.MBR}, Check: check(content.Unchecked)}, 200, "' | dd of="},
@@ -506,6 +508,11 @@ func TestRawKnown(t *testing.T) {
 			handler.ServeHTTP(w, httptest.NewRequest("GET", "/raw/"+tt.name, nil))
 			if w.Code != status || status != 200 && !strings.Contains(w.Body.String(), tt.there) {
 				t.Errorf("%s, links %v: %d %s, want %d, %q", tt.name, links, w.Code, w.Body, status, tt.there)
+			}
+			w = httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest("GET", "/images", nil))
+			if listed := strings.Contains(w.Body.String(), `"raw_url":"http`); listed != (status == 200) {
+				t.Errorf("%s, links %v: listed with a raw_url: %v", tt.name, links, listed)
 			}
 		}
 	}

@@ -261,6 +261,7 @@ func unpacked(kind content.Kind, h *digest.Hasher, head, foot []byte, trailing i
 	for _, w := range inside.Warnings {
 		verdict.Warnings = append(verdict.Warnings, "decompressed: "+w)
 	}
+	verdict.NoDisk = inside.NoDiskInside()
 	if !inside.Kind.Raw() && inside.Kind != content.Text && inside.Kind != content.HTML {
 		verdict.Warnings = append(verdict.Warnings, "decompressed, it is "+inside.What+": a disk it is written to like that does not boot")
 	}

@@ -108,6 +108,24 @@ func TestCheck(t *testing.T) {
 	})
 }
 
+// What no disk gets after decompression is known by its check.
+func TestCheckFindsNoDisk(t *testing.T) {
+	tar := slices.Concat(make([]byte, 257), []byte("ustar"), make([]byte, 2*mib))
+	for what, inside := range map[string][]byte{
+		"": middling, "a tar archive": tar, "a gzip file": packed(t, middling), "a qcow2 image": append([]byte("QFI\xfb\x00\x00\x00\x03"), middling...),
+		"empty": nil, "text": bytes.Repeat([]byte("404 Not Found\n"), 200),
+	} {
+		bubble(t, func(w *world) {
+			p, _ := w.checking("a", w.catalog)
+			sha := w.hashAndLook(p, packed(t, inside))
+			w.until(p, queue.Task{Check: sha})
+			if no := w.known(sha).NoDisk(); (no == "") != (what == "") || !strings.Contains(no, what) {
+				t.Errorf("%q: no disk gets it since %q", what, no)
+			}
+		})
+	}
+}
+
 // Whatever is wrong fails the check and nothing else.
 func TestCheckFails(t *testing.T) {
 	bubble(t, func(w *world) {

@@ -160,9 +160,21 @@ func (c Content) NoDisk() string {
 	return "the image is " + c.What
 }
 
+// NoDiskInside says why a disk gets nothing of a compressed image that
+// decompresses to c. It says nothing where a disk gets c.
+func (c Content) NoDiskInside() string {
+	switch no := c.NoDisk(); {
+	case no != "":
+		return "once decompressed, " + no
+	case c.Kind == QCOW2 || c.Kind.Compressed():
+		return "once decompressed, this is " + c.What + ", which would have to be unpacked in turn: decompress it and upload what comes out"
+	}
+	return ""
+}
+
 // Mismatch says what is wrong with calling an image with that content name,
 // or nothing. A disk to which it is written as it is would not boot. What a
-// disk gets of it is at the path raw.
+// disk gets of it is at the path raw, or nowhere if raw is empty.
 func (c Content) Mismatch(name, raw string) string {
 	format, ok := image.FormatOf(name)
 	if !ok || c.NoDisk() != "" { // which is warned of anyway
@@ -171,7 +183,11 @@ func (c Content) Mismatch(name, raw string) string {
 	said := name[len(name)-len(format)-1:]
 	want := wanted(format)
 	plain := said[:len(said)-len(suffixOf[want])] // of what is inside
-	boots := ": a disk it is written to as it is does not boot; take it from " + raw + ", or "
+	take := ""
+	if raw != "" {
+		take = "take it from " + raw + ", or "
+	}
+	boots := ": a disk it is written to as it is does not boot; " + take
 	named := "named " + said + ", but it is " + c.What
 	switch {
 	case c.Kind == want, want == "" && c.Kind.Raw():
@@ -181,7 +197,7 @@ func (c Content) Mismatch(name, raw string) string {
 	case c.Kind.Compressed() && want == QCOW2:
 		return named + ": what reads qcow2 images does not read it; decompress it"
 	case c.Kind.Compressed() && want.Compressed():
-		return named + ": what decompresses it by its name fails; take it from " + raw + ", or rename it to " + plain + suffixOf[c.Kind]
+		return named + ": what decompresses it by its name fails; " + take + "rename it to " + plain + suffixOf[c.Kind]
 	case c.Kind.Compressed():
 		return named + boots + "rename it to " + said + suffixOf[c.Kind]
 	case want.Compressed() && c.Kind.Raw():

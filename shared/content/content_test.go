@@ -255,6 +255,9 @@ func TestMismatch(t *testing.T) {
 		}
 	}
 	qcow := content.Content{Kind: content.QCOW2, What: "a qcow2 image"}
+	if m := qcow.Mismatch("noble-server-cloudimg-amd64.img", ""); strings.Contains(m, "take it from") {
+		t.Errorf("where no disk gets it: %s", m)
+	}
 	if m := qcow.Mismatch("noble-server-cloudimg-amd64.img", "/raw/noble-server-cloudimg-amd64.img"); !strings.Contains(m, "named .img, but it is a qcow2 image") || !strings.Contains(m, "take it from /raw/noble-server-cloudimg-amd64.img, or") {
 		t.Error(m)
 	}

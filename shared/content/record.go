@@ -51,10 +51,26 @@ type Check struct {
 	// reading stopped, where the verdict is not good.
 	Offset int64 `json:"offset,omitempty"`
 	// What a disk gets; nil and empty where that is not known.
-	RawSizeBytes *int64    `json:"raw_size_bytes,omitempty"`
-	RawSHA256    string    `json:"raw_sha256,omitempty"`
-	Warnings     []string  `json:"warnings,omitempty"`
-	At           time.Time `json:"at"` // UTC
+	RawSizeBytes *int64 `json:"raw_size_bytes,omitempty"`
+	RawSHA256    string `json:"raw_sha256,omitempty"`
+	// NoDisk is why a disk gets nothing of what the image decompresses to, though
+	// all of it can be read; empty if a disk gets it.
+	NoDisk   string    `json:"no_disk,omitempty"`
+	Warnings []string  `json:"warnings,omitempty"`
+	At       time.Time `json:"at"` // UTC
+}
+
+// NoDisk returns why a disk gets nothing of the image, as far as is known; empty
+// if a disk gets something.
+func (r *Record) NoDisk() string {
+	if no := r.Content.NoDisk(); no != "" || r.Check == nil {
+		return no
+	}
+	switch r.Check.Verdict {
+	case Truncated, Damaged, Refused:
+		return r.Check.Reason
+	}
+	return r.Check.NoDisk
 }
 
 // Checkable reports whether there is something to check: a disk gets anything

@@ -193,7 +193,11 @@ func (s *Snapshot) describe(r *Row, known *content.Record) {
 		r.RawSHA256 = &sha
 	}
 	for _, name := range r.Names {
-		if m := known.Mismatch(name, s.rawPath(r, name)); m != "" {
+		raw := ""
+		if known.NoDisk() == "" {
+			raw = s.rawPath(r, name)
+		}
+		if m := known.Mismatch(name, raw); m != "" {
 			r.Warnings = append(r.Warnings, name+" is "+m)
 		}
 	}
