@@ -317,7 +317,7 @@ func (inv *Inventory) TouchCatalog(key string) {
 
 // Unsettled lists everything anew and returns the names of images whose
 // digest record is missing, of another version, or speaks of other checksum
-// files than there are, and of digest records without an image.
+// files than there are, and of digest records, damaged ones too, without an image.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.hashJobs.Refresh(ctx)); err != nil {
 		return nil, err
@@ -368,7 +368,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 			names = append(names, name)
 		}
 	}
-	for name := range digests {
+	for _, name := range slices.AppendSeq(inv.digests.Damaged(), maps.Keys(digests)) {
 		if _, ok := images[name]; !ok {
 			names = append(names, name)
 		}
@@ -435,7 +435,7 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 // incomplete reports whether bytes may stand for sources that the snapshot
 // does not have: those of a broken manifest and of damaged records.
 func (inv *Inventory) incomplete(s *Snapshot) bool {
-	return s.Problem != "" || inv.digests.Damaged()+inv.entries.Damaged()+inv.fetched.Damaged() > 0
+	return s.Problem != "" || len(inv.digests.Damaged())+len(inv.entries.Damaged())+len(inv.fetched.Damaged()) > 0
 }
 
 // Unnamed lists everything anew and returns the fetched bytes, by digest, and

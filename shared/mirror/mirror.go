@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,12 +73,12 @@ func New[T any](cfg Config[T]) *Mirror[T] {
 	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}, damaged: map[string]store.Version{}}
 }
 
-// Damaged returns the number of records that All leaves out because they do
+// Damaged returns the IDs of the records that All leaves out because they do
 // not decode.
-func (m *Mirror[T]) Damaged() int {
+func (m *Mirror[T]) Damaged() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.damaged)
+	return slices.Collect(maps.Keys(m.damaged))
 }
 
 // Touch says that the object at key may have changed. The next All looks.

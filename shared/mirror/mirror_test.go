@@ -214,16 +214,16 @@ func TestUndecodable(t *testing.T) {
 			b.Touch("p/d")
 		}
 		b.holds(map[string]int{"a": 1, "c": 3, "d": 4})
-		if n := strings.Count(b.log.String(), "p/b"); n != 1 || b.Damaged() != 1 {
-			t.Errorf("%d lines name the damaged record, of which there is 1 and Damaged says %d", n, b.Damaged())
+		if n := strings.Count(b.log.String(), "p/b"); n != 1 || len(b.Damaged()) != 1 {
+			t.Errorf("%d lines name the damaged record, of which there is 1 and Damaged says %q", n, b.Damaged())
 		}
 		b.put("b", "20")
 		if touched {
 			b.Touch("p/b")
 		}
 		b.holds(map[string]int{"a": 1, "b": 20, "c": 3, "d": 4})
-		if b.Damaged() != 0 {
-			t.Errorf("%d records are damaged after it was written again", b.Damaged())
+		if len(b.Damaged()) != 0 {
+			t.Errorf("%q are damaged after it was written again", b.Damaged())
 		}
 	}
 }
