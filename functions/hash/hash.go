@@ -157,7 +157,9 @@ func (f *Function) forget(ctx context.Context, name string) error {
 func (f *Function) enqueue(ctx context.Context, name string, version *store.Version, actor, ip string) (job.Job, error) {
 	key := layout.HashJobKey(name)
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
-	keep := func(j job.Job) bool { return is(j) && (j.Status == job.Completed) == (actor != activity.System) }
+	keep := func(j job.Job) bool {
+		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
+	}
 	for {
 		j, _, err := f.Jobs.Enqueue(ctx, key, keep, func(j *job.Job) {
 			j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip

@@ -21,6 +21,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
+	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/web"
 )
@@ -470,6 +471,72 @@ func TestRandomFaults(t *testing.T) {
 			w.hashed(smallA)
 		})
 	}
+}
+
+// An image that cannot be read, such as one on a bad sector, fails its job after
+// a day. Reconciling tries it again a day later.
+func TestFailsAfterADay(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.put(imageName, imageA)
+		p := w.process("a", w.catalog)
+		bad := errors.New("input/output error")
+		p.tap.read = func(_ context.Context, offset int64) error {
+			if offset >= 3*mib {
+				return bad
+			}
+			return nil
+		}
+		w.look(p, imageName)
+		began := time.Now()
+		for w.job().Status == job.Queued {
+			_ = p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) // the queue would ask again
+			time.Sleep(time.Minute)
+		}
+		j, took := w.job(), time.Since(began)
+		if j.Status != job.Failed || !strings.Contains(j.Error, bad.Error()) || took < 24*time.Hour || took > 25*time.Hour {
+			t.Errorf("after %v: %+v", took, j)
+		}
+		w.told(activity.ImageHashFailed)
+
+		w.look(p, imageName)
+		if j := w.job(); j.Status != job.Failed {
+			t.Errorf("looked at when it has just failed: %+v", j)
+		}
+		p.tap.read = nil
+		time.Sleep(25 * time.Hour)
+		w.until(p, queue.Task{Reconcile: true})
+		if sent := p.looks.take(); !slices.Equal(sent, []string{`{"image":"` + imageName + `"}`}) {
+			t.Errorf("reconciling queues %v", sent)
+		}
+		w.look(p, imageName)
+		w.run(p)
+		w.hashed(imageA)
+	})
+}
+
+// A damaged digest record is removed if there is no image of its name.
+func TestDamagedDigests(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.put(imageName, smallA)
+		for _, name := range []string{imageName, "gone.img"} {
+			if _, err := w.catalog.CreateRecord(w.t.Context(), layout.DigestKey(name), []byte("{")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := w.process("a", w.catalog)
+		w.until(p, queue.Task{Reconcile: true})
+		looks := []string{`{"image":"gone.img"}`, `{"image":"` + imageName + `"}`}
+		if sent := p.looks.take(); !slices.Equal(sent, looks) {
+			t.Errorf("reconciling queues %v", sent)
+		}
+		w.look(p, imageName)
+		w.look(p, "gone.img")
+		w.run(p)
+		w.hashed(smallA)
+		if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.DigestKey("gone.img")); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("the damaged record of an image that is gone: %v", err)
+		}
+	})
 }
 
 func TestChecksumFiles(t *testing.T) {

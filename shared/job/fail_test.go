@@ -124,3 +124,54 @@ func TestRetryIsFree(t *testing.T) {
 		}
 	})
 }
+
+// TestRetriedForADay fails a job after a day of runs that got no further. Free
+// tries, and progress in between, put that off.
+func TestRetriedForADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New()
+		a := newJobs(s, "a")
+		enqueue(t, a)
+		run := func(retry *job.Retry, checkpoint string) job.Job {
+			t.Helper()
+			j, err := a.Work(t.Context(), key, func(_ context.Context, r *job.Run) (finish, error) {
+				if checkpoint != "" {
+					r.Report(1, 2, json.RawMessage(checkpoint))
+				}
+				return nil, retry
+			})
+			if (err != nil) != j.Status.Active() {
+				t.Errorf("%v leaves %+v", err, j)
+			}
+			read(t, s)
+			time.Sleep(23 * time.Hour)
+			return j
+		}
+		for i, status := range []job.Status{
+			run(&job.Retry{Err: errBusy}, "").Status,
+			run(&job.Retry{Err: errBusy}, `"on"`).Status,
+			run(&job.Retry{Err: errBusy}, "").Status,
+			run(&job.Retry{Err: errBusy, Free: true}, "").Status,
+			run(&job.Retry{Err: errBusy}, "").Status,
+			run(&job.Retry{Err: errBusy}, "").Status,
+		} {
+			if status != job.Queued {
+				t.Errorf("run %d leaves the job %s", i, status)
+			}
+		}
+		j := run(&job.Retry{Err: errBusy}, "")
+		if j.Status != job.Failed || j.Error != errBusy.Error() || j.Checkpoint != nil {
+			t.Errorf("after a day: %+v", j)
+		}
+		if j.Recovers(time.Now()) || !j.Recovers(time.Now().Add(2*time.Hour)) {
+			t.Errorf("%+v recovers 23 hours after its end: %v, 25 hours: %v", j, j.Recovers(time.Now()), j.Recovers(time.Now().Add(2*time.Hour)))
+		}
+		enqueue(t, a)
+		if _, err := a.Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) { return nil, errBusy }); err != nil {
+			t.Error(err)
+		}
+		if j := read(t, s); j.Status != job.Failed || j.Recovers(time.Now().Add(48*time.Hour)) {
+			t.Errorf("over an error of the work: %+v", j)
+		}
+	})
+}

@@ -60,6 +60,9 @@ type Job struct {
 	// job (see source.Client.Reach); empty: not known.
 	Reach string `json:"reach,omitempty"`
 
+	// FailingSince is when the first of the runs failed that ended in a [Retry]
+	// and got no further; zero if the last run did not.
+	FailingSince time.Time `json:"failing_since,omitzero"`
 	// Generation grows with every change of owner and never resets, so that
 	// an owner that slept can tell that the job is no longer its own.
 	Generation int64     `json:"generation"`
@@ -116,6 +119,9 @@ const (
 	beat = time.Second
 	// renew is how often the lease is written when nothing moves.
 	renew = lease / 3
+	// maxFailing is how long a job is retried that gets no further, and how long
+	// it then rests.
+	maxFailing = 24 * time.Hour
 	// again is how long to wait before the end of a run is written again.
 	again = 200 * time.Millisecond
 )
@@ -212,6 +218,13 @@ func (j *Jobs) Fail(ctx context.Context, key, reason string) (Job, bool, error) 
 	return job, failed, err
 }
 
+// Recovers reports whether the job failed at least a day ago because its runs
+// ended in a [Retry] each: what they failed over, such as the store, may work by
+// now, so the job is to be queued again.
+func (j Job) Recovers(now time.Time) bool {
+	return j.Status == Failed && !j.FailingSince.IsZero() && j.FinishedAt != nil && now.Sub(*j.FinishedAt) > maxFailing
+}
+
 // keepEnded is how long a job that has ended is shown.
 const keepEnded = 7 * 24 * time.Hour
 
@@ -302,7 +315,8 @@ func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMe
 //
 //   - nil: completed, with what work's last changes to the job are;
 //   - the parent's context ended: queued again, with the last checkpoint;
-//   - a [Retry]: queued again;
+//   - a [Retry]: queued again, or failed after a day of runs that ended in one,
+//     were not free and got no further;
 //   - any other error: failed, with its text, and without the checkpoint unless
 //     it is a [Kept].
 //
@@ -505,7 +519,8 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 	defer cancel()
 	r.take()
 	now := r.jobs.Now().UTC()
-	r.job.Owner, r.job.LeaseUntil = "", time.Time{}
+	failing := r.job.FailingSince
+	r.job.Owner, r.job.LeaseUntil, r.job.FailingSince = "", time.Time{}, time.Time{}
 	var retry *Retry
 	var result error
 	switch {
@@ -514,9 +529,22 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 		finish(&r.job)
 	case shutdown != nil:
 		r.job.Status = Queued
+		if !r.moved() {
+			r.job.FailingSince = failing
+		}
 		result = &StoppedError{r.moved(), shutdown}
 	case errors.As(err, &retry):
 		retry.Free = retry.Free || r.moved()
+		if !retry.Free {
+			r.job.FailingSince = failing
+			if failing.IsZero() {
+				r.job.FailingSince = now
+			}
+			if now.Sub(r.job.FailingSince) > maxFailing {
+				r.job.Status, r.job.FinishedAt, r.job.Error, r.job.Checkpoint = Failed, &now, err.Error(), nil
+				break
+			}
+		}
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err
 	default:
