@@ -359,7 +359,7 @@
 
     state(state, text) {
       this.li.dataset.state = state;
-      this.text.textContent = text;
+      this.text.textContent = visible(text);
       this.text.className = state === 'failed' ? 'small text-danger-emphasis text-break' : 'small text-body-secondary text-break';
     }
 
@@ -657,7 +657,7 @@
 
   async function add(files) {
     for (const file of files) {
-      for (const li of document.querySelectorAll('.upload[data-state=failed]')) if (li.querySelector('.fw-semibold').textContent === file.name) li.remove();
+      for (const li of document.querySelectorAll('.upload[data-state=failed]')) if (li.querySelector('.fw-semibold').textContent === visible(file.name)) li.remove();
       if (file.size === 0) {
         new Upload(file).fail(new Refused('The file is empty.'));
         continue;

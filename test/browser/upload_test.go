@@ -114,10 +114,15 @@ func TestUploadRefused(t *testing.T) {
 	p := open(t, s)
 	p.allow(`network: .* 422 .*/uploads`)
 	p.login()
-	tarball, _ := imageFile(t, "root.tar.gz", mib)
+	// Characters that turn a name around are seen.
+	tarball, _ := imageFile(t, "root\u202egmi.tar.gz", mib)
+	const shown = "root[U+202E]gmi.tar.gz"
 	p.choose(tarball)
-	p.untilUpload("root.tar.gz", "failed")
-	p.until("the reason", upload("root.tar.gz")+"?.textContent.includes('tarball')")
+	p.untilUpload(shown, "failed")
+	p.until("the reason", upload(shown)+"?.textContent.includes('tarball')")
+	eval[bool](p, "window.before = "+upload(shown)+"; true")
+	p.choose(tarball)
+	p.until("another try takes the place of the one that failed", "!before.isConnected && "+upload(shown)+"?.dataset.state === 'failed'")
 	p.shot("images-upload-refused")
 
 	// An image of that name is there: replacing it is asked about.
