@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -305,6 +306,38 @@ func TestCancelBetweenRuns(t *testing.T) {
 		t.Errorf("cancel: %d, the job is %s", rec.Code, j.Status)
 	}
 	w.clean()
+}
+
+// A download is cancelled by any spelling of its name, its own first.
+func TestCancelBySpelling(t *testing.T) {
+	t.Parallel()
+	const composed, decomposed = "\u00fc.img", "u\u0308.img"
+	for _, c := range []struct {
+		names []string
+		want  []job.Status
+	}{
+		{[]string{decomposed}, []job.Status{job.Cancelled}},
+		{[]string{decomposed, composed}, []job.Status{job.Queued, job.Cancelled}},
+		{[]string{"u.img"}, []job.Status{job.Queued}},
+	} {
+		w := newWorld(t, "https://images.example.org/x.img", entry.Entry{})
+		f := w.process("page", w.root)
+		for _, name := range c.names {
+			_, _, err := f.Jobs.Enqueue(t.Context(), layout.FetchJobKey(layout.Ref(name)), nil, func(j *job.Job) {
+				j.Name, j.Ref, j.Src = name, layout.Ref(name), name
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.routes(f).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, "/catalog/downloads/"+url.PathEscape(composed), nil))
+		for i, name := range c.names {
+			j, _, err := record.Read[job.Job](t.Context(), w.root, layout.FetchJobKey(layout.Ref(name)))
+			if err != nil || j.Status != c.want[i] {
+				t.Errorf("the download of %+q among %+q is %s, %v", name, c.names, j.Status, err)
+			}
+		}
+	}
 }
 
 // Two processes that are told of one job: one of them does it, once.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -125,7 +126,8 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 		wanted = func(s inventory.Source) bool { return s.Ref != "" }
 	case name != "":
 		row, ok = s.ByName(name)
-		wanted = func(s inventory.Source) bool { return s.Ref != "" && s.Name == name }
+		spellings := image.Spellings(name)
+		wanted = func(s inventory.Source) bool { return s.Ref != "" && slices.Contains(spellings, s.Name) }
 	default:
 		return nil, inventory.Source{}, problem.New(problem.Malformed, "say which image: by name, by ref (the beginning of its SHA-256), or by src (the URL it is known by)")
 	}
@@ -143,13 +145,23 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 // cancel answers DELETE /catalog/downloads/{name}.
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	name, src := r.PathValue("name"), r.URL.Query().Get("src")
-	jobs, err := f.Inventory.FetchJobs(r.Context())
+	all, err := f.Inventory.FetchJobs(r.Context())
 	if err != nil {
 		return err
 	}
-	// Several sources may have images of one name; ?src= picks one of them.
-	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Name != name || src != "" && j.Src != src })
-	if len(jobs) == 0 {
+	var jobs []job.Job
+	for _, spelling := range image.Spellings(name) {
+		// Several sources may have images of one name; ?src= picks one of them.
+		for _, j := range all {
+			if j.Name == spelling && (src == "" || j.Src == src) {
+				jobs = append(jobs, j)
+			}
+		}
+		if jobs != nil {
+			break // as all routes take a name: its own spelling first
+		}
+	}
+	if jobs == nil {
 		return problem.New(problem.NotFound, "there is no download of "+name)
 	}
 	for _, j := range jobs {

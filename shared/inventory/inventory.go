@@ -179,10 +179,18 @@ func (s *Snapshot) Spelled(name string) (string, bool) {
 // content whose [image.DiskName] it is. Images whose bytes are here hide those
 // whose bytes are not.
 func (s *Snapshot) ByDisk(disk string) []string {
+	for _, spelling := range image.Spellings(disk) {
+		if names := s.byDiskSpelled(spelling); names != nil {
+			return names
+		}
+	}
+	return nil
+}
+
+func (s *Snapshot) byDiskSpelled(disk string) (names []string) {
 	if _, ok := s.byName[disk]; ok {
 		return []string{disk}
 	}
-	var names []string
 	for _, cached := range []bool{true, false} {
 		seen := map[string]bool{}
 		for _, n := range s.byDisk[disk] {

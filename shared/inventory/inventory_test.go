@@ -240,7 +240,7 @@ func TestMerge(t *testing.T) {
 // A name is found whichever way its letters are composed, and its own spelling
 // first.
 func TestSpellings(t *testing.T) {
-	const composed, decomposed = "\u00fc.img", "u\u0308.img"
+	const composed, decomposed = "\u00fc.img.gz", "u\u0308.img.gz"
 	for _, there := range []string{composed, decomposed} {
 		b := newBench(t)
 		b.image(there, "one")
@@ -251,6 +251,10 @@ func TestSpellings(t *testing.T) {
 			}
 			if name, ok := s.Spelled(asked); !ok || name != there {
 				t.Errorf("%+q is spelled %+q, %v", asked, name, ok)
+			}
+			disk := strings.TrimSuffix(asked, ".gz")
+			if names := s.ByDisk(disk); len(names) != 1 || names[0] != there {
+				t.Errorf("the disk in %+q is not found by %+q: %+q", there, disk, names)
 			}
 			if page, err := s.Query(inventory.Query{Text: asked}); err != nil || page.Total != 1 {
 				t.Errorf("a search for %+q finds %d images, %v", asked, page.Total, err)
