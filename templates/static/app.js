@@ -91,6 +91,8 @@
   function watchLive() {
     let focused = []; // where the focus goes if what has it is removed
     let jobs = new Map();
+    // What a person has opened stays open.
+    Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, e) => name !== 'open' || e.tagName !== 'DETAILS';
     const statuses = () => new Map([...document.querySelectorAll('.job')].map((j) => [j.id, j.dataset.status]));
 
     document.addEventListener('htmx:configRequest', (e) => {

@@ -246,7 +246,11 @@ func manifestOf(n int) string {
 // What a person looks at stays where it is, whatever is pressed and refreshed.
 func TestActionsKeepThePlace(t *testing.T) {
 	s, pub := start(t), publish(t)
-	s.call(t, "PUT", "/catalog.toml", strings.NewReader(manifestOf(80)))
+	manifest := manifestOf(80)
+	for _, width := range []int{1280, 992, 375} {
+		manifest += fmt.Sprintf("[[images]]\nname = \"host-0040-w%d.img\"\nsrc = \"%s/missing-%d.img\"\nsha256 = \"%064x\"\nformat = \"img\"\nsize_bytes = 1024\n", width, pub.URL, width, width)
+	}
+	s.call(t, "PUT", "/catalog.toml", strings.NewReader(manifest))
 	for _, name := range []string{"host-0040-a.img", "host-0040-d.img"} {
 		s.call(t, "POST", "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q}`, pub.URL+"/"+name)))
 	}
@@ -287,6 +291,14 @@ func TestActionsKeepThePlace(t *testing.T) {
 	keeps("Fetch on a phone", button("host-0040-d.img", "Fetch"), func() { p.clickOn("Fetch", button("host-0040-d.img", "Fetch")) }, row("host-0040-d.img")+"?.textContent.includes('fetching')")
 	p.size(1280, 900)
 	keeps("the end of the fetch", row("host-0040-a.img"), func() { pub.release("host-0040-a.img") }, button("host-0040-a.img", "Drop"))
+	for _, width := range []int64{1280, 992, 375} {
+		p.size(width, 900)
+		name := fmt.Sprintf("host-0040-w%d.img", width)
+		keeps(fmt.Sprintf("a warning at %d pixels", width), row(name), func() {
+			s.call(t, "POST", "/catalog/downloads", strings.NewReader(fmt.Sprintf(`{"name": %q}`, name)))
+		}, row(name)+"?.querySelector('.warning')")
+	}
+	p.size(1280, 900)
 	keeps("another's upload", row("host-0040-a.img"), func() { s.call(t, "PUT", "/images/about.img", strings.NewReader("about")) }, row("about.img"))
 	keeps("Drop", button("host-0040-a.img", "Drop"), func() {
 		p.clickOn("Drop", button("host-0040-a.img", "Drop"))

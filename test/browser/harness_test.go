@@ -553,17 +553,40 @@ const contrast = `(() => {
 	}).map((e) => e.tagName + '.' + e.className + ': ' + e.textContent.trim().slice(0, 40));
 })()`
 
-// shots saves the page in the light and in the dark, wide and narrow.
+// spills is a script that lists texts in cells of tables that reach beyond
+// their cell, where nothing cuts them off.
+const spills = `(() => {
+	const found = [];
+	for (const cell of document.querySelectorAll('tbody td')) {
+		const room = cell.getBoundingClientRect();
+		const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+		while (texts.nextNode()) {
+			const e = texts.currentNode.parentElement;
+			if (!e.checkVisibility() || e.closest('summary, .visually-hidden')) continue;
+			const range = document.createRange();
+			range.selectNodeContents(texts.currentNode);
+			const box = range.getBoundingClientRect();
+			if (box.width && (box.left < room.left - 1 || box.right > room.right + 1)) found.push(cell.dataset.label + ': ' + texts.currentNode.textContent.trim().slice(0, 40));
+		}
+	}
+	return found;
+})()`
+
+// shots saves the page in the light and in the dark, wide, at the least width
+// of a table, and narrow.
 func (p *Page) shots(name string) {
 	p.t.Helper()
 	for _, scheme := range []string{"light", "dark"} {
 		p.scheme(scheme)
 		p.until("the theme is "+scheme, "document.documentElement.dataset.bsTheme === "+js(scheme))
-		for _, width := range []int64{1280, 375} {
+		for _, width := range []int64{1280, 992, 375} {
 			p.size(width, 900)
 			p.until("the page fits", "innerWidth === "+fmt.Sprint(width))
 			if w := eval[int](p, "document.documentElement.scrollWidth"); w > int(width) {
 				p.t.Errorf("%s scrolls sideways: %d pixels in %d", name, w, width)
+			}
+			if out := eval[[]string](p, spills); len(out) > 0 {
+				p.t.Errorf("%s has texts outside their cell at %d pixels: %q", name, width, out)
 			}
 			p.shot(fmt.Sprintf("%s-%s-%d", name, scheme, width))
 		}
