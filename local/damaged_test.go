@@ -74,17 +74,24 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-// run starts a runner, all of it, and logs in.
-func (l *lab) run() *running {
+// open opens a runner over the lab's S3 server, with more arguments.
+func (l *lab) open(args ...string) (*server, *logged, error) {
 	l.Helper()
-	cfg, err := config.Load([]string{
-		"--s3-endpoint", l.endpoint, "--listen", "127.0.0.1:0", "--events", "off", "--password", labPassword, "--allow-net", "loopback",
-	}, l.Output())
+	cfg, err := config.Load(append([]string{"--s3-endpoint", l.endpoint, "--listen", "127.0.0.1:0", "--events", "off"}, args...), l.Output())
 	if err != nil {
 		l.Fatal(err)
 	}
-	r := &running{lab: l, log: &logged{}}
-	if r.server, err = start(l.Context(), cfg, slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelWarn}))); err != nil {
+	log := &logged{}
+	s, err := start(l.Context(), cfg, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	return s, log, err
+}
+
+// run runs a runner and logs in.
+func (l *lab) run() *running {
+	l.Helper()
+	r := &running{lab: l}
+	var err error
+	if r.server, r.log, err = l.open("--password", labPassword, "--allow-net", "loopback"); err != nil {
 		l.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(l.Context())

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"imageroot/local/gateway"
 	"imageroot/shared/config"
 )
 
@@ -64,21 +63,10 @@ func TestMissingBucket(t *testing.T) {
 // The first start over another S3 server makes a password up where none is
 // given, and prints it once. Its hash is where every later start finds it.
 func TestGeneratedPassword(t *testing.T) {
-	const access, secret = "STARTTEST1234567890", "start-test-secret-0123456789abcdef"
-	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = g.Close() })
-	t.Setenv("AWS_ACCESS_KEY_ID", access)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+	l := newLab(t)
 	begin := func() (s *server, printed string) {
 		t.Helper()
-		cfg, err := config.Load([]string{"--s3-endpoint", g.Endpoint(), "--listen", "127.0.0.1:0", "--events", "off"}, t.Output())
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err = start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		s, _, err := l.open()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -118,11 +118,11 @@ func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), attempts: newAttempts(), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
 	_, _ = rand.Read(o.quick) // never fails
 	if !cfg.Follow {
-		stored, err := readOr(ctx, o, layout.PasswordKey, "set IMAGEROOT_PASSWORD to choose the new password", func(p *passwordRecord, exists bool) error {
+		stored, err := ensure(ctx, o, layout.PasswordKey, "set IMAGEROOT_PASSWORD to choose the new password", func(p *passwordRecord, found error) error {
 			switch {
-			case cfg.Password == "" && !exists:
+			case cfg.Password == "" && found != nil:
 				return ErrNoPassword
-			case cfg.Password == "" || exists && verify(p.Hash, cfg.Password):
+			case cfg.Password == "" || found == nil && verify(p.Hash, cfg.Password):
 				return record.ErrKeep
 			}
 			p.Hash = hashPassword(cfg.Password)
@@ -141,8 +141,8 @@ func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	}
 	o.base = []byte(cfg.SessionKey)
 	if cfg.SessionKey == "" {
-		key, err := readOr(ctx, o, layout.SessionKeyKey, "log in again: a new key ends all sessions", func(k *keyRecord, exists bool) error {
-			if exists {
+		key, err := ensure(ctx, o, layout.SessionKeyKey, "log in again: a new key ends all sessions", func(k *keyRecord, found error) error {
+			if found == nil {
 				return record.ErrKeep
 			}
 			k.Key = make([]byte, sha256.Size)
@@ -319,10 +319,7 @@ func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	now := o.cfg.Now()
-	if _, err := o.readEnded(r.Context()); err != nil {
-		return err
-	}
-	ended, _, err := record.Change(r.Context(), o.cfg.Records, layout.EndedKey, func(e *endedRecord, _ bool) error {
+	ended, err := o.changeEnded(r.Context(), func(e *endedRecord) error {
 		if e.Sessions == nil {
 			e.Sessions = map[string]int64{}
 		}
@@ -403,31 +400,38 @@ func (e *endedRecord) Validate() error {
 	return nil
 }
 
-// readEnded returns the sessions that were logged out. A damaged list ends all
-// sessions, since it may have named any of them.
-func (o *Operator) readEnded(ctx context.Context) (endedRecord, error) {
-	rec, _, err := record.Read[endedRecord](ctx, o.cfg.Records, layout.EndedKey)
-	if errors.Is(err, record.ErrDamaged) {
-		rec, err = readOr(ctx, o, layout.EndedKey, "log in again: all sessions have ended", func(e *endedRecord, exists bool) error {
-			if exists {
-				return record.ErrKeep
-			}
+// changeEnded changes the list of the sessions that were logged out. A damaged
+// list may have named any session, so that it ends all of them.
+func (o *Operator) changeEnded(ctx context.Context, change func(*endedRecord) error) (endedRecord, error) {
+	rec, err := ensure(ctx, o, layout.EndedKey, "log in again: all sessions have ended", func(e *endedRecord, found error) error {
+		err := change(e)
+		if errors.Is(found, record.ErrDamaged) {
 			e.Before = o.cfg.Now().Unix()
 			return nil
-		})
-	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return rec, fmt.Errorf("read ended sessions: %w", err)
+		}
+		return err
+	})
+	if err != nil {
+		return rec, fmt.Errorf("ended sessions: %w", err)
 	}
 	return rec, nil
 }
 
-// readOr is record.Change for a record that the program cannot do without. It
-// logs that the record is damaged, and what the operator does about it.
-func readOr[T any, P record.Pointer[T]](ctx context.Context, o *Operator, key, remedy string, change func(v P, exists bool) error) (T, error) {
-	if _, _, err := record.Read[T](ctx, o.cfg.Records, key); errors.Is(err, record.ErrDamaged) {
-		o.cfg.Log.Warn("record made again", "key", key, "error", err, "remedy", remedy)
-	}
-	v, _, err := record.Change[T, P](ctx, o.cfg.Records, key, change)
+// readEnded returns the sessions that were logged out.
+func (o *Operator) readEnded(ctx context.Context) (endedRecord, error) {
+	return o.changeEnded(ctx, func(*endedRecord) error { return record.ErrKeep })
+}
+
+// ensure is record.Repair for a record that the program cannot do without. It logs
+// that the record is damaged, and what the operator does about it.
+func ensure[T any, P record.Pointer[T]](ctx context.Context, o *Operator, key, remedy string, change func(v P, found error) error) (T, error) {
+	logged := false
+	v, _, err := record.Repair(ctx, o.cfg.Records, key, func(v P, found error) error {
+		if errors.Is(found, record.ErrDamaged) && !logged {
+			logged = true
+			o.cfg.Log.Warn("record made again", "key", key, "error", found, "remedy", remedy)
+		}
+		return change(v, found)
+	})
 	return v, err
 }

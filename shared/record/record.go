@@ -129,15 +129,22 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 	return "", err
 }
 
-// Change reads the record (its zero value where there is none, with exists
-// false, also if it is damaged), lets change edit it, and writes it, again and again until no other
-// write comes between. It returns what is in force afterwards. An error of
-// change is returned as it is and nothing is written; [ErrKeep] counts as none.
+// Change reads the record, calls change to edit it, and writes the result,
+// and repeats this until no other write comes between. exists is false, and v
+// zero, if there is no record or a damaged one. Change returns the record in
+// force afterwards and its tag. If change returns an error, nothing is written
+// and Change returns that error; [ErrKeep] counts as none.
 //
-// A write whose answer was lost counts once it is found in force. Only where
-// somebody else has written over it before anybody could look is it made
-// again: a change that then does harm must look at what it finds.
+// A write whose answer was lost counts if it is found in force. If another
+// write has replaced it before it could be found, the change is made again: a
+// change that must not happen twice has to check what it finds.
 func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, exists bool) error) (T, string, error) {
+	return Repair(ctx, s, key, func(v P, found error) error { return change(v, found == nil) })
+}
+
+// Repair is [Change] for a caller that treats a damaged record other than a
+// missing one: found is nil, or the error of [Read].
+func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, found error) error) (T, string, error) {
 	var err error
 	var unknown []string // nonces of writes that may yet arrive
 	for range maxTries {
@@ -150,7 +157,7 @@ func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key strin
 		if err == nil && slices.Contains(unknown, P(&v).nonce()) {
 			return v, tag, nil
 		}
-		if cerr := change(P(&v), err == nil); cerr != nil {
+		if cerr := change(P(&v), err); cerr != nil {
 			if errors.Is(cerr, ErrKeep) {
 				cerr = nil
 			}
