@@ -16,11 +16,6 @@ import (
 	"imageroot/shared/store"
 )
 
-type placed struct{}
-
-func (placed) Error() string   { return "inside" }
-func (placed) Problem() *Error { return New(Malformed, "line 3: no name") }
-
 // A client that drops the body has the detail in a header, as one line of ASCII.
 func TestDetailHeader(t *testing.T) {
 	for detail, want := range map[string]string{
@@ -46,7 +41,6 @@ func TestFrom(t *testing.T) {
 	}{
 		{New(Invalid, "do this"), Invalid, 400, "do this"},
 		{fmt.Errorf("handler: %w", Newf(Range, "only %d bytes", 7)), Range, 416, "only 7 bytes"},
-		{fmt.Errorf("x: %w", placed{}), Malformed, 422, "line 3"},
 		{fmt.Errorf("x: %w", nameErr), Malformed, 422, "tarball"},
 		{fmt.Errorf("get: %w (no such key)", store.ErrNotFound), NotFound, 404, ""},
 		{fmt.Errorf("put: %w", store.ErrNoBucket), Unavailable, 503, "bucket"},
@@ -91,9 +85,6 @@ func TestEveryCodeHasAStatus(t *testing.T) {
 		if http.StatusText(status) == "" {
 			t.Errorf("%s: status %d has no text", code, status)
 		}
-	}
-	if len(statuses) != 18 {
-		t.Errorf("%d codes in the table, want all 18", len(statuses))
 	}
 }
 
