@@ -17,6 +17,7 @@ import (
 	"imageroot/shared/problem"
 	"imageroot/shared/record"
 	"imageroot/shared/source"
+	"imageroot/shared/source/scheme"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
 )
@@ -111,7 +112,7 @@ func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.ImageURL == "" {
-		return problem.New(problem.Malformed, "image_url is missing: give the https://, http:// or oras:// URL of an image")
+		return problem.New(problem.Malformed, "image_url is missing: give the "+scheme.List("://")+" URL of an image")
 	}
 	e, refreshed, err := f.resolve(r, in.ImageURL, in.SHAURL, in.Refresh)
 	if err != nil {
@@ -131,7 +132,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	ctx := r.Context()
 	u, err := source.ParseURL(imageURL)
 	if err != nil {
-		return entry.Entry{}, false, asProblem(err)
+		return entry.Entry{}, false, err
 	}
 	key := layout.EntryKey(layout.Ref(u.Canonical))
 	old, _, err := record.Read[entry.Entry](ctx, f.Catalog, key)
@@ -146,10 +147,10 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	}
 	found, err := f.Sources.Resolve(ctx, imageURL, shaURL)
 	if err != nil {
-		return entry.Entry{}, false, asProblem(err)
+		return entry.Entry{}, false, err
 	}
-	if u.Scheme == "oras" {
-		shaURL = "" // a registry says itself what the digest is
+	if u.Pinned() {
+		shaURL = "" // it is not used
 	}
 	// What a fetch found is of what the source was before.
 	if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
@@ -183,17 +184,6 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 
 func already(url string) error {
 	return problem.New(problem.Conflict, url+` is in the catalog already; send it with "refresh": true to resolve it again`)
-}
-
-// asProblem places the errors of package source.
-func asProblem(err error) error {
-	if m, ok := errors.AsType[*source.Malformed](err); ok {
-		return problem.Wrap(problem.Malformed, m.Reason, err)
-	}
-	if u, ok := errors.AsType[*source.Unresolvable](err); ok {
-		return problem.Wrap(problem.Invalid, u.Reason, err)
-	}
-	return err
 }
 
 // remove answers DELETE /catalog/entries?src=URL.

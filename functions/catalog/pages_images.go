@@ -22,6 +22,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/problem"
+	"imageroot/shared/source/scheme"
 	"imageroot/shared/web"
 	"imageroot/templates"
 )
@@ -426,7 +427,7 @@ func (p *pages) rowView(row *inventory.Row, fetching map[string]string) template
 			}
 		}
 		if s.Kind != inventory.Local {
-			if isWeb(s.Location) {
+			if scheme, _ := scheme.Of(s.Location); scheme.Browsable {
 				src.Link = s.Location
 			}
 			if status := fetching[s.Location]; status != "" && v.Fetching != "running" {
@@ -442,11 +443,6 @@ func (p *pages) rowView(row *inventory.Row, fetching map[string]string) template
 		v.Fetch = ""
 	}
 	return v
-}
-
-func isWeb(location string) bool {
-	u, err := url.Parse(location)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https")
 }
 
 // shell are the lines that bring an image in from a terminal.

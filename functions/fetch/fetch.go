@@ -108,11 +108,10 @@ func (f *Function) target(ctx context.Context, ref string) (*target, error) {
 	return nil, errGone
 }
 
-// resolve finds the layer that an oras URL of the manifest means; an entry's
-// was found when it was added.
+// resolve pins a source of the manifest; an entry was pinned when it was added.
 func (f *Function) resolve(ctx context.Context, t *target) error {
 	u, err := source.ParseURL(t.loc.URL)
-	if err != nil || u.Scheme != "oras" {
+	if err != nil || !u.Pinned() {
 		return err
 	}
 	r, err := f.Sources.Resolve(ctx, t.loc.URL, "")

@@ -113,7 +113,7 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 	case src != "":
 		u, err := source.ParseURL(src)
 		if err != nil {
-			return nil, inventory.Source{}, problem.Wrap(problem.Malformed, err.Error(), err)
+			return nil, inventory.Source{}, err
 		}
 		key := layout.Ref(u.Canonical)
 		row, ok = s.BySource(key)

@@ -15,6 +15,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"imageroot/shared/image"
+	"imageroot/shared/source/scheme"
 )
 
 const version = 1
@@ -341,12 +342,8 @@ func checkSrc(s string) error {
 		}
 		return fmt.Errorf("src is not a URL: %.200s", err)
 	}
-	switch u.Scheme {
-	case "http", "https", "oras":
-	case "":
-		return errors.New("src must be an absolute http, https or oras URL")
-	default:
-		return fmt.Errorf("src must be an http, https or oras URL, not %.20s", u.Scheme)
+	if _, ok := scheme.Of(s); !ok {
+		return fmt.Errorf("src must be an absolute %s URL, not %.20s", scheme.List(""), cmp.Or(u.Scheme, "a relative one"))
 	}
 	if u.Hostname() == "" {
 		return errors.New("src names no host")

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// errStalled ends the request of a body that gives nothing for too long.
+// errStalled is the cause of the end of a body that stalls.
 var errStalled = errors.New("stalled")
 
-// A Body is the bytes of a source from Offset on. It ends with [io.EOF] only
-// where the source sent all that it promised: else Read's error is a
-// [*ShortBody] (closed early) or a [*Retryable] (connection lost, nothing for
-// too long), or the error of Open's context. It must be closed, and is not for
-// concurrent use; Close may be called at any time, by anybody, twice.
+// A Body reads the bytes of a source from Offset on. It ends with [io.EOF] only
+// after all that the source promised. Other errors of Read are [*ShortBody]
+// (closed early), [*Retryable] (connection lost or stalled), and the error of
+// Open's context. Read is not safe for concurrent use. The caller must call Close,
+// which may be called at any time, from any goroutine, more than once.
 type Body struct {
 	Size   int64 // bytes of the whole source, or -1 if unknown
 	Offset int64 // of the first byte that Read returns
-	// Ranged is false where the server has sent the whole, asked for a range
-	// or not; Offset is 0 then.
+	// Ranged is false if the server sends the whole source, whether a range was
+	// asked for or not. Offset is 0 then.
 	Ranged bool
 	// Validators are those of this answer.
 	Validators Validators
@@ -30,10 +30,10 @@ type Body struct {
 	ctx    context.Context // the request's
 	cancel context.CancelCauseFunc
 	stall  time.Duration
-	timer  *time.Timer // runs during a Read only: who reads slowly is no stall
+	timer  *time.Timer // runs during a Read only: a slow reader is no stall
 
-	want  int64 // bytes that must come, or -1 if unknown
-	limit int64 // bytes to read at most, or 0 for no limit
+	want  int64 // bytes that the source must send, or -1 if unknown
+	limit int64 // most bytes to read, or 0 for no limit
 	got   int64
 	err   error
 }
@@ -64,7 +64,7 @@ func (b *Body) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// end turns the error that ended the body into what callers may rely on.
+// end maps the error that ended the body to one that Body documents.
 func (b *Body) end(err error) error {
 	switch {
 	case errors.Is(context.Cause(b.ctx), errStalled):

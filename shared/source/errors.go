@@ -5,35 +5,40 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"imageroot/shared/problem"
 )
 
 var (
-	// ErrChanged is what [Client.Open] returns where the source is not what
-	// it was when the validators were taken. Bytes of before and after must
-	// not be mixed: begin again without validators.
+	// ErrChanged is the error of [Client.Open] if the source no longer has the
+	// validators. Bytes of before and after must not be mixed: begin again without
+	// validators.
 	ErrChanged = errors.New("the source has changed since")
 
-	// ErrRange is what [Client.Open] returns where a server serves other
-	// bytes than the range it was asked for. Asking for the whole may work.
+	// ErrRange is the error of [Client.Open] if a server sends other bytes than
+	// the range that it was asked for. Asking for the whole may work.
 	ErrRange = errors.New("the server does not keep to the range it was asked for")
 )
 
-// A Malformed says why what was given as a URL can never be a source. Reason
-// is a sentence for the person who gave it.
+// A Malformed is the error of a URL that can never be a source. Reason is a
+// sentence for people.
 type Malformed struct{ Reason string }
 
 func (e *Malformed) Error() string { return e.Reason }
+
+// Problem implements [problem.Problem].
+func (e *Malformed) Problem() *problem.Error { return problem.New(problem.Malformed, e.Reason) }
 
 func malformed(format string, args ...any) error {
 	return &Malformed{fmt.Sprintf(format, args...)}
 }
 
-// An Unresolvable says why a source does not give what it should: it is not
-// there, not allowed, not an image. Reason is a sentence for the operator.
-// Trying again does not help, unless Err holds a [*Retryable].
+// An Unresolvable is the error of a source that gives no image: it does not exist,
+// is not allowed, or is something else. Reason is a sentence for people. A retry
+// is useless unless Err holds a [*Retryable].
 type Unresolvable struct {
 	Reason string
-	Status int   // of the HTTP answer that says so, or 0
+	Status int   // of the HTTP answer that refuses, or 0
 	Err    error // may be nil
 }
 
@@ -41,15 +46,20 @@ func (e *Unresolvable) Error() string { return e.Reason }
 
 func (e *Unresolvable) Unwrap() error { return e.Err }
 
+// Problem implements [problem.Problem].
+func (e *Unresolvable) Problem() *problem.Error {
+	return problem.Wrap(problem.Invalid, e.Reason, e.Err)
+}
+
 func unresolvable(err error, format string, args ...any) error {
 	return &Unresolvable{Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
-// A Retryable is a failure that may pass: a connection lost, a server that is
-// overloaded. Reason is a sentence for the operator.
+// A Retryable is a failure that may pass: a lost connection, an overloaded server.
+// Reason is a sentence for people.
 type Retryable struct {
 	Reason string
-	After  time.Duration // what the server asked to wait (Retry-After), or 0
+	After  time.Duration // the wait that the server asks for (Retry-After), or 0
 	Err    error         // may be nil
 }
 
@@ -61,12 +71,12 @@ func retryable(err error, format string, args ...any) error {
 	return &Retryable{Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
-// A ShortBody is a source that ended before it had sent what it had promised.
-// It is an [io.ErrUnexpectedEOF].
+// A ShortBody is the error of a source that ended before it had sent all that it
+// promised. It is an [io.ErrUnexpectedEOF].
 type ShortBody struct {
 	Host string
-	Want int64 // bytes promised, or -1 if the source promised an end only
-	Got  int64 // bytes that came
+	Want int64 // bytes promised, or -1 if only an end was
+	Got  int64 // bytes received
 }
 
 func (e *ShortBody) Error() string {
@@ -79,13 +89,12 @@ func (e *ShortBody) Error() string {
 // Unwrap returns [io.ErrUnexpectedEOF].
 func (e *ShortBody) Unwrap() error { return io.ErrUnexpectedEOF }
 
-// MayRetry reports whether what failed with err may work later, and how long
-// the server asked to wait before.
+// MayRetry reports whether err is a [*Retryable] or [*ShortBody], and how long the
+// server asks to wait before a retry.
 func MayRetry(err error) (after time.Duration, ok bool) {
-	var r *Retryable
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*Retryable](err); ok {
 		return r.After, true
 	}
-	var s *ShortBody
-	return 0, errors.As(err, &s)
+	_, short := errors.AsType[*ShortBody](err)
+	return 0, short
 }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,15 +11,14 @@ import (
 	"time"
 )
 
-// Open reads a source from offset: length bytes, or all to the end where
-// length is negative. A server need not honour a range; what the body is of is
-// in its Offset and Ranged. With validators, the source must still be what
-// they were taken of; else the error is [ErrChanged].
+// Open reads length bytes of a source from offset, or all to the end if length is
+// negative. A server may ignore the range: the body's Offset and Ranged say what
+// it holds. The error is [ErrChanged] if the source no longer has the validators
+// v.
 //
 // Other errors are [*Retryable], [ErrRange] (ask for the whole), [*Malformed],
-// [*Unresolvable], and ctx's where ctx ends. The original URL is asked each
-// time, since what it redirects to expires. ctx ends the reading of the body
-// too.
+// [*Unresolvable], and ctx's if ctx ends. Each call asks the URL of loc, since
+// URLs that it redirects to expire. ctx bounds the reading of the body too.
 func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v Validators) (*Body, error) {
 	u, err := ParseURL(loc.URL)
 	if err != nil {
@@ -27,12 +27,11 @@ func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v
 	if offset < 0 || length == 0 {
 		return nil, malformed("%d bytes from %d are not a range", length, offset)
 	}
-	if u.Scheme == "oras" {
-		return c.openBlob(ctx, u, loc.Digest, offset, length)
-	}
-	return c.open(ctx, c.session(), u.Canonical, u.Name, offset, length, v)
+	return u.open(ctx, c, loc.Digest, offset, length, v)
 }
 
+// open is Open for the file at url. If name is not empty, the file is the image of
+// that name.
 func (c *Client) open(ctx context.Context, client doer, url, name string, offset, length int64, v Validators) (*Body, error) {
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -48,8 +47,8 @@ func (c *Client) open(ctx context.Context, client doer, url, name string, offset
 			req.Header.Set("If-Range", ir)
 		}
 	}
-	// The documents of redirectors and token servers count: they are read before
-	// the answer, and a server may send them a byte at a time.
+	// The time includes the documents of redirectors and token servers, which a
+	// server may send a byte at a time.
 	late := time.AfterFunc(c.config.ResolveTimeout, func() { cancel(errLate) })
 	resp, err := client.Do(req)
 	if late.Stop(); err != nil {
@@ -78,7 +77,7 @@ func (c *Client) open(ctx context.Context, client doer, url, name string, offset
 	return b, nil
 }
 
-// errLate ends a request that has no answer in time.
+// errLate is the cause of the end of a request without an answer in time.
 var errLate = errors.New("no answer in time")
 
 func (c *Client) late(host string) error {
@@ -92,7 +91,7 @@ func rangeField(offset, length int64) string {
 	return fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
 }
 
-// accept checks an answer to a request for a range, and says in b what it is.
+// accept checks the answer to a request for a range, and describes it in b.
 func (c *Client) accept(b *Body, resp *http.Response, name string, offset, length int64, v Validators) error {
 	asked := offset > 0 || length > 0
 	switch resp.StatusCode {
@@ -100,7 +99,7 @@ func (c *Client) accept(b *Body, resp *http.Response, name string, offset, lengt
 		b.Size, b.want = resp.ContentLength, resp.ContentLength
 	case http.StatusPartialContent:
 		if !asked {
-			return fmt.Errorf("%s sent a part where the whole was asked for: %w", b.host, ErrRange)
+			return fmt.Errorf("%s sent a part instead of the whole: %w", b.host, ErrRange)
 		}
 	case http.StatusRequestedRangeNotSatisfiable:
 		if !asked {
@@ -108,7 +107,7 @@ func (c *Client) accept(b *Body, resp *http.Response, name string, offset, lengt
 		}
 		total, err := unsatisfiedTotal(resp.Header.Get("Content-Range"))
 		if err == nil && total == offset && !v.Differ(b.Validators) {
-			// Nothing is left, which is no error for who resumes at the end.
+			// Nothing is left: no error for a caller that resumes at the end.
 			b.Size, b.Offset, b.Ranged = total, offset, true
 			b.body = http.NoBody
 			return resp.Body.Close()
@@ -132,8 +131,8 @@ func (c *Client) accept(b *Body, resp *http.Response, name string, offset, lengt
 	return nil
 }
 
-// acceptRange holds a 206 to what was asked. A server may send less than it
-// was asked for; the body then ends short of it, as a [ShortBody].
+// acceptRange compares a 206 with the range that was asked for. A server may send
+// less (RFC 9110 section 15.3.7); the body then ends as a [ShortBody].
 func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
 	field := resp.Header.Get("Content-Range")
 	cr, err := parseContentRange(field)
@@ -162,8 +161,8 @@ func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
 	return nil
 }
 
-// A contentRange is a Content-Range field of a 206 (RFC 9110 section 14.4).
-// end is inclusive; total is -1 if unknown.
+// A contentRange is the Content-Range field of a 206 (RFC 9110 section 14.4). end
+// is inclusive; total is -1 if unknown.
 type contentRange struct{ start, end, total int64 }
 
 func parseContentRange(field string) (contentRange, error) {
@@ -172,21 +171,19 @@ func parseContentRange(field string) (contentRange, error) {
 	first, rest, ok2 := strings.Cut(rest, "-")
 	last, total, ok3 := strings.Cut(rest, "/")
 	if !ok || !ok2 || !ok3 {
-		return cr, fmt.Errorf("it is not of the form bytes FIRST-LAST/TOTAL")
+		return cr, errors.New("it is not of the form bytes FIRST-LAST/TOTAL")
 	}
-	var err [3]error
-	cr.start, err[0] = parseSize(first)
-	cr.end, err[1] = parseSize(last)
+	var err1, err2, err3 error
+	cr.start, err1 = parseSize(first)
+	cr.end, err2 = parseSize(last)
 	if cr.total = -1; total != "*" {
-		cr.total, err[2] = parseSize(total)
+		cr.total, err3 = parseSize(total)
 	}
-	for _, err := range err {
-		if err != nil {
-			return contentRange{}, err
-		}
+	if err := cmp.Or(err1, err2, err3); err != nil {
+		return contentRange{}, err
 	}
 	if cr.end < cr.start || cr.total >= 0 && cr.end >= cr.total {
-		return contentRange{}, fmt.Errorf("it contradicts itself")
+		return contentRange{}, errors.New("it contradicts itself")
 	}
 	return cr, nil
 }
@@ -196,7 +193,7 @@ func unsatisfiedTotal(field string) (int64, error) {
 	rest, ok := cutUnit(field)
 	total, ok2 := strings.CutPrefix(rest, "*/")
 	if !ok || !ok2 {
-		return 0, fmt.Errorf("it is not of the form bytes */TOTAL")
+		return 0, errors.New("it is not of the form bytes */TOTAL")
 	}
 	return parseSize(total)
 }
@@ -206,8 +203,8 @@ func cutUnit(field string) (rest string, ok bool) {
 	return strings.TrimSpace(rest), ok && strings.EqualFold(unit, "bytes")
 }
 
-// parseSize takes digits only, and no more than fit an int64 with room for
-// adding one.
+// parseSize accepts digits only, and numbers far enough below the largest int64 to
+// add to.
 func parseSize(s string) (int64, error) {
 	n, err := strconv.ParseUint(s, 10, 62)
 	if err != nil {

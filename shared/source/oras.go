@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +26,51 @@ import (
 // maxManifestBytes is what registries accept as a manifest.
 const maxManifestBytes = 4 << 20
 
+// An oras is an image in an OCI registry, pushed with oras or alike.
+type oras struct{ ref registry.Reference }
+
+func (o oras) String() string { return "oras://" + o.ref.String() }
+
+func parseORAS(raw string) (URL, error) {
+	errForm := malformed("the URL is not of the form oras://HOST[:PORT]/REPO:TAG or oras://HOST[:PORT]/REPO@sha256:DIGEST")
+	raw, _, _ = strings.Cut(raw, "#")
+	rest, slashes := strings.CutPrefix(raw[len("oras:"):], "//")
+	host, path, ok := strings.Cut(rest, "/")
+	host = strings.ToLower(host)
+	if !slashes || !ok || host == "" || path == "" {
+		return URL{}, errForm
+	}
+	if strings.Contains(host, "@") {
+		return URL{}, malformed("the URL holds a user name or password, which everybody who sees the catalog would see: credentials come from the Docker configuration file")
+	}
+	ref, err := registry.ParseReference(host + "/" + path)
+	if err != nil {
+		if repo, _, _ := strings.Cut(path, ":"); repo != strings.ToLower(repo) {
+			return URL{}, malformed("the repository %q must be in lower case", repo)
+		}
+		return URL{}, errForm
+	}
+	if ref.Reference == "" {
+		return URL{}, malformed("the URL needs a :TAG or @sha256:DIGEST after the repository")
+	}
+	if d, err := ref.Digest(); err == nil && d.Algorithm() != "sha256" {
+		return URL{}, malformed("the digest must be a sha256, not a %s", d.Algorithm())
+	}
+	u, err := url.Parse("oras://" + host)
+	if err != nil || u.Hostname() == "" || u.Host != host || strings.HasSuffix(host, ":") {
+		return URL{}, errForm
+	}
+	if err := checkPort(u.Port()); err != nil {
+		return URL{}, err
+	}
+	o := oras{ref}
+	return URL{Canonical: o.String(), Host: host, place: o}, nil
+}
+
+// Pinned is true: the digest of the layer names its content.
+func (oras) Pinned() bool { return true }
+
+// registryClient returns a client for one operation on the registry of ref.
 func (c *Client) registryClient(ref registry.Reference, cred auth.CredentialFunc, tokens auth.Cache) *auth.Client {
 	client := c.session()
 	client.Transport = &registryTransport{client.Transport, ref.Host(), c.config.PlainHTTP}
@@ -31,12 +79,12 @@ func (c *Client) registryClient(ref registry.Reference, cred auth.CredentialFunc
 		Header:     http.Header{"User-Agent": {c.config.UserAgent}},
 		Credential: cred,
 		Cache:      tokens,
-		// Where a token server is gets checked where it is dialled.
+		// The address policy checks token servers when it dials them.
 		BlockedRealmPrefixes: []netip.Prefix{},
 	}
 }
 
-// A credentialError is a failure to get at stored credentials.
+// A credentialError is a failure to use stored credentials.
 type credentialError struct{ err error }
 
 func (e *credentialError) Error() string {
@@ -45,8 +93,8 @@ func (e *credentialError) Error() string {
 
 func (e *credentialError) Unwrap() error { return e.err }
 
-// credential is the stored credential for a registry. The file is read each
-// time, so that a "docker login" counts at once.
+// credential returns the stored credential for a registry. It reads the file each
+// time, so that a "docker login" takes effect at once.
 func (c *Client) credential(ctx context.Context, hostport string) (auth.Credential, error) {
 	if c.config.DockerConfig == "" {
 		return auth.EmptyCredential, nil
@@ -65,8 +113,9 @@ func (c *Client) credential(ctx context.Context, hostport string) (auth.Credenti
 	return cred, nil
 }
 
-// withCredentials runs op with the stored credentials, and if a registry
-// refuses them once more without: expired ones get public images refused.
+// withCredentials runs op with the stored credentials, and again without if the
+// registry may have refused them: registries refuse expired ones for public images
+// too.
 func (c *Client) withCredentials(ctx context.Context, ref registry.Reference, op func(*auth.Client) error) error {
 	err := op(c.registryClient(ref, c.credential, c.signedIn))
 	if err == nil || !refusesCredentials(err) {
@@ -81,34 +130,31 @@ func (c *Client) withCredentials(ctx context.Context, ref registry.Reference, op
 	return err
 }
 
-// refusesCredentials reports whether bad credentials may be why. Registries
-// and token servers answer those with nearly any status of a client's error.
+// refusesCredentials reports whether bad credentials may be the cause. Registries
+// and token servers answer them with nearly any 4xx.
 func refusesCredentials(err error) bool {
-	var cred *credentialError
-	if errors.As(err, &cred) || errors.Is(err, auth.ErrBasicCredentialNotFound) {
-		return true
-	}
-	var resp *errcode.ErrorResponse
-	return errors.As(err, &resp) && resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests ||
-		errors.Is(err, errdef.ErrNotFound)
+	_, cred := errors.AsType[*credentialError](err)
+	resp, ok := errors.AsType[*errcode.ErrorResponse](err)
+	return cred || errors.Is(err, auth.ErrBasicCredentialNotFound) || errors.Is(err, errdef.ErrNotFound) ||
+		ok && resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests
 }
 
-// explainRegistry is [Client.explain] for what oras-go returns.
+// explainRegistry is [Client.explain] for the errors of oras-go.
 func (c *Client) explainRegistry(ctx context.Context, ref registry.Reference, err error) error {
-	var known *Unresolvable
-	var retry *Retryable
-	var cred *credentialError
-	var resp *errcode.ErrorResponse
+	_, known := errors.AsType[*Unresolvable](err)
+	_, retry := errors.AsType[*Retryable](err)
+	cred, unusable := errors.AsType[*credentialError](err)
+	resp, answered := errors.AsType[*errcode.ErrorResponse](err)
 	switch {
-	case ctx.Err() == nil && (errors.As(err, &known) || errors.As(err, &retry)):
+	case errors.Is(err, ErrRange), errors.Is(err, ErrChanged), ctx.Err() == nil && (known || retry):
 		return err
-	case errors.As(err, &cred):
+	case unusable:
 		return unresolvable(err, "%s asks for a login, and %v", ref.Registry, cred)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return unresolvable(err, "%s asks for a login to read %s: store one in the Docker configuration file (docker login %s)", ref.Registry, ref.Repository, ref.Registry)
 	case errors.Is(err, errdef.ErrNotFound):
 		return unresolvable(err, "%s has no %s: check repository and tag or digest", ref.Registry, ref)
-	case errors.As(err, &resp):
+	case answered:
 		host := ref.Registry
 		if resp.URL != nil && resp.URL.Host != "" {
 			host = resp.URL.Host
@@ -141,27 +187,21 @@ func (c *Client) repository(client *auth.Client, ref registry.Reference) *remote
 	}
 }
 
-// resolveORAS finds the layer that is the image and freezes its digest.
-func (c *Client) resolveORAS(ctx context.Context, u URL) (*Resolved, error) {
+// resolve finds the layer that is the image, and pins its digest.
+func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, error) {
 	var layers []ocispec.Descriptor
-	var manifest ocispec.Descriptor
-	err := c.withCredentials(ctx, u.ref, func(client *auth.Client) (err error) {
-		layers, manifest, err = c.findLayers(ctx, client, u.ref)
+	err := c.withCredentials(ctx, o.ref, func(client *auth.Client) (err error) {
+		layers, err = c.findLayers(ctx, client, o.ref)
 		return err
 	})
 	if err != nil {
-		return nil, c.explainRegistry(ctx, u.ref, err)
+		return nil, c.explainRegistry(ctx, o.ref, err)
 	}
 	layer, err := chooseLayer(layers)
 	if err != nil {
-		return nil, unresolvable(nil, "%s %v", u.ref, err)
+		return nil, unresolvable(nil, "%s %v", o.ref, err)
 	}
-	r := &Resolved{
-		Location: Location{URL: u.Canonical, Digest: layer.Digest.String()},
-		Name:     titleOf(layer),
-		Size:     layer.Size,
-		Manifest: manifest.Digest.String(),
-	}
+	r := &Resolved{Location: Location{Digest: layer.Digest.String()}, Name: titleOf(layer), Size: layer.Size}
 	switch layer.Digest.Algorithm() {
 	case digest.SHA256:
 		r.SHA256 = layer.Digest.Encoded()
@@ -169,103 +209,113 @@ func (c *Client) resolveORAS(ctx context.Context, u URL) (*Resolved, error) {
 		r.SHA512 = layer.Digest.Encoded()
 	}
 	if r.Name == "" {
-		if err := c.checkWhole(ctx, u, layers); err != nil {
+		if err := o.checkWhole(ctx, c, layers); err != nil {
 			return nil, err
 		}
-		if r.Name, err = c.nameUntitled(ctx, u, layer.Digest); err != nil {
+		if r.Name, err = o.nameUntitled(ctx, c, layer.Digest); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
 }
 
-// findLayers follows ref to the layers of a manifest; that is empty where ref is
-// the digest of a blob.
-func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref registry.Reference) (layers []ocispec.Descriptor, manifest ocispec.Descriptor, err error) {
+// findLayers returns the layers of the manifest that ref names, or the one blob that
+// it names.
+func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref registry.Reference) ([]ocispec.Descriptor, error) {
 	repo := c.repository(client, ref)
-	m, manifest, err := fetchManifest(ctx, repo, ref.Reference)
+	m, err := fetchManifest(ctx, repo, ref.Reference)
 	if err != nil {
 		if d, derr := ref.Digest(); derr == nil && isAbsent(err) {
 			if layer, err := repo.Blobs().Resolve(ctx, d.String()); err == nil || !errors.Is(err, errdef.ErrNotFound) {
-				return []ocispec.Descriptor{layer}, ocispec.Descriptor{}, err
+				return []ocispec.Descriptor{layer}, err
 			}
 		}
-		return nil, manifest, err
+		return nil, err
 	}
-	const maxDepth = 3 // an index of indexes is rare, one in itself impossible but by lying
+	const maxDepth = 3 // an index of indexes is rare; only a lie makes one that contains itself
 	for depth := 0; m.isIndex(); depth++ {
 		if depth == maxDepth {
-			return nil, manifest, unresolvable(nil, "%s is an index of indexes without end", ref)
+			return nil, unresolvable(nil, "%s is an index of indexes without end", ref)
 		}
 		chosen, err := choosePlatform(m.Manifests, c.config.Platform)
 		if err != nil {
-			return nil, manifest, unresolvable(nil, "%s %v", ref, err)
+			return nil, unresolvable(nil, "%s %v", ref, err)
 		}
-		if m, manifest, err = fetchManifest(ctx, repo, chosen.Digest.String()); err != nil {
-			return nil, manifest, err
+		if m, err = fetchManifest(ctx, repo, chosen.Digest.String()); err != nil {
+			return nil, err
 		}
 	}
-	return m.layers(), manifest, nil
+	return m.layers(), nil
 }
 
-// isAbsent reports whether a registry has no such manifest. Some say so with
-// other words than 404 where the digest is a blob's.
+// isAbsent reports whether a registry has no such manifest. For the digest of a
+// blob, some registries answer with another status than 404.
 func isAbsent(err error) bool {
-	var resp *errcode.ErrorResponse
+	resp, ok := errors.AsType[*errcode.ErrorResponse](err)
 	return errors.Is(err, errdef.ErrNotFound) ||
-		errors.As(err, &resp) && (resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnprocessableEntity)
+		ok && (resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnprocessableEntity)
 }
 
-func fetchManifest(ctx context.Context, repo *remote.Repository, reference string) (manifest, ocispec.Descriptor, error) {
+func fetchManifest(ctx context.Context, repo *remote.Repository, reference string) (m manifest, err error) {
 	desc, body, err := repo.Manifests().FetchReference(ctx, reference)
 	if err != nil {
-		return manifest{}, desc, err
+		return m, err
 	}
 	defer body.Close()
 	if desc.Size > maxManifestBytes {
-		return manifest{}, desc, fmt.Errorf("a manifest of %d bytes: %w", desc.Size, errdef.ErrSizeExceedsLimit)
+		return m, fmt.Errorf("manifest of %d bytes: %w", desc.Size, errdef.ErrSizeExceedsLimit)
 	}
 	data, err := content.ReadAll(body, desc)
 	if err != nil {
-		return manifest{}, desc, err
+		return m, err
 	}
-	var m manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return manifest{}, desc, unresolvable(err, "%s sent a manifest of %s that is not valid: %v", repo.Reference.Registry, repo.Reference, err)
+		return m, unresolvable(err, "%s sent a manifest of %s that is not valid: %v", repo.Reference.Registry, repo.Reference, err)
 	}
-	return m, desc, nil
+	return m, nil
 }
 
-// openBlob reads a layer by its digest. Its content cannot change, so there
-// is nothing to validate.
-func (c *Client) openBlob(ctx context.Context, u URL, layer string, offset, length int64) (*Body, error) {
+// open reads a layer by its digest. Its content cannot change, so it needs no
+// validators.
+func (o oras) open(ctx context.Context, c *Client, layer string, offset, length int64, _ Validators) (*Body, error) {
 	d, err := digest.Parse(layer)
 	if err != nil {
-		return nil, malformed("%s was not resolved: %q is not the digest of its layer", u.Canonical, layer)
+		return nil, malformed("%s was not resolved: %q is not the digest of its layer", o, layer)
 	}
 	scheme := "https"
-	if c.plainHTTP(u.ref) {
+	if c.plainHTTP(o.ref) {
 		scheme = "http"
 	}
-	url := fmt.Sprintf("%s://%s/v2/%s/blobs/%s", scheme, u.ref.Host(), u.ref.Repository, d)
-	scoped := auth.AppendRepositoryScope(ctx, u.ref, auth.ActionPull)
+	url := fmt.Sprintf("%s://%s/v2/%s/blobs/%s", scheme, o.ref.Host(), o.ref.Repository, d)
+	scoped := auth.AppendRepositoryScope(ctx, o.ref, auth.ActionPull)
 	var body *Body
-	err = c.withCredentials(ctx, u.ref, func(client *auth.Client) (err error) {
+	err = c.withCredentials(ctx, o.ref, func(client *auth.Client) (err error) {
 		body, err = c.open(scoped, registryDoer{client}, url, "", offset, length, Validators{})
 		return err
 	})
 	if err != nil {
-		if errors.Is(err, ErrRange) || errors.Is(err, ErrChanged) {
-			return nil, err
-		}
-		return nil, c.explainRegistry(ctx, u.ref, err)
+		return nil, c.explainRegistry(ctx, o.ref, err)
 	}
 	body.Validators = Validators{}
 	return body, nil
 }
 
-// A registryDoer tells refused credentials from other answers in the way that
-// oras-go does, so that [Client.withCredentials] sees no difference.
+// head reads the first bytes of a layer.
+func (o oras) head(ctx context.Context, c *Client, d digest.Digest) ([]byte, error) {
+	body, err := o.open(ctx, c, d.String(), 0, sniffBytes, Validators{})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	head, err := io.ReadAll(io.LimitReader(body, sniffBytes))
+	if _, short := errors.AsType[*ShortBody](err); err != nil && !short {
+		return nil, err
+	}
+	return head, nil
+}
+
+// A registryDoer returns refused credentials as the error that oras-go returns, for
+// [Client.withCredentials].
 type registryDoer struct{ *auth.Client }
 
 func (d registryDoer) Do(req *http.Request) (*http.Response, error) {

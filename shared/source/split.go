@@ -2,9 +2,7 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"mime"
 	"regexp"
@@ -12,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"imageroot/shared/image"
@@ -113,7 +110,7 @@ func errSplit(parts []ocispec.Descriptor) error {
 
 // checkWhole refuses several layers without a title the first of which begins
 // as a disk does: the others are the rest of it, or it is one of many.
-func (c *Client) checkWhole(ctx context.Context, u URL, layers []ocispec.Descriptor) error {
+func (o oras) checkWhole(ctx context.Context, c *Client, layers []ocispec.Descriptor) error {
 	var untitled []ocispec.Descriptor
 	for _, l := range candidates(layers) {
 		if titleOf(l) == "" {
@@ -123,26 +120,12 @@ func (c *Client) checkWhole(ctx context.Context, u URL, layers []ocispec.Descrip
 	if len(untitled) < 2 {
 		return nil
 	}
-	head, err := c.head(ctx, u, untitled[0].Digest)
+	head, err := o.head(ctx, c, untitled[0].Digest)
 	if err != nil {
 		return err
 	}
 	if format, _ := formatOf(head); format != "" {
-		return unresolvable(nil, "%s %v", u.ref, errSplit(untitled))
+		return unresolvable(nil, "%s %v", o.ref, errSplit(untitled))
 	}
 	return nil
-}
-
-// head reads the first bytes of a blob.
-func (c *Client) head(ctx context.Context, u URL, d digest.Digest) ([]byte, error) {
-	body, err := c.openBlob(ctx, u, d.String(), 0, sniffBytes)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	head, err := io.ReadAll(io.LimitReader(body, sniffBytes))
-	if _, short := errors.AsType[*ShortBody](err); err != nil && !short {
-		return nil, err
-	}
-	return head, nil
 }

@@ -21,19 +21,19 @@ const sniffBytes = 36 << 10
 // nameUntitled names a blob that no manifest gives a title: as its repository
 // if that is an image's name (.../debian.img.xz), else by repository, digest
 // and what its first bytes are.
-func (c *Client) nameUntitled(ctx context.Context, u URL, d digest.Digest) (string, error) {
-	last := path.Base(u.ref.Repository)
+func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (string, error) {
+	last := path.Base(o.ref.Repository)
 	if image.IsName(last) {
 		return last, nil
 	}
-	head, err := c.head(ctx, u, d)
+	head, err := o.head(ctx, c, d)
 	if err != nil {
 		return "", err
 	}
 	format, reason := formatOf(head)
 	if format == "" {
 		return "", unresolvable(nil, "%s has no file name (title), and its bytes are %s: push it with a title that ends in one of %s",
-			u.Canonical, reason, image.FormatList())
+			o, reason, image.FormatList())
 	}
 	const most = 200 // leaves room in a name for what follows
 	return last[:min(len(last), most)] + "-" + d.Encoded()[:12] + "." + string(format), nil

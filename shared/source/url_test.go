@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"imageroot/shared/image"
+	"imageroot/shared/source/scheme"
 )
 
 func TestParseURL(t *testing.T) {
@@ -79,6 +80,21 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
+// Each scheme that other packages accept can be read.
+func TestSchemes(t *testing.T) {
+	if len(parsers) != len(scheme.All) {
+		t.Errorf("%d parsers for %d schemes", len(parsers), len(scheme.All))
+	}
+	for _, s := range scheme.All {
+		if got, ok := scheme.Of(strings.ToUpper(s.Name) + "://h/x"); parsers[s.Name] == nil || !ok || got != s {
+			t.Errorf("%s has a parser: %v; of its URL: %+v", s.Name, parsers[s.Name] != nil, got)
+		}
+	}
+	if got := scheme.List("://"); got != "https://, http:// or oras://" {
+		t.Errorf("the list is %q", got)
+	}
+}
+
 func FuzzParseURL(f *testing.F) {
 	for _, s := range []string{
 		"https://example.org/x.img", "HTTP://EXAMPLE.org:80/a%20b+c.img?q=1#f", "https://[::1]/x.iso", "http://x/%C3%BC.qcow2", "https://h/a;b.img",
@@ -99,7 +115,7 @@ func FuzzParseURL(f *testing.F) {
 		if len(u.Canonical) > maxURLBytes+len("oras://") || !utf8.ValidString(u.Canonical) || strings.ContainsAny(u.Canonical, " \t\r\n#") || u.Host == "" {
 			t.Errorf("ParseURL(%q) is %+v", raw, u)
 		}
-		if u.Scheme != "oras" && !image.IsName(u.Name) {
+		if !u.Pinned() && !image.IsName(u.Name) {
 			t.Errorf("ParseURL(%q) has the name %q", raw, u.Name)
 		}
 		again, err := ParseURL(u.Canonical)
@@ -127,10 +143,11 @@ func FuzzParseORAS(f *testing.F) {
 			}
 			return
 		}
-		if u.Scheme != "oras" || u.Name != "" || u.ref.Registry != u.Host || u.ref.Repository == "" || u.ref.Reference == "" {
+		ref := u.place.(oras).ref
+		if !u.Pinned() || u.Name != "" || ref.Registry != u.Host || ref.Repository == "" || ref.Reference == "" {
 			t.Errorf("ParseURL(%q) = %+v", raw, u)
 		}
-		if d, err := u.ref.Digest(); err == nil && d.Algorithm() != "sha256" {
+		if d, err := ref.Digest(); err == nil && d.Algorithm() != "sha256" {
 			t.Errorf("ParseURL(%q) takes the digest %s", raw, d)
 		}
 		again, err := ParseURL(u.Canonical)

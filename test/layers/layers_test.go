@@ -131,6 +131,29 @@ func TestLambdas(t *testing.T) {
 	}
 }
 
+// Only package source knows the schemes of sources. Others ask it, or its table.
+func TestSchemes(t *testing.T) {
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.ImportPath, "test/") || strings.HasPrefix(p.ImportPath, "shared/source") {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			path := filepath.Join(p.Dir, name)
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && strings.Contains(lit.Value, "oras") {
+					t.Errorf("%s: %s", fset.Position(lit.Pos()), lit.Value)
+				}
+				return true
+			})
+		}
+	}
+}
+
 // The environment is read in one place, and the clock is injected.
 func TestCalls(t *testing.T) {
 	banned := map[string][]string{ // call to where it may be
