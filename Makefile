@@ -52,6 +52,10 @@ infra: deps servers dist ## what installs imageroot: units, containers, proxy, a
 browser: deps ## the pages in Chromium; screenshots go to out/screenshots
 	$(GOTEST) -json ./test/browser -screenshots $(abspath $(OUT))/screenshots | $(STRICT)
 
+.PHONY: picture
+picture: deps ## take the README's picture of the page, docs/page.webp
+	$(GO) test ./test/browser -count=1 -run TestPicture -picture $(CURDIR)/docs/page.webp
+
 MINIO = minio@v0.0.0-20260212201848-7aac2a2c5b7c
 MC    = mc@v0.0.0-20250313080218-cf909e1063a9
 
@@ -97,7 +101,7 @@ template: ## hold template.yaml against the code, and lint it where cfn-lint is 
 	$(GOTEST) -count=1 -v ./test/template
 
 .PHONY: invoke
-invoke: ## every event of infra/events through sam local (needs sam and Docker; see README)
+invoke: ## every event of infra/events through sam local (needs sam and Docker; see docs/aws.md)
 	sam build
 	@for e in infra/events/*.json; do case $$(basename $$e) in \
 	  upload-*) f=UploadFunction;; catalog-*) f=CatalogFunction;; addbyurl-*) f=AddByURLFunction;; fetch-*) f=FetchFunction;; *) f=HashFunction;; esac; \

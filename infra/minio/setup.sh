@@ -1,6 +1,6 @@
 #!/bin/sh
-# What imageroot needs of a MinIO: two buckets, a user that may use these and
-# nothing else, and events of the images, sent to the webhook that MinIO's
+# Creates what imageroot needs in MinIO: two buckets, a user that may use these
+# and nothing else, and events of the images, sent to the webhook that MinIO's
 # environment names. It can be run again at any time.
 set -eu
 : "${MINIO_URL:=http://127.0.0.1:9000}"
@@ -9,8 +9,8 @@ MC_CONFIG_DIR=$(mktemp -d)
 export MC_CONFIG_DIR
 trap 'rm -rf "$MC_CONFIG_DIR"' EXIT
 
-# Secrets by standard input: arguments can be seen by everyone.
-# The server may have been started a moment ago.
+# Secrets go by standard input: every user can see arguments. The server may be
+# starting still.
 tries=30
 until printf '%s\n' "$MINIO_ROOT_USER" "$MINIO_ROOT_PASSWORD" | mc alias set here "$MINIO_URL"; do
 	tries=$((tries - 1))

@@ -1,0 +1,161 @@
+// Package docs holds what the documents say against the repository: every
+// relative link and anchor leads somewhere, every page can be reached from the
+// README, and the settings and make targets that pages name exist.
+package docs
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"imageroot/shared/config"
+)
+
+const root = "../.." // of the module
+
+// A document is one Markdown file.
+type document struct {
+	text    string // without code
+	whole   string
+	anchors []string
+}
+
+var (
+	fence   = regexp.MustCompile("(?ms)^```.*?^```$")
+	span    = regexp.MustCompile("`[^`\n]*`")
+	heading = regexp.MustCompile(`(?m)^#+ +(.+?) *$`)
+	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+)
+
+// documents returns the Markdown files that git knows of, by path.
+func documents(t *testing.T) map[string]document {
+	t.Helper()
+	list := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	all := map[string]document{}
+	for name := range strings.FieldsSeq(string(out)) {
+		b, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := string(b)
+		text := fence.ReplaceAllString(whole, "")
+		d := document{text: span.ReplaceAllString(text, ""), whole: whole}
+		for _, m := range heading.FindAllStringSubmatch(text, -1) {
+			d.anchors = append(d.anchors, anchor(m[1]))
+		}
+		all[name] = d
+	}
+	return all
+}
+
+// anchor returns the fragment that GitHub and others give a heading.
+func anchor(heading string) string {
+	keep := func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r == '-', r == '_', r >= 'a' && r <= 'z', r >= '0' && r <= '9', r > 127:
+			return r
+		}
+		return -1
+	}
+	return strings.Map(keep, strings.ToLower(heading))
+}
+
+func TestLinks(t *testing.T) {
+	all := documents(t)
+	reached := map[string]bool{"README.md": true}
+	todo := []string{"README.md"}
+	targets := map[string][]string{}
+	for name, d := range all {
+		for _, m := range link.FindAllStringSubmatch(d.text, -1) {
+			u, err := url.Parse(m[1])
+			if err != nil || u.Scheme != "" {
+				continue
+			}
+			to := name
+			if u.Path != "" {
+				to = path.Join(path.Dir(name), u.Path)
+			}
+			if _, err := os.Stat(filepath.Join(root, to)); err != nil {
+				t.Errorf("%s links to %s, which does not exist", name, m[1])
+				continue
+			}
+			targets[name] = append(targets[name], to)
+			if u.Fragment != "" && !slices.Contains(all[to].anchors, u.Fragment) {
+				t.Errorf("%s links to %s, and %s has no such heading: %q", name, m[1], to, all[to].anchors)
+			}
+		}
+	}
+	for len(todo) > 0 {
+		for _, to := range targets[todo[0]] {
+			if _, ok := all[to]; ok && !reached[to] {
+				reached[to] = true
+				todo = append(todo, to)
+			}
+		}
+		todo = todo[1:]
+	}
+	for name := range all {
+		if strings.HasPrefix(name, "docs/") && !reached[name] {
+			t.Errorf("no link leads from the README to %s", name)
+		}
+	}
+}
+
+// Make targets, settings and files of ours that the documents name exist.
+func TestNames(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var help strings.Builder
+	if _, err := config.Load([]string{"--help"}, &help); !errors.Is(err, config.ErrHelp) {
+		t.Fatalf("--help: %v", err)
+	}
+	settings := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^  --([a-z0-9-]+)`).FindAllStringSubmatch(help.String(), -1) {
+		settings["IMAGEROOT_"+strings.ToUpper(strings.ReplaceAll(m[1], "-", "_"))] = true
+	}
+	target := regexp.MustCompile("`make ([a-z0-9]+)`")
+	variable := regexp.MustCompile(`\bIMAGEROOT_[A-Z0-9_]*[A-Z0-9]`)
+	file := regexp.MustCompile("`((?:functions|shared|local|templates|test|infra|tools|docs)/[A-Za-z0-9_./-]+)`")
+	all := documents(t)
+	for name, d := range all {
+		for _, m := range target.FindAllStringSubmatch(d.whole, -1) {
+			if !strings.Contains(string(makefile), "\n"+m[1]+":") {
+				t.Errorf("%s: make %s is no target", name, m[1])
+			}
+		}
+		for _, v := range variable.FindAllString(d.whole, -1) {
+			if !settings[v] && !strings.HasPrefix(name, "test/") {
+				t.Errorf("%s: %s is no setting", name, v)
+			}
+		}
+		for _, m := range file.FindAllStringSubmatch(d.whole, -1) {
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+				t.Errorf("%s: there is no %s", name, m[1])
+			}
+		}
+	}
+	reference := all["docs/settings.md"].whole
+	for _, v := range slices.Sorted(maps.Keys(settings)) {
+		if !strings.Contains(reference, fmt.Sprintf("`%s`", v)) && v != "IMAGEROOT_VERSION" {
+			t.Errorf("docs/settings.md leaves out %s", v)
+		}
+	}
+}
