@@ -3,6 +3,7 @@ package fetch
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -249,7 +250,7 @@ func TestSlowSources(t *testing.T) {
 		f.Limits.LeastBytes, f.Limits.LeastWithin = 50_000, time.Second
 		w.enqueue()
 		err := f.Handle(t.Context(), w.task())
-		if _, ok := queue.Delay(err); !ok || w.job().Status != job.Queued || !strings.Contains(w.job().Error, slow) {
+		if _, ok := errors.AsType[*queue.Retry](err); !ok || w.job().Status != job.Queued || !strings.Contains(w.job().Error, slow) {
 			t.Fatalf("%v: the job is %s: %s", err, w.job().Status, w.job().Error)
 		}
 		o.become(good(longA))

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -30,7 +31,7 @@ func TestOutage(t *testing.T) {
 			b(o, n, rw, r)
 		})
 		err := w.process("a", w.root).Handle(t.Context(), w.task())
-		if after, ok := queue.Delay(err); !ok || after < minOutageWait || after > maxOutageWait {
+		if retry, ok := errors.AsType[*queue.Retry](err); !ok || !retry.Free || retry.After < minOutageWait || retry.After > maxOutageWait {
 			t.Fatalf("the source is away: %v: %+v, %v", err, w.job(), o.requests())
 		}
 		j := w.job()

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func TestForbiddenHere(t *testing.T) {
 
 	w.enqueue()
 	queuedBy(allowed)
-	_, again := queue.Delay(forbidden.Handle(t.Context(), w.task()))
+	_, again := errors.AsType[*queue.Retry](forbidden.Handle(t.Context(), w.task()))
 	if j := w.job(); !again || j.Status != job.Queued || !strings.Contains(j.Error, "IMAGEROOT_ALLOW_NET") {
 		t.Errorf("after the process that may not: retried %v, %s, %q", again, j.Status, j.Error)
 	}

@@ -354,7 +354,7 @@ func TestRace(t *testing.T) {
 	}
 	for range runners {
 		err := <-errs
-		if _, ok := queue.Delay(err); err != nil && !ok {
+		if _, ok := errors.AsType[*queue.Retry](err); err != nil && !ok {
 			t.Errorf("a runner failed: %v", err)
 		}
 	}

@@ -283,7 +283,7 @@ func TestCheckReplaced(t *testing.T) {
 			return nil
 		}
 		err := p.Handle(w.t.Context(), queue.Task{Check: sha}.Encode())
-		if _, again := queue.Delay(err); !again || w.known(sha).Check != nil {
+		if _, again := errors.AsType[*queue.Retry](err); !again || w.known(sha).Check != nil {
 			t.Errorf("%v, verdict %+v", err, w.known(sha).Check)
 		}
 		// The bytes come back, and are checked.

@@ -2,6 +2,7 @@ package hash
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -177,11 +178,7 @@ func (w *world) until(p *process, t queue.Task) {
 		if err = p.Handle(w.t.Context(), t.Encode()); err == nil {
 			return
 		}
-		delay, ok := queue.Delay(err)
-		if !ok {
-			delay = 10 * time.Second
-		}
-		time.Sleep(delay)
+		time.Sleep(cmp.Or(queue.Outcome(err).After, 10*time.Second))
 	}
 	w.t.Fatalf("%+v still fails: %v", t, err)
 }

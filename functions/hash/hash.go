@@ -196,16 +196,8 @@ func (f *Function) run(ctx context.Context, name string) error {
 		claimed = r.Job().Generation
 		return f.hash(ctx, name, r)
 	})
-	var busy *job.BusyError
-	switch {
-	case errors.Is(err, job.ErrIdle):
-		return nil
-	case errors.As(err, &busy):
-		return queue.RetryAfter(max(busy.Until.Sub(f.Now()), time.Second), err)
-	case errors.Is(err, errReplaced), errors.Is(err, store.ErrChanged):
-		return queue.RetryAfter(Settle, err)
-	case err != nil:
-		return err
+	if err != nil {
+		return job.Redeliver(err, f.Now())
 	}
 	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
 		return nil // another process has it, or has ended it

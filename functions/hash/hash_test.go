@@ -75,7 +75,7 @@ func TestSettle(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := p.Handle(w.t.Context(), queue.Task{Image: imageName}.Encode())
-		if delay, ok := queue.Delay(err); !ok || delay <= 0 || delay > Settle {
+		if retry, ok := errors.AsType[*queue.Retry](err); !ok || !retry.Free || retry.After <= 0 || retry.After > Settle {
 			t.Errorf("a fresh object: %v", err)
 		}
 		w.look(p, imageName)
@@ -184,7 +184,7 @@ func TestReplacedWhileRead(t *testing.T) {
 			}
 			w.look(p, imageName)
 			err := p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
-			if delay, ok := queue.Delay(err); !ok || delay != Settle {
+			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After != Settle {
 				t.Errorf("replaced at %d: %v", at, err)
 			}
 			if rec := w.record(); rec != nil {
@@ -320,7 +320,7 @@ func TestRace(t *testing.T) {
 		var read int64
 		for range runners {
 			err := <-errs
-			if _, ok := queue.Delay(err); err != nil && !ok {
+			if _, ok := errors.AsType[*queue.Retry](err); err != nil && !ok {
 				t.Error(err)
 			}
 		}
@@ -455,6 +455,28 @@ func TestFaultAtEveryWrite(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A job over a store that fails comes back after the wait that its work asks
+// for, and counts as a failure only if it got no further.
+func TestComesBackLater(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.put(imageName, imageA)
+		p := w.process("a", w.catalog)
+		p.tap.read = func(_ context.Context, offset int64) error {
+			if offset >= 3*mib {
+				return errors.New("out of reach")
+			}
+			return nil
+		}
+		w.look(p, imageName)
+		for i, free := range []bool{true, false} {
+			err := p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
+			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After != 5*time.Second || retry.Free != free {
+				t.Errorf("run %d: %v, %+v", i, err, retry)
+			}
+		}
+	})
 }
 
 // A store that fails now and then only makes a hash slower.

@@ -590,7 +590,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	if err == nil {
 		err = f.finish(ctx, &p, version)
 	}
-	if _, waits := queue.Delay(err); err != nil && !waits { // another process may be at it
+	if err != nil && !queue.Outcome(err).Free { // else another process may be at it
 		_, nerr := f.note(ctx, p.ID, reason(err))
 		err = errors.Join(err, ignoreGone(nerr))
 	}

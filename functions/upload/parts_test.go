@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -267,7 +268,7 @@ func TestAssembledByAnother(t *testing.T) {
 	<-busy.begun
 	w.over(busy, w.catalog)
 	err := w.Handle(t.Context(), []byte(tasks[0]))
-	if delay, ok := queue.Delay(err); !ok || delay < time.Second {
+	if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After < time.Second {
 		t.Errorf("asked for the same: %v", err)
 	}
 	if got := w.show(v.ID); got.Status != completing {
@@ -512,7 +513,7 @@ func TestPartsLost(t *testing.T) {
 	w.must(202, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
 	lose()
 	task := w.assembly.take()[0]
-	if _, ok := queue.Delay(w.Handle(t.Context(), []byte(task))); !ok {
+	if _, ok := errors.AsType[*queue.Retry](w.Handle(t.Context(), []byte(task))); !ok {
 		t.Error("it does not wait")
 	}
 	w.ahead += assembleTime

@@ -483,27 +483,29 @@ func (e *Kept) Unwrap() error { return e.Err }
 type Retry struct {
 	After time.Duration
 	Err   error
-	// Free says that the try is not one of those after which a queue gives a
-	// message up: work sets it that has a limit of its own, and Work where the
-	// run has got on, to another checkpoint.
+	// Free says that the try is no failure (see [queue.Retry]). Work that has a
+	// limit of its own sets it, and so does [Jobs.Work] if the run has left
+	// another checkpoint.
 	Free bool
 }
 
 func (e *Retry) Error() string { return e.Err.Error() }
 func (e *Retry) Unwrap() error { return e.Err }
 
-// Redeliver is what the handler of a queue's message returns for an error of
-// [Jobs.Work]: nil where there was nothing to do, and one that brings the message
-// back when the job may be free, or is to be tried again.
+// Redeliver returns what the handler of a queue's message returns for an error
+// of [Jobs.Work]: nil if there is nothing to run, else a [queue.Retry].
 func Redeliver(err error, now time.Time) error {
 	if errors.Is(err, ErrIdle) {
 		return nil
 	}
 	if busy, ok := errors.AsType[*BusyError](err); ok {
-		return queue.RetryAfter(max(busy.Until.Sub(now), time.Second), err)
+		return &queue.Retry{After: max(busy.Until.Sub(now), time.Second), Held: true, Err: err}
+	}
+	if stopped, ok := errors.AsType[*StoppedError](err); ok {
+		return &queue.Retry{Free: stopped.Moved, Err: err}
 	}
 	if retry, ok := errors.AsType[*Retry](err); ok {
-		return queue.RetryAfter(retry.After, err)
+		return &queue.Retry{After: retry.After, Free: retry.Free, Err: err}
 	}
 	return err
 }

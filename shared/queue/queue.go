@@ -21,8 +21,9 @@ type Sender interface {
 	Send(ctx context.Context, body []byte, delay time.Duration) error
 }
 
-// A Handler does the work of one message. An error brings the message back
-// later; [RetryAfter] says when.
+// A Handler does the work of one message. If it returns nil the message is done
+// and does not come back; for an error see [Retry]. A panic counts as a failure.
+// If ctx has ended, a try that counts as a failure comes back at once.
 type Handler func(ctx context.Context, body []byte) error
 
 // A Receiver hands messages to a handler, at most workers at once, until ctx
@@ -31,24 +32,37 @@ type Receiver interface {
 	Receive(ctx context.Context, workers int, handle Handler) error
 }
 
-type retryAfter struct {
-	error
-	delay time.Duration
+// A Retry is the error of a [Handler] that says what becomes of its message. For
+// any other error, the message comes back when the queue sees fit and the try
+// counts as a failure.
+type Retry struct {
+	// After is the time before which the message does not come back. If the try
+	// counts as a failure the queue may wait for longer, as after any failure.
+	After time.Duration
+	// Free says that the try does not count as a failure. A queue may give up a
+	// message that has failed too often.
+	Free bool
+	// Held says that another process has the work in hand. The try does not count
+	// as a failure either, and a queue that outlives its processes drops the
+	// message: the message of the other process comes back if that one dies.
+	Held bool
+	Err  error
 }
 
-func (e retryAfter) Unwrap() error { return e.error }
+func (e *Retry) Error() string { return e.Err.Error() }
+func (e *Retry) Unwrap() error { return e.Err }
 
-// RetryAfter wraps an error of a handler: the message is to come back after
-// delay and the try does not count as failed.
-func RetryAfter(delay time.Duration, err error) error { return retryAfter{err, delay} }
+// RetryAfter returns a free [Retry].
+func RetryAfter(delay time.Duration, err error) error {
+	return &Retry{After: delay, Free: true, Err: err}
+}
 
-// Delay returns the delay of a [RetryAfter] error.
-func Delay(err error) (time.Duration, bool) {
-	var r retryAfter
-	if errors.As(err, &r) {
-		return r.delay, true
+// Outcome returns the [Retry] that an error of a handler stands for. err is not nil.
+func Outcome(err error) *Retry {
+	if r, ok := errors.AsType[*Retry](err); ok {
+		return r
 	}
-	return 0, false
+	return &Retry{Err: err}
 }
 
 // A Task says what to look at.

@@ -94,19 +94,16 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
+func TestOutcome(t *testing.T) {
 	cause := errors.New("busy")
 	err := fmt.Errorf("task: %w", queue.RetryAfter(time.Minute, cause))
-	if d, ok := queue.Delay(err); !ok || d != time.Minute {
-		t.Errorf("the delay is %v, %v", d, ok)
+	if out := queue.Outcome(err); out.After != time.Minute || !out.Free {
+		t.Errorf("the outcome is %+v", out)
 	}
 	if !errors.Is(err, cause) || err.Error() != "task: busy" {
 		t.Errorf("the error is %v", err)
 	}
-	if d, ok := queue.Delay(cause); ok {
-		t.Errorf("an error like others has the delay %v", d)
-	}
-	if _, ok := queue.Delay(nil); ok {
-		t.Error("no error has a delay")
+	if out := queue.Outcome(cause); out.After != 0 || out.Free || out.Held {
+		t.Errorf("an error like others has the outcome %+v", out)
 	}
 }

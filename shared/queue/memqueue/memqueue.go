@@ -150,11 +150,16 @@ func (q *Queue) deliver(ctx context.Context, m *message, handle queue.Handler) {
 	if err == nil {
 		return
 	}
-	delay, asked := queue.Delay(err)
-	if ctx.Err() == nil && !asked {
-		delay = min(firstBackoff<<min(m.failures, 10), maxBackoff)
+	out := queue.Outcome(err)
+	delay := out.After
+	if !out.Free && !out.Held {
+		delay = max(delay, min(firstBackoff<<min(m.failures, 10), maxBackoff))
 		m.failures++
-		q.log.Warn("task failed, will try again", "task", m.body, "failures", m.failures, "in", delay, "error", err)
+		if ctx.Err() != nil {
+			delay = 0
+		} else {
+			q.log.Warn("task failed, will try again", "task", m.body, "failures", m.failures, "in", delay, "error", err)
+		}
 	}
 	m.due = time.Now().Add(delay)
 	q.add(m)

@@ -32,7 +32,10 @@ func Run(t *testing.T, open func(t *testing.T) Queue) {
 		{"Delay", (*suite).delay},
 		{"Failure", (*suite).failure},
 		{"OneFails", (*suite).oneFails},
+		{"Panic", (*suite).panics},
 		{"RetryAfter", (*suite).retryAfter},
+		{"FailureAfter", (*suite).failureAfter},
+		{"Held", (*suite).held},
 		{"Workers", (*suite).workers},
 		{"EndOfContext", (*suite).endOfContext},
 		{"ManySenders", (*suite).manySenders},
@@ -201,6 +204,59 @@ func (s *suite) retryAfter() {
 	}
 }
 
+// failureAfter brings a message back no sooner than it says.
+func (s *suite) failureAfter() {
+	const wait = 2 * time.Second
+	s.send("a", 0)
+	var tries []time.Time
+	s.until(1, func(context.Context, []byte) (bool, error) {
+		if tries = append(tries, time.Now()); len(tries) < 3 {
+			return false, fmt.Errorf("wrapped: %w", &queue.Retry{After: wait, Err: errors.New("broken")})
+		}
+		return true, nil
+	})
+	for i := range tries[1:] {
+		if waited := tries[i+1].Sub(tries[i]); waited < wait {
+			s.Errorf("a message that was to wait %v came back after %v", wait, waited)
+		}
+	}
+}
+
+// held drops a message, or brings it back no sooner than it says.
+func (s *suite) held() {
+	const wait = 2 * time.Second
+	s.send("a", 0)
+	s.send("b", 2*wait)
+	var tries []time.Time
+	s.until(1, func(_ context.Context, body []byte) (bool, error) {
+		if string(body) == "b" {
+			return true, nil
+		}
+		if tries = append(tries, time.Now()); len(tries) == 1 {
+			return false, &queue.Retry{After: wait, Held: true, Err: errors.New("another process has it")}
+		}
+		return false, nil
+	})
+	switch {
+	case len(tries) > 2:
+		s.Errorf("a message came %d times", len(tries))
+	case len(tries) == 2 && tries[1].Sub(tries[0]) < wait:
+		s.Errorf("a message that was to wait %v came back after %v", wait, tries[1].Sub(tries[0]))
+	}
+}
+
+// panics are failures.
+func (s *suite) panics() {
+	s.send("a", 0)
+	tries := 0
+	s.until(1, func(context.Context, []byte) (bool, error) {
+		if tries++; tries == 1 {
+			panic("broken")
+		}
+		return true, nil
+	})
+}
+
 // workers are as many as were asked for.
 func (s *suite) workers() {
 	const workers, messages = 3, 9
@@ -239,8 +295,14 @@ func (s *suite) workers() {
 	}
 }
 
-// endOfContext is waited out by handlers, and what they break off comes back.
+// endOfContext is waited out by handlers, and what they break off comes back at
+// once, whether that counts as a failure or not.
 func (s *suite) endOfContext() {
+	s.endsWith(func(ctx context.Context) error { return ctx.Err() })
+	s.endsWith(func(ctx context.Context) error { return queue.RetryAfter(0, ctx.Err()) })
+}
+
+func (s *suite) endsWith(outcome func(context.Context) error) {
 	s.send("a", 0)
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
 	defer cancel()
@@ -251,7 +313,7 @@ func (s *suite) endOfContext() {
 		// It may take its time.
 		<-time.After(100 * time.Millisecond)
 		ended = true
-		return ctx.Err()
+		return outcome(ctx)
 	})
 	if !ended {
 		s.Error("Receive returned before its handler")

@@ -20,7 +20,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
-	"imageroot/shared/job"
 	"imageroot/shared/queue"
 )
 
@@ -113,17 +112,13 @@ const (
 )
 
 // Deliver has a message handled and reports whether it is done with: then it
-// is the caller's to delete. Otherwise it comes back, after
-// a while that grows with each failure.
+// is the caller's to delete. Otherwise it comes back, after a while that grows
+// with each failure.
 //
-//   - A handler whose time was over before its work ([job.StoppedError]), or
-//     that wants to be asked later ([queue.RetryAfter]), has the message sent
-//     anew, so that it does not count as a failure. A job that could not go on
-//     ([job.Retry]) is one, where its try was not free.
-//   - Work that another process holds ([job.BusyError]) is that one's: its own
-//     message comes back if it dies.
-//   - A message that comes for the last time is given up, without another try:
-//     what kills the process each time would kill it then, too.
+// SQS counts every receive of a message. A try that does not count as a failure
+// (see [queue.Retry]) therefore has the message sent anew. A message that comes
+// for the last time is given up without another try, since its handler may have
+// ended the process each time.
 func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (done bool) {
 	if m.Receives >= MaxReceives {
 		q.giveUp(ctx, m)
@@ -133,26 +128,22 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 	if err == nil {
 		return true
 	}
-	if busy, ok := errors.AsType[*job.BusyError](err); ok {
-		q.cfg.Log.Info("task left to the process that is at it", "task", m.short(), "until", busy.Until)
-		return true
-	}
-	stopped, isStopped := errors.AsType[*job.StoppedError](err)
-	delay, later := queue.Delay(err)
-	if retry, ok := errors.AsType[*job.Retry](err); ok {
-		later = retry.Free
-	}
+	out := queue.Outcome(err)
 	tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if isStopped && stopped.Moved || later {
-		serr := q.Send(tell, []byte(m.Body), delay)
+	switch {
+	case out.Held:
+		q.cfg.Log.Info("task left to the process that has it in hand", "task", m.short(), "because", err)
+		return true
+	case out.Free:
+		serr := q.Send(tell, []byte(m.Body), out.After)
 		if serr == nil {
-			q.cfg.Log.Info("task sent on", "task", m.short(), "in", delay, "because", err)
+			q.cfg.Log.Info("task sent on", "task", m.short(), "in", out.After, "because", err)
 			return true
 		}
 		err = errors.Join(err, serr)
 	}
-	again := q.backoff(m.Receives - 1)
+	again := max(out.After, q.backoff(m.Receives-1))
 	if ctx.Err() != nil {
 		again = 0
 	}

@@ -20,7 +20,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
-	"imageroot/shared/job"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/queuetest"
 	"imageroot/shared/queue/sqsqueue"
@@ -151,10 +150,9 @@ func receive(t *testing.T, q *sqsqueue.Queue, handle queue.Handler, done func() 
 
 func TestPoison(t *testing.T) {
 	for name, broken := range map[string]queue.Handler{
-		"error":    func(context.Context, []byte) error { return errors.New("broken") },
-		"panic":    func(context.Context, []byte) error { panic("broken") },
-		"retry":    func(context.Context, []byte) error { return queue.RetryAfter(0, &job.Retry{Err: errors.New("store")}) },
-		"no moves": func(context.Context, []byte) error { return &job.StoppedError{Err: context.DeadlineExceeded} },
+		"error": func(context.Context, []byte) error { return errors.New("broken") },
+		"panic": func(context.Context, []byte) error { panic("broken") },
+		"retry": func(context.Context, []byte) error { return &queue.Retry{Err: errors.New("store")} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -195,9 +193,8 @@ func TestPoison(t *testing.T) {
 // TestHandOver: what goes on for longer than a message may come is sent anew.
 func TestHandOver(t *testing.T) {
 	for name, goesOn := range map[string]error{
-		"stopped":      fmt.Errorf("hash: %w", &job.StoppedError{Moved: true, Err: context.DeadlineExceeded}),
-		"later":        queue.RetryAfter(0, errors.New("not yet")),
-		"a free retry": queue.RetryAfter(0, &job.Retry{Free: true, Err: errors.New("the source is away")}),
+		"stopped": fmt.Errorf("hash: %w", &queue.Retry{Free: true, Err: context.DeadlineExceeded}),
+		"later":   queue.RetryAfter(0, errors.New("not yet")),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -231,7 +228,7 @@ func TestBusyIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, q, func(context.Context, []byte) error {
-		return queue.RetryAfter(time.Hour, &job.BusyError{Until: time.Now().Add(time.Hour)})
+		return &queue.Retry{After: time.Hour, Held: true, Err: errors.New("another process runs the job")}
 	}, func() bool { return s.Seen("ReceiveMessage") > 1 && len(s.Bodies("q")) == 0 })
 	if n := s.Seen("SendMessage"); n != 1 {
 		t.Errorf("%d messages were sent", n)
