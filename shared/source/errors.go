@@ -26,8 +26,10 @@ type Malformed struct{ Reason string }
 
 func (e *Malformed) Error() string { return e.Reason }
 
-// Problem implements [problem.Problem].
-func (e *Malformed) Problem() *problem.Error { return problem.New(problem.Malformed, e.Reason) }
+// As sets a target **[problem.Error]: the reason is for the client.
+func (e *Malformed) As(target any) bool {
+	return asProblem(target, problem.New(problem.Malformed, e.Reason))
+}
 
 func malformed(format string, args ...any) error {
 	return &Malformed{fmt.Sprintf(format, args...)}
@@ -46,9 +48,17 @@ func (e *Unresolvable) Error() string { return e.Reason }
 
 func (e *Unresolvable) Unwrap() error { return e.Err }
 
-// Problem implements [problem.Problem].
-func (e *Unresolvable) Problem() *problem.Error {
-	return problem.Wrap(problem.Invalid, e.Reason, e.Err)
+// As sets a target **[problem.Error]: the reason is for the client.
+func (e *Unresolvable) As(target any) bool {
+	return asProblem(target, problem.Wrap(problem.Invalid, e.Reason, e.Err))
+}
+
+func asProblem(target any, p *problem.Error) bool {
+	t, ok := target.(**problem.Error)
+	if ok {
+		*t = p
+	}
+	return ok
 }
 
 func unresolvable(err error, format string, args ...any) error {
