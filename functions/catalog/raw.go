@@ -123,7 +123,8 @@ func elsewhere(r *http.Request, c *object) error {
 		key = url.PathEscape(c.key)
 	}
 	from := web.BaseURL(r) + imagePath(key, c.name)
-	kind := named(c.name)
+	format, _ := image.FormatOf(c.name)
+	kind := content.KindOf(format)
 	if c.known != nil {
 		kind = c.known.Kind
 	}
@@ -137,17 +138,6 @@ func elsewhere(r *http.Request, c *object) error {
 		how = fmt.Sprintf("%s -o disk.qcow2 '%s' && qemu-img convert -O raw disk.qcow2 /dev/sdX", curl, from)
 	}
 	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
-}
-
-// named is the kind of image that a name stands for, where a disk does not get
-// it as it is.
-func named(name string) content.Kind {
-	format, _ := image.FormatOf(name)
-	plain, compressor, _ := strings.Cut(string(format), ".")
-	if plain == "qcow2" {
-		return content.QCOW2
-	}
-	return map[string]content.Kind{"zst": content.Zstd, "xz": content.XZ, "gz": content.Gzip, "bz2": content.Bzip2}[compressor]
 }
 
 // diskClusters is how many clusters of a qcow2 image are in memory at once, at

@@ -19,6 +19,8 @@ import (
 	"strings"
 
 	"golang.org/x/text/unicode/norm"
+
+	"imageroot/shared/image"
 )
 
 // MaxBytes is the largest checksum list that [Parse] reads.
@@ -175,14 +177,12 @@ func (l *List) beside(location string) bool {
 	return path.Dir(l.location) == path.Dir(location) && strings.HasPrefix(path.Base(l.location), path.Base(location))
 }
 
-// compressions end the names of files that others come out of.
-var compressions = []string{".xz", ".zst", ".gz", ".bz2"}
-
 // missing says what the list names instead of the file at location.
 func (l *List) missing(location string) error {
 	file := path.Base(location)
 	for _, e := range l.named {
-		if ext := path.Ext(file); slices.Contains(compressions, ext) && path.Base(e.name)+ext == file {
+		name := path.Base(e.name)
+		if slices.ContainsFunc(image.Compressions, func(c image.Compression) bool { return name+c.Suffix == file }) {
 			return fmt.Errorf("the checksum list has the digest of %q, which comes out of %q: it says nothing of the compressed file", e.name, file)
 		}
 	}

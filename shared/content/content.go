@@ -1,19 +1,26 @@
-// Package content finds out what an image is by looking at a few of its bytes,
-// whatever its name says.
+// Package content detects the format of an image from a few of its bytes,
+// whatever its name says, and keeps what is known of the bytes with one SHA-256
+// in a [Record].
+//
+// [Sniff] reads the first 68 KiB and, for the size of the disk, a few places
+// more: the header and first table of qcow2, the indexes of xz, the frames of
+// zstd, the footer of a VHD. [Detect] and [Head] do with less. What they find
+// and the name can contradict each other: see [Content.Mismatch].
 package content
 
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"imageroot/shared/image"
 )
 
-// A Kind is what the first look at an image's bytes says it is.
+// A Kind is the format of the bytes of an image.
 type Kind string
 
-// The kinds.
+// The kinds. Those of compressed images are the names of [image.Compressions].
 const (
 	QCOW2      Kind = "qcow2"
 	ISO9660    Kind = "iso9660" // with or without a partition table in front (isohybrid)
@@ -29,24 +36,45 @@ const (
 	Unknown    Kind = "unknown"
 )
 
-// Compressed reports whether k is a compressed stream: what package unpack
-// reads.
-func (k Kind) Compressed() bool {
-	return k == Gzip || k == XZ || k == Zstd || k == Bzip2
+// KindOf returns the kind of images of a format, and "" if a disk gets images of
+// that format unchanged and they may be of several kinds.
+func KindOf(f image.Format) Kind {
+	if c, ok := f.Compression(); ok {
+		return Kind(c.Name)
+	}
+	return map[image.Format]Kind{"qcow2": QCOW2, "iso": ISO9660}[f]
 }
 
-// Raw reports whether a disk gets the bytes as they are.
+func (k Kind) compression() (image.Compression, bool) {
+	i := slices.IndexFunc(image.Compressions, func(c image.Compression) bool { return Kind(c.Name) == k })
+	if i < 0 {
+		return image.Compression{}, false
+	}
+	return image.Compressions[i], true
+}
+
+// Compressed reports whether k is a compressed stream, which package unpack
+// reads.
+func (k Kind) Compressed() bool {
+	_, ok := k.compression()
+	return ok
+}
+
+// Raw reports whether a disk gets the bytes unchanged, unless [Content.NoDisk]
+// has a reason against it.
 func (k Kind) Raw() bool {
 	return k == ISO9660 || k == MBR || k == GPT || k == Filesystem || k == Unknown
 }
 
-// A Content is what a look at an image tells.
+// A Content is what is known of an image from a few of its bytes.
 type Content struct {
 	Kind Kind `json:"kind"`
-	// What is the kind in words, with an article: "an ext4 file system".
+	// What describes the content in a sentence, with an article: "an ext4 file
+	// system". It is for people; no decision depends on it.
 	What string `json:"what"`
-	// VirtualSize is how many bytes a disk gets of it, where that is written
-	// in the image; nil if not.
+	// VirtualSize is the size in bytes of the disk in the image. It is nil if
+	// the image does not say, and if there is no disk in it: of kind [Unknown],
+	// that is what tells other programs' formats from a disk.
 	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
 	// Warnings are sentences on what is wrong, whatever the image is called.
 	Warnings []string `json:"warnings,omitempty"`
@@ -56,12 +84,12 @@ func (c *Content) warn(sentence string) { c.Warnings = append(c.Warnings, senten
 
 func (c *Content) size(n int64) { c.VirtualSize = &n }
 
-// HeadBytes is how much of an image [Head] wants to see: as far as the label of
-// the file system with the last one, btrfs.
+// HeadBytes is the number of bytes that [Head] reads: up to and with the label
+// of btrfs, which is the furthest in.
 const HeadBytes = 68 << 10
 
-// Detect is [Sniff] without what is written elsewhere: it reads the first
-// [HeadBytes] at once, the last few bytes, and nothing else.
+// Detect is [Sniff] without the virtual size of compressed and qcow2 images. It
+// reads the first [HeadBytes] at once, the last [FootBytes], and nothing else.
 func Detect(r io.ReaderAt, size int64) (Content, error) {
 	head, err := readHead(r, size)
 	if err != nil {
@@ -72,9 +100,10 @@ func Detect(r io.ReaderAt, size int64) (Content, error) {
 	return c, err
 }
 
-// Sniff finds out what an image of size bytes is. It reads the first
-// [HeadBytes] at once, and then up to seeks times up to 1 MiB of what is
-// elsewhere: a footer, the virtual size. The error is r's.
+// Sniff detects the content of an image of size bytes. It reads the first
+// [HeadBytes] at once, and then a footer and the virtual size with at most seeks
+// reads of at most 1 MiB, one or more. If those are not enough, it leaves out
+// the virtual size. The error is r's, and io.ErrUnexpectedEOF if r has fewer bytes than size.
 func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 	head, err := readHead(r, size)
 	if err != nil {
@@ -122,7 +151,7 @@ func readHead(r io.ReaderAt, size int64) ([]byte, error) {
 	return nil, err
 }
 
-// A seeker reads anywhere in an image, but not often.
+// A seeker reads anywhere in an image, a limited number of times.
 type seeker struct {
 	r    io.ReaderAt
 	size int64
@@ -130,7 +159,7 @@ type seeker struct {
 	err  error // of r
 }
 
-// maxSeekBytes is the most that is read at once.
+// maxSeekBytes is the size of the largest read.
 const maxSeekBytes = 1 << 20
 
 var errEnough = errors.New("enough of it has been read")
@@ -148,8 +177,9 @@ func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// NoDisk says why a disk gets nothing of an image: it is a web page, say, or of
-// another program's format. It says nothing where a disk gets something.
+// NoDisk returns the reason, as a sentence, why there is no disk in an image: it
+// is a web page, for example, or of another program's format. It returns "" if
+// there is one.
 func (c Content) NoDisk() string {
 	switch {
 	case c.Kind != Text && c.Kind != HTML && !c.foreign():
@@ -160,8 +190,8 @@ func (c Content) NoDisk() string {
 	return "the image is " + c.What
 }
 
-// NoDiskInside says why a disk gets nothing of a compressed image that
-// decompresses to c. It says nothing where a disk gets c.
+// NoDiskInside returns the reason, as a sentence, why there is no disk in a
+// compressed image that decompresses to c, or "" if there is one.
 func (c Content) NoDiskInside() string {
 	switch no := c.NoDisk(); {
 	case no != "":
@@ -172,17 +202,41 @@ func (c Content) NoDiskInside() string {
 	return ""
 }
 
-// Mismatch says what is wrong with calling an image with that content name,
-// or nothing. A disk to which it is written as it is would not boot. What a
-// disk gets of it is at the path raw, or nowhere if raw is empty.
+// foreign reports whether an image of no known kind is known to be no disk:
+// those that may be one have the size of the disk.
+func (c Content) foreign() bool { return c.Kind == Unknown && c.VirtualSize == nil }
+
+// Format returns the format of images with that content. It returns "" if there
+// is no disk in it, or nothing is known of it.
+func (c Content) Format() image.Format {
+	packed, ok := c.Kind.compression()
+	switch {
+	case ok:
+		return image.Format("img" + packed.Suffix)
+	case c.Kind == QCOW2:
+		return "qcow2"
+	case c.Kind == ISO9660:
+		return "iso"
+	case c.Kind == Unknown || c.NoDisk() != "":
+		return ""
+	}
+	return "img"
+}
+
+// Mismatch returns a sentence on what fails if an image with that content is
+// called name, or "" if name fits. The raw disk in the image is served at the
+// path raw, or nowhere if raw is empty. An image that [Content.NoDisk] refuses
+// fits any name: it has a warning already.
 func (c Content) Mismatch(name, raw string) string {
 	format, ok := image.FormatOf(name)
-	if !ok || c.NoDisk() != "" { // which is warned of anyway
+	if !ok || c.NoDisk() != "" {
 		return ""
 	}
 	said := name[len(name)-len(format)-1:]
-	want := wanted(format)
-	plain := said[:len(said)-len(suffixOf[want])] // of what is inside
+	want := KindOf(format)
+	claimed, _ := format.Compression()
+	plain := said[:len(said)-len(claimed.Suffix)] // of what is inside
+	found, packed := c.Kind.compression()
 	take := ""
 	if raw != "" {
 		take = "take it from " + raw + ", or "
@@ -194,12 +248,12 @@ func (c Content) Mismatch(name, raw string) string {
 		return ""
 	case c.Kind == QCOW2:
 		return named + boots + "rename it to .qcow2"
-	case c.Kind.Compressed() && want == QCOW2:
+	case packed && want == QCOW2:
 		return named + ": what reads qcow2 images does not read it; decompress it"
-	case c.Kind.Compressed() && want.Compressed():
-		return named + ": what decompresses it by its name fails; " + take + "rename it to " + plain + suffixOf[c.Kind]
-	case c.Kind.Compressed():
-		return named + boots + "rename it to " + said + suffixOf[c.Kind]
+	case packed && want.Compressed():
+		return named + ": what decompresses it by its name fails; " + take + "rename it to " + plain + found.Suffix
+	case packed:
+		return named + boots + "rename it to " + said + found.Suffix
 	case want.Compressed() && c.Kind.Raw():
 		if c.Kind != ISO9660 && strings.EqualFold(plain, ".iso") {
 			plain = ".img"
@@ -207,23 +261,4 @@ func (c Content) Mismatch(name, raw string) string {
 		return named + " and not compressed: what decompresses it by its name fails; rename it to " + plain
 	}
 	return named
-}
-
-var suffixOf = map[Kind]string{Gzip: ".gz", XZ: ".xz", Zstd: ".zst", Bzip2: ".bz2"}
-
-// wanted is the kind that a format stands for; empty for any that a disk gets
-// as it is.
-func wanted(format image.Format) Kind {
-	switch format {
-	case "qcow2":
-		return QCOW2
-	case "iso":
-		return ISO9660
-	}
-	for kind, suffix := range suffixOf {
-		if n := len(format) - len(suffix); n > 0 && string(format[n:]) == suffix {
-			return kind
-		}
-	}
-	return ""
 }

@@ -11,6 +11,8 @@ import (
 	"math/bits"
 	"net/http"
 	"slices"
+
+	"imageroot/shared/image"
 )
 
 // A magic is bytes by which something is known, and their place.
@@ -22,18 +24,6 @@ type magic struct {
 
 func (m magic) in(head []byte) bool {
 	return len(head) >= m.offset+len(m.bytes) && string(head[m.offset:m.offset+len(m.bytes)]) == m.bytes
-}
-
-var compressors = []struct {
-	magic
-	kind Kind
-}{
-	{magic{0, "\x1f\x8b\x08", "a gzip file"}, Gzip},     // RFC 1952, section 2.3.1
-	{magic{0, "\xfd7zXZ\x00", "an xz file"}, XZ},        // xz-file-format.txt, section 2.1.1.1
-	{magic{0, "\x28\xb5\x2f\xfd", "a zstd file"}, Zstd}, // RFC 8878, section 3.1.1
-	{magic{1, "\x2a\x4d\x18", "a zstd file"}, Zstd},     // section 3.1.2; the first byte is 0x50 to 0x5f
-	{magic{4, "1AY&SY", "a bzip2 file"}, Bzip2},         // after "BZh" and a digit: the first block
-	{magic{4, "\x17rE8P\x90", "a bzip2 file"}, Bzip2},   // of nothing
 }
 
 // fileSystems are known by the headers of Linux (include/uapi/linux/magic.h
@@ -148,15 +138,6 @@ var footers = []magic{
 	{0, "koly", "an Apple disk image (DMG)"},
 }
 
-// noDisk has what no disk gets anything of.
-var noDisk = func() map[string]bool {
-	what := map[string]bool{empty: true, lzmaAlone: true, zlibAlone: true}
-	for _, m := range slices.Concat(foreign, footers) {
-		what[m.what] = true
-	}
-	return what
-}()
-
 // FootBytes is how much of the end of an image [Content.Foot] wants to see.
 const FootBytes = 512
 
@@ -166,10 +147,6 @@ const (
 	lzmaAlone = "an LZMA file without the header of xz (xz -d reads it; compress what comes out with xz)"
 	zlibAlone = "a zlib stream without the header of gzip (pigz -dz reads it; compress what comes out with gzip)"
 )
-
-func (c Content) foreign() bool {
-	return noDisk[c.What]
-}
 
 // is makes c what no disk gets anything of.
 func (c *Content) is(what string) {
@@ -191,7 +168,7 @@ func Head(head []byte, size int64) Content {
 		c.What = empty
 		c.warn("the image is empty")
 		return c
-	case c.compressed(head), c.iso(head, size), c.foreignHead(head), c.text(head):
+	case c.packed(head), c.iso(head, size), c.foreignHead(head), c.text(head):
 		return c
 	}
 	c.disk(head, size)
@@ -267,15 +244,15 @@ func isZlib(b []byte) bool {
 	return n > 0 && (err == nil || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
-// compressed is about what is no disk as it is.
-func (c *Content) compressed(head []byte) bool {
+// packed detects what has to be unpacked to be a disk.
+func (c *Content) packed(head []byte) bool {
 	if (magic{offset: 0, bytes: "QFI\xfb"}).in(head) && !(magic{offset: 4, bytes: "\x00\x00\x00\x01"}).in(head) {
 		c.Kind, c.What = QCOW2, "a qcow2 image"
 		return true
 	}
-	for _, m := range compressors {
-		if m.in(head) && (m.kind != Bzip2 || bytes.HasPrefix(head, []byte("BZh"))) && (m.offset != 1 || head[0]>>4 == 5) {
-			c.Kind, c.What = m.kind, m.what
+	for _, row := range image.Compressions {
+		if row.Begins(head) {
+			c.Kind, c.What = Kind(row.Name), row.What
 			return true
 		}
 	}

@@ -97,7 +97,7 @@ func xzStream(s *seeker, end int64) (begin, size int64, err error) {
 	if _, err := s.ReadAt(magic[:], begin); err != nil {
 		return 0, 0, err
 	}
-	if string(magic[:]) != "\xfd7zXZ\x00" {
+	if row, _ := XZ.compression(); !row.Begins(magic[:]) {
 		return 0, 0, errShort
 	}
 	return begin, size, nil

@@ -1,5 +1,8 @@
-// Package image knows what an image may be called and what its name says
-// about its format. It never looks at bytes.
+// Package image defines which names an image may have, and the table of the
+// formats that images have.
+//
+// The suffix of a name stands for a [Format]. It is what clients decide by, and
+// no more than a claim: package content detects the format of the bytes.
 package image
 
 import (
@@ -12,58 +15,19 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// MaxNameBytes is the longest image name, in bytes of UTF-8. It is what one
-// path segment of the common file systems holds.
+// MaxNameBytes is the length of the longest image name, in bytes of UTF-8.
+// Common file systems hold as much in one path segment.
 const MaxNameBytes = 255
 
-// A Format is the suffix of an image name in lower case, without the leading
-// dot: "qcow2", "img", "img.xz". See [Formats] for all of them.
-type Format string
-
-var (
-	plain       = []string{"qcow2", "img", "raw", "iso"}
-	compressed  = []string{"img", "raw", "iso"}
-	compressors = []string{"zst", "xz", "gz", "bz2"}
-	formats     = allFormats()
-)
-
-func allFormats() []Format {
-	var fs []Format
-	for _, p := range plain {
-		fs = append(fs, Format(p))
-	}
-	for _, p := range compressed {
-		for _, c := range compressors {
-			fs = append(fs, Format(p+"."+c))
-		}
-	}
-	return fs
-}
-
-// Formats lists every known format, the plain ones first.
-func Formats() []Format { return slices.Clone(formats) }
-
-// FormatList is [Formats] as one line for people: ".qcow2, .img, ...".
-func FormatList() string {
-	var b strings.Builder
-	for i, f := range formats {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString("." + string(f))
-	}
-	return b.String()
-}
-
-// A NameError says why a name cannot be an image's, in a sentence for the
-// person who chose it.
+// A NameError is the reason why a name cannot be an image's, as a sentence for
+// the person who chose the name.
 type NameError struct{ Reason string }
 
 func (e *NameError) Error() string { return e.Reason }
 
-// ParseName checks that name can name an image and returns its format. The
-// error is a [*NameError]. Suffixes compare without case; the name itself
-// keeps its case.
+// ParseName returns the format of the image called name. If no image can have
+// that name, the error is a [*NameError]. Suffixes compare without case; the
+// name itself keeps its case.
 func ParseName(name string) (Format, error) {
 	if err := CheckSegment(name); err != nil {
 		return "", err
@@ -77,16 +41,16 @@ func ParseName(name string) (Format, error) {
 	return "", &NameError{"the name must end in one of " + FormatList()}
 }
 
-// IsName reports whether name can name an image.
+// IsName reports whether an image can be called name.
 func IsName(name string) bool {
 	_, err := ParseName(name)
 	return err == nil
 }
 
 // Spellings returns the names that look like name because they differ in
-// Unicode's normal form only: name itself, then the composed (NFC) and the
-// decomposed one (NFD) where they are others. macOS decomposes names that
-// other systems leave composed.
+// Unicode's normal form only: name itself, then its composed (NFC) and its
+// decomposed form (NFD), each if it is another name. macOS decomposes names
+// that other systems leave composed.
 func Spellings(name string) []string {
 	list := []string{name}
 	for _, form := range []norm.Form{norm.NFC, norm.NFD} {
@@ -95,43 +59,6 @@ func Spellings(name string) []string {
 		}
 	}
 	return list
-}
-
-// FormatOf returns the format that name's suffix says, without checking the
-// rest of the name. A name that is only a suffix (".img") has none.
-func FormatOf(name string) (Format, bool) {
-	// No format is a suffix of another one after a dot, so order does not
-	// matter: "a.img.xz" is img.xz and nothing else.
-	for _, f := range formats {
-		if hasSuffix(name, "."+string(f)) {
-			return f, true
-		}
-	}
-	return "", false
-}
-
-// DiskName is what the raw disk in an image is called: the image's name without
-// the suffix of its compression, and with ".img" for ".qcow2". Clients that
-// decide by the name whether to decompress take a disk of that name as it is.
-func DiskName(name string) string {
-	format, ok := FormatOf(name)
-	if !ok {
-		return name
-	}
-	plain, _, _ := strings.Cut(string(format), ".")
-	if plain == "qcow2" {
-		return name[:len(name)-len(plain)] + "img"
-	}
-	return name[:len(name)-len(format)+len(plain)]
-}
-
-// hasSuffix reports whether name ends in suffix, which is ASCII, and has more
-// before it. Only ASCII letters compare without case: strings.ToLower would
-// make ".img" of ".\u0130MG", which no other program takes for it.
-func hasSuffix(name, suffix string) bool {
-	n := len(name) - len(suffix)
-	// Of as many bytes as suffix has letters, all that match are ASCII.
-	return n > 0 && strings.EqualFold(name[n:], suffix)
 }
 
 func isTarball(lower string) bool {
@@ -144,9 +71,9 @@ func isTarball(lower string) bool {
 	return i >= 0 && !strings.Contains(lower[i+len(".tar."):], ".")
 }
 
-// CheckSegment checks the rules that hold for every name in the image root,
-// whatever its suffix: one path segment of 1 to [MaxNameBytes] bytes of valid
-// UTF-8 without '/', '\', control characters, U+FFFE, U+FFFF or a leading dot. The error is a
+// CheckSegment checks the rules for every name in the image root, whatever its
+// suffix: one path segment of 1 to [MaxNameBytes] bytes of valid UTF-8 without
+// '/', '\', control characters, U+FFFE, U+FFFF or a leading dot. The error is a
 // [*NameError].
 func CheckSegment(name string) error {
 	switch {

@@ -52,7 +52,7 @@ func TestParseName(t *testing.T) {
 		{"ximg", "", "must end in one of"},
 		{"catalog.toml", "", "must end in one of"},
 		{"x.img.sha256", "", "must end in one of"},
-		// Lower case of U+0130 is i, but ".İMG" is nobody's ".img".
+		// Lower case of U+0130 is i, but ".İMG" is not ".img".
 		{"x.\u0130MG", "", "must end in one of"},
 		{"x.i\u017fo", "", "must end in one of"},
 		{"x.tar", "", "a tarball is not a disk image: extract it"},
@@ -79,9 +79,6 @@ func TestParseName(t *testing.T) {
 
 func TestFormats(t *testing.T) {
 	fs := Formats()
-	if len(fs) != 16 {
-		t.Errorf("%d formats: %v", len(fs), fs)
-	}
 	for _, f := range fs {
 		if got, ok := FormatOf("x." + string(f)); !ok || got != f {
 			t.Errorf("FormatOf(x.%s) = %q, %v", f, got, ok)

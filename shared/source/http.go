@@ -6,7 +6,6 @@ import (
 	"mime"
 	"net/http"
 	"net/http/cookiejar"
-	"path"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -125,24 +124,13 @@ func encoding(resp *http.Response) string {
 	return strings.Join(codings, ", ")
 }
 
-// compressedBy reports whether enc names the compression of name's suffix: some
-// web servers send a .gz file unchanged, with Content-Encoding: x-gzip.
+// compressedBy reports whether the content coding enc is the compression that
+// name's suffix stands for. Web servers that know .gz send such a file unchanged,
+// with Content-Encoding: x-gzip.
 func compressedBy(name, enc string) bool {
-	f, ok := image.FormatOf(name)
-	if !ok {
-		return false
-	}
-	switch strings.TrimPrefix(enc, "x-") {
-	case "gzip":
-		return path.Ext(string(f)) == ".gz"
-	case "bzip2":
-		return path.Ext(string(f)) == ".bz2"
-	case "xz":
-		return path.Ext(string(f)) == ".xz"
-	case "zstd":
-		return path.Ext(string(f)) == ".zst"
-	}
-	return false
+	f, _ := image.FormatOf(name)
+	c, ok := f.Compression()
+	return ok && strings.TrimPrefix(enc, "x-") == c.Name
 }
 
 // validators returns the fields of an answer that survive a record and can be

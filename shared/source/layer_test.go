@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -113,19 +114,24 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// Of layers without a title, the first one's bytes tell whether it is the
-// beginning of a disk.
-func TestUntitledSplit(t *testing.T) {
+// A layer without a title is named after its bytes. Of several, the first one's
+// bytes decide whether it is the beginning of a disk.
+func TestUntitled(t *testing.T) {
+	btrfs := append(make([]byte, 0x10040), "_BHRfS_M"...)
 	disk := append(make([]byte, 510), "\x55\xaa and the rest of the disk"...)
 	note := []byte("some text")
 	for _, tt := range []struct {
 		name   string
 		blobs  [][]byte
+		repo   string
+		want   string // the image's name
 		reason string // of the error, if there is one
 	}{
-		{"one", [][]byte{disk}, ""},
-		{"two", [][]byte{disk, append(note, disk...)}, "split over 2 layers"},
-		{"something else first", [][]byte{note, disk}, ""},
+		{"one", [][]byte{disk}, "disk.img", "disk.img", ""},
+		{"two", [][]byte{disk, append(note, disk...)}, "disk.img", "", "split over 2 layers"},
+		{"something else first", [][]byte{note, disk}, "disk.img", "disk.img", ""},
+		{"a file system", [][]byte{btrfs}, "disk", "disk-" + digest.FromBytes(btrfs).Encoded()[:12] + ".img", ""},
+		{"no image", [][]byte{note}, "disk", "", "and is text: push it with a title"},
 	} {
 		blobs := map[string][]byte{}
 		var m manifest
@@ -142,9 +148,9 @@ func TestUntitledSplit(t *testing.T) {
 			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
 			_ = json.NewEncoder(w).Encode(m)
 		})
-		r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/disk.img:v1"), "http://"), "")
+		r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/"+tt.repo+":v1"), "http://"), "")
 		switch {
-		case tt.reason == "" && (err != nil || r.Name != "disk.img"):
+		case tt.reason == "" && (err != nil || r.Name != tt.want):
 			t.Errorf("%s: %+v, %v", tt.name, r, err)
 		case tt.reason != "" && (is(err) != "unresolvable" || !strings.Contains(err.Error(), tt.reason)):
 			t.Errorf("%s: %+v, %v, want %q", tt.name, r, err, tt.reason)
@@ -244,6 +250,13 @@ func TestManifestsThatAreFull(t *testing.T) {
 
 func TestFormatOf(t *testing.T) {
 	at := func(offset int, magic string) []byte { return []byte(strings.Repeat("\x00", offset) + magic) }
+	gzipped := func(data []byte) []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, _ = w.Write(data)
+		_ = w.Close()
+		return b.Bytes()
+	}
 	for _, tt := range []struct {
 		name   string
 		head   []byte
@@ -252,16 +265,27 @@ func TestFormatOf(t *testing.T) {
 		{"qcow2", at(0, "QFI\xfb\x00\x00\x00\x03"), "qcow2"},
 		{"iso", at(32769, "CD001"), "iso"},
 		{"mbr", at(510, "\x55\xaa"), "img"},
-		{"gpt", at(512, "EFI PART"), "img"},
+		{"gpt", at(512, "EFI PART"+strings.Repeat("\x00", 92)), "img"},
+		{"gpt of large sectors", at(4096, "EFI PART"+strings.Repeat("\x00", 92)), "img"},
+		{"ext4", at(0x438, "\x53\xef"), "img"},
+		{"xfs", at(0, "XFSB\x00\x00\x10\x00"), "img"},
+		{"btrfs", at(0x10040, "_BHRfS_M"), "img"},
+		{"udf", append(at(32769, "BEA01"), at(2043, "NSR03")...), "iso"},
 		{"xz", at(0, "\xfd7zXZ\x00"), "img.xz"},
+		{"zstd after a skippable frame", at(0, "\x50\x2a\x4d\x18"), "img.zst"},
+		{"gzip", gzipped(at(510, "\x55\xaa")), "img.gz"},
+		{"gzip of a tar", gzipped(append(at(257, "ustar"), make([]byte, 512)...)), ""},
+		{"qcow of version 1", at(0, "QFI\xfb\x00\x00\x00\x01"), ""},
 		{"tar", at(257, "ustar"), ""},
+		{"zip", at(0, "PK\x03\x04\x00"), ""},
+		{"zeros", make([]byte, 100_000), ""},
 		{"text", []byte("hello"), ""},
 		{"damaged gzip", at(0, "\x1f\x8b"), ""},
 		{"nothing", nil, ""},
 	} {
-		format, reason := formatOf(tt.head)
-		if string(format) != tt.format || (reason == "") != (tt.format != "") {
-			t.Errorf("%s: %q, %q; want %q", tt.name, format, reason, tt.format)
+		format, what := formatOf(tt.head)
+		if string(format) != tt.format || what == "" {
+			t.Errorf("%s: %q, %q; want %q", tt.name, format, what, tt.format)
 		}
 	}
 }

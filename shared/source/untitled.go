@@ -2,21 +2,20 @@ package source
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"encoding/binary"
+	"errors"
 	"io"
 	"path"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
+	"imageroot/shared/content"
 	"imageroot/shared/image"
+	"imageroot/shared/unpack"
 )
 
-// sniffBytes is how much of a blob is read to know its format. ISO 9660 says
-// what it is at 32 KiB.
-const sniffBytes = 36 << 10
+// sniffBytes is the number of bytes by which the format of a blob is known.
+const sniffBytes = content.HeadBytes
 
 // nameUntitled names a blob that no manifest gives a title: as its repository
 // if that is an image's name (.../debian.img.xz), else by repository, digest
@@ -30,68 +29,34 @@ func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (str
 	if err != nil {
 		return "", err
 	}
-	format, reason := formatOf(head)
+	format, what := formatOf(head)
 	if format == "" {
-		return "", unresolvable(nil, "%s has no file name (title), and its bytes are %s: push it with a title that ends in one of %s",
-			o, reason, image.FormatList())
+		return "", unresolvable(nil, "%s has no file name (title), and is %s: push it with a title that ends in one of %s",
+			o, what, image.FormatList())
 	}
 	const most = 200 // leaves room in a name for what follows
 	return last[:min(len(last), most)] + "-" + d.Encoded()[:12] + "." + string(format), nil
 }
 
-// formatOf tells an image by its first bytes; reason says what they are where
-// they are none.
-func formatOf(head []byte) (format image.Format, reason string) {
-	has := func(offset int, magic string) bool {
-		return len(head) >= offset+len(magic) && string(head[offset:offset+len(magic)]) == magic
-	}
-	switch {
-	case has(257, "ustar"):
-		return "", "a tar archive's"
-	case has(0, "QFI\xfb"):
-		return "qcow2", ""
-	case has(32769, "CD001"):
-		return "iso", ""
-	case has(0, "\x1f\x8b"):
-		return compressedFormat(head, "img.gz")
-	case has(0, "\x28\xb5\x2f\xfd"):
-		return compressedFormat(head, "img.zst")
-	case has(0, "\xfd7zXZ\x00"):
-		return "img.xz", ""
-	case has(0, "BZh"):
-		return "img.bz2", ""
-	case has(510, "\x55\xaa"), has(512, "EFI PART"), // MBR, GPT
-		has(0, "hsqs"), // squashfs
-		len(head) >= 1082 && binary.LittleEndian.Uint16(head[1080:]) == 0xef53: // ext4
-		return "img", ""
-	}
-	return "", "of no known image format"
-}
-
-// compressedFormat refuses what holds a tar archive, as the layers of
-// container images do.
-func compressedFormat(head []byte, format image.Format) (image.Format, string) {
-	var r io.Reader
-	if format == "img.gz" {
-		zr, err := gzip.NewReader(bytes.NewReader(head))
-		if err != nil {
-			return "", "damaged gzip"
+// formatOf returns the format of the image that begins with head; what describes
+// it, and is why there is none.
+func formatOf(head []byte) (format image.Format, what string) {
+	c := content.Head(head, int64(len(head)))
+	if c.Kind.Compressed() {
+		// What cannot be read (a large window, a cut block) may be an image.
+		r, err := unpack.NewReader(c.Kind, bytes.NewReader(head), unpack.Limit{Window: 8 << 20})
+		if wrong, ok := errors.AsType[*unpack.Error](err); ok && wrong.Problem == unpack.Damaged {
+			return "", "a damaged " + string(c.Kind) + " file"
 		}
-		r = zr
-	} else {
-		zr, err := zstd.NewReader(bytes.NewReader(head), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
-		if err != nil {
-			return "", "damaged zstd"
+		if err == nil {
+			defer r.Close()
+			inside := make([]byte, content.HeadBytes)
+			n, _ := io.ReadFull(r, inside)
+			// Layers of container images are compressed tar archives.
+			if found := content.Head(inside[:n], int64(n)); n > 0 && found.NoDisk() != "" {
+				return "", c.What + " with " + found.What + " inside"
+			}
 		}
-		defer zr.Close()
-		r = zr
 	}
-	inner := make([]byte, 512)
-	// What cannot be read (a large window, a cut block) is no tar as far as
-	// can be told.
-	n, _ := io.ReadFull(r, inner)
-	if _, reason := formatOf(inner[:n]); reason == "a tar archive's" {
-		return "", "a compressed tar archive's"
-	}
-	return format, ""
+	return c.Format(), c.What
 }

@@ -51,8 +51,8 @@ const (
 
 var errBzip2 = errors.New("wrong codes of a block")
 
-func newBzip2(in *bufio.Reader) *bzip2Stream {
-	return &bzip2Stream{in: in, block: make([]uint32, 0, 100_000)}
+func newBzip2(in *bufio.Reader, _ int64, _ func(int64) error) (stream, int64, error) {
+	return &bzip2Stream{in: in, block: make([]uint32, 0, 100_000)}, -1, nil
 }
 
 func (b *bzip2Stream) trailing() int64 { return b.after }

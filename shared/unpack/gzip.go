@@ -21,11 +21,11 @@ type gzipStream struct {
 	after   int64
 }
 
-func newGzip(in *bufio.Reader) (*gzipStream, error) {
+func newGzip(in *bufio.Reader, _ int64, _ func(int64) error) (stream, int64, error) {
 	if err := gzipHeader(in); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return &gzipStream{in: in, inflate: flate.NewReader(in)}, nil
+	return &gzipStream{in: in, inflate: flate.NewReader(in)}, -1, nil
 }
 
 // Flags of a member (RFC 1952, section 2.3.1).

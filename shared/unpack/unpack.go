@@ -62,31 +62,34 @@ const bufferBytes = 256 << 10
 // to. Its errors are [*Error], which NewReader returns as well, or r's own. It
 // must be closed, which does not close r.
 func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
-	if !kind.Compressed() {
+	decode, ok := decoders[kind]
+	if !ok {
 		return nil, &Error{Refused, 0, fmt.Sprintf("%s is not compressed", kind)}
 	}
 	limit.Window = cmp.Or(limit.Window, DefaultWindow)
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
-	u.window = -1
 	var err error
-	switch kind {
-	case content.Gzip:
-		u.stream, err = newGzip(u.in)
-	case content.Bzip2:
-		u.stream = newBzip2(u.in)
-	case content.XZ:
-		u.window = xzWindow(u.in)
-		u.stream = newXZ(u.in, limit.Window, u.grow)
-	case content.Zstd:
-		u.window = zstdWindow(u.in)
-		u.stream, err = newZstd(u.in, limit.Window, u.grow)
-	}
+	u.stream, u.window, err = decode(u.in, limit.Window, u.grow)
 	if err != nil {
 		return nil, u.explain(err)
 	}
 	u.held = u.Window()
 	return u, nil
+}
+
+// A decoder opens the stream in in. The stream may refer back to window bytes
+// and calls grow before it holds more than the returned window, which is what
+// the beginning of the stream says: 0 if that is not known, negative if it is
+// less than anything worth counting.
+type decoder func(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error)
+
+// decoders has one for each of image.Compressions.
+var decoders = map[content.Kind]decoder{
+	content.Gzip:  newGzip,
+	content.Bzip2: newBzip2,
+	content.XZ:    newXZ,
+	content.Zstd:  newZstd,
 }
 
 // A stream reads one file of one kind. Its Read returns io.EOF where that is

@@ -17,6 +17,7 @@ import (
 	"testing/iotest"
 
 	"imageroot/shared/content"
+	"imageroot/shared/image"
 	"imageroot/shared/unpack"
 )
 
@@ -408,6 +409,25 @@ func TestSource(t *testing.T) {
 			if _, err := read(s.kind, io.MultiReader(bytes.NewReader(s.data[:n]), iotest.ErrReader(failed)), unpack.Limit{}); !errors.Is(err, failed) {
 				t.Errorf("%s, after %d of %d bytes: %v", s.name, n, len(s.data), err)
 			}
+		}
+	}
+}
+
+// Each row of the table of compressions has a tool, a decoder and a suffix, and
+// content knows what the tool writes.
+func TestCompressions(t *testing.T) {
+	raw := disk(100_000)
+	for _, row := range image.Compressions {
+		data := tool(t, raw, row.Name, "-c")
+		c := content.Head(data[:min(len(data), content.HeadBytes)], int64(len(data)))
+		if c.What != row.What || c.Format() != image.Format("img"+row.Suffix) || content.KindOf(c.Format()) != c.Kind {
+			t.Errorf("%s -c writes %s, %s", row.Name, c.What, c.Format())
+		}
+		if got, err := read(c.Kind, bytes.NewReader(data), unpack.Limit{}); err != nil || !bytes.Equal(got, raw) {
+			t.Errorf("%s: %d bytes, %v", row.Name, len(got), err)
+		}
+		if got := tool(t, data, row.Name, "-d"); !bytes.Equal(got, raw) {
+			t.Errorf("%s -d writes %d other bytes", row.Name, len(got))
 		}
 	}
 }

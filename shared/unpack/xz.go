@@ -41,8 +41,8 @@ type xzBlock struct {
 	check           hash.Hash // nil: none
 }
 
-func newXZ(in *bufio.Reader, window int64, grow func(int64) error) *xzStream {
-	return &xzStream{in: in, lzma2: lzma2{in: in, window: window, grow: grow}, first: true}
+func newXZ(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error) {
+	return &xzStream{in: in, lzma2: lzma2{in: in, window: window, grow: grow}, first: true}, xzWindow(in), nil
 }
 
 func (x *xzStream) Close() {}

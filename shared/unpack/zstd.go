@@ -18,12 +18,13 @@ type zstdStream struct {
 	window int64
 }
 
-func newZstd(in *bufio.Reader, window int64, grow func(int64) error) (zstdStream, error) {
+func newZstd(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error) {
+	first := zstdWindow(in)
 	// One block at a time is as fast as the zstd tool, and says where in the
 	// input an error is.
 	d, err := zstd.NewReader(&zstdFrames{in: in, window: window, grow: grow}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(uint64(window)), zstd.WithDecoderMaxMemory(uint64(window)))
-	return zstdStream{d, window}, err
+	return zstdStream{d, window}, first, err
 }
 
 // zstdWindow is what the first frame refers back to, as far as it can be told.

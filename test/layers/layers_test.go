@@ -52,7 +52,7 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/listen":       {"local"},
 		"imageroot/shared/hook":         {"local"},
 		"github.com/pelletier/go-toml":  {"shared/manifest"},
-		"github.com/klauspost/compress": {"shared/content", "shared/qcow2", "shared/source", "shared/unpack", "functions/catalog"},
+		"github.com/klauspost/compress": {"shared/content", "shared/qcow2", "shared/unpack", "functions/catalog"},
 		"github.com/prometheus":         {"shared/metric"},
 		"golang.org/x/crypto/argon2":    {"shared/auth"},
 		"imageroot/shared/store/mem":    {},

@@ -1,0 +1,121 @@
+package image
+
+import (
+	"slices"
+	"strings"
+)
+
+// A Format is the suffix of an image name in lower case, without the leading
+// dot: "qcow2", "img", "img.xz". See [Formats] for all of them.
+type Format string
+
+// A Compression is a row of the table of compressions. Package unpack has the
+// decoder of each.
+type Compression struct {
+	// Name is the name of the format, of the command that decompresses it
+	// from standard input with -d, and of the HTTP content coding.
+	Name   string
+	What   string // Name in a sentence: "a gzip file"
+	Suffix string // of file names, with the dot
+	// Begins reports whether head is the beginning of a compressed file. Ten
+	// bytes decide.
+	Begins func(head []byte) bool
+}
+
+// Compressions is the table of compressions. It must not be changed.
+var Compressions = []Compression{
+	{"zstd", "a zstd file", ".zst", func(b []byte) bool {
+		// A frame, or a skippable frame, whose first byte is 0x50 to 0x5f
+		// (RFC 8878, sections 3.1.1 and 3.1.2).
+		return at(b, 0, "\x28\xb5\x2f\xfd") || at(b, 1, "\x2a\x4d\x18") && b[0]>>4 == 5
+	}},
+	{"xz", "an xz file", ".xz", func(b []byte) bool {
+		return at(b, 0, "\xfd7zXZ\x00") // xz-file-format.txt, section 2.1.1.1
+	}},
+	{"gzip", "a gzip file", ".gz", func(b []byte) bool {
+		return at(b, 0, "\x1f\x8b\x08") // RFC 1952, section 2.3.1
+	}},
+	{"bzip2", "a bzip2 file", ".bz2", func(b []byte) bool {
+		// A digit follows, then the first block, or the end of an empty stream.
+		return at(b, 0, "BZh") && (at(b, 4, "1AY&SY") || at(b, 4, "\x17rE8P\x90"))
+	}},
+}
+
+func at(b []byte, offset int, magic string) bool {
+	return len(b) >= offset+len(magic) && string(b[offset:offset+len(magic)]) == magic
+}
+
+// The suffixes of images that are not compressed, and of those that may be.
+var (
+	plain        = []Format{"qcow2", "img", "raw", "iso"}
+	compressible = []Format{"img", "raw", "iso"}
+	formats      = allFormats()
+)
+
+func allFormats() []Format {
+	fs := slices.Clone(plain)
+	for _, p := range compressible {
+		for _, c := range Compressions {
+			fs = append(fs, p+Format(c.Suffix))
+		}
+	}
+	return fs
+}
+
+// Formats returns every known format, the uncompressed ones first.
+func Formats() []Format { return slices.Clone(formats) }
+
+// FormatList returns [Formats] as one line for people: ".qcow2, .img, ...".
+func FormatList() string {
+	var b strings.Builder
+	for i, f := range formats {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("." + string(f))
+	}
+	return b.String()
+}
+
+// FormatOf returns the format that the suffix of name stands for. It does not
+// check the rest of name. A name that is only a suffix (".img") has no format.
+func FormatOf(name string) (Format, bool) {
+	// At most one format matches: none ends in a dot and another one.
+	for _, f := range formats {
+		if hasSuffix(name, "."+string(f)) {
+			return f, true
+		}
+	}
+	return "", false
+}
+
+// Compression returns the compression of images of format f, and false if they
+// are not compressed.
+func (f Format) Compression() (Compression, bool) {
+	i := slices.IndexFunc(Compressions, func(c Compression) bool { return strings.HasSuffix(string(f), c.Suffix) })
+	if i < 0 {
+		return Compression{}, false
+	}
+	return Compressions[i], true
+}
+
+// DiskName returns the name of the raw disk in an image: name without the
+// suffix of its compression, and with ".img" for ".qcow2". A client that
+// decides by the name whether to decompress takes the disk unchanged.
+func DiskName(name string) string {
+	format, _ := FormatOf(name)
+	if format == "qcow2" {
+		return name[:len(name)-len(format)] + "img"
+	}
+	c, _ := format.Compression()
+	return name[:len(name)-len(c.Suffix)]
+}
+
+// hasSuffix reports whether name ends in suffix, which is ASCII, and has more
+// before it. Only ASCII letters compare without case: strings.ToLower would
+// make ".img" of ".\u0130MG", which other programs do not take for it.
+func hasSuffix(name, suffix string) bool {
+	n := len(name) - len(suffix)
+	// Of as many bytes as suffix has letters, all that match are ASCII.
+	return n > 0 && strings.EqualFold(name[n:], suffix)
+}
