@@ -10,7 +10,7 @@ OUT      = out
 # What tests need that go does not bring: command:package of Debian.
 NEEDS = gcc:gcc gencat:libc6-dev git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
         zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy nginx:nginx-light buildah:buildah busybox:busybox-static \
-        bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
+        jq:jq bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
 
 UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra -e /test/s3suite)
