@@ -12,6 +12,7 @@ import (
 
 	"imageroot/shared/auth"
 	"imageroot/shared/config"
+	"imageroot/shared/record"
 )
 
 // stateDir is the directory in DATA that holds what is not a bucket.
@@ -20,6 +21,7 @@ const stateDir = ".imageroot"
 // credentials are what was generated because nobody gave it. The file that
 // keeps them is its owner's only.
 type credentials struct {
+	record.Format
 	Password string `json:"password,omitempty"`
 	// AccessKey and SecretKey are for uploads to the image root.
 	AccessKey string `json:"s3_access_key,omitempty"`
@@ -40,7 +42,7 @@ type credentials struct {
 func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error) {
 	c, err := readCredentials(cfg.Data)
 	switch {
-	case errors.Is(err, errDamaged):
+	case errors.Is(err, record.ErrDamaged):
 		aside := c.path + ".damaged"
 		if err := os.Rename(c.path, aside); err != nil {
 			return nil, fmt.Errorf("the damaged credentials cannot be set aside: %w", err)
@@ -80,22 +82,18 @@ func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error)
 // readCredentials returns what the file in the data directory keeps: nothing
 // where there is none.
 func readCredentials(dir string) (*credentials, error) {
-	c := &credentials{path: filepath.Join(dir, stateDir, "credentials.json")}
-	data, err := os.ReadFile(c.path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return c, nil
-	case err != nil:
-		return nil, fmt.Errorf("the generated credentials cannot be read: %w", err)
+	path := filepath.Join(dir, stateDir, "credentials.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &credentials{path: path}, nil
 	}
-	if err := json.Unmarshal(data, c); err != nil {
-		return c, fmt.Errorf("%w: %w", errDamaged, err)
+	if err != nil {
+		return nil, fmt.Errorf("read the generated credentials: %w", err)
 	}
-	return c, nil
+	c, err := record.Decode[credentials](path, data)
+	c.path = path
+	return &c, err
 }
-
-// errDamaged says that the file of the credentials is no JSON of theirs.
-var errDamaged = errors.New("credentials.json is damaged")
 
 // protect takes the rights of others on the file and on its directory away.
 func (c *credentials) protect(log *slog.Logger) error {
@@ -121,6 +119,7 @@ func (c *credentials) protect(log *slog.Logger) error {
 func newKey() (access, secret string) { return "IR" + rand.Text()[:18], rand.Text() + rand.Text()[:14] }
 
 func (c *credentials) save() error {
+	c.Schema = c.SchemaVersion()
 	data, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return err

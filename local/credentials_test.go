@@ -43,6 +43,15 @@ func TestCredentialsFound(t *testing.T) {
 		}
 	}
 
+	newer := `{"schema": 99, "password": ["another type"]}`
+	if err := os.WriteFile(path, []byte(newer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = loadCredentials(&config.Config{Data: dir}, slog.New(slog.DiscardHandler))
+	if kept, rerr := os.ReadFile(path); err == nil || !strings.Contains(err.Error(), "version 99") || rerr != nil || string(kept) != newer {
+		t.Errorf("of a newer version: %v; the file has %s (%v)", err, kept, rerr)
+	}
+
 	for how, bad := range map[string]string{"cut": string(whole[:20]), "garbled": "\x00\x01", "emptied": "", "a list": "[]"} {
 		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ import (
 type lab struct {
 	*testing.T
 	endpoint        string
+	origin          string // what serves c.img
 	images, catalog store.Root
 }
 
@@ -44,7 +46,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &lab{t, g.Endpoint(), client.Root("images", ""), client.Root("catalog", "")}
+	return &lab{t, g.Endpoint(), "", client.Root("images", ""), client.Root("catalog", "")}
 }
 
 // A running is a runner of a lab, with the session of its operator.
@@ -190,12 +192,11 @@ func (l *lab) records() map[string]string {
 	return found
 }
 
-// TestDamagedRecords damages a record of each kind in every way. The program
-// starts, names the record and what to do, keeps the bytes that it may have
-// stood for, and everything else works.
-func TestDamagedRecords(t *testing.T) {
-	l := newLab(t)
-	disk := make([]byte, 64<<10)
+// fill makes a record of each kind and returns their content, and their keys by
+// kind. disk is the image that other.img is.
+func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]string) {
+	t := l.T
+	disk = make([]byte, 64<<10)
 	copy(disk[510:], "\x55\xaa")
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
@@ -204,7 +205,8 @@ func TestDamagedRecords(t *testing.T) {
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Unix(1e9, 0), bytes.NewReader(disk[:32<<10]))
 	}))
-	defer origin.Close()
+	t.Cleanup(origin.Close)
+	l.origin = origin.URL
 
 	l.run().stop() // makes the buckets
 	if _, err := l.images.Put(t.Context(), "b.img", bytes.NewReader(disk[1:]), int64(len(disk)-1)); err != nil {
@@ -214,7 +216,7 @@ func TestDamagedRecords(t *testing.T) {
 	r.do(201, http.MethodPut, "/images/other.img", string(disk))
 	r.do(201, http.MethodPut, "/images/a.img.gz", packed.String())
 	r.do(200, http.MethodPut, "/catalog.toml", "version = 1\n")
-	r.do(201, http.MethodPost, "/catalog/entries", fmt.Sprintf(`{"image_url": %q}`, origin.URL+"/c.img"))
+	r.do(201, http.MethodPost, "/catalog/entries", fmt.Sprintf(`{"image_url": %q}`, l.origin+"/c.img"))
 	r.do(202, http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`)
 	r.do(201, http.MethodPost, "/uploads", `{"name": "d.img", "size_bytes": 10}`)
 	r.until("the end of the jobs", func() bool {
@@ -223,11 +225,11 @@ func TestDamagedRecords(t *testing.T) {
 	r.send(http.MethodPost, "/ui/logout", "", "")
 	r.stop()
 
-	kinds := l.records()
+	kinds = l.records()
 	if len(kinds) != 13 {
 		t.Errorf("there are records of the kinds %v", kinds)
 	}
-	whole := map[string][]byte{}
+	whole = map[string][]byte{}
 	for _, key := range kinds {
 		data, _, err := l.catalog.ReadRecord(t.Context(), key)
 		if err != nil {
@@ -235,6 +237,75 @@ func TestDamagedRecords(t *testing.T) {
 		}
 		whole[key] = data
 	}
+	return disk, whole, kinds
+}
+
+// pages are what must be answered whatever has happened to one record.
+var pages = []string{
+	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/downloads",
+	"/uploads", "/events", "/ui/images", "/ui/events",
+}
+
+// TestNewerRecords has a newer version write a record of each kind. The program
+// names the record, leaves it as it is whatever is asked for, and does everything else.
+func TestNewerRecords(t *testing.T) {
+	l := newLab(t)
+	disk, whole, kinds := l.fill()
+	for kind, key := range kinds {
+		if kind == layout.GoodManifestKey {
+			continue // a copy of what the operator wrote
+		}
+		t.Run(strings.ReplaceAll(kind, "/", " "), func(t *testing.T) {
+			l := &lab{t, l.endpoint, l.origin, l.images, l.catalog}
+			newer := bytes.Replace(whole[key], []byte(`"schema":1,`), []byte(`"name":{"is":"another type"},"schema":99,`), 1)
+			put := func(data []byte) {
+				if _, err := l.catalog.Put(t.Context(), key, bytes.NewReader(data), int64(len(data))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put(newer)
+			defer put(whole[key])
+			named := func(text string) bool {
+				return strings.Contains(text, key) && strings.Contains(text, "version 99") && strings.Contains(text, "knows version 1")
+			}
+			if strings.HasPrefix(key, "auth/") {
+				if s, _, err := l.open("--password", labPassword); err == nil || !named(err.Error()) {
+					t.Errorf("the start: %v, %v", s, err)
+				}
+			} else {
+				r := l.run()
+				for _, path := range pages {
+					r.do(200, http.MethodGet, path, "")
+				}
+				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
+				r.until("a digest", func() bool { return r.row("new.img").HashState == "hashed" })
+				r.until("a line with the key and its versions", func() bool { return named(r.log.String()) })
+				c := `"image_url": "` + l.origin + `/c.img"`
+				for _, req := range [][]string{ // whatever their answers are
+					{http.MethodPut, "/images/b.img", string(disk[1:])},
+					{http.MethodPost, "/catalog/hashes", `{"name": "a.img.gz"}`},
+					{http.MethodDelete, "/catalog/hashes/a.img.gz", ""},
+					{http.MethodPost, "/catalog/entries", `{"refresh": true, ` + c + `}`},
+					{http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`},
+					{http.MethodDelete, "/uploads/" + path.Base(kinds[layout.UploadPrefix]), ""},
+				} {
+					r.send(req[0], req[1], "application/json", req[2])
+				}
+				r.stop()
+			}
+			if now, _, err := l.catalog.ReadRecord(t.Context(), key); err != nil || !bytes.Equal(now, newer) {
+				t.Errorf("the record became %s (%v)", now, err)
+			}
+		})
+	}
+}
+
+// TestDamagedRecords damages a record of each kind in every way. The program
+// starts, names the record and what to do, keeps the bytes that it may have
+// stood for, and everything else works.
+func TestDamagedRecords(t *testing.T) {
+	l := newLab(t)
+	disk, whole, kinds := l.fill()
 	for kind, key := range kinds {
 		data := whole[key]
 		garbled := bytes.Clone(data)
@@ -249,15 +320,12 @@ func TestDamagedRecords(t *testing.T) {
 			"cut": data[:len(data)/2], "garbled": garbled, "emptied": {}, "of another kind": another,
 		} {
 			t.Run(strings.ReplaceAll(kind, "/", " ")+" "+how, func(t *testing.T) {
-				l := &lab{t, l.endpoint, l.images, l.catalog}
+				l := &lab{t, l.endpoint, l.origin, l.images, l.catalog}
 				if _, err := l.catalog.Put(t.Context(), key, bytes.NewReader(bad), int64(len(bad))); err != nil {
 					t.Fatal(err)
 				}
 				r := l.run()
-				for _, path := range []string{
-					"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/downloads",
-					"/uploads", "/events", "/ui/images", "/ui/events",
-				} {
+				for _, path := range pages {
 					r.do(200, http.MethodGet, path, "")
 				}
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))

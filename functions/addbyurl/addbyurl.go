@@ -153,7 +153,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 		shaURL = "" // it is not used
 	}
 	// What a fetch found is of what the source was before.
-	if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
+	if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
 		return entry.Entry{}, false, err
 	}
 	existed := false
@@ -210,7 +210,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := f.Catalog.DeleteRecord(ctx, layout.EntryKey(ref)); err != nil {
+	if err := record.Delete[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref)); err != nil {
 		return err
 	}
 	after, err := f.Inventory.Snapshot(ctx)
@@ -218,7 +218,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if _, ok := after.BySource(ref); !ok {
-		if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(ref)); err != nil {
+		if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
 			return err
 		}
 	}

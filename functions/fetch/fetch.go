@@ -145,14 +145,19 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" && !t.Reconcile && !t.Resume {
 		return fmt.Errorf("not a task of the fetch function: %.100q", body)
 	}
+	var err error
 	switch {
 	case t.Reconcile:
-		return f.Reconcile(ctx)
+		err = f.Reconcile(ctx)
 	case t.Resume:
-		_, err := f.resume(ctx)
-		return err
+		_, err = f.resume(ctx)
+	default:
+		err = f.run(ctx, t.Ref)
 	}
-	return f.run(ctx, t.Ref)
+	if errors.Is(err, record.ErrNewer) {
+		return nil // a job of a newer version is that version's
+	}
+	return err
 }
 
 // run fetches a source whose job is queued.
@@ -244,6 +249,8 @@ func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 // retryLater keeps the job queued over a failure of the store.
 func retryLater(err error) error {
 	switch {
+	case errors.Is(err, record.ErrNewer):
+		return err // for good
 	case errors.Is(err, store.ErrFull):
 		return errors.New("the store has no room for the image: delete images that are not needed, or give it more space")
 	case errors.Is(err, store.ErrTooLarge):
@@ -272,9 +279,12 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		f.Log.Info("removed fetched bytes that no source stands for", "sha256", sha)
 	}
 	for _, ref := range fetched {
-		if err := f.Catalog.DeleteRecord(ctx, layout.FetchedKey(ref)); err != nil {
+		if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
 			return fmt.Errorf("reconcile: %w", err)
 		}
+	}
+	if f.Inventory.NewerFetchJobs() {
+		return nil // which parts are theirs, that version knows
 	}
 	return f.sweepParts(ctx, inUse)
 }

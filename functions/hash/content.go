@@ -194,7 +194,7 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 		}
 	}
 	for _, sha := range gone {
-		if err := f.Catalog.DeleteRecord(ctx, layout.ContentKey(sha)); err != nil {
+		if err := record.Delete[content.Record](ctx, f.Catalog, layout.ContentKey(sha)); err != nil {
 			return err
 		}
 	}
@@ -233,7 +233,7 @@ func (f *Function) fillChecks(ctx context.Context) error {
 			continue
 		}
 		active[r.Known.SHA256] = true
-		if _, err := f.enqueueCheck(ctx, r.Known.SHA256, r.Names[0], r.Known.SizeBytes, activity.System, ""); err != nil {
+		if _, err := f.enqueueCheck(ctx, r.Known.SHA256, r.Names[0], r.Known.SizeBytes, activity.System, ""); err != nil && !errors.Is(err, record.ErrNewer) {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"imageroot/shared/activity"
@@ -75,7 +76,8 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 			errs = append(errs, f.runCheck(ctx, t.Check))
 		}
 	}
-	return errors.Join(errs...)
+	// What a newer version keeps of an image, that version sees to.
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, record.ErrNewer) })...)
 }
 
 // look does what the object of that name needs now.
@@ -147,7 +149,7 @@ func (f *Function) forget(ctx context.Context, name string) error {
 	if _, err := f.Jobs.Cancel(ctx, layout.HashJobKey(name)); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return f.Catalog.DeleteRecord(ctx, layout.DigestKey(name))
+	return record.Delete[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
 }
 
 // enqueue makes the hash job of that version of an image queued, unless there
@@ -346,6 +348,9 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 
 // retryLater keeps the job queued over a failure that is not the image's.
 func retryLater(err error) error {
+	if errors.Is(err, record.ErrNewer) {
+		return err // for good
+	}
 	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
 }
 

@@ -295,9 +295,15 @@ func (f *Function) listUploads(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"uploads": views})
 }
 
+// An unread is the record of an upload that does not decode.
+type unread struct {
+	info store.Info
+	err  error // matches record.ErrDamaged or record.ErrNewer
+}
+
 // pending returns every upload that has a record, the oldest first, and the
-// records that are damaged.
-func (f *Function) pending(ctx context.Context) (all []pending, damaged []store.Info, err error) {
+// records that do not decode.
+func (f *Function) pending(ctx context.Context) (all []pending, left []unread, err error) {
 	for info, err := range f.Catalog.List(ctx, layout.UploadPrefix, "") {
 		if err != nil {
 			return nil, nil, err
@@ -308,8 +314,8 @@ func (f *Function) pending(ctx context.Context) (all []pending, damaged []store.
 		}
 		p, _, err := record.Read[pending](ctx, f.Catalog, layout.UploadKey(id))
 		switch {
-		case errors.Is(err, record.ErrDamaged):
-			damaged = append(damaged, info)
+		case errors.Is(err, record.ErrDamaged), errors.Is(err, record.ErrNewer):
+			left = append(left, unread{info, err})
 		case errors.Is(err, store.ErrNotFound):
 		case err != nil:
 			return nil, nil, err
@@ -318,7 +324,7 @@ func (f *Function) pending(ctx context.Context) (all []pending, damaged []store.
 		}
 	}
 	slices.SortFunc(all, func(a, b pending) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) })
-	return all, damaged, nil
+	return all, left, nil
 }
 
 // abandon answers DELETE /uploads/{id}.
@@ -328,7 +334,7 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	p, err := f.read(ctx, id)
 	if errors.Is(err, record.ErrDamaged) {
 		// Its parts are removed once they are old enough to belong to no upload.
-		if err := f.Catalog.DeleteRecord(ctx, layout.UploadKey(id)); err != nil {
+		if err := record.Delete[pending](ctx, f.Catalog, layout.UploadKey(id)); err != nil {
 			return err
 		}
 		return web.Answer(w, r, http.StatusNoContent, nil, "the upload was abandoned")
@@ -360,7 +366,7 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	if err := f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID)); err != nil {
+	if err := record.Delete[pending](ctx, f.Catalog, layout.UploadKey(p.ID)); err != nil {
 		return err
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "the upload of "+p.Name+" was abandoned")
@@ -647,7 +653,7 @@ func (f *Function) note(ctx context.Context, id, failure string) (pending, error
 }
 
 func ignoreGone(err error) error {
-	if problem.From(err) != nil && problem.From(err).Code == problem.NotFound {
+	if errors.Is(err, record.ErrNewer) || problem.From(err) != nil && problem.From(err).Code == problem.NotFound {
 		return nil
 	}
 	return err
@@ -740,15 +746,19 @@ const keep = 7 * 24 * time.Hour
 // Reconcile goes on with uploads whose assembly was interrupted, and gives up
 // those whose clients are not coming back.
 func (f *Function) Reconcile(ctx context.Context) error {
-	all, damaged, err := f.pending(ctx)
+	all, left, err := f.pending(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error // of one upload, which must not keep the others from their end
-	for _, info := range damaged {
-		f.Log.Warn("damaged record of an upload left out", "key", info.Key, "remedy", layout.Remedy(info.Key))
-		if f.Now().Sub(info.LastModified) > keep {
-			errs = append(errs, f.Catalog.DeleteRecord(ctx, info.Key))
+	newer := false
+	for _, u := range left {
+		key := u.info.Key
+		f.Log.Warn("record of an upload left out", "key", key, "error", u.err, "remedy", record.Remedy(key, u.err))
+		if errors.Is(u.err, record.ErrNewer) {
+			newer = true
+		} else if f.Now().Sub(u.info.LastModified) > keep {
+			errs = append(errs, record.Delete[pending](ctx, f.Catalog, key))
 		}
 	}
 	inUse := map[string]bool{}
@@ -764,10 +774,13 @@ func (f *Function) Reconcile(ctx context.Context) error {
 			idle = f.Now().Sub(p.CreatedAt) > keep
 		}
 		if idle && err == nil {
-			err = f.Catalog.DeleteRecord(ctx, layout.UploadKey(p.ID))
+			err = record.Delete[pending](ctx, f.Catalog, layout.UploadKey(p.ID))
 		}
 		errs = append(errs, err)
 		inUse[p.UploadID] = p.Status == uploading || p.Status == completing
+	}
+	if newer {
+		return errors.Join(errs...) // which parts are theirs, that version knows
 	}
 	// S3 clients leave parts behind as well.
 	for u, err := range f.Images.PendingUploads(ctx, "") {

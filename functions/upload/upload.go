@@ -165,6 +165,10 @@ func (f *Function) publish(ctx context.Context, name string, version store.Versi
 		*rec = rec.Next(name, version, sha256, digest.ByUpload, f.Now())
 		return nil
 	})
+	if errors.Is(err, record.ErrNewer) {
+		f.Log.Warn("digest of an upload not recorded", "name", name, "error", err)
+		err = nil
+	}
 	return errors.Join(err, f.Hash.Send(ctx, queue.Task{Image: name}.Encode(), 0))
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"imageroot/shared/layout"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
 
@@ -84,6 +85,12 @@ type Event struct {
 // Failed reports whether the event tells of a failure.
 func (e *Event) Failed() bool { return slices.Contains(failed, e.Kind) }
 
+// A stored event is the record of one.
+type stored struct {
+	record.Format
+	Event
+}
+
 // A Log is safe for concurrent use.
 type Log struct {
 	Root store.Root // the catalog root
@@ -113,7 +120,7 @@ func (l *Log) Add(ctx context.Context, e Event) {
 	if e.Details == nil {
 		e.Details = map[string]any{}
 	}
-	data, err := json.Marshal(e)
+	data, err := json.Marshal(stored{record.Format{Schema: record.Format{}.SchemaVersion()}, e})
 	if err == nil {
 		_, err = l.Root.CreateRecord(ctx, layout.EventKey(e.ID), data)
 	}
@@ -136,7 +143,7 @@ func (l *Log) Sweep(ctx context.Context) error {
 		if _, ok := layout.ParseEventKey(info.Key); !ok {
 			continue
 		}
-		if err := l.Root.DeleteRecord(ctx, info.Key); err != nil {
+		if err := record.Delete[stored](ctx, l.Root, info.Key); err != nil && !errors.Is(err, record.ErrNewer) {
 			return fmt.Errorf("sweep events: %w", err)
 		}
 	}
@@ -229,19 +236,19 @@ func (l *Log) read(ctx context.Context, ids []layout.EventID) ([]Event, error) {
 			continue
 		}
 		wg.Go(func() {
-			data, _, err := l.Root.ReadRecord(ctx, layout.EventKey(id))
-			if err != nil {
-				errs[i] = err
-				return
+			key := layout.EventKey(id)
+			e, _, err := record.Read[stored](ctx, l.Root, key)
+			if err == nil && e.ID != id {
+				err = &record.DamagedError{Key: key, Err: errors.New("it is another event")}
 			}
-			var e Event
-			if err := json.Unmarshal(data, &e); err != nil || e.ID != id {
-				l.Log.Warn("event left out: it does not decode", "key", layout.EventKey(id), "error", err, "remedy", layout.Remedy(layout.EventKey(id)))
-				l.remember(id, Event{}) // logged once
-				return
+			if errors.Is(err, record.ErrDamaged) || errors.Is(err, record.ErrNewer) {
+				l.Log.Warn("event left out", "key", key, "error", err, "remedy", record.Remedy(key, err))
+				err, e = nil, stored{} // logged once
 			}
-			l.remember(id, e)
-			got[i] = &e
+			if errs[i] = err; err == nil {
+				l.remember(id, e.Event)
+				got[i] = &e.Event
+			}
 		})
 	}
 	wg.Wait()

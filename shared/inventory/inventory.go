@@ -304,7 +304,7 @@ func keys(cfg Config, root store.Root, prefix string, id func(string) (string, b
 func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *mirror.Mirror[T] {
 	return mirror.New(mirror.Config[T]{
 		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log,
-		Decode: record.Decode[T], Remedy: layout.Remedy,
+		Decode: record.Decode[T], Remedy: record.Remedy,
 	})
 }
 
@@ -376,7 +376,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 			names = append(names, name)
 		}
 	}
-	for _, name := range slices.AppendSeq(inv.digests.Damaged(), maps.Keys(digests)) {
+	for _, name := range slices.AppendSeq(inv.digests.LeftOut(record.ErrDamaged), maps.Keys(digests)) {
 		if _, ok := images[name]; !ok {
 			names = append(names, name)
 		}
@@ -441,9 +441,9 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 }
 
 // incomplete reports whether bytes may stand for sources that the snapshot
-// does not have: those of a broken manifest and of damaged records.
+// does not have: those of a broken manifest and of records that do not decode.
 func (inv *Inventory) incomplete(s *Snapshot) bool {
-	return s.Problem != "" || len(inv.digests.Damaged())+len(inv.entries.Damaged())+len(inv.fetched.Damaged()) > 0
+	return s.Problem != "" || len(inv.digests.LeftOut(nil))+len(inv.entries.LeftOut(nil))+len(inv.fetched.LeftOut(nil)) > 0
 }
 
 // Unnamed lists everything anew and returns the fetched bytes, by digest, and
@@ -499,6 +499,10 @@ func (inv *Inventory) HashJobs(ctx context.Context) ([]job.Job, error) {
 func (inv *Inventory) FetchJobs(ctx context.Context) ([]job.Job, error) {
 	return jobs(ctx, inv.fetchJobs)
 }
+
+// NewerFetchJobs reports whether there were fetch jobs of a newer version when
+// they were listed last. What they have stored is not known.
+func (inv *Inventory) NewerFetchJobs() bool { return len(inv.fetchJobs.LeftOut(record.ErrNewer)) > 0 }
 
 // jobs lists running ones first, then queued, then by when they ended, the
 // last first.

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,9 +30,9 @@ type Config[T any] struct {
 	ID func(key string) (string, bool)
 	// Decode makes a value of the record at key. Where it is nil, records are
 	// not read and values stay zero. A record that does not decode is left out,
-	// and logged once, with what Remedy says about its key.
+	// and logged once, with what Remedy says about it.
 	Decode func(key string, data []byte) (T, error)
-	Remedy func(key string) string
+	Remedy func(key string, err error) string
 	// MaxAge is how old a listing may be before it is made again. Zero lists
 	// every time: right where nothing calls Touch.
 	MaxAge time.Duration
@@ -58,8 +56,8 @@ type Mirror[T any] struct {
 	refresh sync.Mutex // one refresh at a time
 
 	mu       sync.Mutex
-	items    map[string]Item[T]       // never changed once published
-	damaged  map[string]store.Version // by ID: records that do not decode
+	items    map[string]Item[T] // never changed once published
+	damaged  map[string]leftOut // by ID: records that do not decode
 	gen      uint64
 	listedAt time.Time
 	took     time.Duration
@@ -70,15 +68,27 @@ type Mirror[T any] struct {
 
 // New returns an empty mirror; the first All fills it.
 func New[T any](cfg Config[T]) *Mirror[T] {
-	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}, damaged: map[string]store.Version{}}
+	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}, damaged: map[string]leftOut{}}
 }
 
-// Damaged returns the IDs of the records that All leaves out because they do
-// not decode.
-func (m *Mirror[T]) Damaged() []string {
+// A leftOut is a record that does not decode.
+type leftOut struct {
+	version store.Version
+	err     error
+}
+
+// LeftOut returns the IDs of the records that All leaves out because they do
+// not decode, with an error that matches cause; any error does if cause is nil.
+func (m *Mirror[T]) LeftOut(cause error) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Keys(m.damaged))
+	var ids []string
+	for id, d := range m.damaged {
+		if cause == nil || errors.Is(d.err, cause) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // Touch says that the object at key may have changed. The next All looks.
@@ -191,7 +201,7 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	return m.items, m.gen, nil
 }
 
-func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]Item[T], damaged map[string]store.Version) (map[string]Item[T], bool, error) {
+func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]Item[T], damaged map[string]leftOut) (map[string]Item[T], bool, error) {
 	items := make(map[string]Item[T], len(old))
 	changed := false
 	for info, err := range m.cfg.Root.List(ctx, m.cfg.Prefix, "") {
@@ -207,7 +217,7 @@ func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]I
 			items[id] = it
 			continue
 		}
-		if v, ok := damaged[id]; ok && v.Equal(info.Version) {
+		if v, ok := damaged[id]; ok && v.version.Equal(info.Version) {
 			read.leaveOut(id, v)
 			continue
 		}
@@ -223,7 +233,7 @@ func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]I
 	return items, changed || len(items) != len(old), nil
 }
 
-func (m *Mirror[T]) look(read *reading[T], old map[string]Item[T], dirty map[string]struct{}, damaged map[string]store.Version) (map[string]Item[T], bool, error) {
+func (m *Mirror[T]) look(read *reading[T], old map[string]Item[T], dirty map[string]struct{}, damaged map[string]leftOut) (map[string]Item[T], bool, error) {
 	looked := make(map[string]bool, len(dirty))
 	for key := range dirty {
 		id, _ := m.cfg.ID(key)
@@ -260,16 +270,16 @@ type reading[T any] struct {
 	mu      sync.Mutex
 	got     map[string]Item[T]
 	gone    map[string]struct{}
-	damaged map[string]store.Version
+	damaged map[string]leftOut
 	err     error
 }
 
 func newReading[T any](m *Mirror[T], ctx context.Context) *reading[T] {
-	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}, damaged: map[string]store.Version{}}
+	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}, damaged: map[string]leftOut{}}
 }
 
 // leaveOut keeps a record out that is still as damaged as when it was read.
-func (r *reading[T]) leaveOut(id string, v store.Version) {
+func (r *reading[T]) leaveOut(id string, v leftOut) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.damaged[id] = v
@@ -292,8 +302,8 @@ func (r *reading[T]) start(id string, info store.Info) {
 		case err == nil:
 			r.got[id] = it
 		case errors.Is(err, errUndecodable):
-			r.gone[id], r.damaged[id] = struct{}{}, it.Info.Version
-			r.m.cfg.Log.Warn("record left out", "key", info.Key, "error", err, "remedy", r.m.cfg.Remedy(info.Key))
+			r.gone[id], r.damaged[id] = struct{}{}, leftOut{it.Info.Version, err}
+			r.m.cfg.Log.Warn("record left out", "key", info.Key, "error", err, "remedy", r.m.cfg.Remedy(info.Key, err))
 		case errors.Is(err, store.ErrNotFound):
 			r.gone[id] = struct{}{}
 		default:

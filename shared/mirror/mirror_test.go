@@ -38,7 +38,7 @@ func newBench(t *testing.T, maxAge time.Duration) *bench {
 			return id, ok && !strings.HasPrefix(id, "~")
 		},
 		Decode: func(_ string, data []byte) (int, error) { return strconv.Atoi(string(data)) },
-		Remedy: func(string) string { return "write it again" },
+		Remedy: func(string, error) string { return "write it again" },
 		MaxAge: maxAge, Now: time.Now, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	})
 	return b
@@ -214,16 +214,16 @@ func TestUndecodable(t *testing.T) {
 			b.Touch("p/d")
 		}
 		b.holds(map[string]int{"a": 1, "c": 3, "d": 4})
-		if n := strings.Count(b.log.String(), "p/b"); n != 1 || len(b.Damaged()) != 1 {
-			t.Errorf("%d lines name the damaged record, of which there is 1 and Damaged says %q", n, b.Damaged())
+		if n := strings.Count(b.log.String(), "p/b"); n != 1 || len(b.LeftOut(nil)) != 1 {
+			t.Errorf("%d lines name the damaged record, of which there is 1 and LeftOut says %q", n, b.LeftOut(nil))
 		}
 		b.put("b", "20")
 		if touched {
 			b.Touch("p/b")
 		}
 		b.holds(map[string]int{"a": 1, "b": 20, "c": 3, "d": 4})
-		if len(b.Damaged()) != 0 {
-			t.Errorf("%q are damaged after it was written again", b.Damaged())
+		if len(b.LeftOut(nil)) != 0 {
+			t.Errorf("%q are damaged after it was written again", b.LeftOut(nil))
 		}
 	}
 }
@@ -355,7 +355,7 @@ func TestTouchWhileAnotherLooks(t *testing.T) {
 		Root: root, Prefix: "p/",
 		ID:     func(key string) (string, bool) { return key, true },
 		Decode: func(_ string, data []byte) (int, error) { return strconv.Atoi(string(data)) },
-		Remedy: func(string) string { return "write it again" },
+		Remedy: func(string, error) string { return "write it again" },
 		MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	write := func(n int) {

@@ -10,24 +10,42 @@ import (
 	"fmt"
 	"slices"
 
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
 	"imageroot/shared/store"
 )
 
+// Format is embedded in every record: it carries the version of the record's
+// format.
+type Format struct {
+	// Schema is the version that the record was written in; 0 means 1.
+	Schema int `json:"schema,omitempty"`
+}
+
+// SchemaVersion returns the newest version of the format that this program
+// knows. A type whose meaning has changed since version 1 has a method of its
+// own, and reads the older versions too. docs/records.md has the rule.
+func (Format) SchemaVersion() int { return 1 }
+
+func (f Format) schema() int { return f.Schema }
+
 // Meta is embedded in every record that is changed more than once.
 type Meta struct {
+	Format
 	// Nonce is new with every write. It makes each content differ from all
 	// before it, and tells a writer whose answer was lost whether the write
 	// took effect.
 	Nonce string `json:"nonce"`
 }
 
-func (m *Meta) setNonce(s string) { m.Nonce = s }
-func (m *Meta) nonce() string     { return m.Nonce }
+func (m *Meta) stamp(schema int, nonce string) { m.Schema, m.Nonce = schema, nonce }
+func (m *Meta) nonce() string                  { return m.Nonce }
 
 // A Pointer is a *T whose T embeds [Meta].
 type Pointer[T any] interface {
 	*T
-	setNonce(string)
+	SchemaVersion() int
+	stamp(schema int, nonce string)
 	nonce() string
 }
 
@@ -65,16 +83,60 @@ func (e *DamagedError) Is(target error) bool {
 // Unwrap returns what is wrong with the content.
 func (e *DamagedError) Unwrap() error { return e.Err }
 
+// ErrNewer is matched by every [NewerError].
+var ErrNewer = errors.New("the record is of a newer version")
+
+// A NewerError says that a newer program wrote the record at Key, in a version
+// of its format that this one does not know. The record is not damaged and
+// does not count as missing: nothing here changes or removes it, and the rest
+// of the catalog does without it.
+type NewerError struct {
+	Key            string
+	Version, Known int
+}
+
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("the record %q has version %d and this imageroot knows version %d: run the newer imageroot that wrote it; this one leaves the record as it is",
+		e.Key, e.Version, e.Known)
+}
+
+// Is implements the interface of errors.Is.
+func (e *NewerError) Is(target error) bool { return target == ErrNewer } //nolint:errorlint // errors.Is does the unwrapping
+
+// Problem implements problem.Problem.
+func (e *NewerError) Problem() *problem.Error { return problem.Wrap(problem.Conflict, e.Error(), e) }
+
+// Remedy says what to do about the record at key, which [Decode] refused with
+// err.
+func Remedy(key string, err error) string {
+	if errors.Is(err, ErrNewer) {
+		return "run the newer imageroot that wrote it"
+	}
+	return layout.Remedy(key)
+}
+
 // A Validator is a record that can tell whether it is complete. The error says
 // what is missing.
 type Validator interface{ Validate() error }
 
 // Decode returns the record in data, the content at key. The error is a
-// [DamagedError] if data is not JSON of that type, has no nonce where the type
+// [NewerError] if its version is newer than T's, and a [DamagedError] if data is not JSON of that type, has no nonce where the type
 // has one, or is not valid (see [Validator]).
 func Decode[T any](key string, data []byte) (T, error) {
 	var v, zero T
 	err := json.Unmarshal(data, &v)
+	if f, ok := any(&v).(interface {
+		SchemaVersion() int
+		schema() int
+	}); ok {
+		written := Format{Schema: f.schema()}
+		if err != nil {
+			_ = json.Unmarshal(data, &written) // it may be its version that keeps it from decoding
+		}
+		if written.Schema > f.SchemaVersion() {
+			return zero, &NewerError{key, written.Schema, f.SchemaVersion()}
+		}
+	}
 	if m, ok := any(&v).(interface{ nonce() string }); err == nil && ok && m.nonce() == "" {
 		err = errors.New("it has no nonce")
 	}
@@ -89,7 +151,8 @@ func Decode[T any](key string, data []byte) (T, error) {
 
 // Read returns a record and the tag of its content. It returns
 // store.ErrNotFound and an empty tag if there is none, and a [DamagedError]
-// and the tag of the damaged content if it is damaged.
+// and the tag of the damaged content if it is damaged. Of a record of a newer
+// version it returns a [NewerError] and no tag, so that nothing replaces it.
 func Read[T any](ctx context.Context, s store.Records, key string) (T, string, error) {
 	data, tag, err := s.ReadRecord(ctx, key)
 	if err != nil {
@@ -97,7 +160,24 @@ func Read[T any](ctx context.Context, s store.Records, key string) (T, string, e
 		return zero, "", err
 	}
 	v, err := Decode[T](key, data)
+	if errors.Is(err, ErrNewer) {
+		tag = ""
+	}
 	return v, tag, err
+}
+
+// Delete removes the record at key, also a damaged one. It removes nothing and
+// returns a [NewerError] if the record is of a newer version. It is no error
+// if there is none.
+func Delete[T any](ctx context.Context, s store.Records, key string) error {
+	_, _, err := Read[T](ctx, s, key)
+	switch {
+	case err == nil, errors.Is(err, ErrDamaged):
+		return s.DeleteRecord(ctx, key)
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	}
+	return err
 }
 
 // Swap writes v in place of the content that tag names; an empty tag means
@@ -106,7 +186,7 @@ func Read[T any](ctx context.Context, s store.Records, key string) (T, string, e
 // (v may have been for a moment before, if its outcome was unknown); any other
 // error leaves open whether v will be.
 func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, v P, tag string) (newTag string, err error) {
-	v.setNonce(rand.Text())
+	v.stamp(v.SchemaVersion(), rand.Text())
 	data, err := json.Marshal(v)
 	if err != nil {
 		return "", fmt.Errorf("record %q: %w", key, err)
@@ -123,7 +203,7 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 	switch {
 	case readErr == nil && P(&found).nonce() == v.nonce():
 		return foundTag, nil
-	case readErr == nil && foundTag != tag, errors.Is(readErr, store.ErrNotFound) && tag != "":
+	case readErr == nil && foundTag != tag, errors.Is(readErr, ErrNewer), errors.Is(readErr, store.ErrNotFound) && tag != "":
 		return "", fmt.Errorf("record %q: %w", key, store.ErrConflict)
 	}
 	return "", err

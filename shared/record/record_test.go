@@ -106,6 +106,49 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestNewer: a record of a newer version is not read, changed or removed, also
+// if it no longer decodes; one without a version is of the first.
+func TestNewer(t *testing.T) {
+	for _, data := range []string{`{"schema":2,"nonce":"A","n":1}`, `{"schema":3}`, `{"n":[1],"nonce":{"is":"A"},"schema":99}`} {
+		ctx, s := t.Context(), memstore.New()
+		old, err := s.CreateRecord(ctx, "c", []byte(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := func(what string, err error) {
+			t.Helper()
+			e, ok := errors.AsType[*record.NewerError](err)
+			if !ok || e.Key != "c" || e.Known != 1 || errors.Is(err, store.ErrNotFound) || errors.Is(err, record.ErrDamaged) {
+				t.Errorf("%s %s: %v", what, data, err)
+			}
+			if now, tag, err := s.ReadRecord(ctx, "c"); err != nil || string(now) != data || tag != old {
+				t.Errorf("%s left %q: %v", what, now, err)
+			}
+		}
+		v, tag, err := record.Read[counter](ctx, s, "c")
+		if v != (counter{}) || tag != "" {
+			t.Errorf("Read of %s: %+v, tag %q", data, v, tag)
+		}
+		refused("Read", err)
+		_, _, err = record.Change(ctx, s, "c", add)
+		refused("Change", err)
+		refused("Delete", record.Delete[counter](ctx, s, "c"))
+		if _, err := record.Swap(ctx, s, "c", &counter{N: 1}, ""); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("Swap of %s: %v", data, err)
+		}
+	}
+	ctx, s := t.Context(), memstore.New()
+	for _, data := range []string{`{"nonce":"A","n":1}`, `{"schema":1,"nonce":"A","n":1}`, `{"schema":7`} {
+		_, _ = s.CreateRecord(ctx, "c", []byte(data))
+		if v, _, err := record.Change(ctx, s, "c", add); err != nil || v.Schema != 1 {
+			t.Errorf("Change of %s: %+v, %v", data, v, err)
+		}
+		if err := record.Delete[counter](ctx, s, "c"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSwap(t *testing.T) {
 	ctx := t.Context()
 	for _, plain := range []bool{false, true} {
