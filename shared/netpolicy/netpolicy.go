@@ -1,6 +1,9 @@
-// Package netpolicy decides which addresses may be dialled on an operator's
-// word. The check runs in the dialler, after DNS and before the first packet,
-// so that no redirect, retry or changing DNS answer goes around it.
+// Package netpolicy decides which addresses may be dialled for a URL that a user
+// gives: an operator's word must not reach cloud metadata or the host's own services
+// (server-side request forgery).
+//
+// The check runs in the dialler, after DNS and before the first packet, so that no
+// redirect, retry or changing DNS answer avoids it.
 package netpolicy
 
 import (
@@ -14,26 +17,26 @@ import (
 	"time"
 )
 
-// A Policy says which addresses may be dialled. Public addresses always may.
-// Link-local, cloud metadata, multicast, unspecified and broadcast addresses
-// never may, whatever is allowed. An IPv6 address that carries an IPv4 one
-// (mapped, compatible, SIIT, NAT64, 6to4, Teredo, ISATAP) is judged by both.
+// A Policy decides which addresses may be dialled. Public addresses always may.
+// Link-local, cloud metadata, multicast, unspecified and broadcast addresses never
+// may, whatever the fields allow. Of an IPv6 address that contains an IPv4 address
+// (mapped, compatible, SIIT, NAT64, 6to4, Teredo, ISATAP) both must be allowed.
 //
-// The zero value allows public addresses only.
+// The zero value allows public addresses only. A Policy that is not changed any more
+// is safe for concurrent use.
 type Policy struct {
 	// Loopback allows 127.0.0.0/8 and ::1.
 	Loopback bool
 	// Private allows RFC 1918, unique local (fc00::/7), shared (RFC 6598)
 	// and benchmarking (RFC 2544) addresses.
 	Private bool
-	// Allow lists networks that may be dialled beyond that.
+	// Allow lists further networks that may be dialled.
 	Allow []netip.Prefix
-	// Endpoints are addresses (HOST:PORT) of servers of our own, such as the
-	// S3 endpoint. They are refused unless a network in Allow holds them, or
-	// they are on loopback and Loopback is set. A host that is empty or
-	// unspecified ("", "0.0.0.0", "::") means every address of this machine;
-	// a name is looked up at each dial, and where that fails nothing is
-	// dialled.
+	// Endpoints are the addresses (HOST:PORT) of this program's own servers, such
+	// as the S3 endpoint. They are refused unless a network in Allow contains them,
+	// or they are on loopback and Loopback is set. An empty or unspecified host ("",
+	// "0.0.0.0", "::") stands for every address of this machine. A name is looked
+	// up at each dial; if that fails, nothing is dialled.
 	Endpoints []string
 	// Resolver looks up names; nil means [net.DefaultResolver].
 	Resolver *net.Resolver
@@ -42,14 +45,14 @@ type Policy struct {
 // A Refused is the error of a dial that the policy does not allow.
 type Refused struct {
 	Addr   netip.Addr
-	Reason string // a sentence that says which setting would allow it
+	Reason string // a sentence for people that names the setting which would allow it
 }
 
 func (e *Refused) Error() string { return e.Reason }
 
-// Parse adds what the text of IMAGEROOT_ALLOW_NET allows to base: "loopback",
-// "private", networks such as 10.1.0.0/16 and single addresses, separated by
-// commas or spaces. base itself is not changed.
+// Parse returns base with what the value of IMAGEROOT_ALLOW_NET allows: "loopback",
+// "private", networks such as 10.1.0.0/16 and single addresses, separated by commas
+// or spaces. It does not change base.
 func Parse(allowNet string, base Policy) (Policy, error) {
 	p := base
 	p.Allow = append([]netip.Prefix(nil), base.Allow...)
@@ -92,8 +95,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return prefix.Masked(), nil
 }
 
-// Check returns nil where addr may be dialled, and a [*Refused] where it may
-// not.
+// Check returns nil if addr may be dialled, a [*Refused] if not, and another error if
+// one of p.Endpoints cannot be looked up.
 func (p *Policy) Check(ctx context.Context, addr netip.AddrPort) error {
 	ip := addr.Addr().WithZone("").Unmap()
 	for _, a := range append(embedded(ip), ip) {
@@ -135,8 +138,8 @@ func (p *Policy) check(ctx context.Context, addr netip.AddrPort) error {
 	return nil
 }
 
-// isEndpoint reports whether addr is one of p.Endpoints. It fails closed: a
-// name that cannot be looked up might be addr.
+// isEndpoint reports whether addr is one of p.Endpoints. It fails closed: a name that
+// cannot be looked up may be addr.
 func (p *Policy) isEndpoint(ctx context.Context, addr netip.AddrPort) (bool, error) {
 	for _, hostport := range p.Endpoints {
 		host, port, err := net.SplitHostPort(hostport)
@@ -148,7 +151,7 @@ func (p *Policy) isEndpoint(ctx context.Context, addr netip.AddrPort) (bool, err
 		}
 		ips, err := p.lookup(ctx, host)
 		if err != nil {
-			return false, fmt.Errorf("whether %s is this server's own S3 endpoint is unknown: %v", addr, err)
+			return false, fmt.Errorf("cannot compare %s with this server's own S3 endpoint: %v", addr, err) // not wrapped: not the lookup of the source
 		}
 		for _, ip := range ips {
 			if ip.WithZone("").Unmap() == addr.Addr() {
@@ -188,7 +191,7 @@ func machineAddrs() ([]netip.Addr, error) {
 	return ips, nil
 }
 
-// Dialer returns a dialler of TCP connections that asks p before each.
+// Dialer returns a dialler of TCP connections that calls [Policy.Check] before each.
 func (p *Policy) Dialer() *net.Dialer {
 	return &net.Dialer{
 		Timeout:   30 * time.Second,
@@ -207,9 +210,8 @@ func (p *Policy) Dialer() *net.Dialer {
 	}
 }
 
-// Transport returns an HTTP transport that dials with [Policy.Dialer]. It
-// takes no proxy from the environment: a proxy would dial in its own name,
-// where the policy does not reach.
+// Transport returns an HTTP transport that dials with [Policy.Dialer]. It uses no
+// proxy: the policy does not reach the addresses that a proxy dials.
 func (p *Policy) Transport() *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil,

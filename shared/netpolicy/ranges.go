@@ -2,7 +2,7 @@ package netpolicy
 
 import "net/netip"
 
-// A network is a range of addresses and what messages call one in it.
+// A network is a range of addresses, with the name of such an address in messages.
 type network struct {
 	prefix netip.Prefix
 	name   string
@@ -24,8 +24,8 @@ func concat(lists ...[]network) []network {
 	return all
 }
 
-// never holds what no setting allows. Metadata comes first: most of it lies in
-// other ranges, and the message should say the worst.
+// never lists the networks that no setting allows. Metadata addresses come first:
+// most are in other networks too, and the message should name the worst.
 var never = concat(
 	networks("a cloud metadata",
 		"169.254.169.254/32", // AWS, Azure, GCP and those that follow them
@@ -41,8 +41,8 @@ var never = concat(
 	networks("a multicast", "224.0.0.0/4", "ff00::/8"),
 	networks("an unspecified", "0.0.0.0/8", "::/128"),
 	networks("a broadcast or reserved", "240.0.0.0/4"),
-	// Where the IPv4 address is in these depends on how the network was set
-	// up, so what they lead to cannot be judged.
+	// The place of the IPv4 address in these depends on the network's
+	// configuration, so their destination is unknown.
 	networks("a local NAT64", "64:ff9b:1::/48"), // RFC 8215
 )
 
@@ -72,8 +72,8 @@ var (
 	compatible = netip.MustParsePrefix("::/96")           // RFC 4291 section 2.5.5.1
 )
 
-// embedded returns the IPv4 addresses that a packet to ip may end up at
-// beyond ip itself. Mapped addresses are IPv4 already (see [netip.Addr.Unmap]).
+// embedded returns the IPv4 addresses that a packet to ip may reach beside ip
+// itself. Mapped addresses are IPv4 already (see [netip.Addr.Unmap]).
 func embedded(ip netip.Addr) []netip.Addr {
 	if !ip.Is6() {
 		return nil
@@ -89,7 +89,7 @@ func embedded(ip netip.Addr) []netip.Addr {
 	case teredo.Contains(ip):
 		all = append(all, netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}))
 	}
-	// ISATAP (RFC 5214 section 6.1) has the address below any prefix.
+	// ISATAP (RFC 5214 section 6.1) has the address in the low bits of any prefix.
 	if id := [4]byte(b[8:12]); id == [4]byte{0, 0, 0x5e, 0xfe} || id == [4]byte{2, 0, 0x5e, 0xfe} {
 		all = append(all, last)
 	}

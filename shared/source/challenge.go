@@ -8,22 +8,21 @@ import (
 	"strings"
 )
 
-// A registryTransport carries the requests for one registry, those to its token
-// server included.
+// A registryTransport sends the requests to one registry and its token server.
 type registryTransport struct {
 	http.RoundTripper
 	registry string   // HOST[:PORT]
-	plain    []string // hosts that are trusted without TLS
+	plain    []string // hosts that may get credentials without TLS
 }
 
-// RoundTrip sends no credentials in clear to another host than the registry,
-// and shows oras-go the one challenge of a 401 that it can meet.
+// RoundTrip sends no credentials in clear to another host than the registry. Of
+// the challenges of a 401 it leaves the one that oras-go can answer.
 func (t *registryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if host := req.URL.Host; req.URL.Scheme == "http" && host != t.registry && !slices.Contains(t.plain, host) {
 		switch authorization := req.Header.Get("Authorization"); {
 		case req.Method == http.MethodPost, authorization != "" && req.Response == nil:
 			return nil, &credentialError{fmt.Errorf("the token server %s is another host than %s and has no TLS, so they are not sent there; IMAGEROOT_PLAIN_HTTP=%s would allow that", host, t.registry, host)}
-		case authorization != "": // of what redirected here
+		case authorization != "": // from the request that was redirected here
 			req = req.Clone(req.Context())
 			req.Header.Del("Authorization")
 		}
@@ -37,8 +36,8 @@ func (t *registryTransport) RoundTrip(req *http.Request) (*http.Response, error)
 	return resp, err
 }
 
-// chooseChallenge returns a Bearer challenge of the fields, else a Basic one,
-// else "".
+// chooseChallenge returns the first Bearer challenge with a realm in the fields, else
+// the first Basic one, else "".
 func chooseChallenge(fields []string) string {
 	chosen := ""
 	for _, c := range challenges(fields) {
@@ -54,14 +53,15 @@ func chooseChallenge(fields []string) string {
 }
 
 var (
-	// listItem is an item of a list with commas, some of them in quotes.
+	// listItem matches an item of a comma-separated list with quoted strings.
 	listItem = regexp.MustCompile(`(?:[^,"]|"(?:[^"\\]|\\.)*")+`)
-	// authParam is a parameter of a challenge. Anything else begins the next one.
+	// authParam matches a parameter of a challenge. Any other item begins the next
+	// challenge.
 	authParam = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[ \t]*[^= \t]")
 )
 
-// challenges splits WWW-Authenticate fields (RFC 9110 section 11.6.1): commas
-// are between challenges and between the parameters of one.
+// challenges splits WWW-Authenticate fields (RFC 9110 section 11.6.1). Commas
+// separate both challenges and the parameters of one.
 func challenges(fields []string) []string {
 	var all []string
 	for _, field := range fields {

@@ -12,8 +12,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// A manifest is what an OCI image manifest, an OCI index, the retired OCI
-// artifact manifest, and Docker's manifest and manifest list have in common.
+// A manifest has the fields that image manifests, artifact manifests (retired) and
+// indexes of OCI share with Docker's manifests and manifest lists.
 type manifest struct {
 	Manifests []ocispec.Descriptor `json:"manifests"`
 	Layers    []ocispec.Descriptor `json:"layers"`
@@ -24,13 +24,13 @@ func (m manifest) isIndex() bool { return len(m.Manifests) > 0 }
 
 func (m manifest) layers() []ocispec.Descriptor { return append(m.Layers, m.Blobs...) }
 
-// titleOf is the file name that a layer was pushed under, or "".
+// titleOf returns the file name of a layer (its title annotation), or "".
 func titleOf(d ocispec.Descriptor) string {
 	title := d.Annotations[ocispec.AnnotationTitle]
 	return title[strings.LastIndexAny(title, `/\`)+1:]
 }
 
-// sideSuffixes end the names of files that go along with an image.
+// sideSuffixes are the suffixes of files that accompany an image.
 var sideSuffixes = []string{
 	".sha1", ".sha256", ".sha512", ".sha256sum", ".sha512sum", ".md5", ".checksum",
 	".sig", ".asc", ".gpg", ".minisig", ".pem", ".crt", ".cert", ".bundle", ".intoto.jsonl",
@@ -47,8 +47,8 @@ func isSideFile(title string) bool {
 	return slices.ContainsFunc(sideSuffixes, func(s string) bool { return strings.HasSuffix(title, s) })
 }
 
-// candidates are the layers that may be the image: no side files, and each
-// content once for a title.
+// candidates returns the layers that may be the image: no side files, and one layer
+// for each title and digest.
 func candidates(layers []ocispec.Descriptor) []ocispec.Descriptor {
 	type identity struct{ title, digest, part string }
 	var all []ocispec.Descriptor
@@ -66,8 +66,8 @@ func candidates(layers []ocispec.Descriptor) []ocispec.Descriptor {
 	return all
 }
 
-// chooseLayer returns the largest layer that is no side file. The error goes
-// on where a reference ends.
+// chooseLayer returns the largest layer that is not a side file. The text of the
+// error continues a reference: "REF holds ...".
 func chooseLayer(layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
 	candidates := candidates(layers)
 	if len(candidates) == 0 {
@@ -79,8 +79,8 @@ func chooseLayer(layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
 	return slices.MaxFunc(candidates, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) }), nil
 }
 
-// choosePlatform picks a manifest of an index: the only one there is, or the
-// one for want. The error goes on where a reference ends.
+// choosePlatform returns the only manifest of an index, or the one for want. The
+// text of the error continues a reference: "REF is an index ...".
 func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descriptor, error) {
 	var candidates, matches []ocispec.Descriptor
 	want.Architecture = architecture(want.Architecture)
@@ -122,7 +122,7 @@ func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocis
 	return ocispec.Descriptor{}, fmt.Errorf("is an index with %d images for %s; %s of %s", len(matches), platformName(&want), advice, list)
 }
 
-// architecture is the name that Go has for an architecture.
+// architecture returns Go's name of an architecture.
 func architecture(name string) string {
 	switch name = strings.ToLower(name); name {
 	case "x86_64", "x86-64":
@@ -133,7 +133,7 @@ func architecture(name string) string {
 	return name
 }
 
-// annotationsOf are those annotations of d that tell it from another of all.
+// annotationsOf lists the annotations of d that differ from those of another of all.
 func annotationsOf(d ocispec.Descriptor, all []ocispec.Descriptor) string {
 	var told []string
 	for _, key := range slices.Sorted(maps.Keys(d.Annotations)) {
@@ -146,8 +146,8 @@ func annotationsOf(d ocispec.Descriptor, all []ocispec.Descriptor) string {
 	return strings.Join(told[:min(len(told), most)], " ")
 }
 
-// isAttestation reports whether a manifest of an index only says something of
-// another one there, as build tools add.
+// isAttestation reports whether a manifest describes another manifest of its index.
+// Build tools add such attestations.
 func isAttestation(d ocispec.Descriptor) bool {
 	return d.Annotations["vnd.docker.reference.type"] != "" ||
 		d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"

@@ -15,8 +15,8 @@ import (
 	"imageroot/shared/image"
 )
 
-// partNumber is what a layer says that it is the nth part of, in an annotation
-// or a parameter of its media type that ends in part.number, or "".
+// partNumber returns the number of a layer that is part of a disk, or "". It is in an
+// annotation, or a parameter of the media type, whose name ends in part.number.
 func partNumber(d ocispec.Descriptor) string {
 	_, params, _ := mime.ParseMediaType(d.MediaType)
 	for _, fields := range []map[string]string{d.Annotations, params} {
@@ -30,15 +30,16 @@ func partNumber(d ocispec.Descriptor) string {
 }
 
 var (
-	// behindImage is what split(1), archivers and scripts add to an image's name.
+	// behindImage matches a name to which split(1), an archiver or a script has added
+	// a part's number.
 	behindImage = regexp.MustCompile(`(?i)^(.+?)[._-]?(?:(?:part|chunk|piece|slice|segment|vol)?[._-]?\d+(?:[._-]?of[._-]?\d+)?|a[a-z]{1,2})$`)
-	// partWithin is a part's number before the suffix of an image.
+	// partWithin matches a part's number before the suffix of an image.
 	partWithin = regexp.MustCompile(`(?i)^(.*?)[._-]?(?:part|chunk|piece|slice|segment)[._-]?\d+(?:[._-]?of[._-]?\d+)?(\..+)$`)
-	// numberWithin is a number there.
+	// numberWithin matches any number there.
 	numberWithin = regexp.MustCompile(`^(.*?)(\d+)(\.[^0-9].*)$`)
 )
 
-// wholeOf is the name of the image that title says it is a part of, or "".
+// wholeOf returns the name of the image that title names a part of, or "".
 func wholeOf(title string) string {
 	if m := partWithin.FindStringSubmatch(title); m != nil {
 		return m[1] + m[2]
@@ -49,8 +50,8 @@ func wholeOf(title string) string {
 	return ""
 }
 
-// splitParts returns the candidates that say that they are parts of one image:
-// by a part's number, or titles that are equal or numbered.
+// splitParts returns the candidates that are parts of one image by a part's number,
+// or by titles that are equal or numbered.
 func splitParts(candidates []ocispec.Descriptor) []ocispec.Descriptor {
 	var numbered []ocispec.Descriptor
 	groups := map[string][]ocispec.Descriptor{}
@@ -86,9 +87,9 @@ func splitParts(candidates []ocispec.Descriptor) []ocispec.Descriptor {
 	return nil
 }
 
-// cutEvenly reports whether titles count from 0 or 1 and layers are as large as
-// the first, but for a smaller last one: disk-1.img and disk-2.img may be two
-// versions, and then differ otherwise.
+// cutEvenly reports whether titles count from 0 or 1 and all layers have the size of
+// the first, except for a smaller last one. Otherwise disk-1.img and disk-2.img are
+// two versions.
 func cutEvenly(parts []ocispec.Descriptor) bool {
 	for i, p := range parts {
 		n, err := strconv.Atoi(numberWithin.FindStringSubmatch(titleOf(p))[2])
@@ -108,8 +109,8 @@ func errSplit(parts []ocispec.Descriptor) error {
 	return fmt.Errorf("holds a disk that is split over %d layers (the first is %.100s), and none of them is an image: push it as one layer", len(parts), title)
 }
 
-// checkWhole refuses several layers without a title the first of which begins
-// as a disk does: the others are the rest of it, or it is one of many.
+// checkWhole refuses several layers without a title if the first one begins like a
+// disk: the others may be the rest of it, or other disks.
 func (o oras) checkWhole(ctx context.Context, c *Client, layers []ocispec.Descriptor) error {
 	var untitled []ocispec.Descriptor
 	for _, l := range candidates(layers) {

@@ -14,12 +14,11 @@ import (
 	"imageroot/shared/unpack"
 )
 
-// sniffBytes is the number of bytes by which the format of a blob is known.
+// sniffBytes is the number of bytes read to detect the format of a blob.
 const sniffBytes = content.HeadBytes
 
-// nameUntitled names a blob that no manifest gives a title: as its repository
-// if that is an image's name (.../debian.img.xz), else by repository, digest
-// and what its first bytes are.
+// nameUntitled names a layer without a title: as its repository if that is an
+// image's name (.../debian.img.xz), else by repository, digest and detected format.
 func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (string, error) {
 	last := path.Base(o.ref.Repository)
 	if image.IsName(last) {
@@ -34,16 +33,16 @@ func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (str
 		return "", unresolvable(nil, "%s has no file name (title), and is %s: push it with a title that ends in one of %s",
 			o, what, image.FormatList())
 	}
-	const most = 200 // leaves room in a name for what follows
+	const most = 200 // leaves room for the rest of the name
 	return last[:min(len(last), most)] + "-" + d.Encoded()[:12] + "." + string(format), nil
 }
 
-// formatOf returns the format of the image that begins with head; what describes
-// it, and is why there is none.
+// formatOf detects the format of the image that begins with head. what describes the
+// bytes, for the error if they are no image.
 func formatOf(head []byte) (format image.Format, what string) {
 	c := content.Head(head, int64(len(head)))
 	if c.Kind.Compressed() {
-		// What cannot be read (a large window, a cut block) may be an image.
+		// Bytes that cannot be unpacked here (a large window, a cut block) pass.
 		r, err := unpack.NewReader(c.Kind, bytes.NewReader(head), unpack.Limit{Window: 8 << 20})
 		if wrong, ok := errors.AsType[*unpack.Error](err); ok && wrong.Problem == unpack.Damaged {
 			return "", "a damaged " + string(c.Kind) + " file"
