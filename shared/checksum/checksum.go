@@ -1,12 +1,23 @@
-// Package checksum reads the checksum lists that publishers of images put
-// beside them, in whatever form they do, and finds one file's digest in it.
+// Package checksum reads the checksum lists that publishers put beside their
+// images, and finds the digest of one file in a list.
 //
-// It reads what sha256sum, sha512sum and cksum write (text or binary marker,
-// escaped names, --tag, --base64), what BSD's sha256 and openssl dgst write,
-// sha256:HEX, and files that hold a bare digest. A digest is of the algorithm
-// that its line names, else its title, else the list's own name, and only then
-// of the one that its length suggests. PGP clear-signed lists are read without verifying who signed
-// them: they are trusted as much as the connection they came over.
+// It reads the output of these programs, mixed in one list or not:
+//
+//   - sha256sum, sha512sum and cksum of GNU: text and binary markers, escaped
+//     names, --tag, --base64
+//   - sha256 of BSD, with and without -r
+//   - openssl dgst
+//   - sha256:HEX and the sha256-BASE64 of subresource integrity, before or after
+//     a name
+//   - a bare digest, alone in its file
+//
+// The algorithm of a digest is the one that its line names, else that of a title
+// above it ("SHA256SUMS:"), else that of the list's name, else the one of its
+// length. Digests of other algorithms than SHA-256 and SHA-512 are ignored.
+//
+// Of a PGP clear-signed list (RFC 9580 section 7) only the signed text counts. The
+// signature is not verified: a list is as trustworthy as the connection that it came
+// over.
 package checksum
 
 import (
@@ -23,7 +34,7 @@ import (
 	"imageroot/shared/image"
 )
 
-// MaxBytes is the largest checksum list that [Parse] reads.
+// MaxBytes is the size of the largest checksum list that [Parse] accepts.
 const MaxBytes = 1 << 20
 
 // Algorithms of a [Sum].
@@ -32,17 +43,17 @@ const (
 	SHA512 = "sha512"
 )
 
-// A Sum is what a publisher says that a file's bytes hash to.
+// A Sum is a digest that a publisher gives for a file.
 type Sum struct {
-	Algorithm string // SHA256 or SHA512
+	Algorithm string // [SHA256] or [SHA512]
 	Hex       string // lower case
 }
 
-// A List is a parsed checksum list.
+// A List is a parsed checksum list. It is safe for concurrent use.
 type List struct {
 	location string
 	named    []entry
-	bare     []Sum // digests of a list that names no file
+	bare     []Sum // without a name; empty if named is not
 }
 
 type entry struct {
@@ -50,11 +61,11 @@ type entry struct {
 	sum  Sum
 }
 
-// Parse reads a checksum list of at most [MaxBytes] from location: host and
-// path, decoded, or a path only. Lines that are not
-// SHA-256 or SHA-512 digests (comments, MD5, prose) are passed over, but a
-// list must have at least one. Errors are sentences for the person who named
-// the list; an error of r is wrapped.
+// Parse reads a checksum list of at most [MaxBytes] from r. location is that of the
+// list: host and path, or a path only, without percent-encoding. Other lines than
+// SHA-256 and SHA-512 digests (comments, MD5, prose) are ignored; a list without any
+// digest is an error. The text of an error is a sentence for people; an error of r is
+// wrapped.
 func Parse(r io.Reader, location string) (*List, error) {
 	data, err := io.ReadAll(io.LimitReader(r, MaxBytes+1))
 	if err != nil {
@@ -107,9 +118,7 @@ func parseLines(text, location string) (*List, error) {
 	}
 	switch {
 	case len(l.named) > 0:
-		// Nobody can say which file a digest without a name is of when
-		// others have names.
-		l.bare = nil
+		l.bare = nil // the file of a digest without a name is unknown here
 	case len(l.bare) > 0 && other:
 		return nil, errors.New("the checksum list has a digest without a file name among other text; a bare digest must stand alone")
 	case len(l.bare) > 0:
@@ -124,15 +133,18 @@ func parseLines(text, location string) (*List, error) {
 // maxListed bounds the names that an error of [List.Find] shows.
 const maxListed = 10
 
-// Find returns the sum of the file at location (see [Parse]), a SHA-256 in
-// preference to a SHA-512. It is an error if the list has nothing for it, or
-// different digests.
+// Find returns the sum of the file at location (see [Parse]), SHA-256 rather than
+// SHA-512 if the list has both. It is an error if the list has none for the file, or
+// several that differ. Names are compared in Unicode's normal form C.
 //
-// A name with directories is a path from the list's own directory. Where the
-// file is not below that (a mirror, a "latest" directory), its location must end
-// in that path. A name without directories is the file's name, unless others of
-// the list have directories: then it too is a path. In a list that is named after
-// the file, its directories are those of the machine that wrote it and do not count.
+// A name with directories is a path relative to the directory of the list. If the
+// file is outside that directory (a mirror, a "latest" directory), its location must
+// end in the path. A name without directories is the name of the file, unless other
+// names of the list have directories: then it is a path too. In a list that is named
+// after the file (x.img.sha256), directories do not count: they are those of the
+// machine that made the list.
+//
+// The digest of a list that names no file is the sum of any file.
 func (l *List) Find(location string) (Sum, error) {
 	location = path.Clean(norm.NFC.String(location))
 	file := path.Base(location)
@@ -151,7 +163,7 @@ func (l *List) Find(location string) (Sum, error) {
 		func(name string) bool { return name == file && !(below && tree) },
 		func(name string) bool { return path.Base(name) == file && l.beside(location) },
 	} {
-		// Some lists are aligned with more blanks than sha256sum's two.
+		// Some lists have more blanks before the name than sha256sum's two.
 		for _, spelling := range []func(string) string{forward, func(name string) string { return strings.TrimSpace(forward(name)) }} {
 			var sums []Sum
 			for _, e := range l.named {
@@ -167,17 +179,17 @@ func (l *List) Find(location string) (Sum, error) {
 	return Sum{}, l.missing(location)
 }
 
-// forward returns a path of Windows tools with slashes: no image name has a
+// forward returns the path of a Windows tool with slashes. No image name has a
 // backslash.
 func forward(name string) string { return strings.ReplaceAll(name, `\`, "/") }
 
-// beside reports whether the list is NAME.sha256 or the like, where NAME is
-// that of the file at location.
+// beside reports whether the list is in the directory of the file at location and
+// has its name with a suffix, like NAME.sha256.
 func (l *List) beside(location string) bool {
 	return path.Dir(l.location) == path.Dir(location) && strings.HasPrefix(path.Base(l.location), path.Base(location))
 }
 
-// missing says what the list names instead of the file at location.
+// missing returns the error of a list without the file at location.
 func (l *List) missing(location string) error {
 	file := path.Base(location)
 	for _, e := range l.named {
@@ -192,7 +204,7 @@ func (l *List) missing(location string) error {
 	return fmt.Errorf("the checksum list does not name %q; it lists %s", file, l.names())
 }
 
-// choose returns the preferred of sums, all of which are of one file.
+// choose returns the preferred one of the sums of a file.
 func choose(fileName string, sums []Sum) (Sum, error) {
 	found := map[string]string{}
 	for _, s := range sums {
@@ -210,7 +222,7 @@ func choose(fileName string, sums []Sum) (Sum, error) {
 	return Sum{}, fmt.Errorf("the checksum list has no digest for %q", fileName)
 }
 
-// names is what the list names, for people.
+// names lists the names in the list for a sentence.
 func (l *List) names() string {
 	seen := map[string]bool{}
 	var shown []string

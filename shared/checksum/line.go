@@ -9,9 +9,9 @@ import (
 )
 
 var (
-	// tagged matches "SHA256 (name) = digest" of BSD and of cksum and sha256sum
-	// --tag, and "SHA2-256(name)= digest" of openssl dgst. The name is greedy: it
-	// may itself have ") = " in it.
+	// tagged matches "SHA256 (name) = digest" of BSD and of GNU's --tag, and
+	// "SHA2-256(name)= digest" of openssl dgst. The name is greedy: it may contain
+	// ") = ".
 	tagged = regexp.MustCompile(`^([A-Za-z0-9/_-]+) ?\((.*)\) ?= ?([0-9A-Za-z+/]+={0,2})[ \t]*$`)
 	// prefixed matches "sha256:digest  name", "SHA256 = digest" and the
 	// "sha256-digest" of subresource integrity.
@@ -22,29 +22,29 @@ var (
 	// algorithmWords matches the names of algorithms in a title or a file name.
 	algorithmWords = regexp.MustCompile(`(?i)\b(sha[- ]?(?:2-)?512[-/](?:224|256)|sha-?3(?:[- ]?(?:224|256|384|512))?|sha-?(?:2-)?(?:1|224|256|384|512)|md[245]` +
 		`|blake-?[23][bsp]{0,2}|b[23]sum|sm3|keccak|shake-?(?:128|256)|whirlpool|streebog|gost|ripemd|rmd160)(?:-?\d{3})?s?(?:sums?)?\b`)
-	// titleWords are what a title has beside the algorithm.
+	// titleWords matches the rest of a title.
 	titleWords = regexp.MustCompile(`(?i)^(?:[^\pL\pN]|checksums?|sums?|digests?|hash(?:es)?)*$`)
 )
 
-// algorithmNamed are the names of the algorithms of a [Sum].
+// algorithmNamed has the names of the algorithms of a [Sum].
 var algorithmNamed = map[string]string{
 	"SHA256": SHA256, "SHA-256": SHA256, "SHA2-256": SHA256, "SHA-2-256": SHA256,
 	"SHA512": SHA512, "SHA-512": SHA512, "SHA2-512": SHA512, "SHA-2-512": SHA512,
 }
 
-// hexDigits of each algorithm.
+// hexDigits is the length of a digest of each algorithm.
 var hexDigits = map[string]int{SHA256: 64, SHA512: 128}
 
-// otherDigits are those of algorithms that have one length, or a usual one.
+// otherDigits is the length, or the usual length, of digests of other algorithms.
 var otherDigits = map[string]int{
 	"BLAKE2B": 128, "BLAKE-2B": 128, "B2SUM": 128,
 	"MD2": 32, "MD4": 32, "MD5": 32, "SHA1": 40, "SHA-1": 40, "SHA224": 56, "SHA-224": 56, "SHA384": 96, "SHA-384": 96,
 }
 
-// parseLine reads one line that is not blank. It reports false for a line
-// that is no digest at all. The algorithm is empty for a digest that is none
-// of ours, the name for a digest without one. A line that does not name its
-// algorithm is of one of section's (see [algorithmsIn]), if there are any.
+// parseLine parses a line that is not blank. It returns false if the line has no
+// digest. The algorithm is empty if it is not one of a [Sum], the name if the line has
+// none. If the line does not name its algorithm, that is one of section (see
+// [algorithmsIn]), unless section is empty.
 func parseLine(line string, section []string) (entry, bool) {
 	// GNU puts a backslash before a line whose name it had to escape.
 	line, escaped := strings.CutPrefix(strings.TrimLeft(line, " \t"), `\`)
@@ -64,13 +64,13 @@ func parseLine(line string, section []string) (entry, bool) {
 		e.name = unescape.Replace(e.name)
 	}
 	e.name = strings.TrimPrefix(e.name, "./")
-	if e.name == "-" { // standard input: says nothing of a file
+	if e.name == "-" { // standard input is no file
 		e.name = ""
 	}
 	return e, true
 }
 
-// parseNamed reads a line that names its algorithm.
+// parseNamed parses a line that names its algorithm.
 func parseNamed(line string) (entry, bool) {
 	var tag, name, digest string
 	isTagged := false
@@ -93,9 +93,8 @@ func parseNamed(line string) (entry, bool) {
 	return entry{name, Sum{alg, digits}}, true
 }
 
-// hexOf returns a digest in lower case hexadecimal, or "" if s looks like none.
-// MD5 has 32 digits, SHA-512 has 128. Base64 is taken for the lengths of
-// SHA-256 and SHA-512 only.
+// hexOf returns the digest s in lower-case hexadecimal, or "" if s is none. A digest
+// has 32 (MD5) to 128 (SHA-512) hexadecimal digits, or is the base64 of 32 or 64 bytes.
 func hexOf(s string) string {
 	if _, err := hex.DecodeString(s); err == nil && len(s) >= 32 && len(s) <= 128 {
 		return strings.ToLower(s)
@@ -107,9 +106,9 @@ func hexOf(s string) string {
 	return hex.EncodeToString(b)
 }
 
-// untaggedName returns the name in what follows the digest and one blank:
-// another blank (text) or an asterisk (binary) and the name, or, as BSD's
-// sha256 -r writes it, the name at once.
+// untaggedName returns the name in the text after a digest and one blank: another
+// blank (text) or an asterisk (binary) and the name, or, with BSD's sha256 -r, the
+// name only.
 func untaggedName(rest string) string {
 	if rest != "" && (rest[0] == ' ' || rest[0] == '*') {
 		rest = rest[1:]
@@ -120,11 +119,11 @@ func untaggedName(rest string) string {
 	return rest
 }
 
-// unescape undoes GNU's escapes.
+// unescape reverses GNU's escapes.
 var unescape = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r")
 
-// algorithmsIn returns the algorithms that text names, in upper case, and
-// whether it says nothing else.
+// algorithmsIn returns the algorithms that text names, in upper case, and whether text
+// is a title, with nothing else in it.
 func algorithmsIn(text string) (algorithms []string, title bool) {
 	text = strings.ReplaceAll(text, "_", "-")
 	for _, m := range algorithmWords.FindAllStringSubmatch(text, -1) {
@@ -133,9 +132,10 @@ func algorithmsIn(text string) (algorithms []string, title bool) {
 	return algorithms, algorithms != nil && titleWords.MatchString(algorithmWords.ReplaceAllString(text, ""))
 }
 
-// algorithmOf returns the algorithm of a digest below a title that names
-// section: "" if that is none of ours, or may be. A title that names nothing of
-// that length does not speak of the digest, whose length then tells.
+// algorithmOf returns the algorithm of a digest below a title that names the
+// algorithms of section, or "" if it is, or may be, another one than those of a [Sum].
+// If the title names no algorithm with such a length, it does not apply to the digest,
+// and the length decides.
 func algorithmOf(digits int, section []string) string {
 	ours, other, cut := "", false, false
 	for _, name := range section {
@@ -146,7 +146,7 @@ func algorithmOf(digits int, section []string) string {
 			}
 		case otherDigits[name] == 0 || otherDigits[name] == digits:
 			other = true
-		case strings.HasPrefix(name, "B"): // BLAKE2b has any length, if it is asked for
+		case strings.HasPrefix(name, "B"): // BLAKE2b can have any length
 			cut = true
 		}
 	}
@@ -171,9 +171,8 @@ const (
 	beginPGP       = "-----BEGIN PGP "
 )
 
-// signedText returns text without the cleartext signature framework of RFC
-// 9580, section 7, around it. Of a text that is signed in parts, only the
-// signed parts count. A text that is not signed is returned as it is.
+// signedText returns the signed parts of a text with cleartext signatures (RFC 9580
+// section 7), and any other text unchanged.
 func signedText(text string) (string, error) {
 	if !strings.Contains(text, beginPGP) {
 		return text, nil
