@@ -7,6 +7,9 @@ GOTEST   = $(GO) test -timeout 40m
 STRICT   = $(GO) run ./test/strict
 OUT      = out
 
+# What is for root elsewhere is for tests here.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 # What tests need that go does not bring: command:package of Debian.
 NEEDS = gcc:gcc gencat:libc6-dev git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
         zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy nginx:nginx-light buildah:buildah busybox:busybox-static \
@@ -29,20 +32,29 @@ build: ## build bin/imageroot
 
 .PHONY: deps
 deps: ## install what the tests need (Debian packages)
-	@PATH=$$PATH:/usr/sbin:/sbin; missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
+	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
 	test -z "$$missing" || { \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  echo "The tests need Debian packages that are not installed. This takes root, and nothing else does: $$sudo apt-get install$$missing"; \
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
-.PHONY: test
-test: deps ## the test suite: units, then the real binary with curl, aws and rclone
-	$(GOTEST) -json $(UNIT) | $(STRICT)
-	$(GOTEST) -json ./test/e2e | $(STRICT)
+# Tests that take minutes, gigabytes or root have names that begin with
+# TestDeep. Tests that run other programs than go say so with test/need, and
+# -short leaves them out.
+.PHONY: unit
+unit: ## the units that need Go alone (a minute)
+	@$(GOTEST) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
+	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
-.PHONY: short
-short: deps ## the test suite without what takes minutes or gigabytes
-	$(GOTEST) $(UNIT)
-	$(GOTEST) -short ./test/e2e
+.PHONY: test
+test: deps ## the units, and the real binary with curl, aws and rclone (five minutes, 3 GiB of disk)
+	@$(GOTEST) -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
+	@echo "Left out: $$($(GO) test -list '^TestDeep' ./... | grep -c ^TestDeep) tests that take minutes, gigabytes or root (make deep), the pages in Chromium (make browser),"
+	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
+
+.PHONY: deep
+deep: deps ## what make test leaves out for it takes minutes, 25 GiB of disk, or root
+	@$(GOTEST) -run '^TestDeep' -json $(UNIT) ./test/e2e | $(STRICT)
 
 .PHONY: infra
 infra: deps servers dist ## what installs imageroot: units, containers, proxy, and the release under emulation
@@ -68,7 +80,7 @@ servers: ## build the MinIO server and client that the tests use, in tools/bin (
 .PHONY: integration
 integration: deps servers ## over a real MinIO server: the store, events across restarts, and the script of test/e2e
 	$(GOTEST) -json ./test/integration | $(STRICT)
-	$(GOTEST) -json -short ./test/e2e -minio | $(STRICT) -may-skip 'plain files are a matter of the gateway inside|left out with -short'
+	$(GOTEST) -json -skip '^TestDeep' ./test/e2e -minio | $(STRICT) -may-skip 'plain files are a matter of the gateway inside'
 
 .PHONY: s3suite
 s3suite: ## versitygw's own integration suite against the gateway inside (about a minute)
@@ -119,7 +131,7 @@ check: ## formatting, vet, staticcheck, known vulnerabilities, races
 	$(GO) -C tools vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) tool govulncheck ./... || test $$? -ne 3
-	$(GOTEST) -race $(UNIT)
+	$(GOTEST) -race -skip '^TestDeep' $(UNIT)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for a while (FUZZTIME=10s)

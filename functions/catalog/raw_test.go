@@ -37,6 +37,7 @@ import (
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
+	"imageroot/test/need"
 )
 
 // someDisk has bytes of all sorts, and a length that is nothing's multiple.
@@ -78,6 +79,7 @@ func gzipped(t testing.TB, b []byte) []byte {
 // qcow2Of is the disk as qemu-img writes it.
 func qcow2Of(t testing.TB, disk []byte, args ...string) []byte {
 	t.Helper()
+	need.Programs(t, "qemu-img")
 	dir := t.TempDir()
 	from, to := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")
 	if err := os.WriteFile(from, disk, 0o600); err != nil {
@@ -758,6 +760,7 @@ func TestRawRequests(t *testing.T) {
 // Nothing is of so little weight as a terabyte of zeros.
 func TestRawZeros(t *testing.T) {
 	t.Parallel()
+	need.Programs(t, "qemu-img")
 	path := filepath.Join(t.TempDir(), "vast.qcow2")
 	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", path, "64G").CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img: %v\n%s", err, out)

@@ -257,9 +257,9 @@ func TestLateParts(t *testing.T) {
 	}
 }
 
-// TestFailedCompletion breaks a completion off with a full disk; another one,
+// TestDeepFailedCompletion breaks a completion off with a full disk; another one,
 // of other parts, then has the bytes of each.
-func TestFailedCompletion(t *testing.T) {
+func TestDeepFailedCompletion(t *testing.T) {
 	dir := mount(t, "tmpfs", "size=96m")
 	g := start(t, dir)
 	r := root(t, g.Endpoint(), "images")

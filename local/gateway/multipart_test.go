@@ -92,13 +92,10 @@ func TestPartSentAgain(t *testing.T) {
 	}
 }
 
-// TestManyParts completes an upload of more parts than versitygw's own
+// TestDeepManyParts completes an upload of more parts than versitygw's own
 // attribute has room for. The parts are copies of one that was sent, with
 // holes, so that the test is about the many and not about the bytes.
-func TestManyParts(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 5.5 GiB")
-	}
+func TestDeepManyParts(t *testing.T) {
 	const parts, size = 1100, 5 << 20
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -422,8 +419,8 @@ func (c *counter) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestDiskRunsFull fills a real file system in the middle of uploads.
-func TestDiskRunsFull(t *testing.T) {
+// TestDeepDiskRunsFull fills a real file system in the middle of uploads.
+func TestDeepDiskRunsFull(t *testing.T) {
 	dir := mount(t, "tmpfs", "size=96m")
 	g := start(t, dir)
 	r := root(t, g.Endpoint(), "images")

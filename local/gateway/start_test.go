@@ -23,6 +23,7 @@ import (
 
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
+	"imageroot/test/need"
 	"imageroot/test/runner"
 )
 
@@ -121,12 +122,13 @@ func startRefused(t *testing.T, dir string) string {
 	return string(out)
 }
 
-// mount mounts a file system for the test, where the machine lets it.
+// mount mounts a file system for the test.
 func mount(t *testing.T, kind, options string) string {
 	t.Helper()
+	need.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, kind, 0, options); err != nil {
-		t.Skipf("cannot mount %s: %v", kind, err)
+		t.Fatalf("mount %s: %v", kind, err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
@@ -136,7 +138,7 @@ func mount(t *testing.T, kind, options string) string {
 	return dir
 }
 
-func TestStartRefusesFileSystemWithoutAttributes(t *testing.T) {
+func TestDeepStartRefusesFileSystemWithoutAttributes(t *testing.T) {
 	dir := mount(t, "ramfs", "")
 	if g, err := gateway.Start(t.Context(), config(dir)); err == nil {
 		g.Close()

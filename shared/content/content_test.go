@@ -14,6 +14,7 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/image"
+	"imageroot/test/need"
 )
 
 // PATH of these tests has the tools that are for root elsewhere.
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 // made.
 func shell(t testing.TB, script string) []byte {
 	t.Helper()
+	need.Programs(t, "sh")
 	dir := t.TempDir()
 	cmd := exec.Command("sh", "-ec", script)
 	cmd.Dir = dir

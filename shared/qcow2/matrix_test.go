@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"imageroot/test/need"
 )
 
 // matrix has what qemu-img can be asked for. What it reads of it and is refused
@@ -90,6 +92,7 @@ func TestMatrix(t *testing.T) {
 
 func sh(t *testing.T, dir, script string) {
 	t.Helper()
+	need.Programs(t, "bash")
 	cmd := exec.Command("bash", "-ec", script)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {

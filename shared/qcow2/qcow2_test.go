@@ -13,11 +13,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"imageroot/test/need"
 )
 
 // run runs a tool, which must succeed.
 func run(t testing.TB, args ...string) {
 	t.Helper()
+	need.Programs(t, args[0])
 	cmd := exec.Command(args[0], args[1:]...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)

@@ -16,6 +16,7 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/unpack"
+	"imageroot/test/need"
 )
 
 // A made file is what a tool makes of the file raw, in a script.
@@ -127,6 +128,7 @@ func header(flags string) string {
 // TestMatrix: what a tool reads of what tools make, whole and damaged, is read
 // here to the same bytes, and what it refuses is refused.
 func TestMatrix(t *testing.T) {
+	need.Programs(t, "bash")
 	for _, m := range matrix {
 		for _, made := range m.made {
 			t.Run(strings.Join(m.unpack[:1], " ")+"/"+made.name, func(t *testing.T) {

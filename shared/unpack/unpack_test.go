@@ -19,11 +19,13 @@ import (
 	"imageroot/shared/content"
 	"imageroot/shared/image"
 	"imageroot/shared/unpack"
+	"imageroot/test/need"
 )
 
 // tool runs a compressor and returns what it made of in.
 func tool(t testing.TB, in []byte, command string, args ...string) []byte {
 	t.Helper()
+	need.Programs(t, command)
 	cmd := exec.Command(command, args...)
 	cmd.Stdin = bytes.NewReader(in)
 	var stderr strings.Builder

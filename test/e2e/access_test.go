@@ -539,7 +539,6 @@ func TestAccessHeaderLimits(t *testing.T) {
 // A client that never ends its head does not keep its connection for ever.
 func TestAccessSlowHead(t *testing.T) {
 	t.Parallel()
-	needsLong(t)
 	s := Start(t, Options{})
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), 5*time.Second)
 	if err != nil {

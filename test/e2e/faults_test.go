@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"imageroot/test/need"
 )
 
 // zeros4G is the SHA-256 of 4 GiB of zeros: a sparse file that takes seconds to
@@ -223,19 +225,10 @@ func TestStoreDown(t *testing.T) {
 	b.Stop(t)
 }
 
-// needsMount skips the test where file systems cannot be mounted; a strict run
-// takes that for a failure.
-func needsMount(t testing.TB) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("a small file system is mounted here, which takes root: run the tests as root")
-	}
-}
-
 // smallDisk mounts a file system of its own of that size and returns where.
 func smallDisk(t testing.TB, mib int) string {
 	t.Helper()
-	needsMount(t)
+	need.Root(t)
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0755", mib)); err != nil {
 		t.Fatalf("mount a file system of %d MiB at %s: %v", mib, dir, err)
@@ -310,7 +303,7 @@ func usedAgain(t testing.TB, what, dir string, before int64) {
 	})
 }
 
-func TestDiskFull(t *testing.T) {
+func TestDeepDiskFull(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
 	disk := smallDisk(t, 300)
@@ -432,7 +425,7 @@ func (s *Server) putChunked(t testing.TB, name string, mib int) *Reply {
 
 // What is tried while the disk takes no writes is refused for now; reading
 // goes on, jobs wait, and all goes on when it takes writes again.
-func TestDiskReadOnly(t *testing.T) {
+func TestDeepDiskReadOnly(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
 	disk := smallDisk(t, 700)

@@ -282,14 +282,6 @@ func needsPlainFiles(t testing.TB) {
 	}
 }
 
-// needsLong skips what takes minutes or many gigabytes in a short run.
-func needsLong(t testing.TB) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("takes minutes or many gigabytes: left out with -short")
-	}
-}
-
 // eventually calls check until it returns nil, and fails the test where that
 // takes longer than limit.
 func eventually(t testing.TB, limit time.Duration, what string, check func() error) {

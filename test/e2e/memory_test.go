@@ -18,9 +18,8 @@ const mostSmall = 100
 
 // On a small machine an image of 8 GiB is taken in, put together from its
 // parts, and hashed again as a dropped file, in a hundredth of its size.
-func TestSmallMemory(t *testing.T) {
+func TestDeepSmallMemory(t *testing.T) {
 	needsPlainFiles(t)
-	needsLong(t)
 	needsDisk(t, 20)
 	s := Start(t, Options{Env: []string{"GOMEMLIMIT=100MiB"}})
 	const size, want = 8 << 30, "ebfb4ef19ae410f190327b5ebd312711263bc7579970e87d9c1e2d84e06b3c25"

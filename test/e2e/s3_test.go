@@ -304,8 +304,7 @@ func TestDeletedWhileHashed(t *testing.T) {
 
 // The AWS client's default part size makes a thousand parts of 8 GiB, more
 // than one extended attribute of ext4 can describe.
-func TestS3Thousand(t *testing.T) {
-	needsLong(t)
+func TestDeepS3Thousand(t *testing.T) {
 	needsDisk(t, 25)
 	s := Start(t, Options{})
 	const size = 8 << 30

@@ -207,7 +207,7 @@ func needsDisk(t testing.TB, gib int64) {
 		t.Fatal(err)
 	}
 	if free := int64(st.Bavail) * st.Bsize >> 30; free < gib {
-		t.Fatalf("%s has %d GiB free, this test takes %d (set TMPDIR, or run with -short)", os.TempDir(), free, gib)
+		t.Fatalf("%s has %d GiB free, this test takes %d (set TMPDIR)", os.TempDir(), free, gib)
 	}
 }
 

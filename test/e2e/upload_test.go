@@ -344,8 +344,7 @@ func cutUpload(t *testing.T, s *Server, name, framing string, size int) {
 }
 
 // A body over the 5 GiB of one S3 PUT, with and without a length.
-func TestUploadHuge(t *testing.T) {
-	needsLong(t)
+func TestDeepUploadHuge(t *testing.T) {
 	needsDisk(t, 20)
 	s := Start(t, Options{})
 	const size = 5<<30 + 123<<20 + 7
@@ -371,9 +370,8 @@ func TestUploadHuge(t *testing.T) {
 }
 
 // An upload that takes longer than any timeout of a careless server.
-func TestUploadSlow(t *testing.T) {
+func TestDeepUploadSlow(t *testing.T) {
 	t.Parallel()
-	needsLong(t)
 	s := Start(t, Options{})
 	const pieces, pause = 75, time.Second
 	next := make(chan struct{})

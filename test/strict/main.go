@@ -1,8 +1,8 @@
-// Command strict reads what go test -json prints and shows it as go test
-// would. It fails where a test failed, and where one was skipped: a machine
-// that lacks what a test needs must not pass for one where it passed. With
-// -may-skip, those may be skipped whose output matches an expression: what
-// says why, not who they are.
+// Command strict reads the output of go test -json and prints it as go test
+// does. It fails if a test failed, if none passed, or if one was skipped: a
+// machine that lacks what a test needs must not pass. With -may-skip, a test
+// may be skipped if its output matches an expression, which is about the
+// reason and not about the name of the test.
 package main
 
 import (
@@ -25,7 +25,7 @@ type event struct {
 }
 
 func main() {
-	maySkip := flag.String("may-skip", "", "regular `expression` of what a test that may be skipped says")
+	maySkip := flag.String("may-skip", "", "regular `expression` for the output of tests that may be skipped")
 	flag.Parse()
 	var may *regexp.Regexp
 	if *maySkip != "" {
@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// run returns whether all is well. A nil may lets no test be skipped.
+// run returns whether the tests passed. If may is nil, no test may be skipped.
 func run(r io.Reader, w io.Writer, may *regexp.Regexp) (bool, error) {
 	output := map[string][]string{} // by test, until it has passed
 	counts := map[string]int{}
@@ -63,7 +63,9 @@ func run(r io.Reader, w io.Writer, may *regexp.Regexp) (bool, error) {
 		switch e.Action {
 		case "output", "build-output":
 			if e.Test == "" {
-				fmt.Fprint(w, e.Output)
+				if e.Output != "PASS\n" && !strings.HasPrefix(e.Output, "? ") {
+					fmt.Fprint(w, e.Output)
+				}
 			} else {
 				output[name] = append(output[name], e.Output)
 			}
@@ -83,18 +85,16 @@ func run(r io.Reader, w io.Writer, may *regexp.Regexp) (bool, error) {
 		}
 		counts[e.Action]++
 		said := strings.Join(output[name], "")
-		if e.Action != "pass" {
-			fmt.Fprint(w, said)
-		}
 		delete(output, name)
-		switch e.Action {
-		case "skip":
-			if may == nil || !may.MatchString(said) {
-				skipped = append(skipped, name)
-			}
-		case "fail":
+		switch {
+		case e.Action == "pass" || e.Action == "skip" && may != nil && may.MatchString(said):
+			continue
+		case e.Action == "skip":
+			skipped = append(skipped, name)
+		default:
 			failed = append(failed, name)
 		}
+		fmt.Fprint(w, said)
 	}
 	if err := in.Err(); err != nil {
 		return false, err

@@ -26,6 +26,7 @@ import (
 	"imageroot/shared/config"
 	"imageroot/shared/queue/sqsqueue"
 	"imageroot/shared/web"
+	"imageroot/test/need"
 )
 
 func load(t *testing.T) *Template {
@@ -510,6 +511,7 @@ func TestLocalEnvironment(t *testing.T) {
 // TestTranslation looks at what AWS makes of the template, and has both linted,
 // where the tools for that are installed.
 func TestTranslation(t *testing.T) {
+	need.Programs(t)
 	root, err := Root()
 	if err != nil {
 		t.Fatal(err)

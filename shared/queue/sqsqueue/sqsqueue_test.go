@@ -23,6 +23,7 @@ import (
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/queuetest"
 	"imageroot/shared/queue/sqsqueue"
+	"imageroot/test/need"
 	"imageroot/test/sqs"
 )
 
@@ -52,6 +53,7 @@ func TestContract(t *testing.T) {
 // TestContractOverMoto runs the suite over a server that others wrote, on
 // machines that have it.
 func TestContractOverMoto(t *testing.T) {
+	need.Programs(t)
 	program, err := exec.LookPath("moto_server")
 	if err != nil {
 		t.Log("moto_server is not installed: the suite ran over the server in test/sqs only")

@@ -1,0 +1,33 @@
+// Package need declares what a test takes beyond Go, so that make unit can
+// leave the test out. Tests that take minutes, gigabytes or root have names
+// that begin with TestDeep: make test leaves them out and make deep runs them.
+package need
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Programs declares that a test runs the programs with these names. With
+// -short it skips the test. Otherwise it fails the test if one of them is not
+// installed.
+func Programs(t testing.TB, names ...string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("left out with -short: it runs other programs than go")
+	}
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Fatalf("%s is not installed (make deps installs it): %v", name, err)
+		}
+	}
+}
+
+// Root fails the test unless it runs as root.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test takes root: sudo make deep")
+	}
+}
