@@ -21,6 +21,7 @@ import (
 
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/pages"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -306,10 +307,10 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		Catalog: catalogRoot, Sources: sources, Inventory: inv, Uncache: fetcher.Uncache, Activity: events, Now: now, Log: s.log,
 	}
 	lister := &catalog.Function{
-		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Auth: operator, Metric: m,
-		Version: programVersion(), Location: cfg.ImageRoot.String(), S3Endpoint: s.s3Address(),
+		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Metric: m, Version: programVersion(),
 		Ready: func(ctx context.Context) error { return s.ready(ctx, images) }, Now: now, Log: s.log,
 	}
+	site := &pages.Pages{Function: lister, Auth: operator, Location: cfg.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{
 		{looks, lookers, hasher.Handle},
 		{hashes, cfg.HashWorkers, hasher.Handle},
@@ -323,8 +324,9 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		return nil
 	}}}
 	handler := web.Handler(web.Config{
-		Auth: operator, PublicRead: cfg.PublicRead, Proxies: cfg.TrustedProxies, PublicURL: cfg.PublicURL, ErrorPage: lister.ErrorPage, Metric: m, Log: s.log,
-	}, uploader.Routes(), lister.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
+		Auth: operator, PublicRead: cfg.PublicRead, Proxies: cfg.TrustedProxies, PublicURL: cfg.PublicURL,
+		Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: m, Log: s.log,
+	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.requests.RLock()

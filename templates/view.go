@@ -58,7 +58,11 @@ type Images struct {
 	Add    Add
 	Query  Query
 	Upload Shell
+	Parts
+}
 
+// Parts are the parts of the page of images that are sent again when they change.
+type Parts struct {
 	Summary, Catalog, Downloads, Hashes, Recent, Others Fragment
 }
 

@@ -1,6 +1,6 @@
-// Package catalog shows what there is: the catalog in its forms (rows, the
-// listing for flash clients, the manifest), the bytes of images, what
-// happened, and the pages.
+// Package catalog serves the catalog in its forms (rows, the listing for flash
+// clients, the manifest), the bytes of images and of disks, and the log of
+// events. Package catalog/pages shows them to people.
 package catalog
 
 import (
@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
-	"imageroot/shared/auth"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
@@ -34,14 +33,8 @@ type Function struct {
 	ImageLinks, CatalogLinks store.Presigner
 	Inventory                *inventory.Inventory
 	Activity                 *activity.Log
-	Auth                     *auth.Operator
 	Metric                   *metric.Set
 	Version                  string
-	// Location is the image root as people write it: s3://images/.
-	Location string
-	// S3Endpoint is the S3 server as people reach it from elsewhere; a host
-	// that is empty (":9000") is this one's. Empty means AWS.
-	S3Endpoint string
 	// Ready reports whether the buckets can be reached.
 	Ready func(context.Context) error
 	Now   func() time.Time
@@ -54,7 +47,7 @@ type Function struct {
 
 // Routes are the function's routes.
 func (f *Function) Routes() []web.Route {
-	return append([]web.Route{
+	return []web.Route{
 		{Pattern: "GET /healthz", Access: web.Always, Handle: f.healthz, Quiet: true},
 		{Pattern: "GET /readyz", Access: web.Open, Handle: f.readyz, Quiet: true},
 		{Pattern: "GET /version", Access: web.Open, Handle: f.version},
@@ -71,7 +64,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "DELETE /catalog.toml", Access: web.Operator, Handle: f.removeManifest},
 
 		{Pattern: "GET /events", Access: web.Operator, Handle: f.events},
-	}, f.pages()...)
+	}
 }
 
 func (f *Function) healthz(w http.ResponseWriter, _ *http.Request) error {
@@ -96,7 +89,7 @@ func (f *Function) version(w http.ResponseWriter, _ *http.Request) error {
 
 // rows answers GET /catalog.
 func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r.URL.Query())
+	q, err := ParseQuery(r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -104,9 +97,9 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, err := s.Query(q)
+	page, err := Search(s, q)
 	if err != nil {
-		return problem.New(problem.Invalid, err.Error())
+		return err
 	}
 	answer := struct {
 		Images   []*inventory.Row `json:"images"`
@@ -131,8 +124,17 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, answer)
 }
 
-// parseQuery reads the fields of a query on rows.
-func parseQuery(v url.Values) (inventory.Query, error) {
+// Search runs a query, whose [inventory.QueryError] is the client's problem.
+func Search(s *inventory.Snapshot, q inventory.Query) (inventory.Page, error) {
+	page, err := s.Query(q)
+	if e, ok := errors.AsType[*inventory.QueryError](err); ok {
+		err = problem.Wrap(problem.Invalid, e.Reason, err)
+	}
+	return page, err
+}
+
+// ParseQuery reads the fields of a query on rows from those of a URL.
+func ParseQuery(v url.Values) (inventory.Query, error) {
 	q := inventory.Query{Text: v.Get("q"), Sort: v.Get("sort"), Cursor: v.Get("cursor")}
 	if l := v.Get("limit"); l != "" {
 		n, err := strconv.Atoi(l)
@@ -171,7 +173,7 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 				continue
 			}
 			l := listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached, nil}
-			if path := f.rawPath(row); path != "" {
+			if path := f.RawPath(row); path != "" {
 				raw := base + path
 				l.RawURL = &raw
 			}
@@ -187,7 +189,7 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 // tell what they got.
 func publicURL(base string, row *inventory.Row) (string, bool) {
 	if row.Cached {
-		return base + imagePath(row.Digest(), row.Names[0]), row.SHA256 != nil
+		return base + ImagePath(row.Digest(), row.Names[0]), row.SHA256 != nil
 	}
 	for _, s := range row.Sources {
 		if s.Kind != inventory.Local {
@@ -197,15 +199,16 @@ func publicURL(base string, row *inventory.Row) (string, bool) {
 	return "", false
 }
 
-// imagePath is the path of an image by its digest. The name is for clients
+// ImagePath returns the path of an image by its SHA-256. The name is for clients
 // that read the suffix.
-func imagePath(sha256, name string) string {
+func ImagePath(sha256, name string) string {
 	return "/images/" + sha256 + "/" + url.PathEscape(name)
 }
 
-// rawPath is where a disk gets a row's image; empty if nowhere. The last segment
-// has no suffix of a compression, by which clients would decompress it again.
-func (f *Function) rawPath(row *inventory.Row) string {
+// RawPath returns the path at which a disk gets a row's image, or "" if no disk
+// does. It has no suffix of a compression, by which clients would decompress the
+// disk again.
+func (f *Function) RawPath(row *inventory.Row) string {
 	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
 		return ""
 	}
@@ -214,7 +217,7 @@ func (f *Function) rawPath(row *inventory.Row) string {
 
 // events answers GET /events.
 func (f *Function) events(w http.ResponseWriter, r *http.Request) error {
-	filter, err := f.parseFilter(r.URL.Query())
+	filter, err := ParseFilter(r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -229,16 +232,15 @@ func (f *Function) events(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"events": events, "next": next})
 }
 
-const (
-	defaultEvents = 50
-	maxEvents     = 500
-)
+// DefaultEvents and MaxEvents are the default of a query's limit on events and
+// the most that it can be.
+const DefaultEvents, MaxEvents = 50, 500
 
-// parseFilter reads the fields of a query on events.
-func (f *Function) parseFilter(v url.Values) (activity.Filter, error) {
+// ParseFilter reads the fields of a query on events from those of a URL.
+func ParseFilter(v url.Values) (activity.Filter, error) {
 	filter := activity.Filter{
 		Kind: v.Get("kind"), SubjectKind: v.Get("subject_kind"), SubjectID: v.Get("subject_id"),
-		Actor: v.Get("actor"), SourceIP: v.Get("source_ip"), Limit: defaultEvents,
+		Actor: v.Get("actor"), SourceIP: v.Get("source_ip"), Limit: DefaultEvents,
 	}
 	for _, c := range []struct {
 		field, value string
@@ -264,8 +266,8 @@ func (f *Function) parseFilter(v url.Values) (activity.Filter, error) {
 	}
 	if s := v.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > maxEvents {
-			return filter, problem.Newf(problem.Invalid, "the limit must be a number from 1 to %d", maxEvents)
+		if err != nil || n < 1 || n > MaxEvents {
+			return filter, problem.Newf(problem.Invalid, "the limit must be a number from 1 to %d", MaxEvents)
 		}
 		filter.Limit = n
 	}

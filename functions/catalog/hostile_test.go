@@ -12,6 +12,7 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/layout"
+	"imageroot/shared/store/memstore"
 )
 
 // A stuckClient takes the head of an answer, and no byte of its body before it
@@ -40,7 +41,7 @@ func heap() uint64 {
 
 // What clients leave unread takes little memory, however many they are.
 func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
-	f, h := newPages(t)
+	f, h := newCatalog(t, memstore.New())
 	put := func(name string, data []byte) {
 		t.Helper()
 		if _, err := f.Images.Put(t.Context(), name, bytes.NewReader(data), int64(len(data))); err != nil {
@@ -77,7 +78,7 @@ func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 
 // Each client gets the listing with the URL that it knows the server by.
 func TestListingsNameTheServerAsAskedFor(t *testing.T) {
-	f, h := newPages(t)
+	f, h := newCatalog(t, memstore.New())
 	const name = "a b.img"
 	if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {
 		t.Fatal(err)

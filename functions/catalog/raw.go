@@ -122,7 +122,7 @@ func elsewhere(r *http.Request, c *object) error {
 	if key == "" {
 		key = url.PathEscape(c.key)
 	}
-	from := web.BaseURL(r) + imagePath(key, c.name)
+	from := web.BaseURL(r) + ImagePath(key, c.name)
 	format, _ := image.FormatOf(c.name)
 	kind := content.KindOf(format)
 	if c.known != nil {

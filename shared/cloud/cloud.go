@@ -107,12 +107,16 @@ func (c *Cloud) Queue(url string, giveUp queue.Handler) (*sqsqueue.Queue, error)
 	return sqsqueue.New(sqsqueue.Config{AWS: c.aws, URL: url, GiveUp: giveUp, Log: c.Log})
 }
 
+// Pages are the paths of functions/catalog/pages, to which forms of the other
+// functions return.
+var Pages = web.Pages{Prefix: "/ui/", Home: "/ui/images", Login: "/ui/login"}
+
 // Function is a function of these routes and, where there are queues, this
 // handler of their messages. ErrorPage is web.Config's.
 func (c *Cloud) Function(routes []web.Route, errorPage func(http.ResponseWriter, *http.Request, *problem.Error, int), handle queue.Handler, queues ...*sqsqueue.Queue) *lambda.Function {
 	return &lambda.Function{
 		HTTP: web.Handler(web.Config{
-			Auth: c.Operator, PublicRead: c.PublicRead, ErrorPage: errorPage, Metric: c.Metric, Log: c.Log,
+			Auth: c.Operator, PublicRead: c.PublicRead, Pages: Pages, ErrorPage: errorPage, Metric: c.Metric, Log: c.Log,
 		}, routes),
 		Handle: handle, Queues: queues, Log: c.Log,
 	}

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -128,15 +127,17 @@ func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message s
 	return JSON(w, status, v)
 }
 
-// Back returns the page that a form was sent from. The form's parameter "_back"
-// is a URL relative to that page: "#ID" returns to an element of it.
+// Back returns the page that a form was sent from, or else [Pages.Home]. The
+// form's parameter "_back" is a URL relative to that page: "#ID" returns to an
+// element of it.
 func Back(r *http.Request) string {
 	u, err := url.Parse(r.Referer())
 	if err == nil {
 		u, err = u.Parse(r.URL.Query().Get("_back"))
 	}
-	if err != nil || u.Host != r.Host || !strings.HasPrefix(u.Path, "/ui/") {
-		return "/ui/images"
+	pages := configOf(r).Pages
+	if err != nil || u.Host != r.Host || pages.Prefix == "" || !strings.HasPrefix(u.Path, pages.Prefix) {
+		return pages.Home
 	}
 	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, Fragment: u.Fragment}).String()
 }
@@ -174,7 +175,7 @@ func SetNotice(w http.ResponseWriter, r *http.Request, message string) {
 		message = strings.ToValidUTF8(message[:most], "") + "..."
 	}
 	http.SetCookie(w, &http.Cookie{
-		Name: noticeCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(message)), Path: "/ui/",
+		Name: noticeCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(message)), Path: configOf(r).Pages.Prefix,
 		MaxAge: 60, HttpOnly: true, Secure: IsTLS(r), SameSite: http.SameSiteStrictMode,
 	})
 }
@@ -185,7 +186,7 @@ func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	if err != nil {
 		return ""
 	}
-	http.SetCookie(w, &http.Cookie{Name: noticeCookie, Path: "/ui/", MaxAge: -1, HttpOnly: true, Secure: IsTLS(r), SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{Name: noticeCookie, Path: configOf(r).Pages.Prefix, MaxAge: -1, HttpOnly: true, Secure: IsTLS(r), SameSite: http.SameSiteStrictMode})
 	b, err := base64.RawURLEncoding.DecodeString(c.Value)
 	if err != nil {
 		return ""
@@ -209,42 +210,28 @@ func IsTLS(r *http.Request) bool {
 	return r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
 
-// BaseURL is this server's public URL, or else the one that the client
-// addressed, without a slash at the end.
+// BaseURL returns this server's public URL, or else the one that the client
+// used, without a slash at the end. If the request has no usable Host (HTTP/1.0
+// needs none), it has the address that the client connected to.
 func BaseURL(r *http.Request) string {
-	if base, ok := r.Context().Value(baseKey{}).(string); ok {
+	if base := configOf(r).PublicURL; base != "" {
 		return base
 	}
-	if IsTLS(r) {
-		return "https://" + r.Host
-	}
-	return "http://" + r.Host
-}
-
-type baseKey struct{}
-
-// hosts are the values of Host that are made URLs of.
-var hosts = regexp.MustCompile(`^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
-
-// address gives r a base URL where its Host is not the one: there is a public
-// URL, or there is no Host (HTTP/1.0 needs none) or none that is one. Then it
-// is the address that the client connected to.
-func (h *handler) address(r *http.Request) *http.Request {
-	base := h.cfg.PublicURL
-	if base == "" {
-		if hosts.MatchString(r.Host) {
-			return r
-		}
-		host := "localhost"
+	host := r.Host
+	if !hosts.MatchString(host) {
+		host = "localhost"
 		if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 			host = addr.String()
 		}
-		base = "http://" + host
 	}
-	return r.WithContext(context.WithValue(r.Context(), baseKey{}, base))
+	if IsTLS(r) {
+		return "https://" + host
+	}
+	return "http://" + host
 }
 
-func queryEscape(s string) string { return url.QueryEscape(s) }
+// hosts are the values of Host that are made URLs of.
+var hosts = regexp.MustCompile(`^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
 
 // Body returns the body of a [Route] that streams: reading it fails where the
 // client sends nothing for [StallTimeout].

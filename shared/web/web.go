@@ -5,11 +5,13 @@ package web
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -92,13 +94,33 @@ type Config struct {
 	PublicRead bool
 	// Proxies are those whose X-Forwarded-For and X-Forwarded-Proto count.
 	Proxies Proxies
-	// PublicURL is this server as clients reach it, without a slash at the end;
-	// empty has each address it as it does.
+	// PublicURL is this server's URL for clients, without a slash at the end. If
+	// it is empty, each client gets the one that it used.
 	PublicURL string
-	// ErrorPage shows a problem to a person. The status is still to be written.
+	Pages     Pages
+	// ErrorPage answers with a page about a problem. It writes the status.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *problem.Error, status int)
 	Metric    *metric.Set
 	Log       *slog.Logger
+}
+
+// Pages says which paths are pages for people.
+type Pages struct {
+	Prefix string // of all pages, with a slash at the end
+	Home   string // the page to return to if no other is known
+	Login  string // the page that asks for the password
+}
+
+// configKey is the key of the [Config] in a request's context.
+type configKey struct{}
+
+// configOf returns the configuration of the handler of r, or an empty one
+// outside of a handler.
+func configOf(r *http.Request) *Config {
+	if cfg, ok := r.Context().Value(configKey{}).(*Config); ok {
+		return cfg
+	}
+	return &Config{}
 }
 
 // Handler returns a handler of all routes.
@@ -127,7 +149,7 @@ func (nothing) ServeHTTP(http.ResponseWriter, *http.Request) {}
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	h.cfg.Proxies.resolve(r)
-	r = h.address(r)
+	r = r.WithContext(context.WithValue(r.Context(), configKey{}, &h.cfg))
 	id := requestID(r)
 	rw := &responseWriter{ResponseWriter: w}
 	body := &requestBody{ReadCloser: r.Body, left: r.ContentLength}
@@ -284,7 +306,7 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 		return &loginRequired{next: r.URL.RequestURI()}
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="imageroot"`)
-	reason := "this needs the operator: log in at /ui/login, or send Authorization: Bearer with the API token"
+	reason := "this needs the operator: log in at " + h.cfg.Pages.Login + ", or send Authorization: Bearer with the API token"
 	if a, ok := h.cfg.Auth.(Refuser); ok {
 		reason = cmp.Or(a.Refused(r), reason)
 	}
@@ -301,14 +323,14 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if login, ok := errors.AsType[*loginRequired](err); ok {
 		w.Header().Set("Cache-Control", "no-store")
 		if r.Header.Get("HX-Request") != "" {
-			w.Header().Set("HX-Redirect", "/ui/login")
+			w.Header().Set("HX-Redirect", h.cfg.Pages.Login)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
 		const most = 2048 // a head and a form hold more than that
-		target := "/ui/login"
+		target := h.cfg.Pages.Login
 		if len(login.next) <= most {
-			target += "?next=" + queryEscape(login.next)
+			target += "?next=" + url.QueryEscape(login.next)
 		}
 		http.Redirect(w, r, target, http.StatusSeeOther)
 		return

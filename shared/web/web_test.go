@@ -49,7 +49,7 @@ func newSite(t *testing.T, public bool, routes ...Route) *site {
 	s := &site{t: t, log: new(bytes.Buffer)}
 	s.cfg = Config{
 		Auth: operator{}, PublicRead: public, Metric: metric.New(),
-		Log: slog.New(slog.NewJSONHandler(s.log, nil)),
+		Pages: Pages{Prefix: "/ui/", Home: "/ui/images", Login: "/ui/login"}, Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 		ErrorPage: func(w http.ResponseWriter, _ *http.Request, e *problem.Error, status int) {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(status)

@@ -12,6 +12,7 @@ import (
 
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/pages"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -19,8 +20,8 @@ import (
 	"imageroot/shared/web"
 )
 
-// pages are the routes for people, which the file leaves out.
-var pages = []string{
+// forPeople are the routes that the file leaves out.
+var forPeople = []string{
 	"GET /{$}", "GET /static/{file...}", "GET /ui/login", "GET /ui/{$}", "GET /ui/images", "GET /ui/images/live",
 	"GET /ui/images/confirm", "GET /ui/events",
 }
@@ -29,7 +30,7 @@ var pages = []string{
 func tables() [][]web.Route {
 	return [][]web.Route{
 		new(upload.Function).Routes(), new(catalog.Function).Routes(), new(addbyurl.Function).Routes(),
-		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(hook.Hook).Routes(),
+		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(hook.Hook).Routes(), new(pages.Pages).Routes(),
 	}
 }
 
@@ -43,7 +44,7 @@ func TestRoutes(t *testing.T) {
 			routes[r.Pattern] = r.Access
 		}
 	}
-	for _, p := range pages {
+	for _, p := range forPeople {
 		if _, ok := routes[p]; !ok {
 			t.Errorf("%s is listed as a page and is no route", p)
 		}

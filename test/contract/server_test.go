@@ -24,6 +24,7 @@ import (
 
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/pages"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -110,8 +111,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		Catalog: s.catalog, Sources: sources, Inventory: inv, Uncache: s.fetcher.Uncache, Activity: s.activity, Now: time.Now, Log: log,
 	}
 	lister := &catalog.Function{
-		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, Inventory: inv, Activity: s.activity, Auth: operator, Metric: m,
-		Version: "test", Location: "s3://images/", S3Endpoint: ":9000",
+		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, Inventory: inv, Activity: s.activity, Metric: m, Version: "test",
 		Ready: func(context.Context) error {
 			if err := s.ready.Load(); err != nil {
 				return *err
@@ -120,13 +120,14 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		},
 		Now: time.Now, Log: log,
 	}
+	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		m.Handler().ServeHTTP(w, r)
 		return nil
 	}}}
 	h := httptest.NewServer(web.Handler(web.Config{
-		Auth: operator, PublicRead: setup.publicRead, ErrorPage: lister.ErrorPage, Metric: m, Log: log,
-	}, s.uploader.Routes(), lister.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.hook.Routes(), runner))
+		Auth: operator, PublicRead: setup.publicRead, Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: m, Log: log,
+	}, s.uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.hook.Routes(), runner))
 	t.Cleanup(h.Close)
 	s.url = h.URL
 	return s

@@ -20,6 +20,7 @@ import (
 
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/pages"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -41,7 +42,7 @@ func load(t *testing.T) *Template {
 // tables are the routes of the functions, by the package.
 func tables() map[string][]web.Route {
 	return map[string][]web.Route{
-		"upload": (&upload.Function{}).Routes(), "catalog": (&catalog.Function{}).Routes(), "addbyurl": (&addbyurl.Function{}).Routes(),
+		"upload": (&upload.Function{}).Routes(), "catalog": append((&catalog.Function{}).Routes(), (&pages.Pages{}).Routes()...), "addbyurl": (&addbyurl.Function{}).Routes(),
 		"hash": (&hash.Function{}).Routes(), "fetch": (&fetch.Function{}).Routes(),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/pages"
 	"imageroot/shared/cloud"
 	"imageroot/shared/config"
 	"imageroot/shared/lambda"
@@ -19,8 +20,8 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &catalog.Function{
 		Images: c.Images, Catalog: c.Catalog, ImageLinks: c.ImageLinks, CatalogLinks: c.CatalogLinks,
-		Inventory: c.Inventory, Activity: c.Activity, Auth: c.Operator, Metric: c.Metric,
-		Version: c.Version, Location: c.ImageRoot.String(), S3Endpoint: c.S3Endpoint, Ready: c.Ready, Now: c.Now, Log: c.Log,
+		Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric, Version: c.Version, Ready: c.Ready, Now: c.Now, Log: c.Log,
 	}
-	return c.Function(f.Routes(), f.ErrorPage, nil), nil
+	p := &pages.Pages{Function: f, Auth: c.Operator, Location: c.ImageRoot.String(), S3Endpoint: c.S3Endpoint}
+	return c.Function(append(f.Routes(), p.Routes()...), p.ErrorPage, nil), nil
 }

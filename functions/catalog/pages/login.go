@@ -1,4 +1,4 @@
-package catalog
+package pages
 
 import (
 	"maps"
@@ -14,8 +14,6 @@ import (
 	"imageroot/templates"
 )
 
-const loginPath = "/ui/login"
-
 // isPage reports whether a path, with its query, is a page that one can be
 // sent to after logging in. It keeps other sites' links from leading through
 // the log-in to where they like.
@@ -29,13 +27,13 @@ func isPage(next string) bool {
 		return false
 	}
 	switch u.Path {
-	case imagesPath, "/ui/events", "/ui/images/confirm":
+	case imagesPath, eventsPath, confirmPath:
 		return true
 	}
 	return false
 }
 
-func (p *pages) loginForm(w http.ResponseWriter, r *http.Request) error {
+func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request) error {
 	next := r.URL.Query().Get("next")
 	if !isPage(next) {
 		next = ""
@@ -47,7 +45,7 @@ func (p *pages) loginForm(w http.ResponseWriter, r *http.Request) error {
 	return p.showLogin(w, r, http.StatusOK, next, "")
 }
 
-func (p *pages) showLogin(w http.ResponseWriter, r *http.Request, status int, next, failure string) error {
+func (p *Pages) showLogin(w http.ResponseWriter, r *http.Request, status int, next, failure string) error {
 	return p.show(w, r, status, templates.Login{
 		Frame: templates.Frame{Title: "Log in", Version: p.Version, Notice: web.TakeNotice(w, r)}, Next: next, Error: failure,
 	})
@@ -61,7 +59,7 @@ func after(next string) string {
 }
 
 // login answers POST /ui/login.
-func (p *pages) login(w http.ResponseWriter, r *http.Request) error {
+func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		Password string `json:"password"`
 		Next     string `json:"next"`
@@ -116,7 +114,7 @@ func (f *failures) tell(from string, now time.Time) bool {
 
 // logout answers POST /ui/logout. It is for everybody: who is not logged in
 // is where they wanted to be.
-func (p *pages) logout(w http.ResponseWriter, r *http.Request) error {
+func (p *Pages) logout(w http.ResponseWriter, r *http.Request) error {
 	was, err := p.Auth.Authenticated(r)
 	if err != nil {
 		return err
@@ -131,6 +129,9 @@ func (p *pages) logout(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (p *pages) recordAuth(r *http.Request, kind, summary string) {
-	p.record(r, activity.Event{Kind: kind, SubjectKind: activity.SubjectAuth, SubjectID: activity.Operator, Summary: summary})
+func (p *Pages) recordAuth(r *http.Request, kind, summary string) {
+	p.Activity.Add(r.Context(), activity.Event{
+		Kind: kind, SubjectKind: activity.SubjectAuth, SubjectID: activity.Operator,
+		Actor: activity.Operator, SourceIP: web.ClientIP(r), Summary: summary,
+	})
 }

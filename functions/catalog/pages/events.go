@@ -1,4 +1,4 @@
-package catalog
+package pages
 
 import (
 	"encoding/json"
@@ -8,13 +8,14 @@ import (
 	"slices"
 	"strconv"
 
+	"imageroot/functions/catalog"
 	"imageroot/shared/activity"
 	"imageroot/shared/problem"
 	"imageroot/templates"
 )
 
 // eventsPage answers GET /ui/events.
-func (p *pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
+func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	v := r.URL.Query()
 	for name := range v {
 		if v.Get(name) == "" {
@@ -34,8 +35,8 @@ func (p *pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 		},
 		Filtered: len(v) > 0,
 	}
-	filter, err := p.parseFilter(v)
-	for _, n := range []int{20, defaultEvents, 100, maxEvents} {
+	filter, err := catalog.ParseFilter(v)
+	for _, n := range []int{20, catalog.DefaultEvents, 100, catalog.MaxEvents} {
 		page.Limits = append(page.Limits, templates.Option{Value: strconv.Itoa(n), Text: strconv.Itoa(n) + " events", Selected: n == filter.Limit})
 	}
 	if err != nil {
@@ -49,10 +50,10 @@ func (p *pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Events = p.eventViews(events)
 	if older != "" {
-		page.Older = "/ui/events?" + with(v, "before", string(older))
+		page.Older = eventsPath + "?" + with(v, "before", string(older))
 	}
 	if v.Has("before") {
-		page.Newest = "/ui/events?" + with(v, "before", "")
+		page.Newest = eventsPath + "?" + with(v, "before", "")
 	}
 	return p.show(w, r, http.StatusOK, page)
 }
@@ -76,7 +77,7 @@ func options(selected, all string, values ...string) []templates.Option {
 	return list
 }
 
-func (p *pages) eventViews(events []activity.Event) []templates.Event {
+func (p *Pages) eventViews(events []activity.Event) []templates.Event {
 	now := p.Now()
 	views := make([]templates.Event, len(events))
 	for i := range events {

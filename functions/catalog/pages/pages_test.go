@@ -1,7 +1,10 @@
-package catalog
+package pages
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -12,12 +15,17 @@ import (
 	"testing"
 	"time"
 
+	"imageroot/functions/catalog"
 	"imageroot/shared/activity"
 	"imageroot/shared/auth"
+	"imageroot/shared/cloud"
+	"imageroot/shared/content"
+	"imageroot/shared/digest"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
+	"imageroot/shared/layout"
 	"imageroot/shared/metric"
-	"imageroot/shared/store"
+	"imageroot/shared/record"
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
@@ -26,28 +34,31 @@ import (
 const testPassword = "a password for tests"
 
 // newPages returns the pages over a fresh store, behind the real routing.
-func newPages(t testing.TB) (*Function, http.Handler) {
-	t.Helper()
-	return newCatalog(t, memstore.New())
-}
-
-// newCatalog is [newPages] over images.
-func newCatalog(t testing.TB, images store.Root) (*Function, http.Handler) {
+func newPages(t testing.TB) (*Pages, http.Handler) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	catalog := memstore.New()
-	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: log})
-	operator, err := auth.Open(t.Context(), auth.Config{Records: catalog, Password: testPassword, Now: time.Now})
+	images, records := memstore.New(), memstore.New()
+	inv := inventory.New(inventory.Config{Images: images, Catalog: records, MaxAge: time.Hour, Now: time.Now, Log: log})
+	operator, err := auth.Open(t.Context(), auth.Config{Records: records, Password: testPassword, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &Function{
-		Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(catalog), Inventory: inv,
-		Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Auth: operator, Metric: metric.New(),
-		Version: "test", Location: "s3://images/", S3Endpoint: ":9000",
-		Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
+	p := &Pages{
+		Function: &catalog.Function{
+			Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(records), Inventory: inv,
+			Activity: &activity.Log{Root: records, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",
+			Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
+		},
+		Auth: operator, Location: "s3://images/", S3Endpoint: ":9000",
 	}
-	return f, web.Handler(web.Config{Auth: operator, PublicRead: true, ErrorPage: f.ErrorPage, Metric: f.Metric, Log: log}, f.Routes())
+	return p, p.site()
+}
+
+// site serves the pages beside other routes.
+func (p *Pages) site(others ...web.Route) http.Handler {
+	return web.Handler(web.Config{
+		Auth: p.Auth, PublicRead: true, Pages: p.Places(), ErrorPage: p.ErrorPage, Metric: p.Metric, Log: p.Log,
+	}, p.Function.Routes(), p.Routes(), others)
 }
 
 // A client is a browser with one cookie.
@@ -92,7 +103,7 @@ func (c *client) login() {
 }
 
 func TestLoginPage(t *testing.T) {
-	f, h := newPages(t)
+	p, h := newPages(t)
 	c := &client{t: t, handler: h}
 	if w := c.get("/ui/images?q=a+b"); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/login?next=%2Fui%2Fimages%3Fq%3Da%2Bb" {
 		t.Errorf("without a session: %d to %q", w.Code, w.Header().Get("Location"))
@@ -135,7 +146,7 @@ func TestLoginPage(t *testing.T) {
 	if w := c.get("/ui/images"); w.Code != http.StatusSeeOther {
 		t.Errorf("the cookie still opens the page: %d", w.Code)
 	}
-	events, _, err := f.Activity.List(t.Context(), activity.Filter{SubjectKind: activity.SubjectAuth, Limit: 100})
+	events, _, err := p.Activity.List(t.Context(), activity.Filter{SubjectKind: activity.SubjectAuth, Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +196,7 @@ func TestPagePolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := (&Function{ImageLinks: aws.Root("lab-images", "x/")}).policy(t.Context())
+	got, err := (&Pages{Function: &catalog.Function{ImageLinks: aws.Root("lab-images", "x/")}}).policy(t.Context())
 	if err != nil || !strings.Contains(got, "connect-src 'self' https://lab-images.s3.eu-west-1.amazonaws.com;") {
 		t.Errorf("on AWS: %q, %v", got, err)
 	}
@@ -200,7 +211,7 @@ var versionOf = regexp.MustCompile(`id="([a-z]+)" data-version="([0-9a-f]+)"`)
 
 // What has not changed is not sent again.
 func TestLive(t *testing.T) {
-	f, h := newPages(t)
+	p, h := newPages(t)
 	c := &client{t: t, handler: h}
 	c.login()
 	versions := url.Values{"q": {""}}
@@ -214,7 +225,7 @@ func TestLive(t *testing.T) {
 		t.Fatalf("nothing new: %d\n%s", w.Code, w.Body)
 	}
 	const name = `"'<b>&.img`
-	if _, err := f.Images.Put(t.Context(), name, strings.NewReader("x"), 1); err != nil {
+	if _, err := p.Images.Put(t.Context(), name, strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
 	w := c.get("/ui/images/live?" + versions.Encode())
@@ -237,16 +248,15 @@ func TestLive(t *testing.T) {
 
 // A form that could not be done is shown again as it was.
 func TestAddFormAgain(t *testing.T) {
-	f, _ := newPages(t)
-	refuse := []web.Route{{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
+	p, _ := newPages(t)
+	refuse := web.Route{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		var in struct{}
 		if err := web.Decode(w, r, &in); err != nil {
 			return err
 		}
 		return fmt.Errorf("add: %w", context.DeadlineExceeded)
-	}}}
-	h := web.Handler(web.Config{Auth: f.Auth, ErrorPage: f.ErrorPage, Metric: f.Metric, Log: f.Log}, f.Routes(), refuse)
-	c := &client{t: t, handler: h}
+	}}
+	c := &client{t: t, handler: p.site(refuse)}
 	form := url.Values{"image_url": {`https://example.org/"><b>.img`}, "sha_url": {"https://example.org/SUMS"}, "refresh": {"true"}}
 	if w := c.post("/catalog/entries", form); w.Code != http.StatusUnauthorized || strings.Contains(w.Body.String(), "SUMS") || !strings.Contains(w.Body.String(), `href="/ui/login"`) {
 		t.Errorf("without a session: %d\n%s", w.Code, w.Body)
@@ -264,18 +274,55 @@ func TestAddFormAgain(t *testing.T) {
 	}
 }
 
-func TestConfirm(t *testing.T) {
-	f, h := newPages(t)
+// The functions at AWS know where the pages are.
+func TestPlaces(t *testing.T) {
+	if p := (&Pages{}).Places(); p != cloud.Pages {
+		t.Errorf("the pages are at %+v, not at %+v", p, cloud.Pages)
+	}
+}
+
+// A row has a link to the disk in its image if a disk gets it, and gets other
+// bytes than those of the image.
+func TestRawDiskLinks(t *testing.T) {
+	p, h := newPages(t)
+	gzip := content.Content{Kind: content.Gzip, What: "a gzip file"}
+	for name, rec := range map[string]content.Record{
+		"disk.img.gz": {Content: gzip}, "plain.img": {Content: content.Content{Kind: content.MBR}},
+		"tar.img.gz": {Content: gzip, Check: &content.Check{Verdict: content.Good, NoDisk: "it is a tar archive"}},
+	} {
+		version, err := p.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash := sha256.Sum256([]byte(name))
+		rec.SHA256, rec.SizeBytes = hex.EncodeToString(hash[:]), int64(len(name))
+		d := digest.Record{Name: name, Version: version, SHA256: rec.SHA256, By: digest.ByHash}
+		_, err = record.Swap(t.Context(), p.Catalog, layout.DigestKey(name), &d, "")
+		_, err2 := record.Swap(t.Context(), p.Catalog, layout.ContentKey(rec.SHA256), &rec, "")
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c := &client{t: t, handler: h}
 	c.login()
-	if _, err := f.Images.Put(t.Context(), "a b+%.img", strings.NewReader("x"), 1); err != nil {
+	page := c.get("/ui/images").Body.String()
+	if !strings.Contains(page, `/disk.img"`) || strings.Count(page, `href="/raw/`) != 1 {
+		t.Errorf("links to disks: %q", regexp.MustCompile(`href="/raw/[^"]*"`).FindAllString(page, -1))
+	}
+}
+
+func TestConfirm(t *testing.T) {
+	p, h := newPages(t)
+	c := &client{t: t, handler: h}
+	c.login()
+	if _, err := p.Images.Put(t.Context(), "a b+%.img", strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
 	w := c.get("/ui/images/confirm?" + url.Values{"what": {"image"}, "key": {"a b+%.img"}}.Encode())
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `action="/images/a%20b&#43;%25.img?_method=DELETE&amp;_back=`) {
 		t.Errorf("%d\n%s", w.Code, w.Body)
 	}
-	if _, err := f.Images.Put(t.Context(), "\u00fc.img", strings.NewReader("x"), 1); err != nil {
+	if _, err := p.Images.Put(t.Context(), "\u00fc.img", strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]string{"\u00fc.img": "Replace \u00fc.img?", "u\u0308.img": "looks the same"} {
@@ -284,7 +331,7 @@ func TestConfirm(t *testing.T) {
 		}
 	}
 	// What the upload would refuse is not asked about.
-	if _, err := f.Images.Put(t.Context(), "disk.tar.gz", strings.NewReader("x"), 1); err != nil {
+	if _, err := p.Images.Put(t.Context(), "disk.tar.gz", strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
 	if w := c.get("/ui/images/confirm?what=replace&key=disk.tar.gz"); w.Code != http.StatusSeeOther {
@@ -403,9 +450,9 @@ func TestEndpointFor(t *testing.T) {
 // BenchmarkImages is what a browser asks for, with 10,000 images: the page, and
 // every other second whether there is anything new.
 func BenchmarkImages(b *testing.B) {
-	f, h := newPages(b)
+	p, h := newPages(b)
 	for i := range 10_000 {
-		if _, err := f.Images.Put(b.Context(), fmt.Sprintf("image-%05d.img", i), strings.NewReader("x"), 1); err != nil {
+		if _, err := p.Images.Put(b.Context(), fmt.Sprintf("image-%05d.img", i), strings.NewReader("x"), 1); err != nil {
 			b.Fatal(err)
 		}
 	}

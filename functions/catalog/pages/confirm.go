@@ -1,4 +1,4 @@
-package catalog
+package pages
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 
 // confirm answers GET /ui/images/confirm: it asks before something is deleted
 // or replaced. Where that is gone already, there is nothing to ask.
-func (p *pages) confirm(w http.ResponseWriter, r *http.Request) error {
+func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	what, key := r.URL.Query().Get("what"), r.URL.Query().Get("key")
 	c, err := p.question(r.Context(), what, key)
 	if err != nil {
@@ -50,7 +50,7 @@ func addBack(action, page string) string {
 
 // question returns what to ask, or nil where there is nothing (any more) that
 // it would be about.
-func (p *pages) question(ctx context.Context, what, key string) (*templates.Confirm, error) {
+func (p *Pages) question(ctx context.Context, what, key string) (*templates.Confirm, error) {
 	s, err := p.Inventory.Snapshot(ctx)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,164 @@
+package pages
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/inventory"
+	"imageroot/templates"
+)
+
+const (
+	// pageEvents is how many events are on the page of images.
+	pageEvents = 10
+	// eventsAge is how old these may be if nothing else has changed: listing
+	// them costs the store more than all the rest.
+	eventsAge = 5 * time.Second
+)
+
+// kept is what would be the same if it were made again.
+type kept struct {
+	rows struct {
+		sync.Mutex
+		snapshot *inventory.Snapshot
+		byQuery  map[string]templates.Fragment
+	}
+	events struct {
+		sync.Mutex
+		fragment templates.Fragment
+		at       time.Time // zero: none
+		cause    string    // what they were listed for
+	}
+}
+
+// images answers GET /ui/images.
+func (p *Pages) images(w http.ResponseWriter, r *http.Request) error {
+	page, err := p.imagesPage(w, r, r.URL.Query(), templates.Add{})
+	if err != nil {
+		return err
+	}
+	return p.show(w, r, http.StatusOK, page)
+}
+
+func (p *Pages) imagesPage(w http.ResponseWriter, r *http.Request, v url.Values, add templates.Add) (*templates.Images, error) {
+	parts, err := p.parts(r, v)
+	if err != nil {
+		return nil, err
+	}
+	return &templates.Images{
+		Frame: p.frame(w, r, "Images", "images"), Add: add, Upload: p.shell(r),
+		Query: templates.Query{Text: v.Get("q"), Sorts: sorts(v.Get("sort"))}, Parts: parts,
+	}, nil
+}
+
+// live answers GET /ui/images/live: those parts of the page that are not what
+// the browser has.
+func (p *Pages) live(w http.ResponseWriter, r *http.Request) error {
+	v := r.URL.Query()
+	parts, err := p.parts(r, v)
+	if err != nil {
+		return err
+	}
+	var changed []templates.Fragment
+	for _, f := range []templates.Fragment{parts.Summary, parts.Catalog, parts.Downloads, parts.Hashes, parts.Recent, parts.Others} {
+		if v.Get("v-"+f.ID) != f.Version {
+			f.OOB = true
+			changed = append(changed, f)
+		}
+	}
+	if len(changed) == 0 {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	return p.show(w, r, http.StatusOK, templates.Live{Fragments: changed})
+}
+
+// parts returns the parts of the page that change.
+func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err error) {
+	ctx, now := r.Context(), p.Now()
+	s, err := p.Inventory.Snapshot(ctx)
+	if err != nil {
+		return parts, err
+	}
+	downloads, err := p.Inventory.FetchJobs(ctx)
+	if err != nil {
+		return parts, err
+	}
+	hashes, err := p.Inventory.HashJobs(ctx)
+	if err != nil {
+		return parts, err
+	}
+	for _, part := range []struct {
+		to   *templates.Fragment
+		view templates.View
+	}{
+		{&parts.Summary, p.summary(s)},
+		{&parts.Downloads, templates.Downloads{Jobs: jobViews(downloads, "d", "/catalog/downloads/", now)}},
+		{&parts.Hashes, templates.Hashes{Jobs: jobViews(hashes, "h", "/catalog/hashes/", now)}},
+		{&parts.Others, othersView(s.Others)},
+	} {
+		if *part.to, err = templates.NewFragment(part.view); err != nil {
+			return parts, err
+		}
+	}
+	if parts.Catalog, err = p.rows(r, s, v, downloads); err != nil {
+		return parts, err
+	}
+	parts.Recent, err = p.recent(ctx, parts.Summary.Version+parts.Catalog.Version+statuses(downloads)+statuses(hashes))
+	return parts, err
+}
+
+func othersView(others []inventory.Other) templates.Others {
+	const most = 100
+	v := templates.Others{Count: count(int64(len(others))), One: len(others) == 1}
+	for _, o := range others[:min(len(others), most)] {
+		v.List = append(v.List, templates.Detail{Name: o.Name, Value: o.Reason})
+	}
+	if hidden := len(others) - len(v.List); hidden > 0 {
+		v.More = "and " + count(int64(hidden)) + " more"
+	}
+	return v
+}
+
+func (p *Pages) summary(s *inventory.Snapshot) templates.Summary {
+	var stored int64
+	for i := range s.Rows {
+		if row := &s.Rows[i]; row.Cached && row.SizeBytes != nil {
+			stored += *row.SizeBytes
+		}
+	}
+	return templates.Summary{Count: count(int64(len(s.Rows))), One: len(s.Rows) == 1, Stored: sizeOf(stored), Location: p.Location}
+}
+
+// recent is what happened last. It is listed again when cause has changed.
+func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, error) {
+	now := p.Now()
+	k := &p.kept.events
+	k.Lock()
+	defer k.Unlock()
+	if k.cause == cause && !k.at.IsZero() && now.Sub(k.at) < eventsAge {
+		return k.fragment, nil
+	}
+	// Of images and of the catalog, not of who logged in.
+	var all []activity.Event
+	for _, kind := range []string{activity.SubjectImage, activity.SubjectCatalog} {
+		events, _, err := p.Activity.List(ctx, activity.Filter{SubjectKind: kind, Limit: pageEvents})
+		if err != nil {
+			return templates.Fragment{}, err
+		}
+		all = append(all, events...)
+	}
+	slices.SortFunc(all, func(a, b activity.Event) int { return cmp.Compare(a.ID, b.ID) })
+	f, err := templates.NewFragment(templates.Recent{Events: p.eventViews(all[:min(len(all), pageEvents)])})
+	if err != nil {
+		return f, err
+	}
+	k.fragment, k.at, k.cause = f, now, cause
+	return f, nil
+}

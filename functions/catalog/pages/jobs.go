@@ -1,0 +1,93 @@
+package pages
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"imageroot/shared/job"
+	"imageroot/templates"
+)
+
+// pageJobs is the most jobs of each kind on a page.
+const pageJobs = 20
+
+// statuses tells lists of jobs apart whose events differ.
+func statuses(jobs []job.Job) string {
+	n := map[job.Status]int{}
+	var last time.Time
+	for i := range jobs {
+		n[jobs[i].Status]++
+		if t := jobs[i].FinishedAt; t != nil && t.After(last) {
+			last = *t
+		}
+	}
+	return fmt.Sprint(n, last.UnixNano()) // maps are written in order
+}
+
+// jobViews are the jobs to show: what runs, what is next, what ended last.
+func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs {
+	n := map[job.Status]int64{}
+	for i := range jobs {
+		n[jobs[i].Status]++
+	}
+	var counts []string
+	for _, s := range []job.Status{job.Running, job.Queued, job.Failed, job.Cancelled, job.Completed} {
+		if n[s] > 0 {
+			counts = append(counts, count(n[s])+" "+string(s))
+		}
+	}
+	v := templates.Jobs{Counts: strings.Join(counts, ", ")}
+	// The list has the active ones first. However many wait, what ended last
+	// is on the page too.
+	active := int(n[job.Running] + n[job.Queued])
+	ended := min(len(jobs)-active, max(pageJobs-active, pageJobs/4))
+	shown := slices.Concat(jobs[:min(active, pageJobs-ended)], jobs[active:active+ended])
+	for i := range shown {
+		v.List = append(v.List, jobView(&shown[i], prefix, path, now))
+	}
+	if hidden := len(jobs) - len(v.List); hidden > 0 {
+		v.More = "and " + count(int64(hidden)) + " more"
+	}
+	return v
+}
+
+func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
+	v := templates.Job{
+		ID: prefix + "-" + shortHash(j.Name+"\n"+j.Src+j.Stage), Name: j.Name, Stage: j.Stage, Status: string(j.Status), Active: j.Status.Active(),
+		Src: j.Src, Done: sizeOf(j.BytesDone), Error: j.Error,
+	}
+	if v.Active {
+		v.Cancel = path + url.PathEscape(j.Name) + "?_method=DELETE"
+		if j.Src != "" {
+			v.Cancel += "&src=" + url.QueryEscape(j.Src)
+		}
+		v.Cancel = addBack(v.Cancel, "#"+v.ID)
+	}
+	if j.BytesTotal != nil {
+		total := sizeOf(*j.BytesTotal)
+		v.Total, v.Value, v.Max = &total, j.BytesDone, *j.BytesTotal
+		if v.Active && *j.BytesTotal > 0 && j.Status == job.Running {
+			v.Percent = strconv.FormatInt(min(100, 100*j.BytesDone / *j.BytesTotal), 10) + " %"
+		}
+		if j.Status == job.Completed {
+			v.Done, v.Total = total, nil
+		}
+	}
+	if j.FinishedAt != nil {
+		t := timeOf(*j.FinishedAt, now)
+		v.When = &t
+	}
+	return v
+}
+
+// shortHash names an element of a page after what it shows.
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:6])
+}

@@ -1,0 +1,168 @@
+// Package pages has the pages of the catalog: what an operator looks at in a
+// browser.
+package pages
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"imageroot/functions/catalog"
+	"imageroot/shared/auth"
+	"imageroot/shared/problem"
+	"imageroot/shared/visible"
+	"imageroot/shared/web"
+	"imageroot/templates"
+)
+
+// Pages shows the catalog of a [catalog.Function]. All fields are required. It
+// is safe for concurrent use.
+type Pages struct {
+	*catalog.Function
+	Auth *auth.Operator
+	// Location is the image root as a URL: s3://images/.
+	Location string
+	// S3Endpoint is the URL of the S3 server for clients elsewhere. In ":9000",
+	// which has no host, the host is the one that the client asked for. Empty is
+	// AWS.
+	S3Endpoint string
+
+	kept     kept
+	failures failures
+}
+
+// Routes returns the routes of the pages and of what they load.
+func (p *Pages) Routes() []web.Route {
+	return []web.Route{
+		{Pattern: "GET /{$}", Access: web.Always, Handle: p.front},
+		{Pattern: "GET /static/{file...}", Access: web.Always, Handle: p.static, Quiet: true},
+
+		{Pattern: "GET " + loginPath, Access: web.Always, Handle: p.loginForm},
+		{Pattern: "POST " + loginPath, Access: web.Always, Handle: p.login},
+		{Pattern: "POST " + prefix + "logout", Access: web.Always, Handle: p.logout},
+
+		{Pattern: "GET " + prefix + "{$}", Access: web.Page, Handle: p.front},
+		{Pattern: "GET " + imagesPath, Access: web.Page, Handle: p.images},
+		{Pattern: "GET " + livePath, Access: web.Page, Handle: p.live, Quiet: true},
+		{Pattern: "GET " + confirmPath, Access: web.Page, Handle: p.confirm},
+		{Pattern: "GET " + eventsPath, Access: web.Page, Handle: p.eventsPage},
+	}
+}
+
+// The paths of the pages.
+const (
+	prefix      = "/ui/"
+	imagesPath  = prefix + "images"
+	livePath    = imagesPath + "/live"
+	confirmPath = imagesPath + "/confirm"
+	eventsPath  = prefix + "events"
+	loginPath   = prefix + "login"
+)
+
+// Places returns the paths of the pages for package web.
+func (p *Pages) Places() web.Pages {
+	return web.Pages{Prefix: prefix, Home: imagesPath, Login: loginPath}
+}
+
+func (p *Pages) front(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, imagesPath, http.StatusSeeOther)
+	return nil
+}
+
+func (p *Pages) static(w http.ResponseWriter, r *http.Request) error {
+	if !templates.ServeStatic(w, r, r.PathValue("file")) {
+		return problem.New(problem.NotFound, "there is no such file")
+	}
+	return nil
+}
+
+// policy is the Content-Security-Policy of pages. Nothing inline, nothing from
+// elsewhere. Parts of uploads go to this server, or straight to the store.
+func (p *Pages) policy(ctx context.Context) (string, error) {
+	connect := "'self'"
+	if p.ImageLinks != nil {
+		link, err := p.ImageLinks.PresignPut(ctx, "any", "")
+		if err != nil {
+			return "", err
+		}
+		u, err := url.Parse(link)
+		if err != nil {
+			return "", err
+		}
+		connect += " " + u.Scheme + "://" + u.Host
+	}
+	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src " + connect +
+		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nil
+}
+
+// frame is what is around a page for somebody who is logged in.
+func (p *Pages) frame(w http.ResponseWriter, r *http.Request, title, here string) templates.Frame {
+	return templates.Frame{Title: title, Version: p.Version, Here: here, SignedIn: true, Notice: web.TakeNotice(w, r)}
+}
+
+// show answers with a page.
+func (p *Pages) show(w http.ResponseWriter, r *http.Request, status int, v templates.View) error {
+	body, err := templates.Render(v)
+	if err != nil {
+		return err
+	}
+	policy, err := p.policy(r.Context())
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Security-Policy", policy)
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // who has left needs no answer
+	}
+	return nil
+}
+
+// ErrorPage shows a problem to a person. It is web.Config.ErrorPage.
+func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Error, status int) {
+	signedIn := false
+	if e.Code != problem.Unauthorized {
+		ok, err := p.Auth.Authenticated(r)
+		signedIn = ok && err == nil
+	}
+	if signedIn && isAddForm(r) {
+		// The form again, with what was typed into it.
+		add := templates.Add{
+			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"),
+			Refresh: r.PostForm.Get("refresh") == "true", Error: e.Detail,
+		}
+		if page, err := p.imagesPage(w, r, url.Values{}, add); err == nil && p.show(w, r, status, page) == nil {
+			return
+		}
+	}
+	page := templates.Problem{
+		Frame:  templates.Frame{Title: http.StatusText(status), Version: p.Version, SignedIn: signedIn},
+		Status: status, Text: http.StatusText(status), Detail: e.Detail,
+		RequestID: w.Header().Get(problem.RequestIDHeader), Back: backFrom(r), Login: e.Code == problem.Unauthorized,
+	}
+	if err := p.show(w, r, status, page); err != nil {
+		p.Log.Error("the page of a problem cannot be shown", "error", err)
+		http.Error(w, visible.Text(e.Detail), status)
+	}
+}
+
+func isAddForm(r *http.Request) bool {
+	return r.Method == http.MethodPost && r.URL.Path == "/catalog/entries" && r.PostForm.Has("image_url")
+}
+
+// backFrom is where to go on after a problem: the page that led to it, if it
+// was another one of this server.
+func backFrom(r *http.Request) string {
+	u, err := url.Parse(r.Referer())
+	if err != nil || u.Host != r.Host {
+		return imagesPath
+	}
+	if next := u.RequestURI(); isPage(next) && next != r.URL.RequestURI() {
+		return next
+	}
+	return imagesPath
+}
