@@ -6,10 +6,10 @@ package docs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -36,28 +36,34 @@ var (
 	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 )
 
-// documents returns the Markdown files that git knows of, by path.
+// documents returns the Markdown files by path, without what is built.
 func documents(t *testing.T) map[string]document {
 	t.Helper()
-	list := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md")
-	list.Dir = root
-	out, err := list.Output()
-	if err != nil {
-		t.Fatalf("git ls-files: %v", err)
-	}
 	all := map[string]document{}
-	for name := range strings.FieldsSeq(string(out)) {
+	err := fs.WalkDir(os.DirFS(root), ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (slices.Contains([]string{".git", "bin", "data", "dist", "out"}, name) || d.Name() == "testdata"):
+			return fs.SkipDir
+		case d.IsDir(), path.Ext(name) != ".md":
+			return nil
+		}
 		b, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		whole := string(b)
 		text := fence.ReplaceAllString(whole, "")
-		d := document{text: span.ReplaceAllString(text, ""), whole: whole}
+		doc := document{text: span.ReplaceAllString(text, ""), whole: whole}
 		for _, m := range heading.FindAllStringSubmatch(text, -1) {
-			d.anchors = append(d.anchors, anchor(m[1]))
+			doc.anchors = append(doc.anchors, anchor(m[1]))
 		}
-		all[name] = d
+		all[name] = doc
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return all
 }
