@@ -115,13 +115,16 @@ type Snapshot struct {
 	byRef  map[string]int      // of URL sources
 	images map[string]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
-	gen    [9]uint64
+	gen    generations
 	failed map[string]string // errors of fetches, by ref
 	hidden []Other
 
 	textOnce sync.Once
 	texts    []string // what a search looks at, by row
 }
+
+// generations are the generations of what a snapshot was made of.
+type generations struct{ images, blobs, digests, entries, fetched, hashJobs, contents, manifest uint64 }
 
 // BySHA256 returns the row with that digest.
 func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return s.row(s.bySHA, sha) }
@@ -574,22 +577,22 @@ func (inv *Inventory) sayOthers() {
 // Snapshot returns the catalog as it is now.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
-	var gen [9]uint64
+	var gen generations
 	var err error
 	get := func(f func() error) {
 		if err == nil {
 			err = f()
 		}
 	}
-	get(func() (e error) { in.images, gen[0], e = inv.images.All(ctx); return })
-	get(func() (e error) { in.blobs, gen[1], e = inv.blobs.All(ctx); return })
-	get(func() (e error) { in.digests, gen[2], e = inv.digests.All(ctx); return })
-	get(func() (e error) { in.entries, gen[3], e = inv.entries.All(ctx); return })
-	get(func() (e error) { in.fetched, gen[4], e = inv.fetched.All(ctx); return })
-	get(func() (e error) { in.hashJobs, gen[5], e = inv.hashJobs.All(ctx); return })
-	get(func() (e error) { in.contents, gen[7], e = inv.contents.All(ctx); return })
+	get(func() (e error) { in.images, gen.images, e = inv.images.All(ctx); return })
+	get(func() (e error) { in.blobs, gen.blobs, e = inv.blobs.All(ctx); return })
+	get(func() (e error) { in.digests, gen.digests, e = inv.digests.All(ctx); return })
+	get(func() (e error) { in.entries, gen.entries, e = inv.entries.All(ctx); return })
+	get(func() (e error) { in.fetched, gen.fetched, e = inv.fetched.All(ctx); return })
+	get(func() (e error) { in.hashJobs, gen.hashJobs, e = inv.hashJobs.All(ctx); return })
+	get(func() (e error) { in.contents, gen.contents, e = inv.contents.All(ctx); return })
 	get(func() (e error) {
-		in.manifest, in.problem, gen[6], e = inv.manifest.read(ctx, in.images)
+		in.manifest, in.problem, gen.manifest, e = inv.manifest.read(ctx, in.images)
 		return
 	})
 	get(func() (e error) { in.failedFetches, e = inv.failedFetches(ctx); return })

@@ -17,7 +17,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// One listing of the image root shows what is new, gone, and in nobody's hand.
+// Listing the image root shows what is new, what is gone, and what no job has.
 func TestChanged(t *testing.T) {
 	images, catalog := faultstore.New(memstore.New(), nil), memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
@@ -37,8 +37,10 @@ func TestChanged(t *testing.T) {
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: changed are %q, %v; want %q", when, got, err, want)
 		}
-		if calls := images.Calls(); len(calls) != 1 || calls[0].Op != "List" {
-			t.Errorf("%s: it takes %v of the image root", when, calls)
+		for _, c := range images.Calls() {
+			if c.Op != "List" {
+				t.Errorf("%s: it takes more than listing the image root: %v", when, c)
+			}
 		}
 	}
 	is := func(name string, status job.Status, v store.Version) {
