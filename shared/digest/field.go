@@ -12,29 +12,31 @@ import (
 	"github.com/dunglas/httpsfv"
 )
 
-// Expected is what a client says that the bytes it sends hash to, in lower
-// case hex; an empty field if it did not say.
+// Expected has the digests that a client gives for its bytes. An empty field is one
+// that it does not give.
 type Expected struct{ SHA256, SHA512 string }
 
-// ParseRequest reads the digests that a request carries for its body:
-// Repr-Digest and Content-Digest (RFC 9530; of a whole body, as in a PUT,
-// they say the same) and S3's x-amz-checksum-sha256. It returns nil where
-// there is none that it knows; algorithms other than SHA-256 and SHA-512 are
-// ignored in the first two, as RFC 9530 has it. The error is a sentence for the
-// client: a field is malformed, two of them contradict each other, or one is a
-// checksum that is not compared (Content-MD5, and S3's other ones).
+// ParseRequest returns the digests that a request has for its body, in Repr-Digest
+// and Content-Digest (RFC 9530 sections 2 and 3, which are equal for a PUT of a whole
+// body) and S3's x-amz-checksum-sha256. It returns nil if the request has none.
+// Algorithms other than SHA-256 and SHA-512 are ignored in the first two, as RFC 9530
+// requires.
+//
+// The error is a sentence for the client: a field is malformed, two digests
+// contradict each other, or the request has a checksum that is not compared
+// (Content-MD5, and the others of S3).
 func ParseRequest(h http.Header) (*Expected, error) {
 	var e Expected
 	for name := range h {
 		sum, ok := strings.CutPrefix(name, "X-Amz-Checksum-")
 		if name == "Content-Md5" || ok && !slices.Contains([]string{"Sha256", "Algorithm", "Mode", "Type"}, sum) {
-			// Ignored, it would let the bytes pass that it was sent to stop.
+			// Ignoring it would accept bytes that the client wants refused.
 			return nil, fmt.Errorf("%s is not compared here; send Repr-Digest or x-amz-checksum-sha256 instead", strings.ToLower(name))
 		}
 	}
 	for _, name := range []string{"Repr-Digest", "Content-Digest"} {
-		// Each line by itself: joined, as RFC 9651 has it, a second line would
-		// replace what the first says instead of contradicting it.
+		// Line by line: in joined lines (RFC 9651 section 4.2) the last of two
+		// digests would replace the first instead of contradicting it.
 		for _, line := range h.Values(name) {
 			dict, err := httpsfv.UnmarshalDictionary([]string{line})
 			if err != nil {
@@ -85,8 +87,8 @@ func agree(field, algorithm string, sum []byte, into *string) error {
 	return nil
 }
 
-// FormatReprDigest returns the value of a Repr-Digest field for a SHA-256 in
-// hex, or nothing if it is none.
+// FormatReprDigest returns the value of a Repr-Digest field (RFC 9530 section 3) for a
+// SHA-256, or "" if sha256 is none.
 func FormatReprDigest(sha256 string) string {
 	sum, err := hex.DecodeString(sha256)
 	if err != nil || len(sum) != 32 {

@@ -11,15 +11,16 @@ import (
 	"hash/crc32"
 )
 
-// A Hasher computes the SHA-256 of a stream, and its SHA-512 if asked to. It
-// is an io.Writer that never fails. It must not be used concurrently.
+// A Hasher computes the SHA-256 of a stream, and optionally its SHA-512. Its Write
+// never fails. It is not safe for concurrent use.
 type Hasher struct {
 	sha256 hash.Hash
 	sha512 hash.Hash // or nil
 	offset int64
 }
 
-// New returns a Hasher at the beginning of a stream.
+// New returns a Hasher at the beginning of a stream, which computes the SHA-512 too if
+// with512 is set.
 func New(with512 bool) *Hasher {
 	h := &Hasher{sha256: sha256.New()}
 	if with512 {
@@ -38,14 +39,13 @@ func (h *Hasher) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Offset returns how many bytes of the stream have been hashed.
+// Offset returns the number of bytes written.
 func (h *Hasher) Offset() int64 { return h.offset }
 
-// Sum256 returns the SHA-256 of the bytes so far in lower case hex. More may
-// be written afterwards.
+// Sum256 returns the SHA-256 of the bytes written so far. It does not change the state.
 func (h *Hasher) Sum256() string { return hex.EncodeToString(h.sha256.Sum(nil)) }
 
-// Sum512 is [Hasher.Sum256] for SHA-512. It is empty where none was asked for.
+// Sum512 is [Hasher.Sum256] for SHA-512. It returns "" if the Hasher computes none.
 func (h *Hasher) Sum512() string {
 	if h.sha512 == nil {
 		return ""
@@ -53,17 +53,17 @@ func (h *Hasher) Sum512() string {
 	return hex.EncodeToString(h.sha512.Sum(nil))
 }
 
-// A State is a [Hasher] at rest. It is less than a kilobyte of JSON.
+// A State is a saved [Hasher]. As JSON it has less than a kilobyte.
 type State struct {
 	Offset int64  `json:"offset"`
 	SHA256 []byte `json:"sha256"`
 	SHA512 []byte `json:"sha512,omitempty"`
-	// Check is over the other fields. A state that was damaged, or whose
-	// offset is another's, would otherwise yield a wrong digest in silence.
+	// Check is the CRC-32 of the other fields. Without it, a damaged state, or one
+	// with the offset of another, would give a wrong digest without an error.
 	Check uint32 `json:"check"`
 }
 
-// State returns what [Resume] goes on from.
+// State returns the state for [Resume].
 func (h *Hasher) State() State {
 	s := State{Offset: h.offset, SHA256: marshal(h.sha256)}
 	if h.sha512 != nil {
@@ -73,8 +73,8 @@ func (h *Hasher) State() State {
 	return s
 }
 
-// marshal returns the state of one of the standard library's hashes, which
-// never fails: nil, which Resume refuses, if it ever did.
+// marshal returns the state of a hash of the standard library. They do not fail; if
+// one did, Resume would refuse nil.
 func marshal(h hash.Hash) []byte {
 	b, err := h.(encoding.BinaryMarshaler).MarshalBinary()
 	if err != nil {
@@ -90,9 +90,9 @@ func (s State) check() uint32 {
 	return crc32.ChecksumIEEE(append(b, s.SHA512...))
 }
 
-// Resume returns a Hasher that goes on at s.Offset. It fails for a state that
-// is empty, damaged, or was saved by a Go release whose hashes differ; the
-// stream must then be hashed from its beginning.
+// Resume returns a Hasher with the saved state, for the bytes from s.Offset on. It
+// returns an error if the state is empty, damaged, or of a Go release with other
+// states; the stream must be hashed from its beginning then.
 func Resume(s State) (*Hasher, error) {
 	if s.Check != s.check() || s.Offset < 0 {
 		return nil, errors.New("the saved hash state is damaged")

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// blockBytes is how much is read and hashed at a time, and blocks how many
-	// of those are on their way.
+	// blockBytes is the size of the blocks that are read and hashed, and blocks the
+	// number of them in flight.
 	blockBytes = 512 << 10
 	blocks     = 4
 )
@@ -16,24 +16,25 @@ const (
 // ErrStopped is the error of a [Reader] that was stopped before its end.
 var ErrStopped = errors.New("stopped before the end")
 
-// A Reader hashes what goes through it, on a goroutine of its own, so that
-// hashing and whoever reads do not wait for each other. It holds the last
-// block back until the whole is known to be what it should: nobody gets to
-// the end of what is not. It needs 2 MiB. [Reader.Stop] must be called.
+// A Reader hashes a stream on a goroutine of its own, so that hashing and reading run
+// in parallel. It withholds the last block until the whole is verified: a stream that
+// fails verification never reaches its end. It holds 2 MiB. It is not safe for
+// concurrent use. The caller must call [Reader.Stop].
 type Reader struct {
 	out   chan []byte // closed at the end
 	free  chan []byte
 	quit  chan struct{} // closed by Stop
-	block []byte        // being read from
-	whole []byte        // block as it came
+	block []byte        // the unread part of whole
+	whole []byte        // the current block
 
 	sum *Hasher
 	err error // final once out is closed
 }
 
-// NewReader reads src, adding to sum (if not nil). At the end of src, verify (if not nil)
-// says whether the whole is what it should be. Count (if not nil) is told of
-// each piece that has come.
+// NewReader returns a Reader of src that writes to sum, unless sum is nil. At the end of
+// src it calls verify with sum, unless verify is nil; an error of verify ends the
+// stream. It calls count with the length of each block read, unless count is nil.
+// verify and count run on the Reader's goroutine.
 func NewReader(src io.Reader, sum *Hasher, verify func(*Hasher) error, count func(int)) *Reader {
 	r := &Reader{out: make(chan []byte), free: make(chan []byte, blocks), quit: make(chan struct{}), sum: sum}
 	for range blocks {
@@ -73,7 +74,7 @@ func (r *Reader) run(src io.Reader, verify func(*Hasher) error, count func(int))
 			continue
 		case !errors.Is(err, io.EOF):
 			select {
-			case <-r.quit: // which made the source fail
+			case <-r.quit: // interrupt made the source fail
 				return ErrStopped
 			default:
 				return err
@@ -111,8 +112,8 @@ func (r *Reader) pass(b []byte) bool {
 	}
 }
 
-// Read implements io.Reader. It ends with io.EOF only where the source ended
-// and is what it should be; any other error is the source's or verify's.
+// Read implements [io.Reader]. It returns io.EOF only if the source has ended and is
+// verified; any other error is one of the source or of verify.
 func (r *Reader) Read(p []byte) (int, error) {
 	for len(r.block) == 0 {
 		if err := r.turn(); err != nil {
@@ -124,7 +125,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// turn goes on to the next block.
+// turn gets the next block.
 func (r *Reader) turn() error {
 	if r.whole != nil {
 		r.free <- r.whole[:blockBytes]
@@ -141,9 +142,8 @@ func (r *Reader) turn() error {
 	return io.EOF
 }
 
-// Blocks is [Reader.Read] to the end for who can do without a copy: each block
-// is good until the next one is asked for. An error that is not io.EOF comes
-// last.
+// Blocks reads to the end without copying. Each block is valid until the next
+// iteration. An error other than io.EOF comes last.
 func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		for {
@@ -161,7 +161,8 @@ func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 	}
 }
 
-// Peek returns the first bytes of the next block; none at the end.
+// Peek returns the next bytes, at least one, without consuming them, and none at the
+// end.
 func (r *Reader) Peek() ([]byte, error) {
 	if len(r.block) == 0 {
 		if err := r.turn(); err != nil && !errors.Is(err, io.EOF) {
@@ -171,10 +172,10 @@ func (r *Reader) Peek() ([]byte, error) {
 	return r.block, nil
 }
 
-// Stop ends the reading and waits for that; interrupt makes a read of the
-// source that waits return. It returns the hash, and why the whole was not
-// read: [ErrStopped], or the error of the source or of verify; nil where it
-// was.
+// Stop ends the reading of the source and waits for its end. It calls interrupt, which
+// must make a blocked read of the source return, unless reading has ended. It returns
+// the Hasher, and nil if the whole source was read and verified, else [ErrStopped] or
+// the error of the source or of verify.
 func (r *Reader) Stop(interrupt func()) (*Hasher, error) {
 	close(r.quit)
 	select {

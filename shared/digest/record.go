@@ -1,6 +1,12 @@
-// Package digest is about the SHA-256 of images: the record of what hashing
-// found, a hash whose progress survives a kill, and the HTTP fields that
-// carry digests.
+// Package digest computes and records the SHA-256 of images.
+//
+// A [Hasher] hashes a stream and can be saved and resumed, so that a killed process
+// need not read the stream again. A [Reader] hashes a stream on its way and withholds
+// the end until the whole is verified. A [Record] is the digest of one version of an
+// image. [ParseRequest] and [FormatReprDigest] read and write the HTTP fields of RFC
+// 9530 and S3.
+//
+// All digests are lower-case hexadecimal, except in HTTP fields.
 package digest
 
 import (
@@ -15,26 +21,26 @@ import (
 	"imageroot/shared/store"
 )
 
-// Who computed the digest of a [Record].
+// The origin of the digest of a [Record].
 const (
-	ByUpload = "upload" // as the bytes went by
+	ByUpload = "upload" // an upload, on its way to the store
 	ByHash   = "hash"   // a hash job
 )
 
-// A Record is what is known of one version of an image's bytes. It says
-// nothing of any other version: compare Version before believing it.
+// A Record has the digests of one version of an image. It does not apply to any other
+// version: compare Version before use.
 type Record struct {
 	record.Meta
 	Name     string        `json:"name"`
 	Version  store.Version `json:"version"`
-	SHA256   string        `json:"sha256"`           // lower case hex
-	SHA512   string        `json:"sha512,omitempty"` // lower case hex, where it was computed
+	SHA256   string        `json:"sha256"`
+	SHA512   string        `json:"sha512,omitempty"` // empty if it was not computed
 	HashedAt time.Time     `json:"hashed_at"`        // UTC
 	By       string        `json:"by"`               // ByUpload or ByHash
-	// KnownAt is since when the name has had these bytes, if that is before
-	// HashedAt; UTC.
+	// KnownAt is the time since which the name has had these bytes, in UTC. It is
+	// zero if that is HashedAt.
 	KnownAt time.Time `json:"known_at,omitzero"`
-	// Publishers is what the checksum files beside the image say.
+	// Publishers are the results of comparing the checksum files of the image.
 	Publishers []Publisher `json:"publishers,omitempty"`
 }
 
@@ -46,10 +52,10 @@ func (r *Record) Validate() error {
 	return nil
 }
 
-// Since returns the time from which on the name has had these bytes.
+// Since returns the time since which the name has had these bytes.
 func (r *Record) Since() time.Time { return cmp.Or(r.KnownAt, r.HashedAt) }
 
-// Next returns the record that replaces r when name has been hashed (again).
+// Next returns the record that replaces r after another hash of name.
 func (r *Record) Next(name string, version store.Version, sha256, by string, now time.Time) Record {
 	next := Record{Meta: r.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: now.UTC(), By: by}
 	if r.SHA256 == sha256 {
@@ -58,26 +64,25 @@ func (r *Record) Next(name string, version store.Version, sha256, by string, now
 	return next
 }
 
-// A Publisher is what a checksum file beside an image says of it. Where Error
-// is empty, Match is the verdict.
+// A Publisher is the result of comparing a checksum file with its image. If Error is
+// empty, Match is the verdict.
 type Publisher struct {
 	Algorithm      string        `json:"algorithm,omitempty"` // "sha256" or "sha512"
-	Expected       string        `json:"expected,omitempty"`  // lower case hex
+	Expected       string        `json:"expected,omitempty"`
 	Match          bool          `json:"match"`
-	Error          string        `json:"error,omitempty"` // why there is no verdict; a sentence
+	Error          string        `json:"error,omitempty"` // why there is no verdict: a sentence
 	SidecarVersion store.Version `json:"sidecar_version"`
 }
 
-// Equal reports whether p and q say the same of the same checksum file.
+// Equal reports whether p and q are equal results for the same checksum file.
 func (p Publisher) Equal(q Publisher) bool {
 	same := p.SidecarVersion.Equal(q.SidecarVersion)
 	p.SidecarVersion, q.SidecarVersion = store.Version{}, store.Version{}
 	return same && p == q
 }
 
-// Warning returns what an operator should know of the image name, empty if
-// the checksum file agrees with it. raw is the SHA-256 of the disk that the
-// image holds, if that is known.
+// Warning returns a sentence for the operator of the image name, or "" if the checksum
+// file matches. raw is the SHA-256 of the disk in the image, or "" if unknown.
 func (p Publisher) Warning(name, raw string) string {
 	switch {
 	case p.Error != "":

@@ -1,29 +1,32 @@
-// Package layout is the one place that knows how keys look in the image root
-// and in the catalog root. Nothing else builds or parses a key.
+// Package layout defines the keys of the image root and the catalog root. No other
+// package builds or parses a key.
 //
-//	IMAGE ROOT    NAME                      an image (see package image)
-//	              NAME.sha256, NAME.sha512  what the publisher says of NAME
+//	IMAGE ROOT    NAME                      an image (package image)
+//	              NAME.sha256, NAME.sha512  the publisher's checksum file of NAME
 //	              catalog.toml              the operator's manifest
 //
 //	CATALOG ROOT  digests/NAME              digest record of the image NAME
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
-//	              fetched/REF               what fetching the source REF found: its digest and size
+//	              fetched/REF               digest and size of the source REF as it was fetched
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
-//	              contents/HEX              what the bytes with that SHA-256 are, wherever they are
-//	              staging/ID                bytes of a fetch whose SHA-256 is not known yet; ID is random
+//	              contents/HEX              what is known of the bytes with that SHA-256
+//	              staging/ID                bytes of a fetch whose SHA-256 is unknown; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
 //	              jobs/check/HEX            check job of the bytes with that SHA-256
-//	              jobs/fetch/REF            fetch job; REF is the SHA-256 of the URL
+//	              jobs/fetch/REF            fetch job of the source REF
 //	              events/STAMP-ID           activity, newest first in listing order
 //	              manifest/good             the last good manifest
 //	              auth/password             argon2id hash of the operator password
 //	              auth/session-key          key that signs session cookies
-//	              auth/ended                sessions that were logged out before their time
-//	              probe/ID-N                what a start tries the server with; ID is random
+//	              auth/ended                sessions that ended before they expired
+//	              probe/ID-N                objects with which a start tries the server; ID is random
 //
-// Records carry no ".json": a name of 255 bytes must fit into one path
-// segment of a file system as it is.
+// REF and HEX are 64, an ID 32 or 64 lower-case hexadecimal digits. Each parser
+// accepts the keys of its builder and no other key, and no key is of two kinds.
+//
+// Keys of records have no suffix such as ".json": a name may have 255 bytes, the most
+// for a path segment in a file system.
 package layout
 
 import (
@@ -60,8 +63,8 @@ const (
 	ProbePrefix     = "probe/"
 )
 
-// Remedy says what to do about the damaged record at key, or what the program
-// does by itself.
+// Remedy returns what a person must do about the damaged record at key, for a
+// sentence.
 func Remedy(key string) string {
 	for _, kind := range []struct{ prefix, remedy string }{
 		{DigestPrefix, "none needed: the image is hashed again"},
@@ -80,13 +83,14 @@ func Remedy(key string) string {
 	return "delete the record from the catalog root"
 }
 
-// Ref returns the REF of a source URL: its SHA-256 in hexadecimal.
+// Ref returns the REF of a canonical source URL: its SHA-256 in lower-case
+// hexadecimal.
 func Ref(url string) string {
 	sum := sha256.Sum256([]byte(url))
 	return hex.EncodeToString(sum[:])
 }
 
-// IsHex256 reports whether s is a SHA-256 in lower case hexadecimal.
+// IsHex256 reports whether s is a SHA-256 in lower-case hexadecimal.
 func IsHex256(s string) bool { return isHex(s, 64) }
 
 func isHex(s string, n int) bool {
@@ -107,17 +111,17 @@ func DigestKey(name string) string { return DigestPrefix + name }
 // EntryKey returns the key of an entry.
 func EntryKey(ref string) string { return EntryPrefix + ref }
 
-// FetchedKey returns the key of what fetching the source ref found.
+// FetchedKey returns the key of the record of a fetched source.
 func FetchedKey(ref string) string { return FetchedPrefix + ref }
 
 // BlobKey returns the key of fetched bytes.
 func BlobKey(sha256 string) string { return BlobPrefix + sha256 }
 
-// ContentKey returns the key of what is known of bytes.
+// ContentKey returns the key of the record of a content.
 func ContentKey(sha256 string) string { return ContentPrefix + sha256 }
 
-// StagingKey returns the key, of 64 random hex digits, that a fetch writes to while it does not
-// know the SHA-256.
+// StagingKey returns the key to which a fetch writes while the SHA-256 is unknown. id
+// is 64 random hexadecimal digits.
 func StagingKey(id string) string { return StagingPrefix + id }
 
 // UploadKey returns the key of a resumable upload's record.
@@ -126,13 +130,13 @@ func UploadKey(id string) string { return UploadPrefix + id }
 // HashJobKey returns the key of an image's hash job.
 func HashJobKey(name string) string { return HashJobPrefix + name }
 
-// CheckJobKey returns the key of the check job of bytes.
+// CheckJobKey returns the key of the check job of a content.
 func CheckJobKey(sha256 string) string { return CheckJobPrefix + sha256 }
 
 // FetchJobKey returns the key of the fetch job of a source.
 func FetchJobKey(ref string) string { return FetchJobPrefix + ref }
 
-// ProbeKey returns the key of one object that a start tries the server with.
+// ProbeKey returns the key of an object with which a start tries the server.
 func ProbeKey(id, what string) string { return ProbePrefix + id + "-" + what }
 
 // DigestName parses a [DigestKey].
@@ -181,18 +185,18 @@ func hexAfter(key, prefix string, n int) (string, bool) {
 	return s, true
 }
 
-// An EventID tells one activity event from every other and sorts by age: the
-// newest first in byte order.
+// An EventID identifies an activity event. In byte order, the newest event is first.
 type EventID string
 
-// NewEventID returns an ID for an event at t; nonce is any 16 hex digits that
-// tell events of one microsecond apart.
+// NewEventID returns the ID of an event at t, with the resolution of a microsecond.
+// nonce is 16 hexadecimal digits that no other event of the microsecond has.
 func NewEventID(t time.Time, nonce string) EventID {
 	return EventID(fmt.Sprintf("%016x-%s", flip(t.UnixMicro()), nonce))
 }
 
-// Time returns the microsecond that the ID was made for.
-func (id EventID) Time() (time.Time, bool) {
+// Time returns the time of the event, in UTC. Its ok is false if id is no ID of
+// [NewEventID].
+func (id EventID) Time() (t time.Time, ok bool) {
 	s := string(id)
 	if len(s) != 33 || s[16] != '-' || !isHex(s[:16], 16) || !isHex(s[17:], 16) {
 		return time.Time{}, false
@@ -204,8 +208,8 @@ func (id EventID) Time() (time.Time, bool) {
 	return time.UnixMicro(int64(flip(int64(n)))).UTC(), true
 }
 
-// flip maps the order of signed numbers to the reverse order of unsigned
-// ones, and back; times before 1970 (a clock that was never set) keep theirs.
+// flip maps signed numbers to unsigned ones in reverse order, and back. It includes
+// times before 1970, of a clock that was never set.
 func flip(n int64) uint64 { return math.MaxInt64 - uint64(n) }
 
 // EventKey returns the key of an activity event.
@@ -222,11 +226,10 @@ func ParseEventKey(key string) (EventID, bool) {
 	return id, ok
 }
 
-// SidecarKey returns the key of the checksum file beside an image.
+// SidecarKey returns the key of the checksum file of an image in the image root.
 func SidecarKey(name, algorithm string) string { return name + "." + algorithm }
 
-// ImageOfSidecar returns the image that a checksum file in the image root
-// speaks of, and the algorithm it uses ("sha256" or "sha512").
+// ImageOfSidecar parses a [SidecarKey]. algorithm is "sha256" or "sha512".
 func ImageOfSidecar(key string) (name, algorithm string, ok bool) {
 	for _, alg := range []string{"sha256", "sha512"} {
 		if n, found := strings.CutSuffix(key, "."+alg); found && image.IsName(n) {

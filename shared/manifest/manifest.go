@@ -1,17 +1,21 @@
-// Package manifest reads and writes catalog.toml, a list of images by URL:
+// Package manifest reads and writes catalog.toml, a list of images by URL in TOML
+// 1.0:
 //
 //	version = 1
 //
 //	[[images]]
-//	name = "debian-12.qcow2"                     # an image name; required, unique without case
-//	src = "https://example.org/debian-12.qcow2"  # http, https or oras URL; required
+//	name = "debian-12.qcow2"                     # required: a name (package image)
+//	src = "https://example.org/debian-12.qcow2"  # required: an absolute URL (package source)
 //	sha256 = "..."                               # 64 hex digits
 //	sha512 = "..."                               # 128 hex digits
-//	format = "qcow2"                             # what the name says
+//	format = "qcow2"                             # only the one of the name
 //	size_bytes = 1234
 //
-// A manifest is read whole or refused whole. Unknown keys are refused: a
-// misspelt "sha256" must not pass for an image that needs no check.
+// version must stand before the first image. Two names must differ in more than
+// case. A src must not hold a user name or password.
+//
+// A manifest is accepted or refused as a whole. Unknown keys are refused: with a
+// misspelt "sha256", an image would be fetched without verification.
 package manifest
 
 import (
@@ -23,7 +27,7 @@ import (
 	"imageroot/shared/image"
 )
 
-// Limits of a manifest.
+// Limits of a manifest that [Parse] accepts.
 const (
 	MaxBytes  = 1 << 20
 	MaxImages = 10_000
@@ -34,21 +38,21 @@ type Manifest struct {
 	Images []Image
 }
 
-// An Image is one row of a manifest.
+// An Image is an image of a manifest.
 type Image struct {
 	Name      string
 	Src       string
-	SHA256    string       // lower case hex, or empty if not known
-	SHA512    string       // lower case hex, or empty if not known
-	Format    image.Format // what Name says
-	SizeBytes *int64       // nil if not known
+	SHA256    string       // lower-case hexadecimal, or empty if unknown
+	SHA512    string       // lower-case hexadecimal, or empty if unknown
+	Format    image.Format // by Name
+	SizeBytes *int64       // nil if unknown
 }
 
-// maxProblems bounds how many problems one [Error] reports.
+// maxProblems is the most problems that an [Error] has.
 const maxProblems = 10
 
-// An Error says why a manifest is refused: the first problems in it, ten at
-// most, in the order of their lines.
+// An Error is the error of a manifest that is refused. It has the first problems, at
+// most ten, in the order of their lines.
 type Error struct{ Problems []Problem }
 
 // A Problem is one reason why a manifest is refused.
@@ -65,8 +69,8 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Encode returns the manifest as TOML. [Parse] reads the same manifest from
-// it as long as every row is one that Parse accepts and the limits hold.
+// Encode returns the manifest as TOML, from which [Parse] returns an equal manifest
+// if it accepts each image and the limits hold.
 func (m *Manifest) Encode() ([]byte, error) {
 	type row struct {
 		Name      string       `toml:"name"`
@@ -85,7 +89,7 @@ func (m *Manifest) Encode() ([]byte, error) {
 	}
 	data, err := toml.Marshal(doc)
 	if err != nil {
-		return nil, fmt.Errorf("write %d images as TOML: %w", len(m.Images), err)
+		return nil, fmt.Errorf("encode manifest of %d images: %w", len(m.Images), err)
 	}
 	return data, nil
 }

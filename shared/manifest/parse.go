@@ -20,11 +20,12 @@ import (
 
 const version = 1
 
-// Parse reads a manifest. The error is an [*Error].
+// Parse parses a manifest, which may begin with a byte order mark. The error is an
+// [*Error]. Time and memory grow linearly with data.
 //
-// It walks go-toml's syntax tree instead of decoding into a struct: only so
-// has every value a line, can several problems be told at once, and does a
-// hostile document of many keys take linear time.
+// Parse walks go-toml's syntax tree instead of decoding into a struct: that gives each
+// problem a line, several problems at once, and linear time for a hostile document of
+// many keys.
 func Parse(data []byte) (*Manifest, error) {
 	if len(data) > MaxBytes {
 		return nil, &Error{[]Problem{{1, fmt.Sprintf("the manifest is larger than %d MiB", MaxBytes>>20)}}}
@@ -44,24 +45,23 @@ type parser struct {
 	problems []Problem
 	manifest Manifest
 
-	version bool           // the key was there
-	array   bool           // images were given as "images = [...]"
-	row     *row           // of the table that is being read
+	version bool           // the key was read
+	array   bool           // "images = [...]" was read
+	row     *row           // of the current [[images]] table
 	names   map[string]int // name in lower case to the index of its row
 
-	// The last offset that was looked up and its line. Offsets mostly
-	// ascend, which keeps finding lines linear.
+	// The last offset of lineAt and its line. Offsets mostly ascend, so finding
+	// all lines takes linear time.
 	offset, line int
 }
 
-// A row is an image as it is being read.
+// A row is an image that is being parsed.
 type row struct {
-	index int
-	line  int
-	lines map[string]int // of the keys that were there
-	image Image
-	// format is what the row says, which only has to agree with the name.
-	format string
+	index  int
+	line   int
+	lines  map[string]int // of the keys that were read
+	image  Image
+	format string // as given; it must be the one of the name
 }
 
 func (p *parser) full() bool { return len(p.problems) >= maxProblems }
@@ -72,8 +72,8 @@ func (p *parser) fail(line int, format string, args ...any) {
 	}
 }
 
-// lineOf returns the line that a node begins on. Not every kind of node
-// knows; keys and inline tables do.
+// lineOf returns the first line of a node that is a key or an inline table. Other
+// kinds of nodes have no offset.
 func (p *parser) lineOf(n *unstable.Node) int { return p.lineAt(int(n.Raw.Offset)) }
 
 func (p *parser) lineAt(offset int) int {
@@ -91,7 +91,7 @@ func (p *parser) parse() {
 		return
 	}
 	p.toml.Reset(p.data)
-	inTable := false // below a header that was refused
+	inTable := false // below any header
 	for !p.full() && p.toml.NextExpression() {
 		switch e := p.toml.Expression(); e.Kind {
 		case unstable.KeyValue:
@@ -126,7 +126,7 @@ func (p *parser) syntax(err error) {
 	p.fail(line, "not TOML: %s", strings.TrimPrefix(err.Error(), "toml: "))
 }
 
-// header reads [key] or [[key]].
+// header parses [key] or [[key]].
 func (p *parser) header(e *unstable.Node) {
 	key, line := p.key(e)
 	switch {
@@ -141,7 +141,7 @@ func (p *parser) header(e *unstable.Node) {
 	}
 }
 
-// topValue reads a key and value before the first table.
+// topValue parses a key and value before the first table.
 func (p *parser) topValue(e *unstable.Node) {
 	key, line := p.key(e)
 	v := e.Value()
@@ -166,7 +166,7 @@ func (p *parser) topValue(e *unstable.Node) {
 	}
 }
 
-// inlineRows reads images = [{...}, ...].
+// inlineRows parses images = [{...}, ...].
 func (p *parser) inlineRows(v *unstable.Node, line int) {
 	if v.Kind != unstable.Array {
 		p.fail(line, "images must be an array of tables")
@@ -199,7 +199,7 @@ func (p *parser) newRow(line int) *row {
 	return &row{index: n, line: line, lines: map[string]int{}}
 }
 
-// key returns a key, dotted if it is, and its line.
+// key returns a key, with its dots, and its line.
 func (p *parser) key(e *unstable.Node) (key string, line int) {
 	var b strings.Builder
 	for it := e.Key(); it.Next(); {
@@ -210,14 +210,14 @@ func (p *parser) key(e *unstable.Node) (key string, line int) {
 		}
 		b.Write(it.Node().Data)
 		if it.Node().Next().Valid() && b.Len() > 200 {
-			break // a dotted key of that length is refused anyhow
+			break // an unknown key, whatever follows
 		}
 	}
 	return b.String(), line
 }
 
-// failRow reports a problem of one row. Rows are counted from 0, as in a path
-// into the document.
+// failRow reports a problem of a row. Rows count from 0, as in a path into the
+// document.
 func (p *parser) failRow(r *row, line int, format string, args ...any) {
 	name := ""
 	if r.image.Name != "" {
@@ -270,7 +270,7 @@ func (p *parser) rowValue(r *row, e *unstable.Node) {
 		p.failRow(r, line, "version must stand before the first [[images]]")
 	default:
 		p.failRow(r, line, "unknown key %.100q; known are name, src, sha256, sha512, format, size_bytes", key)
-		return // what is unknown is not remembered: its number has no bound
+		return // not in lines: the number of unknown keys has no bound
 	}
 	r.lines[key] = line
 }
@@ -290,14 +290,14 @@ func (p *parser) digest(r *row, line int, key, s string, digits int) string {
 	return strings.ToLower(s)
 }
 
-// finish checks what only a whole row shows, and adds it.
+// finish checks a row after its last key, and adds it.
 func (p *parser) finish(r *row) {
 	if r == nil {
 		return
 	}
 	if line, ok := r.lines["name"]; !ok {
 		p.failRow(r, r.line, "name is missing")
-	} else if r.image.Name != "" { // else it was refused already
+	} else if r.image.Name != "" { // an empty one has been refused
 		p.finishName(r, line)
 	}
 	if _, ok := r.lines["src"]; !ok {
@@ -324,8 +324,8 @@ func (p *parser) finishName(r *row, line int) {
 	p.names[folded] = r.index
 }
 
-// integer returns the value of a TOML integer, whose syntax Go's with
-// underscores and prefixes includes.
+// integer returns the value of a TOML integer. Go's syntax of integers with
+// underscores and prefixes includes TOML's.
 func integer(v *unstable.Node) (int64, error) {
 	if v.Kind != unstable.Integer {
 		return 0, errors.New("not an integer")
@@ -333,12 +333,12 @@ func integer(v *unstable.Node) (int64, error) {
 	return strconv.ParseInt(string(v.Data), 0, 64)
 }
 
-// checkSrc checks that s can be a source, without asking anybody for it.
+// checkSrc checks that s can be the URL of a source, without any request.
 func checkSrc(s string) error {
 	u, err := url.Parse(s)
 	if err != nil {
 		if uerr, ok := errors.AsType[*url.Error](err); ok {
-			err = uerr.Err // without the URL once more
+			err = uerr.Err // without the URL, which the row has
 		}
 		return fmt.Errorf("src is not a URL: %.200s", err)
 	}

@@ -1,0 +1,54 @@
+package manifest_test
+
+import (
+	"fmt"
+
+	"imageroot/shared/manifest"
+)
+
+func ExampleParse() {
+	m, err := manifest.Parse([]byte(`version = 1
+
+[[images]]
+name = "debian-12.qcow2"
+src = "https://example.org/debian-12.qcow2"
+size_bytes = 1234
+`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, i := range m.Images {
+		fmt.Println(i.Name, i.Format, *i.SizeBytes)
+	}
+	// Output: debian-12.qcow2 qcow2 1234
+}
+
+// All problems are reported at once, each with its line.
+func ExampleParse_refused() {
+	_, err := manifest.Parse([]byte(`version = 1
+
+[[images]]
+name = "debian-12.qcow2"
+src = "ftp://example.org/debian-12.qcow2"
+sha-256 = "486e"
+`))
+	fmt.Println(err)
+	// Output:
+	// line 5: images[0] "debian-12.qcow2": src must be an absolute https, http or oras URL, not ftp
+	// line 6: images[0] "debian-12.qcow2": unknown key "sha-256"; known are name, src, sha256, sha512, format, size_bytes
+}
+
+func ExampleManifest_Encode() {
+	m := manifest.Manifest{Images: []manifest.Image{{Name: "x.img", Src: "https://example.org/x.img", Format: "img"}}}
+	data, err := m.Encode()
+	fmt.Print(string(data), err)
+	// Output:
+	// version = 1
+	//
+	// [[images]]
+	// name = 'x.img'
+	// src = 'https://example.org/x.img'
+	// format = 'img'
+	// <nil>
+}
