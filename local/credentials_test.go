@@ -8,7 +8,12 @@ import (
 	"testing"
 
 	"imageroot/shared/config"
+	"imageroot/shared/record/recordtest"
 )
+
+func TestRecords(t *testing.T) {
+	recordtest.Documented[credentials](t, "..", "credentials.json")
+}
 
 // What a start finds of the credentials that an earlier one generated.
 func TestCredentialsFound(t *testing.T) {

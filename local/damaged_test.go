@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -173,6 +175,10 @@ func (r *running) row(name string) (row struct {
 
 // records returns one key of each kind of record, by its prefix.
 func (l *lab) records() map[string]string {
+	page, err := os.ReadFile("../docs/records.md")
+	if err != nil {
+		l.Fatal(err)
+	}
 	found := map[string]string{}
 	for _, prefix := range []string{
 		layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
@@ -187,6 +193,9 @@ func (l *lab) records() map[string]string {
 				kind = info.Key // each is a kind of its own
 			}
 			found[kind] = info.Key
+			if !regexp.MustCompile(`(?m)^## (.*, )?` + kind).Match(page) {
+				l.Errorf("docs/records.md has no section of %s", kind)
+			}
 		}
 	}
 	return found

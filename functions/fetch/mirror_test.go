@@ -12,6 +12,7 @@ import (
 	"imageroot/shared/entry"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 )
 
@@ -163,4 +164,31 @@ func TestExpiredURLIsSwept(t *testing.T) {
 	w.enqueue()
 	w.finish(w.process("a", w.root))
 	w.failed("403", "kept for a day")
+}
+
+// What a job of a newer version has left is not swept.
+func TestNewerJobKeepsParts(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t, expires(t, longA))
+	w := newWorld(t, o.url(), knows(longA))
+	w.enqueue()
+	w.finish(w.process("a", w.root))
+	data, tag, err := w.root.ReadRecord(t.Context(), layout.FetchJobKey(w.ref))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(data), `"schema":1`, `"schema":2`, 1)
+	if _, err := w.root.ReplaceRecord(t.Context(), layout.FetchJobKey(w.ref), []byte(newer), tag); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.advance(30 * 24 * time.Hour)
+	f := w.process("b", w.root)
+	for _, task := range []queue.Task{{Reconcile: true}, {Resume: true}, {Ref: w.ref}} {
+		if err := f.Handle(t.Context(), task.Encode()); err != nil {
+			t.Error(err)
+		}
+	}
+	if now, _, err := w.root.ReadRecord(t.Context(), layout.FetchJobKey(w.ref)); err != nil || string(now) != newer || len(w.pending()) != 1 {
+		t.Errorf("%d uploads and the record %s are left (%v)", len(w.pending()), now, err)
+	}
 }

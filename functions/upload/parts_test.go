@@ -535,6 +535,40 @@ func TestPartsLost(t *testing.T) {
 	w.must(404, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
 }
 
+// The record of an upload of a newer version stays, and so do all parts that
+// may be its.
+func TestReconcileNewer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.begun("x.img", len(small))
+	w.send(v, small, 1)
+	key := layout.UploadKey(v.ID)
+	data, tag, err := w.catalog.ReadRecord(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(data), `"schema":1`, `"schema":2`, 1)
+	if _, err := w.catalog.ReplaceRecord(t.Context(), key, []byte(newer), tag); err != nil {
+		t.Fatal(err)
+	}
+	other := w.begun("other.img", len(small))
+	w.ahead += 10 * keep
+	for _, task := range []queue.Task{{Reconcile: true}, {Upload: v.ID}} {
+		if err := w.Handle(t.Context(), task.Encode()); err != nil {
+			t.Error(err)
+		}
+	}
+	w.must(409, http.MethodDelete, "/uploads/"+v.ID, nil)
+	w.must(404, http.MethodGet, "/uploads/"+other.ID, nil)
+	parts := 0
+	for range w.images.PendingUploads(t.Context(), "") {
+		parts++
+	}
+	if now, _, err := w.catalog.ReadRecord(t.Context(), key); err != nil || string(now) != newer || parts != 1 {
+		t.Errorf("%d uploads and the record %s are left (%v)", parts, now, err)
+	}
+}
+
 func TestReconcile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

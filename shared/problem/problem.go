@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"imageroot/shared/image"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
 
@@ -146,6 +147,7 @@ func as[T error](code Code, detail func(T) string) rule {
 // rules is the table of errors of other packages. The first that matches counts.
 var rules = []rule{
 	as(Malformed, (*image.NameError).Error),
+	as(Conflict, (*record.NewerError).Error),
 	as(TooLarge, func(e *http.MaxBytesError) string {
 		return fmt.Sprintf("the body is larger than %d bytes, the limit of this route", e.Limit)
 	}),

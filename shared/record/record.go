@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"imageroot/shared/layout"
-	"imageroot/shared/problem"
 	"imageroot/shared/store"
 )
 
@@ -102,9 +101,6 @@ func (e *NewerError) Error() string {
 
 // Is implements the interface of errors.Is.
 func (e *NewerError) Is(target error) bool { return target == ErrNewer } //nolint:errorlint // errors.Is does the unwrapping
-
-// Problem implements problem.Problem.
-func (e *NewerError) Problem() *problem.Error { return problem.Wrap(problem.Conflict, e.Error(), e) }
 
 // Remedy says what to do about the record at key, which [Decode] refused with
 // err.

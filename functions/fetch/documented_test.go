@@ -1,0 +1,11 @@
+package fetch
+
+import (
+	"testing"
+
+	"imageroot/shared/record/recordtest"
+)
+
+func TestRecords(t *testing.T) {
+	recordtest.Documented[checkpoint](t, "../..", "The checkpoint of a fetch job")
+}

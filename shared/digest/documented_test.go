@@ -1,0 +1,12 @@
+package digest_test
+
+import (
+	"testing"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/record/recordtest"
+)
+
+func TestRecords(t *testing.T) {
+	recordtest.Documented[digest.Record](t, "../..", "digests/NAME")
+}

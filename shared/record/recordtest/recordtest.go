@@ -1,0 +1,94 @@
+// Package recordtest holds docs/records.md against the types of records.
+package recordtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"imageroot/shared/record"
+)
+
+// Documented checks the section of docs/records.md that has this heading. Each
+// of its JSON examples is a valid T with no member that T does not have, and
+// each member of T is in one of them. root is the path of the repository.
+func Documented[T any](t *testing.T, root, heading string) {
+	t.Helper()
+	page, err := os.ReadFile(root + "/docs/records.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(page), "# "+heading+"\n")
+	if !ok {
+		t.Fatalf("docs/records.md has no section %q", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n#")
+	shown := map[string]bool{}
+	for i, block := range strings.Split(section, "```json\n")[1:] {
+		example, _, _ := strings.Cut(block, "```")
+		d := json.NewDecoder(strings.NewReader(example))
+		d.DisallowUnknownFields()
+		if err := d.Decode(new(T)); err != nil {
+			t.Errorf("%s, example %d: %v", heading, i+1, err)
+		}
+		if _, err := record.Decode[T](heading, []byte(example)); err != nil {
+			t.Errorf("%s, example %d: %v", heading, i+1, err)
+		}
+		var v any
+		if err := json.Unmarshal([]byte(example), &v); err != nil {
+			t.Errorf("%s, example %d: %v", heading, i+1, err)
+		}
+		members(v, "", shown)
+	}
+	all := map[string]bool{}
+	membersOf(reflect.TypeFor[T](), "", all)
+	for _, m := range slices.Sorted(maps.Keys(all)) {
+		if !shown[m] {
+			t.Errorf("%s: no example has the member %s", heading, m)
+		}
+	}
+}
+
+// members adds the paths of the members of a JSON value.
+func members(v any, at string, found map[string]bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, m := range v {
+			found[at+"."+name] = true
+			members(m, at+"."+name, found)
+		}
+	case []any:
+		for _, m := range v {
+			members(m, at, found)
+		}
+	}
+}
+
+// membersOf adds the paths of the members that a type has in JSON.
+func membersOf(typ reflect.Type, at string, found map[string]bool) {
+	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+		typ = typ.Elem()
+	}
+	text, _ := json.Marshal(reflect.New(typ).Interface())
+	if typ.Kind() != reflect.Struct || !bytes.HasPrefix(text, []byte("{")) {
+		return // a time is a string
+	}
+	for f := range typ.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous:
+			membersOf(f.Type, at, found)
+		case f.IsExported() && name != "-":
+			if name == "" {
+				name = f.Name
+			}
+			found[at+"."+name] = true
+			membersOf(f.Type, at+"."+name, found)
+		}
+	}
+}
