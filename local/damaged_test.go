@@ -249,8 +249,8 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]str
 	return disk, whole, kinds
 }
 
-// pages are what must be answered whatever has happened to one record.
-var pages = []string{
+// reads are what must be answered whatever has happened to one record.
+var reads = []string{
 	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/downloads",
 	"/uploads", "/events", "/ui/images", "/ui/events",
 }
@@ -283,7 +283,7 @@ func TestNewerRecords(t *testing.T) {
 				}
 			} else {
 				r := l.run()
-				for _, path := range pages {
+				for _, path := range reads {
 					r.do(200, http.MethodGet, path, "")
 				}
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
@@ -334,7 +334,7 @@ func TestDamagedRecords(t *testing.T) {
 					t.Fatal(err)
 				}
 				r := l.run()
-				for _, path := range pages {
+				for _, path := range reads {
 					r.do(200, http.MethodGet, path, "")
 				}
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
