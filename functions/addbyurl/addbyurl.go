@@ -1,4 +1,5 @@
-// Package addbyurl keeps the entries: images that an operator named by URL.
+// Package addbyurl adds, lists and removes entries, the images that operators name by
+// URL. Adding resolves the URL; the bytes are fetched by package fetch.
 package addbyurl
 
 import (
@@ -22,24 +23,24 @@ import (
 	"imageroot/shared/web"
 )
 
-// A Resolver learns what a URL names.
+// A Resolver describes what a URL names (see [source.Client.Resolve]).
 type Resolver interface {
 	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
 }
 
-// Function is the addbyurl function.
+// A Function handles the routes of entries. All fields are required.
 type Function struct {
 	Catalog   store.Root
 	Sources   Resolver
 	Inventory *inventory.Inventory
-	// Uncache drops fetched bytes that no source names any more.
+	// Uncache deletes fetched bytes that no source names any more.
 	Uncache  func(ctx context.Context, sha256 string) error
 	Activity *activity.Log
 	Now      func() time.Time
 	Log      *slog.Logger
 }
 
-// Routes are the function's routes.
+// Routes returns the routes of f.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /catalog/entries", Access: web.Operator, Handle: f.list},
@@ -48,7 +49,7 @@ func (f *Function) Routes() []web.Route {
 	}
 }
 
-// view is an entry as the API shows it.
+// A view is an entry in the API.
 type view struct {
 	Ref       *string   `json:"ref"`
 	Name      string    `json:"name"`
@@ -93,7 +94,7 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	views := make([]view, len(entries))
 	for i, e := range entries {
 		if row, ok := s.BySource(layout.Ref(e.URL)); ok {
-			e.SHA256 = row.Digest() // a fetch may have found it
+			e.SHA256 = row.Digest() // which a fetch may have established
 		}
 		views[i] = viewOf(e)
 	}
@@ -127,8 +128,8 @@ func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 	return web.Answer(w, r, status, viewOf(e), summary)
 }
 
-// resolve learns what the URL names and keeps it.
-func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh bool) (entry.Entry, bool, error) {
+// resolve resolves a URL and writes its entry. refreshed is true if the entry existed.
+func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh bool) (_ entry.Entry, refreshed bool, err error) {
 	ctx := r.Context()
 	u, err := source.ParseURL(imageURL)
 	if err != nil {
@@ -152,7 +153,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	if u.Pinned() {
 		shaURL = "" // it is not used
 	}
-	// What a fetch found is of what the source was before.
+	// The result of an earlier fetch does not apply to what the source is now.
 	if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
 		return entry.Entry{}, false, err
 	}
@@ -191,7 +192,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	src := r.URL.Query().Get("src")
 	if src == "" {
-		return problem.New(problem.Malformed, "say which entry: ?src= and its URL, percent-encoded")
+		return problem.New(problem.Malformed, "src is missing: give the URL of the entry, percent-encoded, in ?src=")
 	}
 	if u, err := source.ParseURL(src); err == nil {
 		src = u.Canonical
@@ -225,14 +226,14 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	f.record(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
 	if row, ok := before.BySource(ref); ok && row.Blob && !named(after, row.Digest()) {
 		if err := f.Uncache(ctx, row.Digest()); err != nil {
-			// Bytes that nobody names do no harm but to the disk.
-			f.Log.Warn("fetched bytes of a deleted entry could not be dropped", "src", e.URL, "error", err)
+			// Reconciling deletes them later.
+			f.Log.Warn("fetched bytes of a deleted entry could not be deleted", "src", e.URL, "error", err)
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+e.Name+" was deleted")
 }
 
-// named reports whether a source in the catalog stands for bytes of that digest.
+// named reports whether a source in the catalog has the bytes with that SHA-256.
 func named(s *inventory.Snapshot, sha256 string) bool {
 	_, ok := s.BySHA256(sha256)
 	return ok

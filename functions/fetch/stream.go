@@ -14,26 +14,25 @@ import (
 // connections is the number of ranged requests in flight at once.
 const connections = 6
 
-// streamConfig says what to read.
+// A streamConfig configures a [stream].
 type streamConfig struct {
 	Limits     // with defaults
 	sources    Sources
 	loc        source.Location
-	offset     int64 // of the first byte to hand out
-	size       int64 // of the source, as far as is known; negative: not
+	offset     int64 // of the first byte to return
+	size       int64 // of the source, negative if unknown
 	validators source.Validators
-	// verified says that a digest will tell whether the bytes are the right
-	// ones. Answers are then joined whatever their validators are: mirrors
-	// differ in those.
+	// verified is set if a digest verifies the bytes. Answers are joined then
+	// whatever their validators: mirrors differ in them.
 	verified bool
-	whole    bool                    // ask for all at once: what one server has
-	count    func(n int)             // of each piece that was received
-	progress func(done, total int64) // total is negative where not known
+	whole    bool                    // read one answer, of one server
+	count    func(n int)             // called with each length received
+	progress func(done, total int64) // total is negative if unknown
 }
 
-// A stream reads a source from an offset to its end, over several connections
-// where the source allows that, and asks again for what a lost connection
-// left out. Read must not be called concurrently.
+// A stream reads a source from an offset to its end: in segments over several
+// connections if the source has ranges, else in order over one. It asks again for the
+// bytes that a lost connection left out. Read is not safe for concurrent use.
 type stream struct {
 	streamConfig
 	outer  context.Context
@@ -41,15 +40,15 @@ type stream struct {
 	cancel context.CancelCauseFunc
 	pace   *pace
 
-	received atomic.Int64 // bytes, with what is not handed out yet
-	begun    bool         // size and validators are what the first answer said
+	received atomic.Int64 // bytes, returned or not
+	begun    bool         // size and validators are those of the first answer
 	mixed    atomic.Bool  // answers with different validators were joined
 
 	// In order over one connection:
 	body  *source.Body
 	tries tries
 
-	// In segments over several; nil where in order:
+	// In segments over several; nil while in order:
 	order   chan *segment
 	buffers chan []byte
 	current *segment
@@ -57,18 +56,17 @@ type stream struct {
 
 	mu      sync.Mutex
 	stopped bool
-	limit   int64 // nothing from here on is asked for
-	raised  chan struct{}
-	width   int // how many segments may be under way
-	lent    int // how many buffers there are for them
+	limit   int64         // no request goes beyond
+	raised  chan struct{} // closed when limit is raised
+	width   int           // most segments in flight
+	lent    int           // buffers in use or in buffers
 	workers sync.WaitGroup
 }
 
-// restartError says that what has come so far is of no use, and why.
+// A restartError makes the bytes received so far useless: the transfer must begin again.
 type restartError struct {
-	err error
-	// pure says that the next try must not join what different servers have.
-	pure bool
+	err  error
+	pure bool // the next try must not join answers of different servers
 }
 
 func (e *restartError) Error() string { return e.err.Error() }
@@ -109,10 +107,10 @@ func (s *stream) wait(f func() error) error {
 	return err
 }
 
-// begin makes the first request, whose answer says whether there are ranges.
+// begin sends the first request. Its answer decides between segments and order.
 func (s *stream) begin() error {
 	if s.offset > 0 && s.offset == s.size {
-		return nil // all of it is there
+		return nil // nothing is left
 	}
 	length := s.SegmentBytes
 	if s.whole {
@@ -127,12 +125,12 @@ func (s *stream) begin() error {
 	if body.Size >= 0 {
 		s.size = body.Size
 	} else if !body.Ranged {
-		s.size = min(s.size, -1) // a server that gives no length need not keep to one that it gave before
+		s.size = min(s.size, -1) // a server without a length need not keep to an earlier one
 	}
 	switch {
 	case s.whole:
 	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+s.SegmentBytes && !s.joinable():
-		// A range of who knows what: take the rest as it comes.
+		// Ranges that cannot be joined: read the rest in order.
 		body.Close()
 		return s.reopen(nil)
 	case body.Ranged && body.Size > s.offset+s.SegmentBytes:
@@ -143,13 +141,13 @@ func (s *stream) begin() error {
 	return s.skip()
 }
 
-// joinable reports whether bytes of several answers can be put together:
-// something tells that they are of one image.
+// joinable reports whether a digest or validators tell that several answers are of one
+// image.
 func (s *stream) joinable() bool {
 	return s.verified || s.validators != source.Validators{}
 }
 
-// parallel reads in segments; first is the body of the first one.
+// parallel starts reading in segments. first is the body of the first one.
 func (s *stream) parallel(first *source.Body) {
 	s.order = make(chan *segment, connections)
 	s.buffers = make(chan []byte, connections)
@@ -158,8 +156,8 @@ func (s *stream) parallel(first *source.Body) {
 	s.workers.Go(func() { s.schedule(first) })
 }
 
-// allow lets the stream ask for what comes before limit, over more connections
-// than it came down to before that.
+// allow raises the end of the requests to limit, and doubles the number of segments in
+// flight, if it was narrowed.
 func (s *stream) allow(limit int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,23 +171,23 @@ func (s *stream) allow(limit int64) {
 	}
 }
 
-// widen allows that many segments at once.
+// widen allows width segments in flight.
 func (s *stream) widen(width int) {
 	for s.width = width; s.lent < width; s.lent++ {
 		s.buffers <- nil // allocated when it is needed
 	}
 }
 
-// narrow halves the number of segments at once: a server that fails may have
-// been asked for too many.
+// narrow halves the number of segments in flight: a server that fails may be
+// overloaded.
 func (s *stream) narrow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.width = max(1, s.width/2)
 }
 
-// recycle gives the buffer of a segment to the next one, if there may be as
-// many as now.
+// recycle gives the buffer of a segment to the next one, or drops it if the stream was
+// narrowed.
 func (s *stream) recycle(buf []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,10 +195,10 @@ func (s *stream) recycle(buf []byte) {
 		s.lent--
 		return
 	}
-	s.buffers <- buf // never blocks: it has room for all
+	s.buffers <- buf // never blocks: the channel has room for all buffers
 }
 
-// interrupt makes a Read that waits fail.
+// interrupt makes a blocked Read fail.
 func (s *stream) interrupt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,7 +206,7 @@ func (s *stream) interrupt() {
 	s.cancel(nil)
 }
 
-// Close ends all requests and waits for that.
+// Close ends all requests and waits for their end.
 func (s *stream) Close() {
 	s.interrupt()
 	s.workers.Wait()
@@ -217,8 +215,8 @@ func (s *stream) Close() {
 	}
 }
 
-// Read implements io.Reader. It ends with io.EOF only where the source did.
-// A [*restartError] says that the transfer must begin again.
+// Read implements [io.Reader]. It returns io.EOF only at the end of the source, and a
+// [*restartError] if the transfer must begin again.
 func (s *stream) Read(p []byte) (n int, err error) {
 	err = s.wait(func() error {
 		read := s.readBody
@@ -237,7 +235,7 @@ func (s *stream) came(n int) {
 	s.pace.add(n)
 }
 
-// got counts bytes of the rest of the source.
+// got counts new bytes of the source.
 func (s *stream) got(n int) {
 	if n > 0 {
 		s.came(n)
@@ -271,8 +269,8 @@ func (s *stream) readBody(p []byte) (int, error) {
 	}
 }
 
-// reopen asks for the rest of the source after err, if that is an error that
-// may pass.
+// reopen asks for the rest of the source in order. After an err that may pass it waits
+// first; any other err it returns.
 func (s *stream) reopen(err error) error {
 	if s.body != nil {
 		s.body.Close()
@@ -285,7 +283,7 @@ func (s *stream) reopen(err error) error {
 	}
 	if s.offset > 0 && !s.joinable() {
 		if err == nil {
-			err = errors.New("the source cannot go on where it was")
+			err = errors.New("the source cannot resume where it stopped")
 		}
 		return &restartError{err: err}
 	}
@@ -297,7 +295,7 @@ func (s *stream) reopen(err error) error {
 	return s.skip()
 }
 
-// skip passes over what a source sends again that knows no ranges.
+// skip discards the bytes that a source without ranges sends again.
 func (s *stream) skip() error {
 	again := s.offset - s.body.Offset
 	for buf := make([]byte, 64<<10); again > 0; {
@@ -307,7 +305,7 @@ func (s *stream) skip() error {
 		switch {
 		case err == nil || again == 0:
 		case errors.Is(err, io.EOF):
-			return &restartError{err: source.ErrChanged} // shorter than it was
+			return &restartError{err: source.ErrChanged} // shorter than before
 		default:
 			return s.reopen(err)
 		}
@@ -315,7 +313,7 @@ func (s *stream) skip() error {
 	return nil
 }
 
-// open asks for part of the source, again and again where that may help.
+// open asks for part of the source, and again after failures that may pass.
 func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 	validators := s.validators
 	if s.verified {
@@ -335,13 +333,13 @@ func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 			return body, nil
 		case errors.Is(err, source.ErrChanged):
 			changed := &restartError{err: fmt.Errorf("the source changed while it was fetched: %w", err)}
-			// Another mirror may have what the digest is of.
+			// Another mirror may have the bytes with the digest.
 			if !s.verified || t.wait(s.ctx, err) != nil {
 				return nil, changed
 			}
 			continue
 		case errors.Is(err, source.ErrRange) && (offset > 0 || length > 0):
-			// Not what was asked for: take the whole.
+			// The server ignores the range: ask for the whole.
 			if offset, length = 0, -1; t.give() {
 				continue
 			}
@@ -353,16 +351,16 @@ func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 	}
 }
 
-// A segment is part of the source, on its way into memory.
+// A segment is part of the source in memory.
 type segment struct {
 	offset int64
 	buf    []byte
 	ready  chan struct{} // closed when buf is filled or err is set
 	err    error
-	read   int // of buf, by the stream's reader
+	read   int // bytes of buf that Read has returned
 }
 
-// errNoRange is the error of a segment that came as something else.
+// errNoRange is the error of a segment whose answer is not the range.
 var errNoRange = errors.New("the source no longer keeps to ranges")
 
 func (s *stream) schedule(first *source.Body) {
@@ -392,16 +390,16 @@ func (s *stream) schedule(first *source.Body) {
 			defer close(g.ready)
 			g.err = s.fill(g, body)
 		})
-		s.order <- g // has room for as many as there are buffers
+		s.order <- g // never blocks: the channel has room for all buffers
 	}
 	if first != nil {
 		first.Close()
 	}
 }
 
-// mayAsk waits until a segment from offset may be asked for and returns its
-// end.
-func (s *stream) mayAsk(offset int64) (int64, bool) {
+// mayAsk waits until a segment from offset may be asked for, and returns its end. ok is
+// false if the stream ends before.
+func (s *stream) mayAsk(offset int64) (end int64, ok bool) {
 	for {
 		s.mu.Lock()
 		limit, raised := min(s.limit, s.size), s.raised
@@ -417,9 +415,9 @@ func (s *stream) mayAsk(offset int64) (int64, bool) {
 	}
 }
 
-// fill reads a segment, from body first if there is one.
+// fill reads a segment, first from body unless it is nil.
 func (s *stream) fill(g *segment, body *source.Body) error {
-	t := tries{first: s.FirstWait, most: shortTries} // one connection is more patient
+	t := tries{first: s.FirstWait, most: shortTries} // reading in order has more
 	filled := 0
 	for {
 		if body == nil {
@@ -456,7 +454,7 @@ func (s *stream) fillFrom(g *segment, body *source.Body, filled *int) error {
 		s.got(n)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
-				// Less than was asked for, which is a server's right.
+				// A server may send less than it was asked for.
 				err = &source.ShortBody{Host: s.loc.URL, Want: int64(len(g.buf)), Got: int64(*filled)}
 			}
 			return err
@@ -481,7 +479,7 @@ func (s *stream) readSegments(p []byte) (int, error) {
 		<-g.ready
 		if g.err != nil {
 			if _, ok := errors.AsType[*restartError](g.err); !ok && s.outer.Err() == nil {
-				return s.inOrder(p) // a server that fails at ranges may do without
+				return s.inOrder(p) // which may work if ranges fail
 			}
 			s.err = g.err
 			return 0, s.err
@@ -499,7 +497,7 @@ func (s *stream) readSegments(p []byte) (int, error) {
 	return n, nil
 }
 
-// inOrder gives the segments up and goes on over one connection.
+// inOrder drops the segments and reads on over one connection.
 func (s *stream) inOrder(p []byte) (int, error) {
 	s.cancel(nil)
 	s.workers.Wait()

@@ -12,50 +12,49 @@ import (
 )
 
 const (
-	// shortTries is how often a source may close before its end at the same
-	// place, and lostTries how often a connection may fail there.
+	// shortTries is the number of tries at one place of a source that closes before
+	// its end or refuses, and lostTries of one whose connection fails.
 	shortTries = 4
 	lostTries  = 8
 
 	maxWait = 30 * time.Second
-	// maxOutage is how long after its last part a fetch goes on asking a source
-	// that is out of reach. The waits in between are as long as the outage so
-	// far, within these.
+	// maxOutage is how long after its last part a fetch asks a source that is out
+	// of reach. The waits in between are as long as the outage so far, within the
+	// bounds below.
 	maxOutage     = 24 * time.Hour
 	minOutageWait = 30 * time.Second
 	maxOutageWait = 10 * time.Minute
 
-	// maxAsked is the longest that a source may make us wait (Retry-After).
+	// maxAsked is the longest wait that a source may ask for (Retry-After).
 	maxAsked = 5 * time.Minute
 )
 
-// tries decides whether and when to ask again. What brings new bytes does not
-// count.
+// tries decides whether and when to ask again. A failure after new bytes counts as
+// the first.
 type tries struct {
 	// first is the wait after the first failure. It doubles with each further
 	// one, up to maxWait.
 	first    time.Duration
-	most     int // how many failures end it; 0 means that the error says so
+	most     int // failures that end it; 0 means shortTries or lostTries, by the error
 	failures int
 	best     int64
 }
 
-// progress says how far it has come.
+// progress records that the source was read up to to.
 func (t *tries) progress(to int64) {
 	if to > t.best {
 		t.best, t.failures = to, 0
 	}
 }
 
-// give counts a failure that needs no waiting, and reports whether another
-// try makes sense.
+// give counts a failure that needs no wait, and reports whether to try again.
 func (t *tries) give() bool {
 	t.failures++
 	return t.failures < shortTries
 }
 
-// wait returns nil when it is time to ask again after err, and an error where
-// that makes no sense.
+// wait waits and returns nil if it is time to ask again after err. It returns an error
+// if another try is useless or ctx ends.
 func (t *tries) wait(ctx context.Context, err error) error {
 	after, ok := source.MayRetry(err)
 	refused := mayPass(err)
@@ -83,8 +82,8 @@ func (t *tries) wait(ctx context.Context, err error) error {
 	}
 }
 
-// A pace ends a source that sends next to nothing: least bytes must come in each
-// window of waiting for it. Time between start and stop counts.
+// A pace calls slow if a source sends less than least bytes in a window of waiting
+// for it. Time between begin and pause counts.
 type pace struct {
 	least  int64
 	window time.Duration
@@ -92,8 +91,8 @@ type pace struct {
 	mu    sync.Mutex
 	timer *time.Timer
 	left  time.Duration // of the window, at start
-	start time.Time     // zero between stop and start
-	got   int64         // in the window
+	start time.Time     // of the wait, or zero while paused
+	got   int64         // bytes in the window
 }
 
 func newPace(least int64, window time.Duration, slow func()) *pace {
@@ -117,7 +116,7 @@ func (p *pace) pause() {
 	p.start = time.Time{}
 }
 
-// add counts bytes that came. It is safe for concurrent use.
+// add counts n bytes. It is safe for concurrent use.
 func (p *pace) add(n int) {
 	p.mu.Lock()
 	p.got += int64(n)
@@ -139,8 +138,8 @@ func (p *pace) renew() {
 	}
 }
 
-// mayPass reports whether the next server that the source's URL leads to may
-// answer otherwise: a redirector's choice, or a signed URL that has expired.
+// mayPass reports whether the next request to the source may have another answer: its
+// URL may redirect to another server, or to a fresh signed URL.
 func mayPass(err error) bool {
 	u, ok := errors.AsType[*source.Unresolvable](err)
 	return ok && u.Status != 0 || errors.Is(err, source.ErrChanged)
