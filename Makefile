@@ -2,7 +2,7 @@
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS  = -s -w -X main.version=$(VERSION)
+LDFLAGS  = -s -w -X imageroot/shared/config.release=$(VERSION)
 GOTEST   = $(GO) test -timeout 40m
 STRICT   = $(GO) run ./test/strict
 OUT      = out
@@ -94,7 +94,7 @@ torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m 
 hostile: ## 5,000 connections of each kind that do no good: memory, and whether others are served (HOSTILE='-only raw')
 	$(GO) run ./test/hostile $(HOSTILE)
 
-LAMBDA = -trimpath -tags lambda.norpc -ldflags '-s -w -X imageroot/shared/cloud.version=$(VERSION)'
+LAMBDA = -trimpath -tags lambda.norpc -ldflags '$(LDFLAGS)'
 
 .PHONY: lambda
 lambda: deps ## the functions for AWS, zipped, in dist/lambda

@@ -10,15 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"imageroot/shared/config"
 	"imageroot/shared/web"
 )
-
-// version is set by the linker in releases.
-var version = ""
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -43,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case errors.Is(err, config.ErrHelp):
 		return nil
 	case errors.Is(err, config.ErrVersion):
-		_, err := fmt.Fprintln(stdout, "imageroot", programVersion())
+		_, err := fmt.Fprintln(stdout, "imageroot", config.Version())
 		return err
 	case err != nil:
 		return err
@@ -61,28 +57,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errors.Join(err, s.stop())
 	}
 	return s.serve(ctx)
-}
-
-// programVersion is the release, or the commit that was built.
-func programVersion() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	revision, modified := "", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision" && len(s.Value) >= 12:
-			revision = s.Value[:12]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			modified = "+changes"
-		}
-	}
-	if revision == "" {
-		return "devel"
-	}
-	return "devel-" + revision + modified
 }

@@ -279,7 +279,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		s.log.Warn(cfg.UnusedProxy + unusedProxy)
 	}
 	sources := source.New(source.Config{
-		Policy: policy, DockerConfig: cfg.DockerConfig, PlainHTTP: cfg.PlainHTTP, UserAgent: "imageroot/" + programVersion(),
+		Policy: policy, DockerConfig: cfg.DockerConfig, PlainHTTP: cfg.PlainHTTP, UserAgent: "imageroot/" + config.Version(),
 		UnusedProxy: cfg.UnusedProxy,
 	})
 	m := metric.New()
@@ -307,7 +307,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		Catalog: catalogRoot, Sources: sources, Inventory: inv, Uncache: fetcher.Uncache, Activity: events, Now: now, Log: s.log,
 	}
 	lister := &catalog.Function{
-		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Metric: m, Version: programVersion(),
+		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Metric: m, Version: config.Version(),
 		Ready: func(ctx context.Context) error { return s.ready(ctx, images) }, Now: now, Log: s.log,
 	}
 	site := &pages.Pages{Function: lister, Auth: operator, Location: cfg.ImageRoot.String(), S3Endpoint: s.s3Address()}
@@ -545,7 +545,7 @@ func (s *server) stop() error {
 func (s *server) banner() string {
 	var b strings.Builder
 	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
-	fmt.Fprintf(&b, "imageroot %s\n\n", programVersion())
+	fmt.Fprintf(&b, "imageroot %s\n\n", config.Version())
 	line("pages", localURL(s.listener.Addr().String()))
 	if s.gateway != nil {
 		line("s3", localURL(s.gateway.Addr()))

@@ -236,14 +236,3 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 		}
 	})
 }
-
-// readBlock reads until b is full or r ends, and says how. Unlike io.ReadFull
-// it never takes a stream that was cut for one that ended.
-func readBlock(r io.Reader, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		m, err = r.Read(b[n:])
-		n += m
-	}
-	return n, err
-}

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"imageroot/shared/problem"
+	"imageroot/shared/store"
 )
 
 // sendStream answers with pieces of a body that can be read once, from its
@@ -192,7 +193,7 @@ func streamFrames(r io.Reader) iter.Seq2[[]byte, error] {
 	return framed(func(yield func(func() ([]byte, error)) bool) {
 		for {
 			block := in.take(aheadBytes)
-			n, err := readBlock(r, block)
+			n, err := store.ReadBlock(r, block)
 			if n > 0 && !yield(func() ([]byte, error) {
 				defer in.give(block)
 				return encode(block[:n], out.take(0)), nil

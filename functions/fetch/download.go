@@ -433,7 +433,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 	if tr.cp.PartSize == 0 {
 		tr.cp.PartSize = -1
 		if size >= 0 {
-			tr.cp.PartSize = partSize(size, s.PartBytes)
+			tr.cp.PartSize = store.PartSize(size, s.PartBytes, store.MaxParts)
 		}
 	}
 	for {
@@ -452,7 +452,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 			s.allow(tr.sum.Offset() + length)
 			body = io.LimitReader(s, length)
 			if tr.f.Whole && length <= maxWhole {
-				part, err := readUpTo(s, int(length))
+				part, err := store.ReadUpTo(s, int(length))
 				if err != nil {
 					return err
 				}
@@ -460,7 +460,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 			}
 		} else {
 			// Larger parts later on, so that 10,000 are enough.
-			part, err := readUpTo(s, int(s.UnknownPartBytes<<(n/2000)))
+			part, err := store.ReadUpTo(s, int(s.UnknownPartBytes<<(n/2000)))
 			if err != nil {
 				return err
 			}
@@ -475,13 +475,6 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 	}
 }
 
-// partSize returns the least multiple of partBytes with which size bytes need
-// no more than [store.MaxParts] parts.
-func partSize(size, partBytes int64) int64 {
-	most := store.MaxParts * partBytes
-	return partBytes * max(1, (size+most-1)/most)
-}
-
 // ends makes sure that a source of a known size has no more than that.
 func ends(s *stream, size int64) error {
 	var one [1]byte
@@ -493,14 +486,6 @@ func ends(s *stream, size int64) error {
 	default:
 		return err
 	}
-}
-
-// readUpTo reads n bytes, or fewer where r ends before.
-func readUpTo(r io.Reader, n int) ([]byte, error) {
-	var b bytes.Buffer
-	b.Grow(n + bytes.MinRead) // ReadFrom wants room to find the end in
-	_, err := b.ReadFrom(io.LimitReader(r, int64(n)))
-	return b.Bytes(), err
 }
 
 func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Reader, length int64) error {

@@ -3,6 +3,8 @@ package hash
 import (
 	"io"
 	"iter"
+
+	"imageroot/shared/store"
 )
 
 const (
@@ -31,7 +33,7 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 		go func() {
 			defer close(full)
 			for buf := range free {
-				n, err := readBlock(r, buf)
+				n, err := store.ReadBlock(r, buf)
 				full <- block{buf[:n], err} // has room for all that there are
 				if err != nil {
 					return
@@ -45,15 +47,4 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 			free <- b.data[:blockBytes] // so has this
 		}
 	}
-}
-
-// readBlock reads until b is full or r ends, and says how. Unlike io.ReadFull
-// it never takes a body that was cut for one that ended.
-func readBlock(r io.Reader, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		m, err = r.Read(b[n:])
-		n += m
-	}
-	return n, err
 }

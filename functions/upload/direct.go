@@ -23,10 +23,9 @@ const (
 // partSizeFor is the size of the parts of an upload.
 func (f *Function) partSizeFor(size int64) int64 {
 	if f.Links == nil {
-		return partSize(size)
+		return store.PartSize(size, partBytes, store.MaxParts)
 	}
-	const most = directParts * directPart
-	return directPart * max(1, (size+most-1)/most)
+	return store.PartSize(size, directPart, directParts)
 }
 
 // linked gives the parts that are missing the URLs to send them to.

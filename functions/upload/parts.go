@@ -230,13 +230,6 @@ func (f *Function) wanted(r *http.Request, sha256 string) (string, error) {
 	return sha256, nil
 }
 
-// partSize is the least multiple of partBytes that makes do with S3's most
-// parts.
-func partSize(size int64) int64 {
-	most := store.MaxParts * partBytes
-	return partBytes * max(1, (size+most-1)/most)
-}
-
 func (f *Function) read(ctx context.Context, id string) (pending, error) {
 	gone := problem.New(problem.NotFound, "there is no such upload; it may have been abandoned")
 	if !layout.IsUploadID(id) {

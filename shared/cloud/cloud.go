@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -41,9 +40,6 @@ import (
 // relistAfter is how long what another function has changed may stay unseen.
 const relistAfter = 2 * time.Second
 
-// version is set by the linker in releases.
-var version = ""
-
 // A Cloud is what a function needs, opened.
 type Cloud struct {
 	config.Config
@@ -65,7 +61,7 @@ type Cloud struct {
 // (see config.LoadLambda), and opens what they say. The function that reads the
 // operator's password keeps its hash, by which the others know sessions.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
-	c := &Cloud{Metric: metric.New(), Version: programVersion(), Now: time.Now, Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr}))}
+	c := &Cloud{Metric: metric.New(), Version: config.Version(), Now: time.Now, Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr}))}
 	var err error
 	if c.aws, err = awsconfig.LoadDefaultConfig(ctx); err != nil {
 		return nil, fmt.Errorf("load the configuration for AWS: %w", err)
@@ -145,19 +141,4 @@ func (c *Cloud) Policy() (netpolicy.Policy, error) {
 		base.Endpoints = []string{host}
 	}
 	return netpolicy.Parse(c.AllowNet, base)
-}
-
-// programVersion is the release, or the commit that was built.
-func programVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-				return "devel-" + s.Value[:12]
-			}
-		}
-	}
-	return "devel"
 }

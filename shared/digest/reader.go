@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"iter"
+
+	"imageroot/shared/store"
 )
 
 const (
@@ -56,7 +58,7 @@ func (r *Reader) run(src io.Reader, verify func(*Hasher) error, count func(int))
 		case <-r.quit:
 			return ErrStopped
 		}
-		n, err := readBlock(src, b)
+		n, err := store.ReadBlock(src, b)
 		if n > 0 {
 			if count != nil {
 				count(n)
@@ -90,17 +92,6 @@ func (r *Reader) run(src io.Reader, verify func(*Hasher) error, count func(int))
 		}
 		return nil
 	}
-}
-
-// readBlock reads until b is full or src ends, and says how. Unlike
-// io.ReadFull it never takes a source that was cut for one that ended.
-func readBlock(src io.Reader, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		m, err = src.Read(b[n:])
-		n += m
-	}
-	return n, err
 }
 
 func (r *Reader) pass(b []byte) bool {

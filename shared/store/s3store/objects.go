@@ -124,7 +124,7 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 		return r.putOne(ctx, key, body, size)
 	}
 	if size < 0 {
-		first, err := readUpTo(body, unknownSizePart)
+		first, err := store.ReadUpTo(body, unknownSizePart)
 		if err != nil {
 			return store.Version{}, fmt.Errorf("write %q: %w", key, err)
 		}
@@ -137,7 +137,7 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 			}
 			first = nil
 			// Larger parts later on, so that 10,000 of them are enough.
-			part, err := readUpTo(body, unknownSizePart<<(n/2000))
+			part, err := store.ReadUpTo(body, unknownSizePart<<(n/2000))
 			return bytes.NewReader(part), int64(len(part)), err
 		})
 	}
@@ -149,15 +149,6 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 		left -= n
 		return io.LimitReader(body, n), n, nil
 	})
-}
-
-// readUpTo reads n bytes, or fewer where r ends before. Unlike io.ReadFull it
-// never takes a body that was cut for one that ended.
-func readUpTo(r io.Reader, n int) ([]byte, error) {
-	var b bytes.Buffer
-	b.Grow(n + bytes.MinRead) // ReadFrom wants room to find the end in
-	_, err := b.ReadFrom(io.LimitReader(r, int64(n)))
-	return b.Bytes(), err
 }
 
 func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
