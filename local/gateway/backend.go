@@ -210,6 +210,8 @@ func ofBucket[T any](b *backend, doing, bucket string, do func(dir string) (T, e
 }
 
 // GetBucketAcl implements backend.Backend.
+//
+//lint:ignore ST1003 backend.Backend spells it so
 func (b *backend) GetBucketAcl(ctx context.Context, in *s3.GetBucketAclInput) ([]byte, error) {
 	if in.Bucket == nil {
 		return nil, s3err.GetBucketErr(s3err.ErrNoSuchBucket, "")

@@ -56,7 +56,7 @@ func later(t testing.TB, r *Reply, statuses ...int) problem {
 
 // The S3 server that a runner is over falls silent, and later is gone for a
 // while and comes back at the same address.
-func TestStoreDown(t *testing.T) {
+func TestDeepStoreDown(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
 	addr := fixedAddr(t, "127.0.0.5")

@@ -304,7 +304,7 @@ func TestRunnersShareTheWork(t *testing.T) {
 
 // A hosts the gateway and is busy; C is killed in the middle of a fetch, D
 // paused for longer than its lease in the middle of two, and B takes over.
-func TestRunnersTakeOver(t *testing.T) {
+func TestDeepRunnersTakeOver(t *testing.T) {
 	t.Parallel()
 	a := Start(t, Options{Args: []string{"--fetch-workers", "1"}})
 	p := publish(t)

@@ -94,9 +94,9 @@ func newGuard(function string, grants []template.Grant, s3, sqs string, secrets 
 	g.sqs = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		action := "sqs:" + strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.")
 		body, _ := io.ReadAll(r.Body) // half of one does not decode
-		var in struct{ QueueUrl string }
+		var in struct{ QueueURL string }
 		_ = json.Unmarshal(body, &in) // and is of no queue
-		if !g.allow(action, "arn:aws:sqs:us-east-1:"+template.Account+":"+in.QueueUrl[strings.LastIndex(in.QueueUrl, "/")+1:]) {
+		if !g.allow(action, "arn:aws:sqs:us-east-1:"+template.Account+":"+in.QueueURL[strings.LastIndex(in.QueueURL, "/")+1:]) {
 			deny(w, "com.amazonaws.sqs#AccessDenied")
 			return
 		}
@@ -104,14 +104,14 @@ func newGuard(function string, grants []template.Grant, s3, sqs string, secrets 
 		sqsProxy.ServeHTTP(w, r)
 	}))
 	g.secrets = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var in struct{ SecretId string }
+		var in struct{ SecretID string }
 		err := json.NewDecoder(r.Body).Decode(&in)
-		if err != nil || !g.allow(strings.Replace(r.Header.Get("X-Amz-Target"), "secretsmanager.", "secretsmanager:", 1), in.SecretId) {
+		if err != nil || !g.allow(strings.Replace(r.Header.Get("X-Amz-Target"), "secretsmanager.", "secretsmanager:", 1), in.SecretID) {
 			deny(w, "AccessDeniedException")
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-		_ = json.NewEncoder(w).Encode(map[string]string{"ARN": in.SecretId, "SecretString": secrets[in.SecretId]})
+		_ = json.NewEncoder(w).Encode(map[string]string{"ARN": in.SecretID, "SecretString": secrets[in.SecretID]})
 	}))
 	return g, nil
 }

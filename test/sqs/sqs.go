@@ -113,7 +113,7 @@ func (s *Server) Seen(action string) int {
 
 // A request has the fields of every action.
 type request struct {
-	QueueUrl            string //nolint:revive // as the protocol spells it
+	QueueURL            string
 	MessageBody         string
 	DelaySeconds        int
 	MaxNumberOfMessages int
@@ -148,14 +148,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 func (s *Server) act(r *http.Request, action string, in request) (any, *failure) {
 	s.mu.Lock()
 	s.seen[action]++
-	q := s.queues[in.QueueUrl[strings.LastIndex(in.QueueUrl, "/")+1:]]
+	q := s.queues[in.QueueURL[strings.LastIndex(in.QueueURL, "/")+1:]]
 	failing := s.fail != nil && s.fail(action)
 	s.mu.Unlock()
 	switch {
 	case failing:
 		return nil, &failure{http.StatusServiceUnavailable, "ServiceUnavailable", "made to fail"}
 	case q == nil:
-		return nil, &failure{http.StatusBadRequest, "QueueDoesNotExist", "there is no queue " + in.QueueUrl}
+		return nil, &failure{http.StatusBadRequest, "QueueDoesNotExist", "there is no queue " + in.QueueURL}
 	}
 	switch action {
 	case "SendMessage":
