@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -282,7 +281,7 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		Policy: policy, DockerConfig: cfg.DockerConfig, PlainHTTP: cfg.PlainHTTP, UserAgent: "imageroot/" + config.Version(),
 		UnusedProxy: cfg.UnusedProxy,
 	})
-	m := metric.New()
+	m := metric.New(job.Names()...)
 	events := &activity.Log{Root: catalogRoot, Now: now, Log: s.log}
 	jobs := &job.Jobs{Records: catalogRoot, Owner: rand.Text(), Now: now}
 	m.Jobs(func() map[[2]string]int { return countJobs(inv) })
@@ -421,21 +420,16 @@ func countJobs(inv *inventory.Inventory) map[[2]string]int {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	counts := map[[2]string]int{}
-	for _, l := range []struct {
-		kinds []string
-		list  func(context.Context) ([]job.Job, error)
-	}{{[]string{metric.Hash, metric.Check}, inv.HashJobs}, {[]string{metric.Fetch}, inv.FetchJobs}} {
-		for _, kind := range l.kinds {
-			for _, status := range []job.Status{job.Queued, job.Running} {
-				counts[[2]string{kind, string(status)}] = 0
-			}
+	for _, k := range job.Kinds {
+		for _, status := range []job.Status{job.Queued, job.Running} {
+			counts[[2]string{k.Name, string(status)}] = 0
 		}
-		jobs, err := l.list(ctx)
+		jobs, err := inv.Jobs(ctx, k)
 		if err != nil {
 			continue // a gauge that is missing says that it is not known
 		}
 		for _, j := range jobs {
-			counts[[2]string{cmp.Or(j.Stage, l.kinds[0]), string(j.Status)}]++
+			counts[[2]string{k.Name, string(j.Status)}]++
 		}
 	}
 	return counts

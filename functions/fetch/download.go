@@ -130,7 +130,7 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 // inherit takes over what a failed fetch of the same bytes, from whatever
 // source, has left to go on from. It returns nil if there is none.
 func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.RawMessage, error) {
-	jobs, err := f.Inventory.FetchJobs(ctx)
+	jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.R
 		return nil, nil
 	}
 	taken := false
-	_, _, err = record.Change(ctx, f.Catalog, layout.FetchJobKey(from.Ref), func(j *job.Job, exists bool) error {
+	_, _, err = record.Change(ctx, f.Catalog, job.Fetch.Key(from.Ref), func(j *job.Job, exists bool) error {
 		taken = exists && j.Status == job.Failed && bytes.Equal(j.Checkpoint, from.Checkpoint)
 		if !taken {
 			return record.ErrKeep // another fetch has it
@@ -155,7 +155,7 @@ func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.R
 	if err != nil || !taken {
 		return nil, err
 	}
-	return from.Checkpoint, save(ctx, run, from.BytesDone, t.size, from.Checkpoint)
+	return from.Checkpoint, run.Save(ctx, from.BytesDone, t.size, from.Checkpoint)
 }
 
 // kept returns the checkpoint that a failed job has left, unless it is so old
@@ -512,22 +512,13 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 	return tr.save(ctx)
 }
 
-// save writes the checkpoint before the work goes on. It fails with
-// job.ErrLost or job.ErrCancelled where the job is no longer this run's.
+// save is [job.Run.Save].
 func (tr *transfer) save(ctx context.Context) error {
 	cp, err := json.Marshal(tr.cp)
 	if err != nil {
 		return err
 	}
-	return save(ctx, tr.run, tr.sum.Offset(), tr.size(), cp)
-}
-
-func save(ctx context.Context, run *job.Run, done, total int64, cp json.RawMessage) error {
-	err := run.Save(ctx, done, total, cp)
-	if err == nil || ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled) {
-		return err
-	}
-	return retryLater(err)
+	return tr.run.Save(ctx, tr.sum.Offset(), tr.size(), cp)
 }
 
 // exactly makes a source that ends before its announced length an error: what
@@ -603,43 +594,32 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	return nil
 }
 
-// publish records what the source is, and returns what becomes of the job. An
-// owner that slept until another one took over records nothing: its record is
-// for one that the other has not written yet.
+// publish records what the source is, and returns what becomes of the job.
 func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 string, size int64, v source.Validators) (func(*job.Job), error) {
-	key := layout.FetchedKey(t.ref)
-	rec, tag, err := record.Read[entry.Fetched](ctx, f.Catalog, key)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, retryLater(err)
-	}
-	if t.entry {
-		// What was fetched is of the source as it was when the entry was added.
-		e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(t.ref))
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-			return nil, errGone
-		case err != nil:
-			return nil, retryLater(err)
-		case !e.AddedAt.Equal(t.added):
-			return nil, errors.New("the entry was refreshed while it was fetched: fetch it again")
+	err := job.Publish(ctx, run, layout.FetchedKey(t.ref), size, func(rec *entry.Fetched) error {
+		if t.entry {
+			// What was fetched is of the source as it was when the entry was added.
+			e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(t.ref))
+			switch {
+			case errors.Is(err, store.ErrNotFound):
+				return errGone
+			case err != nil:
+				return retryLater(err)
+			case !e.AddedAt.Equal(t.added):
+				return errors.New("the entry was refreshed while it was fetched: fetch it again")
+			}
 		}
-	}
-	// Whoever takes over from here on writes after the record that was read.
-	if err := save(ctx, run, size, size, nil); err != nil {
-		return nil, err
-	}
-	old := rec
-	rec = entry.Fetched{
-		Meta: old.Meta, Src: t.loc.URL, SHA256: sha256, SizeBytes: size, At: f.Now().UTC(),
-		Source: entry.Source{ETag: v.ETag, LastModified: v.LastModified, Digest: t.loc.Digest},
-	}
-	if old.SHA256 == sha256 {
-		rec.KnownAt = old.Since()
-	}
-	if _, err := record.Swap(ctx, f.Catalog, key, &rec, tag); err != nil {
-		return nil, retryLater(err)
-	}
+		old := *rec
+		*rec = entry.Fetched{
+			Meta: old.Meta, Src: t.loc.URL, SHA256: sha256, SizeBytes: size, At: f.Now().UTC(),
+			Source: entry.Source{ETag: v.ETag, LastModified: v.LastModified, Digest: t.loc.Digest},
+		}
+		if old.SHA256 == sha256 {
+			rec.KnownAt = old.Since()
+		}
+		return nil
+	})
 	return func(j *job.Job) {
 		j.SHA256, j.BytesDone, j.BytesTotal = sha256, size, &size
-	}, nil
+	}, err
 }

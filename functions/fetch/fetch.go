@@ -3,7 +3,6 @@
 package fetch
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,14 +130,6 @@ func (f *Function) resolve(ctx context.Context, t *target) error {
 	return nil
 }
 
-// subject is what activity calls the target: its digest where that is known.
-func (t *target) subject() string {
-	if t.sha256 != "" {
-		return t.sha256
-	}
-	return t.name
-}
-
 // Handle does the work of one message of the fetch queue.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	var t queue.Task
@@ -152,7 +143,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	case t.Resume:
 		_, err = f.resume(ctx)
 	default:
-		err = f.run(ctx, t.Ref)
+		err = f.fetches().Handle(ctx, t.Ref)
 	}
 	if errors.Is(err, record.ErrNewer) {
 		return nil // a job of a newer version is that version's
@@ -160,42 +151,28 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	return err
 }
 
-// run fetches a source whose job is queued.
-func (f *Function) run(ctx context.Context, ref string) error {
-	started := f.Now()
-	subject := ""
-	var claimed int64
-	j, err := f.Jobs.Work(ctx, layout.FetchJobKey(ref), func(ctx context.Context, r *job.Run) (func(*job.Job), error) {
-		subject, claimed = r.Job().Name, r.Job().Generation
-		t, err := f.target(ctx, ref)
-		if err != nil {
-			return nil, f.leave(r.Job(), err)
-		}
-		subject = t.subject()
-		finish, err := f.fetch(ctx, t, r)
-		return finish, f.leave(r.Job(), err)
-	})
-	if err != nil {
-		return job.Redeliver(err, f.Now())
+// fetches runs the fetch jobs.
+func (f *Function) fetches() *job.Runner {
+	return &job.Runner{
+		Kind: job.Fetch, Jobs: f.Jobs, Queue: f.Queue, Activity: f.Activity, Metric: f.Metric, Log: f.Log, Then: f.fetched,
+		Work: func(ctx context.Context, ref string, r *job.Run) (func(*job.Job), error) {
+			t, err := f.target(ctx, ref)
+			if err != nil {
+				return nil, f.leave(r.Job(), err)
+			}
+			finish, err := f.fetch(ctx, t, r)
+			return finish, f.leave(r.Job(), err)
+		},
 	}
-	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
-		return nil // another process has it, or has ended it
+}
+
+// fetched has the bytes inspected that a job has fetched.
+func (f *Function) fetched(ctx context.Context, _ string, j job.Job) error {
+	if j.Status != job.Completed {
+		return nil
 	}
-	f.Metric.JobEnded(metric.Fetch, string(j.Status))
-	f.Log.Info("fetch job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
-		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
-	switch j.Status {
-	case job.Completed:
-		f.Activity.Add(ctx, activity.Event{
-			Kind: activity.ImageFetched, SubjectKind: activity.SubjectImage, SubjectID: j.SHA256, Actor: activity.System,
-			Summary: "fetched " + j.Name,
-			Details: map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone},
-		})
-		if err := f.Hash.Send(ctx, queue.Task{Content: j.SHA256}.Encode(), 0); err != nil {
-			f.Log.Warn("nobody looks into what was fetched before the next reconciliation", "name", j.Name, "error", err)
-		}
-	case job.Failed:
-		f.tellFailed(ctx, j, subject)
+	if err := f.Hash.Send(ctx, queue.Task{Content: j.SHA256}.Encode(), 0); err != nil {
+		f.Log.Warn("fetched bytes are not inspected before the next reconciliation", "name", j.Name, "error", err)
 	}
 	return nil
 }
@@ -216,41 +193,27 @@ func (f *Function) leave(j job.Job, err error) error {
 		"%w. A process with other settings (IMAGEROOT_ALLOW_NET, IMAGEROOT_PLAIN_HTTP) queued this download, and it is left to one with those", err)}
 }
 
-func (f *Function) tellFailed(ctx context.Context, j job.Job, subject string) {
-	f.Activity.Add(ctx, activity.Event{
-		Kind: activity.ImageFetchFailed, SubjectKind: activity.SubjectImage, SubjectID: subject, Actor: activity.System,
-		Summary: "could not fetch " + j.Name, Details: map[string]any{"name": j.Name, "src": j.Src, "error": j.Error},
-	})
-}
-
-// GiveUp ends the job that a message is for, which came too often without its
-// work getting done.
+// GiveUp ends the job that a message is for, whose work has failed too often.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	var t queue.Task
 	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" {
-		return nil // nobody waits for it
+		return nil // it asks for no job
 	}
 	var cp checkpoint // as the last run left it
-	if j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.FetchJobKey(t.Ref)); err == nil {
+	j, _, err := record.Read[job.Job](ctx, f.Catalog, job.Fetch.Key(t.Ref))
+	if err == nil {
 		_ = json.Unmarshal(j.Checkpoint, &cp) // what does not decode names no parts
 	}
-	j, failed, err := f.Jobs.Fail(ctx, layout.FetchJobKey(t.Ref), "given up after several tries")
-	if err != nil || !failed {
-		return err
-	}
-	if cp.UploadID != "" {
+	failed, err := f.fetches().GiveUp(ctx, t.Ref)
+	if failed && cp.UploadID != "" {
 		f.abandon(ctx, j.Name, cp)
 	}
-	f.Metric.JobEnded(metric.Fetch, string(j.Status))
-	f.tellFailed(ctx, j, cmp.Or(j.SHA256, j.Name))
-	return nil
+	return err
 }
 
-// retryLater keeps the job queued over a failure of the store.
+// retryLater returns what becomes of a job over an error of the store.
 func retryLater(err error) error {
 	switch {
-	case errors.Is(err, record.ErrNewer):
-		return err // for good
 	case errors.Is(err, store.ErrFull):
 		return errors.New("the store has no room for the image: delete images that are not needed, or give it more space")
 	case errors.Is(err, store.ErrTooLarge):
@@ -258,7 +221,7 @@ func retryLater(err error) error {
 	case errors.Is(err, store.ErrOccupied), errors.Is(err, store.ErrRefused):
 		return fmt.Errorf("the store does not take the image: %w", err)
 	}
-	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
+	return job.StoreFailed(err)
 }
 
 // Reconcile queues fetch jobs that nobody works on, and removes what nothing
@@ -289,37 +252,25 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	return f.sweepParts(ctx, inUse)
 }
 
-// resume queues the jobs that have not ended, those of another owner for when
-// its lease is over, and removes those that ended long ago. It returns the keys
-// and the IDs of the store's uploads that the first fill, or that failed ones
-// have left for another.
+// resume sends the tasks of active jobs again and removes old jobs. It returns the
+// keys and the IDs of the store's uploads that active jobs fill, or that failed
+// ones have left for another.
 func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error) {
-	jobs, err := f.Inventory.FetchJobs(ctx)
+	jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
 	if err != nil {
 		return nil, err
 	}
 	inUse = map[string]bool{}
 	for _, j := range jobs {
-		if cp, ok := f.kept(j); ok {
+		cp, ok := f.kept(j)
+		if j.Status.Active() {
+			ok = json.Unmarshal(j.Checkpoint, &cp) == nil
+		}
+		if ok {
 			inUse[cp.UploadID], inUse[cp.Key] = true, true
-		}
-		if !j.Status.Active() {
-			if j.Old(f.Now()) {
-				if err := f.Jobs.Sweep(ctx, layout.FetchJobKey(j.Ref)); err != nil {
-					return nil, err
-				}
-			}
-			continue
-		}
-		var cp checkpoint
-		if json.Unmarshal(j.Checkpoint, &cp) == nil {
-			inUse[cp.UploadID], inUse[cp.Key] = true, true
-		}
-		if err := f.Queue.Send(ctx, queue.Task{Ref: j.Ref}.Encode(), j.Held(f.Now())); err != nil {
-			return nil, err
 		}
 	}
-	return inUse, nil
+	return inUse, f.fetches().Resume(ctx, jobs)
 }
 
 // sweepParts removes half of fetches that no job goes on with.

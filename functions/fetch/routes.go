@@ -12,9 +12,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
-	"imageroot/shared/metric"
 	"imageroot/shared/problem"
-	"imageroot/shared/queue"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
@@ -40,7 +38,7 @@ func viewOf(j job.Job) view { return view{j.View(), j.BytesDone} }
 
 // list answers GET /catalog/downloads.
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
-	jobs, err := f.Inventory.FetchJobs(r.Context())
+	jobs, err := f.Inventory.Jobs(r.Context(), job.Fetch)
 	if err != nil {
 		return err
 	}
@@ -70,14 +68,13 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx := r.Context()
-	key := layout.FetchJobKey(src.Ref)
 	if row.Cached {
 		// Done, whether by a job or not.
 		j := job.Job{Name: src.Name, Src: src.Location, Status: job.Completed, SHA256: row.Digest(), BytesTotal: row.SizeBytes}
 		if row.SizeBytes != nil {
 			j.BytesDone = *row.SizeBytes
 		}
-		jobs, err := f.Inventory.FetchJobs(ctx)
+		jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
 		if err != nil {
 			return err
 		}
@@ -89,17 +86,12 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 		return web.Answer(w, r, http.StatusAccepted, viewOf(j), src.Name+" is here already")
 	}
 	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
-	j, queued, err := f.Jobs.Enqueue(ctx, key, keep, func(j *job.Job) {
+	j, err := f.fetches().Enqueue(ctx, src.Ref, keep, func(j *job.Job) {
 		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
 		j.Actor, j.SourceIP, j.Reach = activity.Operator, web.ClientIP(r), f.Sources.Reach()
 	})
 	if err != nil {
 		return err
-	}
-	if queued {
-		if err := f.Queue.Send(ctx, queue.Task{Ref: src.Ref}.Encode(), 0); err != nil {
-			return err
-		}
 	}
 	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "fetch of "+src.Name+" queued")
 }
@@ -145,7 +137,7 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 // cancel answers DELETE /catalog/downloads/{name}.
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	name, src := r.PathValue("name"), r.URL.Query().Get("src")
-	all, err := f.Inventory.FetchJobs(r.Context())
+	all, err := f.Inventory.Jobs(r.Context(), job.Fetch)
 	if err != nil {
 		return err
 	}
@@ -170,15 +162,12 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		}
 		var cp checkpoint
 		begun := json.Unmarshal(j.Checkpoint, &cp) == nil && cp.UploadID != ""
-		j, err := f.Jobs.Cancel(r.Context(), layout.FetchJobKey(j.Ref))
+		j, err := f.fetches().Cancel(r.Context(), j.Ref)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		if j.Idle {
-			f.Metric.JobEnded(metric.Fetch, string(job.Cancelled))
-		}
 		if begun && j.Status == job.Cancelled {
-			f.abandon(r.Context(), j.Name, cp) // whoever runs it may be gone
+			f.abandon(r.Context(), j.Name, cp) // its owner may be gone
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+name+" cancelled")

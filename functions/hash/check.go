@@ -9,12 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imageroot/shared/activity"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
-	"imageroot/shared/metric"
 	"imageroot/shared/qcow2"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -58,12 +56,13 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 		return err
 	}
 	defer turn.end()
-	started := f.Now()
-	var claimed int64
-	var verdict content.Check
-	j, err := f.Jobs.Work(ctx, layout.CheckJobKey(sha256), func(ctx context.Context, r *job.Run) (_ func(*job.Job), err error) {
-		claimed = r.Job().Generation
-		verdict, err = f.check(ctx, sha256, r, turn)
+	return f.checks(turn).Handle(ctx, sha256)
+}
+
+// checks runs the check jobs. It needs a turn for [job.Runner.Handle] only.
+func (f *Function) checks(turn *turn) *job.Runner {
+	work := func(ctx context.Context, sha256 string, r *job.Run) (func(*job.Job), error) {
+		verdict, err := f.check(ctx, sha256, r, turn)
 		return func(j *job.Job) {
 			switch {
 			case verdict.Verdict != content.Good:
@@ -74,21 +73,17 @@ func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 				j.BytesDone = *j.BytesTotal
 			}
 		}, err
-	})
-	if err != nil {
-		return job.Redeliver(err, f.Now())
 	}
-	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
-		return nil // another process has it, or has ended it
-	}
-	f.Metric.JobEnded(metric.Check, string(j.Status))
-	f.Log.Info("check job", "name", j.Name, "status", j.Status, "verdict", verdict.Verdict, "sha256", sha256,
-		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
-	if j.Status == job.Failed {
-		f.Activity.Add(ctx, activity.Event{
-			Kind: activity.ImageCheckFailed, SubjectKind: activity.SubjectImage, SubjectID: sha256, Actor: activity.System,
-			Summary: "check of " + j.Name + " failed", Details: map[string]any{"name": j.Name, "sha256": sha256, "error": j.Error},
-		})
+	return f.runner(job.Check, f.Checks, work, f.checked)
+}
+
+// checked records that bytes are not checked any more because that failed each
+// time, and queues other checks.
+func (f *Function) checked(ctx context.Context, sha256 string, j job.Job) error {
+	if j.Status == job.Failed && !j.FailingSince.IsZero() {
+		if _, err := f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
+			return err
+		}
 	}
 	return f.fillChecks(ctx)
 }
@@ -109,7 +104,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	switch {
 	case err != nil && !errors.Is(err, store.ErrNotFound):
-		return content.Check{}, retryLater(err)
+		return content.Check{}, job.StoreFailed(err)
 	case err != nil:
 		return content.Check{}, errors.New("the image was deleted")
 	case rec.Check != nil:
@@ -125,10 +120,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 		return data
 	}
 	if err := r.Save(ctx, 0, rec.SizeBytes, mark(tries{before.Begun + 1, before.Long})); err != nil {
-		if ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled) {
-			return content.Check{}, err
-		}
-		return content.Check{}, retryLater(err)
+		return content.Check{}, err
 	}
 	defer func() {
 		if err != nil {
@@ -144,7 +136,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 		return content.Check{}, errors.New("the image was deleted")
 	}
 	if err != nil {
-		return content.Check{}, retryLater(err)
+		return content.Check{}, job.StoreFailed(err)
 	}
 	verdict, err := f.examine(ctx, at, &rec, r, turn)
 	if err == nil {
@@ -158,11 +150,11 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
 		f.touch(at) // the same bytes may be elsewhere
-		return content.Check{}, &job.Retry{After: Settle, Err: errReplaced}
+		return content.Check{}, replaced()
 	case errors.Is(err, errTurn):
 		return content.Check{}, &job.Retry{After: turnTime, Err: err, Free: true}
 	case err != nil:
-		return content.Check{}, retryLater(err)
+		return content.Check{}, job.StoreFailed(err)
 	}
 	return f.judge(ctx, sha256, verdict)
 }
@@ -179,24 +171,11 @@ func (f *Function) judge(ctx context.Context, sha256 string, verdict content.Che
 	})
 	switch {
 	case err != nil:
-		return content.Check{}, retryLater(err)
+		return content.Check{}, job.StoreFailed(err)
 	case rec.Check == nil:
 		return content.Check{}, errors.New("the image was deleted")
 	}
 	return *rec.Check, nil
-}
-
-// giveUpCheck ends a check job that came too often without its work getting
-// done.
-func (f *Function) giveUpCheck(ctx context.Context, sha256 string) error {
-	const reason = "given up after several tries"
-	j, failed, err := f.Jobs.Fail(ctx, layout.CheckJobKey(sha256), reason)
-	if err != nil || !failed {
-		return err
-	}
-	f.Metric.JobEnded(metric.Check, string(j.Status))
-	_, err = f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error})
-	return err
 }
 
 // examine reads what is at a place through. The error is the store's, or that

@@ -99,7 +99,7 @@ func TestCheck(t *testing.T) {
 		if c := rec.Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) || *c.RawSizeBytes != int64(len(middling)) {
 			t.Errorf("verdict: %+v", c)
 		}
-		if j.Status != job.Completed || j.Stage != job.Check || j.Name != imageName || j.BytesDone != *j.BytesTotal || j.Checkpoint != nil {
+		if j.Status != job.Completed || j.Stage != job.Check.Name || j.Name != imageName || j.BytesDone != *j.BytesTotal || j.Checkpoint != nil {
 			t.Errorf("job: %+v", j)
 		}
 		w.hashed(packed(t, middling))

@@ -160,13 +160,9 @@ func (f *Function) lookAt(ctx context.Context, at place) (content.Content, error
 // enqueueCheck makes a check job queued, unless it is. That it has ended
 // before, without a verdict, keeps nobody from it.
 func (f *Function) enqueueCheck(ctx context.Context, sha256, name string, size int64, actor, ip string) (job.Job, error) {
-	j, queued, err := f.Jobs.Enqueue(ctx, layout.CheckJobKey(sha256), func(job.Job) bool { return false }, func(j *job.Job) {
-		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check, sha256, &size, actor, ip
+	return f.checks(nil).Enqueue(ctx, sha256, func(job.Job) bool { return false }, func(j *job.Job) {
+		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check.Name, sha256, &size, actor, ip
 	})
-	if err != nil || !queued {
-		return j, err
-	}
-	return j, f.Checks.Send(ctx, queue.Task{Check: sha256}.Encode(), 0)
 }
 
 const (
@@ -206,13 +202,13 @@ func (f *Function) fillChecks(ctx context.Context) error {
 	if f.Checks == nil {
 		return nil
 	}
-	jobs, err := f.Inventory.HashJobs(ctx)
+	jobs, err := f.Inventory.Jobs(ctx, job.Check)
 	if err != nil {
 		return err
 	}
 	active := map[string]bool{}
 	for _, j := range jobs {
-		if j.Stage == job.Check && j.Status.Active() {
+		if j.Status.Active() {
 			active[j.SHA256] = true
 		}
 	}

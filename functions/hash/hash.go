@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -67,7 +66,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 		case t.Resume:
 			errs = append(errs, f.resume(ctx))
 		case t.Hash != "":
-			errs = append(errs, f.run(ctx, t.Hash))
+			errs = append(errs, f.hashes().Handle(ctx, t.Hash))
 		case t.Image != "":
 			errs = append(errs, f.look(ctx, t.Image))
 		case t.Content != "":
@@ -118,9 +117,10 @@ func (f *Function) look(ctx context.Context, name string) error {
 			return err
 		}
 		if need512 {
-			return f.queue(ctx, name, &info.Version)
+			_, err := f.enqueue(ctx, name, &info.Version, activity.System, "")
+			return err
 		}
-		err = f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
+		err = f.Jobs.Complete(ctx, job.Hash.Key(name), func(j *job.Job) {
 			j.SHA256, j.BytesDone, j.BytesTotal, j.Version = rec.SHA256, info.Size, &info.Size, &info.Version
 		})
 		if err != nil {
@@ -132,21 +132,13 @@ func (f *Function) look(ctx context.Context, name string) error {
 	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
-	return f.queue(ctx, name, &info.Version)
-}
-
-// queue has an image hashed because its record lacks something.
-func (f *Function) queue(ctx context.Context, name string, version *store.Version) error {
-	j, err := f.enqueue(ctx, name, version, activity.System, "")
-	if err != nil || j.Status != job.Queued {
-		return err
-	}
-	return f.Work.Send(ctx, queue.Task{Hash: name}.Encode(), 0)
+	_, err = f.enqueue(ctx, name, &info.Version, activity.System, "")
+	return err
 }
 
 // forget removes what is known of an object that is gone.
 func (f *Function) forget(ctx context.Context, name string) error {
-	if _, err := f.Jobs.Cancel(ctx, layout.HashJobKey(name)); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if _, err := f.hashes().Cancel(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	return record.Delete[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
@@ -157,13 +149,12 @@ func (f *Function) forget(ctx context.Context, name string) error {
 // somebody other than the system to ask again; one that is completed is enough
 // for those, while the system asks because its outcome is missing.
 func (f *Function) enqueue(ctx context.Context, name string, version *store.Version, actor, ip string) (job.Job, error) {
-	key := layout.HashJobKey(name)
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
 	keep := func(j job.Job) bool {
 		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
 	}
 	for {
-		j, _, err := f.Jobs.Enqueue(ctx, key, keep, func(j *job.Job) {
+		j, err := f.hashes().Enqueue(ctx, name, keep, func(j *job.Job) {
 			j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
 			j.BytesTotal = &version.Size
 		})
@@ -171,7 +162,7 @@ func (f *Function) enqueue(ctx context.Context, name string, version *store.Vers
 			return j, err
 		}
 		// It reads what is no longer there.
-		if _, err := f.Jobs.Cancel(ctx, key); err != nil {
+		if _, err := f.hashes().Cancel(ctx, name); err != nil {
 			return j, err
 		}
 	}
@@ -190,78 +181,57 @@ const (
 	checkpointTime  = 5 * time.Second
 )
 
-// run hashes an image whose job is queued.
-func (f *Function) run(ctx context.Context, name string) error {
-	started := f.Now()
-	var claimed int64
-	j, err := f.Jobs.Work(ctx, layout.HashJobKey(name), func(ctx context.Context, r *job.Run) (func(*job.Job), error) {
-		claimed = r.Job().Generation
-		return f.hash(ctx, name, r)
-	})
-	if err != nil {
-		return job.Redeliver(err, f.Now())
-	}
-	if j.Status.Active() || j.Status != job.Cancelled && j.Generation != claimed {
-		return nil // another process has it, or has ended it
-	}
-	f.Metric.JobEnded(metric.Hash, string(j.Status))
-	f.Log.Info("hash job", "name", name, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
-		"seconds", f.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
-	switch j.Status {
-	case job.Completed:
-		f.Activity.Add(ctx, activity.Event{
-			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.System,
-			Summary: "hashed " + name, Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
-		})
-		if _, err := f.verify(ctx, name); err != nil {
-			return err
-		}
-		if err := f.inspect(ctx, j.SHA256, place{f.Images, name, store.Info{Key: name, Version: *j.Version}, name}); err != nil {
-			// This task has no more to do for whom it comes back to.
-			f.Log.Warn("look into an image again", "name", name, "error", err)
-			return f.notice(ctx, name)
-		}
+// hashes runs the hash jobs.
+func (f *Function) hashes() *job.Runner { return f.runner(job.Hash, f.Work, f.hash, f.hashed) }
+
+func (f *Function) runner(
+	k *job.Kind, q queue.Sender, work func(context.Context, string, *job.Run) (func(*job.Job), error), then func(context.Context, string, job.Job) error,
+) *job.Runner {
+	return &job.Runner{Kind: k, Jobs: f.Jobs, Queue: q, Activity: f.Activity, Metric: f.Metric, Log: f.Log, Work: work, Then: then}
+}
+
+// hashed verifies and inspects an image that was hashed.
+func (f *Function) hashed(ctx context.Context, name string, j job.Job) error {
+	if j.Status != job.Completed {
 		return nil
-	case job.Failed:
-		f.tellFailed(ctx, j)
 	}
-	return nil
+	_, err := f.verify(ctx, name)
+	if err == nil {
+		err = f.inspect(ctx, j.SHA256, place{f.Images, name, store.Info{Key: name, Version: *j.Version}, name})
+	}
+	if err == nil {
+		return nil
+	}
+	// The job is complete, so a redelivery would do nothing. Enqueue a new
+	// inspection instead.
+	f.Log.Warn("an image that was hashed is inspected again", "name", name, "error", err)
+	return f.notice(ctx, name)
 }
 
-func (f *Function) tellFailed(ctx context.Context, j job.Job) {
-	f.Activity.Add(ctx, activity.Event{
-		Kind: activity.ImageHashFailed, SubjectKind: activity.SubjectImage, SubjectID: j.Name, Actor: activity.System,
-		Summary: "could not hash " + j.Name, Details: map[string]any{"error": j.Error},
-	})
-}
-
-// GiveUp ends the job that a message is for, which came too often without its
-// work getting done.
+// GiveUp ends the jobs that a message is for, whose work has failed too often.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	tasks, err := queue.Tasks(body, f.Bucket, f.Prefix)
 	if err != nil {
-		return nil // of nothing that anybody waits for
+		return nil // it asks for no job
 	}
+	var errs []error
 	for _, t := range tasks {
-		if t.Check != "" {
-			if err := f.giveUpCheck(ctx, t.Check); err != nil {
-				return err
-			}
+		switch {
+		case t.Hash != "":
+			_, err = f.hashes().GiveUp(ctx, t.Hash)
+		case t.Check != "":
+			_, err = f.checks(nil).GiveUp(ctx, t.Check)
 		}
-		if t.Hash == "" {
-			continue // reconciling looks at it again
-		}
-		j, failed, err := f.Jobs.Fail(ctx, layout.HashJobKey(t.Hash), "given up after several tries")
-		if err != nil || !failed {
-			return err
-		}
-		f.Metric.JobEnded(metric.Hash, string(j.Status))
-		f.tellFailed(ctx, j)
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-var errReplaced = errors.New("the object was replaced while it was read")
+// replaced returns the error of a run whose object is no longer the version that
+// it reads.
+func replaced() error {
+	return &job.Retry{After: Settle, Err: errors.New("the object was replaced while it was read")}
+}
 
 // hash reads the image as it is now and publishes its digest.
 func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job.Job), error) {
@@ -270,11 +240,11 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 		return nil, errors.New("the image was deleted")
 	}
 	if err != nil {
-		return nil, retryLater(err)
+		return nil, job.StoreFailed(err)
 	}
 	with512, err := f.wants512(ctx, name)
 	if err != nil {
-		return nil, retryLater(err)
+		return nil, job.StoreFailed(err)
 	}
 	h := digest.New(with512)
 	var cp checkpoint
@@ -289,10 +259,10 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 	}
 	after, err := f.Images.Head(ctx, name)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, retryLater(err)
+		return nil, job.StoreFailed(err)
 	}
 	if err != nil || !after.Equal(info.Version) {
-		return nil, &job.Retry{After: Settle, Err: errReplaced}
+		return nil, replaced()
 	}
 	sum := h.Sum256()
 	if err := f.publish(ctx, r, name, info.Version, h); err != nil {
@@ -309,14 +279,14 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 	}
 	body, got, err := f.Images.Get(ctx, name, store.Range{Offset: h.Offset(), Length: -1}, info.ETag)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
-		return &job.Retry{After: Settle, Err: errReplaced}
+		return replaced()
 	}
 	if err != nil {
-		return retryLater(err)
+		return job.StoreFailed(err)
 	}
 	defer body.Close()
 	if got.Size != info.Size {
-		return &job.Retry{After: Settle, Err: errReplaced}
+		return replaced()
 	}
 	next := h.Offset()
 	var last time.Time // of a checkpoint
@@ -337,44 +307,20 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 			break
 		}
 		if err != nil {
-			return retryLater(err)
+			return job.StoreFailed(err)
 		}
 	}
 	if h.Offset() != info.Size {
-		return &job.Retry{After: Settle, Err: errReplaced}
+		return replaced()
 	}
 	return nil
 }
 
-// retryLater keeps the job queued over a failure that is not the image's.
-func retryLater(err error) error {
-	if errors.Is(err, record.ErrNewer) {
-		return err // for good
-	}
-	return &job.Retry{After: 5 * time.Second, Err: fmt.Errorf("the store failed, will try again: %w", err)}
-}
-
-// publish records the digest of one version of an image. An owner that slept
-// until another one took over records nothing: its record is for one that the
-// other has not written yet.
+// publish records the digest of one version of an image.
 func (f *Function) publish(ctx context.Context, r *job.Run, name string, version store.Version, h *digest.Hasher) error {
-	key := layout.DigestKey(name)
-	rec, tag, err := record.Read[digest.Record](ctx, f.Catalog, key)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return retryLater(err)
-	}
-	// Whoever takes over from here on writes after the record that was read.
-	err = r.Save(ctx, version.Size, version.Size, nil)
-	if err != nil && (ctx.Err() != nil || errors.Is(err, job.ErrLost) || errors.Is(err, job.ErrCancelled)) {
-		return err
-	}
-	if err != nil {
-		return retryLater(err)
-	}
-	rec = rec.Next(name, version, h.Sum256(), digest.ByHash, f.Now())
-	rec.SHA512 = h.Sum512()
-	if _, err := record.Swap(ctx, f.Catalog, key, &rec, tag); err != nil {
-		return retryLater(err)
-	}
-	return nil
+	return job.Publish(ctx, r, layout.DigestKey(name), version.Size, func(rec *digest.Record) error {
+		*rec = rec.Next(name, version, h.Sum256(), digest.ByHash, f.Now())
+		rec.SHA512 = h.Sum512()
+		return nil
+	})
 }

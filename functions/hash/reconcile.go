@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"imageroot/shared/job"
-	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 )
 
@@ -51,32 +50,15 @@ func (f *Function) notice(ctx context.Context, name string) error {
 	return f.Queue.Send(ctx, queue.Task{Image: name}.Encode(), 0)
 }
 
-// resume queues the jobs that have not ended, those of another owner for when
-// its lease is over, and removes those that ended long ago.
+// resume sends the tasks of active jobs again and removes old jobs.
 func (f *Function) resume(ctx context.Context) error {
-	jobs, err := f.Inventory.HashJobs(ctx)
-	if err != nil {
-		return fmt.Errorf("reconcile: %w", err)
-	}
-	for _, j := range jobs {
-		key, work, task := layout.HashJobKey(j.Name), f.Work, queue.Task{Hash: j.Name}
-		if j.Stage == job.Check {
-			key, work, task = layout.CheckJobKey(j.SHA256), f.Checks, queue.Task{Check: j.SHA256}
+	for _, r := range []*job.Runner{f.hashes(), f.checks(nil)} {
+		jobs, err := f.Inventory.Jobs(ctx, r.Kind)
+		if err == nil {
+			err = r.Resume(ctx, jobs)
 		}
-		switch {
-		case j.Status.Active() && work == nil: // checks were turned off
-			if _, err := f.Jobs.Cancel(ctx, key); err != nil {
-				return err
-			}
-		case j.Status.Active():
-			if err := work.Send(ctx, task.Encode(), j.Held(f.Now())); err != nil {
-				return err
-			}
-		}
-		if j.Old(f.Now()) {
-			if err := f.Jobs.Sweep(ctx, key); err != nil {
-				return err
-			}
+		if err != nil {
+			return fmt.Errorf("reconcile: %w", err)
 		}
 	}
 	return nil

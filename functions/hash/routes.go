@@ -10,7 +10,6 @@ import (
 	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
-	"imageroot/shared/metric"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
@@ -36,7 +35,7 @@ type view struct {
 func viewOf(j job.Job) view { return view{j.View(), j.BytesDone} }
 
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
-	jobs, err := f.Inventory.HashJobs(r.Context())
+	jobs, err := f.Inventory.Jobs(r.Context(), job.Hash, job.Check)
 	if err != nil {
 		return err
 	}
@@ -73,11 +72,6 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err
-	}
-	if j.Status == job.Queued {
-		if err := f.Work.Send(r.Context(), queue.Task{Hash: name}.Encode(), 0); err != nil {
-			return err
-		}
 	}
 	rec, _, err := record.Read[digest.Record](r.Context(), f.Catalog, layout.DigestKey(name))
 	if err == nil && rec.Version.Equal(info.Version) {
@@ -122,7 +116,7 @@ func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) 
 		return job.Job{}, err
 	}
 	if !rec.Pending() {
-		j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.CheckJobKey(sha256))
+		j, _, err := record.Read[job.Job](ctx, f.Catalog, job.Check.Key(sha256))
 		if errors.Is(err, store.ErrNotFound) {
 			err = nil
 		}
@@ -140,9 +134,8 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var j job.Job
 	for _, spelling := range image.Spellings(name) {
-		if j, err = f.Jobs.Cancel(r.Context(), layout.HashJobKey(spelling)); !errors.Is(err, store.ErrNotFound) {
+		if _, err = f.hashes().Cancel(r.Context(), spelling); !errors.Is(err, store.ErrNotFound) {
 			break
 		}
 	}
@@ -155,9 +148,6 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if j.Idle {
-		f.Metric.JobEnded(metric.Hash, string(job.Cancelled))
-	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+name+" cancelled")
 }
 
@@ -165,7 +155,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 // begin them again. It reports whether there are any, ended or not.
 func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err error) {
 	ctx := r.Context()
-	jobs, err := f.Inventory.HashJobs(ctx)
+	jobs, err := f.Inventory.Jobs(ctx, job.Check)
 	if err != nil {
 		return false, err
 	}
@@ -178,7 +168,7 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 		sha = row.Digest()
 	}
 	for _, j := range jobs {
-		if j.Stage != job.Check || j.Name != name && (sha == "" || j.SHA256 != sha) {
+		if j.Name != name && (sha == "" || j.SHA256 != sha) {
 			continue
 		}
 		found = true
@@ -188,12 +178,8 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 		if _, err := f.judge(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
 			return found, err
 		}
-		j, err = f.Jobs.Cancel(ctx, layout.CheckJobKey(j.SHA256))
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		if _, err := f.checks(nil).Cancel(ctx, j.SHA256); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return found, err
-		}
-		if j.Idle {
-			f.Metric.JobEnded(metric.Check, string(job.Cancelled))
 		}
 	}
 	return found, nil

@@ -61,7 +61,7 @@ type Cloud struct {
 // (see config.LoadLambda), and opens what they say. The function that reads the
 // operator's password keeps its hash, by which the others know sessions.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
-	c := &Cloud{Metric: metric.New(), Version: config.Version(), Now: time.Now, Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr}))}
+	c := &Cloud{Metric: metric.New(job.Names()...), Version: config.Version(), Now: time.Now, Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr}))}
 	var err error
 	if c.aws, err = awsconfig.LoadDefaultConfig(ctx); err != nil {
 		return nil, fmt.Errorf("load the configuration for AWS: %w", err)

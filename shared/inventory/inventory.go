@@ -263,17 +263,15 @@ type Config struct {
 
 // An Inventory is safe for concurrent use.
 type Inventory struct {
-	cfg       Config
-	images    *mirror.Mirror[struct{}]
-	blobs     *mirror.Mirror[struct{}]
-	digests   *mirror.Mirror[digest.Record]
-	entries   *mirror.Mirror[entry.Entry]
-	fetched   *mirror.Mirror[entry.Fetched]
-	contents  *mirror.Mirror[content.Record]
-	hashJobs  *mirror.Mirror[job.Job]
-	checkJobs *mirror.Mirror[job.Job]
-	fetchJobs *mirror.Mirror[job.Job]
-	manifest  manifestFile
+	cfg      Config
+	images   *mirror.Mirror[struct{}]
+	blobs    *mirror.Mirror[struct{}]
+	digests  *mirror.Mirror[digest.Record]
+	entries  *mirror.Mirror[entry.Entry]
+	fetched  *mirror.Mirror[entry.Fetched]
+	contents *mirror.Mirror[content.Record]
+	jobs     map[*job.Kind]*mirror.Mirror[job.Job]
+	manifest manifestFile
 
 	mu   sync.Mutex
 	last *Snapshot
@@ -287,14 +285,15 @@ func New(cfg Config) *Inventory {
 		images: keys(cfg, cfg.Images, "", func(key string) (string, bool) {
 			return key, key != "" && !strings.Contains(key, "/")
 		}),
-		blobs:     keys(cfg, cfg.Catalog, layout.BlobPrefix, layout.BlobSHA256),
-		digests:   records[digest.Record](cfg, layout.DigestPrefix, layout.DigestName),
-		entries:   records[entry.Entry](cfg, layout.EntryPrefix, layout.EntryRef),
-		fetched:   records[entry.Fetched](cfg, layout.FetchedPrefix, layout.FetchedRef),
-		contents:  records[content.Record](cfg, layout.ContentPrefix, layout.ContentSHA256),
-		hashJobs:  records[job.Job](cfg, layout.HashJobPrefix, layout.HashJobName),
-		checkJobs: records[job.Job](cfg, layout.CheckJobPrefix, layout.CheckJobSHA256),
-		fetchJobs: records[job.Job](cfg, layout.FetchJobPrefix, layout.FetchJobRef),
+		blobs:    keys(cfg, cfg.Catalog, layout.BlobPrefix, layout.BlobSHA256),
+		digests:  records[digest.Record](cfg, layout.DigestPrefix, layout.DigestName),
+		entries:  records[entry.Entry](cfg, layout.EntryPrefix, layout.EntryRef),
+		fetched:  records[entry.Fetched](cfg, layout.FetchedPrefix, layout.FetchedRef),
+		contents: records[content.Record](cfg, layout.ContentPrefix, layout.ContentSHA256),
+		jobs:     map[*job.Kind]*mirror.Mirror[job.Job]{},
+	}
+	for _, k := range job.Kinds {
+		inv.jobs[k] = records[job.Job](cfg, k.Prefix, k.ParseKey)
 	}
 	inv.manifest = manifestFile{images: cfg.Images, catalog: cfg.Catalog, log: cfg.Log}
 	return inv
@@ -321,16 +320,16 @@ func (inv *Inventory) TouchCatalog(key string) {
 	inv.entries.Touch(key)
 	inv.fetched.Touch(key)
 	inv.contents.Touch(key)
-	inv.hashJobs.Touch(key)
-	inv.checkJobs.Touch(key)
-	inv.fetchJobs.Touch(key)
+	for _, m := range inv.jobs {
+		m.Touch(key)
+	}
 }
 
 // Unsettled lists everything anew and returns the names of images whose
 // digest record is missing, of another version, or speaks of other checksum
 // files than there are, and of digest records, damaged ones too, without an image.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
-	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.hashJobs.Refresh(ctx)); err != nil {
+	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.jobs[job.Hash].Refresh(ctx)); err != nil {
 		return nil, err
 	}
 	return inv.unsettled(ctx, func(string, store.Version) bool { return false })
@@ -343,7 +342,7 @@ func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
 	if err := inv.images.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	jobs, _, err := inv.hashJobs.All(ctx)
+	jobs, _, err := inv.jobs[job.Hash].All(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -453,7 +452,7 @@ func (inv *Inventory) incomplete(s *Snapshot) bool {
 // the records of what fetches found, by ref, that no source in the catalog
 // stands for and that are older than age.
 func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs, fetched []string, err error) {
-	if err := errors.Join(inv.Refresh(ctx), inv.fetchJobs.Refresh(ctx)); err != nil {
+	if err := errors.Join(inv.Refresh(ctx), inv.jobs[job.Fetch].Refresh(ctx)); err != nil {
 		return nil, nil, err
 	}
 	s, err := inv.Snapshot(ctx)
@@ -493,26 +492,18 @@ func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
 	return list, nil
 }
 
-// HashJobs returns the hash jobs, and the check jobs, which have a stage.
-func (inv *Inventory) HashJobs(ctx context.Context) ([]job.Job, error) {
-	return jobs(ctx, inv.hashJobs, inv.checkJobs)
-}
-
-// FetchJobs returns the fetch jobs.
-func (inv *Inventory) FetchJobs(ctx context.Context) ([]job.Job, error) {
-	return jobs(ctx, inv.fetchJobs)
-}
-
 // NewerFetchJobs reports whether there were fetch jobs of a newer version when
 // they were listed last. What they have stored is not known.
-func (inv *Inventory) NewerFetchJobs() bool { return len(inv.fetchJobs.LeftOut(record.ErrNewer)) > 0 }
+func (inv *Inventory) NewerFetchJobs() bool {
+	return len(inv.jobs[job.Fetch].LeftOut(record.ErrNewer)) > 0
+}
 
-// jobs lists running ones first, then queued, then by when they ended, the
-// last first.
-func jobs(ctx context.Context, mirrors ...*mirror.Mirror[job.Job]) ([]job.Job, error) {
+// Jobs returns the jobs of these kinds: running ones first, then queued ones,
+// then the others, the last to end first.
+func (inv *Inventory) Jobs(ctx context.Context, kinds ...*job.Kind) ([]job.Job, error) {
 	var list []job.Job
-	for _, m := range mirrors {
-		items, _, err := m.All(ctx)
+	for _, k := range kinds {
+		items, _, err := inv.jobs[k].All(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -548,7 +539,7 @@ func jobs(ctx context.Context, mirrors ...*mirror.Mirror[job.Job]) ([]job.Job, e
 // failedFetches returns the errors of fetches that failed, by ref. Other
 // changes of fetch jobs, such as progress, change no row.
 func (inv *Inventory) failedFetches(ctx context.Context) (map[string]string, error) {
-	items, _, err := inv.fetchJobs.All(ctx)
+	items, _, err := inv.jobs[job.Fetch].All(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -589,7 +580,7 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	get(func() (e error) { in.digests, gen.digests, e = inv.digests.All(ctx); return })
 	get(func() (e error) { in.entries, gen.entries, e = inv.entries.All(ctx); return })
 	get(func() (e error) { in.fetched, gen.fetched, e = inv.fetched.All(ctx); return })
-	get(func() (e error) { in.hashJobs, gen.hashJobs, e = inv.hashJobs.All(ctx); return })
+	get(func() (e error) { in.hashJobs, gen.hashJobs, e = inv.jobs[job.Hash].All(ctx); return })
 	get(func() (e error) { in.contents, gen.contents, e = inv.contents.All(ctx); return })
 	get(func() (e error) {
 		in.manifest, in.problem, gen.manifest, e = inv.manifest.read(ctx, in.images)

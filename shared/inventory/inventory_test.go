@@ -593,8 +593,8 @@ func TestJobsInOrder(t *testing.T) {
 		b.record(layout.FetchJobKey(layout.Ref(j.Name)), j)
 	}
 	const want = "running.img first.img second.img done.img cancelled.img failed.img"
-	hashes, err := b.HashJobs(t.Context())
-	fetches, err2 := b.FetchJobs(t.Context())
+	hashes, err := b.Jobs(t.Context(), job.Hash, job.Check)
+	fetches, err2 := b.Jobs(t.Context(), job.Fetch)
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}

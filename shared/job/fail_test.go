@@ -4,13 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"imageroot/shared/job"
-	"imageroot/shared/queue"
 	"imageroot/shared/store/memstore"
 )
 
@@ -176,30 +174,4 @@ func TestRetriedForADay(t *testing.T) {
 			t.Errorf("over an error of the work: %+v", j)
 		}
 	})
-}
-
-// TestRedeliver translates how a run ended into the outcome of its message.
-func TestRedeliver(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	for _, tt := range []struct {
-		err  error
-		want queue.Retry
-	}{
-		{&job.Retry{After: 5 * time.Second, Err: errBusy}, queue.Retry{After: 5 * time.Second}},
-		{&job.Retry{After: 5 * time.Second, Free: true, Err: errBusy}, queue.Retry{After: 5 * time.Second, Free: true}},
-		{&job.StoppedError{Moved: true, Err: context.DeadlineExceeded}, queue.Retry{Free: true}},
-		{&job.StoppedError{Err: context.DeadlineExceeded}, queue.Retry{}},
-		{&job.BusyError{Until: now.Add(20 * time.Second)}, queue.Retry{After: 20 * time.Second, Held: true}},
-		{&job.BusyError{Until: now}, queue.Retry{After: time.Second, Held: true}},
-		{errBusy, queue.Retry{}},
-	} {
-		err := job.Redeliver(fmt.Errorf("wrapped: %w", tt.err), now)
-		got := *queue.Outcome(err)
-		if got.Err = nil; got != tt.want || !errors.Is(err, tt.err) {
-			t.Errorf("%v: %+v, want %+v", tt.err, got, tt.want)
-		}
-	}
-	if err := job.Redeliver(job.ErrIdle, now); err != nil {
-		t.Error(err)
-	}
 }

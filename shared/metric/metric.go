@@ -11,13 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Kinds of jobs.
-const (
-	Hash  = "hash"
-	Check = "check"
-	Fetch = "fetch"
-)
-
 // A Set is the metrics of one process. It is safe for concurrent use.
 type Set struct {
 	registry *prometheus.Registry
@@ -29,8 +22,9 @@ type Set struct {
 	requests *prometheus.HistogramVec
 }
 
-// New returns a set in which every counter is at zero and shows.
-func New() *Set {
+// New returns a set with every counter at zero, also those of these kinds of jobs:
+// a counter that appears later has no rate to compare with.
+func New(jobs ...string) *Set {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "imageroot", Name: name, Help: help})
 	}
@@ -48,7 +42,7 @@ func New() *Set {
 			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 30, 120, 600, 3600},
 		}, []string{"method", "route", "code"}),
 	}
-	for _, kind := range []string{Hash, Check, Fetch} {
+	for _, kind := range jobs {
 		for _, status := range []string{"completed", "cancelled", "failed"} {
 			s.ended.WithLabelValues(kind, status)
 		}

@@ -15,7 +15,7 @@ func scrape(s *Set) string {
 }
 
 func TestMetrics(t *testing.T) {
-	s := New()
+	s := New("hash", "fetch")
 	// Everything shows from the start: a counter that appears later has no
 	// rate to compare with.
 	for _, line := range []string{
@@ -27,7 +27,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("without anything done there is no %s", line)
 		}
 	}
-	jobs := map[[2]string]int{{Hash, "queued"}: 3, {Fetch, "running"}: 1}
+	jobs := map[[2]string]int{{"hash", "queued"}: 3, {"fetch", "running"}: 1}
 	s.Jobs(func() map[[2]string]int { return jobs })
 	var wg sync.WaitGroup
 	for range 10 {
@@ -36,7 +36,7 @@ func TestMetrics(t *testing.T) {
 			s.BytesFetched(20)
 			s.BytesUploaded(30)
 			s.BytesServed(40)
-			s.JobEnded(Fetch, "cancelled")
+			s.JobEnded("fetch", "cancelled")
 			s.Request("GET", "GET /images/{key}", 206, 3*time.Second)
 		})
 	}
@@ -53,7 +53,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("there is no %s", line)
 		}
 	}
-	jobs = map[[2]string]int{{Hash, "queued"}: 1}
+	jobs = map[[2]string]int{{"hash", "queued"}: 1}
 	if got := scrape(s); strings.Contains(got, `kind="fetch",status="running"} 1`) || !strings.Contains(got, `imageroot_jobs{kind="hash",status="queued"} 1`) {
 		t.Error("the jobs are not asked for at each scrape")
 	}

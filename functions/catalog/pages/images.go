@@ -11,6 +11,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/templates"
 )
 
@@ -86,11 +87,11 @@ func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err
 	if err != nil {
 		return parts, err
 	}
-	downloads, err := p.Inventory.FetchJobs(ctx)
+	downloads, err := p.Inventory.Jobs(ctx, job.Fetch)
 	if err != nil {
 		return parts, err
 	}
-	hashes, err := p.Inventory.HashJobs(ctx)
+	hashes, err := p.Inventory.Jobs(ctx, job.Hash, job.Check)
 	if err != nil {
 		return parts, err
 	}

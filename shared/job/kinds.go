@@ -1,0 +1,108 @@
+package job
+
+import (
+	"cmp"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/layout"
+	"imageroot/shared/queue"
+)
+
+// A Kind is a row of [Kinds].
+type Kind struct {
+	// Name is the kind's in metrics and in the log.
+	Name string
+	// Prefix is that of the records' keys, what follows it is the job's ID, and
+	// ParseKey returns that ID.
+	Prefix   string
+	ParseKey func(key string) (id string, ok bool)
+	// ID returns the ID of a job of this kind.
+	ID func(Job) string
+	// Task returns the task of the job with that ID.
+	Task func(id string) queue.Task
+	// Event returns the event that reports the end of a job. It has kind,
+	// subject's ID, summary and details; the zero event stands for none.
+	Event func(Job) activity.Event
+}
+
+// Key returns the key of the job with that ID.
+func (k *Kind) Key(id string) string { return k.Prefix + id }
+
+// The kinds of jobs.
+var (
+	// Hash computes the SHA-256 of an image. The ID is its name.
+	Hash = &Kind{
+		Name: "hash", Prefix: layout.HashJobPrefix, ParseKey: layout.HashJobName,
+		ID:    func(j Job) string { return j.Name },
+		Task:  func(id string) queue.Task { return queue.Task{Hash: id} },
+		Event: hashEvent,
+	}
+	// Check reads through the content with a SHA-256, which is the ID.
+	Check = &Kind{
+		Name: "check", Prefix: layout.CheckJobPrefix, ParseKey: layout.CheckJobSHA256,
+		ID:    func(j Job) string { return j.SHA256 },
+		Task:  func(id string) queue.Task { return queue.Task{Check: id} },
+		Event: checkEvent,
+	}
+	// Fetch downloads a source. The ID is its ref.
+	Fetch = &Kind{
+		Name: "fetch", Prefix: layout.FetchJobPrefix, ParseKey: layout.FetchJobRef,
+		ID:    func(j Job) string { return j.Ref },
+		Task:  func(id string) queue.Task { return queue.Task{Ref: id} },
+		Event: fetchEvent,
+	}
+)
+
+// Kinds are all kinds of jobs.
+var Kinds = []*Kind{Hash, Check, Fetch}
+
+// Names returns the names of [Kinds].
+func Names() []string {
+	names := make([]string, len(Kinds))
+	for i, k := range Kinds {
+		names[i] = k.Name
+	}
+	return names
+}
+
+func hashEvent(j Job) activity.Event {
+	switch j.Status {
+	case Completed:
+		return activity.Event{
+			Kind: activity.ImageHashed, SubjectID: j.Name, Summary: "hashed " + j.Name,
+			Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
+		}
+	case Failed:
+		return activity.Event{
+			Kind: activity.ImageHashFailed, SubjectID: j.Name, Summary: "could not hash " + j.Name,
+			Details: map[string]any{"error": j.Error},
+		}
+	}
+	return activity.Event{}
+}
+
+func checkEvent(j Job) activity.Event {
+	if j.Status != Failed {
+		return activity.Event{}
+	}
+	return activity.Event{
+		Kind: activity.ImageCheckFailed, SubjectID: j.SHA256, Summary: "check of " + j.Name + " failed",
+		Details: map[string]any{"name": j.Name, "sha256": j.SHA256, "error": j.Error},
+	}
+}
+
+func fetchEvent(j Job) activity.Event {
+	switch j.Status {
+	case Completed:
+		return activity.Event{
+			Kind: activity.ImageFetched, SubjectID: j.SHA256, Summary: "fetched " + j.Name,
+			Details: map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone},
+		}
+	case Failed:
+		return activity.Event{
+			Kind: activity.ImageFetchFailed, SubjectID: cmp.Or(j.SHA256, j.Name), Summary: "could not fetch " + j.Name,
+			Details: map[string]any{"name": j.Name, "src": j.Src, "error": j.Error},
+		}
+	}
+	return activity.Event{}
+}
