@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -164,12 +165,22 @@ func TestForm(t *testing.T) {
 // more field, and its type.
 func form(t testing.TB, access, secret, key string, data []byte, field, value string) (io.Reader, string) {
 	t.Helper()
-	now := time.Now().UTC()
+	return formAt(t, time.Now(), access, secret, key, data, field, value)
+}
+
+// formAt is form, signed at a time.
+func formAt(t testing.TB, now time.Time, access, secret, key string, data []byte, field, value string) (io.Reader, string) {
+	t.Helper()
+	now = now.UTC()
 	day := now.Format("20060102")
 	credential := access + "/" + day + "/us-east-1/s3/aws4_request"
+	name, err := json.Marshal("$" + strings.ToLower(field))
+	if err != nil {
+		t.Fatal(err)
+	}
 	policy := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, `{"expiration": %q, "conditions": [
-		{"bucket": "images"}, {"key": %q}, {"x-amz-algorithm": "AWS4-HMAC-SHA256"}, {"x-amz-credential": %q}, {"x-amz-date": %q}, ["starts-with", %q, ""]]}`,
-		now.Add(time.Hour).Format(time.RFC3339), key, credential, now.Format("20060102T150405Z"), "$"+strings.ToLower(field)))
+		{"bucket": "images"}, {"key": %q}, {"x-amz-algorithm": "AWS4-HMAC-SHA256"}, {"x-amz-credential": %q}, {"x-amz-date": %q}, ["starts-with", %s, ""]]}`,
+		now.Add(time.Hour).Format(time.RFC3339), key, credential, now.Format("20060102T150405Z"), name))
 	sign := []byte("AWS4" + secret)
 	for _, s := range []string{day, "us-east-1", "s3", "aws4_request", policy} {
 		mac := hmac.New(sha256.New, sign)

@@ -1,15 +1,18 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/versity/versitygw/s3api/middlewares"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
+	"golang.org/x/net/http/httpguts"
 )
 
 // unsupported is S3's answer to a request for what a server does not do.
@@ -65,10 +68,21 @@ func asks(name, value string) s3err.S3Error {
 }
 
 // formAsks returns the answer to a demand in the fields of the form that the
-// request behind ctx is, if it is one.
-func formAsks(ctx context.Context) error {
+// request behind ctx is, if it is one, or to a field that is malformed.
+func formAsks(ctx context.Context, now time.Time) error {
 	form, _ := ctx.Value(string(s3utils.ContextKeyObjectPostResult)).(middlewares.PostObjectResult)
 	for name, value := range form.Fields {
+		// These are documents: a line break is no part of what is stored.
+		if name != "policy" && name != "tagging" {
+			if answer := printable(name, value); answer != nil {
+				return answer
+			}
+		}
+		if name == "x-amz-date" {
+			if answer := early(value, now); answer != nil {
+				return answer
+			}
+		}
 		if name == "acl" {
 			name = "x-amz-acl"
 		}
@@ -109,27 +123,45 @@ func isOldSignature(ctx fiber.Ctx) bool {
 	return strings.HasPrefix(ctx.Get("Authorization"), "AWS ") || query.Has("AWSAccessKeyId") && query.Has("Signature")
 }
 
-// decline is the middleware that refuses what versitygw would ignore: demands
-// in headers, in the query of a presigned URL, and subresources. It also
-// explains the refusal of old signatures.
-func decline(ctx fiber.Ctx) error {
-	if isOldSignature(ctx) {
-		return reject(ctx, errOldSignature)
-	}
-	for name, value := range ctx.Request().Header.All() {
-		if answer := asks(string(name), string(value)); answer != nil {
+// decline returns the middleware that refuses what versitygw would ignore:
+// demands in headers, in the query of a presigned URL, and subresources. It also
+// refuses what is malformed, and explains the refusal of old signatures.
+func decline(now func() time.Time) fiber.Handler {
+	return func(ctx fiber.Ctx) error {
+		if answer := declined(ctx, now()); answer != nil {
 			return reject(ctx, answer)
+		}
+		return ctx.Next()
+	}
+}
+
+func declined(ctx fiber.Ctx, now time.Time) s3err.S3Error {
+	if isOldSignature(ctx) {
+		return errOldSignature
+	}
+	for k, v := range ctx.Request().Header.All() {
+		name, value := strings.ToLower(string(k)), string(v)
+		if answer := cmp.Or(printable(name, value), condition(name, value, now), asks(name, value)); answer != nil {
+			return answer
 		}
 	}
 	key := keyOf(ctx)
-	for k, value := range ctx.Request().URI().QueryArgs().All() {
-		name := string(k)
-		if answer := asks(name, string(value)); answer != nil {
-			return reject(ctx, answer)
+	for k, v := range ctx.Request().URI().QueryArgs().All() {
+		name, value := string(k), string(v)
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return invalid(name, "The value has control characters.")
+		}
+		if name == "X-Amz-Date" {
+			if answer := early(value, now); answer != nil {
+				return answer
+			}
+		}
+		if answer := asks(name, value); answer != nil {
+			return answer
 		}
 		if slices.Contains(unrouted, name) || key != "" && slices.Contains(unroutedOfObjects, name) {
-			return reject(ctx, unsupported(name))
+			return unsupported(name)
 		}
 	}
-	return ctx.Next()
+	return nil
 }

@@ -299,7 +299,7 @@ func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
 		s3api.WithConcurrencyLimiter(maxInside, connections+maxInside),
-		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit(cfg.HeadTimeout)), s3api.WithMiddleware("/", decline))
+		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit(cfg.HeadTimeout)), s3api.WithMiddleware("/", decline(cfg.Now)))
 }
 
 // accounts knows the accounts there are. It answers a wrong access key as

@@ -30,7 +30,7 @@ import (
 func (b *backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	p, err := b.object(in.Bucket, in.Key, true)
 	if err == nil {
-		err = errors.Join(b.reaches(ctx, p), formAsks(ctx))
+		err = errors.Join(b.reaches(ctx, p), formAsks(ctx, b.now()))
 	}
 	if err != nil {
 		return s3response.PutObjectOutput{}, b.answer("write", p, err)

@@ -267,8 +267,15 @@ type upload struct {
 	left int64
 }
 
-func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.Reader.Read(p)
+func (u *upload) Read(p []byte) (n int, err error) {
+	defer func() {
+		// versitygw v1.8.0 panics on a chunk of negative size, and on a
+		// signature with a line break that comes in two reads.
+		if r := recover(); r != nil {
+			n, err = 0, refuse("The body is not in aws-chunked encoding: the head of a chunk is malformed.")
+		}
+	}()
+	n, err = u.Reader.Read(p)
 	u.left -= int64(n)
 	var known s3err.S3Error
 	switch {

@@ -59,6 +59,15 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 		// host of imageroot's pages.
 		ctx.Response.Header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 		ctx.Response.Header.Set("X-Content-Type-Options", "nosniff")
+		var stored []string // by older versions of this program, which did not check
+		for name, value := range ctx.Response.Header.All() {
+			if printable(string(name), string(value)) != nil {
+				stored = append(stored, string(name))
+			}
+		}
+		for _, name := range stored {
+			ctx.Response.Header.Del(name)
+		}
 		if !isRead(&ctx.Request) {
 			ctx.SetConnectionClose()
 		}

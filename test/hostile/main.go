@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,7 +97,17 @@ func kinds(object string) []kind {
 		{name: "S3: forms without a line's end", s3: true, send: body("/images", "multipart/form-data; boundary=x", 1<<30) + strings.Repeat("A", 64<<10), drip: strings.Repeat("A", 1<<10)},
 		{name: "S3: unread objects", s3: true, send: get(object)},
 		{name: "S3: half bodies", s3: true, send: put, drip: "x"},
+		{name: "S3: 1,600 query parameters", s3: true, send: get(query(1600)), drip: strings.Repeat(get(query(1600)), 4), reads: 400},
+		{name: "S3: 90 query parameters", s3: true, send: get(query(90)), drip: strings.Repeat(get(query(90)), 4), reads: 400},
 	}
+}
+
+// query returns the path of a presigned GET with a wrong signature and n
+// parameters, in 8 KiB with the rest of the head.
+func query(n int) string {
+	q := "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=" + accessKey + "/" + time.Now().UTC().Format("20060102") + "/us-east-1/s3/aws4_request&X-Amz-Date=" +
+		time.Now().UTC().Format("20060102T150405Z") + "&X-Amz-Expires=604800&X-Amz-SignedHeaders=host&X-Amz-Signature=" + strings.Repeat("0", 64)
+	return "/images/" + plain + "?" + q + strings.Repeat("&"+strings.Repeat("a", 6500/n-2)+"=", n-6)
 }
 
 type world struct {
@@ -251,6 +262,7 @@ func (w *world) try(ctx context.Context, k kind, addresses int) error {
 		})
 	}
 	began, most, served := time.Now(), 0.0, 0
+	used, _ := processorTime(w.process.PID())
 	worst := time.Duration(0)
 	var err error
 	for err == nil && time.Since(began) < w.hold {
@@ -265,14 +277,33 @@ func (w *world) try(ctx context.Context, k kind, addresses int) error {
 		most = max(most, now)
 	}
 	peak, memoryErr := runner.Memory(w.process.PID(), "VmHWM")
+	after, timeErr := processorTime(w.process.PID())
+	took := time.Since(began)
 	leave()
 	wg.Wait()
 	where := fmt.Sprintf("addresses: %d", addresses)
-	fmt.Fprintf(w.out, "%-32s %-15s %4.0f MiB (peak so far %.0f), %6d connections, good client asked %d times, slowest %v\n", k.name, where, most, peak, opened.Load(), served, worst.Round(time.Millisecond))
+	fmt.Fprintf(w.out, "%-32s %-15s %4.0f MiB (peak so far %.0f), %6d connections, %.1f processors, good client asked %d times, slowest %v\n",
+		k.name, where, most, peak, opened.Load(), (after-used).Seconds()/took.Seconds(), served, worst.Round(time.Millisecond))
 	if most > mostMemory {
 		err = errors.Join(err, fmt.Errorf("from %s: %.0f MiB are more than %d", where, most, mostMemory))
 	}
-	return errors.Join(err, memoryErr)
+	return errors.Join(err, memoryErr, timeErr)
+}
+
+// processorTime returns what a process has used of it.
+func processorTime(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// proc(5): the name may have spaces. Times are in hundredths of a second.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	user, userErr := strconv.Atoi(fields[11])
+	system, systemErr := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(userErr, systemErr)
 }
 
 // ask makes the requests of the good client.

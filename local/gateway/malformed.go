@@ -1,0 +1,98 @@
+package gateway
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/gofiber/fiber/v3"
+	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
+	"golang.org/x/net/http/httpguts"
+)
+
+// maxSkew is how far the clock of a client may be ahead, as on AWS.
+const maxSkew = 15 * time.Minute
+
+// invalid is the answer to an argument that versitygw would store, send back
+// or ignore unchecked.
+func invalid(name, why string) s3err.S3Error {
+	return s3err.InvalidArgumentError{ArgumentName: name, Description: why}
+}
+
+// printable returns an error if a header with that name and value would break
+// RFC 9110 §5.1 or §5.5.
+func printable(name, value string) s3err.S3Error {
+	switch {
+	case !httpguts.ValidHeaderFieldName(name):
+		return invalid("", "The name of a header or field has characters that HTTP does not allow.")
+	case !httpguts.ValidHeaderFieldValue(value):
+		return invalid(name, "The value has control characters.")
+	}
+	return nil
+}
+
+// early returns an error if a date in the form of a signature is in the future,
+// which would let a presigned URL be valid for longer than it says.
+// versitygw refuses one that does not parse.
+func early(date string, now time.Time) s3err.S3Error {
+	t, err := time.Parse("20060102T150405Z", date)
+	if err == nil && t.After(now.Add(maxSkew)) {
+		return s3err.APIError{Code: "AccessDenied", Description: "Request is not valid yet", HTTPStatusCode: fiber.StatusForbidden}
+	}
+	return nil
+}
+
+// ofETag, ofDate and future are the conditional headers. versitygw drops a
+// value that it cannot parse, and the request is unconditional then. It also
+// drops dates in the future, which is right for all but those in future.
+var (
+	ofETag = []string{"if-match", "if-none-match", "x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match"}
+	ofDate = []string{
+		"if-modified-since", "if-unmodified-since", "x-amz-copy-source-if-modified-since", "x-amz-copy-source-if-unmodified-since",
+		"x-amz-if-match-last-modified-time", "x-amz-if-match-initiated-time",
+	}
+	future = map[string]s3err.Condition{
+		"x-amz-if-match-last-modified-time": s3err.ConditionIfMatchLastModTime,
+		"x-amz-if-match-initiated-time":     s3err.ConditionIfMatchInitiatedTime,
+	}
+)
+
+// condition returns an error if the header with that name, in lower case, is a
+// condition that versitygw would drop.
+func condition(name, value string, now time.Time) s3err.S3Error {
+	switch {
+	case name == "x-amz-trailer":
+		algorithm, sum := strings.CutPrefix(strings.ToUpper(value), "X-AMZ-CHECKSUM-")
+		if value != "" && !sum || s3utils.IsChecksumAlgorithmValid(types.ChecksumAlgorithm(algorithm)) != nil {
+			return s3err.GetAPIError(s3err.ErrTrailerHeaderNotSupported) // versitygw takes it for an internal error
+		}
+	case name == "x-amz-if-match-size":
+		if _, err := strconv.ParseUint(value, 10, 63); err != nil {
+			return invalid(name, "The value is not a size in bytes.")
+		}
+	case slices.Contains(ofETag, name):
+		if strings.Trim(value, `" `) == "" {
+			return invalid(name, "The value has no ETag.")
+		}
+	case slices.Contains(ofDate, name):
+		date, err := time.Parse(http.TimeFormat, value)
+		if err != nil {
+			date, err = time.Parse(time.RFC3339, value)
+		}
+		if err == nil {
+			if c, ok := future[name]; ok && date.After(now) {
+				return s3err.GetPreconditionFailedErr(c)
+			}
+			return nil
+		}
+		// RFC 9110 §13.1.3 and §13.1.4: what is not an HTTP-date is ignored.
+		if _, old := http.ParseTime(value); old == nil || strings.HasPrefix(name, "x-amz-") {
+			return invalid(name, "The value is not a date like Mon, 02 Jan 2006 15:04:05 GMT or 2006-01-02T15:04:05Z.")
+		}
+	}
+	return nil
+}
