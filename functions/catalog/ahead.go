@@ -7,17 +7,17 @@ import (
 )
 
 const (
-	// aheadBytes is how much is read at a time, at least.
+	// aheadBytes is the least that is read at a time.
 	aheadBytes = 1 << 20
-	// aheadBlocks is how many of those are on their way: enough for two
-	// processors, and for a store that takes its time to answer.
+	// aheadBlocks is how many blocks are in flight: enough for two processors
+	// and for the latency of a store.
 	aheadBlocks = 4
 )
 
-// ordered runs tasks, several at once, and hands their results over in the
-// order of the tasks. It begins with one and takes one more each time, so that
-// who wants little does not cause much. It stops at the first error, and waits
-// for what is under way before it returns.
+// ordered runs tasks concurrently and yields their results in the order of the
+// tasks. It begins with one task and adds one with each result, so that a short
+// read causes little work. It stops at the first error, and returns when no task
+// is running.
 func ordered[T any](tasks iter.Seq[func() (T, error)]) iter.Seq2[T, error] {
 	type result struct {
 		value T
@@ -57,7 +57,7 @@ func ordered[T any](tasks iter.Seq[func() (T, error)]) iter.Seq2[T, error] {
 	}
 }
 
-// buffers are blocks that nobody uses at the moment.
+// buffers are unused blocks. They are safe for concurrent use.
 type buffers struct {
 	size int64
 	free chan []byte
@@ -65,7 +65,7 @@ type buffers struct {
 
 func newBuffers(size int64) buffers { return buffers{size, make(chan []byte, aheadBlocks+1)} }
 
-// take returns a block of n bytes, which say anything.
+// take returns a block of n bytes with arbitrary content.
 func (b buffers) take(n int64) []byte {
 	select {
 	case p := <-b.free:
@@ -82,15 +82,15 @@ func (b buffers) give(p []byte) {
 	}
 }
 
-// An aheadReader reads a section in order, some blocks ahead. It must be
+// An aheadReader reads a section in order and some blocks ahead. It must be
 // closed.
 type aheadReader struct {
 	src    section
-	offset int64 // wanted next
-	at     int64 // where block begins
+	offset int64 // of the next Read
+	at     int64 // of block
 	free   buffers
-	block  []byte // what is left of the one that was read last
-	whole  []byte // that one
+	block  []byte // the rest of whole
+	whole  []byte // the block that was read last
 	next   func() ([]byte, error, bool)
 	stop   func()
 	err    error // the first failure to read
@@ -100,19 +100,20 @@ func newAheadReader(src section) *aheadReader {
 	return &aheadReader{src: src, free: newBuffers(src.Block())}
 }
 
-// blocks are the tasks that read the section from an offset on.
+// blocks returns the tasks that read the section from off to its end.
 func (a *aheadReader) blocks(off int64) iter.Seq[func() ([]byte, error)] {
 	return func(yield func(func() ([]byte, error)) bool) {
 		for off < a.src.Size() {
 			at := off
-			// The first ends where a block does, so that clusters are read whole.
+			// The first one ends at a multiple of the block size, so that clusters
+			// are read whole.
 			n := min(a.free.size-at%a.free.size, a.src.Size()-at)
 			off += n
 			if !yield(func() ([]byte, error) {
 				p := a.free.take(n)
 				m, err := a.src.ReadAt(p, at)
 				if int64(m) == n {
-					err = nil // io.EOF says nothing new
+					err = nil // it may be io.EOF
 				}
 				return p[:m], err
 			}) {
@@ -122,8 +123,8 @@ func (a *aheadReader) blocks(off int64) iter.Seq[func() ([]byte, error)] {
 	}
 }
 
-// Read implements io.Reader. Of no bytes, it sees to it that the next ones are
-// there.
+// Read implements [io.Reader]. With an empty p it waits for the next block, and
+// returns the error of reading it.
 func (a *aheadReader) Read(p []byte) (int, error) {
 	if a.offset >= a.src.Size() {
 		return 0, io.EOF
@@ -155,7 +156,7 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Seek implements io.Seeker.
+// Seek implements [io.Seeker].
 func (a *aheadReader) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
@@ -170,7 +171,7 @@ func (a *aheadReader) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// Close waits for the reads under way.
+// Close returns when no read is running.
 func (a *aheadReader) Close() {
 	if a.stop != nil {
 		a.stop()

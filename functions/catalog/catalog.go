@@ -25,17 +25,18 @@ import (
 	"imageroot/shared/web"
 )
 
-// Function is the catalog function. All of it must be set, but for the links.
+// Function is the catalog function. All fields are required except ImageLinks
+// and CatalogLinks. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
-	// ImageLinks and CatalogLinks, where not nil, have clients get the bytes of
-	// images straight from the store.
+	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
+	// they are not nil, clients get the bytes of images from the store.
 	ImageLinks, CatalogLinks store.Presigner
 	Inventory                *inventory.Inventory
 	Activity                 *activity.Log
 	Metric                   *metric.Set
 	Version                  string
-	// Ready reports whether the buckets can be reached.
+	// Ready returns an error if a bucket cannot be reached.
 	Ready func(context.Context) error
 	Now   func() time.Time
 	Log   *slog.Logger
@@ -45,7 +46,7 @@ type Function struct {
 	places   places // GET /raw
 }
 
-// Routes are the function's routes.
+// Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /healthz", Access: web.Always, Handle: f.healthz, Quiet: true},
@@ -146,7 +147,7 @@ func ParseQuery(v url.Values) (inventory.Query, error) {
 	return q, nil
 }
 
-// A listed image is what flash clients read.
+// A listed image is an element of GET /images.
 type listed struct {
 	Name      string  `json:"name"`
 	Format    string  `json:"format"`
@@ -154,11 +155,11 @@ type listed struct {
 	URL       string  `json:"url"`
 	Ref       *string `json:"ref"`
 	Cached    bool    `json:"cached"`
-	// RawURL is where a disk gets the image, by the name of the disk.
+	// RawURL is the URL of the disk in the image, by the name of the disk.
 	RawURL *string `json:"raw_url"`
 }
 
-// listing answers GET /images: each content once, under its first name.
+// listing answers GET /images: each content once, by its primary name.
 func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 	s, err := f.Inventory.Snapshot(r.Context())
 	if err != nil {
@@ -184,9 +185,9 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// publicURL is where anybody gets a row's bytes: here where they are, else
-// from upstream. A local image without a digest is not offered: nobody could
-// tell what they got.
+// publicURL returns the URL of a row's bytes: of this server if it has them, else
+// of a source. It returns false for a local image without a digest: clients
+// could not verify it.
 func publicURL(base string, row *inventory.Row) (string, bool) {
 	if row.Cached {
 		return base + ImagePath(row.Digest(), row.Names[0]), row.SHA256 != nil
@@ -199,15 +200,15 @@ func publicURL(base string, row *inventory.Row) (string, bool) {
 	return "", false
 }
 
-// ImagePath returns the path of an image by its SHA-256. The name is for clients
-// that read the suffix.
+// ImagePath returns the path of an image by its SHA-256. The name gives clients
+// the suffix.
 func ImagePath(sha256, name string) string {
 	return "/images/" + sha256 + "/" + url.PathEscape(name)
 }
 
-// RawPath returns the path at which a disk gets a row's image, or "" if no disk
-// does. It has no suffix of a compression, by which clients would decompress the
-// disk again.
+// RawPath returns the path of the disk in a row's image, or "" if /raw does not
+// serve one. It ends in the name of the disk: clients would decompress by the
+// suffix of a compression.
 func (f *Function) RawPath(row *inventory.Row) string {
 	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
 		return ""
@@ -293,7 +294,7 @@ func oneOf(field, value string, known []string) error {
 	return problem.Newf(problem.Invalid, "%s must be one of %s", field, strings.Join(known, ", "))
 }
 
-// parseBefore reads an event's ID, or a time.
+// parseBefore parses an event's ID or an RFC 3339 time.
 func parseBefore(s string) (layout.EventID, error) {
 	if _, ok := layout.EventID(s).Time(); ok {
 		return layout.EventID(s), nil
@@ -302,15 +303,15 @@ func parseBefore(s string) (layout.EventID, error) {
 	if err != nil {
 		return "", problem.New(problem.Invalid, "before must be the id of an event, or a time like 2026-01-02T15:04:05Z")
 	}
-	// The ID after every event of that microsecond.
+	// After every event of that microsecond.
 	return layout.NewEventID(t, "ffffffffffffffff"), nil
 }
 
-// record writes an event about what the operator did.
+// record logs an action of the operator.
 func (f *Function) record(r *http.Request, e activity.Event) {
 	e.Actor, e.SourceIP = activity.Operator, web.ClientIP(r)
 	f.Activity.Add(r.Context(), e)
 }
 
-// notFound reports whether err is the store's way to say that there is nothing.
+// notFound reports whether err is [store.ErrNotFound].
 func notFound(err error) bool { return errors.Is(err, store.ErrNotFound) }

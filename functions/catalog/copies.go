@@ -14,28 +14,28 @@ import (
 	"imageroot/shared/web"
 )
 
-// maxCopies is how many bytes the copies of a listing have together: the one
-// of the catalog as it is, and those that are still being sent.
+// maxCopies is the most bytes of all copies of a listing: the current one and
+// older ones that are still being sent.
 const maxCopies = 16 << 20
 
-// Copies are the encoded forms of a listing. All answers of one state of the
-// catalog share one, whatever base URL each has, so that what clients leave
-// unread takes no memory of its own.
+// copies are the encoded forms of a listing. All answers about one snapshot share
+// one copy, whatever the base URL of each is, so that a client that does not
+// read costs no memory.
 type copies struct {
 	mu   sync.Mutex
-	of   weak.Pointer[inventory.Snapshot] // what the last of all is of
+	of   weak.Pointer[inventory.Snapshot] // of the last copy
 	all  []*encoded                       // oldest first
 	size int64
 }
 
 // An encoded listing.
 type encoded struct {
-	parts   [][]byte // the base URL goes between each two
+	parts   [][]byte // separated by the base URL
 	size    int64
 	senders map[*http.ResponseController]struct{}
 }
 
-// send answers with the listing of s. Encode returns it for a base URL.
+// send answers with the listing of s, which encode returns for a base URL.
 func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snapshot, contentType string, encode func(base string) ([]byte, error)) error {
 	rc := http.NewResponseController(w)
 	e, err := c.take(s, rc, encode)
@@ -49,7 +49,7 @@ func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snaps
 	for i, part := range e.parts {
 		if i > 0 {
 			if _, err := w.Write(base); err != nil {
-				return nil // who has left needs no answer
+				return nil // the client has left
 			}
 		}
 		if _, err := w.Write(part); err != nil {
@@ -59,7 +59,7 @@ func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snaps
 	return nil
 }
 
-// take returns the copy of s for an answer, which must give it back.
+// take returns the copy for s. The caller must give it back.
 func (c *copies) take(s *inventory.Snapshot, rc *http.ResponseController, encode func(base string) ([]byte, error)) (*encoded, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,7 +78,7 @@ func (c *copies) take(s *inventory.Snapshot, rc *http.ResponseController, encode
 	return e, nil
 }
 
-// add makes e the last copy, unless the one before says the same.
+// add appends e, unless it equals the last copy.
 func (c *copies) add(e *encoded) {
 	if n := len(c.all); n > 0 && slices.EqualFunc(c.all[n-1].parts, e.parts, bytes.Equal) {
 		return
@@ -87,7 +87,7 @@ func (c *copies) add(e *encoded) {
 	c.size += e.size
 	c.drop()
 	for c.size > maxCopies && len(c.all) > 1 {
-		// A client that has not read the oldest by now is cut off.
+		// Cut off the clients that are still reading the oldest copy.
 		for rc := range c.all[0].senders {
 			_ = rc.SetWriteDeadline(time.Unix(1, 0))
 		}
@@ -96,7 +96,7 @@ func (c *copies) add(e *encoded) {
 	}
 }
 
-// drop forgets the old copies that are not being sent.
+// drop removes the old copies that are not being sent.
 func (c *copies) drop() {
 	last := c.all[len(c.all)-1]
 	c.all = slices.DeleteFunc(c.all, func(e *encoded) bool {

@@ -18,11 +18,12 @@ import (
 	"imageroot/shared/web"
 )
 
-// maxManifestBody lets the parser, which says more, refuse what is too large.
+// maxManifestBody lets the parser refuse a manifest that is too large, since its
+// error says more.
 const maxManifestBody = manifest.MaxBytes + 1
 
-// exportManifest answers GET /catalog.toml: the whole catalog for another
-// server to read.
+// exportManifest answers GET /catalog.toml: the whole catalog as a manifest for
+// another server.
 func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error {
 	s, err := f.Inventory.Snapshot(r.Context())
 	if err != nil {
@@ -35,7 +36,7 @@ func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error 
 
 func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 	m := &manifest.Manifest{}
-	used := map[string]bool{} // names in a manifest are unique, whatever the case
+	used := map[string]bool{} // names in a manifest differ by more than case
 	for i := range s.Rows {
 		row := &s.Rows[i]
 		src, ok := publicURL(base, row)
@@ -45,7 +46,7 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 		name := row.Names[0]
 		if used[strings.ToLower(name)] {
 			if row.Ref == nil {
-				continue // nothing tells it from the other
+				continue // it cannot be told from the other one
 			}
 			name = apart(*row.Ref, name)
 		}
@@ -61,8 +62,8 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 	return m
 }
 
-// apart puts ref before a name that another row has, and shortens the name
-// from its front where both together are too long for one.
+// apart returns a unique name for a row whose name another row has: ref and the
+// name, whose beginning is cut if both together are too long.
 func apart(ref, name string) string {
 	keep := image.MaxNameBytes - len(ref) - len("-")
 	for len(name) > keep {

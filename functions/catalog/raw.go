@@ -23,18 +23,19 @@ import (
 	"imageroot/shared/web"
 )
 
-// raw answers GET and HEAD of /raw/{key}[/{name}]: the bytes that a disk should
-// get, whatever the image is. Plain ones are sent as they are, compressed ones
-// decompressed, and qcow2 images as the guest would read them.
+// raw answers GET and HEAD of /raw/{key}[/{name}]: the bytes to write to a disk.
+// Plain images are sent unchanged, compressed ones decompressed, and of qcow2
+// images the guest's disk.
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
 	return f.serve(w, r, f.findDisk, f.sendRaw)
 }
 
-// findDisk is find by the name of a disk, too; see [inventory.Snapshot.ByDisk].
+// findDisk is find that also takes the name of a disk; see
+// [inventory.Snapshot.ByDisk].
 func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) {
 	switch names := s.ByDisk(key); len(names) {
 	case 0:
-		return f.find(s, key) // a SHA-256, or what it says of others
+		return f.find(s, key) // a SHA-256, or its error
 	case 1:
 		return f.find(s, names[0])
 	default:
@@ -42,14 +43,14 @@ func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) 
 	}
 }
 
-// sendRaw answers with what a disk should get of c. Before anything is written
-// the error is store.ErrChanged where the object is another version by now.
+// sendRaw answers with the disk in c. It returns [store.ErrChanged], before
+// anything is written, if the object has another version now.
 func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) error {
 	if err := c.unchanged(r.Context()); err != nil {
 		return err
 	}
 	if c.known != nil {
-		// Refuse what is known to be unusable before a disk is half written.
+		// Refuse it now rather than when the client's disk is half written.
 		if no := c.known.NoDisk(); no != "" {
 			return problem.New(problem.Malformed, no)
 		}
@@ -109,14 +110,15 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		}
 		return f.sendEncoded(w, r, c, frames(objectSection{file}))
 	}
-	file.Close() // a client may take hours
+	file.Close() // the answer may take hours
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
 	describe(w.Header(), c, "-raw", c.sha256)
 	return f.sendRanges(w, r, c, c.info.Size, body)
 }
 
-// elsewhere says how to get the bytes where none pass through here.
+// elsewhere returns the error that tells a client how to unpack the image, for
+// setups in which no bytes pass through this server.
 func elsewhere(r *http.Request, c *object) error {
 	key := c.sha256
 	if key == "" {
@@ -130,7 +132,7 @@ func elsewhere(r *http.Request, c *object) error {
 	}
 	unpack := ""
 	if kind.Compressed() {
-		unpack = string(kind) + " -d | " // each is called what its tool is
+		unpack = string(kind) + " -d | " // a kind has the name of its tool
 	}
 	const curl = `curl -fL -w '%{stderr}%header{problem-detail}\n'` // prints the reason of a failure
 	how := fmt.Sprintf("%s '%s' | %sdd of=/dev/sdX bs=4M", curl, from, unpack)
@@ -140,16 +142,16 @@ func elsewhere(r *http.Request, c *object) error {
 	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
 }
 
-// diskClusters is how many clusters of a qcow2 image are in memory at once, at
-// the most: those that are read ahead, and what they were decompressed from.
+// diskClusters is the most clusters of a qcow2 image in memory at once: those
+// that are read ahead, and the data that they were decompressed from.
 const diskClusters = 16
 
-// maxWalk is how many bytes of tables are read to see whether an image is all
-// there before its first byte is sent: those of 128 GiB in clusters of 64 KiB.
+// maxWalk is the most bytes of tables that are read to check that an image is
+// complete before its first byte is sent: 128 GiB in clusters of 64 KiB.
 const maxWalk = 16 << 20
 
-// openDisk opens a qcow2 image. One that is cut short is best refused before a
-// disk is half written, where that can be found out at little cost.
+// openDisk opens a qcow2 image. Within maxWalk, it refuses a truncated image, on
+// which the client's disk would be half written.
 func openDisk(file *reader.Reader, r *http.Request) (diskSection, error) {
 	disk, err := qcow2.Open(file, file.Size())
 	if err == nil && r.Header.Get("Range") == "" && disk.Size()/disk.Header().ClusterSize*8 <= maxWalk {
@@ -158,7 +160,7 @@ func openDisk(file *reader.Reader, r *http.Request) (diskSection, error) {
 	return diskSection{disk}, err
 }
 
-// unreadable makes a problem of what is wrong with an image.
+// unreadable returns err as a problem if it is about the image or about memory.
 func unreadable(err error) error {
 	if e, ok := errors.AsType[*qcow2.Error](err); ok {
 		return problem.Wrap(problem.Malformed, e.Detail, err)
@@ -172,8 +174,8 @@ func unreadable(err error) error {
 	return err
 }
 
-// sendUnpacked answers with what a compressed image decompresses to. It is read
-// from its beginning, so there are no ranges.
+// sendUnpacked answers with a compressed image, decompressed. It does not support
+// ranges, since decompression begins at the first byte.
 func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *object, kind content.Kind, zstd bool, place *place) error {
 	encoding := int64(0)
 	if zstd {
@@ -195,7 +197,7 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	if err := grow(unpacked.Window()); err != nil {
 		return unreadable(err)
 	}
-	var sum *digest.Hasher // where it is not known yet
+	var sum *digest.Hasher // nil if the digest is known
 	if c.rawSHA256 == "" && !zstd {
 		sum = digest.New(false)
 	}
@@ -208,7 +210,7 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	}, func(n int) { size += int64(n) })
 	defer stream.Stop(cancel)
 
-	// Nothing is promised before the first bytes are there.
+	// The head of the answer promises nothing before the first bytes are read.
 	first, err := stream.Peek()
 	if err != nil {
 		return unreadable(err)

@@ -7,18 +7,17 @@ import (
 	"imageroot/shared/store/reader"
 )
 
-// A section is an io.ReaderAt with an end, which may be known to be zero in
-// places.
+// A section is an [io.ReaderAt] with a size and known runs of zeros.
 type section interface {
 	io.ReaderAt
 	Size() int64 // bytes
-	// Block is how many bytes, or a multiple of how many, are best read at once.
+	// Block returns the best size of a read, in bytes, or a divisor of it.
 	Block() int64
-	// Zeros returns how many bytes from off on are known to be zero.
+	// Zeros returns the number of bytes from off that are known to be zero.
 	Zeros(off int64) (int64, error)
 }
 
-// An objectSection is all of an object, of which nothing is known.
+// An objectSection is a whole object. It knows of no zeros.
 type objectSection struct{ *reader.Reader }
 
 func (objectSection) Block() int64               { return aheadBytes }

@@ -19,17 +19,17 @@ import (
 	"imageroot/shared/store"
 )
 
-// An object is one version of an object, to be served.
+// An object is one version of an object that is to be sent.
 type object struct {
 	root   store.Root
 	key    string // in root
 	info   store.Info
 	name   string // for the client
-	sha256 string // empty if not known
+	sha256 string // "" if it is not known
 
-	known *content.Record // nil: nothing
+	known *content.Record // nil if the content was not inspected
 
-	// What a disk gets of it; not known where rawSHA256 is empty.
+	// Of the disk in it; not known if rawSHA256 is "".
 	rawSize   int64
 	rawSHA256 string
 }
@@ -39,10 +39,10 @@ func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
 	return f.serve(w, r, f.find, f.send)
 }
 
-// serve finds what a request is for and sends it.
+// serve finds the object that a request names and sends it.
 func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot, string) (*object, error), send func(http.ResponseWriter, *http.Request, *object) error) error {
-	// A listing may be older than the object: what it names is looked at
-	// before a byte is sent, and the catalog asked again where it has changed.
+	// The snapshot may be older than the object: send checks the version before
+	// it writes a byte.
 	const tries = 3
 	for range tries {
 		s, err := f.Inventory.Snapshot(r.Context())
@@ -70,7 +70,7 @@ func (f *Function) touch(c *object) {
 	}
 }
 
-// nameFor is the name that the client saves the bytes under.
+// nameFor returns the file name for the client.
 func nameFor(r *http.Request, name string) string {
 	if asked := r.PathValue("name"); image.IsName(asked) {
 		return asked
@@ -78,7 +78,8 @@ func nameFor(r *http.Request, name string) string {
 	return name
 }
 
-// find returns what a key stands for: a SHA-256, or the name of an image.
+// find returns the object that key names, which is a SHA-256 or the name of an
+// image.
 func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 	sha := strings.ToLower(key)
 	if layout.IsHex256(sha) {
@@ -101,7 +102,7 @@ func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 	return f.cached(s, row, key)
 }
 
-// cached returns a row's bytes, wherever they are here.
+// cached returns the object with a row's bytes, in either root.
 func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*object, error) {
 	if local, ok := row.Local(); ok {
 		if info, ok := s.Image(local); ok {
@@ -122,8 +123,8 @@ func newObject(root store.Root, key string, info store.Info, name string, row *i
 	return c
 }
 
-// send answers with the content. Before anything is written the error is
-// store.ErrChanged where the object is another version by now.
+// send answers with the content. It returns [store.ErrChanged], before anything
+// is written, if the object has another version now.
 func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error {
 	if err := c.unchanged(r.Context()); err != nil {
 		return err
@@ -138,8 +139,8 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	return f.sendRanges(w, r, c, c.info.Size, body)
 }
 
-// describe sets the fields that speak of what is sent: an object, or what is
-// made of it, whose ETag ends in suffix and whose SHA-256 may not be known.
+// describe sets the header fields about the body: an object, or one that is made
+// of it, whose ETag ends in suffix. The sha256 of the body may be "".
 func describe(h http.Header, c *object, suffix, sha256 string) {
 	etag := c.sha256
 	if etag == "" {
@@ -151,19 +152,19 @@ func describe(h http.Header, c *object, suffix, sha256 string) {
 	}
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": c.name}))
-	// Caches may keep it, and ask each time whether it is still this one.
+	// Caches may store it, but must revalidate (RFC 9111 §5.2.2.4).
 	h.Set("Cache-Control", "no-cache")
 }
 
-// A body is what [http.ServeContent] reads.
+// A body is read by [http.ServeContent].
 type body interface {
 	io.ReadSeeker
 	failure() error // the first failure to read
 }
 
-// sendRanges answers with a body, or the parts of it that are asked for.
+// sendRanges answers with a body or the requested ranges of it.
 func (f *Function) sendRanges(w http.ResponseWriter, r *http.Request, c *object, size int64, body body) error {
-	out := &lastLook{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
+	out := &verifiedWriter{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
 	if ignoredRange(r) {
 		r.Header.Del("Range")
 	}
@@ -181,15 +182,14 @@ func (f *Function) sendRanges(w http.ResponseWriter, r *http.Request, c *object,
 	return err
 }
 
-// cutOff is the error of an answer that has begun, which breaks the connection.
-// It does not wrap what asks for another try: the bytes of that would go on
-// where these ended.
+// cutOff returns the error of an answer that has begun, which breaks the
+// connection. It does not wrap err: serve would try again and append the bytes of
+// another answer.
 func cutOff(c *object, err error) error {
 	return fmt.Errorf("image %q: cut off while it was sent: %v", c.key, err)
 }
 
-// links returns what makes URLs of the content at the store; nil where its bytes
-// go through here.
+// links returns the presigner of URLs of c, or nil if this server sends the bytes.
 func (f *Function) links(c *object) store.Presigner {
 	if c.root == f.Images {
 		return f.ImageLinks
@@ -197,8 +197,8 @@ func (f *Function) links(c *object) store.Presigner {
 	return f.CatalogLinks
 }
 
-// redirect sends the client to the store, which answers ranges and conditions.
-// The answer has no validators: the store's are others.
+// redirect sends the client to the store, which handles ranges and conditions.
+// The answer has no validators, since the store has others.
 func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
 	url, err := links.PresignGet(r.Context(), c.key, c.name, r.Method == http.MethodHead)
 	if err != nil {
@@ -214,21 +214,18 @@ func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Pre
 	return nil
 }
 
-// maxRanges is how many ranges one request may ask for: each is a request to
-// the store.
+// maxRanges is the most ranges of one request: each is a request to the store.
 const maxRanges = 16
 
-// ignoredRange reports whether the request has a Range field that must be
-// ignored and that net/http would not ignore: of another method than GET, in a
-// unit that is not bytes (RFC 9110, 14.2), of the last 0 bytes, or of so many
-// ranges that nobody means well by it.
+// ignoredRange reports whether the Range field must be ignored, though net/http
+// would not: of another method than GET or in another unit than bytes (RFC 9110
+// §14.2), of the last 0 bytes, or of too many ranges.
 func ignoredRange(r *http.Request) bool {
 	spec, isBytes := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
 	return r.Method != http.MethodGet || !isBytes || strings.TrimSpace(spec) == "-0" || strings.Count(spec, ",") >= maxRanges
 }
 
-// unchanged returns store.ErrChanged where the object is another version than
-// the one that is served.
+// unchanged returns [store.ErrChanged] if the object has another version than c.
 func (c *object) unchanged(ctx context.Context) error {
 	info, err := c.root.Head(ctx, c.key)
 	if err == nil && !info.Equal(c.info.Version) {
@@ -237,8 +234,8 @@ func (c *object) unchanged(ctx context.Context) error {
 	return err
 }
 
-// objectReader reads an object from wherever it was sought to. It opens it
-// when the first byte is wanted.
+// An objectReader reads an object from any offset. It opens the object at the
+// first read.
 type objectReader struct {
 	ctx    context.Context
 	object *object
@@ -297,64 +294,64 @@ func (o *objectReader) Close() {
 	}
 }
 
-// lastLook holds the end of an answer back until the object has been looked
-// at once more: a file that was edited in place while it was read must not
-// pass for the version that the answer's head speaks of.
-type lastLook struct {
+// A verifiedWriter holds back the end of an answer until the object's version is
+// checked: a file that is edited in place while it is read must not pass for the
+// version that the head of the answer names.
+type verifiedWriter struct {
 	http.ResponseWriter
 	served    func(int)
 	unchanged func() error
 
 	started bool
-	left    int64 // bytes of the body to come, or -1 if not known
-	refused int   // a status of net/http's that is not written: problems say more
+	left    int64 // bytes of the rest of the body, or -1 if that is not known
+	refused int   // an error status of net/http, which a problem replaces
 	err     error
 }
 
-func (l *lastLook) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+func (w *verifiedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (l *lastLook) WriteHeader(status int) {
+func (w *verifiedWriter) WriteHeader(status int) {
 	if status >= 400 {
-		l.refused = status
+		w.refused = status
 		return
 	}
-	l.started, l.left = true, -1
-	if n, err := strconv.ParseInt(l.Header().Get("Content-Length"), 10, 64); err == nil {
-		l.left = n
+	w.started, w.left = true, -1
+	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
+		w.left = n
 	}
-	l.ResponseWriter.WriteHeader(status)
+	w.ResponseWriter.WriteHeader(status)
 }
 
-func (l *lastLook) Write(p []byte) (int, error) {
+func (w *verifiedWriter) Write(p []byte) (int, error) {
 	switch {
-	case l.err != nil:
-		return 0, l.err
-	case l.refused != 0:
+	case w.err != nil:
+		return 0, w.err
+	case w.refused != 0:
 		return len(p), nil
 	}
-	if l.left >= 0 && int64(len(p)) >= l.left {
-		if l.err = l.unchanged(); l.err != nil {
-			return 0, l.err
+	if w.left >= 0 && int64(len(p)) >= w.left {
+		if w.err = w.unchanged(); w.err != nil {
+			return 0, w.err
 		}
 	}
-	n, err := l.ResponseWriter.Write(p)
-	l.left -= int64(n)
-	l.served(n)
+	n, err := w.ResponseWriter.Write(p)
+	w.left -= int64(n)
+	w.served(n)
 	return n, err
 }
 
 const (
-	// copyBuffer is how much is moved at a time: system calls on loopback cost
-	// more than the memory. largeCopies answers at most have such a buffer, so
-	// that clients that do not read hold little.
+	// copyBuffer is the size of a write: on loopback, system calls cost more than
+	// the memory. At most largeCopies answers have such a buffer, so that clients
+	// that do not read hold little memory.
 	copyBuffer, largeCopies = 256 << 10, 64
-	// smallBuffer is how much all others move at a time, and each answer until
+	// smallBuffer is the size of a write of all other answers, and of each until
 	// its client has read provenBytes.
 	smallBuffer, provenBytes = 8 << 10, 16 << 20
 )
 
-// large holds the buffers of copyBuffer bytes, or nil for one that is yet to
-// be made.
+// large holds the buffers of copyBuffer bytes, nil for one that is not allocated
+// yet.
 var large = func() chan []byte {
 	c := make(chan []byte, largeCopies)
 	for range largeCopies {
@@ -363,9 +360,9 @@ var large = func() chan []byte {
 	return c
 }()
 
-// ReadFrom implements io.ReaderFrom, for its buffers.
-func (l *lastLook) ReadFrom(src io.Reader) (int64, error) {
-	out := struct{ io.Writer }{l}
+// ReadFrom implements [io.ReaderFrom], to choose the buffer.
+func (w *verifiedWriter) ReadFrom(src io.Reader) (int64, error) {
+	out := struct{ io.Writer }{w}
 	small := make([]byte, smallBuffer)
 	n, err := io.CopyBuffer(out, io.LimitReader(src, provenBytes), small)
 	if err != nil || n < provenBytes {

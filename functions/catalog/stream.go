@@ -16,9 +16,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// sendStream answers with pieces of a body that can be read once, from its
-// beginning. What head sets is set if there is to be a body; tail is called
-// after the last piece, to set trailers.
+// sendStream answers with the pieces of a body that can be read only once. It
+// calls head to set header fields of an answer with a body, and tail after the
+// last piece to set trailers.
 func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object, head func(), body iter.Seq2[[]byte, error], tail func()) error {
 	h := w.Header()
 	switch conditions(r, h, c) {
@@ -32,7 +32,7 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 	h.Set("Accept-Ranges", "none")
 	h.Set("Last-Modified", c.info.LastModified.UTC().Format(http.TimeFormat))
 	head()
-	out := &lastLook{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
+	out := &verifiedWriter{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
 	out.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return nil
@@ -57,12 +57,12 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 	return nil
 }
 
-// conditions is the status that the request's If-... fields lead to.
+// conditions returns the status that the request's preconditions lead to.
 func conditions(r *http.Request, h http.Header, c *object) int {
 	ask := r.Clone(r.Context())
 	ask.Header.Del("Range")
 	answer := recorder{header: http.Header{"Etag": h["Etag"], "Content-Type": h["Content-Type"]}}
-	// net/http knows the rules (RFC 9110, 13), and needs no body for them.
+	// net/http evaluates them (RFC 9110 §13) and needs no body for that.
 	http.ServeContent(&answer, ask, "", c.info.LastModified, strings.NewReader(""))
 	return answer.status
 }
@@ -80,8 +80,8 @@ func failedPrecondition() error {
 	return problem.New(problem.Precondition, "the image is not the version that the request's If-Match or If-Unmodified-Since asks for")
 }
 
-// takesZstd reports whether the client would rather have the answer in zstd
-// (RFC 8878; RFC 9110, 12.5.3).
+// takesZstd reports whether the client accepts the content coding zstd (RFC 8878
+// §7.2; RFC 9110 §12.5.3).
 func takesZstd(r *http.Request) bool {
 	for _, field := range r.Header.Values("Accept-Encoding") {
 		for coding := range strings.SplitSeq(field, ",") {
@@ -97,34 +97,34 @@ func takesZstd(r *http.Request) bool {
 	return false
 }
 
-// sendEncoded answers in zstd.
+// sendEncoded answers with the content coding zstd.
 func (f *Function) sendEncoded(w http.ResponseWriter, r *http.Request, c *object, frames iter.Seq2[[]byte, error]) error {
 	h := w.Header()
 	describe(h, c, "-raw-zstd", "")
 	return f.sendStream(w, r, c, func() { h.Set("Content-Encoding", "zstd") }, frames, func() {})
 }
 
-// encoder makes a frame of each block, from several goroutines at once: whoever
-// decodes them sees one stream. The window is below the 8 MiB that any client
-// must take (RFC 9659).
+// encoder encodes each block as a frame, concurrently. A decoder reads the frames
+// as one stream. The window is below the 8 MiB that each client must support
+// (RFC 9659).
 var encoder = sync.OnceValue(func() *zstd.Encoder {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(aheadBytes), zstd.WithLowerEncoderMem(true))
 	if err != nil {
-		panic(err) // of these options, none can be wrong
+		panic(err) // the options are valid
 	}
 	return e
 })
 
-// farBytes is the most that one frame of zeros stands for.
+// farBytes is the size of the zeros in the larger of the two frames of zeros.
 const farBytes = 8 << 20
 
-// Frames of zeros, which need not be read or encoded again and again.
+// zeroBlock and zeroFar return frames of zeros, which are encoded once.
 var (
 	zeroBlock = sync.OnceValue(func() []byte { return encoder().EncodeAll(make([]byte, aheadBytes), nil) })
 	zeroFar   = sync.OnceValue(func() []byte { return encoder().EncodeAll(make([]byte, farBytes), nil) })
 )
 
-// encode returns a block as a frame. It writes into to, if there is room.
+// encode returns a block as a frame. It uses the capacity of to.
 func encode(block, to []byte) []byte {
 	if len(block) == aheadBytes && block[0] == 0 && bytes.Equal(block[1:], block[:len(block)-1]) {
 		return zeroBlock()
@@ -132,7 +132,7 @@ func encode(block, to []byte) []byte {
 	return encoder().EncodeAll(block, to[:0])
 }
 
-// framed runs tasks that encode blocks. They take what they write to from free.
+// framed runs tasks that encode blocks into buffers of free.
 func framed(tasks iter.Seq[func() ([]byte, error)], free buffers) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		for frame, err := range ordered(tasks) {
@@ -146,10 +146,10 @@ func framed(tasks iter.Seq[func() ([]byte, error)], free buffers) iter.Seq2[[]by
 	}
 }
 
-// frameBytes has room for a block that does not compress.
+// frameBytes is enough for a block that does not compress.
 const frameBytes = aheadBytes + aheadBytes/256
 
-// frames encodes a section: what is known to be zero is not looked at.
+// frames encodes a section. It does not read what is known to be zero.
 func frames(src section) iter.Seq2[[]byte, error] {
 	in, out := newBuffers(aheadBytes), newBuffers(frameBytes)
 	return framed(func(yield func(func() ([]byte, error)) bool) {

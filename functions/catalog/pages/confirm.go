@@ -14,8 +14,8 @@ import (
 	"imageroot/templates"
 )
 
-// confirm answers GET /ui/images/confirm: it asks before something is deleted
-// or replaced. Where that is gone already, there is nothing to ask.
+// confirm answers GET /ui/images/confirm: it asks before something is deleted or
+// replaced. If that does not exist any more, it asks nothing.
 func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	what, key := r.URL.Query().Get("what"), r.URL.Query().Get("key")
 	c, err := p.question(r.Context(), what, key)
@@ -39,7 +39,8 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	return p.show(w, r, http.StatusOK, *c)
 }
 
-// addBack makes a form return to a page; see [web.Back].
+// addBack returns the URL of a form's action with the page to return to; see
+// [web.Back].
 func addBack(action, page string) string {
 	separator := "?"
 	if strings.Contains(action, "?") {
@@ -48,8 +49,7 @@ func addBack(action, page string) string {
 	return action + separator + url.Values{"_back": {page}}.Encode()
 }
 
-// question returns what to ask, or nil where there is nothing (any more) that
-// it would be about.
+// question returns the question about key, or nil if key does not exist.
 func (p *Pages) question(ctx context.Context, what, key string) (*templates.Confirm, error) {
 	s, err := p.Inventory.Snapshot(ctx)
 	if err != nil {
@@ -67,23 +67,23 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 		if row, ok := s.ByName(key); ok {
 			c.Facts = facts(row, key)
 			if others(row, inventory.Local, key) {
-				c.Text = "The object is removed from the image root. The same bytes stay in the catalog by the other sources."
+				c.Text = "The object is removed from the image root. The image stays in the catalog, from its other sources."
 			}
 		}
 		return c, nil
 	case "replace":
 		old, ok := s.Spelled(key)
 		if !ok || !image.IsName(key) {
-			return nil, nil // the upload is refused with the reason
+			return nil, nil // nothing to replace, or the upload is refused
 		}
 		if old != key {
 			return &templates.Confirm{
-				Question: "Upload another " + key + "?", Text: "An image whose name looks the same is in the image root: its letters are composed in another way (Unicode NFC and NFD). The upload does not replace it, and both will be listed.",
+				Question: "Upload another " + key + "?", Text: "The image root has an image whose name looks the same, but is composed of other characters (Unicode NFC and NFD). The upload does not replace it: both will be listed.",
 				Action: imagesPath, Button: "Upload", Choice: true,
 			}, nil
 		}
 		c := &templates.Confirm{
-			Question: "Replace " + key + "?", Text: "An image of this name is in the image root. The upload takes its place once all of it is there.",
+			Question: "Replace " + key + "?", Text: "The image root has an image of this name. The upload replaces it when it is complete.",
 			Action: imagesPath, Button: "Replace", Choice: true,
 		}
 		if row, ok := s.ByName(key); ok {
@@ -93,7 +93,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 	case "beside":
 		return &templates.Confirm{
 			Question: "Upload another " + key + "?",
-			Text:     "Another upload of this name has begun and not ended, in this browser or elsewhere. Both can run; the one that ends last is the image.",
+			Text:     "Another upload of this name is in progress, in this browser or elsewhere. Both can run: the one that completes last becomes the image.",
 			Action:   imagesPath, Button: "Upload this one too", Choice: true,
 		}, nil
 	case "entry":
@@ -103,7 +103,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 		}
 		c := &templates.Confirm{
 			Question: "Delete the entry " + row.Names[0] + "?",
-			Text:     "The URL is taken out of the catalog, and bytes that were fetched from it are dropped unless something else names them.",
+			Text:     "The URL is removed from the catalog. Bytes that were fetched from it are dropped unless another source names them.",
 			Facts:    append([]templates.Detail{{Name: "URL", Value: key}}, facts(row, row.Names[0])...),
 			Action:   "/catalog/entries?" + url.Values{"_method": {"DELETE"}, "src": {key}}.Encode(),
 			Button:   "Delete", Done: "The entry " + row.Names[0] + " was deleted.",
@@ -116,7 +116,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 		}
 		return &templates.Confirm{
 			Question: "Drop the fetched bytes of " + row.Names[0] + "?",
-			Text:     "The bytes are removed from this server. The entry stays, and they can be fetched again as long as the source has them.",
+			Text:     "The bytes are removed from this server. The entry stays, and the bytes can be fetched again while the source has them.",
 			Facts:    facts(row, row.Names[0]), Action: "/catalog/cache/" + key + "?_method=DELETE", Button: "Drop",
 			Done: "The fetched bytes of " + row.Names[0] + " were dropped.",
 		}, nil
@@ -124,7 +124,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 	return nil, problem.New(problem.Invalid, "this page asks about an image, an entry or a cache")
 }
 
-// facts are what is known of a row, asked about by a name.
+// facts returns the facts about a row for a question about one of its names.
 func facts(row *inventory.Row, name string) []templates.Detail {
 	var list []templates.Detail
 	if row.SizeBytes != nil {
@@ -140,7 +140,7 @@ func facts(row *inventory.Row, name string) []templates.Detail {
 	return list
 }
 
-// withSource returns the row that has a source, or nil.
+// withSource returns the row with that source, or nil.
 func withSource(s *inventory.Snapshot, kind, location string) *inventory.Row {
 	for i := range s.Rows {
 		if has(&s.Rows[i], kind, location) {
@@ -159,7 +159,7 @@ func has(row *inventory.Row, kind, location string) bool {
 	return false
 }
 
-// others reports whether a row has another source than this one.
+// others reports whether a row has that source and another one.
 func others(row *inventory.Row, kind, location string) bool {
 	return len(row.Sources) > 1 && has(row, kind, location)
 }

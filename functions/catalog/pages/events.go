@@ -19,7 +19,7 @@ func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	v := r.URL.Query()
 	for name := range v {
 		if v.Get(name) == "" {
-			delete(v, name) // a form sends the fields that nobody filled in too
+			delete(v, name) // a form sends empty fields, too
 		}
 	}
 	page := templates.Events{
@@ -96,7 +96,7 @@ func (p *Pages) eventViews(events []activity.Event) []templates.Event {
 	return views
 }
 
-// detail writes a value of an event's details, which came as JSON.
+// detail formats a value of an event's details, which were decoded from JSON.
 func detail(name string, v any) string {
 	switch v := v.(type) {
 	case nil:

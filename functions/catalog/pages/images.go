@@ -23,7 +23,7 @@ const (
 	eventsAge = 5 * time.Second
 )
 
-// kept is what would be the same if it were made again.
+// kept is a cache of what is expensive to make.
 type kept struct {
 	rows struct {
 		sync.Mutex
@@ -33,8 +33,8 @@ type kept struct {
 	events struct {
 		sync.Mutex
 		fragment templates.Fragment
-		at       time.Time // zero: none
-		cause    string    // what they were listed for
+		at       time.Time // zero if there is no fragment
+		cause    string    // of listing them
 	}
 }
 
@@ -58,8 +58,8 @@ func (p *Pages) imagesPage(w http.ResponseWriter, r *http.Request, v url.Values,
 	}, nil
 }
 
-// live answers GET /ui/images/live: those parts of the page that are not what
-// the browser has.
+// live answers GET /ui/images/live: the parts of the page that have another
+// version than the browser's.
 func (p *Pages) live(w http.ResponseWriter, r *http.Request) error {
 	v := r.URL.Query()
 	parts, err := p.parts(r, v)
@@ -137,7 +137,7 @@ func (p *Pages) summary(s *inventory.Snapshot) templates.Summary {
 	return templates.Summary{Count: count(int64(len(s.Rows))), One: len(s.Rows) == 1, Stored: sizeOf(stored), Location: p.Location}
 }
 
-// recent is what happened last. It is listed again when cause has changed.
+// recent returns the newest events. It lists them again when cause changes.
 func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, error) {
 	now := p.Now()
 	k := &p.kept.events
@@ -146,7 +146,7 @@ func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, e
 	if k.cause == cause && !k.at.IsZero() && now.Sub(k.at) < eventsAge {
 		return k.fragment, nil
 	}
-	// Of images and of the catalog, not of who logged in.
+	// Not those about logging in.
 	var all []activity.Event
 	for _, kind := range []string{activity.SubjectImage, activity.SubjectCatalog} {
 		events, _, err := p.Activity.List(ctx, activity.Filter{SubjectKind: kind, Limit: pageEvents})

@@ -17,7 +17,7 @@ import (
 // pageJobs is the most jobs of each kind on a page.
 const pageJobs = 20
 
-// statuses tells lists of jobs apart whose events differ.
+// statuses returns a string that changes when a job changes its status.
 func statuses(jobs []job.Job) string {
 	n := map[job.Status]int{}
 	var last time.Time
@@ -30,7 +30,8 @@ func statuses(jobs []job.Job) string {
 	return fmt.Sprint(n, last.UnixNano()) // maps are written in order
 }
 
-// jobViews are the jobs to show: what runs, what is next, what ended last.
+// jobViews returns the jobs to show: the running ones, the next ones, and those
+// that ended last.
 func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs {
 	n := map[job.Status]int64{}
 	for i := range jobs {
@@ -43,8 +44,8 @@ func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs
 		}
 	}
 	v := templates.Jobs{Counts: strings.Join(counts, ", ")}
-	// The list has the active ones first. However many wait, what ended last
-	// is on the page too.
+	// The list begins with the active ones. Those that ended last are shown
+	// however many are queued.
 	active := int(n[job.Running] + n[job.Queued])
 	ended := min(len(jobs)-active, max(pageJobs-active, pageJobs/4))
 	shown := slices.Concat(jobs[:min(active, pageJobs-ended)], jobs[active:active+ended])
@@ -86,7 +87,7 @@ func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 	return v
 }
 
-// shortHash names an element of a page after what it shows.
+// shortHash returns the ID of the element that shows s.
 func shortHash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:6])

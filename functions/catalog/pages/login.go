@@ -14,13 +14,13 @@ import (
 	"imageroot/templates"
 )
 
-// isPage reports whether a path, with its query, is a page that one can be
-// sent to after logging in. It keeps other sites' links from leading through
-// the log-in to where they like.
+// isPage reports whether a path, with its query, is a page to return to after
+// logging in. So a link of another site cannot lead through the log-in to any
+// other place.
 func isPage(next string) bool {
-	const most = 2048 // the form holds it beside a password
+	const most = 2048 // the form has it beside a password
 	if len(next) > most || strings.ContainsAny(next, "\\\r\n\t") {
-		return false // browsers read these as they like
+		return false // browsers differ in how they read these
 	}
 	u, err := url.Parse(next)
 	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" {
@@ -81,7 +81,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	e := problem.From(err)
-	if e.Code == problem.Unauthorized && p.failures.tell(web.ClientIP(r), p.Now()) {
+	if e.Code == problem.Unauthorized && p.failures.due(web.ClientIP(r), p.Now()) {
 		p.recordAuth(r, activity.LoginFailed, "log-in with a wrong password")
 	}
 	if !web.WantsPage(r) || e.Code == problem.Internal {
@@ -90,30 +90,30 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	return p.showLogin(w, r, problem.Prepare(w, e), in.Next, e.Detail)
 }
 
-// failures keeps strangers from filling the log: of wrong passwords from one
-// address it is told once a minute.
+// failures bounds what strangers write to the log: wrong passwords from one
+// address are logged once a minute. It is safe for concurrent use.
 type failures struct {
-	mu   sync.Mutex
-	told map[string]time.Time
+	mu     sync.Mutex
+	logged map[string]time.Time
 }
 
-func (f *failures) tell(from string, now time.Time) bool {
+// due reports whether to log a failure from an address now.
+func (f *failures) due(from string, now time.Time) bool {
 	const again, most = time.Minute, 1000
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.told, func(_ string, at time.Time) bool { return now.Sub(at) >= again })
-	if _, ok := f.told[from]; ok || len(f.told) >= most {
+	maps.DeleteFunc(f.logged, func(_ string, at time.Time) bool { return now.Sub(at) >= again })
+	if _, ok := f.logged[from]; ok || len(f.logged) >= most {
 		return false
 	}
-	if f.told == nil {
-		f.told = map[string]time.Time{}
+	if f.logged == nil {
+		f.logged = map[string]time.Time{}
 	}
-	f.told[from] = now
+	f.logged[from] = now
 	return true
 }
 
-// logout answers POST /ui/logout. It is for everybody: who is not logged in
-// is where they wanted to be.
+// logout answers POST /ui/logout. It needs no session.
 func (p *Pages) logout(w http.ResponseWriter, r *http.Request) error {
 	was, err := p.Auth.Authenticated(r)
 	if err != nil {

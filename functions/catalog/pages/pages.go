@@ -1,5 +1,4 @@
-// Package pages has the pages of the catalog: what an operator looks at in a
-// browser.
+// Package pages serves the pages of the catalog, for operators with a browser.
 package pages
 
 import (
@@ -23,9 +22,8 @@ type Pages struct {
 	Auth *auth.Operator
 	// Location is the image root as a URL: s3://images/.
 	Location string
-	// S3Endpoint is the URL of the S3 server for clients elsewhere. In ":9000",
-	// which has no host, the host is the one that the client asked for. Empty is
-	// AWS.
+	// S3Endpoint is the URL of the S3 server for clients on other machines. If it
+	// has no host (":9000"), it is the host of the client's request. "" is AWS.
 	S3Endpoint string
 
 	kept     kept
@@ -77,8 +75,8 @@ func (p *Pages) static(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// policy is the Content-Security-Policy of pages. Nothing inline, nothing from
-// elsewhere. Parts of uploads go to this server, or straight to the store.
+// policy returns the Content-Security-Policy of pages: nothing inline, nothing
+// from other hosts. Parts of uploads go to this server or to the store.
 func (p *Pages) policy(ctx context.Context) (string, error) {
 	connect := "'self'"
 	if p.ImageLinks != nil {
@@ -96,7 +94,7 @@ func (p *Pages) policy(ctx context.Context) (string, error) {
 		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'", nil
 }
 
-// frame is what is around a page for somebody who is logged in.
+// frame returns the frame of a page for a client that is logged in.
 func (p *Pages) frame(w http.ResponseWriter, r *http.Request, title, here string) templates.Frame {
 	return templates.Frame{Title: title, Version: p.Version, Here: here, SignedIn: true, Notice: web.TakeNotice(w, r)}
 }
@@ -117,12 +115,13 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, status int, v templ
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // who has left needs no answer
+		_, _ = w.Write(body) // the client may have left
 	}
 	return nil
 }
 
-// ErrorPage shows a problem to a person. It is web.Config.ErrorPage.
+// ErrorPage answers with a page about a problem. It is ErrorPage of
+// [web.Config].
 func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Error, status int) {
 	signedIn := false
 	if e.Code != problem.Unauthorized {
@@ -130,7 +129,7 @@ func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Err
 		signedIn = ok && err == nil
 	}
 	if signedIn && isAddForm(r) {
-		// The form again, with what was typed into it.
+		// The form again, with its values.
 		add := templates.Add{
 			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"),
 			Refresh: r.PostForm.Get("refresh") == "true", Error: e.Detail,
@@ -145,7 +144,7 @@ func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Err
 		RequestID: w.Header().Get(problem.RequestIDHeader), Back: backFrom(r), Login: e.Code == problem.Unauthorized,
 	}
 	if err := p.show(w, r, status, page); err != nil {
-		p.Log.Error("the page of a problem cannot be shown", "error", err)
+		p.Log.Error("cannot show the page of a problem", "error", err)
 		http.Error(w, visible.Text(e.Detail), status)
 	}
 }
@@ -154,8 +153,8 @@ func isAddForm(r *http.Request) bool {
 	return r.Method == http.MethodPost && r.URL.Path == "/catalog/entries" && r.PostForm.Has("image_url")
 }
 
-// backFrom is where to go on after a problem: the page that led to it, if it
-// was another one of this server.
+// backFrom returns the page to return to after a problem: the one that led to it,
+// if it is another page of this server.
 func backFrom(r *http.Request) string {
 	u, err := url.Parse(r.Referer())
 	if err != nil || u.Host != r.Host {

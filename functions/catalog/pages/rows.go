@@ -20,11 +20,11 @@ import (
 const (
 	// pageRows is the most rows of a page.
 	pageRows = 100
-	// keptRows is how many searches' rows are kept until the catalog changes.
+	// keptRows is the most searches whose rows are kept until the catalog changes.
 	keptRows = 16
 )
 
-// rows returns the rows that a query asks for.
+// rows returns the rows of a query.
 func (p *Pages) rows(r *http.Request, s *inventory.Snapshot, v url.Values, downloads []job.Job) (templates.Fragment, error) {
 	q, err := catalog.ParseQuery(v)
 	if err != nil {
@@ -82,8 +82,7 @@ func (p *Pages) rows(r *http.Request, s *inventory.Snapshot, v url.Values, downl
 	return f, err
 }
 
-// known are the fields of the page's query, without what the browser sends to
-// refresh it.
+// known returns the fields of the page's query without those of a refresh.
 func known(v url.Values) url.Values {
 	k := url.Values{}
 	for _, name := range []string{"q", "sort", "limit", "cursor"} {

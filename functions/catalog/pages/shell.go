@@ -12,7 +12,7 @@ import (
 	"imageroot/templates"
 )
 
-// shell are the lines that bring an image in from a terminal.
+// shell returns the lines that upload an image from a terminal.
 func (p *Pages) shell(r *http.Request) templates.Shell {
 	aws := "aws s3 cp ubuntu.img " + p.Location
 	if e := endpointFor(p.S3Endpoint, r); e != "" {
@@ -24,7 +24,7 @@ func (p *Pages) shell(r *http.Request) templates.Shell {
 	}
 }
 
-// endpointFor is the S3 server as whoever made the request reaches it.
+// endpointFor returns the URL of the S3 server for the client of r.
 func endpointFor(endpoint string, r *http.Request) string {
 	if endpoint == "" {
 		return ""
@@ -49,14 +49,14 @@ func defaultPort(scheme string) string {
 	return "80"
 }
 
-// isUnspecified reports whether a server that listens there listens on every
-// address.
+// isUnspecified reports whether host is the unspecified address, on which a server
+// listens on all addresses.
 func isUnspecified(host string) bool {
 	a, err := netip.ParseAddr(host)
 	return err == nil && a.IsUnspecified()
 }
 
-// hostOf is the name or address that the client knows this server by.
+// hostOf returns the name or address by which the client reached this server.
 func hostOf(r *http.Request) string {
 	if host, _, err := net.SplitHostPort(r.Host); err == nil {
 		return host

@@ -8,7 +8,7 @@ import (
 	"imageroot/templates"
 )
 
-// sizeOf writes bytes in binary units, as people read them, and exactly.
+// sizeOf formats n bytes in binary units and exactly.
 func sizeOf(n int64) templates.Size {
 	const unit = 1024
 	s := templates.Size{Exact: count(n) + " bytes", Text: strconv.FormatInt(n, 10) + " B"}
@@ -19,7 +19,7 @@ func sizeOf(n int64) templates.Size {
 		return s
 	}
 	v, i := float64(n)/unit, 0
-	// 1023.96 would be written as 1024.0.
+	// 1023.96 would be formatted as 1024.0.
 	for ; v >= unit-0.05 && i < len(units)-1; i++ {
 		v /= unit
 	}
@@ -29,7 +29,7 @@ func sizeOf(n int64) templates.Size {
 
 var units = []string{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 
-// count writes a number with commas.
+// count formats a number with commas.
 func count(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	start := 0
@@ -42,8 +42,8 @@ func count(n int64) string {
 	return s
 }
 
-// timeOf writes a moment as seen from now. It is coarse, so that what is sent
-// again when it changes changes seldom.
+// timeOf formats a time relative to now. It is coarse, so that the fragments
+// which show it change seldom.
 func timeOf(t, now time.Time) templates.Time {
 	return templates.Time{At: t, Relative: relative(now.Sub(t))}
 }
@@ -52,7 +52,7 @@ func relative(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
 	case d < -time.Minute:
-		return "in the future" // two clocks that differ
+		return "in the future" // two clocks differ
 	case d < time.Minute:
 		return "just now"
 	case d < time.Hour:
