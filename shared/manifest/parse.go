@@ -349,7 +349,7 @@ func checkSrc(s string) error {
 		return errors.New("src names no host")
 	}
 	if u.User != nil {
-		return errors.New("src holds a user name or password, which everybody who sees the catalog would see: use a URL that needs none")
+		return errors.New("src holds a user name or password, which the catalog would show: use a URL that needs none")
 	}
 	return nil
 }

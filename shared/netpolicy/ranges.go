@@ -1,6 +1,9 @@
 package netpolicy
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // A network is a range of addresses, with the name of such an address in messages.
 type network struct {
@@ -16,17 +19,9 @@ func networks(name string, prefixes ...string) []network {
 	return ns
 }
 
-func concat(lists ...[]network) []network {
-	var all []network
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	return all
-}
-
 // never lists the networks that no setting allows. Metadata addresses come first:
 // most are in other networks too, and the message should name the worst.
-var never = concat(
+var never = slices.Concat(
 	networks("a cloud metadata",
 		"169.254.169.254/32", // AWS, Azure, GCP and those that follow them
 		"169.254.170.2/32",   // AWS ECS task credentials

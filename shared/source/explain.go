@@ -107,23 +107,29 @@ func (c *Client) certificate(err error) string {
 // status returns the error for an answer that is not a success, to a request for
 // what ("image").
 func (c *Client) status(resp *http.Response, what string) error {
-	host := resp.Request.URL.Host
-	answer := fmt.Sprintf("%s answered %d %s", host, resp.StatusCode, http.StatusText(resp.StatusCode))
-	refused := &Unresolvable{Reason: fmt.Sprintf("%s instead of the %s", answer, what), Status: resp.StatusCode}
-	switch code := resp.StatusCode; {
+	return refused(resp.Request.URL.Host, resp.StatusCode, what, c.retryAfter(resp.Header.Get("Retry-After")))
+}
+
+func answered(host string, code int) string {
+	return fmt.Sprintf("%s answered %d %s", host, code, http.StatusText(code))
+}
+
+func refused(host string, code int, what string, after time.Duration) error {
+	reason := answered(host, code)
+	switch {
 	case code == http.StatusNotFound || code == http.StatusGone:
-		refused.Reason = fmt.Sprintf("%s: there is no %s at this URL", answer, what)
+		reason += fmt.Sprintf(": there is no %s at this URL", what)
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		refused.Reason = fmt.Sprintf("%s: it does not give the %s without a login, or the URL has expired", answer, what)
+		reason += fmt.Sprintf(": it does not give the %s without a login, or the URL has expired", what)
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported:
-		after := c.retryAfter(resp.Header.Get("Retry-After"))
-		reason := answer + ": it may work later"
 		if after > 0 {
-			reason = fmt.Sprintf("%s: it asks to wait for %s", answer, after)
+			return &Retryable{Reason: fmt.Sprintf("%s: it asks to wait for %s", reason, after), After: after}
 		}
-		return &Retryable{Reason: reason, After: after}
+		return &Retryable{Reason: reason + ": it may work later"}
+	default:
+		reason += fmt.Sprintf(" instead of the %s", what)
 	}
-	return refused
+	return &Unresolvable{Reason: reason, Status: code}
 }
 
 // retryAfter parses a Retry-After field (RFC 9110 section 10.2.3). It returns 0 for

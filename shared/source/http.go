@@ -103,7 +103,7 @@ func checkImage(resp *http.Response, name string) error {
 	}
 	switch t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); t {
 	case "text/html", "application/xhtml+xml":
-		return unresolvable(nil, "%s answers with a web page (%s) where %s should be: give the URL of the file itself", host, t, name)
+		return unresolvable(nil, "%s answers with a web page (%s) instead of %s: give the URL of the file itself", host, t, name)
 	}
 	return nil
 }

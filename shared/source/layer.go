@@ -135,15 +135,15 @@ func architecture(name string) string {
 
 // annotationsOf lists the annotations of d that differ from those of another of all.
 func annotationsOf(d ocispec.Descriptor, all []ocispec.Descriptor) string {
-	var told []string
+	var differ []string
 	for _, key := range slices.Sorted(maps.Keys(d.Annotations)) {
 		differs := func(o ocispec.Descriptor) bool { return o.Annotations[key] != d.Annotations[key] }
 		if slices.ContainsFunc(all, differs) {
-			told = append(told, fmt.Sprintf("%.60s=%.60s", key, d.Annotations[key]))
+			differ = append(differ, fmt.Sprintf("%.60s=%.60s", key, d.Annotations[key]))
 		}
 	}
 	const most = 3
-	return strings.Join(told[:min(len(told), most)], " ")
+	return strings.Join(differ[:min(len(differ), most)], " ")
 }
 
 // isAttestation reports whether a manifest describes another manifest of its index.

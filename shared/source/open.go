@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -165,42 +166,38 @@ func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
 // is inclusive; total is -1 if unknown.
 type contentRange struct{ start, end, total int64 }
 
+var (
+	rangeOf     = regexp.MustCompile(`(?i)^bytes +(\d+)-(\d+)/(\d+|\*)$`)
+	unsatisfied = regexp.MustCompile(`(?i)^bytes +\*/(\d+)$`)
+)
+
 func parseContentRange(field string) (contentRange, error) {
-	var cr contentRange
-	rest, ok := cutUnit(field)
-	first, rest, ok2 := strings.Cut(rest, "-")
-	last, total, ok3 := strings.Cut(rest, "/")
-	if !ok || !ok2 || !ok3 {
-		return cr, errors.New("it is not of the form bytes FIRST-LAST/TOTAL")
+	m := rangeOf.FindStringSubmatch(strings.TrimSpace(field))
+	if m == nil {
+		return contentRange{}, errors.New("it is not of the form bytes FIRST-LAST/TOTAL")
 	}
-	var err1, err2, err3 error
-	cr.start, err1 = parseSize(first)
-	cr.end, err2 = parseSize(last)
-	if cr.total = -1; total != "*" {
-		cr.total, err3 = parseSize(total)
+	first, err1 := parseSize(m[1])
+	last, err2 := parseSize(m[2])
+	total, err3 := int64(-1), error(nil)
+	if m[3] != "*" {
+		total, err3 = parseSize(m[3])
 	}
 	if err := cmp.Or(err1, err2, err3); err != nil {
 		return contentRange{}, err
 	}
-	if cr.end < cr.start || cr.total >= 0 && cr.end >= cr.total {
+	if last < first || total >= 0 && last >= total {
 		return contentRange{}, errors.New("it contradicts itself")
 	}
-	return cr, nil
+	return contentRange{first, last, total}, nil
 }
 
-// unsatisfiedTotal reads the Content-Range field of a 416: "bytes */TOTAL".
+// unsatisfiedTotal parses the Content-Range field of a 416: "bytes */TOTAL".
 func unsatisfiedTotal(field string) (int64, error) {
-	rest, ok := cutUnit(field)
-	total, ok2 := strings.CutPrefix(rest, "*/")
-	if !ok || !ok2 {
+	m := unsatisfied.FindStringSubmatch(strings.TrimSpace(field))
+	if m == nil {
 		return 0, errors.New("it is not of the form bytes */TOTAL")
 	}
-	return parseSize(total)
-}
-
-func cutUnit(field string) (rest string, ok bool) {
-	unit, rest, ok := strings.Cut(strings.TrimSpace(field), " ")
-	return strings.TrimSpace(rest), ok && strings.EqualFold(unit, "bytes")
+	return parseSize(m[1])
 }
 
 // parseSize accepts digits only, and numbers far enough below the largest int64 to

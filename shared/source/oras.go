@@ -41,7 +41,7 @@ func parseORAS(raw string) (URL, error) {
 		return URL{}, errForm
 	}
 	if strings.Contains(host, "@") {
-		return URL{}, malformed("the URL holds a user name or password, which everybody who sees the catalog would see: credentials come from the Docker configuration file")
+		return URL{}, malformed("the URL holds a user name or password, which the catalog would show: credentials come from the Docker configuration file")
 	}
 	ref, err := registry.ParseReference(host + "/" + path)
 	if err != nil {
@@ -144,7 +144,7 @@ func (c *Client) explainRegistry(ctx context.Context, ref registry.Reference, er
 	_, known := errors.AsType[*Unresolvable](err)
 	_, retry := errors.AsType[*Retryable](err)
 	cred, unusable := errors.AsType[*credentialError](err)
-	resp, answered := errors.AsType[*errcode.ErrorResponse](err)
+	resp, refusal := errors.AsType[*errcode.ErrorResponse](err)
 	switch {
 	case errors.Is(err, ErrRange), errors.Is(err, ErrChanged), ctx.Err() == nil && (known || retry):
 		return err
@@ -154,20 +154,16 @@ func (c *Client) explainRegistry(ctx context.Context, ref registry.Reference, er
 		return unresolvable(err, "%s asks for a login to read %s: store one in the Docker configuration file (docker login %s)", ref.Registry, ref.Repository, ref.Registry)
 	case errors.Is(err, errdef.ErrNotFound):
 		return unresolvable(err, "%s has no %s: check repository and tag or digest", ref.Registry, ref)
-	case answered:
+	case refusal:
 		host := ref.Registry
 		if resp.URL != nil && resp.URL.Host != "" {
 			host = resp.URL.Host
 		}
-		answer := fmt.Sprintf("%s answered %d %s", host, resp.StatusCode, http.StatusText(resp.StatusCode))
-		reason := fmt.Sprintf("%s to the request for %s", answer, ref)
-		switch code := resp.StatusCode; {
-		case code == http.StatusUnauthorized || code == http.StatusForbidden:
-			reason = fmt.Sprintf("%s: reading %s needs a login that it accepts; store one in the Docker configuration file (docker login %s)", answer, ref.Repository, ref.Registry)
-		case code == http.StatusTooManyRequests || code >= 500:
-			return retryable(err, "%s: it may work later", answer)
+		if code := resp.StatusCode; code == http.StatusUnauthorized || code == http.StatusForbidden {
+			return &Unresolvable{Status: code, Err: err, Reason: fmt.Sprintf("%s: reading %s needs a login that it accepts; store one in the Docker configuration file (docker login %s)",
+				answered(host, code), ref.Repository, ref.Registry)}
 		}
-		return &Unresolvable{Reason: reason, Status: resp.StatusCode, Err: err}
+		return refused(host, resp.StatusCode, "manifest of "+ref.String(), 0)
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrTrailingData), errors.Is(err, errdef.ErrSizeExceedsLimit):
 		return unresolvable(err, "%s sent a manifest of %s that is not what its digest says: %v", ref.Registry, ref, err)
 	}

@@ -49,7 +49,7 @@ func parseWeb(raw string) (*url.URL, error) {
 	case u.Hostname() == "" || u.Opaque != "":
 		return nil, malformed("the URL names no host")
 	case u.User != nil:
-		return nil, malformed("the URL holds a user name or password, which everybody who sees the catalog would see: use a URL that needs none")
+		return nil, malformed("the URL holds a user name or password, which the catalog would show: use a URL that needs none")
 	}
 	if err := checkPort(u.Port()); err != nil {
 		return nil, err
@@ -188,5 +188,5 @@ func (w web) publishedSum(ctx context.Context, c *Client, client doer, list, fin
 }
 
 // locationOf returns u in the form of package checksum. Scheme and query do not
-// count: they do not tell apart a list and an image of one server.
+// count: a list and an image of one server may differ in them.
 func locationOf(u *url.URL) string { return u.Host + path.Clean("/"+u.Path) }

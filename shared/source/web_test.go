@@ -71,7 +71,7 @@ func (s *site) read(offset, length int64, v Validators) (*Body, []byte, error) {
 	return b, data, errors.Join(err, b.Close(), b.Close())
 }
 
-// is tells errors apart as callers do.
+// is names the kind of an error.
 func is(err error) string {
 	var bad *Malformed
 	var no *Unresolvable
@@ -121,7 +121,7 @@ func TestOpenRanges(t *testing.T) {
 			t.Errorf("%d+%d: the body says %d bytes from %d, ranged %v, %+v", tt.offset, tt.length, b.Size, b.Offset, b.Ranged, b.Validators)
 		}
 	}
-	// Who resumes at the end gets nothing, which is no error.
+	// A read from the end gets nothing, without an error.
 	b, data, err := s.read(10000, -1, Validators{ETag: etag})
 	if err != nil || len(data) != 0 || b.Size != 10000 || b.Offset != 10000 || !b.Ranged {
 		t.Errorf("from the end: %d bytes, %v, %+v", len(data), err, b)
@@ -201,7 +201,7 @@ func TestOpenOddServers(t *testing.T) {
 		offset, length int64
 		want           string
 		got            int  // bytes
-		ranged         bool // where ok
+		ranged         bool // if ok
 	}{
 		{"ranges ignored", answer(200, whole), 100, 10, "ok", 10000, false},
 		{"a part of the whole", answer(206, whole, "Content-Range", "bytes 0-9999/10000"), 0, -1, "range", 0, false},
@@ -218,7 +218,7 @@ func TestOpenOddServers(t *testing.T) {
 		{"416 without a total", answer(416, ""), 100, 10, "changed", 0, false},
 		{"416 to a range from the first byte on", answer(416, "", "Content-Range", "bytes */10000"), 0, 10, "range", 0, false},
 		{"416 to a request for the whole", answer(416, "", "Content-Range", "bytes */0"), 0, -1, "unresolvable", 0, false},
-		{"gzip that nobody asked for", answer(200, whole, "Content-Encoding", "gzip"), 0, -1, "unresolvable", 0, false},
+		{"gzip that was not asked for", answer(200, whole, "Content-Encoding", "gzip"), 0, -1, "unresolvable", 0, false},
 		{"identity", answer(200, whole, "Content-Encoding", "identity"), 0, -1, "ok", 10000, false},
 		{"an uploader's framing", answer(200, whole, "Content-Encoding", "aws-chunked"), 0, -1, "ok", 10000, false},
 		{"none", answer(200, whole, "Content-Encoding", "None"), 0, -1, "ok", 10000, false},
@@ -226,7 +226,7 @@ func TestOpenOddServers(t *testing.T) {
 		{"a charset", answer(200, whole, "Content-Encoding", "UTF-8"), 0, -1, "ok", 10000, false},
 		{"an empty coding", answer(200, whole, "Content-Encoding", ""), 0, -1, "ok", 10000, false},
 		{"gzip in an uploader's framing", answer(200, whole, "Content-Encoding", "gzip,aws-chunked"), 0, -1, "unresolvable", 0, false},
-		{"a coding of nobody's", answer(200, whole, "Content-Encoding", "br"), 0, -1, "unresolvable", 0, false},
+		{"an unknown coding", answer(200, whole, "Content-Encoding", "br"), 0, -1, "unresolvable", 0, false},
 		{"a page", answer(200, "<html>", "Content-Type", "text/html; charset=utf-8"), 0, -1, "unresolvable", 0, false},
 		{"not found", answer(404, ""), 0, -1, "unresolvable", 0, false},
 		{"gone", answer(410, ""), 0, -1, "unresolvable", 0, false},
@@ -274,8 +274,8 @@ func TestOpenOddServers(t *testing.T) {
 	}
 }
 
-// TestLyingBody has a server send more than its Content-Range says. Not a
-// byte of that may be taken for the image's.
+// TestLyingBody has a server send more than its Content-Range says. The excess is not
+// part of the image.
 func TestLyingBody(t *testing.T) {
 	s := newSite(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Range", "bytes 100-109/10000")
@@ -410,7 +410,7 @@ func TestRedirects(t *testing.T) {
 		}
 		for _, r := range s.requests {
 			if r.Header.Get("Referer") != "" {
-				t.Errorf("%s: the next host is told of %s", tt.path, r.Header.Get("Referer"))
+				t.Errorf("%s: the next host gets the Referer %s", tt.path, r.Header.Get("Referer"))
 			}
 		}
 	}
@@ -511,7 +511,7 @@ func TestResolve(t *testing.T) {
 			}
 		}, "unresolvable", 0, ""},
 		{"a page", answer(200, "<html></html>", "Content-Type", "text/html"), "unresolvable", 0, ""},
-		{"gzip that nobody asked for", answer(200, "x", "Content-Encoding", "gzip"), "unresolvable", 0, ""},
+		{"gzip that was not asked for", answer(200, "x", "Content-Encoding", "gzip"), "unresolvable", 0, ""},
 		{"not found", http.NotFound, "unresolvable", 0, ""},
 		{"an ETag without end", func(w http.ResponseWriter, r *http.Request) {
 			answer(200, "x", "ETag", `"`+strings.Repeat("x", 1000)+`"`)(w, r)
@@ -527,7 +527,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: resolved to %+v", tt.name, r)
 		}
 	}
-	// What may pass is told from what may not, and how long to wait.
+	// An overloaded server may work later, after the wait that it asks for.
 	s := newSite(t, answer(503, "", "Retry-After", "17"))
 	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
 	if after, ok := MayRetry(err); !ok || after != 17*time.Second {
@@ -625,8 +625,8 @@ func TestResolveRefused(t *testing.T) {
 	}
 }
 
-// Where a host cannot be reached, and other programs would ask a proxy, the error
-// says that this one does not.
+// If a host cannot be reached and other programs would use a proxy, the error says
+// that this one does not.
 func TestUnusedProxy(t *testing.T) {
 	gone := newSite(t, serve)
 	gone.Server.Close()

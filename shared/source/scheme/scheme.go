@@ -33,16 +33,10 @@ func Of(url string) (s Scheme, ok bool) {
 
 // List returns the names for a sentence, each with suffix: "https, http or oras".
 func List(suffix string) string {
-	var b strings.Builder
-	for i, s := range All {
-		switch {
-		case i == 0:
-		case i == len(All)-1:
-			b.WriteString(" or ")
-		default:
-			b.WriteString(", ")
-		}
-		b.WriteString(s.Name + suffix)
+	var names []string
+	for _, s := range All {
+		names = append(names, s.Name+suffix)
 	}
-	return b.String()
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
