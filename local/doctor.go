@@ -328,10 +328,9 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 	if err != nil {
 		return []finding{{fail, "s3", fmt.Sprintf("there are no credentials for %s; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", at)}}
 	}
-	s := &server{cfg: d.cfg, client: client}
 	skew, err := d.skew(ctx, access.Transport)
 	if err != nil {
-		return []finding{{fail, "s3", fmt.Sprintf("%s does not answer (%v); see that it runs, and that --s3-endpoint is right", at, s.explain(err))}}
+		return []finding{{fail, "s3", fmt.Sprintf("%s does not answer (%v); see that it runs, and that --s3-endpoint is right", at, explain(at, err))}}
 	}
 	found := []finding{{good, "s3", at + " answers"}, clockFinding(skew)}
 	usable := true
@@ -428,7 +427,7 @@ func (d *doctor) files(context.Context) []finding {
 
 // events looks at how the runner would hear of objects in another S3 server.
 func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
-	e := (&server{cfg: d.cfg}).openEvents(nil, nil)
+	e := newEvents(d.cfg, false)
 	switch e.way {
 	case config.EventsWebhook:
 		return finding{good, "events", "the server is to POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN; whether it was told to (infra/minio/setup.sh does) cannot be seen from here: mc event list"}

@@ -9,7 +9,6 @@ import (
 
 	"imageroot/shared/config"
 	"imageroot/shared/hook"
-	"imageroot/shared/inventory"
 	"imageroot/shared/listen"
 	"imageroot/shared/objectevent"
 	"imageroot/shared/queue"
@@ -37,21 +36,20 @@ type events struct {
 // fromGateway is the way of the gateway inside; the others are settings.
 const fromGateway = "gateway"
 
-// openEvents chooses the way.
-func (s *server) openEvents(inv *inventory.Inventory, looks queue.Sender) *events {
-	e := &events{looks: looks, changed: func(bucket, key string) { s.changed(inv, looks, bucket, key) }, turned: make(chan struct{}, 1)}
+// newEvents chooses the way. The caller sets looks and changed.
+func newEvents(cfg config.Config, inside bool) *events {
+	e := &events{turned: make(chan struct{}, 1)}
 	switch {
-	case s.gateway != nil:
+	case inside:
 		e.way, e.why = fromGateway, "it tells of its objects itself"
-		e.come.Store(true)
-	case s.cfg.Events != config.EventsAuto:
-		e.way, e.why = s.cfg.Events, "IMAGEROOT_EVENTS says so"
-		e.come.Store(e.way == config.EventsOff)
-	case s.cfg.WebhookToken != "":
+	case cfg.Events != config.EventsAuto:
+		e.way, e.why = cfg.Events, "IMAGEROOT_EVENTS says so"
+	case cfg.WebhookToken != "":
 		e.way, e.why = config.EventsWebhook, "IMAGEROOT_WEBHOOK_TOKEN is set"
 	default:
 		e.way, e.why = config.EventsListen, "nothing is set, and the server may have an event stream"
 	}
+	e.come.Store(e.way == fromGateway || e.way == config.EventsOff)
 	return e
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
-	"imageroot/shared/inventory"
+	"imageroot/shared/kit"
 	"imageroot/shared/objectevent"
 	"imageroot/shared/queue"
 	"imageroot/shared/store/memstore"
@@ -35,8 +35,8 @@ func (s *sender) Send(_ context.Context, body []byte, _ time.Duration) error {
 func TestPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks := &sender{time.Now(), map[string][]time.Duration{}}
-		s := &server{cfg: config.Config{S3Endpoint: "http://s3", Events: config.EventsAuto}}
-		e := s.openEvents(nil, looks)
+		e := newEvents(config.Config{Events: config.EventsAuto}, false)
+		e.looks = looks
 		ctx, stop := context.WithCancel(t.Context())
 		go e.poll(ctx)
 		at := func(d time.Duration) { time.Sleep(d - time.Since(looks.began)); synctest.Wait() }
@@ -77,7 +77,7 @@ func TestWays(t *testing.T) {
 		{"off", nil, config.Config{Events: config.EventsOff}, config.EventsOff, pollSlow},
 	} {
 		s := &server{cfg: tt.cfg, gateway: tt.gateway}
-		s.events = s.openEvents(nil, nil)
+		s.events = newEvents(tt.cfg, tt.gateway != nil)
 		if s.events.way != tt.way || s.events.interval() != tt.poll || s.events.why == "" {
 			t.Errorf("%s: %s because %s, poll every %v", tt.name, s.events.way, s.events.why, s.events.interval())
 		}
@@ -91,8 +91,9 @@ func TestWays(t *testing.T) {
 func TestHookOfOthers(t *testing.T) {
 	s := &server{cfg: config.Config{S3Endpoint: "http://s3", Events: config.EventsWebhook, ImageRoot: config.Location{Bucket: "images", Prefix: "os/"}}, log: slog.New(slog.DiscardHandler)}
 	log := slog.New(slog.DiscardHandler)
-	inv := inventory.New(inventory.Config{Images: memstore.New(), Catalog: memstore.New(), Now: time.Now, Log: log})
-	s.events = s.openEvents(inv, make(channel, 10))
+	s.kit = kit.New(kit.Config{Images: memstore.New(), Catalog: memstore.New(), Log: log})
+	s.events = newEvents(s.cfg, false)
+	s.events.looks, s.events.changed = make(channel, 10), s.changed
 	for _, o := range []objectevent.Event{{Bucket: "others", Key: "os/a.img"}, {Bucket: "images", Key: "a.img"}, {Bucket: "images", Key: "os/deeper/a.img"}} {
 		s.hook().Event(o)
 		if s.events.interval() != pollFast {
@@ -137,8 +138,9 @@ func TestHear(t *testing.T) {
 	}
 	s := &server{cfg: config.Config{S3Endpoint: s3.URL, Events: config.EventsListen, ImageRoot: config.Location{Bucket: "images", Prefix: "os/"}}, log: log, client: client}
 	looks := make(channel, 10)
-	inv := inventory.New(inventory.Config{Images: memstore.New(), Catalog: memstore.New(), Now: time.Now, Log: log})
-	s.events = s.openEvents(inv, looks)
+	s.kit = kit.New(kit.Config{Images: memstore.New(), Catalog: memstore.New(), Log: log})
+	s.events = newEvents(s.cfg, false)
+	s.events.looks, s.events.changed = looks, s.changed
 	if s.events.interval() != pollFast {
 		t.Error("before anything has come, the listing is looked at rarely")
 	}

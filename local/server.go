@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -25,14 +24,11 @@ import (
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
 	"imageroot/local/gateway"
-	"imageroot/shared/activity"
 	"imageroot/shared/auth"
 	"imageroot/shared/config"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
-	"imageroot/shared/layout"
-	"imageroot/shared/metric"
-	"imageroot/shared/netpolicy"
+	"imageroot/shared/kit"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/memqueue"
 	"imageroot/shared/quota"
@@ -73,11 +69,14 @@ type server struct {
 	http        *http.Server
 	requests    sync.RWMutex // read-locked by each request
 	workers     []worker
-	reconcilers []queue.Sender
-	activity    *activity.Log
+	queues      queues
+	kit         *kit.Kit
 	client      *s3store.Client
 	events      *events
 }
+
+// queues are the queues of the functions, in memory.
+type queues struct{ looks, hashes, checks, fetches, assemblies *memqueue.Queue }
 
 // A worker handles a queue.
 type worker struct {
@@ -99,19 +98,16 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
 	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.TrustedProxies.Has, Log: log})
-	looks, hashes, checks := memqueue.New(log), memqueue.New(log), memqueue.New(log)
-	fetches, assemblies := memqueue.New(log), memqueue.New(log)
-
-	var inv *inventory.Inventory
-	ready := make(chan struct{}) // closed when inv is set, or never will be
+	s.queues = queues{memqueue.New(log), memqueue.New(log), memqueue.New(log), memqueue.New(log), memqueue.New(log)}
+	ready := make(chan struct{}) // closed when s.kit is set, or never will be
 	started := sync.OnceFunc(func() { close(ready) })
 	defer started()
 	endpoint := cfg.S3Endpoint
 	sc := s3store.Config{Endpoint: endpoint}
 	if endpoint == "" {
 		if err := s.startGateway(ctx, func(e gateway.Event) {
-			if <-ready; inv != nil {
-				s.changed(inv, looks, e.Bucket, e.Key)
+			if <-ready; s.kit != nil {
+				s.changed(e.Bucket, e.Key)
 			}
 		}); err != nil {
 			return nil, err
@@ -136,10 +132,20 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 				"image root", cfg.ImageRoot.String(), "catalog root", cfg.CatalogRoot.String())
 		}
 	}
-	inv = inventory.New(inventory.Config{Images: images, Catalog: catalogRoot, Hidden: s.unlisted, MaxAge: relistAfter, Now: time.Now, Log: log})
-	s.events = s.openEvents(inv, looks)
+	server := kit.HostPort(endpoint)
+	if s.gateway != nil {
+		server = s.gateway.Addr()
+	}
+	s.kit = kit.New(kit.Config{
+		Config: cfg, Images: images, Catalog: catalogRoot, Server: server, PrivateSources: true, Hidden: s.unlisted, MaxAge: relistAfter, Log: log,
+	})
+	s.events = newEvents(cfg, s.gateway != nil)
+	s.events.looks, s.events.changed = s.queues.looks, s.changed
 	started()
-	if err := s.wire(ctx, inv, inv.ObserveImages(images), inv.ObserveCatalog(catalogRoot), looks, hashes, checks, fetches, assemblies); err != nil {
+	if err := s.openOperator(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.wire(); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -161,7 +167,7 @@ func (s *server) ensureBuckets(ctx context.Context) error {
 			return fmt.Errorf("%s does not accept AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", s.cfg.S3Endpoint, err)
 		}
 		if err != nil && !errors.Is(err, store.ErrDenied) {
-			return s.explain(err)
+			return explain(s.cfg.S3Endpoint, err)
 		}
 		if err != nil {
 			denied = err
@@ -193,9 +199,9 @@ func (s *server) mayList(ctx context.Context, bucket string) bool {
 }
 
 // explain adds what to do about an error of the first request to a server.
-func (s *server) explain(err error) error {
+func explain(endpoint string, err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Errorf("the certificate of %s is not trusted: give its authority's in AWS_CA_BUNDLE (%w)", s.cfg.S3Endpoint, err)
+		return fmt.Errorf("the certificate of %s is not trusted: give its authority's in AWS_CA_BUNDLE (%w)", endpoint, err)
 	}
 	return err
 }
@@ -242,89 +248,87 @@ func (s *server) unlisted() []inventory.Other {
 	return list
 }
 
-// changed passes on what is said of an object.
-func (s *server) changed(inv *inventory.Inventory, looks queue.Sender, bucket, key string) {
+// changed has the inventory and the hash function learn of a change.
+func (s *server) changed(bucket, key string) {
 	if bucket == s.cfg.ImageRoot.Bucket {
 		if name, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
-			inv.TouchImage(name)
-			_ = looks.Send(context.Background(), queue.Task{Image: name}.Encode(), 0) // never fails
+			s.kit.Inventory.TouchImage(name)
+			_ = s.events.looks.Send(context.Background(), queue.Task{Image: name}.Encode(), 0) // never fails
 			return
 		}
 	}
 	if bucket == s.cfg.CatalogRoot.Bucket {
 		if key, ok := strings.CutPrefix(key, s.cfg.CatalogRoot.Prefix); ok {
-			inv.TouchCatalog(key)
+			s.kit.Inventory.TouchCatalog(key)
 		}
 	}
 }
 
+// openOperator makes a password up at the first start over another S3 server,
+// if none is given. What is stored there is its hash.
+func (s *server) openOperator(ctx context.Context) error {
+	err := s.kit.OpenOperator(ctx)
+	if !errors.Is(err, auth.ErrNoPassword) {
+		return err
+	}
+	s.password = auth.NewPassword()
+	s.kit.Password = s.password
+	return s.kit.OpenOperator(ctx)
+}
+
 // wire connects the functions with what they need.
-func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, catalogRoot store.Root, looks, hashes, checks, fetches, assemblies *memqueue.Queue) error {
-	cfg, now := s.cfg, time.Now
-	operator, err := auth.Open(ctx, auth.Config{Records: catalogRoot, Password: cfg.Password, Token: cfg.Token, Now: now, Log: s.log})
-	if errors.Is(err, auth.ErrNoPassword) {
-		// The first start over another S3 server. What is stored there is a hash.
-		s.password = auth.NewPassword()
-		operator, err = auth.Open(ctx, auth.Config{Records: catalogRoot, Password: s.password, Token: cfg.Token, Now: now, Log: s.log})
-	}
+func (s *server) wire() error {
+	k, q := s.kit, s.queues
+	policy, err := k.Policy()
 	if err != nil {
 		return err
-	}
-	policy, err := s.policy()
-	if err != nil {
-		return err
-	}
-	if cfg.UnusedProxy != "" {
-		s.log.Warn(cfg.UnusedProxy + unusedProxy)
 	}
 	sources := source.New(source.Config{
-		Policy: policy, DockerConfig: cfg.DockerConfig, PlainHTTP: cfg.PlainHTTP, UserAgent: "imageroot/" + config.Version(),
-		UnusedProxy: cfg.UnusedProxy,
+		Policy: policy, DockerConfig: k.DockerConfig, PlainHTTP: k.PlainHTTP, UserAgent: "imageroot/" + config.Version(), UnusedProxy: k.UnusedProxy,
 	})
-	m := metric.New(job.Names()...)
-	events := &activity.Log{Root: catalogRoot, Now: now, Log: s.log}
-	jobs := &job.Jobs{Records: catalogRoot, Owner: rand.Text(), Now: now}
-	m.Jobs(func() map[[2]string]int { return countJobs(inv) })
+	if k.UnusedProxy != "" {
+		s.log.Warn(k.UnusedProxy + unusedProxy)
+	}
+	k.Metric.Jobs(func() map[[2]string]int { return countJobs(k.Inventory) })
 
 	hasher := &hash.Function{
-		Images: images, Catalog: catalogRoot, Bucket: cfg.ImageRoot.Bucket, Prefix: cfg.ImageRoot.Prefix,
-		Jobs: jobs, Queue: looks, Work: hashes, Inventory: inv, Activity: events, Metric: m,
-		Workers: cfg.HashWorkers, Now: now, Log: s.log,
+		Images: k.Images, Catalog: k.Catalog, Bucket: k.ImageRoot.Bucket, Prefix: k.ImageRoot.Prefix,
+		Jobs: k.Jobs, Queue: q.looks, Work: q.hashes, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Workers: k.HashWorkers, Now: k.Now, Log: s.log,
 	}
-	if cfg.Check {
-		hasher.Checks = checks
+	if k.Check {
+		hasher.Checks = q.checks
 	}
 	fetcher := &fetch.Function{
-		Catalog: catalogRoot, Sources: sources, Jobs: jobs, Queue: fetches, Hash: looks, Inventory: inv, Activity: events, Metric: m,
-		Free: s.free, Workers: cfg.FetchWorkers, Now: now, Log: s.log,
+		Catalog: k.Catalog, Sources: sources, Jobs: k.Jobs, Queue: q.fetches, Hash: q.looks, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
 	}
 	uploader := &upload.Function{
-		Images: images, Catalog: catalogRoot, Hash: looks, Assemble: assemblies, Activity: events, Metric: m,
-		Free: s.free, Now: now, Log: s.log,
+		Images: k.Images, Catalog: k.Catalog, Hash: q.looks, Assemble: q.assemblies, Activity: k.Activity, Metric: k.Metric,
+		Free: s.free, Now: k.Now, Log: s.log,
 	}
 	adder := &addbyurl.Function{
-		Catalog: catalogRoot, Sources: sources, Inventory: inv, Uncache: fetcher.Uncache, Activity: events, Now: now, Log: s.log,
+		Catalog: k.Catalog, Sources: sources, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
 	}
 	lister := &catalog.Function{
-		Images: images, Catalog: catalogRoot, Inventory: inv, Activity: events, Metric: m, Version: config.Version(),
-		Ready: func(ctx context.Context) error { return s.ready(ctx, images) }, Now: now, Log: s.log,
+		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),
+		Ready: s.ready, Now: k.Now, Log: s.log,
 	}
-	site := &pages.Pages{Function: lister, Auth: operator, Location: cfg.ImageRoot.String(), S3Endpoint: s.s3Address()}
+	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{
-		{looks, lookers, hasher.Handle},
-		{hashes, cfg.HashWorkers, hasher.Handle},
-		{checks, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
-		{fetches, cfg.FetchWorkers, fetcher.Handle},
-		{assemblies, assemblers, uploader.Handle},
+		{q.looks, lookers, hasher.Handle},
+		{q.hashes, k.HashWorkers, hasher.Handle},
+		{q.checks, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
+		{q.fetches, k.FetchWorkers, fetcher.Handle},
+		{q.assemblies, assemblers, uploader.Handle},
 	}
-	s.reconcilers, s.activity = []queue.Sender{looks, fetches, assemblies}, events
 	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
-		m.Handler().ServeHTTP(w, r)
+		k.Metric.Handler().ServeHTTP(w, r)
 		return nil
 	}}}
 	handler := web.Handler(web.Config{
-		Auth: operator, PublicRead: cfg.PublicRead, Proxies: cfg.TrustedProxies, PublicURL: cfg.PublicURL,
-		Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: m, Log: s.log,
+		Auth: k.Operator, PublicRead: k.PublicRead, Proxies: k.TrustedProxies, PublicURL: k.PublicURL,
+		Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: k.Metric, Log: s.log,
 	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -340,31 +344,6 @@ func (s *server) wire(ctx context.Context, inv *inventory.Inventory, images, cat
 		ErrorLog:          log.New(httpLog{s.log}, "", 0),
 	}
 	return nil
-}
-
-// policy is what sources may be: this machine's own S3 server is none.
-func (s *server) policy() (netpolicy.Policy, error) {
-	base := netpolicy.Policy{Private: true}
-	switch {
-	case s.gateway != nil:
-		base.Endpoints = []string{s.gateway.Addr()}
-	default:
-		base.Endpoints = []string{hostPort(s.cfg.S3Endpoint)}
-	}
-	return netpolicy.Parse(s.cfg.AllowNet, base)
-}
-
-// hostPort is the address that a URL of an S3 server leads to.
-func hostPort(endpoint string) string {
-	scheme, host, _ := strings.Cut(endpoint, "://")
-	if _, _, err := net.SplitHostPort(host); err == nil {
-		return host
-	}
-	port := "80"
-	if scheme == "https" {
-		port = "443"
-	}
-	return net.JoinHostPort(strings.Trim(host, "[]"), port)
 }
 
 // s3Address is the S3 server for people on other machines.
@@ -383,9 +362,9 @@ func (s *server) free() int64 {
 	return s.gateway.Free()
 }
 
-// ready reports whether the store answers and has the buckets.
-func (s *server) ready(ctx context.Context, images store.Objects) error {
-	if _, err := images.Head(ctx, layout.ManifestKey); err != nil && !errors.Is(err, store.ErrNotFound) {
+// ready returns nil if the store answers and has the buckets.
+func (s *server) ready(ctx context.Context) error {
+	if err := s.kit.Ready(ctx); err != nil {
 		return err
 	}
 	for _, bucket := range s.buckets() {
@@ -505,11 +484,11 @@ func (s *server) reconcile(ctx context.Context) {
 	task := queue.Task{Reconcile: true}
 	for {
 		s.restoreBuckets(ctx)
-		for _, q := range s.reconcilers {
+		for _, q := range []queue.Sender{s.queues.looks, s.queues.fetches, s.queues.assemblies} {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
 		if task.Reconcile {
-			if err := s.activity.Sweep(ctx); err != nil && ctx.Err() == nil {
+			if err := s.kit.Activity.Sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("old events stay for now", "error", err)
 			}
 		}

@@ -1,34 +1,24 @@
-// Package cloud puts together what the functions rest on at AWS, as package
-// main of local does on one machine: S3, SQS, Secrets Manager and the
-// environment.
+// Package cloud opens the kit of the functions at AWS: over S3, with settings
+// from the environment, secrets from Secrets Manager and queues in SQS. Package
+// main of local does the same on one machine.
 package cloud
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
-	"imageroot/shared/activity"
-	"imageroot/shared/auth"
 	"imageroot/shared/config"
-	"imageroot/shared/inventory"
-	"imageroot/shared/job"
+	"imageroot/shared/kit"
 	"imageroot/shared/lambda"
-	"imageroot/shared/layout"
-	"imageroot/shared/metric"
-	"imageroot/shared/netpolicy"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/sqsqueue"
@@ -37,63 +27,50 @@ import (
 	"imageroot/shared/web"
 )
 
-// relistAfter is how long what another function has changed may stay unseen.
+// relistAfter is how old a listing may be: how long a write of another function
+// may stay unseen.
 const relistAfter = 2 * time.Second
 
-// A Cloud is what a function needs, opened.
+// A Cloud is the kit of a function, over S3.
 type Cloud struct {
-	config.Config
-	Images, Catalog          store.Root
+	*kit.Kit
 	ImageLinks, CatalogLinks store.Presigner
-	Inventory                *inventory.Inventory
-	Operator                 *auth.Operator
-	Activity                 *activity.Log
-	Jobs                     *job.Jobs
-	Metric                   *metric.Set
-	Version                  string
-	Now                      func() time.Time
-	Log                      *slog.Logger
 
 	aws aws.Config
 }
 
 // Open reads the settings that every function has and those that reads names
-// (see config.LoadLambda), and opens what they say. The function that reads the
-// operator's password keeps its hash, by which the others know sessions.
+// (see config.LoadLambda), and opens the kit with them. The function that reads
+// the operator's password stores its hash, with which the others check sessions.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
-	c := &Cloud{Metric: metric.New(job.Names()...), Version: config.Version(), Now: time.Now, Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr}))}
-	var err error
-	if c.aws, err = awsconfig.LoadDefaultConfig(ctx); err != nil {
+	awsConfig, err := awsconfig.LoadDefaultConfig(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("load the configuration for AWS: %w", err)
 	}
-	if c.Config, err = config.LoadLambda(ctx, c.secret, reads...); err != nil {
-		return nil, err
-	}
-	client, err := s3store.Open(ctx, s3store.Config{Endpoint: c.S3Endpoint})
+	c := &Cloud{aws: awsConfig}
+	cfg, err := config.LoadLambda(ctx, c.secret, reads...)
 	if err != nil {
 		return nil, err
 	}
-	images := client.Root(c.ImageRoot.Bucket, c.ImageRoot.Prefix)
-	catalogRoot := client.Root(c.CatalogRoot.Bucket, c.CatalogRoot.Prefix)
-	c.ImageLinks, c.CatalogLinks = images, catalogRoot
-	c.Inventory = inventory.New(inventory.Config{
-		Images: images, Catalog: catalogRoot, MaxAge: relistAfter, Wait: true, Now: c.Now, Log: c.Log,
+	client, err := s3store.Open(ctx, s3store.Config{Endpoint: cfg.S3Endpoint})
+	if err != nil {
+		return nil, err
+	}
+	images, catalog := client.Root(cfg.ImageRoot.Bucket, cfg.ImageRoot.Prefix), client.Root(cfg.CatalogRoot.Bucket, cfg.CatalogRoot.Prefix)
+	c.ImageLinks, c.CatalogLinks = images, catalog
+	c.Kit = kit.New(kit.Config{
+		Config: cfg, Images: images, Catalog: catalog, Server: kit.HostPort(cfg.S3Endpoint), MaxAge: relistAfter, Wait: true,
+		Follow: !slices.Contains(reads, config.Password),
+		Log:    slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})),
 	})
-	c.Images, c.Catalog = c.Inventory.ObserveImages(images), c.Inventory.ObserveCatalog(catalogRoot)
-	c.Activity = &activity.Log{Root: c.Catalog, Now: c.Now, Log: c.Log}
-	c.Jobs = &job.Jobs{Records: c.Catalog, Owner: rand.Text(), Now: c.Now}
-	c.Operator, err = auth.Open(ctx, auth.Config{
-		Records: c.Catalog, Password: c.Password, Token: c.Token, SessionKey: c.Lambda.SessionKey,
-		Follow: !slices.Contains(reads, config.Password), Now: c.Now, Log: c.Log,
-	})
-	return c, err
+	return c, c.OpenOperator(ctx)
 }
 
-// secret asks Secrets Manager.
+// secret returns a secret of Secrets Manager.
 func (c *Cloud) secret(ctx context.Context, arn string) (string, error) {
 	out, err := secretsmanager.NewFromConfig(c.aws).GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &arn})
 	if err != nil {
-		return "", fmt.Errorf("the secret cannot be read: %w", err)
+		return "", fmt.Errorf("read the secret: %w", err)
 	}
 	return aws.ToString(out.SecretString), nil
 }
@@ -118,27 +95,5 @@ func (c *Cloud) Function(routes []web.Route, errorPage func(http.ResponseWriter,
 	}
 }
 
-// Free is what is free in S3: nobody can tell.
+// Free returns -1: S3 does not report free space.
 func (c *Cloud) Free() int64 { return -1 }
-
-// Ready reports whether the store answers.
-func (c *Cloud) Ready(ctx context.Context) error {
-	_, err := c.Images.Head(ctx, layout.ManifestKey)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// Policy is what sources may be: private networks are what a function may be
-// connected to, and none of the sources'.
-func (c *Cloud) Policy() (netpolicy.Policy, error) {
-	var base netpolicy.Policy
-	if scheme, host, ok := strings.Cut(c.S3Endpoint, "://"); ok {
-		if _, _, err := net.SplitHostPort(host); err != nil {
-			host = net.JoinHostPort(strings.Trim(host, "[]"), map[string]string{"http": "80", "https": "443"}[scheme])
-		}
-		base.Endpoints = []string{host}
-	}
-	return netpolicy.Parse(c.AllowNet, base)
-}

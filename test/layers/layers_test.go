@@ -60,7 +60,7 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/queue/mem":    {"local"},
 		"imageroot/shared/queue/sqs":    {"shared/cloud", "shared/lambda"},
 		"imageroot/shared/lambda":       {"shared/cloud"},
-		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "local", "shared/cloud", "shared/inventory"},
+		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "local", "shared/inventory", "shared/kit"},
 		"imageroot/shared/cloud":        {}, // Lambda entries only
 		"imageroot/templates":           {"functions/catalog/pages"},
 		"imageroot/local":               {"local"},
@@ -69,7 +69,8 @@ func TestImports(t *testing.T) {
 		"imageroot/functions/addbyurl":  {"local"},
 		"imageroot/functions/hash":      {"local"},
 		"imageroot/functions/fetch":     {"local"},
-		"imageroot/shared/config":       {"local", "shared/cloud"},
+		"imageroot/shared/config":       {"local", "shared/cloud", "shared/kit"},
+		"imageroot/shared/kit":          {"local", "shared/cloud"},
 		"imageroot/shared/store/s3stor": {"local", "shared/cloud"},
 		"imageroot/shared/store/probe":  {"local"},
 	}

@@ -24,7 +24,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		return nil, err
 	}
 	f := &addbyurl.Function{
-		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + c.Version}),
+		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + config.Version()}),
 		Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
 		Uncache: func(ctx context.Context, sha256 string) error { return c.Catalog.Delete(ctx, layout.BlobKey(sha256)) },
 	}

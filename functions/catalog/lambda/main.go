@@ -20,7 +20,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &catalog.Function{
 		Images: c.Images, Catalog: c.Catalog, ImageLinks: c.ImageLinks, CatalogLinks: c.CatalogLinks,
-		Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric, Version: c.Version, Ready: c.Ready, Now: c.Now, Log: c.Log,
+		Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric, Version: config.Version(), Ready: c.Ready, Now: c.Now, Log: c.Log,
 	}
 	p := &pages.Pages{Function: f, Auth: c.Operator, Location: c.ImageRoot.String(), S3Endpoint: c.S3Endpoint}
 	return c.Function(append(f.Routes(), p.Routes()...), p.ErrorPage, nil), nil

@@ -27,7 +27,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		return nil, err
 	}
 	f := &fetch.Function{
-		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + c.Version}),
+		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + config.Version()}),
 		Jobs: c.Jobs, Hash: looks, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
