@@ -28,7 +28,7 @@ import (
 
 const imageURL = "https://images.example/x.img"
 
-// A publisher says what a URL names.
+// A publisher is a Resolver with one answer.
 type publisher struct {
 	found source.Resolved
 	err   error
@@ -100,7 +100,7 @@ func (w *world) add(status int, fields string) *httptest.ResponseRecorder {
 	return w.must(status, http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`"`+fields+`}`)
 }
 
-// entry returns what is kept, or nil.
+// entry returns the entry, or nil.
 func (w *world) entry() *entry.Entry {
 	w.t.Helper()
 	e, _, err := record.Read[entry.Entry](context.Background(), w.root, layout.EntryKey(layout.Ref(imageURL)))
@@ -147,8 +147,8 @@ func TestEntries(t *testing.T) {
 		t.Errorf("kept: %+v", e)
 	}
 	w.add(409, "")
-	// Refreshed, it is what the source is now, by the list it was added with;
-	// what a fetch found of it before is no longer so.
+	// A refresh takes what the source is now, with the list it was added with, and
+	// forgets the result of the earlier fetch.
 	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.Ref(imageURL)), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
@@ -202,8 +202,7 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
-// TestFaults fails each write once: what the operator is told is true, and
-// doing it again helps.
+// TestFaults fails each write once: the answer is true, and a retry works.
 func TestFaults(t *testing.T) {
 	target := "/catalog/entries?src=" + url.QueryEscape(imageURL)
 	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
@@ -236,7 +235,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// Two who add one URL at once: one of them does.
+// Of two requests that add one URL at once, one succeeds.
 func TestRace(t *testing.T) {
 	w := newWorld(t)
 	w.source.asked = nil

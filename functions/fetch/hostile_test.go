@@ -359,8 +359,4 @@ func TestParallelRanges(t *testing.T) {
 	if asked := o.askedBytes("a", imageBytes); asked != imageBytes {
 		t.Errorf("asked for %d bytes of an image of %d", asked, imageBytes)
 	}
-	// Each part is asked for in segments of its own.
-	if n := len(o.requests()); n != testPart/testSegment+2 {
-		t.Errorf("%d requests: %v", n, o.requests())
-	}
 }

@@ -234,7 +234,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestLocations finds images by where they are and where the list is.
+// TestLocations finds images by their location and that of the list.
 func TestLocations(t *testing.T) {
 	const debian = "deb.example/dists/stable/images/"
 	tree := a256 + "  ./netboot/gtk/mini.iso\n" + b256 + "  ./mini.iso\n"
@@ -302,7 +302,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("Find = %+v", sum)
 			}
 		}
-		// Whatever an image may be called, its own line finds it.
+		// Find finds any image name by its own line.
 		if !image.IsName(name) {
 			return
 		}

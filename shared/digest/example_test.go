@@ -11,7 +11,7 @@ import (
 	"imageroot/shared/digest"
 )
 
-// A hash that is saved in a record goes on in another process.
+// Another process resumes a hash that was saved in a record.
 func ExampleResume() {
 	h := digest.New(false)
 	fmt.Fprint(h, "hello, ")

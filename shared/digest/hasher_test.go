@@ -68,7 +68,7 @@ func TestResumeCorruptState(t *testing.T) {
 		"512 dropped":   func(s *State) { s.SHA512 = nil },
 		"256 cut":       func(s *State) { s.SHA256 = s.SHA256[:50] },
 		"moved between": func(s *State) { s.SHA256, s.SHA512 = append(s.SHA256, s.SHA512[0]), s.SHA512[1:] },
-		// Sound by its check, but nothing that a hash wrote.
+		// With a valid check, but not the state of a hash.
 		"no hash state": func(s *State) { s.SHA256 = []byte("x"); s.Check = s.check() },
 		"no 512 state":  func(s *State) { s.SHA512 = []byte("x"); s.Check = s.check() },
 		"negative":      func(s *State) { s.Offset = -1; s.Check = s.check() },

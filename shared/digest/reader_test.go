@@ -9,8 +9,7 @@ import (
 	"testing/iotest"
 )
 
-// Blocks are the same bytes that Read returns, whatever was peeked at or read
-// before them, and end as Read does.
+// Blocks returns the same bytes as Read after any Peek and Read, and ends as Read does.
 func TestReaderBlocks(t *testing.T) {
 	data := make([]byte, 3*blockBytes+1234)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(data) // never fails

@@ -83,7 +83,7 @@ func TestPublisher(t *testing.T) {
 	}
 }
 
-// Bytes that come again under their name are known since they first came.
+// Bytes that return under their name are known since their first time.
 func TestNext(t *testing.T) {
 	at := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
 	var r Record

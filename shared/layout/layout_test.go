@@ -10,8 +10,7 @@ import (
 	"imageroot/shared/image"
 )
 
-// parsers is every kind of key that has a parser: how to read it and how to
-// build it again from what was read.
+// parsers has the parser of each kind of key, and the builder that reverses it.
 var parsers = []struct {
 	kind  string
 	parse func(key string) (string, bool)

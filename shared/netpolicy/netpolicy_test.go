@@ -175,7 +175,7 @@ func TestEndpointOfAllAddresses(t *testing.T) {
 	}
 }
 
-// The dialler judges what a name leads to, not the name.
+// The dialler checks the addresses of a name, not the name.
 func TestNamesThatLeadToRefusedAddresses(t *testing.T) {
 	hit := 0
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hit++ }))
@@ -229,7 +229,7 @@ func TestRedirectToRefusedAddress(t *testing.T) {
 	}
 }
 
-// A proxy from the environment would dial in the policy's stead.
+// The policy does not reach the addresses that a proxy dials.
 func TestProxyFromEnvironmentIsNotUsed(t *testing.T) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the proxy was asked") }))
 	defer proxy.Close()
@@ -249,8 +249,7 @@ func TestProxyFromEnvironmentIsNotUsed(t *testing.T) {
 	}
 }
 
-// dns starts a name server that knows the A records given, and returns a
-// resolver that asks it.
+// dns starts a name server with these A records, and returns a resolver that asks it.
 func dns(t *testing.T, a map[string]string) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

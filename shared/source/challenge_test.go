@@ -39,7 +39,7 @@ func TestChooseChallenge(t *testing.T) {
 	}
 }
 
-// A loginRegistry has one image, for which it wants a token.
+// A loginRegistry has one image, and requires a token.
 type loginRegistry struct {
 	*httptest.Server
 	challenge func(realm string) []string

@@ -70,7 +70,7 @@ func part(d ocispec.Descriptor, n int, key string) ocispec.Descriptor {
 	return d
 }
 
-// TestSplit tells parts of one disk from images beside each other.
+// TestSplit distinguishes the parts of one disk from several images.
 func TestSplit(t *testing.T) {
 	titled := func(size int64, titles ...string) (layers []ocispec.Descriptor) {
 		for i, title := range titles {
@@ -196,8 +196,7 @@ func TestChoosePlatform(t *testing.T) {
 			t.Errorf("%s: chose %q, %v; want %q", tt.name, titleOf(got), err, want)
 		}
 	}
-	// Other names of an architecture are names of it, and what differs among the
-	// choices is told.
+	// An architecture has several names, and the error shows how choices differ.
 	disk := func(arch, kind string) ocispec.Descriptor {
 		d := m("linux", arch, kind)
 		d.Annotations = map[string]string{"disktype": kind, "org.opencontainers.image.version": "5.3"}
@@ -216,7 +215,7 @@ func TestChoosePlatform(t *testing.T) {
 			}
 		}
 	}
-	// What is offered is named, so that it can be asked for; but not without end.
+	// The error names the choices, up to a limit.
 	many := make([]ocispec.Descriptor, 50)
 	for i := range many {
 		many[i] = m("linux", "arm64", strings.Repeat("v", i+1))
@@ -227,8 +226,8 @@ func TestChoosePlatform(t *testing.T) {
 	}
 }
 
-// As many descriptors as a manifest has room for are no work to speak of: with
-// each compared to all others, this test would not end in time.
+// A manifest that is full of descriptors takes linear time: with each compared to all
+// others, this test would not end in time.
 func TestManifestsThatAreFull(t *testing.T) {
 	const most = maxManifestBytes / 160
 	numbered := make([]ocispec.Descriptor, most)

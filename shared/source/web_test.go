@@ -96,7 +96,7 @@ func is(err error) string {
 	return err.Error()
 }
 
-// status answers with a status and fields, and the body last.
+// answer sends a status, fields and a body.
 func answer(status int, body string, fields ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i < len(fields); i += 2 {
@@ -172,7 +172,7 @@ func TestOpenValidators(t *testing.T) {
 	}
 }
 
-// What is taken for a validator survives a record, and can be sent back.
+// A validator survives a record, and can be sent back.
 func TestValidatorsSurvive(t *testing.T) {
 	for _, field := range []string{
 		`"v1"`, `W/"v1"`, "v1", "\"caf\xc3\xa9\"", "\"caf\xe9\"", "\"\xff\xfe\"", "\"a\x01b\"", "\"a\x7f\"", `"` + strings.Repeat("x", 9000) + `"`,
@@ -416,8 +416,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// A cookie that a redirect sets is for the rest of that request, and for the
-// host that set it.
+// A cookie that a redirect sets is sent to its host, until the request ends.
 func TestRedirectCookies(t *testing.T) {
 	has := func(r *http.Request) bool { _, err := r.Cookie("pass"); return err == nil }
 	var other string
@@ -697,7 +696,7 @@ func TestSHAURL(t *testing.T) {
 			t.Errorf("%s with %s: %+v", tt.image, tt.sha, r)
 		}
 	}
-	// What is malformed is said before anything is asked.
+	// A malformed URL is refused before any request.
 	s.requests = nil
 	if _, err := s.Resolve(t.Context(), s.url("/x.img"), "ftp://h/sums"); is(err) != "malformed" || len(s.requests) != 0 {
 		t.Errorf("a malformed SHA URL: %v, after %d requests", err, len(s.requests))
