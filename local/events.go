@@ -79,7 +79,7 @@ func (e *events) poll(ctx context.Context) {
 		next := time.NewTimer(e.interval())
 		select {
 		case <-next.C:
-			_ = e.looks.Send(ctx, queue.Task{Poll: true}.Encode(), 0) // never fails
+			_ = e.looks.Send(ctx, queue.Poll{}.Encode(), 0) // never fails
 		case <-e.turned:
 		case <-ctx.Done():
 		}
@@ -118,7 +118,7 @@ func (s *server) hear(ctx context.Context) {
 			e.turn(true)
 			s.log.Info("events of objects", "by", e.way, "because", "the server's event stream is there", "poll", e.interval().String())
 			// What happened before was not told.
-			_ = e.looks.Send(ctx, queue.Task{Reconcile: true}.Encode(), 0) // never fails
+			_ = e.looks.Send(ctx, queue.Reconcile{}.Encode(), 0) // never fails
 		},
 		Down: down,
 	}
@@ -147,7 +147,7 @@ func (s *server) hook() *hook.Hook {
 		},
 		Unreadable: func(err error) {
 			s.log.Warn("an event that cannot be read: everything is compared", "error", err)
-			_ = e.looks.Send(context.Background(), queue.Task{Reconcile: true}.Encode(), 0) // never fails
+			_ = e.looks.Send(context.Background(), queue.Reconcile{}.Encode(), 0) // never fails
 		},
 	}
 	if e.way == config.EventsWebhook {

@@ -40,7 +40,7 @@ func TestPoll(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		go e.poll(ctx)
 		at := func(d time.Duration) { time.Sleep(d - time.Since(looks.began)); synctest.Wait() }
-		polls := func() int { return len(looks.sent[string(queue.Task{Poll: true}.Encode())]) }
+		polls := func() int { return len(looks.sent[string(queue.Poll{}.Encode())]) }
 		at(time.Minute + time.Second)
 		if n := polls(); n != 4 {
 			t.Errorf("%d polls in a minute without events, want 4", n)
@@ -158,14 +158,14 @@ func TestHear(t *testing.T) {
 		}
 	}
 	for range 2 {
-		expect(queue.Task{Reconcile: true})
-		expect(queue.Task{Image: "a b+%41.img"})
+		expect(queue.Reconcile{})
+		expect(queue.InspectImage("a b+%41.img"))
 		if s.events.interval() != pollSlow {
 			t.Error("while events come, the listing is looked at often")
 		}
 		end <- struct{}{}
 	}
-	expect(queue.Task{Reconcile: true})
+	expect(queue.Reconcile{})
 	stop()
 	<-heard
 }

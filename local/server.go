@@ -253,7 +253,7 @@ func (s *server) changed(bucket, key string) {
 	if bucket == s.cfg.ImageRoot.Bucket {
 		if name, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
 			s.kit.Inventory.TouchImage(name)
-			_ = s.events.looks.Send(context.Background(), queue.Task{Image: name}.Encode(), 0) // never fails
+			_ = s.events.looks.Send(context.Background(), queue.InspectImage(name).Encode(), 0) // never fails
 			return
 		}
 	}
@@ -481,22 +481,22 @@ func (s *server) reconcile(ctx context.Context) {
 	all, jobs := time.NewTicker(reconcileEvery), time.NewTicker(resumeEvery)
 	defer all.Stop()
 	defer jobs.Stop()
-	task := queue.Task{Reconcile: true}
+	var task queue.Task = queue.Reconcile{}
 	for {
 		s.restoreBuckets(ctx)
 		for _, q := range []queue.Sender{s.queues.looks, s.queues.fetches, s.queues.assemblies} {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
-		if task.Reconcile {
+		if task == (queue.Reconcile{}) {
 			if err := s.kit.Activity.Sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("old events stay for now", "error", err)
 			}
 		}
 		select {
 		case <-all.C:
-			task = queue.Task{Reconcile: true}
+			task = queue.Reconcile{}
 		case <-jobs.C:
-			task = queue.Task{Resume: true}
+			task = queue.Resume{}
 		case <-ctx.Done():
 			return
 		}

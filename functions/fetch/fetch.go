@@ -132,18 +132,19 @@ func (f *Function) resolve(ctx context.Context, t *target) error {
 
 // Handle does the work of one message of the fetch queue.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
-	var t queue.Task
-	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" && !t.Reconcile && !t.Resume {
-		return fmt.Errorf("not a task of the fetch function: %.100q", body)
+	task, err := queue.Decode(body)
+	if err != nil {
+		return err
 	}
-	var err error
-	switch {
-	case t.Reconcile:
+	switch t := task.(type) {
+	case queue.Reconcile:
 		err = f.Reconcile(ctx)
-	case t.Resume:
+	case queue.Resume:
 		_, err = f.resume(ctx)
+	case queue.RunJob:
+		err = f.fetches().Handle(ctx, t.ID)
 	default:
-		err = f.fetches().Handle(ctx, t.Ref)
+		err = fmt.Errorf("not a task of the fetch function: %.100q", body)
 	}
 	if errors.Is(err, record.ErrNewer) {
 		return nil // a job of a newer version is that version's
@@ -171,7 +172,7 @@ func (f *Function) fetched(ctx context.Context, _ string, j job.Job) error {
 	if j.Status != job.Completed {
 		return nil
 	}
-	if err := f.Hash.Send(ctx, queue.Task{Content: j.SHA256}.Encode(), 0); err != nil {
+	if err := f.Hash.Send(ctx, queue.InspectContent(j.SHA256).Encode(), 0); err != nil {
 		f.Log.Warn("fetched bytes are not inspected before the next reconciliation", "name", j.Name, "error", err)
 	}
 	return nil
@@ -195,16 +196,17 @@ func (f *Function) leave(j job.Job, err error) error {
 
 // GiveUp ends the job that a message is for, whose work has failed too often.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
-	var t queue.Task
-	if err := json.Unmarshal(body, &t); err != nil || t.Ref == "" {
+	task, _ := queue.Decode(body)
+	t, ok := task.(queue.RunJob)
+	if !ok {
 		return nil // it asks for no job
 	}
 	var cp checkpoint // as the last run left it
-	j, _, err := record.Read[job.Job](ctx, f.Catalog, job.Fetch.Key(t.Ref))
+	j, _, err := record.Read[job.Job](ctx, f.Catalog, job.Fetch.Key(t.ID))
 	if err == nil {
 		_ = json.Unmarshal(j.Checkpoint, &cp) // what does not decode names no parts
 	}
-	failed, err := f.fetches().GiveUp(ctx, t.Ref)
+	failed, err := f.fetches().GiveUp(ctx, t.ID)
 	if failed && cp.UploadID != "" {
 		f.abandon(ctx, j.Name, cp)
 	}

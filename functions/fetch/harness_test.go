@@ -29,7 +29,6 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/netpolicy"
-	"imageroot/shared/queue"
 	"imageroot/shared/queue/memqueue"
 	"imageroot/shared/record"
 	"imageroot/shared/source"
@@ -386,7 +385,7 @@ func (w *world) enqueue() {
 	}
 }
 
-func (w *world) task() []byte { return queue.Task{Ref: w.ref}.Encode() }
+func (w *world) task() []byte { return job.Fetch.Task(w.ref).Encode() }
 
 func (w *world) job() job.Job {
 	w.t.Helper()

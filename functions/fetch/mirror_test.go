@@ -183,7 +183,7 @@ func TestNewerJobKeepsParts(t *testing.T) {
 	}
 	w.clock.advance(30 * 24 * time.Hour)
 	f := w.process("b", w.root)
-	for _, task := range []queue.Task{{Reconcile: true}, {Resume: true}, {Ref: w.ref}} {
+	for _, task := range []queue.Task{queue.Reconcile{}, queue.Resume{}, job.Fetch.Task(w.ref)} {
 		if err := f.Handle(t.Context(), task.Encode()); err != nil {
 			t.Error(err)
 		}

@@ -94,7 +94,7 @@ func TestCheck(t *testing.T) {
 		if sent := checks.take(); len(sent) != 0 {
 			t.Errorf("queued again: %v", sent)
 		}
-		w.until(p, queue.Task{Check: sha})
+		w.until(p, job.Check.Task(sha))
 		rec, j := w.known(sha), w.checkJob(sha)
 		if c := rec.Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) || *c.RawSizeBytes != int64(len(middling)) {
 			t.Errorf("verdict: %+v", c)
@@ -103,7 +103,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("job: %+v", j)
 		}
 		w.hashed(packed(t, middling))
-		w.until(p, queue.Task{Check: sha}) // comes twice
+		w.until(p, job.Check.Task(sha)) // comes twice
 		w.told(activity.ImageHashed)
 	})
 }
@@ -118,7 +118,7 @@ func TestCheckFindsNoDisk(t *testing.T) {
 		bubble(t, func(w *world) {
 			p, _ := w.checking("a", w.catalog)
 			sha := w.hashAndLook(p, packed(t, inside))
-			w.until(p, queue.Task{Check: sha})
+			w.until(p, job.Check.Task(sha))
 			if no := w.known(sha).NoDisk(); (no == "") != (what == "") || !strings.Contains(no, what) {
 				t.Errorf("%q: no disk gets it since %q", what, no)
 			}
@@ -133,7 +133,7 @@ func TestCheckFails(t *testing.T) {
 		data := packed(t, middling)[:1_000_000]
 		sha := w.hashAndLook(p, data)
 		time.Sleep(time.Second) // events of one moment have no order
-		w.until(p, queue.Task{Check: sha})
+		w.until(p, job.Check.Task(sha))
 		if c := w.known(sha).Check; c.Verdict != content.Truncated || c.Offset != 1_000_000 || c.RawSizeBytes != nil {
 			t.Errorf("verdict: %+v", c)
 		}
@@ -144,7 +144,7 @@ func TestCheckFails(t *testing.T) {
 		w.hashed(data)
 		// It is not tried again by itself.
 		q, checks := w.checking("b", w.catalog)
-		w.until(q, queue.Task{Reconcile: true})
+		w.until(q, queue.Reconcile{})
 		if sent := checks.take(); len(sent) != 0 {
 			t.Errorf("after a verdict: %v", sent)
 		}
@@ -164,7 +164,7 @@ func TestCheckFrozen(t *testing.T) {
 				z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
 				first, _ := w.checking("first", z)
 				done := make(chan error, 1)
-				go func() { done <- first.Handle(w.t.Context(), queue.Task{Check: sha}.Encode()) }()
+				go func() { done <- first.Handle(w.t.Context(), job.Check.Task(sha).Encode()) }()
 				synctest.Wait()
 				select {
 				case <-z.hit:
@@ -174,7 +174,7 @@ func TestCheckFrozen(t *testing.T) {
 				}
 				time.Sleep(time.Minute) // the lease is over
 				second, _ := w.checking("second", w.catalog)
-				w.until(second, queue.Task{Check: sha})
+				w.until(second, job.Check.Task(sha))
 				close(z.thaw)
 				<-done
 				if c, j := w.known(sha).Check, w.checkJob(sha); c == nil || c.Verdict != content.Good || j.Status != job.Completed {
@@ -199,7 +199,7 @@ func TestCheckFaults(t *testing.T) {
 				sha := w.hashAndLook(p, packed(t, smallA))
 				w.look(p, imageName) // as reconciling has it done
 				for range 20 {
-					w.until(p, queue.Task{Check: sha})
+					w.until(p, job.Check.Task(sha))
 					if !w.checkJob(sha).Status.Active() {
 						break
 					}
@@ -249,7 +249,7 @@ func TestCheckStopped(t *testing.T) {
 				time.AfterFunc(c.patience, cancel)
 			}
 			defer cancel()
-			_ = p.Handle(ctx, queue.Task{Check: sha}.Encode()) // as the job says
+			_ = p.Handle(ctx, job.Check.Task(sha).Encode()) // as the job says
 			rec, j := w.known(sha), w.checkJob(sha)
 			if j.Status != c.status || (rec.Check != nil) != (c.status == job.Failed) {
 				t.Errorf("%s: %+v, %+v", c.name, j, rec.Check)
@@ -262,7 +262,7 @@ func TestCheckStopped(t *testing.T) {
 				return
 			}
 			p.tap.read = nil
-			w.until(p, queue.Task{Check: sha})
+			w.until(p, job.Check.Task(sha))
 			if rec := w.known(sha); rec.Check == nil || rec.Check.Verdict != content.Good {
 				t.Errorf("%s, once more: %+v", c.name, rec.Check)
 			}
@@ -282,15 +282,15 @@ func TestCheckReplaced(t *testing.T) {
 			w.put(imageName, []byte("another image"))
 			return nil
 		}
-		err := p.Handle(w.t.Context(), queue.Task{Check: sha}.Encode())
+		err := p.Handle(w.t.Context(), job.Check.Task(sha).Encode())
 		if _, again := errors.AsType[*queue.Retry](err); !again || w.known(sha).Check != nil {
 			t.Errorf("%v, verdict %+v", err, w.known(sha).Check)
 		}
 		// The bytes come back, and are checked.
 		w.put("copy.img.gz", old)
 		w.look(p, "copy.img.gz")
-		w.until(p, queue.Task{Hash: "copy.img.gz"})
-		w.until(p, queue.Task{Check: sha})
+		w.until(p, job.Hash.Task("copy.img.gz"))
+		w.until(p, job.Check.Task(sha))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) {
 			t.Errorf("of the copy: %+v", c)
 		}
@@ -309,12 +309,12 @@ func TestCheckStoppedOften(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			if err := p.Handle(ctx, queue.Task{Check: sha}.Encode()); !errors.Is(err, context.Canceled) {
+			if err := p.Handle(ctx, job.Check.Task(sha).Encode()); !errors.Is(err, context.Canceled) {
 				t.Fatalf("stopped: %v", err)
 			}
 		}
 		p.tap.read = nil
-		w.until(p, queue.Task{Check: sha})
+		w.until(p, job.Check.Task(sha))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good {
 			t.Errorf("%+v", c)
 		}
@@ -333,7 +333,7 @@ func TestCheckGivenUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.until(p, queue.Task{Check: sha})
+		w.until(p, job.Check.Task(sha))
 		if c, j := w.known(sha).Check, w.checkJob(sha); c.Verdict != content.Unchecked || j.Status != job.Failed {
 			t.Errorf("%+v, %+v", c, j)
 		}
@@ -343,7 +343,7 @@ func TestCheckGivenUp(t *testing.T) {
 		p, _ := w.checking("a", w.catalog)
 		sha := w.hashAndLook(p, packed(t, smallA))
 		for range 2 {
-			if err := p.GiveUp(w.t.Context(), queue.Task{Check: sha}.Encode()); err != nil {
+			if err := p.GiveUp(w.t.Context(), job.Check.Task(sha).Encode()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -381,7 +381,7 @@ func TestCheckCancelled(t *testing.T) {
 			done := make(chan error, 1)
 			if running {
 				p.tap.read = slowly
-				go func() { done <- p.Handle(w.t.Context(), queue.Task{Check: sha}.Encode()) }()
+				go func() { done <- p.Handle(w.t.Context(), job.Check.Task(sha).Encode()) }()
 				time.Sleep(3 * time.Second)
 			} else {
 				close(done)
@@ -397,7 +397,7 @@ func TestCheckCancelled(t *testing.T) {
 				t.Errorf("running %v: %+v, %+v", running, c, j)
 			}
 			checks.take()
-			w.until(p, queue.Task{Reconcile: true})
+			w.until(p, queue.Reconcile{})
 			w.look(p, imageName)
 			if sent := checks.take(); len(sent) != 0 {
 				t.Errorf("it came back: %v", sent)
@@ -409,7 +409,7 @@ func TestCheckCancelled(t *testing.T) {
 			if sent := checks.take(); len(sent) != 1 {
 				t.Errorf("asked for: %v", sent)
 			}
-			w.until(p, queue.Task{Check: sha})
+			w.until(p, job.Check.Task(sha))
 			if c := w.known(sha).Check; c == nil || c.Verdict != content.Good {
 				t.Errorf("asked for: %+v", c)
 			}
@@ -429,7 +429,7 @@ func TestChecksByAndBy(t *testing.T) {
 				data := packed(t, []byte(name))
 				w.put(name, data)
 				w.look(off, name)
-				w.until(off, queue.Task{Hash: name})
+				w.until(off, job.Hash.Task(name))
 				if !known { // as of a catalog from before there were checks
 					if err := w.catalog.DeleteRecord(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
 						t.Fatal(err)
@@ -438,7 +438,7 @@ func TestChecksByAndBy(t *testing.T) {
 			}
 			on, checks := w.checking("on", w.catalog)
 			for range 3 {
-				w.until(on, queue.Task{Reconcile: true})
+				w.until(on, queue.Reconcile{})
 				for _, s := range on.looks.take() {
 					if err := on.Handle(w.t.Context(), []byte(s)); err != nil {
 						t.Fatal(err)
@@ -478,11 +478,11 @@ func TestChecksByAndBy(t *testing.T) {
 			name := fmt.Sprintf("%02d.img.gz", i)
 			w.put(name, packed(t, []byte(name)))
 			w.look(off, name)
-			w.until(off, queue.Task{Hash: name})
+			w.until(off, job.Hash.Task(name))
 		}
 		on := w.process("on", w.catalog)
 		on.Checks = on.Work
-		w.until(on, queue.Task{Reconcile: true})
+		w.until(on, queue.Reconcile{})
 		if sent := slices.Compact(on.work.take()); len(sent) != maxTurns {
 			t.Errorf("%d checks are queued: %v", len(sent), sent)
 		}
@@ -491,12 +491,12 @@ func TestChecksByAndBy(t *testing.T) {
 		on, _ := w.checking("on", w.catalog)
 		sha := w.hashAndLook(on, packed(t, smallA))
 		off := w.process("off", w.catalog)
-		w.until(off, queue.Task{Resume: true})
+		w.until(off, queue.Resume{})
 		if j := w.checkJob(sha); j.Status != job.Cancelled {
 			t.Errorf("turned off: %+v", j)
 		}
 		on, checks := w.checking("on", w.catalog)
-		w.until(on, queue.Task{Reconcile: true})
+		w.until(on, queue.Reconcile{})
 		if sent := checks.take(); len(slices.Compact(sent)) != 1 {
 			t.Errorf("turned on again: %v", sent)
 		}
@@ -515,12 +515,12 @@ func TestForgetContents(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.look(p, imageName)
-		w.until(p, queue.Task{Reconcile: true})
+		w.until(p, queue.Reconcile{})
 		if w.known(sha) == nil {
 			t.Error("it was forgotten at once")
 		}
 		time.Sleep(forgetAfter + time.Hour)
-		w.until(p, queue.Task{Reconcile: true})
+		w.until(p, queue.Reconcile{})
 		if rec := w.known(sha); rec != nil {
 			t.Errorf("it is kept for ever: %+v", rec)
 		}
@@ -533,8 +533,8 @@ func TestCheckBesideLong(t *testing.T) {
 		p, _ := w.checking("a", w.catalog)
 		long := w.hashAndLook(p, packed(t, middling))
 		w.put("short.img", packed(t, smallA))
-		w.until(p, queue.Task{Image: "short.img"})
-		w.until(p, queue.Task{Hash: "short.img"})
+		w.until(p, queue.InspectImage("short.img"))
+		w.until(p, job.Hash.Task("short.img"))
 		short := sum256(packed(t, smallA))
 		ctx, cancel := context.WithCancel(w.t.Context())
 		p.tap.read = func(ctx context.Context, _ int64) error {
@@ -546,10 +546,10 @@ func TestCheckBesideLong(t *testing.T) {
 			}
 		}
 		var running sync.WaitGroup
-		running.Go(func() { _ = p.Handle(ctx, queue.Task{Check: long}.Encode()) })
+		running.Go(func() { _ = p.Handle(ctx, job.Check.Task(long).Encode()) })
 		synctest.Wait()
 		before := time.Now()
-		w.until(p, queue.Task{Check: short})
+		w.until(p, job.Check.Task(short))
 		if c := w.known(short).Check; c == nil || c.Verdict != content.Good || w.known(long).Check != nil {
 			t.Errorf("beside a long check: %+v", c)
 		}
@@ -590,7 +590,7 @@ func TestCheckBeyond(t *testing.T) {
 		// One frame of 1 TiB (RFC 8878, section 3.1.1.1), as far as its header goes.
 		frame := append([]byte("\x28\xb5\x2f\xfd\xe0"), 0, 0, 0, 0, 0, 1, 0, 0)
 		sha := w.hashAndLook(p, append(frame, 0x03, 0x00, 0x00, 0)) // the last block, of one zero
-		w.until(p, queue.Task{Check: sha})
+		w.until(p, job.Check.Task(sha))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Unchecked || !strings.Contains(c.Reason, "more than 32 GiB") {
 			t.Errorf("verdict: %+v", c)
 		}

@@ -185,7 +185,7 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 		return err
 	}
 	for _, sha := range unknown[:min(len(unknown), maxLooks)] {
-		if err := f.Queue.Send(ctx, queue.Task{Content: sha}.Encode(), 0); err != nil {
+		if err := f.Queue.Send(ctx, queue.InspectContent(sha).Encode(), 0); err != nil {
 			return err
 		}
 	}

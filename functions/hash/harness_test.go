@@ -154,14 +154,14 @@ func (w *world) process(owner string, catalog store.Root) *process {
 // look has p look at the image until that works.
 func (w *world) look(p *process, name string) {
 	w.t.Helper()
-	w.until(p, queue.Task{Image: name})
+	w.until(p, queue.InspectImage(name))
 }
 
 // run has p do the image's job until that has ended.
 func (w *world) run(p *process) job.Job {
 	w.t.Helper()
 	for range 20 {
-		w.until(p, queue.Task{Hash: imageName})
+		w.until(p, job.Hash.Task(imageName))
 		if j := w.job(); !j.Status.Active() {
 			return j
 		}

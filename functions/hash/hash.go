@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -58,25 +59,33 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	}
 	var errs []error
 	for _, t := range tasks {
-		switch {
-		case t.Reconcile:
-			errs = append(errs, f.Reconcile(ctx))
-		case t.Poll:
-			errs = append(errs, f.Poll(ctx))
-		case t.Resume:
-			errs = append(errs, f.resume(ctx))
-		case t.Hash != "":
-			errs = append(errs, f.hashes().Handle(ctx, t.Hash))
-		case t.Image != "":
-			errs = append(errs, f.look(ctx, t.Image))
-		case t.Content != "":
-			errs = append(errs, f.lookInto(ctx, t.Content))
-		case t.Check != "":
-			errs = append(errs, f.runCheck(ctx, t.Check))
-		}
+		errs = append(errs, f.do(ctx, t))
 	}
 	// What a newer version keeps of an image, that version sees to.
 	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, record.ErrNewer) })...)
+}
+
+func (f *Function) do(ctx context.Context, task queue.Task) error {
+	switch t := task.(type) {
+	case queue.Reconcile:
+		return f.Reconcile(ctx)
+	case queue.Poll:
+		return f.Poll(ctx)
+	case queue.Resume:
+		return f.resume(ctx)
+	case queue.InspectImage:
+		return f.look(ctx, string(t))
+	case queue.InspectContent:
+		return f.lookInto(ctx, string(t))
+	case queue.RunJob:
+		switch t.Member {
+		case job.Hash.Member:
+			return f.hashes().Handle(ctx, t.ID)
+		case job.Check.Member:
+			return f.runCheck(ctx, t.ID)
+		}
+	}
+	return fmt.Errorf("not a task of the hash function: %s", task.Encode())
 }
 
 // look does what the object of that name needs now.
@@ -216,11 +225,11 @@ func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	}
 	var errs []error
 	for _, t := range tasks {
-		switch {
-		case t.Hash != "":
-			_, err = f.hashes().GiveUp(ctx, t.Hash)
-		case t.Check != "":
-			_, err = f.checks(nil).GiveUp(ctx, t.Check)
+		switch t, _ := t.(queue.RunJob); t.Member {
+		case job.Hash.Member:
+			_, err = f.hashes().GiveUp(ctx, t.ID)
+		case job.Check.Member:
+			_, err = f.checks(nil).GiveUp(ctx, t.ID)
 		}
 		errs = append(errs, err)
 	}

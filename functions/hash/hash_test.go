@@ -74,7 +74,7 @@ func TestSettle(t *testing.T) {
 		if _, err := w.images.Put(w.t.Context(), imageName, bytes.NewReader(smallA), -1); err != nil {
 			t.Fatal(err)
 		}
-		err := p.Handle(w.t.Context(), queue.Task{Image: imageName}.Encode())
+		err := p.Handle(w.t.Context(), queue.InspectImage(imageName).Encode())
 		if retry, ok := errors.AsType[*queue.Retry](err); !ok || !retry.Free || retry.After <= 0 || retry.After > Settle {
 			t.Errorf("a fresh object: %v", err)
 		}
@@ -104,7 +104,7 @@ func TestShutdown(t *testing.T) {
 			w.look(a, imageName)
 			ctx, shutdown := context.WithTimeout(w.t.Context(), 12500*time.Millisecond)
 			defer shutdown()
-			if err := a.Handle(ctx, queue.Task{Hash: imageName}.Encode()); !errors.Is(err, context.DeadlineExceeded) {
+			if err := a.Handle(ctx, job.Hash.Task(imageName).Encode()); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("shut down: %v", err)
 			}
 			if j := w.job(); j.Status != job.Queued || j.BytesDone != a.tap.bytes || a.tap.bytes != 6*mib || w.record() != nil {
@@ -136,7 +136,7 @@ func TestKill(t *testing.T) {
 			a.tap.read = slowly
 			w.look(a, imageName)
 			done := make(chan error, 1)
-			go func() { done <- a.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+			go func() { done <- a.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 			time.Sleep(at)
 			go z.wait(true) // nothing that it writes from here on arrives
 			synctest.Wait()
@@ -183,7 +183,7 @@ func TestReplacedWhileRead(t *testing.T) {
 				return nil
 			}
 			w.look(p, imageName)
-			err := p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
+			err := p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode())
 			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After != Settle {
 				t.Errorf("replaced at %d: %v", at, err)
 			}
@@ -204,7 +204,7 @@ func TestHashedByAnother(t *testing.T) {
 		p.tap.read = slowly
 		w.look(p, imageName)
 		done := make(chan error, 1)
-		go func() { done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+		go func() { done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 		time.Sleep(5 * time.Second)
 		_, _, err := record.Change(w.t.Context(), w.catalog, layout.DigestKey(imageName), func(r *digest.Record, _ bool) error {
 			*r = digest.Record{Name: imageName, Version: v, SHA256: sum256(imageA), By: digest.ByUpload}
@@ -233,14 +233,14 @@ func TestDeletedMeanwhile(t *testing.T) {
 			w.look(p, imageName)
 			done := make(chan error, 1)
 			if after > 0 {
-				go func() { done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+				go func() { done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 				time.Sleep(after)
 			}
 			if err := w.images.Delete(w.t.Context(), imageName); err != nil {
 				t.Fatal(err)
 			}
 			if after == 0 {
-				done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
+				done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode())
 			}
 			w.look(w.process("b", w.catalog), imageName)
 			if err := <-done; err != nil {
@@ -267,7 +267,7 @@ func TestCancel(t *testing.T) {
 		}
 		w.look(p, imageName)
 		done := make(chan error, 1)
-		go func() { done <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+		go func() { done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 		time.Sleep(time.Minute)
 		began := time.Now()
 		page := w.process("page", w.catalog)
@@ -315,7 +315,7 @@ func TestRace(t *testing.T) {
 			w.look(p, imageName)
 		}
 		for _, p := range all {
-			go func() { errs <- p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+			go func() { errs <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 		}
 		var read int64
 		for range runners {
@@ -389,7 +389,7 @@ func TestFrozenOwner(t *testing.T) {
 					z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
 					first := w.process("first", z)
 					done := make(chan error, 1)
-					go func() { done <- first.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) }()
+					go func() { done <- first.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 					synctest.Wait()
 					select {
 					case <-z.hit:
@@ -471,7 +471,7 @@ func TestComesBackLater(t *testing.T) {
 		}
 		w.look(p, imageName)
 		for i, free := range []bool{true, false} {
-			err := p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode())
+			err := p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode())
 			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After != 5*time.Second || retry.Free != free {
 				t.Errorf("run %d: %v, %+v", i, err, retry)
 			}
@@ -511,7 +511,7 @@ func TestFailsAfterADay(t *testing.T) {
 		w.look(p, imageName)
 		began := time.Now()
 		for w.job().Status == job.Queued {
-			_ = p.Handle(w.t.Context(), queue.Task{Hash: imageName}.Encode()) // the queue would ask again
+			_ = p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) // the queue would ask again
 			time.Sleep(time.Minute)
 		}
 		j, took := w.job(), time.Since(began)
@@ -526,7 +526,7 @@ func TestFailsAfterADay(t *testing.T) {
 		}
 		p.tap.read = nil
 		time.Sleep(25 * time.Hour)
-		w.until(p, queue.Task{Reconcile: true})
+		w.until(p, queue.Reconcile{})
 		if sent := p.looks.take(); !slices.Equal(sent, []string{`{"image":"` + imageName + `"}`}) {
 			t.Errorf("reconciling queues %v", sent)
 		}
@@ -546,7 +546,7 @@ func TestDamagedDigests(t *testing.T) {
 			}
 		}
 		p := w.process("a", w.catalog)
-		w.until(p, queue.Task{Reconcile: true})
+		w.until(p, queue.Reconcile{})
 		looks := []string{`{"image":"gone.img"}`, `{"image":"` + imageName + `"}`}
 		if sent := p.looks.take(); !slices.Equal(sent, looks) {
 			t.Errorf("reconciling queues %v", sent)
@@ -649,7 +649,7 @@ func TestChecksumFileComposedOtherwise(t *testing.T) {
 			p := w.process("a", w.catalog)
 			w.put(names[0], smallA)
 			w.look(p, names[0])
-			w.until(p, queue.Task{Hash: names[0]})
+			w.until(p, job.Hash.Task(names[0]))
 			w.put(names[1]+".sha256", []byte(sum256(smallA)+"  "+names[1]+"\n"))
 			w.look(p, names[1]+".sha256")
 			rec, _, err := record.Read[digest.Record](w.t.Context(), w.catalog, layout.DigestKey(names[0]))
@@ -719,7 +719,7 @@ func TestReconcile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.until(p, queue.Task{Reconcile: true})
+		w.until(p, queue.Reconcile{})
 		looks := []string{`{"content":"` + sum256([]byte("hashed.img")) + `"}`, `{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
 		if got := p.looks.take(); !slices.Equal(got, looks) {
 			t.Errorf("looks: %v, want %v", got, looks)

@@ -2,7 +2,6 @@ package upload
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -100,11 +99,12 @@ func (f *Function) directPut(w http.ResponseWriter, r *http.Request, p *pending,
 // GiveUp ends the upload that a message is for, which came too often without
 // anybody assembling it.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
-	var t queue.Task
-	if err := json.Unmarshal(body, &t); err != nil || t.Upload == "" {
-		return nil // nobody waits for it
+	task, _ := queue.Decode(body)
+	id, ok := task.(queue.Assemble)
+	if !ok {
+		return nil // it asks for no upload
 	}
-	p, err := f.read(ctx, t.Upload)
+	p, err := f.read(ctx, string(id))
 	if err != nil {
 		return ignoreGone(err)
 	}

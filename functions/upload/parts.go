@@ -512,7 +512,7 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if p.Status == completing {
-		if err := f.Assemble.Send(ctx, queue.Task{Upload: p.ID}.Encode(), 0); err != nil {
+		if err := f.Assemble.Send(ctx, queue.Assemble(p.ID).Encode(), 0); err != nil {
 			return err
 		}
 	}
@@ -565,17 +565,24 @@ func missingParts(v view) string {
 	return strings.Join(missing, ", ")
 }
 
-// Handle does the work of one message: it assembles a resumable upload whose
-// parts are all there.
+// Handle does the work of one message of the assemblies queue.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
-	var t queue.Task
-	if err := json.Unmarshal(body, &t); err != nil || t.Upload == "" && !t.Reconcile && !t.Resume {
-		return fmt.Errorf("not a task of the upload function: %.100q", body)
+	task, err := queue.Decode(body)
+	if err != nil {
+		return err
 	}
-	if t.Reconcile || t.Resume {
+	switch t := task.(type) {
+	case queue.Reconcile, queue.Resume:
 		return f.Reconcile(ctx)
+	case queue.Assemble:
+		return f.handle(ctx, string(t))
 	}
-	p, err := f.read(ctx, t.Upload)
+	return fmt.Errorf("not a task of the upload function: %.100q", body)
+}
+
+// handle assembles a resumable upload whose parts are all there.
+func (f *Function) handle(ctx context.Context, id string) error {
+	p, err := f.read(ctx, id)
 	if err == nil && p.Status == completing && p.Error != "" {
 		p, err = f.note(ctx, p.ID, "") // from here on it cannot be cancelled
 	}
@@ -604,7 +611,7 @@ func (f *Function) finish(ctx context.Context, p *pending, version store.Version
 		if err := f.publish(ctx, p.Name, version, p.SHA256); err != nil {
 			return err
 		}
-	} else if err := f.Hash.Send(ctx, queue.Task{Image: p.Name}.Encode(), 0); err != nil {
+	} else if err := f.Hash.Send(ctx, queue.InspectImage(p.Name).Encode(), 0); err != nil {
 		return err
 	}
 	return f.end(ctx, p, "")
@@ -760,7 +767,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		idle := false
 		switch p.Status {
 		case completing:
-			err = f.Assemble.Send(ctx, queue.Task{Upload: p.ID}.Encode(), 0)
+			err = f.Assemble.Send(ctx, queue.Assemble(p.ID).Encode(), 0)
 		case uploading:
 			idle, err = f.giveUp(ctx, p.Name, p.UploadID, p.CreatedAt)
 		default:

@@ -553,7 +553,7 @@ func TestReconcileNewer(t *testing.T) {
 	}
 	other := w.begun("other.img", len(small))
 	w.ahead += 10 * keep
-	for _, task := range []queue.Task{{Reconcile: true}, {Upload: v.ID}} {
+	for _, task := range []queue.Task{queue.Reconcile{}, queue.Assemble(v.ID)} {
 		if err := w.Handle(t.Context(), task.Encode()); err != nil {
 			t.Error(err)
 		}
@@ -603,18 +603,18 @@ func TestReconcile(t *testing.T) {
 		{2 * time.Hour, want(fresh.ID, half.ID)},
 	} {
 		w.ahead += tt.later
-		if err := w.Handle(t.Context(), queue.Task{Reconcile: true}.Encode()); err != nil {
+		if err := w.Handle(t.Context(), queue.Reconcile{}.Encode()); err != nil {
 			t.Error(err)
 		}
 		if got := ids(); !slices.Equal(got, tt.left) {
 			t.Errorf("after %v: %v, want %v", tt.later, got, tt.left)
 		}
-		if tasks := w.assembly.take(); !slices.Equal(tasks, []string{string(queue.Task{Upload: half.ID}.Encode())}) {
+		if tasks := w.assembly.take(); !slices.Equal(tasks, []string{string(queue.Assemble(half.ID).Encode())}) {
 			t.Errorf("after %v: to be assembled: %v", tt.later, tasks)
 		}
 	}
 	w.must(404, http.MethodGet, "/uploads/"+old.ID, nil)
-	if err := w.Handle(t.Context(), queue.Task{Upload: half.ID}.Encode()); err != nil {
+	if err := w.Handle(t.Context(), queue.Assemble(half.ID).Encode()); err != nil {
 		t.Error(err)
 	}
 	w.is("half.img", small)
@@ -627,7 +627,7 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("%q is a task", bad)
 		}
 	}
-	if err := w.Handle(t.Context(), queue.Task{Upload: old.ID}.Encode()); err != nil {
+	if err := w.Handle(t.Context(), queue.Assemble(old.ID).Encode()); err != nil {
 		t.Errorf("an upload that is gone: %v", err)
 	}
 }

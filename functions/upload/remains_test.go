@@ -66,7 +66,7 @@ func TestAssemblyFails(t *testing.T) {
 		w.must(http.StatusConflict, http.MethodDelete, "/uploads/"+w.completed(v), nil)
 		f := &failing{w.images, cause}
 		w.over(f, w.catalog)
-		task := queue.Task{Upload: v.ID}.Encode()
+		task := queue.Assemble(v.ID).Encode()
 		err := w.Handle(t.Context(), task)
 		_ = w.assembly.Send(t.Context(), task, 0) // never fails
 		if final := w.show(v.ID).Status == failed; (err == nil) != final {
@@ -95,7 +95,7 @@ func TestAssemblyFails(t *testing.T) {
 		w, v, f = begin(cause)
 		w.must(http.StatusNoContent, http.MethodDelete, "/uploads/"+v.ID, nil)
 		f.err = nil
-		if err := w.Handle(t.Context(), queue.Task{Upload: v.ID}.Encode()); err != nil {
+		if err := w.Handle(t.Context(), queue.Assemble(v.ID).Encode()); err != nil {
 			t.Error(err)
 		}
 		w.is("x.img", nil)

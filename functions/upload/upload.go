@@ -169,7 +169,7 @@ func (f *Function) publish(ctx context.Context, name string, version store.Versi
 		f.Log.Warn("digest of an upload not recorded", "name", name, "error", err)
 		err = nil
 	}
-	return errors.Join(err, f.Hash.Send(ctx, queue.Task{Image: name}.Encode(), 0))
+	return errors.Join(err, f.Hash.Send(ctx, queue.InspectImage(name).Encode(), 0))
 }
 
 // delete answers DELETE /images/{name}.
@@ -188,7 +188,7 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Images.Delete(ctx, name); err != nil {
 		return err
 	}
-	if err := f.Hash.Send(ctx, queue.Task{Image: name}.Encode(), 0); err != nil {
+	if err := f.Hash.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("the hash function was not told of a deleted image", "name", name, "error", err)
 	}
 	f.record(r, activity.ImageDeleted, name, "deleted "+name, nil)

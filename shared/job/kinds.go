@@ -18,8 +18,8 @@ type Kind struct {
 	ParseKey func(key string) (id string, ok bool)
 	// ID returns the ID of a job of this kind.
 	ID func(Job) string
-	// Task returns the task of the job with that ID.
-	Task func(id string) queue.Task
+	// Member is that of the jobs' tasks.
+	Member string
 	// Event returns the event that reports the end of a job. It has kind,
 	// subject's ID, summary and details; the zero event stands for none.
 	Event func(Job) activity.Event
@@ -28,27 +28,27 @@ type Kind struct {
 // Key returns the key of the job with that ID.
 func (k *Kind) Key(id string) string { return k.Prefix + id }
 
+// Task returns the task of the job with that ID.
+func (k *Kind) Task(id string) queue.Task { return queue.RunJob{Member: k.Member, ID: id} }
+
 // The kinds of jobs.
 var (
 	// Hash computes the SHA-256 of an image. The ID is its name.
 	Hash = &Kind{
-		Name: "hash", Prefix: layout.HashJobPrefix, ParseKey: layout.HashJobName,
+		Name: "hash", Member: "hash", Prefix: layout.HashJobPrefix, ParseKey: layout.HashJobName,
 		ID:    func(j Job) string { return j.Name },
-		Task:  func(id string) queue.Task { return queue.Task{Hash: id} },
 		Event: hashEvent,
 	}
 	// Check reads through the content with a SHA-256, which is the ID.
 	Check = &Kind{
-		Name: "check", Prefix: layout.CheckJobPrefix, ParseKey: layout.CheckJobSHA256,
+		Name: "check", Member: "check", Prefix: layout.CheckJobPrefix, ParseKey: layout.CheckJobSHA256,
 		ID:    func(j Job) string { return j.SHA256 },
-		Task:  func(id string) queue.Task { return queue.Task{Check: id} },
 		Event: checkEvent,
 	}
 	// Fetch downloads a source. The ID is its ref.
 	Fetch = &Kind{
-		Name: "fetch", Prefix: layout.FetchJobPrefix, ParseKey: layout.FetchJobRef,
+		Name: "fetch", Member: "ref", Prefix: layout.FetchJobPrefix, ParseKey: layout.FetchJobRef,
 		ID:    func(j Job) string { return j.Ref },
-		Task:  func(id string) queue.Task { return queue.Task{Ref: id} },
 		Event: fetchEvent,
 	}
 )

@@ -149,5 +149,5 @@ func (f *Function) scheduled(ctx context.Context) (err error) {
 			err = fmt.Errorf("panic: %v", v)
 		}
 	}()
-	return f.Handle(ctx, queue.Task{Reconcile: true}.Encode())
+	return f.Handle(ctx, queue.Reconcile{}.Encode())
 }

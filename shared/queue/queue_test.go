@@ -11,18 +11,30 @@ import (
 	"imageroot/shared/queue"
 )
 
+// Messages that were sent before an upgrade decode after it: the wire format
+// does not change.
 func TestTaskRoundTrip(t *testing.T) {
-	for _, task := range []queue.Task{
-		{Image: "a b+ü%41#?.img"},
-		{Image: `quote"'<b>.img`},
-		{Ref: "0123"},
-		{Upload: "4567"},
-		{Reconcile: true},
+	for wire, task := range map[string]queue.Task{
+		`{"image":"a b+ü%41#?.img"}`: queue.InspectImage("a b+ü%41#?.img"),
+		`{"content":"01ab"}`:         queue.InspectContent("01ab"),
+		`{"hash":"x.img"}`:           queue.RunJob{Member: "hash", ID: "x.img"},
+		`{"ref":"0123"}`:             queue.RunJob{Member: "ref", ID: "0123"},
+		`{"upload":"4567"}`:          queue.Assemble("4567"),
+		`{"resume":true}`:            queue.Resume{},
+		`{"poll":true}`:              queue.Poll{},
+		`{"reconcile":true}`:         queue.Reconcile{},
 	} {
-		got, err := queue.Tasks(task.Encode(), "images", "")
-		if err != nil || !reflect.DeepEqual(got, []queue.Task{task}) {
-			t.Errorf("%+v came back as %+v, %v", task, got, err)
+		if got := string(task.Encode()); got != wire {
+			t.Errorf("%#v is %s, want %s", task, got, wire)
 		}
+		got, err := queue.Tasks([]byte(wire), "images", "")
+		if err != nil || !reflect.DeepEqual(got, []queue.Task{task}) {
+			t.Errorf("%s came back as %#v, %v", wire, got, err)
+		}
+	}
+	quoted := queue.InspectImage(`quote"'<b>.img`)
+	if got, err := queue.Decode(quoted.Encode()); err != nil || got != quoted {
+		t.Errorf("%q came back as %#v, %v", quoted, got, err)
 	}
 }
 
@@ -50,13 +62,13 @@ func TestTasksOfEvents(t *testing.T) {
 		prefix string
 		want   []queue.Task
 	}{
-		{"one", event("images", "x.img"), "", []queue.Task{{Image: "x.img"}}},
-		{"several", event("images", "x.img", "y.img.sha256"), "", []queue.Task{{Image: "x.img"}, {Image: "y.img.sha256"}}},
-		{"encoded once", event("images", "a+b%2B%2541.img"), "", []queue.Task{{Image: "a b+%41.img"}}},
+		{"one", event("images", "x.img"), "", []queue.Task{queue.InspectImage("x.img")}},
+		{"several", event("images", "x.img", "y.img.sha256"), "", []queue.Task{queue.InspectImage("x.img"), queue.InspectImage("y.img.sha256")}},
+		{"encoded once", event("images", "a+b%2B%2541.img"), "", []queue.Task{queue.InspectImage("a b+%41.img")}},
 		{"another bucket", event("other", "x.img"), "", nil},
 		{"below the top level", event("images", "dir/x.img"), "", nil},
-		{"with the prefix", event("images", "pre/x.img"), "pre/", []queue.Task{{Image: "x.img"}}},
-		{"with an encoded prefix", event("images", "pre+fix/x.img"), "pre fix/", []queue.Task{{Image: "x.img"}}},
+		{"with the prefix", event("images", "pre/x.img"), "pre/", []queue.Task{queue.InspectImage("x.img")}},
+		{"with an encoded prefix", event("images", "pre+fix/x.img"), "pre fix/", []queue.Task{queue.InspectImage("x.img")}},
 		{"without the prefix", event("images", "x.img"), "pre/", nil},
 		{"below the prefix", event("images", "pre/dir/x.img"), "pre/", nil},
 		{"the prefix itself", event("images", "pre/"), "pre/", nil},
@@ -67,7 +79,7 @@ func TestTasksOfEvents(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", tt.name, got, err, tt.want)
 		}
 	}
-	for _, body := range []string{"", "{}", "[]", "null", "hello", `{"image":""}`, `{"image":5}`, `{"Records":5}`} {
+	for _, body := range []string{"", "{}", "[]", "null", "hello", `{"image":""}`, `{"image":5}`, `{"resume":false}`, `{"image":true}`, `{"image":"a","hash":"b"}`, `{"Records":5}`} {
 		if got, err := queue.Tasks([]byte(body), "images", ""); err == nil {
 			t.Errorf("%q is taken for %+v", body, got)
 		}
