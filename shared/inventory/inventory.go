@@ -1,5 +1,5 @@
-// Package inventory merges what the two roots hold into the catalog: one row
-// per content, whatever its names and sources.
+// Package inventory merges the content of the two roots into the catalog: one row
+// for each content, whatever its names and sources.
 package inventory
 
 import (
@@ -33,14 +33,14 @@ const (
 	URL      = "url"      // an operator's entry
 )
 
-// A Source is where bytes of a row are.
+// A Source is a place of a row's bytes.
 type Source struct {
 	Kind     string `json:"kind"`
 	Location string `json:"location"`
 
 	Name string `json:"-"`
 	Ref  string `json:"-"` // layout.Ref of a URL
-	// What is said of the source; empty or nil if nothing.
+	// Published about the source; "" or nil if nothing is.
 	SHA256    string `json:"-"`
 	SHA512    string `json:"-"`
 	SizeBytes *int64 `json:"-"`
@@ -50,36 +50,36 @@ type Source struct {
 const (
 	Unhashed  = "unhashed"
 	Hashed    = "hashed"
-	Published = "published" // the source says the digest, and no bytes were hashed here
-	// queued, running and failed are those of the hash job.
+	Published = "published" // by the source; no bytes were hashed here
+	// queued, running and failed are states of the hash job.
 )
 
 // A Row is one content of the catalog. Sizes are bytes.
 type Row struct {
 	Ref    *string `json:"ref"` // the first MinRef digits of SHA256
 	SHA256 *string `json:"sha256"`
-	// Names has the primary name first: one of the manifest, else the one that
-	// has been known for the longest.
+	// Names begins with the primary name: one of the manifest, else the one that
+	// has been known longest.
 	Names     []string     `json:"names"`
 	Format    image.Format `json:"format"`
 	SizeBytes *int64       `json:"size_bytes"`
 	Sources   []Source     `json:"sources"`
 	Cached    bool         `json:"cached"`
 	HashState string       `json:"hash_state"`
-	// Content is what the bytes are, and VirtualSizeBytes what a disk needs for
-	// them; RawSizeBytes and RawSHA256 are of what a disk gets: what /raw sends.
-	// Nil where that is not known (yet).
+	// Content is the kind of the bytes, VirtualSizeBytes the size of the disk that
+	// they need. RawSizeBytes and RawSHA256 are of the disk itself, which /raw
+	// sends. They are nil as long as they are not known.
 	Content          *content.Kind `json:"content"`
 	VirtualSizeBytes *int64        `json:"virtual_size_bytes"`
 	RawSizeBytes     *int64        `json:"raw_size_bytes"`
 	RawSHA256        *string       `json:"raw_sha256"`
 	Warnings         []string      `json:"warnings"`
 
-	// Known is what is known of the bytes; nil: nothing.
+	// Known is the content record, or nil if the bytes were not inspected.
 	Known *content.Record `json:"-"`
-	// Blob is set where fetched bytes are in the catalog root.
+	// Blob reports whether the catalog root has the bytes.
 	Blob bool `json:"-"`
-	// FetchFailed is set where bytes are missing because fetching them failed.
+	// FetchFailed reports whether the bytes are missing because a fetch failed.
 	FetchFailed bool `json:"-"`
 }
 
@@ -101,17 +101,18 @@ func (r *Row) Local() (name string, ok bool) {
 	return "", false
 }
 
-// A Snapshot is the catalog at one moment. It must not be changed.
+// A Snapshot is the catalog at one moment. It must not be changed, and is safe
+// for concurrent use.
 type Snapshot struct {
 	Rows []Row // by first name, then digest
-	// Problem says what is wrong with the manifest, or is empty.
+	// Problem is the error of the manifest, or "".
 	Problem string
-	// Others is what else is in the image root, by name.
+	// Others are the objects in the image root that are not images, by name.
 	Others []Other
 
 	bySHA  map[string]int
 	byName map[string]int      // names are exact
-	byDisk map[string][]string // names by image.DiskName, where that is another
+	byDisk map[string][]string // names by image.DiskName, if that differs
 	byRef  map[string]int      // of URL sources
 	images map[string]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
@@ -120,7 +121,7 @@ type Snapshot struct {
 	hidden []Other
 
 	textOnce sync.Once
-	texts    []string // what a search looks at, by row
+	texts    []string // that a search compares with, by row
 }
 
 // generations are the generations of what a snapshot was made of.
@@ -155,8 +156,8 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 	return nil, false
 }
 
-// ByName returns the row that has name, one whose bytes are here first; where
-// there is none, one that has another of [image.Spellings].
+// ByName returns the row with that name, preferably one that is cached. If there
+// is none, it tries the other [image.Spellings] of the name.
 func (s *Snapshot) ByName(name string) (*Row, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if row, ok := s.row(s.byName, spelling); ok {
@@ -166,8 +167,8 @@ func (s *Snapshot) ByName(name string) (*Row, bool) {
 	return nil, false
 }
 
-// Spelled returns the name of the object in the image root that is called name
-// or another of [image.Spellings].
+// Spelled returns the key of the object in the image root whose name is one of
+// [image.Spellings], the name itself first.
 func (s *Snapshot) Spelled(name string) (string, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if _, ok := s.images[spelling]; ok {
@@ -177,10 +178,10 @@ func (s *Snapshot) Spelled(name string) (string, bool) {
 	return "", false
 }
 
-// ByDisk returns the names of the images that the name of a disk may stand for:
-// the image of exactly that name if there is one, else one image for each
-// content whose [image.DiskName] it is. Images whose bytes are here hide those
-// whose bytes are not.
+// ByDisk returns the names of the images that may hold the disk of that name: the
+// image of exactly that name, else one image for each disk whose
+// [image.DiskName] it is. Cached images hide those that are not. If there is none,
+// it tries the other [image.Spellings] of the name.
 func (s *Snapshot) ByDisk(disk string) []string {
 	for _, spelling := range image.Spellings(disk) {
 		if names := s.byDiskSpelled(spelling); names != nil {
@@ -214,7 +215,7 @@ func (s *Snapshot) byDiskSpelled(disk string) (names []string) {
 	return names
 }
 
-// rawPath returns where /raw serves the image of that name in row, which has a
+// rawPath returns the path of /raw for the image of that name in row, which has a
 // digest.
 func (s *Snapshot) rawPath(row *Row, name string) string {
 	disk := image.DiskName(name)
@@ -224,10 +225,10 @@ func (s *Snapshot) rawPath(row *Row, name string) string {
 	return "/raw/" + row.Digest() + "/" + url.PathEscape(disk)
 }
 
-// BySource returns the row that has the source with that ref.
+// BySource returns the row that has the source with that ref; see [layout.Ref].
 func (s *Snapshot) BySource(ref string) (*Row, bool) { return s.row(s.byRef, ref) }
 
-// Image returns the version of the object of that name in the image root.
+// Image returns the version of the image root's object with that key.
 func (s *Snapshot) Image(name string) (store.Info, bool) {
 	it, ok := s.images[name]
 	return it.Info, ok
@@ -250,18 +251,19 @@ func (s *Snapshot) row(index map[string]int, key string) (*Row, bool) {
 // Config of an Inventory.
 type Config struct {
 	Images, Catalog store.Root
-	// Hidden returns what is in the image root that S3 does not list; nil: S3
-	// lists everything.
+	// Hidden returns what the image root has that S3 does not list. It is nil if
+	// S3 lists everything.
 	Hidden func() []Other
-	// MaxAge is how long changes that nobody told of may stay unseen.
+	// MaxAge is how long a change without a Touch may stay unseen.
 	MaxAge time.Duration
-	// Wait is mirror.Config's.
+	// Wait is that of [mirror.Config].
 	Wait bool
 	Now  func() time.Time
 	Log  *slog.Logger
 }
 
-// An Inventory is safe for concurrent use.
+// An Inventory merges the catalog from mirrors of the two roots. It is safe for
+// concurrent use.
 type Inventory struct {
 	cfg      Config
 	images   *mirror.Mirror[struct{}]
@@ -273,12 +275,12 @@ type Inventory struct {
 	jobs     map[*job.Kind]*mirror.Mirror[job.Job]
 	manifest manifestFile
 
-	mu   sync.Mutex
-	last *Snapshot
-	said map[Other]bool // others that were logged
+	mu     sync.Mutex
+	last   *Snapshot
+	logged map[Other]bool
 }
 
-// New returns an inventory. It reads nothing yet.
+// New returns an inventory. It does not read the roots.
 func New(cfg Config) *Inventory {
 	inv := &Inventory{
 		cfg: cfg,
@@ -310,10 +312,11 @@ func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *
 	})
 }
 
-// TouchImage says that the object at key in the image root may have changed.
+// TouchImage marks the object at key in the image root as possibly changed: the
+// next [Inventory.Snapshot] sees it.
 func (inv *Inventory) TouchImage(key string) { inv.images.Touch(key) }
 
-// TouchCatalog says that the object at key in the catalog root may have changed.
+// TouchCatalog is [Inventory.TouchImage] for the catalog root.
 func (inv *Inventory) TouchCatalog(key string) {
 	inv.blobs.Touch(key)
 	inv.digests.Touch(key)
@@ -325,9 +328,9 @@ func (inv *Inventory) TouchCatalog(key string) {
 	}
 }
 
-// Unsettled lists everything anew and returns the names of images whose
-// digest record is missing, of another version, or speaks of other checksum
-// files than there are, and of digest records, damaged ones too, without an image.
+// Unsettled lists both roots again. It returns the names of images whose digest
+// record is missing, of another version, or about other checksum files, and of
+// digest records, including damaged ones, without an image.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.jobs[job.Hash].Refresh(ctx)); err != nil {
 		return nil, err
@@ -335,9 +338,9 @@ func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
 	return inv.unsettled(ctx, func(string, store.Version) bool { return false })
 }
 
-// Changed lists only the image root anew and returns what is unsettled by
-// then, as far as is known here, without the images that a job has in hand, or
-// has given up.
+// Changed lists only the image root again. It returns what is unsettled as far as
+// this process knows, without the images that a hash job has claimed or has
+// failed on.
 func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
 	if err := inv.images.Refresh(ctx); err != nil {
 		return nil, err
@@ -352,8 +355,8 @@ func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
 	})
 }
 
-// unsettled compares what is known of images and digests. It leaves out images
-// of which something is missing because they are in hand.
+// unsettled compares images and digest records. It leaves out images for which
+// inHand is true.
 func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v store.Version) bool) ([]string, error) {
 	images, _, err := inv.images.All(ctx)
 	if err != nil {
@@ -387,8 +390,8 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 	return names, nil
 }
 
-// sameSidecars reports whether publishers were read from the checksum files
-// that are beside the image now.
+// sameSidecars reports whether publishers were read from the current sidecars of
+// the image.
 func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishers []digest.Publisher) bool {
 	n := 0
 	for _, algorithm := range []string{"sha256", "sha512"} {
@@ -406,16 +409,16 @@ func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishe
 	return n == len(publishers)
 }
 
-// Refresh lists everything but jobs anew, for who knows of something that no
-// event has told this process of.
+// Refresh lists everything except jobs again. It is for a caller that knows of a
+// change without an event.
 func (inv *Inventory) Refresh(ctx context.Context) error {
 	return errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
 		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
 }
 
-// Unknown lists everything anew and returns the digests of bytes that are here
-// and nothing is known of, and those of records of what is known that no row
-// stands for and that are older than age.
+// Unknown lists everything again. It returns the digests of cached bytes without
+// a content record, and those of content records without a row that are older
+// than age.
 func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []string, err error) {
 	if err := inv.Refresh(ctx); err != nil {
 		return nil, nil, err
@@ -442,15 +445,14 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 	return bytes, records, nil
 }
 
-// incomplete reports whether bytes may stand for sources that the snapshot
-// does not have: those of a broken manifest and of records that do not decode.
+// incomplete reports whether the snapshot may lack sources: those of a manifest
+// with an error and of records that do not decode.
 func (inv *Inventory) incomplete(s *Snapshot) bool {
 	return s.Problem != "" || len(inv.digests.LeftOut(nil))+len(inv.entries.LeftOut(nil))+len(inv.fetched.LeftOut(nil)) > 0
 }
 
-// Unnamed lists everything anew and returns the fetched bytes, by digest, and
-// the records of what fetches found, by ref, that no source in the catalog
-// stands for and that are older than age.
+// Unnamed lists everything again. It returns the digests of blobs and the refs of
+// fetched records that no source names and that are older than age.
 func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs, fetched []string, err error) {
 	if err := errors.Join(inv.Refresh(ctx), inv.jobs[job.Fetch].Refresh(ctx)); err != nil {
 		return nil, nil, err
@@ -492,8 +494,8 @@ func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
 	return list, nil
 }
 
-// NewerFetchJobs reports whether there were fetch jobs of a newer version when
-// they were listed last. What they have stored is not known.
+// NewerFetchJobs reports whether the last listing had fetch jobs of a newer
+// version. What these have stored is not known.
 func (inv *Inventory) NewerFetchJobs() bool {
 	return len(inv.jobs[job.Fetch].LeftOut(record.ErrNewer)) > 0
 }
@@ -536,8 +538,8 @@ func (inv *Inventory) Jobs(ctx context.Context, kinds ...*job.Kind) ([]job.Job, 
 	return list, nil
 }
 
-// failedFetches returns the errors of fetches that failed, by ref. Other
-// changes of fetch jobs, such as progress, change no row.
+// failedFetches returns the errors of failed fetches by ref. Other changes of
+// fetch jobs, such as progress, change no row.
 func (inv *Inventory) failedFetches(ctx context.Context) (map[string]string, error) {
 	items, _, err := inv.jobs[job.Fetch].All(ctx)
 	if err != nil {
@@ -552,20 +554,22 @@ func (inv *Inventory) failedFetches(ctx context.Context) (map[string]string, err
 	return failed, nil
 }
 
-// sayOthers logs what is not an image, each once while it is there. The caller
-// holds mu.
-func (inv *Inventory) sayOthers() {
+// logOthers logs the objects that are not images, each once as long as it exists.
+// The caller holds mu.
+func (inv *Inventory) logOthers() {
 	const most = 100 // a log is not a listing
-	said := make(map[Other]bool, len(inv.last.Others))
+	logged := make(map[Other]bool, len(inv.last.Others))
 	for _, o := range inv.last.Others {
-		if said[o] = true; !inv.said[o] && len(said) <= most {
+		if logged[o] = true; !inv.logged[o] && len(logged) <= most {
 			inv.cfg.Log.Warn("not an image", "name", o.Name, "reason", o.Reason)
 		}
 	}
-	inv.said = said
+	inv.logged = logged
 }
 
-// Snapshot returns the catalog as it is now.
+// Snapshot returns the current catalog. It includes every change that was
+// touched before, and others once MaxAge has passed. It returns the same
+// snapshot as before if nothing has changed.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
 	var gen generations
@@ -598,7 +602,7 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if inv.last == nil || inv.last.gen != gen || !maps.Equal(inv.last.failed, in.failedFetches) || !slices.Equal(inv.last.hidden, in.hidden) {
 		inv.last = in.merge()
 		inv.last.gen, inv.last.failed, inv.last.hidden = gen, in.failedFetches, in.hidden
-		inv.sayOthers()
+		inv.logOthers()
 	}
 	return inv.last, nil
 }

@@ -14,25 +14,24 @@ import (
 	"imageroot/shared/store"
 )
 
-// manifestFile reads the operator's manifest. Where the one in the image root
-// is bad, the last good one, of which the catalog root has a copy, stays in
-// force.
+// manifestFile reads the operator's manifest. If the one in the image root has an
+// error, the last good one, of which the catalog root has a copy, stays in force.
 type manifestFile struct {
 	images, catalog store.Root
 	log             *slog.Logger
 
 	mu      sync.Mutex
 	version store.Version
-	read1   bool
+	known   bool // version is that of the manifest that was read
 	parsed  *manifest.Manifest
 	problem string
 	gen     uint64
-	// forgotten: there is no manifest, and no copy of one.
+	// forgotten is set once there is neither a manifest nor a copy of one.
 	forgotten bool
 }
 
-// read returns the manifest in force (nil where there is none), what is wrong
-// with the one in the image root, and a number that changes with them.
+// read returns the manifest in force (nil if there is none), the error of the one
+// in the image root, and a generation that changes with them.
 func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -41,16 +40,16 @@ func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[s
 		if f.parsed != nil || f.problem != "" {
 			f.gen++
 		}
-		f.parsed, f.problem, f.read1 = nil, "", false
+		f.parsed, f.problem, f.known = nil, "", false
 		f.forget(ctx)
 		return nil, "", f.gen, nil
 	}
-	if f.read1 && f.version.Equal(it.Info.Version) {
+	if f.known && f.version.Equal(it.Info.Version) {
 		return f.parsed, f.problem, f.gen, nil
 	}
 	data, err := readManifest(ctx, f.images)
 	if errors.Is(err, store.ErrNotFound) {
-		return f.parsed, f.problem, f.gen, nil // going; the next listing shows it
+		return f.parsed, f.problem, f.gen, nil // being removed
 	}
 	var m *manifest.Manifest
 	if err == nil {
@@ -63,7 +62,7 @@ func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[s
 			f.problem = fmt.Sprintf("%s is not in force: %v", layout.ManifestKey, err)
 			f.parsed, err = f.lastGood(ctx)
 			if f.parsed != nil {
-				f.problem += ". The last good one is used until it is mended."
+				f.problem += ". The last good one is used until this is fixed."
 			}
 		} else {
 			f.parsed, f.problem = m, ""
@@ -76,7 +75,7 @@ func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[s
 	if err != nil {
 		return nil, "", 0, err
 	}
-	f.version, f.read1, f.forgotten = it.Info.Version, true, false
+	f.version, f.known, f.forgotten = it.Info.Version, true, false
 	f.gen++
 	return f.parsed, f.problem, f.gen, nil
 }
@@ -105,27 +104,27 @@ func (f *manifestFile) lastGood(ctx context.Context) (*manifest.Manifest, error)
 	}
 	m, err := manifest.Parse(data)
 	if err != nil {
-		f.log.Error("the kept copy of the last good manifest does not parse", "error", err)
+		f.log.Error("the copy of the last good manifest does not parse", "error", err)
 		return nil, nil
 	}
 	return m, nil
 }
 
-// forget removes the copy of a manifest that is gone: what somebody removed
-// must not come back in force when a bad one arrives.
+// forget removes the copy of a manifest that was removed: it must not be in force
+// again when one with an error arrives.
 func (f *manifestFile) forget(ctx context.Context) {
 	if f.forgotten {
 		return
 	}
 	if err := f.catalog.DeleteRecord(ctx, layout.GoodManifestKey); err != nil && !errors.Is(err, store.ErrNotFound) {
-		f.log.Warn("could not remove the copy of a manifest that is gone", "error", err)
+		f.log.Warn("cannot remove the copy of a removed manifest", "error", err)
 		return
 	}
 	f.forgotten = true
 }
 
-// keep copies a good manifest to the catalog root. It is not needed for what
-// is in force now, so a failure is only logged.
+// keep copies a good manifest to the catalog root. A failure is only logged: the
+// manifest is in force without the copy.
 func (f *manifestFile) keep(ctx context.Context, data []byte) {
 	old, tag, err := f.catalog.ReadRecord(ctx, layout.GoodManifestKey)
 	switch {
@@ -135,6 +134,6 @@ func (f *manifestFile) keep(ctx context.Context, data []byte) {
 		_, err = f.catalog.ReplaceRecord(ctx, layout.GoodManifestKey, data, tag)
 	}
 	if err != nil && !errors.Is(err, store.ErrConflict) {
-		f.log.Warn("could not keep a copy of the manifest", "error", err)
+		f.log.Warn("cannot copy the manifest", "error", err)
 	}
 }

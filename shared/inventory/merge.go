@@ -31,24 +31,24 @@ type inputs struct {
 	problem       string
 }
 
-// A piece is one source with what is known of its bytes.
+// A piece is one source and what is known about its bytes.
 type piece struct {
 	source    Source
 	name      string
 	format    image.Format
 	sha256    string
-	size      int64 // negative: not known
+	size      int64 // negative if it is not known
 	cached    bool
 	hashState string
 	warnings  []string
-	// since is when the name became known for these bytes. It is zero in the
-	// manifest: there the operator chooses names.
+	// since is the time when the name became known for these bytes. It is zero for
+	// names of the manifest, which the operator chooses.
 	since time.Time
 	row   int
 }
 
-// merge makes rows of pieces: pieces of one digest are one row, a piece
-// without a digest is a row of its own.
+// merge returns the rows of all pieces: pieces with one digest are one row, a
+// piece without a digest is its own row.
 func (in *inputs) merge() *Snapshot {
 	pieces := in.localPieces()
 	pieces = in.manifestPieces(pieces)
@@ -127,7 +127,7 @@ func (r *Row) hasLocal(name string) bool {
 	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Kind == Local && s.Name == name })
 }
 
-// others lists what is neither an image nor something about images.
+// others returns the objects that are neither images nor about images.
 func (in *inputs) others() []Other {
 	list := slices.Clone(in.hidden)
 	for name := range in.images {
@@ -141,7 +141,7 @@ func (in *inputs) others() []Other {
 	return list
 }
 
-// name adds a name. The first is the primary one.
+// name adds a name. The first one is the primary name.
 func (r *Row) name(p *piece) {
 	if len(r.Names) == 0 {
 		r.Format = p.format
@@ -151,8 +151,8 @@ func (r *Row) name(p *piece) {
 	}
 }
 
-// noteFailures warns of fetches that failed while the bytes are missing, once
-// for each URL: an entry and the manifest may both have it.
+// noteFailures adds warnings of failed fetches to a row without bytes, one for
+// each URL: an entry and the manifest may both have it.
 func (r *Row) noteFailures(failed map[string]string) {
 	if r.Cached {
 		return
@@ -185,7 +185,7 @@ func (r *Row) add(p *piece) {
 	}
 }
 
-// describe adds what is known of a row's bytes.
+// describe adds what is known about a row's bytes.
 func (s *Snapshot) describe(r *Row, known *content.Record) {
 	r.Known, r.Content, r.VirtualSizeBytes = known, &known.Kind, known.Virtual()
 	var sha string
@@ -282,7 +282,7 @@ func (in *inputs) entryPieces(pieces []piece) []piece {
 	return pieces
 }
 
-// learn adds what a fetch found where the source itself did not say.
+// learn adds what a fetch found and the source does not publish.
 func (in *inputs) learn(p *piece) {
 	if !layout.IsHex256(p.sha256) {
 		p.sha256 = ""

@@ -7,8 +7,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// ObserveImages returns the image root with every write through it seen by
-// the next Snapshot.
+// ObserveImages returns the image root. The next Snapshot sees each write through
+// it.
 func (inv *Inventory) ObserveImages(root store.Root) store.Root {
 	return &observed{root, inv.TouchImage}
 }
@@ -18,7 +18,7 @@ func (inv *Inventory) ObserveCatalog(root store.Root) store.Root {
 	return &observed{root, inv.TouchCatalog}
 }
 
-// observed tells of the key of each write after it, whatever its outcome.
+// observed touches the key of each write after it, whatever its outcome.
 type observed struct {
 	store.Root
 	touch func(key string)

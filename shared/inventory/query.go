@@ -17,40 +17,41 @@ const (
 	MaxLimit     = 500
 )
 
-// Sorts lists what a [Query] can sort by. A "-" before one reverses it.
+// Sorts returns the fields that a [Query] can sort by. A "-" before one reverses
+// the order.
 func Sorts() []string { return []string{"name", "size", "format", "sha256", "state"} }
 
 // A Query asks for part of a snapshot.
 type Query struct {
-	// Text holds words that must all be found: in a name or the location of
-	// a source, whatever the case and the Unicode normal form, or at the
-	// beginning of the SHA-256 or of that of what a disk gets.
+	// Text holds words. A row must have each: in a name or the location of a
+	// source, whatever the case and the Unicode normal form, or as a prefix of its
+	// SHA-256 or that of its disk.
 	Text   string
 	Sort   string // one of [Sorts], or "" for name
 	Limit  int    // 1 to MaxLimit; 0 means DefaultLimit
 	Cursor string // Page.Next of the page before
 }
 
-// A Page is what a [Query] found.
+// A Page is the result of a [Query].
 type Page struct {
 	Rows  []*Row
-	Total int    // of all pages
-	Next  string // where more follow
+	Total int    // rows of all pages
+	Next  string // the cursor of the next page, or ""
 }
 
-// A QueryError says what is wrong with a query.
+// A QueryError is the error of a query, in a sentence for people.
 type QueryError struct{ Reason string }
 
 func (e *QueryError) Error() string { return e.Reason }
 
-// cursor is the last row of a page: rows that come or go in between pages
-// shift nothing.
+// cursor is the last row of a page, so that rows which are added or removed
+// between two pages shift nothing.
 type cursor struct {
 	Sort string `json:"s"`
 	Key  key    `json:"k"`
 }
 
-// key orders rows: by what they are sorted by, then by what tells them apart.
+// key orders rows by the sorted field, then by what distinguishes them.
 type key struct {
 	Text string `json:"t,omitempty"`
 	Size int64  `json:"n,omitempty"`
@@ -161,7 +162,8 @@ func (s *Snapshot) matches(i int, words []string) bool {
 	return true
 }
 
-// text is what a search looks at, in lower case. It is made once a snapshot.
+// text returns the text that a search compares with, in lower case. It is made
+// once for each snapshot.
 func (s *Snapshot) text(i int) string {
 	s.textOnce.Do(func() {
 		s.texts = make([]string, len(s.Rows))

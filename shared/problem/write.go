@@ -10,20 +10,19 @@ import (
 	"imageroot/shared/visible"
 )
 
-// RequestIDHeader is the field that carries a request's ID, both ways.
+// RequestIDHeader is the header field with a request's ID, in requests and answers.
 const RequestIDHeader = "X-Request-Id"
 
-// DetailHeader is the field that has the detail of a problem, for clients that
-// drop the body (curl -f), and for HEAD. It is ASCII: other characters are
-// escaped as in Go. What is long is cut.
+// DetailHeader is the header field with the detail of a problem, for clients that
+// drop the body (curl -f) and for HEAD. It is ASCII, with escapes as in Go, and is
+// cut if it is long.
 const DetailHeader = "Problem-Detail"
 
-// MediaType is that of RFC 9457.
+// MediaType is the media type of problems (RFC 9457 §3).
 const MediaType = "application/problem+json"
 
-// Prepare sets the fields of the answer that do not depend on how the problem
-// is shown, takes away those that spoke of another answer, and returns the
-// status.
+// Prepare sets the header fields of a problem that do not depend on its format,
+// removes those of another answer, and returns the status.
 func Prepare(w http.ResponseWriter, e *Error) int {
 	h := w.Header()
 	for _, name := range []string{"Content-Length", "Content-Encoding", "Content-Disposition", "Etag", "Last-Modified", "Repr-Digest", "Accept-Ranges", "Content-Location"} {
@@ -52,9 +51,8 @@ func headerText(s string) string {
 	return quoted
 }
 
-// Write answers with the problem that err is ([From]), as
-// application/problem+json. The instance is the request ID, which is expected
-// in the header of the answer already.
+// Write answers with the problem of err (see [From]) as application/problem+json.
+// The instance is the request ID in the header of the answer.
 func Write(w http.ResponseWriter, r *http.Request, err error) {
 	e := From(err)
 	status := Prepare(w, e)
@@ -63,7 +61,7 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // nobody is left to tell
+		_, _ = w.Write(body) // the client may have left
 	}
 }
 
@@ -81,7 +79,7 @@ func (e *Error) body(status int, instance string) []byte {
 		members["instance"] = instance
 	}
 	body, err := json.Marshal(members)
-	if err != nil { // something in Extra that is not JSON
+	if err != nil { // a value of Extra cannot be encoded
 		return New(e.Code, e.Detail).body(status, instance)
 	}
 	return append(body, '\n')

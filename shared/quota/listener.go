@@ -20,30 +20,30 @@ type Config struct {
 	// Total is the most connections that are open at once, and Each the most
 	// of them from one network (see [Network]).
 	Total, Each int
-	// Exempt reports whether an address is that of a proxy, which connects for
-	// many clients: Each does not apply to it. Nil is none.
+	// Exempt reports whether an address is that of a proxy, to which Each does not
+	// apply. If it is nil, there is no proxy.
 	Exempt func(netip.Addr) bool
-	// Still is how long no byte has moved on a connection when another one of
-	// its network takes its place.
+	// Still is how long no byte must have moved on a connection before another one
+	// of its network takes its place.
 	Still time.Duration
 	Log   *slog.Logger
 }
 
-// unsentBytes is how much of an answer the kernel holds for a client that does
-// not read. What is on its way is not counted, so the rate does not suffer.
+// unsentBytes is how much unsent data the kernel holds for a client that does not
+// read. Data in flight does not count, so the rate does not suffer.
 const unsentBytes = 128 << 10
 
-// logEvery is how often the log says that connections were refused.
+// logEvery is the least time between two log lines about refused connections.
 const logEvery = time.Minute
 
 // A Listener accepts TCP connections within the bounds of its [Config].
 //
-// A connection above Each or Total takes the place of another one: of its
-// network, or of the network with the most connections. It is the one on which
-// no byte has moved for the longest time. So a client whose transfer moves
-// keeps its connection, and a new client gets one, however many others stand
-// still. A connection above Each is reset if no other one stands Still.
-// Those that stand Still and are not vouched for (see [Conn.Vouch]) go first.
+// A connection above Each takes the place of the longest idle one of its network,
+// and one above Total that of the longest idle one of the network with the most
+// connections; those that are idle for Still and not vouched for (see
+// [Conn.Vouch]) go first. So a client whose transfer moves keeps its connection,
+// and a new client gets one however many others are idle. A connection above
+// Each is reset if no other one of its network is idle for Still.
 type Listener struct {
 	net.Listener
 	cfg     Config
@@ -56,12 +56,12 @@ type Listener struct {
 	said    time.Time
 }
 
-// NewListener returns a Listener over ln, whose connections must be TCP.
+// NewListener returns a Listener over ln, whose connections must be of TCP.
 func NewListener(ln net.Listener, cfg Config) *Listener {
 	return &Listener{Listener: ln, cfg: cfg, started: time.Now(), open: map[*Conn]struct{}{}, by: map[netip.Prefix]*int{}}
 }
 
-// now is the time in nanoseconds since the listener started.
+// now returns the nanoseconds since the listener started.
 func (l *Listener) now() int64 { return int64(time.Since(l.started)) }
 
 // Accept implements [net.Listener]. What it returns is a [*Conn].
@@ -100,8 +100,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit gives c a place, if there is one for its network, and returns the
-// connection that has to go for it.
+// admit gives c a place, if its network may have one, and returns the connection
+// that gives way for it.
 func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,7 +130,8 @@ func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 	return true, victim
 }
 
-// stillest returns the connection that gives way among those that may go.
+// stillest returns the connection that gives way among those for which may is
+// true.
 func (l *Listener) stillest(now int64, may func(*Conn) bool) (found *Conn) {
 	idle := func(c *Conn) int {
 		if !c.vouched.Load() && c.still(now) {
@@ -163,7 +164,7 @@ func (l *Listener) remove(c *Conn) {
 	}
 }
 
-// refuse says now and then what strangers would otherwise fill the log with.
+// refuse logs that a connection was refused, at most once in logEvery.
 func (l *Listener) refuse(what string, c *Conn) {
 	l.refused++
 	if now := time.Now(); now.Sub(l.said) >= logEvery {
@@ -172,23 +173,22 @@ func (l *Listener) refuse(what string, c *Conn) {
 	}
 }
 
-// A Conn is a TCP connection that knows when a byte moved on it last.
+// A Conn is a TCP connection that records when a byte moved on it last.
 type Conn struct {
 	*net.TCPConn
 	from    *Listener
-	network netip.Prefix // invalid for a proxy, whose connections count as other clients'
+	network netip.Prefix // invalid for a proxy: each of its connections counts as another client
 	peers   *int         // how many connections the network has
 	moved   atomic.Int64 // see Listener.now
 	vouched atomic.Bool
 }
 
-// Vouch says whether the client of the connection is known, until it is called
-// again.
+// Vouch sets whether the client of the connection is authenticated.
 func (c *Conn) Vouch(known bool) { c.vouched.Store(known) }
 
 func (c *Conn) touch() { c.moved.Store(c.from.now()) }
 
-// still reports whether no byte has moved for so long that c may go.
+// still reports whether no byte has moved for Still.
 func (c *Conn) still(now int64) bool { return now-c.moved.Load() >= int64(c.from.cfg.Still) }
 
 // Read implements [net.Conn].
@@ -209,10 +209,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// fileBytes is how much of a file the kernel moves before that counts as moved.
+// fileBytes is how much of a file the kernel sends before ReadFrom records it.
 const fileBytes = 1 << 20
 
-// ReadFrom implements [io.ReaderFrom]: the kernel moves the bytes of a file.
+// ReadFrom implements [io.ReaderFrom], so that the kernel sends files.
 func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	limited, ok := r.(*io.LimitedReader)
 	if !ok {
@@ -231,7 +231,7 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	return total, nil
 }
 
-// Close implements [net.Conn] and gives the place back.
+// Close implements [net.Conn] and frees the place.
 func (c *Conn) Close() error {
 	c.from.mu.Lock()
 	c.from.remove(c)
@@ -239,7 +239,7 @@ func (c *Conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// reset closes the connection at once and drops what it has yet to send.
+// reset closes the connection at once and drops its unsent data.
 func (c *Conn) reset() error {
 	_ = c.SetLinger(0) // it is closed anyway
 	return c.Close()

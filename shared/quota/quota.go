@@ -1,12 +1,12 @@
-// Package quota shares what a server has only so much of out among its
-// clients, so that no client takes it from all others.
+// Package quota shares the scarce resources of a server among its clients, so
+// that no client takes them from all others.
 package quota
 
 import "net/netip"
 
-// Network returns what counts as one client: an IPv4 address, or the /64 of an
-// IPv6 address, since a host usually has 2^64 of these. It is invalid for an
-// invalid address.
+// Network returns the network that counts as one client: an IPv4 address, or the
+// /64 of an IPv6 address, since a host usually has 2^64 of these. The network of
+// an invalid address is invalid.
 func Network(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 32

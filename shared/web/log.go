@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// maxLogged is how many bytes of a value are logged: strangers write paths,
-// names, and what errors quote of these.
+// maxLogged is the most bytes of a logged value: strangers choose paths, names and
+// what errors quote.
 const maxLogged = 1000
 
-// CutAttr cuts what is too long for a log. It is for ReplaceAttr of
-// [slog.HandlerOptions]. A stack is left whole.
+// CutAttr cuts long values, except stacks. It is ReplaceAttr of
+// [slog.HandlerOptions].
 func CutAttr(_ []string, a slog.Attr) slog.Attr {
 	var s string
 	switch v := a.Value.Resolve(); v.Kind() {

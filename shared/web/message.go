@@ -18,7 +18,7 @@ import (
 	"imageroot/shared/problem"
 )
 
-// JSON answers with v.
+// JSON answers with v, encoded as JSON.
 func JSON(w http.ResponseWriter, status int, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -28,12 +28,13 @@ func JSON(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
-	_, _ = w.Write(data) // who has left needs no answer
+	_, _ = w.Write(data) // the client may have left
 	return nil
 }
 
-// Decode reads a request's body into v: JSON, or a form. Fields that v does
-// not have are ignored.
+// Decode decodes a request's body, which is JSON or a form, into v. It ignores
+// fields that v does not have. Its errors are [problem.Error]s or have a place in
+// [problem.From].
 func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
 	if isForm(r) {
 		return decodeForm(r, v)
@@ -79,7 +80,7 @@ func decodeForm(r *http.Request, v any) error {
 		if err == nil {
 			return nil
 		}
-		// What a form sends is text. Where v wants a boolean, it is one.
+		// The values of a form are strings. One for a boolean of v is parsed.
 		e, ok := errors.AsType[*json.UnmarshalTypeError](err)
 		if !ok {
 			return jsonError(err)
@@ -93,7 +94,7 @@ func decodeForm(r *http.Request, v any) error {
 	}
 }
 
-// bodyError is the error of a body that did not arrive whole.
+// bodyError returns the error of a body that was not received completely.
 func bodyError(err error) error {
 	if problem.From(err).Code != problem.Internal {
 		return err
@@ -111,9 +112,9 @@ func jsonError(err error) error {
 	return problem.Wrap(problem.Malformed, "the body must be a JSON object of the fields that this needs", err)
 }
 
-// Answer answers a request that changed something: programs get v as JSON (or
-// no body where v is nil), people who used a form are sent back to where they
-// came from, and shown message there.
+// Answer answers a request that changed something: a program gets v as JSON, or no
+// body if v is nil; a browser that sent a form returns to its page (see [Back]),
+// which shows message.
 func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message string) error {
 	if WantsPage(r) {
 		SetNotice(w, r, message)
@@ -142,8 +143,8 @@ func Back(r *http.Request) string {
 	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, Fragment: u.Fragment}).String()
 }
 
-// WantsPage reports whether a person waits for the answer: a browser that
-// navigates accepts HTML, and nothing that programs read before it.
+// WantsPage reports whether the client is a browser that navigates: it accepts
+// HTML rather than JSON.
 func WantsPage(r *http.Request) bool {
 	if r.Header.Get("HX-Request") != "" {
 		return false
@@ -168,7 +169,7 @@ func WantsPage(r *http.Request) bool {
 
 const noticeCookie = "imageroot_notice"
 
-// SetNotice makes the next page show a line.
+// SetNotice has the next page show message, which is cut if it is long.
 func SetNotice(w http.ResponseWriter, r *http.Request, message string) {
 	const most = 1000 // a cookie holds 4096 bytes
 	if len(message) > most {
@@ -180,7 +181,7 @@ func SetNotice(w http.ResponseWriter, r *http.Request, message string) {
 	})
 }
 
-// TakeNotice returns the line that a page is to show, once.
+// TakeNotice returns the message for a page to show, and removes it.
 func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	c, err := r.Cookie(noticeCookie)
 	if err != nil {
@@ -194,8 +195,8 @@ func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	return strings.ToValidUTF8(string(b), "")
 }
 
-// ClientIP is the address that a request came from: that of the client of a
-// trusted proxy (see [Proxies]).
+// ClientIP returns the IP address of the client, which may be behind a trusted
+// proxy (see [Proxies]).
 func ClientIP(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -204,8 +205,8 @@ func ClientIP(r *http.Request) string {
 	return host
 }
 
-// IsTLS reports whether the client came by TLS, here or at a trusted proxy,
-// which says so.
+// IsTLS reports whether the client uses TLS, with this server or with a trusted
+// proxy.
 func IsTLS(r *http.Request) bool {
 	return r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
@@ -230,11 +231,11 @@ func BaseURL(r *http.Request) string {
 	return "http://" + host
 }
 
-// hosts are the values of Host that are made URLs of.
+// hosts matches the values of Host that may be part of a URL.
 var hosts = regexp.MustCompile(`^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
 
-// Body returns the body of a [Route] that streams: reading it fails where the
-// client sends nothing for [StallTimeout].
+// Body returns the body of a [Route] that streams. A read fails if the client
+// sends nothing for [StallTimeout].
 func Body(w http.ResponseWriter, r *http.Request) io.Reader {
 	return &stallReader{body: r.Body, rc: http.NewResponseController(w)}
 }
@@ -253,8 +254,8 @@ func (s *stallReader) Read(p []byte) (int, error) {
 	return s.body.Read(p)
 }
 
-// StopBody makes a read of the body that waits for the client fail. The
-// connection is closed after the answer.
+// StopBody makes a blocked read of the body fail. The connection is closed after
+// the answer.
 func StopBody(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	w.Header().Set("Connection", "close")
@@ -263,10 +264,10 @@ func StopBody(w http.ResponseWriter) {
 	}
 }
 
-// A requestBody knows whether it was read.
+// A requestBody records whether it was read.
 type requestBody struct {
 	io.ReadCloser
-	left  int64 // bytes that the request has promised; negative if it did not
+	left  int64 // bytes of the rest; negative if the request has no length
 	ended bool
 }
 
@@ -279,23 +280,22 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unread reports whether net/http closes the connection rather than read what
-// is left: it reads 256 KiB.
+// unread reports whether net/http closes the connection rather than read the rest,
+// of which it reads 256 KiB.
 func (b *requestBody) unread() bool {
 	const most = 256 << 10
 	return !b.ended && (b.left < 0 || b.left > most)
 }
 
-// lingerTime is how long a connection is read from after an answer that did
-// not wait for the whole body.
+// lingerTime is how long linger reads.
 const lingerTime = 3 * time.Second
 
-// linger ends the connection in the way that lets a client that is still
-// sending see the answer: net/http would close it at once, and the client
-// find it reset.
+// linger closes the connection so that a client that is still sending receives the
+// answer (RFC 9112 §9.6): it closes its own direction, and reads for lingerTime.
+// net/http would close both at once, and reset the connection.
 func linger(w http.ResponseWriter) {
 	if w.Header().Get("Content-Length") == "" {
-		return // the answer ends where net/http says so
+		return // only net/http knows where the answer ends
 	}
 	rc := http.NewResponseController(w)
 	if rc.Flush() != nil {
@@ -303,7 +303,7 @@ func linger(w http.ResponseWriter) {
 	}
 	conn, _, err := rc.Hijack()
 	if err != nil {
-		return // not a connection of its own
+		return // no connection of its own (HTTP/2)
 	}
 	defer conn.Close()
 	if c, ok := conn.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Proxies are the addresses whose X-Forwarded-* fields are believed.
+// Proxies are the addresses of trusted proxies, whose X-Forwarded-* fields count.
 type Proxies []netip.Prefix
 
-// ParseProxies reads addresses and CIDRs, separated by commas.
+// ParseProxies parses addresses and CIDRs, separated by commas.
 func ParseProxies(list string) (Proxies, error) {
 	var p Proxies
 	for one := range strings.SplitSeq(list, ",") {
@@ -33,16 +33,16 @@ func ParseProxies(list string) (Proxies, error) {
 	return p, nil
 }
 
-// Has reports whether addr is that of a trusted proxy.
+// Has reports whether addr is one of a trusted proxy.
 func (p Proxies) Has(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	return slices.ContainsFunc(p, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
-// resolve makes r what the client sent: its RemoteAddr is the client's, and
-// X-Forwarded-Proto is there if a trusted proxy says so. Each proxy appends to
-// X-Forwarded-For the address that it was called from, so the client is the
-// last one that is no trusted proxy; what is before may be made up.
+// resolve sets RemoteAddr to the client's address, and removes the fields that no
+// trusted proxy has set. Each proxy appends to X-Forwarded-For the address of its
+// client, so the client is the last address that is not of a trusted proxy;
+// those before it may be forged.
 func (p Proxies) resolve(r *http.Request) {
 	from, err := netip.ParseAddr(ClientIP(r))
 	if err != nil || !p.Has(from) {

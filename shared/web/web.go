@@ -1,6 +1,6 @@
-// Package web runs the functions' routes over HTTP: it finds the route, lets
-// in who may come in, bounds what is read, turns errors into answers, and logs
-// and counts what happened. It knows nothing of what the routes do.
+// Package web serves the functions' routes over HTTP: it finds the route, checks
+// access, bounds the body, turns errors into answers, and logs and counts
+// requests. It does not know what the routes do.
 package web
 
 import (
@@ -21,69 +21,69 @@ import (
 	"imageroot/shared/problem"
 )
 
-// Access says who may use a route.
+// An Access is the authentication that a route requires.
 type Access int
 
 const (
-	// Always lets everybody in: health, the log-in page and what it looks like.
+	// Always requires none: health, the log-in page and its files.
 	Always Access = iota
-	// Open lets everybody in unless IMAGEROOT_PUBLIC_READ is false, which
-	// makes it [Operator].
+	// Open requires none, or is [Operator] if [Config.PublicRead] is false.
 	Open
-	// Operator needs a session or the API token; who has none gets 401.
+	// Operator requires a session or the API token, else the answer is 401.
 	Operator
-	// Page is [Operator] for people: who has no session is sent to log in.
+	// Page is [Operator] for browsers, which are sent to the log-in page.
 	Page
 )
 
-// A HandlerFunc answers a request, or returns an error without having written
-// anything; problem.From says which answer that is. An error after something
-// was written breaks the connection, so that nobody takes half for a whole.
+// A HandlerFunc answers a request, or returns an error before it has written
+// anything, which is answered as [problem.From] says. An error after that breaks
+// the connection, so that no client takes half an answer for a whole one.
 type HandlerFunc func(w http.ResponseWriter, r *http.Request) error
 
 // A Route is one entry of a function's route table.
 type Route struct {
-	Pattern string // as of http.ServeMux, with a method
+	Pattern string // of [http.ServeMux], with a method
 	Access  Access
 	Handle  HandlerFunc
-	// MaxBody is the most bytes of body; 0 means [MaxBody], or [MaxOpenBody]
-	// where Access lets strangers in. A larger one is for handlers that know
-	// who sends it before they read.
+	// MaxBody is the most bytes of the body; 0 means [MaxBody], or [MaxOpenBody]
+	// if Access requires no authentication.
 	MaxBody int64
-	// Stream marks bodies of gigabytes in either direction: they have no
-	// limit of size or of time, only of stillness (see [StallTimeout]).
+	// Stream marks bodies of gigabytes in either direction: neither their size nor
+	// their time is limited, only the time without progress (see [StallTimeout]).
 	Stream bool
-	// Quiet keeps requests that went well out of the log: health checks, and
-	// what pages ask for every other second.
+	// Quiet logs requests without an error at the level debug: health checks, and
+	// the refreshes of pages.
 	Quiet bool
 }
 
 const (
-	// MaxBody is the most bytes of body that a route takes if it does not say,
-	// and MaxOpenBody the most that one takes from strangers.
+	// MaxBody and MaxOpenBody are the defaults of [Route.MaxBody], with and without
+	// authentication.
 	MaxBody, MaxOpenBody = 64 << 10, 8 << 10
-	// MaxHeaderBytes and HeaderTimeout are for the server: the most bytes of a
-	// request's head, and the time in which it must arrive.
+	// MaxHeaderBytes and HeaderTimeout are settings for [http.Server]: the most
+	// bytes of a request's head, and the time in which it must arrive.
 	MaxHeaderBytes, HeaderTimeout = 8 << 10, 5 * time.Second
-	// MaxFields is the most lines of a head: each takes many times its bytes.
+	// MaxFields is the most field lines of a head: a field takes many times its
+	// bytes in memory.
 	MaxFields = 100
-	// StallTimeout is how long a stream may stand still before it is cut.
+	// StallTimeout is the longest time without progress of a stream.
 	StallTimeout = 2 * time.Minute
-	// leftTimeout is for what nobody reads of a body: net/http waits for some
-	// of it before it lets go of the connection.
+	// leftTimeout bounds the wait for a body that the handler does not read:
+	// net/http reads some of it before it closes the connection.
 	leftTimeout = 5 * time.Second
-	// timeout is for all of a request that is no stream.
+	// timeout bounds a request that is not a stream.
 	timeout = 2 * time.Minute
 )
 
-// An Authenticator knows the operator.
+// An Authenticator authenticates the operator. It must be safe for concurrent
+// use.
 type Authenticator interface {
-	// Authenticated reports whether the request comes from the operator.
+	// Authenticated reports whether the request is the operator's.
 	Authenticated(r *http.Request) (bool, error)
 }
 
-// A Refuser is an [Authenticator] that says why a request does not come from the
-// operator, and what to do.
+// A Refuser is an [Authenticator] that explains a refusal: Refused returns a
+// sentence with the reason and what to do, or "".
 type Refuser interface {
 	Refused(r *http.Request) string
 }
@@ -92,7 +92,7 @@ type Refuser interface {
 type Config struct {
 	Auth       Authenticator
 	PublicRead bool
-	// Proxies are those whose X-Forwarded-For and X-Forwarded-Proto count.
+	// Proxies are trusted to set X-Forwarded-For and X-Forwarded-Proto.
 	Proxies Proxies
 	// PublicURL is this server's URL for clients, without a slash at the end. If
 	// it is empty, each client gets the one that it used.
@@ -104,7 +104,7 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Pages says which paths are pages for people.
+// Pages are the paths of pages for people. The zero Pages has none.
 type Pages struct {
 	Prefix string // of all pages, with a slash at the end
 	Home   string // the page to return to if no other is known
@@ -123,7 +123,7 @@ func configOf(r *http.Request) *Config {
 	return &Config{}
 }
 
-// Handler returns a handler of all routes.
+// Handler returns a handler of all routes. It panics if two patterns conflict.
 func Handler(cfg Config, routes ...[]Route) http.Handler {
 	h := &handler{cfg: cfg, mux: http.NewServeMux(), routes: map[string]*Route{}}
 	for _, table := range routes {
@@ -153,12 +153,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r)
 	rw := &responseWriter{ResponseWriter: w}
 	body := &requestBody{ReadCloser: r.Body, left: r.ContentLength}
-	if r.ContentLength != 0 { // replacing http.NoBody would hide that it is none
+	if r.ContentLength != 0 { // net/http compares with http.NoBody
 		r.Body = body
 	}
 	setHeaders(rw.Header(), id)
 	rc := http.NewResponseController(w)
-	// A server without deadlines (tests' recorders) has no need of them.
+	// The recorders of tests have no deadlines.
 	_ = rc.SetReadDeadline(started.Add(timeout))
 	_ = rc.SetWriteDeadline(started.Add(timeout))
 	override(r)
@@ -205,7 +205,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// countFields returns how many lines of fields the head of a request has.
+// countFields returns the number of field lines in the head of a request.
 func countFields(r *http.Request) (n int) {
 	for _, lines := range r.Header {
 		n += len(lines)
@@ -213,10 +213,9 @@ func countFields(r *http.Request) (n int) {
 	return n
 }
 
-// abort breaks the connection of an answer that has begun and cannot be
-// finished. In HTTP/1.0 a body ends with the connection, so that only a reset
-// tells a broken one from one that has ended; a proxy that speaks it to this
-// server would pass half a body on as whole.
+// abort breaks the connection of an answer that cannot be completed. In HTTP/1.0 a
+// body ends with the connection, so that only a reset marks it as incomplete. A
+// proxy that uses HTTP/1.0 would forward half a body as a whole one.
 func abort(w http.ResponseWriter, r *http.Request) {
 	if !r.ProtoAtLeast(1, 1) {
 		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
@@ -230,7 +229,7 @@ func abort(w http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// find returns the route of a request, with its path values set.
+// find returns the route of a request and sets its path values.
 func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
 	miss, pattern := h.mux.Handler(r)
 	if rt, ok := h.routes[pattern]; ok {
@@ -239,7 +238,7 @@ func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
 			return rt, nil
 		}
 	}
-	// What the mux would answer says which miss it is.
+	// The answer of the mux tells a wrong method from an unknown path.
 	rec := recorder{header: http.Header{}}
 	miss.ServeHTTP(&rec, r)
 	if rec.status == http.StatusMethodNotAllowed {
@@ -249,8 +248,8 @@ func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
 	return nil, problem.New(problem.NotFound, "there is nothing at this path"+h.near(r))
 }
 
-// near names the routes of a request's method below the first segment of its
-// path, for a client that missed one.
+// near lists the routes of a request's method below the first segment of its path,
+// as a hint in an error.
 func (h *handler) near(r *http.Request) string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	var near []string
@@ -279,7 +278,7 @@ func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
 	if rt.Stream {
 		w.stall = http.NewResponseController(w)
 		w.alive()
-		_ = w.stall.SetReadDeadline(time.Time{}) // Body has one of its own
+		_ = w.stall.SetReadDeadline(time.Time{}) // Body sets its own
 		defer w.leave()
 	} else {
 		limit := int64(MaxBody)
@@ -291,7 +290,7 @@ func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
 	return rt.Handle(w, r)
 }
 
-// admit lets a request in or says why not.
+// admit returns an error if a request may not use a route.
 func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error {
 	if rt.Access == Always || rt.Access == Open && h.cfg.PublicRead {
 		return nil
@@ -313,7 +312,7 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 	return problem.New(problem.Unauthorized, reason)
 }
 
-// loginRequired sends a person to the log-in page.
+// loginRequired is the error that is answered with the log-in page.
 type loginRequired struct{ next string }
 
 func (*loginRequired) Error() string { return "log-in required" }
@@ -327,7 +326,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		const most = 2048 // a head and a form hold more than that
+		const most = 2048 // fits into a head and a form
 		target := h.cfg.Pages.Login
 		if len(login.next) <= most {
 			target += "?next=" + url.QueryEscape(login.next)
@@ -367,7 +366,7 @@ func (h *handler) log(rt *Route, r *http.Request, w *responseWriter, id string, 
 	h.cfg.Log.Log(r.Context(), level, "request", attrs...)
 }
 
-// setHeaders sets what every answer has. Handlers may change it.
+// setHeaders sets the fields of every answer. Handlers may change them.
 func setHeaders(h http.Header, id string) {
 	h.Set(problem.RequestIDHeader, id)
 	h.Set("Cache-Control", "no-store")
@@ -376,8 +375,8 @@ func setHeaders(h http.Header, id string) {
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 }
 
-// requestID takes over the client's ID, so that its log and ours can be laid
-// side by side, if it is one that can do no harm there.
+// requestID returns the client's ID, so that its log and this server's can be
+// compared, if the ID is harmless in a log, or else a new one.
 func requestID(r *http.Request) string {
 	id := r.Header.Get(problem.RequestIDHeader)
 	ok := id != "" && len(id) <= 64
@@ -390,8 +389,8 @@ func requestID(r *http.Request) string {
 	return rand.Text()[:16]
 }
 
-// override lets plain forms, which can only POST, ask for another method:
-// "?_method=DELETE". The cross-origin check is the same for both.
+// override sets the method of a form, which can only POST, to that of its
+// parameter "_method". The cross-origin check is the same for both.
 func override(r *http.Request) {
 	if r.Method != http.MethodPost || !isForm(r) {
 		return
@@ -402,7 +401,7 @@ func override(r *http.Request) {
 	}
 }
 
-// methodLabel keeps made-up methods out of logs and labels.
+// methodLabel returns a method for logs and labels: unknown ones are "other".
 func methodLabel(m string) string {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodPatch:
@@ -415,18 +414,18 @@ func isForm(r *http.Request) bool {
 	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 
-// responseWriter knows what was written.
+// A responseWriter records what was written.
 type responseWriter struct {
 	http.ResponseWriter
 	status  int
 	bytes   int64
-	stopped bool                     // reading the body, before its end
+	stopped bool                     // see StopBody
 	stack   []byte                   // of a panic
 	stall   *http.ResponseController // of streams
-	still   time.Time                // when the write deadline was set
+	still   time.Time                // time of setting the write deadline
 }
 
-// leave bounds the wait for what the handler has left of the body.
+// leave bounds the wait for the rest of the body.
 func (w *responseWriter) leave() {
 	if !w.stopped {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(leftTimeout))
@@ -443,8 +442,8 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// alive moves the write deadline of a stream. That costs as much as a small
-// write: once in a while is enough.
+// alive extends the write deadline of a stream, not at each write, since it costs
+// as much as a small one.
 func (w *responseWriter) alive() {
 	if now := time.Now(); w.stall != nil && now.Sub(w.still) > StallTimeout/8 {
 		_ = w.stall.SetWriteDeadline(now.Add(StallTimeout))
@@ -469,7 +468,7 @@ func (w *responseWriter) code() int {
 	return w.status
 }
 
-// recorder keeps the status and header of an answer.
+// A recorder records the status and header of an answer.
 type recorder struct {
 	header http.Header
 	status int
