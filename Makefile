@@ -3,7 +3,7 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -s -w -X imageroot/shared/config.release=$(VERSION)
-GOTEST   = $(GO) test -timeout 40m
+GOTEST   = $(GO) test -vet=off -timeout 40m
 STRICT   = $(GO) run ./test/strict
 OUT      = out
 

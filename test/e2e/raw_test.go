@@ -44,9 +44,9 @@ var packedImages = []packed{
 		qemu-io -c 'write -P 7 5M 3M' -c 'write -z 9M 1M' -c 'discard 15M 2M' x`, "qemu-img convert -O raw x y"},
 	{"a.img.gz", "gzip -c raw >x", "gzip -dc x >y"},
 	{"members.img.gz", "head -c 9000000 raw | gzip >x; tail -c +9000001 raw | gzip -1 >>x; gzip </dev/null >>x", "gzip -dc x >y"},
-	{"a.img.xz", "xz -1 -T1 -c raw >x", "xz -dc x >y"},
-	{"blocks.img.xz", "xz -1 -T2 --block-size=3MiB -c raw >x", "xz -dc x >y"},
-	{"streams.img.xz", "head -c 9000000 raw | xz -1 >x; head -c 8 /dev/zero >>x; tail -c +9000001 raw | xz -1 --check=crc32 >>x", "xz -dc x >y"},
+	{"a.img.xz", "xz -0 -T1 -c raw >x", "xz -dc x >y"},
+	{"blocks.img.xz", "xz -0 -T2 --block-size=3MiB -c raw >x", "xz -dc x >y"},
+	{"streams.img.xz", "head -c 9000000 raw | xz -0 >x; head -c 8 /dev/zero >>x; tail -c +9000001 raw | xz -0 --check=crc32 >>x", "xz -dc x >y"},
 	{"a.raw.zst", "zstd -q -c raw >x", "zstd -dc x >y"},
 	{"long.img.zst", "zstd -q --long=27 -c <raw >x", "zstd -dc --long=27 x >y"},
 	{"frames.img.zst", `printf '\123\052\115\030\005\0\0\0skip!' >x; head -c 9000000 raw | zstd -q >>x
