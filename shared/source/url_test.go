@@ -90,9 +90,6 @@ func TestSchemes(t *testing.T) {
 			t.Errorf("%s has a parser: %v; of its URL: %+v", s.Name, parsers[s.Name] != nil, got)
 		}
 	}
-	if got := scheme.List("://"); got != "https://, http:// or oras://" {
-		t.Errorf("the list is %q", got)
-	}
 }
 
 func FuzzParseURL(f *testing.F) {
