@@ -30,12 +30,12 @@ func ExampleParse_refused() {
 
 [[images]]
 name = "debian-12.qcow2"
-src = "ftp://example.org/debian-12.qcow2"
+src = "https:///debian-12.qcow2"
 sha-256 = "486e"
 `))
 	fmt.Println(err)
 	// Output:
-	// line 5: images[0] "debian-12.qcow2": src must be an absolute https, http or oras URL, not ftp
+	// line 5: images[0] "debian-12.qcow2": src names no host
 	// line 6: images[0] "debian-12.qcow2": unknown key "sha-256"; known are name, src, sha256, sha512, format, size_bytes
 }
 
