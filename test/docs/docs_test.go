@@ -165,3 +165,20 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// ARCHITECTURE.md names each package that is not below a function's or another
+// one's.
+func TestPackages(t *testing.T) {
+	text := documents(t)["ARCHITECTURE.md"].whole
+	for _, dir := range []string{"functions", "shared"} {
+		entries, err := os.ReadDir(filepath.Join(root, dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.IsDir() && !strings.Contains(text, "`"+dir+"/"+e.Name()+"`") && !strings.Contains(text, "`"+e.Name()+"`") {
+				t.Errorf("ARCHITECTURE.md says nothing of %s/%s", dir, e.Name())
+			}
+		}
+	}
+}
