@@ -137,7 +137,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		server = s.gateway.Addr()
 	}
 	s.kit = kit.New(kit.Config{
-		Config: cfg, Images: images, Catalog: catalogRoot, Server: server, PrivateSources: true, Hidden: s.unlisted, MaxAge: relistAfter, Log: log,
+		Config: s.cfg, Images: images, Catalog: catalogRoot, Server: server, PrivateSources: true, Hidden: s.unlisted, MaxAge: relistAfter, Log: log,
 	})
 	s.events = newEvents(cfg, s.gateway != nil)
 	s.events.looks, s.events.changed = s.queues.looks, s.changed
