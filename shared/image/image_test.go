@@ -48,7 +48,7 @@ func TestParseName(t *testing.T) {
 		{"x.img ", "", "must end in one of .qcow2, .img"},
 		{"x", "", "must end in one of"},
 		{"x.qcow2.xz", "", "must end in one of"},
-		{"x.img.lz4", "", "must end in one of"},
+		{"x.img.Z", "", "must end in one of"},
 		{"ximg", "", "must end in one of"},
 		{"catalog.toml", "", "must end in one of"},
 		{"x.img.sha256", "", "must end in one of"},

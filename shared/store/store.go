@@ -1,10 +1,18 @@
-// Package store is what imageroot asks of an S3-compatible server. It is
-// split by the consistency a caller needs: [Objects] streams bytes that are
-// replaced whole, [Multipart] assembles large ones, and [Records] changes
-// small shared state by compare-and-swap.
+// Package store defines what imageroot needs of an S3-compatible server, as
+// interfaces that are split by the consistency a caller needs: [Objects] streams
+// bytes that are replaced whole, [Multipart] assembles large objects from parts,
+// and [Records] changes small shared state by compare-and-swap. A [Root] is all
+// three.
 //
-// Keys are relative to a root (a bucket, or a prefix in one). Every
-// implementation passes the suite in storetest.
+// Keys are relative to a root: a bucket, or a prefix in one. They are any valid
+// UTF-8 of 1 to 1024 bytes, prefix included, without control characters; "/" is
+// special in listings only.
+//
+// Every method is safe for concurrent use, from several processes too. A write
+// that has returned nil is visible to every later call of any process, and as
+// durable as the server makes it. If ctx ends, a method returns an error that wraps ctx's; a write may
+// have taken effect then. Package storetest has this contract as a test suite
+// that every implementation passes.
 package store
 
 import (
@@ -15,40 +23,40 @@ import (
 	"time"
 )
 
-// Errors that every implementation returns, wrapped with what happened.
-// Errors that are none of these are failures of the server or of the way to
-// it; the operation may be tried again, unless they are errors.ErrUnsupported.
+// The errors that implementations return, wrapped with what was tried. Any other
+// error is a failure of the server or of the connection to it: the caller may
+// repeat the operation, unless the error is errors.ErrUnsupported.
 var (
-	// ErrNotFound: there is no such object, record, or multipart upload.
+	// ErrNotFound: the object, record or multipart upload does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrNoBucket: the bucket itself is missing. It is never ErrNotFound, so
-	// that no caller takes its objects for deleted. Head, which has no room for
-	// the reason in its answer, may return ErrNotFound all the same.
+	// ErrNoBucket: the bucket itself does not exist. This is never ErrNotFound,
+	// so that callers do not take its objects for deleted. The one exception is
+	// Head, whose response has no room for the reason: it may return ErrNotFound.
 	ErrNoBucket = errors.New("the bucket does not exist")
-	// ErrConflict: a compare-and-swap lost. Somebody else's write is in force.
+	// ErrConflict: a compare-and-swap lost. Another write is in force.
 	ErrConflict = errors.New("changed by somebody else")
-	// ErrUnknown: a write may or may not have taken effect (the answer was
-	// lost, or a repeat of it was refused, perhaps by its own first try).
-	// Read back to learn which.
+	// ErrUnknown: a write may or may not have taken effect. The response was
+	// lost, or a retry was refused, perhaps because of its own first attempt.
+	// Read back to find out.
 	ErrUnknown = errors.New("outcome unknown")
 	// ErrChanged: the object is no longer the version that was asked for.
 	ErrChanged = errors.New("the object was replaced")
 	// ErrFull: the server has no room for the bytes.
 	ErrFull = errors.New("no space left in the store")
-	// ErrDenied: the credentials may not do this.
+	// ErrDenied: the credentials do not allow the operation.
 	ErrDenied = errors.New("the store denies access")
 	// ErrTooLarge: the object is larger than the server takes.
 	ErrTooLarge = errors.New("too large for the store")
-	// ErrOccupied: something that is no object occupies the key on the server's
-	// disk: a directory, or a file of which the key would be a part.
+	// ErrOccupied: the key is occupied on the server's disk by something that is
+	// no object: a directory, or a file in the place of one of the key's parents.
 	ErrOccupied = errors.New("the key is occupied on the store's disk")
 	// ErrRefused: the server refuses the request, and would refuse it again.
 	ErrRefused = errors.New("the store refuses the request")
-	// ErrDisk: the server's disk is read-only, damaged, or not the server's to
-	// use. The operation may succeed once an administrator has repaired that.
+	// ErrDisk: the server's disk is read-only, damaged, or not accessible to the
+	// server. The operation may succeed once an administrator has repaired that.
 	ErrDisk = errors.New("the store's disk failed")
-	// ErrUnavailable: the server cannot be reached, or failed for now. Whether
-	// a write took effect is not known.
+	// ErrUnavailable: the server cannot be reached, or failed temporarily. A
+	// write may have taken effect.
 	ErrUnavailable = errors.New("the store cannot be reached")
 	// ErrBadDigest: the bytes that arrived are not the bytes that were sent.
 	ErrBadDigest = errors.New("bytes damaged on the way to the store")
@@ -56,89 +64,101 @@ var (
 
 // Limits of S3 that callers plan for.
 const (
-	// MaxParts is the most parts one multipart upload may have.
+	// MaxParts is the largest number of parts in a multipart upload, and the
+	// largest number of a part.
 	MaxParts = 10_000
-	// MinPartBytes is the least size of a part that is not the last.
+	// MinPartBytes is the smallest size of a part that is not the last.
 	MinPartBytes = 5 << 20
-	// MaxPutBytes is the most that one PUT, or one part, may carry.
+	// MaxPutBytes is the largest size of one PUT, and of one part.
 	MaxPutBytes = 5 << 30
 )
 
-// A Version tells one content of a key from every other content the key had
-// or will have. It is all three together: an ETag alone may stay when a file
-// is edited, a time alone has a resolution of one second.
+// A Version identifies one content of a key among all contents that the key has
+// had or will have. The three fields do so together: the ETag of a file may stay
+// when the file is edited, and a time has a resolution of one second.
 type Version struct {
 	ETag         string    `json:"etag"` // without quotes
 	Size         int64     `json:"size"` // bytes
 	LastModified time.Time `json:"last_modified"`
 }
 
-// Equal reports whether v and w are one version.
+// Equal reports whether v and w are one version. Times are compared in seconds.
 func (v Version) Equal(w Version) bool {
 	return v.ETag == w.ETag && v.Size == w.Size && v.LastModified.Unix() == w.LastModified.Unix()
 }
 
-// Info is what a listing or a HEAD tells of an object.
+// An Info is an object as a listing or a HEAD describes it.
 type Info struct {
 	Key string
 	Version
 }
 
-// A Range is part of an object: Length bytes from Offset, or all to the end
-// where Length is negative.
+// A Range is a part of an object: Length bytes from Offset on, or all bytes from
+// Offset on if Length is negative. It is cut at the end of the object. A range
+// of no bytes, or one that begins at or after the end, is an error.
 type Range struct{ Offset, Length int64 }
 
-// All is the whole object.
+// All is the whole object, which may be empty.
 var All = Range{0, -1}
 
-// Objects streams bytes. A reader sees one version whole or an error, never
-// a mixture; a write is visible whole or not at all.
+// Objects streams bytes. Writes are atomic: a reader gets the bytes of one
+// version, or an error, and a write that fails has no effect that is visible
+// later, unless its error leaves open whether it took effect.
 type Objects interface {
-	// Head returns an object's version, or [ErrNotFound].
+	// Head returns the version of an object, or [ErrNotFound].
 	Head(ctx context.Context, key string) (Info, error)
 
-	// Get opens part of an object. Where ifMatch is not empty and the
-	// object's ETag is another one by now, it returns [ErrChanged]. The reader
-	// must be closed; a short body is an error, not an end.
+	// Get opens a part of an object, or returns [ErrNotFound]. If ifMatch is not
+	// empty and not the object's ETag, it returns [ErrChanged]. The Info is that
+	// of the whole object.
+	//
+	// The caller must close the reader, and may do so before its end. The reader
+	// returns io.EOF only after all bytes of the range; a connection that drops
+	// before is another error. The end of ctx ends the reader too.
 	Get(ctx context.Context, key string, r Range, ifMatch string) (io.ReadCloser, Info, error)
 
-	// Put replaces an object by what body holds: exactly size bytes, or, where
-	// size is negative, all up to io.EOF. Any other error of body, and the end
-	// of ctx, leaves the old object as it was. The version returned is the one
-	// that was written; where somebody else has replaced it already, the
-	// error is [ErrChanged] and the write did take place.
+	// Put replaces or creates an object with the bytes of body: exactly size
+	// bytes, or all bytes up to io.EOF if size is negative. If body has fewer
+	// bytes than size, or returns another error, or ctx ends before the write
+	// took effect, the old object stays and nothing of the new one is left. Bytes
+	// of body beyond size are never stored: they are an error, or not read.
+	//
+	// The version returned is the one written. If another write has replaced it
+	// already, the error is [ErrChanged] and this write did take place.
 	Put(ctx context.Context, key string, body io.Reader, size int64) (Version, error)
 
-	// Delete removes an object. It is no error if there is none.
+	// Delete removes an object. An object that does not exist is no error.
 	Delete(ctx context.Context, key string) error
 
-	// List yields the objects whose keys start with prefix and have no slash
-	// after it, in byte order of their keys, beginning after the key after.
-	// It stops at the first error.
+	// List yields the objects whose keys begin with prefix, have no slash after
+	// it, and are greater than after, in byte order of their keys. Versions are
+	// those that Head returns. An error is yielded last.
 	List(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
 
-	// Copy makes dst an object with src's bytes, on the server.
+	// Copy replaces or creates dst with the bytes of src, on the server. The
+	// object src has size bytes; [ErrNotFound] if it does not exist.
 	Copy(ctx context.Context, dst, src string, size int64) error
 }
 
-// A Direct is the reader of an object where reading here and there costs no more
-// than reading in order, which is not so where each time is a request.
+// A Direct is a reader returned by [Objects.Get] for which random access costs no
+// more than sequential access: there is no request for each read.
 type Direct interface {
-	// ReadObjectAt is as of io.ReaderAt. It reads the whole object, whatever
-	// part [Objects.Get] was asked for, until the reader is closed.
+	// ReadObjectAt is io.ReaderAt's ReadAt of the whole object, whatever range
+	// was asked for. It works until the reader is closed, and is safe for
+	// concurrent use.
 	ReadObjectAt(p []byte, off int64) (int, error)
 }
 
-// A Part is a finished part of a multipart upload.
+// A Part is a part of a multipart upload that has arrived.
 type Part struct {
-	Number int32  `json:"n"` // from 1
-	ETag   string `json:"etag"`
-	Size   int64  `json:"size"`
+	Number int32  `json:"n"`    // 1 to [MaxParts]
+	ETag   string `json:"etag"` // without quotes
+	Size   int64  `json:"size"` // bytes
 	// LastModified is when the part arrived. Only [Multipart.ListParts] sets it.
 	LastModified time.Time `json:"-"`
 }
 
-// Equal reports whether p and q are one part, whether a listing gave it or not.
+// Equal reports whether p and q are one part, apart from LastModified.
 func (p Part) Equal(q Part) bool {
 	return p.Number == q.Number && p.ETag == q.ETag && p.Size == q.Size
 }
@@ -149,72 +169,89 @@ type PendingUpload struct {
 	Initiated time.Time
 }
 
-// Multipart assembles an object from parts that are sent in any order, by
-// any process, and again if need be.
+// Multipart assembles an object from parts, which any process may send in any
+// order, several at a time, and again. Uploads of one key are independent. An
+// upload lives until it is completed or aborted. A method returns [ErrNotFound]
+// if no upload of that key with that ID is pending.
 type Multipart interface {
-	// CreateUpload begins an upload and returns its ID.
+	// CreateUpload begins an upload and returns its ID. The object at key stays
+	// as it is.
 	CreateUpload(ctx context.Context, key string) (id string, err error)
-	// UploadPart sends part n, of exactly size bytes, in place of an earlier
-	// part n. [ErrNotFound]: there is no such upload any more.
+	// UploadPart sends part n (1 to [MaxParts]) of exactly size bytes, at most
+	// [MaxPutBytes], and replaces an earlier part n. If body fails or has fewer
+	// bytes, the earlier part stays.
 	UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (Part, error)
-	// ListParts returns the finished parts by number.
+	// ListParts returns the parts that have arrived, ordered by number.
 	ListParts(ctx context.Context, key, id string) ([]Part, error)
-	// CompleteUpload makes the object of parts (ascending, as [UploadPart]
-	// returned them) and returns its version. It can take minutes.
+	// CompleteUpload replaces or creates the object with the bytes of parts and
+	// returns its version. It can take minutes. The parts are ordered by number,
+	// are as [Multipart.UploadPart] returned them, and all but the last have
+	// [MinPartBytes]; otherwise it fails and the upload stays pending. Parts that
+	// are not named are dropped.
 	CompleteUpload(ctx context.Context, key, id string, parts []Part) (Version, error)
-	// AbortUpload gives the parts up. It is no error if there is no such upload.
+	// AbortUpload removes an upload with its parts. An upload that is not pending
+	// is no error.
 	AbortUpload(ctx context.Context, key, id string) error
-	// PendingUploads yields the uploads of keys that start with prefix. A
-	// server may not know those of before its own start (MinIO, which removes
-	// them itself after a day).
+	// PendingUploads yields the pending uploads of keys that begin with prefix.
+	// An error is yielded last. A server may leave out uploads of before its own
+	// start: MinIO does, and removes them after a day.
 	PendingUploads(ctx context.Context, prefix string) iter.Seq2[PendingUpload, error]
 }
 
-// A Presigner makes URLs with which whoever has one may do one thing to one
-// object until it expires: the bytes then pass by this program. It does not
+// A Presigner issues URLs that each authorise one operation on one object until
+// they expire, so that the bytes do not pass through this program. It does not
 // contact the server.
 type Presigner interface {
-	// PresignPut returns a URL to PUT an object to, of at most [MaxPutBytes].
-	// Where sha256 (hexadecimal) is not empty the client must send it as
-	// x-amz-checksum-sha256, and the server refuses other bytes.
+	// PresignPut returns a URL to PUT an object of at most [MaxPutBytes] to. If
+	// sha256 (hexadecimal) is not empty, the client must send it in the field
+	// x-amz-checksum-sha256 (in base64), and the server refuses other bytes.
 	PresignPut(ctx context.Context, key, sha256 string) (url string, err error)
-	// PresignPart returns a URL to PUT a part of an upload to.
+	// PresignPart returns a URL to PUT part n of an upload to.
 	PresignPart(ctx context.Context, key, id string, n int32) (url string, err error)
-	// PresignGet returns a URL for GET or, where head is true, HEAD of an
-	// object, which clients are to save as filename.
+	// PresignGet returns a URL to GET an object from, or to HEAD it if head is
+	// true. Clients that save the response call it filename.
 	PresignGet(ctx context.Context, key, filename string, head bool) (url string, err error)
 }
 
-// MaxRecordBytes is the largest record.
+// MaxRecordBytes is the size of the largest record.
 const MaxRecordBytes = 1 << 20
 
-// Records are small objects that processes share. A tag names one content of
-// one record; it is never used again for another content as long as every
-// content differs from those before it (record.Nonce sees to that).
+// Records are small objects that processes share. They are objects of the same
+// root: [Objects.List] lists them, and [Objects.Delete] removes them.
 //
-// A write has three outcomes: nil (won), [ErrConflict] (lost), and any other
-// error (unknown: read back).
+// A tag identifies one content of a record. It identifies another content only if
+// that has the same bytes, so contents must differ from all earlier ones:
+// record.Nonce sees to that.
+//
+// A write has three outcomes. A nil error: it won, and its content was in force.
+// [ErrConflict]: it lost and had no effect. Any other error: the outcome is
+// unknown, and the caller reads back. Of concurrent writes with one tag, or
+// concurrent creations, exactly one wins. Implementations do not retry a write
+// on their own if the server may have carried out the first attempt.
 type Records interface {
-	// ReadRecord returns a record and its tag, or [ErrNotFound].
+	// ReadRecord returns a record and its tag, or [ErrNotFound]. It fails if the
+	// object has more than [MaxRecordBytes].
 	ReadRecord(ctx context.Context, key string) (data []byte, tag string, err error)
-	// CreateRecord writes a record that must not exist yet.
+	// CreateRecord writes a record of at most [MaxRecordBytes] that does not
+	// exist yet. If it exists, the error is [ErrConflict].
 	CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error)
-	// ReplaceRecord writes a record over the content that tag names.
+	// ReplaceRecord replaces the content that tag identifies. If the record has
+	// another content, or does not exist, the error is [ErrConflict].
 	ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error)
-	// DeleteRecord removes a record, whatever its content. It is no error if
-	// there is none.
+	// DeleteRecord removes a record, whatever its content. A record that does not
+	// exist is no error.
 	DeleteRecord(ctx context.Context, key string) error
 }
 
-// Root is all that a root (image root or catalog root) offers.
+// A Root is what the image root and the catalog root offer.
 type Root interface {
 	Objects
 	Multipart
 	Records
 }
 
-// HeadFirst is Head of the first of keys that has an object, and returns that
-// key. Where none has, the error is [ErrNotFound].
+// HeadFirst returns the first of keys that has an object, and its Head. The error
+// is [ErrNotFound] if none has one.
 func HeadFirst(ctx context.Context, o Objects, keys []string) (key string, info Info, err error) {
 	err = ErrNotFound
 	for _, key = range keys {
