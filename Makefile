@@ -7,10 +7,10 @@ GOTEST   = $(GO) test -vet=off -timeout 40m
 STRICT   = $(GO) run ./test/strict
 OUT      = out
 
-# What is for root elsewhere is for tests here.
+# Tests run programs that are not in the PATH of ordinary users (mkfs.ext4).
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# What tests need that go does not bring: command:package of Debian.
+# The programs that tests run, as COMMAND:PACKAGE of Debian.
 NEEDS = gcc:gcc gencat:libc6-dev git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
         zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy nginx:nginx-light buildah:buildah busybox:busybox-static \
         jq:jq bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
@@ -42,7 +42,7 @@ deps: ## install what the tests need (Debian packages)
 # TestDeep. Tests that run other programs than go say so with test/need, and
 # -short leaves them out.
 .PHONY: unit
-unit: ## the units that need Go alone (a minute)
+unit: ## the units, with Go alone (a minute)
 	@$(GOTEST) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
 	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
@@ -53,11 +53,11 @@ test: deps ## the units, and the real binary with curl, aws and rclone (five min
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
 .PHONY: deep
-deep: deps ## what make test leaves out for it takes minutes, 25 GiB of disk, or root
+deep: deps ## the tests that take minutes, 25 GiB of disk or root
 	@$(GOTEST) -run '^TestDeep' -json $(UNIT) ./test/e2e | $(STRICT)
 
 .PHONY: infra
-infra: deps servers dist ## what installs imageroot: units, containers, proxy, and the release under emulation
+infra: deps servers dist ## installing: systemd units, containers, a proxy, and the release under emulation
 	$(GOTEST) -json ./test/infra | $(STRICT)
 
 .PHONY: browser
@@ -78,7 +78,7 @@ servers: ## build the MinIO server and client that the tests use, in tools/bin (
 	  echo "building github.com/minio/$$m"; GOBIN=$(CURDIR)/tools/bin nice $(GO) install -trimpath github.com/minio/$$m || exit 1; }; done
 
 .PHONY: integration
-integration: deps servers ## over a real MinIO server: the store, events across restarts, and the script of test/e2e
+integration: deps servers ## over a MinIO server: the store, events across restarts, and the tests of test/e2e
 	$(GOTEST) -json ./test/integration | $(STRICT)
 	$(GOTEST) -json -skip '^TestDeep' ./test/e2e -minio | $(STRICT) -may-skip 'plain files are a matter of the gateway inside'
 
@@ -87,11 +87,11 @@ s3suite: ## versitygw's own integration suite against the gateway inside (about 
 	$(GOTEST) -json ./test/s3suite | $(STRICT)
 
 .PHONY: torture
-torture: ## mixed load with kills, then every invariant (TORTURE='-duration 10m -seed 7')
+torture: ## mixed load with kills, then check every invariant (TORTURE='-duration 10m -seed 7')
 	$(GO) run ./test/torture $(TORTURE)
 
 .PHONY: hostile
-hostile: ## 5,000 connections of each kind that do no good: memory, and whether others are served (HOSTILE='-only raw')
+hostile: ## 5,000 hostile connections of each kind: memory, and whether others are served (HOSTILE='-only raw')
 	$(GO) run ./test/hostile $(HOSTILE)
 
 LAMBDA = -trimpath -tags lambda.norpc -ldflags '$(LDFLAGS)'
@@ -109,7 +109,7 @@ build-%Function:
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(LAMBDA) -o $(ARTIFACTS_DIR)/bootstrap ./functions/$$(echo $* | tr A-Z a-z)/lambda
 
 .PHONY: template
-template: ## hold template.yaml against the code, and lint it where cfn-lint is installed
+template: ## compare template.yaml with the code, and lint it if cfn-lint is installed
 	$(GOTEST) -count=1 -v ./test/template
 
 .PHONY: invoke
@@ -140,11 +140,11 @@ fuzz: ## every fuzz target for a while (FUZZTIME=10s)
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),10s) $$p || exit 1; done; done
 
 .PHONY: bench
-bench: deps ## throughput, memory and size, as ratios to the tools one would use instead
+bench: deps ## throughput, memory and size, as ratios to the usual tools
 	$(GO) run ./test/bench
 
 .PHONY: dist
-dist: ## release binaries in dist/, with checksums and what they are made of (CycloneDX)
+dist: ## release binaries in dist/, with checksums and bills of materials (CycloneDX)
 	@rm -rf dist && mkdir dist
 	@for t in amd64: arm64: arm:6 arm:7; do a=$${t%%:*}; v=$${t##*:}; \
 	  n=dist/imageroot-linux-$$a$${v:+v$$v}; echo $$n; \

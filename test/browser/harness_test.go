@@ -125,7 +125,7 @@ func start(t *testing.T, env ...string) *Server {
 		}, env...),
 	}
 	s.run(t)
-	// A page goes on after a restart only where the address is the same.
+	// A page continues after a restart only if the address is the same.
 	s.launch.Args[1] = strings.TrimPrefix(s.Pages, "http://")
 	t.Cleanup(func() {
 		if err := s.Kill(); err != nil {
@@ -493,7 +493,7 @@ func command[P, R any](p *Page, c cdp.Command[P, R], params P) {
 	}
 }
 
-// scheme makes the person one who likes it "dark" or "light".
+// scheme sets prefers-color-scheme to "dark" or "light".
 func (p *Page) scheme(name string) {
 	p.t.Helper()
 	command(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{

@@ -1,5 +1,5 @@
-// Package deaf makes an S3 server worse: in front of a good one, it does not
-// hear a header of some requests.
+// Package deaf simulates an S3 server that ignores a header, such as
+// If-None-Match: a proxy removes the header on the way to a good server.
 package deaf
 
 import (
@@ -12,8 +12,9 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// Proxy returns a handler that passes requests on to the server at endpoint,
-// those with method without header. They are signed anew, with those keys.
+// Proxy returns a handler that forwards requests to the server at endpoint. It
+// removes header from requests with this method, and signs every request again
+// with the keys.
 func Proxy(endpoint, accessKey, secretKey, method, header string) (*httputil.ReverseProxy, error) {
 	to, err := url.Parse(endpoint)
 	if err != nil {
@@ -31,7 +32,7 @@ func Proxy(endpoint, accessKey, secretKey, method, header string) (*httputil.Rev
 				r.Out.Header.Del(k)
 			}
 		}
-		// It fails only where there are no keys; the server says so then.
+		// Signing fails only without keys, which the server reports.
 		_ = signer.SignHTTP(r.Out.Context(), keys, r.Out, r.Out.Header.Get("X-Amz-Content-Sha256"), "s3", "us-east-1", time.Now())
 	}}, nil
 }

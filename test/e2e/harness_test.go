@@ -1,11 +1,11 @@
 // Package e2e starts the real binary on port 0 with a fresh directory and
-// uses it as people do: with curl, aws, rclone and files dropped into its
-// directory. It knows the contract (routes, JSON, exit status, what is printed)
+// uses it as people do: with curl, aws, rclone and files copied into its
+// directory. It uses the contract (routes, JSON, exit status, what is printed)
 // and nothing of the code.
 //
 // With -s3-endpoint the same tests run over another S3 server, and with -minio
-// over a MinIO server of their own; what only the gateway inside has (plain
-// files) is skipped there.
+// over a MinIO server of their own; tests of the gateway inside (plain
+// files) are skipped then.
 package e2e
 
 import (
@@ -166,8 +166,8 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 	return s, runner.Options{Binary: line[0], Args: line[1:], Env: append(env, o.Env...), Dir: o.Dir}
 }
 
-// programKey returns the S3 key that may use both buckets, as a second runner
-// needs it: with the gateway inside it is in DATA, and not the people's.
+// programKey returns the S3 key that a second runner needs, which may use both
+// buckets. With the gateway inside it is kept in DATA and is not the uploaders'.
 func (s *Server) programKey(t testing.TB) (access, secret string) {
 	t.Helper()
 	var c struct {
@@ -219,8 +219,8 @@ func (s *Server) start(t testing.TB) {
 	}
 }
 
-// Stop ends the server as Ctrl-C does. That it takes under 5 s and exits with
-// status 0 is part of every test that calls it.
+// Stop ends the server as Ctrl-C does. It fails the test if that takes 5 s or
+// the exit status is not 0.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	begin := time.Now()
@@ -248,8 +248,7 @@ func (s *Server) Restart(t testing.TB) {
 	s.start(t)
 }
 
-// checkLog fails the test for what must never be in a log, whatever the test
-// was about.
+// checkLog fails the test if the log has a panic, a data race or a secret.
 func (s *Server) checkLog(t testing.TB) {
 	t.Helper()
 	if s.failedChecks {
@@ -282,8 +281,7 @@ func needsPlainFiles(t testing.TB) {
 	}
 }
 
-// eventually calls check until it returns nil, and fails the test where that
-// takes longer than limit.
+// eventually calls check until it returns nil. It fails the test after limit.
 func eventually(t testing.TB, limit time.Duration, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(limit)

@@ -1,8 +1,8 @@
-// Command hostile starts the real binary with GOMEMLIMIT=100MiB and has
-// thousands of clients hold connections to it that do no good: half heads,
-// bodies that never end, answers that they do not read. It does so with one
-// kind after the other, from one address and from many. Meanwhile a client at
-// another address must be served, and the process must stay small.
+// Command hostile starts the real binary with GOMEMLIMIT=100MiB and opens
+// thousands of hostile connections to it: incomplete request heads, bodies that
+// never end, answers that are never read. It tries one kind after the other,
+// from one address and from many. Meanwhile a client at another address must be
+// served, and the resident set must stay below a bound.
 package main
 
 import (
@@ -31,7 +31,7 @@ import (
 )
 
 const (
-	// mostMemory is the bound, in MiB.
+	// mostMemory is the bound of the resident set, in MiB.
 	mostMemory = 150
 	// patience is how long the good client waits for one answer.
 	patience = 20 * time.Second
@@ -290,7 +290,7 @@ func (w *world) try(ctx context.Context, k kind, addresses int) error {
 	return errors.Join(err, memoryErr, timeErr)
 }
 
-// processorTime returns what a process has used of it.
+// processorTime returns the processor time that a process has used.
 func processorTime(pid int) (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -364,7 +364,7 @@ func (k kind) attack(ctx context.Context, from, to string, opened *atomic.Int64)
 	}
 }
 
-// smallWindow has a client take in little that it does not read.
+// smallWindow makes the kernel buffer little of what a client does not read.
 func smallWindow(_, _ string, c syscall.RawConn) (err error) {
 	controlErr := c.Control(func(fd uintptr) {
 		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)

@@ -1,5 +1,5 @@
-// Package minio starts the MinIO server that "make servers" has built, and
-// stops it: politely, or the way a power cut does.
+// Package minio starts the MinIO server that make servers has built, and stops
+// it: with SIGTERM, or with SIGKILL as a power cut would.
 package minio
 
 import (
@@ -19,7 +19,7 @@ import (
 	"imageroot/test/runner"
 )
 
-// The root user of every server that is started here.
+// AccessKey and SecretKey are those of the root user of every server.
 const AccessKey, SecretKey = "integration", "integration-secret"
 
 // Tool returns the path of minio or mc.
@@ -53,11 +53,12 @@ type Server struct {
 	exited  chan struct{}
 }
 
-// Start starts a server and waits until it is ready, or ctx ends.
+// Start starts a server and waits until it is ready. If ctx ends first, Start
+// kills it.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{options: o}
 	if o.Addr == "" {
-		// It takes no port 0. One that was free a moment ago mostly still is.
+		// MinIO does not accept port 0. A port that was just free is mostly free.
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
@@ -72,7 +73,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return s, s.Start(ctx)
 }
 
-// Start starts a server again that was stopped, at the same address.
+// Start starts a stopped server again, at the same address.
 func (s *Server) Start(ctx context.Context) error {
 	binary, err := Tool("minio")
 	if err != nil {
@@ -92,7 +93,7 @@ func (s *Server) Start(ctx context.Context) error {
 		"MINIO_ROOT_USER=" + AccessKey, "MINIO_ROOT_PASSWORD=" + SecretKey, "MINIO_BROWSER=off", "MINIO_UPDATE=off",
 	}, s.options.Env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
-	// It must not outlive whoever started it, even one that is killed.
+	// MinIO must not outlive the test, even if the test is killed.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -117,15 +118,15 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// anybody asks a server for its health, whoever has signed its certificate.
-var anybody = &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+// insecure accepts any certificate.
+var insecure = &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 
 func (s *Server) ready(ctx context.Context) bool {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/minio/health/cluster", nil)
 	if err != nil {
 		return false
 	}
-	res, err := anybody.Do(req)
+	res, err := insecure.Do(req)
 	if err != nil {
 		return false
 	}
@@ -133,10 +134,11 @@ func (s *Server) ready(ctx context.Context) bool {
 	return res.StatusCode == http.StatusOK
 }
 
-// Log returns what it has said.
+// Log returns what the server has printed.
 func (s *Server) Log() string { return s.log.String() }
 
-// Stop ends it as its service manager would, or, after limit, by force.
+// Stop sends SIGTERM, as a service manager does, and waits for the server to
+// end. After limit it kills the server and returns an error.
 func (s *Server) Stop(limit time.Duration) error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -149,7 +151,8 @@ func (s *Server) Stop(limit time.Duration) error {
 	}
 }
 
-// Kill ends it at once, and waits for its end.
+// Kill sends SIGKILL and waits for the server to end. A server that has ended
+// is no error.
 func (s *Server) Kill() error {
 	err := s.cmd.Process.Kill()
 	<-s.exited

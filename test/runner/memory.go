@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Memory returns a field of a process's status, in MiB: VmRSS is what it has
-// now, VmHWM the most that it had.
+// Memory returns a field of /proc/PID/status in MiB: VmRSS is the resident set,
+// VmHWM its peak.
 func Memory(pid int, field string) (float64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -23,7 +23,7 @@ func Memory(pid int, field string) (float64, error) {
 	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, field)
 }
 
-// ForgetPeak makes a process's VmHWM begin anew.
+// ForgetPeak resets the VmHWM of a process to its VmRSS.
 func ForgetPeak(pid int) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 }

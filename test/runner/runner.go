@@ -1,5 +1,5 @@
 // Package runner builds the real imageroot binary, starts it as a process of
-// its own, and stops it: politely, or the way a power cut does.
+// its own, and stops it: with SIGINT, or with SIGKILL as a power cut would.
 package runner
 
 import (
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Build compiles the binary into dir and returns its path. flags go to
+// Build compiles the binary into dir and returns its path. It passes flags to
 // go build ("-race", "-ldflags=-s -w").
 func Build(ctx context.Context, dir string, flags ...string) (string, error) {
 	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
@@ -42,10 +42,11 @@ type Options struct {
 	Dir    string   // working directory
 }
 
-// A Process is a running (or ended) imageroot.
+// A Process is an imageroot that runs or has ended. Its methods are safe for
+// concurrent use.
 type Process struct {
-	Pages string        // "http://127.0.0.1:PORT", as it printed it
-	S3    string        // the gateway inside; empty where another S3 server is used
+	Pages string        // "http://127.0.0.1:PORT", as printed by the process
+	S3    string        // the gateway inside; empty if another S3 server is used
 	Ready time.Duration // from the start to the first good answer of /readyz
 
 	cmd     *exec.Cmd
@@ -60,8 +61,8 @@ var (
 	s3Line    = regexp.MustCompile(`(?m)^\s*s3\s+(http://\S+)`)
 )
 
-// Start starts the binary and waits until it is ready, or ctx ends. Where it
-// exits before, the error is an [*ExitError].
+// Start starts the binary and waits until it is ready. If the binary exits
+// first, the error is an [*ExitError]. If ctx ends first, Start kills it.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	begin := time.Now()
 	p := &Process{exited: make(chan struct{})}
@@ -71,7 +72,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	p.cmd.Stdout = &p.out
 	p.cmd.Stderr = &p.log
 	p.cmd.WaitDelay = 2 * time.Second
-	// The server must not outlive whoever started it, even one that is killed.
+	// The server must not outlive the test, even if the test is killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -121,7 +122,7 @@ func answersReady(ctx context.Context, pages string) bool {
 	}
 	defer func() { _ = res.Body.Close() }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 1<<20))
-	// Behind IMAGEROOT_PUBLIC_READ=false the answer is 401, by a server that is up.
+	// With IMAGEROOT_PUBLIC_READ=false a ready server answers 401.
 	return res.StatusCode == http.StatusOK || res.StatusCode == http.StatusUnauthorized
 }
 
@@ -150,8 +151,9 @@ func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 // Exited is closed when the process has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Stop sends SIGINT, as Ctrl-C does, and waits for the process to end. After
-// limit it is killed, which is an error, as is any exit status but 0.
+// Stop sends SIGINT, as Ctrl-C does, and waits for the process to end. It
+// returns an error if the exit status is not 0. After limit it kills the
+// process and returns an error.
 func (p *Process) Stop(limit time.Duration) error {
 	if err := p.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -165,7 +167,8 @@ func (p *Process) Stop(limit time.Duration) error {
 	}
 }
 
-// Kill ends the process at once, as a power cut would, and waits for its end.
+// Kill sends SIGKILL and waits for the process to end. A process that has ended
+// is no error.
 func (p *Process) Kill() error {
 	err := p.cmd.Process.Kill()
 	<-p.exited

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// Tool runs a program to its end and returns what it printed. It has this
-// process's PATH, home as HOME, and of the environment nothing but env.
+// Tool runs a program and returns its standard output and error. The program
+// has this process's PATH, home as HOME, the C.UTF-8 locale and env; it inherits
+// nothing else of the environment.
 func Tool(ctx context.Context, home string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8"}, env...)

@@ -1,5 +1,5 @@
-// Package s3suite runs versitygw's own integration suite, which is in the
-// module that the gateway inside is made of, against the gateway inside.
+// Package s3suite runs versitygw's own integration suite against the gateway
+// inside. The suite is part of the module that the gateway uses.
 package s3suite
 
 import (
@@ -16,7 +16,7 @@ import (
 	"imageroot/local/gateway"
 )
 
-// exceptions is a list of tests under their reasons.
+// exceptions lists tests that fail by design, under their reasons.
 //
 //go:embed exceptions.txt
 var exceptions string
@@ -39,7 +39,7 @@ func TestSuite(t *testing.T) {
 
 	tests := integration.GetIntTests()
 	leftOut, failing := parse(t, slices.Sorted(maps.Keys(tests)))
-	// Those that fail leave buckets behind, which others would see.
+	// Tests that fail leave buckets, which other tests would see.
 	var last []string
 	for _, name := range slices.Sorted(maps.Keys(tests)) {
 		switch {
@@ -63,7 +63,7 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// run runs a test of the suite. Some panic where others fail.
+// run runs a test of the suite. Some tests panic instead of failing.
 func run(test integration.IntTest, conf *integration.S3Conf) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// A Server is running until Close.
+// A Server runs until Close. It is safe for concurrent use.
 type Server struct {
 	http *httptest.Server
 
@@ -53,10 +53,10 @@ func Start() *Server {
 	return s
 }
 
-// URL is where the server listens.
+// URL returns the address of the server.
 func (s *Server) URL() string { return s.http.URL }
 
-// Hurry makes every second that a client asks for take d only.
+// Hurry makes each second of the delays and timeouts of clients last d.
 func (s *Server) Hurry(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,8 +72,8 @@ func (s *Server) Close() {
 // account is the account that every queue is in.
 const account = "123456789012"
 
-// Queue makes a queue and returns its URL. A message that was received
-// maxReceive times goes to the queue named dead, where that is not empty.
+// Queue creates a queue and returns its URL. If dead is not empty, a message
+// that was received maxReceive times moves to the queue of that name.
 func (s *Server) Queue(name string, visibility time.Duration, dead string, maxReceive int) (url string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,7 +81,7 @@ func (s *Server) Queue(name string, visibility time.Duration, dead string, maxRe
 	return s.http.URL + "/" + account + "/" + name
 }
 
-// Bodies returns what a queue holds, hidden or not.
+// Bodies returns the bodies of the messages in a queue, hidden ones included.
 func (s *Server) Bodies(name string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,14 +97,14 @@ func (s *Server) Bodies(name string) []string {
 	return all
 }
 
-// Fail makes actions fail for which f says so; nil ends that.
+// Fail makes each action fail for which f returns true. A nil f ends that.
 func (s *Server) Fail(f func(action string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
 }
 
-// Seen returns how often an action was asked for.
+// Seen returns the number of requests with this action.
 func (s *Server) Seen(action string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,13 +16,13 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Where the stack of the tests is.
+// The account and region of the stack that the tests assume.
 const (
 	Account = "123456789012"
 	Region  = "us-east-1"
 )
 
-// A Template is one that was read.
+// A Template is a template that was read.
 type Template struct {
 	doc    map[string]any
 	params map[string]string
@@ -144,13 +144,14 @@ func value(n *yaml.Node) (any, error) {
 	return map[string]any{"Fn::" + n.Tag[1:]: v}, nil
 }
 
-// Map is v as a mapping; nil if it is none.
+// Map returns v as a mapping, or nil if it is not one.
 func Map(v any) map[string]any {
 	m, _ := v.(map[string]any)
 	return m
 }
 
-// List is v as a list: what is none is a list of one, and nil of none.
+// List returns v as a list. A nil v is an empty list; any other v that is not a
+// list is a list of one.
 func List(v any) []any {
 	switch v := v.(type) {
 	case nil:
@@ -173,7 +174,7 @@ func (t *Template) Resources(typ string) []string {
 	return ids
 }
 
-// Resource returns a resource as it is written.
+// Resource returns a resource, unresolved.
 func (t *Template) Resource(id string) map[string]any { return Map(Map(t.doc["Resources"])[id]) }
 
 // Properties returns a resource's properties, resolved.
@@ -181,7 +182,7 @@ func (t *Template) Properties(id string) map[string]any {
 	return Map(t.Resolve(t.Resource(id)["Properties"]))
 }
 
-// Doc is the template as it is written.
+// Doc returns the template, unresolved.
 func (t *Template) Doc() map[string]any { return t.doc }
 
 var substitution = regexp.MustCompile(`\$\{([A-Za-z0-9:.]+)\}`)
@@ -189,8 +190,8 @@ var substitution = regexp.MustCompile(`\$\{([A-Za-z0-9:.]+)\}`)
 // noValue is the reference that takes a property out of the template.
 const noValue = "AWS::NoValue"
 
-// Resolve replaces references by what they are in the tests' stack. A reference
-// to nothing panics.
+// Resolve replaces references by their values in the tests' stack. It panics if
+// a reference has no target.
 func (t *Template) Resolve(v any) any {
 	switch v := v.(type) {
 	case []any:
@@ -306,8 +307,8 @@ func (t *Template) arn(id string) string {
 	return "arn:aws:" + service + id
 }
 
-// Functions are the logical IDs of the functions by the package under
-// functions/ that each is of.
+// Functions returns the logical IDs of the functions, by their packages under
+// functions/.
 func (t *Template) Functions() map[string]string {
 	all := map[string]string{}
 	for _, id := range t.Resources("AWS::Serverless::Function") {
@@ -338,7 +339,7 @@ func (t *Template) Setting(id, name string) any {
 // A Grant is one action that a function may do to one resource.
 type Grant struct{ Action, Resource string }
 
-// Allows reports whether the grant is for that.
+// Allows reports whether the grant covers the action on the resource.
 func (g Grant) Allows(action, resource string) bool {
 	if g.Action != action {
 		return false
@@ -347,7 +348,7 @@ func (g Grant) Allows(action, resource string) bool {
 	return regexp.MustCompile("^" + strings.ReplaceAll(pattern, `\*`, ".*") + "$").MatchString(resource)
 }
 
-// Grants returns what a function may do.
+// Grants returns the grants of a function.
 func (t *Template) Grants(id string) ([]Grant, error) {
 	arn, _ := t.Setting(id, "Role").(string)
 	role := arn[strings.LastIndex(arn, "/")+1:]
@@ -378,13 +379,13 @@ func (t *Template) Grants(id string) ([]Grant, error) {
 
 // A Route is one of the API.
 type Route struct {
-	Method string // "ANY" for all that no other route of the path has
-	Path   string // [Default] takes what no other does
-	// Function is the logical ID of who answers.
+	Method string // "ANY" for the methods that no other route of the path has
+	Path   string // [Default] takes the requests that no other route takes
+	// Function is the logical ID of the function that answers.
 	Function string
 }
 
-// Default is the path of the route for what no other route takes.
+// Default is the path of the route for requests that no other route takes.
 const Default = "/$default"
 
 // Routes returns the API's routes.
@@ -421,8 +422,8 @@ func (t *Template) Routes() ([]Route, error) {
 	return routes, nil
 }
 
-// Find returns the route that the API takes for a request: the one of the most
-// segments that are literal, and of the method before ANY.
+// Find returns the route that the API takes for a request: the one with the
+// most literal segments, and its own method before ANY.
 func Find(routes []Route, method, path string) (Route, bool) {
 	var best Route
 	score := math.MinInt
@@ -442,8 +443,8 @@ func Find(routes []Route, method, path string) (Route, bool) {
 	return best, score > math.MinInt
 }
 
-// match reports whether a route's path is that of a request, and how many of its
-// segments are literal: -1 of the default route.
+// match reports whether a route's path matches a request's, and the number of
+// its literal segments, which is -1 for the default route.
 func match(pattern, path string) (literal int, ok bool) {
 	if pattern == Default {
 		return -1, true

@@ -24,15 +24,15 @@ import (
 )
 
 const (
-	// rest is what everything may take to come to rest: a lease, what is
-	// noticed late, and the work itself.
+	// rest is the longest time for all work to end: a lease, a poll that finds
+	// work late, and the work itself.
 	rest = 90 * time.Second
 	// maxResidentMiB is the memory budget.
 	maxResidentMiB = 200
 )
 
-// check lets everything come to rest and looks at what must hold, also after
-// one more start, and after what is left over has become old enough to go.
+// check waits until no work is left and checks the invariants. It checks them
+// again after one more start, and once leftovers are old enough to be swept.
 func (w *world) check(ctx context.Context) {
 	if w.second.gone() || w.first.gone() {
 		w.violate("a runner ended by itself")
@@ -59,7 +59,8 @@ func (w *world) check(ctx context.Context) {
 	}
 }
 
-// poll calls check until it returns nil; after a limit that is a violation.
+// poll calls check until it returns nil. After a limit, the last error is a
+// violation.
 func (w *world) poll(ctx context.Context, limit time.Duration, what string, check func() error) {
 	begin := time.Now()
 	for {

@@ -5,8 +5,8 @@
 // checks what must hold: what was acknowledged is there, with the digest of
 // its bytes; no job is left running; nothing is left over.
 //
-// What each client and the killer do follows from -seed; how their doings meet
-// does not.
+// The actions of each client and of the killer follow from -seed. How they
+// interleave does not.
 package main
 
 import (
@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// options are the command line.
+// options are the flags of the command line.
 type options struct {
 	duration time.Duration
 	seed     uint64
@@ -51,7 +51,7 @@ type options struct {
 	dir      string
 }
 
-// A world is what the clients share.
+// A world is the state that the clients share.
 type world struct {
 	options
 	out       io.Writer
@@ -126,7 +126,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	return nil
 }
 
-// close ends what open began, as far as that got.
+// close stops what open has started, also if open failed half-way.
 func (w *world) close() error {
 	var errs []error
 	for _, n := range []*node{w.second, w.first} {
@@ -257,7 +257,7 @@ func (w *world) startSecond(ctx context.Context) {
 	w.did("start runner 2", w.second.start(ctx))
 }
 
-// did counts what the killer did, which must work.
+// did counts an action of the killer, which must succeed.
 func (w *world) did(what string, err error) {
 	w.trace("killer: %s: %v", what, err)
 	w.count("killer", what)
@@ -294,7 +294,7 @@ func (w *world) trace(format string, args ...any) {
 	_, _ = w.log.WriteString(line) // it is for whoever looks into a failure
 }
 
-// violate notes that something does not hold that must.
+// violate records that an invariant does not hold.
 func (w *world) violate(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.trace("VIOLATION: %s", text)
