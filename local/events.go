@@ -25,8 +25,8 @@ const (
 // events is how the runner hears of objects that others put into the S3
 // server.
 type events struct {
-	way, why string
-	looks    queue.Sender
+	way, why    string
+	inspections queue.Sender
 	// changed says that an object may have changed.
 	changed func(bucket, key string)
 	come    atomic.Bool   // they do come: no need to poll fast
@@ -36,7 +36,7 @@ type events struct {
 // fromGateway is the way of the gateway inside; the others are settings.
 const fromGateway = "gateway"
 
-// newEvents chooses the way. The caller sets looks and changed.
+// newEvents chooses the way. The caller sets inspections and changed.
 func newEvents(cfg config.Config, inside bool) *events {
 	e := &events{turned: make(chan struct{}, 1)}
 	switch {
@@ -79,7 +79,7 @@ func (e *events) poll(ctx context.Context) {
 		next := time.NewTimer(e.interval())
 		select {
 		case <-next.C:
-			_ = e.looks.Send(ctx, queue.Poll{}.Encode(), 0) // never fails
+			_ = e.inspections.Send(ctx, queue.Poll{}.Encode(), 0) // never fails
 		case <-e.turned:
 		case <-ctx.Done():
 		}
@@ -118,7 +118,7 @@ func (s *server) hear(ctx context.Context) {
 			e.turn(true)
 			s.log.Info("events of objects", "by", e.way, "because", "the server's event stream is there", "poll", e.interval().String())
 			// What happened before was not told.
-			_ = e.looks.Send(ctx, queue.Reconcile{}.Encode(), 0) // never fails
+			_ = e.inspections.Send(ctx, queue.Reconcile{}.Encode(), 0) // never fails
 		},
 		Down: down,
 	}
@@ -147,7 +147,7 @@ func (s *server) hook() *hook.Hook {
 		},
 		Unreadable: func(err error) {
 			s.log.Warn("an event that cannot be read: everything is compared", "error", err)
-			_ = e.looks.Send(context.Background(), queue.Reconcile{}.Encode(), 0) // never fails
+			_ = e.inspections.Send(context.Background(), queue.Reconcile{}.Encode(), 0) // never fails
 		},
 	}
 	if e.way == config.EventsWebhook {

@@ -34,13 +34,13 @@ func (s *sender) Send(_ context.Context, body []byte, _ time.Duration) error {
 // then where they do.
 func TestPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks := &sender{time.Now(), map[string][]time.Duration{}}
+		inspections := &sender{time.Now(), map[string][]time.Duration{}}
 		e := newEvents(config.Config{Events: config.EventsAuto}, false)
-		e.looks = looks
+		e.inspections = inspections
 		ctx, stop := context.WithCancel(t.Context())
 		go e.poll(ctx)
-		at := func(d time.Duration) { time.Sleep(d - time.Since(looks.began)); synctest.Wait() }
-		polls := func() int { return len(looks.sent[string(queue.Poll{}.Encode())]) }
+		at := func(d time.Duration) { time.Sleep(d - time.Since(inspections.began)); synctest.Wait() }
+		polls := func() int { return len(inspections.sent[string(queue.Poll{}.Encode())]) }
 		at(time.Minute + time.Second)
 		if n := polls(); n != 4 {
 			t.Errorf("%d polls in a minute without events, want 4", n)
@@ -93,7 +93,7 @@ func TestHookOfOthers(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	s.kit = kit.New(kit.Config{Images: memstore.New(), Catalog: memstore.New(), Log: log})
 	s.events = newEvents(s.cfg, false)
-	s.events.looks, s.events.changed = make(channel, 10), s.changed
+	s.events.inspections, s.events.changed = make(channel, 10), s.changed
 	for _, o := range []objectevent.Event{{Bucket: "others", Key: "os/a.img"}, {Bucket: "images", Key: "a.img"}, {Bucket: "images", Key: "os/deeper/a.img"}} {
 		s.hook().Event(o)
 		if s.events.interval() != pollFast {
@@ -137,10 +137,10 @@ func TestHear(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &server{cfg: config.Config{S3Endpoint: s3.URL, Events: config.EventsListen, ImageRoot: config.Location{Bucket: "images", Prefix: "os/"}}, log: log, client: client}
-	looks := make(channel, 10)
+	inspections := make(channel, 10)
 	s.kit = kit.New(kit.Config{Images: memstore.New(), Catalog: memstore.New(), Log: log})
 	s.events = newEvents(s.cfg, false)
-	s.events.looks, s.events.changed = looks, s.changed
+	s.events.inspections, s.events.changed = inspections, s.changed
 	if s.events.interval() != pollFast {
 		t.Error("before anything has come, the listing is looked at rarely")
 	}
@@ -149,7 +149,7 @@ func TestHear(t *testing.T) {
 	expect := func(want queue.Task) {
 		t.Helper()
 		select {
-		case got := <-looks:
+		case got := <-inspections:
 			if got != string(want.Encode()) {
 				t.Fatalf("the task is %s, want %s", got, want.Encode())
 			}

@@ -47,9 +47,9 @@ const (
 	resumeEvery = 30 * time.Second
 	// relistAfter is how long changes that no event told of may stay unseen.
 	relistAfter = time.Minute
-	// lookers is how many objects are looked at, and assemblers how many
+	// inspectors is how many objects are looked at, and assemblers how many
 	// resumable uploads are put together, at once.
-	lookers, assemblers = 4, 2
+	inspectors, assemblers = 4, 2
 	// connections is how many connections a port has open at once, and
 	// connectionsEach how many of them from one address.
 	connections, connectionsEach = 512, 128
@@ -76,7 +76,7 @@ type server struct {
 }
 
 // queues are the queues of the functions, in memory.
-type queues struct{ looks, hashes, checks, fetches, assemblies *memqueue.Queue }
+type queues struct{ inspections, hashJobs, checkJobs, fetchJobs, assemblies *memqueue.Queue }
 
 // A worker handles a queue.
 type worker struct {
@@ -140,7 +140,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		Config: s.cfg, Images: images, Catalog: catalogRoot, Server: server, PrivateSources: true, Hidden: s.unlisted, MaxAge: relistAfter, Log: log,
 	})
 	s.events = newEvents(cfg, s.gateway != nil)
-	s.events.looks, s.events.changed = s.queues.looks, s.changed
+	s.events.inspections, s.events.changed = s.queues.inspections, s.changed
 	started()
 	if err := s.openOperator(ctx); err != nil {
 		return nil, err
@@ -253,7 +253,7 @@ func (s *server) changed(bucket, key string) {
 	if bucket == s.cfg.ImageRoot.Bucket {
 		if name, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
 			s.kit.Inventory.TouchImage(name)
-			_ = s.events.looks.Send(context.Background(), queue.InspectImage(name).Encode(), 0) // never fails
+			_ = s.events.inspections.Send(context.Background(), queue.InspectImage(name).Encode(), 0) // never fails
 			return
 		}
 	}
@@ -293,18 +293,18 @@ func (s *server) wire() error {
 
 	hasher := &hash.Function{
 		Images: k.Images, Catalog: k.Catalog, Bucket: k.ImageRoot.Bucket, Prefix: k.ImageRoot.Prefix,
-		Jobs: k.Jobs, Queue: q.looks, Work: q.hashes, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Jobs: k.Jobs, Inspections: q.inspections, HashJobs: q.hashJobs, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
 		Workers: k.HashWorkers, Now: k.Now, Log: s.log,
 	}
 	if k.Check {
-		hasher.Checks = q.checks
+		hasher.CheckJobs = q.checkJobs
 	}
 	fetcher := &fetch.Function{
-		Catalog: k.Catalog, Sources: sources, Jobs: k.Jobs, Queue: q.fetches, Hash: q.looks, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Catalog: k.Catalog, Sources: sources, Jobs: k.Jobs, FetchJobs: q.fetchJobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
 		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
 	}
 	uploader := &upload.Function{
-		Images: k.Images, Catalog: k.Catalog, Hash: q.looks, Assemble: q.assemblies, Activity: k.Activity, Metric: k.Metric,
+		Images: k.Images, Catalog: k.Catalog, Inspections: q.inspections, Assemblies: q.assemblies, Activity: k.Activity, Metric: k.Metric,
 		Free: s.free, Now: k.Now, Log: s.log,
 	}
 	adder := &addbyurl.Function{
@@ -316,10 +316,10 @@ func (s *server) wire() error {
 	}
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{
-		{q.looks, lookers, hasher.Handle},
-		{q.hashes, k.HashWorkers, hasher.Handle},
-		{q.checks, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
-		{q.fetches, k.FetchWorkers, fetcher.Handle},
+		{q.inspections, inspectors, hasher.Handle},
+		{q.hashJobs, k.HashWorkers, hasher.Handle},
+		{q.checkJobs, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
+		{q.fetchJobs, k.FetchWorkers, fetcher.Handle},
 		{q.assemblies, assemblers, uploader.Handle},
 	}
 	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
@@ -484,7 +484,7 @@ func (s *server) reconcile(ctx context.Context) {
 	var task queue.Task = queue.Reconcile{}
 	for {
 		s.restoreBuckets(ctx)
-		for _, q := range []queue.Sender{s.queues.looks, s.queues.fetches, s.queues.assemblies} {
+		for _, q := range []queue.Sender{s.queues.inspections, s.queues.fetchJobs, s.queues.assemblies} {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
 		if task == (queue.Reconcile{}) {

@@ -31,14 +31,14 @@ type Sources interface {
 
 // Function is the fetch function: its routes and its worker.
 type Function struct {
-	Catalog   store.Root
-	Sources   Sources
-	Jobs      *job.Jobs
-	Queue     queue.Sender
-	Hash      queue.Sender // is told what has been fetched, to look into it
-	Inventory *inventory.Inventory
-	Activity  *activity.Log
-	Metric    *metric.Set
+	Catalog store.Root
+	Sources Sources
+	Jobs    *job.Jobs
+	// FetchJobs is the queue of fetch jobs, Inspections that of what was fetched.
+	FetchJobs, Inspections queue.Sender
+	Inventory              *inventory.Inventory
+	Activity               *activity.Log
+	Metric                 *metric.Set
 	// Free returns the bytes that the store has room for, or a negative
 	// number where it cannot tell.
 	Free    func() int64
@@ -155,7 +155,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 // fetches runs the fetch jobs.
 func (f *Function) fetches() *job.Runner {
 	return &job.Runner{
-		Kind: job.Fetch, Jobs: f.Jobs, Queue: f.Queue, Activity: f.Activity, Metric: f.Metric, Log: f.Log, Then: f.fetched,
+		Kind: job.Fetch, Jobs: f.Jobs, Queue: f.FetchJobs, Activity: f.Activity, Metric: f.Metric, Log: f.Log, Then: f.fetched,
 		Work: func(ctx context.Context, ref string, r *job.Run) (func(*job.Job), error) {
 			t, err := f.target(ctx, ref)
 			if err != nil {
@@ -172,7 +172,7 @@ func (f *Function) fetched(ctx context.Context, _ string, j job.Job) error {
 	if j.Status != job.Completed {
 		return nil
 	}
-	if err := f.Hash.Send(ctx, queue.InspectContent(j.SHA256).Encode(), 0); err != nil {
+	if err := f.Inspections.Send(ctx, queue.InspectContent(j.SHA256).Encode(), 0); err != nil {
 		f.Log.Warn("fetched bytes are not inspected before the next reconciliation", "name", j.Name, "error", err)
 	}
 	return nil

@@ -366,8 +366,8 @@ func (w *world) process(owner string, root store.Root) *Function {
 	log := discard()
 	return &Function{
 		Catalog: root, Sources: w.sourcesOf(owner, 200*time.Millisecond),
-		Jobs:  &job.Jobs{Records: root, Owner: owner, Now: w.clock.now},
-		Queue: memqueue.New(log), Hash: memqueue.New(log),
+		Jobs:      &job.Jobs{Records: root, Owner: owner, Now: w.clock.now},
+		FetchJobs: memqueue.New(log), Inspections: memqueue.New(log),
 		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log}),
 		Activity:  &activity.Log{Root: root, Now: w.clock.now, Log: log},
 		Metric:    metric.New(), Free: func() int64 { return -1 }, Workers: 2, Limits: testLimits, Now: w.clock.now, Log: log,

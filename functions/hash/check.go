@@ -48,7 +48,7 @@ const reasonTime = "the image was not checked: that takes longer than a function
 
 // runCheck checks bytes whose job is queued.
 func (f *Function) runCheck(ctx context.Context, sha256 string) error {
-	if f.Checks == nil {
+	if f.CheckJobs == nil {
 		return nil // it was turned off meanwhile
 	}
 	turn, err := f.turns.begin(ctx, f.Now)
@@ -74,7 +74,7 @@ func (f *Function) checks(turn *turn) *job.Runner {
 			}
 		}, err
 	}
-	return f.runner(job.Check, f.Checks, work, f.checked)
+	return f.runner(job.Check, f.CheckJobs, work, f.checked)
 }
 
 // checked records that bytes are not checked any more because that failed each

@@ -44,7 +44,7 @@ func packed(t *testing.T, data []byte) []byte {
 // checking returns a process that checks, and what it sends to be checked.
 func (w *world) checking(owner string, catalog store.Root) (*process, *sender) {
 	p, checks := w.process(owner, catalog), new(sender)
-	p.Checks = checks
+	p.CheckJobs = checks
 	return p, checks
 }
 
@@ -481,7 +481,7 @@ func TestChecksByAndBy(t *testing.T) {
 			w.until(off, job.Hash.Task(name))
 		}
 		on := w.process("on", w.catalog)
-		on.Checks = on.Work
+		on.CheckJobs = on.HashJobs
 		w.until(on, queue.Reconcile{})
 		if sent := slices.Compact(on.work.take()); len(sent) != maxTurns {
 			t.Errorf("%d checks are queued: %v", len(sent), sent)

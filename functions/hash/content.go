@@ -110,7 +110,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	if errors.Is(err, store.ErrNotFound) {
 		rec, err = f.sniff(ctx, sha256, at)
 	}
-	if err != nil || f.Checks == nil || !rec.Pending() {
+	if err != nil || f.CheckJobs == nil || !rec.Pending() {
 		return err
 	}
 	_, err = f.enqueueCheck(ctx, sha256, at.name, at.info.Size, activity.System, "")
@@ -185,7 +185,7 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 		return err
 	}
 	for _, sha := range unknown[:min(len(unknown), maxLooks)] {
-		if err := f.Queue.Send(ctx, queue.InspectContent(sha).Encode(), 0); err != nil {
+		if err := f.Inspections.Send(ctx, queue.InspectContent(sha).Encode(), 0); err != nil {
 			return err
 		}
 	}
@@ -199,7 +199,7 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 
 // fillChecks queues check jobs until there are some.
 func (f *Function) fillChecks(ctx context.Context) error {
-	if f.Checks == nil {
+	if f.CheckJobs == nil {
 		return nil
 	}
 	jobs, err := f.Inventory.Jobs(ctx, job.Check)
@@ -217,7 +217,7 @@ func (f *Function) fillChecks(ctx context.Context) error {
 		return err
 	}
 	most := maxChecks
-	if f.Checks == f.Work {
+	if f.CheckJobs == f.HashJobs {
 		most = maxTurns
 	}
 	for i := range s.Rows {

@@ -143,7 +143,7 @@ func (w *world) process(owner string, catalog store.Root) *process {
 	p := &process{tap: &tap{Root: w.images}, looks: new(sender), work: new(sender)}
 	p.Function = &Function{
 		Images: p.tap, Catalog: catalog, Bucket: "images",
-		Jobs: &job.Jobs{Records: catalog, Owner: owner, Now: time.Now}, Queue: p.looks, Work: p.work,
+		Jobs: &job.Jobs{Records: catalog, Owner: owner, Now: time.Now}, Inspections: p.looks, HashJobs: p.work,
 		Inventory: inventory.New(inventory.Config{Images: w.images, Catalog: w.catalog, Now: time.Now, Log: log}),
 		Activity:  &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(),
 		Workers: 1, Now: time.Now, Log: log,

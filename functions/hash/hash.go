@@ -35,12 +35,11 @@ type Function struct {
 	// Bucket and Prefix are where the image root is, as object events name it.
 	Bucket, Prefix string
 	Jobs           *job.Jobs
-	// Queue carries what to look at, Work the jobs that a look has queued.
-	// They can be one queue; apart, looking does not wait for hashing.
-	Queue, Work queue.Sender
-	// Checks carries the check jobs that are queued; nil: images are not
-	// checked.
-	Checks    queue.Sender
+	// Inspections and HashJobs are the queues of those names. They can be one
+	// queue; apart, inspecting does not wait for hashing.
+	Inspections, HashJobs queue.Sender
+	// CheckJobs is the queue of check jobs. Nil: images are not checked.
+	CheckJobs queue.Sender
 	Inventory *inventory.Inventory
 	Activity  *activity.Log
 	Metric    *metric.Set
@@ -191,7 +190,7 @@ const (
 )
 
 // hashes runs the hash jobs.
-func (f *Function) hashes() *job.Runner { return f.runner(job.Hash, f.Work, f.hash, f.hashed) }
+func (f *Function) hashes() *job.Runner { return f.runner(job.Hash, f.HashJobs, f.hash, f.hashed) }
 
 func (f *Function) runner(
 	k *job.Kind, q queue.Sender, work func(context.Context, string, *job.Run) (func(*job.Job), error), then func(context.Context, string, job.Job) error,

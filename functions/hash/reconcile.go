@@ -47,7 +47,7 @@ func (f *Function) noticeAll(ctx context.Context, names []string) error {
 
 // notice queues a look at an object.
 func (f *Function) notice(ctx context.Context, name string) error {
-	return f.Queue.Send(ctx, queue.InspectImage(name).Encode(), 0)
+	return f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0)
 }
 
 // resume sends the tasks of active jobs again and removes old jobs.

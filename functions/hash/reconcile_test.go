@@ -49,7 +49,7 @@ func TestTakeoverAfterRestart(t *testing.T) {
 		looks, work := memqueue.New(log), memqueue.New(log)
 		f := &hash.Function{
 			Images: images, Catalog: catalog, Bucket: "images",
-			Jobs: &job.Jobs{Records: catalog, Owner: "started again", Now: time.Now}, Queue: looks, Work: work,
+			Jobs: &job.Jobs{Records: catalog, Owner: "started again", Now: time.Now}, Inspections: looks, HashJobs: work,
 			Inventory: inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log}),
 			Activity:  &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(),
 			Workers: 1, Now: time.Now, Log: log,

@@ -91,7 +91,7 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 		return job.Job{}, false, err
 	}
 	row, ok := s.ByName(name)
-	if !ok || !row.Blob || row.Known == nil || !row.Known.Checkable() || f.Checks == nil {
+	if !ok || !row.Blob || row.Known == nil || !row.Known.Checkable() || f.CheckJobs == nil {
 		return job.Job{}, false, nil
 	}
 	j, err := f.checkAgain(r, row.Known.SHA256, name, row.Known.SizeBytes)
@@ -102,7 +102,7 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 // well; it returns the last one where there is nothing to do.
 func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) (job.Job, error) {
 	ctx := r.Context()
-	if f.Checks == nil {
+	if f.CheckJobs == nil {
 		return job.Job{}, nil
 	}
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {

@@ -90,7 +90,7 @@ func (w *world) over(images, catalog store.Root) {
 	now := func() time.Time { return time.Now().Add(w.ahead) }
 	w.looks, w.assembly = new(sender), new(sender)
 	w.Function = &Function{
-		Images: images, Catalog: catalog, Hash: w.looks, Assemble: w.assembly,
+		Images: images, Catalog: catalog, Inspections: w.looks, Assemblies: w.assembly,
 		Activity: &activity.Log{Root: catalog, Now: now, Log: log}, Metric: metric.New(),
 		Free: func() int64 { return -1 }, Now: now, Log: log,
 	}

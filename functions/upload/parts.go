@@ -512,7 +512,7 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if p.Status == completing {
-		if err := f.Assemble.Send(ctx, queue.Assemble(p.ID).Encode(), 0); err != nil {
+		if err := f.Assemblies.Send(ctx, queue.Assemble(p.ID).Encode(), 0); err != nil {
 			return err
 		}
 	}
@@ -611,7 +611,7 @@ func (f *Function) finish(ctx context.Context, p *pending, version store.Version
 		if err := f.publish(ctx, p.Name, version, p.SHA256); err != nil {
 			return err
 		}
-	} else if err := f.Hash.Send(ctx, queue.InspectImage(p.Name).Encode(), 0); err != nil {
+	} else if err := f.Inspections.Send(ctx, queue.InspectImage(p.Name).Encode(), 0); err != nil {
 		return err
 	}
 	return f.end(ctx, p, "")
@@ -767,7 +767,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		idle := false
 		switch p.Status {
 		case completing:
-			err = f.Assemble.Send(ctx, queue.Assemble(p.ID).Encode(), 0)
+			err = f.Assemblies.Send(ctx, queue.Assemble(p.ID).Encode(), 0)
 		case uploading:
 			idle, err = f.giveUp(ctx, p.Name, p.UploadID, p.CreatedAt)
 		default:

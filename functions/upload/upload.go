@@ -29,10 +29,10 @@ type Function struct {
 	Images, Catalog store.Root
 	// Links, where not nil, has clients send bytes straight to the store.
 	Links store.Presigner
-	// Hash is the queue of the hash function, Assemble that of this one.
-	Hash, Assemble queue.Sender
-	Activity       *activity.Log
-	Metric         *metric.Set
+	// Inspections is the queue of the hash function, Assemblies that of this one.
+	Inspections, Assemblies queue.Sender
+	Activity                *activity.Log
+	Metric                  *metric.Set
 	// Free returns the bytes that the store has room for, or a negative
 	// number where it cannot tell.
 	Free func() int64
@@ -169,7 +169,7 @@ func (f *Function) publish(ctx context.Context, name string, version store.Versi
 		f.Log.Warn("digest of an upload not recorded", "name", name, "error", err)
 		err = nil
 	}
-	return errors.Join(err, f.Hash.Send(ctx, queue.InspectImage(name).Encode(), 0))
+	return errors.Join(err, f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0))
 }
 
 // delete answers DELETE /images/{name}.
@@ -188,7 +188,7 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Images.Delete(ctx, name); err != nil {
 		return err
 	}
-	if err := f.Hash.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
+	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("the hash function was not told of a deleted image", "name", name, "error", err)
 	}
 	f.record(r, activity.ImageDeleted, name, "deleted "+name, nil)

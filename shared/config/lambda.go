@@ -13,33 +13,33 @@ import (
 // use for.
 type Lambda struct {
 	// URLs of queues.
-	HashQueue, HashJobQueue, FetchQueue, UploadQueue string
+	InspectionQueue, HashJobQueue, FetchJobQueue, AssemblyQueue string
 	// SessionKey signs session cookies.
 	SessionKey string
 }
 
 // Names of settings, for [LoadLambda].
 const (
-	Password     = "PASSWORD"
-	HashWorkers  = "HASH_WORKERS"
-	FetchWorkers = "FETCH_WORKERS"
-	Check        = "CHECK"
-	AllowNet     = "ALLOW_NET"
-	PlainHTTP    = "PLAIN_HTTP"
-	HashQueue    = "HASH_QUEUE"
-	HashJobQueue = "HASH_JOB_QUEUE"
-	FetchQueue   = "FETCH_QUEUE"
-	UploadQueue  = "UPLOAD_QUEUE"
+	Password        = "PASSWORD"
+	HashWorkers     = "HASH_WORKERS"
+	FetchWorkers    = "FETCH_WORKERS"
+	Check           = "CHECK"
+	AllowNet        = "ALLOW_NET"
+	PlainHTTP       = "PLAIN_HTTP"
+	InspectionQueue = "INSPECTION_QUEUE"
+	HashJobQueue    = "HASH_JOB_QUEUE"
+	FetchJobQueue   = "FETCH_JOB_QUEUE"
+	AssemblyQueue   = "ASSEMBLY_QUEUE"
 )
 
 // everyFunction is what each function at AWS reads.
 var everyFunction = []string{"IMAGE_ROOT", "CATALOG_ROOT", "S3_ENDPOINT", "PUBLIC_READ", "TOKEN", "SESSION_KEY"}
 
 var lambdaSettings = []setting{
-	{HashQueue, "", "URL of the queue of what to look at", queueURL(func(c *Config) *string { return &c.Lambda.HashQueue })},
-	{HashJobQueue, "", "URL of the queue of hash jobs", queueURL(func(c *Config) *string { return &c.Lambda.HashJobQueue })},
-	{FetchQueue, "", "URL of the queue of fetch jobs", queueURL(func(c *Config) *string { return &c.Lambda.FetchQueue })},
-	{UploadQueue, "", "URL of the queue of uploads to assemble", queueURL(func(c *Config) *string { return &c.Lambda.UploadQueue })},
+	{InspectionQueue, "", "URL of the inspections queue", queueURL(func(c *Config) *string { return &c.Lambda.InspectionQueue })},
+	{HashJobQueue, "", "URL of the hash jobs queue, which check jobs share", queueURL(func(c *Config) *string { return &c.Lambda.HashJobQueue })},
+	{FetchJobQueue, "", "URL of the fetch jobs queue", queueURL(func(c *Config) *string { return &c.Lambda.FetchJobQueue })},
+	{AssemblyQueue, "", "URL of the assemblies queue", queueURL(func(c *Config) *string { return &c.Lambda.AssemblyQueue })},
 	{"SESSION_KEY", "", "what session cookies are signed with", sessionKey},
 }
 

@@ -25,11 +25,11 @@ var lambdas = []struct {
 	name string
 	env  []string
 }{
-	{"upload", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_UPLOAD_QUEUE=http://127.0.0.1:9/1/b"}},
+	{"upload", []string{"IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_ASSEMBLY_QUEUE=http://127.0.0.1:9/1/b"}},
 	{"catalog", []string{"IMAGEROOT_PASSWORD=" + password}},
 	{"addbyurl", []string{"IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
-	{"hash", []string{"IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_JOB_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_HASH_WORKERS=2", "IMAGEROOT_CHECK=true"}},
-	{"fetch", []string{"IMAGEROOT_FETCH_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
+	{"hash", []string{"IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_JOB_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_HASH_WORKERS=2", "IMAGEROOT_CHECK=true"}},
+	{"fetch", []string{"IMAGEROOT_FETCH_JOB_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
 }
 
 // lambda measures the functions for AWS: their size, zipped as they are sent

@@ -95,15 +95,15 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	s.activity = &activity.Log{Root: s.catalog, Now: time.Now, Log: log}
 	jobs := &job.Jobs{Records: s.catalog, Owner: "test", Now: time.Now}
 	s.hasher = &hash.Function{
-		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Queue: new(mailbox), Work: &s.hashes, Checks: &s.checks,
+		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Inspections: new(mailbox), HashJobs: &s.hashes, CheckJobs: &s.checks,
 		Inventory: inv, Activity: s.activity, Metric: m, Workers: 1, Now: time.Now, Log: log,
 	}
 	s.fetcher = &fetch.Function{
-		Catalog: s.catalog, Sources: sources, Jobs: jobs, Queue: &s.fetches, Hash: new(mailbox), Inventory: inv, Activity: s.activity, Metric: m,
+		Catalog: s.catalog, Sources: sources, Jobs: jobs, FetchJobs: &s.fetches, Inspections: new(mailbox), Inventory: inv, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Workers: 2, Now: time.Now, Log: log,
 	}
 	s.uploader = &upload.Function{
-		Images: s.images, Catalog: s.catalog, Links: setup.links, Hash: new(mailbox), Assemble: &s.assemblies, Activity: s.activity, Metric: m,
+		Images: s.images, Catalog: s.catalog, Links: setup.links, Inspections: new(mailbox), Assemblies: &s.assemblies, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Now: time.Now, Log: log,
 	}
 	s.hook = &hook.Hook{Event: func(objectevent.Event) {}, Unreadable: func(error) {}}

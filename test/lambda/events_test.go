@@ -88,7 +88,7 @@ func TestPartialFailure(t *testing.T) {
 	for i, body := range []string{`{"image":"x.img"}`, `not a task`, `{"image":"gone.img"}`, `{"what":1}`} {
 		batch.Records = append(batch.Records, events.SQSMessage{
 			MessageId: fmt.Sprint("m", i), ReceiptHandle: fmt.Sprint("r", i), Body: body, EventSource: "aws:sqs",
-			EventSourceARN: "arn:aws:sqs:us-east-1:" + template.Account + ":HashQueue", Attributes: map[string]string{"ApproximateReceiveCount": "1"},
+			EventSourceARN: "arn:aws:sqs:us-east-1:" + template.Account + ":InspectionQueue", Attributes: map[string]string{"ApproximateReceiveCount": "1"},
 		})
 	}
 	out, err := w.fn["HashFunction"].invoke(t.Context(), encode(t, batch), time.Minute)

@@ -340,23 +340,23 @@ func TestMessagesAreNoPromise(t *testing.T) {
 	hash.guard.mu.Unlock()
 	for range 3 {
 		w.send("HashJobQueue", `{"hash":"x.img"}`) // of no job
-		w.send("HashQueue", `{"image":"x.img"}`)
+		w.send("InspectionQueue", `{"image":"x.img"}`)
 	}
 	w.put("x.img", data)
 	for range 5 {
-		w.send("HashQueue", string(encode(t, map[string]any{"image": "x.img"})))
+		w.send("InspectionQueue", string(encode(t, map[string]any{"image": "x.img"})))
 		w.send("HashJobQueue", `{"hash":"x.img"}`)
 	}
 	w.hashed("x.img", hexSum(data))
 	w.send("HashJobQueue", `{"hash":"x.img"}`)
 	w.until("all messages are gone", func() bool {
-		return len(w.sqs.Bodies("HashQueue"))+len(w.sqs.Bodies("HashJobQueue")) == 0
+		return len(w.sqs.Bodies("InspectionQueue"))+len(w.sqs.Bodies("HashJobQueue")) == 0
 	})
 	job := w.ended("hashes", "x.img")
 	if job.Status != "completed" || job.Attempt != 1 {
 		t.Errorf("%+v", job)
 	}
-	if dead := append(w.sqs.Bodies("HashJobDeadLetters"), w.sqs.Bodies("HashDeadLetters")...); len(dead) != 0 {
+	if dead := append(w.sqs.Bodies("HashJobDeadLetters"), w.sqs.Bodies("InspectionDeadLetters")...); len(dead) != 0 {
 		t.Errorf("dead letters %q", dead)
 	}
 }
@@ -387,10 +387,10 @@ func TestPoison(t *testing.T) {
 	w.want(202, "POST", "/catalog/hashes", map[string]string{"name": "bad.img"})
 	w.hashed("bad.img", hexSum([]byte("bad")))
 
-	for _, queue := range []string{"Hash", "Fetch", "Upload"} {
+	for _, queue := range []string{"Inspection", "FetchJob", "Assembly"} {
 		w.send(queue+"Queue", "nonsense")
 	}
-	for _, queue := range []string{"Hash", "Fetch", "Upload"} {
+	for _, queue := range []string{"Inspection", "FetchJob", "Assembly"} {
 		w.until("nonsense is a dead letter", func() bool { return len(w.sqs.Bodies(queue+"DeadLetters")) == 1 })
 	}
 }
@@ -557,8 +557,8 @@ func TestManifest(t *testing.T) {
 	const manifest = "version = 1\n[[images]]\nname = \"m.img\"\nsrc = \"https://example.com/m.img\"\n"
 	snapshots := map[string]func(){
 		"HashFunction": func() { // an event of the manifest has it read
-			w.send("HashQueue", `{"image":"catalog.toml"}`)
-			w.until("the hash function has looked", func() bool { return len(w.sqs.Bodies("HashQueue")) == 0 })
+			w.send("InspectionQueue", `{"image":"catalog.toml"}`)
+			w.until("the hash function has looked", func() bool { return len(w.sqs.Bodies("InspectionQueue")) == 0 })
 		},
 		"FetchFunction":    func() { w.want(404, "POST", "/catalog/downloads", map[string]string{"name": "other.img"}) },
 		"AddByURLFunction": func() { w.want(200, "GET", "/catalog/entries", nil) },
@@ -573,7 +573,7 @@ func TestManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.until("the manifest is noticed and the copy kept", func() bool { _, err := os.Stat(good); return err == nil })
-		w.until("the hash queue is empty", func() bool { return len(w.sqs.Bodies("HashQueue")) == 0 })
+		w.until("the hash queue is empty", func() bool { return len(w.sqs.Bodies("InspectionQueue")) == 0 })
 		if err := os.Remove(good); err != nil {
 			t.Fatal(err)
 		}

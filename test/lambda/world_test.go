@@ -411,7 +411,7 @@ func (w *world) changed(e gateway.Event) {
 		"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "us-east-1", "eventName": name, "eventTime": time.Now().UTC(),
 		"s3": map[string]any{"bucket": map[string]any{"name": e.Bucket}, "object": map[string]any{"key": url.QueryEscape(e.Key)}},
 	}}}) // strings encode
-	w.send("HashQueue", string(body))
+	w.send("InspectionQueue", string(body))
 }
 
 // client speaks to the queue server past every guard.

@@ -360,7 +360,7 @@ func TestBuckets(t *testing.T) {
 	if !slices.Equal(told, []string{"s3:ObjectCreated:*", "s3:ObjectRemoved:*"}) {
 		t.Errorf("events %q", told)
 	}
-	if tpl.Resource("ImageBucket")["DependsOn"] != "HashQueuePolicy" {
+	if tpl.Resource("ImageBucket")["DependsOn"] != "InspectionQueuePolicy" {
 		t.Error("the bucket may come before the policy that lets it in")
 	}
 	cors := List(Map(images["CorsConfiguration"])["CorsRules"])

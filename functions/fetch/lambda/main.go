@@ -14,7 +14,7 @@ import (
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
-	c, err := cloud.Open(ctx, config.FetchQueue, config.HashQueue, config.FetchWorkers, config.AllowNet, config.PlainHTTP)
+	c, err := cloud.Open(ctx, config.FetchJobQueue, config.InspectionQueue, config.FetchWorkers, config.AllowNet, config.PlainHTTP)
 	if err != nil {
 		return nil, err
 	}
@@ -22,19 +22,19 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	looks, err := c.Queue(c.Lambda.HashQueue, nil)
+	inspections, err := c.Queue(c.Lambda.InspectionQueue, nil)
 	if err != nil {
 		return nil, err
 	}
 	f := &fetch.Function{
 		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + config.Version()}),
-		Jobs: c.Jobs, Hash: looks, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
-	work, err := c.Queue(c.Lambda.FetchQueue, f.GiveUp)
+	jobs, err := c.Queue(c.Lambda.FetchJobQueue, f.GiveUp)
 	if err != nil {
 		return nil, err
 	}
-	f.Queue = work
-	return c.Function(f.Routes(), nil, f.Handle, work), nil
+	f.FetchJobs = jobs
+	return c.Function(f.Routes(), nil, f.Handle, jobs), nil
 }

@@ -13,7 +13,7 @@ import (
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
-	c, err := cloud.Open(ctx, config.HashQueue, config.HashJobQueue, config.HashWorkers, config.Check)
+	c, err := cloud.Open(ctx, config.InspectionQueue, config.HashJobQueue, config.HashWorkers, config.Check)
 	if err != nil {
 		return nil, err
 	}
@@ -22,17 +22,17 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Workers: c.HashWorkers, Now: c.Now, Log: c.Log,
 	}
-	looks, err := c.Queue(c.Lambda.HashQueue, f.GiveUp)
+	inspections, err := c.Queue(c.Lambda.InspectionQueue, f.GiveUp)
 	if err != nil {
 		return nil, err
 	}
-	work, err := c.Queue(c.Lambda.HashJobQueue, f.GiveUp)
+	jobs, err := c.Queue(c.Lambda.HashJobQueue, f.GiveUp)
 	if err != nil {
 		return nil, err
 	}
-	f.Queue, f.Work = looks, work
+	f.Inspections, f.HashJobs = inspections, jobs
 	if c.Check {
-		f.Checks = work
+		f.CheckJobs = jobs
 	}
-	return c.Function(f.Routes(), nil, f.Handle, looks, work), nil
+	return c.Function(f.Routes(), nil, f.Handle, inspections, jobs), nil
 }

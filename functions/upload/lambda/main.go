@@ -13,22 +13,22 @@ import (
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
-	c, err := cloud.Open(ctx, config.HashQueue, config.UploadQueue)
+	c, err := cloud.Open(ctx, config.InspectionQueue, config.AssemblyQueue)
 	if err != nil {
 		return nil, err
 	}
-	looks, err := c.Queue(c.Lambda.HashQueue, nil)
+	inspections, err := c.Queue(c.Lambda.InspectionQueue, nil)
 	if err != nil {
 		return nil, err
 	}
 	f := &upload.Function{
-		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Hash: looks, Activity: c.Activity, Metric: c.Metric,
+		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Inspections: inspections, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Now: c.Now, Log: c.Log,
 	}
-	assemblies, err := c.Queue(c.Lambda.UploadQueue, f.GiveUp)
+	assemblies, err := c.Queue(c.Lambda.AssemblyQueue, f.GiveUp)
 	if err != nil {
 		return nil, err
 	}
-	f.Assemble = assemblies
+	f.Assemblies = assemblies
 	return c.Function(f.Routes(), nil, f.Handle, assemblies), nil
 }
