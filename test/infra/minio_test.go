@@ -87,8 +87,8 @@ func TestWebhookVariables(t *testing.T) {
 	}
 	files := ours(t)
 	want := in(files["compose.yaml"])
-	if len(want) != 4 {
-		t.Errorf("compose.yaml has %q", want)
+	if len(want) == 0 {
+		t.Error("compose.yaml has none")
 	}
 	for name, got := range map[string][]string{
 		"the units": in(files["minio/minio.service"], files["minio/minio.env"]), "the Quadlet files": in(files["minio/quadlet/minio.container"]),

@@ -312,8 +312,8 @@ func TestQueues(t *testing.T) {
 func TestBuckets(t *testing.T) {
 	tpl := load(t)
 	buckets := tpl.Resources("AWS::S3::Bucket")
-	if len(buckets) != 2 {
-		t.Fatalf("buckets %q", buckets)
+	if len(buckets) == 0 {
+		t.Fatal("there are no buckets")
 	}
 	for _, id := range buckets {
 		p := tpl.Properties(id)
