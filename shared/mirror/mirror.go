@@ -1,6 +1,9 @@
-// Package mirror keeps in memory what a listing of a root told, and what the
-// records in it say, so that a page over ten thousand images does not ask the
-// server for each of them again.
+// Package mirror keeps a listing of a root, and the records in it, in memory.
+//
+// A record is read again only if the listing has another version of it, so that a
+// page with ten thousand images costs no request. Freshness has two sources: keys
+// that [Mirror.Touch] names are asked for at the next [Mirror.All], and a listing
+// older than [Config].MaxAge is made again.
 package mirror
 
 import (
@@ -14,36 +17,36 @@ import (
 	"imageroot/shared/store"
 )
 
-// readers is how many records are read at once: a listing of ten thousand
-// takes ten thousand requests the first time.
+// readers is the number of records read at a time. The first listing of ten
+// thousand takes ten thousand requests.
 const readers = 16
 
-// relistOver is how many touched keys are looked at one by one before a
-// listing is cheaper.
+// relistOver is the number of touched keys above which a listing is cheaper than a
+// request for each.
 const relistOver = 200
 
-// Config says what to mirror.
+// Config configures a [Mirror].
 type Config[T any] struct {
 	Root   store.Root
 	Prefix string
-	// ID returns the ID of a key, or false for keys that are not of this kind.
+	// ID returns the ID of a key, or false if the mirror ignores the key.
 	ID func(key string) (string, bool)
-	// Decode makes a value of the record at key. Where it is nil, records are
-	// not read and values stay zero. A record that does not decode is left out,
-	// and logged once, with what Remedy says about it.
+	// Decode returns the value of the record at key. If it is nil, records are not
+	// read and values are zero. A record that does not decode is left out, and
+	// logged once, with the text of Remedy.
 	Decode func(key string, data []byte) (T, error)
 	Remedy func(key string, err error) string
-	// MaxAge is how old a listing may be before it is made again. Zero lists
-	// every time: right where nothing calls Touch.
+	// MaxAge is the age at which a listing is made again. Zero lists every time,
+	// for a mirror without Touch.
 	MaxAge time.Duration
-	// Wait makes the listing that is due before All answers, not after: for a
-	// process that stands still between requests.
+	// Wait makes All wait for a listing that is due, instead of listing in the
+	// background: for a process that is frozen between requests.
 	Wait bool
 	Now  func() time.Time
 	Log  *slog.Logger
 }
 
-// An Item is one object of the mirror.
+// An Item is an object in the mirror.
 type Item[T any] struct {
 	Info  store.Info
 	Value T
@@ -66,7 +69,7 @@ type Mirror[T any] struct {
 	relist   bool                // a listing runs in the background
 }
 
-// New returns an empty mirror; the first All fills it.
+// New returns an empty mirror. The first All fills it.
 func New[T any](cfg Config[T]) *Mirror[T] {
 	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}, damaged: map[string]leftOut{}}
 }
@@ -91,7 +94,8 @@ func (m *Mirror[T]) LeftOut(cause error) []string {
 	return ids
 }
 
-// Touch says that the object at key may have changed. The next All looks.
+// Touch marks the object at key as possibly changed, created or deleted. It does
+// no request.
 func (m *Mirror[T]) Touch(key string) {
 	if _, ok := m.cfg.ID(key); !ok {
 		return
@@ -101,15 +105,17 @@ func (m *Mirror[T]) Touch(key string) {
 	m.mu.Unlock()
 }
 
-// All returns every item by ID, which the caller must not change, and a
-// number that changes when they do. It sees every change that Touch told of
-// before; others it sees once MaxAge has passed.
+// All returns the items by ID, which the caller must not modify, and a number that
+// changes whenever they change. They include every change whose key was touched
+// before the call. Other changes they include after the first call, and the listing
+// that it starts, when MaxAge has passed. An error is the store's; that of a listing
+// in the background is logged, and the items stay as they are.
 func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error) {
 	m.mu.Lock()
-	// What somebody else is looking at already has still been told of before.
+	// Keys that another call is asking for count as touched before this one.
 	fresh := m.items != nil && len(m.dirty) == 0 && !m.looking
 	age := m.cfg.Now().Sub(m.listedAt)
-	// A listing that takes long is not made again and again.
+	// A listing that takes long is not repeated at once.
 	stale := age > max(m.cfg.MaxAge, 20*m.took)
 	if m.cfg.MaxAge == 0 {
 		fresh, stale = false, true
@@ -131,8 +137,8 @@ func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error)
 	return m.update(ctx, wait || stale && m.cfg.MaxAge == 0)
 }
 
-// Refresh lists again, and returns when everything that changed before it was
-// called is seen.
+// Refresh lists again. When it returns nil, All includes every change made before
+// the call.
 func (m *Mirror[T]) Refresh(ctx context.Context) error {
 	m.refresh.Lock()
 	defer m.refresh.Unlock()
@@ -153,7 +159,7 @@ func (m *Mirror[T]) relistLater(ctx context.Context) {
 	m.mu.Unlock()
 }
 
-// update looks at what is dirty, or at everything. The caller holds refresh.
+// update asks for the dirty keys, or lists everything. The caller holds refresh.
 func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], uint64, error) {
 	m.mu.Lock()
 	old, dirty, damaged := m.items, m.dirty, m.damaged
@@ -173,7 +179,7 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	case len(dirty) > 0:
 		items, changed, err = m.look(read, old, dirty, damaged)
 		if err != nil && m.cfg.Decode == nil && ctx.Err() == nil {
-			// One object that cannot be looked at must not hide the others.
+			// One object that cannot be read must not hide the others.
 			all, read = true, newReading(m, ctx)
 			items, changed, err = m.list(ctx, read, old, damaged)
 		}
@@ -278,7 +284,8 @@ func newReading[T any](m *Mirror[T], ctx context.Context) *reading[T] {
 	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}, damaged: map[string]leftOut{}}
 }
 
-// leaveOut keeps a record out that is still as damaged as when it was read.
+// leaveOut leaves out a record that was damaged when it was read and is the same
+// version still.
 func (r *reading[T]) leaveOut(id string, v leftOut) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -321,8 +328,8 @@ var errUndecodable = errors.New("record does not decode")
 
 func (m *Mirror[T]) read(ctx context.Context, info store.Info) (Item[T], error) {
 	if info.ETag == "" {
-		// Only the key is known. The version is asked for before the content,
-		// so that a change in between shows in the next listing.
+		// Only the key is known. Asking for the version before the content makes a
+		// change in between show in the next listing.
 		head, err := m.cfg.Root.Head(ctx, info.Key)
 		if err != nil {
 			return Item[T]{}, err

@@ -34,7 +34,7 @@ var (
 	// Head, whose response has no room for the reason: it may return ErrNotFound.
 	ErrNoBucket = errors.New("the bucket does not exist")
 	// ErrConflict: a compare-and-swap lost. Another write is in force.
-	ErrConflict = errors.New("changed by somebody else")
+	ErrConflict = errors.New("changed by another writer")
 	// ErrUnknown: a write may or may not have taken effect. The response was
 	// lost, or a retry was refused, perhaps because of its own first attempt.
 	// Read back to find out.

@@ -1,6 +1,6 @@
-// Package faultstore is a store.Root that fails on purpose, before a write
-// took effect or after it, so that tests can ask of code what it makes of
-// either. Over any other root it changes nothing but that.
+// Package faultstore implements [store.Root] over another root and injects faults,
+// before or after a write takes effect, so that tests can check that callers
+// handle both.
 package faultstore
 
 import (
@@ -16,22 +16,22 @@ import (
 	"imageroot/shared/store"
 )
 
-// ErrInjected is the error of a call that was made to fail.
+// ErrInjected is the error of an injected fault.
 var ErrInjected = errors.New("injected fault")
 
-// A Fault is how a call fails.
+// A Fault is the way in which a call fails.
 type Fault int
 
 const (
 	// None lets the call pass.
 	None Fault = iota
-	// Before fails it, and it has no effect.
+	// Before fails the call without effect.
 	Before
-	// After fails it, and it has taken effect: the answer was lost.
+	// After fails the call after it took effect: the response was lost.
 	After
-	// Late fails it, and it takes effect when the next write to its key
-	// arrives, just before that one: a request that was long on its way. A
-	// write whose body must be read by then fails as with Before.
+	// Late fails a write of a record, which takes effect just before the next
+	// write to its key: the request was delayed in the network. Other writes
+	// fail as with Before.
 	Late
 )
 
@@ -41,20 +41,20 @@ func (f Fault) String() string { return [...]string{"none", "before", "after", "
 type Call struct {
 	Op  string // the method's name
 	Key string // or the prefix of a listing
-	// Write is the number of the call among the writes, from 1; zero for a
-	// read.
+	// Write is the number of the call among the writes, from 1; 0 for reads.
 	Write int
-	// N is the number of the call among all, from 1.
+	// N is the number of the call among all calls, from 1.
 	N int
 }
 
-// A Plan says how a call is to fail. Reads fail with any fault but None.
+// A Plan returns the fault of a call. Calls of it are serialised. A read fails
+// with every fault but None.
 type Plan func(Call) Fault
 
-// Never fails nothing.
+// Never is the plan without faults.
 func Never(Call) Fault { return None }
 
-// NthWrite fails the nth write, from 1, with f.
+// NthWrite returns a plan that fails the nth write, from 1, with f.
 func NthWrite(n int, f Fault) Plan {
 	return func(c Call) Fault {
 		if c.Write == n {
@@ -64,11 +64,11 @@ func NthWrite(n int, f Fault) Plan {
 	}
 }
 
-// Random fails each call with the probability p, writes in one of the ways of
-// faults. The same seed fails the same calls of the same sequence.
+// Random returns a plan that fails each call with probability p, with one of faults.
+// With the same seed it fails the same calls of the same sequence.
 func Random(seed uint64, p float64, faults ...Fault) Plan {
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	return func(Call) Fault { // under the store's lock
+	return func(Call) Fault {
 		if rnd.Float64() >= p {
 			return None
 		}
@@ -76,12 +76,10 @@ func Random(seed uint64, p float64, faults ...Fault) Plan {
 	}
 }
 
-// Root implements store.Root over another. It is safe for concurrent use.
+// Root implements [store.Root] over another root. It is safe for concurrent use.
 //
-// A write of a record fails with store.ErrUnknown, or, where Plain is set,
-// with an error that is none of the store's; both leave open what became of
-// it. Everything else fails with an error that is none of the store's. All
-// are Err, or [ErrInjected] if that is nil.
+// Errors wrap Err, or [ErrInjected] if Err is nil. That of a write of a record
+// wraps [store.ErrUnknown] too, unless Plain is set. Both leave the outcome open.
 type Root struct {
 	root  store.Root
 	Plain bool  // set before use
@@ -96,14 +94,14 @@ type Root struct {
 
 var _ store.Root = (*Root)(nil)
 
-// New wraps root. A nil plan is [Never].
+// New returns a Root over root. A nil plan is [Never].
 func New(root store.Root, plan Plan) *Root {
 	r := &Root{root: root, late: map[string][]func(){}}
 	r.Reset(plan)
 	return r
 }
 
-// Reset sets another plan and counts from 1 again.
+// Reset sets another plan, forgets all calls, and counts from 1 again.
 func (r *Root) Reset(plan Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,7 +118,7 @@ func (r *Root) Calls() []Call {
 	return append([]Call(nil), r.calls...)
 }
 
-// Writes returns how many of the calls so far were writes.
+// Writes returns the number of writes among the calls so far.
 func (r *Root) Writes() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,7 +150,7 @@ func (r *Root) read(op, key string) error {
 	return nil
 }
 
-// write makes a write that no plan can delay.
+// write does a write that cannot be delayed.
 func (r *Root) write(op, key string, do func() error) error {
 	f, injected := r.fault(op, key, true)
 	switch f {
@@ -166,14 +164,14 @@ func (r *Root) write(op, key string, do func() error) error {
 	return injected
 }
 
-// record makes a write of a record.
+// record does a write of a record.
 func (r *Root) record(ctx context.Context, op, key string, do func(context.Context) (string, error)) (tag string, err error) {
 	f, injected := r.fault(op, key, true)
 	switch f {
 	case None:
 		return do(ctx)
 	case After:
-		_, _ = do(ctx) // won or lost, nobody hears of it
+		_, _ = do(ctx) // the caller must not learn whether it won
 	case Late:
 		ctx := context.WithoutCancel(ctx)
 		r.mu.Lock()
@@ -208,7 +206,7 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 	return zeroOn(err, v), err
 }
 
-// zeroOn returns the zero value in place of v where there is an error.
+// zeroOn returns v, or the zero value if err is not nil.
 func zeroOn[T any](err error, v T) T {
 	if err != nil {
 		var zero T
@@ -302,7 +300,7 @@ func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag s
 	})
 }
 
-// DeleteRecord implements store.Records. It fails as an object's Delete.
+// DeleteRecord implements store.Records. It fails as Delete does.
 func (r *Root) DeleteRecord(ctx context.Context, key string) error {
 	return r.write("DeleteRecord", key, func() error { return r.root.DeleteRecord(ctx, key) })
 }

@@ -1,6 +1,6 @@
-// Package memstore is a store.Root in memory, for tests. It is as strict as
-// S3 where code could come to rely on less: parts have a least size, times a
-// resolution of one second, and equal contents have equal ETags.
+// Package memstore implements [store.Root] in memory, for tests. It is as strict
+// as S3, so that code does not come to rely on more: parts have a least size,
+// times have a resolution of one second, and equal contents have equal ETags.
 package memstore
 
 import (
@@ -113,7 +113,7 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	return &body{ctx: ctx, Reader: bytes.NewReader(data)}, infoOf(key, o), nil
 }
 
-// A body ends with the context that it was opened with, as a connection does.
+// A body ends when the context that it was opened with ends, as a connection does.
 type body struct {
 	ctx context.Context
 	*bytes.Reader
@@ -126,15 +126,15 @@ func (b *body) Read(p []byte) (int, error) {
 	return b.Reader.Read(p)
 }
 
-// WriteTo hides the one of bytes.Reader, which knows no context.
+// WriteTo hides that of bytes.Reader, which does not check the context.
 func (b *body) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{b})
 }
 
 func (b *body) Close() error { return nil }
 
-// readBody reads exactly size bytes, or all where size is negative. It
-// returns when ctx ends, whether body does or not.
+// readBody reads exactly size bytes, or all if size is negative. It returns when
+// ctx ends, even if a Read of body does not.
 func readBody(ctx context.Context, body io.Reader, size int64) ([]byte, error) {
 	type result struct {
 		data []byte
@@ -250,7 +250,7 @@ func (r *Root) pending(ctx context.Context, key, id string) (*upload, error) {
 // UploadPart implements store.Multipart.
 func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	if n < 1 || n > store.MaxParts || size < 0 {
-		return store.Part{}, fmt.Errorf("part %d of %q, of %d bytes, cannot be", n, key, size)
+		return store.Part{}, fmt.Errorf("send part %d of %q: %d bytes with that number are impossible", n, key, size)
 	}
 	data, err := readBody(ctx, body, size)
 	if err != nil {

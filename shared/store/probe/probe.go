@@ -1,6 +1,6 @@
-// Package probe tries a server, before anything relies on it, for what the
-// design needs of one: S3 servers differ, and one without compare-and-swap
-// would lose jobs and digests without a word.
+// Package probe checks that an S3 server has the features imageroot depends on,
+// before anything relies on them. Servers differ: one that ignores conditional
+// writes would lose jobs and digests silently.
 package probe
 
 import (
@@ -20,28 +20,28 @@ import (
 )
 
 const (
-	// patience is for all of a probe, tidyTime for what it removes afterwards:
-	// hurried where whoever asked has left. What is not removed then, a later
-	// probe removes.
+	// patience is the longest time for a probe, tidyTime for removing what it
+	// wrote, and hurried for that if the caller's context has ended. A later probe
+	// removes what is left.
 	patience, tidyTime, hurried = 30 * time.Second, 10 * time.Second, time.Second
-	// leftAfter is how old what another probe wrote must be before it is taken
-	// for one that was killed.
+	// leftAfter is the age at which objects of another probe are removed, because
+	// that must have been killed.
 	leftAfter = time.Hour
-	// racers is how many writers race for one record.
+	// racers is the number of writers that race for one record.
 	racers = 8
 )
 
-// A LackError says what a server does not do that imageroot needs.
+// A LackError describes a feature that imageroot needs and the server lacks.
 type LackError struct{ Lacks []string }
 
 func (e *LackError) Error() string {
 	return "the S3 server does not do what imageroot needs: " + strings.Join(e.Lacks, "; ")
 }
 
-// Check tries the server of a catalog root. A [*LackError] says in one line
-// what is missing; any other error that the server could not be tried. It
-// takes some forty small requests, writes under keys of its own that it
-// removes again, and leaves those of probes that run beside it alone.
+// Check checks the server of a catalog root. It returns a [*LackError] if a
+// feature is missing, and any other error if that could not be found out. It takes
+// about forty small requests. What it writes has keys of its own, which it
+// removes; probes may run at the same time.
 func Check(ctx context.Context, catalog store.Root) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -73,7 +73,7 @@ func Check(ctx context.Context, catalog store.Root) error {
 	return nil
 }
 
-// lacks is the error of a check that a server does not pass.
+// lacks returns the error of a check that the server does not pass.
 type lacks string
 
 func (l lacks) Error() string { return string(l) }
@@ -92,8 +92,8 @@ const (
 	noMultipart = lacks("multipart uploads (create, send, list, complete, abort)")
 )
 
-// or returns lack where err is the server's verdict on a request, and err
-// where it says nothing of what the server can do.
+// or returns lack if err is the server's response to a request, and err if it says
+// nothing about the server's features.
 func or(lack lacks, err error) error {
 	for _, other := range []error{store.ErrUnavailable, store.ErrDenied, store.ErrFull, context.Canceled, context.DeadlineExceeded} {
 		if err == nil || errors.Is(err, other) {
@@ -103,7 +103,7 @@ func or(lack lacks, err error) error {
 	return lack
 }
 
-// refused returns nil where a conditional write was refused.
+// refused returns nil if a conditional write was refused.
 func refused(lack lacks, err error) error {
 	switch {
 	case errors.Is(err, store.ErrConflict):
@@ -122,7 +122,7 @@ type probe struct {
 	keys []string // that may have been written
 }
 
-// key returns a key that is removed in the end.
+// key returns a key that tidy removes.
 func (p *probe) key(what string) string {
 	key := layout.ProbeKey(p.id, what)
 	p.mu.Lock()
@@ -131,7 +131,7 @@ func (p *probe) key(what string) string {
 	return key
 }
 
-// content tells one write from every other.
+// content returns the content of a write, which no other write has.
 func (p *probe) content(what string) []byte { return []byte(p.id + " " + what) }
 
 func (p *probe) holds(ctx context.Context, key string, want []byte, tag string, lack lacks) error {
@@ -189,7 +189,7 @@ func (p *probe) replace(ctx context.Context) error {
 	return missing(noReplace, err)
 }
 
-// missing returns nil where an object was not found.
+// missing returns nil if an object was not found.
 func missing(lack lacks, err error) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -210,7 +210,7 @@ func (p *probe) race(ctx context.Context) error {
 	return err
 }
 
-// won has several write at once, and returns the tag of the one that won.
+// won runs several writes at once and returns the tag of the one that won.
 func (p *probe) won(what string, write func(data []byte) (string, error)) (tag string, err error) {
 	tags, errs := make([]string, racers), make([]error, racers)
 	var wg sync.WaitGroup
@@ -230,7 +230,7 @@ func (p *probe) won(what string, write func(data []byte) (string, error)) (tag s
 	}
 	switch {
 	case winners == 1:
-		return tag, nil // what became of the others is their writers' matter
+		return tag, nil // the outcome of the others may be unknown
 	case winners == 0 && err != nil:
 		return "", err
 	}
@@ -368,7 +368,7 @@ func (p *probe) multipart(ctx context.Context) error {
 	return missing(noMultipart, err)
 }
 
-// afterwards is the context for what a probe removes.
+// afterwards returns the context for removing what a probe wrote.
 func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit := tidyTime
 	if ctx.Err() != nil {
@@ -377,8 +377,8 @@ func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), limit)
 }
 
-// tidy removes what was written, also by probes that were killed. What does
-// not work here is left to the next one.
+// tidy removes what this probe and killed ones wrote. It ignores errors: the next
+// probe tries again.
 func (p *probe) tidy(ctx context.Context) {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()

@@ -1,4 +1,8 @@
-// Package reader reads one version of an object in any order.
+// Package reader gives random access to one version of an object.
+//
+// If the store is on this machine's disk ([store.Direct]), reads go there.
+// Otherwise the object is read in chunks of 1 MiB, one request each, of which the
+// eight used last are kept: reading in order takes one request per MiB.
 package reader
 
 import (
@@ -11,23 +15,21 @@ import (
 )
 
 const (
-	// chunkBytes is how much of an object is asked for at a time where each time
-	// is a request.
+	// chunkBytes is the size of a request.
 	chunkBytes = 1 << 20
-	// maxChunks is how many of those are kept: those that reads from several
-	// places at once come back to.
+	// maxChunks is the number of chunks kept, for reads that alternate between
+	// several places.
 	maxChunks = 8
 )
 
-// A Reader reads from the disk where the store is on this machine's, else in
-// chunks of 1 MiB, of which it keeps eight. It may be read from several
-// goroutines at once, and must be closed after they have ended.
+// A Reader is an io.ReaderAt of one version of an object. Reads are safe for
+// concurrent use. It must be closed after all of them have returned.
 type Reader struct {
 	ctx     context.Context
 	objects store.Objects
 	key     string
 	version store.Version
-	body    io.ReadCloser // of the first look
+	body    io.ReadCloser // of the first request
 	direct  store.Direct  // nil: in chunks
 
 	mu     sync.Mutex
@@ -41,12 +43,13 @@ type chunk struct {
 	err    error
 }
 
-// Open opens a version of an object; store.ErrChanged where there is another
-// one by now. The context is that of all reads.
+// Open opens version v of an object. The error is [store.ErrChanged] if the object
+// is another version, from Open or from a later read, and otherwise the store's.
+// All reads use ctx.
 func Open(ctx context.Context, objects store.Objects, key string, v store.Version) (*Reader, error) {
 	r := &Reader{ctx: ctx, objects: objects, key: key, version: v}
 	if v.Size == 0 {
-		return r, nil // of nothing there are no ranges
+		return r, nil // an empty object has no ranges
 	}
 	var err error
 	if r.body, err = r.get(0); err != nil {
@@ -63,13 +66,13 @@ func Open(ctx context.Context, objects store.Objects, key string, v store.Versio
 	return r, first.err
 }
 
-// Size is the object's, in bytes.
+// Size returns the size of the object in bytes.
 func (r *Reader) Size() int64 { return r.version.Size }
 
-// Local reports whether reads are no requests.
+// Local reports whether reads cost no requests.
 func (r *Reader) Local() bool { return r.direct != nil }
 
-// get opens the chunk of that number.
+// get opens the chunk with that number.
 func (r *Reader) get(number int64) (io.ReadCloser, error) {
 	body, info, err := r.objects.Get(r.ctx, r.key, store.Range{Offset: number * chunkBytes, Length: chunkBytes}, r.version.ETag)
 	if err == nil && info.Size != r.version.Size {
@@ -115,8 +118,8 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// chunk returns a chunk that is kept, or a new one in place of that which was
-// not used for longest.
+// chunk returns the chunk with that number, which may replace the least recently
+// used one.
 func (r *Reader) chunk(number int64) *chunk {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,14 +136,14 @@ func (r *Reader) chunk(number int64) *chunk {
 	return c
 }
 
-// drop has a chunk that could not be read asked for again.
+// drop forgets a chunk that could not be read.
 func (r *Reader) drop(c *chunk) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.chunks = slices.DeleteFunc(r.chunks, func(other *chunk) bool { return other == c })
 }
 
-// Close implements io.Closer. It may be called again.
+// Close implements io.Closer. Further calls do nothing.
 func (r *Reader) Close() error {
 	body := r.body
 	r.body, r.chunks = nil, nil

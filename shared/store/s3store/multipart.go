@@ -71,8 +71,8 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 	if err != nil {
 		return store.Version{}, wrap("complete upload of", key, err)
 	}
-	// A server may answer 200 to an upload it does not know: believe what is
-	// there.
+	// Some servers respond 200 for an upload that they do not know, so ask for the
+	// object.
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
@@ -90,8 +90,8 @@ func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
 // PendingUploads implements store.Multipart.
 func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
 	return func(yield func(store.PendingUpload, error) bool) {
-		// MinIO takes a prefix for the whole key of an upload, so all of the
-		// bucket are asked for: there are never many.
+		// MinIO takes a prefix for the whole key of an upload, so this lists all
+		// uploads of the bucket. There are never many.
 		pages := s3.NewListMultipartUploadsPaginator(r.s3, &s3.ListMultipartUploadsInput{Bucket: &r.bucket})
 		for pages.HasMorePages() {
 			page, err := nextPage(ctx, pages)

@@ -49,7 +49,7 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	case rg.Offset > 0:
 		in.Range = aws.String(fmt.Sprintf("bytes=%d-", rg.Offset))
 	}
-	// The whole body may take hours, its beginning may not.
+	// Only the head of the response has a deadline: the body may take hours.
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(answerTimeout, cancel)
 	out, err := r.s3.GetObject(ctx, in)
@@ -82,16 +82,15 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	return &body{out.Body, ctx, cancel}, info, nil
 }
 
-// A body ends with the context of its request, and ends its request when it is
-// closed.
+// A body ends when the context of its request ends. Closing it ends the request.
 type body struct {
 	io.ReadCloser
 	ctx context.Context
 	end context.CancelFunc
 }
 
-// Read implements io.Reader. The transport learns of the end of a context on
-// another goroutine, which may be late.
+// Read implements io.Reader. It checks the context itself, since the transport
+// does on another goroutine, which may be late.
 func (b *body) Read(p []byte) (int, error) {
 	if err := b.ctx.Err(); err != nil {
 		return 0, err
@@ -104,7 +103,7 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// totalOf returns the complete length in a Content-Range (RFC 9110, 14.4).
+// totalOf returns the complete length in a Content-Range (RFC 9110 section 14.4).
 func totalOf(contentRange string) (int64, error) {
 	var first, last, total int64
 	if _, err := fmt.Sscanf(contentRange, "bytes %d-%d/%d", &first, &last, &total); err != nil {
@@ -113,12 +112,12 @@ func totalOf(contentRange string) (int64, error) {
 	return total, nil
 }
 
-// unknownSizePart is how much of a body of unknown size is held in memory at
-// a time. S3 wants the length of a part before its first byte.
+// unknownSizePart is the number of bytes of a body of unknown size that are held
+// in memory. S3 needs the length of a part before its first byte.
 const unknownSizePart = 16 << 20
 
-// Put implements store.Objects. A body larger than one PUT may carry, and one
-// of unknown size that does not fit one part, becomes a multipart upload.
+// Put implements store.Objects. A body of more than [store.MaxPutBytes], and one
+// of unknown size that does not fit into one part, becomes a multipart upload.
 func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
 	if size >= 0 && size <= store.MaxPutBytes {
 		return r.putOne(ctx, key, body, size)
@@ -136,7 +135,7 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 				return bytes.NewReader(first), int64(len(first)), nil
 			}
 			first = nil
-			// Larger parts later on, so that 10,000 of them are enough.
+			// Later parts are larger, so that store.MaxParts are enough.
 			part, err := store.ReadUpTo(body, unknownSizePart<<(n/2000))
 			return bytes.NewReader(part), int64(len(part)), err
 		})
@@ -163,8 +162,8 @@ func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int6
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
-// putParts writes an object as a multipart upload of the parts that next
-// returns, until one of no bytes. Nothing of a failed one stays.
+// putParts writes an object as a multipart upload of the parts that next returns,
+// up to one of no bytes. It aborts the upload if it fails.
 func (r *Root) putParts(ctx context.Context, key string, next func(n int32) (io.Reader, int64, error)) (_ store.Version, err error) {
 	id, err := r.CreateUpload(ctx, key)
 	if err != nil {
@@ -172,7 +171,7 @@ func (r *Root) putParts(ctx context.Context, key string, next func(n int32) (io.
 	}
 	defer func() {
 		if err != nil && !errors.Is(err, store.ErrChanged) {
-			// The caller's context may be what ended it.
+			// The caller's context may have ended.
 			_ = r.AbortUpload(context.WithoutCancel(ctx), key, id)
 		}
 	}()
@@ -206,23 +205,22 @@ func (r *Root) written(ctx context.Context, key, etag string, size int64) (store
 	return info.Version, err
 }
 
-// streamed makes a request carry a body that is read once: it is neither
-// hashed for the signature nor sent twice. It has no checksum of the client's:
-// a part with one that its upload did not announce may not be put together.
+// streamed configures a request whose body is read once: it is neither hashed for
+// the signature nor sent again. The client adds no checksum, since a server may
+// refuse to complete an upload with a part whose checksum it did not announce.
 func streamed(o *s3.Options) {
 	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 	o.Retryer = aws.NopRetryer{}
 }
 
-// slowest is the least that a server's disk writes in a second.
+// slowest is the lowest speed of a server's disk, in bytes a second.
 const slowest = 4 << 20
 
-// sending returns the body of a request that carries size bytes, and the
-// context for it, which ends where the server takes none of them for too long,
-// or has them all and does not answer. How long the body itself takes does not
-// count. The function that is returned is told how the request ended, and says
-// what to make of it.
+// sending returns the context and the body for a request that sends size bytes of
+// body. The context ends if the server accepts no bytes for too long, or has all
+// and does not respond; the time that body takes does not count. The caller passes
+// the request's error to the function returned, which returns the error to report.
 func sending(ctx context.Context, body io.Reader, size int64) (context.Context, io.Reader, func(error) error) {
 	ctx, cancel := context.WithCancel(ctx)
 	answer := answerTimeout + time.Duration(size/slowest)*time.Second
@@ -235,13 +233,13 @@ func sending(ctx context.Context, body io.Reader, size int64) (context.Context, 
 		return err
 	}
 	if size == 0 {
-		// The client would send a reader it cannot measure in chunks.
+		// The client would send a reader of unknown length in chunks.
 		return ctx, http.NoBody, sent
 	}
 	return ctx, &outgoing{body, size, late, answer}, sent
 }
 
-// An outgoing body has nothing but Read, whatever the reader in it has.
+// An outgoing body hides all methods of a reader but Read.
 type outgoing struct {
 	body   io.Reader
 	left   int64
@@ -273,7 +271,7 @@ func (r *Root) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-// A pager makes a listing that comes in several answers.
+// A pager is a listing of several pages.
 type pager[T any] interface {
 	NextPage(context.Context, ...func(*s3.Options)) (T, error)
 }
@@ -301,7 +299,7 @@ func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.I
 			for _, o := range page.Contents {
 				key := r.relative(o.Key)
 				if key == "" || strings.HasSuffix(key, "/") {
-					continue // a console's "folder", not an object anybody put
+					continue // a "folder" that a console made, not an object
 				}
 				if !yield(store.Info{Key: key, Version: store.Version{
 					ETag:         unquote(o.ETag),
@@ -316,11 +314,10 @@ func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.I
 }
 
 const (
-	// copyPart is how much of a large object one request copies, where
-	// store.MaxParts are enough then. AWS takes a second or two for so much, and
-	// a quarter of a minute for 1 GiB.
+	// copyPart is the size of the parts of a large copy, if store.MaxParts are
+	// enough then. AWS takes a second or two for one, and 15 seconds for 1 GiB.
 	copyPart = 128 << 20
-	// copies is how many of them run at once.
+	// copies is the number of parts copied at a time.
 	copies = 16
 )
 
@@ -331,11 +328,11 @@ func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
 	if err == nil || size <= store.MaxPutBytes {
 		return wrap("copy to "+dst, src, err)
 	}
-	// Some servers copy any size at once, AWS no more than 5 GiB.
+	// Some servers copy any size in one request, AWS up to 5 GiB.
 	return wrap("copy to "+dst, src, r.copyParts(ctx, dst, source, size, max(copyPart, (size+store.MaxParts-1)/store.MaxParts)))
 }
 
-// copyParts copies an object of that size in parts of up to the other.
+// copyParts copies an object of size bytes in parts of partSize bytes.
 func (r *Root) copyParts(ctx context.Context, dst string, source *string, size, partSize int64) error {
 	id, err := r.CreateUpload(ctx, dst)
 	if err != nil {
@@ -368,8 +365,8 @@ func (r *Root) copyParts(ctx context.Context, dst string, source *string, size, 
 	return err
 }
 
-// escapePath escapes a key for CopySource. Some servers read a plus there as a
-// space, others do not.
+// escapePath escapes a key for CopySource. It escapes "+" too, which some servers
+// take for a space there.
 func escapePath(key string) string {
 	segments := strings.Split(key, "/")
 	for i, s := range segments {

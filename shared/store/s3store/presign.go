@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// linkTime is how long a URL is good for that a client follows at once.
+	// linkTime is the lifetime of a URL that a client follows at once.
 	linkTime = time.Hour
-	// putTime is that of an object, which the URL can replace as often as it is
-	// used. It bounds when a request begins, not how long its body takes.
+	// putTime is the lifetime of a URL to PUT an object to, which can be used more
+	// than once. It limits when a request begins, not how long it takes.
 	putTime = 5 * time.Minute
-	// partTime is that of parts, which are sent one after the other. It ends
-	// sooner where the credentials that signed it do.
+	// partTime is the lifetime of URLs for parts, which are sent one by one. It
+	// ends with the credentials that signed them, if that is earlier.
 	partTime = 12 * time.Hour
 )
 
@@ -31,7 +31,7 @@ func (r *Root) presign(expires time.Duration) *s3.PresignClient {
 	return s3.NewPresignClient(r.s3, func(o *s3.PresignOptions) {
 		o.Expires = expires
 		o.ClientOptions = append(o.ClientOptions, func(o *s3.Options) {
-			// There is no body yet to have a sum of.
+			// There is no body yet that could have a checksum.
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		})
 	})

@@ -53,8 +53,8 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, condition func
 		Body: bytes.NewReader(data), ContentType: aws.String("application/json"),
 	}
 	condition(in)
-	// One attempt only: a repeat could be refused because of its own first
-	// try, and "lost" would no longer mean that somebody else won.
+	// One attempt only: the server may refuse a retry because of the first
+	// attempt, and ErrConflict would no longer mean that another write won.
 	out, err := r.s3.PutObject(ctx, in, func(o *s3.Options) { o.RetryMaxAttempts = 1; o.Retryer = aws.NopRetryer{} })
 	if err == nil {
 		return aws.ToString(out.ETag), nil
@@ -64,7 +64,7 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, condition func
 	case errors.Is(err, store.ErrConflict):
 		return "", err
 	case errors.Is(err, store.ErrNotFound):
-		// If-Match on a record that is gone is 404 on AWS.
+		// AWS responds 404 to If-Match on a deleted record.
 		return "", fmt.Errorf("%w (%w)", store.ErrConflict, err)
 	case errors.Is(err, store.ErrDenied), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge),
 		errors.Is(err, store.ErrOccupied), errors.Is(err, store.ErrRefused):

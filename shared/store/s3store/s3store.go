@@ -1,5 +1,8 @@
-// Package s3store implements store.Root over S3 and what speaks its protocol.
-// It is the one place that imports the S3 client.
+// Package s3store implements [store.Root] over AWS S3 and other servers with its
+// protocol. It is the only store that imports the S3 client.
+//
+// The client retries requests, apart from those that stream a body, which is read
+// once, and writes of records, whose outcome would become unclear.
 package s3store
 
 import (
@@ -23,35 +26,35 @@ import (
 	"imageroot/shared/store"
 )
 
-// Config says which server to use. The zero value is AWS, with the region
-// and credentials that the standard AWS_* environment gives.
+// Config selects a server. The zero value is AWS, with the region and credentials
+// of the standard AWS_* environment.
 type Config struct {
 	// Endpoint is the URL of an S3 server other than AWS.
 	Endpoint string
-	// Region defaults to the AWS_REGION of the environment, then us-east-1.
+	// Region defaults to AWS_REGION of the environment, then to us-east-1.
 	Region string
-	// AccessKey and SecretKey are used where both are given, in place of the
-	// standard credential chain.
+	// AccessKey and SecretKey, if both are set, replace the standard credential
+	// chain.
 	AccessKey, SecretKey string
-	// Direct reaches the endpoint without a proxy, whatever the environment
-	// says: it is on this very machine.
+	// Direct connects to the endpoint without a proxy, whatever the environment
+	// says, as for a server on this machine.
 	Direct bool
-	// Dial, if not nil, opens the connections to the server, whatever the host
-	// of Endpoint. It implies Direct.
+	// Dial, if not nil, opens all connections to the server, whatever the host of
+	// Endpoint is. It implies Direct.
 	Dial func(context.Context) (net.Conn, error)
 }
 
-// A Client speaks to one server. It is safe for concurrent use.
+// A Client is a client of one server. It is safe for concurrent use.
 type Client struct {
 	s3          *s3.Client
 	credentials aws.CredentialsProvider
 	transport   http.RoundTripper
 }
 
-// Open prepares a client. It does not contact the server.
+// Open returns a client. It does not contact the server.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
-	// A body of gigabytes goes through one connection in one request, so only
-	// the ways to get stuck before bytes flow have limits here.
+	// One request can carry gigabytes, so timeouts here are only for what comes
+	// before the first byte.
 	httpClient := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) {
 		d.Timeout = 10 * time.Second
 	}).WithTransportOptions(func(t *http.Transport) {
@@ -81,7 +84,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		ac.Region = "us-east-1"
 	}
 	transport := http.DefaultTransport
-	if c, ok := ac.HTTPClient.(*awshttp.BuildableClient); ok { // with the roots of AWS_CA_BUNDLE by now
+	if c, ok := ac.HTTPClient.(*awshttp.BuildableClient); ok { // which has the roots of AWS_CA_BUNDLE
 		transport = c.GetTransport()
 	}
 	return &Client{credentials: ac.Credentials, transport: transport, s3: s3.NewFromConfig(ac, func(o *s3.Options) {
@@ -90,8 +93,8 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		}
 		o.BaseEndpoint = aws.String(cfg.Endpoint)
 		o.UsePathStyle = true
-		// Servers other than AWS do not all know the checksums that the client
-		// would add by default.
+		// Some servers other than AWS refuse the checksums that the client adds by
+		// default.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	})}, nil
@@ -102,17 +105,17 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 func (c *Client) FindBucket(ctx context.Context, bucket string) error {
 	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
 	if isStatus(err, http.StatusNotFound) {
-		return fmt.Errorf("look for bucket %q: %w", bucket, store.ErrNoBucket)
+		return fmt.Errorf("find bucket %q: %w", bucket, store.ErrNoBucket)
 	}
 	return wrap("look for bucket", bucket, err)
 }
 
-// EnsureBucket makes the bucket if it does not exist. Where that is not
-// allowed, or it is there and may not be used, the error is [store.ErrDenied];
-// where the server does not know the credentials it is [ErrCredentials] too.
+// EnsureBucket creates the bucket if it does not exist. The error is
+// [store.ErrDenied] if the credentials allow neither that nor the use of an
+// existing one, and wraps [ErrCredentials] too if the server does not know them.
 func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 	err := c.FindBucket(ctx, bucket)
-	// Whoever may not look may still not be told that it is missing.
+	// Credentials that may not list get "denied" for a missing bucket, too.
 	denied := errors.Is(err, store.ErrDenied)
 	if !denied && !errors.Is(err, store.ErrNoBucket) {
 		return err
@@ -124,28 +127,28 @@ func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 	}
 	switch {
 	case code == "BucketAlreadyOwnedByYou" && denied:
-		return fmt.Errorf("look into bucket %q: %w", bucket, store.ErrDenied)
+		return fmt.Errorf("use bucket %q: %w", bucket, store.ErrDenied)
 	case code == "BucketAlreadyOwnedByYou":
-		return nil // made by somebody else just now
+		return nil // another process has just created it
 	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch":
 		return fmt.Errorf("%w: %w", ErrCredentials, wrap("make bucket", bucket, err))
 	}
 	return wrap("make bucket", bucket, err)
 }
 
-// ErrCredentials means that the server does not know whose a request is.
+// ErrCredentials: the server does not know the credentials.
 var ErrCredentials = errors.New("the server does not know these credentials")
 
-// Access is what another client needs to speak to the same server as the same
-// user.
+// An Access is what another S3 client needs to use the same server with the same
+// credentials.
 type Access struct {
 	Region                             string
 	AccessKey, SecretKey, SessionToken string
-	// Transport trusts whom this client trusts.
+	// Transport trusts the same certificates as this client.
 	Transport http.RoundTripper
 }
 
-// Access returns credentials that are good for now.
+// Access returns credentials that are valid now, and may expire.
 func (c *Client) Access(ctx context.Context) (Access, error) {
 	creds, err := c.credentials.Retrieve(ctx)
 	if err != nil {
@@ -154,8 +157,7 @@ func (c *Client) Access(ctx context.Context) (Access, error) {
 	return Access{c.s3.Options().Region, creds.AccessKeyID, creds.SecretAccessKey, creds.SessionToken, c.transport}, nil
 }
 
-// Root returns the root at prefix in bucket. The prefix is empty or ends in a
-// slash.
+// Root returns the root at prefix in bucket. The prefix is empty or ends in "/".
 func (c *Client) Root(bucket, prefix string) *Root {
 	return &Root{s3: c.s3, bucket: bucket, prefix: prefix}
 }
@@ -176,8 +178,8 @@ func unquote(etag *string) string { return strings.Trim(aws.ToString(etag), `"`)
 
 func quote(etag string) *string { return aws.String(`"` + etag + `"`) }
 
-// wrap places an error of the server in the store's terms and names what was
-// tried. A nil error stays nil.
+// wrap adds to an error what was tried, and the error of package store that it is.
+// It returns nil for nil.
 func wrap(doing, key string, err error) error {
 	if err == nil {
 		return nil
@@ -212,7 +214,7 @@ func kindOf(err error) error {
 		case "ServerDiskFailed": // the gateway inside
 			return store.ErrDisk
 		case "RequestTimeout", "IncompleteBody", "ExpiredToken", "TokenRefreshRequired", "OperationAborted":
-			// A 400 or 409 that passes.
+			// A 400 or 409 that is temporary.
 			return store.ErrUnavailable
 		case "NotImplemented":
 			return errors.ErrUnsupported
@@ -237,22 +239,22 @@ func kindOf(err error) error {
 	return nil
 }
 
-// unavailable reports whether there was no answer, or one that says that
-// there may be a better one later.
+// unavailable reports whether the server did not respond, or reported a temporary
+// failure.
 func unavailable(err error) bool {
 	if s := status(err); s != 0 {
 		return s >= 500 || s == http.StatusTooManyRequests || s == http.StatusRequestTimeout
 	}
 	if errors.Is(err, context.Canceled) {
-		return false // by the caller
+		return false // the caller's context has ended
 	}
 	_, sending := errors.AsType[*smithyhttp.RequestSendError](err)
 	_, network := errors.AsType[net.Error](err)
 	return sending || network || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// answerTimeout bounds requests that are answered at once, however large the
-// object: a server that needs longer is as good as gone.
+// answerTimeout is the longest time for requests whose duration does not depend on
+// the size of the object.
 const answerTimeout = 30 * time.Second
 
 func brief(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -261,8 +263,7 @@ func brief(ctx context.Context) (context.Context, context.CancelFunc) {
 
 func isStatus(err error, want int) bool { return status(err) == want }
 
-// status returns the HTTP status that the server answered, or 0 if there was no
-// answer.
+// status returns the HTTP status of the response, or 0 if there was none.
 func status(err error) int {
 	if re, ok := errors.AsType[*awshttp.ResponseError](err); ok {
 		return re.HTTPStatusCode()
