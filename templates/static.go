@@ -17,7 +17,7 @@ import (
 // An asset is a file that pages load.
 type asset struct {
 	data   []byte
-	zipped []byte // nil where that is not smaller
+	zipped []byte // nil if gzip makes it no smaller
 	hash   string
 	typ    string
 }
@@ -62,8 +62,8 @@ func readAssets() map[string]*asset {
 	return all
 }
 
-// staticURL is the URL of a file in the static folder. It is another one for
-// every content, so browsers may keep what they got.
+// staticURL returns the URL of a static file. Each content has another URL, so that
+// browsers may cache it for ever.
 func staticURL(name string) (string, error) {
 	a, ok := assets()[name]
 	if !ok {
@@ -72,8 +72,7 @@ func staticURL(name string) (string, error) {
 	return "/static/" + name + "?v=" + a.hash, nil
 }
 
-// ServeStatic answers with a file of the static folder and reports whether
-// there is one.
+// ServeStatic answers with the static file of that name, or reports false.
 func ServeStatic(w http.ResponseWriter, r *http.Request, name string) bool {
 	a, ok := assets()[name]
 	if !ok {

@@ -1,6 +1,6 @@
-// Package templates has what the pages look like: the html/template files,
-// the structs that they show, and the styles and scripts. It knows nothing of
-// where the structs come from.
+// Package templates renders the pages: it has the html/template files, the structs
+// that they show, and the styles and scripts. It does not know where the structs
+// come from.
 package templates
 
 import (
@@ -19,19 +19,19 @@ var pageFiles embed.FS
 //go:embed static
 var staticFiles embed.FS
 
-// pages are all templates, parsed once. A file that does not parse is found by
-// every test that links this package.
+// pages are all templates, parsed once. A file that does not parse fails every
+// test that links this package.
 var pages = template.Must(template.New("").Option("missingkey=error").Funcs(template.FuncMap{
 	"static": staticURL,
 }).ParseFS(pageFiles, "page/*.tmpl"))
 
-// A View is a struct that has a template.
+// A View is a struct with a template.
 type View interface {
 	template() string // its name
 }
 
-// Render returns a view as HTML. Nothing is written before all of it is
-// there, so that a failure can still be answered with a status.
+// Render returns a view as HTML, in memory, so that an error can still be answered
+// with a status.
 func Render(v View) ([]byte, error) {
 	var b bytes.Buffer
 	if err := pages.ExecuteTemplate(&b, v.template(), v); err != nil {
@@ -43,14 +43,14 @@ func Render(v View) ([]byte, error) {
 // A Fragment is a part of a page that is sent again when it changes.
 type Fragment struct {
 	ID string
-	// Version is new with every content.
+	// Version is another one for each content.
 	Version string
 	HTML    template.HTML
-	// OOB marks a fragment that is sent alone, for htmx to put in its place.
+	// OOB marks a fragment that is sent without its page (htmx: hx-swap-oob).
 	OOB bool
 }
 
-// NewFragment renders a view as the fragment that has the ID of its template.
+// NewFragment renders a view as a fragment, whose ID is the name of its template.
 func NewFragment(v View) (Fragment, error) {
 	b, err := Render(v)
 	if err != nil {
@@ -73,7 +73,7 @@ func (Hashes) template() string    { return "hashes" }
 func (Recent) template() string    { return "recent" }
 func (Others) template() string    { return "others" }
 
-// static is the folder of styles and scripts.
+// static returns the directory of styles and scripts.
 func static() fs.FS {
 	sub, err := fs.Sub(staticFiles, "static")
 	if err != nil {

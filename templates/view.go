@@ -10,7 +10,7 @@ type Frame struct {
 	Here string
 	// SignedIn shows the navigation.
 	SignedIn bool
-	// Notice is what became of what the person did before.
+	// Notice is the result of the last action.
 	Notice string
 }
 
@@ -21,16 +21,16 @@ type Login struct {
 	Error string
 }
 
-// Problem is the page of something that did not work.
+// Problem is the page of an error.
 type Problem struct {
 	Frame
 	Status    int
 	Text      string // of the status
 	Detail    string
 	RequestID string
-	// Back is where to go on.
+	// Back is the page to return to.
 	Back string
-	// Login is set where logging in would help.
+	// Login is set if logging in helps.
 	Login bool
 }
 
@@ -46,10 +46,10 @@ type Time struct {
 	Relative string // "5 minutes ago"
 }
 
-// Machine is the moment for programs.
+// Machine returns the time for programs (RFC 3339).
 func (t Time) Machine() string { return t.At.UTC().Format(time.RFC3339) }
 
-// Absolute is the moment for people.
+// Absolute returns the time for people.
 func (t Time) Absolute() string { return t.At.UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // Images is the page of the catalog.
@@ -73,7 +73,7 @@ type Add struct {
 	Error            string
 }
 
-// Query is the form of what to search for.
+// Query is the form of a search.
 type Query struct {
 	Text  string
 	Sort  string
@@ -86,12 +86,12 @@ type Option struct {
 	Selected    bool
 }
 
-// Shell has the lines that bring an image in without a browser.
+// Shell has the commands that upload an image without a browser.
 type Shell struct {
 	AWS, Curl string
 }
 
-// Summary is how much there is.
+// Summary is the size of the catalog.
 type Summary struct {
 	Count    string
 	One      bool
@@ -99,32 +99,32 @@ type Summary struct {
 	Location string
 }
 
-// Catalog is the rows of a search, and where the next ones are.
+// Catalog is a page of the rows of a search.
 type Catalog struct {
-	// Problem is what is wrong with the manifest.
+	// Problem is the error of the manifest, or "".
 	Problem string
 	Rows    []Row
 	Total   string
 	One     bool
-	// Searched is set where something was searched for.
+	// Searched is set if the query has words.
 	Searched bool
-	// First and Next are URLs; empty where there is no such page.
+	// First and Next are the URLs of pages, or "".
 	First, Next string
 	Columns     []Column
-	// Begin is set where the catalog is empty.
+	// Begin is set if the catalog is empty.
 	Begin *Begin
 }
 
-// A Column is the head of one.
+// A Column is the head of a column.
 type Column struct {
 	ID, Text string
 	// Sort is the URL of the rows sorted by the column, or empty.
 	Sort string
-	// Order is "ascending" or "descending" where they are, else "none".
+	// Order is "ascending", "descending" or "none".
 	Order string
 }
 
-// Begin is how to begin.
+// Begin explains how to add the first image.
 type Begin struct {
 	Formats  []string
 	Location string
@@ -142,42 +142,42 @@ type Row struct {
 	State  string // unhashed, queued, running, failed, published, hashed
 	Format string
 	Size   *Size
-	// Content is what the bytes are, in words; empty if that is not known.
-	// Virtual is how large a disk must be for them, where that is another size.
+	// Content is the kind of the bytes in words, or "". Virtual is the size of the
+	// disk that they need, if it is another one.
 	Content string
 	Virtual *Size
 	Cached  bool
-	// Fetching is set while a job brings the bytes.
+	// Fetching is the status of the fetch job, or "".
 	Fetching string
-	// FetchFailed is set where the last fetch of missing bytes failed.
+	// FetchFailed is set if the bytes are missing because the fetch failed.
 	FetchFailed bool
 	Warnings    []string
 	Sources     []Source
-	// Download is a path, or empty; so is Raw, of the disk in an image that has
-	// other bytes than its disk, which is called Disk.
+	// Download is the path of the bytes, or "". Raw is the path of the disk in them,
+	// if it has other bytes, and Disk the name of that.
 	Download  string
 	Raw, Disk string
-	// Hash is the name of the image to hash, or empty.
+	// Hash is the name of the image to hash, or "".
 	Hash string
-	// Check is the name of the image to check, or empty.
+	// Check is the name of the image to check, or "".
 	Check string
-	// Fetch is the location to fetch from, or empty.
+	// Fetch is the location to fetch from, or "".
 	Fetch string
-	// Refresh is the URL of an entry to resolve again, or empty.
+	// Refresh is the URL of an entry to resolve again, or "".
 	Refresh string
-	// Uncache is set where fetched bytes can be dropped.
+	// Uncache is set if there are fetched bytes to drop.
 	Uncache bool
 }
 
-// A Source is where bytes of a row are.
+// A Source is a place of a row's bytes.
 type Source struct {
 	ID       string
 	Kind     string // local, manifest, url
 	Location string
-	// Link is the location where a browser can open it, else empty.
+	// Link is the location if a browser can open it, else "".
 	Link string
-	// What and Key say what deleting the source deletes; see [Confirm]. Empty
-	// where it cannot be deleted here.
+	// What and Key are the parameters of the question about deleting the source; ""
+	// if the pages cannot delete it.
 	What, Key string
 	Name      string
 }
@@ -192,42 +192,42 @@ type (
 type Jobs struct {
 	Counts string // "1 running, 3 queued"
 	List   []Job
-	More   string // how many are not shown, or empty
+	More   string // how many are not shown, or ""
 }
 
-// A Job is one hash or fetch.
+// A Job is a hash, check or fetch job.
 type Job struct {
 	ID     string
 	Name   string
-	Stage  string // "check", or empty
+	Stage  string // "check" or ""
 	Status string
-	// Active says that it can be cancelled.
+	// Active is set if it can be cancelled.
 	Active bool
 	Cancel string // the path to cancel it at
 	Src    string
 	Done   Size
 	Total  *Size
-	// Value and Max are for the progress bar; Max is 0 where not known.
+	// Value and Max are of the progress bar; Max is 0 if it is not known.
 	Value, Max int64
 	Percent    string
 	Error      string
 	When       *Time
 }
 
-// Others is what is in the image root and is not an image.
+// Others are the objects in the image root that are not images.
 type Others struct {
 	Count string
 	One   bool
 	List  []Detail // names, and why they are not images
-	More  string   // how many are not shown, or empty
+	More  string   // how many are not shown, or ""
 }
 
-// Recent is what happened last.
+// Recent are the newest events.
 type Recent struct {
 	Events []Event
 }
 
-// An Event is something that happened.
+// An Event is an event of the activity.
 type Event struct {
 	When      Time
 	Kind      string
@@ -243,7 +243,7 @@ type Event struct {
 // A Detail is a named value.
 type Detail struct{ Name, Value string }
 
-// Events is the page of what happened.
+// Events is the page of the activity.
 type Events struct {
 	Frame
 	Kinds, Subjects, Actors, Outcomes, Limits []Option
@@ -251,16 +251,16 @@ type Events struct {
 	Filtered                                  bool
 	Error                                     string
 	Events                                    []Event
-	// Older and Newest are URLs; empty where there is no such page.
+	// Older and Newest are the URLs of pages, or "".
 	Older, Newest string
 }
 
-// Live is the fragments that have changed.
+// Live are the fragments that have changed.
 type Live struct {
 	Fragments []Fragment
 }
 
-// Confirm is the page that asks before something is deleted.
+// Confirm is the page that asks before something is deleted or replaced.
 type Confirm struct {
 	Frame
 	Question string
@@ -269,7 +269,7 @@ type Confirm struct {
 	// Action is the URL that the form posts to.
 	Action string
 	Button string
-	Done   string // what to say afterwards
+	Done   string // the message after it
 	Back   string // the URL of the page that asks
 	// Choice marks a question of the page's script, which posts nothing.
 	Choice bool

@@ -10,14 +10,14 @@ import (
 	"imageroot/shared/visible"
 )
 
-// exact are the attributes that programs read, not people.
+// exact are the attributes for programs, not for people.
 var exact = map[string]bool{"value": true, "data-copy": true}
 
 // textOnly are the elements whose content is text without markup.
 var textOnly = map[string]bool{"title": true, "option": true}
 
-// showAll returns a page in which all of each text is seen, as [visible.Text]
-// has it, and text that has right-to-left letters moves nothing around it.
+// showAll returns a page whose texts are those of [visible.Text]. Text with
+// right-to-left letters is isolated, so that it moves nothing around it.
 func showAll(page []byte) []byte {
 	if !bytes.ContainsFunc(page, func(r rune) bool { return visible.Hidden(r) || isRightToLeft(r) }) {
 		return page

@@ -1,9 +1,8 @@
-// What the pages do beyond links and forms. Everything but uploads works
-// without it.
+// The script of the pages. Without it, everything except uploads works.
 (() => {
   'use strict';
 
-  // The theme is set before anything is painted: this file is not deferred.
+  // This file is not deferred, so that the theme is set before the first paint.
   const root = document.documentElement;
   root.classList.add('js');
   const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -13,12 +12,12 @@
 
   const byID = (id) => document.getElementById(id);
 
-  // visible shows what would not be seen, or would turn names around, as the
-  // server does: "[U+202E]".
+  // visible returns text in which characters that are invisible or change the
+  // direction are shown as the server shows them: "[U+202E]".
   const visible = (text) => text.replace(/[^\p{L}\p{M}\p{N}\p{P}\p{S} \n\r\t]/gu,
     (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}]`);
 
-  // el makes an element. Text is text, whatever is in it.
+  // el returns an element. Strings are text, not HTML.
   function el(tag, attributes = {}, ...children) {
     const e = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, name === 'aria-label' ? visible(value) : value);
@@ -30,7 +29,7 @@
 
   let toastTimer;
 
-  // say shows a message in a place that screen readers watch.
+  // say shows a message in a live region.
   function say(place, kind, text, link) {
     const box = el('div', { class: `alert alert-${kind} py-2 mb-0` }, text);
     if (link) box.append(' ', el('a', { class: 'alert-link', href: link.href }, link.text));
@@ -47,12 +46,12 @@
 
   const announce = (text) => { byID('announce').textContent = visible(text); };
 
-  // problemOf is the sentence of an answer that is none of the good ones.
+  // problemOf returns the detail of an error answer.
   async function problemOf(res) {
     try {
       const p = await res.json();
       if (p.detail) return p.detail;
-    } catch { /* not JSON: the status has to do */ }
+    } catch { /* not JSON */ }
     if (res.status === 413) {
       return 'A proxy in front of this server refuses requests of this size: allow larger ones in its settings (nginx: client_max_body_size 0).';
     }
@@ -65,7 +64,7 @@
   // ---- refreshing ----
 
   const refreshEvery = 2000;
-  let pressed = false; // a press must end on the button that it began on
+  let pressed = false; // a refresh must not replace the button that is pressed
 
   function refresh() {
     const live = byID('live');
@@ -79,8 +78,8 @@
   const liveURL = () => `/ui/images/live${location.search}`;
   const isLive = (e) => e.target instanceof Element && e.target.id === 'live';
 
-  // placeOf lists IDs of what is about an element of a fragment: its row, the
-  // ones after and before, and the heading of the fragment.
+  // placeOf returns the IDs of the places near an element of a fragment: its row,
+  // the next and the previous one, and the heading of the fragment.
   function placeOf(element) {
     const fragment = element?.closest('[data-version]');
     if (!fragment) return [];
@@ -89,9 +88,9 @@
   }
 
   function watchLive() {
-    let focused = []; // where the focus goes if what has it is removed
+    let focused = []; // the places for the focus if its element is removed
     let jobs = new Map();
-    // What a person has opened stays open.
+    // Details that were opened stay open.
     Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, e) => name !== 'open' || e.tagName !== 'DETAILS';
     const statuses = () => new Map([...document.querySelectorAll('.job')].map((j) => [j.id, j.dataset.status]));
 
@@ -100,7 +99,7 @@
       e.detail.path = liveURL();
       for (const f of document.querySelectorAll('[data-version]')) e.detail.parameters[`v-${f.id}`] = f.dataset.version;
     });
-    // A page that says what became of uploads is not left for the log-in page.
+    // Do not leave a page that lists uploads for the log-in page.
     document.addEventListener('htmx:beforeOnLoad', (e) => {
       if (!isLive(e) || e.detail.xhr.status !== 401 || !byID('uploads').hasChildNodes()) return;
       e.preventDefault();
@@ -109,12 +108,12 @@
     document.addEventListener('htmx:beforeSwap', (e) => {
       focused = placeOf(document.activeElement);
       jobs = statuses();
-      // Answers to what was asked before a search are of no use after it.
+      // Drop answers to requests from before a search.
       if (isLive(e) && (pressed || e.detail.pathInfo.requestPath !== liveURL())) e.detail.shouldSwap = false;
     });
     document.addEventListener('htmx:afterRequest', (e) => {
       if (isLive(e)) byID('offline').hidden = e.detail.xhr.status !== 0;
-      // A button that is gone must not take the place on the page with it.
+      // Without its element, the focus moves to the nearest place.
       const place = document.activeElement === document.body && focused.map(byID).find(Boolean);
       if (place) {
         place.setAttribute('tabindex', '-1');
@@ -178,8 +177,7 @@
     }
   }
 
-  // ask shows a confirmation page in the dialog, and returns whether there is
-  // one.
+  // ask shows a confirmation page in the dialog, and reports whether there is one.
   async function ask(url) {
     const dialog = byID('dialog');
     const body = byID('dialog-body');
@@ -196,13 +194,13 @@
     const url = `${form.getAttribute('action')}?${new URLSearchParams(new FormData(form))}`;
     try {
       if (!await ask(url)) {
-        say(byID('status'), 'secondary', 'It is gone already.');
+        say(byID('status'), 'secondary', 'It does not exist any more.');
         return refresh();
       }
     } catch {
       return say(byID('status'), 'danger', unreachable);
     }
-    // The button that opened the dialog may be another element by now.
+    // A refresh may have replaced the button that opened the dialog.
     byID('dialog').addEventListener('close', () => { if (opener) byID(opener)?.focus({ preventScroll: true }); }, { once: true });
   }
 
@@ -233,7 +231,7 @@
   async function copyText(button) {
     const text = button.dataset.copy;
     try {
-      // Only pages that came by TLS, or from this machine, have a clipboard.
+      // Only pages from HTTPS or localhost have a clipboard.
       if (navigator.clipboard) await navigator.clipboard.writeText(text);
       else copyOld(text);
       const was = button.textContent;
@@ -241,7 +239,7 @@
       announce('Copied.');
       setTimeout(() => { button.textContent = was; }, 1500);
     } catch {
-      say(byID('status'), 'warning', `The browser does not let this page copy. Here it is: ${text}`);
+      say(byID('status'), 'warning', `The browser does not let this page copy. Copy it from here: ${text}`);
     }
   }
 
@@ -284,8 +282,8 @@
   const prefix = 'imageroot-upload:';
   const fileKey = (file) => `${file.size}:${file.lastModified}:${file.name}`;
 
-  // What is kept of uploads survives a reload where the browser lets it: by ID,
-  // which file it is of, and of each part that was sent its ETag and SHA-256.
+  // kept survives a reload if the browser allows that. It has for each upload the
+  // file, and for each part that was sent the ETag and SHA-256.
   const kept = {
     files() {
       try {
@@ -294,11 +292,11 @@
       } catch { return new Map(); }
     },
     get(...key) { try { return localStorage.getItem(prefix + key.join(':')); } catch { return null; } },
-    set(value, ...key) { try { localStorage.setItem(prefix + key.join(':'), value); } catch { /* then it does not */ } },
+    set(value, ...key) { try { localStorage.setItem(prefix + key.join(':'), value); } catch { /* not allowed */ } },
     remove(id) {
       try {
         for (const k of Object.keys(localStorage)) if (k.startsWith(prefix + id)) localStorage.removeItem(k);
-      } catch { /* nor was it kept */ }
+      } catch { /* not allowed */ }
     },
   };
 
@@ -306,9 +304,9 @@
 
   let hasher;
   let hashes = 0;
-  const hashing = new Map(); // what waits for a digest
+  const hashing = new Map(); // requests of the worker by ID
 
-  // sha256 has a worker compute the digest of a Blob.
+  // sha256 returns the digest of a Blob, which a worker computes.
   function sha256(blob) {
     return new Promise((resolve, reject) => {
       if (!hasher) {
@@ -329,13 +327,13 @@
     });
   }
 
-  // A Refused is an answer that trying again would not change.
+  // A Refused is an error that another try would not change.
   class Refused extends Error {}
   class Unreadable extends Refused {}
   class Cancelled extends Error {}
 
   function assembling(view) {
-    return view.error ? `all bytes are there; ${view.error}: trying again` : 'all bytes are there, the server puts them together';
+    return view.error ? `all bytes are uploaded; ${view.error}: trying again` : 'all bytes are uploaded; the server assembles them';
   }
 
   const active = new Set(); // the uploads of this page that have not ended
@@ -376,7 +374,7 @@
 
     check() { if (this.cancelled) throw new Cancelled(); }
 
-    // wait ends early when the browser is online again or the upload cancelled.
+    // wait ends early if the browser is online again or the upload is cancelled.
     wait(ms) {
       return new Promise((resolve) => {
         const done = () => { clearTimeout(timer); removeEventListener('online', done); resolve(); };
@@ -386,8 +384,7 @@
       });
     }
 
-    // trying calls f until it gives an answer that is good or final, or for as
-    // long as somebody would wait.
+    // trying calls f until its answer is good or final, or for longestTry.
     async trying(f) {
       const began = performance.now();
       let refusals = 0;
@@ -397,7 +394,7 @@
         try {
           const res = await f();
           if (res.ok) return res;
-          if (res.status === 401) throw new Refused('You are no longer logged in. Log in and choose the file again: the upload goes on where it is.');
+          if (res.status === 401) throw new Refused('You are no longer logged in. Log in and choose the file again: the upload resumes.');
           const detail = await problemOf(res);
           if (res.status < 500 && res.status !== 408 && res.status !== 429 || res.status === 507 || ++refusals >= mostRefusals) throw new Refused(detail);
           why = detail;
@@ -405,7 +402,7 @@
           if (err instanceof Refused) throw err;
         }
         this.check();
-        if (performance.now() - began > longestTry) throw new Refused(`${why}. Choose the file again later: the upload goes on where it is.`);
+        if (performance.now() - began > longestTry) throw new Refused(`${why}. Choose the file again later: the upload resumes.`);
         this.samples = [];
         this.state('retrying', `${why}: trying again in ${durationText(wait / 1000)}`);
         await this.wait(wait);
@@ -422,8 +419,8 @@
 
     async view() { return (await this.call('GET', `/uploads/${this.id}`)).json(); }
 
-    // run ends when the bytes are sent, or cannot be. Until the server has made
-    // an image of them, other files are sent.
+    // run ends when the bytes are sent or the upload has failed. While the server
+    // assembles the image, other files are sent.
     run() {
       return new Promise((sent) => {
         this.upload(sent).catch((err) => this.fail(err)).finally(() => {
@@ -452,15 +449,15 @@
     fail(err) {
       active.delete(this);
       if (err instanceof Cancelled) return this.discard();
-      if (err instanceof Unreadable && this.id) this.forget(); // nothing can go on with it
+      if (err instanceof Unreadable && this.id) this.forget(); // it cannot be resumed
       this.button.remove();
       this.bar.remove();
       this.state('failed', err instanceof Refused ? err.message : `The upload failed: ${err.message}`);
       announce(`Upload of ${this.file.name} failed. ${err.message}`);
     }
 
-    // begin goes on with the upload that an earlier page began, if that is of
-    // this file, or begins one.
+    // begin resumes the upload of an earlier page if it is of this file, or begins
+    // a new one.
     async begin() {
       if (this.id) {
         const view = await this.view();
@@ -468,7 +465,7 @@
           document.querySelector(`.upload[data-id="${this.id}"]`)?.remove();
           return view;
         }
-        announce(`What is there of ${this.file.name} is of another file. The upload begins anew.`);
+        announce(`The uploaded part of ${this.file.name} is of another file. The upload begins again.`);
       }
       this.id = null;
       const view = await (await this.call('POST', '/uploads', { name: this.file.name, size_bytes: this.file.size })).json();
@@ -477,45 +474,45 @@
       return view;
     }
 
-    // compare reports whether the parts that are there are of this file. Parts
-    // that this browser has not sent are sent again.
+    // compare reports whether the uploaded parts are of this file. Parts that this
+    // browser has not sent are sent again.
     async compare(view) {
       for (const part of view.parts) {
         const [etag, sum] = kept.get(view.id, part.number)?.split(' ') ?? [];
         if (!part.done || part.etag !== etag) continue;
         this.check();
         this.bar.value = (part.number - 1) / view.parts.length;
-        this.state('comparing', 'comparing the file with what is there');
+        this.state('comparing', 'comparing the file with the uploaded part');
         if (await sha256(await this.read(view, part)) !== sum) return false;
         this.etags[part.number - 1] = etag;
       }
       return true;
     }
 
-    // read returns the bytes of a part. They are what is hashed and what is sent,
-    // whatever becomes of the file meanwhile.
+    // read returns a copy of the bytes of a part, which is both hashed and sent,
+    // even if the file changes.
     async read(view, part) {
       const from = (part.number - 1) * view.part_size;
       try {
         const bytes = await this.file.slice(from, from + part.size_bytes).arrayBuffer();
         if (bytes.byteLength === part.size_bytes) return new Blob([bytes]); // of memory, unlike the slice
-      } catch { /* the same */ }
+      } catch { /* as if it were short */ }
       throw new Unreadable('The file cannot be read: it was changed, moved or deleted after it was chosen, or is a folder. Choose it again.');
     }
 
-    // sendParts sends the parts that are missing, in order: the server hashes
-    // them as they come.
+    // sendParts sends the missing parts in order, since the server hashes them as
+    // they arrive.
     async sendParts(view) {
       let done = 0;
       for (const part of view.parts) if (this.etags[part.number - 1]) done += part.size_bytes;
-      if (done > 0) announce(`The upload of ${this.file.name} goes on.`);
+      if (done > 0) announce(`The upload of ${this.file.name} resumes.`);
       for (const part of view.parts) {
         if (this.etags[part.number - 1]) continue;
         const bytes = await this.read(view, part);
         const sum = sha256(bytes);
         let again = false;
         const res = await this.trying(async () => {
-          if (again) await this.view(); // says why, where a proxy did not: logged out, given up
+          if (again) await this.view(); // its error says more than a proxy's: logged out, aborted
           again = true;
           return this.putPart(part, bytes, (sent) => this.progress(done + sent));
         });
@@ -528,9 +525,9 @@
       }
     }
 
-    // putPart sends a part. A URL of the store's is good for some hours at most
-    // (403, or 400 where what signed it expired); the server is asked for another
-    // one then. A 400 also says that nothing came for a while, which passes.
+    // putPart sends a part. A presigned URL expires after some hours (403, or 400 if
+    // the credentials that signed it expired): then it asks the server for another
+    // one. The store also answers 400 to a stalled body, which is worth another try.
     async putPart(part, body, progress) {
       const res = await this.put(part.url, body, progress);
       if (res.status !== 403 && res.status !== 400 || new URL(part.url, location).origin === location.origin) return res;
@@ -541,7 +538,7 @@
       return again.status === 400 ? new Response(null, { status: 503 }) : again;
     }
 
-    // put sends bytes. XMLHttpRequest tells how many have gone; fetch does not.
+    // put sends bytes with XMLHttpRequest, since fetch reports no progress.
     put(url, body, progress) {
       return new Promise((resolve, reject) => {
         const xhr = new XMLHttpRequest();
@@ -574,7 +571,7 @@
       this.state('uploading', text);
     }
 
-    // finish waits for the server to make an image of the parts.
+    // finish waits until the server has assembled the image.
     async finish() {
       for (;;) {
         this.check();
@@ -582,7 +579,7 @@
         if (view.status === 'completed') return;
         if (view.status === 'failed') {
           kept.remove(this.id);
-          throw new Refused(view.error || 'The server could not put the image together.');
+          throw new Refused(view.error || 'The server could not assemble the image.');
         }
         this.button.disabled = !view.error; // between two tries it can be cancelled
         this.state('completing', assembling(view));
@@ -596,13 +593,13 @@
       if (this.id) await this.forget();
     }
 
-    // forget gives the upload up, here and at the server.
+    // forget aborts the upload, in the browser and on the server.
     async forget() {
       kept.remove(this.id);
       try {
         const res = await fetch(`/uploads/${this.id}`, { method: 'DELETE', headers: { Accept: 'application/json' } });
         if (!res.ok && res.status !== 404) say(byID('upload-result'), 'warning', `${this.file.name}: ${await problemOf(res)}`);
-      } catch { /* the server gives it up in time */ }
+      } catch { /* the server aborts it later */ }
     }
   }
 
@@ -617,12 +614,12 @@
     uploading = null;
   }
 
-  // Tabs tell each other which uploads they are at.
+  // Tabs tell each other which uploads they run.
   const tabs = 'BroadcastChannel' in window ? new BroadcastChannel('imageroot-uploads') : null;
   const isHere = (id) => [...active].some((u) => u.id === id);
   tabs?.addEventListener('message', ({ data }) => { if (data.ask && isHere(data.ask)) tabs.postMessage({ here: data.ask }); });
 
-  // isElsewhere asks other tabs. One that does not answer is not at it.
+  // isElsewhere reports whether another tab runs the upload.
   function isElsewhere(id) {
     if (!tabs) return false;
     return new Promise((resolve) => {
@@ -634,21 +631,21 @@
     });
   }
 
-  // mayGoOn asks before something is uploaded over another image, or beside
-  // another upload.
-  async function mayGoOn(what, name) {
+  // confirmed asks before an upload replaces an image or runs beside another
+  // upload of its name.
+  async function confirmed(what, name) {
     try {
       if (!await ask(`/ui/images/confirm?${new URLSearchParams({ what, key: name })}`)) return true;
     } catch {
-      return true; // the upload itself says what is wrong
+      return true; // the upload reports the error
     }
     return new Promise((resolve) => {
       byID('dialog').addEventListener('close', () => resolve(byID('dialog').returnValue === 'yes'), { once: true });
     });
   }
 
-  // openUploads are those that have not come to an end, whoever is at them; or
-  // undefined where the server does not say.
+  // openUploads returns the uploads that have not ended, or undefined if the server
+  // does not answer.
   async function openUploads() {
     try {
       return (await (await fetch('/uploads', { cache: 'no-store', headers: { Accept: 'application/json' } })).json()).uploads;
@@ -666,21 +663,21 @@
       }
       const same = (await openUploads() ?? []).filter((u) => u.name === file.name);
       const known = kept.files();
-      let mine; // that an earlier page began
+      let mine; // the upload of this file that an earlier page began
       let others = [...active].some((u) => u.file.name === file.name);
       for (const u of same) {
         if (isHere(u.id)) continue;
         if (known.get(u.id) === fileKey(file) && !await isElsewhere(u.id)) mine ??= u.id;
         else others = true;
       }
-      if (others && !await mayGoOn('beside', file.name)) continue;
-      if (!mine && !await mayGoOn('replace', file.name)) continue;
+      if (others && !await confirmed('beside', file.name)) continue;
+      if (!mine && !await confirmed('replace', file.name)) continue;
       queue.push(new Upload(file, mine));
       work();
     }
   }
 
-  // addDropped adds the files of a drop, and says of folders that they are none.
+  // addDropped adds the files of a drop, and reports folders.
   function addDropped(transfer) {
     const items = [...transfer.items].filter((i) => i.kind === 'file');
     const isFolder = items.map((i) => i.webkitGetAsEntry?.()?.isDirectory);
@@ -691,7 +688,7 @@
     add(files.filter((_, i) => !isFolder[i]));
   }
 
-  // showUnfinished lists what pages before this one have begun.
+  // showUnfinished lists the uploads that earlier pages have begun.
   async function showUnfinished() {
     const known = kept.files();
     const open = known.size && await openUploads();
@@ -705,7 +702,7 @@
         el('div', { class: 'd-flex align-items-center gap-2' }, el('span', { class: 'fw-semibold text-break me-auto' }, u.name), button),
         el('div', { class: 'small text-body-secondary' }, u.status === 'completing'
           ? assembling(u)
-          : `unfinished, ${sizeText(u.size_bytes)}: choose the file again and the upload goes on`));
+          : `unfinished, ${sizeText(u.size_bytes)}: choose the file again to resume`));
       button.addEventListener('click', async () => {
         try {
           const res = await fetch(`/uploads/${id}`, { method: 'DELETE', headers: { Accept: 'application/json' } });
@@ -737,7 +734,7 @@
     addEventListener('dragleave', (e) => { if (!e.relatedTarget) byID('drop').classList.remove('over'); });
     addEventListener('drop', (e) => {
       if (!hasFiles(e)) return;
-      e.preventDefault(); // a browser would open a file that misses
+      e.preventDefault(); // else the browser opens a file that was dropped beside
       byID('drop').classList.remove('over');
       if (zone.contains(e.target)) addDropped(e.dataTransfer);
     });

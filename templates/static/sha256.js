@@ -1,5 +1,5 @@
-// A worker that computes the SHA-256 of bytes. Browsers have one, but not for
-// pages that came by plain HTTP.
+// A worker that computes SHA-256 (FIPS 180-4). Browsers offer crypto.subtle only
+// to pages from HTTPS or localhost.
 'use strict';
 
 const start = [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
@@ -14,7 +14,7 @@ const constants = new Int32Array([
   0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 ]);
 
-// sha256 is as of FIPS 180-4, in lower case hexadecimal.
+// sha256 returns the digest of bytes in lower case hexadecimal.
 function sha256(bytes) {
   const state = new Int32Array(start);
   const whole = bytes.length - bytes.length % 64;
@@ -29,7 +29,7 @@ function sha256(bytes) {
 
 const w = new Int32Array(64);
 
-// blocks adds the first bytes, a multiple of 64, to the state. Each sum of two
+// blocks adds the first end bytes, a multiple of 64, to the state. Each sum of two
 // is cut to 32 bits at once, which browsers compile to one instruction.
 function blocks(state, bytes, end) {
   for (let at = 0; at < end; at += 64) {
