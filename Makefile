@@ -10,11 +10,21 @@ OUT      = out
 # Tests run programs that are not in the PATH of ordinary users (mkfs.ext4).
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# The programs that tests run, as COMMAND:PACKAGE of Debian.
-NEEDS = gcc:gcc gencat:libc6-dev git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl chromium:chromium \
-        zip:zip qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy nginx:nginx-light buildah:buildah busybox:busybox-static \
+# The programs that make test runs, and those of other targets, as
+# COMMAND:PACKAGE of Debian.
+NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl zip:zip nginx:nginx-light busybox:busybox-static \
         jq:jq bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
+MORE  = gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy buildah:buildah
+
+# install installs the packages of the programs that are not there.
+define install
+	@missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
+	test -z "$$missing" || { \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  echo "The tests need Debian packages that are not installed. This takes root, and nothing else does: $$sudo apt-get install$$missing"; \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
+endef
 
 UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra -e /test/s3suite)
 
@@ -31,12 +41,12 @@ build: ## build bin/imageroot
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/imageroot ./local
 
 .PHONY: deps
-deps: ## install what the tests need (Debian packages)
-	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
-	test -z "$$missing" || { \
-	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
-	  echo "The tests need Debian packages that are not installed. This takes root, and nothing else does: $$sudo apt-get install$$missing"; \
-	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
+deps: ## install what every target needs (Debian packages)
+	$(call install,$(NEEDS) $(MORE))
+
+.PHONY: testdeps
+testdeps: ## install what make test needs (Debian packages)
+	$(call install,$(NEEDS))
 
 # Tests that take minutes, gigabytes or root have names that begin with
 # TestDeep. Tests that run other programs than go say so with test/need, and
@@ -47,13 +57,13 @@ unit: ## the units, with Go alone (a minute)
 	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
 .PHONY: test
-test: deps ## the units, and the real binary with curl, aws and rclone (five minutes, 3 GiB of disk)
+test: testdeps ## the units, and the real binary with curl, aws and rclone (five minutes, 3 GiB of disk)
 	@$(GOTEST) -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
 	@echo "Left out: $$(grep -rh --include='*_test.go' '^func TestDeep' . | wc -l) tests that take minutes, gigabytes or root (make deep), the pages in Chromium (make browser),"
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
 .PHONY: deep
-deep: deps ## the tests that take minutes, 25 GiB of disk or root
+deep: testdeps ## the tests that take minutes, 25 GiB of disk or root
 	@$(GOTEST) -run '^TestDeep' -json $(UNIT) ./test/e2e | $(STRICT)
 
 .PHONY: infra
