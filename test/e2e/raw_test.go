@@ -232,7 +232,7 @@ func TestRawBad(t *testing.T) {
 		if c.says != "" {
 			s.get(t, rawRoute(c.name), anonymous).Problem(t, []int{422}, c.says)
 			s.Do(t, http.MethodHead, rawRoute(c.name), nil, anonymous).Must(t, 422)
-			// The README's way to flash says why, and writes nothing.
+			// The guide's way to flash says why, and writes nothing.
 			for _, flash := range []string{"", "-H 'Accept-Encoding: zstd' "} {
 				err := sh(t, m.dir, `curl -f -w '%{stderr}%header{problem-detail}\n' `+flash+s.Pages+rawRoute(c.name)+" | dd of=flashed status=none")
 				if got, _ := os.ReadFile(m.path("flashed")); err == nil || !strings.Contains(err.Error(), c.says) || len(got) > 0 {
