@@ -1,33 +1,32 @@
 package upload
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 
 	"imageroot/shared/problem"
-	"imageroot/shared/queue"
 	"imageroot/shared/store"
 )
 
 const (
-	// directPart and directParts are what partBytes and S3's most parts are to
-	// uploads whose parts go straight to the store: each has a URL of a
-	// kilobyte or two, and all must fit into one answer.
+	// directPart and directParts replace PartBytes and S3's limit of parts for
+	// uploads whose parts go straight to the store: each has a URL of a kilobyte
+	// or two, and all must fit into one answer.
 	directPart  = 64 << 20
 	directParts = 1500
 )
 
-// partSizeFor is the size of the parts of an upload.
+// partSizeFor returns the size of the parts of an upload.
 func (f *Function) partSizeFor(size int64) int64 {
 	if f.Links == nil {
-		return store.PartSize(size, partBytes, store.MaxParts)
+		return store.PartSize(size, cmp.Or(f.PartBytes, 16<<20), store.MaxParts)
 	}
 	return store.PartSize(size, directPart, directParts)
 }
 
-// linked gives the parts that are missing the URLs to send them to.
+// linked sets the URLs of the missing parts.
 func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error) {
 	if f.Links == nil {
 		return v, nil
@@ -45,8 +44,8 @@ func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error)
 	return v, nil
 }
 
-// direct answers PUT /images/{name} where bytes go straight to the store: it
-// sends the client there. The digest comes by a hash job.
+// direct answers PUT /images/{name} if bytes go straight to the store: it
+// redirects the client there. A hash job computes the digest.
 func (f *Function) direct(w http.ResponseWriter, r *http.Request, name string, want expected) error {
 	if declared(r) > store.MaxPutBytes {
 		return problem.New(problem.TooLarge, "an image of more than 5 GiB cannot be sent in one piece here: POST /uploads with its name and size gives URLs to send it to in parts")
@@ -65,8 +64,8 @@ func (f *Function) direct(w http.ResponseWriter, r *http.Request, name string, w
 	return redirect(w, url)
 }
 
-// declared is how long the request says that its body is. Who only asks where
-// to send an image sends none.
+// declared returns the length that the request declares for its body. A client
+// that only asks where to send an image sends no body.
 func declared(r *http.Request) int64 {
 	n, err := strconv.ParseInt(r.Header.Get("Content-Length"), 10, 64)
 	if err != nil {
@@ -94,19 +93,4 @@ func (f *Function) directPut(w http.ResponseWriter, r *http.Request, p *pending,
 		return err
 	}
 	return redirect(w, url)
-}
-
-// GiveUp ends the upload that a message is for, which came too often without
-// anybody assembling it.
-func (f *Function) GiveUp(ctx context.Context, body []byte) error {
-	task, _ := queue.Decode(body)
-	id, ok := task.(queue.Assemble)
-	if !ok {
-		return nil // it asks for no upload
-	}
-	p, err := f.read(ctx, string(id))
-	if err != nil {
-		return ignoreGone(err)
-	}
-	return f.end(ctx, &p, fmt.Sprintf("%s could not be put together, although it was tried again and again: send it once more", p.Name))
 }

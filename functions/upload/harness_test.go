@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -30,11 +29,6 @@ import (
 )
 
 const testPart = store.MinPartBytes
-
-func TestMain(m *testing.M) {
-	partBytes = testPart
-	os.Exit(m.Run())
-}
 
 // content is an image that no other seed gives.
 func content(seed uint64, size int) []byte {
@@ -90,7 +84,7 @@ func (w *world) over(images, catalog store.Root) {
 	now := func() time.Time { return time.Now().Add(w.ahead) }
 	w.looks, w.assembly = new(sender), new(sender)
 	w.Function = &Function{
-		Images: images, Catalog: catalog, Inspections: w.looks, Assemblies: w.assembly,
+		Images: images, Catalog: catalog, Inspections: w.looks, Assemblies: w.assembly, PartBytes: testPart,
 		Activity: &activity.Log{Root: catalog, Now: now, Log: log}, Metric: metric.New(),
 		Free: func() int64 { return -1 }, Now: now, Log: log,
 	}

@@ -20,7 +20,7 @@ func TestRemainsOfParts(t *testing.T) {
 	t.Parallel()
 	for what, since := range map[string][]byte{"replaced": small, "deleted": nil} {
 		w := newWorld(t)
-		data := content(7, int(2*partBytes)+100)
+		data := content(7, int(2*testPart)+100)
 		v := w.begun("x.img", len(data))
 		for n := range int32(3) {
 			w.send(v, data, n+1)

@@ -1,5 +1,4 @@
-// Package upload takes images in over HTTP: whole ones by PUT, and resumable
-// ones in parts.
+// Package upload accepts images over HTTP: whole by PUT, and resumable in parts.
 package upload
 
 import (
@@ -27,14 +26,18 @@ import (
 // resumable uploads.
 type Function struct {
 	Images, Catalog store.Root
-	// Links, where not nil, has clients send bytes straight to the store.
+	// Links, if not nil, has clients send bytes straight to the store.
 	Links store.Presigner
+	// PartBytes is the size of the parts of resumable uploads without Links, and
+	// the most that a dropped connection may cost: 16 MiB if it is 0. Images that
+	// would need more than [store.MaxParts] parts have larger ones.
+	PartBytes int64
 	// Inspections is the queue of the hash function, Assemblies that of this one.
 	Inspections, Assemblies queue.Sender
 	Activity                *activity.Log
 	Metric                  *metric.Set
-	// Free returns the bytes that the store has room for, or a negative
-	// number where it cannot tell.
+	// Free returns the bytes that the store has room for, or a negative number if
+	// that is not known.
 	Free func() int64
 	Now  func() time.Time
 	Log  *slog.Logger
@@ -79,12 +82,12 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, condition := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
 		if r.Header.Get(condition) != "" {
-			// Ignored, it would overwrite what it was sent to protect.
+			// If it were ignored, the upload could overwrite what it protects.
 			return problem.New(problem.NotImplemented, "uploads with "+condition+" are not supported; send it without")
 		}
 	}
 	if r.Header.Get("Content-Range") != "" {
-		// RFC 9110, 14.5: a part must not be taken for the whole.
+		// RFC 9110 §14.5: a part must not be stored as the whole.
 		return problem.New(problem.Invalid, "PUT takes whole images; POST /uploads takes them in parts")
 	}
 	if f.Links != nil {
@@ -107,7 +110,7 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusCreated, u)
 }
 
-// plain refuses a body whose bytes are not the image's.
+// plain refuses a body with a content coding: its bytes are not the image's.
 func plain(r *http.Request) error {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return problem.Newf(problem.Unsupported, "the body is sent with Content-Encoding %.40q, so its bytes are not the image's: send it without", enc)
@@ -115,7 +118,7 @@ func plain(r *http.Request) error {
 	return nil
 }
 
-// fits refuses a body that the store has no room for before it is read.
+// fits refuses a size that the store has no room for.
 func (f *Function) fits(size int64) error {
 	free := f.Free()
 	if size <= 0 || free < 0 || size <= free {
@@ -139,10 +142,10 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, wan
 	size := sum.Offset()
 	switch {
 	case berr != nil && (err == nil || !errors.Is(berr, digest.ErrStopped)):
-		return uploaded{}, berr // says more than that the store was cut off
+		return uploaded{}, berr // more precise than the error of the store
 	case errors.Is(err, store.ErrChanged):
-		// Written, and replaced by somebody else already. The digest is of
-		// what was sent, and is recorded of nothing.
+		// Written, and replaced by another client since. The digest is of the
+		// bytes that were sent, and is not recorded.
 		return uploaded{Name: name, SizeBytes: size, SHA256: sum.Sum256()}, nil
 	case err != nil:
 		return uploaded{}, err
@@ -154,9 +157,8 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, wan
 	return uploaded{Name: name, SizeBytes: size, SHA256: sum.Sum256()}, nil
 }
 
-// publish records a digest that was computed on the way, and has the hash
-// function look whether that version is still in force: another upload may
-// have been faster.
+// publish records a digest that was computed during the upload, and enqueues an
+// inspection: another upload may have replaced that version.
 func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 string) error {
 	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, exists bool) error {
 		if exists && rec.Version.LastModified.After(version.LastModified) {
@@ -189,7 +191,7 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
-		f.Log.Warn("the hash function was not told of a deleted image", "name", name, "error", err)
+		f.Log.Warn("a deleted image is not inspected before the next reconciliation", "name", name, "error", err)
 	}
 	f.record(r, activity.ImageDeleted, name, "deleted "+name, nil)
 	return web.Answer(w, r, http.StatusNoContent, nil, name+" was deleted")
@@ -202,7 +204,7 @@ func (f *Function) record(r *http.Request, kind, name, summary string, details m
 	})
 }
 
-// expected is what the request says that its body hashes to; nil if nothing.
+// expected are the digests that the request declares for its body; nil: none.
 type expected struct{ *digest.Expected }
 
 func parseExpected(r *http.Request) (expected, error) {
@@ -228,7 +230,7 @@ func (e expected) verify(sum *digest.Hasher) error {
 
 var errEmpty = problem.New(problem.Invalid, "the image is empty; nothing was changed")
 
-// errCut is the error of a body whose client has gone.
+// errCut is the error of a body whose connection has ended early.
 var errCut = problem.New(problem.Invalid, "the connection ended before the image did; nothing was changed: send it again")
 
 // stop ends the reading of a request's body. See [digest.Reader.Stop].
@@ -236,13 +238,13 @@ func stop(w http.ResponseWriter, r *http.Request, body *digest.Reader) (*digest.
 	gone := r.Context().Err() != nil // not because of what ends the reading here
 	sum, err := body.Stop(func() { web.StopBody(w) })
 	if errors.Is(err, digest.ErrStopped) && gone {
-		// The store has learned of it before the reader did.
+		// The store noticed before the reader did.
 		err = errCut
 	}
 	return sum, err
 }
 
-// wholeBody says of a body that was cut what that means for its sender.
+// wholeBody translates the errors of a body that was cut for its sender.
 type wholeBody struct{ io.Reader }
 
 func (b *wholeBody) Read(p []byte) (int, error) {

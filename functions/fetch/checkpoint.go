@@ -1,0 +1,199 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"imageroot/shared/digest"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
+	"imageroot/shared/source"
+	"imageroot/shared/store"
+)
+
+// checkpoint is what a later run of the job goes on from. The parts are the
+// store's to know.
+type checkpoint struct {
+	Key        string            `json:"key"` // of the upload
+	UploadID   string            `json:"upload_id"`
+	PartSize   int64             `json:"part_size"` // negative: lengths were not known
+	Parts      int32             `json:"parts"`     // finished, from the first on
+	Hashed     digest.State      `json:"hashed"`    // of those
+	Size       int64             `json:"size"`      // of the source; negative: not known
+	Validators source.Validators `json:"validators"`
+	Mixed      bool              `json:"mixed,omitempty"` // the parts are of answers with different validators
+	At         time.Time         `json:"at,omitzero"`     // when the last part was finished
+	// Whole says that all parts are there and are what they should be: what is
+	// left is to make a blob of them, and that may have been begun.
+	Whole bool `json:"whole,omitempty"`
+}
+
+// inherit takes over what a failed fetch of the same bytes, from whatever
+// source, has left to go on from. It returns nil if there is none.
+func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.RawMessage, error) {
+	jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
+	if err != nil {
+		return nil, err
+	}
+	var from job.Job
+	for _, j := range jobs {
+		if cp, ok := f.kept(j); ok && cp.Key == t.key() && j.BytesDone >= from.BytesDone {
+			from = j
+		}
+	}
+	if from.Checkpoint == nil {
+		return nil, nil
+	}
+	taken := false
+	_, _, err = record.Change(ctx, f.Catalog, job.Fetch.Key(from.Ref), func(j *job.Job, exists bool) error {
+		taken = exists && j.Status == job.Failed && bytes.Equal(j.Checkpoint, from.Checkpoint)
+		if !taken {
+			return record.ErrKeep // another fetch has it
+		}
+		j.Checkpoint = nil
+		return nil
+	})
+	if err != nil || !taken {
+		return nil, err
+	}
+	return from.Checkpoint, run.Save(ctx, from.BytesDone, t.size, from.Checkpoint)
+}
+
+// kept returns the checkpoint that a failed job has left, unless it is so old
+// that its parts may be swept.
+func (f *Function) kept(j job.Job) (cp checkpoint, ok bool) {
+	err := json.Unmarshal(j.Checkpoint, &cp)
+	return cp, err == nil && j.Status == job.Failed && f.Now().Sub(cp.At) < abandonedAfter
+}
+
+// resumable reports whether somebody could tell that the rest of the source is
+// of the same image.
+func (tr *transfer) resumable() bool {
+	return tr.cp.Validators != (source.Validators{}) || tr.t.verified()
+}
+
+// resume takes up a checkpoint and reports whether that is possible. The parts
+// of one that is of no use are given up.
+func (tr *transfer) resume(ctx context.Context) (bool, error) {
+	var cp checkpoint
+	if json.Unmarshal(tr.from, &cp) != nil || cp.UploadID == "" {
+		return false, nil
+	}
+	tr.cp = cp
+	parts, err := tr.f.Catalog.ListParts(ctx, cp.Key, cp.UploadID)
+	gone := errors.Is(err, store.ErrNotFound)
+	if err != nil && !gone {
+		return false, retryLater(err)
+	}
+	sum, err := digest.Resume(cp.Hashed)
+	switch {
+	case err != nil || !tr.t.assembles(cp.Key) || tr.t.sha512 != "" && sum.Sum512() == "":
+	case cp.Whole && (gone || sameBytes(parts, sum.Offset())):
+		tr.sum, tr.parts = sum, parts
+		if tr.verify() == nil && (cp.Size < 0 || sum.Offset() == cp.Size) {
+			return true, nil
+		}
+	case gone || cp.Whole || !tr.resumable():
+	case cp.continues(parts, sum.Offset()):
+		tr.sum, tr.parts = sum, parts[:cp.Parts]
+		return true, nil
+	}
+	tr.abort(ctx)
+	return false, nil
+}
+
+// continues reports whether the first of parts are those of the checkpoint,
+// whose hash has come to offset.
+func (cp *checkpoint) continues(parts []store.Part, offset int64) bool {
+	if cp.PartSize <= 0 || cp.Parts < 0 || int(cp.Parts) > len(parts) {
+		return false
+	}
+	for i, p := range parts[:cp.Parts] {
+		at := int64(i) * cp.PartSize
+		if p.Number != int32(i+1) || p.Size != min(cp.PartSize, offset-at) {
+			return false
+		}
+	}
+	return sameBytes(parts[:cp.Parts], offset)
+}
+
+// sameBytes reports whether parts have size bytes together.
+func sameBytes(parts []store.Part, size int64) bool {
+	for _, p := range parts {
+		size -= p.Size
+	}
+	return size == 0
+}
+
+// key returns where to assemble the bytes: at their place if the digest is
+// known, else where no other transfer does.
+func (t *target) key() string {
+	if t.sha256 != "" {
+		return layout.BlobKey(t.sha256)
+	}
+	return layout.StagingKey(layout.Ref(rand.Text()))
+}
+
+// assembles reports whether key can be what [target.key] returned.
+func (t *target) assembles(key string) bool {
+	if t.sha256 != "" {
+		return key == layout.BlobKey(t.sha256)
+	}
+	return isStaging(key)
+}
+
+func isStaging(key string) bool {
+	_, ok := layout.StagingRef(key)
+	return ok
+}
+
+// save is [job.Run.Save].
+func (tr *transfer) save(ctx context.Context) error {
+	cp, err := json.Marshal(tr.cp)
+	if err != nil {
+		return err
+	}
+	return tr.run.Save(ctx, tr.sum.Offset(), tr.size(), cp)
+}
+
+// keeps reports whether the parts are of use to a later run, or are another
+// owner's by now.
+func (tr *transfer) keeps(ctx context.Context, err error) bool {
+	_, retry := errors.AsType[*job.Retry](err)
+	_, kept := errors.AsType[*job.Kept](err)
+	if (retry || kept) && ctx.Err() == nil {
+		return true
+	}
+	cause := context.Cause(ctx)
+	if cause == nil {
+		cause = tr.save(ctx)
+		return errors.Is(cause, job.ErrLost)
+	}
+	return !errors.Is(cause, job.ErrCancelled)
+}
+
+// patience is how long giving something up may take.
+const patience = 10 * time.Second
+
+// abort gives up what has come.
+func (tr *transfer) abort(ctx context.Context) {
+	tr.f.abandon(ctx, tr.t.name, tr.cp)
+}
+
+// abandon gives up the bytes that a checkpoint names.
+func (f *Function) abandon(ctx context.Context, name string, cp checkpoint) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	err := f.Catalog.AbortUpload(ctx, cp.Key, cp.UploadID)
+	if cp.Whole && isStaging(cp.Key) {
+		err = errors.Join(err, f.Catalog.Delete(ctx, cp.Key))
+	}
+	if err != nil {
+		f.Log.Warn("the bytes of a fetch could not be given up; they are swept later", "name", name, "error", err)
+	}
+}

@@ -1,0 +1,85 @@
+package upload
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/queue"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+)
+
+// keep is how long an upload is kept after its last part, how long its assembly is
+// retried, and how long the record of one that has ended is kept after its
+// beginning, for its client to read.
+const keep = 7 * 24 * time.Hour
+
+// Reconcile resumes assemblies that were interrupted, and removes uploads that
+// have been idle for a week.
+func (f *Function) Reconcile(ctx context.Context) error {
+	all, left, err := f.pending(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error // of one upload, which must not keep the others from their end
+	newer := false
+	for _, u := range left {
+		key := u.info.Key
+		f.Log.Warn("record of an upload left out", "key", key, "error", u.err, "remedy", record.Remedy(key, u.err))
+		if errors.Is(u.err, record.ErrNewer) {
+			newer = true
+		} else if f.Now().Sub(u.info.LastModified) > keep {
+			errs = append(errs, record.Delete[pending](ctx, f.Catalog, key))
+		}
+	}
+	inUse := map[string]bool{}
+	for _, p := range all {
+		var err error
+		idle := false
+		switch p.Status {
+		case completing:
+			err = f.Assemblies.Send(ctx, queue.Assemble(p.ID).Encode(), 0)
+		case uploading:
+			idle, err = f.giveUp(ctx, p.Name, p.UploadID, p.CreatedAt)
+		default:
+			idle = f.Now().Sub(p.CreatedAt) > keep
+		}
+		if idle && err == nil {
+			err = record.Delete[pending](ctx, f.Catalog, layout.UploadKey(p.ID))
+		}
+		errs = append(errs, err)
+		inUse[p.UploadID] = p.Status == uploading || p.Status == completing
+	}
+	if newer {
+		return errors.Join(errs...) // which parts are theirs, that version knows
+	}
+	// S3 clients leave parts behind as well.
+	for u, err := range f.Images.PendingUploads(ctx, "") {
+		if err == nil && !inUse[u.ID] {
+			_, err = f.giveUp(ctx, u.Key, u.ID, u.Initiated)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// giveUp aborts an upload of the store's that has had no part for as long as keep,
+// and reports whether it did.
+func (f *Function) giveUp(ctx context.Context, name, id string, began time.Time) (bool, error) {
+	old := func(t time.Time) bool { return f.Now().Sub(t) > keep }
+	if !old(began) {
+		return false, nil
+	}
+	parts, err := f.Images.ListParts(ctx, name, id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	for _, p := range parts {
+		if !old(p.LastModified) {
+			return false, nil
+		}
+	}
+	return true, f.Images.AbortUpload(ctx, name, id)
+}
