@@ -63,7 +63,7 @@ func fill(v reflect.Value) {
 // valueAttribute finds what is for programs: it stays as it is.
 var valueAttribute = regexp.MustCompile(`(value|data-copy)="[^"]*"`)
 
-// Every template goes with its struct, whichever of its parts show.
+// Every template renders its struct, whichever of its fields are set.
 func TestEveryViewRenders(t *testing.T) {
 	for _, v := range views() {
 		if _, err := Render(v); err != nil {

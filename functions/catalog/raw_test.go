@@ -96,7 +96,7 @@ func qcow2Of(t testing.TB, disk []byte, args ...string) []byte {
 	return b
 }
 
-// onDisk is a root whose objects are read as files are.
+// onDisk is a root whose objects can be read as files.
 type onDisk struct {
 	store.Root
 	open atomic.Int32
@@ -339,8 +339,8 @@ func TestRaw(t *testing.T) {
 	})
 }
 
-// What is no disk, or cannot be made one, is refused before a byte is sent,
-// with what to do; and so by HEAD.
+// An image without a disk is refused before a byte is sent, with what to do; HEAD
+// refuses it, too.
 func TestRawRefused(t *testing.T) {
 	t.Parallel()
 	disk := someDisk()
@@ -380,7 +380,7 @@ func TestRawRefused(t *testing.T) {
 	})
 }
 
-// What goes wrong in the middle breaks the connection: no client takes half a
+// An error after the head breaks the connection, so that no client takes half a
 // disk for a whole one.
 func TestRawCut(t *testing.T) {
 	t.Parallel()
@@ -422,8 +422,8 @@ func TestRawCut(t *testing.T) {
 	})
 }
 
-// An object that is replaced while it is sent breaks the connection, even where
-// all of the old one could be read.
+// Replacing an object while it is sent breaks the connection, even if all of the
+// old one could be read.
 func TestRawReplaced(t *testing.T) {
 	t.Parallel()
 	disk := someDisk()
@@ -435,7 +435,7 @@ func TestRawReplaced(t *testing.T) {
 				s.put(name, image)
 				var heads atomic.Int32
 				s.images.Reset(func(c faultstore.Call) faultstore.Fault {
-					// The first look is before the first byte, the next after the last.
+					// The version is read before the first byte, and again before the last.
 					if c.Op == "Head" && c.Key == name && heads.Add(1) > 1 {
 						return faultstore.Before
 					}
@@ -445,7 +445,7 @@ func TestRawReplaced(t *testing.T) {
 					t.Errorf("status %d, %d bytes, %v", r.status, len(r.body), r.err)
 				}
 				if heads.Load() < 2 {
-					t.Error("nobody looked again")
+					t.Error("the version was not read again")
 				}
 			})
 		}
@@ -470,8 +470,9 @@ func learn(t *testing.T, f *Function, name string, rec content.Record) {
 	}
 }
 
-// What is known to be no good is refused before a disk is half written, and
-// what is known decides how it is to be unpacked, whatever the name says.
+// An image that is known to be unusable is refused before a disk is half written,
+// and is not offered. The content record decides how an image is unpacked,
+// whatever its name.
 func TestRawKnown(t *testing.T) {
 	t.Parallel()
 	check := func(v content.Verdict) *content.Check {
@@ -520,7 +521,7 @@ func TestRawKnown(t *testing.T) {
 	}
 }
 
-// TestRawMemory: what there is no memory for is not begun.
+// An image for which there is no memory is refused.
 func TestRawMemory(t *testing.T) {
 	s := newRawServer(t, false)
 	s.put("x.img.gz", gzipped(t, someDisk()))
@@ -638,7 +639,7 @@ func TestRawPlacesOfTwoNetworks(t *testing.T) {
 
 // If each of many networks has a place, those that are slow give way within
 // seconds; a client that keeps the pace may rest for as long as a flush of its
-// disk takes, and one for whose place no client waits may do what it likes.
+// disk takes, and no client is cut off while no other waits.
 func TestRawPlacesOfManyNetworks(t *testing.T) {
 	p := newPlaceTest(t)
 	pi, err := p.enter("198.51.100.1")
@@ -757,7 +758,7 @@ func TestRawRequests(t *testing.T) {
 	}
 }
 
-// Nothing is of so little weight as a terabyte of zeros.
+// Zeros take few bytes of an encoded answer.
 func TestRawZeros(t *testing.T) {
 	t.Parallel()
 	need.Programs(t, "qemu-img")
@@ -836,8 +837,8 @@ func TestRawByDiskName(t *testing.T) {
 	s.same(s.want(s.ask("GET", "/raw/two.img"), 200), disks["same.raw"])
 }
 
-// What is listed and warned of names the disk by a path that has no suffix of a
-// compression and leads to no other image.
+// The listing and warnings name a disk by a path without the suffix of a
+// compression, which leads to no other image.
 func TestRawPaths(t *testing.T) {
 	t.Parallel()
 	f, handler := newCatalog(t, memstore.New())
@@ -885,7 +886,7 @@ func TestRawPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	if body := get("/images").String(); strings.Contains(body, "/raw/") {
-		t.Errorf("URLs of disks where none are served: %s", body)
+		t.Errorf("URLs of disks that are not served: %s", body)
 	}
 }
 
@@ -915,7 +916,7 @@ func TestRawElsewhere(t *testing.T) {
 	}
 }
 
-// noLinks is a Presigner that nobody asks.
+// noLinks is a Presigner without an implementation.
 type noLinks struct{ store.Presigner }
 
 func TestTakesZstd(t *testing.T) {

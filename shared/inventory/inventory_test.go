@@ -24,7 +24,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A bench is an inventory that looks at its two roots each time.
+// A bench is an inventory that lists its two roots each time.
 type bench struct {
 	*inventory.Inventory
 	t               *testing.T
@@ -522,7 +522,7 @@ func TestBadManifest(t *testing.T) {
 	}
 	b.manifest(manifest.Image{Name: "n.img", Src: src("n.img"), SHA256: sha("b")})
 	if s := b.rows("n.img|b|img|-|manifest https://example.org/n.img|false|published|"); s.Problem != "" {
-		t.Errorf("the mended manifest has the problem %q", s.Problem)
+		t.Errorf("the fixed manifest has the problem %q", s.Problem)
 	}
 	// Where it is removed, nothing of it stays.
 	if err := b.images.Delete(t.Context(), layout.ManifestKey); err != nil {
@@ -571,7 +571,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	if failed < 8 {
-		t.Errorf("%d failures were told", failed)
+		t.Errorf("%d failures were reported", failed)
 	}
 }
 

@@ -85,7 +85,7 @@ func TestChanged(t *testing.T) {
 	expect("gone, and one had a digest", "a.img")
 }
 
-// Checksum files whose events were lost are noticed too.
+// Checksum files whose events were lost are found, too.
 func TestUnsettledSidecars(t *testing.T) {
 	images, catalog := memstore.New(), memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})

@@ -10,7 +10,7 @@ import (
 	"imageroot/shared/problem"
 )
 
-// A client that goes on sending after its upload was refused still sees why.
+// A client that is still sending when its upload is refused receives the answer.
 func TestStopBodyWhileSending(t *testing.T) {
 	answered := make(chan struct{})
 	s := newSite(t, true, Route{Pattern: "PUT /x", Stream: true, Handle: func(w http.ResponseWriter, r *http.Request) error {

@@ -22,7 +22,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// operator lets in who says so.
+// operator authenticates requests by a header field.
 type operator struct{}
 
 var errAuth = errors.New("the store of sessions is down")
@@ -377,7 +377,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s is logged as %v", path, line)
 		}
 		if path == "/panic" && !strings.Contains(fmt.Sprint(line["stack"]), "web_test.go") {
-			t.Errorf("a panic is logged without where: %v", line)
+			t.Errorf("a panic is logged without its stack: %v", line)
 		}
 		// A person gets a page.
 		rec = s.do("GET", path, "", "Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -426,7 +426,7 @@ func TestBrokenAnswer(t *testing.T) {
 		if err == nil || string(body) != "half" {
 			t.Errorf("%s: read %q, %v", path, body, err)
 		}
-		// In HTTP/1.0 a body ends where the connection does: a reset is no end.
+		// In HTTP/1.0 a body ends with the connection: a reset is no end.
 		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -503,7 +503,7 @@ func TestAnswer(t *testing.T) {
 	if rec := s.do("DELETE", "/x", ""); rec.Code != 204 || rec.Body.Len() != 0 {
 		t.Errorf("a program: %d %s", rec.Code, rec.Body)
 	}
-	// A person goes back to where the form was, if that is here.
+	// A browser returns to the page of the form, if it is one of this server.
 	for referer, want := range map[string]string{
 		"http://example.com/ui/events?kind=x&before=y": "/ui/events?kind=x&before=y",
 		"http://example.com/ui/images#top":             "/ui/images#top",

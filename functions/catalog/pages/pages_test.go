@@ -138,7 +138,7 @@ func TestLoginPage(t *testing.T) {
 	}
 	c.login()
 	if w := c.get("/ui/login"); w.Code != http.StatusSeeOther {
-		t.Errorf("the log-in page for somebody who is logged in: %d", w.Code)
+		t.Errorf("the log-in page with a session: %d", w.Code)
 	}
 	if w := c.post("/ui/logout", nil); w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/ui/login" {
 		t.Errorf("log out: %d to %q", w.Code, w.Header().Get("Location"))
@@ -241,7 +241,7 @@ func TestLive(t *testing.T) {
 			t.Errorf("%s is sent: %v", id, got)
 		}
 	}
-	// A page of the past is told to log in, in htmx's way.
+	// Without a session, htmx is sent to the log-in page.
 	r := httptest.NewRequest(http.MethodGet, "/ui/images/live", nil)
 	r.Header.Set("HX-Request", "true")
 	if w := (&client{t: t, handler: h}).do(r); w.Code != http.StatusUnauthorized || w.Header().Get("HX-Redirect") != "/ui/login" {
@@ -369,10 +369,10 @@ func TestEventsPageRefusesBadFilters(t *testing.T) {
 		t.Errorf("%d\n%s", w.Code, w.Body)
 	}
 	if w := c.get("/ui/events?kind=&actor=&failed=&before=&limit="); w.Code != http.StatusOK {
-		t.Errorf("a form that nobody filled in: %d", w.Code)
+		t.Errorf("an empty form: %d", w.Code)
 	}
 	if w := c.get("/ui/images?sort=nonsense"); w.Code != http.StatusBadRequest {
-		t.Errorf("a sort that there is not: %d", w.Code)
+		t.Errorf("an unknown sort: %d", w.Code)
 	}
 }
 
