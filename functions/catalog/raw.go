@@ -46,7 +46,7 @@ func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) 
 // sendRaw answers with the disk in c. It returns [store.ErrChanged], before
 // anything is written, if the object has another version now.
 func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) error {
-	if err := c.unchanged(r.Context()); err != nil {
+	if err := c.Unchanged(r.Context()); err != nil {
 		return err
 	}
 	if c.known != nil {
@@ -58,12 +58,12 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	if f.links(c) != nil {
 		return elsewhere(r, c)
 	}
-	file, err := reader.Open(r.Context(), c.root, c.key, c.info.Version)
+	file, err := reader.Open(r.Context(), c.Root, c.Info.Key, c.Info.Version)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	what, err := content.Detect(file, c.info.Size)
+	what, err := content.Detect(file, c.Info.Size)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
 	describe(w.Header(), c, "-raw", c.sha256)
-	return f.sendRanges(w, r, c, c.info.Size, body)
+	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 
 // elsewhere returns the error that tells a client how to unpack the image, for
@@ -122,7 +122,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 func elsewhere(r *http.Request, c *object) error {
 	key := c.sha256
 	if key == "" {
-		key = url.PathEscape(c.key)
+		key = url.PathEscape(c.Info.Key)
 	}
 	from := web.BaseURL(r) + ImagePath(key, c.name)
 	format, _ := image.FormatOf(c.name)

@@ -21,9 +21,7 @@ import (
 
 // An object is one version of an object that is to be sent.
 type object struct {
-	root   store.Root
-	key    string // in root
-	info   store.Info
+	inventory.Place
 	name   string // for the client
 	sha256 string // "" if it is not known
 
@@ -57,17 +55,9 @@ func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inve
 		if !errors.Is(err, store.ErrChanged) && !notFound(err) {
 			return err
 		}
-		f.touch(c)
+		f.Inventory.Touch(c.Place)
 	}
 	return problem.New(problem.Conflict, "the image is being replaced: try again")
-}
-
-func (f *Function) touch(c *object) {
-	if c.root == f.Images {
-		f.Inventory.TouchImage(c.key)
-	} else {
-		f.Inventory.TouchCatalog(c.key)
-	}
 }
 
 // nameFor returns the file name for the client.
@@ -97,26 +87,21 @@ func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 		return nil, problem.New(problem.NotFound, "there is no image of this name here")
 	}
 	if info, ok := s.Image(key); ok {
-		return newObject(f.Images, key, info, key, row), nil
+		return newObject(inventory.Place{Root: f.Images, Local: true, Info: info}, key, row), nil
 	}
 	return f.cached(s, row, key)
 }
 
 // cached returns the object with a row's bytes, in either root.
 func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*object, error) {
-	if local, ok := row.Local(); ok {
-		if info, ok := s.Image(local); ok {
-			return newObject(f.Images, local, info, name, row), nil
-		}
-	}
-	if info, ok := s.Blob(row.Digest()); ok {
-		return newObject(f.Catalog, info.Key, info, name, row), nil
+	if at, ok := s.Locate(row, f.Images, f.Catalog); ok {
+		return newObject(at, name, row), nil
 	}
 	return nil, problem.New(problem.NotFound, "the image is known, but its bytes are not here: fetch it first")
 }
 
-func newObject(root store.Root, key string, info store.Info, name string, row *inventory.Row) *object {
-	c := &object{root: root, key: key, info: info, name: name, sha256: row.Digest(), known: row.Known}
+func newObject(at inventory.Place, name string, row *inventory.Row) *object {
+	c := &object{Place: at, name: name, sha256: row.Digest(), known: row.Known}
 	if row.RawSizeBytes != nil && row.RawSHA256 != nil {
 		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
 	}
@@ -126,7 +111,7 @@ func newObject(root store.Root, key string, info store.Info, name string, row *i
 // send answers with the content. It returns [store.ErrChanged], before anything
 // is written, if the object has another version now.
 func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error {
-	if err := c.unchanged(r.Context()); err != nil {
+	if err := c.Unchanged(r.Context()); err != nil {
 		return err
 	}
 	c.name = nameFor(r, c.name)
@@ -136,7 +121,7 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
-	return f.sendRanges(w, r, c, c.info.Size, body)
+	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 
 // describe sets the header fields about the body: an object, or one that is made
@@ -144,7 +129,7 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 func describe(h http.Header, c *object, suffix, sha256 string) {
 	etag := c.sha256
 	if etag == "" {
-		etag = c.info.ETag + "-" + strconv.FormatInt(c.info.Size, 36)
+		etag = c.Info.ETag + "-" + strconv.FormatInt(c.Info.Size, 36)
 	}
 	h.Set("ETag", `"`+etag+suffix+`"`)
 	if sha256 != "" {
@@ -164,11 +149,11 @@ type body interface {
 
 // sendRanges answers with a body or the requested ranges of it.
 func (f *Function) sendRanges(w http.ResponseWriter, r *http.Request, c *object, size int64, body body) error {
-	out := &verifiedWriter{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
+	out := &verifiedWriter{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.Unchanged(r.Context()) }}
 	if ignoredRange(r) {
 		r.Header.Del("Range")
 	}
-	http.ServeContent(out, r, "", c.info.LastModified, body)
+	http.ServeContent(out, r, "", c.Info.LastModified, body)
 	switch out.refused {
 	case http.StatusRequestedRangeNotSatisfiable:
 		return problem.Newf(problem.Range, "the image has %d bytes, and the range is outside of them", size)
@@ -186,12 +171,12 @@ func (f *Function) sendRanges(w http.ResponseWriter, r *http.Request, c *object,
 // connection. It does not wrap err: serve would try again and append the bytes of
 // another answer.
 func cutOff(c *object, err error) error {
-	return fmt.Errorf("image %q: cut off while it was sent: %v", c.key, err)
+	return fmt.Errorf("image %q: cut off while it was sent: %v", c.Info.Key, err)
 }
 
 // links returns the presigner of URLs of c, or nil if this server sends the bytes.
 func (f *Function) links(c *object) store.Presigner {
-	if c.root == f.Images {
+	if c.Local {
 		return f.ImageLinks
 	}
 	return f.CatalogLinks
@@ -200,7 +185,7 @@ func (f *Function) links(c *object) store.Presigner {
 // redirect sends the client to the store, which handles ranges and conditions.
 // The answer has no validators, since the store has others.
 func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
-	url, err := links.PresignGet(r.Context(), c.key, c.name, r.Method == http.MethodHead)
+	url, err := links.PresignGet(r.Context(), c.Info.Key, c.name, r.Method == http.MethodHead)
 	if err != nil {
 		return err
 	}
@@ -225,15 +210,6 @@ func ignoredRange(r *http.Request) bool {
 	return r.Method != http.MethodGet || !isBytes || strings.TrimSpace(spec) == "-0" || strings.Count(spec, ",") >= maxRanges
 }
 
-// unchanged returns [store.ErrChanged] if the object has another version than c.
-func (c *object) unchanged(ctx context.Context) error {
-	info, err := c.root.Head(ctx, c.key)
-	if err == nil && !info.Equal(c.info.Version) {
-		return store.ErrChanged
-	}
-	return err
-}
-
 // An objectReader reads an object from any offset. It opens the object at the
 // first read.
 type objectReader struct {
@@ -249,7 +225,7 @@ func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += o.offset
 	case io.SeekEnd:
-		offset += o.object.info.Size
+		offset += o.object.Info.Size
 	}
 	if offset < 0 {
 		return 0, errors.New("seek before the beginning")
@@ -262,12 +238,12 @@ func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (o *objectReader) Read(p []byte) (int, error) {
-	if o.offset >= o.object.info.Size {
+	if o.offset >= o.object.Info.Size {
 		return 0, io.EOF
 	}
 	if o.body == nil {
-		body, info, err := o.object.root.Get(o.ctx, o.object.key, store.Range{Offset: o.offset, Length: -1}, o.object.info.ETag)
-		if err == nil && info.Size != o.object.info.Size {
+		body, info, err := o.object.Root.Get(o.ctx, o.object.Info.Key, store.Range{Offset: o.offset, Length: -1}, o.object.Info.ETag)
+		if err == nil && info.Size != o.object.Info.Size {
 			err = store.ErrChanged
 			body.Close()
 		}

@@ -30,9 +30,9 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 		return failedPrecondition()
 	}
 	h.Set("Accept-Ranges", "none")
-	h.Set("Last-Modified", c.info.LastModified.UTC().Format(http.TimeFormat))
+	h.Set("Last-Modified", c.Info.LastModified.UTC().Format(http.TimeFormat))
 	head()
-	out := &verifiedWriter{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.unchanged(r.Context()) }}
+	out := &verifiedWriter{ResponseWriter: w, served: f.Metric.BytesServed, unchanged: func() error { return c.Unchanged(r.Context()) }}
 	out.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return nil
@@ -63,7 +63,7 @@ func conditions(r *http.Request, h http.Header, c *object) int {
 	ask.Header.Del("Range")
 	answer := recorder{header: http.Header{"Etag": h["Etag"], "Content-Type": h["Content-Type"]}}
 	// net/http evaluates them (RFC 9110 §13) and needs no body for that.
-	http.ServeContent(&answer, ask, "", c.info.LastModified, strings.NewReader(""))
+	http.ServeContent(&answer, ask, "", c.Info.LastModified, strings.NewReader(""))
 	return answer.status
 }
 

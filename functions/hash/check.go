@@ -140,7 +140,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 	}
 	verdict, err := f.examine(ctx, at, &rec, r, turn)
 	if err == nil {
-		err = at.unchanged(ctx)
+		err = at.Unchanged(ctx)
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
@@ -149,7 +149,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
-		f.touch(at) // the same bytes may be elsewhere
+		f.Inventory.Touch(at.Place) // the same bytes may be elsewhere
 		return content.Check{}, replaced()
 	case errors.Is(err, errTurn):
 		return content.Check{}, &job.Retry{After: turnTime, Err: err, Free: true}
@@ -181,19 +181,19 @@ func (f *Function) judge(ctx context.Context, sha256 string, verdict content.Che
 // examine reads what is at a place through. The error is the store's, or that
 // of ctx; what is wrong with the image is a verdict.
 func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, error) {
-	kind, most := rec.Kind, maxWork(at.info.Size)
+	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
 	case kind == content.QCOW2:
 		return f.examineDisk(ctx, at, r, turn)
 	case rec.VirtualSize != nil && *rec.VirtualSize > most: // it says so itself
 		return beyond(most, 0), nil
 	}
-	body, info, err := at.root.Get(ctx, at.key, store.All, at.info.ETag)
+	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
 	if err != nil {
 		return content.Check{}, err
 	}
 	defer body.Close()
-	if info.Size != at.info.Size {
+	if info.Size != at.Info.Size {
 		return content.Check{}, store.ErrChanged
 	}
 	in := &counted{r: body}
@@ -211,7 +211,7 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 		foot = append(foot, block[max(0, len(block)-content.FootBytes):]...)
 		foot = foot[max(0, len(foot)-content.FootBytes):]
 		_, _ = h.Write(block) // a hash does not fail
-		r.Report(in.n.Load(), at.info.Size, nil)
+		r.Report(in.n.Load(), at.Info.Size, nil)
 		switch {
 		case ctx.Err() != nil:
 			return content.Check{}, ctx.Err()
@@ -271,12 +271,12 @@ func (c *counted) Read(p []byte) (int, error) {
 // examineDisk reads the disk in a qcow2 image through, which expands every
 // compressed cluster.
 func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *turn) (content.Check, error) {
-	file, err := reader.Open(ctx, at.root, at.key, at.info.Version)
+	file, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
 		return content.Check{}, err
 	}
 	defer file.Close()
-	disk, err := qcow2.Open(file, at.info.Size)
+	disk, err := qcow2.Open(file, at.Info.Size)
 	if err != nil {
 		return diskVerdict(err, 0)
 	}
@@ -285,7 +285,7 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *
 	var off int64
 	if size > maxRawBytes {
 		buf := make([]byte, blockBytes)
-		most := maxWork(at.info.Size)
+		most := maxWork(at.Info.Size)
 		for read := int64(0); off < size; {
 			zeros, err := disk.Zeros(off)
 			if err == nil && zeros == 0 {

@@ -8,6 +8,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/content"
+	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
@@ -16,31 +17,15 @@ import (
 	"imageroot/shared/store/reader"
 )
 
-// A place is where bytes are.
+// A place is where bytes are, and their primary name.
 type place struct {
-	root store.Root
-	key  string
-	info store.Info
-	name string // what people call them
+	inventory.Place
+	name string
 }
 
-// unchanged returns store.ErrChanged where there is another version by now, and
-// what was read may be of both.
-func (p place) unchanged(ctx context.Context) error {
-	info, err := p.root.Head(ctx, p.key)
-	if err == nil && !info.Equal(p.info.Version) {
-		err = store.ErrChanged
-	}
-	return err
-}
-
-// touch has the inventory look at a place anew.
-func (f *Function) touch(p place) {
-	if p.root == f.Images {
-		f.Inventory.TouchImage(p.key)
-	} else {
-		f.Inventory.TouchCatalog(p.key)
-	}
+// imageAt returns the place of an image.
+func (f *Function) imageAt(name string, v store.Version) place {
+	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: name, Version: v}}, name}
 }
 
 // find returns where the bytes with that SHA-256 are; store.ErrNotFound where
@@ -66,15 +51,14 @@ func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
 	if !ok {
 		return place{}, store.ErrNotFound
 	}
-	if name, ok := row.Local(); ok {
-		if info, ok := s.Image(name); ok {
-			return place{f.Images, name, info, name}, nil
-		}
+	at, ok := s.Locate(row, f.Images, f.Catalog)
+	if !ok {
+		return place{}, store.ErrNotFound
 	}
-	if info, ok := s.Blob(sha256); ok {
-		return place{f.Catalog, layout.BlobKey(sha256), info, row.Names[0]}, nil
+	if at.Local {
+		return place{at, at.Info.Key}, nil
 	}
-	return place{}, store.ErrNotFound
+	return place{at, row.Names[0]}, nil
 }
 
 // lookInto finds out what bytes are that are anywhere. Their check comes when
@@ -113,7 +97,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	if err != nil || f.CheckJobs == nil || !rec.Pending() {
 		return err
 	}
-	_, err = f.enqueueCheck(ctx, sha256, at.name, at.info.Size, activity.System, "")
+	_, err = f.enqueueCheck(ctx, sha256, at.name, at.Info.Size, activity.System, "")
 	return err
 }
 
@@ -123,7 +107,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.Record, error) {
 	found, err := f.lookAt(ctx, at)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
-		f.touch(at)
+		f.Inventory.Touch(at.Place)
 		return content.Record{}, nil
 	}
 	if err != nil {
@@ -133,7 +117,7 @@ func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.
 		if exists {
 			return record.ErrKeep
 		}
-		rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.info.Size, found, f.Now().UTC()
+		rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.Info.Size, found, f.Now().UTC()
 		return nil
 	})
 	return rec, err
@@ -141,7 +125,7 @@ func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.
 
 // lookAt looks at the bytes at a place, which are one version's.
 func (f *Function) lookAt(ctx context.Context, at place) (content.Content, error) {
-	r, err := reader.Open(ctx, at.root, at.key, at.info.Version)
+	r, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
 		return content.Content{}, err
 	}
@@ -150,11 +134,11 @@ func (f *Function) lookAt(ctx context.Context, at place) (content.Content, error
 	if r.Local() {
 		n = fileSeeks
 	}
-	found, err := content.Sniff(r, at.info.Size, n)
+	found, err := content.Sniff(r, at.Info.Size, n)
 	if err != nil {
 		return content.Content{}, err
 	}
-	return found, at.unchanged(ctx)
+	return found, at.Unchanged(ctx)
 }
 
 // enqueueCheck makes a check job queued, unless it is. That it has ended

@@ -134,7 +134,7 @@ func (f *Function) look(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		return f.inspect(ctx, rec.SHA256, place{f.Images, name, info, name})
+		return f.inspect(ctx, rec.SHA256, f.imageAt(name, info.Version))
 	}
 	// A time in the future is the file's own (cp -p, a clock that was wrong).
 	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
@@ -205,7 +205,7 @@ func (f *Function) hashed(ctx context.Context, name string, j job.Job) error {
 	}
 	_, err := f.verify(ctx, name)
 	if err == nil {
-		err = f.inspect(ctx, j.SHA256, place{f.Images, name, store.Info{Key: name, Version: *j.Version}, name})
+		err = f.inspect(ctx, j.SHA256, f.imageAt(name, *j.Version))
 	}
 	if err == nil {
 		return nil
