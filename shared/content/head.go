@@ -15,7 +15,7 @@ import (
 	"imageroot/shared/image"
 )
 
-// A magic is bytes by which something is known, and their place.
+// A magic is the bytes by which a format is detected, and their offset.
 type magic struct {
 	offset int
 	bytes  string
@@ -26,11 +26,11 @@ func (m magic) in(head []byte) bool {
 	return len(head) >= m.offset+len(m.bytes) && string(head[m.offset:m.offset+len(m.bytes)]) == m.bytes
 }
 
-// fileSystems are known by the headers of Linux (include/uapi/linux/magic.h
-// and fs/*/), their sizes included, and util-linux's libblkid.
+// fileSystems has the magics and sizes of Linux (include/uapi/linux/magic.h, fs/*/)
+// and of util-linux's libblkid.
 var fileSystems = []struct {
 	magic
-	size func(head []byte) uint64 // bytes; nil: not looked at
+	size func(head []byte) uint64 // in bytes; nil: not read
 }{
 	{magic{0x438, "\x53\xef", "an ext2, ext3 or ext4 file system"}, extSize},
 	{magic{0, "XFSB", "an xfs file system"}, func(b []byte) uint64 { return be64(b, 8) * uint64(be32(b, 4)) }},
@@ -65,8 +65,8 @@ var fileSystems = []struct {
 // like an MBR.
 const bootSector = "\x55\xaa" // at byte 510
 
-// foreign are files of which no disk gets anything: images that only other
-// programs read, what is flashed by other means, archives.
+// foreign has files without a disk for this program: images that only other programs
+// read, firmware that is flashed by other means, archives.
 var foreign = []magic{
 	// Disks of virtual machines, and copies of disks.
 	{0, "KDMV", "a VMDK (VMware) image"},
@@ -133,12 +133,12 @@ var foreign = []magic{
 	{0, "%PDF-", "a PDF document"},
 }
 
-// footers are files that are known by their last [FootBytes].
+// footers has files that are detected by their last [FootBytes].
 var footers = []magic{
 	{0, "koly", "an Apple disk image (DMG)"},
 }
 
-// FootBytes is how much of the end of an image [Content.Foot] wants to see.
+// FootBytes is the number of bytes at the end of an image that [Content.Foot] reads.
 const FootBytes = 512
 
 const (
@@ -148,7 +148,7 @@ const (
 	zlibAlone = "a zlib stream without the header of gzip (pigz -dz reads it; compress what comes out with gzip)"
 )
 
-// is makes c what no disk gets anything of.
+// is makes c a file that has no disk.
 func (c *Content) is(what string) {
 	*c = Content{Kind: Unknown, What: what}
 	c.warn("the image is " + what + ", which nothing here can write to a disk")
@@ -159,8 +159,8 @@ const (
 	empty   = "an empty file"
 )
 
-// Head is [Sniff] for who has no more than the first [HeadBytes] (or all) of
-// an image of size bytes.
+// Head detects the content of an image of size bytes from its first [HeadBytes], or
+// all of it. It leaves out the virtual size of compressed and qcow2 images.
 func Head(head []byte, size int64) Content {
 	c := Content{Kind: Unknown, What: nothing}
 	switch {
@@ -195,8 +195,8 @@ func (c *Content) foreignHead(head []byte) bool {
 	return i >= 0
 }
 
-// Foot adds what the last [FootBytes] of an image of size bytes say; foot is
-// ignored where it is shorter.
+// Foot adds what the last [FootBytes] of an image of size bytes show. It ignores a
+// shorter foot.
 func (c *Content) Foot(foot []byte, size int64) {
 	if !c.footed(size) || len(foot) != FootBytes {
 		return
@@ -219,10 +219,10 @@ func (c *Content) Foot(foot []byte, size int64) {
 // footed reports whether an image of size bytes may have a footer.
 func (c *Content) footed(size int64) bool { return size >= FootBytes && c.Kind.Raw() && !c.foreign() }
 
-// isLZMA reports whether b begins as the files of lzma do, before xz: with
-// properties, the sizes of the dictionary and of what comes out, and a zero
-// (lzma-file-format.txt of XZ Utils, sections 1.1 and 2; the same sizes as
-// src/liblzma/common/alone_decoder.c takes for real).
+// isLZMA reports whether b begins like a .lzma file, the predecessor of .xz: with
+// properties, the sizes of the dictionary and of the output, and a zero
+// (lzma-file-format.txt of XZ Utils, sections 1.1 and 2). It accepts the sizes that
+// src/liblzma/common/alone_decoder.c does.
 func isLZMA(b []byte) bool {
 	const header = 13
 	if len(b) <= header || b[0] >= 9*5*5 || b[header] != 0 {
@@ -233,8 +233,8 @@ func isLZMA(b []byte) bool {
 	return dict >= 4096 && (ones == 1 || ones == 2 && dict&(dict>>1) != 0) && (size == math.MaxUint64 || size < 256<<30)
 }
 
-// isZlib reports whether b begins with a header of zlib (RFC 1950, section
-// 2.2), which is short, and data that it is one of.
+// isZlib reports whether b begins with a header of zlib (RFC 1950 section 2.2), which
+// is short, and data that decompress.
 func isZlib(b []byte) bool {
 	r, err := zlib.NewReader(bytes.NewReader(b))
 	if err != nil {
@@ -259,9 +259,9 @@ func (c *Content) packed(head []byte) bool {
 	return false
 }
 
-// iso looks at the volume descriptors, which begin at sector 16 (ECMA-119,
-// sections 6.2.1 and 8.4). Without those of ISO 9660 there may be the ones of
-// UDF alone (ECMA-167, sections 2/8.3, 2/9.2 and 3/9.1).
+// iso detects ISO 9660 by its volume descriptors, which begin at sector 16 (ECMA-119
+// sections 6.2.1 and 8.4), and UDF without ISO 9660 by its own (ECMA-167 sections
+// 2/8.3, 2/9.2 and 3/9.1).
 func (c *Content) iso(head []byte, size int64) bool {
 	const sector, first = 2048, 16 * 2048
 	if (magic{offset: first + 1, bytes: "BEA01"}).in(head) {
@@ -284,7 +284,7 @@ func (c *Content) iso(head []byte, size int64) bool {
 	return true
 }
 
-// text looks for pages and messages that were saved in place of an image.
+// text detects pages and messages that were saved in place of an image.
 func (c *Content) text(head []byte) bool {
 	if bytes.IndexByte(head, 0) >= 0 {
 		return false
@@ -302,7 +302,7 @@ func (c *Content) text(head []byte) bool {
 	return true
 }
 
-// disk is about what a disk gets as it is.
+// disk detects partition tables, boot sectors and file systems.
 func (c *Content) disk(head []byte, size int64) {
 	for _, sector := range []int{512, 4096} {
 		if (magic{offset: sector, bytes: "EFI PART"}).in(head) && len(head) >= sector+40 {
@@ -332,17 +332,17 @@ func (c *Content) disk(head []byte, size int64) {
 	}
 }
 
-// A span is from byte to byte; of partitions, from where the last one begins to
-// where all of them have ended.
+// A span of partitions is from the byte where the last one begins to the byte where
+// all have ended.
 type span struct{ begin, end uint64 }
 
 func (s *span) add(begin, end uint64) {
 	s.begin, s.end = max(s.begin, begin), max(s.end, end)
 }
 
-// mbr looks at the four partitions of an MBR, and whether there are any, and
-// not something else than a partition table. What only keeps old programs off
-// a GUID partition table (type 0xee) says nothing of where the disk ends.
+// mbr returns the span of the partitions of an MBR, and false if there are none, or
+// the bytes are no partition table. A protective partition (type 0xee), which keeps old
+// programs off a GUID partition table, does not count for the span.
 func mbr(head []byte) (last span, found bool) {
 	if len(head) < 512 {
 		return span{}, false
@@ -362,8 +362,8 @@ func mbr(head []byte) (last span, found bool) {
 	return last, found
 }
 
-// gpt looks at the partitions of a GUID partition table, as far as they are in
-// the head (UEFI specification, tables 5.5 and 5.6).
+// gpt checks the partitions of a GUID partition table that are in the head (UEFI
+// specification, tables 5.5 and 5.6).
 func (c *Content) gpt(head []byte, sector int, size int64) {
 	unit, h := uint64(sector), head[sector:]
 	at, entry := satMul(le64(h, 72), unit), uint64(le32(h, 84))
@@ -378,12 +378,12 @@ func (c *Content) gpt(head []byte, sector int, size int64) {
 		}
 	}
 	if c.holds(last, size); c.Warnings == nil {
-		// The last sector is that of the backup of the table.
+		// The last sector has the backup of the table's header.
 		c.behind("the GUID partition table", satAdd(le64(h, 32), 1, unit), size)
 	}
 }
 
-// holds warns if an image does not hold its partitions whole.
+// holds warns if part of a partition is not in the image.
 func (c *Content) holds(last span, size int64) {
 	if last.end > uint64(size) && last.begin >= uint64(size) {
 		c.warn(fmt.Sprintf("the image is cut short: the last partition begins at byte %d, the image ends at byte %d; get it again", last.begin, size))
@@ -392,23 +392,23 @@ func (c *Content) holds(last span, size int64) {
 	c.behind("the last partition", last.end, size)
 }
 
-// behind warns of what ends behind the image although the image may be whole:
-// the last partition of OpenWrt's images is larger than what is in it, and so
-// is that of copies that were shrunk.
+// behind warns of something that ends behind the image although the image may be
+// whole: the last partition of OpenWrt's images is larger than the image, and so is
+// that of copies that were shrunk.
 func (c *Content) behind(what string, at uint64, size int64) {
 	if at > uint64(size) {
 		c.warn(fmt.Sprintf("%s goes on %d bytes behind the image: some publishers ship images like that; else it was cut short", what, at-uint64(size)))
 	}
 }
 
-// ends warns if what should end at a byte ends behind the image.
+// ends warns that the image is cut short if what ends behind it.
 func (c *Content) ends(what string, at uint64, size int64) {
 	if at > uint64(size) {
 		c.warn(fmt.Sprintf("the image is cut short: %s ends at byte %d, the image at byte %d; get it again", what, at, size))
 	}
 }
 
-// extSize is in the superblock (fs/ext4/ext4.h, struct ext4_super_block).
+// extSize returns the size in the superblock (fs/ext4/ext4.h, ext4_super_block).
 func extSize(head []byte) uint64 {
 	const super, incompat64 = 0x400, 0x80
 	shift, blocks := le32(head, super+0x18), uint64(le32(head, super+4))
@@ -421,7 +421,7 @@ func extSize(head []byte) uint64 {
 	return satMul(blocks, 1024<<shift)
 }
 
-// satAdd is (n + more) * unit, and the largest number where that is larger.
+// satAdd returns (n + more) * unit, or the largest uint64 if that overflows.
 func satAdd(n, more, unit uint64) uint64 {
 	if n+more < n {
 		return 1<<64 - 1
@@ -436,7 +436,7 @@ func satMul(n, unit uint64) uint64 {
 	return n * unit
 }
 
-// The numbers at an offset; 0 where b ends before.
+// The number at an offset, or 0 if b ends before it.
 func le16(b []byte, at int) uint16 { return binary.LittleEndian.Uint16(field(b, at, 2)) }
 func le32(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(field(b, at, 4)) }
 func le64(b []byte, at int) uint64 { return binary.LittleEndian.Uint64(field(b, at, 8)) }

@@ -9,15 +9,15 @@ import (
 	"imageroot/shared/record"
 )
 
-// A Record is what is known of bytes, whatever they are called and wherever
-// they are: of an image in the image root, of fetched ones, of both.
+// A Record is what is known of the bytes with one SHA-256, whatever they are called
+// and wherever they are stored: in the image root, as a blob, or as both.
 type Record struct {
 	record.Meta
 	SHA256    string `json:"sha256"` // of the bytes, lower case hex
 	SizeBytes int64  `json:"size_bytes"`
 	Content
 	SniffedAt time.Time `json:"sniffed_at"` // UTC
-	// Check is what came of reading the image through; nil: not yet.
+	// Check is the result of reading the whole image; nil: not checked yet.
 	Check *Check `json:"check,omitempty"`
 }
 
@@ -29,7 +29,7 @@ func (r *Record) Validate() error {
 	return nil
 }
 
-// A Verdict says what came of a check.
+// A Verdict is the outcome of a check.
 type Verdict string
 
 // The verdicts.
@@ -37,31 +37,31 @@ const (
 	Good      Verdict = "good"
 	Truncated Verdict = "truncated"
 	Damaged   Verdict = "damaged"
-	Refused   Verdict = "refused"   // it is beyond the limits, or what nothing here reads
+	Refused   Verdict = "refused"   // it exceeds the limits, or uses an unsupported feature
 	Unchecked Verdict = "unchecked" // given up; Reason says why
 	Cancelled Verdict = "cancelled" // by the operator
 )
 
-// A Check is what came of reading an image through.
+// A Check is the result of reading a whole image.
 type Check struct {
 	Verdict Verdict `json:"verdict"`
-	// Reason is a sentence, where the verdict is not good.
+	// Reason is a sentence; empty if the verdict is good.
 	Reason string `json:"reason,omitempty"`
-	// Offset is the byte of the image, or of the disk in a qcow2 image, where
-	// reading stopped, where the verdict is not good.
+	// Offset is the byte of the image, or of the disk in a qcow2 image, at which
+	// reading stopped; 0 if the verdict is good.
 	Offset int64 `json:"offset,omitempty"`
-	// What a disk gets; nil and empty where that is not known.
+	// The size and the SHA-256 of the disk; nil and empty if unknown.
 	RawSizeBytes *int64 `json:"raw_size_bytes,omitempty"`
 	RawSHA256    string `json:"raw_sha256,omitempty"`
-	// NoDisk is why a disk gets nothing of what the image decompresses to, though
-	// all of it can be read; empty if a disk gets it.
+	// NoDisk is the reason, as a sentence, why there is no disk in what the image
+	// decompresses to, though all of it can be read; empty if there is one.
 	NoDisk   string    `json:"no_disk,omitempty"`
 	Warnings []string  `json:"warnings,omitempty"`
 	At       time.Time `json:"at"` // UTC
 }
 
-// NoDisk returns why a disk gets nothing of the image, as far as is known; empty
-// if a disk gets something.
+// NoDisk returns the reason, as a sentence, why there is no disk in the image, or ""
+// if none is known.
 func (r *Record) NoDisk() string {
 	if no := r.Content.NoDisk(); no != "" || r.Check == nil {
 		return no
@@ -73,15 +73,14 @@ func (r *Record) NoDisk() string {
 	return r.Check.NoDisk
 }
 
-// Checkable reports whether there is something to check: a disk gets anything
-// else as it is.
+// Checkable reports whether the image can be checked: it is compressed or qcow2.
 func (r *Record) Checkable() bool { return r.Kind.Compressed() || r.Kind == QCOW2 }
 
-// Pending reports whether the bytes are yet to be checked.
+// Pending reports whether the image can be checked and has not been.
 func (r *Record) Pending() bool { return r.Checkable() && r.Check == nil }
 
-// Raw returns how many bytes a disk gets, and their SHA-256; nil and empty
-// where that is not known.
+// Raw returns the size in bytes and the SHA-256 of the disk in the image, or nil and
+// "" if they are unknown.
 func (r *Record) Raw() (size *int64, sha256 string) {
 	switch {
 	case r.Kind.Raw() && !r.foreign():
@@ -92,8 +91,8 @@ func (r *Record) Raw() (size *int64, sha256 string) {
 	return nil, ""
 }
 
-// Virtual is how many bytes a disk needs for the image; nil where that is not
-// known. What was counted wins over what is written.
+// Virtual returns the size in bytes of the disk in the image, or nil if it is
+// unknown. A size that a check counted wins over the one that the image states.
 func (r *Record) Virtual() *int64 {
 	if size, _ := r.Raw(); size != nil {
 		return size
@@ -101,14 +100,15 @@ func (r *Record) Virtual() *int64 {
 	return r.VirtualSize
 }
 
-// AllWarnings are what is wrong with the bytes, whatever they are called.
+// AllWarnings returns sentences on what is wrong with the image, whatever it is
+// called.
 func (r *Record) AllWarnings() []string {
 	if r.Check == nil {
 		return r.Warnings
 	}
 	var all []string
 	if !r.Kind.Compressed() || r.Check.Verdict == Unchecked || r.Check.Verdict == Cancelled {
-		all = slices.Clone(r.Warnings) // else a check has seen more
+		all = slices.Clone(r.Warnings) // otherwise the check has seen more
 	}
 	add := func(w string) {
 		if w != "" && !slices.Contains(all, w) {

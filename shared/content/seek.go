@@ -13,8 +13,8 @@ import (
 	"imageroot/shared/qcow2"
 )
 
-// qcow2 looks at the header and, of images that are not enormous, at the first
-// table, which says whether the others are there.
+// qcow2 reads the header and, unless the image is enormous, the L1 table, which shows
+// whether the L2 tables are within the file.
 func (c *Content) qcow2(s *seeker) {
 	h, err := qcow2.ReadHeader(s, s.size)
 	if h.Version != 0 {
@@ -39,17 +39,17 @@ func (c *Content) qcow2(s *seeker) {
 	}
 }
 
-// Limits on what is believed of an xz file.
+// Sizes in an xz file.
 const (
-	maxPadding = 64 << 10 // zeros behind a stream
+	maxPadding = 64 << 10 // the most zeros after a stream that are skipped
 	xzFooter   = 12       // bytes of a header, and of a footer
 )
 
-// errShort says that an xz file does not end as one ends.
+// errShort: the end of an xz file is not that of a stream.
 var errShort = errors.New("the xz data does not end as it should: the file was cut short, or something was appended to it; get it again")
 
-// xz adds up what the indexes of all streams say, from the end backwards
-// (https://tukaani.org/xz/xz-file-format.txt, sections 2 and 4).
+// xz adds up the sizes in the indexes of all streams, from the end backwards
+// (https://tukaani.org/xz/xz-file-format.txt sections 2 and 4).
 func (c *Content) xz(s *seeker) {
 	var total int64
 	for end := s.size; end > 0; {
@@ -66,8 +66,8 @@ func (c *Content) xz(s *seeker) {
 	c.size(total)
 }
 
-// xzStream returns where the stream before end, and padding, begins and how
-// many bytes it decompresses to.
+// xzStream returns the offset at which the stream that ends at end, before padding,
+// begins, and the number of bytes that it decompresses to.
 func xzStream(s *seeker, end int64) (begin, size int64, err error) {
 	tail := make([]byte, min(end, maxPadding))
 	if _, err := s.ReadAt(tail, end-int64(len(tail))); err != nil {
@@ -84,7 +84,7 @@ func xzStream(s *seeker, end int64) (begin, size int64, err error) {
 	if index > end-2*xzFooter {
 		return 0, 0, errShort
 	}
-	data := make([]byte, min(index, maxSeekBytes+1)) // of which too much is not read
+	data := make([]byte, min(index, maxSeekBytes+1)) // ReadAt refuses more than maxSeekBytes
 	if _, err := s.ReadAt(data, end-xzFooter-index); err != nil {
 		return 0, 0, err
 	}
@@ -103,7 +103,7 @@ func xzStream(s *seeker, end int64) (begin, size int64, err error) {
 	return begin, size, nil
 }
 
-// xzIndex returns how many bytes the blocks take in the file, and how many
+// xzIndex returns the number of bytes of the blocks in the file, and the number that
 // they decompress to (section 4).
 func xzIndex(data []byte) (blocks, size int64, ok bool) {
 	r := bytes.NewReader(data)
@@ -128,9 +128,9 @@ func xzIndex(data []byte) (blocks, size int64, ok bool) {
 	return blocks, size, err == nil
 }
 
-// zstd goes from block to block and from frame to frame (RFC 8878, section
-// 3.1.1), since frames say how much they decompress to and nothing says how
-// many there are. That takes a read for each block: see Sniff's seeks.
+// zstd goes from block to block and from frame to frame (RFC 8878 section 3.1.1) to
+// add up the sizes in the headers of frames. That takes one read per block: see the
+// seeks of Sniff.
 func (c *Content) zstd(s *seeker) {
 	in := &skipper{s: s, buf: bufio.NewReaderSize(nil, 512)}
 	in.seek(0)
@@ -155,8 +155,8 @@ func (c *Content) zstd(s *seeker) {
 	}
 }
 
-// zstdFrame skips a frame and returns what it says to decompress to; negative
-// if nothing. The error is io.EOF where there is none.
+// zstdFrame skips a frame and returns the size in its header, or a negative number if
+// it has none. The error is io.EOF if there is no frame.
 func zstdFrame(in *skipper) (int64, error) {
 	head, err := in.buf.Peek(zstd.HeaderMaxSize)
 	if len(head) == 0 || err != nil && !errors.Is(err, io.EOF) {
@@ -204,11 +204,11 @@ func unexpected(err error) error {
 	return err
 }
 
-// A skipper reads a little here and there.
+// A skipper reads in order and skips without reading.
 type skipper struct {
 	s   *seeker
 	buf *bufio.Reader
-	off int64 // of the end of what is in buf
+	off int64 // of the end of buf's content
 }
 
 func (k *skipper) Read(p []byte) (int, error) {
@@ -229,14 +229,14 @@ func (k *skipper) seek(off int64) {
 	k.buf.Reset(k)
 }
 
-// skip goes n bytes on, which must be there.
+// skip skips n bytes, and returns io.ErrUnexpectedEOF if there are fewer.
 func (k *skipper) skip(n int64) error {
 	at := k.off - int64(k.buf.Buffered())
 	if n > k.s.size-at {
 		return io.ErrUnexpectedEOF
 	}
 	if n <= int64(k.buf.Buffered()) {
-		_, _ = k.buf.Discard(int(n)) // is there
+		_, _ = k.buf.Discard(int(n)) // they are buffered
 		return nil
 	}
 	k.seek(at + n)

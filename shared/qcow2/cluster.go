@@ -9,8 +9,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// readCompressed reads a part of a compressed cluster. Whole ones are expanded
-// where they are wanted; of another the whole is kept for the next read.
+// readCompressed reads a part of a compressed cluster. It expands a whole cluster
+// into p, and for a smaller part keeps the whole for the next read.
 func (i *Image) readCompressed(p []byte, e extent) error {
 	if int64(len(p)) == i.header.ClusterSize {
 		return i.expand(p, e)
@@ -21,7 +21,7 @@ func (i *Image) readCompressed(p []byte, e extent) error {
 		if i.data == nil {
 			i.data = make([]byte, i.header.ClusterSize)
 		}
-		i.last = extent{} // holds nothing, if this fails
+		i.last = extent{} // data is invalid if this fails
 		if err := i.expand(i.data, e); err != nil {
 			return err
 		}
@@ -31,14 +31,14 @@ func (i *Image) readCompressed(p []byte, e extent) error {
 	return nil
 }
 
-// expand makes the cluster that e is in (or is) of what is in the file.
+// expand reads and decompresses the cluster that e is in.
 func (i *Image) expand(cluster []byte, e extent) error {
 	x, ok := i.inflater.Get().(*inflater)
 	if !ok {
 		x = &inflater{}
 	}
 	defer i.inflater.Put(x)
-	// Nobody promises that the file goes on to the end of the last sector.
+	// The file may end within the last sector.
 	have := min(e.bytes, i.size-e.host)
 	if int64(cap(x.in)) < have {
 		x.in = make([]byte, have)
@@ -57,18 +57,18 @@ func (i *Image) expand(cluster []byte, e extent) error {
 	return corrupt("the compressed cluster at byte %d does not expand (%v)", e.host, err)
 }
 
-// maxWindow is what zstd may look back: no cluster is larger than 2 MiB.
+// maxWindow is the largest window of zstd. A cluster has at most 2 MiB.
 const maxWindow = 8 << 20
 
-// An inflater has what expanding takes, for one cluster after another.
+// An inflater has the buffers and decoders for one cluster at a time.
 type inflater struct {
 	in   []byte
 	zlib io.ReadCloser
 	zstd *zstd.Decoder
 }
 
-// expand fills cluster from in. What follows in there belongs to somebody
-// else: "decompression stops when it has produced a cluster of data".
+// expand fills cluster from x.in, whose end may belong to another cluster:
+// "decompression stops when it has produced a cluster of data".
 func (x *inflater) expand(cluster []byte, compression string) (err error) {
 	src := bytes.NewReader(x.in)
 	var r io.Reader
@@ -82,7 +82,7 @@ func (x *inflater) expand(cluster []byte, compression string) (err error) {
 		}
 		r = x.zstd
 	case x.zlib == nil:
-		// Without zlib's header or checksum, that is.
+		// The data have neither header nor checksum of zlib.
 		x.zlib = flate.NewReader(src)
 		r = x.zlib
 	default:

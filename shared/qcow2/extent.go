@@ -9,18 +9,18 @@ import (
 type kind int
 
 const (
-	zero       kind = iota // unallocated, or said to be zero
-	data                   // as it is in the file
+	zero       kind = iota // unallocated, or marked as zero
+	data                   // uncompressed
 	compressed             // one cluster, or a part of one
 )
 
-// An extent is a run of the guest's bytes that are in one place.
+// An extent is a run of bytes of the disk that are stored contiguously.
 type extent struct {
 	kind   kind
-	length int64 // bytes of the guest's
-	host   int64 // data: where they are. compressed: where the cluster is
+	length int64 // bytes of the disk
+	host   int64 // data: offset in the file. compressed: that of the cluster
 	bytes  int64 // compressed: the most bytes that the cluster takes in the file
-	within int64 // compressed: where in the cluster the extent begins
+	within int64 // compressed: offset of the extent in the cluster
 }
 
 // Parts of table entries (section "Cluster mapping").
@@ -31,8 +31,8 @@ const (
 	sector         = 512
 )
 
-// extent returns the run that begins at off, up to limit and within the disk.
-// It looks no farther than it must to say where the run ends.
+// extent returns the run that begins at off, up to limit, which is within the disk.
+// It reads no more table entries than the end of the run takes to find.
 func (i *Image) extent(off, limit int64) (extent, error) {
 	run, err := i.lookup(off)
 	if err != nil {
@@ -41,7 +41,7 @@ func (i *Image) extent(off, limit int64) (extent, error) {
 	for off+run.length < limit && run.kind != compressed {
 		next, err := i.lookup(off + run.length)
 		if err != nil || next.kind != run.kind || next.kind == data && next.host != run.host+run.length {
-			break // an error comes again when somebody asks from there on
+			break // a call for that offset returns the error
 		}
 		run.length += next.length
 	}
@@ -51,15 +51,15 @@ func (i *Image) extent(off, limit int64) (extent, error) {
 		if run.host >= i.size {
 			return extent{}, truncated("byte %d of the disk is at byte %d of a file of %d", off, run.host, i.size)
 		}
-		run.length = i.size - run.host // there is that much
+		run.length = i.size - run.host // up to the end of the file
 	case run.kind == compressed && run.host >= i.size:
 		return extent{}, truncated("byte %d of the disk is at byte %d of a file of %d", off, run.host, i.size)
 	}
 	return run, nil
 }
 
-// lookup returns what the tables say of the bytes from off on, to the end of
-// their cluster, or of their L2 table where there is none.
+// lookup returns the extent from off to the end of the cluster, or to the end of
+// what the L1 entry maps if there is no L2 table.
 func (i *Image) lookup(off int64) (extent, error) {
 	size := i.header.ClusterSize
 	entries := size / 8 // of an L2 table, which is one cluster
@@ -104,9 +104,9 @@ func (i *Image) lookup(off int64) (extent, error) {
 	return e, nil
 }
 
-// checkL1 sees to it that every L2 table is where one can be, and that there
-// are no more of them than the file has room for: so whoever goes through all
-// entries will come to an end.
+// checkL1 checks that every L2 table is aligned and within the file, and that there
+// are no more of them than the file has clusters, which bounds the time that going
+// through all entries takes.
 func (i *Image) checkL1() error {
 	h := &i.header
 	if h.l1Offset+h.l1Entries*8 > i.size {
@@ -141,8 +141,8 @@ const (
 	maxPages = 16
 )
 
-// pages keeps the parts of the file that tables were last read from. It may be
-// used from several goroutines at once.
+// pages is a cache of the parts of the file that tables were read from. It is safe
+// for concurrent use.
 type pages struct {
 	file  io.ReaderAt
 	size  int64 // of the file
@@ -160,7 +160,7 @@ type page struct {
 	used   int64
 }
 
-// entry returns the table entry at an offset, a multiple of 8, in the file.
+// entry returns the table entry at an offset in the file, a multiple of 8.
 func (p *pages) entry(at int64) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,8 +177,7 @@ func (p *pages) entry(at int64) (uint64, error) {
 	return binary.BigEndian.Uint64(d[within:]), nil
 }
 
-// turn makes a page the last one, in place of the one that was not used for
-// longest.
+// turn makes a page the last one. A new page replaces the least recently used.
 func (p *pages) turn(number int64) error {
 	p.tick++
 	oldest := 0

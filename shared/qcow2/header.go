@@ -8,20 +8,20 @@ import (
 	"math"
 )
 
-// What is wrong with a file. An [*Error] is one of these, and says more.
+// The kinds of errors about a file. An [*Error] wraps one of them.
 var (
-	// ErrFormat: it is no qcow2 file at all.
+	// ErrFormat: the file is not a qcow2 image.
 	ErrFormat = errors.New("not a qcow2 image")
-	// ErrTruncated: what the image needs lies behind the end of the file.
+	// ErrTruncated: part of the image would be behind the end of the file.
 	ErrTruncated = errors.New("qcow2 image cut short")
 	// ErrCorrupt: the file contradicts the specification.
 	ErrCorrupt = errors.New("qcow2 image corrupt")
-	// ErrUnsupported: the image is well-formed, and not to be read from this
-	// file alone, or not by this package.
+	// ErrUnsupported: the image is valid, and needs another file, a key, or a
+	// feature that this package does not implement.
 	ErrUnsupported = errors.New("qcow2 image of an unsupported kind")
 )
 
-// An Error is a sentence for people about a file.
+// An Error describes what is wrong with a file. Its text is a sentence for people.
 type Error struct {
 	Kind   error // one of the errors of this package
 	Detail string
@@ -29,7 +29,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Detail }
 
-// Unwrap returns the kind.
+// Unwrap returns e.Kind.
 func (e *Error) Unwrap() error { return e.Kind }
 
 func truncated(format string, args ...any) error {
@@ -44,33 +44,34 @@ func unsupported(format string, args ...any) error {
 	return &Error{ErrUnsupported, fmt.Sprintf(format, args...)}
 }
 
-// Magic is what a qcow2 file begins with.
+// Magic is the first four bytes of a qcow2 file.
 const Magic = "QFI\xfb"
 
-// A Header is what a file says of itself (section "Header").
+// A Header is the header of a file (section "Header").
 type Header struct {
 	Version     int
 	Size        int64  // bytes of the disk that the guest sees
 	ClusterSize int64  // bytes
-	Backing     string // the file that holds what this one does not; empty: none
+	Backing     string // name of the backing file; empty: none
 	Encryption  string // "AES" or "LUKS"; empty: none
 	Compression string // of compressed clusters: "zlib" or "zstd"
-	// Dirty and Corrupt are what the last writer left. Neither keeps the guest's
-	// data from being read: a dirty image's reference counts may be wrong, and
-	// of a corrupt one any entry, which reading finds out.
+	// Dirty and Corrupt were set by the last writer. Images with either can be
+	// read: the reference counts of a dirty one may be wrong, and any entry of a
+	// corrupt one, which reading detects.
 	Dirty, Corrupt bool
-	// ExternalData: the guest's data are in another file.
+	// ExternalData: the data of the disk are in another file.
 	ExternalData bool
 	// ExtendedL2: clusters have subclusters.
 	ExtendedL2 bool
-	// Unknown are the incompatible features that this package does not know.
+	// Unknown has the bits of incompatible features that this package does not
+	// know.
 	Unknown uint64
-	// Snapshots is how many snapshots are inside. They are not read.
+	// Snapshots is the number of internal snapshots. They are not read.
 	Snapshots int
 
 	clusterBits int
 	l1Offset    int64
-	l1Entries   int64 // those that the disk's size needs
+	l1Entries   int64 // as many as the size of the disk needs
 }
 
 // Incompatible features (section "Header", bytes 72 to 79).
@@ -86,23 +87,22 @@ const (
 const (
 	headerV2 = 72  // bytes of a header of version 2
 	headerV3 = 104 // the least of version 3
-	// compressionAt is where an additional field says how clusters are
-	// compressed.
+	// compressionAt is the offset of the compression type, an additional field.
 	compressionAt = 104
 
 	minClusterBits = 9
 	maxClusterBits = 21       // QEMU's limit
 	maxL1Bytes     = 32 << 20 // so is this
 	maxBackingName = 1023
-	// maxRefcountOrder is of counts of 64 bits. They are not read.
+	// maxRefcountOrder is that of counts of 64 bits. They are not read.
 	maxRefcountOrder = 6
 	maxRefcountBytes = 8 << 20 // QEMU's limit
 	maxSnapshots     = 1 << 16 // so is this
 	snapshotHeader   = 40      // bytes of a snapshot, without its names
 )
 
-// ReadHeader reads the header of a file of size bytes, as far as it can be
-// told what it means. The error is an [*Error], or the file's.
+// ReadHeader reads the header of a file of size bytes. The error is an [*Error], or
+// the file's. With an [*Error], the fields before the faulty one are set.
 func ReadHeader(file io.ReaderAt, size int64) (Header, error) {
 	buf := make([]byte, compressionAt+8)
 	n, err := file.ReadAt(buf[:min(int64(len(buf)), max(size, 0))], 0)
@@ -130,8 +130,8 @@ func ReadHeader(file io.ReaderAt, size int64) (Header, error) {
 	if err := h.readSize(u64(24), u32(36), u64(40)); err != nil {
 		return h, err
 	}
-	// Reference counts and snapshots are not read. An image that QEMU refuses for
-	// them is no better here.
+	// Reference counts and snapshots are not read, but an image that QEMU refuses
+	// because of them is refused here too.
 	for _, table := range []struct {
 		what         string
 		offset       uint64
@@ -167,8 +167,8 @@ func ReadHeader(file io.ReaderAt, size int64) (Header, error) {
 	return h, h.readBacking(file, size, u64(8), u32(16))
 }
 
-// readSize takes in the size of the disk and the place of the L1 table, which
-// must have an entry for all of the disk.
+// readSize sets the size of the disk and the place of the L1 table, which must map
+// the whole disk.
 func (h *Header) readSize(size uint64, entries uint32, offset uint64) error {
 	if uint64(entries)*8 > maxL1Bytes {
 		return corrupt("its L1 table of %d entries is larger than QEMU's limit of 32 MiB", entries)
@@ -185,7 +185,7 @@ func (h *Header) readSize(size uint64, entries uint32, offset uint64) error {
 		return corrupt("its L1 table has %d entries, and a disk of %d bytes needs %d", entries, size, needed)
 	}
 	h.l1Offset, h.l1Entries = int64(offset), int64(needed)
-	// QEMU counts a disk in sectors, and forgets what is left over.
+	// QEMU counts a disk in whole sectors.
 	h.Size = int64(size) &^ 511
 	return nil
 }
@@ -201,7 +201,7 @@ func (h *Header) readVersion3(buf []byte) error {
 	h.Dirty, h.Corrupt = features&featureDirty != 0, features&featureCorrupt != 0
 	h.ExternalData, h.ExtendedL2 = features&featureExternalData != 0, features&featureExtendedL2 != 0
 	h.Unknown = features &^ knownFeatures
-	// Section "Additional fields": one behind the header's length is not there.
+	// Section "Additional fields": a field beyond the header's length is absent.
 	var compression byte
 	if length > compressionAt {
 		if len(buf) <= compressionAt {
@@ -241,8 +241,8 @@ func (h *Header) readBacking(file io.ReaderAt, size int64, offset uint64, length
 	return nil
 }
 
-// Refusal is why the guest's data cannot be read from this file: an [*Error]
-// with [ErrUnsupported]; nil where they can.
+// Refusal returns an [*Error] of kind [ErrUnsupported] if this package cannot read
+// the disk from the file, and nil otherwise.
 func (h *Header) Refusal() error {
 	switch {
 	case h.Encryption != "":
@@ -259,14 +259,14 @@ func (h *Header) Refusal() error {
 	return nil
 }
 
-// readFull reads all of p at offset off, where the file must have it.
+// readFull fills p from offset off, where the file must have as much.
 func readFull(file io.ReaderAt, p []byte, off int64) error {
 	n, err := file.ReadAt(p, off)
 	switch {
 	case n == len(p):
 		return nil
 	case err == nil || errors.Is(err, io.EOF):
-		return io.ErrUnexpectedEOF // the file is shorter than it was said to be
+		return io.ErrUnexpectedEOF // the file is shorter than size
 	}
 	return err
 }

@@ -1,12 +1,15 @@
-// Package qcow2 reads disk images in QEMU's qcow2 format, versions 2 and 3, as
-// the guest would read them: docs/interop/qcow2.rst in QEMU's sources is the
-// specification, and its sections are named where they are followed. It reads
-// what the active L1 table says; reference counts, snapshots and bitmaps are of
-// no interest to who reads.
+// Package qcow2 gives random access to the disk in an image of QEMU's qcow2 format,
+// versions 2 and 3, as the guest sees it. It follows docs/interop/qcow2.rst in
+// QEMU's sources, whose sections its comments name.
 //
-// A file is not trusted. What it says of itself costs neither memory nor time
-// beyond its size; what lies behind its end is an error ([ErrTruncated]),
-// where QEMU would read zeros.
+// It reads what the active L1 table maps: unallocated and zero clusters, standard
+// clusters, and clusters compressed with zlib or zstd. It does not read reference
+// counts, snapshots and bitmaps, and refuses images with a backing file, encryption,
+// an external data file or extended L2 entries ([ErrUnsupported]).
+//
+// A file is not trusted. Whatever it contains, reading it takes no more memory than
+// [Image] says and no more time than its size explains. Data that the tables place
+// behind the end of the file is an error ([ErrTruncated]); QEMU reads zeros there.
 package qcow2
 
 import (
@@ -14,9 +17,10 @@ import (
 	"sync"
 )
 
-// An Image is the guest's disk. It may be read from several goroutines at
-// once. It needs 1 MiB for tables, one cluster for reads of less than a
-// compressed cluster, and three for each read under way.
+// An Image is the guest's disk. It is safe for concurrent use if its file is. It
+// takes 1 MiB of memory for tables, one cluster for reads of less than a compressed
+// cluster, and up to three clusters for each read in flight. A cluster has at most
+// 2 MiB.
 type Image struct {
 	header Header
 	file   io.ReaderAt
@@ -30,8 +34,8 @@ type Image struct {
 	data []byte
 }
 
-// Open reads the header and the L1 table of a file of size bytes. The error is
-// an [*Error], or the file's.
+// Open opens the image in a file of size bytes: it reads the header and the L1
+// table. The error is an [*Error], or the file's.
 func Open(file io.ReaderAt, size int64) (*Image, error) {
 	h, err := ReadHeader(file, size)
 	if err == nil {
@@ -45,14 +49,14 @@ func Open(file io.ReaderAt, size int64) (*Image, error) {
 	return i, i.checkL1()
 }
 
-// Header returns what the file says of itself.
+// Header returns the header of the file.
 func (i *Image) Header() Header { return i.header }
 
-// Size is that of the disk, in bytes.
+// Size returns the size of the disk in bytes.
 func (i *Image) Size() int64 { return i.header.Size }
 
 // ReadAt implements io.ReaderAt. The error is io.EOF at the end of the disk, an
-// [*Error], or the file's.
+// [*Error], or the file's. Bytes before the error are valid.
 func (i *Image) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, &Error{ErrFormat, "a read before the beginning of the disk"}
@@ -83,14 +87,14 @@ func (i *Image) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// Zeros returns how many bytes from off on are known to be zero from the
-// tables alone; 0 where that is not known of the first one.
+// Zeros returns the number of bytes from off on that are zero according to the
+// tables, without reading data. It returns 0 if the byte at off is stored.
 func (i *Image) Zeros(off int64) (int64, error) {
 	var n int64
 	for off+n < i.header.Size {
 		e, err := i.lookup(off + n)
 		if err != nil && n > 0 {
-			break // whoever reads on will see it
+			break // a read from there returns it
 		}
 		if err != nil {
 			return 0, err
@@ -103,9 +107,9 @@ func (i *Image) Zeros(off int64) (int64, error) {
 	return min(n, max(0, i.header.Size-off)), nil
 }
 
-// Check looks at every table, without reading data, and says whether all that
-// the disk consists of is within the file: an [*Error], or the file's. It reads
-// at most the file.
+// Check reads every table, and no data, and returns an [*Error] if part of the disk
+// is not within the file. Other errors are the file's. It reads no more than the
+// file has.
 func (i *Image) Check() error {
 	for off := int64(0); off < i.header.Size; {
 		e, err := i.extent(off, i.header.Size)

@@ -8,31 +8,31 @@ import (
 	"math"
 )
 
-// A bzip2Stream is one or more streams of bzip2. What is read and what is
-// refused is what bzip2 1.0.8 does, whose decompress.c is the one description
-// of the format; compress/bzip2 reads codes that are incomplete as others, and
-// takes a block that ends in a run without its length.
+// A bzip2Stream is one or more streams of bzip2. It accepts and refuses what bzip2
+// 1.0.8 does, whose decompress.c is the only description of the format.
+// compress/bzip2 differs: it decodes incomplete codes as other symbols, and accepts a
+// block that ends in a run without its length.
 type bzip2Stream struct {
 	in    *bufio.Reader
 	after int64
 
-	// Bits that were read of in and not used, the last ones in bits, and the
-	// first error of reading.
+	// Bits read from in and not used yet, the lowest of bits, and the first error
+	// of reading.
 	bits  uint64
 	nbits uint
 	err   error
 
-	level  int // of the stream: its blocks have up to 100,000 times as many bytes; 0: none has begun
+	level  int // of the stream: blocks have up to 100,000 times as many bytes; 0: no stream yet
 	crc    uint32
 	block  []uint32 // the bytes of a block, and in the upper 24 bits which one follows
-	inside bool     // a block
+	inside bool     // of a block
 
-	// The block that is being read: how many of its bytes are left, the next one,
-	// and the sums of what came out of it and of what should.
+	// The block being read: the bytes left, the index of the next one, and the
+	// checksums computed and expected.
 	left              int
 	next              uint32
 	blockCRC, wantCRC uint32
-	// A run of 4 equal bytes is followed by how many more there are of it.
+	// Four equal bytes are followed by the number of further ones.
 	last        byte
 	run, repeat int
 
@@ -41,12 +41,12 @@ type bzip2Stream struct {
 }
 
 const (
-	bzip2Symbols   = 258           // the most in a code: bytes, two of runs less one, and the end
-	bzip2Selectors = 2 + 900000/50 // more are read and not used
+	bzip2Symbols   = 258           // the most in a code: 255 bytes, two for runs, and the end
+	bzip2Selectors = 2 + 900000/50 // further ones are read and ignored
 	bzip2Codes     = 6
-	bzip2Group     = 50 // symbols of one code
+	bzip2Group     = 50 // symbols per selector
 	bzip2Longest   = 20 // bits of a symbol
-	bzip2Fast      = 10 // bits of what is looked up at once
+	bzip2Fast      = 10 // bits of an index into bzip2Code.fast
 )
 
 var errBzip2 = errors.New("wrong codes of a block")
@@ -80,7 +80,7 @@ func (b *bzip2Stream) Read(p []byte) (int, error) {
 	}
 }
 
-// step reads what is next: the header of a stream, a block, or the end of a stream.
+// step reads the header of a stream, a block, or the end of a stream.
 func (b *bzip2Stream) step() error {
 	if b.level == 0 {
 		return b.begin()
@@ -104,7 +104,7 @@ func (b *bzip2Stream) step() error {
 		if sum != b.crc {
 			return errors.New("wrong checksum of a stream")
 		}
-		b.nbits = 0 // there are less than 8
+		b.nbits = 0 // the padding to a whole byte
 		b.level = 0
 		return b.follow()
 	default:
@@ -125,14 +125,14 @@ func (b *bzip2Stream) begin() error {
 	return nil
 }
 
-// follow looks at what follows a stream: another one, or nothing that is read.
+// follow finds out if another stream follows one.
 func (b *bzip2Stream) follow() error {
 	h, err := b.in.Peek(4)
 	switch {
 	case len(h) == 0:
 		return err
 	case len(h) < 4 && bytes.HasPrefix([]byte("BZh"), h):
-		_, _ = b.in.Discard(len(h)) // are there
+		_, _ = b.in.Discard(len(h)) // they were peeked
 		return io.ErrUnexpectedEOF
 	case len(h) == 4 && string(h[:3]) == "BZh" && h[3] >= '1' && h[3] <= '9':
 		return nil
@@ -143,7 +143,7 @@ func (b *bzip2Stream) follow() error {
 	return io.EOF
 }
 
-// fill sees to it that there are n bits, up to 32.
+// fill reads until n bits, up to 32, are unused.
 func (b *bzip2Stream) fill(n uint) error {
 	for b.nbits < n {
 		c, err := b.in.ReadByte()
@@ -156,7 +156,7 @@ func (b *bzip2Stream) fill(n uint) error {
 	return nil
 }
 
-// read returns the next n bits; zero from where they end.
+// read returns the next n bits. After the end of the input they are 0.
 func (b *bzip2Stream) read(n uint) uint32 {
 	if b.err == nil {
 		b.err = b.fill(n)
@@ -168,7 +168,7 @@ func (b *bzip2Stream) read(n uint) uint32 {
 	return uint32(b.bits>>b.nbits) & (1<<n - 1)
 }
 
-// A bzip2Code is a Huffman code, as hbCreateDecodeTables makes it.
+// A bzip2Code is a Huffman code, built as hbCreateDecodeTables does.
 type bzip2Code struct {
 	min         uint // bits of the shortest symbol
 	limit, base [bzip2Longest + 3]int32
@@ -217,8 +217,7 @@ func (c *bzip2Code) set(lengths []uint8) {
 	}
 }
 
-// symbol returns the symbol of n bits, if they are one, and not the beginning
-// of more.
+// symbol returns the symbol whose code is n bits long, if there is one.
 func (c *bzip2Code) symbol(bits int32, n uint) (uint16, bool) {
 	i := bits - c.base[n]
 	if bits > c.limit[n] || i < 0 || i >= c.n {
@@ -229,7 +228,7 @@ func (c *bzip2Code) symbol(bits int32, n uint) (uint16, bool) {
 
 // decodeSymbol reads a symbol.
 func (b *bzip2Stream) decodeSymbol(c *bzip2Code) (uint16, error) {
-	// There may be less, and enough, where the input ends.
+	// At the end of the input fewer bits may be left, and enough.
 	if err := b.fill(bzip2Fast); err == nil {
 		if f := c.fast[b.bits>>(b.nbits-bzip2Fast)&(1<<bzip2Fast-1)]; f != 0 {
 			b.nbits -= uint(f & 31)
@@ -251,7 +250,7 @@ func (b *bzip2Stream) decodeSymbol(c *bzip2Code) (uint16, error) {
 	return 0, errBzip2
 }
 
-// decode reads a block, from behind its checksum on.
+// decode reads a block after its checksum.
 func (b *bzip2Stream) decode() error {
 	if b.read(1) != 0 {
 		return &Error{Refused, 0, "the bzip2 data has randomised blocks, which no bzip2 since 1999 makes; decompress it with bzip2 and compress it again"}
@@ -274,7 +273,7 @@ func (b *bzip2Stream) decode() error {
 	if len(symbols) == 0 || codes < 2 || codes > bzip2Codes || selectors == 0 {
 		return errBzip2
 	}
-	order := [bzip2Codes]uint8{0, 1, 2, 3, 4, 5} // of codes, by when they were used last
+	order := [bzip2Codes]uint8{0, 1, 2, 3, 4, 5} // codes, the last used first
 	for i := range selectors {
 		n := 0
 		for ; b.read(1) != 0; n++ {
@@ -320,8 +319,8 @@ func (b *bzip2Stream) decode() error {
 	return nil
 }
 
-// decodeBlock reads the bytes of a block, which are moved to the front, with
-// runs of the first one, of symbols.
+// decodeBlock reads the symbols of a block and undoes its move-to-front coding and
+// run-length coding of the first position.
 func (b *bzip2Stream) decodeBlock(symbols, selectors []byte) error {
 	most, end := b.level*100_000, uint16(len(symbols)+1)
 	if cap(b.block) < most {
@@ -370,8 +369,7 @@ func (b *bzip2Stream) decodeBlock(symbols, selectors []byte) error {
 	}
 }
 
-// untransform undoes the transform of Burrows and Wheeler and has the block
-// ready to be drained.
+// untransform undoes the Burrows-Wheeler transform and prepares drain.
 func (b *bzip2Stream) untransform(origin int) {
 	var at [256]uint32
 	for _, c := range b.block {
@@ -391,8 +389,7 @@ func (b *bzip2Stream) untransform(origin int) {
 	b.inside, b.blockCRC, b.run, b.repeat = true, 0, 0, 0
 }
 
-// drain takes bytes from the block, which has none any more if there are less
-// than p has room for.
+// drain copies the next bytes of the block to p. Fewer than len(p) are the last.
 func (b *bzip2Stream) drain(p []byte) int {
 	n := 0
 	for n < len(p) {
@@ -424,8 +421,7 @@ func (b *bzip2Stream) drain(p []byte) int {
 	return n
 }
 
-// bzip2CRC adds to a CRC-32 whose bits are in the other order than those of
-// hash/crc32.
+// bzip2CRC updates a CRC-32 with the bit order opposite to that of hash/crc32.
 func bzip2CRC(crc uint32, p []byte) uint32 {
 	crc = ^crc
 	for _, c := range p {

@@ -10,14 +10,14 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// A gzipStream is one or more members (RFC 1952, section 2.2). The library
-// inflates, and is given what is around that here, because its own reader of
-// gzip refuses names and comments of more than 511 bytes.
+// A gzipStream is one or more members (RFC 1952 section 2.2). The library decodes
+// the deflate data only: its reader of gzip headers refuses names and comments of more
+// than 511 bytes.
 type gzipStream struct {
 	in      *bufio.Reader
 	inflate io.ReadCloser
-	crc     uint32 // of what came out of the member,
-	n       uint32 // and how many bytes, modulo 1<<32
+	crc     uint32 // of the output of the member
+	n       uint32 // bytes of output of the member, modulo 1<<32
 	after   int64
 }
 
@@ -28,7 +28,7 @@ func newGzip(in *bufio.Reader, _ int64, _ func(int64) error) (stream, int64, err
 	return &gzipStream{in: in, inflate: flate.NewReader(in)}, -1, nil
 }
 
-// Flags of a member (RFC 1952, section 2.3.1).
+// Flags of a member (RFC 1952 section 2.3.1).
 const (
 	gzipSum      = 1 << 1
 	gzipExtra    = 1 << 2
@@ -90,7 +90,7 @@ func gzipHeader(in *bufio.Reader) error {
 	return nil
 }
 
-// unexpected is err where more must follow.
+// unexpected returns err, or io.ErrUnexpectedEOF for io.EOF.
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -108,7 +108,7 @@ func (g *gzipStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// next ends a member (section 2.3.1) and begins the one after it.
+// next checks the trailer of a member (section 2.3.1) and begins the next one.
 func (g *gzipStream) next() error {
 	var trailer [8]byte
 	if _, err := io.ReadFull(g.in, trailer[:]); err != nil {
@@ -121,8 +121,8 @@ func (g *gzipStream) next() error {
 	switch {
 	case len(magic) == 0:
 		return err
-	case len(magic) == 1 && magic[0] != 0: // gzip wants two of a header
-		_, _ = g.in.Discard(1) // is there
+	case len(magic) == 1 && magic[0] != 0: // gzip takes it for half a magic
+		_, _ = g.in.Discard(1) // it was peeked
 		return io.ErrUnexpectedEOF
 	case string(magic) != "\x1f\x8b":
 		if g.after, err = skipTrailing(g.in); err != nil {

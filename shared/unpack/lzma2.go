@@ -9,41 +9,40 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// An lzma2 reads the LZMA2 data of one block of xz after the other. All of
-// them are one to the library, which is given their chunks without the marks
-// of where a block ends: so it allocates its dictionary, of which files may
-// ask for any size in any number of blocks, once. That is sound because the
-// first chunk of a block resets the dictionary, and all that the decoder knows
-// with it.
+// An lzma2 reads the LZMA2 data of one block of xz after another. The library gets
+// the chunks of all blocks without the end markers between them, so it allocates a
+// dictionary once, although a file can ask for any size in any number of blocks. That
+// is correct because the first chunk of a block resets the dictionary and the state
+// of the decoder.
 type lzma2 struct {
 	in         *bufio.Reader
 	window     int64 // the largest dictionary
 	grow       func(int64) error
-	decoder    *lzma.Reader2 // nil: there was no chunk yet
+	decoder    *lzma.Reader2 // nil before the first chunk
 	capacity   int64         // of decoder's dictionary
 	dictionary int64         // of the block
-	begun      bool          // a chunk of the block
-	n          int64         // bytes of the block that were read
+	begun      bool          // whether the block had a chunk
+	n          int64         // bytes of the block read
 
-	// What is left of the chunk: of its header and body to be read by decoder,
-	// and of its output.
+	// What is left of the chunk: of its header and body, for decoder to read, and
+	// of its output.
 	header    []byte
 	body, out int
 	buf       [6]byte // of header
 }
 
-// begin begins a block, which refers back no further than dictionary.
+// begin begins a block that refers back up to dictionary bytes.
 func (l *lzma2) begin(dictionary int64) { l.dictionary, l.begun, l.n = dictionary, false, 0 }
 
-// Read implements io.Reader. The block ends with io.EOF, and nothing behind it
-// has been read then.
+// Read implements io.Reader. It returns io.EOF at the end of the block, and reads
+// nothing after that.
 func (l *lzma2) Read(p []byte) (int, error) {
 	if l.out == 0 {
 		if err := l.next(); err != nil {
 			return 0, err
 		}
 	}
-	// No more than the chunk has, lest the decoder look for the next one.
+	// No more than the chunk has, or the decoder would read the next header.
 	n, err := l.decoder.Read(p[:min(len(p), l.out)])
 	l.out -= n
 	switch {
@@ -55,9 +54,9 @@ func (l *lzma2) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next reads the header of the next chunk, which package lzma does not
-// document: a byte that says what it resets and whether it is compressed; how
-// much comes out, less one; how long it is then, less one; and properties.
+// next reads the header of the next chunk, which the .xz specification does not
+// define: a control byte (what is reset, whether the chunk is compressed), the size of
+// the output less one, the compressed size less one, and properties.
 func (l *lzma2) next() error {
 	control, err := l.in.ReadByte()
 	if err != nil {
@@ -95,9 +94,9 @@ func (l *lzma2) next() error {
 	if l.decoder != nil && l.dictionary <= l.capacity {
 		return nil
 	}
-	// Twice as large, lest blocks that ask for ever more make many of them.
+	// At least double it, or blocks that ask for ever more would make many.
 	l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma.MinDictCap)
-	l.decoder = nil // to be freed
+	l.decoder = nil // frees it before the next is made
 	if err := l.grow(l.capacity); err != nil {
 		return err
 	}

@@ -1,9 +1,12 @@
-// Package unpack decompresses images as a stream: gzip, xz, zstd and bzip2,
-// with all the members, frames and streams that one file may be put together
-// of, within limits, and saying what is wrong where something is.
+// Package unpack decompresses images as a stream: gzip (RFC 1952), xz (.xz file
+// format 1.2.1), zstd (RFC 8878) and bzip2, with all members, streams or frames that
+// are concatenated in one file.
 //
-// It decodes on the caller's goroutine and holds the window of the stream (up
-// to [Limit.Window]) and less than 8 MiB beside it, whatever the input says.
+// Within its [Limit] it accepts what the tools of the same names accept, apart from
+// filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
+// is wrong, where, and what to do. It decodes on the caller's
+// goroutine. It holds the window of the stream (at most [Limit].Window) and less than
+// 8 MiB beside it, whatever the input contains.
 package unpack
 
 import (
@@ -16,38 +19,39 @@ import (
 	"imageroot/shared/content"
 )
 
-// DefaultWindow is what zstd --long=27 needs; xz -9 needs half of it.
+// DefaultWindow is the window of zstd --long=27, in bytes. That of xz -9 is half as
+// large.
 const DefaultWindow = 128 << 20
 
-// A Limit is what memory a stream may ask for. How much comes out has no limit:
-// 32 MB of zstd are a terabyte of zeros, which is a disk. A caller that keeps what
-// it reads has one of its own.
+// A Limit bounds the memory of a stream. The output has no bound: 32 MB of zstd can
+// be a terabyte of zeros, which is a valid disk. A caller that keeps what it reads
+// needs a bound of its own.
 type Limit struct {
-	// Window is the most bytes of output that zstd and xz may refer back to,
-	// which have to be held in memory. 0 is [DefaultWindow].
+	// Window is the largest number of bytes of output that zstd and xz may refer
+	// back to, all of which are held in memory. 0 means [DefaultWindow].
 	Window int64
-	// Grow is asked, by who reads, before the stream holds more than
-	// [Reader.Window] said: a later frame or block may want more than the first.
-	// Its error ends the stream as it is. Nil: up to Window bytes are there.
+	// Grow, if not nil, is called before the stream holds more than [Reader.Window]
+	// returned, since a later frame or block may have a larger window. It is called
+	// by Read, on its goroutine. The stream ends with its error, unchanged.
 	Grow func(window int64) error
 }
 
-// A Problem says what is wrong with a stream.
+// A Problem is the kind of an [Error].
 type Problem string
 
 // The problems.
 const (
 	Truncated Problem = "truncated" // it ends before it is complete
-	Damaged   Problem = "damaged"   // it is not what the compressor wrote
-	Refused   Problem = "refused"   // it is beyond the limits, or what no decoder here reads
+	Damaged   Problem = "damaged"   // a checksum or the format is wrong
+	Refused   Problem = "refused"   // it exceeds the limits, or uses an unsupported feature
 )
 
-// An Error is about the stream, not about reading it. Its text is a sentence
-// for people.
+// An Error describes what is wrong with a stream. Its text is a sentence for people.
+// Errors of the underlying reader are never of this type.
 type Error struct {
 	Problem Problem
-	// Offset is the byte of the input where it was found. Where checksums
-	// found damage, that is after it: by up to a block of zstd or bzip2, or a
+	// Offset is the byte of the input at which the problem was found. Damage that
+	// a checksum found is before that: by up to a block of zstd or bzip2, or a
 	// whole member of gzip, block of xz or frame of zstd.
 	Offset int64
 	Reason string
@@ -55,12 +59,12 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Reason }
 
-// bufferBytes is how much is read at once.
+// bufferBytes is the size of a read of the input.
 const bufferBytes = 256 << 10
 
-// NewReader returns a reader of what r, a stream of that kind, decompresses
-// to. Its errors are [*Error], which NewReader returns as well, or r's own. It
-// must be closed, which does not close r.
+// NewReader returns a reader that decompresses r, a stream of that kind. Its errors,
+// and those of NewReader, are an [*Error] or r's own. It may read r beyond the end of
+// the stream. The caller must close it, which does not close r.
 func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	decode, ok := decoders[kind]
 	if !ok {
@@ -92,27 +96,27 @@ var decoders = map[content.Kind]decoder{
 	content.Zstd:  newZstd,
 }
 
-// A stream reads one file of one kind. Its Read returns io.EOF where that is
-// complete, io.ErrUnexpectedEOF where it is cut short, an [*Error] without
-// offset to refuse it, and else the decoder's error for damage.
+// A stream decompresses one file of one kind. Its Read returns io.EOF if the file is
+// complete, io.ErrUnexpectedEOF if it is cut short, an [*Error] without offset to
+// refuse it, and any other error for damage.
 type stream interface {
 	io.Reader
 	Close()
 }
 
-// A Reader is a stream being decompressed. It must not be used concurrently.
+// A Reader decompresses a stream. It is not safe for concurrent use.
 type Reader struct {
 	kind   content.Kind
 	limit  Limit
 	source source
 	in     *bufio.Reader
 	stream stream
-	window int64 // of the first frame; 0: not known, negative: a small one
-	held   int64 // of window, as far as it was said or asked for
+	window int64 // of the first frame; 0: unknown, negative: negligible
+	held   int64 // the window announced by Window or granted by Grow
 	err    error
 }
 
-// source remembers the error of the reader that it is.
+// source counts what is read and keeps the error of its reader.
 type source struct {
 	r   io.Reader
 	n   int64
@@ -128,9 +132,9 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Window is how many bytes of memory the stream will need for what it refers
-// back to, as its beginning says: [Limit.Window] where that says nothing. For
-// more than that, [Limit.Grow] is asked.
+// Window returns the number of bytes of memory that the stream needs for what it
+// refers back to, according to its beginning, or [Limit].Window if that does not
+// say. [Limit].Grow is called before the stream holds more.
 func (u *Reader) Window() int64 {
 	if u.window == 0 {
 		return u.limit.Window
@@ -138,24 +142,24 @@ func (u *Reader) Window() int64 {
 	return min(max(u.window, 0), u.limit.Window)
 }
 
-// grow sees to it that window bytes may be held.
+// grow gets permission to hold window bytes.
 func (u *Reader) grow(window int64) error {
 	if window <= u.held || u.limit.Grow == nil {
 		return nil
 	}
 	if err := u.limit.Grow(window); err != nil {
-		u.source.err = err // which is not the stream's fault
+		u.source.err = err // explain returns it unchanged
 		return err
 	}
 	u.held = window
 	return nil
 }
 
-// Consumed is how many bytes of the input have been decompressed.
+// Consumed returns the number of bytes of the input that have been decompressed.
 func (u *Reader) Consumed() int64 { return u.source.n - int64(u.in.Buffered()) }
 
-// Trailing is how many bytes after the end of a gzip or bzip2 stream were
-// none and have been ignored. It is known once Read has returned io.EOF.
+// Trailing returns the number of bytes after the end of a gzip or bzip2 stream that
+// are no stream and were ignored. It is valid once Read has returned io.EOF.
 func (u *Reader) Trailing() int64 {
 	if t, ok := u.stream.(interface{ trailing() int64 }); ok {
 		return t.trailing()
@@ -175,7 +179,7 @@ func (u *Reader) Read(p []byte) (int, error) {
 	return n, u.err
 }
 
-// Close gives back what the decoder holds.
+// Close releases the memory of the decoder. Reads after it fail.
 func (u *Reader) Close() error {
 	u.stream.Close()
 	if u.err == nil {
@@ -186,12 +190,12 @@ func (u *Reader) Close() error {
 
 func (u *Reader) refuse(reason string) error { return &Error{Refused, u.Consumed(), reason} }
 
-// explain turns the error of a decoder into one of the package's.
+// explain returns the error to report for an error of a decoder.
 func (u *Reader) explain(err error) error {
 	var refused *Error
 	switch at := u.Consumed(); {
 	case u.source.err != nil && !errors.Is(u.source.err, io.EOF):
-		return u.source.err // it was not to be had whole
+		return u.source.err // reading failed, not decoding
 	case errors.Is(err, io.EOF):
 		return io.EOF
 	case errors.As(err, &refused):
@@ -203,13 +207,13 @@ func (u *Reader) explain(err error) error {
 	}
 }
 
-// maxTrailing is how much may follow a gzip or bzip2 stream that is none: some
-// publishers (OpenWrt) append signatures, which gzip and bzip2 ignore as well.
-// What is longer is rather a stream whose beginning is damaged.
+// maxTrailing is the largest number of bytes ignored after a gzip or bzip2 stream.
+// Some publishers (OpenWrt) append signatures, which gzip and bzip2 ignore, too. More
+// bytes are probably a stream with a damaged beginning.
 const maxTrailing = 64 << 10
 
-// skipTrailing reads what follows a stream and returns how much of it is
-// something else than zeros, which are padding.
+// skipTrailing reads what follows a stream and returns its length without the zeros
+// at its end, which are padding.
 func skipTrailing(in *bufio.Reader) (n int64, err error) {
 	for total := int64(1); ; total++ {
 		b, err := in.ReadByte()
@@ -227,7 +231,7 @@ func skipTrailing(in *bufio.Reader) (n int64, err error) {
 	}
 }
 
-// size is a number of bytes for people.
+// size formats a number of bytes for people.
 func size(n int64) string {
 	if n >= 1<<30 {
 		return fmt.Sprintf("%.3g GiB", float64(n)/(1<<30))

@@ -16,19 +16,19 @@ import (
 )
 
 // An xzStream is one or more streams of the .xz file format, version 1.2.1
-// (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments
-// name. The library decodes LZMA2 and is given what is around it here, because
-// its own reader of that allocates whatever dictionary a file asks for.
+// (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments name. The
+// library decodes the LZMA2 data only: its reader of .xz allocates whatever
+// dictionary a file asks for.
 type xzStream struct {
 	in     *bufio.Reader
 	lzma2  lzma2
 	first  bool     // no stream has begun yet
 	block  *xzBlock // nil: none is being read
-	flags  [2]byte  // of the stream that is read
-	inside bool     // a stream
+	flags  [2]byte  // of the stream being read
+	inside bool     // of a stream
 
-	// What the index must say (section 4.3): how many blocks there were, and a
-	// hash of their sizes, since there may be too many to remember.
+	// What the index must contain (section 4.3): the number of blocks, and a hash
+	// of their sizes, since there may be too many to keep.
 	blocks uint64
 	sizes  hash.Hash
 }
@@ -37,7 +37,7 @@ type xzStream struct {
 type xzBlock struct {
 	out             int64
 	header          int64
-	saidIn, saidOut int64     // by the header; negative: nothing
+	saidIn, saidOut int64     // according to the header; negative: unknown
 	check           hash.Hash // nil: none
 }
 
@@ -74,8 +74,8 @@ func (x *xzStream) Read(p []byte) (int, error) {
 	}
 }
 
-// begin reads the header of the next stream (section 2.1.1), or finds that
-// there is none, beyond the padding (2.2).
+// begin skips padding (section 2.2) and reads the header of the next stream (2.1.1),
+// or returns io.EOF.
 func (x *xzStream) begin() error {
 	var h [12]byte
 	for {
@@ -101,7 +101,7 @@ func (x *xzStream) begin() error {
 	return err
 }
 
-// newCheck returns what computes the check of a stream's blocks (2.1.1.2).
+// newCheck returns the hash for the check of a stream's blocks (2.1.1.2).
 func newCheck(flags [2]byte) (hash.Hash, error) {
 	switch flags {
 	case [2]byte{0, 0}:
@@ -116,8 +116,8 @@ func newCheck(flags [2]byte) (hash.Hash, error) {
 	return nil, &Error{Refused, 0, "the xz data has checksums of a kind that is not known here; compress the image again, with xz 5"}
 }
 
-// next reads what begins with the next byte: a block (3.1), or the index and
-// the footer with which the stream ends.
+// next begins the next block (3.1), or reads the index and the footer that end the
+// stream.
 func (x *xzStream) next() error {
 	length, err := x.in.ReadByte()
 	if err != nil {
@@ -144,16 +144,16 @@ func (x *xzStream) next() error {
 		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.lzma2.window))}
 	}
 	if b.saidOut >= 0 {
-		dictionary = min(dictionary, b.saidOut) // no more can be referred to
+		dictionary = min(dictionary, b.saidOut) // references do not go further
 	}
-	b.check, _ = newCheck(x.flags) // begin has tried it
+	b.check, _ = newCheck(x.flags) // begin has checked the error
 	x.lzma2.begin(dictionary)
 	x.block = b
 	return nil
 }
 
-// parseBlock reads the fields of a block's header (3.1), of which the first
-// byte is its length. The dictionary is how much the block refers back to.
+// parseBlock reads the fields of a block's header (3.1), whose first byte is its
+// length. The block refers back up to dictionary bytes.
 func parseBlock(fields []byte) (b *xzBlock, dictionary int64, err error) {
 	b = &xzBlock{saidIn: -1, saidOut: -1}
 	flags, r := fields[1], bytes.NewReader(fields[2:])
@@ -170,8 +170,8 @@ func parseBlock(fields []byte) (b *xzBlock, dictionary int64, err error) {
 		}
 		*f.said = int64(n)
 	}
-	// 3.1.5 and 5.3.1: the one filter is LZMA2, whose property is the size of
-	// its dictionary.
+	// The only filter is LZMA2 (3.1.5), whose property is the size of its dictionary
+	// (5.3.1).
 	filter := make([]byte, 3)
 	if _, err := io.ReadFull(r, filter); err != nil || flags&0x3f != 0 || filter[0] != 0x21 || filter[1] != 1 || filter[2] > 40 {
 		return nil, 0, &Error{Refused, 0, "the xz data uses filters other than LZMA2, which are not read here; compress the image again without them"}
@@ -179,7 +179,7 @@ func parseBlock(fields []byte) (b *xzBlock, dictionary int64, err error) {
 	return b, int64(2|filter[2]&1) << (filter[2]/2 + 11), nil
 }
 
-// xzWindow is what the first block refers back to, as far as it can be told.
+// xzWindow returns the dictionary size of the first block, and 0 if it is unknown.
 func xzWindow(in *bufio.Reader) int64 {
 	const header = 12 // of the stream
 	h, _ := in.Peek(header + 1)
@@ -194,7 +194,7 @@ func xzWindow(in *bufio.Reader) int64 {
 	return 0
 }
 
-// end reads what follows a block's data: padding (3.3) and check (3.4).
+// end reads the padding (3.3) and the check (3.4) after a block's data.
 func (x *xzStream) end() error {
 	b := x.block
 	x.block = nil
@@ -223,13 +223,12 @@ func (x *xzStream) end() error {
 	return nil
 }
 
-// addSizes adds a block to a hash of all sizes.
+// addSizes adds a block to the hash of all sizes.
 func addSizes(h hash.Hash, unpadded, uncompressed uint64) {
 	h.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, unpadded), uncompressed))
 }
 
-// tail reads the index (section 4), of which the first byte was read already,
-// and the footer (2.1.2).
+// tail reads the index (section 4) after its first byte, and the footer (2.1.2).
 func (x *xzStream) tail() error {
 	index := &summer{in: x.in}
 	index.add(0)
@@ -271,7 +270,7 @@ func (x *xzStream) tail() error {
 	return nil
 }
 
-// A summer counts and sums what is read of in.
+// A summer counts the bytes read from in and computes their CRC-32.
 type summer struct {
 	in  *bufio.Reader
 	n   int64

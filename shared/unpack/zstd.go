@@ -11,8 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A zstdStream is one or more frames of zstd (RFC 8878), some of which may be
-// skippable.
+// A zstdStream is one or more frames of zstd (RFC 8878), some of them skippable.
 type zstdStream struct {
 	*zstd.Decoder
 	window int64
@@ -20,14 +19,14 @@ type zstdStream struct {
 
 func newZstd(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error) {
 	first := zstdWindow(in)
-	// One block at a time is as fast as the zstd tool, and says where in the
-	// input an error is.
+	// One block at a time is as fast as the zstd tool, and errors have an offset in
+	// the input.
 	d, err := zstd.NewReader(&zstdFrames{in: in, window: window, grow: grow}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(uint64(window)), zstd.WithDecoderMaxMemory(uint64(window)))
 	return zstdStream{d, window}, first, err
 }
 
-// zstdWindow is what the first frame refers back to, as far as it can be told.
+// zstdWindow returns the window of the first frame, and 0 if it is unknown.
 func zstdWindow(in *bufio.Reader) int64 {
 	h, _ := in.Peek(zstd.HeaderMaxSize)
 	var header zstd.Header
@@ -41,16 +40,16 @@ func windowOf(h zstd.Header) int64 {
 	return int64(min(cmp.Or(h.WindowSize, h.FrameContentSize), 1<<62))
 }
 
-// A zstdFrames is a stream on its way to the decoder, which would allocate what
-// any frame asks for. It goes from block to block (RFC 8878, section 3.1.1) to
-// have each frame's window granted before the decoder sees the frame.
+// A zstdFrames passes a stream on to the decoder, which allocates what any frame asks
+// for. It reads headers of frames and blocks (RFC 8878 section 3.1.1) to have each
+// frame's window granted before the decoder gets the frame.
 type zstdFrames struct {
 	in     *bufio.Reader
 	window int64
 	grow   func(int64) error
-	left   int64 // bytes to pass on as they are
-	inside bool  // a frame: a block is next
-	sum    bool  // it ends in a checksum
+	left   int64 // bytes to pass on before the next header
+	inside bool  // of a frame: a block is next
+	sum    bool  // the frame ends in a checksum
 }
 
 func (z *zstdFrames) Read(p []byte) (int, error) {
@@ -64,8 +63,8 @@ func (z *zstdFrames) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// next looks at the header of what is next. What is wrong is passed on: the
-// decoder, which reads headers the same way, will say so.
+// next reads the next header. It passes on what is malformed: the decoder reads the
+// same headers and reports it.
 func (z *zstdFrames) next() error {
 	z.left = math.MaxInt64
 	if z.inside {

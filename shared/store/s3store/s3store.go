@@ -136,7 +136,7 @@ func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 	return wrap("make bucket", bucket, err)
 }
 
-// ErrCredentials: the server does not know the credentials.
+// ErrCredentials means that the server does not know the credentials.
 var ErrCredentials = errors.New("the server does not know these credentials")
 
 // An Access is what another S3 client needs to use the same server with the same

@@ -53,7 +53,7 @@ func (s *suite) multipart() {
 	one, two, replaced, three := pattern(1, partBytes), pattern(2, partBytes), pattern(3, partBytes+7), pattern(4, 1000)
 	id := s.create(key)
 	s.hasParts(key, id)
-	// In any order, and again if need be.
+	// Parts arrive in any order, and again.
 	p3 := s.part(key, id, 3, three)
 	s.part(key, id, 2, two)
 	p1 := s.part(key, id, 1, one)
@@ -73,14 +73,14 @@ func (s *suite) multipart() {
 	s.lists("staging/", "", key)
 	s.noUploads()
 
-	// One small part is enough, and numbers may be left out.
+	// One small part is enough, and numbers may have gaps.
 	id = s.create("small.img")
 	p := s.part("small.img", id, 7, three)
 	_, err = s.root.CompleteUpload(s.ctx, "small.img", id, []store.Part{p})
 	s.must("complete", err)
 	s.holds("small.img", three)
 
-	// What is completed is over.
+	// A completed upload is not pending.
 	_, err = s.root.UploadPart(s.ctx, "small.img", id, 8, bytes.NewReader(three), 1000)
 	s.fails("a part of an upload that is completed", err, store.ErrNotFound)
 	s.must("abort what is completed", s.root.AbortUpload(s.ctx, "small.img", id))
@@ -102,7 +102,7 @@ func (s *suite) multipartOverwrites() {
 	}
 	s.holds("x.img", slices.Concat(pattern(2, partBytes), pattern(3, 10)))
 
-	// Two uploads of one key do not meet.
+	// Two uploads of one key are independent.
 	a, b := s.create("x.img"), s.create("x.img")
 	if a == b {
 		s.Fatalf("two uploads have one ID: %s", a)

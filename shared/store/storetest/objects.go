@@ -44,8 +44,8 @@ func (s *suite) putAndGet() {
 	s.must("put byte by byte", err)
 	s.holds("bytes.img", data)
 
-	// Another content is another version, also of the same size and within
-	// the same second.
+	// Another content is another version, even if it has the same size and is
+	// written within the same second.
 	old := s.put("again.img", pattern(3, 1000))
 	v := s.put("again.img", pattern(4, 1000))
 	if v.Equal(old) || v.ETag == old.ETag {
@@ -91,7 +91,7 @@ func (s *suite) ranges() {
 	_, _, err := s.read("none.img", store.Range{Offset: 5, Length: 5}, "")
 	s.fails("range of nothing", err, store.ErrNotFound)
 
-	// A body may be left before its end.
+	// A body may be closed before its end.
 	body, _, err := s.root.Get(s.ctx, "x.img", store.All, "")
 	s.must("get", err)
 	if _, err := io.ReadFull(body, make([]byte, 10)); err != nil {
@@ -127,7 +127,7 @@ func (s *suite) unknownSize() {
 			s.Errorf("Put returned %+v, and the object is %+v", v, got)
 		}
 	}
-	// The last bytes may come with the end.
+	// The last bytes may come with io.EOF.
 	data := pattern(2, 1000)
 	_, err := s.root.Put(s.ctx, "x.img", iotest.DataErrReader(bytes.NewReader(data)), -1)
 	s.must("put of unknown size", err)
@@ -135,7 +135,7 @@ func (s *suite) unknownSize() {
 	s.noUploads()
 }
 
-// large is more than any implementation holds in one part.
+// large is larger than the parts in which implementations buffer a body.
 const large = 20<<20 + 12345
 
 func (s *suite) largeOfUnknownSize() {
@@ -152,7 +152,7 @@ func (s *suite) largeOfUnknownSize() {
 	s.noUploads()
 }
 
-// noUploads checks that nothing of a multipart upload was left.
+// noUploads checks that no multipart upload is pending.
 func (s *suite) noUploads() {
 	s.Helper()
 	for u, err := range s.root.PendingUploads(s.ctx, "") {
@@ -202,7 +202,7 @@ func (s *suite) failedPut() {
 	}
 	s.noUploads()
 
-	// More than was said is an error or cut off, and never stored.
+	// Bytes beyond the size are an error or not read, and never stored.
 	_, err := s.root.Put(s.ctx, "x.img", plain{bytes.NewReader(pattern(3, 2000))}, 1500)
 	if got, _ := s.get("x.img"); !bytes.Equal(got, pattern(3, 2000)[:1500]) && (err == nil || !bytes.Equal(got, data)) {
 		s.Errorf("put of a body that is too long: %v, and the object has %d bytes", err, len(got))
@@ -274,7 +274,7 @@ func (s *suite) copy() {
 	s.holds("blobs/x ü+.img", pattern(2, 10))
 }
 
-// HostileKeys are names of images, or nearly, that encodings on the way break.
+// HostileKeys has keys that are easily damaged by encodings.
 var HostileKeys = []string{
 	"a b.img", "a  b.img", "a+b.img", "50%.img", "%41.img", "%2F.img", "%2b.img", "a%20b.img", "a#b.img", "a?b=c&d.img",
 	"a&amp;b.img", `quote"'<b>.img`, "semi;colon,comma.img", "x=y@z:!$*()~_-[]{}|^`.img", "-rf.img", "tail.img ", "UPPER.img", "upper.img",
@@ -350,7 +350,7 @@ func (s *suite) list() {
 	s.lists("jobs/hash/", "jobs/hash/a", "jobs/hash/b")
 	s.lists("jobs/hash/", "jobs/hash/b")
 
-	// A listing and a HEAD are of one mind about versions.
+	// A listing and a HEAD agree on versions.
 	for info, err := range s.root.List(s.ctx, "", "") {
 		s.must("list", err)
 		head, err := s.root.Head(s.ctx, info.Key)
@@ -441,7 +441,7 @@ func (s *suite) endedContext() {
 	}
 }
 
-// oneVersionWhole replaces an object again and again, and reads it meanwhile.
+// oneVersionWhole replaces an object repeatedly while reading it.
 func (s *suite) oneVersionWhole() {
 	const rounds = 40
 	content := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i%20)}, 200_000+i%20*1000) }
@@ -481,7 +481,7 @@ func (s *suite) oneVersionWhole() {
 	wg.Wait()
 	s.holds("x.img", content(rounds))
 
-	// Of writers at once one is the last, whole; all have written.
+	// Of concurrent writers, the last one's bytes stay, whole.
 	errs := make(chan error, 8)
 	for i := range 8 {
 		go func() {

@@ -10,7 +10,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// racers is how many writers race.
+// racers is the number of writers in a race.
 const racers = 32
 
 func (s *suite) reads(key string, want []byte, wantTag string) {
@@ -66,13 +66,13 @@ func (s *suite) records() {
 	s.fails("replace with the tag of before the delete", err, store.ErrConflict)
 	s.reads(key, []byte(`{"n":4}`), four)
 
-	// Records beside it are others.
+	// Other records stay as they are.
 	_, err = s.root.CreateRecord(s.ctx, "jobs/hash/a b+ü%41.im", []byte(`{}`))
 	s.must("create beside", err)
 	s.reads(key, []byte(`{"n":4}`), four)
 }
 
-// recordsAreObjects is what listings of records rely on.
+// recordsAreObjects checks that records can be listed and read as objects.
 func (s *suite) recordsAreObjects() {
 	tag, err := s.root.CreateRecord(s.ctx, "entries/a", []byte("one"))
 	s.must("create", err)
@@ -93,7 +93,7 @@ func (s *suite) recordsAreObjects() {
 	s.isMissing("entries/a")
 	s.lists("entries/", "")
 
-	// An object is a record to who reads it as one.
+	// An object can be read as a record.
 	s.put("catalog.toml", []byte("version = 1"))
 	data, tag, err := s.root.ReadRecord(s.ctx, "catalog.toml")
 	s.must("read an object", err)

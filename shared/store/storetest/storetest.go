@@ -1,5 +1,5 @@
-// Package storetest is the contract of package store as tests, which every
-// implementation passes.
+// Package storetest checks the contract of package store. Every implementation of
+// [store.Root] passes it.
 package storetest
 
 import (
@@ -15,8 +15,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// Run tests the roots that open returns. Each is to be empty, and another one
-// than those before (a prefix of its own will do).
+// Run tests the roots that open returns. Each must be empty and independent of the
+// others; a prefix of its own suffices.
 func Run(t *testing.T, open func(t *testing.T) store.Root) {
 	tests := []struct {
 		name string
@@ -60,7 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 	}
 }
 
-// A suite is one test with the root that it has to itself.
+// A suite is one test and its own root.
 type suite struct {
 	*testing.T
 	ctx  context.Context
@@ -105,8 +105,8 @@ func (s *suite) read(key string, r store.Range, ifMatch string) ([]byte, store.I
 	return data, info, errors.Join(err, body.Close())
 }
 
-// holds checks that key has that content, and that Head and Get agree on its
-// version, which it returns.
+// holds checks the content of key, and that Head and Get agree on its version, which
+// it returns.
 func (s *suite) holds(key string, want []byte) store.Version {
 	s.Helper()
 	got, info := s.get(key)
@@ -152,7 +152,7 @@ func (s *suite) lists(prefix, after string, want ...string) {
 	}
 }
 
-// short shows the beginning of what may be megabytes.
+// short returns the beginning of data for a message.
 func short(data []byte) string {
 	if len(data) > 40 {
 		return string(data[:40]) + "..."
@@ -160,7 +160,7 @@ func short(data []byte) string {
 	return string(data)
 }
 
-// pattern is n bytes that are not the same anywhere near.
+// pattern returns n bytes without short repetitions.
 func pattern(seed byte, n int) []byte {
 	data := make([]byte, n)
 	x := uint32(seed) + 1
