@@ -9,9 +9,10 @@ import (
 	"mime"
 	"net/http"
 	"path"
-	"strings"
 	"sync"
 	"time"
+
+	"imageroot/shared/web"
 )
 
 // An asset is a file that pages load.
@@ -86,22 +87,11 @@ func ServeStatic(w http.ResponseWriter, r *http.Request, name string) bool {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	data, etag := a.data, a.hash
-	if a.zipped != nil && acceptsGzip(r) {
+	if a.zipped != nil && web.AcceptsCoding(r, "gzip") {
 		data, etag = a.zipped, a.hash+"-gzip"
 		h.Set("Content-Encoding", "gzip")
 	}
 	h.Set("ETag", `"`+etag+`"`)
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 	return true
-}
-
-func acceptsGzip(r *http.Request) bool {
-	for _, coding := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
-		name, q, _ := strings.Cut(strings.TrimSpace(coding), ";")
-		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
-			q = strings.ReplaceAll(q, " ", "")
-			return q != "q=0" && !strings.HasPrefix(q, "q=0.000")
-		}
-	}
-	return false
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -283,13 +284,8 @@ func ParseFilter(v url.Values) (activity.Filter, error) {
 }
 
 func oneOf(field, value string, known []string) error {
-	if value == "" {
+	if value == "" || slices.Contains(known, value) {
 		return nil
-	}
-	for _, k := range known {
-		if k == value {
-			return nil
-		}
 	}
 	return problem.Newf(problem.Invalid, "%s must be one of %s", field, strings.Join(known, ", "))
 }

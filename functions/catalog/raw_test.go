@@ -919,20 +919,6 @@ func TestRawElsewhere(t *testing.T) {
 // noLinks is a Presigner without an implementation.
 type noLinks struct{ store.Presigner }
 
-func TestTakesZstd(t *testing.T) {
-	t.Parallel()
-	for field, want := range map[string]bool{
-		"": false, "gzip": false, "zstd": true, "gzip, ZSTD": true, "zstd;q=0.5": true, "zstd; q=0": false, "zstd;q=0.0, *": false, "*": false,
-		"zstd;q=x": false, "xzstd": false, "zstd;": false,
-	} {
-		r := httptest.NewRequest("GET", "/", nil)
-		r.Header.Set("Accept-Encoding", field)
-		if takesZstd(r) != want {
-			t.Errorf("Accept-Encoding: %q: %v", field, !want)
-		}
-	}
-}
-
 // Results come in the order of the tasks; an error ends it; nothing runs on
 // when it is over.
 func TestOrdered(t *testing.T) {

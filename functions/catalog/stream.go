@@ -6,7 +6,6 @@ import (
 	"io"
 	"iter"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -78,23 +77,6 @@ func (r *recorder) WriteHeader(status int)      { r.status = status }
 
 func failedPrecondition() error {
 	return problem.New(problem.Precondition, "the image is not the version that the request's If-Match or If-Unmodified-Since asks for")
-}
-
-// takesZstd reports whether the client accepts the content coding zstd (RFC 8878
-// §7.2; RFC 9110 §12.5.3).
-func takesZstd(r *http.Request) bool {
-	for _, field := range r.Header.Values("Accept-Encoding") {
-		for coding := range strings.SplitSeq(field, ",") {
-			name, weight, weighted := strings.Cut(coding, ";")
-			if !strings.EqualFold(strings.TrimSpace(name), "zstd") {
-				continue
-			}
-			_, q, _ := strings.Cut(weight, "=")
-			value, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
-			return !weighted || err == nil && value > 0
-		}
-	}
-	return false
 }
 
 // sendEncoded answers with the content coding zstd.

@@ -195,6 +195,23 @@ func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	return strings.ToValidUTF8(string(b), "")
 }
 
+// AcceptsCoding reports whether the client accepts a content coding by its name
+// (RFC 9110 §12.5.3).
+func AcceptsCoding(r *http.Request, coding string) bool {
+	for _, line := range r.Header.Values("Accept-Encoding") {
+		for field := range strings.SplitSeq(line, ",") {
+			name, weight, weighted := strings.Cut(field, ";")
+			if !strings.EqualFold(strings.TrimSpace(name), coding) {
+				continue
+			}
+			_, q, _ := strings.Cut(weight, "=")
+			value, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
+			return !weighted || err == nil && value > 0
+		}
+	}
+	return false
+}
+
 // ClientIP returns the IP address of the client, which may be behind a trusted
 // proxy (see [Proxies]).
 func ClientIP(r *http.Request) string {

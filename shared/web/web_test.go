@@ -606,3 +606,16 @@ func TestStopBody(t *testing.T) {
 		t.Errorf("%d, closed %v", resp.StatusCode, resp.Close)
 	}
 }
+
+func TestAcceptsCoding(t *testing.T) {
+	for field, want := range map[string]bool{
+		"": false, "gzip": false, "zstd": true, "gzip, ZSTD": true, "zstd;q=0.5": true, "zstd; q=0": false, "zstd;q=0.0, *": false, "*": false,
+		"zstd;q=x": false, "xzstd": false, "zstd;": false,
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Accept-Encoding", field)
+		if AcceptsCoding(r, "zstd") != want {
+			t.Errorf("Accept-Encoding: %q: %v", field, !want)
+		}
+	}
+}
