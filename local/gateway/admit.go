@@ -36,7 +36,8 @@ const (
 
 var errUnauthenticated = errors.New("the client sent too much before it authenticated")
 
-// admit bounds the memory that a request takes before the handlers see it.
+// admit returns the middleware that bounds the memory of a request before the
+// handlers see it.
 //
 // versitygw reads no body before it has checked the signature, except the form
 // of a POST upload, whose signature is one of its fields. That reader has no
@@ -45,8 +46,8 @@ var errUnauthenticated = errors.New("the client sent too much before it authenti
 // A chunked body is refused, as on AWS, except in aws-chunked, which says its
 // length elsewhere: clients send that over TLS.
 //
-// A request with a long document waits for its turn, which comes within the time
-// wait, or is refused.
+// A request with a long document waits for its turn. It is refused after the time
+// wait.
 func admit(wait time.Duration) fiber.Handler {
 	turns := make(chan struct{}, documents)
 	return func(ctx fiber.Ctx) error {
@@ -70,7 +71,7 @@ func admit(wait time.Duration) fiber.Handler {
 	}
 }
 
-// socketOf returns the socket that a request came by, if it is known.
+// socketOf returns the socket of a request, or nil.
 func socketOf(ctx fiber.Ctx) net.Conn {
 	if c, ok := ctx.RequestCtx().Conn().(*conn); ok {
 		return c.socket
@@ -136,15 +137,15 @@ func reject(ctx fiber.Ctx, answer s3err.S3Error) error {
 	return ctx.Status(answer.StatusCode()).Send(answer.XMLBody(requestID, hostID))
 }
 
-// isRead reports whether the body of a request was read to its end. What is
-// left of it on the connection would be read as the next request.
+// isRead reports whether the body of a request was read to its end. The rest
+// would be read as the next request.
 func isRead(req *fasthttp.Request) bool {
 	body := req.BodyStream()
 	if body == nil {
 		return true
 	}
 	if req.Header.ContentLength() < 0 {
-		return false // to look for the end of the chunks could block
+		return false // reading the end of the chunks could block
 	}
 	_, err := body.Read(nil)
 	return errors.Is(err, io.EOF)

@@ -27,31 +27,29 @@ const (
 	attrAt = "imageroot-at"
 )
 
-// An assembly is what becomes the object of a multipart upload. Parts are put
-// into it as they arrive, each where it will be if all before it are as long
-// as the first that arrived, which is how clients cut an object; what is left
-// of the part's own file is its size and its attributes. So nothing is written
-// to the disk a second time when the upload is completed, and the disk needs
-// not hold the object twice.
+// An assembly is the file that becomes the object of a multipart upload. Parts
+// are moved into it as they arrive, each to its offset if all parts before it
+// have the size of the first one to arrive, as clients cut objects. The part's
+// own file keeps its size and attributes. So completing the upload writes
+// nothing a second time, and the disk need not hold the object twice.
 //
-// A part that the assembly has no place for keeps its bytes, and so does one
-// that was sent before: until it has replaced the other, that one may be asked
-// for. Who puts a part in has a hold of the upload, and a lock on its bytes until
-// it has its name: else another of its number would write over what it says.
+// A part that does not fit there keeps its bytes. So does one whose number was
+// sent before, since the earlier one may be read until it is replaced. A writer
+// of a part holds the upload, and a lock on the bytes until the part has its
+// name: another part of that number would overwrite them.
 type assembly struct {
 	*os.File
 	has, end int64 // bytes that are of parts, and where the last of them ends; see fits
 }
 
-// assemble moves the bytes of part n of the upload in dir, which has just been
-// written and is not there yet under its name, into the assembly. release must
-// be called when it is. Where it cannot be done the part stays as it is, and
-// nothing is lost. The caller holds the upload.
+// assemble moves the bytes of part n, which has been written but not yet
+// renamed to its place in dir, into the assembly. The caller holds the upload and
+// calls release after the rename. A part that cannot be moved keeps its bytes.
 func assemble(dir string, n int32, part *os.File) (release func()) {
 	release = func() {}
 	info, err := part.Stat()
 	if err != nil || info.Size() < vgw.MinPartSize {
-		return release // it can only be the last, and is soon copied
+		return release // it can only be the last, and is quick to copy
 	}
 	f, err := os.OpenFile(filepath.Join(dir, assemblyName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -64,11 +62,11 @@ func assemble(dir string, n int32, part *os.File) (release func()) {
 	return func() { f.Close() }
 }
 
-// errNotPlaced says that a part is not for the assembly.
+// errNotPlaced means that a part stays in a file of its own.
 var errNotPlaced = errors.New("the part stays by itself")
 
-// take is assemble once the assembly is open. It holds the lock of the bytes when
-// it returns without an error.
+// take is assemble with the assembly open. It returns nil holding the lock on the
+// bytes.
 func (a *assembly) take(dir string, n int32, part *os.File, size int64) error {
 	if !a.alone() {
 		return errNotPlaced
@@ -99,9 +97,9 @@ func (a *assembly) take(dir string, n int32, part *os.File, size int64) error {
 	return nil
 }
 
-// alone reports whether the assembly has no name but its own. Where a process
-// was killed between publishing the object and removing the upload it is an
-// object, under that object's name or a copy's, and nothing may write into it.
+// alone reports whether the assembly has one name. If a process was killed
+// between publishing the object and removing the upload, it is also the object
+// or a copy of it, and must not be written to.
 func (a *assembly) alone() bool {
 	info, err := a.Stat()
 	if err != nil {
@@ -111,15 +109,14 @@ func (a *assembly) alone() bool {
 	return ok && st.Nlink == 1
 }
 
-// punch gives the bytes of a file back to the disk, and leaves zeros. A file
-// system that has no holes keeps them: then there are two of a part, as there
-// would be once the parts are put together.
+// punch makes a hole in a file. A file system without holes keeps the bytes, so
+// the disk holds the part twice.
 func punch(f *os.File, at, length int64) {
 	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, length)
 }
 
-// stride returns how many bytes there are for each part: what somebody has set
-// it to, or size.
+// stride returns the bytes reserved for each part: size, unless another writer
+// has set it.
 func (a *assembly) stride(size int64) (int64, error) {
 	err := unix.Fsetxattr(int(a.Fd()), attrPrefix+attrStride, fmt.Append(nil, size), unix.XATTR_CREATE)
 	if err == nil {
@@ -131,7 +128,7 @@ func (a *assembly) stride(size int64) (int64, error) {
 	return number(xattr.FGet(a.File, attrPrefix+attrStride))
 }
 
-// number is the value of an attribute that is one.
+// number parses the value of an attribute.
 func number(value []byte, err error) (int64, error) {
 	if err != nil {
 		return 0, err
@@ -139,7 +136,7 @@ func number(value []byte, err error) (int64, error) {
 	return strconv.ParseInt(string(value), 10, 64)
 }
 
-// placed returns where in the assembly the bytes of a part are, if they are.
+// placed returns the offset of a part's bytes in the assembly, if they are in it.
 func placed(part subject) (at int64, yes bool, err error) {
 	at, err = number(part.get(attrAt))
 	if errors.Is(err, xattr.ENOATTR) {
@@ -160,14 +157,14 @@ func (a *assembly) write(at int64, from *os.File) error {
 	return err
 }
 
-// lock takes hold of bytes of the assembly until it is closed. It fails where
-// somebody else has some of them, in whatever process.
+// lock locks bytes of the assembly until it is closed. It fails if another
+// writer, in any process, has locked some of them.
 func (a *assembly) lock(at, length int64) error {
 	return unix.FcntlFlock(a.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: length})
 }
 
 // openAssembly opens the assembly of the upload in dir, which the caller has
-// claimed. It is nil where no part was put into one.
+// claimed, or returns nil if there is none.
 func openAssembly(dir string) (*assembly, error) {
 	f, err := os.OpenFile(filepath.Join(dir, assemblyName), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -176,14 +173,14 @@ func openAssembly(dir string) (*assembly, error) {
 	return &assembly{File: f}, err
 }
 
-// A layout is where the parts of an object will be.
+// A layout has the offsets of parts in an object.
 type layout struct {
 	at    map[string]int64 // by the names of their files
 	total int64
 }
 
-// layoutOf returns the layout of the object that a client wants of parts of
-// the upload in dir. Those that are not there versitygw will ask for.
+// layoutOf returns the layout of the object made of parts of the upload in dir.
+// It leaves out missing parts, which versitygw refuses.
 func layoutOf(dir string, parts []types.CompletedPart) layout {
 	l := layout{at: make(map[string]int64, len(parts))}
 	for _, part := range parts {
@@ -199,9 +196,9 @@ func layoutOf(dir string, parts []types.CompletedPart) layout {
 	return l
 }
 
-// fits reports whether each part whose bytes the assembly has is where l wants
-// it. Then the assembly can be made the object: whatever else is written into
-// it, and wherever that is broken off, is in no other part's place.
+// fits reports whether each part in the assembly has its offset in l. Then the
+// assembly can become the object: what else is written into it, even if that is
+// cut off, overwrites no part.
 func (a *assembly) fits(dir string, l layout) (bool, error) {
 	if a == nil || !a.alone() {
 		return false, nil
@@ -231,8 +228,8 @@ func (a *assembly) fits(dir string, l layout) (bool, error) {
 	return a.has > 0, nil
 }
 
-// keep puts the bytes of a part, which are to be at offset at of the object,
-// into an assembly that fits.
+// keep writes the bytes of a part to offset at of an assembly that fits, unless
+// they are there.
 func (a *assembly) keep(at int64, part *os.File) error {
 	there, in, err := placed(subject{file: part})
 	switch {
@@ -246,7 +243,7 @@ func (a *assembly) keep(at int64, part *os.File) error {
 	return nil
 }
 
-// copy appends the bytes of a part to the file to, from wherever they are.
+// copy appends the bytes of a part, from its file or the assembly, to the file to.
 func (a *assembly) copy(to, part *os.File) error {
 	at, in, err := placed(subject{file: part})
 	if err != nil {
@@ -270,10 +267,9 @@ func (a *assembly) copy(to, part *os.File) error {
 	return err
 }
 
-// become makes the assembly, cut to size, the file that versitygw has open as
-// to. What is done through that from here on is done to the assembly; its own
-// name stays until the upload's directory is removed, so that it is there
-// still where this is broken off.
+// become replaces the file that versitygw has open as to by the assembly, cut to
+// size. The assembly keeps its own name until the upload's directory is removed,
+// so it is still there if the process is killed meanwhile.
 func (a *assembly) become(to *os.File, size int64) error {
 	if err := a.Truncate(size); err != nil { // which sets its time, too
 		return err

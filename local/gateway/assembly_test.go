@@ -144,7 +144,8 @@ func TestPutTogether(t *testing.T) {
 // completed and after, and no more need fit.
 func TestPartsOnce(t *testing.T) {
 	dir := t.TempDir()
-	g := start(t, dir)
+	var disk disk
+	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")
 	id, parts := begin(t, r, "a.img", pattern(1, 16*mib), pattern(2, 16*mib), pattern(3, 100))
 	path := assembly(dir, "a.img", id)
@@ -156,7 +157,7 @@ func TestPartsOnce(t *testing.T) {
 	if _, used := inode(t, path); used < 32*mib || used > 33*mib {
 		t.Errorf("what was put together has %d bytes on the disk", used)
 	}
-	defer gateway.SetFree(4096)()
+	disk.set(4096)
 	if _, err := r.CompleteUpload(t.Context(), "a.img", id, parts); err != nil {
 		t.Error(err)
 	}
@@ -261,13 +262,14 @@ func TestLateParts(t *testing.T) {
 // of other parts, then has the bytes of each.
 func TestDeepFailedCompletion(t *testing.T) {
 	dir := mount(t, "tmpfs", "size=96m")
-	g := start(t, dir)
+	var disk disk
+	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")
 	id, err := r.CreateUpload(t.Context(), "a.img")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer gateway.SetFree(1 << 40)() // as if others filled it meanwhile
+	disk.set(1 << 40) // as if others filled it meanwhile
 	a, b, long := pattern(1, 5*mib), pattern(2, 5*mib), pattern(3, 50*mib)
 	etags := send(t, r, "a.img", id, sent{1, a}, sent{2, b}, sent{2, a}, sent{3, long})
 	all := []store.Part{etags[1], etags[2], etags[3]}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,22 +18,23 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// attributes keeps what belongs to an object in extended attributes of its
-// file, so that both are replaced in one step and compare-and-swap holds
-// between processes. It differs from versitygw's own in that what was stored
-// with other bytes than the file has now is not found, that an ETag is one of
-// [version], and that the parts of any multipart upload fit.
+// attributes keeps an object's metadata in extended attributes of its file, so
+// that both are replaced at once and compare-and-swap holds between processes.
+// Unlike versitygw's own, it does not find what was stored with other bytes than
+// the file has now, returns the ETag of [version], and has room for any number
+// of parts.
 type attributes struct {
 	meta.XattrMeta
 	owner  string   // access key of the account that may do everything
 	shared []string // buckets in which people edit files in place
 	first  int64    // when the directory was first used, in nanoseconds
+	free   space
 }
 
 var _ meta.MetadataStorer = attributes{}
 
-// since returns since when changes of files in a bucket by others count: see
-// [subject].
+// since returns the time from which changes of files by others count in a
+// bucket: see [subject].
 func (a attributes) since(bucket string) int64 {
 	if slices.Contains(a.shared, bucket) {
 		return a.first
@@ -42,8 +42,8 @@ func (a attributes) since(bucket string) int64 {
 	return 0
 }
 
-// scratch reports whether object is one of versitygw's own files: parts of
-// uploads are never edited, and their ETags are their own (see distinguish).
+// scratch reports whether object is one of versitygw's own files, such as a part
+// of an upload: these are never edited, and distinguish makes their ETags.
 func scratch(object string) bool {
 	return object == posix.MetaTmpDir || strings.HasPrefix(object, posix.MetaTmpDir+"/")
 }
@@ -72,7 +72,7 @@ func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute stri
 	return found(s.get(attribute))
 }
 
-// ofContent returns an attribute that speaks of the bytes of a file.
+// ofContent returns an attribute that describes the bytes of a file.
 func (a attributes) ofContent(s subject, attribute string) ([]byte, error) {
 	v, err := s.version()
 	if errors.Is(err, syscall.ENOTDIR) {
@@ -80,8 +80,8 @@ func (a attributes) ofContent(s subject, attribute string) ([]byte, error) {
 	}
 	if err != nil {
 		if attribute == attrETag && !errors.Is(err, fs.ErrNotExist) {
-			// versitygw takes an error for "write it whatever is there". An
-			// ETag that nothing matches makes it refuse.
+			// versitygw takes an error for "write unconditionally". An ETag that
+			// nothing matches makes it refuse.
 			return []byte{}, nil
 		}
 		return nil, err
@@ -118,7 +118,7 @@ func (a attributes) StoreAttribute(f *os.File, bucket, object, attribute string,
 		}
 	}
 	if f == nil || scratch(object) {
-		return explainStore(a.XattrMeta.StoreAttribute(f, bucket, object, attribute, value), bucket)
+		return a.explainStore(a.XattrMeta.StoreAttribute(f, bucket, object, attribute, value), bucket)
 	}
 	switch attribute {
 	case attrParts:
@@ -136,87 +136,38 @@ func (a attributes) StoreAttribute(f *os.File, bucket, object, attribute string,
 			return err
 		}
 		if err := a.XattrMeta.StoreAttribute(f, bucket, object, attrVersion, []byte(stampOf(info).String())); err != nil {
-			return explainStore(err, bucket)
+			return a.explainStore(err, bucket)
 		}
 		if a.since(filepath.Base(bucket)) != 0 {
 			if err := (subject{file: f}).mark(); err != nil {
-				return explainStore(err, bucket)
+				return a.explainStore(err, bucket)
 			}
 		}
 	}
-	return explainStore(a.XattrMeta.StoreAttribute(f, bucket, object, attribute, value), bucket)
+	return a.explainStore(a.XattrMeta.StoreAttribute(f, bucket, object, attribute, value), bucket)
 }
 
-// explainStore tells attributes that are too large for the file system (ext4
-// has 4 KiB for all of a file's) from a full disk: both are ENOSPC.
-func explainStore(err error, bucket string) error {
+// explainStore distinguishes attributes too large for the file system (ext4 has
+// 4 KiB for all attributes of a file) from a full disk: both are ENOSPC.
+func (a attributes) explainStore(err error, bucket string) error {
 	full := errors.Is(err, s3err.GetAPIError(s3err.ErrNoSpaceLeftOnDevice))
-	if full && room(bucket, 1) == nil || errors.Is(err, syscall.E2BIG) || errors.Is(err, syscall.ERANGE) {
+	if full && a.free.room(bucket, 1) == nil || errors.Is(err, syscall.E2BIG) || errors.Is(err, syscall.ERANGE) {
 		return s3err.GetAPIError(s3err.ErrMetadataTooLarge)
 	}
 	return err
 }
 
-// A partTable says where the parts of an object begin, as runs of equal
-// sizes: clients use one size for all parts but the last, and then ten
-// thousand parts take a few bytes. Versitygw's own form outgrows what ext4
-// has for attributes at some 760 parts.
-type partTable struct {
-	UploadID string     `json:"uploadId"`
-	Runs     [][2]int64 `json:"runs,omitempty"` // size, count
-}
+// attrEncoding is the Content-Encoding of an object.
+const attrEncoding = "content-encoding"
 
-// maxPartTable keeps room for the other attributes.
-const maxPartTable = 1536
-
-func newPartTable(m vgw.MpUploadMetadata) partTable {
-	t := partTable{UploadID: m.UploadID}
-	var before int64
-	for _, end := range m.Parts {
-		size := end - before
-		before = end
-		if n := len(t.Runs); n > 0 && t.Runs[n-1][0] == size {
-			t.Runs[n-1][1]++
-		} else {
-			t.Runs = append(t.Runs, [2]int64{size, 1})
+// withoutChunking returns a Content-Encoding without aws-chunked, which is the
+// framing of the request and not the encoding of the object. S3 does not store it.
+func withoutChunking(encoding string) string {
+	var kept []string
+	for coding := range strings.SplitSeq(encoding, ",") {
+		if coding = strings.TrimSpace(coding); coding != "" && !strings.EqualFold(coding, "aws-chunked") {
+			kept = append(kept, coding)
 		}
 	}
-	return t
-}
-
-// marshal encodes the table. One of very many different sizes is left out:
-// the object is then whole and readable, and only ?partNumber= is lost.
-func (t partTable) marshal() ([]byte, error) {
-	data, err := json.Marshal(t)
-	if err == nil && len(data) > maxPartTable {
-		t.Runs = nil
-		data, err = json.Marshal(t)
-	}
-	return data, err
-}
-
-func parsePartTable(data []byte) (partTable, error) {
-	var t partTable
-	if err := json.Unmarshal(data, &t); err != nil {
-		// As a plain versitygw wrote it.
-		m, err := vgw.UnmarshalMpUploadMetadata(data, false)
-		if err != nil {
-			return partTable{}, fmt.Errorf("part table: %w", err)
-		}
-		return newPartTable(m), nil
-	}
-	return t, nil
-}
-
-// offsets returns the table as versitygw has it: the end of each part.
-func (t partTable) offsets() vgw.MpUploadMetadata {
-	m := vgw.MpUploadMetadata{UploadID: t.UploadID}
-	var end int64
-	for _, run := range t.Runs {
-		for range min(run[1], 10_000) {
-			end += run[0]
-			m.Parts = append(m.Parts, end)
-		}
-	}
-	return m
+	return strings.Join(kept, ",")
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,25 +12,20 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	vgw "github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/posix"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
-
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
-
-// maxCopy is the most that one copy request copies, as on AWS.
-const maxCopy = 5 << 30
 
 // lockDir is where versitygw keeps the lock files of conditional writes.
 const lockDir = ".vgwlocks"
 
-// A backend is versitygw's posix backend with what the package promises put
-// around it. It hands it absolute paths as bucket names, so that nothing
-// depends on the working directory. What it does not mention is "not
-// implemented".
+// A backend wraps versitygw's posix backend with the guarantees of the package.
+// It passes absolute paths as bucket names, so that nothing depends on the
+// working directory. Operations without a method here are "not implemented".
 type backend struct {
 	vgw.BackendUnsupported
 	posix    *posix.Posix
@@ -42,8 +36,8 @@ type backend struct {
 	log      *slog.Logger
 	now      func() time.Time
 	changed  func(Event)
-	// expect is told of a change that is about to be visible, and its result
-	// how that went, so that the watcher need not tell of it too.
+	// expect announces a change to the watcher, and done its outcome, so that the
+	// watcher does not report it too.
 	expect func(bucket, key string) (done func(made bool))
 
 	locks sync.Map // bucket names whose locks are shared
@@ -56,7 +50,7 @@ func openBackend(dir string, cfg Config) (*backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the data directory %s cannot be written to: %w", dir, err)
 	}
-	attrs := attributes{owner: cfg.AccessKey, shared: cfg.Watch, first: first}
+	attrs := attributes{owner: cfg.AccessKey, shared: cfg.Watch, first: first, free: cfg.FreeBytes}
 	p, err := openPosix(dir, attrs)
 	if err != nil {
 		return nil, err
@@ -67,9 +61,9 @@ func openBackend(dir string, cfg Config) (*backend, error) {
 	}, nil
 }
 
-// shareLocks makes the lock files of a bucket the same for every process,
-// under whatever path it sees the directory: versitygw names them after what
-// it takes for the bucket's name, which is our absolute path.
+// shareLocks makes all processes use the same lock files of a bucket, whatever
+// path they see the directory under: versitygw names them after our absolute
+// path.
 func (b *backend) shareLocks(bucket, dir string) {
 	if _, done := b.locks.Load(bucket); done {
 		return
@@ -87,7 +81,7 @@ func (b *backend) shareLocks(bucket, dir string) {
 	b.locks.Store(bucket, true)
 }
 
-// tell reports a change of an object.
+// tell reports a change of an object to the runner.
 func (b *backend) tell(p place, removed bool) {
 	b.changed(Event{Bucket: p.bucket, Key: p.key, Removed: removed})
 }
@@ -102,33 +96,6 @@ func (b *backend) Shutdown() { b.posix.Shutdown() }
 func (b *backend) NormalizeObjectKey(bucket, object string) string {
 	return b.posix.NormalizeObjectKey(bucket, object)
 }
-
-// buckets returns the directories that are buckets, by name.
-func buckets(dir string) ([]fs.FileInfo, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var found []fs.FileInfo
-	for _, e := range entries {
-		if !s3utils.IsValidBucketName(e.Name()) {
-			continue
-		}
-		// An operator may put a bucket on another disk by a link.
-		info, err := os.Stat(filepath.Join(dir, e.Name()))
-		if err == nil && info.IsDir() {
-			found = append(found, named{info, e.Name()})
-		}
-	}
-	return found, nil
-}
-
-type named struct {
-	fs.FileInfo
-	name string
-}
-
-func (n named) Name() string { return n.name }
 
 // ListBuckets implements backend.Backend.
 func (b *backend) ListBuckets(_ context.Context, in s3response.ListBucketsInput) (s3response.ListAllMyBucketsResult, error) {
@@ -297,4 +264,29 @@ func (b *backend) GetObjectLockConfiguration(_ context.Context, bucket string) (
 		return nil, err
 	}
 	return nil, s3err.GetAPIError(s3err.ErrObjectLockConfigurationNotFound)
+}
+
+// openPosix opens versitygw's backend. It restores the working directory, which
+// versitygw changes.
+func openPosix(dir string, attrs attributes) (*posix.Posix, error) {
+	before, wdErr := os.Getwd()
+	p, err := posix.New(dir, attrs, posix.PosixOpts{
+		// A named temporary file, moved into place, works for names of 255
+		// bytes, which linking an unnamed one over an existing name does not.
+		ForceNoTmpFile:      true,
+		CopyObjectThreshold: maxCopy,
+		// MD5 would be what limits uploads. Versions are told apart by more
+		// than a sum of the bytes (see version).
+		DataIntegrityEtag: true,
+		IOBufferSize:      256 << 10,
+	})
+	if wdErr == nil {
+		if back := os.Chdir(before); back != nil && err == nil {
+			return nil, fmt.Errorf("the working directory %s cannot be entered again: %w", before, back)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s cannot be opened: %w", dir, err)
+	}
+	return p, nil
 }

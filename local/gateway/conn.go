@@ -83,15 +83,15 @@ func (c *conn) restrict(n int, authenticated func() bool) {
 	c.authenticated, c.credit = authenticated, n
 }
 
-// unrestrict ends what restrict began. Admitted says that the request was not
-// refused: versitygw names the account before it compares the signature.
+// unrestrict undoes restrict. admitted reports that the request was not refused:
+// versitygw names the account before it compares the signature.
 func (c *conn) unrestrict(admitted bool) {
 	c.vouch(c.authenticated() && admitted)
 	c.authenticated = nil
 }
 
 // known reports whether the client of the request is authenticated. Then its
-// connection gives way to no other client's.
+// connection is not evicted for another client's.
 func (c *conn) known() bool {
 	known := c.authenticated()
 	c.vouch(known)
@@ -104,12 +104,11 @@ func (c *conn) vouch(known bool) {
 	}
 }
 
-// linger is how long a connection is read from after the last answer.
+// linger is how long a connection is still read after the last answer.
 const linger = 3 * time.Second
 
-// Close ends the connection in the way that lets the other side see the last
-// answer: one that is still sending, because its upload was refused before it
-// was read, would find the connection reset instead.
+// Close ends the connection so that the client receives the last answer. A
+// client that is still sending a refused upload would otherwise get a reset.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	first := !c.closing
@@ -155,8 +154,8 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return c.socket.SetWriteDeadline(t)
 }
 
-// deadline is when the next read or write is given up: the server's deadline
-// or the stall's, whichever comes first.
+// deadline returns the time at which the next read or write fails: the earlier of
+// the server's deadline and the stall's.
 func (c *conn) deadline(asked *time.Time) time.Time {
 	stall := time.Now().Add(stallTimeout)
 	c.mu.Lock()
@@ -167,8 +166,8 @@ func (c *conn) deadline(asked *time.Time) time.Time {
 	return stall
 }
 
-// Read implements net.Conn. The server's deadline, which is that of the
-// request's head, does not apply to what an authenticated client sends.
+// Read implements net.Conn. The server's deadline is that of the request's head
+// and does not apply once the client is authenticated.
 func (c *conn) Read(p []byte) (int, error) {
 	by, credit := c.deadline(&c.readBy), len(p)
 	if c.authenticated != nil {
@@ -196,8 +195,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.socket.Write(p)
 }
 
-// sendfileChunk is how much one sendfile may move before the stall is looked
-// at again.
+// sendfileChunk is the most bytes that one sendfile moves before the deadline is
+// renewed.
 const sendfileChunk = 8 << 20
 
 // ReadFrom lets the kernel move a file's bytes.

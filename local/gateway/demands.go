@@ -3,7 +3,6 @@ package gateway
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -15,16 +14,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// unsupported is S3's answer to a request for what a server does not do.
-func unsupported(what string) s3err.APIError {
-	return s3err.APIError{
-		Code: "NotImplemented", HTTPStatusCode: fiber.StatusNotImplemented,
-		Description: fmt.Sprintf("The request asks for functionality that is not implemented: %s", what),
-	}
-}
-
-// A demand is a request header that asks for more than the gateway does, and
-// that versitygw ignores. Other headers of S3 are done, or ask for nothing.
+// A demand is a request header for something that the gateway does not do and
+// versitygw ignores.
 type demand struct {
 	prefix   string   // of its name, in lower case
 	harmless []string // values that ask for nothing, in lower case
@@ -108,14 +99,6 @@ var unroutedOfObjects = []string{
 	"requestPayment", "versioning", "website",
 }
 
-// errOldSignature names what to set in clients that sign as S3 did before 2014.
-var errOldSignature = s3err.APIError{
-	Code: "InvalidRequest", HTTPStatusCode: fiber.StatusBadRequest,
-	Description: "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4): " +
-		"`aws configure set default.s3.signature_version s3v4`, signature_v2 = False in s3cmd, v2_auth = false in rclone, " +
-		"Config(signature_version='s3v4') in boto3.",
-}
-
 // isOldSignature reports whether a request is signed with Signature Version 2,
 // in a header or in its URL.
 func isOldSignature(ctx fiber.Ctx) bool {
@@ -148,7 +131,7 @@ func declined(ctx fiber.Ctx, now time.Time) s3err.S3Error {
 	key := keyOf(ctx)
 	for k, v := range ctx.Request().URI().QueryArgs().All() {
 		name, value := string(k), string(v)
-		if !httpguts.ValidHeaderFieldValue(value) {
+		if strings.HasPrefix(name, "response-") && !httpguts.ValidHeaderFieldValue(value) {
 			return invalid(name, "The value has control characters.")
 		}
 		if name == "X-Amz-Date" {

@@ -11,8 +11,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// An encoding is what the encoding-type of a listing asks for. versitygw does
-// not read it.
+// An encoding is the encoding-type of a listing, which versitygw does not read.
 type encoding types.EncodingType
 
 // encodingOf returns the encoding that the request behind ctx asks for.
@@ -32,8 +31,8 @@ func encodingOf(ctx context.Context) (encoding, error) {
 	}
 }
 
-// s3Encoding is url.QueryEscape with the exceptions that S3 makes: it is what
-// Java's URLEncoder does, but for the slash.
+// s3Encoding turns url.QueryEscape into S3's encoding: that of Java's URLEncoder,
+// except for the slash.
 var s3Encoding = strings.NewReplacer("%2F", "/", "%2A", "*", "~", "%7E")
 
 // encode encodes fields in place; nil is fine.

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/fsnotify/fsnotify"
 
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
@@ -153,11 +154,12 @@ func watchedBy(t *testing.T, test func(t *testing.T, images string, events *reco
 		test(t, filepath.Join(dir, "images"), &events)
 	})
 	t.Run("Polled", func(t *testing.T) {
-		t.Cleanup(gateway.SetPoll(100 * time.Millisecond))
-		t.Cleanup(gateway.SetDeaf())
 		dir := t.TempDir()
 		var events recorder
-		g := start(t, dir, events.watch("images"))
+		g := start(t, dir, events.watch("images"), func(cfg *gateway.Config) {
+			cfg.Poll = 100 * time.Millisecond
+			cfg.Notify = func() (*fsnotify.Watcher, error) { return nil, errors.ErrUnsupported }
+		})
 		root(t, g.Endpoint(), "images")
 		test(t, filepath.Join(dir, "images"), &events)
 	})

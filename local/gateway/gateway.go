@@ -1,15 +1,66 @@
 // Package gateway is the S3 server inside imageroot: versitygw over a
-// directory, made fit to hold images and the state that processes share.
+// directory, with what images and shared records need.
 //
-// DATA/BUCKET/KEY is a plain file. Beyond what versitygw does, an answered
-// write is on the disk, a version of a file has an ETag of its own however the
-// file got there, nothing but plain files is served, what will not fit is
-// refused before it is sent, and each change is told to whoever asked.
+// DATA/BUCKET/KEY is a plain file. The package adds to versitygw:
 //
-// versitygw v1.8.0 reads the form of a POST upload into memory, without a
-// limit, before it checks the signature in the form (MultipartParser in
-// s3api/utils). The guard against that, maxForm and conn.restrict, can go once
-// upstream has a limit.
+//   - A write is durable when it is answered.
+//   - Each version of a file has its own ETag, also if the file was written
+//     without S3.
+//   - Only regular files are served; symbolic links are not followed.
+//   - A write that does not fit on the disk is refused before it is sent.
+//   - [Config.Changed] is called for each change, with S3 or without.
+//   - A malformed or unsupported request is refused, not ignored or stored.
+//
+// The program's account may do everything. The [Uploader] account may list,
+// read, write and delete the objects of the image root, which include the
+// operator's manifest, catalog.toml.
+//
+// # Files
+//
+// The server, from the socket inwards:
+//
+//	gateway.go      Config, Start, Close
+//	server.go       the HTTP server and versitygw's handlers
+//	conn.go         deadlines and limits of a connection
+//	inside.go       connections from within the process
+//	admit.go        limits on a request's memory before it is authenticated
+//	demands.go      requests for what the gateway does not do
+//	malformed.go    control characters, conditions, dates that do not parse
+//	accounts.go     accounts and what an uploader may do
+//	errors.go       S3 errors, and the table from errors of the file system to them
+//
+// Operations, one file each:
+//
+//	backend.go      the backend and its buckets
+//	put.go read.go copy.go delete.go list.go encoding.go tags.go
+//	multipart.go    creating, listing and aborting uploads
+//	parts.go        writing parts
+//	assembly.go     where the bytes of parts are put together
+//	complete.go     completing an upload
+//	claim.go        exclusive and shared holds of an upload
+//
+// The directory:
+//
+//	directory.go    opening it, and cleaning up after a killed process
+//	place.go        the file of a key
+//	body.go         the body of a write
+//	version.go      ETags and versions of files
+//	attributes.go   extended attributes; parttable.go is the largest
+//	settings.go     settings of buckets, which are removed at the start
+//	free.go         free space
+//	watch.go        changes made without S3
+//
+// # Faults of versitygw v1.8.0
+//
+// These guards can go once upstream has fixed what they are for:
+//
+//   - The form of a POST upload is read into memory, without a limit, before
+//     its signature is checked (MultipartParser): maxForm, conn.restrict.
+//   - A form whose last boundary has no line break counts as cut: formFile.
+//   - A chunk of negative size, and a line break in a chunk's signature, panic:
+//     upload.Read. A chunk at the end is not verified: isUnverified.
+//   - Conditions that do not parse are dropped, control characters in forms are
+//     stored, presigned URLs are valid before their date: malformed.go.
 package gateway
 
 import (
@@ -17,27 +68,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/versity/versitygw/auth"
-	"github.com/versity/versitygw/backend/posix"
-	"github.com/versity/versitygw/s3api"
-	"github.com/versity/versitygw/s3api/middlewares"
-	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/fsnotify/fsnotify"
 
 	"imageroot/shared/quota"
 )
 
-// Config of a [Gateway].
+// Config configures a [Gateway].
 type Config struct {
 	// Listen is HOST:PORT; port 0 lets the system choose.
 	Listen string
@@ -51,26 +95,35 @@ type Config struct {
 	Uploader Uploader
 	// Region is us-east-1 if empty.
 	Region string
-	// Changed is told of each object that was created, replaced or removed:
-	// through S3, or as a plain file in one of Watch's buckets. It must not
-	// block for long. The strings are the callee's to keep.
+	// Changed is called for each object that was created, replaced or removed:
+	// through S3, or as a plain file in one of Watch's buckets. Calls may be
+	// concurrent and must return soon. The callee may keep the strings.
 	Changed func(Event)
-	// Watch names the buckets whose directories are watched for files that
-	// come and go without S3.
+	// Watch names the buckets whose directories are watched for files that are
+	// created, changed or removed without S3.
 	Watch []string
-	// HeadTimeout is the time that a request has to arrive, as far as it is
+	// HeadTimeout bounds the time in which the part of a request arrives that is
 	// read before the client is authenticated. 0 is 10 seconds.
 	HeadTimeout time.Duration
-	// Exempt reports whether an address is that of a trusted proxy, whose
-	// connections are many clients'. Nil is none.
+	// Exempt reports whether an address belongs to a trusted proxy, which the
+	// limit on connections of one address does not apply to. Nil exempts none.
 	Exempt func(netip.Addr) bool
-	// Log gets what the operator should know. Nil drops it.
+	// Log receives what the operator should know. Nil discards it.
 	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+	// Poll is how often the directories of Watch are listed, for changes that the
+	// system does not notify of. 0 is 15 seconds.
+	Poll time.Duration
+	// Notify opens the source of notifications; nil is fsnotify.NewWatcher. If it
+	// fails, changes are found by Poll alone.
+	Notify func() (*fsnotify.Watcher, error)
+	// FreeBytes returns the bytes free on the file system of a directory; nil
+	// asks the system.
+	FreeBytes func(dir string) (uint64, error)
 }
 
-// An Event says that an object changed. It does not say how often.
+// An Event reports that an object changed, once or several times.
 type Event struct {
 	Bucket, Key string
 	Removed     bool
@@ -94,9 +147,9 @@ type Gateway struct {
 // settings in package variables.
 var running atomic.Bool
 
-// Start opens the directory and serves it. It returns when requests are
-// answered. ctx only bounds the start. Its errors are one sentence that says
-// what to do.
+// Start opens the directory and serves it. It returns once requests are
+// answered; ctx bounds only that. A process can run one gateway at a time. Each
+// error is one sentence that names what to do.
 func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if cfg.AccessKey == "" || cfg.SecretKey == "" {
 		return nil, errors.New("the S3 gateway needs an access key and a secret key")
@@ -112,6 +165,13 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Notify == nil {
+		cfg.Notify = fsnotify.NewWatcher
+	}
+	if cfg.FreeBytes == nil {
+		cfg.FreeBytes = freeBytes
+	}
+	cfg.Poll = cmp.Or(cfg.Poll, 15*time.Second)
 	if !running.CompareAndSwap(false, true) {
 		return nil, errors.New("an S3 gateway is running in this process already; stop it before starting another")
 	}
@@ -152,7 +212,7 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.backend, err = openBackend(dir, cfg); err != nil {
 		return nil, err
 	}
-	g.watcher, err = watch(dir, cfg.Watch, cfg.Log, cfg.Changed)
+	g.watcher, err = watch(dir, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -165,16 +225,16 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	return g, nil
 }
 
-// Unlisted returns what is at the top of a watched bucket's directory that S3
-// does not list, by name, with the reason. Hidden files are left out.
+// Unlisted returns the entries at the top of a watched bucket's directory that
+// S3 does not list, except hidden ones: the reason by name.
 func (g *Gateway) Unlisted(bucket string) map[string]string { return g.watcher.unlisted(bucket) }
 
-// Addr returns the HOST:PORT that is listened on, with the real port.
+// Addr returns the HOST:PORT that the gateway listens on, with the actual port.
 func (g *Gateway) Addr() string { return g.addr.String() }
 
-// Dial opens a connection to the gateway from within this process. It takes
-// none from the clients of the address that the gateway listens on, and none of
-// them can take it.
+// Dial opens a connection to the gateway from within this process. It does not
+// count against the limits of the listening address. It is safe for concurrent
+// use.
 func (g *Gateway) Dial(ctx context.Context) (net.Conn, error) { return g.inside.dial(ctx) }
 
 // Endpoint returns the URL at which this machine reaches the gateway.
@@ -189,9 +249,9 @@ func (g *Gateway) Endpoint() string {
 	return "http://" + net.JoinHostPort(host, fmt.Sprint(g.addr.Port))
 }
 
-// Close stops the gateway. Requests that are under way get a second to end;
-// then their connections are closed. An upload that is cut so leaves the
-// object as it was.
+// Close stops the gateway. Requests in flight get a second to end; then their
+// connections are closed. An upload that is cut off leaves the object unchanged.
+// It is safe for concurrent use.
 func (g *Gateway) Close() error {
 	g.once.Do(func() {
 		g.err = g.server.close(time.Second)
@@ -214,110 +274,4 @@ func (g *Gateway) release() {
 	if g.alive != nil {
 		g.alive.Close()
 	}
-}
-
-// listen binds addr.
-func listen(ctx context.Context, addr string) (net.Listener, error) {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, fmt.Errorf("the S3 gateway cannot listen on %q: write it as HOST:PORT or :PORT", addr)
-	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", addr)
-	switch {
-	case err == nil:
-		return ln, nil
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("the S3 gateway cannot listen on %s: address already in use; stop what uses it or choose another address", addr)
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("the S3 gateway cannot listen on %s: permission denied; choose a port above 1023", addr)
-	}
-	return nil, fmt.Errorf("the S3 gateway cannot listen on %s: %w", addr, err)
-}
-
-// openDir makes DATA if it is missing and returns its absolute path, without
-// symbolic links, so that nothing depends on the working directory.
-func openDir(path string) (string, error) {
-	if path == "" {
-		return "", errors.New("the S3 gateway needs a data directory")
-	}
-	dir, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("the data directory %s cannot be found: %w", path, err)
-	}
-	info, err := os.Stat(dir)
-	switch {
-	case err == nil && !info.IsDir(), errors.Is(err, syscall.ENOTDIR):
-		return "", fmt.Errorf("the data directory %s is no directory; choose another path or move the file away", dir)
-	case errors.Is(err, fs.ErrNotExist):
-		err = os.MkdirAll(dir, 0o755)
-		if errors.Is(err, syscall.ENOTDIR) {
-			return "", fmt.Errorf("the data directory %s cannot be made: part of the path is a file; choose another path", dir)
-		}
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		return "", fmt.Errorf("the data directory %s cannot be made or entered: permission denied; give the user that runs this the right to it", dir)
-	}
-	if err != nil {
-		return "", fmt.Errorf("the data directory %s cannot be made: %w", dir, err)
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return "", fmt.Errorf("the data directory %s cannot be found: %w", path, err)
-	}
-	return dir, probe(dir)
-}
-
-// openPosix opens versitygw's backend, which insists on changing the working
-// directory; it is put back.
-func openPosix(dir string, attrs attributes) (*posix.Posix, error) {
-	before, wdErr := os.Getwd()
-	p, err := posix.New(dir, attrs, posix.PosixOpts{
-		// A named temporary file, moved into place, works for names of 255
-		// bytes, which linking an unnamed one over an existing name does not.
-		ForceNoTmpFile:      true,
-		CopyObjectThreshold: maxCopy,
-		// MD5 would be what limits uploads. Versions are told apart by more
-		// than a sum of the bytes (see version).
-		DataIntegrityEtag: true,
-		IOBufferSize:      256 << 10,
-	})
-	if wdErr == nil {
-		if back := os.Chdir(before); back != nil && err == nil {
-			return nil, fmt.Errorf("the working directory %s cannot be entered again: %w", before, back)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the data directory %s cannot be opened: %w", dir, err)
-	}
-	return p, nil
-}
-
-// newAPI builds versitygw's S3 handlers over b.
-func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
-	s3utils.SetBucketNameValidationStrict(true)
-	program := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
-	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
-		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
-		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
-		s3api.WithConcurrencyLimiter(maxInside, connections+maxInside),
-		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit(cfg.HeadTimeout)), s3api.WithMiddleware("/", decline(cfg.Now)))
-}
-
-// accounts knows the accounts there are. It answers a wrong access key as
-// S3 does, with a 403; versitygw's own service has a 404 for it, which clients
-// take for a missing bucket.
-type accounts struct {
-	auth.IAMService // refuses every change
-	program         auth.Account
-	uploader        Uploader
-}
-
-func (a accounts) GetUserAccount(access string) (auth.Account, error) {
-	switch {
-	case access == "":
-	case access == a.program.Access:
-		return a.program, nil
-	case access == a.uploader.Access:
-		return auth.Account{Access: access, Secret: a.uploader.Secret, Role: auth.RoleUser}, nil
-	}
-	return auth.Account{}, auth.ErrNoSuchUser
 }

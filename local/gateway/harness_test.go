@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+	"golang.org/x/sys/unix"
 
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
@@ -262,3 +264,19 @@ func pattern(seed, n int) []byte {
 }
 
 func quoted(etag string) *string { return aws.String(fmt.Sprintf("%q", etag)) }
+
+// A disk is what the file systems of a gateway report as free, once it is set.
+type disk struct{ free atomic.Pointer[uint64] }
+
+func (d *disk) set(n uint64) { d.free.Store(&n) }
+
+func (d *disk) under(cfg *gateway.Config) {
+	cfg.FreeBytes = func(dir string) (uint64, error) {
+		if n := d.free.Load(); n != nil {
+			return *n, nil
+		}
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		return st.Bavail * uint64(st.Bsize), err
+	}
+}

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An inside listener accepts connections that this process dials. They have
-// no address, so no other process reaches it.
+// An inside listener accepts connections that this process dials. It has no
+// address, so no other process can reach it.
 type inside struct {
 	dialled chan net.Conn
 	closed  chan struct{}

@@ -17,12 +17,6 @@ import (
 // maxSkew is how far the clock of a client may be ahead, as on AWS.
 const maxSkew = 15 * time.Minute
 
-// invalid is the answer to an argument that versitygw would store, send back
-// or ignore unchecked.
-func invalid(name, why string) s3err.S3Error {
-	return s3err.InvalidArgumentError{ArgumentName: name, Description: why}
-}
-
 // printable returns an error if a header with that name and value would break
 // RFC 9110 §5.1 or §5.5.
 func printable(name, value string) s3err.S3Error {

@@ -369,12 +369,13 @@ func TestCopyKeepsWhatBelongsToTheObject(t *testing.T) {
 // TestFull: what will not fit is refused before it is sent.
 func TestFull(t *testing.T) {
 	dir := t.TempDir()
-	g := start(t, dir)
+	var disk disk
+	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")
 	put(t, r, "a.img", []byte("old"))
 	id, _ := begin(t, r, "mp.img")
 	full, parts := begin(t, r, "full.img", pattern(1, 5<<20), pattern(2, 4<<20))
-	defer gateway.SetFree(65 << 20)()
+	disk.set(65 << 20)
 
 	for _, write := range []func(body io.Reader, size int64) error{
 		func(body io.Reader, size int64) error {
@@ -401,11 +402,11 @@ func TestFull(t *testing.T) {
 		t.Errorf("the old object holds %q", data)
 	}
 	// Records have the reserve.
-	restore := gateway.SetFree(2 << 20)
+	disk.set(2 << 20)
 	if _, err := r.CreateRecord(t.Context(), "records/a", make([]byte, 1<<20)); err != nil {
 		t.Errorf("a record in the reserve: %v", err)
 	}
-	restore()
+	disk.set(1 << 40)
 	if _, err := r.CompleteUpload(t.Context(), "full.img", full, parts); err != nil {
 		t.Errorf("completing once there is room: %v", err)
 	}
@@ -422,10 +423,11 @@ func (c *counter) Read(p []byte) (int, error) {
 // TestDeepDiskRunsFull fills a real file system in the middle of uploads.
 func TestDeepDiskRunsFull(t *testing.T) {
 	dir := mount(t, "tmpfs", "size=96m")
-	g := start(t, dir)
+	var disk disk
+	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")
 	put(t, r, "a.img", []byte("old"))
-	defer gateway.SetFree(1 << 40)() // as if others filled it meanwhile
+	disk.set(1 << 40) // as if others filled it meanwhile
 	const size = 128 << 20
 	if _, err := r.Put(t.Context(), "a.img", io.LimitReader(&counter{}, size), size); !errors.Is(err, store.ErrFull) {
 		t.Errorf("PUT: %v", err)

@@ -2,41 +2,20 @@ package gateway
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/versity/versitygw/s3api/middlewares"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"golang.org/x/sys/unix"
 )
 
-var (
-	errNoSuchKey = s3err.GetAPIError(s3err.ErrNoSuchKey)
-	errFull      = s3err.GetAPIError(s3err.ErrNoSpaceLeftOnDevice)
-	errBusy      = s3err.GetAPIError(s3err.ErrSlowDown)
-	errCut       = s3err.GetAPIError(s3err.ErrIncompleteBody)
-)
-
-// refuse is a 400 that says why.
-func refuse(format string, args ...any) error {
-	return s3err.APIError{
-		Code: "InvalidRequest", Description: fmt.Sprintf(format, args...),
-		HTTPStatusCode: http.StatusBadRequest,
-	}
-}
-
-// A place is where an object is or would be.
+// A place is the file of a key, which may not exist.
 type place struct {
 	bucket string // name
 	dir    string // the bucket's directory, absolute
@@ -45,8 +24,7 @@ type place struct {
 
 func (p place) path() string { return filepath.Join(p.dir, p.key) }
 
-// folder reports whether the key is that of a directory, as consoles make
-// them.
+// folder reports whether the key names a directory, as S3 consoles create them.
 func (p place) folder() bool { return strings.HasSuffix(p.key, "/") }
 
 // bucket returns the directory of a bucket.
@@ -54,11 +32,11 @@ func (b *backend) bucket(name *string) (bucket, dir string, err error) {
 	if name == nil || !s3utils.IsValidBucketName(*name) {
 		return "", "", s3err.GetBucketErr(s3err.ErrNoSuchBucket, "")
 	}
-	bucket = strings.Clone(*name) // it is part of a buffer that is used again
+	bucket = strings.Clone(*name) // it points into a buffer that is reused
 	dir = filepath.Join(b.dir, bucket)
 	info, err := os.Stat(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
-		// Whether there is one cannot be told.
+		// Whether the bucket exists is unknown.
 		return "", "", b.answer("find bucket", place{bucket: bucket}, err)
 	}
 	if err != nil || !info.IsDir() {
@@ -68,8 +46,8 @@ func (b *backend) bucket(name *string) (bucket, dir string, err error) {
 	return bucket, dir, nil
 }
 
-// object returns where a key is. A key that no object can have is errNoSuchKey,
-// or for a writer the reason.
+// object returns the place of a key. For a key that no object can have, the error
+// is errNoSuchKey, or the reason if write is set.
 func (b *backend) object(bucket, key *string, write bool) (place, error) {
 	name, dir, err := b.bucket(bucket)
 	if err != nil {
@@ -111,7 +89,7 @@ func checkKey(key string) error {
 	return nil
 }
 
-// listable reports whether a name can be told in XML as it is.
+// listable reports whether XML can represent a name unescaped.
 func listable(name string) bool {
 	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
 		return unicode.IsControl(r) || r == 0xFFFE || r == 0xFFFF
@@ -121,7 +99,7 @@ func listable(name string) bool {
 // hidden reports whether a part of a slash-separated path begins with a dot.
 func hidden(path string) bool { return strings.HasPrefix(path, ".") || strings.Contains(path, "/.") }
 
-// lstat looks at a place without following a symbolic link on the way to it.
+// lstat returns the file info of p without following symbolic links in its path.
 func (p place) lstat() (fs.FileInfo, error) {
 	path := p.dir
 	segments := strings.Split(strings.TrimSuffix(p.key, "/"), "/")
@@ -141,7 +119,7 @@ func (p place) lstat() (fs.FileInfo, error) {
 	return nil, fs.ErrNotExist
 }
 
-// readable looks for the object at p.
+// readable returns the file info of the object at p, or errNoSuchKey.
 func (p place) readable() (fs.FileInfo, error) {
 	info, err := p.lstat()
 	switch {
@@ -155,8 +133,8 @@ func (p place) readable() (fs.FileInfo, error) {
 	return nil, errNoSuchKey
 }
 
-// writable returns an error if something occupies the place of p that a write
-// must not replace.
+// writable returns an error if p is occupied by something that a write must not
+// replace.
 func (p place) writable() error {
 	info, err := p.lstat()
 	switch {
@@ -176,8 +154,8 @@ func (p place) writable() error {
 	return errIsSpecial
 }
 
-// open opens the regular file at p for reading, without waiting for the other
-// end of a pipe, and without leaving the bucket whatever is moved meanwhile.
+// open opens the regular file at p for reading. It does not block on a pipe and
+// does not leave the bucket, even if directories are moved meanwhile.
 func (p place) open() (*os.File, error) {
 	if _, err := p.readable(); err != nil {
 		return nil, err
@@ -201,7 +179,7 @@ func (p place) open() (*os.File, error) {
 	return f, nil
 }
 
-// sync makes the names on the way to p durable.
+// sync makes the directory entries in the path of p durable.
 func (p place) sync() error {
 	for dir := filepath.Dir(p.path()); ; dir = filepath.Dir(dir) {
 		// A directory that is gone went with what was in it.
@@ -221,103 +199,4 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-const (
-	// reserve is what images leave free for the records of the catalog.
-	reserve = 64 << 20
-	// smallWrite is the most that may use the reserve.
-	smallWrite = 1 << 20
-)
-
-// room returns errFull if the file system that dir is on will not hold size
-// more bytes.
-func room(dir string, size int64) error {
-	free, err := freeBytes(dir)
-	if err != nil {
-		return fmt.Errorf("free space of %s: %w", dir, err)
-	}
-	if size > smallWrite {
-		size += reserve
-	}
-	if size > 0 && uint64(size) > free {
-		return errFull
-	}
-	return nil
-}
-
-// free, where a test has set it, is what every file system has.
-var free atomic.Pointer[uint64]
-
-func freeBytes(dir string) (uint64, error) {
-	if n := free.Load(); n != nil {
-		return *n, nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return uint64(st.Bavail) * uint64(st.Bsize), nil
-}
-
-// An upload is the body of a write. It fails where fewer or more bytes come
-// than were announced: versitygw would take the cut body for the object.
-type upload struct {
-	io.Reader
-	left int64
-}
-
-func (u *upload) Read(p []byte) (n int, err error) {
-	defer func() {
-		// versitygw v1.8.0 panics on a chunk of negative size, and on a
-		// signature with a line break that comes in two reads.
-		if r := recover(); r != nil {
-			n, err = 0, refuse("The body is not in aws-chunked encoding: the head of a chunk is malformed.")
-		}
-	}()
-	n, err = u.Reader.Read(p)
-	u.left -= int64(n)
-	var known s3err.S3Error
-	switch {
-	case u.left < 0, errors.Is(err, io.EOF) && (u.left > 0 || isUnverified(reflect.ValueOf(u.Reader))):
-		return n, errCut
-	case err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &known):
-		return n, errCut
-	}
-	return n, err
-}
-
-// isUnverified reports whether a body that was read to its end has a chunk whose
-// signature was not compared. versitygw v1.8.0 compares it when it reads what
-// comes behind the chunk, and accepts a body that ends before that.
-func isUnverified(body reflect.Value) bool {
-	for body.Kind() == reflect.Interface || body.Kind() == reflect.Pointer {
-		body = body.Elem()
-	}
-	switch body.Type() {
-	case reflect.TypeFor[s3utils.ChunkReader]():
-		return body.FieldByName("parsedSig").Len() > 0
-	case reflect.TypeFor[s3utils.HashReader]():
-		return isUnverified(body.FieldByName("r"))
-	case reflect.TypeFor[middlewares.MockChecksumReader]():
-		return isUnverified(body.FieldByName("rdr"))
-	}
-	return false
-}
-
-// Algorithm and Checksum implement versitygw's reader of a checksum that
-// comes behind the body.
-func (u *upload) Algorithm() string {
-	if r, ok := u.Reader.(interface{ Algorithm() string }); ok {
-		return r.Algorithm()
-	}
-	return ""
-}
-
-// Checksum: see Algorithm.
-func (u *upload) Checksum() string {
-	if r, ok := u.Reader.(interface{ Checksum() string }); ok {
-		return r.Checksum()
-	}
-	return ""
 }

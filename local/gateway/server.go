@@ -3,29 +3,64 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"reflect"
 	"runtime/debug"
+	"syscall"
 	"time"
 	"unsafe"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/valyala/fasthttp"
+	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/s3api"
+	"github.com/versity/versitygw/s3api/middlewares"
+	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 )
+
+// listen binds addr.
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, fmt.Errorf("the S3 gateway cannot listen on %q: write it as HOST:PORT or :PORT", addr)
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", addr)
+	switch {
+	case err == nil:
+		return ln, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("the S3 gateway cannot listen on %s: address already in use; stop what uses it or choose another address", addr)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("the S3 gateway cannot listen on %s: permission denied; choose a port above 1023", addr)
+	}
+	return nil, fmt.Errorf("the S3 gateway cannot listen on %s: %w", addr, err)
+}
+
+// newAPI builds versitygw's S3 handlers over b.
+func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
+	s3utils.SetBucketNameValidationStrict(true)
+	program := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
+	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
+		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
+		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
+		s3api.WithConcurrencyLimiter(maxInside, connections+maxInside),
+		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit(cfg.HeadTimeout)), s3api.WithMiddleware("/", decline(cfg.Now)))
+}
 
 const (
 	// maxHead is versitygw's limit for the head of a request.
 	maxHead = 8 << 10
-	// connections is the most that there are from the network at once, and
-	// connectionsEach the most of them from one address.
+	// connections limits the connections from the network, connectionsEach those
+	// of one address.
 	connections, connectionsEach = 1024, 256
-	// maxInside is the most that there are from within the process. It is far
-	// above what the program opens.
+	// maxInside limits the connections from within the process, far above what the
+	// program opens.
 	maxInside = 4096
-	// idleTimeout ends a connection that no request comes on.
+	// idleTimeout ends a connection without a request.
 	idleTimeout = 2 * time.Minute
 	// stallTimeout ends a connection on which no byte moves in the middle of
 	// a request. There is no limit on how long a transfer takes.
@@ -55,8 +90,8 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 	}
 	s.http.Handler = func(ctx *fasthttp.RequestCtx) {
 		handler(ctx)
-		// A page among the objects must not act for who views it: it has the
-		// host of imageroot's pages.
+		// An uploaded page must not act for its viewer: it may share the host of
+		// imageroot's pages.
 		ctx.Response.Header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 		ctx.Response.Header.Set("X-Content-Type-Options", "nosniff")
 		var stored []string // by older versions of this program, which did not check
@@ -76,10 +111,10 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 	s.http.ReadTimeout = cfg.HeadTimeout // ends with authentication: see conn.Read
 	s.http.ReduceMemoryUsage = true      // a connection without a request has no buffers
 	s.http.Name = "imageroot"
-	// A form would be read whole, before anybody asked who sends it.
+	// A form would be read whole before it is authenticated.
 	s.http.DisablePreParseMultipartForm = true
-	// The server reads so much of a body, and no less, before it calls the
-	// handlers, which read the rest.
+	// The server reads this many bytes of a body before it calls the handlers,
+	// which read the rest.
 	s.http.MaxRequestBodySize = 1
 	s.http.ErrorHandler = unreadable
 	for _, ln := range from {
@@ -90,7 +125,7 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 	return s, nil
 }
 
-// unreadable answers what is no request. versitygw would print it.
+// unreadable answers bytes that are not a request. versitygw would print them.
 func unreadable(ctx *fasthttp.RequestCtx, err error) {
 	var answer s3err.S3Error = s3err.GetAPIError(s3err.ErrCannotParseHTTPRequest)
 	var small *fasthttp.ErrSmallBuffer
@@ -107,8 +142,8 @@ func unreadable(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetBody(answer.XMLBody("", ""))
 }
 
-// guard is the middleware that keeps what goes wrong inside versitygw out of
-// the terminal, where it would print it, and in the log.
+// guard is the middleware that logs errors and panics of versitygw, which would
+// print them to the terminal.
 func guard(log *slog.Logger) fiber.Handler {
 	return func(ctx fiber.Ctx) (err error) {
 		fail := func(what string, args ...any) error {
@@ -134,8 +169,8 @@ func guard(log *slog.Logger) fiber.Handler {
 	}
 }
 
-// close stops listening, gives requests that are under way the time grace,
-// and then closes their connections.
+// close stops listening, waits for requests in flight for the time grace, and
+// then closes their connections.
 func (s *server) close(grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -159,9 +194,9 @@ func (s *server) close(grace time.Duration) error {
 	return err
 }
 
-// fiberOf returns the application inside api. versitygw only listens by
-// itself: on an address, never telling which port it got, and not letting go
-// of connections when told to stop. There is no way to its handlers but this.
+// fiberOf returns the application inside api. versitygw exports no handler: it
+// only listens by itself, does not report its port, and keeps connections open
+// when it is stopped.
 func fiberOf(api *s3api.S3ApiServer) (*fiber.App, error) {
 	field := reflect.ValueOf(api).Elem().FieldByName("app")
 	if !field.IsValid() || field.Type() != reflect.TypeFor[*fiber.App]() || field.IsNil() {

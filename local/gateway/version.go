@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +11,21 @@ import (
 	"time"
 
 	"github.com/pkg/xattr"
+	"github.com/versity/versitygw/s3response"
 )
+
+// sums returns the checksums that versitygw stored with a file or an upload,
+// or none.
+func (s subject) sums() (sums s3response.Checksum, err error) {
+	value, err := s.get(attrSums)
+	if errors.Is(err, xattr.ENOATTR) {
+		return sums, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(value, &sums)
+	}
+	return sums, err
+}
 
 // Extended attributes of a file. All but the second are versitygw's.
 const (
@@ -31,7 +46,7 @@ const (
 	attrRedirect = "website-redirect-location"
 )
 
-// A stamp tells one content of a file from another without reading it.
+// A stamp distinguishes contents of a file without reading them.
 type stamp struct {
 	mtime int64 // nanoseconds since 1970
 	size  int64
@@ -48,22 +63,23 @@ func stampOf(info fs.FileInfo) stamp {
 
 func (s stamp) String() string { return fmt.Sprintf("%x.%x.%x", s.mtime, s.size, s.inode) }
 
-// A version is what is known of a file's present content.
+// A version describes a file's present content.
 type version struct {
 	stamp
-	// stored is the sum that versitygw stored with this very content, empty
-	// for a file that came another way or was edited since.
+	// stored is the sum that versitygw stored with this content, empty for a file
+	// that was not written through S3 or was edited since.
 	stored string
-	// ctime is the file's change time in nanoseconds, or 0 if it tells nothing.
+	// ctime is the file's change time in nanoseconds, or 0 if the gateway made the
+	// last change.
 	ctime int64
 }
 
-// etag is the object's ETag. It depends on the stored sum, the modification
-// time, the size and the inode together, so no two contents that a key ever
-// has share it: two writes within one tick of the clock differ by their sum.
-// A file that was changed by others has its change time in it, too, since the
-// modification time can be set back after an edit.
-// It looks like no MD5, as clients compare those with what they sent.
+// etag returns the object's ETag. It depends on the stored sum, the modification
+// time, the size and the inode, so no two contents of a key share it: two writes
+// within one tick of the clock differ by their sum. For a file changed by others
+// it also depends on the change time, since the modification time can be set back
+// after an edit. It does not look like an MD5, which clients compare with what
+// they sent.
 func (v version) etag() string {
 	of := v.stored + "\x00" + v.stamp.String()
 	if v.ctime != 0 {
@@ -84,12 +100,12 @@ type subject struct {
 	since int64
 }
 
-// grace is how long after its mark a change of the gateway's own may come.
+// grace is the time after a mark in which a change counts as the gateway's own.
 const grace = time.Second
 
 // intact reports whether only the gateway has changed the file, by its change
-// time, which no program can set. New rights and names move it as well: such a
-// file is taken for another version.
+// time, which no program can set. New permissions and names change it too: such a
+// file counts as another version.
 func (s subject) intact(ctime int64) (bool, error) {
 	if s.since == 0 || ctime <= s.since {
 		return true, nil
@@ -101,8 +117,7 @@ func (s subject) intact(ctime int64) (bool, error) {
 	return ctime <= marked+int64(grace), nil
 }
 
-// isIntact is intact for a file whose change time is not known yet. It reports
-// false if that cannot be told.
+// isIntact is intact for the present change time. It reports false on an error.
 func (s subject) isIntact() bool {
 	info, err := s.info()
 	if err != nil {
@@ -128,7 +143,7 @@ func (s subject) mark() error {
 		if err != nil {
 			return err
 		}
-		// A busy disk may have taken its time.
+		// On a busy disk, writing the mark may take longer than grace.
 		if info, err = s.info(); err != nil || ctimeOf(info) <= marked+int64(grace) {
 			return err
 		}
@@ -136,8 +151,8 @@ func (s subject) mark() error {
 	return errBusy
 }
 
-// ctimeOf returns the time of the last change of a file or of what is known of
-// it, in nanoseconds since 1970.
+// ctimeOf returns the change time of a file or its metadata, in nanoseconds since
+// 1970.
 func ctimeOf(info fs.FileInfo) int64 {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -160,8 +175,8 @@ func (s subject) get(attribute string) ([]byte, error) {
 	return xattr.LGet(s.path, attrPrefix+attribute)
 }
 
-// version reads the version of a regular file. The result is of one content,
-// also where the file is replaced meanwhile.
+// version reads the version of a regular file. The result describes one content,
+// even if the file is replaced meanwhile.
 func (s subject) version() (version, error) {
 	info, err := s.info()
 	for range 100 {

@@ -15,25 +15,19 @@ import (
 )
 
 const (
-	// settle is how long the watcher waits for more of the same.
+	// settle is how long the watcher waits for further notifications of a file.
 	settle = 150 * time.Millisecond
 	// quiet is the least time between two events of one file.
 	quiet = time.Second
 )
 
-// poll is how often the directories are compared with what is known of them:
-// some file systems tell nothing. The tests shorten it.
-var poll = 15 * time.Second
-
-// deaf, which only tests set, does without notifications.
-var deaf bool
-
-// A watcher tells of plain files that come, change and go at the top level of
+// A watcher reports files that are created, changed or removed at the top of
 // buckets' directories without S3.
 type watcher struct {
 	dir     string
 	changed func(Event)
 	log     *slog.Logger
+	poll    time.Duration
 	notify  *fsnotify.Watcher // nil where the system has none to give
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -42,7 +36,7 @@ type watcher struct {
 	buckets map[string]*watched // fixed set
 }
 
-// A sight is what a look at a file tells.
+// A sight is the state of a file when it was last examined.
 type sight struct {
 	stamp
 	ctime int64
@@ -54,31 +48,28 @@ func sightOf(info fs.FileInfo) sight { return sight{stampOf(info), ctimeOf(info)
 type watched struct {
 	inode os.FileInfo // of the directory that notifications come from
 	known map[string]sight
-	aside map[string]string    // what S3 does not list, and why
-	due   map[string]time.Time // files to look at, and when
-	held  map[string]int       // writes through S3 that are about to be visible
-	told  map[string]time.Time // when a file's last event was, while that matters
+	aside map[string]string    // the reasons for what S3 does not list
+	due   map[string]time.Time // when to examine a file
+	held  map[string]int       // writes through S3 in flight
+	told  map[string]time.Time // when a file was last reported, for the time quiet
 }
 
-func watch(dir string, buckets []string, log *slog.Logger, changed func(Event)) (*watcher, error) {
-	w := &watcher{dir: dir, changed: changed, log: log, stop: make(chan struct{}), buckets: map[string]*watched{}}
-	for _, b := range buckets {
+func watch(dir string, cfg Config) (*watcher, error) {
+	w := &watcher{dir: dir, changed: cfg.Changed, log: cfg.Log, poll: cfg.Poll, stop: make(chan struct{}), buckets: map[string]*watched{}}
+	for _, b := range cfg.Watch {
 		w.buckets[b] = &watched{known: map[string]sight{}, aside: map[string]string{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
 	}
-	if len(buckets) == 0 {
+	if len(cfg.Watch) == 0 {
 		return w, nil
 	}
 	var err error
-	if !deaf {
-		w.notify, err = fsnotify.NewWatcher()
-	}
-	if w.notify != nil {
+	if w.notify, err = cfg.Notify(); err == nil {
 		err = w.notify.Add(dir)
 	}
 	if err != nil {
-		log.Warn("the system gives no notifications of files; changes are found every "+poll.String(), slog.Any("error", err))
+		w.log.Warn("the system gives no notifications of files; changes are found every "+w.poll.String(), slog.Any("error", err))
 	}
-	// What is there at the start is for the first reconciliation.
+	// The first reconciliation covers what is there at the start.
 	for name := range w.buckets {
 		w.scan(name, true)
 	}
@@ -86,8 +77,7 @@ func watch(dir string, buckets []string, log *slog.Logger, changed func(Event)) 
 	return w, nil
 }
 
-// close ends the watcher. It does not wait long for a callee of changed that
-// blocks.
+// close ends the watcher. It waits at most a second for a call of changed.
 func (w *watcher) close() {
 	close(w.stop)
 	ended := make(chan struct{})
@@ -98,7 +88,7 @@ func (w *watcher) close() {
 	select {
 	case <-ended:
 	case <-time.After(time.Second):
-		w.log.Warn("whoever is told of changed files is stuck")
+		w.log.Warn("a receiver of events about changed files blocks")
 	}
 	if w.notify != nil {
 		w.notify.Close()
@@ -111,7 +101,7 @@ func (w *watcher) run() {
 	if w.notify != nil {
 		events, errs = w.notify.Events, w.notify.Errors
 	}
-	polls := time.NewTicker(poll)
+	polls := time.NewTicker(w.poll)
 	defer polls.Stop()
 	look := time.NewTimer(time.Hour)
 	defer look.Stop()
@@ -135,7 +125,7 @@ func (w *watcher) run() {
 				errs = nil
 				continue
 			}
-			// Most of all: more events than the system keeps.
+			// Usually an overflow of the system's queue.
 			w.log.Debug("notifications of files were lost", slog.Any("error", err))
 			w.scanAll()
 		case <-polls.C:
@@ -146,13 +136,13 @@ func (w *watcher) run() {
 	}
 }
 
-// heard notes that a file should be looked at.
+// heard schedules a file of a notification.
 func (w *watcher) heard(e fsnotify.Event) {
 	parent, name := filepath.Split(e.Name)
 	parent = filepath.Clean(parent)
 	if parent == w.dir {
 		if _, ok := w.buckets[name]; ok {
-			w.scan(name, false) // the bucket itself came or went
+			w.scan(name, false) // the bucket itself was created or removed
 		}
 		return
 	}
@@ -163,8 +153,8 @@ func (w *watcher) heard(e fsnotify.Event) {
 	}
 }
 
-// note plans a look at a file, not long from now, and not too soon after the
-// last event of it.
+// note schedules a file to be examined after the time settle, and not before the
+// time quiet has passed since its last event.
 func (b *watched) note(name string) {
 	if _, planned := b.due[name]; planned {
 		return
@@ -176,7 +166,7 @@ func (b *watched) note(name string) {
 	b.due[name] = at
 }
 
-// next returns when something is due, or the zero time.
+// next returns the time at which a file is due first, or the zero time.
 func (w *watcher) next() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -191,7 +181,7 @@ func (w *watcher) next() time.Time {
 	return first
 }
 
-// look looks at what is due and tells what changed.
+// look examines the files that are due and reports the changes.
 func (w *watcher) look(now time.Time) {
 	var events []Event
 	w.mu.Lock()
@@ -209,7 +199,7 @@ func (w *watcher) look(now time.Time) {
 				b.due[name] = now.Add(settle)
 				continue
 			}
-			// Whatever is written from here on is noted anew.
+			// A later write is scheduled again.
 			delete(b.due, name)
 			info, err := os.Lstat(filepath.Join(w.dir, bucket, name))
 			if reason := unlisted(name, info); reason != b.aside[name] {
@@ -247,8 +237,8 @@ func (w *watcher) scanAll() {
 	}
 }
 
-// scan compares a bucket's directory with what is known of it and notes the
-// differences; the first time it takes all for known.
+// scan compares a bucket's directory with what is known of it and schedules the
+// differences. The first scan takes everything as known.
 func (w *watcher) scan(bucket string, first bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -301,9 +291,9 @@ func (w *watcher) scan(bucket string, first bool) {
 	}
 }
 
-// unlisted returns why S3 does not list an entry of a bucket's directory as an
-// object of that name, and what to do about it; empty if it does. info is nil
-// where there is no such entry.
+// unlisted returns the reason that S3 does not list an entry of a bucket's
+// directory, with what to do about it, or "" if S3 lists it. info is nil if there
+// is no such entry.
 func unlisted(name string, info fs.FileInfo) string {
 	switch {
 	case info == nil:
@@ -320,8 +310,7 @@ func unlisted(name string, info fs.FileInfo) string {
 	return ""
 }
 
-// unlisted returns what is in a bucket's directory that S3 does not list, by
-// name, with the reason.
+// unlisted implements [Gateway.Unlisted].
 func (w *watcher) unlisted(bucket string) map[string]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -331,8 +320,8 @@ func (w *watcher) unlisted(bucket string) map[string]string {
 	return nil
 }
 
-// follow sees to it that notifications come from the directory that there is
-// now. w.mu is held.
+// follow moves the notifications to the present directory of a bucket. The caller
+// holds w.mu.
 func (w *watcher) follow(b *watched, dir string) {
 	if w.notify == nil {
 		return
@@ -349,16 +338,16 @@ func (w *watcher) follow(b *watched, dir string) {
 		_ = w.notify.Remove(dir) // of the directory that was here before
 	}
 	if err := w.notify.Add(dir); err != nil {
-		w.log.Warn("the system gives no notifications of a bucket's files; changes are found every "+poll.String(),
+		w.log.Warn("the system gives no notifications of a bucket's files; changes are found every "+w.poll.String(),
 			slog.String("path", dir), slog.Any("error", fmt.Errorf("watch: %w", err)))
 		return
 	}
 	b.inode = info
 }
 
-// expect says that S3 is about to change a file, and the function it returns
-// whether it did. What is made so is told by who made it; until then the file
-// is not looked at, as removing what it replaces takes a while.
+// expect announces that S3 is about to change a file, and done whether it did.
+// The backend reports such a change. Until done is called the file is not
+// examined, since removing what it replaces takes a while.
 func (w *watcher) expect(bucket, key string) (done func(made bool)) {
 	b, ok := w.buckets[bucket]
 	if !ok || filepath.Base(key) != key || key[0] == '.' {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/gofiber/fiber/v3"
 	"github.com/versity/versitygw/s3err"
 	"golang.org/x/sys/unix"
 )
@@ -26,14 +27,14 @@ var (
 	}
 )
 
-// diskFailed is a 503 that says what is wrong with the server's disk. Its code
-// is not one of S3's, so that clients of ours can tell it from a busy server.
+// diskFailed is a 503 that describes a fault of the server's disk. Its code is
+// not one of S3's, which distinguishes it from a busy server.
 func diskFailed(why string) error {
 	return s3err.APIError{Code: "ServerDiskFailed", Description: why, HTTPStatusCode: http.StatusServiceUnavailable}
 }
 
-// troubles is the table from an error of the file system to the answer.
-// Those that are logged need an administrator.
+// troubles maps an error of the file system to the answer. Those that need an
+// administrator are logged.
 var troubles = []struct {
 	err    error
 	answer error
@@ -59,9 +60,9 @@ var troubles = []struct {
 	{net.ErrClosed, errCut, false},
 }
 
-// answer returns the S3 error that a client gets for err: an S3 error as it
-// is, an error of the file system as the table says, and any other as an
-// internal error whose cause is only logged.
+// answer returns the S3 error for err: an S3 error unchanged, an error of the
+// file system by the table troubles, and any other as an internal error whose
+// cause is logged.
 func (b *backend) answer(doing string, p place, err error) error {
 	if err == nil {
 		return nil
@@ -88,8 +89,8 @@ func (b *backend) answer(doing string, p place, err error) error {
 	return s3err.GetAPIError(s3err.ErrInternalError)
 }
 
-// cause returns what made a write to p fail with err. versitygw answers "is a
-// directory" whatever kept it from putting a file in its place.
+// cause returns the reason that a write to p failed with err. versitygw returns
+// "is a directory" for every failure to rename a file to its place.
 func (p place) cause(err error) error {
 	var known s3err.S3Error
 	masked := errors.Is(err, errIsDirectory)
@@ -110,4 +111,41 @@ func (p place) cause(err error) error {
 		return &fs.PathError{Op: "write to", Path: parent, Err: err}
 	}
 	return fmt.Errorf("versitygw could not put a file at %s", p.path())
+}
+
+// unsupported is S3's answer to a request for what a server does not do.
+func unsupported(what string) s3err.APIError {
+	return s3err.APIError{
+		Code: "NotImplemented", HTTPStatusCode: fiber.StatusNotImplemented,
+		Description: fmt.Sprintf("The request asks for functionality that is not implemented: %s", what),
+	}
+}
+
+// errOldSignature names what to set in clients that sign as S3 did before 2014.
+var errOldSignature = s3err.APIError{
+	Code: "InvalidRequest", HTTPStatusCode: fiber.StatusBadRequest,
+	Description: "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4): " +
+		"`aws configure set default.s3.signature_version s3v4`, signature_v2 = False in s3cmd, v2_auth = false in rclone, " +
+		"Config(signature_version='s3v4') in boto3.",
+}
+
+// invalid is the answer to an argument that versitygw would store, send back
+// or ignore unchecked.
+func invalid(name, why string) s3err.S3Error {
+	return s3err.InvalidArgumentError{ArgumentName: name, Description: why}
+}
+
+var (
+	errNoSuchKey = s3err.GetAPIError(s3err.ErrNoSuchKey)
+	errFull      = s3err.GetAPIError(s3err.ErrNoSpaceLeftOnDevice)
+	errBusy      = s3err.GetAPIError(s3err.ErrSlowDown)
+	errCut       = s3err.GetAPIError(s3err.ErrIncompleteBody)
+)
+
+// refuse is a 400 with the reason.
+func refuse(format string, args ...any) error {
+	return s3err.APIError{
+		Code: "InvalidRequest", Description: fmt.Sprintf(format, args...),
+		HTTPStatusCode: http.StatusBadRequest,
+	}
 }

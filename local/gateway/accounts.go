@@ -2,21 +2,36 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/pkg/xattr"
 	"github.com/versity/versitygw/auth"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 )
 
+// accounts has the program's account and the uploader's. A wrong access key is
+// a 403, as in S3; versitygw's own service returns a 404, which clients read as
+// a missing bucket.
+type accounts struct {
+	auth.IAMService // refuses every change
+	program         auth.Account
+	uploader        Uploader
+}
+
+func (a accounts) GetUserAccount(access string) (auth.Account, error) {
+	switch {
+	case access == "":
+	case access == a.program.Access:
+		return a.program, nil
+	case access == a.uploader.Access:
+		return auth.Account{Access: access, Secret: a.uploader.Secret, Role: auth.RoleUser}, nil
+	}
+	return auth.Account{}, auth.ErrNoSuchUser
+}
+
 // An Uploader is the account for people. It may list, read, write and delete
-// the objects of one root, and nothing else: see [actions].
+// the objects of one root, the operator's catalog.toml included, and nothing
+// else: see [actions].
 type Uploader struct {
 	Access, Secret string
 	// Bucket and Prefix are the root. Prefix is empty or ends in a slash.
@@ -43,8 +58,8 @@ var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
 	auth.GetBucketLocationAction: Uploader.names,
 	// rclone asks before it deletes. No bucket has versions.
 	auth.GetBucketVersioningAction: Uploader.names,
-	// Clients create the bucket before they upload, and expect to be told that
-	// it exists.
+	// Clients create the bucket before they upload, and expect the answer that it
+	// exists.
 	auth.CreateBucketAction: Uploader.names,
 
 	// The answer has the uploader's bucket only.
@@ -73,8 +88,8 @@ func (u Uploader) owns(resource, _ string) bool {
 
 var _ auth.PolicyEvaluator = accounts{}
 
-// EvaluatePolicy implements auth.PolicyEvaluator. versitygw asks it about every
-// request that is not the program's, once for each resource.
+// EvaluatePolicy implements auth.PolicyEvaluator. versitygw calls it for every
+// request that is not the program's.
 func (a accounts) EvaluatePolicy(access, _ string, asked []auth.Action, resources []string, condition map[string][]string) (auth.PolicyEvaluation, error) {
 	prefix := strings.Join(condition["s3:prefix"], "")
 	out := auth.PolicyEvaluation{PrincipalArn: access}
@@ -85,10 +100,9 @@ func (a accounts) EvaluatePolicy(access, _ string, asked []auth.Action, resource
 	return out, nil
 }
 
-// reaches returns an error if the request behind ctx is an uploader's and p is
-// not in the root. It is for what versitygw does not see when it asks for
-// decisions: the key of a form, and which of two readings of a copy source is
-// the object.
+// reaches returns AccessDenied if the request behind ctx is an uploader's and p
+// is outside the root. It covers what EvaluatePolicy cannot see: the key of a
+// form, and which of two readings of a copy source is the object.
 func (b *backend) reaches(ctx context.Context, p place) error {
 	account, _ := ctx.Value(string(s3utils.ContextKeyAccount)).(auth.Account)
 	if u := b.uploader; u.Access != "" && account.Access == u.Access && (p.bucket != u.Bucket || !strings.HasPrefix(p.key, u.Prefix)) {
@@ -110,37 +124,4 @@ func decide[D ~int](matrix *[][]D, resources []string, asked []auth.Action, may 
 		}
 		*matrix = append(*matrix, row)
 	}
-}
-
-// bucketSettings are the attributes of a bucket's directory that change who
-// may do what in it, or what a write does.
-var bucketSettings = []string{"policy", "cors", "website", "bucket-lock", "versioning", "ownership", "X-Amz-Tagging"}
-
-// Settings returns the names of the settings of a bucket in dir: a policy, for
-// one, that lets everybody in. imageroot needs none.
-func Settings(dir, bucket string) []string {
-	path := filepath.Join(dir, bucket)
-	return slices.DeleteFunc(slices.Clone(bucketSettings), func(name string) bool {
-		value, err := xattr.Get(path, attrPrefix+name)
-		// Each bucket has this one from its creation. It switches ACLs off.
-		return err != nil || name == "ownership" && string(value) == "BucketOwnerEnforced"
-	})
-}
-
-// clearSettings removes the settings of the buckets in dir.
-func clearSettings(dir string, log *slog.Logger) error {
-	all, err := buckets(dir)
-	if err != nil {
-		return err
-	}
-	for _, b := range all {
-		for _, name := range Settings(dir, b.Name()) {
-			err := xattr.Remove(filepath.Join(dir, b.Name()), attrPrefix+name)
-			if err != nil && !errors.Is(err, xattr.ENOATTR) {
-				return fmt.Errorf("the %s of the bucket %s cannot be removed: %w", name, b.Name(), err)
-			}
-			log.Warn("removed a setting of a bucket that may give others access", slog.String("bucket", b.Name()), slog.String("setting", name))
-		}
-	}
-	return nil
 }

@@ -13,19 +13,78 @@ import (
 
 	"github.com/pkg/xattr"
 	"github.com/versity/versitygw/backend/posix"
+	s3utils "github.com/versity/versitygw/s3api/utils"
 	"golang.org/x/sys/unix"
 )
 
-// probe returns what of dir makes it of no use.
+// buckets returns the directories in dir that are buckets, sorted by name.
+func buckets(dir string) ([]fs.FileInfo, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var found []fs.FileInfo
+	for _, e := range entries {
+		if !s3utils.IsValidBucketName(e.Name()) {
+			continue
+		}
+		// A bucket can be on another disk, behind a symbolic link.
+		info, err := os.Stat(filepath.Join(dir, e.Name()))
+		if err == nil && info.IsDir() {
+			found = append(found, named{info, e.Name()})
+		}
+	}
+	return found, nil
+}
+
+type named struct {
+	fs.FileInfo
+	name string
+}
+
+func (n named) Name() string { return n.name }
+
+// openDir creates the data directory if it is missing and returns its absolute
+// path without symbolic links.
+func openDir(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("the S3 gateway needs a data directory")
+	}
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("the data directory %s cannot be found: %w", path, err)
+	}
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && !info.IsDir(), errors.Is(err, syscall.ENOTDIR):
+		return "", fmt.Errorf("the data directory %s is no directory; choose another path or move the file away", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		err = os.MkdirAll(dir, 0o755)
+		if errors.Is(err, syscall.ENOTDIR) {
+			return "", fmt.Errorf("the data directory %s cannot be made: part of the path is a file; choose another path", dir)
+		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "", fmt.Errorf("the data directory %s cannot be made or entered: permission denied; give the user that runs this the right to it", dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("the data directory %s cannot be made: %w", dir, err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return "", fmt.Errorf("the data directory %s cannot be found: %w", path, err)
+	}
+	return dir, probe(dir)
+}
+
+// probe returns the first error of Probe.
 func probe(dir string) error {
 	rights, attributes := Probe(dir)
 	return cmp.Or(rights, attributes)
 }
 
-// Probe writes a file with an extended attribute into dir, which nothing sees,
-// and removes it: nothing less tells whether the file system has them. rights
-// is why that cannot be, attributes why there are none. Each is one sentence
-// that says what to do.
+// Probe writes a hidden file with an extended attribute into dir and removes it.
+// rights is the reason that a file cannot be written, attributes the reason that
+// attributes are not kept. Each is nil or one sentence that names what to do.
 func Probe(dir string) (rights, attributes error) {
 	f, err := os.CreateTemp(dir, ".imageroot-probe-*")
 	switch {
@@ -84,9 +143,9 @@ func claim(dir string, log *slog.Logger) (*os.File, error) {
 	return f, nil
 }
 
-// firstUse returns when the directory was first used by a version of this
-// program that minds the change times of files, in nanoseconds. Files that have
-// not changed since keep the ETags that versions before that gave them.
+// firstUse returns the time, in nanoseconds since 1970, at which a version of this
+// program that compares change times of files first used the directory. Files
+// that have not changed since keep the ETags of earlier versions.
 func firstUse(dir string) (int64, error) {
 	path := filepath.Join(dir, lockDir, "since")
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o644)
@@ -101,8 +160,8 @@ func firstUse(dir string) (int64, error) {
 	return info.ModTime().UnixNano(), nil
 }
 
-// sweep removes the temporary files of a bucket, and gives uploads back that
-// were being completed. Uploads in progress stay: whoever began them goes on.
+// sweep removes the temporary files of a bucket and gives back uploads whose
+// completion was cut off. Uploads in progress stay, so clients can resume them.
 func sweep(bucket string, log *slog.Logger) {
 	remove := func(path string) {
 		if err := os.Remove(path); err != nil {
@@ -112,7 +171,7 @@ func sweep(bucket string, log *slog.Logger) {
 	tmp := filepath.Join(bucket, posix.MetaTmpDir)
 	files, err := os.ReadDir(tmp)
 	if err != nil {
-		return // there never was an upload
+		return // nothing was ever uploaded
 	}
 	for _, f := range files {
 		if f.Type().IsRegular() {
@@ -144,48 +203,4 @@ func sweep(bucket string, log *slog.Logger) {
 		}
 		_ = os.Remove(dir) // where it is empty
 	}
-}
-
-// attrNamed is an attribute of an upload's directory: how many parts it is
-// completed from.
-const attrNamed = "imageroot-parts"
-
-// giveBack undoes the beginning of a completion that was killed, so that the
-// client's retry succeeds; where it had got as far as the object, it finishes
-// it. What is removed is removed only after the object is in place: where some
-// is gone the object was there, whatever is there by now. name is that of the
-// upload's directory in dir. The caller has claimed the upload, or is the only
-// user of the bucket.
-func giveBack(p place, dir, name string) error {
-	id, _, _ := strings.Cut(name, ".")
-	path := filepath.Join(dir, name)
-	if _, done := madeBy(p, id); done {
-		// Removing the name that the object has there changes it.
-		object := subject{path: p.path(), since: 1}
-		intact := object.isIntact()
-		if err := os.RemoveAll(path); err != nil || !intact {
-			return err
-		}
-		return object.mark()
-	}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return err
-	}
-	parts, placedParts, assembled := 0, 0, false
-	for _, e := range entries {
-		if e.Name() == assemblyName {
-			assembled = true
-			continue
-		}
-		parts++
-		if _, in, err := placed(subject{path: filepath.Join(path, e.Name())}); err == nil && in {
-			placedParts++
-		}
-	}
-	named, err := number(xattr.LGet(path, attrPrefix+attrNamed))
-	if err == nil && int64(parts) < named || placedParts > 0 && !assembled {
-		return os.RemoveAll(path)
-	}
-	return os.Rename(path, filepath.Join(dir, id))
 }

@@ -1,0 +1,243 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/pkg/xattr"
+	"github.com/valyala/fasthttp"
+	vgw "github.com/versity/versitygw/backend"
+	s3utils "github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
+	"github.com/versity/versitygw/s3response"
+	"golang.org/x/sys/unix"
+)
+
+// maxCopy is the most that one copy request copies, as on AWS.
+const maxCopy = 5 << 30
+
+// source opens the object that a copy reads. If owner is given, it must own the
+// bucket.
+func (b *backend) source(ctx context.Context, copySource, owner *string) (place, *os.File, version, error) {
+	if copySource == nil {
+		return place{}, nil, version{}, errNoSuchKey
+	}
+	// Clients disagree on whether a plus is a space.
+	p, f, err := b.sourceFile(strings.ReplaceAll(*copySource, "+", "%2B"))
+	if errors.Is(err, errNoSuchKey) {
+		p, f, err = b.sourceFile(*copySource)
+	}
+	if err != nil {
+		return p, nil, version{}, err
+	}
+	err = b.reaches(ctx, p)
+	if owner != nil && *owner != "" && *owner != b.attrs.owner {
+		err = s3err.GetAPIError(s3err.ErrAccessDenied)
+	}
+	if err != nil {
+		f.Close()
+		return p, nil, version{}, err
+	}
+	v, err := b.subject(p, f).version()
+	if err != nil {
+		f.Close()
+		return p, nil, version{}, err
+	}
+	return p, f, v, nil
+}
+
+func (b *backend) sourceFile(copySource string) (place, *os.File, error) {
+	bucket, key, id, err := vgw.ParseCopySource(copySource)
+	if err != nil {
+		return place{}, nil, err
+	}
+	if id != "" && id != "null" {
+		return place{}, nil, s3err.GetInvalidArgumentErr(s3err.InvalidArgVersionId, id)
+	}
+	p, err := b.object(&bucket, &key, false)
+	if err != nil {
+		return p, nil, err
+	}
+	f, err := p.open()
+	return p, f, err
+}
+
+// unchanged fails if f, opened at version v, was written to since.
+func unchanged(f *os.File, v version) error {
+	info, err := f.Stat()
+	if err == nil && stampOf(info) != v.stamp {
+		err = errBusy
+	}
+	return err
+}
+
+// still is a reader of a file that fails at its end if the file was written
+// to meanwhile.
+type still struct {
+	io.Reader
+	file    *os.File
+	version version
+}
+
+func (s still) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		if changed := unchanged(s.file, s.version); changed != nil {
+			err = changed
+		}
+	}
+	return n, err
+}
+
+// CopyObject implements backend.Backend.
+func (b *backend) CopyObject(ctx context.Context, in s3response.CopyObjectInput) (s3response.CopyObjectOutput, error) {
+	p, err := b.object(in.Bucket, in.Key, true)
+	if err != nil {
+		return s3response.CopyObjectOutput{}, b.answer("copy to", p, err)
+	}
+	out, err := b.copy(ctx, p, in)
+	return out, b.answer("copy to", p, err)
+}
+
+func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInput) (out s3response.CopyObjectOutput, err error) {
+	if err := p.writable(); err != nil {
+		return out, err
+	}
+	from, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	sums, err := subject{file: f}.sums()
+	if err != nil {
+		return out, err
+	}
+	replace := in.MetadataDirective == types.MetadataDirectiveReplace
+	switch {
+	case v.size > maxCopy:
+		return out, s3err.GetCopySourceObjectTooLargeErr(maxCopy)
+	case from == p && !replace:
+		return out, s3err.GetAPIError(s3err.ErrInvalidCopyDest)
+	}
+	err = vgw.EvaluatePreconditions(v.etag(), v.modTime(), vgw.PreConditions{
+		IfMatch: in.CopySourceIfMatch, IfNoneMatch: in.CopySourceIfNoneMatch,
+		IfModSince: in.CopySourceIfModifiedSince, IfUnmodeSince: in.CopySourceIfUnmodifiedSince,
+	})
+	if err != nil {
+		return out, err
+	}
+	ifMatch, ifNoneMatch := conditions(ctx)
+	plain := ifMatch == nil && !replace && in.TaggingDirective != types.TaggingDirectiveReplace && in.ChecksumAlgorithm == ""
+	if plain && b.linkable(from, p, f, v) {
+		if out, linked, err := b.link(p, f, v, sums); linked || err != nil {
+			return out, err
+		}
+	}
+	if in.ChecksumAlgorithm == "" && v.stored != "" {
+		in.ChecksumAlgorithm = sums.Algorithm
+	}
+	put := s3response.PutObjectInput{
+		ContentLength: &v.size, ChecksumAlgorithm: in.ChecksumAlgorithm,
+		Body:        still{io.LimitReader(f, v.size), f, v},
+		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition,
+		ContentLanguage: in.ContentLanguage, CacheControl: in.CacheControl, Expires: in.Expires, Metadata: in.Metadata,
+		WebsiteRedirectLocation: in.WebsiteRedirectLocation, Tagging: in.Tagging,
+		IfMatch: ifMatch, IfNoneMatch: ifNoneMatch,
+	}
+	if !replace {
+		head, err := b.posix.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &from.dir, Key: &from.key})
+		if err != nil {
+			return out, err
+		}
+		put.ContentType, put.ContentEncoding, put.ContentDisposition = head.ContentType, head.ContentEncoding, head.ContentDisposition
+		put.ContentLanguage, put.CacheControl, put.Expires = head.ContentLanguage, head.CacheControl, head.ExpiresString
+		put.Metadata = head.Metadata
+	}
+	if in.TaggingDirective != types.TaggingDirectiveReplace {
+		tags, err := b.posix.GetObjectTagging(ctx, from.dir, from.key, "")
+		if err != nil && !errors.Is(err, s3err.GetAPIError(s3err.ErrBucketTaggingNotFound)) {
+			return out, err
+		}
+		query := url.Values{}
+		for k, v := range tags {
+			query.Set(k, v)
+		}
+		encoded := query.Encode()
+		put.Tagging = &encoded
+	}
+	res, err := b.put(ctx, p, put)
+	if err != nil {
+		return out, err
+	}
+	info, err := p.readable()
+	if err != nil {
+		return out, err
+	}
+	modified := info.ModTime()
+	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{
+		ETag: &res.ETag, LastModified: &modified,
+		ChecksumCRC32: res.ChecksumCRC32, ChecksumCRC32C: res.ChecksumCRC32C, ChecksumCRC64NVME: res.ChecksumCRC64NVME,
+		ChecksumSHA1: res.ChecksumSHA1, ChecksumSHA256: res.ChecksumSHA256, ChecksumSHA512: res.ChecksumSHA512,
+		ChecksumMD5: res.ChecksumMD5, ChecksumXXHASH64: res.ChecksumXXHASH64, ChecksumXXHASH3: res.ChecksumXXHASH3,
+		ChecksumXXHASH128: res.ChecksumXXHASH128, ChecksumType: res.ChecksumType,
+	}}, nil
+}
+
+// conditions returns the conditions of the request behind ctx, a copy, on the
+// object that it replaces. versitygw does not read them.
+func conditions(ctx context.Context) (ifMatch, ifNoneMatch *string) {
+	req, ok := ctx.(*fasthttp.RequestCtx)
+	if !ok {
+		return nil, nil
+	}
+	header := func(name string) *string {
+		return s3utils.GetStringPtr(s3utils.TrimQuotes(string(req.Request.Header.Peek(name))))
+	}
+	return header("If-Match"), header("If-None-Match")
+}
+
+// linkable reports whether a copy can be another name of the same file: in a
+// bucket whose files are not edited in place, of an object that has all its
+// attributes and none that a copy does not get.
+func (b *backend) linkable(from, to place, f *os.File, v version) bool {
+	if from.bucket != to.bucket || to.folder() || v.stored == "" || slices.Contains(b.attrs.shared, to.bucket) {
+		return false
+	}
+	_, err := subject{file: f}.get(attrRedirect)
+	return errors.Is(err, xattr.ENOATTR)
+}
+
+// link makes p another name of the file f, which writes no bytes. linked is false
+// if p exists or the file system has no hard links.
+func (b *backend) link(p place, f *os.File, v version, sums s3response.Checksum) (out s3response.CopyObjectOutput, linked bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(p.path()), 0o755); err != nil {
+		return out, false, nil // copying returns the reason
+	}
+	// By its descriptor: the source's name may be another file by now.
+	open := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	done := b.expect(p.bucket, p.key)
+	err = unix.Linkat(unix.AT_FDCWD, open, unix.AT_FDCWD, p.path(), unix.AT_SYMLINK_FOLLOW)
+	done(err == nil)
+	if err != nil {
+		return out, false, nil
+	}
+	err = p.sync()
+	b.tell(p, false)
+	etag, modified := v.etag(), v.modTime()
+	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{
+		ETag: &etag, LastModified: &modified,
+		ChecksumCRC32: sums.CRC32, ChecksumCRC32C: sums.CRC32C, ChecksumCRC64NVME: sums.CRC64NVME,
+		ChecksumSHA1: sums.SHA1, ChecksumSHA256: sums.SHA256, ChecksumSHA512: sums.SHA512,
+		ChecksumMD5: sums.MD5, ChecksumXXHASH64: sums.XXHASH64, ChecksumXXHASH3: sums.XXHASH3,
+		ChecksumXXHASH128: sums.XXHASH128, ChecksumType: sums.Type,
+	}}, true, err
+}
