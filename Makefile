@@ -64,7 +64,7 @@ test: testdeps ## the units, and the real binary with curl, aws and rclone (five
 
 .PHONY: deep
 deep: testdeps ## the tests that take minutes, 25 GiB of disk or root
-	@$(GOTEST) -run '^TestDeep' -json $(UNIT) ./test/e2e | $(STRICT)
+	@$(GOTEST) -run '^TestDeep' -json $$(grep -rl --include='*_test.go' '^func TestDeep' . | xargs -n1 dirname | sort -u) | $(STRICT)
 
 .PHONY: infra
 infra: deps servers dist ## installing: systemd units, containers, a proxy, and the release under emulation
