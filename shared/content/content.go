@@ -74,7 +74,7 @@ type Content struct {
 	What string `json:"what"`
 	// VirtualSize is the size in bytes of the disk in the image. It is nil if
 	// the image does not say, and if there is no disk in it: of kind [Unknown],
-	// that is what tells other programs' formats from a disk.
+	// that distinguishes other programs' formats from a disk.
 	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
 	// Warnings are sentences on what is wrong, whatever the image is called.
 	Warnings []string `json:"warnings,omitempty"`

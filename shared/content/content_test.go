@@ -55,8 +55,8 @@ func sniff(t testing.TB, data []byte) content.Content {
 }
 
 // luks is a command that makes an encrypted image of the size that follows it.
-// For that, QEMU measures how fast the machine is, and gives up where its clock
-// is too coarse for what it measured: not so every time.
+// QEMU measures the speed of the machine for that, and sometimes fails because its
+// clock is too coarse.
 const luks = `luks() {
 	for n in $(seq 50); do
 		qemu-img create -q -f qcow2 --object secret,id=s,data=geheim -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x $1 && return
@@ -74,10 +74,10 @@ const udf = `udf() {
 }
 udf `
 
-// words are what a file of 5 MB of text is made of in the scripts below.
+// words prints 5 MB of text in the scripts below.
 const words = "seq 1000000 | head -c 5000000"
 
-// A disk is an image and what is to be found out about it.
+// A disk is an image and the content to be detected.
 type disk struct {
 	name   string
 	script string
@@ -86,7 +86,7 @@ type disk struct {
 	size   int64 // virtual; 0: that of the file; -1: not written
 }
 
-// disks are images of every kind, made by the tools that people make them with.
+// disks has images of every kind, made by the usual tools.
 var disks = []disk{
 	{"qcow2", "qemu-img create -q -f qcow2 x 3G", content.QCOW2, "version 3", 3 << 30},
 	{"qcow2 of version 2", "qemu-img create -q -f qcow2 -o compat=0.10 x 1T", content.QCOW2, "version 2", 1 << 40},
@@ -207,8 +207,8 @@ const (
 	mbr = "truncate -s 64M x; echo 'label: dos\n2048,4096\n6144,,83' | sfdisk -q x"
 )
 
-// An image of which the last partition begins and does not end is what some
-// publishers ship: it is told of, and taken for no other reason to be bad.
+// Some publishers ship images in which the last partition begins and does not end.
+// They get a warning, and are not called cut short.
 func TestBehind(t *testing.T) {
 	const calm = " bytes behind the image: some publishers ship images like that; else it was cut short"
 	for _, c := range []struct{ name, script, says string }{
@@ -218,7 +218,7 @@ func TestBehind(t *testing.T) {
 		{"gpt without its backup", "truncate -s 64M x; echo 'label: gpt\n,20M' | sfdisk -q x; truncate -s 30M x", "the GUID partition table goes on 35651584" + calm},
 		{"gpt of sectors of 4096 bytes", `truncate -s 64M x; printf 'EFI PART' | dd of=x bs=1 seek=4096 conv=notrunc status=none
 			printf '\377\377' | dd of=x bs=1 seek=4128 conv=notrunc status=none`, "the GUID partition table goes on 201326592" + calm},
-		// Only what keeps old programs off: it may speak of any size.
+		// A protective partition may have any size.
 		{"protective mbr", `truncate -s 1M x; printf '\0\0\2\0\356\377\377\377\1\0\0\0\377\377\377\377' | dd of=x bs=1 seek=446 conv=notrunc status=none
 			printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, ""},
 	} {
@@ -230,7 +230,7 @@ func TestBehind(t *testing.T) {
 }
 
 func TestMismatch(t *testing.T) {
-	// Who is called what by whom, and whether that is right.
+	// Files, and the names that fit them.
 	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2"}
 	for _, c := range []struct {
 		script string
@@ -245,7 +245,7 @@ func TestMismatch(t *testing.T) {
 		{"gzip </dev/null >x", []string{"a.raw.gz"}},
 		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},
 		{"bzip2 </dev/null >x", []string{"a.img.bz2"}},
-		// These are warned of whatever they are called.
+		// These have a warning already, whatever the name.
 		{"qemu-img create -q -f vmdk x 1G", names},
 		{"echo '<html>' >x", names},
 	} {
@@ -265,7 +265,7 @@ func TestMismatch(t *testing.T) {
 	}
 }
 
-// A name that is advised is an image's, and one that fits.
+// An advised name is a valid image name, and fits.
 func TestAdvisedName(t *testing.T) {
 	advice := regexp.MustCompile(`rename it to (\.\S+)$`)
 	for _, c := range []struct {
@@ -305,7 +305,7 @@ func TestAdvisedName(t *testing.T) {
 	}
 }
 
-// limited fails when it is read more often, or more at once, than promised.
+// limited fails the test if there are more or larger reads than promised.
 type limited struct {
 	t    testing.TB
 	r    io.ReaderAt
@@ -319,7 +319,7 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 	return l.r.ReadAt(p, off)
 }
 
-// However little may be read, nothing false is said.
+// With few reads less is detected, and nothing wrong.
 func TestSeeks(t *testing.T) {
 	for _, d := range disks {
 		data := shell(t, d.script)

@@ -58,7 +58,7 @@ func (b *bench) delete(id string) {
 	}
 }
 
-// holds checks what the mirror has, and returns its generation.
+// holds checks the items of the mirror and returns their generation.
 func (b *bench) holds(want map[string]int) uint64 {
 	b.t.Helper()
 	items, gen, err := b.All(context.Background())
@@ -101,7 +101,7 @@ func TestTouch(t *testing.T) {
 			t.Errorf("a second look went from generation %d to %d", gen, again)
 		}
 
-		// What nobody told of is not seen yet; what was told is, at once.
+		// A change without Touch is not seen yet; one with Touch is, at once.
 		b.put("a", "10")
 		b.put("c", "3")
 		b.delete("b")
@@ -140,7 +140,7 @@ func TestMaxAge(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.holds(map[string]int{"a": 1})
 		b.calls()
-		// The first look after that gets what there is, and a listing begins.
+		// The first All after MaxAge returns the old items and begins a listing.
 		time.Sleep(time.Second)
 		b.holds(map[string]int{"a": 1})
 		synctest.Wait()
@@ -151,7 +151,7 @@ func TestMaxAge(t *testing.T) {
 			t.Error("the generation did not change")
 		}
 
-		// A failing listing leaves what there was.
+		// A failing listing leaves the items.
 		time.Sleep(time.Hour)
 		b.root.Reset(func(faultstore.Call) faultstore.Fault { return faultstore.Before })
 		b.holds(map[string]int{"b": 2})
@@ -183,7 +183,7 @@ func TestMaxAgeZeroListsEachTime(t *testing.T) {
 	if again := b.holds(map[string]int{"b": 2}); again != last || again == gen {
 		t.Errorf("the generations are %d, %d, %d", gen, last, again)
 	}
-	// What did not change is not read again.
+	// Unchanged records are not read again.
 	if n := b.calls(); n["List"] != 1 || n["ReadRecord"] != 0 {
 		t.Errorf("a look at what is as before led to %v", n)
 	}
@@ -228,8 +228,8 @@ func TestUndecodable(t *testing.T) {
 	}
 }
 
-// TestErrors has each call of a look fail in turn. The look fails, and nothing
-// that was told before is forgotten.
+// TestErrors has each request of an All fail in turn. All fails, and no earlier Touch
+// is lost.
 func TestErrors(t *testing.T) {
 	for _, maxAge := range []time.Duration{0, time.Hour} {
 		failed := 0
@@ -261,7 +261,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("only %d failures were told", failed)
 		}
 	}
-	// The same for the first look.
+	// The same for the first All.
 	b := newBench(t, time.Hour)
 	b.put("a", "1")
 	b.root.Reset(faultstore.Plan(func(c faultstore.Call) faultstore.Fault {
@@ -332,7 +332,7 @@ func TestManyTouchedKeysAreListed(t *testing.T) {
 	}
 }
 
-// held is a store whose reads of records wait, once they have read.
+// held is a store whose reads of records wait after reading.
 type held struct {
 	store.Root
 	reading chan struct{} // a read has begun
@@ -346,8 +346,8 @@ func (h held) ReadRecord(ctx context.Context, key string) ([]byte, string, error
 	return data, tag, err
 }
 
-// TestTouchWhileAnotherLooks has one caller look at a key that was touched
-// while another one asks, who must not get what was before the touch.
+// TestTouchWhileAnotherLooks has one caller of All read a key that was touched. Another
+// one, meanwhile, must not get the value of before the touch.
 func TestTouchWhileAnotherLooks(t *testing.T) {
 	under := memstore.New()
 	root := held{under, make(chan struct{}), make(chan struct{})}
@@ -398,7 +398,7 @@ func TestTouchWhileAnotherLooks(t *testing.T) {
 	root.release <- struct{}{}
 	wg.Wait()
 
-	// A touch that comes while somebody reads what was before it.
+	// A touch while another caller reads the value of before it.
 	write(3)
 	look(3)
 	<-root.reading

@@ -16,8 +16,8 @@ import (
 	"imageroot/test/need"
 )
 
-// matrix has what qemu-img can be asked for. What it reads of it and is refused
-// here by design has part of the reason.
+// matrix has the options of qemu-img, with part of the error of images that qemu-img
+// reads and this package refuses by design.
 var matrix = []struct{ name, script, refused string }{
 	{"version 3", "qemu-img convert -O qcow2 raw x", ""},
 	{"version 2", "qemu-img convert -O qcow2 -o compat=0.10 raw x", ""},
@@ -39,15 +39,15 @@ var matrix = []struct{ name, script, refused string }{
 	{"backing file", "qemu-img create -q -f qcow2 -b raw -F raw x", "backing file"},
 }
 
-// unread is what qemu-img says of what is not read here: nothing of the disk as it
-// is now depends on it.
+// unread has the complaints of qemu-img about parts that this package does not read,
+// since the disk does not depend on them.
 var unread = regexp.MustCompile("snapshot table entry|Header extension|Bitmap")
 
-// errVast is of a disk that a flipped bit has made too large for this test.
+// errVast: a flipped bit has made the disk too large for this test.
 var errVast = errors.New("too large")
 
-// TestMatrix: what qemu-img reads of what it makes, whole and damaged, is read
-// here to the same bytes, and what it refuses is refused.
+// TestMatrix: images made by qemu-img, whole and damaged, are read to the same bytes
+// that qemu-img reads, or refused if qemu-img refuses them.
 func TestMatrix(t *testing.T) {
 	for n, m := range matrix {
 		t.Run(m.name, func(t *testing.T) {
@@ -100,8 +100,8 @@ func sh(t *testing.T, dir, script string) {
 	}
 }
 
-// variants are an image as it is, with single bits of its header and elsewhere
-// flipped, others for each number, and cut.
+// variants returns an image unchanged, with single bits of its header and elsewhere
+// flipped, with other numbers in its header, and cut.
 func variants(x []byte, number int) map[string][]byte {
 	all := map[string][]byte{"whole": x}
 	flipped := []int{len(x) / 5, len(x) / 3, len(x) / 2, len(x) - 1}

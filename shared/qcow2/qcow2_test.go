@@ -69,7 +69,7 @@ func load(t testing.TB, path string) []byte {
 	return b
 }
 
-// raw is what qemu-img makes of an image.
+// raw returns the disk that qemu-img reads from an image.
 func raw(t testing.TB, path string) []byte {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "converted.raw")
@@ -103,7 +103,7 @@ func readAll(i *Image, n int) ([]byte, error) {
 }
 
 // checkSame checks that the image reads as want: whole, in odd pieces, from
-// several goroutines at once, and where it says that there are zeros.
+// several goroutines at once, and that Zeros counts nothing but zeros.
 func checkSame(t *testing.T, image, want []byte) {
 	t.Helper()
 	i := open(t, image)
@@ -160,7 +160,7 @@ func differ(a, b []byte) int {
 	return min(len(a), len(b))
 }
 
-// Whatever QEMU can make of a disk is read as QEMU reads it.
+// All variants that QEMU writes are read as QEMU reads them.
 func TestConverted(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -237,7 +237,7 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// A disk of 1 TiB costs what was written to it.
+// Reading a disk of 1 TiB costs what was written to it.
 func TestSparse(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "disk.qcow2")
@@ -281,7 +281,7 @@ func TestOddSize(t *testing.T) {
 	checkSame(t, image, raw(t, path))
 }
 
-// What cannot be read from the file alone is refused, with what to do.
+// An image that needs more than its file is refused with advice.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -312,7 +312,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// refused checks that Open says no, of that kind and in those words.
+// refused checks the kind and the text of the error of Open.
 func refused(t *testing.T, b []byte, kind error, words string) {
 	t.Helper()
 	_, err := Open(bytes.NewReader(b), int64(len(b)))
@@ -355,7 +355,7 @@ func TestHostileHeaders(t *testing.T) {
 		{"an L1 table askew", func(b []byte) []byte { b[47] = 8; return b }, ErrCorrupt, "L1 table"},
 		{"an L1 table behind the end", func(b []byte) []byte { b[44] = 0x40; return b }, ErrTruncated, "L1 table"},
 		{"an L1 table beyond numbers", func(b []byte) []byte { b[40] = 0xff; return b }, ErrCorrupt, "L1 table"},
-		// QEMU writes these only where it can measure processor time.
+		// QEMU writes these only if it can measure processor time.
 		{"encryption by LUKS", func(b []byte) []byte { b[35] = 2; return b }, ErrUnsupported, "LUKS"},
 		{"another encryption", func(b []byte) []byte { b[35] = 3; return b }, ErrCorrupt, "encryption"},
 		{"another compression", func(b []byte) []byte { b[79] |= 8; b[104] = 2; return b }, ErrUnsupported, "compressed"},
@@ -374,7 +374,7 @@ func TestHostileHeaders(t *testing.T) {
 			refused(t, c.change(bytes.Clone(good)), c.kind, c.words)
 		})
 	}
-	// What its last writer left behind does not keep anybody from reading.
+	// Dirty and corrupt images can be read.
 	for name, bit := range map[string]byte{"dirty": 1, "corrupt": 2} {
 		b := bytes.Clone(good)
 		b[79] |= bit
@@ -386,8 +386,8 @@ func TestHostileHeaders(t *testing.T) {
 	}
 }
 
-// A file of some KiB that claims exabytes, by one table in many places, is
-// found out before anybody goes through them.
+// A file of some KiB that claims exabytes, by one table in many places, is refused
+// before all of them are read.
 func TestTablesInTables(t *testing.T) {
 	t.Parallel()
 	b := small(t, "cluster_size=512")
@@ -439,8 +439,8 @@ func TestHostileEntries(t *testing.T) {
 	}
 }
 
-// A file that was cut reads as far as it goes, and then says so; nothing
-// passes for zeros.
+// A file that was cut reads up to its end, and then fails. Missing data do not read
+// as zeros.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
 	for _, options := range [][]string{nil, {"-c"}, {"-c", "-o", "compression_type=zstd"}, {"-o", "cluster_size=2M"}} {
@@ -476,8 +476,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// Bytes that changed in a compressed cluster are an error or wrong, as the
-// format has no checksum, but no panic and no other cluster's.
+// Damage in a compressed cluster is an error, or other bytes of this cluster, since
+// the format has no checksum. It is never a panic.
 func TestDamagedClusters(t *testing.T) {
 	t.Parallel()
 	for _, options := range []string{"compression_type=zlib", "compression_type=zstd"} {
@@ -509,7 +509,7 @@ func TestDamagedClusters(t *testing.T) {
 	}
 }
 
-// failing is a file of which no more than so many bytes can be read.
+// failing is a file whose reads fail after a number of bytes.
 type failing struct {
 	io.ReaderAt
 	after int64
@@ -524,7 +524,7 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 	return f.ReaderAt.ReadAt(p, off)
 }
 
-// An error of the file is not one of the image.
+// An error of the file is not reported as one of the image.
 func TestFileFails(t *testing.T) {
 	t.Parallel()
 	b := small(t, "compat=1.1")
@@ -537,7 +537,7 @@ func TestFileFails(t *testing.T) {
 			t.Errorf("after %d bytes: %v", after*8192, err)
 		}
 	}
-	// A file that is shorter than it was said to be was not cut before.
+	// A file that is shorter than size says is an error of the file.
 	i, err := Open(bytes.NewReader(b[:len(b)-100]), int64(len(b)))
 	if err == nil {
 		_, err = readAll(i, 4096)

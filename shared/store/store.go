@@ -174,8 +174,8 @@ type PendingUpload struct {
 // upload lives until it is completed or aborted. A method returns [ErrNotFound]
 // if no upload of that key with that ID is pending.
 type Multipart interface {
-	// CreateUpload begins an upload and returns its ID. The object at key stays
-	// as it is.
+	// CreateUpload begins an upload and returns its ID. The object at key does
+	// not change.
 	CreateUpload(ctx context.Context, key string) (id string, err error)
 	// UploadPart sends part n (1 to [MaxParts]) of exactly size bytes, at most
 	// [MaxPutBytes], and replaces an earlier part n. If body fails or has fewer

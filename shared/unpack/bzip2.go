@@ -92,7 +92,7 @@ func (b *bzip2Stream) step() error {
 		b.wantCRC = b.read(32)
 		b.crc = (b.crc<<1 | b.crc>>31) ^ b.wantCRC
 		err := b.decode()
-		if b.err != nil { // of which the other one comes
+		if b.err != nil { // which caused the other error
 			return b.err
 		}
 		return err

@@ -19,20 +19,20 @@ import (
 	"imageroot/test/need"
 )
 
-// A made file is what a tool makes of the file raw, in a script.
+// A made file is the output of a script that compresses the file raw.
 type made struct {
 	name, script string
-	// refused is part of the reason for which nothing is read here of what the
-	// tool reads: so by design.
+	// refused is part of the error of a file that the tool reads and this package
+	// refuses by design.
 	refused string
 }
 
-// matrix has what tools can be asked for, of each kind.
+// matrix has the options of the tools, by kind.
 var matrix = []struct {
 	unpack  []string // a command to which the file is appended
 	accepts []int    // statuses of the command beside 0
-	// strict is part of the reason for which damage is refused here that the tool
-	// overlooks; empty: there is none.
+	// strict is part of the error for damage that the tool does not detect; empty
+	// if there is none.
 	strict string
 	made   []made
 }{
@@ -125,8 +125,8 @@ func header(flags string) string {
 	return `printf '\037\213\010` + flags + `\0\0\0\0\0\003' >x`
 }
 
-// TestMatrix: what a tool reads of what tools make, whole and damaged, is read
-// here to the same bytes, and what it refuses is refused.
+// TestMatrix: files made by tools, whole and damaged, are read to the same bytes that
+// the tool reads, or refused if the tool refuses them.
 func TestMatrix(t *testing.T) {
 	need.Programs(t, "bash")
 	for _, m := range matrix {
@@ -174,7 +174,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// variants are a file as it is, with single bits flipped, and cut.
+// variants returns a file unchanged, with single bits flipped, and cut.
 func variants(x []byte) map[string][]byte {
 	all := map[string][]byte{"whole": x}
 	const edge, middle = 20, 16
@@ -192,7 +192,7 @@ func variants(x []byte) map[string][]byte {
 	return all
 }
 
-// toolReads returns what a command writes, or why it refuses.
+// toolReads returns the output of a command, or its error.
 func toolReads(t *testing.T, accepts []int, command ...string) ([]byte, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -204,7 +204,7 @@ func toolReads(t *testing.T, accepts []int, command ...string) ([]byte, error) {
 	return out, err
 }
 
-// weRead returns what a disk gets of a compressed image.
+// weRead returns the disk in a compressed image.
 func weRead(data []byte) ([]byte, error) {
 	c := content.Head(data[:min(len(data), content.HeadBytes)], int64(len(data)))
 	if !c.Kind.Compressed() {
@@ -213,8 +213,8 @@ func weRead(data []byte) ([]byte, error) {
 	return read(c.Kind, bytes.NewReader(data), unpack.Limit{})
 }
 
-// crafted is a script that makes what no bzip2 of today does: a block of 1 or 4
-// times "a" whose codes are incomplete, with so many selectors, or randomised.
+// crafted returns a script that makes files that today's bzip2 does not write: a
+// block of 1 or 4 times "a" with incomplete codes, many selectors, or randomised.
 func crafted(run, selectors int, randomised bool) string {
 	var bits []byte
 	add := func(n int, v uint64) {

@@ -22,7 +22,7 @@ import (
 	"imageroot/test/need"
 )
 
-// tool runs a compressor and returns what it made of in.
+// tool runs a command and returns its output for the input in.
 func tool(t testing.TB, in []byte, command string, args ...string) []byte {
 	t.Helper()
 	need.Programs(t, command)
@@ -37,7 +37,7 @@ func tool(t testing.TB, in []byte, command string, args ...string) []byte {
 	return out
 }
 
-// disk is n bytes as a disk has them: text, noise and runs of zeros.
+// disk returns n bytes of text, noise and runs of zeros.
 func disk(n int) []byte {
 	r := rand.New(rand.NewPCG(6, uint64(n)))
 	var b []byte
@@ -61,7 +61,7 @@ type sample struct {
 	want []byte
 }
 
-// samples are what the tools make of n bytes.
+// samples returns what the tools write for n bytes.
 func samples(t testing.TB, n int) []sample {
 	t.Helper()
 	raw := disk(n)
@@ -107,7 +107,7 @@ func samples(t testing.TB, n int) []sample {
 	return all
 }
 
-// read returns all that a stream decompresses to, and how that ended.
+// read returns the bytes that a stream decompresses to, and the error that ended it.
 func read(kind content.Kind, r io.Reader, limit unpack.Limit) ([]byte, error) {
 	u, err := unpack.NewReader(kind, r, limit)
 	if err != nil {
@@ -144,8 +144,8 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// A file that is cut anywhere is said to be cut, at the byte where it ends,
-// unless what is left is a file itself.
+// A file cut at any byte is reported as cut at that byte, unless the rest is a
+// complete file.
 func TestTruncated(t *testing.T) {
 	for _, s := range samples(t, 4_000) {
 		t.Run(s.name, func(t *testing.T) {
@@ -172,8 +172,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// No damage to a byte goes unseen, where the format has checksums, and what is
-// said of where it is is true.
+// If the format has checksums, damage to any byte is detected, and not before its
+// offset.
 func TestDamaged(t *testing.T) {
 	for _, s := range samples(t, 4_000) {
 		if strings.Contains(s.name, "--no-check") || strings.HasSuffix(s.name, "padded") {
@@ -232,8 +232,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// What follows a gzip or bzip2 stream is ignored, as the tools do, and told
-// of; but not what looks like the rest of an image.
+// Bytes that follow a gzip or bzip2 stream are ignored and counted, unless they are
+// so many that they may be the rest of an image.
 func TestTrailing(t *testing.T) {
 	raw := disk(5_000)
 	for kind, data := range map[content.Kind][]byte{
@@ -256,8 +256,8 @@ func TestTrailing(t *testing.T) {
 	}
 }
 
-// TestTrailingBzip2: bzip2 -d ignores any bytes behind a stream that begin none,
-// however few. A second stream that is cut is another matter.
+// TestTrailingBzip2: like bzip2 -d, Read ignores bytes after a stream that do not
+// begin another one, even a single byte, and reports a second stream that is cut.
 func TestTrailingBzip2(t *testing.T) {
 	raw := disk(5_000)
 	data := tool(t, raw, "bzip2", "-c")
@@ -299,7 +299,7 @@ func TestTrailingBzip2(t *testing.T) {
 	}
 }
 
-// allocates returns how many bytes f allocates, freed ones included.
+// allocates returns the number of bytes that f allocates, including freed ones.
 func allocates(f func()) int64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -308,8 +308,8 @@ func allocates(f func()) int64 {
 	return int64(after.TotalAlloc - before.TotalAlloc)
 }
 
-// TestOneDictionary: however many blocks a file has, and however much they ask
-// for, there is one dictionary, and those that it grew out of.
+// TestOneDictionary: the number of blocks in a file, and the dictionaries they ask
+// for, do not make the decoder allocate more than one that grows.
 func TestOneDictionary(t *testing.T) {
 	raw := disk(200_000)
 	var growing []byte
@@ -352,8 +352,8 @@ func xzBlocks(blocks ...string) []byte {
 	return b
 }
 
-// TestEmptyBlocks: blocks without output, or with next to none, take no more
-// memory for being many, and the failing of the input ends them.
+// TestEmptyBlocks: memory does not grow with the number of blocks with little or no
+// output, and an error of the input ends them.
 func TestEmptyBlocks(t *testing.T) {
 	cancelled := errors.New("cancelled")
 	for _, c := range []struct {
@@ -380,8 +380,8 @@ func TestEmptyBlocks(t *testing.T) {
 	}
 }
 
-// TestChunks: what a block says of its chunks is not believed, nor does a block
-// refer to the one before.
+// TestChunks: sizes in the headers of chunks are checked, and a block cannot refer to
+// the one before.
 func TestChunks(t *testing.T) {
 	const one = "\x01\x00\x00x\x00"
 	for name, second := range map[string]string{
@@ -403,7 +403,7 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-// What the reader of the input says is not taken for damage.
+// An error of the input is not reported as damage.
 func TestSource(t *testing.T) {
 	failed := errors.New("the disk failed")
 	for _, s := range samples(t, 300_000) {
@@ -460,7 +460,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// TestWindow: what a stream will need is known before it is read.
+// TestWindow: the memory that a stream needs is known before it is read.
 func TestWindow(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
 	for _, tt := range []struct {
@@ -487,7 +487,7 @@ func TestWindow(t *testing.T) {
 		}
 		u.Close()
 	}
-	// What says nothing may need the most.
+	// A stream that does not say may need the most.
 	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)
 	u, err := unpack.NewReader(content.Zstd, bytes.NewReader(append(skippable, tool(t, data, "zstd", "-c")...)), unpack.Limit{Window: 16 << 20})
 	if err != nil {
@@ -499,8 +499,8 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestGrow: what a later frame or block wants more than the first is asked for
-// before it is held.
+// TestGrow: Grow is called before a later frame or block with a larger window is
+// read.
 func TestGrow(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
 	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)

@@ -16,7 +16,7 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Root { return faultstore.New(memstore.New(), nil) })
 }
 
-// kinds is which of the interesting errors err is.
+// kinds returns which of the errors of package store err is.
 func kinds(err error) string {
 	var is []string
 	for _, e := range []error{faultstore.ErrInjected, store.ErrUnknown, store.ErrConflict, store.ErrNotFound} {
@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		if _, _, err := under.ReadRecord(ctx, "r"); (err == nil) != tt.hasRecord {
 			t.Errorf("%v: the record is there: %v, want %v", tt.fault, err == nil, tt.hasRecord)
 		}
-		// What is late arrives before the next write to its key, and no other.
+		// A late write arrives before the next write to its key, and no other.
 		if _, err := r.CreateRecord(ctx, "other", nil); err != nil {
 			t.Errorf("%v: the next write: %v", tt.fault, err)
 		}

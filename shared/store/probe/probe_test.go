@@ -24,7 +24,7 @@ import (
 	"imageroot/test/deaf"
 )
 
-// left returns the keys of probes that are there.
+// left returns the keys that probes have left.
 func left(t *testing.T, root store.Root) []string {
 	t.Helper()
 	var keys []string
@@ -203,7 +203,7 @@ func TestLacks(t *testing.T) {
 	}
 }
 
-// A server that cannot be reached, or used, is not said to lack anything.
+// An unreachable or inaccessible server is not reported to lack a feature.
 func TestNoVerdict(t *testing.T) {
 	for _, want := range []error{store.ErrUnavailable, store.ErrDenied, store.ErrFull} {
 		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(context.Context, string, []byte) (string, error) { return "", want }})
@@ -218,7 +218,7 @@ func TestNoVerdict(t *testing.T) {
 	}
 }
 
-// A server that never answers does not keep a start waiting for ever.
+// A probe of a server that does not respond ends.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(ctx context.Context, _ string, _ []byte) (string, error) {
@@ -231,8 +231,8 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// Probes beside each other leave each other alone, and what one that was
-// killed has left goes with a later one.
+// Probes that run at the same time do not disturb each other, and a later one removes
+// what a killed one has left.
 func TestBeside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := memstore.New()
@@ -274,7 +274,7 @@ func open(t *testing.T, endpoint string) *s3store.Root {
 	return c.Root("bucket", "catalog/")
 }
 
-// Over the gateway inside, and over servers that are not as good.
+// The gateway inside passes, and servers that lack a feature do not.
 func TestServers(t *testing.T) {
 	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: accessKey, SecretKey: secretKey})
 	if err != nil {

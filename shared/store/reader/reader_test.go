@@ -16,7 +16,7 @@ import (
 	"imageroot/shared/store/reader"
 )
 
-// counted is a root that counts requests, and fails those that fails says.
+// counted is a root that counts requests, and fails those for which fails is true.
 type counted struct {
 	store.Root
 	gets  atomic.Int64
@@ -97,7 +97,7 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// One version is read, or none.
+// Reads are of one version, or fail.
 func TestReplaced(t *testing.T) {
 	s := &counted{Root: memstore.New()}
 	v := put(t, s, random(2<<20))
@@ -114,7 +114,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// What fails once may work the next time.
+// A chunk that failed is requested again.
 func TestFailure(t *testing.T) {
 	data := random(2 << 20)
 	broken := errors.New("no route to the store")

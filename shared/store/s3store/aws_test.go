@@ -15,7 +15,7 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// TestCopyInParts copies as AWS wants it for objects of more than 5 GiB.
+// TestCopyInParts copies as AWS requires for objects of more than 5 GiB.
 func TestCopyInParts(t *testing.T) {
 	root := openRoot(t)
 	const part = 5 << 20
@@ -38,7 +38,7 @@ func TestCopyInParts(t *testing.T) {
 	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, want %d: %v", len(got), len(data), err)
 	}
-	// Nothing is left of one that fails.
+	// A copy that fails leaves nothing.
 	if err := root.CopyInParts(t.Context(), "none.img", "missing.img", int64(len(data)), part); err == nil {
 		t.Error("nothing was copied")
 	}
@@ -47,9 +47,8 @@ func TestCopyInParts(t *testing.T) {
 	}
 }
 
-// TestAWSParts looks at what is sent to AWS itself, over TLS and with the
-// client's defaults: a part must not have a checksum that its upload was not
-// begun with.
+// TestAWSParts checks requests to AWS, over TLS and with the client's defaults: a part
+// must not have a checksum that its upload did not announce.
 func TestAWSParts(t *testing.T) {
 	var asked []string
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

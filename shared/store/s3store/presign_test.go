@@ -36,7 +36,7 @@ func openRoot(t *testing.T) *s3store.Root {
 	return c.Root("images", "in here/")
 }
 
-// do sends a request as a client does that knows nothing of S3.
+// do sends a request as an HTTP client without S3 support does.
 func do(t *testing.T, method, url string, body []byte, header ...string) (*http.Response, []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -69,7 +69,7 @@ func TestPresign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What clients send of their own accord must not matter.
+	// Fields that clients add themselves make no difference.
 	if resp, body := do(t, http.MethodPut, url, data, "Content-Type", "application/x-whatever", "User-Agent", "test"); resp.StatusCode != http.StatusOK {
 		t.Fatalf("PUT: %s %s", resp.Status, body)
 	}
