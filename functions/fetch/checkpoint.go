@@ -16,8 +16,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// checkpoint is what a later run of the job goes on from. The parts are the
-// store's to know.
+// checkpoint is what the next run of a job resumes from. The store lists the parts.
 type checkpoint struct {
 	Key        string            `json:"key"` // of the upload
 	UploadID   string            `json:"upload_id"`
@@ -28,13 +27,13 @@ type checkpoint struct {
 	Validators source.Validators `json:"validators"`
 	Mixed      bool              `json:"mixed,omitempty"` // the parts are of answers with different validators
 	At         time.Time         `json:"at,omitzero"`     // when the last part was finished
-	// Whole says that all parts are there and are what they should be: what is
-	// left is to make a blob of them, and that may have been begun.
+	// Whole says that all parts are stored and verified. What is left is to make a
+	// blob of them, which may have begun.
 	Whole bool `json:"whole,omitempty"`
 }
 
-// inherit takes over what a failed fetch of the same bytes, from whatever
-// source, has left to go on from. It returns nil if there is none.
+// inherit takes over the checkpoint of a failed fetch of the same bytes from any
+// source. It returns nil if there is none.
 func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.RawMessage, error) {
 	jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
 	if err != nil {
@@ -71,14 +70,14 @@ func (f *Function) kept(j job.Job) (cp checkpoint, ok bool) {
 	return cp, err == nil && j.Status == job.Failed && f.Now().Sub(cp.At) < abandonedAfter
 }
 
-// resumable reports whether somebody could tell that the rest of the source is
-// of the same image.
+// resumable reports whether validators or a digest can tell that the rest of the
+// source is of the same image.
 func (tr *transfer) resumable() bool {
 	return tr.cp.Validators != (source.Validators{}) || tr.t.verified()
 }
 
-// resume takes up a checkpoint and reports whether that is possible. The parts
-// of one that is of no use are given up.
+// resume resumes a checkpoint and reports whether that is possible. It aborts the
+// parts of one that is of no use.
 func (tr *transfer) resume(ctx context.Context) (bool, error) {
 	var cp checkpoint
 	if json.Unmarshal(tr.from, &cp) != nil || cp.UploadID == "" {
@@ -177,15 +176,15 @@ func (tr *transfer) keeps(ctx context.Context, err error) bool {
 	return !errors.Is(cause, job.ErrCancelled)
 }
 
-// patience is how long giving something up may take.
+// patience is how long aborting may take.
 const patience = 10 * time.Second
 
-// abort gives up what has come.
+// abort removes the parts.
 func (tr *transfer) abort(ctx context.Context) {
 	tr.f.abandon(ctx, tr.t.name, tr.cp)
 }
 
-// abandon gives up the bytes that a checkpoint names.
+// abandon removes the bytes that a checkpoint names.
 func (f *Function) abandon(ctx context.Context, name string, cp checkpoint) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
@@ -194,6 +193,6 @@ func (f *Function) abandon(ctx context.Context, name string, cp checkpoint) {
 		err = errors.Join(err, f.Catalog.Delete(ctx, cp.Key))
 	}
 	if err != nil {
-		f.Log.Warn("the bytes of a fetch could not be given up; they are swept later", "name", name, "error", err)
+		f.Log.Warn("the parts of a fetch could not be removed; they are swept later", "name", name, "error", err)
 	}
 }

@@ -35,7 +35,7 @@ type Limits struct {
 	FirstWait time.Duration
 	// LeastBytes must come in each LeastWithin of waiting for a source, by
 	// default 2 MiB in ten minutes. A source that sends less is asked over one
-	// connection, then taken for one that is out of reach.
+	// connection, then taken to be out of reach.
 	LeastBytes  int64
 	LeastWithin time.Duration
 }
@@ -54,20 +54,20 @@ func (l Limits) withDefaults() Limits {
 // maxRestarts is how often a source may change while it is fetched.
 const maxRestarts = 3
 
-// A transfer is one try to get a source whole.
+// A transfer is one try to fetch a whole source.
 type transfer struct {
 	f    *Function
 	t    *target
 	run  *job.Run
-	from json.RawMessage // the checkpoint to go on from, if any
-	pure bool            // joins nothing that different servers have
+	from json.RawMessage // the checkpoint to resume from, if any
+	pure bool            // joins no bytes of different servers
 
 	cp    checkpoint
 	sum   *digest.Hasher
 	parts []store.Part
 }
 
-// fetch brings the target's bytes into the catalog root.
+// fetch stores the target's bytes in the catalog root.
 func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*job.Job), error) {
 	from := run.Job().Checkpoint
 	if t.sha256 != "" {
@@ -104,8 +104,8 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 	}
 }
 
-// do gets the whole, going on from a checkpoint if it may. The parts of a try
-// that cannot be gone on with are given up.
+// do fetches the whole source, from a checkpoint if that can be resumed. It aborts
+// the parts of a try that cannot be resumed.
 func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 	resumed, err := tr.resume(ctx)
 	if err != nil {
@@ -132,7 +132,7 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
 }
 
-// receive gets what is missing of the source into parts.
+// receive stores what is missing of the source in parts.
 func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
 		Limits:  tr.f.Limits.withDefaults(),
@@ -163,9 +163,10 @@ func (tr *transfer) receive(ctx context.Context) error {
 	return tr.save(ctx)
 }
 
-// outlast keeps the job queued over a source that is out of reach, where some
-// of the image is here and can be gone on from. Over a source that answers, and
-// not with the rest, it fails the job and keeps the parts for another URL.
+// outlast returns the outcome of a transfer that failed with err after a part that
+// can be resumed from. If the source is out of reach the job stays queued. If it
+// answers, but not with the rest, the job fails and its parts are kept for another
+// URL.
 func (tr *transfer) outlast(err error) error {
 	asked, passes := source.MayRetry(err)
 	down := tr.f.Now().Sub(tr.cp.At)
@@ -185,8 +186,8 @@ func (tr *transfer) outlast(err error) error {
 // verified reports whether a digest tells that the bytes are the right ones.
 func (t *target) verified() bool { return t.sha256 != "" || t.sha512 != "" }
 
-// size is what the stream must have: what the source said when the transfer
-// began, else what was said of it when it was added.
+// size returns the size that the stream must have: the source's when the transfer
+// began, else the catalog's.
 func (tr *transfer) size() int64 {
 	if tr.cp.Size >= 0 {
 		return tr.cp.Size
@@ -207,7 +208,7 @@ func (tr *transfer) begin(ctx context.Context) error {
 	tr.sum = digest.New(t.sha512 != "")
 	tr.parts = nil
 	tr.cp = checkpoint{Key: key, UploadID: id, Size: -1, Hashed: tr.sum.State()}
-	// Whoever goes on with the job can give the parts up if not go on with them.
+	// The next owner of the job can resume or abort the parts.
 	if err := tr.save(ctx); err != nil {
 		tr.abort(ctx)
 		return err
@@ -215,7 +216,7 @@ func (tr *transfer) begin(ctx context.Context) error {
 	return nil
 }
 
-// compare holds what the source says now against what it said when the entry
+// compare compares size and validators of the source with those of when the entry
 // was added.
 func (tr *transfer) compare(ctx context.Context, s *stream) error {
 	t := tr.t

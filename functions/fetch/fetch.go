@@ -1,5 +1,5 @@
-// Package fetch brings the bytes of entries and of the manifest's images into
-// the catalog root, verified.
+// Package fetch downloads the bytes of entries and of the manifest's images into
+// the catalog root, and verifies them.
 package fetch
 
 import (
@@ -39,20 +39,20 @@ type Function struct {
 	Inventory              *inventory.Inventory
 	Activity               *activity.Log
 	Metric                 *metric.Set
-	// Free returns the bytes that the store has room for, or a negative
-	// number where it cannot tell.
+	// Free returns the bytes that the store has room for, or a negative number if
+	// that is not known.
 	Free    func() int64
 	Workers int
-	// Whole has each part come whole before it goes to the store: to one, such
-	// as AWS, that gives a request up when nothing comes for some seconds, as it
-	// does while a source pauses. It takes memory for a part of each worker.
+	// Whole reads each part into memory before it goes to the store, for stores
+	// such as AWS that end a request that is idle for some seconds, as it is while
+	// a source pauses. It takes memory for one part per worker.
 	Whole  bool
 	Limits Limits
 	Now    func() time.Time
 	Log    *slog.Logger
 }
 
-// A target is what to fetch, and what is known of it.
+// A target is a source to fetch and what the catalog knows of it.
 type target struct {
 	ref    string // layout.Ref of the URL
 	loc    source.Location
@@ -60,16 +60,16 @@ type target struct {
 	size   int64 // negative: not known
 	sha256 string
 	sha512 string
-	// seen is what the source said of itself when the entry was added.
+	// seen are the source's validators when the entry was added.
 	seen  source.Validators
 	entry bool // an operator's entry, which can be flagged
 	added time.Time
 }
 
-// errGone ends the job of a source that nobody names any more.
+// errGone ends the job of a source that the catalog no longer has.
 var errGone = errors.New("the catalog no longer has this source")
 
-// target reads what there is to know of a source.
+// target reads what the catalog knows of a source.
 func (f *Function) target(ctx context.Context, ref string) (*target, error) {
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	if err == nil {
@@ -130,7 +130,7 @@ func (f *Function) resolve(ctx context.Context, t *target) error {
 	return nil
 }
 
-// Handle does the work of one message of the fetch queue.
+// Handle implements queue.Handler for fetch jobs.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	task, err := queue.Decode(body)
 	if err != nil {
@@ -147,7 +147,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 		err = fmt.Errorf("not a task of the fetch function: %.100q", body)
 	}
 	if errors.Is(err, record.ErrNewer) {
-		return nil // a job of a newer version is that version's
+		return nil // a record of a newer version is left to that version
 	}
 	return err
 }
@@ -167,7 +167,7 @@ func (f *Function) fetches() *job.Runner {
 	}
 }
 
-// fetched has the bytes inspected that a job has fetched.
+// fetched enqueues an inspection of fetched bytes.
 func (f *Function) fetched(ctx context.Context, _ string, j job.Job) error {
 	if j.Status != job.Completed {
 		return nil
@@ -178,13 +178,14 @@ func (f *Function) fetched(ctx context.Context, _ string, j job.Job) error {
 	return nil
 }
 
-// handOver is how long a job that this process may not do is left to others.
+// handOver is how long a job that this process may not do is left to other
+// processes.
 const handOver = 30 * time.Second
 
-// leave returns what becomes of a job whose source did not give its bytes. If
-// the job was queued by a process with other settings for sources, one with
-// those may do it: the job stays queued, for as long as for a source that is
-// out of reach. Otherwise err stands.
+// leave returns the outcome of a job whose source failed with err. If a process
+// with other settings for sources queued the job, such a process may do it: the
+// job stays queued, for as long as for a source that is out of reach. Otherwise
+// the outcome is err.
 func (f *Function) leave(j job.Job, err error) error {
 	_, unresolvable := errors.AsType[*source.Unresolvable](err)
 	if !unresolvable || j.Reach == "" || j.Reach == f.Sources.Reach() || f.Now().Sub(j.QueuedAt) > maxOutage {
@@ -213,7 +214,7 @@ func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	return err
 }
 
-// retryLater returns what becomes of a job over an error of the store.
+// retryLater returns the outcome of a job for an error of the store.
 func retryLater(err error) error {
 	switch {
 	case errors.Is(err, store.ErrFull):
@@ -226,8 +227,8 @@ func retryLater(err error) error {
 	return job.StoreFailed(err)
 }
 
-// Reconcile queues fetch jobs that nobody works on, and removes what nothing
-// in the catalog stands for any more: never what is younger than a day.
+// Reconcile sends the tasks of active fetch jobs again, and removes blobs, records
+// and parts that no source in the catalog stands for and that are older than a day.
 func (f *Function) Reconcile(ctx context.Context) error {
 	blobs, fetched, err := f.Inventory.Unnamed(ctx, abandonedAfter)
 	if err != nil {
@@ -249,7 +250,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		}
 	}
 	if f.Inventory.NewerFetchJobs() {
-		return nil // which parts are theirs, that version knows
+		return nil // only that version knows its parts
 	}
 	return f.sweepParts(ctx, inUse)
 }
@@ -275,7 +276,7 @@ func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error
 	return inUse, f.fetches().Resume(ctx, jobs)
 }
 
-// sweepParts removes half of fetches that no job goes on with.
+// sweepParts removes the parts of fetches that no job will resume.
 func (f *Function) sweepParts(ctx context.Context, inUse map[string]bool) error {
 	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix} {
 		for u, err := range f.Catalog.PendingUploads(ctx, prefix) {
@@ -302,16 +303,15 @@ func (f *Function) sweepParts(ctx context.Context, inUse map[string]bool) error 
 	return nil
 }
 
-// abandonedAfter is how old an upload must be before it is taken for one that
-// no process goes on with.
+// abandonedAfter is the age at which an upload that no job names is removed.
 const abandonedAfter = 24 * time.Hour
 
-// Uncache drops fetched bytes. What is known of them stays.
+// Uncache removes fetched bytes. Their records stay.
 func (f *Function) Uncache(ctx context.Context, sha256 string) error {
 	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
 }
 
-// nameOf is what people call the bytes with that digest.
+// nameOf returns the primary name of the bytes with that digest.
 func nameOf(ctx context.Context, inv *inventory.Inventory, sha256 string) string {
 	s, err := inv.Snapshot(ctx)
 	if err == nil {

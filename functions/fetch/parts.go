@@ -20,7 +20,7 @@ import (
 // maxWhole is the largest part that is held in memory.
 const maxWhole = 256 << 20
 
-// copy moves the stream into parts, hashing on the way.
+// copy stores the stream in parts and hashes it.
 func (tr *transfer) copy(ctx context.Context, s *stream) error {
 	size := tr.size()
 	if tr.cp.PartSize == 0 {
@@ -87,15 +87,15 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 	part, err := tr.f.Catalog.UploadPart(ctx, tr.cp.Key, tr.cp.UploadID, n, r, length)
 	interrupt := s.interrupt
 	if err == nil {
-		interrupt = func() {} // all of it was read: the stream goes on
+		interrupt = func() {} // all of it was read: the stream continues
 	}
 	_, rerr := r.Stop(interrupt)
 	switch {
 	case rerr != nil && (err == nil || !errors.Is(rerr, digest.ErrStopped)):
 		return rerr
 	case errors.Is(err, store.ErrNotFound):
-		// Somebody has given the parts up; without them there is nothing to go on from.
-		return &job.Retry{After: time.Second, Err: errors.New("the store has given the parts of this fetch up")}
+		// The parts were aborted, so there is nothing to resume from.
+		return &job.Retry{After: time.Second, Err: errors.New("the store no longer has the parts of this fetch")}
 	case err != nil:
 		return retryLater(err)
 	}
@@ -105,8 +105,7 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 	return tr.save(ctx)
 }
 
-// exactly makes a source that ends before its announced length an error: what
-// is stored must not be short.
+// An exactly reader fails if its source ends before its announced length.
 type exactly struct {
 	r         io.Reader
 	left      int64
@@ -122,7 +121,7 @@ func (e *exactly) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// verify holds what came against what was promised.
+// verify compares what was received with the size and the digests of the target.
 func (tr *transfer) verify() error {
 	t, got := tr.t, tr.sum
 	switch {
@@ -138,15 +137,15 @@ func (tr *transfer) verify() error {
 	return nil
 }
 
-// assemble makes the parts a blob named by its SHA-256. An earlier run may
-// have come to any point of that.
+// assemble makes a blob of the parts. An earlier run may have ended at any point
+// of that.
 func (tr *transfer) assemble(ctx context.Context) error {
 	c, blob, size := tr.f.Catalog, layout.BlobKey(tr.sum.Sum256()), tr.sum.Offset()
 	if tr.parts != nil {
 		_, err := c.CompleteUpload(ctx, tr.cp.Key, tr.cp.UploadID, tr.parts)
-		// Where the store has no such upload any more, an earlier try was
-		// answered to nobody. What was replaced already was by the same bytes:
-		// nobody writes others to this key.
+		// If the store no longer has the upload, an earlier try succeeded and its
+		// answer was lost. An object that was replaced has the same bytes, since
+		// the key is their digest's or this fetch's own.
 		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrChanged) {
 			return retryLater(err)
 		}
@@ -154,7 +153,7 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	there, err := c.Head(ctx, tr.cp.Key)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		// Put in its place already, or gone.
+		// Moved to its key already, or gone.
 		if there, err = c.Head(ctx, blob); errors.Is(err, store.ErrNotFound) || err == nil && there.Size != size {
 			return &restartError{err: errors.New("the store has lost the bytes that were fetched")}
 		}
@@ -178,11 +177,11 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	return nil
 }
 
-// publish records what the source is, and returns what becomes of the job.
+// publish records what was fetched, and returns the last changes to the job.
 func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 string, size int64, v source.Validators) (func(*job.Job), error) {
 	err := job.Publish(ctx, run, layout.FetchedKey(t.ref), size, func(rec *entry.Fetched) error {
 		if t.entry {
-			// What was fetched is of the source as it was when the entry was added.
+			// The bytes are of the source as it was when the entry was added.
 			e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(t.ref))
 			switch {
 			case errors.Is(err, store.ErrNotFound):

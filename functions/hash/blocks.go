@@ -14,11 +14,11 @@ const (
 	readAhead  = 3
 )
 
-// blocks reads r to its end, the next blocks while one is worked on: on two
-// cores, what the reading takes costs a hash no time. The last pair has the
-// error that ended it, io.EOF too, and may have bytes; whatever was read comes
-// before. A block is good until the next one is asked for. Who stops before
-// the end must close r, for the read that may be under way.
+// blocks reads r to its end, and the next blocks while the caller works on one:
+// on two cores, reading costs a hash no time. The last pair has the error that
+// ended the reading, io.EOF too, and may have bytes; all that was read comes
+// before. A block is valid until the next one is asked for. A caller that stops
+// before the end must close r, for the read that may be in flight.
 func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 	type block struct {
 		data []byte
@@ -34,7 +34,7 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 			defer close(full)
 			for buf := range free {
 				n, err := store.ReadBlock(r, buf)
-				full <- block{buf[:n], err} // has room for all that there are
+				full <- block{buf[:n], err} // has room for all blocks
 				if err != nil {
 					return
 				}
@@ -44,7 +44,7 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 			if !yield(b.data, b.err) {
 				return
 			}
-			free <- b.data[:blockBytes] // so has this
+			free <- b.data[:blockBytes] // as this has
 		}
 	}
 }

@@ -21,32 +21,31 @@ import (
 )
 
 const (
-	// maxCrashes is how often the process may end in a check before that is given
-	// up: what ends it each time would do so for ever.
+	// maxCrashes is how often a check may end the process before it is given up.
 	maxCrashes = 5
-	// enoughTime is how long a run must have had, where it has a deadline, for
-	// another one not to get further.
+	// enoughTime is the least duration of a run with a deadline after which the
+	// check is given up: another run would get no further.
 	enoughTime = 5 * time.Minute
 	// maxRawBytes is the largest disk in a qcow2 image that is hashed. Of a
 	// larger one, which is almost all zeros, only what is in the image is read.
 	maxRawBytes = 32 << 30
-	// A check reads on until maxRawBytes, and workRatio bytes for each byte of the
-	// image, have come out: a disk with an operating system is below that, and what
-	// is beyond is zeros, or made to keep this program busy.
+	// A check ends after maxRawBytes and workRatio bytes for each byte of the
+	// image. A disk with an operating system is below that; more is zeros, or made
+	// to keep this program busy.
 	workRatio = 100
 )
 
-// maxWork is how many bytes a check reads of what is in an image of size bytes.
+// maxWork returns how many expanded bytes a check reads of an image of size bytes.
 func maxWork(size int64) int64 { return maxRawBytes + workRatio*min(size, 1<<50) }
 
-// beyond is the verdict where more than most bytes come out.
+// beyond returns the verdict on an image that expands to more than most bytes.
 func beyond(most, off int64) content.Check {
 	return content.Check{Verdict: content.Unchecked, Offset: off, Reason: fmt.Sprintf("the image was not checked: it expands to more than %d GiB, which takes too long for images of its size", most>>30)}
 }
 
 const reasonTime = "the image was not checked: that takes longer than a function at AWS may run"
 
-// runCheck checks bytes whose job is queued.
+// runCheck runs a check job when it is its turn.
 func (f *Function) runCheck(ctx context.Context, sha256 string) error {
 	if f.CheckJobs == nil {
 		return nil // it was turned off meanwhile
@@ -66,8 +65,8 @@ func (f *Function) checks(turn *turn) *job.Runner {
 		return func(j *job.Job) {
 			switch {
 			case verdict.Verdict != content.Good:
-				// Not an error of the run, which would be tried again if its
-				// time is over.
+				// Not an error of the run, which would be retried if ctx has
+				// ended.
 				j.Status, j.Error = job.Failed, verdict.Reason
 			case j.BytesTotal != nil:
 				j.BytesDone = *j.BytesTotal
@@ -81,7 +80,7 @@ func (f *Function) checks(turn *turn) *job.Runner {
 // time, and queues other checks.
 func (f *Function) checked(ctx context.Context, sha256 string, j job.Job) error {
 	if j.Status == job.Failed && !j.FailingSince.IsZero() {
-		if _, err := f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
+		if _, err := f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
 			return err
 		}
 	}
@@ -89,18 +88,18 @@ func (f *Function) checked(ctx context.Context, sha256 string, j job.Job) error 
 }
 
 // tries is the checkpoint of a check, which always begins at the beginning: how
-// many runs have begun, and not come to an end of any sort, and whether it is
-// known to be a long one.
+// many runs have begun and neither ended nor stopped, and whether the check is
+// known to be long.
 type tries struct {
 	Begun int  `json:"begun"`
 	Long  bool `json:"long,omitempty"`
 }
 
-// check reads the bytes through, wherever they are, and records the verdict.
+// check reads the bytes with this SHA-256 through and records the verdict.
 func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *turn) (_ content.Check, err error) {
 	started := f.Now()
 	var before tries
-	_ = json.Unmarshal(r.Job().Checkpoint, &before) // none are none
+	_ = json.Unmarshal(r.Job().Checkpoint, &before) // zero if there is none
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	switch {
 	case err != nil && !errors.Is(err, store.ErrNotFound):
@@ -110,7 +109,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 	case rec.Check != nil:
 		return *rec.Check, nil
 	case before.Begun >= maxCrashes:
-		return f.judge(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)})
+		return f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)})
 	}
 	mark := func(t tries) json.RawMessage {
 		data, err := json.Marshal(t)
@@ -145,7 +144,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
 		// The next run would begin where this one began.
-		return f.judge(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime})
+		return f.recordVerdict(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime})
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
@@ -156,11 +155,12 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
 	}
-	return f.judge(ctx, sha256, verdict)
+	return f.recordVerdict(ctx, sha256, verdict)
 }
 
-// judge records a verdict, unless there is one, and returns the one there is.
-func (f *Function) judge(ctx context.Context, sha256 string, verdict content.Check) (content.Check, error) {
+// recordVerdict records a verdict, unless there is one, and returns the recorded
+// one. It needs no fence: a verdict is of content, which does not change.
+func (f *Function) recordVerdict(ctx context.Context, sha256 string, verdict content.Check) (content.Check, error) {
 	verdict.At = f.Now().UTC()
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
 		if !exists || rec.Check != nil {
@@ -178,8 +178,8 @@ func (f *Function) judge(ctx context.Context, sha256 string, verdict content.Che
 	return *rec.Check, nil
 }
 
-// examine reads what is at a place through. The error is the store's, or that
-// of ctx; what is wrong with the image is a verdict.
+// examine reads the bytes at a place through. The error is the store's or that of
+// ctx; a fault of the image is a verdict.
 func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, error) {
 	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
@@ -256,7 +256,7 @@ func unpackVerdict(err error) (content.Check, error) {
 	return content.Check{Verdict: verdict, Reason: wrong.Reason, Offset: wrong.Offset}, nil
 }
 
-// A counted reader says how much has been read to who runs beside it.
+// A counted reader counts the bytes read. The count is safe for concurrent use.
 type counted struct {
 	r io.Reader
 	n atomic.Int64

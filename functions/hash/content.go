@@ -28,12 +28,12 @@ func (f *Function) imageAt(name string, v store.Version) place {
 	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: name, Version: v}}, name}
 }
 
-// find returns where the bytes with that SHA-256 are; store.ErrNotFound where
-// they are not here.
+// find returns where the bytes with that SHA-256 are. The error is
+// store.ErrNotFound if they are not here.
 func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
 	at, err := f.listed(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
-		// Who brought them may be another process.
+		// Another process may have stored them.
 		if err := f.Inventory.Refresh(ctx); err != nil {
 			return place{}, err
 		}
@@ -61,9 +61,9 @@ func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
 	return place{at, row.Names[0]}, nil
 }
 
-// lookInto finds out what bytes are that are anywhere. Their check comes when
-// it is their turn.
-func (f *Function) lookInto(ctx context.Context, sha256 string) error {
+// inspectContent detects the format of the bytes with this SHA-256, wherever they are
+// stored, and queues checks.
+func (f *Function) inspectContent(ctx context.Context, sha256 string) error {
 	_, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	if !errors.Is(err, store.ErrNotFound) {
 		return err
@@ -75,24 +75,24 @@ func (f *Function) lookInto(ctx context.Context, sha256 string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.sniff(ctx, sha256, at); err != nil {
+	if _, err := f.learn(ctx, sha256, at); err != nil {
 		return err
 	}
 	return f.fillChecks(ctx)
 }
 
 const (
-	// seeks is how many reads finding out a virtual size may take where each is
-	// a request, and fileSeeks where it is none: enough for 10 GB of zstd.
+	// seeks is the most reads for a virtual size if each is a request, and
+	// fileSeeks if none is: enough for 10 GB of zstd.
 	seeks, fileSeeks = 512, 100_000
 )
 
-// inspect finds out what new bytes with that SHA-256 are and queues their
+// inspect detects the format of the bytes with this SHA-256 and queues their
 // check, unless either was done before.
 func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	if errors.Is(err, store.ErrNotFound) {
-		rec, err = f.sniff(ctx, sha256, at)
+		rec, err = f.learn(ctx, sha256, at)
 	}
 	if err != nil || f.CheckJobs == nil || !rec.Pending() {
 		return err
@@ -101,17 +101,16 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	return err
 }
 
-// sniff finds out what the bytes with that SHA-256 are, and records it. The
-// record is empty where they were replaced meanwhile: another event tells of
-// what is there now.
-func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.Record, error) {
-	found, err := f.lookAt(ctx, at)
+// learn records the format of the bytes with this SHA-256. The record is zero if
+// they were replaced meanwhile, which is another event.
+func (f *Function) learn(ctx context.Context, sha256 string, at place) (content.Record, error) {
+	found, err := f.detect(ctx, at)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		f.Inventory.Touch(at.Place)
 		return content.Record{}, nil
 	}
 	if err != nil {
-		return content.Record{}, fmt.Errorf("look into %s: %w", at.name, err)
+		return content.Record{}, fmt.Errorf("inspect %s: %w", at.name, err)
 	}
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
 		if exists {
@@ -123,8 +122,8 @@ func (f *Function) sniff(ctx context.Context, sha256 string, at place) (content.
 	return rec, err
 }
 
-// lookAt looks at the bytes at a place, which are one version's.
-func (f *Function) lookAt(ctx context.Context, at place) (content.Content, error) {
+// detect returns the format of the bytes at a place.
+func (f *Function) detect(ctx context.Context, at place) (content.Content, error) {
 	r, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
 		return content.Content{}, err
@@ -141,8 +140,8 @@ func (f *Function) lookAt(ctx context.Context, at place) (content.Content, error
 	return found, at.Unchanged(ctx)
 }
 
-// enqueueCheck makes a check job queued, unless it is. That it has ended
-// before, without a verdict, keeps nobody from it.
+// enqueueCheck queues a check job, unless it is active. A job that has ended
+// without a verdict is queued again.
 func (f *Function) enqueueCheck(ctx context.Context, sha256, name string, size int64, actor, ip string) (job.Job, error) {
 	return f.checks(nil).Enqueue(ctx, sha256, func(job.Job) bool { return false }, func(j *job.Job) {
 		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check.Name, sha256, &size, actor, ip
@@ -150,25 +149,25 @@ func (f *Function) enqueueCheck(ctx context.Context, sha256, name string, size i
 }
 
 const (
-	// maxLooks is how many bytes of which nothing is known are looked into for
-	// one reconciliation, and maxChecks how many check jobs it leaves queued:
-	// what was there before there were any comes by and by.
-	maxLooks, maxChecks = 1000, 20
-	// maxTurns is maxChecks where checks take turns with hashes on one queue, which
-	// must not wait for them.
+	// maxInspections is the most contents that one reconciliation has inspected, and
+	// maxChecks the most check jobs that it leaves queued: after an upgrade, those
+	// that were never inspected or checked take turns.
+	maxInspections, maxChecks = 1000, 20
+	// maxTurns replaces maxChecks if checks share a queue with hashes, which must
+	// not wait for them.
 	maxTurns = 2
-	// forgetAfter is how long is kept what is known of bytes that are gone.
+	// forgetAfter is how long the content record of bytes that are gone is kept.
 	forgetAfter = 24 * time.Hour
 )
 
-// reconcileContents queues looks into bytes of which nothing is known, and
-// removes what is known of bytes that are long gone.
+// reconcileContents queues inspections of bytes without a content record, and
+// removes the records of bytes that are long gone.
 func (f *Function) reconcileContents(ctx context.Context) error {
 	unknown, gone, err := f.Inventory.Unknown(ctx, forgetAfter)
 	if err != nil {
 		return err
 	}
-	for _, sha := range unknown[:min(len(unknown), maxLooks)] {
+	for _, sha := range unknown[:min(len(unknown), maxInspections)] {
 		if err := f.Inspections.Send(ctx, queue.InspectContent(sha).Encode(), 0); err != nil {
 			return err
 		}
@@ -181,7 +180,7 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 	return f.fillChecks(ctx)
 }
 
-// fillChecks queues check jobs until there are some.
+// fillChecks queues check jobs until maxChecks are active.
 func (f *Function) fillChecks(ctx context.Context) error {
 	if f.CheckJobs == nil {
 		return nil

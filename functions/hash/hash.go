@@ -1,5 +1,5 @@
-// Package hash finds out what images contain: it reads each once and records
-// its SHA-256, and compares that with what the publisher says.
+// Package hash reads each image once, records its SHA-256, and compares that with
+// the publisher's checksum files. It also inspects contents and checks them.
 package hash
 
 import (
@@ -24,9 +24,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// Settle is how long an object must have been left alone before it is hashed.
-// It gives an upload through the API the time to record the digest that it
-// computed on the way, and a file that is copied in the time to be whole.
+// Settle is the least age of an object that is hashed. By then an upload through
+// the API has recorded the digest that it computed, and a file that is copied in
+// is more likely to be whole.
 const Settle = 2 * time.Second
 
 // Function is the hash function: its routes and its worker.
@@ -50,7 +50,7 @@ type Function struct {
 	turns turns // of checks
 }
 
-// Handle does the work of one message of the hash queue.
+// Handle implements queue.Handler for inspections, hash jobs and check jobs.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	tasks, err := queue.Tasks(body, f.Bucket, f.Prefix)
 	if err != nil {
@@ -60,10 +60,11 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	for _, t := range tasks {
 		errs = append(errs, f.do(ctx, t))
 	}
-	// What a newer version keeps of an image, that version sees to.
+	// A record of a newer version is left to that version.
 	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, record.ErrNewer) })...)
 }
 
+// do does one task.
 func (f *Function) do(ctx context.Context, task queue.Task) error {
 	switch t := task.(type) {
 	case queue.Reconcile:
@@ -73,9 +74,9 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	case queue.Resume:
 		return f.resume(ctx)
 	case queue.InspectImage:
-		return f.look(ctx, string(t))
+		return f.inspectImage(ctx, string(t))
 	case queue.InspectContent:
-		return f.lookInto(ctx, string(t))
+		return f.inspectContent(ctx, string(t))
 	case queue.RunJob:
 		switch t.Member {
 		case job.Hash.Member:
@@ -87,17 +88,17 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	return fmt.Errorf("not a task of the hash function: %s", task.Encode())
 }
 
-// look does what the object of that name needs now.
-func (f *Function) look(ctx context.Context, name string) error {
+// inspectImage brings the records up to date with the object of that name.
+func (f *Function) inspectImage(ctx context.Context, name string) error {
 	if of, _, ok := layout.ImageOfSidecar(name); ok {
 		var errs []error
 		for _, spelling := range image.Spellings(of) {
-			errs = append(errs, f.look(ctx, spelling))
+			errs = append(errs, f.inspectImage(ctx, spelling))
 		}
 		return errors.Join(errs...)
 	}
 	if name == layout.ManifestKey {
-		// Who told of it may be another process.
+		// Another process may have changed it.
 		f.Inventory.TouchImage(name)
 		_, err := f.Inventory.Snapshot(ctx) // keeps a copy of a good one
 		return err
@@ -118,7 +119,7 @@ func (f *Function) look(ctx context.Context, name string) error {
 		return err
 	}
 	if err == nil && rec.Version.Equal(info.Version) {
-		// Who wrote it may be another process.
+		// Another process may have written it.
 		f.Inventory.TouchCatalog(layout.DigestKey(name))
 		need512, err := f.verify(ctx, name)
 		if err != nil {
@@ -136,7 +137,7 @@ func (f *Function) look(ctx context.Context, name string) error {
 		}
 		return f.inspect(ctx, rec.SHA256, f.imageAt(name, info.Version))
 	}
-	// A time in the future is the file's own (cp -p, a clock that was wrong).
+	// A time in the future comes with the file (cp -p, a wrong clock).
 	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
@@ -144,7 +145,7 @@ func (f *Function) look(ctx context.Context, name string) error {
 	return err
 }
 
-// forget removes what is known of an object that is gone.
+// forget removes the records of an object that is gone.
 func (f *Function) forget(ctx context.Context, name string) error {
 	if _, err := f.hashes().Cancel(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
@@ -152,10 +153,10 @@ func (f *Function) forget(ctx context.Context, name string) error {
 	return record.Delete[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
 }
 
-// enqueue makes the hash job of that version of an image queued, unless there
-// is one. A job of that version that has failed or been cancelled waits for
-// somebody other than the system to ask again; one that is completed is enough
-// for those, while the system asks because its outcome is missing.
+// enqueue queues the hash job of that version of an image, unless it is active. A
+// job of that version that was cancelled, or has failed and does not recover (see
+// [job.Job.Recovers]), is queued again for an operator only. One that is completed
+// is queued again for the system only, which asks because its outcome is missing.
 func (f *Function) enqueue(ctx context.Context, name string, version *store.Version, actor, ip string) (job.Job, error) {
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
 	keep := func(j job.Job) bool {
@@ -169,21 +170,20 @@ func (f *Function) enqueue(ctx context.Context, name string, version *store.Vers
 		if err != nil || !j.Status.Active() || is(j) {
 			return j, err
 		}
-		// It reads what is no longer there.
+		// It reads a version that was replaced.
 		if _, err := f.hashes().Cancel(ctx, name); err != nil {
 			return j, err
 		}
 	}
 }
 
-// checkpoint is what a later run of the job goes on from.
+// checkpoint is what the next run of a job resumes from.
 type checkpoint struct {
 	Version store.Version `json:"version"`
 	State   digest.State  `json:"state"`
 }
 
-// What a kill may cost, at the most: checkpointBytes read, or what was read in
-// checkpointTime.
+// A kill costs at most checkpointBytes read, or the bytes read in checkpointTime.
 const (
 	checkpointBytes = 256 << 20
 	checkpointTime  = 5 * time.Second
@@ -213,7 +213,7 @@ func (f *Function) hashed(ctx context.Context, name string, j job.Job) error {
 	// The job is complete, so a redelivery would do nothing. Enqueue a new
 	// inspection instead.
 	f.Log.Warn("an image that was hashed is inspected again", "name", name, "error", err)
-	return f.notice(ctx, name)
+	return f.enqueueInspection(ctx, name)
 }
 
 // GiveUp ends the jobs that a message is for, whose work has failed too often.
@@ -241,7 +241,7 @@ func replaced() error {
 	return &job.Retry{After: Settle, Err: errors.New("the object was replaced while it was read")}
 }
 
-// hash reads the image as it is now and publishes its digest.
+// hash reads the current version of an image and publishes its digest.
 func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job.Job), error) {
 	info, err := f.Images.Head(ctx, name)
 	if errors.Is(err, store.ErrNotFound) {

@@ -8,15 +8,15 @@ import (
 	"imageroot/shared/queue"
 )
 
-// Reconcile compares the image root with the records and queues what events
-// did not tell: images without a digest of their version, digests without an
-// image, bytes that nobody has looked into, jobs whose owner is gone.
+// Reconcile compares the image root with the records and queues the work of lost
+// events: images without a digest of their version, digests without an image,
+// bytes without a content record, jobs whose owner is gone.
 func (f *Function) Reconcile(ctx context.Context) error {
 	names, err := f.Inventory.Unsettled(ctx)
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
-	if err := f.noticeAll(ctx, names); err != nil {
+	if err := f.enqueueInspections(ctx, names); err != nil {
 		return err
 	}
 	if err := f.reconcileContents(ctx); err != nil {
@@ -25,28 +25,28 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	return f.resume(ctx)
 }
 
-// Poll queues what one listing of the image root shows to be new, for where
-// no events come. It is cheap enough to be made every few seconds; what it
-// does not find, [Function.Reconcile] does.
+// Poll lists the image root and queues inspections of new objects, for stores
+// without events. It is cheap enough for every few seconds; what it does not
+// find, [Function.Reconcile] does.
 func (f *Function) Poll(ctx context.Context) error {
 	names, err := f.Inventory.Changed(ctx)
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
-	return f.noticeAll(ctx, names)
+	return f.enqueueInspections(ctx, names)
 }
 
-func (f *Function) noticeAll(ctx context.Context, names []string) error {
+func (f *Function) enqueueInspections(ctx context.Context, names []string) error {
 	for _, name := range names {
-		if err := f.notice(ctx, name); err != nil {
+		if err := f.enqueueInspection(ctx, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// notice queues a look at an object.
-func (f *Function) notice(ctx context.Context, name string) error {
+// enqueueInspection queues an inspection of an object.
+func (f *Function) enqueueInspection(ctx context.Context, name string) error {
 	return f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0)
 }
 

@@ -83,8 +83,8 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+name+" queued")
 }
 
-// checkFetched queues the check of fetched bytes that are called name, and
-// reports whether there are any to be checked.
+// checkFetched queues the check of fetched bytes of that name, and reports whether
+// there are any to check.
 func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, error) {
 	s, err := f.Inventory.Snapshot(r.Context())
 	if err != nil {
@@ -98,8 +98,8 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 	return j, true, err
 }
 
-// checkAgain queues a check for an operator who asks for one that did not end
-// well; it returns the last one where there is nothing to do.
+// checkAgain queues the check of bytes that were not found good, for an operator.
+// It returns the last check job if there is nothing to do.
 func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) (job.Job, error) {
 	ctx := r.Context()
 	if f.CheckJobs == nil {
@@ -151,8 +151,8 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+name+" cancelled")
 }
 
-// cancelChecks ends the checks of what is called name, and has the system not
-// begin them again. It reports whether there are any, ended or not.
+// cancelChecks ends the checks of the image of that name, and keeps the system
+// from queueing them again. It reports whether there are any, ended or not.
 func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err error) {
 	ctx := r.Context()
 	jobs, err := f.Inventory.Jobs(ctx, job.Check)
@@ -163,7 +163,7 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 	if err != nil {
 		return false, err
 	}
-	sha := "" // of what has that name now: a check is named after one of its names
+	sha := "" // of that name now: a check has one of its image's names
 	if row, ok := s.ByName(name); ok {
 		sha = row.Digest()
 	}
@@ -175,7 +175,7 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 		if !j.Status.Active() {
 			continue
 		}
-		if _, err := f.judge(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
+		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
 			return found, err
 		}
 		if _, err := f.checks(nil).Cancel(ctx, j.SHA256); err != nil && !errors.Is(err, store.ErrNotFound) {

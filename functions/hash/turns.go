@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// longTime is how long a check may keep others from theirs.
+	// longTime is how long a check may make others wait.
 	longTime = 30 * time.Second
-	// turnTime is how long a long check waits where another one is running.
+	// turnTime is how long a long check waits if another one is running.
 	turnTime = time.Minute
 )
 
@@ -21,7 +21,7 @@ var errTurn = errors.New("another long check is running")
 // run for longTime. Its zero value is ready.
 type turns struct {
 	once        sync.Once
-	short, long chan struct{} // hold who has the turn
+	short, long chan struct{} // hold a value while the turn is taken
 }
 
 // A turn is one check's. It is not safe for concurrent use.
@@ -43,7 +43,7 @@ func (t *turns) begin(ctx context.Context, now func() time.Time) (*turn, error) 
 	}
 }
 
-// lengthen makes it a long turn, and says whether it is: there is one at a time.
+// lengthen makes it a long turn if no other one is, and reports whether it is one.
 func (t *turn) lengthen() bool {
 	if !t.isLong {
 		select {
@@ -56,7 +56,7 @@ func (t *turn) lengthen() bool {
 	return t.isLong
 }
 
-// keep says whether the check may go on.
+// keep reports whether the check may continue.
 func (t *turn) keep() bool { return t.now().Sub(t.since) < longTime || t.lengthen() }
 
 func (t *turn) end() {

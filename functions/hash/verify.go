@@ -15,8 +15,8 @@ import (
 )
 
 // verify compares an image's digests with the checksum files beside it and
-// records what it found. A checksum file never changes a digest. It reports
-// whether one needs the SHA-512, which the record does not have yet.
+// records the result. A checksum file never changes a digest. It reports whether
+// one needs the SHA-512, which the record does not have yet.
 func (f *Function) verify(ctx context.Context, name string) (need512 bool, err error) {
 	said, err := f.publishers(ctx, name)
 	if err != nil {
@@ -46,7 +46,7 @@ func (f *Function) verify(ctx context.Context, name string) (need512 bool, err e
 	return need512, err
 }
 
-// publishers reads what the checksum files beside an image say.
+// publishers reads the digests in the checksum files beside an image.
 func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publisher, error) {
 	var all []digest.Publisher
 	var keys [][2]string // with the algorithm
@@ -58,7 +58,7 @@ func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publis
 	for _, sidecar := range keys {
 		key, alg := sidecar[0], sidecar[1]
 		if image.CheckSegment(key) != nil {
-			continue // the image's name is so long that there can be none
+			continue // too long for a name, so there is no such file
 		}
 		body, info, err := f.Images.Get(ctx, key, store.All, "")
 		if errors.Is(err, store.ErrNotFound) {

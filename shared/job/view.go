@@ -2,7 +2,7 @@ package job
 
 import "time"
 
-// A View is a job as the API shows it, but for how far it has come, which has
+// A View is a job as the API shows it, without its progress, whose member has
 // another name for each kind of job.
 type View struct {
 	Name       string     `json:"name"`
@@ -11,7 +11,7 @@ type View struct {
 	Status     Status     `json:"status"`
 	BytesTotal *int64     `json:"bytes_total"`
 	SHA256     *string    `json:"sha256"`
-	Src        *string    `json:"src"` // null where the job has no source
+	Src        *string    `json:"src"` // null if the job has no source
 	StartedAt  *time.Time `json:"started_at"`
 	FinishedAt *time.Time `json:"finished_at"`
 	Error      *string    `json:"error"`

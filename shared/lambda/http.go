@@ -26,7 +26,7 @@ import (
 // some room.
 const maxAnswer = 6<<20 - 64<<10
 
-// answer has the handler answer a request.
+// answer passes a request to the handler.
 func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (out *events.APIGatewayV2HTTPResponse) {
 	w := &responseWriter{header: http.Header{}, head: e.RequestContext.HTTP.Method == http.MethodHead}
 	r, err := request(ctx, e)
@@ -34,7 +34,7 @@ func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest
 		return fail(r, problem.Wrap(problem.Malformed, "the request cannot be read", err))
 	}
 	defer func() {
-		// Nothing of the answer has left: what was written of it is dropped.
+		// No byte of the answer was sent, so it can be replaced.
 		if v := recover(); v != nil {
 			f.Log.Error("the handler of a request broke off", "path", e.RawPath, "panic", v, "stack", string(debug.Stack()))
 			out = fail(r, problem.New(problem.Internal, ""))
@@ -48,7 +48,7 @@ func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest
 	return out
 }
 
-// size is what an answer comes to as JSON.
+// size returns the size of an answer as JSON, in bytes.
 func size(out *events.APIGatewayV2HTTPResponse) int {
 	data, err := json.Marshal(out)
 	if err != nil {
@@ -71,13 +71,13 @@ func fail(r *http.Request, e *problem.Error) *events.APIGatewayV2HTTPResponse {
 
 // request makes a request of an event.
 //
-// Header fields stay as they are: where a client sent one several times, the
-// HTTP API has joined the values with commas, and where there are commas in
-// one (Range, If-Match, Accept), they are the client's.
+// Header fields are not split: the HTTP API joins the values of a repeated field
+// with commas, and a single value may have commas of its own (Range, If-Match,
+// Accept).
 //
 // The HTTP API decodes the path before it passes it on, "%2F" and all; a
-// function URL does not. A decoded path is taken as it is: decoding it again
-// would make another name of one with a percent sign.
+// function URL does not. A decoded path is not decoded again, which would change
+// names with a percent sign.
 func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Request, error) {
 	body := []byte(e.Body)
 	if e.IsBase64Encoded {
@@ -121,7 +121,7 @@ func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Requ
 	return r, nil
 }
 
-// A responseWriter keeps an answer until it is whole.
+// A responseWriter buffers an answer.
 type responseWriter struct {
 	header http.Header
 	sent   http.Header // as it was when the head was written
@@ -150,8 +150,8 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// answer is what was written, in the API's form. A handler that wrote nothing
-// has answered with 200 and no body, as with net/http.
+// answer returns the answer in the API's form. A handler that wrote nothing has
+// answered with 200 and no body, as with net/http.
 func (w *responseWriter) answer() *events.APIGatewayV2HTTPResponse {
 	w.WriteHeader(http.StatusOK)
 	out := &events.APIGatewayV2HTTPResponse{StatusCode: w.status, Headers: map[string]string{}, Cookies: w.sent["Set-Cookie"]}
@@ -179,8 +179,8 @@ func (w *responseWriter) answer() *events.APIGatewayV2HTTPResponse {
 	return out
 }
 
-// isText reports whether a body is text by what its head says: whether its
-// bytes happen to be UTF-8 says nothing.
+// isText reports whether a body is text by its Content-Type and Content-Encoding:
+// binary bytes may be valid UTF-8.
 func isText(h http.Header) bool {
 	if enc := h.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return false

@@ -26,19 +26,19 @@ import (
 type Function struct {
 	// HTTP answers the requests of an HTTP API (payload format 2.0).
 	HTTP http.Handler
-	// Handle does the work of messages and schedules. Nil where there are none.
+	// Handle handles messages and schedules. Nil: there are none.
 	Handle queue.Handler
-	// Queues are those whose messages come.
+	// Queues are the event sources of the function.
 	Queues []*sqsqueue.Queue
 	Log    *slog.Logger
 }
 
-// Start serves events until the process is ended. Where open fails the process
-// exits, with its error in the log.
+// Start serves events until the process ends. If open fails the process exits,
+// with the error in the log.
 func Start(open func(ctx context.Context) (*Function, error)) {
 	f, err := open(context.Background())
 	if err != nil {
-		// Lambda keeps what is written, and tries the start again.
+		// Lambda logs stderr, and retries the start.
 		fmt.Fprintln(os.Stderr, "imageroot:", err)
 		os.Exit(1)
 	}
@@ -46,8 +46,8 @@ func Start(open func(ctx context.Context) (*Function, error)) {
 }
 
 const (
-	// margin is the time at the end of an invocation that is left to write down
-	// how far a job has come and to send it on.
+	// margin is the time at the end of an invocation for writing the checkpoint of
+	// a job and sending its task anew.
 	margin = 30 * time.Second
 	// answerMargin is that of a request.
 	answerMargin = time.Second
@@ -65,7 +65,7 @@ func deadline(ctx context.Context, margin time.Duration) (context.Context, conte
 	return context.WithDeadline(ctx, end.Add(-min(margin, time.Until(end)/3)))
 }
 
-// An event is what tells events of different kinds apart.
+// An event has the members that tell kinds of events apart.
 type event struct {
 	RequestContext struct {
 		HTTP struct {
@@ -78,8 +78,8 @@ type event struct {
 	Source string `json:"source"`
 }
 
-// Invoke implements lambda.Handler of aws-lambda-go. It does not panic: the
-// next event finds the process as it was.
+// Invoke implements lambda.Handler of aws-lambda-go. It does not panic, which would
+// end the process.
 func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	var e event
 	if err := json.Unmarshal(payload, &e); err != nil {
@@ -138,11 +138,11 @@ func (f *Function) deliverOne(ctx context.Context, r events.SQSMessage) bool {
 		}
 		return q.Deliver(ctx, sqsqueue.Message{Body: r.Body, Receipt: r.ReceiptHandle, Receives: receives}, f.Handle)
 	}
-	f.Log.Error("a message of a queue that this function knows nothing of", "queue", r.EventSourceARN)
+	f.Log.Error("a message of a queue that is none of this function's", "queue", r.EventSourceARN)
 	return false
 }
 
-// scheduled compares the records with what is there.
+// scheduled reconciles.
 func (f *Function) scheduled(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -73,8 +73,8 @@ func (s *Set) Request(method, route string, code int, took time.Duration) {
 	s.requests.WithLabelValues(method, route, strconv.Itoa(code)).Observe(took.Seconds())
 }
 
-// Jobs adds a gauge of the jobs there are, by kind and status. It is asked
-// at each scrape.
+// Jobs adds a gauge of the listed jobs, by kind and status. Count is called at each
+// scrape.
 func (s *Set) Jobs(count func() map[[2]string]int) { s.registry.MustRegister(jobs(count)) }
 
 type jobs func() map[[2]string]int

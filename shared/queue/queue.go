@@ -1,7 +1,6 @@
-// Package queue carries tasks from what notices work to what does it. A task
-// is a few bytes of JSON that name an object or a source; it is delivered at
-// least once, perhaps late and out of order, so whoever handles one looks at
-// what is there now.
+// Package queue carries tasks to the functions that do them. A task is a few bytes
+// of JSON that name an object, a job or an upload. It is delivered at least once,
+// perhaps late and out of order, so its handler reads the current state.
 package queue
 
 import (
@@ -10,8 +9,9 @@ import (
 	"time"
 )
 
-// A Sender puts messages on a queue. Delay is how long a message stays
-// hidden; SQS allows at most 15 minutes.
+// A Sender puts messages on a queue. Send returns once the queue has the message:
+// it is durable if the queue is. A message is not delivered before delay, of which
+// a queue may cut off what is over 15 minutes. Send is safe for concurrent use.
 type Sender interface {
 	Send(ctx context.Context, body []byte, delay time.Duration) error
 }
@@ -21,8 +21,8 @@ type Sender interface {
 // If ctx has ended, a try that counts as a failure comes back at once.
 type Handler func(ctx context.Context, body []byte) error
 
-// A Receiver hands messages to a handler, at most workers at once, until ctx
-// ends; then it waits for the handlers that run.
+// A Receiver delivers messages to a handler, at most workers at once, until ctx
+// ends. Receive then waits for the handlers that run, and returns ctx's error.
 type Receiver interface {
 	Receive(ctx context.Context, workers int, handle Handler) error
 }

@@ -1,6 +1,6 @@
 // Package memqueue is a queue in memory, for one process that sends and
-// receives. What it holds is gone with the process; reconciling finds the
-// work again.
+// receives. Its messages are lost with the process; reconciling finds the work
+// again.
 package memqueue
 
 import (
@@ -15,9 +15,9 @@ import (
 	"imageroot/shared/queue"
 )
 
-// Queue implements queue.Sender and queue.Receiver. A message equal to one
-// that waits is merged with it (the earlier time counts), so that it never
-// holds more than there are things to do.
+// Queue implements queue.Sender and queue.Receiver. A message equal to one that
+// waits is merged with it, and the earlier time counts, so a queue never holds more
+// messages than there are tasks.
 type Queue struct {
 	log *slog.Logger
 
@@ -71,8 +71,8 @@ func (q *Queue) Len() int {
 	return len(q.waiting)
 }
 
-// take removes and returns the first message that is due; where there is
-// none, it returns how long to wait and what says that something arrived.
+// take removes and returns the first message that is due. If there is none it
+// returns how long to wait, and a channel that is closed when a message arrives.
 func (q *Queue) take(now time.Time) (*message, time.Duration, <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -97,8 +97,7 @@ const (
 )
 
 // Receive implements queue.Receiver. A message whose handler fails comes back
-// after a second, then two, and so on up to a minute, without end: what a
-// message asks for may become possible again.
+// after a second, then two, and so on up to a minute, without end.
 func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) error {
 	var wg sync.WaitGroup
 	for range workers {
@@ -117,8 +116,8 @@ func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) 
 	return ctx.Err()
 }
 
-// pause waits for d (without end where negative), for changed, or for the end
-// of ctx.
+// pause waits for d (for ever if it is negative), for changed, or for the end of
+// ctx.
 func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	var timeout <-chan time.Time
 	if d >= 0 {
@@ -133,8 +132,8 @@ func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// call makes a panic of the handler a failure like others: one object that
-// brings it about must not end the process, again and again.
+// call makes a panic of the handler an error: one object must not end the process
+// again and again.
 func (q *Queue) call(ctx context.Context, m *message, handle queue.Handler) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

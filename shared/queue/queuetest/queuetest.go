@@ -21,8 +21,8 @@ type Queue interface {
 	queue.Receiver
 }
 
-// Run tests the queues that open returns. Each is to be empty. A message whose
-// handler fails must come back within a few seconds.
+// Run tests the queues that open returns, each empty. A message whose handler fails
+// must come back within a few seconds.
 func Run(t *testing.T, open func(t *testing.T) Queue) {
 	tests := []struct {
 		name string
@@ -85,8 +85,7 @@ func (h *handled) count() int {
 	return len(h.seen)
 }
 
-// until runs handle until it says that it has seen enough, and waits for
-// Receive to return.
+// until runs handle until it returns true, and waits for Receive to return.
 func (s *suite) until(workers int, handle func(ctx context.Context, body []byte) (enough bool, err error)) {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
@@ -110,7 +109,7 @@ func (s *suite) until(workers int, handle func(ctx context.Context, body []byte)
 	mu.Lock()
 	defer mu.Unlock()
 	if !enough {
-		s.Fatal("what was waited for did not come")
+		s.Fatal("the expected messages did not come")
 	}
 }
 
@@ -189,7 +188,7 @@ func (s *suite) oneFails() {
 
 // retryAfter brings a message back when it says, however often.
 func (s *suite) retryAfter() {
-	const wait, times = time.Second, 6 // more often than failures are put up with
+	const wait, times = time.Second, 6 // more than the failures after which a queue gives up
 	s.send("a", 0)
 	tries := 0
 	began := time.Now()
@@ -279,7 +278,7 @@ func (s *suite) workers() {
 			}
 		}
 		mu.Unlock()
-		// Nobody ends before all of them have been at work at once.
+		// No handler ends before all of them have run at once.
 		select {
 		case <-all:
 		case <-ctx.Done():

@@ -1,5 +1,5 @@
-// Package sqsqueue is a queue in SQS: what it holds outlives every process,
-// and a message that nobody can handle ends in the dead-letter queue.
+// Package sqsqueue is a queue in SQS: its messages outlive every process, and a
+// message whose handler fails each time ends in the dead-letter queue.
 package sqsqueue
 
 import (
@@ -23,12 +23,11 @@ import (
 	"imageroot/shared/queue"
 )
 
-// MaxReceives is the maxReceiveCount that the redrive policy of every queue
-// must have: the last time that a message comes, its work is not tried any
-// more but given up.
+// MaxReceives is the maxReceiveCount that the redrive policy of every queue must
+// have. At its last receive a message is given up without another try.
 const MaxReceives = 5
 
-// maxDelay is the longest that SQS hides a message which is sent.
+// maxDelay is SQS's longest delay of a message.
 const maxDelay = 15 * time.Minute
 
 // Config of a [Queue].
@@ -37,12 +36,11 @@ type Config struct {
 	AWS aws.Config
 	// URL is the queue's. Requests go to where it points.
 	URL string
-	// GiveUp ends what a message asks for that came MaxReceives times and was
-	// never handled: whoever waits for it is to see that it failed. Nil where
-	// nobody waits.
+	// GiveUp, if not nil, ends the work of a message that has failed too often, so
+	// that its failure shows.
 	GiveUp queue.Handler
-	// Backoff is how long a message whose handler fails stays away the first
-	// time, and each time after that twice as long; zero is half a minute.
+	// Backoff is the wait after the first failure of a message, half a minute if it
+	// is zero. It doubles with each further failure.
 	Backoff time.Duration
 	Log     *slog.Logger
 }
@@ -84,17 +82,18 @@ func (q *Queue) Send(ctx context.Context, body []byte, delay time.Duration) erro
 	return nil
 }
 
-// seconds rounds up: nothing is to come too early.
+// seconds rounds up, since no message may come too early.
 func seconds(d time.Duration) int32 { return int32((max(d, 0) + time.Second - 1) / time.Second) }
 
-// A Message is one that was received and is hidden from others for now.
+// A Message is a message that was received. Until its visibility timeout it is
+// hidden from other receivers.
 type Message struct {
 	Body     string
 	Receipt  string
-	Receives int // how often it was received, with this time
+	Receives int // including this one
 }
 
-// short is enough of a message to know it by in a log.
+// short returns the beginning of a message, for the log.
 func (m Message) short() string {
 	const most = 300
 	if len(m.Body) <= most {
@@ -106,14 +105,13 @@ func (m Message) short() string {
 const (
 	firstBackoff = 30 * time.Second
 	maxBackoff   = 15 * time.Minute
-	// patience is how long telling the queue what became of a message may take,
-	// even where the time for the work is over.
+	// patience is how long reporting the outcome of a message to SQS may take, also
+	// after the end of ctx.
 	patience = 10 * time.Second
 )
 
-// Deliver has a message handled and reports whether it is done with: then it
-// is the caller's to delete. Otherwise it comes back, after a while that grows
-// with each failure.
+// Deliver handles a message and reports whether it is done: then the caller
+// deletes it. Otherwise it comes back, after a wait that grows with each failure.
 //
 // SQS counts every receive of a message. A try that does not count as a failure
 // (see [queue.Retry]) therefore has the message sent anew. A message that comes
@@ -133,7 +131,7 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 	defer cancel()
 	switch {
 	case out.Held:
-		q.cfg.Log.Info("task left to the process that has it in hand", "task", m.short(), "because", err)
+		q.cfg.Log.Info("task left to the process that holds its job", "task", m.short(), "because", err)
 		return true
 	case out.Free:
 		serr := q.Send(tell, []byte(m.Body), out.After)
@@ -156,13 +154,13 @@ func (q *Queue) backoff(failures int) time.Duration {
 	return min(cmp.Or(q.cfg.Backoff, firstBackoff)<<min(max(failures, 0), 10), maxBackoff)
 }
 
-// giveUp ends what a message asks for. The next time that it would come, SQS
-// moves it to the dead-letter queue.
+// giveUp ends the work of a message. SQS moves the message to the dead-letter queue
+// in place of the next receive.
 func (q *Queue) giveUp(ctx context.Context, m Message) {
 	q.cfg.Log.Error("task given up; it goes to the dead-letter queue", "task", m.short(), "receives", m.Receives)
 	if q.cfg.GiveUp != nil {
 		if err := safely(ctx, m, q.cfg.GiveUp); err != nil {
-			q.cfg.Log.Error("what was waiting for the task could not be told", "task", m.short(), "error", err)
+			q.cfg.Log.Error("the end of a task that was given up could not be recorded", "task", m.short(), "error", err)
 		}
 	}
 	q.show(ctx, m, 0)
