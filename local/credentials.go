@@ -15,8 +15,8 @@ import (
 	"imageroot/shared/record"
 )
 
-// stateDir is the directory in DATA that holds what is not a bucket.
-const stateDir = ".imageroot"
+// secretsFile is the path of the credentials in DATA.
+const secretsFile = ".imageroot/credentials.json"
 
 // credentials are what was generated because nobody gave it. The file that
 // keeps them is its owner's only.
@@ -82,7 +82,7 @@ func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error)
 // readCredentials returns what the file in the data directory keeps: nothing
 // where there is none.
 func readCredentials(dir string) (*credentials, error) {
-	path := filepath.Join(dir, stateDir, "credentials.json")
+	path := filepath.Join(dir, secretsFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &credentials{path: path}, nil

@@ -26,8 +26,8 @@ func TestCredentialsFound(t *testing.T) {
 		return cfg, log
 	}
 	dir := t.TempDir()
-	state := filepath.Join(dir, stateDir)
-	path := filepath.Join(state, "credentials.json")
+	path := filepath.Join(dir, secretsFile)
+	state := filepath.Dir(path)
 	first, _ := load(dir)
 	whole, err := os.ReadFile(path)
 	if err != nil {

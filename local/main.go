@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"imageroot/local/doctor"
 	"imageroot/shared/config"
 	"imageroot/shared/web"
 )
@@ -28,10 +29,10 @@ func main() {
 }
 
 // run is the program: imageroot, or imageroot doctor. It returns when ctx has ended and everything has
-// stopped, or where it cannot start.
+// stopped, or if it cannot start.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	ill := len(args) > 0 && args[0] == "doctor"
-	if ill {
+	diagnose := len(args) > 0 && args[0] == "doctor"
+	if diagnose {
 		args = args[1:]
 	}
 	cfg, err := config.Load(args, stdout)
@@ -43,8 +44,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	case err != nil:
 		return err
-	case ill:
-		return newDoctor(cfg).examine(ctx, stdout)
+	case diagnose:
+		return examine(ctx, cfg, stdout)
 	}
 	s, err := start(ctx, cfg, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})))
 	if err != nil {
@@ -57,4 +58,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errors.Join(err, s.stop())
 	}
 	return s.serve(ctx)
+}
+
+// examine runs the doctor on the setup that cfg says.
+func examine(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+	e := newEvents(cfg, false)
+	return doctor.Examine(ctx, doctor.Config{
+		Config: cfg, Secrets: secretsFile, Events: e.way, Poll: e.interval(),
+		ProgramKey: func() (access, secret string) {
+			c, err := readCredentials(cfg.Data)
+			if err != nil {
+				return "", ""
+			}
+			return c.ProgramAccessKey, c.ProgramSecretKey
+		},
+	}, stdout)
 }

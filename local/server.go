@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"maps"
 	"net"
@@ -17,26 +15,16 @@ import (
 	"sync"
 	"time"
 
-	"imageroot/functions/addbyurl"
-	"imageroot/functions/catalog"
-	"imageroot/functions/catalog/pages"
-	"imageroot/functions/fetch"
-	"imageroot/functions/hash"
-	"imageroot/functions/upload"
 	"imageroot/local/gateway"
-	"imageroot/shared/auth"
 	"imageroot/shared/config"
 	"imageroot/shared/inventory"
-	"imageroot/shared/job"
 	"imageroot/shared/kit"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/memqueue"
 	"imageroot/shared/quota"
-	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/store/probe"
 	"imageroot/shared/store/s3store"
-	"imageroot/shared/web"
 )
 
 const (
@@ -151,61 +139,6 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	return s, nil
 }
 
-// ensureBuckets makes the buckets that are missing, or says how to.
-func (s *server) ensureBuckets(ctx context.Context) error {
-	var missing, commands []string
-	var denied error
-	if _, err := s.client.Access(ctx); err != nil {
-		return fmt.Errorf("no credentials for %s: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (%w)", s.cfg.S3Endpoint, err)
-	}
-	for _, bucket := range s.buckets() {
-		err := s.client.EnsureBucket(ctx, bucket)
-		if errors.Is(err, store.ErrDenied) && s.mayList(ctx, bucket) {
-			continue // credentials for a part of it
-		}
-		if errors.Is(err, s3store.ErrCredentials) {
-			return fmt.Errorf("%s does not accept AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", s.cfg.S3Endpoint, err)
-		}
-		if err != nil && !errors.Is(err, store.ErrDenied) {
-			return explain(s.cfg.S3Endpoint, err)
-		}
-		if err != nil {
-			denied = err
-			missing = append(missing, bucket)
-			commands = append(commands, fmt.Sprintf("aws --endpoint-url %s s3 mb s3://%s", s.cfg.S3Endpoint, bucket))
-		}
-	}
-	if missing != nil {
-		return fmt.Errorf("these AWS_* credentials may neither use nor make the bucket %s at %s; where it is missing, this makes it with other ones: %s (%w)",
-			strings.Join(missing, ", nor "), s.cfg.S3Endpoint, strings.Join(commands, " && "), denied)
-	}
-	if s.gateway != nil {
-		// It holds the session key.
-		if err := os.Chmod(filepath.Join(s.cfg.Data, s.cfg.CatalogRoot.Bucket), 0o700); err != nil {
-			return fmt.Errorf("the catalog cannot be kept from other users: %w", err)
-		}
-	}
-	return nil
-}
-
-// mayList reports whether the roots in a bucket can be listed.
-func (s *server) mayList(ctx context.Context, bucket string) bool {
-	for _, at := range []config.Location{s.cfg.ImageRoot, s.cfg.CatalogRoot} {
-		if at.Bucket == bucket && first(ctx, s.client.Root(at.Bucket, at.Prefix)) != nil {
-			return false
-		}
-	}
-	return true
-}
-
-// explain adds what to do about an error of the first request to a server.
-func explain(endpoint string, err error) error {
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Errorf("the certificate of %s is not trusted: give its authority's in AWS_CA_BUNDLE (%w)", endpoint, err)
-	}
-	return err
-}
-
 // root returns the root at a location, read from the disk where that is here.
 func (s *server) root(client *s3store.Client, at config.Location) store.Root {
 	root := client.Root(at.Bucket, at.Prefix)
@@ -264,88 +197,6 @@ func (s *server) changed(bucket, key string) {
 	}
 }
 
-// openOperator makes a password up at the first start over another S3 server,
-// if none is given. What is stored there is its hash.
-func (s *server) openOperator(ctx context.Context) error {
-	err := s.kit.OpenOperator(ctx)
-	if !errors.Is(err, auth.ErrNoPassword) {
-		return err
-	}
-	s.password = auth.NewPassword()
-	s.kit.Password = s.password
-	return s.kit.OpenOperator(ctx)
-}
-
-// wire connects the functions with what they need.
-func (s *server) wire() error {
-	k, q := s.kit, s.queues
-	policy, err := k.Policy()
-	if err != nil {
-		return err
-	}
-	sources := source.New(source.Config{
-		Policy: policy, DockerConfig: k.DockerConfig, PlainHTTP: k.PlainHTTP, UserAgent: "imageroot/" + config.Version(), UnusedProxy: k.UnusedProxy,
-	})
-	if k.UnusedProxy != "" {
-		s.log.Warn(k.UnusedProxy + unusedProxy)
-	}
-	k.Metric.Jobs(func() map[[2]string]int { return countJobs(k.Inventory) })
-
-	hasher := &hash.Function{
-		Images: k.Images, Catalog: k.Catalog, Bucket: k.ImageRoot.Bucket, Prefix: k.ImageRoot.Prefix,
-		Jobs: k.Jobs, Inspections: q.inspections, HashJobs: q.hashJobs, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
-		Workers: k.HashWorkers, Now: k.Now, Log: s.log,
-	}
-	if k.Check {
-		hasher.CheckJobs = q.checkJobs
-	}
-	fetcher := &fetch.Function{
-		Catalog: k.Catalog, Sources: sources, Jobs: k.Jobs, FetchJobs: q.fetchJobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
-		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
-	}
-	uploader := &upload.Function{
-		Images: k.Images, Catalog: k.Catalog, Inspections: q.inspections, Assemblies: q.assemblies, Activity: k.Activity, Metric: k.Metric,
-		Free: s.free, Now: k.Now, Log: s.log,
-	}
-	adder := &addbyurl.Function{
-		Catalog: k.Catalog, Sources: sources, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
-	}
-	lister := &catalog.Function{
-		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),
-		Ready: s.ready, Now: k.Now, Log: s.log,
-	}
-	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
-	s.workers = []worker{
-		{q.inspections, inspectors, hasher.Handle},
-		{q.hashJobs, k.HashWorkers, hasher.Handle},
-		{q.checkJobs, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
-		{q.fetchJobs, k.FetchWorkers, fetcher.Handle},
-		{q.assemblies, assemblers, uploader.Handle},
-	}
-	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
-		k.Metric.Handler().ServeHTTP(w, r)
-		return nil
-	}}}
-	handler := web.Handler(web.Config{
-		Auth: k.Operator, PublicRead: k.PublicRead, Proxies: k.TrustedProxies, PublicURL: k.PublicURL,
-		Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: k.Metric, Log: s.log,
-	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
-	s.http = &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.requests.RLock()
-			defer s.requests.RUnlock()
-			handler.ServeHTTP(w, r)
-		}),
-		// Bodies of gigabytes have no deadline but stillness, which package
-		// web sees to; heads are small.
-		ReadHeaderTimeout: web.HeaderTimeout,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    web.MaxHeaderBytes - 4096, // to which net/http adds as much
-		ErrorLog:          log.New(httpLog{s.log}, "", 0),
-	}
-	return nil
-}
-
 // s3Address is the S3 server for people on other machines.
 func (s *server) s3Address() string {
 	if s.gateway == nil {
@@ -373,198 +224,4 @@ func (s *server) ready(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// buckets returns the buckets of the roots.
-func (s *server) buckets() []string {
-	return slices.Compact([]string{s.cfg.ImageRoot.Bucket, s.cfg.CatalogRoot.Bucket})
-}
-
-// restoreBuckets makes buckets again that were removed since the start.
-func (s *server) restoreBuckets(ctx context.Context) {
-	missing := slices.DeleteFunc(s.buckets(), func(bucket string) bool {
-		return !errors.Is(s.client.FindBucket(ctx, bucket), store.ErrNoBucket)
-	})
-	if len(missing) == 0 {
-		return
-	}
-	s.log.Error("buckets are missing, with all that was in them: they are made again, empty", "buckets", missing)
-	if err := s.ensureBuckets(ctx); err != nil {
-		s.log.Error("a missing bucket cannot be made again", "error", err)
-	}
-}
-
-func countJobs(inv *inventory.Inventory) map[[2]string]int {
-	const patience = 5 * time.Second
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	counts := map[[2]string]int{}
-	for _, k := range job.Kinds {
-		for _, status := range []job.Status{job.Queued, job.Running} {
-			counts[[2]string{k.Name, string(status)}] = 0
-		}
-		jobs, err := inv.Jobs(ctx, k)
-		if err != nil {
-			continue // a gauge that is missing says that it is not known
-		}
-		for _, j := range jobs {
-			counts[[2]string{k.Name, string(j.Status)}]++
-		}
-	}
-	return counts
-}
-
-// serve runs until ctx ends, then drains.
-func (s *server) serve(ctx context.Context) error {
-	failed := make(chan error, 1)
-	go func() { failed <- s.http.Serve(s.listener) }()
-	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
-	var wg sync.WaitGroup
-	for _, w := range s.workers {
-		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
-	}
-	wg.Go(func() { s.reconcile(work) })
-	wg.Go(func() { s.events.poll(work) })
-	wg.Go(func() { s.hear(work) })
-	wg.Go(func() { trim(work) })
-
-	var err error
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-	}
-	s.log.Info("stopping")
-	stopWork() // jobs hand themselves back while requests come to their end
-	jobs := closed(wg.Wait)
-	ctx = context.WithoutCancel(ctx)
-	drain, cancel := context.WithTimeout(ctx, drainTime)
-	defer cancel()
-	if s.http.Shutdown(drain) != nil {
-		_ = s.http.Close()
-	}
-	end, cancelEnd := context.WithTimeout(ctx, cutTime)
-	defer cancelEnd()
-	if !isClosed(end, closed(s.requests.Lock)) {
-		s.log.Warn("some requests did not end in time")
-	}
-	if !isClosed(end, jobs) {
-		s.log.Warn("some jobs did not stop in time; they go on from their checkpoints at the next start")
-	}
-	return errors.Join(err, s.stop())
-}
-
-// closed returns a channel that is closed once wait has returned.
-func closed(wait func()) <-chan struct{} {
-	done := make(chan struct{})
-	go func() { wait(); close(done) }()
-	return done
-}
-
-// isClosed waits for done until ctx ends, and reports whether it is closed.
-func isClosed(ctx context.Context, done <-chan struct{}) bool {
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	select {
-	case <-done:
-		return true
-	default:
-		return false
-	}
-}
-
-// reconcile has the functions compare their records with what is there, now
-// and then, and removes events that are old.
-func (s *server) reconcile(ctx context.Context) {
-	all, jobs := time.NewTicker(reconcileEvery), time.NewTicker(resumeEvery)
-	defer all.Stop()
-	defer jobs.Stop()
-	var task queue.Task = queue.Reconcile{}
-	for {
-		s.restoreBuckets(ctx)
-		for _, q := range []queue.Sender{s.queues.inspections, s.queues.fetchJobs, s.queues.assemblies} {
-			_ = q.Send(ctx, task.Encode(), 0) // never fails
-		}
-		if task == (queue.Reconcile{}) {
-			if err := s.kit.Activity.Sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("old events stay for now", "error", err)
-			}
-		}
-		select {
-		case <-all.C:
-			task = queue.Reconcile{}
-		case <-jobs.C:
-			task = queue.Resume{}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// stop closes what start opened.
-func (s *server) stop() error {
-	if s.listener != nil {
-		_ = s.listener.Close() // by now most likely closed
-	}
-	if s.gateway != nil {
-		return s.gateway.Close()
-	}
-	return nil
-}
-
-// banner is what a person needs to begin.
-func (s *server) banner() string {
-	var b strings.Builder
-	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
-	fmt.Fprintf(&b, "imageroot %s\n\n", config.Version())
-	line("pages", localURL(s.listener.Addr().String()))
-	if s.gateway != nil {
-		line("s3", localURL(s.gateway.Addr()))
-		line("images", filepath.Join(s.cfg.Data, s.cfg.ImageRoot.Bucket, s.cfg.ImageRoot.Prefix))
-	} else {
-		line("s3", s.cfg.S3Endpoint)
-		line("images", s.cfg.ImageRoot.String())
-	}
-	if s.password != "" {
-		line("password", s.password+" (not kept anywhere, not printed again; IMAGEROOT_PASSWORD sets another one)")
-	}
-	if c := s.credentials; c != nil {
-		if c.freshPassword {
-			line("password", c.Password)
-		}
-		if c.freshKeys {
-			line("access key", c.AccessKey)
-			line("secret key", c.SecretKey)
-		}
-		switch {
-		case c.freshPassword || c.freshKeys:
-			line("kept in", c.path+" (not printed again)")
-		case c.Password == s.cfg.Password:
-			line("log in", "with what "+c.path+" says")
-		}
-	}
-	b.WriteString("\n")
-	return b.String()
-}
-
-// localURL is a listening address as a URL that works on this machine.
-func localURL(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "http://" + addr
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	return "http://" + net.JoinHostPort(host, port)
-}
-
-// httpLog takes what net/http has to say about connections.
-type httpLog struct{ log *slog.Logger }
-
-func (l httpLog) Write(p []byte) (int, error) {
-	l.log.Debug("http", "message", strings.TrimSpace(string(p)))
-	return len(p), nil
 }

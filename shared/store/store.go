@@ -261,3 +261,12 @@ func HeadFirst(ctx context.Context, o Objects, keys []string) (key string, info 
 	}
 	return key, info, err
 }
+
+// TryList returns the error of listing the first object of a root; nil if it can
+// be listed.
+func TryList(ctx context.Context, root Objects) error {
+	for _, err := range root.List(ctx, "", "") {
+		return err
+	}
+	return nil
+}

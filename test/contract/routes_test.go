@@ -108,7 +108,7 @@ func accessOf(t *testing.T, d *document, op *operation) web.Access {
 // the routes that it adds.
 func runnerRoutes(t *testing.T) map[string]web.Access {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "../../local/server.go", nil, parser.SkipObjectResolution)
+	f, err := parser.ParseFile(token.NewFileSet(), "../../local/wire.go", nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}

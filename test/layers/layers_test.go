@@ -49,7 +49,7 @@ func TestImports(t *testing.T) {
 		"github.com/versity/versitygw":  {"local/gateway"},
 		"oras.land/oras-go":             {"shared/source"},
 		"github.com/minio/minio-go":     {"shared/listen"},
-		"imageroot/shared/listen":       {"local"},
+		"imageroot/shared/listen":       {"local", "local/doctor"},
 		"imageroot/shared/hook":         {"local"},
 		"github.com/pelletier/go-toml":  {"shared/manifest"},
 		"github.com/klauspost/compress": {"shared/content", "shared/qcow2", "shared/unpack", "functions/catalog"},
@@ -63,16 +63,16 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "local", "shared/inventory", "shared/kit"},
 		"imageroot/shared/cloud":        {}, // Lambda entries only
 		"imageroot/templates":           {"functions/catalog/pages"},
-		"imageroot/local":               {"local"},
+		"imageroot/local":               {"local", "local/doctor"},
 		"imageroot/functions/upload":    {"local"},
 		"imageroot/functions/catalog":   {"local", "functions/catalog/pages"},
 		"imageroot/functions/addbyurl":  {"local"},
 		"imageroot/functions/hash":      {"local"},
 		"imageroot/functions/fetch":     {"local"},
-		"imageroot/shared/config":       {"local", "shared/cloud", "shared/kit"},
+		"imageroot/shared/config":       {"local", "local/doctor", "shared/cloud", "shared/kit"},
 		"imageroot/shared/kit":          {"local", "shared/cloud"},
-		"imageroot/shared/store/s3stor": {"local", "shared/cloud"},
-		"imageroot/shared/store/probe":  {"local"},
+		"imageroot/shared/store/s3stor": {"local", "local/doctor", "shared/cloud"},
+		"imageroot/shared/store/probe":  {"local", "local/doctor"},
 	}
 	for _, p := range packages(t) {
 		if strings.HasPrefix(p.ImportPath, "test/") {

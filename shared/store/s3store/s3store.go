@@ -7,6 +7,7 @@ package s3store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,15 @@ type Client struct {
 	s3          *s3.Client
 	credentials aws.CredentialsProvider
 	transport   http.RoundTripper
+}
+
+// Explain adds to the error of the first request to a server what to do about
+// it, if that is known.
+func Explain(endpoint string, err error) error {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("the certificate of %s is not trusted: give its authority's in AWS_CA_BUNDLE (%w)", endpoint, err)
+	}
+	return err
 }
 
 // Open returns a client. It does not contact the server.

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bufio"
@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"imageroot/shared/config"
 )
 
 // What the doctor asks of the machine.
@@ -26,10 +24,10 @@ import (
 // that it is there every ten seconds.
 const streamPatience = 12 * time.Second
 
-func newDoctor(cfg config.Config) *doctor {
+func newDoctor(cfg Config) *doctor {
 	return &doctor{
 		cfg: cfg, now: time.Now, synced: clockSynced, host: os.DirFS("/"), goLimit: debug.SetMemoryLimit(-1), patience: streamPatience,
-		floor: latest(built(), modified(filepath.Join(cfg.Data, stateDir, "credentials.json"))),
+		floor: latest(built(), modified(filepath.Join(cfg.Data, cfg.Secrets))),
 	}
 }
 

@@ -1,4 +1,8 @@
-package main
+// Package doctor is the command imageroot doctor: it examines a setup and says
+// in a table what works, what could be better, and what to do. It changes
+// nothing: what it writes to try something, it removes. imageroot may run
+// meanwhile.
+package doctor
 
 import (
 	"cmp"
@@ -46,10 +50,24 @@ type finding struct {
 	is      string
 }
 
-// A doctor looks at a setup. It changes nothing: what it writes to find out
-// whether that works, it removes. imageroot may run meanwhile, or not.
+// Config is the setup to examine.
+type Config struct {
+	config.Config
+	// Secrets is the path of the file, below Data, that has generated secrets,
+	// and ProgramKey returns the program's key for the gateway inside from it;
+	// empty if there is none.
+	Secrets    string
+	ProgramKey func() (access, secret string)
+	// Events is how the runner would learn of objects in another S3 server, one
+	// of config's constants, and Poll how often it would list the image root.
+	// It hides the setting, which may leave the choice to the runner.
+	Events string
+	Poll   time.Duration
+}
+
+// A doctor examines a setup.
 type doctor struct {
-	cfg      config.Config
+	cfg      Config
 	now      func() time.Time
 	synced   func() (bool, error)
 	host     fs.FS         // the machine's /proc and /sys
@@ -67,7 +85,12 @@ const (
 	maxSkew, muchSkew = 15 * time.Minute, 10 * time.Second
 )
 
-// examine prints the table. It is an error if anything in it fails.
+// Examine prints the table to stdout, and returns an error if a row of it says
+// that something does not work.
+func Examine(ctx context.Context, cfg Config, stdout io.Writer) error {
+	return newDoctor(cfg).examine(ctx, stdout)
+}
+
 func (d *doctor) examine(ctx context.Context, stdout io.Writer) error {
 	found := d.findings(ctx)
 	count := map[verdict]int{}
@@ -153,7 +176,7 @@ func (d *doctor) rights(dir, at string, err error) finding {
 	if err := unix.Stat(at, &st); err == nil && os.Geteuid() == 0 && st.Uid != 0 {
 		return finding{warn, "directory", fmt.Sprintf("%s belongs to user %d, and root may do anything; ask again as who runs imageroot", at, st.Uid)}
 	}
-	secrets := filepath.Join(dir, stateDir, "credentials.json")
+	secrets := filepath.Join(dir, d.cfg.Secrets)
 	if info, err := os.Stat(secrets); err == nil && info.Mode().Perm()&0o077 != 0 {
 		return finding{warn, "directory", fmt.Sprintf("%s has passwords, and others can read it; chmod 600 %[1]s", secrets)}
 	}
@@ -222,11 +245,11 @@ func (d *doctor) proxy(context.Context) []finding {
 	if d.cfg.UnusedProxy == "" {
 		return nil
 	}
-	return []finding{{warn, "proxy", d.cfg.UnusedProxy + unusedProxy}}
+	return []finding{{warn, "proxy", d.cfg.UnusedProxy + UnusedProxy}}
 }
 
-// unusedProxy follows the name of a variable.
-const unusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
+// UnusedProxy follows the name of the variable that names a proxy.
+const UnusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
 
 // loopbackURL is a listening address as a URL that works on this machine, by
 // numbers: not every one knows localhost.
@@ -289,32 +312,24 @@ func (d *doctor) gateway(ctx context.Context) []finding {
 	if !taken {
 		return []finding{f}
 	}
-	c, err := readCredentials(d.cfg.Data)
-	if err != nil || c.ProgramAccessKey == "" {
+	access, secret := d.cfg.ProgramKey()
+	if access == "" {
 		return []finding{f}
 	}
 	client, err := s3store.Open(ctx, s3store.Config{
-		Endpoint: loopbackURL(d.cfg.S3Listen), Region: "us-east-1", AccessKey: c.ProgramAccessKey, SecretKey: c.ProgramSecretKey, Direct: true,
+		Endpoint: loopbackURL(d.cfg.S3Listen), Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true,
 	})
 	if err != nil {
 		return []finding{{fail, "s3", err.Error()}}
 	}
 	catalog := d.cfg.CatalogRoot
-	if first(ctx, client.Root(catalog.Bucket, catalog.Prefix)) != nil {
+	if store.TryList(ctx, client.Root(catalog.Bucket, catalog.Prefix)) != nil {
 		return []finding{f}
 	}
 	if err := probe.Check(ctx, client.Root(catalog.Bucket, catalog.Prefix)); err != nil {
 		return []finding{{fail, "s3", fmt.Sprintf("the gateway of the imageroot that runs does not work (%v); start it again, and look at its log", err)}}
 	}
 	return []finding{{good, "s3", "the gateway of the imageroot that runs here works"}}
-}
-
-// first returns the error of looking for the first object of a root.
-func first(ctx context.Context, root store.Root) error {
-	for _, err := range root.List(ctx, "", "") {
-		return err
-	}
-	return nil
 }
 
 // endpoint looks at the S3 server that is used instead of the gateway inside.
@@ -330,13 +345,13 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 	}
 	skew, err := d.skew(ctx, access.Transport)
 	if err != nil {
-		return []finding{{fail, "s3", fmt.Sprintf("%s does not answer (%v); see that it runs, and that --s3-endpoint is right", at, explain(at, err))}}
+		return []finding{{fail, "s3", fmt.Sprintf("%s does not answer (%v); see that it runs, and that --s3-endpoint is right", at, s3store.Explain(at, err))}}
 	}
 	found := []finding{{good, "s3", at + " answers"}, clockFinding(skew)}
 	usable := true
 	for _, l := range []config.Location{d.cfg.ImageRoot, d.cfg.CatalogRoot} {
 		f := finding{good, "bucket", l.String() + " can be listed"}
-		switch err := first(ctx, client.Root(l.Bucket, l.Prefix)); {
+		switch err := store.TryList(ctx, client.Root(l.Bucket, l.Prefix)); {
 		case err == nil:
 		case errors.Is(err, store.ErrNoBucket):
 			f = finding{warn, "bucket", fmt.Sprintf("%s is not there; the start makes it if it may, else: aws --endpoint-url %s s3 mb s3://%[1]s", l.Bucket, at)}
@@ -427,15 +442,14 @@ func (d *doctor) files(context.Context) []finding {
 
 // events looks at how the runner would hear of objects in another S3 server.
 func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
-	e := newEvents(d.cfg, false)
-	switch e.way {
+	switch d.cfg.Events {
 	case config.EventsWebhook:
 		return finding{good, "events", "the server is to POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN; whether it was told to (infra/minio/setup.sh does) cannot be seen from here: mc event list"}
 	case config.EventsPoll, config.EventsOff:
-		return finding{good, "events", fmt.Sprintf("none: the image root is listed every %v (IMAGEROOT_EVENTS=%s)", e.interval(), e.way)}
+		return finding{good, "events", fmt.Sprintf("none: the image root is listed every %v (IMAGEROOT_EVENTS=%s)", d.cfg.Poll, d.cfg.Events)}
 	}
 	if err := d.listens(ctx, client); err != nil {
-		return finding{warn, "events", fmt.Sprintf("none come from the server's event stream (%v), and the image root is listed every %v; where the server has a webhook, use that (IMAGEROOT_WEBHOOK_TOKEN)", err, pollFast)}
+		return finding{warn, "events", fmt.Sprintf("none come from the server's event stream (%v), and the image root is listed every %v; where the server has a webhook, use that (IMAGEROOT_WEBHOOK_TOKEN)", err, d.cfg.Poll)}
 	}
 	return finding{good, "events", "the server's event stream is there"}
 }
@@ -448,10 +462,13 @@ func (d *doctor) listens(ctx context.Context, client *s3store.Client) error {
 	up := false
 	l := listen.Listener{
 		Endpoint: d.cfg.S3Endpoint, Bucket: d.cfg.ImageRoot.Bucket, Prefix: d.cfg.ImageRoot.Prefix, Silence: d.patience,
-		Access: func(ctx context.Context) (listen.Access, error) { return access(ctx, client) },
-		Event:  func(objectevent.Event) {},
-		Up:     func() { up = true; stop() },
-		Down:   func(err error) { why = err; stop() },
+		Access: func(ctx context.Context) (listen.Access, error) {
+			a, err := client.Access(ctx)
+			return listen.Access(a), err
+		},
+		Event: func(objectevent.Event) {},
+		Up:    func() { up = true; stop() },
+		Down:  func(err error) { why = err; stop() },
 	}
 	err := l.Run(ctx)
 	if up {

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+
+	"imageroot/shared/config"
+)
+
+// banner is what a person needs to begin.
+func (s *server) banner() string {
+	var b strings.Builder
+	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
+	fmt.Fprintf(&b, "imageroot %s\n\n", config.Version())
+	line("pages", localURL(s.listener.Addr().String()))
+	if s.gateway != nil {
+		line("s3", localURL(s.gateway.Addr()))
+		line("images", filepath.Join(s.cfg.Data, s.cfg.ImageRoot.Bucket, s.cfg.ImageRoot.Prefix))
+	} else {
+		line("s3", s.cfg.S3Endpoint)
+		line("images", s.cfg.ImageRoot.String())
+	}
+	if s.password != "" {
+		line("password", s.password+" (not kept anywhere, not printed again; IMAGEROOT_PASSWORD sets another one)")
+	}
+	if c := s.credentials; c != nil {
+		if c.freshPassword {
+			line("password", c.Password)
+		}
+		if c.freshKeys {
+			line("access key", c.AccessKey)
+			line("secret key", c.SecretKey)
+		}
+		switch {
+		case c.freshPassword || c.freshKeys:
+			line("kept in", c.path+" (not printed again)")
+		case c.Password == s.cfg.Password:
+			line("log in", "with what "+c.path+" says")
+		}
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+// localURL is a listening address as a URL that works on this machine.
+func localURL(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "http://" + addr
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"imageroot/shared/queue"
+)
+
+// serve runs until ctx ends, then drains.
+func (s *server) serve(ctx context.Context) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.http.Serve(s.listener) }()
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var wg sync.WaitGroup
+	for _, w := range s.workers {
+		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
+	}
+	wg.Go(func() { s.reconcile(work) })
+	wg.Go(func() { s.events.poll(work) })
+	wg.Go(func() { s.hear(work) })
+	wg.Go(func() { trim(work) })
+
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	s.log.Info("stopping")
+	stopWork() // jobs hand themselves back while requests come to their end
+	jobs := closed(wg.Wait)
+	ctx = context.WithoutCancel(ctx)
+	drain, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	if s.http.Shutdown(drain) != nil {
+		_ = s.http.Close()
+	}
+	end, cancelEnd := context.WithTimeout(ctx, cutTime)
+	defer cancelEnd()
+	if !isClosed(end, closed(s.requests.Lock)) {
+		s.log.Warn("some requests did not end in time")
+	}
+	if !isClosed(end, jobs) {
+		s.log.Warn("some jobs did not stop in time; they go on from their checkpoints at the next start")
+	}
+	return errors.Join(err, s.stop())
+}
+
+// closed returns a channel that is closed once wait has returned.
+func closed(wait func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() { wait(); close(done) }()
+	return done
+}
+
+// isClosed waits for done until ctx ends, and reports whether it is closed.
+func isClosed(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// reconcile has the functions compare their records with what is there, now
+// and then, and removes events that are old.
+func (s *server) reconcile(ctx context.Context) {
+	all, jobs := time.NewTicker(reconcileEvery), time.NewTicker(resumeEvery)
+	defer all.Stop()
+	defer jobs.Stop()
+	var task queue.Task = queue.Reconcile{}
+	for {
+		s.restoreBuckets(ctx)
+		for _, q := range []queue.Sender{s.queues.inspections, s.queues.fetchJobs, s.queues.assemblies} {
+			_ = q.Send(ctx, task.Encode(), 0) // never fails
+		}
+		if task == (queue.Reconcile{}) {
+			if err := s.kit.Activity.Sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("old events stay for now", "error", err)
+			}
+		}
+		select {
+		case <-all.C:
+			task = queue.Reconcile{}
+		case <-jobs.C:
+			task = queue.Resume{}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// stop closes what start opened.
+func (s *server) stop() error {
+	if s.listener != nil {
+		_ = s.listener.Close() // by now most likely closed
+	}
+	if s.gateway != nil {
+		return s.gateway.Close()
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"imageroot/functions/addbyurl"
+	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/pages"
+	"imageroot/functions/fetch"
+	"imageroot/functions/hash"
+	"imageroot/functions/upload"
+	"imageroot/local/doctor"
+	"imageroot/shared/auth"
+	"imageroot/shared/config"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
+	"imageroot/shared/source"
+	"imageroot/shared/web"
+)
+
+// openOperator makes a password up at the first start over another S3 server,
+// if none is given. What is stored there is its hash.
+func (s *server) openOperator(ctx context.Context) error {
+	err := s.kit.OpenOperator(ctx)
+	if !errors.Is(err, auth.ErrNoPassword) {
+		return err
+	}
+	s.password = auth.NewPassword()
+	s.kit.Password = s.password
+	return s.kit.OpenOperator(ctx)
+}
+
+// wire connects the functions with what they need.
+func (s *server) wire() error {
+	k, q := s.kit, s.queues
+	policy, err := k.Policy()
+	if err != nil {
+		return err
+	}
+	sources := source.New(source.Config{
+		Policy: policy, DockerConfig: k.DockerConfig, PlainHTTP: k.PlainHTTP, UserAgent: "imageroot/" + config.Version(), UnusedProxy: k.UnusedProxy,
+	})
+	if k.UnusedProxy != "" {
+		s.log.Warn(k.UnusedProxy + doctor.UnusedProxy)
+	}
+	k.Metric.Jobs(func() map[[2]string]int { return countJobs(k.Inventory) })
+
+	hasher := &hash.Function{
+		Images: k.Images, Catalog: k.Catalog, Bucket: k.ImageRoot.Bucket, Prefix: k.ImageRoot.Prefix,
+		Jobs: k.Jobs, Inspections: q.inspections, HashJobs: q.hashJobs, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Workers: k.HashWorkers, Now: k.Now, Log: s.log,
+	}
+	if k.Check {
+		hasher.CheckJobs = q.checkJobs
+	}
+	fetcher := &fetch.Function{
+		Catalog: k.Catalog, Sources: sources, Jobs: k.Jobs, FetchJobs: q.fetchJobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
+	}
+	uploader := &upload.Function{
+		Images: k.Images, Catalog: k.Catalog, Inspections: q.inspections, Assemblies: q.assemblies, Activity: k.Activity, Metric: k.Metric,
+		Free: s.free, Now: k.Now, Log: s.log,
+	}
+	adder := &addbyurl.Function{
+		Catalog: k.Catalog, Sources: sources, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
+	}
+	lister := &catalog.Function{
+		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),
+		Ready: s.ready, Now: k.Now, Log: s.log,
+	}
+	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
+	s.workers = []worker{
+		{q.inspections, inspectors, hasher.Handle},
+		{q.hashJobs, k.HashWorkers, hasher.Handle},
+		{q.checkJobs, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
+		{q.fetchJobs, k.FetchWorkers, fetcher.Handle},
+		{q.assemblies, assemblers, uploader.Handle},
+	}
+	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
+		k.Metric.Handler().ServeHTTP(w, r)
+		return nil
+	}}}
+	handler := web.Handler(web.Config{
+		Auth: k.Operator, PublicRead: k.PublicRead, Proxies: k.TrustedProxies, PublicURL: k.PublicURL,
+		Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: k.Metric, Log: s.log,
+	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
+	s.http = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.requests.RLock()
+			defer s.requests.RUnlock()
+			handler.ServeHTTP(w, r)
+		}),
+		// Bodies of gigabytes have no deadline but stillness, which package
+		// web sees to; heads are small.
+		ReadHeaderTimeout: web.HeaderTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    web.MaxHeaderBytes - 4096, // to which net/http adds as much
+		ErrorLog:          log.New(httpLog{s.log}, "", 0),
+	}
+	return nil
+}
+
+func countJobs(inv *inventory.Inventory) map[[2]string]int {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	counts := map[[2]string]int{}
+	for _, k := range job.Kinds {
+		for _, status := range []job.Status{job.Queued, job.Running} {
+			counts[[2]string{k.Name, string(status)}] = 0
+		}
+		jobs, err := inv.Jobs(ctx, k)
+		if err != nil {
+			continue // a gauge that is missing says that it is not known
+		}
+		for _, j := range jobs {
+			counts[[2]string{k.Name, string(j.Status)}]++
+		}
+	}
+	return counts
+}
+
+// httpLog takes what net/http has to say about connections.
+type httpLog struct{ log *slog.Logger }
+
+func (l httpLog) Write(p []byte) (int, error) {
+	l.log.Debug("http", "message", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
