@@ -32,6 +32,9 @@ const (
 	// knows some thirty: versitygw sorts and escapes all of them to check a
 	// signature.
 	maxParameters = 100
+	// maxRefusal is the size of the answer to a refused request. versitygw
+	// repeats what a wrong signature is over, which takes four times the request.
+	maxRefusal = 4 << 10
 )
 
 var errUnauthenticated = errors.New("the client sent too much before it authenticated")
@@ -100,9 +103,24 @@ func admitted(ctx fiber.Ctx) error {
 			account, _ := s3utils.ContextKeyAccount.Get(ctx).(auth.Account)
 			return account.Access != ""
 		})
-		defer func() { c.unrestrict(ctx.Response().StatusCode() != fiber.StatusForbidden) }()
+		defer func() {
+			refused := ctx.Response().StatusCode() == fiber.StatusForbidden
+			if c.unrestrict(!refused); refused {
+				dismiss(ctx)
+			}
+		}()
 	}
 	return ctx.Next()
+}
+
+// dismiss ends the connection of a refused request with an answer that the
+// kernel takes at once, so that a client that does not read it has no place.
+func dismiss(ctx fiber.Ctx) {
+	ctx.RequestCtx().SetConnectionClose()
+	if answer := ctx.Response(); len(answer.Body()) > maxRefusal {
+		id := func(name string) string { return string(answer.Header.Peek(name)) }
+		answer.SetBody(s3err.GetAPIError(s3err.ErrSignatureDoesNotMatch).XMLBody(id("X-Amz-Request-Id"), id("X-Amz-Id-2")))
+	}
 }
 
 // isStreamed reports whether the body of a request is the content of an object

@@ -140,6 +140,33 @@ func TestMalformedPath(t *testing.T) {
 	}
 }
 
+// TestRefusalsAreBrief sends a wrong signature over a long query. The answer ends
+// the connection and is no longer than what was sent.
+func TestRefusalsAreBrief(t *testing.T) {
+	g := start(t, t.TempDir())
+	root(t, g.Endpoint(), "images")
+	signed, err := s3.NewPresignClient(raw(g.Endpoint())).PresignGetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("images"), Key: aws.String("a.img")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := signed.URL + strings.Repeat("&"+strings.Repeat("a", 60)+"=", 80)
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != http.StatusForbidden || !bytes.Contains(body, []byte("<Code>SignatureDoesNotMatch</Code>")) {
+		t.Fatalf("the answer is %s: %s", res.Status, body)
+	}
+	if len(body) > len(url) || !res.Close {
+		t.Errorf("the answer to %d bytes has %d; the connection closes: %t", len(url), len(body), res.Close)
+	}
+}
+
 // TestForm uploads as a browser does.
 func TestForm(t *testing.T) {
 	g := start(t, t.TempDir())

@@ -98,6 +98,7 @@ func kinds(object string) []kind {
 		{name: "S3: unread objects", s3: true, send: get(object)},
 		{name: "S3: half bodies", s3: true, send: put, drip: "x"},
 		{name: "S3: 1,600 query parameters", s3: true, send: get(query(1600)), drip: strings.Repeat(get(query(1600)), 4), reads: 400},
+		{name: "S3: 90 long query parameters", s3: true, send: get(query(90)), drip: strings.Repeat(get(query(90)), 4), reads: 400},
 	}
 }
 
