@@ -277,7 +277,6 @@ func TestLostOwnerFails(t *testing.T) {
 	w.enqueue()
 	z := freeze(w.root, 0, false)
 	first := w.process("first", z)
-	first.Sources = w.sourcesOf("first", time.Minute)
 	firstDone := make(chan error, 1)
 	go func() { firstDone <- first.Handle(t.Context(), w.task()) }()
 	<-firstWaits
@@ -285,7 +284,6 @@ func TestLostOwnerFails(t *testing.T) {
 	<-z.hit
 	w.clock.advance(time.Minute)
 	second := w.process("second", w.root)
-	second.Sources = w.sourcesOf("second", time.Minute)
 	secondDone := make(chan error, 1)
 	go func() { secondDone <- second.Handle(t.Context(), w.task()) }()
 	<-secondWaits

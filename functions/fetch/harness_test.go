@@ -365,7 +365,7 @@ func (w *world) entry(known entry.Entry) {
 func (w *world) process(owner string, root store.Root) *Function {
 	log := discard()
 	return &Function{
-		Catalog: root, Sources: w.sourcesOf(owner, 200*time.Millisecond),
+		Catalog: root, Sources: w.sourcesOf(owner, time.Minute),
 		Jobs:      &job.Jobs{Records: root, Owner: owner, Now: w.clock.now},
 		FetchJobs: memqueue.New(log), Inspections: memqueue.New(log),
 		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log}),

@@ -196,7 +196,7 @@ func TestHostileSources(t *testing.T) {
 				w := newWorld(t, o.url(), tt.known)
 				w.enqueue()
 				f := w.process("a", w.root)
-				f.Whole = whole
+				f.Whole, f.Sources = whole, w.sourcesOf("a", 200*time.Millisecond)
 				w.finish(f)
 				if tt.want == nil {
 					w.failed(tt.words...)
@@ -228,6 +228,7 @@ func TestSlowSources(t *testing.T) {
 			o := newOrigin(t, away)
 			w := newWorld(t, o.url(), knows(imageA))
 			f := w.process("a", w.root)
+			f.Sources = w.sourcesOf("a", 200*time.Millisecond)
 			f.Limits.LeastBytes, f.Limits.LeastWithin = 50_000, time.Second
 			w.enqueue()
 			w.finish(f)

@@ -168,7 +168,6 @@ func TestNoValidatorsNoResume(t *testing.T) {
 		stall(serving(longA, ""), testPart+1000)(o, n, rw, r)
 	}))
 	f := w.process("a", w.root)
-	f.Sources = w.sourcesOf("a", time.Minute)
 	done := make(chan error, 1)
 	go func() { done <- f.Handle(ctx, w.task()) }()
 	eventually(t, "the first part is safe", func() bool {
@@ -256,7 +255,6 @@ func TestCancelInAStall(t *testing.T) {
 		w := newWorld(t, o.url(), entry.Entry{})
 		w.enqueue()
 		f := w.process("a", w.root)
-		f.Sources = w.sourcesOf("a", time.Minute)
 		done := make(chan error, 1)
 		go func() { done <- f.Handle(t.Context(), w.task()) }()
 		eventually(t, "the source is asked", func() bool { return len(o.requests()) > 0 })
