@@ -12,19 +12,20 @@ import (
 )
 
 const (
-	// burst is how many wrong passwords an address may send at once, and
-	// refill how long it then waits for each.
+	// burst is the number of wrong passwords that an address may send at once, and
+	// refill the time that it then waits for each further one.
 	burst  = 5
 	refill = 5 * time.Second
-	// pace is how many attempts a second all addresses with too many wrong
-	// passwords make together, and patience how long one waits for its turn.
+	// pace is the rate, per second, of the attempts of all addresses with too many
+	// wrong passwords together, and patience the longest wait of one attempt.
 	pace, patience = 50, 5 * time.Second
-	// maxAddresses bounds the memory that strangers can make us use.
+	// maxAddresses bounds the memory that unauthenticated clients can occupy.
 	maxAddresses = 10_000
 )
 
-// attempts slows guessing down. Each address has its own budget, so that
-// nobody locks the operator out. What it knows is one process's.
+// attempts limits the rate of password guesses. Each address has its own budget, so
+// that a client elsewhere cannot lock the operator out. It counts in this process
+// only.
 type attempts struct {
 	pace *rate.Limiter
 
@@ -34,15 +35,15 @@ type attempts struct {
 
 func newAttempts() attempts { return attempts{pace: rate.NewLimiter(pace, pace)} }
 
-// turn waits for the turn of an attempt from an address with too many wrong
-// passwords. It reports whether the turn comes before patience and ctx end.
+// turn waits until an address with too many wrong passwords may make an attempt. It
+// returns false if that would take longer than patience, or if ctx ends.
 func (a *attempts) turn(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return a.pace.Wait(ctx) == nil
 }
 
-// wait returns how long the address has to wait before another attempt.
+// wait returns the time that the address has to wait before another attempt.
 func (a *attempts) wait(from string, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -77,7 +78,7 @@ func (a *attempts) failed(from string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// network is what counts as one address.
+// network returns the network that counts as one address (see quota.Network).
 func network(ip string) netip.Prefix {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {

@@ -1,5 +1,11 @@
-// Package auth knows the operator: by a password that opens a session, or by
-// the API token. There is one operator.
+// Package auth authenticates the operator, of whom there is one: by the API token, or
+// by a session that a password opens.
+//
+// The API token is a bearer token (RFC 6750 section 2.1). A session is a signed cookie
+// that lasts 30 days. The catalog root keeps the argon2id hash of the password, the key
+// that signs sessions (unless it is configured), and the sessions that have ended;
+// processes over one catalog root share them. A new password ends all sessions. Wrong
+// passwords are limited for each client address, in each process.
 package auth
 
 import (
@@ -27,48 +33,50 @@ import (
 )
 
 const (
-	// SessionCookie is the name of the cookie.
+	// SessionCookie is the name of the session cookie.
 	SessionCookie = "imageroot_session"
-	// sessionTime is how long a session lasts.
+	// sessionTime is the lifetime of a session.
 	sessionTime = 30 * 24 * time.Hour
-	// endedCheck is how old what is known of ended sessions may be: a log-out
-	// at another process counts here after that.
+	// endedCheck is the longest time after which a log-out in another process takes
+	// effect in this one.
 	endedCheck = 5 * time.Second
-	// followCheck is [endedCheck] for a password that another process sets.
+	// followCheck is that of a password that another process sets.
 	followCheck = 30 * time.Second
 )
 
-// Config of [Open].
+// Config is the configuration of [Open]. Records, Now and Log are required.
 type Config struct {
 	Records store.Records // of the catalog root
-	// Password replaces the one whose hash is stored; empty keeps that.
+	// Password replaces the stored password; empty keeps that.
 	Password string
 	// Token is the API token; empty means there is none.
 	Token string
-	// SessionKey signs session cookies in place of the key that is stored;
-	// empty makes and keeps one. Processes that share sessions have the same.
+	// SessionKey is used to sign session cookies; if it is empty, the stored key is used,
+	// and Open generates and stores one if there is none. Processes that share sessions
+	// need equal keys.
 	SessionKey string
-	// Follow leaves the password to another process, which may set it later or
-	// set another one: what is stored counts. Until then there are no sessions.
+	// Follow ignores Password and reads the password that another process stores, now or
+	// later. A change takes effect within 30 seconds. Without a stored password, no
+	// session is valid. [Operator.Login] needs Follow to be false.
 	Follow bool
 	Now    func() time.Time
-	// Log is told of stored records that are damaged and are made again.
+	// Log receives a warning for each damaged record that is replaced.
 	Log *slog.Logger
 }
 
-// Operator knows the operator. It is safe for concurrent use.
+// An Operator authenticates the operator. It is safe for concurrent use.
 type Operator struct {
 	cfg      Config
-	base     []byte // the session key as it is given or stored
+	base     []byte // the session key that is configured or stored
 	token    [sha256.Size]byte
 	attempts attempts
-	hashing  chan struct{} // one password at a time: each takes much memory
-	quick    []byte        // a key that no other process has
+	hashing  chan struct{} // admits one argon2id computation at a time, for its memory
+	quick    []byte        // a random key of this process
 
 	mu        sync.Mutex
-	hash      string // of the password, as argon2id's encoded form
-	right     []byte // MAC of the password with that hash, by quick; nil: not known
-	key       []byte // signs session cookies; nil: there can be none
+	hash      string // of the password, in argon2id's encoded form
+	right     []byte // MAC, by quick, of the password with that hash; nil if unknown
+	key       []byte // signs session cookies; nil if no session can be valid
 	hashRead  time.Time
 	ended     endedRecord
 	endedRead time.Time
@@ -98,22 +106,23 @@ func (k *keyRecord) Validate() error {
 	return nil
 }
 
-// endedRecord lists the sessions that were logged out before they expired.
+// endedRecord lists the sessions that a log-out ended before they expired.
 type endedRecord struct {
 	record.Meta
-	// Sessions has the second in which a session would have expired, by ID.
+	// Sessions maps the ID of a session to the Unix second in which it would have expired.
 	Sessions map[string]int64 `json:"sessions"`
-	// Before is a second: all sessions that began earlier have ended. It is
-	// set when the list was damaged.
+	// Before is a Unix second: all sessions that began earlier have ended. It is set if
+	// the list was damaged.
 	Before int64 `json:"before,omitempty"`
 }
 
-// ErrNoPassword is the error of [Open] where no password is given and none is
-// stored.
+// ErrNoPassword is returned by [Open] if no password is configured, and none is stored
+// or the stored hash is damaged.
 var ErrNoPassword = errors.New("no operator password is set")
 
-// Open reads what is stored of the operator, and stores the hash of a new
-// password.
+// Open reads the stored records of the operator, stores the hash of a new password and
+// generates the session key if needed. The error is [ErrNoPassword], or one of
+// record.Repair. What it writes is stored when it returns.
 func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), attempts: newAttempts(), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
 	_, _ = rand.Read(o.quick) // never fails
@@ -158,7 +167,8 @@ func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	return o, nil
 }
 
-// setKey makes the key of what is known. Another password ends all sessions.
+// setKey derives the signing key from the session key and the password's hash, so that a
+// new password ends all sessions.
 func (o *Operator) setKey() {
 	o.key = nil
 	if o.hash != "" {
@@ -166,7 +176,7 @@ func (o *Operator) setKey() {
 	}
 }
 
-// signing returns the key that session cookies are signed with now.
+// signing returns the current signing key of session cookies.
 func (o *Operator) signing(ctx context.Context) ([]byte, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -184,7 +194,7 @@ func (o *Operator) signing(ctx context.Context) ([]byte, error) {
 	return o.key, nil
 }
 
-// Authenticated implements web.Authenticator.
+// Authenticated implements web.Authenticator. The error is one of the store.
 func (o *Operator) Authenticated(r *http.Request) (bool, error) {
 	if token, ok := bearer(r); ok {
 		sum := sha256.Sum256([]byte(token))
@@ -206,8 +216,8 @@ func (o *Operator) Authenticated(r *http.Request) (bool, error) {
 	return !ended && err == nil, err
 }
 
-// Refused implements web.Refuser. Whether there is a token does not help a client
-// that guesses one.
+// Refused implements web.Refuser. It may disclose that the server has no API token: that
+// does not help a client to guess one.
 func (o *Operator) Refused(r *http.Request) string {
 	token, sent := bearer(r)
 	_, err := r.Cookie(SessionCookie)
@@ -229,14 +239,15 @@ func bearer(r *http.Request) (string, bool) {
 	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
 }
 
-// Login checks a password and begins a session. The error is a
-// [problem.Error]: Unauthorized, or TooMany after wrong ones from the same
-// address.
+// Login checks a password and begins a session. The error is a [problem.Error] of kind
+// Unauthorized, or TooMany, with RetryAfter, after wrong passwords from the same address;
+// or the error of the request's context if that ends before the password is checked.
 //
-// The right password is let in however many wrong ones came from its address,
-// which others may share: behind a router, or a proxy that is not trusted. All
-// attempts from addresses with too many wrong ones together are let through at
-// the pace of [attempts], which is what bounds guessing.
+// Clients may share an address, behind a router or a proxy that is not trusted. Therefore
+// Login accepts a password that this process knows to be right, since it is configured or
+// was verified before, however many wrong ones came from its address. It admits the
+// attempts of all addresses with too many wrong passwords at a common rate, which bounds
+// guessing.
 func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string) error {
 	from := web.ClientIP(r)
 	err := o.tooMany(from)
@@ -253,7 +264,7 @@ func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string
 	return nil
 }
 
-// knows reports whether a password was found to be right before.
+// knows reports whether this process knows the password to be right.
 func (o *Operator) knows(password string) bool {
 	mac := sign(o.quick, []byte(password))
 	o.mu.Lock()
@@ -261,8 +272,8 @@ func (o *Operator) knows(password string) bool {
 	return o.right != nil && hmac.Equal(o.right, mac)
 }
 
-// learn compares a password with the stored hash. Until one was right it is
-// not known which is, so that an address with too many wrong ones waits.
+// learn compares a password with the stored hash, and remembers it if it is right. An
+// address with too many wrong passwords has to wait.
 func (o *Operator) learn(ctx context.Context, from, password string) error {
 	if err := o.tooMany(from); err != nil {
 		return err
@@ -273,7 +284,7 @@ func (o *Operator) learn(ctx context.Context, from, password string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	// Others from that address may have been wrong while this one waited.
+	// Other attempts from this address may have failed while this one waited.
 	if err := o.tooMany(from); err != nil {
 		return err
 	}
@@ -292,7 +303,7 @@ func (o *Operator) learn(ctx context.Context, from, password string) error {
 	return nil
 }
 
-// tooMany returns the problem of an address that has to wait.
+// tooMany returns a TooMany problem if the address has to wait, and nil otherwise.
 func (o *Operator) tooMany(from string) error {
 	wait := o.attempts.wait(from, o.cfg.Now())
 	if wait <= 0 {
@@ -303,7 +314,9 @@ func (o *Operator) tooMany(from string) error {
 	return e
 }
 
-// Logout ends the request's session, wherever its cookie was copied to.
+// Logout ends the request's session, for copies of its cookie too, and clears the cookie.
+// Other processes refuse the session within 5 seconds. It returns nil if the request has
+// no valid session. The error is one of the store: the session may not have ended then.
 func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
 	o.setCookie(w, r, "", -1)
 	c, err := r.Cookie(SessionCookie)
@@ -352,8 +365,8 @@ const (
 	payloadBytes = idBytes + 8
 )
 
-// issue returns the value of a session cookie: a random ID, the second it
-// expires, and the MAC of both.
+// issue returns the value of a session cookie: a random ID, the Unix second in which it
+// expires, and the HMAC-SHA256 of both.
 func (o *Operator) issue(expires time.Time) string {
 	b := make([]byte, payloadBytes, payloadBytes+sha256.Size)
 	_, _ = rand.Read(b[:idBytes]) // never fails
@@ -376,7 +389,7 @@ func sign(key, data []byte) []byte {
 	return m.Sum(nil)
 }
 
-// hasEnded reports whether a session was logged out.
+// hasEnded reports whether a log-out has ended the session.
 func (o *Operator) hasEnded(ctx context.Context, id string, expires time.Time) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -400,8 +413,8 @@ func (e *endedRecord) Validate() error {
 	return nil
 }
 
-// changeEnded changes the list of the sessions that were logged out. A damaged
-// list may have named any session, so that it ends all of them.
+// changeEnded changes the list of ended sessions. A damaged list may have named any
+// session, so that it ends all of them.
 func (o *Operator) changeEnded(ctx context.Context, change func(*endedRecord) error) (endedRecord, error) {
 	rec, err := ensure(ctx, o, layout.EndedKey, "log in again: all sessions have ended", func(e *endedRecord, found error) error {
 		err := change(e)
@@ -417,13 +430,13 @@ func (o *Operator) changeEnded(ctx context.Context, change func(*endedRecord) er
 	return rec, nil
 }
 
-// readEnded returns the sessions that were logged out.
+// readEnded returns the list of ended sessions.
 func (o *Operator) readEnded(ctx context.Context) (endedRecord, error) {
 	return o.changeEnded(ctx, func(*endedRecord) error { return record.ErrKeep })
 }
 
-// ensure is record.Repair for a record that the program cannot do without. It logs
-// that the record is damaged, and what the operator does about it.
+// ensure is record.Repair for a record that the program needs. If the record is damaged,
+// it logs that and remedy, which the operator can do.
 func ensure[T any, P record.Pointer[T]](ctx context.Context, o *Operator, key, remedy string, change func(v P, found error) error) (T, error) {
 	logged := false
 	v, _, err := record.Repair(ctx, o.cfg.Records, key, func(v P, found error) error {

@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// MinPassword is the fewest bytes of a password that is given.
+	// MinPassword is the smallest length of a configured password, in bytes.
 	MinPassword = 8
 	maxPassword = 1024
 )
 
-// Argon2id's cost: the least that OWASP recommends, since it has to work on a
-// machine with little memory. It is written into the hash, so that it can be
-// raised later.
+// The cost of Argon2id (RFC 9106): the minimum that OWASP recommends, since it has
+// to fit a machine with little memory. The encoded hash includes it, so that it can
+// be raised later.
 const (
 	argonTime    = 2
 	argonKiB     = 19 << 10
@@ -27,7 +27,8 @@ const (
 	argonKey     = 32
 )
 
-// NewPassword returns a password to give to the operator, of 100 bits.
+// NewPassword returns a random password of 100 bits for the operator, in four groups
+// of five lower-case letters and digits.
 func NewPassword() string {
 	s := strings.ToLower(rand.Text()[:20])
 	return s[:5] + "-" + s[5:10] + "-" + s[10:15] + "-" + s[15:]
@@ -51,8 +52,8 @@ type argonHash struct {
 
 var errHash = errors.New("it is not an argon2id hash within the limits")
 
-// parseHash parses the encoded form of a hash, and refuses costs that no
-// machine of ours would have chosen.
+// parseHash parses the encoded form of a hash. It refuses costs that this program
+// would not have chosen: verifying such a hash could exhaust memory or time.
 func parseHash(encoded string) (h argonHash, err error) {
 	var version int
 	fields := strings.Split(encoded, "$")
@@ -73,8 +74,8 @@ func parseHash(encoded string) (h argonHash, err error) {
 	return h, nil
 }
 
-// verify reports whether encoded is the hash of password. A hash that does not
-// parse is that of no password.
+// verify reports whether encoded is the hash of password. It returns false if encoded
+// does not parse.
 func verify(encoded, password string) bool {
 	h, err := parseHash(encoded)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package entry keeps the images that operators named by URL, and what
-// fetching a source found.
+// Package entry defines the records of images named by URL: an [Entry] is what the
+// operator added, and [Fetched] is what a fetch job received from its source.
 package entry
 
 import (
@@ -12,8 +12,8 @@ import (
 	"imageroot/shared/record"
 )
 
-// An Entry is the record of an image known by URL. Sizes are bytes, digests
-// lower case hexadecimal.
+// An Entry is the record of an image named by URL. Sizes are in bytes, and digests
+// are lower-case hexadecimal.
 type Entry struct {
 	record.Meta
 	URL       string    `json:"url"`
@@ -24,12 +24,13 @@ type Entry struct {
 	SHA256    string    `json:"sha256,omitempty"`
 	SHA512    string    `json:"sha512,omitempty"`
 	AddedAt   time.Time `json:"added_at"`
-	// KnownAt is since when the name has had these bytes, if that is before
-	// AddedAt; UTC.
+	// KnownAt is the time since which the name has had these bytes, in UTC. It is
+	// zero if that is AddedAt.
 	KnownAt time.Time `json:"known_at,omitzero"`
-	// Source is what the source said of itself when the entry was added.
+	// Source is the state of the source when the entry was added.
 	Source Source `json:"source"`
-	// Changed says, once a fetch has noticed, how the source differs from then.
+	// Changed describes how the source differs from that state. It is empty until a
+	// fetch has detected a difference.
 	Changed string `json:"changed,omitempty"`
 }
 
@@ -41,24 +42,25 @@ func (e *Entry) Validate() error {
 	return nil
 }
 
-// Source is what tells one state of a source from another.
+// Source identifies one state of a source. A field that the source did not report is
+// empty.
 type Source struct {
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"last_modified,omitempty"`
-	// Digest is the digest of the layer that an oras reference was resolved
-	// to ("sha256:..."); its bytes never change.
+	// Digest is the digest ("sha256:...") of the layer that an oras reference resolved
+	// to. The bytes with a digest never change.
 	Digest string `json:"digest,omitempty"`
 }
 
-// Fetched is the record of what fetching a source found.
+// Fetched is the record of the bytes that a fetch received from a source.
 type Fetched struct {
 	record.Meta
 	Src       string    `json:"src"`
 	SHA256    string    `json:"sha256"`
 	SizeBytes int64     `json:"size_bytes"`
 	At        time.Time `json:"at"`
-	// KnownAt is since when the source is known to have these bytes, if that
-	// is before At; UTC.
+	// KnownAt is the time since which the source is known to have these bytes, in UTC.
+	// It is zero if that is At.
 	KnownAt time.Time `json:"known_at,omitzero"`
 	Source  Source    `json:"source"`
 }
@@ -71,8 +73,8 @@ func (f *Fetched) Validate() error {
 	return nil
 }
 
-// Since returns the time from which on the name has had these bytes.
+// Since returns the time since which the name has had these bytes.
 func (e *Entry) Since() time.Time { return cmp.Or(e.KnownAt, e.AddedAt) }
 
-// Since returns the time from which on the source is known to have these bytes.
+// Since returns the time since which the source is known to have these bytes.
 func (f *Fetched) Since() time.Time { return cmp.Or(f.KnownAt, f.At) }

@@ -1,4 +1,5 @@
-// Package hook takes the object events that MinIO's webhook target sends.
+// Package hook receives the object events of an S3 server whose webhook target is
+// MinIO's: one POST a message, authorised by a bearer token (RFC 6750 section 2.1).
 package hook
 
 import (
@@ -14,25 +15,27 @@ import (
 	"imageroot/shared/web"
 )
 
-// A Hook is where a server sends its events, one a request. It keeps each in
-// its queue_dir and sends it again until the answer is good.
+// A Hook receives the events of one server, one message a request. The server keeps
+// each message in its queue_dir and sends it again until the status is 2xx.
 type Hook struct {
-	// Token is what the server sends; empty takes no events.
+	// Token is the bearer token that the server sends. If it is empty, the route
+	// answers 404.
 	Token string
-	// Event must have seen to it that the object is looked at, even if this
-	// process dies, when it returns: the answer is good then.
+	// Event enqueues the inspection of the object. When it returns, the event must not
+	// be lost even if this process ends: the hook acknowledges the message then. It
+	// must be safe for concurrent use, as must Unreadable.
 	Event func(objectevent.Event)
-	// Unreadable is told why an event says nothing. It will not be better the
-	// next time, and must not keep those behind it waiting; but something has
-	// happened to some object.
+	// Unreadable receives the error of a message with events that cannot be read. The
+	// hook acknowledges the message all the same, since a redelivery would fail too and
+	// block the messages behind it. An unknown object has changed.
 	Unreadable func(error)
 }
 
-// maxEvents is the most bytes of a message, which is read once its token is
-// known to be right.
+// maxEvents is the largest message in bytes. The body is read after its token has been
+// checked.
 const maxEvents = 1 << 20
 
-// Routes is the route table.
+// Routes returns the route table.
 func (h *Hook) Routes() []web.Route {
 	return []web.Route{{Pattern: "POST /hooks/minio", Access: web.Always, MaxBody: maxEvents, Quiet: true, Handle: h.take}}
 }
@@ -48,7 +51,7 @@ func (h *Hook) take(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if len(body) > 0 { // else it asks whether somebody is here
+	if len(body) > 0 { // an empty message is the server's test of the connection
 		if !json.Valid(body) {
 			return problem.New(problem.Malformed, "this is no object event, which would be JSON")
 		}
@@ -64,7 +67,7 @@ func (h *Hook) take(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// bears reports whether a request has that token.
+// bears reports whether a request has this bearer token. It compares in constant time.
 func bears(r *http.Request, token string) bool {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	a, b := sha256.Sum256([]byte(strings.TrimSpace(given))), sha256.Sum256([]byte(token))

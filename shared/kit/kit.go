@@ -1,7 +1,7 @@
-// Package kit opens what the functions share: the two roots with the inventory
-// over them, jobs, activity, the operator, metrics and the policy for sources.
-// The runner (local) and the functions at AWS (shared/cloud) open the same kit
-// and add what differs: queues, the gateway, presigned URLs.
+// Package kit opens what the functions share: the image root and the catalog root, the
+// inventory over both, jobs, activity, the operator, metrics and the address policy for
+// sources. The runner (package main in local) and the Lambda functions (shared/cloud)
+// open the same kit and add what differs: queues, the gateway, presigned URLs.
 package kit
 
 import (
@@ -24,30 +24,29 @@ import (
 	"imageroot/shared/store"
 )
 
-// Config says what a kit is opened over.
+// Config is the configuration of [New].
 type Config struct {
 	config.Config
 	// Images and Catalog are the two roots.
 	Images, Catalog store.Root
-	// Server is the HOST:PORT of their S3 server, which no source may be; empty
-	// if sources cannot reach it.
+	// Server is the HOST:PORT of their S3 server, which the policy denies to sources. It
+	// is empty if sources cannot reach that server.
 	Server string
-	// PrivateSources lets sources be in private networks.
+	// PrivateSources allows sources in private networks.
 	PrivateSources bool
-	// Hidden, MaxAge and Wait are inventory.Config's.
+	// Hidden, MaxAge and Wait are those of inventory.Config.
 	Hidden func() []inventory.Other
 	MaxAge time.Duration
 	Wait   bool
-	// Follow is auth.Config's.
+	// Follow is that of auth.Config.
 	Follow bool
 	Log    *slog.Logger
 }
 
-// A Kit is what the functions share. Its parts are safe for concurrent use.
+// A Kit holds what the functions share. Its parts are safe for concurrent use.
 type Kit struct {
 	config.Config
-	// Images and Catalog are the roots. The inventory learns of what is written
-	// through them.
+	// Images and Catalog are the roots. The inventory observes each write through them.
 	Images, Catalog store.Root
 	Inventory       *inventory.Inventory
 	Activity        *activity.Log
@@ -60,7 +59,7 @@ type Kit struct {
 	cfg Config
 }
 
-// New returns a kit. It reads and writes nothing yet.
+// New returns a kit without an Operator. It does not access the roots.
 func New(cfg Config) *Kit {
 	k := &Kit{Config: cfg.Config, Metric: metric.New(job.Names()...), Now: time.Now, Log: cfg.Log, cfg: cfg}
 	k.Inventory = inventory.New(inventory.Config{
@@ -72,8 +71,9 @@ func New(cfg Config) *Kit {
 	return k
 }
 
-// OpenOperator sets Operator, and stores the hash of Password if that is set.
-// The error is auth.ErrNoPassword if there is no password.
+// OpenOperator sets Operator. Unless Follow is set, it stores the hash of Password if
+// that is not empty. The error is that of auth.Open: auth.ErrNoPassword if there is no
+// password.
 func (k *Kit) OpenOperator(ctx context.Context) (err error) {
 	k.Operator, err = auth.Open(ctx, auth.Config{
 		Records: k.Catalog, Password: k.Password, Token: k.Token, SessionKey: k.Lambda.SessionKey, Follow: k.cfg.Follow, Now: k.Now, Log: k.Log,
@@ -81,8 +81,8 @@ func (k *Kit) OpenOperator(ctx context.Context) (err error) {
 	return err
 }
 
-// Policy returns the policy for the addresses of sources: that of AllowNet, and
-// not the S3 server's own.
+// Policy returns the address policy for sources: the default and AllowNet, without the
+// address of the S3 server. The error is that of netpolicy.Parse.
 func (k *Kit) Policy() (netpolicy.Policy, error) {
 	base := netpolicy.Policy{Private: k.cfg.PrivateSources}
 	if k.cfg.Server != "" {
@@ -91,7 +91,7 @@ func (k *Kit) Policy() (netpolicy.Policy, error) {
 	return netpolicy.Parse(k.AllowNet, base)
 }
 
-// Ready returns nil if the store answers.
+// Ready returns nil if the image root answers, and the error of store.Objects otherwise.
 func (k *Kit) Ready(ctx context.Context) error {
 	_, err := k.Images.Head(ctx, layout.ManifestKey)
 	if errors.Is(err, store.ErrNotFound) {
@@ -100,8 +100,8 @@ func (k *Kit) Ready(ctx context.Context) error {
 	return err
 }
 
-// HostPort returns the address that the URL of an S3 server leads to; empty if
-// endpoint is.
+// HostPort returns the HOST:PORT of the URL endpoint, with the default port of http or
+// https if it has none. It returns "" if endpoint has no scheme.
 func HostPort(endpoint string) string {
 	scheme, host, ok := strings.Cut(endpoint, "://")
 	if _, _, err := net.SplitHostPort(host); err == nil || !ok {

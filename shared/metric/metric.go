@@ -1,4 +1,5 @@
-// Package metric counts what the functions do, for Prometheus.
+// Package metric holds the Prometheus metrics of a process: jobs, bytes and HTTP
+// requests, and those of the Go runtime and the process.
 package metric
 
 import (
@@ -11,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// A Set is the metrics of one process. It is safe for concurrent use.
+// A Set holds the metrics of one process. It is safe for concurrent use.
 type Set struct {
 	registry *prometheus.Registry
 	ended    *prometheus.CounterVec
@@ -22,8 +23,9 @@ type Set struct {
 	requests *prometheus.HistogramVec
 }
 
-// New returns a set with every counter at zero, also those of these kinds of jobs:
-// a counter that appears later has no rate to compare with.
+// New returns a set. Its counters, including those of the named kinds of jobs, begin at
+// zero: Prometheus cannot compute the rate of the first increment of a counter that
+// appears later.
 func New(jobs ...string) *Set {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "imageroot", Name: name, Help: help})
@@ -52,7 +54,8 @@ func New(jobs ...string) *Set {
 	return s
 }
 
-// JobEnded counts a job that ended with status.
+// JobEnded counts a job of this kind that ended with status: completed, cancelled or
+// failed.
 func (s *Set) JobEnded(kind, status string) { s.ended.WithLabelValues(kind, status).Inc() }
 
 // BytesHashed counts bytes read by a hash job.
@@ -61,20 +64,21 @@ func (s *Set) BytesHashed(n int) { s.hashed.Add(float64(n)) }
 // BytesFetched counts bytes received by a fetch job.
 func (s *Set) BytesFetched(n int) { s.fetched.Add(float64(n)) }
 
-// BytesUploaded counts bytes of a request's body.
+// BytesUploaded counts bytes received in the bodies of uploads.
 func (s *Set) BytesUploaded(n int) { s.uploaded.Add(float64(n)) }
 
-// BytesServed counts bytes of images sent.
+// BytesServed counts bytes of images sent to clients.
 func (s *Set) BytesServed(n int) { s.served.Add(float64(n)) }
 
-// Request counts an answered request. The route is a pattern, never a path:
-// every label value lives as long as the process.
+// Request counts an answered request and its duration. route is the pattern of the route,
+// never a path: each label value occupies memory until the process ends.
 func (s *Set) Request(method, route string, code int, took time.Duration) {
 	s.requests.WithLabelValues(method, route, strconv.Itoa(code)).Observe(took.Seconds())
 }
 
-// Jobs adds a gauge of the listed jobs, by kind and status. Count is called at each
-// scrape.
+// Jobs adds a gauge of listed jobs. Each scrape calls count, which returns the number of
+// jobs by kind and status and must be safe for concurrent use. Call Jobs once: a second
+// call panics.
 func (s *Set) Jobs(count func() map[[2]string]int) { s.registry.MustRegister(jobs(count)) }
 
 type jobs func() map[[2]string]int
@@ -91,7 +95,8 @@ func (j jobs) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Handler serves the metrics in the format that the scraper asks for.
+// Handler returns a handler that serves the metrics in the format that the request's
+// Accept field selects.
 func (s *Set) Handler() http.Handler {
 	return promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{})
 }

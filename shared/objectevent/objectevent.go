@@ -1,6 +1,6 @@
-// Package objectevent reads the notifications that S3 servers send when an
-// object was created or removed. They may come twice, late, out of order or
-// never: an event says where to look, not what is there.
+// Package objectevent parses the notifications that S3 servers send when an object was
+// created or removed. A server may send one twice, late, out of order or never: an event
+// names the object to inspect and does not describe its state.
 package objectevent
 
 import (
@@ -15,17 +15,18 @@ import (
 
 // An Event says that an object was created, replaced or removed.
 type Event struct {
-	Bucket, Key string // as they are, without any encoding
+	Bucket, Key string // decoded
 	Removed     bool
-	// Sequencer orders the events of one key of one server, and no others;
-	// empty if the server gives none.
+	// Sequencer orders the events of one key of one server, and no others. It is empty if
+	// the server sends none.
 	Sequencer string
-	Time      time.Time // UTC; zero if the server did not say
+	Time      time.Time // UTC; zero if the server sent none
 }
 
-// message is what S3, MinIO and those who imitate them send.
+// A message is a notification of S3, MinIO or a compatible server, as far as it is used
+// here (S3 User Guide, "Event message structure").
 type message struct {
-	Event   string // s3:TestEvent, which S3 sends when notifications are set up
+	Event   string // s3:TestEvent, which S3 sends when notifications are configured
 	Key     string // MinIO's targets (webhook and queues): "BUCKET/KEY", plain
 	Records []struct {
 		EventSource string
@@ -38,11 +39,10 @@ type message struct {
 	}
 }
 
-// Parse reads one notification: S3's, or MinIO's from a webhook, a queue, or
-// a line of its event stream. Events of other kinds (reads, tags, restores)
-// are passed over, so there may be none, as in s3:TestEvent. Where some
-// records cannot be read, the error names them and the events of the others
-// are returned beside it.
+// Parse parses one notification: S3's, or MinIO's from a webhook, a queue, or a line of
+// its event stream. It skips events of other kinds (reads, tags, restores), so it may
+// return none, as for s3:TestEvent. If some records cannot be read, it returns the events
+// of the others and an error that names these.
 func Parse(body []byte) ([]Event, error) {
 	var m message
 	if err := json.Unmarshal(body, &m); err != nil {
@@ -60,7 +60,7 @@ func Parse(body []byte) ([]Event, error) {
 		}
 		key := r.S3.Object.Key
 		if formEncoded(r.EventSource, m.Key) {
-			// Once and never again: a key may itself look encoded.
+			// Decode once only: the decoded key may look encoded.
 			k, err := url.QueryUnescape(key)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("record %d: the key %.300q is not encoded as its source encodes keys", i, key))
@@ -77,8 +77,8 @@ func Parse(body []byte) ([]Event, error) {
 	return events, errors.Join(errs...)
 }
 
-// kind reads an event name: "ObjectCreated:Put" of S3, "s3:ObjectCreated:Put"
-// of MinIO. Expiry by a lifecycle rule removes the object like a DELETE.
+// kind parses an event name: "ObjectCreated:Put" of S3, "s3:ObjectCreated:Put" of MinIO.
+// Expiry by a lifecycle rule removes the object as a DELETE does.
 func kind(name string) (removed, ok bool) {
 	group, _, _ := strings.Cut(strings.TrimPrefix(name, "s3:"), ":")
 	switch group {
@@ -90,16 +90,16 @@ func kind(name string) (removed, ok bool) {
 	return false, false
 }
 
-// formEncoded reports whether keys from source are form-encoded ('+' is a
-// space). S3's always are. MinIO encodes them for its targets, whose messages
-// also have the plain key at the top, but not in its event stream, whose
-// messages have not. Nobody else is known to encode.
+// formEncoded reports whether keys from source are form-encoded ('+' is a space). S3
+// always encodes them. MinIO encodes them for its targets, whose messages also have the
+// plain key at the top, but not in its event stream, whose messages lack it. No other
+// server is known to encode them.
 func formEncoded(source, topKey string) bool {
 	return source == "aws:s3" || source == "minio:s3" && topKey != ""
 }
 
-// parseTime reads the time of an event, which some servers send without a
-// zone; it is UTC. What cannot be read is nobody's reason to miss an event.
+// parseTime parses the time of an event. Some servers send it without a zone; it is UTC
+// then. It returns zero for any other text, so that the event itself is not lost.
 func parseTime(s string) time.Time {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
 		if t, err := time.Parse(layout, s); err == nil {

@@ -1,5 +1,11 @@
-// Package record changes the JSON records that processes share, over the
-// compare-and-swap of store.Records.
+// Package record reads and changes the JSON records that processes share.
+//
+// A record is decoded by [Decode], which tells a missing record from a damaged
+// one ([ErrDamaged]) and from one of a newer program ([ErrNewer]). It is changed
+// by compare-and-swap of store.Records: [Swap] is one attempt, [Change] and
+// [Repair] repeat it until no other write comes between. A write is as durable as
+// store.Records makes it. All functions are safe for concurrent use, from several
+// processes too. docs/records.md documents the format of each record.
 package record
 
 import (
@@ -14,26 +20,25 @@ import (
 	"imageroot/shared/store"
 )
 
-// Format is embedded in every record: it carries the version of the record's
-// format.
+// Format is embedded in every record. It holds the version of the record's format.
 type Format struct {
-	// Schema is the version that the record was written in; 0 means 1.
+	// Schema is the version of the format in which the record was written; 0 means 1.
 	Schema int `json:"schema,omitempty"`
 }
 
 // SchemaVersion returns the newest version of the format that this program
-// knows. A type whose meaning has changed since version 1 has a method of its
-// own, and reads the older versions too. docs/records.md has the rule.
+// knows. A type whose meaning has changed since version 1 overrides it, and still
+// reads the older versions. docs/records.md states the rule.
 func (Format) SchemaVersion() int { return 1 }
 
 func (f Format) schema() int { return f.Schema }
 
-// Meta is embedded in every record that is changed more than once.
+// Meta is embedded in every record that is replaced by compare-and-swap.
 type Meta struct {
 	Format
-	// Nonce is new with every write. It makes each content differ from all
-	// before it, and tells a writer whose answer was lost whether the write
-	// took effect.
+	// Nonce is random and new with every write. It makes each content differ from
+	// all earlier ones, as store.Records requires, and lets a writer that received
+	// no answer find out whether its write took effect.
 	Nonce string `json:"nonce"`
 }
 
@@ -48,26 +53,26 @@ type Pointer[T any] interface {
 	nonce() string
 }
 
-// ErrKeep is returned by a change that wants the record left as it is.
+// ErrKeep is the error with which a change function leaves the record unchanged.
 var ErrKeep = errors.New("keep the record")
 
 const (
-	// maxTries bounds how often a change is tried against others' writes.
+	// maxTries bounds the attempts of one change that conflict with other writes.
 	maxTries = 100
-	// maxUnknown bounds how often it is tried against a server that answers
-	// reads and no writes: each try may wait as long as a request may take.
+	// maxUnknown bounds its attempts with an unknown outcome: a server that answers
+	// reads but no writes makes each attempt last as long as a request may take.
 	maxUnknown = 10
 )
 
 // ErrDamaged is matched by every [DamagedError].
 var ErrDamaged = errors.New("the record is damaged")
 
-// A DamagedError says that there is no record of the expected type in the
-// content at Key. It also matches store.ErrNotFound: a damaged record counts
-// as missing, so that it is made again in place of the damaged content.
+// A DamagedError reports that the content at Key is not a record of the expected
+// type. It matches [ErrDamaged], and store.ErrNotFound too: a damaged record
+// counts as missing, so that a new record replaces the damaged content.
 type DamagedError struct {
 	Key string
-	Err error // what is wrong with the content
+	Err error // the defect of the content
 }
 
 func (e *DamagedError) Error() string {
@@ -79,16 +84,16 @@ func (e *DamagedError) Is(target error) bool {
 	return target == ErrDamaged || target == store.ErrNotFound //nolint:errorlint // errors.Is does the unwrapping
 }
 
-// Unwrap returns what is wrong with the content.
+// Unwrap returns the defect of the content.
 func (e *DamagedError) Unwrap() error { return e.Err }
 
 // ErrNewer is matched by every [NewerError].
 var ErrNewer = errors.New("the record is of a newer version")
 
-// A NewerError says that a newer program wrote the record at Key, in a version
-// of its format that this one does not know. The record is not damaged and
-// does not count as missing: nothing here changes or removes it, and the rest
-// of the catalog does without it.
+// A NewerError reports that a newer program wrote the record at Key, in a version
+// of the format that this program does not know. It matches [ErrNewer]. The record
+// is not damaged and does not count as missing: this package neither changes nor
+// removes it.
 type NewerError struct {
 	Key            string
 	Version, Known int
@@ -102,8 +107,8 @@ func (e *NewerError) Error() string {
 // Is implements the interface of errors.Is.
 func (e *NewerError) Is(target error) bool { return target == ErrNewer } //nolint:errorlint // errors.Is does the unwrapping
 
-// Remedy says what to do about the record at key, which [Decode] refused with
-// err.
+// Remedy returns what the operator can do about the record at key, which [Decode]
+// refused with err.
 func Remedy(key string, err error) string {
 	if errors.Is(err, ErrNewer) {
 		return "run the newer imageroot that wrote it"
@@ -111,13 +116,14 @@ func Remedy(key string, err error) string {
 	return layout.Remedy(key)
 }
 
-// A Validator is a record that can tell whether it is complete. The error says
-// what is missing.
+// A Validator is a record that checks its own fields. [Decode] refuses a record
+// whose Validate returns an error.
 type Validator interface{ Validate() error }
 
 // Decode returns the record in data, the content at key. The error is a
-// [NewerError] if its version is newer than T's, and a [DamagedError] if data is not JSON of that type, has no nonce where the type
-// has one, or is not valid (see [Validator]).
+// [NewerError] if the record's version is newer than the one that T knows, and a
+// [DamagedError] if data is not JSON of type T, lacks the nonce of a T that embeds
+// [Meta], or is not valid (see [Validator]).
 func Decode[T any](key string, data []byte) (T, error) {
 	var v, zero T
 	err := json.Unmarshal(data, &v)
@@ -127,7 +133,7 @@ func Decode[T any](key string, data []byte) (T, error) {
 	}); ok {
 		written := Format{Schema: f.schema()}
 		if err != nil {
-			_ = json.Unmarshal(data, &written) // it may be its version that keeps it from decoding
+			_ = json.Unmarshal(data, &written) // the newer version may be the reason for err
 		}
 		if written.Schema > f.SchemaVersion() {
 			return zero, &NewerError{key, written.Schema, f.SchemaVersion()}
@@ -145,10 +151,10 @@ func Decode[T any](key string, data []byte) (T, error) {
 	return v, nil
 }
 
-// Read returns a record and the tag of its content. It returns
-// store.ErrNotFound and an empty tag if there is none, and a [DamagedError]
-// and the tag of the damaged content if it is damaged. Of a record of a newer
-// version it returns a [NewerError] and no tag, so that nothing replaces it.
+// Read returns the record at key and the tag of its content. The error is
+// store.ErrNotFound with an empty tag if there is no record, a [DamagedError] with
+// the tag of the damaged content if it is damaged, and a [NewerError] with an empty
+// tag, so that no write can replace it, if its version is newer.
 func Read[T any](ctx context.Context, s store.Records, key string) (T, string, error) {
 	data, tag, err := s.ReadRecord(ctx, key)
 	if err != nil {
@@ -162,9 +168,9 @@ func Read[T any](ctx context.Context, s store.Records, key string) (T, string, e
 	return v, tag, err
 }
 
-// Delete removes the record at key, also a damaged one. It removes nothing and
-// returns a [NewerError] if the record is of a newer version. It is no error
-// if there is none.
+// Delete removes the record at key, even if it is damaged. It returns nil if there
+// is none, and removes nothing and returns a [NewerError] if the record's version
+// is newer. It does not compare: it may remove what a concurrent write has stored.
 func Delete[T any](ctx context.Context, s store.Records, key string) error {
 	_, _, err := Read[T](ctx, s, key)
 	switch {
@@ -176,11 +182,11 @@ func Delete[T any](ctx context.Context, s store.Records, key string) error {
 	return err
 }
 
-// Swap writes v in place of the content that tag names; an empty tag means
-// that there must be no record yet. It resolves an unknown outcome by reading
-// back. The error is store.ErrConflict where somebody else's write is in force
-// (v may have been for a moment before, if its outcome was unknown); any other
-// error leaves open whether v will be.
+// Swap replaces the content that tag identifies with v, and returns the new tag; an
+// empty tag requires that there is no record yet. It sets v's nonce and schema. It
+// resolves an unknown outcome by reading back. The error is store.ErrConflict if
+// another write is in force (if the outcome was unknown, v may have been in force
+// before). After any other error, v may be in force or take effect later.
 func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, v P, tag string) (newTag string, err error) {
 	v.stamp(v.SchemaVersion(), rand.Text())
 	data, err := json.Marshal(v)
@@ -205,21 +211,23 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 	return "", err
 }
 
-// Change reads the record, calls change to edit it, and writes the result,
-// and repeats this until no other write comes between. exists is false, and v
-// zero, if there is no record or a damaged one. Change returns the record in
-// force afterwards and its tag. If change returns an error, nothing is written
-// and Change returns that error; [ErrKeep] counts as none.
+// Change reads the record, calls change to edit it, and writes the result, and
+// repeats this until no other write comes between: at most 100 times, and 10 times
+// with an unknown outcome. exists is false, and v zero, if there is no record or a
+// damaged one. Change returns the record in force afterwards and its tag. If change
+// returns an error, Change writes nothing and returns that error, or nil if it is
+// [ErrKeep]. After the last attempt it returns store.ErrConflict or
+// store.ErrUnknown. It returns a [NewerError] without calling change.
 //
-// A write whose answer was lost counts if it is found in force. If another
-// write has replaced it before it could be found, the change is made again: a
-// change that must not happen twice has to check what it finds.
+// If the answer to a write is lost, the write counts if a later read finds it in
+// force. If another write has replaced it by then, Change calls change again: a
+// change that must not happen twice has to check the record that it receives.
 func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, exists bool) error) (T, string, error) {
 	return Repair(ctx, s, key, func(v P, found error) error { return change(v, found == nil) })
 }
 
-// Repair is [Change] for a caller that treats a damaged record other than a
-// missing one: found is nil, or the error of [Read].
+// Repair is [Change] for a caller that distinguishes a damaged record from a missing
+// one: found is nil, or the error of [Read].
 func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, found error) error) (T, string, error) {
 	var err error
 	var unknown []string // nonces of writes that may yet arrive
@@ -243,8 +251,8 @@ func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key strin
 		if err == nil {
 			return v, tag, nil
 		}
-		// After an unknown outcome the write may still be on its way; writing
-		// again against the same tag lets only one of the two take effect.
+		// After an unknown outcome the write may still be in flight. A new write
+		// against the same tag lets only one of the two take effect.
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknown) {
 			return v, "", err
 		}

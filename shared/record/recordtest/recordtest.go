@@ -1,4 +1,5 @@
-// Package recordtest holds docs/records.md against the types of records.
+// Package recordtest compares docs/records.md with the types of the records that it
+// documents.
 package recordtest
 
 import (
@@ -14,9 +15,9 @@ import (
 	"imageroot/shared/record"
 )
 
-// Documented checks the section of docs/records.md that has this heading. Each
-// of its JSON examples is a valid T with no member that T does not have, and
-// each member of T is in one of them. root is the path of the repository.
+// Documented checks the section of docs/records.md with this heading: each of its
+// JSON examples must be a valid T without members that T does not have, and each
+// member of T must be in one of the examples. root is the path of the repository.
 func Documented[T any](t *testing.T, root, heading string) {
 	t.Helper()
 	page, err := os.ReadFile(root + "/docs/records.md")
@@ -54,7 +55,7 @@ func Documented[T any](t *testing.T, root, heading string) {
 	}
 }
 
-// members adds the paths of the members of a JSON value.
+// members adds the paths of the members of a JSON value to found.
 func members(v any, at string, found map[string]bool) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -69,14 +70,14 @@ func members(v any, at string, found map[string]bool) {
 	}
 }
 
-// membersOf adds the paths of the members that a type has in JSON.
+// membersOf adds the paths of the members that typ has in JSON to found.
 func membersOf(typ reflect.Type, at string, found map[string]bool) {
 	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
 		typ = typ.Elem()
 	}
 	text, _ := json.Marshal(reflect.New(typ).Interface())
 	if typ.Kind() != reflect.Struct || !bytes.HasPrefix(text, []byte("{")) {
-		return // a time is a string
+		return // time.Time is a struct, but a string in JSON
 	}
 	for f := range typ.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
