@@ -1,5 +1,6 @@
-// Package activity is the log of what happened: who did what, when, to which
-// image. An event is written once and never changed.
+// Package activity is the log of events: what an actor did to a subject, and when. An event
+// is a record in the catalog root that is written once, never changed, and removed after 90
+// days.
 package activity
 
 import (
@@ -63,13 +64,13 @@ func Kinds() []string {
 // SubjectKinds lists every kind of subject.
 func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, SubjectAuth} }
 
-// Actors lists who can be an actor.
+// Actors lists every actor.
 func Actors() []string { return []string{Operator, System} }
 
-// failed are the kinds that tell of a failure.
+// failed lists the kinds that report a failure.
 var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
 
-// An Event is what happened once.
+// An Event is one event of the log.
 type Event struct {
 	ID          layout.EventID `json:"id"`
 	TS          time.Time      `json:"ts"` // UTC, in microseconds
@@ -77,39 +78,40 @@ type Event struct {
 	SubjectKind string         `json:"subject_kind"`
 	SubjectID   string         `json:"subject_id"`
 	Actor       string         `json:"actor"`
-	SourceIP    string         `json:"source_ip"` // empty where the system acted
-	Summary     string         `json:"summary"`   // a line for people
+	SourceIP    string         `json:"source_ip"` // empty if the system acted
+	Summary     string         `json:"summary"`   // one line of text
 	Details     map[string]any `json:"details"`
 }
 
-// Failed reports whether the event tells of a failure.
+// Failed reports whether the event's kind is that of a failure.
 func (e *Event) Failed() bool { return slices.Contains(failed, e.Kind) }
 
-// A stored event is the record of one.
+// A stored is the record of an event.
 type stored struct {
 	record.Format
 	Event
 }
 
-// A Log is safe for concurrent use.
+// A Log adds and lists events. It is safe for concurrent use, and several processes may
+// share its root. All exported fields are required.
 type Log struct {
 	Root store.Root // the catalog root
 	Now  func() time.Time
 	Log  *slog.Logger
 
 	mu    sync.Mutex
-	cache map[layout.EventID]Event // events never change; zero: it is damaged
+	cache map[layout.EventID]Event // never stale; a zero Event is damaged or of a newer version
 }
 
-// cached is how many events are kept in memory.
+// cached is the number of events kept in memory.
 const cached = 2000
 
-// addTimeout bounds how long writing an event may hold up what it tells of.
+// addTimeout bounds the time for which writing an event may delay its caller.
 const addTimeout = 10 * time.Second
 
-// Add writes an event, of which ID, TS and, where empty, Details are filled
-// in. What the event tells of has happened, so a failure to write it is
-// logged and no more; the end of ctx does not keep it from being written.
+// Add writes an event. It sets ID, TS and, if that is nil, Details. Since the action of the
+// event has already happened, Add ignores the cancellation of ctx, and only logs a failure
+// to write: the event is lost then. It returns within about 10 seconds.
 func (l *Log) Add(ctx context.Context, e Event) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTimeout)
 	defer cancel()
@@ -129,12 +131,13 @@ func (l *Log) Add(ctx context.Context, e Event) {
 	}
 }
 
-// keepFor is how long events are kept.
+// keepFor is the age at which events are removed.
 const keepFor = 90 * 24 * time.Hour
 
-// Sweep removes events that are older than 90 days.
+// Sweep removes the events that are older than 90 days, even damaged ones, but not those of
+// a newer version. The error is one of the store; a later Sweep removes the rest.
 func (l *Log) Sweep(ctx context.Context) error {
-	// The newest come first: all that follow a key of that age are older.
+	// Keys sort from the newest event to the oldest, so all after this key are older.
 	after := layout.EventKey(layout.NewEventID(l.Now().Add(-keepFor), "ffffffffffffffff"))
 	for info, err := range l.Root.List(ctx, layout.EventPrefix, after) {
 		if err != nil {
@@ -150,16 +153,16 @@ func (l *Log) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// A Filter says which events to list. Empty fields let everything through.
+// A Filter selects events. An empty field selects all.
 type Filter struct {
 	Kind, SubjectKind, SubjectID, Actor, SourceIP string
 
 	Failed *bool
 	Before layout.EventID // only events older than this one
-	Limit  int            // at most
+	Limit  int            // the most events of one List; at least 1
 }
 
-// Match reports whether e passes.
+// Match reports whether the filter selects e. It ignores Before and Limit.
 func (f *Filter) Match(e *Event) bool {
 	is := func(want, got string) bool { return want == "" || want == got }
 	return is(f.Kind, e.Kind) && is(f.SubjectKind, e.SubjectKind) && is(f.SubjectID, e.SubjectID) &&
@@ -167,15 +170,17 @@ func (f *Filter) Match(e *Event) bool {
 }
 
 const (
-	// batch is how many events are read at once.
+	// batch is the number of events that are read in parallel.
 	batch = 32
-	// maxLooked is how many events one List looks at: what passes few of them
-	// comes in more and emptier pages.
+	// maxLooked bounds the events that one List reads: a filter that selects few of them
+	// has more pages with fewer events.
 	maxLooked = 2000
 )
 
-// List returns the newest events that pass the filter, newest first, and what
-// Filter.Before must be for the next ones; it is empty where there are none.
+// List returns the newest events that f selects, newest first, and the value of
+// Filter.Before for the next page, which is empty if there is none. It reads about 2000
+// events at most, so that a page may have fewer events than Limit, or none, although more
+// follow. It leaves out events that are damaged or of a newer version, and logs them.
 func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.EventID, err error) {
 	events = []Event{}
 	after := ""
@@ -224,8 +229,8 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 	return events, "", nil
 }
 
-// read returns the events with these IDs, in their order. One that is gone or
-// does not decode is left out.
+// read returns the events with these IDs, in their order. It leaves out those that are
+// missing, damaged or of a newer version.
 func (l *Log) read(ctx context.Context, ids []layout.EventID) ([]Event, error) {
 	got := make([]*Event, len(ids))
 	errs := make([]error, len(ids))

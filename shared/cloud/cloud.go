@@ -1,6 +1,6 @@
-// Package cloud opens the kit of the functions at AWS: over S3, with settings
-// from the environment, secrets from Secrets Manager and queues in SQS. Package
-// main of local does the same on one machine.
+// Package cloud opens the kit of a Lambda function: over S3, with settings from the
+// environment, secrets from Secrets Manager and queues in SQS. Package main in local does
+// the same on one machine.
 package cloud
 
 import (
@@ -27,11 +27,11 @@ import (
 	"imageroot/shared/web"
 )
 
-// relistAfter is how old a listing may be: how long a write of another function
-// may stay unseen.
+// relistAfter is the maximum age of a listing, and so the longest time for which a write
+// of another function may stay unseen.
 const relistAfter = 2 * time.Second
 
-// A Cloud is the kit of a function, over S3.
+// A Cloud is the kit of a Lambda function, over S3. It is safe for concurrent use.
 type Cloud struct {
 	*kit.Kit
 	ImageLinks, CatalogLinks store.Presigner
@@ -39,9 +39,10 @@ type Cloud struct {
 	aws aws.Config
 }
 
-// Open reads the settings that every function has and those that reads names
-// (see config.LoadLambda), and opens the kit with them. The function that reads
-// the operator's password stores its hash, with which the others check sessions.
+// Open reads the settings of every function and those that reads names (see
+// config.LoadLambda), and opens the kit and its operator with them. Only a function that
+// reads config.Password stores the hash of the password and can begin sessions; the
+// others check sessions with the stored hash.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	awsConfig, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -66,7 +67,7 @@ func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	return c, c.OpenOperator(ctx)
 }
 
-// secret returns a secret of Secrets Manager.
+// secret returns the secret string with this ARN from Secrets Manager.
 func (c *Cloud) secret(ctx context.Context, arn string) (string, error) {
 	out, err := secretsmanager.NewFromConfig(c.aws).GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &arn})
 	if err != nil {
@@ -75,17 +76,18 @@ func (c *Cloud) secret(ctx context.Context, arn string) (string, error) {
 	return aws.ToString(out.SecretString), nil
 }
 
-// Queue returns the queue at a URL. GiveUp is sqsqueue.Config's.
+// Queue returns the SQS queue at url. giveUp is that of sqsqueue.Config.
 func (c *Cloud) Queue(url string, giveUp queue.Handler) (*sqsqueue.Queue, error) {
 	return sqsqueue.New(sqsqueue.Config{AWS: c.aws, URL: url, GiveUp: giveUp, Log: c.Log})
 }
 
-// Pages are the paths of functions/catalog/pages, to which forms of the other
-// functions return.
+// Pages holds the paths of functions/catalog/pages, to which the forms of the other
+// functions redirect. It is constant.
 var Pages = web.Pages{Prefix: "/ui/", Home: "/ui/images", Login: "/ui/login"}
 
-// Function is a function of these routes and, where there are queues, this
-// handler of their messages. ErrorPage is web.Config's.
+// Function returns a Lambda function that serves routes, and handles schedules and the
+// messages of queues with handle. A nil handle is for a function without either.
+// errorPage is that of web.Config.
 func (c *Cloud) Function(routes []web.Route, errorPage func(http.ResponseWriter, *http.Request, *problem.Error, int), handle queue.Handler, queues ...*sqsqueue.Queue) *lambda.Function {
 	return &lambda.Function{
 		HTTP: web.Handler(web.Config{

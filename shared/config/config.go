@@ -1,6 +1,6 @@
-// Package config is every setting of imageroot, from IMAGEROOT_* environment
-// variables and, on the local runner, flags of the same names. It is the one
-// place that reads the environment.
+// Package config reads and validates the settings of imageroot: IMAGEROOT_* environment
+// variables and, in the runner, flags of the same names. A table holds them all. No other
+// package of the program reads IMAGEROOT_* variables.
 package config
 
 import (
@@ -23,57 +23,59 @@ import (
 	"imageroot/shared/web"
 )
 
-// A Location is a place in an S3 server.
+// A Location is a bucket of an S3 server, or a prefix in one.
 type Location struct {
 	Bucket string
-	Prefix string // empty, or ends in a slash
+	Prefix string // empty, or ends with a slash
 }
 
 func (l Location) String() string { return "s3://" + l.Bucket + "/" + l.Prefix }
 
-// Config is what [Load] read. Every value is valid.
+// Config holds the settings. [Load] and [LoadLambda] return valid values only.
 type Config struct {
 	ImageRoot, CatalogRoot   Location
 	Listen, S3Listen         string // HOST:PORT
 	Data                     string // directory
-	S3Endpoint               string // URL of an S3 server, or empty for the gateway inside
-	S3AccessKey, S3SecretKey string // of the gateway inside; empty: generate
-	Password                 string // empty: the stored one, or generate
+	S3Endpoint               string // URL of an S3 server; empty: the gateway
+	S3AccessKey, S3SecretKey string // the uploader's, for the gateway; empty: generated
+	Password                 string // empty: the stored one, or a generated one
 	Token                    string // empty: none
 	Events                   string // one of the Events constants
 	WebhookToken             string // empty: no webhook
 	PublicRead               bool
-	HashWorkers              int
-	FetchWorkers             int
-	Check                    bool // read every image through once it is hashed
+	HashWorkers              int  // 1 to 64
+	FetchWorkers             int  // 1 to 64
+	Check                    bool // decompress each image once it is hashed
 	TrustedProxies           web.Proxies
-	PublicURL                string // without a slash at the end; empty: as each client addresses it
-	// AllowNet is what sources may reach beyond the default policy.
+	PublicURL                string // without a trailing slash; empty: the host of each request
+	// AllowNet names the networks that sources may be in beyond the default policy. Its
+	// syntax is that of netpolicy.Parse.
 	AllowNet string
-	// PlainHTTP are registries that are spoken to without TLS.
+	// PlainHTTP lists the registries, in lower case, that are contacted without TLS.
 	PlainHTTP []string
-	// DockerConfig is the path of the Docker configuration file.
+	// DockerConfig is the path of the Docker configuration file. It is empty if the home
+	// directory is unknown. Only [Load] sets it, as UnusedProxy.
 	DockerConfig string
-	// UnusedProxy is the variable that names a proxy to other programs, or
-	// empty: sources are reached without one.
+	// UnusedProxy is the name of the environment variable that sets a proxy for other
+	// programs, or empty. imageroot reaches sources without a proxy.
 	UnusedProxy string
-	// Lambda is what only functions at AWS have: see [LoadLambda].
+	// Lambda holds the settings that only Lambda functions have. Only [LoadLambda] sets it.
 	Lambda Lambda
 }
 
-// How the runner hears of objects that others put into another S3 server than
-// the gateway inside.
+// The values of Config.Events: the source of the runner's object events if it uses
+// another S3 server than the gateway.
 const (
-	EventsAuto    = "auto"    // by the best way that there is
-	EventsListen  = "listen"  // from the server's event stream
-	EventsWebhook = "webhook" // by what the server POSTs here
-	EventsPoll    = "poll"    // by listing every few seconds
-	EventsOff     = "off"     // by the slow listing that is beneath all
+	EventsAuto    = "auto"    // webhook if WebhookToken is set, otherwise listen
+	EventsListen  = "listen"  // the server's event stream; as poll while there is none
+	EventsWebhook = "webhook" // messages that the server POSTs; as poll until the first
+	EventsPoll    = "poll"    // a listing every 15 seconds
+	EventsOff     = "off"     // only the listing every 5 minutes
 )
 
 const prefix = "IMAGEROOT_"
 
-// A setting is one row of the table of settings.
+// A setting is a row of the table of settings.
 type setting struct {
 	name   string // as in the environment, without the prefix
 	value  string // default
@@ -121,15 +123,18 @@ var settings = []setting{
 func (s setting) env() string  { return prefix + s.name }
 func (s setting) flag() string { return strings.ToLower(strings.ReplaceAll(s.name, "_", "-")) }
 
-// ErrHelp is returned for --help, once the usage is written, and ErrVersion
-// for --version.
+// ErrHelp is returned by [Load] for --help, after it has written the usage, and
+// ErrVersion for --version.
 var (
 	ErrHelp    = flag.ErrHelp
 	ErrVersion = errors.New("version asked for")
 )
 
-// Load reads the settings. Flags win over the environment. The error is one
-// line that says which value is wrong and why. Usage goes to help.
+// Load reads the settings of the runner from args, the flags, and the environment. A flag
+// takes precedence over its variable, even if it is empty. An empty variable counts as
+// unset, and an IMAGEROOT_* variable that is not a setting is an error. For --help, Load
+// writes the usage to help. The error is [ErrHelp], [ErrVersion], or one line that names
+// the wrong setting and the reason.
 func Load(args []string, help io.Writer) (Config, error) {
 	fs := flag.NewFlagSet("imageroot", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -155,7 +160,7 @@ func Load(args []string, help io.Writer) (Config, error) {
 		return Config{}, err
 	}
 	var c Config
-	from := map[string]string{} // what an error calls each setting
+	from := map[string]string{} // the flag or variable of each setting, for errors
 	for i, s := range settings {
 		from[s.name] = s.env()
 		value := *values[i]
@@ -184,12 +189,12 @@ func Load(args []string, help io.Writer) (Config, error) {
 	return c, nil
 }
 
-// SharedBucket reports whether both roots are in one bucket: who may read all
-// of it can read the session key.
+// SharedBucket reports whether both roots are in one bucket. A client that can read the
+// whole bucket can read the session key.
 func (c Config) SharedBucket() bool { return c.CatalogRoot.Bucket == c.ImageRoot.Bucket }
 
-// checkNames refuses variables that nobody reads: a misspelled one would be
-// ignored in silence.
+// checkNames returns an error for an IMAGEROOT_* variable that is not a setting: a
+// misspelled name would be ignored silently.
 func checkNames(environ []string, more ...setting) error {
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
@@ -217,8 +222,8 @@ func usage(w io.Writer) {
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// bucketName is what every S3 server takes (general purpose bucket naming
-// rules).
+// bucketName matches the bucket names that every S3 server accepts (S3 User Guide,
+// "General purpose bucket naming rules").
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 
 func parseLocation(v string) (Location, error) {
@@ -334,7 +339,8 @@ func publicURL(c *Config, v string) error {
 	return nil
 }
 
-// isOrigin reports whether v is an HTTP URL of a host and nothing else.
+// isOrigin reports whether v is an HTTP or HTTPS URL of a host without user information,
+// path or query.
 func isOrigin(v string) bool {
 	u, err := url.Parse(v)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && strings.Trim(u.Path, "/") == ""
@@ -374,7 +380,8 @@ func unusedProxy() string {
 	return ""
 }
 
-// dockerConfig is where Docker's tools keep credentials of registries.
+// dockerConfig returns the path of the file in which Docker's tools keep the credentials
+// of registries.
 func dockerConfig() string {
 	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
 		return filepath.Join(dir, "config.json")

@@ -9,16 +9,15 @@ import (
 	"strings"
 )
 
-// Lambda are the settings of functions at AWS that the local runner has no
-// use for.
+// Lambda holds the settings of Lambda functions that the runner does not have.
 type Lambda struct {
-	// URLs of queues.
+	// URLs of the SQS queues.
 	InspectionQueue, HashJobQueue, FetchJobQueue, AssemblyQueue string
-	// SessionKey signs session cookies.
+	// SessionKey signs session cookies. It has at least 32 characters.
 	SessionKey string
 }
 
-// Names of settings, for [LoadLambda].
+// The names of settings for [LoadLambda], without the prefix IMAGEROOT_.
 const (
 	Password        = "PASSWORD"
 	HashWorkers     = "HASH_WORKERS"
@@ -32,7 +31,7 @@ const (
 	AssemblyQueue   = "ASSEMBLY_QUEUE"
 )
 
-// everyFunction is what each function at AWS reads.
+// everyFunction lists the settings that each Lambda function reads.
 var everyFunction = []string{"IMAGE_ROOT", "CATALOG_ROOT", "S3_ENDPOINT", "PUBLIC_READ", "TOKEN", "SESSION_KEY"}
 
 var lambdaSettings = []setting{
@@ -43,17 +42,19 @@ var lambdaSettings = []setting{
 	{"SESSION_KEY", "", "what session cookies are signed with", sessionKey},
 }
 
-// mayBeUnset are settings that mean the same unset and empty: nobody says that
-// Lambda passes empty variables on.
+// mayBeUnset lists settings that may be unset, with the meaning of an empty value: it is
+// not documented that Lambda passes on empty variables.
 var mayBeUnset = []string{"S3_ENDPOINT", AllowNet, PlainHTTP}
 
-// secrets are the settings whose values may be ARNs of what has them.
+// secrets lists the settings whose value may be the ARN of a secret.
 var secrets = []string{Password, "TOKEN", "SESSION_KEY"}
 
-// LoadLambda reads the settings of a function at AWS: those of every function
-// and those named in reads. Each must be set, to nothing where it is not
-// wanted (some need not be, then), and no other: the template and the code say the same. Where a secret
-// is the ARN of one, lookup is asked for it.
+// LoadLambda reads the settings of a Lambda function from the environment: those of every
+// function and those named in reads. Each of these must be set, to an empty value if it is
+// optional (S3_ENDPOINT, ALLOW_NET and PLAIN_HTTP may be unset), and no other IMAGEROOT_*
+// variable may be set, so that the template and the code agree. If the value of PASSWORD,
+// TOKEN or SESSION_KEY is an ARN, LoadLambda calls lookup for the secret. The error names
+// the variable.
 func LoadLambda(ctx context.Context, lookup func(ctx context.Context, arn string) (string, error), reads ...string) (Config, error) {
 	reads = append(slices.Clone(everyFunction), reads...)
 	var c Config

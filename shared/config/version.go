@@ -2,11 +2,12 @@ package config
 
 import "runtime/debug"
 
-// release is set by the linker.
+// release is set by the linker (-X).
 var release string
 
-// Version returns the release that this program is, or "devel-" and the commit
-// that it was built from, as far as that is known.
+// Version returns the release of this program. A program that is not a release has
+// "devel-", the first 12 digits of the commit, and "+changes" if the work tree was
+// modified; "devel" if the commit is unknown; or "unknown" without build information.
 func Version() string {
 	if release != "" {
 		return release

@@ -22,11 +22,10 @@ import (
 	"imageroot/shared/problem"
 )
 
-// maxAnswer is how much of an answer Lambda passes on, as JSON: 6 MiB, less
-// some room.
+// maxAnswer bounds the size of a response as JSON, in bytes. Lambda's limit is 6 MiB.
 const maxAnswer = 6<<20 - 64<<10
 
-// answer passes a request to the handler.
+// answer passes a request to the HTTP handler and returns its response.
 func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (out *events.APIGatewayV2HTTPResponse) {
 	w := &responseWriter{header: http.Header{}, head: e.RequestContext.HTTP.Method == http.MethodHead}
 	r, err := request(ctx, e)
@@ -34,7 +33,7 @@ func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest
 		return fail(r, problem.Wrap(problem.Malformed, "the request cannot be read", err))
 	}
 	defer func() {
-		// No byte of the answer was sent, so it can be replaced.
+		// The response is buffered, so it can be replaced.
 		if v := recover(); v != nil {
 			f.Log.Error("the handler of a request broke off", "path", e.RawPath, "panic", v, "stack", string(debug.Stack()))
 			out = fail(r, problem.New(problem.Internal, ""))
@@ -48,7 +47,7 @@ func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest
 	return out
 }
 
-// size returns the size of an answer as JSON, in bytes.
+// size returns the size of a response as JSON, in bytes.
 func size(out *events.APIGatewayV2HTTPResponse) int {
 	data, err := json.Marshal(out)
 	if err != nil {
@@ -69,15 +68,13 @@ func fail(r *http.Request, e *problem.Error) *events.APIGatewayV2HTTPResponse {
 	return w.answer()
 }
 
-// request makes a request of an event.
+// request converts an event to a request.
 //
-// Header fields are not split: the HTTP API joins the values of a repeated field
-// with commas, and a single value may have commas of its own (Range, If-Match,
-// Accept).
+// It does not split header fields: the HTTP API joins the values of a repeated field with
+// commas, and a single value may contain commas (Range, If-Match, Accept).
 //
-// The HTTP API decodes the path before it passes it on, "%2F" and all; a
-// function URL does not. A decoded path is not decoded again, which would change
-// names with a percent sign.
+// The HTTP API decodes the path, including "%2F", and a function URL does not. request
+// does not decode a decoded path again, which would change names with a percent sign.
 func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Request, error) {
 	body := []byte(e.Body)
 	if e.IsBase64Encoded {
@@ -102,7 +99,7 @@ func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Requ
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
 		RemoteAddr: net.JoinHostPort(e.RequestContext.HTTP.SourceIP, "0"),
-		TLS:        &tls.ConnectionState{}, // there are no others
+		TLS:        &tls.ConnectionState{}, // Lambda's endpoints serve HTTPS only
 	}).WithContext(ctx)
 	if len(body) == 0 {
 		r.Body = http.NoBody
@@ -121,20 +118,20 @@ func request(ctx context.Context, e *events.APIGatewayV2HTTPRequest) (*http.Requ
 	return r, nil
 }
 
-// A responseWriter buffers an answer.
+// A responseWriter buffers a response.
 type responseWriter struct {
 	header http.Header
-	sent   http.Header // as it was when the head was written
+	sent   http.Header // the copy of header that WriteHeader made
 	status int
 	body   bytes.Buffer
-	head   bool // of a HEAD request: there is no body
+	head   bool // the request is a HEAD, so that the body is dropped
 }
 
 func (w *responseWriter) Header() http.Header { return w.header }
 
 func (w *responseWriter) WriteHeader(status int) {
 	if w.status != 0 || status < 200 {
-		return // informational ones do not pass
+		return // the API has no informational responses
 	}
 	w.status, w.sent = status, w.header.Clone()
 }
@@ -150,8 +147,8 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// answer returns the answer in the API's form. A handler that wrote nothing has
-// answered with 200 and no body, as with net/http.
+// answer returns the response in the format of the API. As in net/http, the response of a
+// handler that wrote nothing is 200 without a body.
 func (w *responseWriter) answer() *events.APIGatewayV2HTTPResponse {
 	w.WriteHeader(http.StatusOK)
 	out := &events.APIGatewayV2HTTPResponse{StatusCode: w.status, Headers: map[string]string{}, Cookies: w.sent["Set-Cookie"]}
@@ -163,7 +160,7 @@ func (w *responseWriter) answer() *events.APIGatewayV2HTTPResponse {
 		switch name {
 		case "Set-Cookie", "Connection", "Transfer-Encoding":
 		case "Content-Length":
-			// The API counts for itself; of HEAD it is told, as there is nothing to count.
+			// The API computes the length, except for a HEAD, which has no body to count.
 			if w.head {
 				out.Headers[name] = values[0]
 			}
@@ -179,8 +176,8 @@ func (w *responseWriter) answer() *events.APIGatewayV2HTTPResponse {
 	return out
 }
 
-// isText reports whether a body is text by its Content-Type and Content-Encoding:
-// binary bytes may be valid UTF-8.
+// isText reports whether a body is text according to its Content-Type and
+// Content-Encoding. Valid UTF-8 alone does not say so: binary data may be valid UTF-8.
 func isText(h http.Header) bool {
 	if enc := h.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return false

@@ -1,6 +1,7 @@
-// Package lambda runs a function's handlers as a Lambda function: events of an
-// HTTP API become net/http requests, messages of SQS are handled one by one
-// with a partial batch response, and a schedule becomes a task.
+// Package lambda runs a function's handlers as a Lambda function. It passes an event of an
+// HTTP API (payload format 2.0) to a net/http handler, handles the messages of an SQS
+// batch one by one and answers with a partial batch response, and turns an EventBridge
+// schedule into a reconcile task.
 package lambda
 
 import (
@@ -22,23 +23,23 @@ import (
 	"imageroot/shared/queue/sqsqueue"
 )
 
-// A Function is what one Lambda function does.
+// A Function is a Lambda function. It is safe for concurrent use if its handlers are.
 type Function struct {
 	// HTTP answers the requests of an HTTP API (payload format 2.0).
 	HTTP http.Handler
-	// Handle handles messages and schedules. Nil: there are none.
+	// Handle handles messages and schedules. It is nil for a function without either.
 	Handle queue.Handler
-	// Queues are the event sources of the function.
+	// Queues are the SQS queues that invoke the function.
 	Queues []*sqsqueue.Queue
 	Log    *slog.Logger
 }
 
-// Start serves events until the process ends. If open fails the process exits,
-// with the error in the log.
+// Start calls open once and serves events until the process ends. If open fails, Start
+// writes the error to stderr and exits with status 1.
 func Start(open func(ctx context.Context) (*Function, error)) {
 	f, err := open(context.Background())
 	if err != nil {
-		// Lambda logs stderr, and retries the start.
+		// Lambda logs stderr and starts the function again.
 		fmt.Fprintln(os.Stderr, "imageroot:", err)
 		os.Exit(1)
 	}
@@ -46,17 +47,17 @@ func Start(open func(ctx context.Context) (*Function, error)) {
 }
 
 const (
-	// margin is the time at the end of an invocation for writing the checkpoint of
-	// a job and sending its task anew.
+	// margin is the time reserved at the end of an invocation for writing a job's
+	// checkpoint and sending its task again.
 	margin = 30 * time.Second
-	// answerMargin is that of a request.
+	// answerMargin is the time reserved for writing the response to a request.
 	answerMargin = time.Second
-	// answerTime is how long the HTTP API waits for an answer.
+	// answerTime bounds a request: the HTTP API waits for a response no longer than 30 s.
 	answerTime = 29 * time.Second
 )
 
-// deadline ends ctx some time before the invocation ends: margin, or a third of
-// a short one.
+// deadline returns ctx with a deadline before the end of the invocation: by margin, or by
+// a third of the remaining time if that is less.
 func deadline(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
 	end, ok := ctx.Deadline()
 	if !ok {
@@ -65,7 +66,7 @@ func deadline(ctx context.Context, margin time.Duration) (context.Context, conte
 	return context.WithDeadline(ctx, end.Add(-min(margin, time.Until(end)/3)))
 }
 
-// An event has the members that tell kinds of events apart.
+// An event holds the members that distinguish the kinds of events.
 type event struct {
 	RequestContext struct {
 		HTTP struct {
@@ -78,8 +79,9 @@ type event struct {
 	Source string `json:"source"`
 }
 
-// Invoke implements lambda.Handler of aws-lambda-go. It does not panic, which would
-// end the process.
+// Invoke implements lambda.Handler of aws-lambda-go. It recovers from a panic of a handler,
+// which would end the process: a request is answered with 500, a message counts as failed,
+// and a schedule returns an error.
 func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	var e event
 	if err := json.Unmarshal(payload, &e); err != nil {
@@ -115,7 +117,7 @@ func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	return nil, errors.New("an event of no kind that this function handles")
 }
 
-// deliver handles a batch, one message after the other.
+// deliver handles the messages of a batch in order.
 func (f *Function) deliver(ctx context.Context, batch []events.SQSMessage) events.SQSEventResponse {
 	answer := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
 	for _, r := range batch {
@@ -142,7 +144,7 @@ func (f *Function) deliverOne(ctx context.Context, r events.SQSMessage) bool {
 	return false
 }
 
-// scheduled reconciles.
+// scheduled handles a reconcile task.
 func (f *Function) scheduled(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -1,7 +1,7 @@
-// Package listen hears of objects that were created or removed from the event
-// stream of a MinIO server, which nobody has to configure. A stream replays
-// nothing: what happened while there was none, only a comparison of the
-// listing tells.
+// Package listen receives object events from the event stream of a MinIO server
+// (ListenBucketNotification), which needs no configuration on the server. A stream does not
+// replay events: after each start of a stream, only a comparison with the listing finds the
+// changes that happened before.
 package listen
 
 import (
@@ -25,49 +25,52 @@ import (
 	"imageroot/shared/objectevent"
 )
 
-// Access is what a request is signed with, and how it gets there.
+// Access holds what a request is signed with (AWS Signature Version 4) and sent through.
 type Access struct {
 	Region                             string
 	AccessKey, SecretKey, SessionToken string
 	Transport                          http.RoundTripper
 }
 
-// A Listener listens to one bucket.
+// A Listener listens to the event stream of one bucket. All fields without a default are
+// required. The functions are called one at a time.
 type Listener struct {
 	Endpoint       string // URL of the server
-	Bucket, Prefix string // of the keys that matter
-	// Access returns credentials that are good for the next stream.
+	Bucket, Prefix string // of the events; an empty Prefix selects the whole bucket
+	// Access returns the credentials for the next stream.
 	Access func(context.Context) (Access, error)
-	// Event is told of every event, Up that a stream is there (its first byte
-	// has come, so what happens from now on will be told), and Down what ended
-	// it, or why there is none. They are called one at a time.
+	// Event receives each event.
 	Event func(objectevent.Event)
-	Up    func()
-	Down  func(error)
-	Log   *slog.Logger
+	// Up is called when the first byte of a stream arrives: the server sends each later
+	// event from then on.
+	Up func()
+	// Down receives the reason if a stream ends or cannot be opened and the Listener will
+	// try again. That is [ErrSilent] if the server was silent.
+	Down func(error)
+	Log  *slog.Logger
 
-	// Silence, Least and Most replace [Silence], and how long to wait before
-	// the next try, where they are not zero.
+	// Silence replaces [Silence], Least the first and Most the longest wait before the
+	// next attempt, if they are not zero. The defaults are 1 second and 5 minutes.
 	Silence, Least, Most time.Duration
 }
 
-// Silence is how long a stream may say nothing before it is taken for dead: a
-// server says that it is there every ten seconds, since it is asked to.
+// Silence is the time without a byte after which a stream counts as dead. The request asks
+// the server for a sign of life every ten seconds.
 const Silence = 35 * time.Second
 
-// A stream that has ended is followed by another one after about a second;
-// where that fails or soon ends, after two, and so on up to five minutes.
+// The next attempt follows after about least. Each attempt that fails, or whose stream ends
+// within Silence, doubles the wait up to most, plus or minus a random half.
 const least, most = time.Second, 5 * time.Minute
 
-// ErrSilent says that a server has opened no stream, or says nothing in it.
-// MinIO's last source releases are such servers: they never send what they
-// have written.
+// ErrSilent reports that the server sent no response, or no byte in the stream, for
+// [Silence]. The last source releases of MinIO do so: they never flush the stream.
 var ErrSilent = errors.New("the server's event stream is silent")
 
 var errEnded = errors.New("the server ended the event stream")
 
-// Run listens until ctx ends, over every end of a stream. It returns sooner
-// only with errors.ErrUnsupported, where the server has no such stream.
+// Run listens until ctx ends, and opens another stream after each that ends. It returns
+// ctx's error, or an error that wraps errors.ErrUnsupported if the server has no event
+// stream; it does not call Down for these.
 func (l *Listener) Run(ctx context.Context) error {
 	shortest, longest := or(l.Least, least), or(l.Most, most)
 	for wait := shortest; ; wait = min(2*wait, longest) {
@@ -79,10 +82,10 @@ func (l *Listener) Run(ctx context.Context) error {
 		case errors.Is(err, errors.ErrUnsupported):
 			return err
 		case up && time.Since(began) > or(l.Silence, Silence):
-			wait = shortest // not so for those that end at once
+			wait = shortest // a stream that ends soon does not reset the wait
 		}
 		l.Down(err)
-		// Not all at once, where a server with many listeners comes back.
+		// Random, so that the listeners of a restarted server do not return all at once.
 		next := time.NewTimer(wait/2 + rand.N(wait))
 		select {
 		case <-next.C:
@@ -100,7 +103,8 @@ func or(d, otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-// stream listens to one stream until it ends, and reports whether it began.
+// stream listens to one stream until it ends. It reports whether the stream began, and
+// returns the reason of its end.
 func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 	access, err := l.Access(ctx)
 	if err != nil {
@@ -129,7 +133,7 @@ func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 			l.Up()
 		case info, ok := <-infos:
 			if began != nil && info.Records != nil {
-				<-began // its first byte came before
+				<-began // the first byte arrived before this event
 				up, began = true, nil
 				l.Up()
 			}
@@ -143,15 +147,15 @@ func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 	}
 }
 
-// tell passes on what came in one message. A stream's messages are S3's, as
-// the package that knows those reads them.
+// tell passes the events of one message to Event. It encodes the message again, since a
+// stream has S3's messages and package objectevent parses those.
 func (l *Listener) tell(info notification.Info) {
 	if len(info.Records) == 0 {
 		return
 	}
 	message, err := json.Marshal(info)
 	if err != nil {
-		panic(err) // what was decoded encodes
+		panic(err) // a decoded message can be encoded
 	}
 	events, err := objectevent.Parse(message)
 	if err != nil {
@@ -162,9 +166,8 @@ func (l *Listener) tell(info notification.Info) {
 	}
 }
 
-// A transport lets one stream through, and watches over it. minio-go would go
-// on with another one by itself, and nobody would learn that something may
-// have been missed in between.
+// A transport admits one stream and watches it. minio-go would open another one on its own,
+// and the Listener could not report that events may have been missed in between.
 type transport struct {
 	base    http.RoundTripper
 	silence time.Duration
@@ -174,10 +177,10 @@ type transport struct {
 	once   sync.Once
 	mu     sync.Mutex
 	opened bool
-	err    error // what ended it
+	err    error // the reason of its end
 }
 
-// why returns what ended the stream, where minio-go says err.
+// why returns the reason of the stream's end, for which minio-go returned err.
 func (t *transport) why(ctx context.Context, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -217,13 +220,13 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		silent.Stop()
 		return nil, t.failed(err)
 	}
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")) // none is none
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")) // "" if malformed
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK && kind == "text/event-stream":
 		resp.Body = &watched{resp.Body, t, silent}
 		return resp, nil
 	case code == http.StatusOK:
-		// A listing: the server does not know what else was asked for.
+		// Probably a listing: the server ignores the parameters that it does not know.
 		err = fmt.Errorf("%w: the server answers with %q instead of events", errors.ErrUnsupported, kind)
 	case code == http.StatusBadRequest, code == http.StatusMethodNotAllowed, code == http.StatusNotImplemented:
 		err = fmt.Errorf("%w: the server refuses to send events: %s", errors.ErrUnsupported, resp.Status)
@@ -233,10 +236,10 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, t.failed(err)
 	}
-	return resp, nil // minio-go reads what is wrong
+	return resp, nil // minio-go decodes the error
 }
 
-// A watched body ends its stream when it is silent for too long.
+// A watched body ends its stream after a silence.
 type watched struct {
 	io.ReadCloser
 	t      *transport
