@@ -9,7 +9,7 @@ import (
 	"imageroot/shared/config"
 )
 
-// banner is what a person needs to begin.
+// banner returns the text that the start prints: addresses, and generated credentials.
 func (s *server) banner() string {
 	var b strings.Builder
 	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
@@ -44,7 +44,7 @@ func (s *server) banner() string {
 	return b.String()
 }
 
-// localURL is a listening address as a URL that works on this machine.
+// localURL returns the URL at which this machine reaches the listening address addr.
 func localURL(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

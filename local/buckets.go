@@ -14,7 +14,8 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// ensureBuckets makes the buckets that are missing, or says how to.
+// ensureBuckets creates the missing buckets. If the credentials may not, its error has the
+// commands that do.
 func (s *server) ensureBuckets(ctx context.Context) error {
 	var missing, commands []string
 	var denied error
@@ -24,7 +25,7 @@ func (s *server) ensureBuckets(ctx context.Context) error {
 	for _, bucket := range s.buckets() {
 		err := s.client.EnsureBucket(ctx, bucket)
 		if errors.Is(err, store.ErrDenied) && s.mayList(ctx, bucket) {
-			continue // credentials for a part of it
+			continue // the credentials are for a prefix of the bucket
 		}
 		if errors.Is(err, s3store.ErrCredentials) {
 			return fmt.Errorf("%s does not accept AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", s.cfg.S3Endpoint, err)
@@ -43,7 +44,7 @@ func (s *server) ensureBuckets(ctx context.Context) error {
 			strings.Join(missing, ", nor "), s.cfg.S3Endpoint, strings.Join(commands, " && "), denied)
 	}
 	if s.gateway != nil {
-		// It holds the session key.
+		// The catalog holds the session key.
 		if err := os.Chmod(filepath.Join(s.cfg.Data, s.cfg.CatalogRoot.Bucket), 0o700); err != nil {
 			return fmt.Errorf("the catalog cannot be kept from other users: %w", err)
 		}
@@ -66,7 +67,7 @@ func (s *server) buckets() []string {
 	return slices.Compact([]string{s.cfg.ImageRoot.Bucket, s.cfg.CatalogRoot.Bucket})
 }
 
-// restoreBuckets makes buckets again that were removed since the start.
+// restoreBuckets creates the buckets again that were removed since the start.
 func (s *server) restoreBuckets(ctx context.Context) {
 	missing := slices.DeleteFunc(s.buckets(), func(bucket string) bool {
 		return !errors.Is(s.client.FindBucket(ctx, bucket), store.ErrNoBucket)

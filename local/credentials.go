@@ -18,27 +18,26 @@ import (
 // secretsFile is the path of the credentials in DATA.
 const secretsFile = ".imageroot/credentials.json"
 
-// credentials are what was generated because nobody gave it. The file that
-// keeps them is its owner's only.
+// credentials holds the credentials that were generated because the settings have none.
+// Only the owner of their file may read it.
 type credentials struct {
 	record.Format
 	Password string `json:"password,omitempty"`
 	// AccessKey and SecretKey are for uploads to the image root.
 	AccessKey string `json:"s3_access_key,omitempty"`
 	SecretKey string `json:"s3_secret_key,omitempty"`
-	// ProgramAccessKey and ProgramSecretKey may do everything: they are for
-	// imageroot itself, here and in other processes over this gateway.
+	// ProgramAccessKey and ProgramSecretKey have all rights. They are for imageroot
+	// itself, in this process and in others over this gateway.
 	ProgramAccessKey string `json:"program_access_key"`
 	ProgramSecretKey string `json:"program_secret_key"`
 
-	path string
-	// What was generated at this start.
-	freshPassword, freshKeys bool
+	path                     string
+	freshPassword, freshKeys bool // generated at this start
 }
 
-// loadCredentials fills what cfg leaves open from the file, generating what
-// is not there either. A file that others may read is made its owner's only, a
-// damaged one is set aside; both are logged.
+// loadCredentials completes cfg from the file, and generates and saves the credentials that
+// the file lacks too. It restricts a file that others may read to its owner, and renames a
+// damaged file; it logs both.
 func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error) {
 	c, err := readCredentials(cfg.Data)
 	switch {
@@ -79,8 +78,9 @@ func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error)
 	return c, c.save()
 }
 
-// readCredentials returns what the file in the data directory keeps: nothing
-// where there is none.
+// readCredentials returns the credentials in the file of the data directory dir. They are
+// empty if there is no file. The error is one of record.Decode if the file is damaged or of
+// a newer version.
 func readCredentials(dir string) (*credentials, error) {
 	path := filepath.Join(dir, secretsFile)
 	data, err := os.ReadFile(path)
@@ -95,7 +95,7 @@ func readCredentials(dir string) (*credentials, error) {
 	return &c, err
 }
 
-// protect takes the rights of others on the file and on its directory away.
+// protect removes the rights of group and others on the file and its directory.
 func (c *credentials) protect(log *slog.Logger) error {
 	for _, path := range []string{filepath.Dir(c.path), c.path} {
 		info, err := os.Stat(path)
@@ -127,7 +127,7 @@ func (c *credentials) save() error {
 	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
 		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
 	}
-	// A new file in the old one's place: never half of one.
+	// Renaming replaces the file atomically: a crash leaves the old one or the new one.
 	next := c.path + ".new"
 	if err := writeSynced(next, append(data, '\n')); err != nil {
 		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
@@ -138,8 +138,8 @@ func (c *credentials) save() error {
 	return nil
 }
 
-// writeSynced writes a file that only its owner reads, and waits until it is
-// on the disk.
+// writeSynced writes a file that only its owner may read. It is on disk when writeSynced
+// returns nil.
 func writeSynced(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

@@ -12,23 +12,22 @@ import (
 	"imageroot/shared/store"
 )
 
-// direct is a root in the gateway inside, whose bytes are read from the disk
-// without going through S3 and back: on a small machine that is what hashing
-// and serving would spend most of their time on.
+// A direct is a root in the gateway whose objects are read from the disk and not through S3:
+// on a small machine, hashing and serving would spend most of their time in the protocol.
 type direct struct {
 	store.Root
 	gateway  *gateway.Gateway
 	location config.Location
 }
 
-// Head implements store.Objects. Each answer with an image asks twice.
+// Head implements store.Objects. Serving an image calls it twice.
 func (d *direct) Head(ctx context.Context, key string) (store.Info, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Info{}, fmt.Errorf("read %q: %w", key, err)
 	}
 	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+key)
 	if err != nil {
-		return d.Root.Head(ctx, key) // S3 has the words for it
+		return d.Root.Head(ctx, key) // S3 returns the error of the contract
 	}
 	f.Close()
 	return infoOf(key, f), nil
@@ -48,7 +47,7 @@ func (d *direct) Get(ctx context.Context, key string, r store.Range, ifMatch str
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrNotFound)
 		}
-		// Whatever it is, S3 has the words for it.
+		// S3 returns the error of the contract.
 		return d.Root.Get(ctx, key, r, ifMatch)
 	}
 	info := infoOf(key, f)
@@ -71,7 +70,7 @@ func (d *direct) Get(ctx context.Context, key string, r store.Range, ifMatch str
 	return &directBody{ctx, f, length}, info, nil
 }
 
-// directBody is part of a file. It ends with io.EOF only after all of it.
+// A directBody reads a range of a file. It returns io.EOF only after the whole range.
 type directBody struct {
 	ctx  context.Context
 	file *gateway.File
@@ -88,7 +87,7 @@ func (b *directBody) Read(p []byte) (int, error) {
 	n, err := b.file.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	if errors.Is(err, io.EOF) && b.left > 0 {
-		err = io.ErrUnexpectedEOF // it was cut short meanwhile
+		err = io.ErrUnexpectedEOF // the file was truncated meanwhile
 	}
 	return n, err
 }

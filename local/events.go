@@ -15,28 +15,27 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// How often the image root is listed for what no event told of: pollFast where
-// none come, pollSlow beneath those that do.
+// The intervals at which the image root is listed for changes without an event: pollFast if
+// no events arrive, pollSlow if they do.
 const (
 	pollFast = 15 * time.Second
 	pollSlow = 5 * time.Minute
 )
 
-// events is how the runner hears of objects that others put into the S3
-// server.
+// events holds the source of the runner's object events, and whether they arrive.
 type events struct {
 	way, why    string
 	inspections queue.Sender
-	// changed says that an object may have changed.
+	// changed is called with each object that may have changed.
 	changed func(bucket, key string)
-	come    atomic.Bool   // they do come: no need to poll fast
-	turned  chan struct{} // has one where come was changed
+	come    atomic.Bool   // events arrive, so that polling may be slow
+	turned  chan struct{} // of capacity 1; receives when come changes
 }
 
-// fromGateway is the way of the gateway inside; the others are settings.
+// fromGateway is the source if the gateway is used. The others are values of config.Events.
 const fromGateway = "gateway"
 
-// newEvents chooses the way. The caller sets inspections and changed.
+// newEvents chooses the source. The caller sets inspections and changed.
 func newEvents(cfg config.Config, inside bool) *events {
 	e := &events{turned: make(chan struct{}, 1)}
 	switch {
@@ -53,7 +52,7 @@ func newEvents(cfg config.Config, inside bool) *events {
 	return e
 }
 
-// interval is how often to poll.
+// interval returns the current interval of polling.
 func (e *events) interval() time.Duration {
 	if e.come.Load() {
 		return pollSlow
@@ -61,7 +60,7 @@ func (e *events) interval() time.Duration {
 	return pollFast
 }
 
-// turn says whether events come.
+// turn sets come. It reports whether come changed, and notifies poll then.
 func (e *events) turn(come bool) (changed bool) {
 	if e.come.Swap(come) == come {
 		return false
@@ -73,7 +72,7 @@ func (e *events) turn(come bool) (changed bool) {
 	return true
 }
 
-// poll asks for a look at the listing now and then.
+// poll enqueues a comparison with the listing at each interval, until ctx ends.
 func (e *events) poll(ctx context.Context) {
 	for {
 		next := time.NewTimer(e.interval())
@@ -90,7 +89,7 @@ func (e *events) poll(ctx context.Context) {
 	}
 }
 
-// hear takes events in until ctx ends.
+// hear receives events from the server's event stream until ctx ends, if that is the source.
 func (s *server) hear(ctx context.Context) {
 	e := s.events
 	s.log.Info("events of objects", "by", e.way, "because", e.why, "poll", e.interval().String())
@@ -102,9 +101,9 @@ func (s *server) hear(ctx context.Context) {
 	down := func(err error) {
 		level := slog.LevelWarn
 		if last == "" && !e.come.Load() && s.cfg.Events == config.EventsAuto {
-			level = slog.LevelInfo // it was only a try
+			level = slog.LevelInfo // the setting does not ask for the stream
 		}
-		if e.turn(false) || err.Error() != last { // not at each of a hundred tries
+		if e.turn(false) || err.Error() != last { // log repeated failures once
 			s.log.Log(ctx, level, "no events of objects from the server's stream", "by", config.EventsPoll, "because", err.Error(), "poll", e.interval().String())
 		}
 		last = err.Error()
@@ -117,7 +116,7 @@ func (s *server) hear(ctx context.Context) {
 			last = ""
 			e.turn(true)
 			s.log.Info("events of objects", "by", e.way, "because", "the server's event stream is there", "poll", e.interval().String())
-			// What happened before was not told.
+			// A stream does not replay events.
 			_ = e.inspections.Send(ctx, queue.Reconcile{}.Encode(), 0) // never fails
 		},
 		Down: down,
@@ -132,15 +131,15 @@ func access(ctx context.Context, c *s3store.Client) (listen.Access, error) {
 	return listen.Access(a), err
 }
 
-// hook is where a server may send its events. One is safe when it is on the
-// queue: if this process dies, the comparison at the next start finds in the
-// listing what the queue held.
+// hook returns the webhook for the server's events. It acknowledges an event once that is on
+// the queue in memory: if this process ends, the reconcile of the next start finds the same
+// change in the listing.
 func (s *server) hook() *hook.Hook {
 	e := s.events
 	h := &hook.Hook{
 		Event: func(o objectevent.Event) {
 			e.changed(o.Bucket, o.Key)
-			// Those of other objects do not say that those of images come.
+			// Only the event of an image shows that events of images arrive.
 			if _, ok := queue.TopLevel(o.Key, s.cfg.ImageRoot.Prefix); ok && o.Bucket == s.cfg.ImageRoot.Bucket && e.turn(true) {
 				s.log.Info("events of objects", "by", e.way, "because", "the first one has come", "poll", e.interval().String())
 			}

@@ -9,7 +9,8 @@ import (
 	"imageroot/shared/queue"
 )
 
-// serve runs until ctx ends, then drains.
+// serve runs the workers and the HTTP server until ctx ends or the server fails. Then it
+// drains requests and jobs for at most drainTime and cutTime, and closes the server.
 func (s *server) serve(ctx context.Context) error {
 	failed := make(chan error, 1)
 	go func() { failed <- s.http.Serve(s.listener) }()
@@ -30,7 +31,7 @@ func (s *server) serve(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.log.Info("stopping")
-	stopWork() // jobs hand themselves back while requests come to their end
+	stopWork() // jobs write their checkpoints while requests drain
 	jobs := closed(wg.Wait)
 	ctx = context.WithoutCancel(ctx)
 	drain, cancel := context.WithTimeout(ctx, drainTime)
@@ -70,8 +71,9 @@ func isClosed(ctx context.Context, done <-chan struct{}) bool {
 	}
 }
 
-// reconcile has the functions compare their records with what is there, now
-// and then, and removes events that are old.
+// reconcile enqueues a reconcile task at the start and every reconcileEvery, in which the
+// functions compare their records with the roots, and a resume task every resumeEvery. It
+// also restores buckets and sweeps old activity.
 func (s *server) reconcile(ctx context.Context) {
 	all, jobs := time.NewTicker(reconcileEvery), time.NewTicker(resumeEvery)
 	defer all.Stop()
@@ -98,10 +100,10 @@ func (s *server) reconcile(ctx context.Context) {
 	}
 }
 
-// stop closes what start opened.
+// stop closes the listener and the gateway that start opened.
 func (s *server) stop() error {
 	if s.listener != nil {
-		_ = s.listener.Close() // by now most likely closed
+		_ = s.listener.Close() // serve has usually closed it
 	}
 	if s.gateway != nil {
 		return s.gateway.Close()

@@ -1,5 +1,6 @@
-// Command imageroot runs every handler in one process, with an S3 gateway
-// inside: an image catalog for one machine.
+// Command imageroot is a catalog for OS disk images on one machine. It runs the handlers of
+// all functions in one process, over its own S3 gateway or another S3 server. "imageroot
+// doctor" examines a setup, and --help lists the settings.
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// A second Ctrl-C ends the process the hard way.
+	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "imageroot:", err)
@@ -28,8 +29,8 @@ func main() {
 	}
 }
 
-// run is the program: imageroot, or imageroot doctor. It returns when ctx has ended and everything has
-// stopped, or if it cannot start.
+// run is the program: imageroot, or imageroot doctor. It returns nil once ctx has ended and
+// everything has stopped, and an error if it cannot start or the doctor finds a failure.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	diagnose := len(args) > 0 && args[0] == "doctor"
 	if diagnose {
@@ -60,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return s.serve(ctx)
 }
 
-// examine runs the doctor on the setup that cfg says.
+// examine runs the doctor on the setup that cfg describes.
 func examine(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	e := newEvents(cfg, false)
 	return doctor.Examine(ctx, doctor.Config{

@@ -28,31 +28,30 @@ import (
 )
 
 const (
-	// reconcileEvery is how often the records are compared with the listing.
+	// reconcileEvery is the interval at which records are compared with the roots.
 	reconcileEvery = 10 * time.Minute
-	// resumeEvery is how often jobs are looked for that another process has
-	// left behind.
+	// resumeEvery is the interval of looking for jobs whose lease has lapsed.
 	resumeEvery = 30 * time.Second
-	// relistAfter is how long changes that no event told of may stay unseen.
+	// relistAfter is the longest time for which a change without an event stays unseen in
+	// the inventory.
 	relistAfter = time.Minute
-	// inspectors is how many objects are looked at, and assemblers how many
-	// resumable uploads are put together, at once.
+	// inspectors is the number of parallel inspections, and assemblers that of assemblies.
 	inspectors, assemblers = 4, 2
-	// connections is how many connections a port has open at once, and
-	// connectionsEach how many of them from one address.
+	// connections is the most open connections of the port of pages and API, and
+	// connectionsEach the most of them from one address.
 	connections, connectionsEach = 512, 128
-	// drainTime is what requests and jobs have to come to an end, and cutTime
-	// what requests that are cut then have to record that.
+	// drainTime is the time for requests and jobs to end, and cutTime the time for the
+	// requests that are cut off then, and the jobs, to record that.
 	drainTime, cutTime = 3 * time.Second, time.Second
 )
 
-// server is the whole program, running.
+// A server is the running program.
 type server struct {
 	cfg         config.Config
 	log         *slog.Logger
 	credentials *credentials
-	password    string           // that was made up at this start over another S3 server
-	gateway     *gateway.Gateway // nil where another S3 server is used
+	password    string           // generated at this start, over another S3 server
+	gateway     *gateway.Gateway // nil if another S3 server is used
 	listener    net.Listener
 	http        *http.Server
 	requests    sync.RWMutex // read-locked by each request
@@ -63,17 +62,17 @@ type server struct {
 	events      *events
 }
 
-// queues are the queues of the functions, in memory.
+// queues holds the queues of the functions, in memory.
 type queues struct{ inspections, hashJobs, checkJobs, fetchJobs, assemblies *memqueue.Queue }
 
-// A worker handles a queue.
+// A worker handles the tasks of a queue, several in parallel.
 type worker struct {
 	queue    *memqueue.Queue
 	parallel int
 	handle   queue.Handler
 }
 
-// start opens everything. Nothing of it runs yet but the gateway.
+// start opens all parts of the program. Of these, only the gateway runs when it returns.
 func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server, err error) {
 	s := &server{cfg: cfg, log: log}
 	defer func() {
@@ -87,7 +86,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	}
 	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.TrustedProxies.Has, Log: log})
 	s.queues = queues{memqueue.New(log), memqueue.New(log), memqueue.New(log), memqueue.New(log), memqueue.New(log)}
-	ready := make(chan struct{}) // closed when s.kit is set, or never will be
+	ready := make(chan struct{}) // closed once s.kit is set, or start has failed
 	started := sync.OnceFunc(func() { close(ready) })
 	defer started()
 	endpoint := cfg.S3Endpoint
@@ -139,7 +138,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	return s, nil
 }
 
-// root returns the root at a location, read from the disk where that is here.
+// root returns the root at a location. Over the gateway, it reads from the disk.
 func (s *server) root(client *s3store.Client, at config.Location) store.Root {
 	root := client.Root(at.Bucket, at.Prefix)
 	if s.gateway == nil {
@@ -168,10 +167,10 @@ func (s *server) startGateway(ctx context.Context, changed func(gateway.Event)) 
 	return err
 }
 
-// unlisted returns what the gateway inside does not list of the image root.
+// unlisted returns the files of the image root that the gateway does not list.
 func (s *server) unlisted() []inventory.Other {
 	if s.gateway == nil || s.cfg.ImageRoot.Prefix != "" {
-		return nil // only the top of the bucket is watched
+		return nil // the gateway watches only the top of the bucket
 	}
 	entries := s.gateway.Unlisted(s.cfg.ImageRoot.Bucket)
 	var list []inventory.Other
@@ -181,7 +180,8 @@ func (s *server) unlisted() []inventory.Other {
 	return list
 }
 
-// changed has the inventory and the hash function learn of a change.
+// changed notifies the inventory of a changed object, and enqueues the inspection of an
+// image.
 func (s *server) changed(bucket, key string) {
 	if bucket == s.cfg.ImageRoot.Bucket {
 		if name, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
@@ -197,7 +197,7 @@ func (s *server) changed(bucket, key string) {
 	}
 }
 
-// s3Address is the S3 server for people on other machines.
+// s3Address returns the address of the S3 server that pages show.
 func (s *server) s3Address() string {
 	if s.gateway == nil {
 		return s.cfg.S3Endpoint
@@ -205,7 +205,7 @@ func (s *server) s3Address() string {
 	return s.gateway.Addr()
 }
 
-// free returns the bytes that the gateway inside has room for.
+// free returns the free space of the gateway in bytes, or -1 over another S3 server.
 func (s *server) free() int64 {
 	if s.gateway == nil {
 		return -1
@@ -213,7 +213,7 @@ func (s *server) free() int64 {
 	return s.gateway.Free()
 }
 
-// ready returns nil if the store answers and has the buckets.
+// ready returns nil if the store responds and has the buckets.
 func (s *server) ready(ctx context.Context) error {
 	if err := s.kit.Ready(ctx); err != nil {
 		return err

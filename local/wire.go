@@ -24,8 +24,8 @@ import (
 	"imageroot/shared/web"
 )
 
-// openOperator makes a password up at the first start over another S3 server,
-// if none is given. What is stored there is its hash.
+// openOperator generates a password at the first start over another S3 server if none is
+// configured. Only its hash is stored.
 func (s *server) openOperator(ctx context.Context) error {
 	err := s.kit.OpenOperator(ctx)
 	if !errors.Is(err, auth.ErrNoPassword) {
@@ -36,7 +36,7 @@ func (s *server) openOperator(ctx context.Context) error {
 	return s.kit.OpenOperator(ctx)
 }
 
-// wire connects the functions with what they need.
+// wire connects the functions to the kit, their queues and one HTTP server.
 func (s *server) wire() error {
 	k, q := s.kit, s.queues
 	policy, err := k.Policy()
@@ -78,7 +78,7 @@ func (s *server) wire() error {
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},
 		{q.hashJobs, k.HashWorkers, hasher.Handle},
-		{q.checkJobs, 2, hasher.Handle}, // beside hashing, which does not wait for it; one at a time, and one beside a long one
+		{q.checkJobs, 2, hasher.Handle}, // two, so that a long check does not delay all others
 		{q.fetchJobs, k.FetchWorkers, fetcher.Handle},
 		{q.assemblies, assemblers, uploader.Handle},
 	}
@@ -96,11 +96,10 @@ func (s *server) wire() error {
 			defer s.requests.RUnlock()
 			handler.ServeHTTP(w, r)
 		}),
-		// Bodies of gigabytes have no deadline but stillness, which package
-		// web sees to; heads are small.
+		// A body of gigabytes has no deadline: package web ends requests that stall.
 		ReadHeaderTimeout: web.HeaderTimeout,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    web.MaxHeaderBytes - 4096, // to which net/http adds as much
+		MaxHeaderBytes:    web.MaxHeaderBytes - 4096, // net/http adds 4096
 		ErrorLog:          log.New(httpLog{s.log}, "", 0),
 	}
 	return nil
@@ -117,7 +116,7 @@ func countJobs(inv *inventory.Inventory) map[[2]string]int {
 		}
 		jobs, err := inv.Jobs(ctx, k)
 		if err != nil {
-			continue // a gauge that is missing says that it is not known
+			continue // its gauge stays 0: the number of jobs is not known
 		}
 		for _, j := range jobs {
 			counts[[2]string{k.Name, string(j.Status)}]++
@@ -126,7 +125,7 @@ func countJobs(inv *inventory.Inventory) map[[2]string]int {
 	return counts
 }
 
-// httpLog takes what net/http has to say about connections.
+// httpLog logs the messages of net/http about connections.
 type httpLog struct{ log *slog.Logger }
 
 func (l httpLog) Write(p []byte) (int, error) {

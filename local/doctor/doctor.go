@@ -1,7 +1,6 @@
-// Package doctor is the command imageroot doctor: it examines a setup and says
-// in a table what works, what could be better, and what to do. It changes
-// nothing: what it writes to try something, it removes. imageroot may run
-// meanwhile.
+// Package doctor is the command "imageroot doctor". It examines a setup and prints a table
+// of what works, what could be better and what to do. It changes nothing: it removes each
+// object and file that it writes for a test. imageroot may run meanwhile.
 package doctor
 
 import (
@@ -33,34 +32,33 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// A verdict is what the doctor says of one thing.
+// A verdict is the result of a check.
 type verdict string
 
 const (
 	good verdict = "ok"
-	warn verdict = "warn" // it works, or may, and could be better
-	fail verdict = "fail" // it does not work, or loses something
+	warn verdict = "warn" // it works, or may work, and could be better
+	fail verdict = "fail" // it does not work, or loses data
 )
 
-// A finding is a row of the doctor's table: what was looked at, and what it is
-// like. What is not good says what to do.
+// A finding is a row of the doctor's table: the verdict, what was examined, and its state.
+// Unless the verdict is good, is says what to do.
 type finding struct {
 	verdict verdict
 	what    string
 	is      string
 }
 
-// Config is the setup to examine.
+// Config is the setup to examine. All fields of this struct are required.
 type Config struct {
 	config.Config
-	// Secrets is the path of the file, below Data, that has generated secrets,
-	// and ProgramKey returns the program's key for the gateway inside from it;
-	// empty if there is none.
+	// Secrets is the path, below Data, of the file with generated credentials. ProgramKey
+	// returns the program's key for the gateway from it, or two empty strings.
 	Secrets    string
 	ProgramKey func() (access, secret string)
-	// Events is how the runner would learn of objects in another S3 server, one
-	// of config's constants, and Poll how often it would list the image root.
-	// It hides the setting, which may leave the choice to the runner.
+	// Events is the source of object events that the runner would use with another S3
+	// server: one of config's constants except EventsAuto. It hides config.Config.Events.
+	// Poll is the interval at which the runner would list the image root.
 	Events string
 	Poll   time.Duration
 }
@@ -70,23 +68,23 @@ type doctor struct {
 	cfg      Config
 	now      func() time.Time
 	synced   func() (bool, error)
-	host     fs.FS         // the machine's /proc and /sys
-	goLimit  int64         // of the Go runtime's memory, bytes
-	patience time.Duration // for a server to answer, or to send an event
-	floor    time.Time     // it must be later than this
+	host     fs.FS         // the root directory, for proc and sys
+	goLimit  int64         // GOMEMLIMIT in bytes
+	patience time.Duration // the time for a server to respond, or to begin its event stream
+	floor    time.Time     // a clock that is before this is wrong
 }
 
 const (
-	// littleSpace is less than an image of usual size, littleInodes than the
-	// records of a few images.
+	// littleSpace is about the size in bytes of one image, and littleInodes the number of
+	// files of a few images.
 	littleSpace, littleInodes = 4 << 30, 1000
-	// maxSkew is what S3 servers allow between their clocks and ours, and
-	// muchSkew is what runners that share jobs should not have between theirs.
+	// maxSkew is the clock skew that S3 servers allow (RequestTimeTooSkewed), and muchSkew
+	// the most that runners with common leases should have.
 	maxSkew, muchSkew = 15 * time.Minute, 10 * time.Second
 )
 
-// Examine prints the table to stdout, and returns an error if a row of it says
-// that something does not work.
+// Examine examines the setup and prints the table to stdout. It returns an error if a check
+// fails, if it cannot write, or if ctx has ended.
 func Examine(ctx context.Context, cfg Config, stdout io.Writer) error {
 	return newDoctor(cfg).examine(ctx, stdout)
 }
@@ -106,7 +104,7 @@ func (d *doctor) examine(ctx context.Context, stdout io.Writer) error {
 	return ctx.Err()
 }
 
-// findings is the table.
+// findings runs all checks in parallel and returns the rows of the table.
 func (d *doctor) findings(ctx context.Context) []finding {
 	checks := []func(context.Context) []finding{d.clock, d.memory, d.pages, d.proxy, d.endpoint}
 	if d.cfg.S3Endpoint == "" {
@@ -121,7 +119,7 @@ func (d *doctor) findings(ctx context.Context) []finding {
 	return slices.Concat(found...)
 }
 
-// directory looks at the data directory, or at where it would be made.
+// directory examines the data directory, or the nearest existing directory above it.
 func (d *doctor) directory(context.Context) []finding {
 	dir, err := filepath.Abs(d.cfg.Data)
 	if err != nil {
@@ -167,7 +165,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// rights is about the data directory, which is at, or would be made below it.
+// rights examines the rights on the data directory dir. at is dir, or the nearest existing
+// directory above it, and err the error of probing that.
 func (d *doctor) rights(dir, at string, err error) finding {
 	if err != nil {
 		return finding{fail, "directory", err.Error()}
@@ -186,7 +185,7 @@ func (d *doctor) rights(dir, at string, err error) finding {
 	return finding{good, "directory", dir + " can be written to"}
 }
 
-// space is about the file system of dir.
+// space examines the free space and inodes of the file system of dir.
 func space(dir string) []finding {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -202,7 +201,7 @@ func space(dir string) []finding {
 		found[0] = finding{warn, "space", is + ", less than an image may have; remove images, or move the data to a larger disk"}
 	}
 	switch left := st.Ffree; {
-	case st.Files == 0: // it makes them as it needs them
+	case st.Files == 0: // the file system allocates inodes dynamically
 	case left == 0:
 		found = append(found, finding{fail, "files", "the file system has no inode left: nothing can be put in; remove files, or make it anew with more (mkfs.ext4 -N)"})
 	case left < littleInodes:
@@ -213,7 +212,7 @@ func space(dir string) []finding {
 	return found
 }
 
-// size is a number of bytes for people.
+// size formats a number of bytes.
 func size(n int64) string {
 	switch {
 	case n >= 1<<30:
@@ -223,7 +222,7 @@ func size(n int64) string {
 	}
 }
 
-// pages looks at the address of pages and API.
+// pages examines the address of pages and API.
 func (d *doctor) pages(ctx context.Context) []finding {
 	taken, f := d.port(ctx, "pages", d.cfg.Listen, "--listen")
 	if !taken {
@@ -240,7 +239,7 @@ func (d *doctor) pages(ctx context.Context) []finding {
 	return []finding{{good, "pages", fmt.Sprintf("imageroot %s answers at %s", v.Version, url)}}
 }
 
-// proxy says that a proxy is not used which other programs would use.
+// proxy warns of a configured proxy, which imageroot does not use.
 func (d *doctor) proxy(context.Context) []finding {
 	if d.cfg.UnusedProxy == "" {
 		return nil
@@ -248,11 +247,11 @@ func (d *doctor) proxy(context.Context) []finding {
 	return []finding{{warn, "proxy", d.cfg.UnusedProxy + UnusedProxy}}
 }
 
-// UnusedProxy follows the name of the variable that names a proxy.
+// UnusedProxy is the warning of config.Config.UnusedProxy, to be appended to its value.
 const UnusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
 
-// loopbackURL is a listening address as a URL that works on this machine, by
-// numbers: not every one knows localhost.
+// loopbackURL returns the URL at which this machine reaches the listening address addr. It
+// has no host name: a machine may not resolve localhost.
 func loopbackURL(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
@@ -261,7 +260,7 @@ func loopbackURL(addr string) string {
 	return "http://" + addr
 }
 
-// get asks for JSON, into out if that is not nil.
+// get sends a GET request and decodes the JSON response, into out if that is not nil.
 func (d *doctor) get(ctx context.Context, url string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, d.patience)
 	defer cancel()
@@ -284,7 +283,7 @@ func (d *doctor) get(ctx context.Context, url string, out any) error {
 	return json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(out)
 }
 
-// port tells whether an address can be listened on, or is taken.
+// port examines whether addr can be listened on. taken reports that it is in use.
 func (d *doctor) port(ctx context.Context, what, addr, flag string) (taken bool, _ finding) {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	switch {
@@ -305,8 +304,8 @@ func (d *doctor) port(ctx context.Context, what, addr, flag string) (taken bool,
 	return false, finding{fail, what, fmt.Sprintf("%s cannot be listened on (%v); choose another address (%s)", addr, err, flag)}
 }
 
-// gateway looks at the S3 gateway inside: whether there is room for it, or
-// whether it is there and works.
+// gateway examines whether the gateway can listen on its address, or whether the gateway of
+// a running imageroot works there.
 func (d *doctor) gateway(ctx context.Context) []finding {
 	taken, f := d.port(ctx, "s3", d.cfg.S3Listen, "--s3-listen")
 	if !taken {
@@ -332,7 +331,7 @@ func (d *doctor) gateway(ctx context.Context) []finding {
 	return []finding{{good, "s3", "the gateway of the imageroot that runs here works"}}
 }
 
-// endpoint looks at the S3 server that is used instead of the gateway inside.
+// endpoint examines the S3 server that is used instead of the gateway.
 func (d *doctor) endpoint(ctx context.Context) []finding {
 	at := d.cfg.S3Endpoint
 	client, err := s3store.Open(ctx, s3store.Config{Endpoint: at})
@@ -372,7 +371,7 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 	return append(found, d.able(ctx, client), d.events(ctx, client))
 }
 
-// able looks at what the design needs of a server.
+// able examines whether the server does what the store package needs.
 func (d *doctor) able(ctx context.Context, client *s3store.Client) finding {
 	err := probe.Check(ctx, client.Root(d.cfg.CatalogRoot.Bucket, d.cfg.CatalogRoot.Prefix))
 	if err == nil {
@@ -388,8 +387,8 @@ func (d *doctor) able(ctx context.Context, client *s3store.Client) finding {
 	return finding{fail, "server", fmt.Sprintf("%v; %s", err, do)}
 }
 
-// writable returns why images cannot be put into a root. Nothing of the try can
-// be seen there.
+// writable returns an error if images cannot be put into the root. It begins and aborts a
+// multipart upload, which is never visible as an object.
 func writable(ctx context.Context, images store.Root) error {
 	const key = "imageroot-doctor"
 	id, err := images.CreateUpload(ctx, key)
@@ -399,7 +398,8 @@ func writable(ctx context.Context, images store.Root) error {
 	return images.AbortUpload(ctx, key, id)
 }
 
-// skew is by how much the server's clock is before this machine's.
+// skew returns the time by which the server's clock is ahead of this machine's, and 0 if
+// the server sends no Date.
 func (d *doctor) skew(ctx context.Context, transport http.RoundTripper) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.patience)
 	defer cancel()
@@ -414,13 +414,13 @@ func (d *doctor) skew(ctx context.Context, transport http.RoundTripper) (time.Du
 	_ = res.Body.Close()
 	date, err := http.ParseTime(res.Header.Get("Date"))
 	if err != nil {
-		return 0, nil // it does not tell: then nothing is known to be wrong
+		return 0, nil // without a date, no skew is known
 	}
 	return date.Sub(d.now()), nil
 }
 
 func clockFinding(skew time.Duration) finding {
-	// Dates have whole seconds.
+	// HTTP dates have whole seconds.
 	switch off := skew.Abs().Round(time.Second); {
 	case off > maxSkew:
 		return finding{fail, "clock", fmt.Sprintf("it is %v off from the S3 server's, which therefore refuses requests; have both kept right: timedatectl set-ntp true", off)}
@@ -430,7 +430,7 @@ func clockFinding(skew time.Duration) finding {
 	return finding{good, "clock", "it agrees with the S3 server's"}
 }
 
-// files looks at how the gateway inside hears of files that are dropped in.
+// files examines whether the gateway can watch its directory for dropped files (inotify).
 func (d *doctor) files(context.Context) []finding {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
@@ -440,7 +440,7 @@ func (d *doctor) files(context.Context) []finding {
 	return []finding{{good, "events", "the gateway inside tells of its objects, and the system of files in its directory"}}
 }
 
-// events looks at how the runner would hear of objects in another S3 server.
+// events examines the source of object events in another S3 server.
 func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
 	switch d.cfg.Events {
 	case config.EventsWebhook:
@@ -454,7 +454,7 @@ func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
 	return finding{good, "events", "the server's event stream is there"}
 }
 
-// listens returns why the server has no event stream.
+// listens returns nil if the server has an event stream, and the reason otherwise.
 func (d *doctor) listens(ctx context.Context, client *s3store.Client) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

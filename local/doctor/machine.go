@@ -18,10 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the doctor asks of the machine.
-
-// streamPatience is how long a server may say nothing: it is asked to say
-// that it is there every ten seconds.
+// streamPatience is the longest silence of a server. An event stream has a sign of life
+// every ten seconds.
 const streamPatience = 12 * time.Second
 
 func newDoctor(cfg Config) *doctor {
@@ -31,7 +29,8 @@ func newDoctor(cfg Config) *doctor {
 	}
 }
 
-// built is when the commit was made that this program was built from.
+// built returns the time of the commit that this program was built from, or zero if that is
+// unknown.
 func built() time.Time {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -46,7 +45,7 @@ func built() time.Time {
 	return time.Time{}
 }
 
-// modified is when a file was, or zero.
+// modified returns the time at which a file was last modified, or zero.
 func modified(path string) time.Time {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -62,7 +61,7 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// clockSynced reports whether something keeps the system's clock right.
+// clockSynced reports whether the kernel considers its clock synchronised (adjtimex(2)).
 func clockSynced() (bool, error) {
 	var t unix.Timex
 	if _, err := unix.Adjtimex(&t); err != nil {
@@ -71,8 +70,8 @@ func clockSynced() (bool, error) {
 	return t.Status&unix.STA_UNSYNC == 0, nil
 }
 
-// clock looks at the clock alone; that of an S3 server is compared with it
-// elsewhere.
+// clock examines this machine's clock on its own. clockFinding compares it with that of an
+// S3 server.
 func (d *doctor) clock(context.Context) []finding {
 	now := d.now()
 	if now.Before(d.floor) {
@@ -87,12 +86,12 @@ func (d *doctor) clock(context.Context) []finding {
 	return []finding{{good, "clock", "it is kept right"}}
 }
 
-// memory compares what the Go runtime may take with what there is.
+// memory compares the memory limit of the Go runtime with the memory available.
 func (d *doctor) memory(context.Context) []finding {
 	const (
-		few    = 1 << 30  // a machine with less has to be told to be careful
-		least  = 64 << 20 // with less, the runtime collects garbage all the time
-		little = "100MiB" // what 8 GiB images pass through
+		few    = 1 << 30  // a machine with less memory needs a limit
+		least  = 64 << 20 // with a lower limit, the runtime collects garbage all the time
+		little = "100MiB" // a limit that is enough for images of 8 GiB
 	)
 	total := d.total()
 	there, limit := d.cgroup(), "this machine has"
@@ -124,7 +123,7 @@ func (d *doctor) memory(context.Context) []finding {
 	return is(good, "GOMEMLIMIT is %s, and %s %s", size(d.goLimit), limit, size(there))
 }
 
-// total is the machine's memory in bytes; the most there can be if unknown.
+// total returns the machine's memory in bytes, or math.MaxInt64 if it is unknown.
 func (d *doctor) total() int64 {
 	text, _ := fs.ReadFile(d.host, "proc/meminfo")
 	for line := range strings.Lines(string(text)) {
@@ -136,8 +135,8 @@ func (d *doctor) total() int64 {
 	return math.MaxInt64
 }
 
-// cgroup is the least memory.max of this process's control groups (version
-// 2), in bytes.
+// cgroup returns the lowest memory.max of this process's control groups (version 2), in
+// bytes, or math.MaxInt64 if none is limited.
 func (d *doctor) cgroup() int64 {
 	text, _ := fs.ReadFile(d.host, "proc/self/cgroup")
 	limit := int64(math.MaxInt64)
@@ -155,9 +154,9 @@ func (d *doctor) cgroup() int64 {
 	return limit
 }
 
-// holder names the process that listens on the port of addr, or returns
-// nothing where it cannot be told: the processes of others are hidden from
-// whoever is not root (proc_pid_net(5), proc_pid_fd(5)).
+// holder returns the name of the process that listens on the port of addr, or "" if it is
+// unknown: only root can read the file descriptors of other users' processes
+// (proc_pid_net(5), proc_pid_fd(5)).
 func holder(host fs.FS, addr string) string {
 	_, port, err := net.SplitHostPort(addr)
 	n, numeric := strconv.ParseUint(port, 10, 16)
