@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// warmRequests is how many requests a warm time is the median of.
+// warmRequests is the number of requests whose median is a warm time.
 const warmRequests = 20
 
-// patience is how long hashing the files of one size of catalog may take.
-// Where it would take longer, half of the catalog is the manifest's.
+// patience is the longest time for hashing the files of a catalog. If it would take longer,
+// half of the catalog comes from the manifest.
 const patience = 3 * time.Minute
 
-// catalog times the catalog in its forms, with more and more images: the first
-// request after a start, and later ones.
+// catalog measures the response times of the catalog in its forms, for growing numbers of
+// images: of the first request after a start, and of later ones.
 func (b *bench) catalog(ctx context.Context) error {
 	s, err := b.server(ctx, "catalog")
 	if err != nil {
@@ -62,8 +62,8 @@ func (b *bench) catalog(ctx context.Context) error {
 	return nil
 }
 
-// dropTiny makes files in the image root until there are count, and waits
-// until all are hashed.
+// dropTiny creates files in the image root until there are count, and waits until all are
+// hashed. It returns the time that this took.
 func (s *server) dropTiny(ctx context.Context, have, count int) (time.Duration, error) {
 	before, err := s.metric(ctx, "imageroot_jobs_ended_total", "hash")
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *server) dropTiny(ctx context.Context, have, count int) (time.Duration, 
 	}
 	began := time.Now()
 	for i := have; i < count; i++ {
-		// Each another content: equal ones would be one row.
+		// Each has its own content: equal ones would share a row.
 		if err := os.WriteFile(s.image(fmt.Sprintf("image-%05d.img", i)), fmt.Appendf(nil, "content %d\n", i), 0o644); err != nil {
 			return 0, err
 		}
@@ -83,7 +83,7 @@ func (s *server) dropTiny(ctx context.Context, have, count int) (time.Duration, 
 	return time.Since(began), err
 }
 
-// replaceManifest has the manifest name so many images.
+// replaceManifest replaces the manifest with one of count images.
 func (s *server) replaceManifest(ctx context.Context, count int) error {
 	text := []byte("version = 1\n")
 	for i := range count {
@@ -98,7 +98,7 @@ func (s *server) replaceManifest(ctx context.Context, count int) error {
 	return err
 }
 
-// total is how many rows the catalog has.
+// total returns the number of rows of the catalog.
 func (s *server) total(ctx context.Context) (int, error) {
 	data, err := s.do(ctx, http.MethodGet, "/catalog?limit=1", nil)
 	if err != nil {
@@ -130,7 +130,7 @@ func (b *bench) catalogTimes(ctx context.Context, s *server, count int) error {
 		if err != nil {
 			return err
 		}
-		// What a start does beside is done.
+		// Wait until the start has no work left.
 		if err := s.idle(ctx); err != nil {
 			return err
 		}

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// publisher serves one file of a size, and its checksum beside it, on
-// loopback. open returns the file as it is read by each request.
+// publisher serves one file and its sidecar on loopback. open returns the file for each
+// request.
 func publisher(sha256 string, open func() (io.ReadSeeker, func(), error)) *httptest.Server {
 	mux := http.NewServeMux()
 	modified := time.Now().Add(-time.Hour)
@@ -41,8 +41,7 @@ func (s *sample) publish() *httptest.Server {
 	})
 }
 
-// add makes an entry of a URL, whose checksum the publisher tells if known is
-// true.
+// add adds an entry by URL, with the sidecar's URL if known is true.
 func (s *server) add(ctx context.Context, imageURL string, known bool) error {
 	in := map[string]string{"image_url": imageURL}
 	if known {
@@ -52,7 +51,7 @@ func (s *server) add(ctx context.Context, imageURL string, known bool) error {
 	return err
 }
 
-// forget removes an entry and the bytes that were fetched for it.
+// forget removes an entry and its blob.
 func (s *server) forget(ctx context.Context, imageURL, sha256 string) error {
 	if _, err := s.do(ctx, http.MethodDelete, "/catalog/cache/"+sha256, nil); err != nil {
 		return err
@@ -61,8 +60,8 @@ func (s *server) forget(ctx context.Context, imageURL, sha256 string) error {
 	return err
 }
 
-// fetchOnce fetches an entry and returns how long that took, as who asked for
-// it sees it, and how much of that was after the last byte had come.
+// fetchOnce fetches an entry. It returns the seconds until the client sees the job completed,
+// and how many of them follow the arrival of the last byte.
 func (s *server) fetchOnce(ctx context.Context, imageURL string, want *sample) (took, after float64, err error) {
 	began := time.Now()
 	if _, err := s.do(ctx, http.MethodPost, "/catalog/downloads", map[string]string{"src": imageURL}); err != nil {
@@ -88,7 +87,7 @@ func (b *bench) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Parts, the whole they make, and where its digest is not known a copy.
+	// The parts, the object that they make, and a copy if its digest is not known.
 	if err := b.room(3 * f.size); err != nil {
 		return err
 	}
@@ -144,9 +143,8 @@ func (b *bench) fetch(ctx context.Context) error {
 	return nil
 }
 
-// curlAndSum downloads with curl and sums the file. It returns how long that
-// took, and how long it takes then until the file would survive a power cut,
-// as what imageroot fetches does.
+// curlAndSum downloads with curl and runs sha256sum on the file. It returns the seconds of
+// both, and the seconds of the fsync that then makes the file durable, as imageroot's is.
 func (b *bench) curlAndSum(ctx context.Context, imageURL, sha256 string) (took, more float64, err error) {
 	path := b.path("curled.img")
 	defer os.Remove(path)

@@ -12,16 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A sample is what both sides of a comparison work on: a file, or as much of
-// its beginning as size says.
+// A sample is the input of both sides of a comparison: the first size bytes of a file.
 type sample struct {
 	path   string
 	size   int64
 	sha256 string
 }
 
-// large returns the large file, which is made once: of bytes that do not
-// compress.
+// large returns the large file, of incompressible bytes. It creates the file once.
 func (b *bench) large(ctx context.Context) (*sample, error) {
 	if b.sample != nil {
 		return b.sample, nil
@@ -58,7 +56,7 @@ func (b *bench) large(ctx context.Context) (*sample, error) {
 	return s, f.Close()
 }
 
-// head is a shorter sample: the beginning of this one.
+// head returns the sample of the first size bytes of s.
 func (s *sample) head(ctx context.Context, size int64) (*sample, error) {
 	f, err := os.Open(s.path)
 	if err != nil {
@@ -72,8 +70,7 @@ func (s *sample) head(ctx context.Context, size int64) (*sample, error) {
 	return &sample{s.path, size, hex.EncodeToString(sum.Sum(nil))}, ctx.Err()
 }
 
-// room returns an error where the disk will not hold n bytes more and leave a
-// reserve to everybody else.
+// room returns an error if the disk has no room for n bytes and a reserve for other programs.
 func (b *bench) room(n int64) error {
 	const reserve = 2 * gib
 	var st unix.Statfs_t
@@ -86,8 +83,8 @@ func (b *bench) room(n int64) error {
 	return nil
 }
 
-// settle makes the start of a measurement the same for both sides: nothing
-// waits to be written, and the files named are in the page cache.
+// settle makes the start of a measurement equal for both sides: it writes all dirty pages to
+// the disk and reads the files into the page cache.
 func settle(paths ...string) error {
 	unix.Sync()
 	for _, path := range paths {
@@ -104,7 +101,7 @@ func settle(paths ...string) error {
 	return nil
 }
 
-// sparse makes a file of zeros that takes no room.
+// sparse creates a sparse file of zeros.
 func sparse(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o644)
 	if err != nil {
@@ -117,7 +114,7 @@ func sparse(path string, size int64) error {
 	return f.Close()
 }
 
-// zeros is a file of zeros that is nowhere.
+// zeros is a virtual file of zeros.
 type zeros struct{ size, at int64 }
 
 func (z *zeros) Read(p []byte) (int, error) {

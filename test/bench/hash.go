@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// hash drops a file into the image root and compares the job that hashes it
-// with openssl over the same file.
+// hash drops a file into the image root and compares its hash job with openssl over the same
+// file.
 func (b *bench) hash(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {
@@ -20,7 +20,7 @@ func (b *bench) hash(ctx context.Context) error {
 		return err
 	}
 	defer s.remove()
-	var visible []float64 // from the drop on
+	var visible []float64 // seconds since the drop
 	ours := func(round int) (float64, error) {
 		name := fmt.Sprintf("dropped-%d.img", round)
 		if err := settle(f.path); err != nil {

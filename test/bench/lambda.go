@@ -19,8 +19,7 @@ import (
 	"time"
 )
 
-// lambdas are the functions, with the settings that each has beside those that
-// all have.
+// lambdas lists the functions with the settings that each has in addition to the common ones.
 var lambdas = []struct {
 	name string
 	env  []string
@@ -32,9 +31,8 @@ var lambdas = []struct {
 	{"fetch", []string{"IMAGEROOT_FETCH_JOB_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
 }
 
-// lambda measures the functions for AWS: their size, zipped as they are sent
-// there, and how long each takes on this machine from the start of its process
-// to its first question for an event.
+// lambda measures the Lambda functions: the size of each in a zip archive, and the time on this
+// machine from the start of its process to its first request for an event.
 func (b *bench) lambda(ctx context.Context) error {
 	s, err := b.server(ctx, "lambda")
 	if err != nil {
@@ -76,7 +74,7 @@ func (b *bench) lambda(ctx context.Context) error {
 	return nil
 }
 
-// programKey is the S3 key that reaches the catalog root.
+// programKey returns the S3 key that has rights on the catalog root.
 func (s *server) programKey() (access, secret string, err error) {
 	data, err := os.ReadFile(filepath.Join(s.data, ".imageroot", "credentials.json"))
 	if err != nil {
@@ -104,7 +102,7 @@ func (b *bench) bootstrap(ctx context.Context, name, arch string) (string, error
 	return out, nil
 }
 
-// zipped is the size of a file in a zip archive.
+// zipped returns the size of a zip archive of a file.
 func zipped(path string) (int64, error) {
 	in, err := os.Open(path)
 	if err != nil {
@@ -132,7 +130,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// coldStart starts a bootstrap and waits until it asks for an event.
+// coldStart starts a bootstrap and returns the time until it requests an event.
 func coldStart(ctx context.Context, binary string, env []string) (time.Duration, error) {
 	asked := make(chan time.Time, 1)
 	var once sync.Once

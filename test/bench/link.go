@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// roundTrip is how long a packet and its answer take on the slow link.
+	// roundTrip is the round-trip time of the slow link.
 	roundTrip = 100 * time.Millisecond
-	// linkRate is what one connection gets, in bytes a second.
+	// linkRate is the rate of one connection, in bytes per second.
 	linkRate = 10_000_000
 )
 
-// A slowLink passes TCP connections on to a server, each as a far one would
-// be: what is sent arrives half a round trip later, a connection takes a
-// round trip to make, and none is faster than linkRate.
+// A slowLink forwards TCP connections to a server as a long link does: data arrives half a
+// round trip later, opening a connection takes a round trip, and each connection is limited to
+// linkRate.
 type slowLink struct {
 	listener net.Listener
 	to       string
-	// delivered counts the bytes that came to clients.
+	// delivered counts the bytes that have reached clients.
 	delivered atomic.Int64
 
 	wg    sync.WaitGroup
@@ -32,7 +32,7 @@ type slowLink struct {
 	over  bool
 }
 
-// openLink puts a slow link before the server at a URL.
+// openLink opens a slow link to the server at serverURL.
 func openLink(serverURL string) (*slowLink, error) {
 	u, err := url.Parse(serverURL)
 	if err != nil {
@@ -47,7 +47,7 @@ func openLink(serverURL string) (*slowLink, error) {
 	return l, nil
 }
 
-// URL is the server's, by the link.
+// URL returns the server's URL over the link.
 func (l *slowLink) URL() string { return "http://" + l.listener.Addr().String() }
 
 func (l *slowLink) close() {
@@ -61,7 +61,8 @@ func (l *slowLink) close() {
 	l.wg.Wait()
 }
 
-// hold keeps a connection to be closed with the link.
+// hold registers a connection to be closed with the link. If the link is closed already, it
+// closes the connection and returns false.
 func (l *slowLink) hold(c net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,27 +95,27 @@ func (l *slowLink) accept() {
 
 func (l *slowLink) connect(client net.Conn) {
 	defer l.drop(client)
-	time.Sleep(roundTrip) // until the client would know that it is connected
+	time.Sleep(roundTrip) // the TCP handshake
 	server, err := net.Dial("tcp", l.to)
 	if err != nil || !l.hold(server) {
 		return
 	}
 	defer l.drop(server)
 	var wg sync.WaitGroup
-	end := func() { client.Close(); server.Close() } // both directions, with either
+	end := func() { client.Close(); server.Close() } // one direction ends both
 	wg.Go(func() { defer end(); carry(server, client, nil) })
 	wg.Go(func() { defer end(); carry(client, server, &l.delivered) })
 	wg.Wait()
 }
 
-// A packet is on its way.
+// A packet is data in flight.
 type packet struct {
 	data []byte
 	due  time.Time
 }
 
-// carry moves bytes from one side to the other at the link's pace. What is on
-// its way at once is bounded by what such a link holds.
+// carry copies bytes from one side to the other at the link's rate. It bounds the bytes in
+// flight by twice the bandwidth-delay product.
 func carry(to, from net.Conn, delivered *atomic.Int64) {
 	const size = 16 << 10
 	inFlight := make(chan packet, 2*linkRate/size*int(roundTrip/time.Millisecond)/1000)
@@ -137,10 +138,9 @@ func carry(to, from net.Conn, delivered *atomic.Int64) {
 			}
 		}
 	}()
-	var free time.Time // when the line can take more
+	var free time.Time // the time at which the link can send more
 	for p := range inFlight {
-		// Not later than that for having slept too long before: a line has no
-		// gaps while something waits for it.
+		// Do not add the excess of earlier sleeps: a link has no gaps while data is waiting.
 		if free.Before(p.due) {
 			free = p.due
 		}

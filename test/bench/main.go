@@ -1,12 +1,10 @@
-// Command bench measures the real imageroot binary, in one run, against the
-// tools that one would use instead, on this machine and now: absolute numbers
-// for people, ratios for verdicts. Each ratio has a bound; where one is missed
-// the exit status is 1.
+// Command bench compares the real imageroot binary with the tools that one would use instead,
+// on this machine and in one run. It prints absolute numbers, and ratios, which depend less on
+// the machine. Some rows have a bound; if one is missed, the exit status is 1.
 //
-// Both sides of a comparison read from a warm page cache, take turns, and do
-// so several times; what counts is the median. Everything listens on loopback,
-// and everything is made in one temporary directory that is removed at the
-// end.
+// Both sides of a comparison read from a warm page cache and alternate for several rounds; the
+// median counts. All servers listen on loopback, and all files are in one temporary directory,
+// which is removed at the end.
 package main
 
 import (
@@ -34,15 +32,15 @@ const (
 	gib = 1 << 30
 )
 
-// A measurement is one thing that is measured. Each starts servers of its own.
+// A measurement is a row of the table of measurements. Each starts its own servers.
 type measurement struct {
 	name string
 	what string
 	run  func(*bench, context.Context) error
 }
 
-// measurements are in the order in which they run: first those that others'
-// caches would disturb.
+// measurements are in the order in which they run: first those that the caches of others would
+// disturb.
 var measurements = []measurement{
 	{"size", "size of the stripped binary", (*bench).binarySize},
 	{"lambda", "size and cold start of the functions for AWS", (*bench).lambda},
@@ -60,7 +58,7 @@ var measurements = []measurement{
 
 // A bench is one run of the program.
 type bench struct {
-	dir    string // everything is in it
+	dir    string // the directory of all files
 	binary string
 	size   int64 // of the large file
 	rounds int
@@ -68,7 +66,7 @@ type bench struct {
 	report *report
 	log    io.Writer // progress
 
-	sample *sample // made when it is first needed
+	sample *sample // created at first use
 }
 
 func main() {
@@ -85,7 +83,7 @@ func main() {
 	}
 }
 
-// run is the program. It reports whether every bound was met.
+// run is the program. It reports whether all bounds are met.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -127,7 +125,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 		began := time.Now()
 		fmt.Fprintf(b.log, "%s: %s (load %s)\n", m.name, m.what, loadAverage())
 		if err := m.run(b, ctx); err != nil {
-			// What was measured before is worth having.
+			// Print the measurements before the failure too.
 			fmt.Fprint(stdout, b.report.table())
 			return false, fmt.Errorf("%s: %w", m.name, err)
 		}
@@ -165,7 +163,7 @@ func names() string {
 	return strings.Join(all, ", ")
 }
 
-// binarySize holds the release build against its bound.
+// binarySize compares the size of the release build with its bound.
 func (b *bench) binarySize(context.Context) error {
 	info, err := os.Stat(b.binary)
 	if err != nil {
@@ -175,12 +173,12 @@ func (b *bench) binarySize(context.Context) error {
 	return nil
 }
 
-// path is a path in the bench's directory.
+// path returns a path in the bench's directory.
 func (b *bench) path(elements ...string) string {
 	return filepath.Join(append([]string{b.dir}, elements...)...)
 }
 
-// scaled is n at full size, and a fraction of it in a quick run.
+// scaled returns n, and a fraction of it in a quick run.
 func (b *bench) scaled(n int64) int64 {
 	if b.quick {
 		return n / 32
@@ -188,12 +186,12 @@ func (b *bench) scaled(n int64) int64 {
 	return n
 }
 
-// say tells of progress.
+// say logs progress.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.log, "  "+format+"\n", args...)
 }
 
-// bytesFlag is a number of bytes, as people write it.
+// A bytesFlag is a flag whose value is a number of bytes, with an optional unit.
 type bytesFlag int64
 
 func (f *bytesFlag) String() string { return formatBytes(int64(*f)) }

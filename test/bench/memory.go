@@ -17,12 +17,12 @@ const (
 	idleMemory = 60
 )
 
-// memory has the server take an upload, hash a file and fetch another, all of
-// gigabytes and at once, and looks at what that takes.
+// memory measures the memory of the server while it receives an upload, hashes a file and
+// fetches another at once, each of gigabytes.
 func (b *bench) memory(ctx context.Context) error {
 	upload, hash, fetch := b.scaled(8*gib), b.scaled(8*gib), b.scaled(4*gib)
-	// Both are stored in parts that are put together into a second copy; what
-	// is fetched without a known digest is then copied to its name.
+	// Both are stored in parts and assembled into a second copy. A fetch without a known digest
+	// is then copied to its key.
 	if err := b.room(2*upload + 3*fetch); err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (b *bench) idleMemory(ctx context.Context, s *server, what string) error {
 		return err
 	}
 	b.report.absolute("memory", what, unitMiB, []float64{now}, atMost(idleMemory))
-	// What it is made of, for who wants it smaller.
+	// Log what the memory consists of.
 	text := fmt.Sprintf("%s: %.1f MiB", what, now)
 	for _, field := range []string{"RssAnon", "RssFile"} {
 		part, err := runner.Memory(s.PID(), field)
@@ -117,7 +117,7 @@ func (b *bench) idleMemory(ctx context.Context, s *server, what string) error {
 	return nil
 }
 
-// uploadZeros sends an image of zeros.
+// uploadZeros uploads an image of zeros.
 func (s *server) uploadZeros(ctx context.Context, name string, size int64) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.Pages+"/images/"+name, &zeros{size: size})
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"imageroot/test/minio"
 )
 
-// minio measures PUT, GET and hash again with a MinIO server in place of the
-// gateway inside, where "make servers" has built one.
+// minio measures PUT, GET and hash again with a MinIO server instead of the gateway, if "make
+// servers" has built one.
 func (b *bench) minio(ctx context.Context) error {
 	if _, err := minio.Tool("minio"); err != nil {
 		b.say("left out: %v", err)
@@ -30,7 +30,7 @@ func (b *bench) minio(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = m.Kill() }() // what it was to show is shown
+	defer func() { _ = m.Kill() }() // the results do not depend on its end
 	s, err := b.serverOver(ctx, "over-minio", m.URL)
 	if err != nil {
 		return err

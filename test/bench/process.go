@@ -11,7 +11,7 @@ import (
 	"imageroot/test/runner"
 )
 
-// cpuTime is how long a process has computed.
+// cpuTime returns the CPU time that a process has used.
 func cpuTime(pid int) (time.Duration, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -20,7 +20,7 @@ func cpuTime(pid int) (time.Duration, error) {
 	// The name of the program, in parentheses, may have spaces.
 	_, rest, _ := strings.Cut(string(data), ") ")
 	fields := strings.Fields(rest)
-	const utime, stime = 11, 12 // of those behind the name
+	const utime, stime = 11, 12 // indexes after the name (proc_pid_stat(5))
 	if len(fields) <= stime {
 		return 0, fmt.Errorf("/proc/%d/stat: %q", pid, data)
 	}
@@ -32,12 +32,12 @@ func cpuTime(pid int) (time.Duration, error) {
 		}
 		ticks += n
 	}
-	const tick = 10 * time.Millisecond // Linux has no other towards programs
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on Linux
 	return time.Duration(ticks) * tick, nil
 }
 
-// watchMemory returns the most that the process had at any look until ctx
-// ended.
+// watchMemory samples the resident memory of the process until ctx ends, and returns the
+// maximum in MiB.
 func watchMemory(ctx context.Context, pid int) float64 {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

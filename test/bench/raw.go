@@ -19,11 +19,11 @@ const (
 	rawMemory = 150 // MiB
 )
 
-// A kind of image, and what one would unpack it with instead.
+// A rawKind is a kind of image, and the tool that one would use to unpack it.
 type rawKind struct {
 	name   string
-	pack   string // makes it of $disk
-	unpack string // to nowhere, or to a file that is not kept
+	pack   string // the command that makes the image from $disk
+	unpack string // the command that unpacks it, to /dev/null or to a temporary file
 	bound  *bound
 }
 
@@ -36,9 +36,8 @@ var rawKinds = []rawKind{
 	{"plain.qcow2", "qemu-img convert -O qcow2 $disk $out", "qemu-img dd -O raw bs=4M if=%s of=raw.out", atLeast(0.7)},
 }
 
-// raw compares what a disk gets of images of each kind with what their own
-// tools make of them. The disk is one of programs and their sources, an eighth
-// of it empty.
+// raw compares GET /raw of an image of each kind with the kind's own tool. The disk has programs
+// and their sources, and an eighth of it is empty.
 func (b *bench) raw(ctx context.Context) error {
 	size := b.scaled(rawSize)
 	if err := b.room(5 * size); err != nil {
@@ -100,8 +99,8 @@ func (b *bench) raw(ctx context.Context) error {
 	return nil
 }
 
-// filesOf makes a disk of the files of Go's distribution, which every machine
-// has that runs this.
+// filesOf makes a disk of the files of the Go distribution, which each machine that runs this
+// has.
 func filesOf(ctx context.Context, path string, size int64) error {
 	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Units of what is measured.
+// Units of the measurements.
 const (
 	unitSeconds = "s"
 	unitMillis  = "ms"
@@ -22,7 +22,7 @@ const (
 	unitShare   = "of the whole"
 )
 
-// A series is what was measured, round by round.
+// A series holds the samples of a measurement, one a round.
 type series struct {
 	Name    string    `json:"name"`
 	Unit    string    `json:"unit"`
@@ -38,14 +38,13 @@ func (s series) median() float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// noisy reports whether the samples lie so far apart that their median says
-// little.
+// noisy reports whether the samples vary by more than a quarter of their median.
 func (s series) noisy() bool {
 	const most = 0.25
 	return len(s.Samples) > 1 && slices.Max(s.Samples)-slices.Min(s.Samples) > most*s.median()
 }
 
-// String is the median, and how far the samples reach.
+// String returns the median and the range of the samples.
 func (s series) String() string {
 	text := format(s.median()) + " " + s.Unit
 	if len(s.Samples) > 1 {
@@ -54,7 +53,7 @@ func (s series) String() string {
 	return text
 }
 
-// format keeps about three digits.
+// format formats v with about three digits.
 func format(v float64) string {
 	switch {
 	case v >= 100 || v == 0:
@@ -65,11 +64,11 @@ func format(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// A bound is what a number must keep to.
+// A bound is the limit of a number.
 type bound struct {
 	Kind  string  `json:"kind"` // "at least" or "at most"
 	Value float64 `json:"value"`
-	// Every holds each sample to it, and not their median.
+	// Every applies the bound to each sample instead of the median.
 	Every bool `json:"every,omitempty"`
 }
 
@@ -84,20 +83,20 @@ func (b bound) met(v float64) bool {
 	return v <= b.Value
 }
 
-// A row is one line of the table. What is judged is the ratio where there is
-// one, else the median of ours.
+// A row is a row of the table. Its bound applies to the ratio if there is one, and to ours
+// otherwise.
 type row struct {
 	Measurement string   `json:"measurement"`
 	What        string   `json:"what"`
 	Ours        series   `json:"ours"`
 	Peer        *series  `json:"peer,omitempty"`
-	Of          string   `json:"of,omitempty"` // what the ratio is of
+	Of          string   `json:"of,omitempty"` // the quantity of the ratio
 	Ratio       *float64 `json:"ratio,omitempty"`
 	Bound       *bound   `json:"bound,omitempty"`
 	Met         *bool    `json:"met,omitempty"`
 }
 
-// A report is all that was measured.
+// A report holds all measurements.
 type report struct {
 	Date    time.Time `json:"date"`
 	CPU     string    `json:"cpu"`
@@ -126,15 +125,14 @@ func (r *report) machine() string {
 	return fmt.Sprintf("%s, %d cores, %s; load average %s\n%s\n\n", r.CPU, r.Cores, r.Go, r.Load, strings.Join(r.Tools, "\n"))
 }
 
-// faster compares throughputs of the same bytes from the times they took:
-// ours divided by the peer's.
+// faster adds the ratio of throughputs, ours divided by the peer's, from the times for the same
+// bytes.
 func (r *report) faster(measurement, what string, ours, peer series, b *bound) {
 	ratio := peer.median() / ours.median()
 	r.compare(row{Measurement: measurement, What: what, Ours: ours, Peer: &peer, Of: "speed", Ratio: &ratio, Bound: b})
 }
 
-// longer compares the times that the same thing took: ours divided by the
-// peer's.
+// longer adds the ratio of times, ours divided by the peer's.
 func (r *report) longer(measurement, what string, ours, peer series, b *bound) {
 	ratio := ours.median() / peer.median()
 	r.compare(row{Measurement: measurement, What: what, Ours: ours, Peer: &peer, Of: "time", Ratio: &ratio, Bound: b})
@@ -148,8 +146,7 @@ func (r *report) compare(row row) {
 	r.Rows = append(r.Rows, row)
 }
 
-// absolute takes a number of ours that nothing is compared with. Without a
-// bound it is only told.
+// absolute adds a number of ours without a peer. Without a bound, it is only printed.
 func (r *report) absolute(measurement, what, unit string, samples []float64, b *bound) {
 	row := row{Measurement: measurement, What: what, Ours: series{"imageroot", unit, samples}, Bound: b}
 	if b != nil {
@@ -172,7 +169,7 @@ func (r *report) missed() int {
 	return n
 }
 
-// table is all rows, for people.
+// table returns all rows as text.
 func (r *report) table() string {
 	r.LoadEnd = loadAverage()
 	var text strings.Builder
@@ -217,7 +214,7 @@ func cpuModel() string {
 	return runtime.GOARCH
 }
 
-// loadAverage is what else goes on, over 1, 5 and 15 minutes.
+// loadAverage returns the load of the machine over 1, 5 and 15 minutes.
 func loadAverage() string {
 	data, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

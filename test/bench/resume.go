@@ -9,15 +9,15 @@ import (
 )
 
 const (
-	// onePart is the most of a download that a kill may cost, in MiB: a part,
-	// and what HTTP has around the pieces of a download.
+	// onePart is the most of a download that a kill may repeat, in MiB: one part, and the
+	// overhead of HTTP.
 	onePart = 64 + 0.1
-	// hashedAgain is the most of a file that a hash killed at a half may read
+	// hashedAgain is the largest share of a file that a hash job killed at a half may read
 	// afterwards.
 	hashedAgain = 0.6
 )
 
-// resume kills the server in the middle of jobs and counts what is done again.
+// resume kills the server in the middle of jobs and measures the work that is repeated.
 func (b *bench) resume(ctx context.Context) error {
 	if err := b.resumeFetch(ctx); err != nil {
 		return err
@@ -25,8 +25,8 @@ func (b *bench) resume(ctx context.Context) error {
 	return b.resumeHash(ctx)
 }
 
-// half is where the kill of a round comes: around the middle, at another place
-// of a part each time.
+// half returns the share of the work at which a round kills the server: about a half, at a
+// different offset in a part each time.
 func half(round int) float64 { return []float64{0.5, 0.44, 0.56}[round%3] }
 
 func (b *bench) resumeFetch(ctx context.Context) error {
@@ -39,7 +39,7 @@ func (b *bench) resumeFetch(ctx context.Context) error {
 	}
 	origin := f.publish()
 	defer origin.Close()
-	l, err := openLink(origin.URL) // for the time to kill in the middle
+	l, err := openLink(origin.URL) // slow enough to kill the server in the middle
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (b *bench) resumeHash(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// As if it had been killed at a half exactly.
+		// Correct the share for a kill at exactly a half.
 		share := rest/float64(size) + half(round) - 0.5
 		b.say("killed at %.0f %%: %.1f %% hashed afterwards", 100*half(round), 100*rest/float64(size))
 		again = append(again, share)

@@ -5,8 +5,7 @@ import (
 	"os"
 )
 
-// serve compares a download by digest with the AWS client's of the same
-// object.
+// serve compares a download by digest with the AWS client's download of the same object.
 func (b *bench) serve(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {

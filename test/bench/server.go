@@ -22,7 +22,7 @@ import (
 	"imageroot/test/runner"
 )
 
-// Credentials of the servers that are measured.
+// Credentials of the measured servers.
 const (
 	password  = "bench: nothing to see here"
 	token     = "bench-token-0123456789abcdef"
@@ -30,7 +30,7 @@ const (
 	secretKey = "bench-secret-key-0123456789abcdef012345"
 )
 
-// A server is the real binary, running over a directory of its own.
+// A server is a process of the real binary, over its own directory.
 type server struct {
 	*runner.Process
 	data           string
@@ -82,7 +82,7 @@ func (s *server) start(ctx context.Context) error {
 	return nil
 }
 
-// restart stops the server in good order and starts it again.
+// restart stops the server gracefully and starts it again.
 func (s *server) restart(ctx context.Context) error {
 	if err := s.Stop(15 * time.Second); err != nil {
 		return err
@@ -90,16 +90,16 @@ func (s *server) restart(ctx context.Context) error {
 	return s.start(ctx)
 }
 
-// remove ends the server and removes what it stored.
+// remove kills the server and removes its data.
 func (s *server) remove() {
-	_ = s.Kill() // what it was to show is shown
+	_ = s.Kill() // the results do not depend on its end
 	_ = os.RemoveAll(s.data)
 }
 
-// image is the path of the file of an image in the image root.
+// image returns the path of the file of an image in the image root.
 func (s *server) image(name string) string { return filepath.Join(s.data, "images", name) }
 
-// aws is a command line of the AWS client for the server's S3.
+// aws returns a command of the AWS client for the server's S3.
 func (s *server) aws(args ...string) tool {
 	return tool{
 		env: []string{
@@ -110,8 +110,8 @@ func (s *server) aws(args ...string) tool {
 	}
 }
 
-// do sends a request as the operator and reads the answer, which must have a
-// status below 400.
+// do sends a request as the operator and returns the body of the response. A status of 400 or
+// more is an error.
 func (s *server) do(ctx context.Context, method, path string, body any) ([]byte, error) {
 	var in io.Reader
 	if body != nil {
@@ -145,7 +145,7 @@ func (s *server) answer(req *http.Request) ([]byte, error) {
 	return data, err
 }
 
-// login gets the session cookie that the pages want.
+// login gets the session cookie for the pages.
 func (s *server) login(ctx context.Context) error {
 	form := url.Values{"password": {password}}.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Pages+"/ui/login", strings.NewReader(form))
@@ -157,7 +157,7 @@ func (s *server) login(ctx context.Context) error {
 	return err
 }
 
-// A job is one of the API's.
+// A job is a job, as the API returns it.
 type job struct {
 	Name       string     `json:"name"`
 	Status     string     `json:"status"`
@@ -197,12 +197,13 @@ func (s *server) job(ctx context.Context, kind, name string) (job, bool, error) 
 	return job{}, false, err
 }
 
-// completed waits until the job of an image has ended well.
+// completed waits until the job of an image has completed. It returns an error if the job fails
+// or is cancelled.
 func (s *server) completed(ctx context.Context, kind, name string) (job, error) {
 	return s.ended(ctx, kind, name, func(job) {})
 }
 
-// ended is completed for who wants to see the job on its way.
+// ended is completed with a function that receives the job at each poll.
 func (s *server) ended(ctx context.Context, kind, name string, see func(job)) (job, error) {
 	var last job
 	err := until(ctx, 30*time.Minute, 10*time.Millisecond, kind+" job of "+name, func() (bool, error) {
@@ -217,7 +218,7 @@ func (s *server) ended(ctx context.Context, kind, name string, see func(job)) (j
 	return last, err
 }
 
-// idle waits until no job is waiting or running and the process does nothing.
+// idle waits until no job is queued or running and the process uses almost no CPU time.
 func (s *server) idle(ctx context.Context) error {
 	calm, before := 0, time.Duration(-1)
 	return until(ctx, 30*time.Minute, 250*time.Millisecond, "idle", func() (bool, error) {
@@ -250,8 +251,8 @@ func (s *server) idle(ctx context.Context) error {
 	})
 }
 
-// metric adds up what a counter or gauge says under a label with that value;
-// of an empty one, under all.
+// metric returns the sum of a counter or gauge over the series with a label of value label, or
+// over all series if label is empty.
 func (s *server) metric(ctx context.Context, name, label string) (float64, error) {
 	data, err := s.do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {
@@ -280,7 +281,7 @@ func (s *server) metric(ctx context.Context, name, label string) (float64, error
 
 var errTooLong = errors.New("took too long")
 
-// until asks again and again until done says yes.
+// until calls done at each interval until it returns true or an error, or limit has passed.
 func until(ctx context.Context, limit, every time.Duration, what string, done func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: %w (%v)", what, errTooLong, limit))
 	defer cancel()

@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// A tool is a program that one would use instead, or that uses imageroot.
+// A tool is a command that is used instead of imageroot, or as its client.
 type tool struct {
-	env  []string // beside the least that programs need
-	args []string // with the program's name
-	// out gets what the program prints; nil is /dev/null.
+	env  []string // in addition to PATH, HOME and LC_ALL
+	args []string // including the name of the program
+	// out receives the program's standard output; nil is /dev/null.
 	out io.Writer
 }
 
-// time runs the program and returns how long that took, start to end.
+// time runs the program and returns the seconds from its start to its end.
 func (t tool) time(ctx context.Context, home string) (float64, error) {
 	cmd := exec.CommandContext(ctx, t.args[0], t.args[1:]...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8"}, t.env...)
@@ -36,14 +36,13 @@ func (t tool) time(ctx context.Context, home string) (float64, error) {
 	return took, nil
 }
 
-// run is time for who does not care.
+// run runs the program.
 func (t tool) run(ctx context.Context, home string) error {
 	_, err := t.time(ctx, home)
 	return err
 }
 
-// turns runs both sides round by round, each first every other time, and
-// returns what they measured.
+// turns runs both sides in each round, in alternating order, and returns their samples.
 func (b *bench) turns(ours, peer func(round int) (float64, error)) (o, p []float64, err error) {
 	run := func(name string, side func(int) (float64, error), to *[]float64, round int) {
 		if err != nil {

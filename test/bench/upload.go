@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// upload compares a PUT, digest included, with the AWS client's copy to the
-// same gateway, which has no digest yet.
+// upload compares a PUT, which computes the digest, with the AWS client's copy to the same
+// gateway, which does not.
 func (b *bench) upload(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {
 		return err
 	}
-	// A copy by the AWS client has its parts on the disk twice for a moment.
+	// The parts of the AWS client's copy are on the disk twice for a moment.
 	if err := b.room(2 * f.size); err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func (b *bench) upload(ctx context.Context) error {
 		return err
 	}
 	defer s.remove()
-	// after has the next turn find the server as this one did.
+	// after restores the state of the server for the next turn.
 	after := func() error {
 		if err := s.idle(ctx); err != nil {
 			return err

@@ -24,15 +24,15 @@ import (
 )
 
 const (
-	// rest is the longest time for all work to end: a lease, a poll that finds
-	// work late, and the work itself.
+	// rest is the longest time for all work to end: a lease, a poll that finds the work, and
+	// the work itself.
 	rest = 90 * time.Second
-	// maxResidentMiB is the memory budget.
+	// maxResidentMiB is the memory budget of the runner.
 	maxResidentMiB = 200
 )
 
-// check waits until no work is left and checks the invariants. It checks them
-// again after one more start, and once leftovers are old enough to be swept.
+// check waits until no work is left and checks the invariants. It checks them again after
+// another start, and checks that files old enough have been swept.
 func (w *world) check(ctx context.Context) {
 	if w.second.gone() || w.first.gone() {
 		w.violate("a runner ended by itself")
@@ -59,8 +59,7 @@ func (w *world) check(ctx context.Context) {
 	}
 }
 
-// poll calls check until it returns nil. After a limit, the last error is a
-// violation.
+// poll calls check until it returns nil. After limit, the last error is a violation.
 func (w *world) poll(ctx context.Context, limit time.Duration, what string, check func() error) {
 	begin := time.Now()
 	for {
@@ -77,7 +76,7 @@ func (w *world) poll(ctx context.Context, limit time.Duration, what string, chec
 	}
 }
 
-// A row is one of the catalog's.
+// A row is a row of the catalog, as the API returns it.
 type row struct {
 	SHA256    *string  `json:"sha256"`
 	Names     []string `json:"names"`
@@ -118,8 +117,8 @@ func (w *world) rows(ctx context.Context, c *client) ([]row, []string, error) {
 	}
 }
 
-// settled waits until no work is left: nothing queued, running or being put
-// together, and every image hashed.
+// settled waits until no work is left: no job is queued or running, no upload is being
+// assembled, and every image is hashed.
 func (w *world) settled(ctx context.Context, c *client) {
 	w.poll(ctx, rest, "all jobs at rest", func() error {
 		var l jobs
@@ -158,8 +157,8 @@ func (w *world) settled(ctx context.Context, c *client) {
 			if there {
 				return fmt.Errorf("upload %s of %q is being put together", up.ID, up.Name)
 			}
-			// It was put together and replaced, and whoever did it was killed
-			// before that was noted: for a while the store may be at it.
+			// It was assembled and then replaced, and the runner was killed before it
+			// recorded that. The record counts as an assembly in progress for a while.
 			w.note(&w.unnoted, up.ID)
 		}
 		return nil
@@ -174,7 +173,7 @@ func (w *world) settled(ctx context.Context, c *client) {
 			if len(r.Sources) == 0 || r.Sources[0].Kind != "local" || r.HashState == "hashed" {
 				continue
 			}
-			// What an operator cancelled waits for an operator.
+			// A cancelled job starts again only on request.
 			if name := r.Names[0]; w.noted(&w.cancelled, name) && !asked[name] {
 				asked[name] = true
 				_, _ = c.sendJSON(ctx, w.first, http.MethodPost, "/catalog/hashes", map[string]any{"name": name}, nil)
@@ -198,7 +197,7 @@ func (w *world) hasParts(ctx context.Context, id string) (bool, error) {
 	return err == nil, err
 }
 
-// state compares everything that can be read with everything that was written.
+// state compares all that can be read with all that was written.
 func (w *world) state(ctx context.Context, c *client) {
 	if status, err := c.sendJSON(ctx, w.first, http.MethodGet, "/readyz", nil, nil); err != nil || status != http.StatusOK {
 		w.violate("/readyz: %s", brief(status, err))
@@ -209,8 +208,8 @@ func (w *world) state(ctx context.Context, c *client) {
 	w.stateBlobs(ctx, c)
 }
 
-// stateImages reads every image by name and by SHA-256, over HTTP, S3 and from
-// the disk, and returns the SHA-256 of each name.
+// stateImages reads every image by name and by SHA-256, over HTTP, over S3 and from the
+// disk, and returns the SHA-256 of each name.
 func (w *world) stateImages(ctx context.Context, c *client) map[string]string {
 	sums := map[string]string{}
 	entries, err := os.ReadDir(filepath.Join(w.dir, "data", "images"))
@@ -255,7 +254,7 @@ func (w *world) stateImages(ctx context.Context, c *client) map[string]string {
 	return sums
 }
 
-// servedAs checks what GET /images/{key} gives.
+// servedAs checks the response to GET /images/{key}.
 func (w *world) servedAs(ctx context.Context, c *client, key, want string) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.first.pages+imagePath(key), nil)
 	if err != nil {
@@ -286,8 +285,8 @@ func hexOf(r io.Reader) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// stateRecords compares digest records with the bytes, and looks for records
-// of what is not there.
+// stateRecords compares digest records with the bytes, and reports records of missing
+// objects.
 func (w *world) stateRecords(ctx context.Context, sums map[string]string) {
 	for info, err := range w.catalog.List(ctx, layout.DigestPrefix, "") {
 		if err != nil {
@@ -356,8 +355,8 @@ func value(s *string) string {
 	return *s
 }
 
-// stateBlobs compares fetched bytes with their names, with what the publisher
-// ever had, and with what jobs say.
+// stateBlobs compares blobs with their keys, with the contents of the publisher, and with
+// the fetch jobs.
 func (w *world) stateBlobs(ctx context.Context, c *client) {
 	blobs := map[string]bool{}
 	entries, err := os.ReadDir(filepath.Join(w.dir, "data", "catalog", "blobs"))
@@ -404,8 +403,7 @@ func (w *world) stateBlobs(ctx context.Context, c *client) {
 	}
 }
 
-// mayBeGone reports whether somebody asked for those bytes to be dropped, or
-// for an entry with them to be deleted.
+// mayBeGone reports whether a client dropped the blob or deleted an entry with its bytes.
 func (w *world) mayBeGone(sum string) bool {
 	if w.noted(&w.dropped, sum) {
 		return true
@@ -422,10 +420,10 @@ func (w *world) sourceAt(src string) *source {
 	return nil
 }
 
-// goesOn checks that whatever happened, what is asked for now works.
+// goesOn checks that entries can be added and fetched after all that has happened.
 func (w *world) goesOn(ctx context.Context, c *client) {
-	// What a bad manifest names is not known, so that nothing would be swept;
-	// what a good one names would be here without being fetched.
+	// The sources of a bad manifest are unknown, so that no blob would be swept. The blobs of
+	// a good one are kept without a fetch.
 	const empty = "version = 1\n"
 	if how := c.replaceManifest(ctx, w.first, empty, &content{size: int64(len(empty)), sum: sumOf(empty)}); how != "done" {
 		w.violate("replacing the manifest: %s", how)
@@ -456,7 +454,7 @@ func (w *world) goesOn(ctx context.Context, c *client) {
 	w.stateBlobs(ctx, c)
 }
 
-// pendingUpload is what the record of a resumable upload says.
+// pendingUpload is the record of a resumable upload, as far as it is used here.
 type pendingUpload struct {
 	record.Meta
 	Name     string `json:"name"`
@@ -464,9 +462,9 @@ type pendingUpload struct {
 	Status   string `json:"status"`
 }
 
-// leftOver looks for what nothing stands for: first files that nothing would
-// ever remove, then, once everything is older than a week, all that the sweep
-// should have removed.
+// leftOver checks that no file is left over. First it reports files that no sweep would ever
+// remove. Then it makes parts, staged objects, blobs and their records older than a week,
+// starts the runner, and reports those that its sweep should have removed.
 func (w *world) leftOver(ctx context.Context, c *client) {
 	w.did("stop runner 1", w.first.stop())
 	const age = 8 * 24 * time.Hour
@@ -554,8 +552,8 @@ func (w *world) leftOver(ctx context.Context, c *client) {
 	}
 }
 
-// expected reports whether a file may be in DATA after a start: an object,
-// a part of an upload, or a lock.
+// expected reports whether a file may be in DATA after a start: an object, a part of an
+// upload, the credentials or a lock.
 func expected(rel string) bool {
 	dir, name, _ := strings.Cut(rel, "/")
 	switch {
@@ -570,7 +568,7 @@ func expected(rel string) bool {
 	return !strings.HasPrefix(name, ".")
 }
 
-// logs looks for what must never be in a log, and counts what should be rare.
+// logs reports panics, data races and secrets in the logs, and counts logged errors.
 func (w *world) logs() {
 	for _, n := range []*node{w.first, w.second} {
 		bad := 0

@@ -15,15 +15,15 @@ import (
 	"imageroot/shared/store"
 )
 
-// A client does one thing after another, as its random numbers say.
+// A client performs random actions, one after another.
 type client struct {
 	*world
 	number int
 	rng    *rand.Rand
 }
 
-// An action is something that a client does. It returns how that went, in a
-// word or two for the report.
+// An action is a row of the table of actions. do returns the outcome in a word or two, for
+// the report.
 type action struct {
 	name   string
 	weight int
@@ -57,7 +57,7 @@ var actions = []action{
 	{"list", 4, (*client).list},
 }
 
-// patience is what one action may take, a paused runner included.
+// patience is the longest time of one action, including the pause of a runner.
 func (c *client) patience() time.Duration {
 	if c.pauses() {
 		return asleep + 35*time.Second
@@ -65,7 +65,7 @@ func (c *client) patience() time.Duration {
 	return 25 * time.Second
 }
 
-// work acts until ctx ends, and brings the last action to its end.
+// work performs actions until ctx ends, and completes the last one.
 func (c *client) work(ctx context.Context) {
 	total := 0
 	for _, a := range actions {
@@ -94,7 +94,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// runner chooses whom to ask.
+// runner chooses the runner that receives a request.
 func (c *client) runner() *node {
 	if c.rng.IntN(3) == 0 && c.second.up() {
 		return c.second
@@ -104,14 +104,14 @@ func (c *client) runner() *node {
 
 func (c *client) image() string { return imageNames[c.rng.IntN(len(imageNames))] }
 
-// imageNames are few, so that writes meet, and nasty.
+// imageNames are few, so that writes conflict, and hard to encode.
 var imageNames = []string{
 	"a.img", "b.img", "c.qcow2", "d.iso", "e.raw", "f.img.zst", "g.iso.xz", "h.raw.gz", "i.img.bz2",
 	"with space+plus.img", "%41%2F.img", "ü ñ 雪.iso", `quote"'<b>&.img`, "#hash?query=1.img", "UPPER.IMG", "j.img", "k.img", "l.img",
 	"a-name-of-very-many-bytes-" + string(bytes.Repeat([]byte("0123456789"), 22)) + ".qcow2",
 }
 
-// content makes up new bytes: mostly few, sometimes many.
+// content returns a new content, which is usually small.
 func (c *client) content() *content {
 	var size int64
 	switch n := c.rng.IntN(100); {
@@ -127,8 +127,8 @@ func (c *client) content() *content {
 	return newContent(c.rng.Uint64(), size)
 }
 
-// request sends a request as the operator. The error says that the answer was
-// lost, and whether the request took effect is not known.
+// request sends a request as the operator. After an error, the response is lost and it is
+// unknown whether the request took effect.
 func (c *client) request(ctx context.Context, n *node, method, path string, body io.Reader, size int64, header ...string) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, n.pages+path, body)
 	if err != nil {
@@ -153,7 +153,7 @@ func (c *client) request(ctx context.Context, n *node, method, path string, body
 	return res, data, err
 }
 
-// sendJSON sends a value and returns the status and what came.
+// sendJSON sends in as JSON, decodes the response into out and returns the status.
 func (c *client) sendJSON(ctx context.Context, n *node, method, path string, in, out any) (int, error) {
 	var body io.Reader
 	var size int64
@@ -176,7 +176,7 @@ func (c *client) sendJSON(ctx context.Context, n *node, method, path string, in,
 
 func imagePath(key string) string { return "/images/" + url.PathEscape(key) }
 
-// settle notes what became of a write from the answer to it.
+// settle records the outcome of a write from the response to it.
 func (c *client) settle(w *write, status int, err error) string {
 	switch {
 	case err != nil:
@@ -193,7 +193,7 @@ func (c *client) settle(w *write, status int, err error) string {
 	return fmt.Sprint(status)
 }
 
-// outcome is [client.settle] for the store's errors.
+// outcome is [client.settle] for an error of the store.
 func (c *client) outcome(w *write, err error) string {
 	switch {
 	case err == nil:
@@ -207,7 +207,7 @@ func (c *client) outcome(w *write, err error) string {
 	return "lost"
 }
 
-// brief is how an action went that changes no image.
+// brief returns the outcome of an action that changes no image.
 func brief(status int, err error) string {
 	if err != nil {
 		return "lost"

@@ -9,8 +9,8 @@ import (
 	"math/rand/v2"
 )
 
-// A content is bytes that follow from a number: what was written can be
-// compared with what is read without keeping it.
+// A content is a sequence of bytes that its id determines, so that bytes can be compared
+// without storing them.
 type content struct {
 	id   uint64
 	size int64
@@ -22,7 +22,7 @@ const (
 	basePages = 16
 )
 
-// newContent returns the content of that number and size.
+// newContent returns the content with this id and size.
 func newContent(id uint64, size int64) *content {
 	c := &content{id: id, size: size}
 	h := sha256.New()
@@ -43,7 +43,8 @@ func (c *content) reader(offset int64) *contentReader {
 // part returns n bytes from an offset on.
 func (c *content) part(offset, n int64) io.Reader { return io.LimitReader(c.reader(offset), n) }
 
-// A contentReader is no io.WriterTo, so that it is read the way a body is.
+// A contentReader reads a content. It does not implement io.WriterTo, so that it is read in
+// blocks as a request's body is.
 type contentReader struct {
 	content *content
 	offset  int64
@@ -84,10 +85,10 @@ func (r *contentReader) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// errDropped is what a client's body ends with that does not go on.
+// errDropped ends the body of a client that drops the connection.
 var errDropped = errors.New("the client drops the connection")
 
-// cut reads only the first n bytes of r and fails then.
+// cut returns a reader of the first n bytes of r that then fails with errDropped.
 func cut(r io.Reader, n int64) io.Reader {
 	return io.MultiReader(io.LimitReader(r, n), failing{})
 }

@@ -1,12 +1,11 @@
-// Command torture runs the real binary under mixed load (uploads by HTTP and
-// S3, files dropped into its directory, fetches from a hostile publisher,
-// cancels, deletes) while it is killed at random moments, with a second runner
-// over the same buckets at times. Then it lets everything come to rest and
-// checks what must hold: what was acknowledged is there, with the digest of
-// its bytes; no job is left running; nothing is left over.
+// Command torture runs the real binary under mixed load (uploads over HTTP and S3, files
+// dropped into its directory, fetches from a hostile publisher, cancellations, deletions) and
+// kills it at random moments. At times a second runner uses the same buckets. Then it waits
+// until all work has ended and checks the invariants: each acknowledged write is there, with
+// the digest of its bytes; no job is running; no file is left over.
 //
-// The actions of each client and of the killer follow from -seed. How they
-// interleave does not.
+// -seed determines the actions of each client and of the killer, but not how they
+// interleave. The exit status is 1 if an invariant does not hold.
 package main
 
 import (
@@ -41,7 +40,7 @@ func main() {
 	}
 }
 
-// options are the flags of the command line.
+// options holds the flags of the command line.
 type options struct {
 	duration time.Duration
 	seed     uint64
@@ -51,7 +50,7 @@ type options struct {
 	dir      string
 }
 
-// A world is the state that the clients share.
+// A world holds the state that the clients share.
 type world struct {
 	options
 	out       io.Writer
@@ -64,7 +63,7 @@ type world struct {
 	http      *http.Client
 
 	foreign       sync.Map // IDs of uploads that S3 clients began
-	goodManifests sync.Map // sums
+	goodManifests sync.Map // SHA-256 of each valid manifest
 
 	mu         sync.Mutex
 	counts     map[string]map[string]int
@@ -72,9 +71,9 @@ type world struct {
 	started    time.Time
 	log        *os.File
 	files      map[string]*sync.Mutex
-	// What clients have asked for, as reasons for what is missing at the end.
+	// What clients have dropped, deleted and cancelled, which may be missing at the end.
 	dropped, deleted, cancelled map[string]bool
-	// Resumable uploads whose end was not noted.
+	// IDs of resumable uploads whose completion was not recorded.
 	unnoted map[string]bool
 }
 
@@ -126,7 +125,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	return nil
 }
 
-// close stops what open has started, also if open failed half-way.
+// close stops what open has started, even if open failed.
 func (w *world) close() error {
 	var errs []error
 	for _, n := range []*node{w.second, w.first} {
@@ -141,7 +140,7 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// random returns numbers that follow from the seed, others for each who.
+// random returns a generator that the seed and who determine.
 func (w *world) random(who uint64) *rand.Rand { return rand.New(rand.NewPCG(w.seed, who)) }
 
 func (w *world) open(ctx context.Context) error {
@@ -182,7 +181,7 @@ func (w *world) open(ctx context.Context) error {
 	return err
 }
 
-// torture lets the clients act and the killer kill.
+// torture runs the clients and the killer for the duration.
 func (w *world) torture(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, w.duration)
 	defer cancel()
@@ -194,13 +193,13 @@ func (w *world) torture(ctx context.Context) {
 	wg.Wait()
 }
 
-// asleep is how long a runner is paused: longer than a lease.
+// asleep is the time for which a runner is paused: longer than a lease.
 const asleep = 40 * time.Second
 
 // pauses reports whether there is time for pausing runners.
 func (w *world) pauses() bool { return w.duration >= 3*time.Minute }
 
-// killer ends runners in every way and starts them again.
+// killer kills, stops and pauses runners, and starts them again.
 func (w *world) killer(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		pause(ctx, time.Duration(500+rng.IntN(6500))*time.Millisecond)
@@ -218,7 +217,7 @@ func (w *world) killer(ctx context.Context, rng *rand.Rand) {
 			pause(ctx, down)
 			w.startFirst(ctx)
 		case n < 12:
-			// Killed while it starts.
+			// Kill it while it starts.
 			w.did("kill runner 1", w.first.kill())
 			sctx, cancel := context.WithTimeout(ctx, time.Duration(rng.IntN(150))*time.Millisecond)
 			if err := w.first.start(sctx); err == nil {
@@ -291,7 +290,7 @@ func (w *world) trace(format string, args ...any) {
 	line := time.Now().Format("15:04:05.000 ") + fmt.Sprintf(format, args...) + "\n"
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, _ = w.log.WriteString(line) // it is for whoever looks into a failure
+	_, _ = w.log.WriteString(line) // the trace is optional
 }
 
 // violate records that an invariant does not hold.
@@ -303,7 +302,7 @@ func (w *world) violate(format string, args ...any) {
 	w.violations = append(w.violations, time.Now().Format("15:04:05.000 ")+text)
 }
 
-// lockFile keeps others from writing to the file of an image in place.
+// lockFile excludes other clients from writing to the file of an image in place.
 func (w *world) lockFile(name string) (unlock func()) {
 	w.mu.Lock()
 	if w.files[name] == nil {
@@ -317,7 +316,7 @@ func (w *world) lockFile(name string) (unlock func()) {
 
 func (w *world) imageFile(name string) string { return filepath.Join(w.dir, "data", "images", name) }
 
-// report prints what was done and what came of it.
+// report prints the number of actions by outcome, and the violations.
 func (w *world) report() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

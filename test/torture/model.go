@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// absent is what a name is observed as that has nothing.
+// absent is the observation of a name without an object.
 const absent = "absent"
 
 // A write is one change of a name, as its client saw it.
 type write struct {
-	what    string // how, for people
-	outcome string // SHA-256 of what is there afterwards, or absent
+	what    string // the kind of write, for errors
+	outcome string // SHA-256 of the content that it leaves, or absent
 	size    int64
-	via     int // runner that was asked, or 0
+	via     int // number of the runner that received it, or 0
 	begin   time.Time
-	end     time.Time // zero: it may yet take effect
+	end     time.Time // zero if it may still take effect
 	state   writeState
 }
 
@@ -34,8 +34,8 @@ func (s writeState) String() string {
 	return [...]string{"pending", "acknowledged", "refused", "lost"}[s]
 }
 
-// A model knows what each name may hold: each write takes effect once, whole,
-// between its begin and its end, and the last one to do so is what is there.
+// A model holds the contents that each name may have: each write takes effect once, whole,
+// between its begin and its end, and the name has the content of the last one.
 type model struct {
 	mu     sync.Mutex
 	writes map[string][]*write
@@ -43,7 +43,7 @@ type model struct {
 
 func newModel() *model { return &model{writes: map[string][]*write{}} }
 
-// begin notes that a write is about to be sent.
+// begin records a write that the caller is about to send. A nil c stands for a deletion.
 func (m *model) begin(name, what string, via int, c *content) *write {
 	w := &write{what: what, outcome: absent, via: via, begin: time.Now()}
 	if c != nil {
@@ -55,8 +55,8 @@ func (m *model) begin(name, what string, via int, c *content) *write {
 	return w
 }
 
-// end notes what became of a write. A lost one may take effect later, as long
-// as the runner that was asked lives.
+// end records the outcome of a write. A lost write may take effect until the runner that
+// received it ends.
 func (m *model) end(w *write, state writeState) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -65,15 +65,15 @@ func (m *model) end(w *write, state writeState) {
 	}
 }
 
-// replaced notes that a write took effect, if it did, and was written over by
-// now.
+// replaced records that another write has replaced w, if w took effect.
 func (m *model) replaced(w *write) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	w.state, w.end = lost, time.Now()
 }
 
-// died notes that a runner is no more: what it was asked will not happen now.
+// died records that a runner has ended: the lost writes that it received can no longer take
+// effect.
 func (m *model) died(runner int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +86,7 @@ func (m *model) died(runner int) {
 	}
 }
 
-// names are all names that were ever written to.
+// names returns all names that were ever written.
 func (m *model) names() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -97,7 +97,8 @@ func (m *model) names() []string {
 	return names
 }
 
-// explain returns why a name cannot be what it was observed as, or nil.
+// explain returns nil if name may have been observed as observed, and the contradiction
+// otherwise.
 func (m *model) explain(name, observed string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

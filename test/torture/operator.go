@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// get downloads an image: what arrives whole must be what its digest says.
+// get downloads an image. A complete body must have the digest of the response.
 func (c *client) get(ctx context.Context) string {
 	name, n := c.image(), c.runner()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.pages+imagePath(name), nil)
@@ -42,7 +42,7 @@ func (c *client) get(ctx context.Context) string {
 	return "done"
 }
 
-// reprDigest is the SHA-256 in Repr-Digest.
+// reprDigest returns the SHA-256 in Repr-Digest.
 func reprDigest(h http.Header) (string, bool) {
 	value, ok := strings.CutPrefix(h.Get("Repr-Digest"), "sha-256=:")
 	raw, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(value, ":"))
@@ -62,7 +62,7 @@ func (c *client) addEntry(ctx context.Context) string {
 
 func (c *client) deleteEntry(ctx context.Context) string {
 	s := c.source()
-	// Its bytes go too, where no other source has them.
+	// Its blob is removed too if no other source has these bytes.
 	c.note(&c.deleted, s.path)
 	status, err := c.sendJSON(ctx, c.runner(), http.MethodDelete, "/catalog/entries?src="+url.QueryEscape(c.publisher.url(s)), nil, nil)
 	c.trace("client %d: delete entry %s: %s", c.number, s.path, brief(status, err))
@@ -95,7 +95,7 @@ func (c *client) hash(ctx context.Context) string {
 	return brief(c.sendJSON(ctx, c.runner(), http.MethodPost, "/catalog/hashes", map[string]any{"name": c.image()}, nil))
 }
 
-// cancelHash cancels a hash that runs, if there is one.
+// cancelHash cancels a running hash job, if there is one.
 func (c *client) cancelHash(ctx context.Context) string {
 	n := c.runner()
 	name := c.image()
@@ -115,7 +115,7 @@ func (c *client) cancelHash(ctx context.Context) string {
 
 const manifestName = "catalog.toml"
 
-// manifest makes up a manifest of a few sources.
+// manifest returns a random manifest of a few sources.
 func (c *client) manifest(good bool) (text string, is *content) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %d\nversion = 1\n", c.rng.Uint64())
@@ -143,7 +143,7 @@ func (c *client) putManifest(ctx context.Context) string {
 	return c.replaceManifest(ctx, c.runner(), text, is)
 }
 
-// replaceManifest puts a good one there.
+// replaceManifest replaces the manifest with a good one.
 func (c *client) replaceManifest(ctx context.Context, n *node, text string, is *content) string {
 	c.goodManifests.Store(is.sum, true)
 	w := c.model.begin(manifestName, "PUT", n.number, is)
@@ -167,7 +167,7 @@ func (c *client) putBadManifest(ctx context.Context) string {
 	return fmt.Sprint(res.StatusCode)
 }
 
-// s3Manifest puts one there behind the program's back, sometimes a bad one.
+// s3Manifest replaces the manifest through S3, sometimes with a bad one.
 func (c *client) s3Manifest(ctx context.Context) string {
 	good := c.rng.IntN(2) == 0
 	text, is := c.manifest(good)
@@ -179,7 +179,7 @@ func (c *client) s3Manifest(ctx context.Context) string {
 	return c.outcome(w, err)
 }
 
-// list asks for what pages and flash clients ask for.
+// list sends the requests of pages and flash clients.
 func (c *client) list(ctx context.Context) string {
 	n := c.runner()
 	paths := []string{"/catalog", "/images", "/catalog.toml", "/events", "/catalog/hashes", "/catalog/downloads", "/catalog/entries", "/uploads", "/metrics", "/readyz"}
@@ -190,7 +190,7 @@ func (c *client) list(ctx context.Context) string {
 	return fmt.Sprint(res.StatusCode)
 }
 
-// A job is one of the API's.
+// A job is a job, as the API returns it.
 type job struct {
 	Name     string `json:"name"`
 	Status   string `json:"status"`

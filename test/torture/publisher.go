@@ -15,9 +15,8 @@ import (
 	"time"
 )
 
-// A publisher is a web server on loopback that images are fetched from. What
-// it does wrong depends on the path; once it is polite, those that can do
-// nothing wrong but by accident no longer do.
+// A publisher is a web server on loopback from which images are fetched. The path determines
+// how it misbehaves. Once it is polite, it no longer injects random faults.
 type publisher struct {
 	*httptest.Server
 	polite atomic.Bool
@@ -28,14 +27,14 @@ type publisher struct {
 	byPath  map[string]*source
 }
 
-// A source is one image of the publisher's.
+// A source is one image of the publisher.
 type source struct {
 	name     string // of the image
 	path     string
 	manners  string
-	contents []*content // what it was, is and will be
+	contents []*content // its past, present and future contents, in order
 	shaURL   string
-	// neverCompletes: no fetch of it may succeed. honest: a fetch must
+	// neverCompletes says that no fetch of it may succeed, and honest that a fetch must
 	// succeed once the publisher is polite.
 	neverCompletes, honest bool
 
@@ -53,10 +52,10 @@ func (s *source) has(sum string) bool {
 	return false
 }
 
-// changeEvery is how many requests a source that changes stays the same for.
+// changeEvery is the number of requests after which a changing source changes.
 const changeEvery = 7
 
-// now returns what the source is at this request.
+// now counts a request and returns the content of the source at it.
 func (s *source) now() *content {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,8 +112,8 @@ func publish(rng *rand.Rand) *publisher {
 	return p
 }
 
-// withSHA has the publisher say the digest of a source beside it; the liar
-// says another one.
+// withSHA makes the publisher serve a sidecar with the digest of a source. The digest of the
+// liar is wrong.
 func (s *source) withSHA(p *publisher) {
 	s.shaURL = p.URL + s.path + ".sha256"
 	p.byPath[s.path+".sha256"] = s
@@ -122,7 +121,7 @@ func (s *source) withSHA(p *publisher) {
 
 func (p *publisher) url(s *source) string { return p.URL + s.path }
 
-// chance is true once in n times, as long as the publisher is not polite.
+// chance returns true once in n calls on average, and false once the publisher is polite.
 func (p *publisher) chance(n int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -199,7 +198,7 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	case "redirects":
-		// What it redirects to is good for a moment only.
+		// The URL that it redirects to expires soon.
 		if stamp := r.URL.Query().Get("until"); stamp == "" {
 			until := time.Now().Add(300 * time.Millisecond).UnixMilli()
 			http.Redirect(w, r, fmt.Sprintf("%s?until=%d", r.URL.Path, until), http.StatusFound)
@@ -211,7 +210,7 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(slow, r, "", time.Time{}, c.reader(0))
 	case "badranges":
 		if offset := rangeOffset(r); offset > 0 && p.chance(4) {
-			// Other bytes than the ones it says.
+			// Send other bytes than Content-Range says.
 			h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", offset, c.size-1, c.size))
 			h.Set("Content-Length", strconv.FormatInt(c.size-offset, 10))
 			w.WriteHeader(http.StatusPartialContent)
@@ -229,20 +228,20 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// rangeOffset is where the range begins that is asked for.
+// rangeOffset returns the offset at which the requested range begins.
 func rangeOffset(r *http.Request) int64 {
 	spec, _ := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
 	first, _, _ := strings.Cut(spec, "-")
-	n, _ := strconv.ParseInt(first, 10, 64) // 0 where there is none
+	n, _ := strconv.ParseInt(first, 10, 64) // 0 without a range
 	return n
 }
 
-// bytesPerSecond is what one connection gets: fetches must last long enough to
-// be interrupted.
+// bytesPerSecond is the rate of one connection: fetches must last long enough to be
+// interrupted.
 const bytesPerSecond = 16 << 20
 
-// throttled slows a body down and, where left is not negative, drops the
-// connection after so many bytes.
+// A throttled response limits the rate of a body. If left is not negative, it drops the
+// connection after that number of bytes.
 type throttled struct {
 	http.ResponseWriter
 	left int64

@@ -24,8 +24,8 @@ const (
 	secretKey = "torture-secret-key-0123456789abcdef0123"
 )
 
-// A node is one runner: it is started, killed and started again over the same
-// buckets and at the same addresses.
+// A node is a runner. It can be started again over the same buckets and at the same
+// addresses.
 type node struct {
 	number int
 	launch runner.Options
@@ -43,7 +43,7 @@ type key struct {
 	Secret string `json:"program_secret_key"`
 }
 
-// environment is what both runners have, and the S3 keys besides.
+// environment returns the environment variables of both runners, and more.
 func environment(dir string, more ...string) []string {
 	return append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "IMAGEROOT_ALLOW_NET=loopback",
@@ -60,7 +60,7 @@ func newNode(number int, dir, binary string, died func(number int), env []string
 	}
 }
 
-// firstNode returns the runner with the gateway inside, and where that is.
+// firstNode returns the runner with the gateway, and the gateway's URL.
 func firstNode(dir, binary string, died func(number int)) (n *node, s3 string) {
 	gateway := freeAddr()
 	env := environment(dir, "IMAGEROOT_S3_ACCESS_KEY="+accessKey, "IMAGEROOT_S3_SECRET_KEY="+secretKey)
@@ -73,8 +73,8 @@ func secondNode(dir, binary string, died func(number int), s3 string, k key) *no
 	return newNode(2, dir, binary, died, env, "--s3-endpoint", s3)
 }
 
-// programKey reads the key with which other processes may use the gateway as
-// imageroot itself does. That of uploads is for the image root only.
+// programKey reads the key with which imageroot uses the gateway and the second runner may,
+// too. The uploader's key is for the image root only.
 func programKey(dir string) (k key, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, "data", credentialsFile))
 	if err == nil {
@@ -85,7 +85,7 @@ func programKey(dir string) (k key, err error) {
 
 const credentialsFile = ".imageroot/credentials.json"
 
-// freeAddr returns an address that nobody listens on.
+// freeAddr returns a loopback address with a free port.
 func freeAddr() string {
 	l := listenLoopback()
 	defer l.Close()
@@ -117,12 +117,12 @@ func (n *node) up() bool {
 	return n.process != nil
 }
 
-// kill ends the runner as a power cut would.
+// kill ends the runner with SIGKILL.
 func (n *node) kill() error {
 	return n.finish(func(p *runner.Process) error { return p.Kill() })
 }
 
-// stop ends it as Ctrl-C does, which must take under 5 s.
+// stop ends the runner with a signal that it handles, which must take less than 5 s.
 func (n *node) stop() error {
 	const limit = 5 * time.Second
 	return n.finish(func(p *runner.Process) error { return p.Stop(limit) })
@@ -144,7 +144,7 @@ func (n *node) finish(end func(*runner.Process) error) error {
 	return nil
 }
 
-// pause stops the process for a while, as a laptop's lid does.
+// pause suspends the process for d, as closing the lid of a laptop does.
 func (n *node) pause(ctx context.Context, d time.Duration) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -161,7 +161,7 @@ func (n *node) pause(ctx context.Context, d time.Duration) error {
 	return n.process.Signal(syscall.SIGCONT)
 }
 
-// gone reports whether the process has ended by itself.
+// gone reports whether the process has ended without being killed or stopped.
 func (n *node) gone() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -179,15 +179,15 @@ func (n *node) gone() bool {
 func (n *node) keepLog(text string) {
 	f, err := os.OpenFile(n.logTo, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return // it is for whoever looks into a failure
+		return // the log file is optional
 	}
 	defer f.Close()
 	fmt.Fprintf(f, "%s\n---- ended %s\n", text, time.Now().Format("15:04:05.000"))
 }
 
-// logs returns all that the runner has logged.
+// logs returns the logs of all processes of the runner.
 func (n *node) logs() string {
-	data, _ := os.ReadFile(n.logTo) // none where it never ended
+	data, _ := os.ReadFile(n.logTo) // missing if no process has ended
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.process != nil {
@@ -196,7 +196,7 @@ func (n *node) logs() string {
 	return string(data)
 }
 
-// residentMiB is the memory that the process has now.
+// residentMiB returns the resident memory of the process.
 func (n *node) residentMiB() (int64, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

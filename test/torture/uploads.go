@@ -46,7 +46,7 @@ func (c *client) put(ctx context.Context) string {
 	return how
 }
 
-// putCut drops the connection in mid-body: nothing may change.
+// putCut drops the connection within the body. The image must not change.
 func (c *client) putCut(ctx context.Context) string {
 	name, content, n := c.image(), c.content(), c.runner()
 	size := content.size
@@ -85,7 +85,7 @@ func (c *client) delete(ctx context.Context) string {
 	return how
 }
 
-// resumed is an upload in parts, as the API shows it.
+// resumed is a resumable upload, as the API returns it.
 type resumed struct {
 	ID       string `json:"id"`
 	PartSize int64  `json:"part_size"`
@@ -100,11 +100,11 @@ type resumed struct {
 	} `json:"parts"`
 }
 
-// resumable uploads in parts, over every kill. Sometimes parts are sent twice,
-// with other bytes the second time, and sometimes the client goes away.
+// resumable performs a resumable upload, across kills of the runner. Sometimes it sends a
+// part twice, with other bytes the second time, or abandons the upload.
 func (c *client) resumable(ctx context.Context) string {
 	name := c.image()
-	// Of one to three parts.
+	// One to three parts.
 	size := 1 + c.rng.Int64N(40<<20)
 	content := newContent(c.rng.Uint64(), size)
 	var u resumed
@@ -114,11 +114,11 @@ func (c *client) resumable(ctx context.Context) string {
 	}
 	path := "/uploads/" + u.ID
 	if c.rng.IntN(4) == 0 {
-		// The file is another one after a while; all of it is sent again.
+		// The file changes during the upload, so the client sends all of it again.
 		before := newContent(c.rng.Uint64(), size)
 		for _, p := range u.Parts {
 			if !c.sendPart(ctx, u, p.Number, before) {
-				return "given up" // an answer was lost: that part might come later
+				return "given up" // a response was lost, so that part may arrive later
 			}
 			if c.rng.IntN(2) == 0 {
 				break
@@ -146,7 +146,7 @@ func (c *client) resumable(ctx context.Context) string {
 		status, err := c.sendJSON(ctx, c.runner(), http.MethodDelete, path, nil, nil)
 		return "abandoned: " + brief(status, err)
 	}
-	// Every part that was acknowledged is there, whatever was killed since.
+	// Each acknowledged part is there, even after a kill.
 	for ctx.Err() == nil {
 		var now resumed
 		status, err := c.sendJSON(ctx, c.runner(), http.MethodGet, path, nil, &now)
@@ -206,7 +206,7 @@ func (c *client) resumable(ctx context.Context) string {
 	return "completion lost"
 }
 
-// sendPart sends one part; false means that it was not acknowledged.
+// sendPart sends one part, and reports whether it was acknowledged.
 func (c *client) sendPart(ctx context.Context, u resumed, number int, content *content) bool {
 	offset := int64(number-1) * u.PartSize
 	size := min(u.PartSize, content.size-offset)
@@ -247,7 +247,8 @@ func (c *client) s3Delete(ctx context.Context) string {
 	return how
 }
 
-// s3Multipart uploads in parts through S3, in any order, some of them twice.
+// s3Multipart performs a multipart upload over S3, with parts in any order and some of them
+// twice.
 func (c *client) s3Multipart(ctx context.Context) string {
 	name := c.image()
 	content := newContent(c.rng.Uint64(), 1+c.rng.Int64N(18<<20))
@@ -301,7 +302,7 @@ func (c *client) s3Multipart(ctx context.Context) string {
 			if try == 0 {
 				c.violate("S3 multipart upload of %q is gone before it was completed: %v", name, err)
 			}
-			break // an earlier try did it, and somebody has replaced the object
+			break // an earlier attempt took effect, and another client has replaced the object
 		}
 		c.trace("client %d: S3 complete %q %s: %v", c.number, name, id, err)
 		pause(ctx, 300*time.Millisecond)
@@ -311,11 +312,11 @@ func (c *client) s3Multipart(ctx context.Context) string {
 	return how
 }
 
-// copyFile copies a file straight into the directory, as cp does: what is
-// there is written over in place.
+// copyFile copies a file into the directory as cp does: it overwrites an existing file in
+// place.
 func (c *client) copyFile(ctx context.Context) string {
 	name, content := c.image(), c.content()
-	unlock := c.lockFile(name) // two at once would mix their bytes, as everywhere
+	unlock := c.lockFile(name) // two writers in place would mix their bytes
 	defer unlock()
 	w := c.model.begin(name, "cp", 0, content)
 	err := func() error {
@@ -341,7 +342,7 @@ func (c *client) copyFile(ctx context.Context) string {
 	return "done"
 }
 
-// moveFile moves a file there that was written elsewhere.
+// moveFile writes a file elsewhere and moves it into the directory.
 func (c *client) moveFile(context.Context) string {
 	name, content := c.image(), c.content()
 	elsewhere := filepath.Join(c.dir, fmt.Sprintf("moving-%d", c.number))

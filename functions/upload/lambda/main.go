@@ -1,4 +1,4 @@
-// Command lambda is the upload function at AWS.
+// Command lambda is the upload function as a Lambda function. IMAGEROOT_* variables configure it.
 package main
 
 import (
