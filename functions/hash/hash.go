@@ -162,16 +162,24 @@ func (f *Function) enqueue(ctx context.Context, name string, version *store.Vers
 	keep := func(j job.Job) bool {
 		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
 	}
+	r := f.hashes()
 	for {
-		j, err := f.hashes().Enqueue(ctx, name, keep, func(j *job.Job) {
+		j, _, err := r.Jobs.Enqueue(ctx, r.Key(name), keep, func(j *job.Job) {
 			j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
 			j.BytesTotal = &version.Size
 		})
-		if err != nil || !j.Status.Active() || is(j) {
+		switch {
+		case err != nil || !j.Status.Active():
 			return j, err
+		case is(j) && j.Status == job.Queued:
+			// If it was queued before, its task may be lost, or wait for another
+			// process whose workers are busy.
+			return j, r.Send(ctx, name, 0)
+		case is(j):
+			return j, nil
 		}
 		// It reads a version that was replaced.
-		if _, err := f.hashes().Cancel(ctx, name); err != nil {
+		if _, err := r.Cancel(ctx, name); err != nil {
 			return j, err
 		}
 	}

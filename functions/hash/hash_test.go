@@ -682,6 +682,23 @@ func TestJobSpelledOtherwise(t *testing.T) {
 	})
 }
 
+// A job that waits for the workers of one process runs at once in another one that
+// is asked for it.
+func TestQueuedElsewhere(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.put(imageName, smallA)
+		for _, owner := range []string{"busy", "free"} {
+			p := w.process(owner, w.catalog)
+			if code := w.ask(p, "POST", "/catalog/hashes", `{"name": "`+imageName+`"}`); code != http.StatusAccepted {
+				t.Errorf("asked for: %d", code)
+			}
+			if tasks := p.work.take(); len(tasks) != 1 {
+				t.Errorf("the %s process has the tasks %v", owner, tasks)
+			}
+		}
+	})
+}
+
 func TestReconcile(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)

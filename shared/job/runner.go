@@ -35,10 +35,11 @@ func (r *Runner) Enqueue(ctx context.Context, id string, keep func(Job) bool, se
 	if err != nil || !queued {
 		return j, err
 	}
-	return j, r.send(ctx, id, 0)
+	return j, r.Send(ctx, id, 0)
 }
 
-func (r *Runner) send(ctx context.Context, id string, delay time.Duration) error {
+// Send sends the task of a job.
+func (r *Runner) Send(ctx context.Context, id string, delay time.Duration) error {
 	return r.Queue.Send(ctx, r.Task(id).Encode(), delay)
 }
 
@@ -104,7 +105,7 @@ func (r *Runner) Resume(ctx context.Context, jobs []Job) error {
 		case j.Status.Active() && r.Queue == nil:
 			_, err = r.Cancel(ctx, id)
 		case j.Status.Active():
-			err = r.send(ctx, id, j.Held(now))
+			err = r.Send(ctx, id, j.Held(now))
 		case j.Old(now):
 			err = r.Jobs.Sweep(ctx, r.Key(id))
 		}

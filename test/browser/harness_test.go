@@ -497,7 +497,10 @@ func command[P, R any](p *Page, c cdp.Command[P, R], params P) {
 func (p *Page) scheme(name string) {
 	p.t.Helper()
 	command(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+		Features: []*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: name},
+			{Name: "prefers-reduced-motion", Value: "reduce"}, // a picture would be of colors on their way
+		},
 	})
 }
 
