@@ -1,5 +1,5 @@
-// Package auth authenticates the operator, of whom there is one: by the API token, or
-// by a session that a password opens.
+// Package auth authenticates the operator by the API token, or by a session that a password
+// opens. There is one operator.
 //
 // The API token is a bearer token (RFC 6750 section 2.1). A session is a signed cookie
 // that lasts 30 days. The catalog root keeps the argon2id hash of the password, the key

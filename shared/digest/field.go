@@ -12,8 +12,8 @@ import (
 	"github.com/dunglas/httpsfv"
 )
 
-// Expected has the digests that a client gives for its bytes. An empty field is one
-// that it does not give.
+// Expected holds the digests that a client sends for its bytes. A field is empty if the
+// client does not send that digest.
 type Expected struct{ SHA256, SHA512 string }
 
 // ParseRequest returns the digests that a request has for its body, in Repr-Digest
@@ -88,7 +88,7 @@ func agree(field, algorithm string, sum []byte, into *string) error {
 }
 
 // FormatReprDigest returns the value of a Repr-Digest field (RFC 9530 section 3) for a
-// SHA-256, or "" if sha256 is none.
+// SHA-256 in hexadecimal, or "" if sha256 is not one.
 func FormatReprDigest(sha256 string) string {
 	sum, err := hex.DecodeString(sha256)
 	if err != nil || len(sum) != 32 {

@@ -91,8 +91,8 @@ func (s State) check() uint32 {
 }
 
 // Resume returns a Hasher with the saved state, for the bytes from s.Offset on. It
-// returns an error if the state is empty, damaged, or of a Go release with other
-// states; the stream must be hashed from its beginning then.
+// returns an error if the state is empty, damaged, or of a Go release with another
+// encoding; the stream must be hashed from its beginning then.
 func Resume(s State) (*Hasher, error) {
 	if s.Check != s.check() || s.Offset < 0 {
 		return nil, errors.New("the saved hash state is damaged")

@@ -21,7 +21,7 @@ var ErrStopped = errors.New("stopped before the end")
 // A Reader hashes a stream on a goroutine of its own, so that hashing and reading run
 // in parallel. It withholds the last block until the whole is verified: a stream that
 // fails verification never reaches its end. It holds 2 MiB. It is not safe for
-// concurrent use. The caller must call [Reader.Stop].
+// concurrent use. The caller must call [Reader.Stop] exactly once.
 type Reader struct {
 	out   chan []byte // closed at the end
 	free  chan []byte
@@ -133,8 +133,9 @@ func (r *Reader) turn() error {
 	return io.EOF
 }
 
-// Blocks reads to the end without copying. Each block is valid until the next
-// iteration. An error other than io.EOF comes last.
+// Blocks returns an iterator over the rest of the stream, in blocks of at most 512 KiB. It
+// does not copy: each block is valid until the next iteration. If the stream ends with an
+// error other than io.EOF, the last iteration yields that and no block.
 func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		for {

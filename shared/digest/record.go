@@ -1,7 +1,7 @@
 // Package digest computes and records the SHA-256 of images.
 //
 // A [Hasher] hashes a stream and can be saved and resumed, so that a killed process
-// need not read the stream again. A [Reader] hashes a stream on its way and withholds
+// need not read the stream again. A [Reader] hashes a stream while it is read and withholds
 // the end until the whole is verified. A [Record] is the digest of one version of an
 // image. [ParseRequest] and [FormatReprDigest] read and write the HTTP fields of RFC
 // 9530 and S3.
@@ -23,7 +23,7 @@ import (
 
 // The origin of the digest of a [Record].
 const (
-	ByUpload = "upload" // an upload, on its way to the store
+	ByUpload = "upload" // an upload, while the server received it
 	ByHash   = "hash"   // a hash job
 )
 
@@ -81,7 +81,7 @@ func (p Publisher) Equal(q Publisher) bool {
 	return same && p == q
 }
 
-// Warning returns a sentence for the operator of the image name, or "" if the checksum
+// Warning returns a sentence for the operator about the image name, or "" if the checksum
 // file matches. raw is the SHA-256 of the disk in the image, or "" if unknown.
 func (p Publisher) Warning(name, raw string) string {
 	switch {

@@ -60,7 +60,7 @@ func Parse(body []byte) ([]Event, error) {
 		}
 		key := r.S3.Object.Key
 		if formEncoded(r.EventSource, m.Key) {
-			// Decode once only: the decoded key may look encoded.
+			// Decode once only: a decoded key may contain "%" or "+".
 			k, err := url.QueryUnescape(key)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("record %d: the key %.300q is not encoded as its source encodes keys", i, key))

@@ -1,11 +1,11 @@
 // Package record reads and changes the JSON records that processes share.
 //
-// A record is decoded by [Decode], which tells a missing record from a damaged
-// one ([ErrDamaged]) and from one of a newer program ([ErrNewer]). It is changed
-// by compare-and-swap of store.Records: [Swap] is one attempt, [Change] and
-// [Repair] repeat it until no other write comes between. A write is as durable as
-// store.Records makes it. All functions are safe for concurrent use, from several
-// processes too. docs/records.md documents the format of each record.
+// [Read] distinguishes a missing record (store.ErrNotFound) from a damaged one
+// ([ErrDamaged]) and from one of a newer program ([ErrNewer]). Records change by
+// compare-and-swap of store.Records: [Swap] is one attempt, and [Change] and [Repair]
+// repeat it until no other write intervenes. A write is as durable as store.Records makes
+// it. All functions are safe for concurrent use, from several processes too.
+// docs/records.md documents the format of each record.
 package record
 
 import (
@@ -212,8 +212,8 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 }
 
 // Change reads the record, calls change to edit it, and writes the result, and
-// repeats this until no other write comes between: at most 100 times, and 10 times
-// with an unknown outcome. exists is false, and v zero, if there is no record or a
+// repeats this until no other write intervenes: at most 100 times, and 10 times with
+// an unknown outcome. exists is false, and v zero, if there is no record or a
 // damaged one. Change returns the record in force afterwards and its tag. If change
 // returns an error, Change writes nothing and returns that error, or nil if it is
 // [ErrKeep]. After the last attempt it returns store.ErrConflict or

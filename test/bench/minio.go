@@ -60,7 +60,7 @@ func (b *bench) minio(ctx context.Context) error {
 			if err := settle(f.path); err != nil {
 				return 0, err
 			}
-			took, err := s.aws("s3", "cp", "--only-show-errors", f.path, "s3://images/copied.bin").time(ctx, b.dir) // no image: nobody hashes it
+			took, err := s.aws("s3", "cp", "--only-show-errors", f.path, "s3://images/copied.bin").time(ctx, b.dir) // not an image, so it is not hashed
 			if err != nil {
 				return 0, err
 			}
