@@ -105,18 +105,20 @@ func (s *server) wire() error {
 	return nil
 }
 
+// countJobs counts jobs by kind and status. A kind that cannot be listed is missing:
+// its numbers are not known.
 func countJobs(inv *inventory.Inventory) map[[2]string]int {
 	const patience = 5 * time.Second
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	counts := map[[2]string]int{}
 	for _, k := range job.Kinds {
-		for _, status := range []job.Status{job.Queued, job.Running} {
-			counts[[2]string{k.Name, string(status)}] = 0
-		}
 		jobs, err := inv.Jobs(ctx, k)
 		if err != nil {
-			continue // its gauge stays 0: the number of jobs is not known
+			continue
+		}
+		for _, status := range []job.Status{job.Queued, job.Running} {
+			counts[[2]string{k.Name, string(status)}] = 0
 		}
 		for _, j := range jobs {
 			counts[[2]string{k.Name, string(j.Status)}]++
