@@ -52,7 +52,7 @@ testdeps: ## install what make test needs (Debian packages)
 # TestDeep. Tests that run other programs than go say so with test/need, and
 # -short leaves them out.
 .PHONY: unit
-unit: ## the units, with Go alone (a minute)
+unit: ## the units, with Go alone (two minutes)
 	@$(GOTEST) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
 	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
