@@ -72,22 +72,6 @@ func expect(t *testing.T, found []finding, what string, v verdict, words ...stri
 	}
 }
 
-// mount mounts a file system for the test.
-func mount(t *testing.T, kind, options string) string {
-	t.Helper()
-	need.Root(t)
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, kind, 0, options); err != nil {
-		t.Fatalf("mount %s: %v", kind, err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 func TestDoctorDirectory(t *testing.T) {
 	look := func(dir string) []finding {
 		d := patient(t)
@@ -141,13 +125,13 @@ func TestDeepDoctorFileSystems(t *testing.T) {
 		d.cfg.Data = dir
 		return d.directory(t.Context())
 	}
-	expect(t, look(mount(t, "ramfs", "")), "attributes", fail, "extended attributes", "ext4")
-	small := look(mount(t, "tmpfs", "size=1m"))
+	expect(t, look(need.Mount(t, "ramfs", "")), "attributes", fail, "extended attributes", "ext4")
+	small := look(need.Mount(t, "tmpfs", "size=1m"))
 	expect(t, small, "space", fail, "larger disk")
 	expect(t, small, "attributes", good)
-	expect(t, look(mount(t, "tmpfs", "size=1g")), "space", warn, "larger disk")
+	expect(t, look(need.Mount(t, "tmpfs", "size=1g")), "space", warn, "larger disk")
 
-	few := mount(t, "tmpfs", "size=8g,nr_inodes=20")
+	few := need.Mount(t, "tmpfs", "size=8g,nr_inodes=20")
 	expect(t, look(few), "files", warn, "mkfs")
 	for i := 0; ; i++ {
 		if err := os.WriteFile(filepath.Join(few, fmt.Sprint(i)), nil, 0o644); err != nil {

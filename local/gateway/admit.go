@@ -117,7 +117,7 @@ func admitted(ctx fiber.Ctx) error {
 // kernel takes at once, so that a client that does not read it has no place.
 func dismiss(ctx fiber.Ctx) {
 	ctx.RequestCtx().SetConnectionClose()
-	if answer := ctx.Response(); len(answer.Body()) > maxRefusal {
+	if answer := ctx.Response(); len(answer.Body()) > maxRefusal && bytes.Contains(answer.Body(), []byte("<Code>SignatureDoesNotMatch</Code>")) {
 		id := func(name string) string { return string(answer.Header.Peek(name)) }
 		answer.SetBody(s3err.GetAPIError(s3err.ErrSignatureDoesNotMatch).XMLBody(id("X-Amz-Request-Id"), id("X-Amz-Id-2")))
 	}

@@ -16,6 +16,7 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
+	"imageroot/test/need"
 )
 
 const mib = 1 << 20
@@ -261,7 +262,7 @@ func TestLateParts(t *testing.T) {
 // TestDeepFailedCompletion breaks a completion off with a full disk; another one,
 // of other parts, then has the bytes of each.
 func TestDeepFailedCompletion(t *testing.T) {
-	dir := mount(t, "tmpfs", "size=96m")
+	dir := need.Mount(t, "tmpfs", "size=96m")
 	var disk disk
 	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")

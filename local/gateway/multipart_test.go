@@ -21,6 +21,7 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
+	"imageroot/test/need"
 )
 
 // uploadDir is where versitygw keeps the parts of an upload.
@@ -422,7 +423,7 @@ func (c *counter) Read(p []byte) (int, error) {
 
 // TestDeepDiskRunsFull fills a real file system in the middle of uploads.
 func TestDeepDiskRunsFull(t *testing.T) {
-	dir := mount(t, "tmpfs", "size=96m")
+	dir := need.Mount(t, "tmpfs", "size=96m")
 	var disk disk
 	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")

@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
 	"imageroot/test/need"
@@ -122,24 +120,8 @@ func startRefused(t *testing.T, dir string) string {
 	return string(out)
 }
 
-// mount mounts a file system for the test.
-func mount(t *testing.T, kind, options string) string {
-	t.Helper()
-	need.Root(t)
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, kind, 0, options); err != nil {
-		t.Fatalf("mount %s: %v", kind, err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 func TestDeepStartRefusesFileSystemWithoutAttributes(t *testing.T) {
-	dir := mount(t, "ramfs", "")
+	dir := need.Mount(t, "ramfs", "")
 	if g, err := gateway.Start(t.Context(), config(dir)); err == nil {
 		g.Close()
 		t.Error("it started")

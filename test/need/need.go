@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Programs declares that a test runs the programs with these names. With
@@ -30,4 +32,21 @@ func Root(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test takes root: sudo make deep")
 	}
+}
+
+// Mount mounts a file system of that kind for the test, which takes root, and
+// returns its directory.
+func Mount(t testing.TB, kind, options string) string {
+	t.Helper()
+	Root(t)
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, kind, 0, options); err != nil {
+		t.Fatalf("mount %s: %v", kind, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
