@@ -256,7 +256,7 @@ var reads = []string{
 }
 
 // TestNewerRecords has a newer version write a record of each kind. The program
-// names the record, leaves it as it is whatever is asked for, and does everything else.
+// names the record, changes it on no request, and does everything else.
 func TestNewerRecords(t *testing.T) {
 	l := newLab(t)
 	disk, whole, kinds := l.fill()

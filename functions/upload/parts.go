@@ -242,8 +242,8 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, partView{Number: n, URL: r.URL.Path, SizeBytes: r.ContentLength, Done: true, ETag: &part.ETag})
 }
 
-// hasherFor returns the hash of all parts before n where that is known, and
-// one that nobody will ask where it is not.
+// hasherFor returns the hash of all parts before n, and true, if it is known.
+// Otherwise it returns an empty hash, whose sum is not used.
 func hasherFor(p *pending, n int32) (h *digest.Hasher, inOrder bool) {
 	if p.Hashed.Offset == int64(n-1)*p.PartSize {
 		if h, err := digest.Resume(p.Hashed); err == nil {

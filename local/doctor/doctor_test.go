@@ -380,7 +380,7 @@ func TestDoctorEndpoint(t *testing.T) {
 	expect(t, look(secure.URL), "s3", fail, "AWS_CA_BUNDLE")
 }
 
-// listing is the answer to whoever lists, from a server with nothing in it.
+// listing is the answer to a listing of an empty server.
 const listing = `<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>x</Name><KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated></ListBucketResult>`
 
 func TestDoctorServers(t *testing.T) {

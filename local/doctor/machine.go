@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// streamPatience is the longest silence of a server. An event stream has a sign of life
+// streamPatience is the longest silence of a server. An event stream has a keep-alive
 // every ten seconds.
 const streamPatience = 12 * time.Second
 

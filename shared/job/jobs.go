@@ -57,7 +57,7 @@ func (j *Jobs) end(ctx context.Context, key string, status Status, change func(j
 	return job, ended, err
 }
 
-// Cancel ends an active job. A job that has ended stays as it is. The job's Idle
+// Cancel ends an active job. A job that has ended is not changed. The job's Idle
 // is set if it was queued, since no run of it will report its end then. The error
 // is store.ErrNotFound if there is no job.
 func (j *Jobs) Cancel(ctx context.Context, key string) (Job, error) {

@@ -55,7 +55,7 @@ type Listener struct {
 }
 
 // Silence is the time without a byte after which a stream counts as dead. The request asks
-// the server for a sign of life every ten seconds.
+// the server for a keep-alive every ten seconds.
 const Silence = 35 * time.Second
 
 // The next attempt follows after about least. Each attempt that fails, or whose stream ends
