@@ -20,7 +20,7 @@ import (
 	"imageroot/shared/config"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
-	"imageroot/shared/source"
+	"imageroot/shared/kit/sources"
 	"imageroot/shared/web"
 )
 
@@ -39,13 +39,10 @@ func (s *server) openOperator(ctx context.Context) error {
 // wire connects the functions to the kit, their queues and one HTTP server.
 func (s *server) wire() error {
 	k, q := s.kit, s.queues
-	policy, err := k.Policy()
+	client, err := sources.New(k)
 	if err != nil {
 		return err
 	}
-	sources := source.New(source.Config{
-		Policy: policy, DockerConfig: k.DockerConfig, PlainHTTP: k.PlainHTTP, UserAgent: "imageroot/" + config.Version(), UnusedProxy: k.UnusedProxy,
-	})
 	if k.UnusedProxy != "" {
 		s.log.Warn(k.UnusedProxy + doctor.UnusedProxy)
 	}
@@ -60,7 +57,7 @@ func (s *server) wire() error {
 		hasher.CheckJobs = q.checkJobs
 	}
 	fetcher := &fetch.Function{
-		Catalog: k.Catalog, Sources: sources, Jobs: k.Jobs, FetchJobs: q.fetchJobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Catalog: k.Catalog, Sources: client, Jobs: k.Jobs, FetchJobs: q.fetchJobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
 		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
 	}
 	uploader := &upload.Function{
@@ -68,7 +65,7 @@ func (s *server) wire() error {
 		Free: s.free, Now: k.Now, Log: s.log,
 	}
 	adder := &addbyurl.Function{
-		Catalog: k.Catalog, Sources: sources, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
+		Catalog: k.Catalog, Sources: client, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
 	}
 	lister := &catalog.Function{
 		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),

@@ -1,7 +1,7 @@
 // Package kit opens what the functions share: the image root and the catalog root, the
-// inventory over both, jobs, activity, the operator, metrics and the address policy for
-// sources. The runner (package main in local) and the Lambda functions (shared/cloud)
-// open the same kit and add what differs: queues, the gateway, presigned URLs.
+// inventory over both, jobs, activity, the operator and metrics. The runner (package main
+// in local) and the Lambda functions (shared/cloud) open the same kit and add what
+// differs: queues, the gateway, presigned URLs.
 package kit
 
 import (
@@ -20,7 +20,6 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
-	"imageroot/shared/netpolicy"
 	"imageroot/shared/store"
 )
 
@@ -29,8 +28,8 @@ type Config struct {
 	config.Config
 	// Images and Catalog are the two roots.
 	Images, Catalog store.Root
-	// Server is the HOST:PORT of their S3 server, which the policy denies to sources. It
-	// is empty if sources cannot reach that server.
+	// Server is the HOST:PORT of their S3 server, which is denied to sources. It is empty
+	// if sources cannot reach that server.
 	Server string
 	// PrivateSources allows sources in private networks.
 	PrivateSources bool
@@ -45,27 +44,24 @@ type Config struct {
 
 // A Kit holds what the functions share. Its parts are safe for concurrent use.
 type Kit struct {
-	config.Config
-	// Images and Catalog are the roots. The inventory observes each write through them.
-	Images, Catalog store.Root
-	Inventory       *inventory.Inventory
-	Activity        *activity.Log
-	Jobs            *job.Jobs
-	Metric          *metric.Set
-	Operator        *auth.Operator // nil until OpenOperator
-	Now             func() time.Time
-	Log             *slog.Logger
-
-	cfg Config
+	// Config is that of [New], but the inventory observes each write through Images and
+	// Catalog.
+	Config
+	Inventory *inventory.Inventory
+	Activity  *activity.Log
+	Jobs      *job.Jobs
+	Metric    *metric.Set
+	Operator  *auth.Operator // nil until OpenOperator
+	Now       func() time.Time
 }
 
 // New returns a kit without an Operator. It does not access the roots.
 func New(cfg Config) *Kit {
-	k := &Kit{Config: cfg.Config, Metric: metric.New(job.Names()...), Now: time.Now, Log: cfg.Log, cfg: cfg}
+	k := &Kit{Config: cfg, Metric: metric.New(job.Names()...), Now: time.Now}
 	k.Inventory = inventory.New(inventory.Config{
-		Images: cfg.Images, Catalog: cfg.Catalog, Hidden: cfg.Hidden, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: k.Now, Log: k.Log,
+		Images: k.Images, Catalog: k.Catalog, Hidden: k.Hidden, MaxAge: k.MaxAge, Wait: k.Wait, Now: k.Now, Log: k.Log,
 	})
-	k.Images, k.Catalog = k.Inventory.ObserveImages(cfg.Images), k.Inventory.ObserveCatalog(cfg.Catalog)
+	k.Images, k.Catalog = k.Inventory.ObserveImages(k.Images), k.Inventory.ObserveCatalog(k.Catalog)
 	k.Activity = &activity.Log{Root: k.Catalog, Now: k.Now, Log: k.Log}
 	k.Jobs = &job.Jobs{Records: k.Catalog, Owner: rand.Text(), Now: k.Now}
 	return k
@@ -76,19 +72,9 @@ func New(cfg Config) *Kit {
 // password.
 func (k *Kit) OpenOperator(ctx context.Context) (err error) {
 	k.Operator, err = auth.Open(ctx, auth.Config{
-		Records: k.Catalog, Password: k.Password, Token: k.Token, SessionKey: k.Lambda.SessionKey, Follow: k.cfg.Follow, Now: k.Now, Log: k.Log,
+		Records: k.Catalog, Password: k.Password, Token: k.Token, SessionKey: k.Lambda.SessionKey, Follow: k.Follow, Now: k.Now, Log: k.Log,
 	})
 	return err
-}
-
-// Policy returns the address policy for sources: the default and AllowNet, without the
-// address of the S3 server. The error is that of netpolicy.Parse.
-func (k *Kit) Policy() (netpolicy.Policy, error) {
-	base := netpolicy.Policy{Private: k.cfg.PrivateSources}
-	if k.cfg.Server != "" {
-		base.Endpoints = []string{k.cfg.Server}
-	}
-	return netpolicy.Parse(k.AllowNet, base)
 }
 
 // Ready returns nil if the image root answers, and the error of store.Objects otherwise.

@@ -69,8 +69,8 @@ func TestImports(t *testing.T) {
 		"imageroot/functions/addbyurl":  {"local"},
 		"imageroot/functions/hash":      {"local"},
 		"imageroot/functions/fetch":     {"local"},
-		"imageroot/shared/config":       {"local", "local/doctor", "shared/cloud", "shared/kit"},
-		"imageroot/shared/kit":          {"local", "shared/cloud"},
+		"imageroot/shared/config":       {"local", "local/doctor", "shared/cloud", "shared/kit", "shared/kit/sources"},
+		"imageroot/shared/kit":          {"local", "shared/cloud", "shared/kit/sources"},
 		"imageroot/shared/store/s3stor": {"local", "local/doctor", "shared/cloud"},
 		"imageroot/shared/store/probe":  {"local", "local/doctor"},
 	}
@@ -156,8 +156,8 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
-// The environment is read in one place, the clock is injected, and the runner of
-// jobs is the only one.
+// The environment is read in one place, the clock is injected, the runner of jobs is
+// the only one, and the client of sources is configured once.
 func TestCalls(t *testing.T) {
 	banned := map[string][]string{ // call to where it may be
 		"os.Getenv":    {"shared/config"},
@@ -166,6 +166,7 @@ func TestCalls(t *testing.T) {
 		"time.Sleep":   {},
 		// The end of a job and the fenced publish are written once, in the runner.
 		"record.Swap": {"shared/job", "functions/upload"},
+		"source.New":  {"shared/kit/sources"},
 		".JobEnded":   {"shared/job"}, // a method
 	}
 	for _, p := range packages(t) {

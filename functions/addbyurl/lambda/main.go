@@ -7,9 +7,9 @@ import (
 	"imageroot/functions/addbyurl"
 	"imageroot/shared/cloud"
 	"imageroot/shared/config"
+	"imageroot/shared/kit/sources"
 	"imageroot/shared/lambda"
 	"imageroot/shared/layout"
-	"imageroot/shared/source"
 )
 
 func main() { lambda.Start(open) }
@@ -19,13 +19,12 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := c.Policy()
+	client, err := sources.New(c.Kit)
 	if err != nil {
 		return nil, err
 	}
 	f := &addbyurl.Function{
-		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + config.Version()}),
-		Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
+		Catalog: c.Catalog, Sources: client, Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
 		Uncache: func(ctx context.Context, sha256 string) error { return c.Catalog.Delete(ctx, layout.BlobKey(sha256)) },
 	}
 	return c.Function(f.Routes(), nil, nil), nil

@@ -7,8 +7,8 @@ import (
 	"imageroot/functions/fetch"
 	"imageroot/shared/cloud"
 	"imageroot/shared/config"
+	"imageroot/shared/kit/sources"
 	"imageroot/shared/lambda"
-	"imageroot/shared/source"
 )
 
 func main() { lambda.Start(open) }
@@ -18,7 +18,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := c.Policy()
+	client, err := sources.New(c.Kit)
 	if err != nil {
 		return nil, err
 	}
@@ -27,8 +27,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		return nil, err
 	}
 	f := &fetch.Function{
-		Catalog: c.Catalog, Sources: source.New(source.Config{Policy: policy, PlainHTTP: c.PlainHTTP, UserAgent: "imageroot/" + config.Version()}),
-		Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Catalog: c.Catalog, Sources: client, Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
 	jobs, err := c.Queue(c.Lambda.FetchJobQueue, f.GiveUp)
