@@ -286,7 +286,7 @@ func (w *world) routes(f *Function) http.Handler {
 
 type everybody struct{}
 
-func (everybody) Authenticated(*http.Request) (bool, error) { return true, nil }
+func (everybody) Authenticate(*http.Request) error { return nil }
 
 // A job that waits to go on is cancelled with its parts.
 func TestCancelBetweenRuns(t *testing.T) {

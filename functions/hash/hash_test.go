@@ -301,7 +301,7 @@ func TestCancel(t *testing.T) {
 
 type everybody struct{}
 
-func (everybody) Authenticated(*http.Request) (bool, error) { return true, nil }
+func (everybody) Authenticate(*http.Request) error { return nil }
 
 func TestRace(t *testing.T) {
 	bubble(t, func(w *world) {

@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -194,49 +193,35 @@ func (o *Operator) signing(ctx context.Context) ([]byte, error) {
 	return o.key, nil
 }
 
-// Authenticated implements web.Authenticator. The error is one of the store.
-func (o *Operator) Authenticated(r *http.Request) (bool, error) {
-	if token, ok := bearer(r); ok {
+// Authenticate implements web.Authenticator. It may disclose that the server has no API
+// token: that does not help a client to guess one.
+func (o *Operator) Authenticate(r *http.Request) error {
+	if token, ok := web.Bearer(r); ok {
 		sum := sha256.Sum256([]byte(token))
-		return o.cfg.Token != "" && subtle.ConstantTimeCompare(sum[:], o.token[:]) == 1, nil
+		switch {
+		case token == "":
+			return problem.New(problem.Unauthorized, "the API token that was sent is empty: set the variable that it comes from")
+		case o.cfg.Token == "":
+			return problem.New(problem.Unauthorized, "this server has no API token: start it with one in IMAGEROOT_TOKEN, or log in")
+		case subtle.ConstantTimeCompare(sum[:], o.token[:]) != 1:
+			return problem.New(problem.Unauthorized, "the API token that was sent is not this server's, which is what IMAGEROOT_TOKEN was at its start")
+		}
+		return nil
 	}
 	c, err := r.Cookie(SessionCookie)
 	if err != nil {
-		return false, nil
+		return problem.New(problem.Unauthorized, "this needs the operator: log in, or send Authorization: Bearer with the API token")
 	}
 	key, err := o.signing(r.Context())
 	if err != nil {
-		return false, err
+		return err
 	}
-	id, expires, ok := o.parse(key, c.Value)
-	if !ok {
-		return false, nil
+	if id, expires, ok := o.parse(key, c.Value); ok {
+		if ended, err := o.hasEnded(r.Context(), id, expires); err != nil || !ended {
+			return err
+		}
 	}
-	ended, err := o.hasEnded(r.Context(), id, expires)
-	return !ended && err == nil, err
-}
-
-// Refused implements web.Refuser. It may disclose that the server has no API token: that
-// does not help a client to guess one.
-func (o *Operator) Refused(r *http.Request) string {
-	token, sent := bearer(r)
-	_, err := r.Cookie(SessionCookie)
-	switch {
-	case sent && token == "":
-		return "the API token that was sent is empty: set the variable that it comes from"
-	case sent && o.cfg.Token == "":
-		return "this server has no API token: start it with one in IMAGEROOT_TOKEN, or log in at /ui/login"
-	case sent:
-		return "the API token that was sent is not this server's, which is what IMAGEROOT_TOKEN was at its start"
-	case err == nil:
-		return "the session has ended: log in again at /ui/login"
-	}
-	return ""
-}
-
-func bearer(r *http.Request) (string, bool) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
+	return problem.New(problem.Unauthorized, "the session has ended: log in again")
 }
 
 // Login checks a password and begins a session. The error is a [problem.Error] of kind

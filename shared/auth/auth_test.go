@@ -84,11 +84,11 @@ func knows(t *testing.T, o *Operator, c *http.Cookie, authorization string) bool
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
 	}
-	ok, err := o.Authenticated(r)
-	if err != nil {
+	err := o.Authenticate(r)
+	if err != nil && problem.From(err).Code != problem.Unauthorized {
 		t.Fatal(err)
 	}
-	return ok
+	return err == nil
 }
 
 func logout(t *testing.T, o *Operator, c *http.Cookie) {
@@ -217,8 +217,8 @@ func TestStoreDown(t *testing.T) {
 	s.Reset(func(faultstore.Call) faultstore.Fault { return faultstore.Before })
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.AddCookie(session)
-	if ok, err := o.Authenticated(r); ok || err == nil {
-		t.Errorf("with the store down: %v, %v", ok, err)
+	if err := o.Authenticate(r); err == nil || problem.From(err).Code == problem.Unauthorized {
+		t.Errorf("with the store down: %v", err)
 	}
 	if err := o.Logout(httptest.NewRecorder(), r); err == nil {
 		t.Error("a log-out that nobody learned of went well")
@@ -260,7 +260,7 @@ func TestRefused(t *testing.T) {
 		{"a-token-for-tests", "Bearer ", "", "empty"},
 		{"", "Bearer a-token-for-tests", "", "no API token"},
 		{"a-token-for-tests", "", "old", "ended"},
-		{"a-token-for-tests", "", "", ""},
+		{"a-token-for-tests", "", "", "needs the operator"},
 	} {
 		o := operators[tt.token]
 		r := httptest.NewRequest(http.MethodGet, "/catalog", nil)
@@ -270,11 +270,8 @@ func TestRefused(t *testing.T) {
 		if tt.cookie != "" {
 			r.AddCookie(&http.Cookie{Name: SessionCookie, Value: tt.cookie})
 		}
-		if ok, err := o.Authenticated(r); ok || err != nil {
-			t.Errorf("%+v: %v, %v", tt, ok, err)
-		}
-		if got := o.Refused(r); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
-			t.Errorf("%+v: %q", tt, got)
+		if e := problem.From(o.Authenticate(r)); e == nil || e.Code != problem.Unauthorized || !strings.Contains(e.Detail, tt.want) {
+			t.Errorf("%+v: %v", tt, e)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"strings"
 
 	"imageroot/shared/objectevent"
 	"imageroot/shared/problem"
@@ -44,7 +43,9 @@ func (h *Hook) take(w http.ResponseWriter, r *http.Request) error {
 	if h.Token == "" {
 		return problem.New(problem.NotFound, "no events are taken here: start imageroot with IMAGEROOT_S3_ENDPOINT and IMAGEROOT_WEBHOOK_TOKEN, and give the S3 server's webhook target that token")
 	}
-	if !bears(r, h.Token) {
+	given, ok := web.Bearer(r)
+	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(h.Token))
+	if !ok || subtle.ConstantTimeCompare(a[:], b[:]) != 1 {
 		return problem.New(problem.Forbidden, "the token is not that of IMAGEROOT_WEBHOOK_TOKEN: give it to the S3 server's webhook target as auth_token")
 	}
 	body, err := io.ReadAll(r.Body)
@@ -65,11 +66,4 @@ func (h *Hook) take(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// bears reports whether a request has this bearer token. It compares in constant time.
-func bears(r *http.Request, token string) bool {
-	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	a, b := sha256.Sum256([]byte(strings.TrimSpace(given))), sha256.Sum256([]byte(token))
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }

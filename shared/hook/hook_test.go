@@ -13,6 +13,7 @@ import (
 	"imageroot/shared/hook"
 	"imageroot/shared/metric"
 	"imageroot/shared/objectevent"
+	"imageroot/shared/problem"
 	"imageroot/shared/web"
 )
 
@@ -21,7 +22,7 @@ const token = "webhook-token-0123456789"
 // nobody is the operator.
 type nobody struct{}
 
-func (nobody) Authenticated(*http.Request) (bool, error) { return false, nil }
+func (nobody) Authenticate(*http.Request) error { return problem.New(problem.Unauthorized, "nobody") }
 
 type told struct {
 	events     []objectevent.Event

@@ -212,6 +212,13 @@ func AcceptsCoding(r *http.Request, coding string) bool {
 	return false
 }
 
+// Bearer returns the bearer token of a request (RFC 6750 section 2.1), which may be
+// empty. Its ok is false if the request has none.
+func Bearer(r *http.Request) (token string, ok bool) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
+}
+
 // ClientIP returns the IP address of the client, which may be behind a trusted
 // proxy (see [Proxies]).
 func ClientIP(r *http.Request) string {

@@ -78,14 +78,10 @@ const (
 // An Authenticator authenticates the operator. It must be safe for concurrent
 // use.
 type Authenticator interface {
-	// Authenticated reports whether the request is the operator's.
-	Authenticated(r *http.Request) (bool, error)
-}
-
-// A Refuser is an [Authenticator] that explains a refusal: Refused returns a
-// sentence with the reason and what to do, or "".
-type Refuser interface {
-	Refused(r *http.Request) string
+	// Authenticate returns nil if the request is the operator's. If it is not, the
+	// error is a [problem.Error] of kind Unauthorized, whose detail says why and what
+	// to do. Any other error says that this is not known.
+	Authenticate(r *http.Request) error
 }
 
 // Config of a [Handler].
@@ -295,21 +291,16 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 	if rt.Access == Always || rt.Access == Open && h.cfg.PublicRead {
 		return nil
 	}
-	ok, err := h.cfg.Auth.Authenticated(r)
+	err := h.cfg.Auth.Authenticate(r)
+	refused, ok := errors.AsType[*problem.Error](err)
 	switch {
-	case err != nil:
+	case !ok || refused.Code != problem.Unauthorized:
 		return err
-	case ok:
-		return nil
 	case rt.Access == Page && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		return &loginRequired{next: r.URL.RequestURI()}
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="imageroot"`)
-	reason := "this needs the operator: log in at " + h.cfg.Pages.Login + ", or send Authorization: Bearer with the API token"
-	if a, ok := h.cfg.Auth.(Refuser); ok {
-		reason = cmp.Or(a.Refused(r), reason)
-	}
-	return problem.New(problem.Unauthorized, reason)
+	return problem.New(problem.Unauthorized, refused.Detail+"; the page to log in is "+h.cfg.Pages.Login)
 }
 
 // loginRequired is the error that is answered with the log-in page.

@@ -27,14 +27,14 @@ type operator struct{}
 
 var errAuth = errors.New("the store of sessions is down")
 
-func (operator) Authenticated(r *http.Request) (bool, error) {
+func (operator) Authenticate(r *http.Request) error {
 	switch r.Header.Get("Authorization") {
 	case "operator":
-		return true, nil
+		return nil
 	case "broken":
-		return false, errAuth
+		return errAuth
 	}
-	return false, nil
+	return problem.New(problem.Unauthorized, "this is not the operator")
 }
 
 // A site is a handler of routes, with its log.

@@ -123,11 +123,7 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, status int, v templ
 // ErrorPage answers with a page about a problem. It is ErrorPage of
 // [web.Config].
 func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Error, status int) {
-	signedIn := false
-	if e.Code != problem.Unauthorized {
-		ok, err := p.Auth.Authenticated(r)
-		signedIn = ok && err == nil
-	}
+	signedIn := e.Code != problem.Unauthorized && p.Auth.Authenticate(r) == nil
 	if signedIn && isAddForm(r) {
 		// The form again, with its values.
 		add := templates.Add{
