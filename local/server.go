@@ -42,7 +42,7 @@ const (
 	connections, connectionsEach = 512, 128
 	// drainTime is the time for requests and jobs to end, and cutTime the time for the
 	// requests that are cut off then, and the jobs, to record that.
-	drainTime, cutTime = 3 * time.Second, time.Second
+	drainTime, cutTime = 3 * time.Second, 5 * time.Second
 )
 
 // A server is the running program.

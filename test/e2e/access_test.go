@@ -385,17 +385,26 @@ func TestAccessGuessing(t *testing.T) {
 	s.postLogin(t, password).Must(t, 303)
 	asForm := header("Content-Type", "application/x-www-form-urlencoded")
 	guess := []byte(url.Values{"password": {"guess"}}.Encode())
-	behind := func(client string, want int) {
+	behind := func(client string) int {
 		t.Helper()
-		if got := s.from(t, "127.0.0.7", "POST", "/ui/login", guess, anonymous, asForm, header("X-Forwarded-For", client)); got != want {
-			t.Errorf("a guess of %s behind the proxy: %d, want %d", client, got, want)
+		return s.from(t, "127.0.0.7", "POST", "/ui/login", guess, anonymous, asForm, header("X-Forwarded-For", client))
+	}
+	tooMany := false
+	for i := 0; i < 40 && !tooMany; i++ {
+		switch got := behind("203.0.113.1"); got {
+		case 401:
+		case 429:
+			tooMany = true
+		default:
+			t.Fatalf("a guess behind the proxy: %d", got)
 		}
 	}
-	for range 5 {
-		behind("203.0.113.1", 401)
+	if !tooMany {
+		t.Error("40 guesses of one client behind the proxy, and none too many")
 	}
-	behind("203.0.113.1", 429)
-	behind("203.0.113.2", 401)
+	if got := behind("203.0.113.2"); got != 401 {
+		t.Errorf("the first guess of another client behind the proxy: %d", got)
+	}
 	if n := len(s.Events(t, url.Values{"kind": {"auth.login.failed"}, "limit": {"100"}})); n == 0 {
 		t.Error("no event tells of the guesses")
 	}
@@ -509,12 +518,12 @@ func TestAccessHeaderLimits(t *testing.T) {
 		"the path":    "",
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), 5*time.Second)
+			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), within)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = conn.Close() }()
-			if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
 				t.Fatal(err)
 			}
 			target := "/healthz"
@@ -540,7 +549,7 @@ func TestAccessHeaderLimits(t *testing.T) {
 func TestAccessSlowHead(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), 5*time.Second)
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), within)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -548,11 +557,11 @@ func TestAccessSlowHead(t *testing.T) {
 	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(90 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(within)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error("the connection is still open after 90 s")
+		t.Error("the connection is still open")
 	}
 }
 

@@ -82,7 +82,7 @@ func (s *Server) check(t testing.TB, name string) (job, bool) {
 func (s *Server) waitCheck(t testing.TB, name, what string, ok func(job) bool) job {
 	t.Helper()
 	var got job
-	eventually(t, 2*within, fmt.Sprintf("check of %q: %s", name, what), func() error {
+	eventually(t, within, fmt.Sprintf("check of %q: %s", name, what), func() error {
 		j, found := s.check(t, name)
 		if !found {
 			return errors.New("there is no such job")
@@ -253,26 +253,32 @@ func TestContentByDigest(t *testing.T) {
 	}
 }
 
-// slowImage returns an image whose check takes long: noise in bzip2, 64 MiB in
-// eight streams that are the same.
-func slowImage(t testing.TB) []byte {
+// slowImages returns an image whose check takes a fraction of a second, and one
+// whose check takes a minute or more: noise in bzip2, then 24 GiB of zeros in
+// streams of a few bytes each.
+func slowImages(t testing.TB) (brief, slow []byte) {
 	t.Helper()
-	cmd := exec.Command("bzip2", "-1", "-c")
-	cmd.Stdin = bytes.NewReader(content(62, 8<<20))
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
+	pack := func(b []byte) []byte {
+		cmd := exec.Command("bzip2", "-9", "-c")
+		cmd.Stdin = bytes.NewReader(b)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
 	}
-	return bytes.Repeat(out, 8)
+	brief = pack(content(62, 8<<20))
+	const stream = 32 << 20
+	return brief, append(bytes.Repeat(brief, 4), bytes.Repeat(pack(make([]byte, stream)), 24<<30/stream)...)
 }
 
-// A check can be turned off, cancelled and asked for again, and begins again
-// after a kill. The digest is there before, and stays.
+// Checks can be turned off, cancelled and asked for again, and begin again after
+// a kill. The digest is there before, and stays.
 func TestCheckJobs(t *testing.T) {
 	t.Parallel()
-	data := slowImage(t)
+	brief, data := slowImages(t)
 	digest := sum(data)
-	const name = "slow.img.bz2"
+	const name, second = "slow.img.bz2", "brief.img.bz2"
 	s := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}})
 	s.Put(t, name, data)
 	r := s.WaitRow(t, name, "looked into", func(r row) bool { return r.Content == "bzip2" })
@@ -301,8 +307,13 @@ func TestCheckJobs(t *testing.T) {
 	if again.BytesHashed >= int64(len(data)) {
 		t.Errorf("begun again: %+v", again)
 	}
-	s.Cancel(t, hashes, name).Must(t, http.StatusNoContent)
-	s.waitCheck(t, name, "cancelled", func(j job) bool { return j.Status == "cancelled" })
+	// One check runs at a time: the next one waits, and is cancelled too.
+	s.Put(t, second, brief)
+	s.waitCheck(t, second, "queued", func(j job) bool { return j.Status == "queued" })
+	for _, name := range []string{second, name} {
+		s.Cancel(t, hashes, name).Must(t, http.StatusNoContent)
+		s.waitCheck(t, name, "cancelled", func(j job) bool { return j.Status == "cancelled" })
+	}
 	if r := s.WaitHashed(t, name, digest); len(r.Warnings) != 0 || r.RawSHA256 != "" {
 		t.Errorf("cancelled: %+v", r)
 	}
@@ -310,13 +321,15 @@ func TestCheckJobs(t *testing.T) {
 	s.WaitHashed(t, name, digest)
 	s.Put(t, "later.img.gz", gzipped(t))
 	s.waitCheck(t, "later.img.gz", "ended", ended)
-	if j, ok := s.check(t, name); !ok || j.Status != "cancelled" {
-		t.Errorf("a cancelled check came back by itself: %+v", j)
+	for _, name := range []string{second, name} {
+		if j, ok := s.check(t, name); !ok || j.Status != "cancelled" {
+			t.Errorf("a cancelled check came back by itself: %+v", j)
+		}
 	}
 
-	s.Enqueue(t, hashes, "name", name).Must(t, http.StatusAccepted)
-	s.waitCheck(t, name, "completed", func(j job) bool { return j.Status == "completed" })
-	if r := s.WaitHashed(t, name, digest); r.RawSize == nil || *r.RawSize != 64<<20 || len(r.Warnings) != 0 {
+	s.Enqueue(t, hashes, "name", second).Must(t, http.StatusAccepted)
+	s.waitCheck(t, second, "completed", func(j job) bool { return j.Status == "completed" })
+	if r := s.WaitHashed(t, second, sum(brief)); r.RawSize == nil || *r.RawSize != 8<<20 || len(r.Warnings) != 0 {
 		t.Errorf("checked: %+v", r)
 	}
 }

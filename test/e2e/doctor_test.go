@@ -7,13 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // doctor runs imageroot doctor over the setup of a server, running or not.
 func (s *Server) doctor(t *testing.T) (out string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	at := func(url string) string { return url[strings.LastIndex(url, "/")+1:] }
 	args := slices.Concat([]string{"doctor"}, s.launch.Args, []string{"--listen", at(s.Pages), "--s3-listen", at(s.S3)})

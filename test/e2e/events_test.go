@@ -89,7 +89,7 @@ func (s *Server) from(t testing.TB, ip, method, path string, body []byte, mods .
 }
 
 func (s *Server) tryFrom(ip, method, path string, body []byte, mods ...mod) (status int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, s.Pages+path, bytes.NewReader(body))
 	if err != nil {

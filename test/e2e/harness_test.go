@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -204,7 +205,7 @@ func Start(t testing.TB, o Options) *Server {
 
 func (s *Server) start(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	p, err := runner.Start(ctx, s.launch)
 	if err != nil {
@@ -219,12 +220,12 @@ func (s *Server) start(t testing.TB) {
 	}
 }
 
-// Stop ends the server as Ctrl-C does. It fails the test if that takes 5 s or
-// the exit status is not 0.
+// Stop ends the server as Ctrl-C does. It fails the test if the server does not
+// end, or the exit status is not 0.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	begin := time.Now()
-	if err := s.Process.Stop(5 * time.Second); err != nil {
+	if err := s.Process.Stop(within); err != nil {
 		t.Errorf("Ctrl-C: %v", err)
 	}
 	t.Logf("stopped in %v", time.Since(begin).Round(time.Millisecond))
@@ -238,6 +239,38 @@ func (s *Server) Kill(t testing.TB) {
 		t.Errorf("kill: %v", err)
 	}
 	s.checkLog(t)
+}
+
+// pause stops all threads of the server, as a machine that sleeps does, until
+// resume.
+func (s *Server) pause(t testing.TB) {
+	t.Helper()
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, within, "the server is paused", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.PID()))
+		if err != nil || len(threads) == 0 {
+			return fmt.Errorf("no threads: %v", err)
+		}
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if _, state, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(state, "T") {
+				return fmt.Errorf("%s: %s", path, stat)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Server) resume(t testing.TB) {
+	t.Helper()
+	if err := s.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Restart stops the server and starts it again over the same directory. The

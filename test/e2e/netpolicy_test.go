@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"imageroot/test/need"
 )
@@ -31,12 +30,9 @@ func trapsOn(t *testing.T) (port int, check func()) {
 		first := newTrap(t, "127.0.0.1:0")
 		traps := []*trap{first}
 		for _, host := range []string{"127.0.0.2", "127.1.2.3", "::1"} {
-			l, err := net.Listen("tcp", hostPort(host, first.Port()))
-			if err != nil {
-				continue // in use, or no IPv6 here
-			}
-			_ = l.Close()
-			traps = append(traps, newTrap(t, hostPort(host, first.Port())))
+			if l, err := net.Listen("tcp", hostPort(host, first.Port())); err == nil {
+				traps = append(traps, trapOn(t, l))
+			} // else in use, or no IPv6 here
 		}
 		if len(traps) >= 3 {
 			return first.Port(), func() {
@@ -114,8 +110,8 @@ func TestNetPolicyLoopback(t *testing.T) {
 // always matches what a message says of addresses that no setting allows.
 var always = regexp.MustCompile(`(?i)metadata|link-local`)
 
-// Cloud metadata and link-local addresses are refused whatever is allowed, and
-// without a packet: a dial would take its time.
+// Cloud metadata and link-local addresses are refused whatever is allowed. The
+// reason is the policy's: a failed dial would give another one.
 func TestNetPolicyNever(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{Env: allowNet("loopback, private, 0.0.0.0/0, ::/0, 169.254.169.254, fd00:ec2::254")})
@@ -131,7 +127,6 @@ func TestNetPolicyNever(t *testing.T) {
 					t.Errorf("%s", d)
 				}
 			}
-			begin := time.Now()
 			refused(s.AddEntry(t, "http://"+host+"/latest/meta-data/a.img", ""))
 			refused(s.AddEntry(t, "https://"+host+"/a.img", ""))
 			if !strings.HasPrefix(host, "[") {
@@ -142,9 +137,6 @@ func TestNetPolicyNever(t *testing.T) {
 			})
 			refused(s.AddEntry(t, from, ""))
 			refused(s.AddEntry(t, p.File("/a.img", content(1, 1000)), "http://"+host+"/SHA256SUMS"))
-			if took := time.Since(begin); took > 10*time.Second {
-				t.Errorf("the refusals took %v: something was dialled", took)
-			}
 		})
 	}
 	for _, host := range []string{"2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "169.254.169.254."} {

@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"imageroot/test/runner"
 )
@@ -20,12 +18,7 @@ import (
 // of bodies, and returns the server as it is seen through it.
 func (s *Server) nginx(t testing.TB) *Server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := freeAddr(t, "127.0.0.6")
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, `
@@ -67,7 +60,7 @@ http {
 		}
 	})
 	front := &Server{Process: &runner.Process{Pages: "http://" + addr}, Token: s.Token}
-	eventually(t, 20*time.Second, "nginx answers", func() error {
+	eventually(t, within, "nginx answers", func() error {
 		_, err := front.try(http.MethodGet, "/healthz", nil)
 		return err
 	})

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
 
 type (
@@ -60,7 +59,7 @@ func (s *Server) finish(t *testing.T, id string) resumable {
 	t.Helper()
 	s.Do(t, http.MethodPost, "/uploads/"+id+"/complete", nil).Must(t, http.StatusAccepted)
 	var u resumable
-	eventually(t, 2*within, "the upload is assembled", func() error {
+	eventually(t, within, "the upload is assembled", func() error {
 		if u = s.upload(t, id); u.Status == "completed" || u.Status == "failed" {
 			return nil
 		}
@@ -178,7 +177,7 @@ func TestUploadInPartsAbandoned(t *testing.T) {
 	if got := s.get(t, "/images/x.img").Must(t, 200); sum(got.Body) != sum(old) {
 		t.Error("the old object is not what it was")
 	}
-	eventually(t, 10*time.Second, "the part is gone from the disk", func() error {
+	eventually(t, within, "the part is gone from the disk", func() error {
 		if diskUse(t, s.Data) > before+(1<<20) {
 			return errors.New("still there")
 		}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -49,14 +48,8 @@ func TestPeerUploadKilledMidway(t *testing.T) {
 				t.Errorf("an upload that was never sent whole: %v", r)
 			}
 		})
-		eventually(t, within, "the upload is under way", func() error {
-			if !body.hasBegun() {
-				return errors.New("not yet")
-			}
-			return nil
-		})
+		body.waitFirst(t)
 	}
-	time.Sleep(200 * time.Millisecond) // some of it has arrived; how much does not matter
 	s.Kill(t)
 	close(next)
 	clients.Wait()

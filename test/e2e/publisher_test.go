@@ -169,6 +169,11 @@ func newTrap(t testing.TB, addr string) *trap {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return trapOn(t, l)
+}
+
+func trapOn(t testing.TB, l net.Listener) *trap {
+	t.Helper()
 	tr := &trap{Listener: l}
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {

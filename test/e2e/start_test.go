@@ -22,9 +22,6 @@ func TestStart(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	t.Logf("ready after %v", s.Ready)
-	if s.Ready > 10*time.Second {
-		t.Errorf("ready after %v, want under a second on an idle machine", s.Ready)
-	}
 	for _, path := range []string{"/healthz", "/readyz", "/version"} {
 		s.get(t, path, anonymous).Must(t, http.StatusOK)
 	}
@@ -119,21 +116,12 @@ func TestStopWhileBusy(t *testing.T) {
 	s.Enqueue(t, downloads, "name", "stalled.img").Must(t, http.StatusAccepted)
 	s.WaitJob(t, downloads, "stalled.img", "running")
 
-	// An upload whose client has gone to sleep.
+	// An upload whose client stops sending.
 	next := make(chan struct{})
 	defer close(next)
-	sent := make(chan struct{})
 	body := &slowReader{rest: content(2, 1<<20), piece: 64 << 10, next: next}
-	go func() {
-		_, _ = s.try(http.MethodPut, "/images/asleep.img", body, func(*http.Request) { close(sent) })
-	}()
-	<-sent
-	eventually(t, within, "the upload has begun", func() error {
-		if !body.hasBegun() {
-			return errors.New("nothing was read of the body")
-		}
-		return nil
-	})
+	go func() { _, _ = s.try(http.MethodPut, "/images/asleep.img", body) }()
+	body.waitFirst(t)
 	s.Stop(t)
 }
 
@@ -145,8 +133,8 @@ func TestStopBySIGTERM(t *testing.T) {
 	}
 	select {
 	case <-s.Exited():
-	case <-time.After(5 * time.Second):
-		t.Error("still running 5 s after SIGTERM")
+	case <-time.After(within):
+		t.Error("still running after SIGTERM")
 	}
 }
 
@@ -213,7 +201,7 @@ func TestStartSettings(t *testing.T) {
 func refusedToStart(t *testing.T, o Options, words ...string) {
 	t.Helper()
 	_, launch := command(t, o)
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	p, err := runner.Start(ctx, launch)
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -233,27 +234,38 @@ func diskUse(t testing.TB, dir string) int64 {
 	return n
 }
 
-// slowReader hands out content in pieces and waits for a word before each of
-// them but the first.
+// A slowReader returns content in pieces. Before each piece but the first it
+// waits for next.
 type slowReader struct {
-	rest  []byte
-	piece int
-	next  <-chan struct{}
-	began atomic.Bool
+	rest    []byte
+	piece   int
+	next    <-chan struct{}
+	read    int // of the content
+	waiting atomic.Bool
 }
-
-func (r *slowReader) hasBegun() bool { return r.began.Load() }
 
 func (r *slowReader) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 {
 		return 0, io.EOF
 	}
-	if r.began.Swap(true) {
+	if r.read > 0 && r.read%r.piece == 0 {
+		r.waiting.Store(true)
 		<-r.next
 	}
-	n := copy(p[:min(len(p), r.piece)], r.rest)
-	r.rest = r.rest[n:]
+	n := copy(p[:min(len(p), r.piece-r.read%r.piece)], r.rest)
+	r.rest, r.read = r.rest[n:], r.read+n
 	return n, nil
+}
+
+// waitFirst waits until the first piece has been read.
+func (r *slowReader) waitFirst(t testing.TB) {
+	t.Helper()
+	eventually(t, within, "the first piece of the body is read", func() error {
+		if !r.waiting.Load() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 }
 
 // hostileNames are legal image names that break what quotes carelessly.

@@ -109,12 +109,12 @@ func TestUploadFormats(t *testing.T) {
 // from a server that decides before it reads.
 func putHead(t *testing.T, s *Server, target string, lines ...string) *http.Response {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), 5*time.Second)
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), within)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
 		t.Fatal(err)
 	}
 	head := append([]string{"PUT " + target + " HTTP/1.1", "Host: " + strings.TrimPrefix(s.Pages, "http://")}, lines...)
@@ -174,7 +174,7 @@ func TestUploadRefusedBeforeTheBody(t *testing.T) {
 	}
 	t.Run("curl sends nothing of a tarball", func(t *testing.T) {
 		tarball := tempFile(t, content(1, 20<<20))
-		c := s.curl(t, "-H", "Expect: 100-continue", "--expect100-timeout", "30", "-T", tarball, s.Pages+"/images/root.tar.gz")
+		c := s.curl(t, "-H", "Expect: 100-continue", "--expect100-timeout", "180", "-T", tarball, s.Pages+"/images/root.tar.gz")
 		c.Reply(t).Problem(t, []int{400, 415, 422}, "extract")
 		if c.Uploaded != 0 {
 			t.Errorf("curl sent %d bytes", c.Uploaded)
@@ -323,12 +323,12 @@ func TestUploadCutLeavesNoDebris(t *testing.T) {
 // connection.
 func cutUpload(t *testing.T, s *Server, name, framing string, size int) {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), 5*time.Second)
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), within)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
 		t.Fatal(err)
 	}
 	w := bufio.NewWriter(conn)

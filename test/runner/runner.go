@@ -110,8 +110,6 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 }
 
 func answersReady(ctx context.Context, pages string) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, pages+"/readyz", nil)
 	if err != nil {
 		return false
