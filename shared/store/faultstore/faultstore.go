@@ -11,6 +11,7 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"imageroot/shared/store"
@@ -50,9 +51,6 @@ type Call struct {
 // A Plan returns the fault of a call. Calls of it are serialised. A read fails
 // with every fault but None.
 type Plan func(Call) Fault
-
-// Never is the plan without faults.
-func Never(Call) Fault { return None }
 
 // NthWrite returns a plan that fails the nth write, from 1, with f.
 func NthWrite(n int, f Fault) Plan {
@@ -94,7 +92,7 @@ type Root struct {
 
 var _ store.Root = (*Root)(nil)
 
-// New returns a Root over root. A nil plan is [Never].
+// New returns a Root over root. A nil plan has no faults.
 func New(root store.Root, plan Plan) *Root {
 	r := &Root{root: root, late: map[string][]func(){}}
 	r.Reset(plan)
@@ -106,7 +104,7 @@ func (r *Root) Reset(plan Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if plan == nil {
-		plan = Never
+		plan = func(Call) Fault { return None }
 	}
 	r.plan, r.calls, r.writes = plan, nil, 0
 }
@@ -115,7 +113,7 @@ func (r *Root) Reset(plan Plan) {
 func (r *Root) Calls() []Call {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]Call(nil), r.calls...)
+	return slices.Clone(r.calls)
 }
 
 // Writes returns the number of writes among the calls so far.
@@ -143,25 +141,36 @@ func (r *Root) fault(op, key string, write bool) (Fault, error) {
 	return f, fmt.Errorf("%s %q: %w %s it took effect", op, key, cmp.Or(r.Err, ErrInjected), f)
 }
 
-func (r *Root) read(op, key string) error {
-	if f, err := r.fault(op, key, false); f != None {
-		return err
+func read[T any](r *Root, op, key string, do func() (T, error)) (v T, err error) {
+	if f, injected := r.fault(op, key, false); f != None {
+		return v, injected
 	}
-	return nil
+	return do()
+}
+
+func list[T any](r *Root, op, prefix string, all iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		if f, injected := r.fault(op, prefix, false); f != None {
+			var none T
+			yield(none, injected)
+			return
+		}
+		all(yield)
+	}
 }
 
 // write does a write that cannot be delayed.
-func (r *Root) write(op, key string, do func() error) error {
+func write[T any](r *Root, op, key string, do func() (T, error)) (v T, err error) {
 	f, injected := r.fault(op, key, true)
 	switch f {
 	case None:
 		return do()
 	case After:
-		if err := do(); err != nil {
-			return err
+		if _, err := do(); err != nil {
+			return v, err
 		}
 	}
-	return injected
+	return v, injected
 }
 
 // record does a write of a record.
@@ -184,123 +193,83 @@ func (r *Root) record(ctx context.Context, op, key string, do func(context.Conte
 	return "", fmt.Errorf("%w: %w", store.ErrUnknown, injected)
 }
 
-// Head implements store.Objects.
 func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
-	if err := r.read("Head", key); err != nil {
-		return store.Info{}, err
-	}
-	return r.root.Head(ctx, key)
+	return read(r, "Head", key, func() (store.Info, error) { return r.root.Head(ctx, key) })
 }
 
-// Get implements store.Objects.
-func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
-	if err := r.read("Get", key); err != nil {
-		return nil, store.Info{}, err
-	}
-	return r.root.Get(ctx, key, rg, ifMatch)
+func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (body io.ReadCloser, info store.Info, err error) {
+	body, err = read(r, "Get", key, func() (body io.ReadCloser, err error) {
+		body, info, err = r.root.Get(ctx, key, rg, ifMatch)
+		return body, err
+	})
+	return body, info, err
 }
 
-// Put implements store.Objects.
-func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (v store.Version, err error) {
-	err = r.write("Put", key, func() (err error) { v, err = r.root.Put(ctx, key, body, size); return err })
-	return zeroOn(err, v), err
+func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+	return write(r, "Put", key, func() (store.Version, error) { return r.root.Put(ctx, key, body, size) })
 }
 
-// zeroOn returns v, or the zero value if err is not nil.
-func zeroOn[T any](err error, v T) T {
-	if err != nil {
-		var zero T
-		return zero
-	}
-	return v
-}
-
-// Delete implements store.Objects.
 func (r *Root) Delete(ctx context.Context, key string) error {
-	return r.write("Delete", key, func() error { return r.root.Delete(ctx, key) })
+	_, err := write(r, "Delete", key, func() (any, error) { return nil, r.root.Delete(ctx, key) })
+	return err
 }
 
-// List implements store.Objects.
 func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
-	return func(yield func(store.Info, error) bool) {
-		if err := r.read("List", prefix); err != nil {
-			yield(store.Info{}, err)
-			return
-		}
-		r.root.List(ctx, prefix, after)(yield)
-	}
+	return list(r, "List", prefix, r.root.List(ctx, prefix, after))
 }
 
-// Copy implements store.Objects.
 func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
-	return r.write("Copy", dst, func() error { return r.root.Copy(ctx, dst, src, size) })
+	_, err := write(r, "Copy", dst, func() (any, error) { return nil, r.root.Copy(ctx, dst, src, size) })
+	return err
 }
 
-// CreateUpload implements store.Multipart.
-func (r *Root) CreateUpload(ctx context.Context, key string) (id string, err error) {
-	err = r.write("CreateUpload", key, func() (err error) { id, err = r.root.CreateUpload(ctx, key); return err })
-	return zeroOn(err, id), err
+func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+	return write(r, "CreateUpload", key, func() (string, error) { return r.root.CreateUpload(ctx, key) })
 }
 
-// UploadPart implements store.Multipart.
-func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (p store.Part, err error) {
-	err = r.write("UploadPart", key, func() (err error) { p, err = r.root.UploadPart(ctx, key, id, n, body, size); return err })
-	return zeroOn(err, p), err
+func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+	return write(r, "UploadPart", key, func() (store.Part, error) { return r.root.UploadPart(ctx, key, id, n, body, size) })
 }
 
-// ListParts implements store.Multipart.
 func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
-	if err := r.read("ListParts", key); err != nil {
-		return nil, err
-	}
-	return r.root.ListParts(ctx, key, id)
+	return read(r, "ListParts", key, func() ([]store.Part, error) { return r.root.ListParts(ctx, key, id) })
 }
 
-// CompleteUpload implements store.Multipart.
-func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (v store.Version, err error) {
-	err = r.write("CompleteUpload", key, func() (err error) { v, err = r.root.CompleteUpload(ctx, key, id, parts); return err })
-	return zeroOn(err, v), err
+func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+	return write(r, "CompleteUpload", key, func() (store.Version, error) { return r.root.CompleteUpload(ctx, key, id, parts) })
 }
 
-// AbortUpload implements store.Multipart.
 func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
-	return r.write("AbortUpload", key, func() error { return r.root.AbortUpload(ctx, key, id) })
+	_, err := write(r, "AbortUpload", key, func() (any, error) { return nil, r.root.AbortUpload(ctx, key, id) })
+	return err
 }
 
-// PendingUploads implements store.Multipart.
 func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
-	return func(yield func(store.PendingUpload, error) bool) {
-		if err := r.read("PendingUploads", prefix); err != nil {
-			yield(store.PendingUpload{}, err)
-			return
-		}
-		r.root.PendingUploads(ctx, prefix)(yield)
-	}
+	return list(r, "PendingUploads", prefix, r.root.PendingUploads(ctx, prefix))
 }
 
-// ReadRecord implements store.Records.
-func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
-	if err := r.read("ReadRecord", key); err != nil {
-		return nil, "", err
-	}
-	return r.root.ReadRecord(ctx, key)
+func (r *Root) ReadRecord(ctx context.Context, key string) (data []byte, tag string, err error) {
+	data, err = read(r, "ReadRecord", key, func() (data []byte, err error) {
+		data, tag, err = r.root.ReadRecord(ctx, key)
+		return data, err
+	})
+	return data, tag, err
 }
 
-// CreateRecord implements store.Records.
-func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error) {
+func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
 	return r.record(ctx, "CreateRecord", key, func(ctx context.Context) (string, error) {
 		return r.root.CreateRecord(ctx, key, data)
 	})
 }
 
-// ReplaceRecord implements store.Records.
-func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error) {
+func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
 	return r.record(ctx, "ReplaceRecord", key, func(ctx context.Context) (string, error) {
 		return r.root.ReplaceRecord(ctx, key, data, tag)
 	})
 }
 
-// DeleteRecord implements store.Records. It fails as Delete does.
+// DeleteRecord fails as Delete does.
 func (r *Root) DeleteRecord(ctx context.Context, key string) error {
-	return r.write("DeleteRecord", key, func() error { return r.root.DeleteRecord(ctx, key) })
+	_, err := write(r, "DeleteRecord", key, func() (any, error) { return nil, r.root.DeleteRecord(ctx, key) })
+	return err
 }

@@ -32,8 +32,8 @@ type Root struct {
 }
 
 type object struct {
-	data    []byte // never changed
-	version store.Version
+	data []byte // never changed
+	store.Info
 }
 
 type upload struct {
@@ -43,7 +43,8 @@ type upload struct {
 }
 
 type part struct {
-	data    []byte
+	data []byte
+	store.Part
 	arrived time.Time
 }
 
@@ -59,22 +60,29 @@ func etagOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func infoOf(key string, o object) store.Info { return store.Info{Key: key, Version: o.version} }
-
 // set stores an object. The caller holds mu.
 func (r *Root) set(key string, data []byte, etag string) store.Version {
 	v := store.Version{ETag: etag, Size: int64(len(data)), LastModified: time.Now().UTC().Truncate(time.Second)}
-	r.objects[key] = object{data, v}
+	r.objects[key] = object{data, store.Info{Key: key, Version: v}}
 	return v
+}
+
+// lock returns the function that unlocks r, or ctx's error if ctx has ended.
+func (r *Root) lock(ctx context.Context, doing, key string) (func(), error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%s %q: %w", doing, key, err)
+	}
+	r.mu.Lock()
+	return r.mu.Unlock, nil
 }
 
 // find returns an object.
 func (r *Root) find(ctx context.Context, key string) (object, error) {
-	if err := ctx.Err(); err != nil {
-		return object{}, fmt.Errorf("read %q: %w", key, err)
+	unlock, err := r.lock(ctx, "read", key)
+	if err != nil {
+		return object{}, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer unlock()
 	o, ok := r.objects[key]
 	if !ok {
 		return o, fmt.Errorf("read %q: %w", key, store.ErrNotFound)
@@ -82,16 +90,11 @@ func (r *Root) find(ctx context.Context, key string) (object, error) {
 	return o, nil
 }
 
-// Head implements store.Objects.
 func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
 	o, err := r.find(ctx, key)
-	if err != nil {
-		return store.Info{}, err
-	}
-	return infoOf(key, o), nil
+	return o.Info, err
 }
 
-// Get implements store.Objects.
 func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	o, err := r.find(ctx, key)
 	if err != nil {
@@ -99,7 +102,7 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	}
 	size := int64(len(o.data))
 	switch {
-	case ifMatch != "" && ifMatch != o.version.ETag:
+	case ifMatch != "" && ifMatch != o.ETag:
 		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrChanged)
 	case rg.Length == 0:
 		return nil, store.Info{}, fmt.Errorf("read %q: a range of no bytes", key)
@@ -110,7 +113,7 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	if rg.Length > 0 {
 		data = data[:min(rg.Length, int64(len(data)))]
 	}
-	return &body{ctx: ctx, Reader: bytes.NewReader(data)}, infoOf(key, o), nil
+	return &body{ctx: ctx, Reader: bytes.NewReader(data)}, o.Info, nil
 }
 
 // A body ends when the context that it was opened with ends, as a connection does.
@@ -149,19 +152,13 @@ func readBody(ctx context.Context, body io.Reader, size int64) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case res := <-done:
-		switch {
-		case res.err != nil:
-			return nil, res.err
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case size >= 0 && int64(len(res.data)) != size:
+		if res.err == nil && size >= 0 && int64(len(res.data)) != size {
 			return nil, fmt.Errorf("the body has %d bytes, not %d", len(res.data), size)
 		}
-		return res.data, nil
+		return res.data, cmp.Or(res.err, ctx.Err())
 	}
 }
 
-// Put implements store.Objects.
 func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
 	data, err := readBody(ctx, body, size)
 	if err != nil {
@@ -172,45 +169,46 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 	return r.set(key, data, etagOf(data)), nil
 }
 
-// Delete implements store.Objects.
 func (r *Root) Delete(ctx context.Context, key string) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("delete %q: %w", key, err)
+	unlock, err := r.lock(ctx, "delete", key)
+	if err != nil {
+		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer unlock()
 	delete(r.objects, key)
 	return nil
 }
 
-// List implements store.Objects.
 func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
-	return func(yield func(store.Info, error) bool) {
+	return list(ctx, prefix, func() (infos []store.Info) {
 		r.mu.Lock()
-		var infos []store.Info
+		defer r.mu.Unlock()
 		for key, o := range r.objects {
 			if name, ok := strings.CutPrefix(key, prefix); ok && !strings.Contains(name, "/") && key > after && !strings.HasSuffix(key, "/") {
-				infos = append(infos, infoOf(key, o))
+				infos = append(infos, o.Info)
 			}
 		}
-		r.mu.Unlock()
 		slices.SortFunc(infos, func(a, b store.Info) int { return cmp.Compare(a.Key, b.Key) })
-		for _, info := range infos {
-			if err := ctx.Err(); err != nil {
-				yield(store.Info{}, fmt.Errorf("list %q: %w", prefix, err))
+		return infos
+	})
+}
+
+// list yields all, until ctx ends.
+func list[T any](ctx context.Context, prefix string, all func() []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for items := all(); ; items = items[1:] {
+			var none T
+			switch err := ctx.Err(); {
+			case err != nil:
+				yield(none, fmt.Errorf("list %q: %w", prefix, err))
+				return
+			case len(items) == 0 || !yield(items[0], nil):
 				return
 			}
-			if !yield(info, nil) {
-				return
-			}
-		}
-		if err := ctx.Err(); err != nil && len(infos) == 0 {
-			yield(store.Info{}, fmt.Errorf("list %q: %w", prefix, err))
 		}
 	}
 }
 
-// Copy implements store.Objects.
 func (r *Root) Copy(ctx context.Context, dst, src string, _ int64) error {
 	o, err := r.find(ctx, src)
 	if err != nil {
@@ -218,17 +216,16 @@ func (r *Root) Copy(ctx context.Context, dst, src string, _ int64) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.set(dst, o.data, o.version.ETag)
+	r.set(dst, o.data, o.ETag)
 	return nil
 }
 
-// CreateUpload implements store.Multipart.
 func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("begin upload of %q: %w", key, err)
+	unlock, err := r.lock(ctx, "begin upload of", key)
+	if err != nil {
+		return "", err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer unlock()
 	r.created++
 	id := "upload-" + strconv.Itoa(r.created)
 	r.uploads[id] = &upload{key: key, initiated: time.Now().UTC(), parts: map[int32]part{}}
@@ -247,7 +244,6 @@ func (r *Root) pending(ctx context.Context, key, id string) (*upload, error) {
 	return u, nil
 }
 
-// UploadPart implements store.Multipart.
 func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	if n < 1 || n > store.MaxParts || size < 0 {
 		return store.Part{}, fmt.Errorf("send part %d of %q: %d bytes with that number are impossible", n, key, size)
@@ -262,15 +258,11 @@ func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.
 	if err != nil {
 		return store.Part{}, err
 	}
-	u.parts[n] = part{data, time.Now().UTC()}
-	return partOf(n, data), nil
+	p := store.Part{Number: n, ETag: etagOf(data), Size: size}
+	u.parts[n] = part{data, p, time.Now().UTC()}
+	return p, nil
 }
 
-func partOf(n int32, data []byte) store.Part {
-	return store.Part{Number: n, ETag: etagOf(data), Size: int64(len(data))}
-}
-
-// ListParts implements store.Multipart.
 func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -280,14 +272,13 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 	}
 	var parts []store.Part
 	for _, n := range slices.Sorted(maps.Keys(u.parts)) {
-		p := partOf(n, u.parts[n].data)
-		p.LastModified = u.parts[n].arrived
-		parts = append(parts, p)
+		p := u.parts[n]
+		p.LastModified = p.arrived
+		parts = append(parts, p.Part)
 	}
 	return parts, nil
 }
 
-// CompleteUpload implements store.Multipart.
 func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -301,23 +292,21 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 	var data, sums []byte
 	for i, p := range parts {
 		sent, ok := u.parts[p.Number]
-		part := sent.data
 		switch {
 		case i > 0 && parts[i-1].Number >= p.Number:
 			return store.Version{}, fmt.Errorf("complete upload of %q: parts out of order", key)
-		case !ok || etagOf(part) != p.ETag:
+		case !ok || sent.ETag != p.ETag:
 			return store.Version{}, fmt.Errorf("complete upload of %q: there is no such part %d", key, p.Number)
-		case i < len(parts)-1 && len(part) < store.MinPartBytes:
-			return store.Version{}, fmt.Errorf("complete upload of %q: part %d has %d bytes, the least is %d", key, p.Number, len(part), store.MinPartBytes)
+		case i < len(parts)-1 && sent.Size < store.MinPartBytes:
+			return store.Version{}, fmt.Errorf("complete upload of %q: part %d has %d bytes, the least is %d", key, p.Number, sent.Size, store.MinPartBytes)
 		}
-		data = append(data, part...)
+		data = append(data, sent.data...)
 		sums = append(sums, p.ETag...)
 	}
 	delete(r.uploads, id)
 	return r.set(key, data, fmt.Sprintf("%s-%d", etagOf(sums), len(parts))), nil
 }
 
-// AbortUpload implements store.Multipart.
 func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -331,33 +320,22 @@ func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
 	return err
 }
 
-// PendingUploads implements store.Multipart.
 func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
-	return func(yield func(store.PendingUpload, error) bool) {
-		if err := ctx.Err(); err != nil {
-			yield(store.PendingUpload{}, fmt.Errorf("list uploads of %q: %w", prefix, err))
-			return
-		}
+	return list(ctx, prefix, func() (uploads []store.PendingUpload) {
 		r.mu.Lock()
-		var uploads []store.PendingUpload
+		defer r.mu.Unlock()
 		for id, u := range r.uploads {
 			if strings.HasPrefix(u.key, prefix) {
 				uploads = append(uploads, store.PendingUpload{Key: u.key, ID: id, Initiated: u.initiated})
 			}
 		}
-		r.mu.Unlock()
 		slices.SortFunc(uploads, func(a, b store.PendingUpload) int {
 			return cmp.Or(cmp.Compare(a.Key, b.Key), a.Initiated.Compare(b.Initiated), cmp.Compare(a.ID, b.ID))
 		})
-		for _, u := range uploads {
-			if !yield(u, nil) {
-				return
-			}
-		}
-	}
+		return uploads
+	})
 }
 
-// ReadRecord implements store.Records.
 func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
 	o, err := r.find(ctx, key)
 	if err != nil {
@@ -366,20 +344,18 @@ func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, erro
 	if len(o.data) > store.MaxRecordBytes {
 		return nil, "", fmt.Errorf("read record %q: larger than %d bytes", key, store.MaxRecordBytes)
 	}
-	return bytes.Clone(o.data), o.version.ETag, nil
+	return bytes.Clone(o.data), o.ETag, nil
 }
 
-// CreateRecord implements store.Records.
 func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
-	return r.swap(ctx, key, data, func(_ object, exists bool) bool { return !exists })
+	return r.swap(ctx, key, data, "", true)
 }
 
-// ReplaceRecord implements store.Records.
 func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
-	return r.swap(ctx, key, data, func(o object, exists bool) bool { return exists && o.version.ETag == tag })
+	return r.swap(ctx, key, data, tag, false)
 }
 
-func (r *Root) swap(ctx context.Context, key string, data []byte, condition func(o object, exists bool) bool) (string, error) {
+func (r *Root) swap(ctx context.Context, key string, data []byte, tag string, create bool) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("write record %q: %w (%w)", key, store.ErrUnknown, err)
 	}
@@ -388,11 +364,10 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, condition func
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if o, exists := r.objects[key]; !condition(o, exists) {
+	if o, exists := r.objects[key]; exists == create || o.ETag != tag {
 		return "", fmt.Errorf("write record %q: %w", key, store.ErrConflict)
 	}
 	return r.set(key, bytes.Clone(data), etagOf(data)).ETag, nil
 }
 
-// DeleteRecord implements store.Records.
 func (r *Root) DeleteRecord(ctx context.Context, key string) error { return r.Delete(ctx, key) }

@@ -5,6 +5,7 @@ package probe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -47,24 +48,27 @@ func Check(ctx context.Context, catalog store.Root) error {
 	defer cancel()
 	p := &probe{root: catalog, id: rand.Text()}
 	defer p.tidy(ctx)
-	checks := []func(context.Context) error{p.create, p.replace, p.read, p.list, p.multipart}
-	errs := make([]error, len(checks))
+	methods := []func(*check){(*check).create, (*check).replace, (*check).read, (*check).list, (*check).multipart}
+	checks := make([]*check, len(methods))
 	var wg sync.WaitGroup
-	for i, check := range checks {
-		wg.Go(func() { errs[i] = check(ctx) })
+	for i, run := range methods {
+		checks[i] = p.check(ctx)
+		wg.Go(func() { run(checks[i]) })
 	}
 	wg.Wait()
-	if errs[0] == nil && errs[1] == nil {
-		errs = append(errs, p.race(ctx))
+	if checks[0].err == nil && checks[1].err == nil {
+		race := p.check(ctx)
+		race.race()
+		checks = append(checks, race)
 	}
 	var lack LackError
-	for _, err := range errs {
-		l, ok := errors.AsType[lacks](err)
+	for _, c := range checks {
+		l, ok := errors.AsType[lacks](c.err)
 		switch {
 		case ok && !slices.Contains(lack.Lacks, string(l)):
 			lack.Lacks = append(lack.Lacks, string(l))
-		case !ok && err != nil:
-			return fmt.Errorf("the S3 server could not be tried: %w", err)
+		case !ok && c.err != nil:
+			return fmt.Errorf("the S3 server could not be tried: %w", c.err)
 		}
 	}
 	if lack.Lacks != nil {
@@ -92,34 +96,63 @@ const (
 	noMultipart = lacks("multipart uploads (create, send, list, complete, abort)")
 )
 
-// or returns lack if err is the server's response to a request, and err if it says
-// nothing about the server's features.
-func or(lack lacks, err error) error {
-	for _, other := range []error{store.ErrUnavailable, store.ErrDenied, store.ErrFull, context.Canceled, context.DeadlineExceeded} {
-		if err == nil || errors.Is(err, other) {
-			return err
-		}
-	}
-	return lack
-}
-
-// refused returns nil if a conditional write was refused.
-func refused(lack lacks, err error) error {
-	switch {
-	case errors.Is(err, store.ErrConflict):
-		return nil
-	case err == nil:
-		return lack
-	}
-	return or(lack, err)
-}
-
 type probe struct {
 	root store.Root
 	id   string
 
-	mu   sync.Mutex
-	keys []string // that may have been written
+	mu      sync.Mutex
+	keys    []string // that may have been written
+	uploads []string // of the key "multipart" that may be pending
+}
+
+// A check is a sequence of requests. The first one that fails decides its outcome and
+// ends its context, so that the others fail at once.
+type check struct {
+	*probe
+	ctx    context.Context
+	cancel context.CancelFunc
+	err    error
+}
+
+func (p *probe) check(ctx context.Context) *check {
+	ctx, cancel := context.WithCancel(ctx)
+	return &check{probe: p, ctx: ctx, cancel: cancel}
+}
+
+// end ends c with err, unless that is nil or c has ended.
+func (c *check) end(err error) {
+	if err != nil && c.err == nil {
+		c.err = err
+		c.cancel()
+	}
+}
+
+// ok ends c with lack if err is the server's response to a request, and with err if it
+// says nothing about the server's features.
+func (c *check) ok(lack lacks, err error) {
+	if err == nil {
+		return
+	}
+	for _, other := range []error{store.ErrUnavailable, store.ErrDenied, store.ErrFull, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, other) {
+			c.end(err)
+		}
+	}
+	c.end(lack)
+}
+
+// refused ends c unless err is want.
+func (c *check) refused(lack lacks, err, want error) {
+	if !errors.Is(err, want) {
+		c.ok(lack, cmp.Or(err, error(lack)))
+	}
+}
+
+// is ends c with lack unless true holds.
+func (c *check) is(lack lacks, holds bool) {
+	if !holds {
+		c.end(lack)
+	}
 }
 
 // key returns a key that tidy removes.
@@ -134,153 +167,96 @@ func (p *probe) key(what string) string {
 // content returns the content of a write, which no other write has.
 func (p *probe) content(what string) []byte { return []byte(p.id + " " + what) }
 
-func (p *probe) holds(ctx context.Context, key string, want []byte, tag string, lack lacks) error {
-	data, got, err := p.root.ReadRecord(ctx, key)
-	if err != nil {
-		return or(noWrites, err)
-	}
-	if !bytes.Equal(data, want) || got != tag {
-		return lack
-	}
-	return nil
+func (c *check) holds(key string, want []byte, tag string, lack lacks) {
+	data, got, err := c.root.ReadRecord(c.ctx, key)
+	c.ok(noWrites, err)
+	c.is(lack, bytes.Equal(data, want) && got == tag)
 }
 
-func (p *probe) create(ctx context.Context) error {
-	key, first := p.key("create"), p.content("first")
-	tag, err := p.root.CreateRecord(ctx, key, first)
-	if err != nil {
-		return or(noCreate, err)
-	}
-	if err := p.holds(ctx, key, first, tag, noWrites); err != nil {
-		return err
-	}
-	_, err = p.root.CreateRecord(ctx, key, p.content("again"))
-	if err := refused(noCreate, err); err != nil {
-		return err
-	}
-	return p.holds(ctx, key, first, tag, noCreate)
+func (c *check) create() {
+	key, first := c.key("create"), c.content("first")
+	tag, err := c.root.CreateRecord(c.ctx, key, first)
+	c.ok(noCreate, err)
+	c.holds(key, first, tag, noWrites)
+	_, err = c.root.CreateRecord(c.ctx, key, c.content("again"))
+	c.refused(noCreate, err, store.ErrConflict)
+	c.holds(key, first, tag, noCreate)
 }
 
-func (p *probe) replace(ctx context.Context) error {
-	key, second := p.key("replace"), p.content("second")
-	one, err := p.root.CreateRecord(ctx, key, p.content("first"))
-	if err != nil {
-		return or(noCreate, err)
-	}
-	two, err := p.root.ReplaceRecord(ctx, key, second, one)
-	if err != nil {
-		return or(noReplace, err)
-	}
-	_, err = p.root.ReplaceRecord(ctx, key, p.content("stale"), one)
-	if err := refused(noReplace, err); err != nil {
-		return err
-	}
-	if err := p.holds(ctx, key, second, two, noReplace); err != nil {
-		return err
-	}
-	if err := p.root.DeleteRecord(ctx, key); err != nil {
-		return or(noDelete, err)
-	}
-	_, err = p.root.ReplaceRecord(ctx, key, p.content("gone"), two)
-	if err := refused(noReplace, err); err != nil {
-		return err
-	}
-	_, err = p.root.Head(ctx, key)
-	return missing(noReplace, err)
+func (c *check) replace() {
+	key, second := c.key("replace"), c.content("second")
+	one, err := c.root.CreateRecord(c.ctx, key, c.content("first"))
+	c.ok(noCreate, err)
+	two, err := c.root.ReplaceRecord(c.ctx, key, second, one)
+	c.ok(noReplace, err)
+	_, err = c.root.ReplaceRecord(c.ctx, key, c.content("stale"), one)
+	c.refused(noReplace, err, store.ErrConflict)
+	c.holds(key, second, two, noReplace)
+	c.ok(noDelete, c.root.DeleteRecord(c.ctx, key))
+	_, err = c.root.ReplaceRecord(c.ctx, key, c.content("gone"), two)
+	c.refused(noReplace, err, store.ErrConflict)
+	_, err = c.root.Head(c.ctx, key)
+	c.refused(noReplace, err, store.ErrNotFound)
 }
 
-// missing returns nil if an object was not found.
-func missing(lack lacks, err error) error {
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return nil
-	case err == nil:
-		return lack
-	}
-	return or(lack, err)
-}
-
-func (p *probe) race(ctx context.Context) error {
-	key := p.key("race")
-	tag, err := p.won("create", func(data []byte) (string, error) { return p.root.CreateRecord(ctx, key, data) })
-	if err != nil {
-		return err
-	}
-	_, err = p.won("replace", func(data []byte) (string, error) { return p.root.ReplaceRecord(ctx, key, data, tag) })
-	return err
+func (c *check) race() {
+	key := c.key("race")
+	tag := c.won("create", func(data []byte) (string, error) { return c.root.CreateRecord(c.ctx, key, data) })
+	c.won("replace", func(data []byte) (string, error) { return c.root.ReplaceRecord(c.ctx, key, data, tag) })
 }
 
 // won runs several writes at once and returns the tag of the one that won.
-func (p *probe) won(what string, write func(data []byte) (string, error)) (tag string, err error) {
+func (c *check) won(what string, write func(data []byte) (string, error)) (tag string) {
 	tags, errs := make([]string, racers), make([]error, racers)
 	var wg sync.WaitGroup
 	for i := range racers {
-		wg.Go(func() { tags[i], errs[i] = write(p.content(fmt.Sprint(what, i))) })
+		wg.Go(func() { tags[i], errs[i] = write(c.content(fmt.Sprint(what, i))) })
 	}
 	wg.Wait()
 	winners := 0
-	for i, e := range errs {
+	var failed error
+	for i, err := range errs {
 		switch {
-		case e == nil:
+		case err == nil:
 			winners++
 			tag = tags[i]
-		case !errors.Is(e, store.ErrConflict):
-			err = or(noRace, e)
+		case !errors.Is(err, store.ErrConflict):
+			failed = err
 		}
 	}
-	switch {
-	case winners == 1:
-		return tag, nil // the outcome of the others may be unknown
-	case winners == 0 && err != nil:
-		return "", err
+	if winners == 0 { // otherwise the outcome of those that failed may be unknown
+		c.ok(noRace, failed)
 	}
-	return "", noRace
+	c.is(noRace, winners == 1)
+	return tag
 }
 
-func (p *probe) read(ctx context.Context) error {
-	key := p.key("read")
-	old, err := p.put(ctx, key, p.content("old"))
-	if err != nil {
-		return err
-	}
-	data := p.content("new")
-	v, err := p.put(ctx, key, data)
-	if err != nil {
-		return err
-	}
-	got, info, err := p.get(ctx, key, store.Range{Offset: 2, Length: 5}, v.ETag)
-	if err != nil {
-		return or(noRange, err)
-	}
-	if !bytes.Equal(got, data[2:7]) || !info.Equal(v) {
-		return noRange
-	}
-	if _, _, err = p.get(ctx, key, store.Range{Offset: 2, Length: 5}, old.ETag); err == nil {
-		return noIfMatch
-	}
-	if !errors.Is(err, store.ErrChanged) {
-		return or(noIfMatch, err)
-	}
-	to := p.key("copy")
-	if err := p.root.Copy(ctx, to, key, int64(len(data))); err != nil {
-		return or(noCopy, err)
-	}
-	if got, _, err = p.get(ctx, to, store.All, ""); err != nil {
-		return or(noCopy, err)
-	}
-	if !bytes.Equal(got, data) {
-		return noCopy
-	}
-	return nil
+func (c *check) read() {
+	key := c.key("read")
+	old := c.put(key, c.content("old"))
+	data := c.content("new")
+	v := c.put(key, data)
+	part := store.Range{Offset: 2, Length: 5}
+	got, info, err := c.get(key, part, v.ETag)
+	c.ok(noRange, err)
+	c.is(noRange, bytes.Equal(got, data[2:7]) && info.Equal(v))
+	_, _, err = c.get(key, part, old.ETag)
+	c.refused(noIfMatch, err, store.ErrChanged)
+	to := c.key("copy")
+	c.ok(noCopy, c.root.Copy(c.ctx, to, key, int64(len(data))))
+	got, _, err = c.get(to, store.All, "")
+	c.ok(noCopy, err)
+	c.is(noCopy, bytes.Equal(got, data))
 }
 
-func (p *probe) put(ctx context.Context, key string, data []byte) (store.Version, error) {
-	v, err := p.root.Put(ctx, key, bytes.NewReader(data), int64(len(data)))
-	return v, or(noWrites, err)
+func (c *check) put(key string, data []byte) store.Version {
+	v, err := c.root.Put(c.ctx, key, bytes.NewReader(data), int64(len(data)))
+	c.ok(noWrites, err)
+	return v
 }
 
-func (p *probe) get(ctx context.Context, key string, r store.Range, ifMatch string) ([]byte, store.Info, error) {
-	body, info, err := p.root.Get(ctx, key, r, ifMatch)
+func (c *check) get(key string, r store.Range, ifMatch string) ([]byte, store.Info, error) {
+	body, info, err := c.root.Get(c.ctx, key, r, ifMatch)
 	if err != nil {
 		return nil, info, err
 	}
@@ -288,99 +264,64 @@ func (p *probe) get(ctx context.Context, key string, r store.Range, ifMatch stri
 	return data, info, errors.Join(err, body.Close())
 }
 
-func (p *probe) list(ctx context.Context) error {
+func (c *check) list() {
 	want := map[string]store.Version{}
-	first := p.key("list-a")
-	for _, key := range []string{first, p.key("list-b"), p.key("list-c")} {
-		v, err := p.put(ctx, key, p.content(key))
-		if err != nil {
-			return err
-		}
-		want[key] = v
+	first := c.key("list-a")
+	for _, key := range []string{first, c.key("list-b"), c.key("list-c")} {
+		want[key] = c.put(key, c.content(key))
 	}
 	delete(want, first) // the listing begins after it
-	for info, err := range p.root.List(ctx, layout.ProbeKey(p.id, "list-"), first) {
-		if err != nil {
-			return or(noList, err)
-		}
-		if v, ok := want[info.Key]; !ok || !v.Equal(info.Version) {
-			return noList
-		}
+	for info, err := range c.root.List(c.ctx, layout.ProbeKey(c.id, "list-"), first) {
+		c.ok(noList, err)
+		v, ok := want[info.Key]
+		c.is(noList, ok && v.Equal(info.Version))
 		delete(want, info.Key)
 	}
-	for _, err := range p.root.List(ctx, strings.TrimSuffix(layout.ProbePrefix, "/"), "") {
-		if err != nil {
-			return or(noList, err)
-		}
-		return noList // they are below a slash
+	for _, err := range c.root.List(c.ctx, strings.TrimSuffix(layout.ProbePrefix, "/"), "") {
+		c.ok(noList, err)
+		c.end(noList) // they are below a slash
 	}
-	if len(want) > 0 {
-		return noList
-	}
-	return nil
+	c.is(noList, len(want) == 0)
 }
 
-func (p *probe) multipart(ctx context.Context) error {
-	key, data := p.key("multipart"), p.content("part")
-	id, err := p.root.CreateUpload(ctx, key)
-	if err != nil {
-		return or(noMultipart, err)
+func (c *check) begin(key string) (id string) {
+	id, err := c.root.CreateUpload(c.ctx, key)
+	if c.ok(noMultipart, err); err == nil {
+		c.uploads = append(c.uploads, id)
 	}
-	completed := false
-	defer func() {
-		if !completed {
-			ctx, cancel := afterwards(ctx)
-			defer cancel()
-			_ = p.root.AbortUpload(ctx, key, id)
-		}
-	}()
-	part, err := p.root.UploadPart(ctx, key, id, 1, bytes.NewReader(data), int64(len(data)))
-	if err != nil {
-		return or(noMultipart, err)
-	}
-	parts, err := p.root.ListParts(ctx, key, id)
-	if err != nil {
-		return or(noMultipart, err)
-	}
-	if len(parts) != 1 || !parts[0].Equal(part) {
-		return noMultipart
-	}
-	v, err := p.root.CompleteUpload(ctx, key, id, parts)
-	if err != nil {
-		return or(noMultipart, err)
-	}
-	completed = true
-	got, _, err := p.get(ctx, key, store.All, v.ETag)
-	if err != nil {
-		return or(noMultipart, err)
-	}
-	if !bytes.Equal(got, data) {
-		return noMultipart
-	}
-	gone, err := p.root.CreateUpload(ctx, key)
-	if err != nil {
-		return or(noMultipart, err)
-	}
-	if err := p.root.AbortUpload(ctx, key, gone); err != nil {
-		return or(noMultipart, err)
-	}
-	_, err = p.root.ListParts(ctx, key, gone)
-	return missing(noMultipart, err)
+	return id
 }
 
-// afterwards returns the context for removing what a probe wrote.
-func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
-	limit := tidyTime
-	if ctx.Err() != nil {
-		limit = hurried
+func (c *check) multipart() {
+	key, data := c.key("multipart"), c.content("part")
+	id := c.begin(key)
+	part, err := c.root.UploadPart(c.ctx, key, id, 1, bytes.NewReader(data), int64(len(data)))
+	c.ok(noMultipart, err)
+	parts, err := c.root.ListParts(c.ctx, key, id)
+	c.ok(noMultipart, err)
+	c.is(noMultipart, len(parts) == 1 && parts[0].Equal(part))
+	v, err := c.root.CompleteUpload(c.ctx, key, id, parts)
+	c.ok(noMultipart, err)
+	got, _, err := c.get(key, store.All, v.ETag)
+	c.ok(noMultipart, err)
+	c.is(noMultipart, bytes.Equal(got, data))
+	gone := c.begin(key)
+	c.ok(noMultipart, c.root.AbortUpload(c.ctx, key, gone))
+	_, err = c.root.ListParts(c.ctx, key, gone)
+	c.refused(noMultipart, err, store.ErrNotFound)
+	if c.err == nil {
+		c.uploads = nil
 	}
-	return context.WithTimeout(context.WithoutCancel(ctx), limit)
 }
 
 // tidy removes what this probe and killed ones wrote. It ignores errors: the next
 // probe tries again.
 func (p *probe) tidy(ctx context.Context) {
-	ctx, cancel := afterwards(ctx)
+	limit := tidyTime
+	if ctx.Err() != nil {
+		limit = hurried
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	var now time.Time // by the clock of the server
 	var old []store.Info
@@ -397,6 +338,9 @@ func (p *probe) tidy(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, key := range p.keys {
 		wg.Go(func() { _ = p.root.Delete(ctx, key) })
+	}
+	for _, id := range p.uploads {
+		wg.Go(func() { _ = p.root.AbortUpload(ctx, layout.ProbeKey(p.id, "multipart"), id) })
 	}
 	wg.Wait()
 	for _, info := range old {
