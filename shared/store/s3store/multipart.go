@@ -14,7 +14,6 @@ import (
 	"imageroot/shared/store"
 )
 
-// CreateUpload implements store.Multipart.
 func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
@@ -27,7 +26,6 @@ func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
 	return aws.ToString(out.UploadId), nil
 }
 
-// UploadPart implements store.Multipart.
 func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	ctx, body, sent := sending(ctx, body, size)
 	out, err := r.s3.UploadPart(ctx, &s3.UploadPartInput{
@@ -40,7 +38,6 @@ func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.
 	return store.Part{Number: n, ETag: unquote(out.ETag), Size: size}, nil
 }
 
-// ListParts implements store.Multipart.
 func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
 	var parts []store.Part
 	pages := s3.NewListPartsPaginator(r.s3, &s3.ListPartsInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
@@ -56,7 +53,6 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 	return parts, nil
 }
 
-// CompleteUpload implements store.Multipart.
 func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
 	var size int64
 	completed := make([]types.CompletedPart, len(parts))
@@ -76,7 +72,6 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
-// AbortUpload implements store.Multipart.
 func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
 	ctx, cancel := brief(ctx)
 	defer cancel()
@@ -87,7 +82,6 @@ func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
 	return err
 }
 
-// PendingUploads implements store.Multipart.
 func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
 	return func(yield func(store.PendingUpload, error) bool) {
 		// MinIO takes a prefix for the whole key of an upload, so this lists all

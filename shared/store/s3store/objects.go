@@ -20,7 +20,10 @@ import (
 	"imageroot/shared/store"
 )
 
-// Head implements store.Objects.
+func infoOf(key string, etag *string, size *int64, modified *time.Time) store.Info {
+	return store.Info{Key: key, Version: store.Version{ETag: unquote(etag), Size: aws.ToInt64(size), LastModified: aws.ToTime(modified)}}
+}
+
 func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
@@ -28,14 +31,9 @@ func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
 	if err != nil {
 		return store.Info{}, wrap("look at", key, err)
 	}
-	return store.Info{Key: key, Version: store.Version{
-		ETag:         unquote(out.ETag),
-		Size:         aws.ToInt64(out.ContentLength),
-		LastModified: aws.ToTime(out.LastModified),
-	}}, nil
+	return infoOf(key, out.ETag, out.ContentLength, out.LastModified), nil
 }
 
-// Get implements store.Objects.
 func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	in := &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)}
 	if ifMatch != "" {
@@ -58,18 +56,12 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	}
 	if err != nil {
 		cancel()
-	}
-	if isStatus(err, http.StatusPreconditionFailed) {
-		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrChanged)
-	}
-	if err != nil {
+		if status(err) == http.StatusPreconditionFailed {
+			err = store.ErrChanged
+		}
 		return nil, store.Info{}, wrap("read", key, err)
 	}
-	info := store.Info{Key: key, Version: store.Version{
-		ETag:         unquote(out.ETag),
-		Size:         aws.ToInt64(out.ContentLength),
-		LastModified: aws.ToTime(out.LastModified),
-	}}
+	info := infoOf(key, out.ETag, out.ContentLength, out.LastModified)
 	if in.Range != nil {
 		total, err := totalOf(aws.ToString(out.ContentRange))
 		if err != nil {
@@ -122,31 +114,30 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 	if size >= 0 && size <= store.MaxPutBytes {
 		return r.putOne(ctx, key, body, size)
 	}
-	if size < 0 {
-		first, err := store.ReadUpTo(body, unknownSizePart)
-		if err != nil {
-			return store.Version{}, fmt.Errorf("write %q: %w", key, err)
-		}
-		if len(first) < unknownSizePart {
-			return r.putOne(ctx, key, bytes.NewReader(first), int64(len(first)))
-		}
-		return r.putParts(ctx, key, func(n int32) (io.Reader, int64, error) {
-			if n == 1 {
-				return bytes.NewReader(first), int64(len(first)), nil
-			}
-			first = nil
-			// Later parts are larger, so that store.MaxParts are enough.
-			part, err := store.ReadUpTo(body, unknownSizePart<<(n/2000))
-			return bytes.NewReader(part), int64(len(part)), err
+	if size > 0 {
+		// Few large parts: each is one request, streamed.
+		left, part := size, store.PartSize(size, 1<<30, store.MaxParts)
+		return r.putParts(ctx, key, func(int32) (io.Reader, int64, error) {
+			n := min(part, left)
+			left -= n
+			return io.LimitReader(body, n), n, nil
 		})
 	}
-	// Few large parts: each is one request, streamed.
-	part := max(1<<30, (size+store.MaxParts-1)/store.MaxParts)
-	left := size
-	return r.putParts(ctx, key, func(int32) (io.Reader, int64, error) {
-		n := min(part, left)
-		left -= n
-		return io.LimitReader(body, n), n, nil
+	first, err := store.ReadUpTo(body, unknownSizePart)
+	if err != nil {
+		return store.Version{}, fmt.Errorf("write %q: %w", key, err)
+	}
+	if len(first) < unknownSizePart {
+		return r.putOne(ctx, key, bytes.NewReader(first), int64(len(first)))
+	}
+	return r.putParts(ctx, key, func(n int32) (io.Reader, int64, error) {
+		part := first
+		first = nil
+		if n > 1 {
+			// Later parts are larger, so that store.MaxParts are enough.
+			part, err = store.ReadUpTo(body, unknownSizePart<<(n/2000))
+		}
+		return bytes.NewReader(part), int64(len(part)), err
 	})
 }
 
@@ -260,7 +251,6 @@ func (o *outgoing) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Delete implements store.Objects.
 func (r *Root) Delete(ctx context.Context, key string) error {
 	ctx, cancel := brief(ctx)
 	defer cancel()
@@ -282,7 +272,6 @@ func nextPage[T any](ctx context.Context, p pager[T]) (T, error) {
 	return p.NextPage(ctx)
 }
 
-// List implements store.Objects.
 func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
 	in := &s3.ListObjectsV2Input{Bucket: &r.bucket, Prefix: r.key(prefix), Delimiter: aws.String("/")}
 	if after != "" {
@@ -301,11 +290,7 @@ func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.I
 				if key == "" || strings.HasSuffix(key, "/") {
 					continue // a "folder" that a console made, not an object
 				}
-				if !yield(store.Info{Key: key, Version: store.Version{
-					ETag:         unquote(o.ETag),
-					Size:         aws.ToInt64(o.Size),
-					LastModified: aws.ToTime(o.LastModified),
-				}}, nil) {
+				if !yield(infoOf(key, o.ETag, o.Size, o.LastModified), nil) {
 					return
 				}
 			}
@@ -321,7 +306,6 @@ const (
 	copies = 16
 )
 
-// Copy implements store.Objects.
 func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
 	source := aws.String(url.PathEscape(r.bucket) + "/" + escapePath(r.prefix+src))
 	_, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &r.bucket, Key: r.key(dst), CopySource: source})

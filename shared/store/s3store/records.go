@@ -3,7 +3,6 @@ package s3store
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -13,7 +12,6 @@ import (
 	"imageroot/shared/store"
 )
 
-// ReadRecord implements store.Records.
 func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
@@ -32,48 +30,38 @@ func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, erro
 	return data, aws.ToString(out.ETag), nil
 }
 
-// CreateRecord implements store.Records.
 func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
-	return r.swap(ctx, key, data, func(in *s3.PutObjectInput) { in.IfNoneMatch = aws.String("*") })
+	return r.swap(ctx, key, data, &s3.PutObjectInput{IfNoneMatch: aws.String("*")})
 }
 
-// ReplaceRecord implements store.Records.
 func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
-	return r.swap(ctx, key, data, func(in *s3.PutObjectInput) { in.IfMatch = &tag })
+	return r.swap(ctx, key, data, &s3.PutObjectInput{IfMatch: &tag})
 }
 
-func (r *Root) swap(ctx context.Context, key string, data []byte, condition func(*s3.PutObjectInput)) (string, error) {
+func (r *Root) swap(ctx context.Context, key string, data []byte, in *s3.PutObjectInput) (string, error) {
 	if len(data) > store.MaxRecordBytes {
 		return "", fmt.Errorf("write record %q: %d bytes, the most is %d", key, len(data), store.MaxRecordBytes)
 	}
 	ctx, cancel := brief(ctx)
 	defer cancel()
-	in := &s3.PutObjectInput{
-		Bucket: &r.bucket, Key: r.key(key),
-		Body: bytes.NewReader(data), ContentType: aws.String("application/json"),
-	}
-	condition(in)
+	in.Bucket, in.Key = &r.bucket, r.key(key)
+	in.Body, in.ContentType = bytes.NewReader(data), aws.String("application/json")
 	// One attempt only: the server may refuse a retry because of the first
 	// attempt, and ErrConflict would no longer mean that another write won.
 	out, err := r.s3.PutObject(ctx, in, func(o *s3.Options) { o.RetryMaxAttempts = 1; o.Retryer = aws.NopRetryer{} })
 	if err == nil {
 		return aws.ToString(out.ETag), nil
 	}
-	err = wrap("write record", key, err)
-	switch {
-	case errors.Is(err, store.ErrConflict):
-		return "", err
-	case errors.Is(err, store.ErrNotFound):
+	switch kindOf(err) {
+	case store.ErrConflict, store.ErrDenied, store.ErrFull, store.ErrTooLarge, store.ErrOccupied, store.ErrRefused:
+		return "", wrap("write record", key, err)
+	case store.ErrNotFound:
 		// AWS responds 404 to If-Match on a deleted record.
-		return "", fmt.Errorf("%w (%w)", store.ErrConflict, err)
-	case errors.Is(err, store.ErrDenied), errors.Is(err, store.ErrFull), errors.Is(err, store.ErrTooLarge),
-		errors.Is(err, store.ErrOccupied), errors.Is(err, store.ErrRefused):
-		return "", err
+		return "", fmt.Errorf("%w (%w)", store.ErrConflict, wrap("write record", key, err))
 	}
-	return "", fmt.Errorf("%w (%w)", store.ErrUnknown, err)
+	return "", fmt.Errorf("%w (%w)", store.ErrUnknown, wrap("write record", key, err))
 }
 
-// DeleteRecord implements store.Records.
 func (r *Root) DeleteRecord(ctx context.Context, key string) error {
 	return r.Delete(ctx, key)
 }

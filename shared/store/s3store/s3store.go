@@ -114,7 +114,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 // [store.ErrDenied] if the server does not say.
 func (c *Client) FindBucket(ctx context.Context, bucket string) error {
 	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
-	if isStatus(err, http.StatusNotFound) {
+	if status(err) == http.StatusNotFound {
 		return fmt.Errorf("find bucket %q: %w", bucket, store.ErrNoBucket)
 	}
 	return wrap("look for bucket", bucket, err)
@@ -131,16 +131,13 @@ func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 		return err
 	}
 	_, err = c.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket})
-	code := ""
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		code = api.ErrorCode()
-	}
-	switch {
-	case code == "BucketAlreadyOwnedByYou" && denied:
-		return fmt.Errorf("use bucket %q: %w", bucket, store.ErrDenied)
-	case code == "BucketAlreadyOwnedByYou":
+	switch code(err) {
+	case "BucketAlreadyOwnedByYou":
+		if denied {
+			return fmt.Errorf("use bucket %q: %w", bucket, store.ErrDenied)
+		}
 		return nil // another process has just created it
-	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch":
 		return fmt.Errorf("%w: %w", ErrCredentials, wrap("make bucket", bucket, err))
 	}
 	return wrap("make bucket", bucket, err)
@@ -201,60 +198,53 @@ func wrap(doing, key string, err error) error {
 }
 
 func kindOf(err error) error {
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		switch api.ErrorCode() {
-		case "NoSuchKey", "NotFound", "NoSuchUpload":
-			return store.ErrNotFound
-		case "NoSuchBucket":
-			return store.ErrNoBucket
-		case "PreconditionFailed", "ConditionalRequestConflict":
-			return store.ErrConflict
-		case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch":
-			return store.ErrDenied
-		case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
-			return store.ErrBadDigest
-		case "EntityTooLarge":
-			return store.ErrTooLarge
-		case "XMinioStorageFull", "NoSpaceLeftOnDevice", "QuotaExceeded":
-			return store.ErrFull
-		case "ExistingObjectIsDirectory", "ObjectParentIsFile", "ExistingObjectIsSpecial", // the gateway inside
-			"XMinioObjectExistsAsDirectory", "XMinioParentIsObject":
-			return store.ErrOccupied
-		case "ServerDiskFailed": // the gateway inside
-			return store.ErrDisk
-		case "RequestTimeout", "IncompleteBody", "ExpiredToken", "TokenRefreshRequired", "OperationAborted":
-			// A 400 or 409 that is temporary.
-			return store.ErrUnavailable
-		case "NotImplemented":
-			return errors.ErrUnsupported
-		}
-	}
-	switch {
-	case isStatus(err, http.StatusNotFound):
+	switch code(err) {
+	case "NoSuchKey", "NotFound", "NoSuchUpload":
 		return store.ErrNotFound
-	case isStatus(err, http.StatusPreconditionFailed):
+	case "NoSuchBucket":
+		return store.ErrNoBucket
+	case "PreconditionFailed", "ConditionalRequestConflict":
 		return store.ErrConflict
-	case isStatus(err, http.StatusForbidden):
+	case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch":
 		return store.ErrDenied
-	case isStatus(err, http.StatusInsufficientStorage):
+	case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
+		return store.ErrBadDigest
+	case "EntityTooLarge":
+		return store.ErrTooLarge
+	case "XMinioStorageFull", "NoSpaceLeftOnDevice", "QuotaExceeded":
 		return store.ErrFull
-	case isStatus(err, http.StatusNotImplemented):
-		return errors.ErrUnsupported
-	case unavailable(err):
+	case "ExistingObjectIsDirectory", "ObjectParentIsFile", "ExistingObjectIsSpecial", // the gateway inside
+		"XMinioObjectExistsAsDirectory", "XMinioParentIsObject":
+		return store.ErrOccupied
+	case "ServerDiskFailed": // the gateway inside
+		return store.ErrDisk
+	case "RequestTimeout", "IncompleteBody", "ExpiredToken", "TokenRefreshRequired", "OperationAborted":
+		// A 400 or 409 that is temporary.
 		return store.ErrUnavailable
-	case status(err) >= 400:
+	case "NotImplemented":
+		return errors.ErrUnsupported
+	}
+	switch s := status(err); {
+	case s == http.StatusNotFound:
+		return store.ErrNotFound
+	case s == http.StatusPreconditionFailed:
+		return store.ErrConflict
+	case s == http.StatusForbidden:
+		return store.ErrDenied
+	case s == http.StatusInsufficientStorage:
+		return store.ErrFull
+	case s == http.StatusNotImplemented:
+		return errors.ErrUnsupported
+	case s >= 500, s == http.StatusTooManyRequests, s == http.StatusRequestTimeout, s == 0 && unanswered(err):
+		return store.ErrUnavailable
+	case s >= 400:
 		return store.ErrRefused
 	}
 	return nil
 }
 
-// unavailable reports whether the server did not respond, or reported a temporary
-// failure.
-func unavailable(err error) bool {
-	if s := status(err); s != 0 {
-		return s >= 500 || s == http.StatusTooManyRequests || s == http.StatusRequestTimeout
-	}
+// unanswered reports whether an error without a response is one of the connection.
+func unanswered(err error) bool {
 	if errors.Is(err, context.Canceled) {
 		return false // the caller's context has ended
 	}
@@ -271,7 +261,13 @@ func brief(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, answerTimeout)
 }
 
-func isStatus(err error, want int) bool { return status(err) == want }
+// code returns the error code of the response, or "" if it has none.
+func code(err error) string {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		return api.ErrorCode()
+	}
+	return ""
+}
 
 // status returns the HTTP status of the response, or 0 if there was none.
 func status(err error) int {
