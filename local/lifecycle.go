@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"imageroot/shared/job"
 	"imageroot/shared/queue"
 )
 
@@ -81,7 +82,7 @@ func (s *server) reconcile(ctx context.Context) {
 	var task queue.Task = queue.Reconcile{}
 	for {
 		s.restoreBuckets(ctx)
-		for _, q := range []queue.Sender{s.queues.inspections, s.queues.fetchJobs, s.queues.assemblies} {
+		for _, q := range []queue.Sender{s.queues.inspections, s.queues.jobs[job.Fetch], s.queues.assemblies} {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
 		if task == (queue.Reconcile{}) {

@@ -18,6 +18,7 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/kit"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/memqueue"
@@ -63,7 +64,18 @@ type server struct {
 }
 
 // queues holds the queues of the functions, in memory.
-type queues struct{ inspections, hashJobs, checkJobs, fetchJobs, assemblies *memqueue.Queue }
+type queues struct {
+	inspections, assemblies *memqueue.Queue
+	jobs                    map[*job.Kind]*memqueue.Queue
+}
+
+func newQueues(log *slog.Logger) queues {
+	q := queues{memqueue.New(log), memqueue.New(log), map[*job.Kind]*memqueue.Queue{}}
+	for _, k := range job.Kinds {
+		q.jobs[k] = memqueue.New(log)
+	}
+	return q
+}
 
 // A worker handles the tasks of a queue, several in parallel.
 type worker struct {
@@ -85,7 +97,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
 	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.TrustedProxies.Has, Log: log})
-	s.queues = queues{memqueue.New(log), memqueue.New(log), memqueue.New(log), memqueue.New(log), memqueue.New(log)}
+	s.queues = newQueues(log)
 	ready := make(chan struct{}) // closed once s.kit is set, or start has failed
 	started := sync.OnceFunc(func() { close(ready) })
 	defer started()

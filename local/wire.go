@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log"
@@ -21,6 +22,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/kit/sources"
+	"imageroot/shared/queue"
 	"imageroot/shared/web"
 )
 
@@ -46,18 +48,22 @@ func (s *server) wire() error {
 	if k.UnusedProxy != "" {
 		s.log.Warn(k.UnusedProxy + doctor.UnusedProxy)
 	}
+	k.Jobs.Queues = job.Queues{}
+	for kind, queue := range q.jobs {
+		k.Jobs.Queues[kind] = queue
+	}
+	if !k.Check {
+		delete(k.Jobs.Queues, job.Check)
+	}
 	k.Metric.Jobs(func() map[[2]string]int { return countJobs(k.Inventory) })
 
 	hasher := &hash.Function{
 		Images: k.Images, Catalog: k.Catalog, Bucket: k.ImageRoot.Bucket, Prefix: k.ImageRoot.Prefix,
-		Jobs: k.Jobs, Inspections: q.inspections, HashJobs: q.hashJobs, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Jobs: k.Jobs, Inspections: q.inspections, Inventory: k.Inventory, Metric: k.Metric,
 		Workers: k.HashWorkers, Now: k.Now, Log: s.log,
 	}
-	if k.Check {
-		hasher.CheckJobs = q.checkJobs
-	}
 	fetcher := &fetch.Function{
-		Catalog: k.Catalog, Sources: client, Jobs: k.Jobs, FetchJobs: q.fetchJobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
+		Catalog: k.Catalog, Sources: client, Jobs: k.Jobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
 		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
 	}
 	uploader := &upload.Function{
@@ -74,11 +80,10 @@ func (s *server) wire() error {
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},
-		{q.hashJobs, k.HashWorkers, hasher.Handle},
-		{q.checkJobs, 2, hasher.Handle}, // two, so that a long check does not delay all others
-		{q.fetchJobs, k.FetchWorkers, fetcher.Handle},
 		{q.assemblies, assemblers, uploader.Handle},
 	}
+	s.runJobs(hasher.Runners(), hasher.Handle)
+	s.runJobs(fetcher.Runners(), fetcher.Handle)
 	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		k.Metric.Handler().ServeHTTP(w, r)
 		return nil
@@ -100,6 +105,18 @@ func (s *server) wire() error {
 		ErrorLog:          log.New(httpLog{s.log}, "", 0),
 	}
 	return nil
+}
+
+// runJobs adds the workers of the jobs of a function.
+func (s *server) runJobs(runners job.Runners, handle queue.Handler) {
+	parallel := map[*job.Kind]int{
+		job.Hash:  s.kit.HashWorkers,
+		job.Check: 2, // so that a long check does not delay all others
+		job.Fetch: s.kit.FetchWorkers,
+	}
+	for _, k := range runners.Kinds() {
+		s.workers = append(s.workers, worker{s.queues.jobs[k], cmp.Or(parallel[k], 1), handle})
+	}
 }
 
 // countJobs counts jobs by kind and status. A kind that cannot be listed is missing:

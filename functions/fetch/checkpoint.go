@@ -11,6 +11,7 @@ import (
 	"imageroot/shared/digest"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
@@ -163,7 +164,7 @@ func (tr *transfer) save(ctx context.Context) error {
 // keeps reports whether the parts are of use to a later run, or are another
 // owner's by now.
 func (tr *transfer) keeps(ctx context.Context, err error) bool {
-	_, retry := errors.AsType[*job.Retry](err)
+	_, retry := errors.AsType[*queue.Retry](err)
 	_, kept := errors.AsType[*job.Kept](err)
 	if (retry || kept) && ctx.Err() == nil {
 		return true
@@ -182,6 +183,14 @@ const patience = 10 * time.Second
 // abort removes the parts.
 func (tr *transfer) abort(ctx context.Context) {
 	tr.f.abandon(ctx, tr.t.name, tr.cp)
+}
+
+// drop removes the bytes that the checkpoint of a job names, if it names any.
+func (f *Function) drop(ctx context.Context, j job.Job, data json.RawMessage) {
+	var cp checkpoint
+	if json.Unmarshal(data, &cp) == nil && cp.UploadID != "" {
+		f.abandon(ctx, j.Name, cp)
+	}
 }
 
 // abandon removes the bytes that a checkpoint names.

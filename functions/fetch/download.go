@@ -12,6 +12,7 @@ import (
 	"imageroot/shared/entry"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
@@ -74,10 +75,7 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		// Another source of the same bytes may have been fetched before.
 		info, err := f.Catalog.Head(ctx, layout.BlobKey(t.sha256))
 		if err == nil {
-			var cp checkpoint
-			if json.Unmarshal(from, &cp) == nil && cp.UploadID != "" {
-				f.abandon(ctx, t.name, cp)
-			}
+			f.drop(ctx, run.Job(), from)
 			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{})
 		}
 		if !errors.Is(err, store.ErrNotFound) {
@@ -180,7 +178,7 @@ func (tr *transfer) outlast(err error) error {
 		return &job.Kept{Err: fmt.Errorf("%w; the first %d bytes are kept for a day, for another fetch of the same content", err, tr.sum.Offset())}
 	}
 	after := max(asked, min(max(down, minOutageWait), maxOutageWait)).Round(time.Second)
-	return &job.Retry{After: after, Free: true, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
+	return &queue.Retry{After: after, Free: true, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
 }
 
 // verified reports whether a digest tells that the bytes are the right ones.

@@ -34,11 +34,11 @@ type Function struct {
 	Catalog store.Root
 	Sources Sources
 	Jobs    *job.Jobs
-	// FetchJobs is the queue of fetch jobs, Inspections that of what was fetched.
-	FetchJobs, Inspections queue.Sender
-	Inventory              *inventory.Inventory
-	Activity               *activity.Log
-	Metric                 *metric.Set
+	// Inspections is the queue for the contents that were fetched.
+	Inspections queue.Sender
+	Inventory   *inventory.Inventory
+	Activity    *activity.Log
+	Metric      *metric.Set
 	// Free returns the bytes that the store has room for, or a negative number if
 	// that is not known.
 	Free    func() int64
@@ -136,15 +136,13 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	if err != nil {
 		return err
 	}
-	switch t := task.(type) {
+	switch task.(type) {
 	case queue.Reconcile:
 		err = f.Reconcile(ctx)
 	case queue.Resume:
-		_, err = f.resume(ctx)
-	case queue.RunJob:
-		err = f.fetches().Handle(ctx, t.ID)
+		err = f.Runners().Resume(ctx, f.Inventory.Jobs)
 	default:
-		err = fmt.Errorf("not a task of the fetch function: %.100q", body)
+		err = f.Runners().Handle(ctx, task)
 	}
 	if errors.Is(err, record.ErrNewer) {
 		return nil // a record of a newer version is left to that version
@@ -152,19 +150,21 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	return err
 }
 
-// fetches runs the fetch jobs.
-func (f *Function) fetches() *job.Runner {
-	return &job.Runner{
-		Kind: job.Fetch, Jobs: f.Jobs, Queue: f.FetchJobs, Activity: f.Activity, Metric: f.Metric, Log: f.Log, Then: f.fetched,
-		Work: func(ctx context.Context, ref string, r *job.Run) (func(*job.Job), error) {
-			t, err := f.target(ctx, ref)
-			if err != nil {
-				return nil, f.leave(r.Job(), err)
-			}
-			finish, err := f.fetch(ctx, t, r)
-			return finish, f.leave(r.Job(), err)
-		},
+// Runners returns the runners of the function's jobs.
+func (f *Function) Runners() job.Runners {
+	return job.Runners{{Kind: job.Fetch, Jobs: f.Jobs, Work: f.work, Then: f.fetched, Drop: f.drop}}
+}
+
+func (f *Function) runner() *job.Runner { return f.Runners().Of(job.Fetch) }
+
+// work does a fetch job.
+func (f *Function) work(ctx context.Context, ref string, r *job.Run) (func(*job.Job), error) {
+	t, err := f.target(ctx, ref)
+	if err != nil {
+		return nil, f.leave(r.Job(), err)
 	}
+	finish, err := f.fetch(ctx, t, r)
+	return finish, f.leave(r.Job(), err)
 }
 
 // fetched enqueues an inspection of fetched bytes.
@@ -191,27 +191,8 @@ func (f *Function) leave(j job.Job, err error) error {
 	if !unresolvable || j.Reach == "" || j.Reach == f.Sources.Reach() || f.Now().Sub(j.QueuedAt) > maxOutage {
 		return err
 	}
-	return &job.Retry{After: handOver, Free: true, Err: fmt.Errorf(
+	return &queue.Retry{After: handOver, Free: true, Err: fmt.Errorf(
 		"%w. A process with other settings (IMAGEROOT_ALLOW_NET, IMAGEROOT_PLAIN_HTTP) queued this download, and it is left to one with those", err)}
-}
-
-// GiveUp ends the job that a message is for, whose work has failed too often.
-func (f *Function) GiveUp(ctx context.Context, body []byte) error {
-	task, _ := queue.Decode(body)
-	t, ok := task.(queue.RunJob)
-	if !ok {
-		return nil // it asks for no job
-	}
-	var cp checkpoint // as the last run left it
-	j, _, err := record.Read[job.Job](ctx, f.Catalog, job.Fetch.Key(t.ID))
-	if err == nil {
-		_ = json.Unmarshal(j.Checkpoint, &cp) // what does not decode names no parts
-	}
-	failed, err := f.fetches().GiveUp(ctx, t.ID)
-	if failed && cp.UploadID != "" {
-		f.abandon(ctx, j.Name, cp)
-	}
-	return err
 }
 
 // retryLater returns the outcome of a job for an error of the store.
@@ -234,8 +215,11 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
-	inUse, err := f.resume(ctx)
+	jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
 	if err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	if err := f.Runners().Resume(ctx, f.Inventory.Jobs); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	for _, sha := range blobs {
@@ -252,18 +236,13 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if f.Inventory.NewerFetchJobs() {
 		return nil // only that version knows its parts
 	}
-	return f.sweepParts(ctx, inUse)
+	return f.sweepParts(ctx, f.inUse(jobs))
 }
 
-// resume sends the tasks of active jobs again and removes old jobs. It returns the
-// keys and the IDs of the store's uploads that active jobs fill, or that failed
-// ones have left for another.
-func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error) {
-	jobs, err := f.Inventory.Jobs(ctx, job.Fetch)
-	if err != nil {
-		return nil, err
-	}
-	inUse = map[string]bool{}
+// inUse returns the keys and the IDs of the store's uploads that active jobs fill,
+// or that failed ones have left for another.
+func (f *Function) inUse(jobs []job.Job) map[string]bool {
+	inUse := map[string]bool{}
 	for _, j := range jobs {
 		cp, ok := f.kept(j)
 		if j.Status.Active() {
@@ -273,7 +252,7 @@ func (f *Function) resume(ctx context.Context) (inUse map[string]bool, err error
 			inUse[cp.UploadID], inUse[cp.Key] = true, true
 		}
 	}
-	return inUse, f.fetches().Resume(ctx, jobs)
+	return inUse
 }
 
 // sweepParts removes the parts of fetches that no job will resume.

@@ -363,14 +363,17 @@ func (w *world) entry(known entry.Entry) {
 // process returns the function as another process has it, with its own way
 // to the store.
 func (w *world) process(owner string, root store.Root) *Function {
-	log := discard()
+	log, m := discard(), metric.New()
+	events := &activity.Log{Root: root, Now: w.clock.now, Log: log}
 	return &Function{
 		Catalog: root, Sources: w.sourcesOf(owner, time.Minute),
-		Jobs:      &job.Jobs{Records: root, Owner: owner, Now: w.clock.now},
-		FetchJobs: memqueue.New(log), Inspections: memqueue.New(log),
-		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log}),
-		Activity:  &activity.Log{Root: root, Now: w.clock.now, Log: log},
-		Metric:    metric.New(), Free: func() int64 { return -1 }, Workers: 2, Limits: testLimits, Now: w.clock.now, Log: log,
+		Jobs: &job.Jobs{
+			Records: root, Owner: owner, Now: w.clock.now,
+			Queues: job.Queues{job.Fetch: memqueue.New(log)}, Activity: events, Metric: m, Log: log,
+		},
+		Inspections: memqueue.New(log),
+		Inventory:   inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log}),
+		Activity:    events, Metric: m, Free: func() int64 { return -1 }, Workers: 2, Limits: testLimits, Now: w.clock.now, Log: log,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"imageroot/shared/entry"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
@@ -95,7 +96,7 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 		return rerr
 	case errors.Is(err, store.ErrNotFound):
 		// The parts were aborted, so there is nothing to resume from.
-		return &job.Retry{After: time.Second, Err: errors.New("the store no longer has the parts of this fetch")}
+		return &queue.Retry{After: time.Second, Err: errors.New("the store no longer has the parts of this fetch")}
 	case err != nil:
 		return retryLater(err)
 	}

@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -86,7 +85,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 		return web.Answer(w, r, http.StatusAccepted, viewOf(j), src.Name+" is here already")
 	}
 	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
-	j, err := f.fetches().Enqueue(ctx, src.Ref, keep, func(j *job.Job) {
+	j, err := f.runner().Enqueue(ctx, src.Ref, keep, func(j *job.Job) {
 		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
 		j.Actor, j.SourceIP, j.Reach = activity.Operator, web.ClientIP(r), f.Sources.Reach()
 	})
@@ -160,14 +159,8 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		if !j.Status.Active() {
 			continue
 		}
-		var cp checkpoint
-		begun := json.Unmarshal(j.Checkpoint, &cp) == nil && cp.UploadID != ""
-		j, err := f.fetches().Cancel(r.Context(), j.Ref)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		if _, err := f.runner().Cancel(r.Context(), j.Ref); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
-		}
-		if begun && j.Status == job.Cancelled {
-			f.abandon(r.Context(), j.Name, cp) // its owner may be gone
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+name+" cancelled")

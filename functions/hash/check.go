@@ -14,6 +14,7 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/qcow2"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/reader"
@@ -45,21 +46,12 @@ func beyond(most, off int64) content.Check {
 
 const reasonTime = "the image was not checked: that takes longer than a function at AWS may run"
 
-// runCheck runs a check job when it is its turn.
-func (f *Function) runCheck(ctx context.Context, sha256 string) error {
-	if f.CheckJobs == nil {
-		return nil // it was turned off meanwhile
-	}
+// beginCheck waits until it is a check's turn: see [job.Runner].
+func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 	turn, err := f.turns.begin(ctx, f.Now)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer turn.end()
-	return f.checks(turn).Handle(ctx, sha256)
-}
-
-// checks runs the check jobs. It needs a turn for [job.Runner.Handle] only.
-func (f *Function) checks(turn *turn) *job.Runner {
 	work := func(ctx context.Context, sha256 string, r *job.Run) (func(*job.Job), error) {
 		verdict, err := f.check(ctx, sha256, r, turn)
 		return func(j *job.Job) {
@@ -73,7 +65,7 @@ func (f *Function) checks(turn *turn) *job.Runner {
 			}
 		}, err
 	}
-	return f.runner(job.Check, f.CheckJobs, work, f.checked)
+	return work, turn.end, nil
 }
 
 // checked records that bytes are not checked any more because that failed each
@@ -128,7 +120,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 		}
 	}()
 	if before.Long && !turn.lengthen() {
-		return content.Check{}, &job.Retry{After: turnTime, Err: errTurn, Free: true}
+		return content.Check{}, &queue.Retry{After: turnTime, Err: errTurn, Free: true}
 	}
 	at, err := f.find(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
@@ -151,7 +143,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 		f.Inventory.Touch(at.Place) // the same bytes may be elsewhere
 		return content.Check{}, replaced()
 	case errors.Is(err, errTurn):
-		return content.Check{}, &job.Retry{After: turnTime, Err: err, Free: true}
+		return content.Check{}, &queue.Retry{After: turnTime, Err: err, Free: true}
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
 	}

@@ -44,7 +44,7 @@ func packed(t *testing.T, data []byte) []byte {
 // checking returns a process that checks, and what it sends to be checked.
 func (w *world) checking(owner string, catalog store.Root) (*process, *sender) {
 	p, checks := w.process(owner, catalog), new(sender)
-	p.CheckJobs = checks
+	p.Jobs.Queues[job.Check] = checks
 	return p, checks
 }
 
@@ -343,7 +343,7 @@ func TestCheckGivenUp(t *testing.T) {
 		p, _ := w.checking("a", w.catalog)
 		sha := w.hashAndLook(p, packed(t, smallA))
 		for range 2 {
-			if err := p.GiveUp(w.t.Context(), job.Check.Task(sha).Encode()); err != nil {
+			if err := p.Runners().GiveUp(w.t.Context(), job.Check.Task(sha).Encode()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -481,7 +481,7 @@ func TestChecksByAndBy(t *testing.T) {
 			w.until(off, job.Hash.Task(name))
 		}
 		on := w.process("on", w.catalog)
-		on.CheckJobs = on.HashJobs
+		on.Jobs.Queues[job.Check] = on.work
 		w.until(on, queue.Reconcile{})
 		if sent := slices.Compact(on.work.take()); len(sent) != maxTurns {
 			t.Errorf("%d checks are queued: %v", len(sent), sent)

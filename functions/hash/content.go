@@ -94,7 +94,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 	if errors.Is(err, store.ErrNotFound) {
 		rec, err = f.learn(ctx, sha256, at)
 	}
-	if err != nil || f.CheckJobs == nil || !rec.Pending() {
+	if err != nil || f.runner(job.Check).Off() || !rec.Pending() {
 		return err
 	}
 	_, err = f.enqueueCheck(ctx, sha256, at.name, at.Info.Size, activity.System, "")
@@ -143,7 +143,7 @@ func (f *Function) detect(ctx context.Context, at place) (content.Content, error
 // enqueueCheck queues a check job, unless it is active. A job that has ended
 // without a verdict is queued again.
 func (f *Function) enqueueCheck(ctx context.Context, sha256, name string, size int64, actor, ip string) (job.Job, error) {
-	return f.checks(nil).Enqueue(ctx, sha256, func(job.Job) bool { return false }, func(j *job.Job) {
+	return f.runner(job.Check).Enqueue(ctx, sha256, func(job.Job) bool { return false }, func(j *job.Job) {
 		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check.Name, sha256, &size, actor, ip
 	})
 }
@@ -182,7 +182,7 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 
 // fillChecks queues check jobs until maxChecks are active.
 func (f *Function) fillChecks(ctx context.Context) error {
-	if f.CheckJobs == nil {
+	if f.runner(job.Check).Off() {
 		return nil
 	}
 	jobs, err := f.Inventory.Jobs(ctx, job.Check)
@@ -200,7 +200,7 @@ func (f *Function) fillChecks(ctx context.Context) error {
 		return err
 	}
 	most := maxChecks
-	if f.CheckJobs == f.HashJobs {
+	if f.Jobs.Queues[job.Check] == f.Jobs.Queues[job.Hash] {
 		most = maxTurns
 	}
 	for i := range s.Rows {

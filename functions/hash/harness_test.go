@@ -141,12 +141,15 @@ type process struct {
 func (w *world) process(owner string, catalog store.Root) *process {
 	log := slog.New(slog.DiscardHandler)
 	p := &process{tap: &tap{Root: w.images}, looks: new(sender), work: new(sender)}
+	m := metric.New()
 	p.Function = &Function{
-		Images: p.tap, Catalog: catalog, Bucket: "images",
-		Jobs: &job.Jobs{Records: catalog, Owner: owner, Now: time.Now}, Inspections: p.looks, HashJobs: p.work,
+		Images: p.tap, Catalog: catalog, Bucket: "images", Inspections: p.looks,
+		Jobs: &job.Jobs{
+			Records: catalog, Owner: owner, Now: time.Now, Queues: job.Queues{job.Hash: p.work},
+			Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: m, Log: log,
+		},
 		Inventory: inventory.New(inventory.Config{Images: w.images, Catalog: w.catalog, Now: time.Now, Log: log}),
-		Activity:  &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(),
-		Workers: 1, Now: time.Now, Log: log,
+		Metric:    m, Workers: 1, Now: time.Now, Log: log,
 	}
 	return p
 }

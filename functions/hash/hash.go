@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -34,21 +33,29 @@ type Function struct {
 	Images, Catalog store.Root
 	// Bucket and Prefix are where the image root is, as object events name it.
 	Bucket, Prefix string
-	Jobs           *job.Jobs
-	// Inspections and HashJobs are the queues of those names. They can be one
-	// queue; apart, inspecting does not wait for hashing.
-	Inspections, HashJobs queue.Sender
-	// CheckJobs is the queue of check jobs. Nil: images are not checked.
-	CheckJobs queue.Sender
-	Inventory *inventory.Inventory
-	Activity  *activity.Log
-	Metric    *metric.Set
-	Workers   int
-	Now       func() time.Time
-	Log       *slog.Logger
+	// Jobs may have no queue of check jobs: then images are not checked.
+	Jobs *job.Jobs
+	// Inspections can be a queue of jobs, too; apart, inspecting does not wait for
+	// hashing.
+	Inspections queue.Sender
+	Inventory   *inventory.Inventory
+	Metric      *metric.Set
+	Workers     int
+	Now         func() time.Time
+	Log         *slog.Logger
 
 	turns turns // of checks
 }
+
+// Runners returns the runners of the function's jobs.
+func (f *Function) Runners() job.Runners {
+	return job.Runners{
+		{Kind: job.Hash, Jobs: f.Jobs, Work: f.hash, Then: f.hashed},
+		{Kind: job.Check, Jobs: f.Jobs, Begin: f.beginCheck, Then: f.checked},
+	}
+}
+
+func (f *Function) runner(k *job.Kind) *job.Runner { return f.Runners().Of(k) }
 
 // Handle implements queue.Handler for inspections, hash jobs and check jobs.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
@@ -72,20 +79,13 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	case queue.Poll:
 		return f.Poll(ctx)
 	case queue.Resume:
-		return f.resume(ctx)
+		return f.Runners().Resume(ctx, f.Inventory.Jobs)
 	case queue.InspectImage:
 		return f.inspectImage(ctx, string(t))
 	case queue.InspectContent:
 		return f.inspectContent(ctx, string(t))
-	case queue.RunJob:
-		switch t.Member {
-		case job.Hash.Member:
-			return f.hashes().Handle(ctx, t.ID)
-		case job.Check.Member:
-			return f.runCheck(ctx, t.ID)
-		}
 	}
-	return fmt.Errorf("not a task of the hash function: %s", task.Encode())
+	return f.Runners().Handle(ctx, task)
 }
 
 // inspectImage brings the records up to date with the object of that name.
@@ -147,7 +147,7 @@ func (f *Function) inspectImage(ctx context.Context, name string) error {
 
 // forget removes the records of an object that is gone.
 func (f *Function) forget(ctx context.Context, name string) error {
-	if _, err := f.hashes().Cancel(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if _, err := f.runner(job.Hash).Cancel(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	return record.Delete[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
@@ -162,7 +162,7 @@ func (f *Function) enqueue(ctx context.Context, name string, version *store.Vers
 	keep := func(j job.Job) bool {
 		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
 	}
-	r := f.hashes()
+	r := f.runner(job.Hash)
 	for {
 		j, _, err := r.Jobs.Enqueue(ctx, r.Key(name), keep, func(j *job.Job) {
 			j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
@@ -197,15 +197,6 @@ const (
 	checkpointTime  = 5 * time.Second
 )
 
-// hashes runs the hash jobs.
-func (f *Function) hashes() *job.Runner { return f.runner(job.Hash, f.HashJobs, f.hash, f.hashed) }
-
-func (f *Function) runner(
-	k *job.Kind, q queue.Sender, work func(context.Context, string, *job.Run) (func(*job.Job), error), then func(context.Context, string, job.Job) error,
-) *job.Runner {
-	return &job.Runner{Kind: k, Jobs: f.Jobs, Queue: q, Activity: f.Activity, Metric: f.Metric, Log: f.Log, Work: work, Then: then}
-}
-
 // hashed verifies and inspects an image that was hashed.
 func (f *Function) hashed(ctx context.Context, name string, j job.Job) error {
 	if j.Status != job.Completed {
@@ -224,29 +215,10 @@ func (f *Function) hashed(ctx context.Context, name string, j job.Job) error {
 	return f.enqueueInspection(ctx, name)
 }
 
-// GiveUp ends the jobs that a message is for, whose work has failed too often.
-func (f *Function) GiveUp(ctx context.Context, body []byte) error {
-	tasks, err := queue.Tasks(body, f.Bucket, f.Prefix)
-	if err != nil {
-		return nil // it asks for no job
-	}
-	var errs []error
-	for _, t := range tasks {
-		switch t, _ := t.(queue.RunJob); t.Member {
-		case job.Hash.Member:
-			_, err = f.hashes().GiveUp(ctx, t.ID)
-		case job.Check.Member:
-			_, err = f.checks(nil).GiveUp(ctx, t.ID)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
 // replaced returns the error of a run whose object is no longer the version that
 // it reads.
 func replaced() error {
-	return &job.Retry{After: Settle, Err: errors.New("the object was replaced while it was read")}
+	return &queue.Retry{After: Settle, Err: errors.New("the object was replaced while it was read")}
 }
 
 // hash reads the current version of an image and publishes its digest.

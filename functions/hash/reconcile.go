@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"imageroot/shared/job"
 	"imageroot/shared/queue"
 )
 
@@ -22,7 +21,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err := f.reconcileContents(ctx); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
-	return f.resume(ctx)
+	return f.Runners().Resume(ctx, f.Inventory.Jobs)
 }
 
 // Poll lists the image root and queues inspections of new objects, for stores
@@ -48,18 +47,4 @@ func (f *Function) enqueueInspections(ctx context.Context, names []string) error
 // enqueueInspection queues an inspection of an object.
 func (f *Function) enqueueInspection(ctx context.Context, name string) error {
 	return f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0)
-}
-
-// resume sends the tasks of active jobs again and removes old jobs.
-func (f *Function) resume(ctx context.Context) error {
-	for _, r := range []*job.Runner{f.hashes(), f.checks(nil)} {
-		jobs, err := f.Inventory.Jobs(ctx, r.Kind)
-		if err == nil {
-			err = r.Resume(ctx, jobs)
-		}
-		if err != nil {
-			return fmt.Errorf("reconcile: %w", err)
-		}
-	}
-	return nil
 }

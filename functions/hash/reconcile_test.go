@@ -47,12 +47,15 @@ func TestTakeoverAfterRestart(t *testing.T) {
 		}
 
 		looks, work := memqueue.New(log), memqueue.New(log)
+		m := metric.New()
 		f := &hash.Function{
-			Images: images, Catalog: catalog, Bucket: "images",
-			Jobs: &job.Jobs{Records: catalog, Owner: "started again", Now: time.Now}, Inspections: looks, HashJobs: work,
+			Images: images, Catalog: catalog, Bucket: "images", Inspections: looks,
+			Jobs: &job.Jobs{
+				Records: catalog, Owner: "started again", Now: time.Now, Queues: job.Queues{job.Hash: work},
+				Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: m, Log: log,
+			},
 			Inventory: inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log}),
-			Activity:  &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(),
-			Workers: 1, Now: time.Now, Log: log,
+			Metric:    m, Workers: 1, Now: time.Now, Log: log,
 		}
 		for _, q := range []*memqueue.Queue{looks, work} {
 			go func() { _ = q.Receive(ctx, 1, f.Handle) }() // returns ctx's end

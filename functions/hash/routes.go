@@ -35,7 +35,7 @@ type view struct {
 func viewOf(j job.Job) view { return view{j.View(), j.BytesDone} }
 
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
-	jobs, err := f.Inventory.Jobs(r.Context(), job.Hash, job.Check)
+	jobs, err := f.Inventory.Jobs(r.Context(), f.Runners().Kinds()...)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 		return job.Job{}, false, err
 	}
 	row, ok := s.ByName(name)
-	if !ok || !row.Blob || row.Known == nil || !row.Known.Checkable() || f.CheckJobs == nil {
+	if !ok || !row.Blob || row.Known == nil || !row.Known.Checkable() || f.runner(job.Check).Off() {
 		return job.Job{}, false, nil
 	}
 	j, err := f.checkAgain(r, row.Known.SHA256, name, row.Known.SizeBytes)
@@ -102,7 +102,7 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 // It returns the last check job if there is nothing to do.
 func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) (job.Job, error) {
 	ctx := r.Context()
-	if f.CheckJobs == nil {
+	if f.runner(job.Check).Off() {
 		return job.Job{}, nil
 	}
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
@@ -135,7 +135,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, spelling := range image.Spellings(name) {
-		if _, err = f.hashes().Cancel(r.Context(), spelling); !errors.Is(err, store.ErrNotFound) {
+		if _, err = f.runner(job.Hash).Cancel(r.Context(), spelling); !errors.Is(err, store.ErrNotFound) {
 			break
 		}
 	}
@@ -178,7 +178,7 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
 			return found, err
 		}
-		if _, err := f.checks(nil).Cancel(ctx, j.SHA256); err != nil && !errors.Is(err, store.ErrNotFound) {
+		if _, err := f.runner(job.Check).Cancel(ctx, j.SHA256); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return found, err
 		}
 	}

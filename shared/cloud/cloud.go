@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"imageroot/shared/config"
+	"imageroot/shared/job"
 	"imageroot/shared/kit"
 	"imageroot/shared/lambda"
 	"imageroot/shared/problem"
@@ -79,6 +80,19 @@ func (c *Cloud) secret(ctx context.Context, arn string) (string, error) {
 // Queue returns the SQS queue at url. giveUp is that of sqsqueue.Config.
 func (c *Cloud) Queue(url string, giveUp queue.Handler) (*sqsqueue.Queue, error) {
 	return sqsqueue.New(sqsqueue.Config{AWS: c.aws, URL: url, GiveUp: giveUp, Log: c.Log})
+}
+
+// JobQueue returns the SQS queue at url and makes it the queue of the jobs of runners.
+func (c *Cloud) JobQueue(url string, runners job.Runners) (*sqsqueue.Queue, error) {
+	q, err := c.Queue(url, runners.GiveUp)
+	if err != nil {
+		return nil, err
+	}
+	c.Jobs.Queues = job.Queues{}
+	for _, r := range runners {
+		c.Jobs.Queues[r.Kind] = q
+	}
+	return q, nil
 }
 
 // Pages holds the paths of functions/catalog/pages, to which the forms of the other

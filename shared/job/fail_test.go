@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imageroot/shared/job"
+	"imageroot/shared/queue"
 	"imageroot/shared/store/memstore"
 )
 
@@ -35,7 +36,7 @@ func TestFail(t *testing.T) {
 		// Why it was tried again comes first.
 		enqueue(t, a)
 		if _, err := a.Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
-			return nil, &job.Retry{Err: errors.New("no room")}
+			return nil, &queue.Retry{Err: errors.New("no room")}
 		}); err == nil {
 			t.Error("a run that is to be tried again was none")
 		}
@@ -95,8 +96,8 @@ func TestStopped(t *testing.T) {
 				cancel()
 				return nil, ctx.Err()
 			})
-			stopped, ok := errors.AsType[*job.StoppedError](err)
-			if !ok || stopped.Moved != tt.moved || !errors.Is(err, context.Canceled) {
+			stopped, ok := errors.AsType[*queue.Retry](err)
+			if !ok || stopped.Free != tt.moved || !errors.Is(err, context.Canceled) {
 				t.Errorf("run %d, with the checkpoint %s: %v, %+v", i, tt.checkpoint, err, stopped)
 			}
 			if j := read(t, s); j.Status != job.Queued || j.Attempt != i+1 {
@@ -116,9 +117,9 @@ func TestRetryIsFree(t *testing.T) {
 				if tt.moves {
 					r.Report(1, 2, json.RawMessage(`"on"`))
 				}
-				return nil, &job.Retry{Free: tt.says, Err: errBusy}
+				return nil, &queue.Retry{Free: tt.says, Err: errBusy}
 			})
-			if retry, ok := errors.AsType[*job.Retry](err); !ok || retry.Free != tt.free {
+			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.Free != tt.free {
 				t.Errorf("%+v: %+v", tt, err)
 			}
 		}
@@ -132,7 +133,7 @@ func TestRetriedForADay(t *testing.T) {
 		s := memstore.New()
 		a := newJobs(s, "a")
 		enqueue(t, a)
-		run := func(retry *job.Retry, checkpoint string) job.Job {
+		run := func(retry *queue.Retry, checkpoint string) job.Job {
 			t.Helper()
 			j, err := a.Work(t.Context(), key, func(_ context.Context, r *job.Run) (finish, error) {
 				if checkpoint != "" {
@@ -148,18 +149,18 @@ func TestRetriedForADay(t *testing.T) {
 			return j
 		}
 		for i, status := range []job.Status{
-			run(&job.Retry{Err: errBusy}, "").Status,
-			run(&job.Retry{Err: errBusy}, `"on"`).Status,
-			run(&job.Retry{Err: errBusy}, "").Status,
-			run(&job.Retry{Err: errBusy, Free: true}, "").Status,
-			run(&job.Retry{Err: errBusy}, "").Status,
-			run(&job.Retry{Err: errBusy}, "").Status,
+			run(&queue.Retry{Err: errBusy}, "").Status,
+			run(&queue.Retry{Err: errBusy}, `"on"`).Status,
+			run(&queue.Retry{Err: errBusy}, "").Status,
+			run(&queue.Retry{Err: errBusy, Free: true}, "").Status,
+			run(&queue.Retry{Err: errBusy}, "").Status,
+			run(&queue.Retry{Err: errBusy}, "").Status,
 		} {
 			if status != job.Queued {
 				t.Errorf("run %d leaves the job %s", i, status)
 			}
 		}
-		j := run(&job.Retry{Err: errBusy}, "")
+		j := run(&queue.Retry{Err: errBusy}, "")
 		if j.Status != job.Failed || j.Error != errBusy.Error() || j.Checkpoint != nil {
 			t.Errorf("after a day: %+v", j)
 		}

@@ -54,15 +54,15 @@ type Job struct {
 	Reach string `json:"reach,omitempty"`
 
 	// FailingSince is the end of the first of the last runs that each ended in a
-	// [Retry] and got no further. It is zero if there is no such run.
+	// [queue.Retry] and got no further. It is zero if there is no such run.
 	FailingSince time.Time `json:"failing_since,omitzero"`
 	// Generation is the fencing token. It grows with every change of owner and
 	// never resets, so a stale owner can tell that it has lost the job.
 	Generation int64     `json:"generation"`
 	Owner      string    `json:"owner,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
-	// Idle is not part of the record: see [Jobs.Cancel].
-	Idle bool `json:"-"`
+	// before is the job as it was when it was cancelled or given up, or nil.
+	before *Job
 	// Version is the version of the object that a hash job reads.
 	Version *store.Version `json:"version,omitempty"`
 	// Checkpoint is what the next run resumes from. A job that failed with
@@ -87,7 +87,7 @@ const (
 )
 
 // Recovers reports whether the job failed at least a day ago because its runs
-// each ended in a [Retry], or was given up by a queue. The store, or what else the
+// each ended in a [queue.Retry], or was given up by a queue. The store, or what else the
 // runs failed over, may work by now, so the job is to be queued again.
 func (j Job) Recovers(now time.Time) bool {
 	return j.Status == Failed && !j.FailingSince.IsZero() && j.FinishedAt != nil && now.Sub(*j.FinishedAt) > maxFailing

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imageroot/shared/job"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
@@ -150,7 +151,7 @@ func TestWork(t *testing.T) {
 			func(_ context.Context, r *job.Run) (finish, error) {
 				r.Report(50, -1, json.RawMessage(`"half"`))
 				r.Report(60, -1, nil)
-				return nil, fmt.Errorf("wrapped: %w", &job.Retry{After: time.Minute, Err: errBusy})
+				return nil, fmt.Errorf("wrapped: %w", &queue.Retry{After: time.Minute, Err: errBusy})
 			},
 			job.Job{Status: job.Queued, Error: "wrapped: busy", BytesDone: 60, Checkpoint: json.RawMessage(`"half"`)},
 			errBusy,
@@ -234,13 +235,12 @@ func TestBusy(t *testing.T) {
 		// Nobody gets it as long as its owner lives: longer than any lease.
 		for range 10 {
 			for _, owner := range []string{"a", "b"} {
-				var busy *job.BusyError
 				_, err := newJobs(s, owner).Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
 					t.Errorf("%s works on what a works on", owner)
 					return nil, errBusy
 				})
-				if !errors.As(err, &busy) || !busy.Until.After(time.Now()) || busy.Until.After(time.Now().Add(time.Minute)) {
-					t.Errorf("%s, while a works on it: %v (%+v)", owner, err, busy)
+				if held, ok := errors.AsType[*queue.Retry](err); !ok || !held.Held || held.After <= 0 || held.After > time.Minute {
+					t.Errorf("%s, while a works on it: %v (%+v)", owner, err, held)
 				}
 			}
 			time.Sleep(29 * time.Second)
@@ -473,7 +473,7 @@ func TestRetryKeepsCheckpoint(t *testing.T) {
 				if attempt == 1 {
 					r.Report(1, 2, json.RawMessage(`"one"`))
 				}
-				return nil, &job.Retry{Err: errBusy}
+				return nil, &queue.Retry{Err: errBusy}
 			})
 			if !errors.Is(err, errBusy) {
 				t.Error(err)
@@ -499,7 +499,7 @@ func TestTakeover(t *testing.T) {
 			return func(j *job.Job) { j.SHA256 = "stale" }, nil
 		}, takeOver},
 		{"wakes to fail, while the other works", func() (finish, error) { return nil, errBusy }, takeOver},
-		{"wakes to retry, while the other works", func() (finish, error) { return nil, &job.Retry{Err: errBusy} }, takeOver},
+		{"wakes to retry, while the other works", func() (finish, error) { return nil, &queue.Retry{Err: errBusy} }, takeOver},
 		{"wakes to publish, and the other is done", func() (finish, error) {
 			return func(j *job.Job) { j.SHA256 = "stale" }, nil
 		}, complete},
@@ -585,9 +585,9 @@ func TestLeaseIsByTheClock(t *testing.T) {
 		}
 		var c clock
 		late := &job.Jobs{Records: s, Owner: "b", Now: c.now}
-		var busy *job.BusyError
 		c.offset = 29 * time.Second
-		if _, err := late.Work(t.Context(), key, nothing); !errors.As(err, &busy) {
+		_, err := late.Work(t.Context(), key, nothing)
+		if held, ok := errors.AsType[*queue.Retry](err); !ok || !held.Held {
 			t.Errorf("a second before the lease ends: %v", err)
 		}
 		c.offset = 30 * time.Second
@@ -690,9 +690,8 @@ func TestEveryWriteFails(t *testing.T) {
 						if err == nil {
 							break
 						}
-						var busy *job.BusyError
-						if errors.As(err, &busy) {
-							time.Sleep(time.Until(busy.Until))
+						if held, ok := errors.AsType[*queue.Retry](err); ok && held.Held {
+							time.Sleep(held.After)
 						}
 					}
 					if j := read(t, s); j.Status != job.Completed || j.SHA256 != "done" {

@@ -3,8 +3,12 @@ package job
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
+	"imageroot/shared/activity"
+	"imageroot/shared/metric"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -15,7 +19,18 @@ type Jobs struct {
 	Records store.Records
 	Owner   string // differs between processes
 	Now     func() time.Time
+
+	// A [Runner] needs the fields below, too.
+
+	// Queues carry the tasks of each kind of jobs. A kind without one is turned off.
+	Queues   Queues
+	Activity *activity.Log
+	Metric   *metric.Set
+	Log      *slog.Logger
 }
+
+// Queues has the queues of kinds of jobs. Several kinds may share one.
+type Queues map[*Kind]queue.Sender
 
 // Enqueue makes the job at key queued, with the fields that set fills in, unless
 // it is active or keep accepts the job that has ended. It returns the job as it
@@ -36,43 +51,40 @@ func (j *Jobs) Enqueue(ctx context.Context, key string, keep func(Job) bool, set
 }
 
 // end ends an active job that change, which sets its other fields, accepts. It
-// returns the job as it stands and whether it was ended here. The error is
+// returns the job as it stands, with before if it was ended here. The error is
 // store.ErrNotFound if there is none.
-func (j *Jobs) end(ctx context.Context, key string, status Status, change func(job *Job, now time.Time) bool) (Job, bool, error) {
-	ended := false
+func (j *Jobs) end(ctx context.Context, key string, status Status, change func(job *Job, now time.Time) bool) (Job, error) {
+	var before *Job
 	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
-		now := j.Now().UTC()
-		ended = exists && job.Status.Active() && change(job, now)
+		now, was := j.Now().UTC(), *job
+		before = nil
 		switch {
 		case !exists:
 			return store.ErrNotFound
-		case !ended:
+		case !job.Status.Active() || !change(job, now):
 			return record.ErrKeep
 		}
+		before = &was
 		job.Status, job.FinishedAt = status, &now
 		job.Generation++
 		job.Owner, job.Checkpoint = "", nil
 		return nil
 	})
-	return job, ended, err
+	if err == nil {
+		job.before = before
+	}
+	return job, err
 }
 
-// Cancel ends an active job. A job that has ended is not changed. The job's Idle
-// is set if it was queued, since no run of it will report its end then. The error
-// is store.ErrNotFound if there is no job.
+// Cancel ends an active job. A job that has ended is not changed. The error is
+// store.ErrNotFound if there is no job.
 func (j *Jobs) Cancel(ctx context.Context, key string) (Job, error) {
-	idle := false
-	job, ended, err := j.end(ctx, key, Cancelled, func(job *Job, _ time.Time) bool {
-		idle = job.Status == Queued
-		return true
-	})
-	job.Idle = ended && idle
-	return job, err
+	return j.end(ctx, key, Cancelled, func(*Job, time.Time) bool { return true })
 }
 
 // Complete ends an active job whose outcome was found elsewhere, if there is one.
 func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
-	_, _, err := j.end(ctx, key, Completed, func(job *Job, _ time.Time) bool {
+	_, err := j.end(ctx, key, Completed, func(job *Job, _ time.Time) bool {
 		job.Error = ""
 		set(job)
 		return true
@@ -83,7 +95,7 @@ func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
 // Fail ends an active job that no process holds as failed, if there is one. The
 // reason follows the error of the last run. It reports whether it did.
 func (j *Jobs) Fail(ctx context.Context, key, reason string) (Job, bool, error) {
-	job, failed, err := j.end(ctx, key, Failed, func(job *Job, now time.Time) bool {
+	job, err := j.end(ctx, key, Failed, func(job *Job, now time.Time) bool {
 		switch {
 		case job.Held(now) > 0:
 			return false
@@ -97,11 +109,11 @@ func (j *Jobs) Fail(ctx context.Context, key, reason string) (Job, bool, error) 
 		}
 		return true
 	})
-	return job, failed, ignoreMissing(err)
+	return job, job.before != nil, ignoreMissing(err)
 }
 
-// Sweep removes the job at key if it is old.
-func (j *Jobs) Sweep(ctx context.Context, key string) error {
+// sweep removes the job at key if it is old.
+func (j *Jobs) sweep(ctx context.Context, key string) error {
 	job, _, err := record.Read[Job](ctx, j.Records, key)
 	if err != nil || !job.Old(j.Now()) {
 		return ignoreMissing(err)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -23,6 +24,8 @@ const (
 	// again is the wait before the end of a run is written again.
 	again = 200 * time.Millisecond
 )
+
+var errHeld = errors.New("another process runs the job")
 
 // A Run is a job while this process holds it. It is safe for concurrent use.
 type Run struct {
@@ -60,7 +63,7 @@ func (r *Run) Report(done, total int64, checkpoint json.RawMessage) {
 
 // Save is [Run.Report], durable when it returns nil, with the lease renewed. Work
 // returns its errors as they are: [ErrLost], [ErrCancelled], the cause of ctx, or
-// a [Retry] for an error of the store.
+// a [queue.Retry] for an error of the store.
 func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMessage) error {
 	r.Report(done, total, checkpoint)
 	written := make(chan error, 1)
@@ -106,14 +109,15 @@ func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key string
 //
 //   - nil: completed, and the function that work returned edits the job;
 //   - any error if ctx has ended: queued again, with the last checkpoint;
-//   - a [Retry]: queued again, or failed after a day of runs that ended in one,
-//     were not free and left no other checkpoint;
+//   - a [queue.Retry]: queued again, or failed after a day of runs that ended in
+//     one, were not free and left no other checkpoint;
 //   - any other error: failed, with its text, and without the checkpoint unless
 //     it is a [Kept].
 //
 // It returns the job as it stands afterwards. The error is [ErrIdle], a
-// [*BusyError], work's [Retry], a [*StoppedError], or one of the store's; a job
-// that failed is no error.
+// [queue.Retry], or one of the store's; a job that failed is no error. The Retry
+// is Held if another process holds the job. It is work's, or that of ctx's end;
+// either is free if the run has left another checkpoint than it found.
 func (j *Jobs) Work(ctx context.Context, key string, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
 	if err := r.claim(ctx); err != nil {
@@ -138,8 +142,8 @@ func (r *Run) claim(ctx context.Context) error {
 		switch {
 		case !exists || !job.Status.Active():
 			return ErrIdle
-		case job.Held(now) > 0: // perhaps by this process, in another goroutine
-			return &BusyError{job.LeaseUntil}
+		case job.Held(now) > 0: // perhaps by another goroutine of this process
+			return &queue.Retry{After: max(job.Held(now), time.Second), Held: true, Err: errHeld}
 		}
 		job.Status, job.Owner, job.LeaseUntil = Running, r.jobs.Owner, now.Add(lease)
 		job.Generation++
@@ -274,7 +278,7 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 	now := r.jobs.Now().UTC()
 	failing := r.job.FailingSince
 	r.job.Owner, r.job.LeaseUntil, r.job.FailingSince = "", time.Time{}, time.Time{}
-	var retry *Retry
+	var retry *queue.Retry
 	var result error
 	switch {
 	case err == nil:
@@ -285,7 +289,7 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 		if !r.moved() {
 			r.job.FailingSince = failing
 		}
-		result = &StoppedError{r.moved(), shutdown}
+		result = &queue.Retry{Free: r.moved(), Err: fmt.Errorf("the run was stopped: %w", shutdown)}
 	case errors.As(err, &retry) && r.retries(retry, failing, now):
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err
@@ -315,7 +319,7 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 
 // retries reports whether the job is tried again after retry, whose Free it
 // completes. Failing is the job's FailingSince before this run.
-func (r *Run) retries(retry *Retry, failing, now time.Time) bool {
+func (r *Run) retries(retry *queue.Retry, failing, now time.Time) bool {
 	retry.Free = retry.Free || r.moved()
 	if retry.Free {
 		return true

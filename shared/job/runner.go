@@ -2,34 +2,40 @@ package job
 
 import (
 	"context"
-	"log/slog"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 
 	"imageroot/shared/activity"
-	"imageroot/shared/metric"
 	"imageroot/shared/queue"
 )
+
+// Work does the job with an ID: see [Jobs.Work].
+type Work func(ctx context.Context, id string, r *Run) (func(*Job), error)
 
 // A Runner runs the jobs of one kind. It is safe for concurrent use.
 type Runner struct {
 	*Kind
 	Jobs *Jobs
-	// Queue carries the tasks of the jobs. Nil: jobs of this kind are turned
-	// off, and [Runner.Resume] cancels those there are.
-	Queue    queue.Sender
-	Activity *activity.Log
-	Metric   *metric.Set
-	Log      *slog.Logger
-	// Work does a job: see [Jobs.Work].
-	Work func(ctx context.Context, id string, r *Run) (func(*Job), error)
+	Work Work
+	// Begin, if not nil, replaces Work. It is called before a job is claimed and may
+	// wait. It returns the work, and a function to call when that has ended.
+	Begin func(ctx context.Context) (work Work, end func(), err error)
 	// Then, if not nil, is called for each job that has ended in this process,
-	// but for those that were cancelled while they were queued. Its error is one
-	// of a queue's handler. A redelivery of the job's task does not call it again.
+	// except those that were cancelled between runs. Its error is one of a queue's
+	// handler. A redelivery of the job's task does not call it again.
 	Then func(ctx context.Context, id string, j Job) error
+	// Drop, if not nil, frees what the checkpoint of a job holds that was cancelled
+	// or given up. A run that still has the job finds out within seconds.
+	Drop func(ctx context.Context, j Job, checkpoint json.RawMessage)
 }
 
+// Off reports whether jobs of this kind are turned off.
+func (r *Runner) Off() bool { return r.Jobs.Queues[r.Kind] == nil }
+
 // Enqueue is [Jobs.Enqueue], and sends the task of a job that it has queued. If
-// sending fails, [Runner.Resume] sends it.
+// sending fails, [Runners.Resume] sends it.
 func (r *Runner) Enqueue(ctx context.Context, id string, keep func(Job) bool, set func(*Job)) (Job, error) {
 	j, queued, err := r.Jobs.Enqueue(ctx, r.Key(id), keep, set)
 	if err != nil || !queued {
@@ -40,35 +46,48 @@ func (r *Runner) Enqueue(ctx context.Context, id string, keep func(Job) bool, se
 
 // Send sends the task of a job.
 func (r *Runner) Send(ctx context.Context, id string, delay time.Duration) error {
-	return r.Queue.Send(ctx, r.Task(id).Encode(), delay)
+	return r.Jobs.Queues[r.Kind].Send(ctx, r.Task(id).Encode(), delay)
 }
 
-// Handle claims and runs the job of a task. It implements the outcome of the
-// task's message (see [queue.Retry]).
-func (r *Runner) Handle(ctx context.Context, id string) error {
+// run claims and runs the job of a task. The error is one of a queue's handler.
+func (r *Runner) run(ctx context.Context, id string) error {
+	if r.Off() {
+		return nil
+	}
+	work := r.Work
+	if r.Begin != nil {
+		begun, end, err := r.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer end()
+		work = begun
+	}
 	started := r.Jobs.Now()
 	var claimed int64
 	j, err := r.Jobs.Work(ctx, r.Key(id), func(ctx context.Context, run *Run) (func(*Job), error) {
 		claimed = run.Job().Generation
-		return r.Work(ctx, id, run)
+		return work(ctx, id, run)
 	})
-	if err != nil {
-		return outcome(err, r.Jobs.Now())
-	}
-	if j.Status.Active() || j.Status != Cancelled && j.Generation != claimed {
+	switch {
+	case errors.Is(err, ErrIdle):
+		return nil
+	case err != nil:
+		return err
+	case j.Status.Active() || j.Status != Cancelled && j.Generation != claimed:
 		return nil // another process holds it, or has ended it
 	}
-	r.Log.Info(r.Name+" job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
+	r.Jobs.Log.Info(r.Name+" job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
 		"seconds", r.Jobs.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
 	return r.ended(ctx, id, j)
 }
 
 // ended reports the end of a job.
 func (r *Runner) ended(ctx context.Context, id string, j Job) error {
-	r.Metric.JobEnded(r.Name, string(j.Status))
+	r.Jobs.Metric.JobEnded(r.Name, string(j.Status))
 	if e := r.Event(j); e.Kind != "" {
 		e.SubjectKind, e.Actor = activity.SubjectImage, activity.System
-		r.Activity.Add(ctx, e)
+		r.Jobs.Activity.Add(ctx, e)
 	}
 	if r.Then == nil {
 		return nil
@@ -76,38 +95,116 @@ func (r *Runner) ended(ctx context.Context, id string, j Job) error {
 	return r.Then(ctx, id, j)
 }
 
-// GiveUp fails a job whose task has failed too often, unless it has ended or a
-// process holds it. It reports whether it did.
-func (r *Runner) GiveUp(ctx context.Context, id string) (failed bool, err error) {
+// giveUp fails a job whose task has failed too often, unless it has ended or a
+// process holds it.
+func (r *Runner) giveUp(ctx context.Context, id string) error {
 	j, failed, err := r.Jobs.Fail(ctx, r.Key(id), "given up after several tries")
 	if err != nil || !failed {
-		return false, err
+		return err
 	}
-	return true, r.ended(ctx, id, j)
+	r.drop(ctx, j)
+	return r.ended(ctx, id, j)
 }
 
 // Cancel is [Jobs.Cancel].
 func (r *Runner) Cancel(ctx context.Context, id string) (Job, error) {
 	j, err := r.Jobs.Cancel(ctx, r.Key(id))
-	if j.Idle {
-		r.Metric.JobEnded(r.Name, string(j.Status))
+	if j.before != nil {
+		if j.before.Status == Queued { // so no run reports its end
+			r.Jobs.Metric.JobEnded(r.Name, string(j.Status))
+		}
+		r.drop(ctx, j)
 	}
 	return j, err
 }
 
-// Resume sends the tasks of the active jobs among jobs, those that a process
-// holds for when its lease ends, and removes old ones.
-func (r *Runner) Resume(ctx context.Context, jobs []Job) error {
+func (r *Runner) drop(ctx context.Context, j Job) {
+	if r.Drop != nil && j.before.Checkpoint != nil {
+		r.Drop(ctx, j, j.before.Checkpoint)
+	}
+}
+
+// Runners run the jobs of a function, one for each kind.
+type Runners []*Runner
+
+// Of returns the runner of the jobs of a kind, which the function must have.
+func (rs Runners) Of(k *Kind) *Runner {
+	for _, r := range rs {
+		if r.Kind == k {
+			return r
+		}
+	}
+	panic("no runner of " + k.Name + " jobs")
+}
+
+// Kinds returns the kinds of the function's jobs.
+func (rs Runners) Kinds() []*Kind {
+	kinds := make([]*Kind, len(rs))
+	for i, r := range rs {
+		kinds[i] = r.Kind
+	}
+	return kinds
+}
+
+// of returns the runner and the ID of the job that a task asks for; nil if it
+// asks for none of the function's.
+func (rs Runners) of(task queue.Task) (*Runner, string) {
+	if t, ok := task.(queue.RunJob); ok {
+		for _, r := range rs {
+			if r.Member == t.Member {
+				return r, t.ID
+			}
+		}
+	}
+	return nil, ""
+}
+
+// Handle runs the job that a task asks for. Its error is one of a queue's handler.
+func (rs Runners) Handle(ctx context.Context, task queue.Task) error {
+	r, id := rs.of(task)
+	if r == nil {
+		return fmt.Errorf("not a task of this function: %s", task.Encode())
+	}
+	return r.run(ctx, id)
+}
+
+// GiveUp ends the job of a message that has failed too often, unless it has ended
+// or a process holds it: see sqsqueue.Config.
+func (rs Runners) GiveUp(ctx context.Context, body []byte) error {
+	task, _ := queue.Decode(body)
+	r, id := rs.of(task)
+	if r == nil {
+		return nil // it asks for no job
+	}
+	return r.giveUp(ctx, id)
+}
+
+// Resume sends the tasks of active jobs again, those that a process holds for
+// when its lease ends. It cancels jobs that are turned off and removes old ones.
+func (rs Runners) Resume(ctx context.Context, list func(context.Context, ...*Kind) ([]Job, error)) error {
+	for _, r := range rs {
+		jobs, err := list(ctx, r.Kind)
+		if err == nil {
+			err = r.resume(ctx, jobs)
+		}
+		if err != nil {
+			return fmt.Errorf("resume %s jobs: %w", r.Name, err)
+		}
+	}
+	return nil
+}
+
+func (r *Runner) resume(ctx context.Context, jobs []Job) error {
 	now := r.Jobs.Now()
 	for _, j := range jobs {
 		var err error
 		switch id := r.ID(j); {
-		case j.Status.Active() && r.Queue == nil:
+		case j.Status.Active() && r.Off():
 			_, err = r.Cancel(ctx, id)
 		case j.Status.Active():
 			err = r.Send(ctx, id, j.Held(now))
 		case j.Old(now):
-			err = r.Jobs.Sweep(ctx, r.Key(id))
+			err = r.Jobs.sweep(ctx, r.Key(id))
 		}
 		if err != nil {
 			return err

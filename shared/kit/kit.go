@@ -63,7 +63,7 @@ func New(cfg Config) *Kit {
 	})
 	k.Images, k.Catalog = k.Inventory.ObserveImages(k.Images), k.Inventory.ObserveCatalog(k.Catalog)
 	k.Activity = &activity.Log{Root: k.Catalog, Now: k.Now, Log: k.Log}
-	k.Jobs = &job.Jobs{Records: k.Catalog, Owner: rand.Text(), Now: k.Now}
+	k.Jobs = &job.Jobs{Records: k.Catalog, Owner: rand.Text(), Now: k.Now, Activity: k.Activity, Metric: k.Metric, Log: k.Log}
 	return k
 }
 

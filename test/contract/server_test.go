@@ -93,13 +93,16 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	t.Cleanup(sources.Close)
 	m := metric.New()
 	s.activity = &activity.Log{Root: s.catalog, Now: time.Now, Log: log}
-	jobs := &job.Jobs{Records: s.catalog, Owner: "test", Now: time.Now}
+	jobs := &job.Jobs{
+		Records: s.catalog, Owner: "test", Now: time.Now, Activity: s.activity, Metric: m, Log: log,
+		Queues: job.Queues{job.Hash: &s.hashes, job.Check: &s.checks, job.Fetch: &s.fetches},
+	}
 	s.hasher = &hash.Function{
-		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Inspections: new(mailbox), HashJobs: &s.hashes, CheckJobs: &s.checks,
-		Inventory: inv, Activity: s.activity, Metric: m, Workers: 1, Now: time.Now, Log: log,
+		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Inspections: new(mailbox),
+		Inventory: inv, Metric: m, Workers: 1, Now: time.Now, Log: log,
 	}
 	s.fetcher = &fetch.Function{
-		Catalog: s.catalog, Sources: sources, Jobs: jobs, FetchJobs: &s.fetches, Inspections: new(mailbox), Inventory: inv, Activity: s.activity, Metric: m,
+		Catalog: s.catalog, Sources: sources, Jobs: jobs, Inspections: new(mailbox), Inventory: inv, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Workers: 2, Now: time.Now, Log: log,
 	}
 	s.uploader = &upload.Function{

@@ -30,10 +30,9 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		Catalog: c.Catalog, Sources: client, Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
-	jobs, err := c.Queue(c.Lambda.FetchJobQueue, f.GiveUp)
+	jobs, err := c.JobQueue(c.Lambda.FetchJobQueue, f.Runners())
 	if err != nil {
 		return nil, err
 	}
-	f.FetchJobs = jobs
 	return c.Function(f.Routes(), nil, f.Handle, jobs), nil
 }

@@ -7,6 +7,7 @@ import (
 	"imageroot/functions/hash"
 	"imageroot/shared/cloud"
 	"imageroot/shared/config"
+	"imageroot/shared/job"
 	"imageroot/shared/lambda"
 )
 
@@ -19,20 +20,20 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &hash.Function{
 		Images: c.Images, Catalog: c.Catalog, Bucket: c.ImageRoot.Bucket, Prefix: c.ImageRoot.Prefix,
-		Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Jobs: c.Jobs, Inventory: c.Inventory, Metric: c.Metric,
 		Workers: c.HashWorkers, Now: c.Now, Log: c.Log,
 	}
-	inspections, err := c.Queue(c.Lambda.InspectionQueue, f.GiveUp)
+	inspections, err := c.Queue(c.Lambda.InspectionQueue, nil)
 	if err != nil {
 		return nil, err
 	}
-	jobs, err := c.Queue(c.Lambda.HashJobQueue, f.GiveUp)
+	f.Inspections = inspections
+	jobs, err := c.JobQueue(c.Lambda.HashJobQueue, f.Runners())
 	if err != nil {
 		return nil, err
 	}
-	f.Inspections, f.HashJobs = inspections, jobs
-	if c.Check {
-		f.CheckJobs = jobs
+	if !c.Check {
+		delete(c.Jobs.Queues, job.Check)
 	}
 	return c.Function(f.Routes(), nil, f.Handle, inspections, jobs), nil
 }
