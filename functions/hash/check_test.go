@@ -431,7 +431,7 @@ func TestChecksByAndBy(t *testing.T) {
 				w.look(off, name)
 				w.until(off, job.Hash.Task(name))
 				if !known { // as of a catalog from before there were checks
-					if err := w.catalog.DeleteRecord(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
+					if err := w.catalog.Delete(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -654,6 +654,6 @@ func TestObserve(t *testing.T) {
 	if s, err := inv.Snapshot(ctx); err != nil || s.Rows[2].Names[0] != "f.img" {
 		t.Errorf("after ReplaceRecord: %+v, %v", s.Rows, err)
 	}
-	must(catalog.DeleteRecord(ctx, key))
-	count(2, "DeleteRecord")
+	must(catalog.Delete(ctx, key))
+	count(2, "Delete of a record")
 }

@@ -116,7 +116,7 @@ func (f *manifestFile) forget(ctx context.Context) {
 	if f.forgotten {
 		return
 	}
-	if err := f.catalog.DeleteRecord(ctx, layout.GoodManifestKey); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := f.catalog.Delete(ctx, layout.GoodManifestKey); err != nil && !errors.Is(err, store.ErrNotFound) {
 		f.log.Warn("cannot remove the copy of a removed manifest", "error", err)
 		return
 	}

@@ -53,8 +53,3 @@ func (o *observed) ReplaceRecord(ctx context.Context, key string, data []byte, t
 	defer o.touch(key)
 	return o.Root.ReplaceRecord(ctx, key, data, tag)
 }
-
-func (o *observed) DeleteRecord(ctx context.Context, key string) error {
-	defer o.touch(key)
-	return o.Root.DeleteRecord(ctx, key)
-}

@@ -394,7 +394,7 @@ func TestDeletedRecord(t *testing.T) {
 		enqueue(t, a)
 		go func() {
 			time.Sleep(5 * time.Second)
-			if err := s.DeleteRecord(t.Context(), key); err != nil {
+			if err := s.Delete(t.Context(), key); err != nil {
 				t.Error(err)
 			}
 		}()
@@ -403,7 +403,7 @@ func TestDeletedRecord(t *testing.T) {
 		}
 		enqueue(t, a)
 		if _, err := a.Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
-			return func(*job.Job) {}, s.DeleteRecord(t.Context(), key)
+			return func(*job.Job) {}, s.Delete(t.Context(), key)
 		}); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("the end of a job whose record went: %v", err)
 		}

@@ -118,7 +118,7 @@ func (j *Jobs) sweep(ctx context.Context, key string) error {
 	if err != nil || !job.Old(j.Now()) {
 		return ignoreMissing(err)
 	}
-	return j.Records.DeleteRecord(ctx, key)
+	return j.Records.Delete(ctx, key)
 }
 
 func ignoreMissing(err error) error {

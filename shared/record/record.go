@@ -175,7 +175,7 @@ func Delete[T any](ctx context.Context, s store.Records, key string) error {
 	_, _, err := Read[T](ctx, s, key)
 	switch {
 	case err == nil, errors.Is(err, ErrDamaged):
-		return s.DeleteRecord(ctx, key)
+		return s.Delete(ctx, key)
 	case errors.Is(err, store.ErrNotFound):
 		return nil
 	}

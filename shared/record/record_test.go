@@ -205,7 +205,7 @@ func TestSwapFindsAnothersWrite(t *testing.T) {
 	ctx := t.Context()
 	for name, other := range map[string]func(under store.Root) error{
 		"replaced": func(under store.Root) error { _, _, err := record.Change(ctx, under, "c", add); return err },
-		"deleted":  func(under store.Root) error { return under.DeleteRecord(ctx, "c") },
+		"deleted":  func(under store.Root) error { return under.Delete(ctx, "c") },
 	} {
 		under := memstore.New()
 		tag, err := record.Swap(ctx, under, "c", &counter{N: 1}, "")

@@ -217,7 +217,7 @@ type Presigner interface {
 const MaxRecordBytes = 1 << 20
 
 // Records are small objects that processes share. They are objects of the same
-// root: [Objects.List] lists them, and [Objects.Delete] removes them.
+// root: [Objects.List] lists them.
 //
 // A tag identifies one content of a record. It identifies another content only if
 // that has the same bytes, so contents must differ from all earlier ones:
@@ -238,9 +238,8 @@ type Records interface {
 	// ReplaceRecord replaces the content that tag identifies. If the record has
 	// another content, or does not exist, the error is [ErrConflict].
 	ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error)
-	// DeleteRecord removes a record, whatever its content. A record that does not
-	// exist is no error.
-	DeleteRecord(ctx context.Context, key string) error
+	// Delete removes a record, whatever its content, as [Objects.Delete] does.
+	Delete(ctx context.Context, key string) error
 }
 
 // A Root is what the image root and the catalog root offer.

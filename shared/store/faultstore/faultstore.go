@@ -267,9 +267,3 @@ func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag s
 		return r.root.ReplaceRecord(ctx, key, data, tag)
 	})
 }
-
-// DeleteRecord fails as Delete does.
-func (r *Root) DeleteRecord(ctx context.Context, key string) error {
-	_, err := write(r, "DeleteRecord", key, func() (any, error) { return nil, r.root.DeleteRecord(ctx, key) })
-	return err
-}

@@ -369,5 +369,3 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, tag string, cr
 	}
 	return r.set(key, bytes.Clone(data), etagOf(data)).ETag, nil
 }
-
-func (r *Root) DeleteRecord(ctx context.Context, key string) error { return r.Delete(ctx, key) }

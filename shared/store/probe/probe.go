@@ -192,7 +192,7 @@ func (c *check) replace() {
 	_, err = c.root.ReplaceRecord(c.ctx, key, c.content("stale"), one)
 	c.refused(noReplace, err, store.ErrConflict)
 	c.holds(key, second, two, noReplace)
-	c.ok(noDelete, c.root.DeleteRecord(c.ctx, key))
+	c.ok(noDelete, c.root.Delete(c.ctx, key))
 	_, err = c.root.ReplaceRecord(c.ctx, key, c.content("gone"), two)
 	c.refused(noReplace, err, store.ErrConflict)
 	_, err = c.root.Head(c.ctx, key)

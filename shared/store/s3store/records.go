@@ -61,7 +61,3 @@ func (r *Root) swap(ctx context.Context, key string, data []byte, in *s3.PutObje
 	}
 	return "", fmt.Errorf("%w (%w)", store.ErrUnknown, wrap("write record", key, err))
 }
-
-func (r *Root) DeleteRecord(ctx context.Context, key string) error {
-	return r.Delete(ctx, key)
-}

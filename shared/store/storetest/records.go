@@ -51,8 +51,8 @@ func (s *suite) records() {
 	s.must("replace with the new tag", err)
 	s.reads(key, []byte(`{"n":3}`), three)
 
-	s.must("delete", s.root.DeleteRecord(s.ctx, key))
-	s.must("delete again", s.root.DeleteRecord(s.ctx, key))
+	s.must("delete", s.root.Delete(s.ctx, key))
+	s.must("delete again", s.root.Delete(s.ctx, key))
 	_, _, err = s.root.ReadRecord(s.ctx, key)
 	s.fails("read of a deleted record", err, store.ErrNotFound)
 	_, err = s.root.ReplaceRecord(s.ctx, key, []byte(`{"n":4}`), three)
@@ -89,7 +89,7 @@ func (s *suite) recordsAreObjects() {
 			s.Errorf("the record is listed as %+v and looked at as %+v", info.Version, head)
 		}
 	}
-	s.must("delete", s.root.DeleteRecord(s.ctx, "entries/a"))
+	s.must("delete", s.root.Delete(s.ctx, "entries/a"))
 	s.isMissing("entries/a")
 	s.lists("entries/", "")
 
@@ -170,7 +170,7 @@ func (s *suite) createRace() {
 		key := fmt.Sprintf("jobs/hash/%d.img", round)
 		s.race(key, func(data []byte) (string, error) { return s.root.CreateRecord(s.ctx, key, data) })
 		// And once more where one was deleted.
-		s.must("delete", s.root.DeleteRecord(s.ctx, key))
+		s.must("delete", s.root.Delete(s.ctx, key))
 		s.race(key, func(data []byte) (string, error) { return s.root.CreateRecord(s.ctx, key, data) })
 	}
 }
