@@ -41,7 +41,7 @@ func patient(t *testing.T) *doctor {
 			Listen: "127.0.0.1:0", S3Listen: "127.0.0.1:0", Data: t.TempDir(),
 		}, Secrets: ".imageroot/credentials.json", ProgramKey: func() (string, string) { return "", "" }, Events: config.EventsListen, Poll: 15 * time.Second},
 		now: time.Now, synced: func() (bool, error) { return true, nil },
-		host: fstest.MapFS{}, goLimit: math.MaxInt64, patience: 5 * time.Second,
+		host: fstest.MapFS{}, goLimit: math.MaxInt64, patience: time.Minute,
 	}
 }
 

@@ -66,7 +66,7 @@ func TestStrangersHoldNoMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			answered := make(chan int, 1)
@@ -264,7 +264,7 @@ func TestLongDocuments(t *testing.T) {
 // TestUploadersHoldFewDocuments sends documents with the uploaders' key, all but
 // their last byte.
 func TestUploadersHoldFewDocuments(t *testing.T) {
-	g := start(t, t.TempDir(), uploader("images", ""), func(cfg *gateway.Config) { cfg.HeadTimeout = 300 * time.Millisecond })
+	g := start(t, t.TempDir(), uploader("images", ""), func(cfg *gateway.Config) { cfg.HeadTimeout = 2 * time.Second })
 	root(t, g.Endpoint(), "images")
 	body := []byte("<Delete>" + strings.Repeat(" ", 1<<20) + "<Object><Key>a.img</Key></Object></Delete>")
 	sum := md5.Sum(body)
@@ -292,7 +292,7 @@ func TestUploadersHoldFewDocuments(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		go func() {
 			_, _ = c.Write(sent.Bytes()[:last]) // which may be refused
 			<-finish

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -225,31 +226,32 @@ func TestLateParts(t *testing.T) {
 		key := fmt.Sprint(round, ".img")
 		first, second := pattern(round, 8*mib), pattern(round+50, 8*mib)
 		id, parts := begin(t, r, key, first, second)
-		ctx, stop := context.WithCancel(t.Context())
+		var completed atomic.Bool
 		var wg sync.WaitGroup
 		for side := range 2 {
 			late := client(t, endpoints[side]).Root("images", "")
 			wg.Go(func() {
 				data := pattern(99, 8*mib)
-				for n := int32(3); ctx.Err() == nil; n++ {
-					_, err := late.UploadPart(ctx, key, id, n+int32(side)*1000, bytes.NewReader(data), int64(len(data)))
+				for n := int32(0); ; n++ {
+					over := completed.Load()
+					_, err := late.UploadPart(t.Context(), key, id, 3+n%20+int32(side)*20, bytes.NewReader(data), int64(len(data)))
 					if errors.Is(err, store.ErrNotFound) {
-						return // the upload is over
+						return
 					}
-					if n == 100 {
-						t.Errorf("%s: the upload is not over: %v", key, err)
+					if over {
+						t.Errorf("%s: a part after the completion: %v", key, err)
 						return
 					}
 				}
 			})
 		}
 		_, err := r.CompleteUpload(t.Context(), key, id, parts)
+		completed.Store(true)
 		got, v := get(t, r, key)
 		if err != nil || !bytes.Equal(got, slices.Concat(first, second)) {
 			t.Errorf("%s: the object has %d bytes, others (%v)", key, len(got), err)
 		}
 		wg.Wait()
-		stop()
 		if now := version(t, g.Endpoint(), "images", key); !now.Equal(v) {
 			t.Errorf("%s: it went from %+v to %+v", key, v, now)
 		}

@@ -18,7 +18,7 @@ import (
 // TestSlowRequests sends parts of requests and waits for the gateway to give
 // up. Only an authenticated client has the time.
 func TestSlowRequests(t *testing.T) {
-	g := start(t, t.TempDir(), func(cfg *gateway.Config) { cfg.HeadTimeout = 300 * time.Millisecond })
+	g := start(t, t.TempDir(), func(cfg *gateway.Config) { cfg.HeadTimeout = 2 * time.Second })
 	r := root(t, g.Endpoint(), "images")
 	data := pattern(1, 1<<20)
 	pipe, feed := io.Pipe()
@@ -44,7 +44,7 @@ func TestSlowRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		if _, err := io.WriteString(c, sent); err != nil {
 			t.Fatal(err)
 		}

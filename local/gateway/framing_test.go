@@ -65,7 +65,7 @@ func answers(t *testing.T, addr, requests string) int {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	go func() { _, _ = io.WriteString(c, requests) }() // which may be cut off
 	r := bufio.NewReader(c)
 	method, _, _ := strings.Cut(requests, " ")

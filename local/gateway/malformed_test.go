@@ -189,7 +189,7 @@ func TestMalformedRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		_, _ = c.Write(bytes.Replace(b.Bytes(), []byte(placeholder), []byte(value), 1)) // which may be refused
 		res, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: route.method})
 		if err != nil {

@@ -183,7 +183,7 @@ func TestRangesOfOneVersion(t *testing.T) {
 		}
 	})
 	whole := 0
-	for range 200 {
+	for n := 0; n < 200 || whole == 0; n++ {
 		head, err := r.Head(t.Context(), "a.img")
 		if err != nil {
 			t.Fatal(err)
@@ -214,9 +214,6 @@ func TestRangesOfOneVersion(t *testing.T) {
 	}
 	close(stop)
 	writer.Wait()
-	if whole == 0 {
-		t.Error("no two ranges were ever of one version")
-	}
 }
 
 // TestRacesBetweenProcesses races creations and replacements through two

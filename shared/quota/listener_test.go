@@ -16,6 +16,7 @@ type site struct {
 	t       *testing.T
 	addr    *net.TCPAddr
 	vouched string // an address whose connections are vouched for
+	echoed  chan struct{}
 }
 
 func newSite(t *testing.T, cfg Config) *site {
@@ -27,7 +28,7 @@ func newSite(t *testing.T, cfg Config) *site {
 	cfg.Log = slog.New(slog.DiscardHandler)
 	ln := NewListener(inner, cfg)
 	t.Cleanup(func() { ln.Close() })
-	s := &site{t: t, addr: inner.Addr().(*net.TCPAddr), vouched: "127.0.0.8"}
+	s := &site{t: t, addr: inner.Addr().(*net.TCPAddr), vouched: "127.0.0.8", echoed: make(chan struct{}, 1)}
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -38,7 +39,14 @@ func newSite(t *testing.T, cfg Config) *site {
 			c.(*Conn).Vouch(host == s.vouched)
 			go func() {
 				defer c.Close()
-				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+				for p := make([]byte, 1); ; s.echoed <- struct{}{} {
+					if _, err := io.ReadFull(c, p); err != nil {
+						return
+					}
+					if _, err := c.Write(p); err != nil {
+						return
+					}
+				}
 			}()
 		}
 	}()
@@ -58,18 +66,23 @@ func (s *site) dial(from string) (c net.Conn, accepted bool) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
-	return c, echoes(s.t, c)
+	return c, s.echoes(c)
 }
 
-func echoes(t *testing.T, c net.Conn) bool {
-	t.Helper()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+// echoes reports whether a connection is open. The server has recorded by then
+// that its bytes moved.
+func (s *site) echoes(c net.Conn) bool {
+	s.t.Helper()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	_, err := c.Write([]byte("x"))
 	if err == nil {
 		_, err = io.ReadFull(c, make([]byte, 1))
 	}
 	if err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, io.EOF) {
-		t.Fatal(err)
+		s.t.Fatal(err)
+	}
+	if err == nil {
+		<-s.echoed
 	}
 	return err == nil
 }
@@ -109,29 +122,29 @@ func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
 	still, _ := s.dial("127.0.0.2")
 	alone, _ := s.dial("127.0.0.3")
 	other, _ := s.dial("127.0.0.4")
-	if !echoes(t, moving) {
+	if !s.echoes(moving) {
 		t.Fatal("a connection is closed though there is room")
 	}
 	if _, ok := s.dial("127.0.0.5"); !ok {
 		t.Error("a new client is refused")
 	}
-	if echoes(t, still) {
+	if s.echoes(still) {
 		t.Error("the connection that stood still is there yet")
 	}
-	if !echoes(t, alone) || !echoes(t, other) || !echoes(t, moving) {
+	if !s.echoes(alone) || !s.echoes(other) || !s.echoes(moving) {
 		t.Error("another connection was closed")
 	}
 	// By now each has one. other and moving moved later than alone.
-	if !echoes(t, other) || !echoes(t, moving) {
+	if !s.echoes(other) || !s.echoes(moving) {
 		t.Error("a connection is closed though none came")
 	}
 	if _, ok := s.dial("127.0.0.6"); !ok {
 		t.Error("a new client is refused")
 	}
-	if !echoes(t, moving) || !echoes(t, other) {
+	if !s.echoes(moving) || !s.echoes(other) {
 		t.Error("a connection that moves was closed")
 	}
-	if !echoes(t, known) {
+	if !s.echoes(known) {
 		t.Error("a connection that is vouched for was closed")
 	}
 }
@@ -146,10 +159,10 @@ func TestNewConnectionGetsPlaceOfStillOne(t *testing.T) {
 	if _, ok := s.dial("127.0.0.2"); !ok {
 		t.Error("the new connection is refused")
 	}
-	if echoes(t, still) {
+	if s.echoes(still) {
 		t.Error("the connection that stood still is there yet")
 	}
-	if !echoes(t, moving) || !echoes(t, other) {
+	if !s.echoes(moving) || !s.echoes(other) {
 		t.Error("another connection was closed")
 	}
 }
