@@ -13,6 +13,7 @@ import (
 	"imageroot/shared/auth"
 	"imageroot/shared/config"
 	"imageroot/shared/record"
+	"imageroot/shared/store"
 )
 
 // secretsFile is the path of the credentials in DATA.
@@ -90,7 +91,7 @@ func readCredentials(dir string) (*credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the generated credentials: %w", err)
 	}
-	c, err := record.Decode[credentials](path, data)
+	c, err := record.Decode[credentials](store.Key(path), data)
 	c.path = path
 	return &c, err
 }

@@ -178,12 +178,12 @@ func (r *running) row(name string) (row struct {
 }
 
 // records returns one key of each kind of record, by its prefix.
-func (l *lab) records() map[string]string {
+func (l *lab) records() map[string]store.Key {
 	page, err := os.ReadFile("../docs/records.md")
 	if err != nil {
 		l.Fatal(err)
 	}
-	found := map[string]string{}
+	found := map[string]store.Key{}
 	for _, prefix := range []string{
 		layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
 		layout.CheckJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/",
@@ -194,7 +194,7 @@ func (l *lab) records() map[string]string {
 			}
 			kind := prefix
 			if prefix == "auth/" || prefix == "manifest/" {
-				kind = info.Key // each is a kind of its own
+				kind = string(info.Key) // each is a kind of its own
 			}
 			found[kind] = info.Key
 			if !regexp.MustCompile(`(?m)^## (.*, )?` + kind).Match(page) {
@@ -207,7 +207,7 @@ func (l *lab) records() map[string]string {
 
 // fill makes a record of each kind and returns their content, and their keys by
 // kind. disk is the image that other.img is.
-func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]string) {
+func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]store.Key) {
 	t := l.T
 	disk = make([]byte, 64<<10)
 	copy(disk[510:], "\x55\xaa")
@@ -248,7 +248,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]str
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole[key] = data
+		whole[string(key)] = data
 	}
 	return disk, whole, kinds
 }
@@ -265,23 +265,23 @@ func TestNewerRecords(t *testing.T) {
 	l := newLab(t)
 	disk, whole, kinds := l.fill()
 	for kind, key := range kinds {
-		if kind == layout.GoodManifestKey {
+		if kind == string(layout.GoodManifestKey) {
 			continue // a copy of what the operator wrote
 		}
 		t.Run(strings.ReplaceAll(kind, "/", " "), func(t *testing.T) {
 			l := &lab{t, l.endpoint, l.origin, l.images, l.catalog}
-			newer := bytes.Replace(whole[key], []byte(`"schema":1,`), []byte(`"name":{"is":"another type"},"schema":99,`), 1)
+			newer := bytes.Replace(whole[string(key)], []byte(`"schema":1,`), []byte(`"name":{"is":"another type"},"schema":99,`), 1)
 			put := func(data []byte) {
 				if _, err := l.catalog.Put(t.Context(), key, bytes.NewReader(data), int64(len(data))); err != nil {
 					t.Fatal(err)
 				}
 			}
 			put(newer)
-			defer put(whole[key])
+			defer put(whole[string(key)])
 			named := func(text string) bool {
-				return strings.Contains(text, key) && strings.Contains(text, "version 99") && strings.Contains(text, "knows version 1")
+				return strings.Contains(text, string(key)) && strings.Contains(text, "version 99") && strings.Contains(text, "knows version 1")
 			}
-			if strings.HasPrefix(key, "auth/") {
+			if strings.HasPrefix(string(key), "auth/") {
 				if s, _, err := l.open("--password", labPassword); err == nil || !named(err.Error()) {
 					t.Errorf("the start: %v, %v", s, err)
 				}
@@ -300,7 +300,7 @@ func TestNewerRecords(t *testing.T) {
 					{http.MethodDelete, "/catalog/hashes/a.img.gz", ""},
 					{http.MethodPost, "/catalog/entries", `{"refresh": true, ` + c + `}`},
 					{http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`},
-					{http.MethodDelete, "/uploads/" + path.Base(kinds[layout.UploadPrefix]), ""},
+					{http.MethodDelete, "/uploads/" + path.Base(string(kinds[layout.UploadPrefix])), ""},
 				} {
 					r.send(req[0], req[1], "application/json", req[2])
 				}
@@ -320,14 +320,14 @@ func TestDamagedRecords(t *testing.T) {
 	l := newLab(t)
 	disk, whole, kinds := l.fill()
 	for kind, key := range kinds {
-		data := whole[key]
+		data := whole[string(key)]
 		garbled := bytes.Clone(data)
 		for i := range garbled {
 			garbled[i] ^= byte(0x80 + i)
 		}
-		another := whole[kinds[layout.HashJobPrefix]]
+		another := whole[string(kinds[layout.HashJobPrefix])]
 		if kind == layout.HashJobPrefix || kind == layout.CheckJobPrefix || kind == layout.FetchJobPrefix {
-			another = whole[kinds[layout.EntryPrefix]]
+			another = whole[string(kinds[layout.EntryPrefix])]
 		}
 		for how, bad := range map[string][]byte{
 			"cut": data[:len(data)/2], "garbled": garbled, "emptied": {}, "of another kind": another,
@@ -345,10 +345,10 @@ func TestDamagedRecords(t *testing.T) {
 				r.until("the repair", func() bool {
 					return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("other.img").HashState == "hashed"
 				})
-				if kind != layout.GoodManifestKey {
+				if kind != string(layout.GoodManifestKey) {
 					r.until("a line with the key", func() bool {
 						line := r.log.String()
-						return strings.Contains(line, key) && strings.Contains(line, "remedy=")
+						return strings.Contains(line, string(key)) && strings.Contains(line, "remedy=")
 					})
 				}
 				blobs := 0

@@ -21,11 +21,11 @@ type direct struct {
 }
 
 // Head implements store.Objects. Serving an image calls it twice.
-func (d *direct) Head(ctx context.Context, key string) (store.Info, error) {
+func (d *direct) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Info{}, fmt.Errorf("read %q: %w", key, err)
 	}
-	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+key)
+	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+string(key))
 	if err != nil {
 		return d.Root.Head(ctx, key) // S3 returns the error of the contract
 	}
@@ -33,16 +33,16 @@ func (d *direct) Head(ctx context.Context, key string) (store.Info, error) {
 	return infoOf(key, f), nil
 }
 
-func infoOf(key string, f *gateway.File) store.Info {
+func infoOf(key store.Key, f *gateway.File) store.Info {
 	return store.Info{Key: key, Version: store.Version{ETag: f.ETag, Size: f.Size, LastModified: f.LastModified}}
 }
 
 // Get implements store.Objects.
-func (d *direct) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (d *direct) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, store.Info{}, fmt.Errorf("read %q: %w", key, err)
 	}
-	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+key)
+	f, err := d.gateway.Open(d.location.Bucket, d.location.Prefix+string(key))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, store.Info{}, fmt.Errorf("read %q: %w", key, store.ErrNotFound)

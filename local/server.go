@@ -196,15 +196,15 @@ func (s *server) unlisted() []inventory.Other {
 // image.
 func (s *server) changed(bucket, key string) {
 	if bucket == s.cfg.ImageRoot.Bucket {
-		if name, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
-			s.kit.Inventory.TouchImage(name)
-			_ = s.events.inspections.Send(context.Background(), queue.InspectImage(name).Encode(), 0) // never fails
+		if key, ok := queue.TopLevel(key, s.cfg.ImageRoot.Prefix); ok {
+			s.kit.Inventory.TouchImage(key)
+			_ = s.events.inspections.Send(context.Background(), queue.InspectImage(key).Encode(), 0) // never fails
 			return
 		}
 	}
 	if bucket == s.cfg.CatalogRoot.Bucket {
 		if key, ok := strings.CutPrefix(key, s.cfg.CatalogRoot.Prefix); ok {
-			s.kit.Inventory.TouchCatalog(key)
+			s.kit.Inventory.TouchCatalog(store.Key(key))
 		}
 	}
 }

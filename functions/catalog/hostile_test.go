@@ -44,7 +44,7 @@ func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	f, h := newCatalog(t, memstore.New())
 	put := func(name string, data []byte) {
 		t.Helper()
-		if _, err := f.Images.Put(t.Context(), name, bytes.NewReader(data), int64(len(data))); err != nil {
+		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), bytes.NewReader(data), int64(len(data))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -54,7 +54,7 @@ func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	for n := range 2000 {
 		fmt.Fprintf(&manifest, "[[images]]\nname = \"image-%d.img\"\nsrc = \"https://images.example.org/a-directory/image-%d.img\"\n", n, n)
 	}
-	put(layout.ManifestKey, []byte(manifest.String()))
+	put(string(layout.ManifestKey), []byte(manifest.String()))
 
 	const clients, each = 400, 40 << 10
 	for _, path := range []string{"/images", "/catalog.toml", "/images/plain.img", "/raw/plain.img"} {

@@ -90,7 +90,7 @@ func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	f.record(r, activity.Event{
-		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: layout.ManifestKey,
+		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: string(layout.ManifestKey),
 		Summary: "replaced the manifest", Details: map[string]any{"images": len(m.Images)},
 	})
 	return web.Answer(w, r, http.StatusOK, map[string]int{"images": len(m.Images)}, "the manifest was replaced")
@@ -107,7 +107,7 @@ func (f *Function) removeManifest(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	f.record(r, activity.Event{
-		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: layout.ManifestKey,
+		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: string(layout.ManifestKey),
 		Summary: "removed the manifest", Details: map[string]any{"images": 0},
 	})
 	return web.Answer(w, r, http.StatusNoContent, nil, "the manifest was removed")

@@ -122,7 +122,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 func elsewhere(r *http.Request, c *object) error {
 	key := c.sha256
 	if key == "" {
-		key = url.PathEscape(c.Info.Key)
+		key = url.PathEscape(string(c.Info.Key))
 	}
 	from := web.BaseURL(r) + ImagePath(key, c.name)
 	format, _ := image.FormatOf(c.name)

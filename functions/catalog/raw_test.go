@@ -115,7 +115,7 @@ func (b onDiskBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-func (d *onDisk) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (d *onDisk) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	body, info, err := d.Root.Get(ctx, key, r, ifMatch)
 	if err != nil {
 		return nil, info, err
@@ -164,7 +164,7 @@ func newRawServer(t *testing.T, direct bool) *rawServer {
 
 func (s *rawServer) put(name string, b []byte) {
 	s.Helper()
-	if _, err := s.root.Put(s.Context(), name, bytes.NewReader(b), int64(len(b))); err != nil {
+	if _, err := s.root.Put(s.Context(), layout.ImageKey(name), bytes.NewReader(b), int64(len(b))); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -436,7 +436,7 @@ func TestRawReplaced(t *testing.T) {
 				var heads atomic.Int32
 				s.images.Reset(func(c faultstore.Call) faultstore.Fault {
 					// The version is read before the first byte, and again before the last.
-					if c.Op == "Head" && c.Key == name && heads.Add(1) > 1 {
+					if c.Op == "Head" && c.Key == layout.ImageKey(name) && heads.Add(1) > 1 {
 						return faultstore.Before
 					}
 					return faultstore.None
@@ -456,7 +456,7 @@ func TestRawReplaced(t *testing.T) {
 // learn records what is known of an image's bytes.
 func learn(t *testing.T, f *Function, name string, rec content.Record) {
 	t.Helper()
-	info, err := f.Images.Head(t.Context(), name)
+	info, err := f.Images.Head(t.Context(), layout.ImageKey(name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -503,7 +503,7 @@ func TestRawKnown(t *testing.T) {
 					status = 501
 				}
 			}
-			if _, err := f.Images.Put(t.Context(), tt.name, bytes.NewReader(make([]byte, 1000)), 1000); err != nil {
+			if _, err := f.Images.Put(t.Context(), layout.ImageKey(tt.name), bytes.NewReader(make([]byte, 1000)), 1000); err != nil {
 				t.Fatal(err)
 			}
 			learn(t, f, tt.name, tt.rec)
@@ -847,7 +847,7 @@ func TestRawPaths(t *testing.T) {
 		"free.img.xz": gzip, "taken.img.xz": gzip, "taken.img": {Content: content.Content{Kind: content.MBR}},
 		"page.img": {Content: content.Content{Kind: content.HTML, What: "a web page"}},
 	} {
-		if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {
+		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), strings.NewReader(name), int64(len(name))); err != nil {
 			t.Fatal(err)
 		}
 		learn(t, f, name, rec)
@@ -899,7 +899,7 @@ func TestRawElsewhere(t *testing.T) {
 		"a.img": "| dd of=", "b.img.zst": "/images/b.img.zst/b.img.zst' | zstd -d | dd of=", "c d.iso.xz": "/images/c%20d.iso.xz/c%20d.iso.xz' | xz -d | dd",
 		"e.raw.gz": "gzip -d", "f.raw.bz2": "bzip2 -d", "g.qcow2": "qemu-img convert -O raw",
 	} {
-		if _, err := f.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name))); err != nil {
+		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), strings.NewReader(name), int64(len(name))); err != nil {
 			t.Fatal(err)
 		}
 		key := url.PathEscape(name)

@@ -19,7 +19,7 @@ import (
 
 // checkpoint is what the next run of a job resumes from. The store lists the parts.
 type checkpoint struct {
-	Key        string            `json:"key"` // of the upload
+	Key        store.Key         `json:"key"` // of the upload
 	UploadID   string            `json:"upload_id"`
 	PartSize   int64             `json:"part_size"` // negative: lengths were not known
 	Parts      int32             `json:"parts"`     // finished, from the first on
@@ -132,7 +132,7 @@ func sameBytes(parts []store.Part, size int64) bool {
 
 // key returns where to assemble the bytes: at their place if the digest is
 // known, else where no other transfer does.
-func (t *target) key() string {
+func (t *target) key() store.Key {
 	if t.sha256 != "" {
 		return layout.BlobKey(t.sha256)
 	}
@@ -140,14 +140,14 @@ func (t *target) key() string {
 }
 
 // assembles reports whether key can be what [target.key] returned.
-func (t *target) assembles(key string) bool {
+func (t *target) assembles(key store.Key) bool {
 	if t.sha256 != "" {
 		return key == layout.BlobKey(t.sha256)
 	}
 	return isStaging(key)
 }
 
-func isStaging(key string) bool {
+func isStaging(key store.Key) bool {
 	_, ok := layout.StagingRef(key)
 	return ok
 }

@@ -73,63 +73,63 @@ func (z *freezer) write(op string, do func()) {
 	}
 }
 
-func (z *freezer) Head(ctx context.Context, key string) (store.Info, error) {
+func (z *freezer) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	z.wait("")
 	return z.Root.Head(ctx, key)
 }
 
-func (z *freezer) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+func (z *freezer) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, error) {
 	z.wait("")
 	return z.Root.ReadRecord(ctx, key)
 }
 
-func (z *freezer) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (z *freezer) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	z.wait("")
 	return z.Root.ListParts(ctx, key, id)
 }
 
-func (z *freezer) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+func (z *freezer) List(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error] {
 	z.wait("")
 	return z.Root.List(ctx, prefix, after)
 }
 
-func (z *freezer) Delete(ctx context.Context, key string) (err error) {
+func (z *freezer) Delete(ctx context.Context, key store.Key) (err error) {
 	z.write("Delete", func() { err = z.Root.Delete(ctx, key) })
 	return err
 }
 
-func (z *freezer) Copy(ctx context.Context, dst, src string, size int64) (err error) {
+func (z *freezer) Copy(ctx context.Context, dst, src store.Key, size int64) (err error) {
 	z.write("Copy", func() { err = z.Root.Copy(ctx, dst, src, size) })
 	return err
 }
 
-func (z *freezer) CreateUpload(ctx context.Context, key string) (id string, err error) {
+func (z *freezer) CreateUpload(ctx context.Context, key store.Key) (id string, err error) {
 	z.write("CreateUpload", func() { id, err = z.Root.CreateUpload(ctx, key) })
 	return id, err
 }
 
-func (z *freezer) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (p store.Part, err error) {
+func (z *freezer) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (p store.Part, err error) {
 	z.write("UploadPart", func() { p, err = z.Root.UploadPart(ctx, key, id, n, body, size) })
 	return p, err
 }
 
-func (z *freezer) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (v store.Version, err error) {
+func (z *freezer) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (v store.Version, err error) {
 	z.write("CompleteUpload", func() { v, err = z.Root.CompleteUpload(ctx, key, id, parts) })
 	return v, err
 }
 
-func (z *freezer) AbortUpload(ctx context.Context, key, id string) (err error) {
+func (z *freezer) AbortUpload(ctx context.Context, key store.Key, id string) (err error) {
 	z.write("AbortUpload", func() { err = z.Root.AbortUpload(ctx, key, id) })
 	return err
 }
 
-func (z *freezer) CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error) {
-	z.write("CreateRecord "+key, func() { tag, err = z.Root.CreateRecord(ctx, key, data) })
+func (z *freezer) CreateRecord(ctx context.Context, key store.Key, data []byte) (tag string, err error) {
+	z.write("CreateRecord "+string(key), func() { tag, err = z.Root.CreateRecord(ctx, key, data) })
 	return tag, err
 }
 
-func (z *freezer) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error) {
-	z.write("ReplaceRecord "+key, func() { newTag, err = z.Root.ReplaceRecord(ctx, key, data, tag) })
+func (z *freezer) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (newTag string, err error) {
+	z.write("ReplaceRecord "+string(key), func() { newTag, err = z.Root.ReplaceRecord(ctx, key, data, tag) })
 	return newTag, err
 }
 

@@ -239,30 +239,35 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	return f.sweepParts(ctx, f.inUse(jobs))
 }
 
-// inUse returns the keys and the IDs of the store's uploads that active jobs fill,
-// or that failed ones have left for another.
-func (f *Function) inUse(jobs []job.Job) map[string]bool {
-	inUse := map[string]bool{}
+// used has the keys and the IDs of the store's uploads that jobs fill.
+type used struct {
+	keys    map[store.Key]bool
+	uploads map[string]bool
+}
+
+// inUse returns what active jobs fill, or failed ones have left for another.
+func (f *Function) inUse(jobs []job.Job) used {
+	u := used{map[store.Key]bool{}, map[string]bool{}}
 	for _, j := range jobs {
 		cp, ok := f.kept(j)
 		if j.Status.Active() {
 			ok = json.Unmarshal(j.Checkpoint, &cp) == nil
 		}
 		if ok {
-			inUse[cp.UploadID], inUse[cp.Key] = true, true
+			u.uploads[cp.UploadID], u.keys[cp.Key] = true, true
 		}
 	}
-	return inUse
+	return u
 }
 
 // sweepParts removes the parts of fetches that no job will resume.
-func (f *Function) sweepParts(ctx context.Context, inUse map[string]bool) error {
+func (f *Function) sweepParts(ctx context.Context, inUse used) error {
 	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix} {
 		for u, err := range f.Catalog.PendingUploads(ctx, prefix) {
 			if err != nil {
 				return fmt.Errorf("reconcile: %w", err)
 			}
-			if !inUse[u.ID] && f.Now().Sub(u.Initiated) > abandonedAfter {
+			if !inUse.uploads[u.ID] && f.Now().Sub(u.Initiated) > abandonedAfter {
 				if err := f.Catalog.AbortUpload(ctx, u.Key, u.ID); err != nil {
 					return fmt.Errorf("reconcile: %w", err)
 				}
@@ -273,7 +278,7 @@ func (f *Function) sweepParts(ctx context.Context, inUse map[string]bool) error 
 		if err != nil {
 			return fmt.Errorf("reconcile: %w", err)
 		}
-		if isStaging(info.Key) && !inUse[info.Key] && f.Now().Sub(info.LastModified) > abandonedAfter {
+		if isStaging(info.Key) && !inUse.keys[info.Key] && f.Now().Sub(info.LastModified) > abandonedAfter {
 			if err := f.Catalog.Delete(ctx, info.Key); err != nil {
 				return fmt.Errorf("reconcile: %w", err)
 			}

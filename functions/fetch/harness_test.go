@@ -300,7 +300,7 @@ type smallParts struct {
 
 func partKey(id string, p store.Part) string { return fmt.Sprint(id, p.Number, p.ETag) }
 
-func (s *smallParts) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+func (s *smallParts) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	var data bytes.Buffer
 	part, err := s.Root.UploadPart(ctx, key, id, n, io.TeeReader(body, &data), size)
 	if err == nil {
@@ -311,7 +311,7 @@ func (s *smallParts) UploadPart(ctx context.Context, key, id string, n int32, bo
 	return part, err
 }
 
-func (s *smallParts) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (s *smallParts) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	there, err := s.Root.ListParts(ctx, key, id)
@@ -415,9 +415,9 @@ func (w *world) finish(f *Function) job.Job {
 	return j
 }
 
-func (w *world) keys(prefix string) []string {
+func (w *world) keys(prefix string) []store.Key {
 	w.t.Helper()
-	var keys []string
+	var keys []store.Key
 	for info, err := range w.root.List(context.Background(), prefix, "") {
 		if err != nil {
 			w.t.Fatal(err)

@@ -25,7 +25,7 @@ type place struct {
 
 // imageAt returns the place of an image.
 func (f *Function) imageAt(name string, v store.Version) place {
-	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: name, Version: v}}, name}
+	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: layout.ImageKey(name), Version: v}}, name}
 }
 
 // find returns where the bytes with that SHA-256 are. The error is
@@ -56,7 +56,8 @@ func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
 		return place{}, store.ErrNotFound
 	}
 	if at.Local {
-		return place{at, at.Info.Key}, nil
+		name, _ := layout.ImageName(at.Info.Key)
+		return place{at, name}, nil
 	}
 	return place{at, row.Names[0]}, nil
 }

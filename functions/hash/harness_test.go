@@ -79,7 +79,7 @@ type tap struct {
 	bytes int64 // that were read of images
 }
 
-func (p *tap) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (p *tap) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	body, info, err := p.Root.Get(ctx, key, r, ifMatch)
 	if err != nil || key != imageName || r.Length >= 0 { // a look into it
 		return body, info, err
@@ -122,7 +122,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) put(name string, data []byte) store.Version {
 	w.t.Helper()
 	time.Sleep(time.Second) // versions differ by it
-	v, err := w.images.Put(w.t.Context(), name, bytes.NewReader(data), int64(len(data)))
+	v, err := w.images.Put(w.t.Context(), layout.ImageKey(name), bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -297,17 +297,17 @@ func (z *freezer) write(do func()) {
 	z.wait(here && z.after)
 }
 
-func (z *freezer) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+func (z *freezer) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, error) {
 	z.wait(false)
 	return z.Root.ReadRecord(ctx, key)
 }
 
-func (z *freezer) CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error) {
+func (z *freezer) CreateRecord(ctx context.Context, key store.Key, data []byte) (tag string, err error) {
 	z.write(func() { tag, err = z.Root.CreateRecord(ctx, key, data) })
 	return tag, err
 }
 
-func (z *freezer) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error) {
+func (z *freezer) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (newTag string, err error) {
 	z.write(func() { newTag, err = z.Root.ReplaceRecord(ctx, key, data, tag) })
 	return newTag, err
 }

@@ -13,7 +13,6 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
-	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -81,33 +80,34 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	case queue.Resume:
 		return f.Runners().Resume(ctx, f.Inventory.Jobs)
 	case queue.InspectImage:
-		return f.inspectImage(ctx, string(t))
+		return f.inspectImage(ctx, store.Key(t))
 	case queue.InspectContent:
 		return f.inspectContent(ctx, string(t))
 	}
 	return f.Runners().Handle(ctx, task)
 }
 
-// inspectImage brings the records up to date with the object of that name.
-func (f *Function) inspectImage(ctx context.Context, name string) error {
-	if of, _, ok := layout.ImageOfSidecar(name); ok {
+// inspectImage brings the records up to date with the object at key.
+func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
+	if of, _, ok := layout.ImageOfSidecar(key); ok {
 		var errs []error
-		for _, spelling := range image.Spellings(of) {
-			errs = append(errs, f.inspectImage(ctx, spelling))
+		for _, other := range layout.ImageKeys(of) {
+			errs = append(errs, f.inspectImage(ctx, other))
 		}
 		return errors.Join(errs...)
 	}
-	if name == layout.ManifestKey {
+	if key == layout.ManifestKey {
 		// Another process may have changed it.
-		f.Inventory.TouchImage(name)
+		f.Inventory.TouchImage(key)
 		_, err := f.Inventory.Snapshot(ctx) // keeps a copy of a good one
 		return err
 	}
-	if !image.IsName(name) {
+	name, ok := layout.ImageName(key)
+	if !ok {
 		_, err := f.Inventory.Snapshot(ctx) // logs what is not an image
 		return err
 	}
-	info, err := f.Images.Head(ctx, name)
+	info, err := f.Images.Head(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
 		return f.forget(ctx, name)
 	}
@@ -223,7 +223,7 @@ func replaced() error {
 
 // hash reads the current version of an image and publishes its digest.
 func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job.Job), error) {
-	info, err := f.Images.Head(ctx, name)
+	info, err := f.Images.Head(ctx, layout.ImageKey(name))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errors.New("the image was deleted")
 	}
@@ -245,7 +245,7 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 	if err := f.read(ctx, name, info, h, r); err != nil {
 		return nil, err
 	}
-	after, err := f.Images.Head(ctx, name)
+	after, err := f.Images.Head(ctx, layout.ImageKey(name))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, job.StoreFailed(err)
 	}
@@ -265,7 +265,7 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 	if h.Offset() == info.Size {
 		return nil
 	}
-	body, got, err := f.Images.Get(ctx, name, store.Range{Offset: h.Offset(), Length: -1}, info.ETag)
+	body, got, err := f.Images.Get(ctx, layout.ImageKey(name), store.Range{Offset: h.Offset(), Length: -1}, info.ETag)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		return replaced()
 	}

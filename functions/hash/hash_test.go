@@ -627,7 +627,7 @@ func TestChecksumFiles(t *testing.T) {
 					t.Errorf("%s, late %v: %v, want %v", tt.name, late, got, tt.verdicts)
 				}
 				for suffix := range tt.files {
-					if err := w.images.Delete(w.t.Context(), imageName+suffix); err != nil {
+					if err := w.images.Delete(w.t.Context(), store.Key(imageName+suffix)); err != nil {
 						t.Fatal(err)
 					}
 					w.look(p, imageName+suffix)

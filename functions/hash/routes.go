@@ -56,7 +56,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if _, err := image.ParseName(in.Name); err != nil {
 		return problem.New(problem.Malformed, err.Error())
 	}
-	name, info, err := store.HeadFirst(r.Context(), f.Images, image.Spellings(in.Name))
+	key, info, err := store.HeadFirst(r.Context(), f.Images, layout.ImageKeys(in.Name))
 	if errors.Is(err, store.ErrNotFound) {
 		if j, ok, err := f.checkFetched(r, in.Name); ok || err != nil {
 			if err != nil {
@@ -69,6 +69,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	name, _ := layout.ImageName(key) // as there is an object
 	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err

@@ -49,33 +49,36 @@ func (f *Function) verify(ctx context.Context, name string) (need512 bool, err e
 // publishers reads the digests in the checksum files beside an image.
 func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publisher, error) {
 	var all []digest.Publisher
-	var keys [][2]string // with the algorithm
+	type sidecar struct {
+		key       store.Key
+		algorithm string
+	}
+	var sidecars []sidecar
 	for _, alg := range []string{checksum.SHA256, checksum.SHA512} {
 		for _, spelling := range image.Spellings(name) {
-			keys = append(keys, [2]string{layout.SidecarKey(spelling, alg), alg})
+			sidecars = append(sidecars, sidecar{layout.SidecarKey(spelling, alg), alg})
 		}
 	}
-	for _, sidecar := range keys {
-		key, alg := sidecar[0], sidecar[1]
-		if image.CheckSegment(key) != nil {
+	for _, s := range sidecars {
+		if image.CheckSegment(string(s.key)) != nil {
 			continue // too long for a name, so there is no such file
 		}
-		body, info, err := f.Images.Get(ctx, key, store.All, "")
+		body, info, err := f.Images.Get(ctx, s.key, store.All, "")
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		said := digest.Publisher{Algorithm: alg, SidecarVersion: info.Version}
-		list, err := checksum.Parse(body, key)
+		said := digest.Publisher{Algorithm: s.algorithm, SidecarVersion: info.Version}
+		list, err := checksum.Parse(body, string(s.key))
 		body.Close()
 		var sum checksum.Sum
 		if err == nil {
 			sum, err = list.Find(name)
 		}
 		if err != nil {
-			said.Error = fmt.Sprintf("%s cannot be used: %v", key, err)
+			said.Error = fmt.Sprintf("%s cannot be used: %v", s.key, err)
 		} else {
 			said.Algorithm, said.Expected = sum.Algorithm, sum.Hex
 		}

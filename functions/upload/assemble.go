@@ -112,7 +112,7 @@ func ignoreGone(err error) error {
 // assemble completes the store's upload. If an earlier try did, the object that
 // it made is the outcome.
 func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, error) {
-	parts, err := f.Images.ListParts(ctx, p.Name, p.UploadID)
+	parts, err := f.Images.ListParts(ctx, layout.ImageKey(p.Name), p.UploadID)
 	// All of them were stored. A server removes them after it has made the
 	// object, and may be killed when only some are removed.
 	remains := err == nil && missingParts(p.withParts(parts)) != ""
@@ -128,7 +128,7 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 			p.Hashed = digest.State{Offset: -1}
 		}
 		var v store.Version
-		if v, err = f.Images.CompleteUpload(ctx, p.Name, p.UploadID, parts); err == nil {
+		if v, err = f.Images.CompleteUpload(ctx, layout.ImageKey(p.Name), p.UploadID, parts); err == nil {
 			return v, nil
 		}
 	}
@@ -136,7 +136,7 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 	if !gone && !errors.Is(err, store.ErrChanged) {
 		return store.Version{}, err
 	}
-	info, herr := f.Images.Head(ctx, p.Name)
+	info, herr := f.Images.Head(ctx, layout.ImageKey(p.Name))
 	switch {
 	case herr != nil && !errors.Is(herr, store.ErrNotFound):
 		return store.Version{}, herr
@@ -172,7 +172,7 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	}
 	if failure != "" {
 		e.Kind, e.Summary, e.Details = activity.ImageUploadFailed, "upload of "+p.Name+" failed", map[string]any{"error": failure}
-		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
+		if err := f.Images.AbortUpload(ctx, layout.ImageKey(p.Name), p.UploadID); err != nil {
 			f.Log.Warn("the parts of an upload that failed are left for now", "name", p.Name, "error", err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/store"
 )
@@ -35,7 +36,7 @@ func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error)
 		if v.Parts[i].Done {
 			continue
 		}
-		url, err := f.Links.PresignPart(ctx, p.Name, p.UploadID, v.Parts[i].Number)
+		url, err := f.Links.PresignPart(ctx, layout.ImageKey(p.Name), p.UploadID, v.Parts[i].Number)
 		if err != nil {
 			return v, err
 		}
@@ -57,7 +58,7 @@ func (f *Function) direct(w http.ResponseWriter, r *http.Request, name string, w
 		}
 		sha256 = want.SHA256
 	}
-	url, err := f.Links.PresignPut(r.Context(), name, sha256)
+	url, err := f.Links.PresignPut(r.Context(), layout.ImageKey(name), sha256)
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (f *Function) directPut(w http.ResponseWriter, r *http.Request, p *pending,
 	case want.Expected != nil:
 		return problem.New(problem.NotImplemented, "the digest of a part is not verified here: leave it out, and send the etags of the parts when completing")
 	}
-	url, err := f.Links.PresignPart(r.Context(), p.Name, p.UploadID, n)
+	url, err := f.Links.PresignPart(r.Context(), layout.ImageKey(p.Name), p.UploadID, n)
 	if err != nil {
 		return err
 	}

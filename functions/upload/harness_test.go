@@ -119,7 +119,7 @@ func (w *world) must(status int, method, target string, body []byte, fields ...s
 // holds returns what is stored of an image, nil where there is none.
 func (w *world) holds(name string) []byte {
 	w.t.Helper()
-	body, _, err := w.images.Get(context.Background(), name, store.All, "")
+	body, _, err := w.images.Get(context.Background(), layout.ImageKey(name), store.All, "")
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -150,7 +150,7 @@ func (w *world) honest(name string) string {
 	if errors.Is(err, store.ErrNotFound) {
 		return ""
 	}
-	info, herr := w.images.Head(context.Background(), name)
+	info, herr := w.images.Head(context.Background(), layout.ImageKey(name))
 	if err != nil || herr != nil {
 		w.t.Fatal(err, herr)
 	}

@@ -66,11 +66,11 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
 		WantSHA256: want,
 	}
-	if p.UploadID, err = f.Images.CreateUpload(r.Context(), in.Name); err != nil {
+	if p.UploadID, err = f.Images.CreateUpload(r.Context(), layout.ImageKey(in.Name)); err != nil {
 		return err
 	}
 	if _, err := record.Swap(r.Context(), f.Catalog, layout.UploadKey(p.ID), p, ""); err != nil {
-		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), in.Name, p.UploadID))
+		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), layout.ImageKey(in.Name), p.UploadID))
 	}
 	w.Header().Set("Location", "/uploads/"+p.ID)
 	v, err := f.linked(r.Context(), p, p.withParts(nil))
@@ -111,7 +111,7 @@ func (f *Function) show(w http.ResponseWriter, r *http.Request) error {
 	if p.Status != uploading {
 		return web.JSON(w, http.StatusOK, p.view())
 	}
-	done, err := f.Images.ListParts(r.Context(), p.Name, p.UploadID)
+	done, err := f.Images.ListParts(r.Context(), layout.ImageKey(p.Name), p.UploadID)
 	if err != nil {
 		return expired(err)
 	}
@@ -180,7 +180,7 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if aborts {
-		if err := f.Images.AbortUpload(ctx, p.Name, p.UploadID); err != nil {
+		if err := f.Images.AbortUpload(ctx, layout.ImageKey(p.Name), p.UploadID); err != nil {
 			return err
 		}
 	}
@@ -227,7 +227,7 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 		verify = func(*digest.Hasher) error { return want.verify(own) }
 	}
 	body := digest.NewReader(src, sum, verify, f.Metric.BytesUploaded)
-	part, err := f.Images.UploadPart(ctx, p.Name, p.UploadID, n, body, r.ContentLength)
+	part, err := f.Images.UploadPart(ctx, layout.ImageKey(p.Name), p.UploadID, n, body, r.ContentLength)
 	_, berr := stop(w, r, body)
 	switch {
 	case berr != nil && (err == nil || !errors.Is(berr, digest.ErrStopped)):
@@ -295,7 +295,7 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if p.Status == uploading {
-		done, err := f.Images.ListParts(ctx, p.Name, p.UploadID)
+		done, err := f.Images.ListParts(ctx, layout.ImageKey(p.Name), p.UploadID)
 		if err != nil {
 			return expired(err)
 		}

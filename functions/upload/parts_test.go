@@ -162,7 +162,7 @@ func TestPartReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := w.images.UploadPart(t.Context(), p.Name, p.UploadID, 1, strings.NewReader(string(other)), int64(len(other))); err != nil {
+			if _, err := w.images.UploadPart(t.Context(), layout.ImageKey(p.Name), p.UploadID, 1, strings.NewReader(string(other)), int64(len(other))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -335,7 +335,7 @@ func TestPartsOfTwoFiles(t *testing.T) {
 		}
 		// A part that was on its way all the time comes after that.
 		p := w.uploads()[0]
-		if _, err := w.images.UploadPart(t.Context(), p.Name, p.UploadID, 2, bytes.NewReader(part(v, imageA, 2)), testPart); err != nil {
+		if _, err := w.images.UploadPart(t.Context(), layout.ImageKey(p.Name), p.UploadID, 2, bytes.NewReader(part(v, imageA, 2)), testPart); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.assembled(v.ID); got.Status != failed || got.Error == nil {
@@ -468,7 +468,7 @@ type arriving struct {
 	last time.Time
 }
 
-func (a *arriving) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (a *arriving) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	parts, err := a.Root.ListParts(ctx, key, id)
 	for i := range parts {
 		parts[i].LastModified = a.last
@@ -482,13 +482,13 @@ type assembling struct {
 	begun, go1 chan struct{}
 }
 
-func (a *assembling) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (a *assembling) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	close(a.begun)
 	<-a.go1
 	return a.Root.CompleteUpload(ctx, key, id, parts)
 }
 
-func (a *assembling) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (a *assembling) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	select {
 	case <-a.begun:
 		return nil, store.ErrNotFound

@@ -215,14 +215,14 @@ type failing struct {
 	err error
 }
 
-func (f *failing) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (f *failing) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	if f.err != nil {
 		return store.Version{}, f.err
 	}
 	return f.Root.CompleteUpload(ctx, key, id, parts)
 }
 
-func (f *failing) Put(_ context.Context, _ string, body io.Reader, _ int64) (store.Version, error) {
+func (f *failing) Put(_ context.Context, _ store.Key, body io.Reader, _ int64) (store.Version, error) {
 	_, _ = io.CopyN(io.Discard, body, 1<<20)
 	return store.Version{}, f.err
 }

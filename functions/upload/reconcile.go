@@ -42,7 +42,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		case completing:
 			err = f.Assemblies.Send(ctx, queue.Assemble(p.ID).Encode(), 0)
 		case uploading:
-			idle, err = f.giveUp(ctx, p.Name, p.UploadID, p.CreatedAt)
+			idle, err = f.giveUp(ctx, layout.ImageKey(p.Name), p.UploadID, p.CreatedAt)
 		default:
 			idle = f.Now().Sub(p.CreatedAt) > keep
 		}
@@ -67,12 +67,12 @@ func (f *Function) Reconcile(ctx context.Context) error {
 
 // giveUp aborts an upload of the store's that has had no part for as long as keep,
 // and reports whether it did.
-func (f *Function) giveUp(ctx context.Context, name, id string, began time.Time) (bool, error) {
+func (f *Function) giveUp(ctx context.Context, key store.Key, id string, began time.Time) (bool, error) {
 	old := func(t time.Time) bool { return f.Now().Sub(t) > keep }
 	if !old(began) {
 		return false, nil
 	}
-	parts, err := f.Images.ListParts(ctx, name, id)
+	parts, err := f.Images.ListParts(ctx, key, id)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, err
 	}
@@ -81,5 +81,5 @@ func (f *Function) giveUp(ctx context.Context, name, id string, began time.Time)
 			return false, nil
 		}
 	}
-	return true, f.Images.AbortUpload(ctx, name, id)
+	return true, f.Images.AbortUpload(ctx, key, id)
 }

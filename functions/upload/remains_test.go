@@ -50,7 +50,7 @@ func TestRemainsOfParts(t *testing.T) {
 // remains is a store that has only the first part left.
 type remains struct{ store.Root }
 
-func (r *remains) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (r *remains) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	parts, err := r.Root.ListParts(ctx, key, id)
 	return parts[:min(1, len(parts))], err
 }

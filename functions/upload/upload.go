@@ -137,7 +137,7 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, wan
 		return want.verify(sum)
 	}
 	body := digest.NewReader(&wholeBody{web.Body(w, r)}, digest.New(want.has512()), verify, f.Metric.BytesUploaded)
-	version, err := f.Images.Put(ctx, name, body, r.ContentLength)
+	version, err := f.Images.Put(ctx, layout.ImageKey(name), body, r.ContentLength)
 	sum, berr := stop(w, r, body)
 	size := sum.Offset()
 	switch {
@@ -180,16 +180,17 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if _, err := image.ParseName(name); err != nil {
 		return problem.New(problem.NotFound, "there is no image of this name: "+err.Error())
 	}
-	name, _, err := store.HeadFirst(ctx, f.Images, image.Spellings(name))
+	key, _, err := store.HeadFirst(ctx, f.Images, layout.ImageKeys(name))
 	if errors.Is(err, store.ErrNotFound) {
 		return problem.New(problem.NotFound, "there is no image of this name in the image root")
 	}
 	if err != nil {
 		return err
 	}
-	if err := f.Images.Delete(ctx, name); err != nil {
+	if err := f.Images.Delete(ctx, key); err != nil {
 		return err
 	}
+	name, _ = layout.ImageName(key) // as the object had it
 	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("a deleted image is not inspected before the next reconciliation", "name", name, "error", err)
 	}

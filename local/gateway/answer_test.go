@@ -49,7 +49,7 @@ func TestOccupiedKeys(t *testing.T) {
 				t.Errorf("%s of %s: %v, want %s", doing, key, err, want)
 			}
 		}
-		if _, err := r.CreateUpload(ctx, key); !errors.Is(err, store.ErrOccupied) {
+		if _, err := r.CreateUpload(ctx, store.Key(key)); !errors.Is(err, store.ErrOccupied) {
 			t.Errorf("the client makes of it: %v", err)
 		}
 	}

@@ -48,7 +48,7 @@ func send(t *testing.T, r *s3store.Root, key, id string, parts ...sent) map[int3
 	t.Helper()
 	all := map[int32]store.Part{}
 	for _, p := range parts {
-		part, err := r.UploadPart(t.Context(), key, id, p.n, bytes.NewReader(p.data), int64(len(p.data)))
+		part, err := r.UploadPart(t.Context(), store.Key(key), id, p.n, bytes.NewReader(p.data), int64(len(p.data)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestSamePartAtOnce(t *testing.T) {
 	endpoints := []string{g.Endpoint(), startChild(t, dir).endpoint}
 	r := root(t, g.Endpoint(), "images")
 	for round := range 6 {
-		key := fmt.Sprint(round, ".img")
+		key := store.Key(fmt.Sprint(round, ".img"))
 		id, err := r.CreateUpload(t.Context(), key)
 		if err != nil {
 			t.Fatal(err)
@@ -209,7 +209,7 @@ func TestSamePartAtOnce(t *testing.T) {
 		if _, err := r.CompleteUpload(t.Context(), key, id, parts); err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := get(t, r, key); !bytes.Equal(got, want) {
+		if got, _ := get(t, r, string(key)); !bytes.Equal(got, want) {
 			t.Errorf("%s: the object has %d bytes of %d, others", key, len(got), len(want))
 		}
 	}
@@ -223,9 +223,9 @@ func TestLateParts(t *testing.T) {
 	endpoints := []string{g.Endpoint(), startChild(t, dir).endpoint}
 	r := root(t, g.Endpoint(), "images")
 	for round := range 4 {
-		key := fmt.Sprint(round, ".img")
+		key := store.Key(fmt.Sprint(round, ".img"))
 		first, second := pattern(round, 8*mib), pattern(round+50, 8*mib)
-		id, parts := begin(t, r, key, first, second)
+		id, parts := begin(t, r, string(key), first, second)
 		var completed atomic.Bool
 		var wg sync.WaitGroup
 		for side := range 2 {
@@ -247,15 +247,15 @@ func TestLateParts(t *testing.T) {
 		}
 		_, err := r.CompleteUpload(t.Context(), key, id, parts)
 		completed.Store(true)
-		got, v := get(t, r, key)
+		got, v := get(t, r, string(key))
 		if err != nil || !bytes.Equal(got, slices.Concat(first, second)) {
 			t.Errorf("%s: the object has %d bytes, others (%v)", key, len(got), err)
 		}
 		wg.Wait()
-		if now := version(t, g.Endpoint(), "images", key); !now.Equal(v) {
+		if now := version(t, g.Endpoint(), "images", string(key)); !now.Equal(v) {
 			t.Errorf("%s: it went from %+v to %+v", key, v, now)
 		}
-		if got, _ := get(t, r, key); !bytes.Equal(got, slices.Concat(first, second)) {
+		if got, _ := get(t, r, string(key)); !bytes.Equal(got, slices.Concat(first, second)) {
 			t.Errorf("%s: the object changed behind its ETag", key)
 		}
 	}
@@ -350,7 +350,7 @@ func TestKilledWhilePartsCome(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	const n, size = 6, 5 * mib
 	for round := range 3 {
-		key := fmt.Sprint(round, ".img")
+		key := store.Key(fmt.Sprint(round, ".img"))
 		var id string
 		done := false
 		for starts := 1; !done; starts++ {
@@ -433,7 +433,7 @@ func TestKilledWhilePartsCome(t *testing.T) {
 		for i := range n {
 			want = append(want, pattern(round*10+i+1, size)...)
 		}
-		if got, _ := get(t, root(t, g.Endpoint(), "images"), key); !bytes.Equal(got, want) {
+		if got, _ := get(t, root(t, g.Endpoint(), "images"), string(key)); !bytes.Equal(got, want) {
 			t.Errorf("%s: the object has %d bytes of %d, others", key, len(got), len(want))
 		}
 		if left := debris(t, filepath.Join(dir, "images")); len(left) > 0 {

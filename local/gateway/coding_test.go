@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/pkg/xattr"
+
+	"imageroot/shared/store"
 )
 
 // aws-chunked is how clients frame a request with a checksum behind the body.
@@ -89,7 +91,7 @@ func TestChunkingIsNoEncoding(t *testing.T) {
 			if aws.ToString(head.ContentEncoding) != want || aws.ToString(got.ContentEncoding) != want {
 				t.Errorf("%s of %q: HEAD says %q and GET %q, want %q", name, sent, aws.ToString(head.ContentEncoding), aws.ToString(got.ContentEncoding), want)
 			}
-			if err := r.Delete(t.Context(), key); err != nil {
+			if err := r.Delete(t.Context(), store.Key(key)); err != nil {
 				t.Fatal(err)
 			}
 		}

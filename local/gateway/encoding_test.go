@@ -9,6 +9,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"imageroot/shared/layout"
 )
 
 // TestURLEncoding lists names that mean something in URLs or cannot be in XML,
@@ -28,7 +30,7 @@ func TestURLEncoding(t *testing.T) {
 		if _, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("images"), Key: &name, Body: strings.NewReader("x")}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.CreateUpload(t.Context(), name); err != nil {
+		if _, err := r.CreateUpload(t.Context(), layout.ImageKey(name)); err != nil {
 			t.Fatal(err)
 		}
 		if back, err := url.QueryUnescape(code); err != nil || back != name {

@@ -118,7 +118,7 @@ func presigned(t testing.TB, endpoint, bucket, key string) string {
 
 func put(t testing.TB, r *s3store.Root, key string, data []byte) store.Version {
 	t.Helper()
-	v, err := r.Put(context.Background(), key, bytes.NewReader(data), int64(len(data)))
+	v, err := r.Put(context.Background(), store.Key(key), bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func put(t testing.TB, r *s3store.Root, key string, data []byte) store.Version {
 
 func get(t testing.TB, r *s3store.Root, key string) ([]byte, store.Version) {
 	t.Helper()
-	body, info, err := r.Get(context.Background(), key, store.All, "")
+	body, info, err := r.Get(context.Background(), store.Key(key), store.All, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func keys(t testing.TB, r *s3store.Root) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, info.Key)
+		all = append(all, string(info.Key))
 	}
 	return all
 }

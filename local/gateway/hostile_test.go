@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sys/unix"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/store"
 )
 
@@ -74,24 +75,24 @@ func TestOnlyPlainFiles(t *testing.T) {
 		"file.img", "dirlink/secret", "dangling.img", "inside.img", "dir/up.img", "loop.img", "fifo.img", "socket.img",
 		".hidden.img", "dir/.hidden", ".dir/a.img", ".sgwtmp/x", "dir",
 	} {
-		if _, err := r.Head(t.Context(), key); !errors.Is(err, store.ErrNotFound) {
+		if _, err := r.Head(t.Context(), store.Key(key)); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("HEAD %s: %v", key, err)
 		}
-		if _, _, err := r.Get(t.Context(), key, store.All, ""); !errors.Is(err, store.ErrNotFound) {
+		if _, _, err := r.Get(t.Context(), store.Key(key), store.All, ""); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("GET %s: %v", key, err)
 		}
-		if err := r.Copy(t.Context(), "copy.img", key, 6); !errors.Is(err, store.ErrNotFound) {
+		if err := r.Copy(t.Context(), "copy.img", store.Key(key), 6); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("copy of %s: %v", key, err)
 		}
-		if _, err := r.Put(t.Context(), key, strings.NewReader("mine"), 4); err == nil {
+		if _, err := r.Put(t.Context(), store.Key(key), strings.NewReader("mine"), 4); err == nil {
 			t.Errorf("PUT %s succeeded", key)
 		}
 		if key != "dir" { // which Complete refuses
-			if _, err := r.CreateUpload(t.Context(), key); err == nil {
+			if _, err := r.CreateUpload(t.Context(), store.Key(key)); err == nil {
 				t.Errorf("an upload of %s was begun", key)
 			}
 		}
-		if err := r.Delete(t.Context(), key); err != nil {
+		if err := r.Delete(t.Context(), store.Key(key)); err != nil {
 			t.Errorf("DELETE %s: %v", key, err)
 		}
 		if _, err := os.Lstat(filepath.Join(images, key)); err != nil && key != ".sgwtmp/x" {
@@ -122,15 +123,15 @@ func TestLongNames(t *testing.T) {
 		}
 		put(t, r, name, []byte("1"))
 		put(t, r, name, []byte("22"))
-		id, err := r.CreateUpload(t.Context(), name)
+		id, err := r.CreateUpload(t.Context(), layout.ImageKey(name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		part, err := r.UploadPart(t.Context(), name, id, 1, strings.NewReader("333"), 3)
+		part, err := r.UploadPart(t.Context(), layout.ImageKey(name), id, 1, strings.NewReader("333"), 3)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.CompleteUpload(t.Context(), name, id, []store.Part{part}); err != nil {
+		if _, err := r.CompleteUpload(t.Context(), layout.ImageKey(name), id, []store.Part{part}); err != nil {
 			t.Fatal(err)
 		}
 		if data, _ := get(t, r, name); string(data) != "333" {
@@ -139,10 +140,10 @@ func TestLongNames(t *testing.T) {
 		if got := keys(t, r); !slices.Contains(got, name) {
 			t.Errorf("%q is not listed", name)
 		}
-		if err := r.Copy(t.Context(), "records/"+name, name, 3); err != nil {
+		if err := r.Copy(t.Context(), store.Key("records/"+name), layout.ImageKey(name), 3); err != nil {
 			t.Error(err)
 		}
-		if err := r.Delete(t.Context(), name); err != nil {
+		if err := r.Delete(t.Context(), layout.ImageKey(name)); err != nil {
 			t.Error(err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 func TestStore(t *testing.T) {
 	g := start(t, t.TempDir())
 	// Names that begin with a dot are hidden here, whatever comes after it.
-	storetest.HostileKeys = slices.DeleteFunc(slices.Clone(storetest.HostileKeys), func(key string) bool { return key[0] == '.' })
+	storetest.HostileKeys = slices.DeleteFunc(slices.Clone(storetest.HostileKeys), func(key store.Key) bool { return key[0] == '.' })
 	var n atomic.Int32
 	storetest.Run(t, func(t *testing.T) store.Root {
 		return root(t, g.Endpoint(), fmt.Sprintf("bucket-%d", n.Add(1)))

@@ -27,14 +27,14 @@ func createBucket(name string) *s3.CreateBucketInput { return &s3.CreateBucketIn
 func version(t *testing.T, endpoint, bucket, key string) store.Version {
 	t.Helper()
 	r := client(t, endpoint).Root(bucket, "")
-	head, err := r.Head(t.Context(), key)
+	head, err := r.Head(t.Context(), store.Key(key))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if head.ETag == "" {
 		t.Errorf("%s has no ETag", key)
 	}
-	body, got, err := r.Get(t.Context(), key, store.All, "")
+	body, got, err := r.Get(t.Context(), store.Key(key), store.All, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func version(t *testing.T, endpoint, bucket, key string) store.Version {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Key == key {
+		if info.Key == store.Key(key) {
 			found = true
 			if !info.Version.Equal(head.Version) {
 				t.Errorf("%s: the listing has %+v, HEAD %+v", key, info.Version, head.Version)
@@ -255,13 +255,13 @@ func TestRacesBetweenProcesses(t *testing.T) {
 			t.Errorf("%s: %d won", key, won.Load())
 			return
 		}
-		if data, _, err := roots[0].ReadRecord(context.Background(), key); err != nil || string(data) != winner.Load() {
+		if data, _, err := roots[0].ReadRecord(context.Background(), store.Key(key)); err != nil || string(data) != winner.Load() {
 			t.Errorf("%s: the record holds %q (%v), the winner wrote %q", key, data, err, winner.Load())
 		}
 	}
 	for i := range 10 {
-		key := "races/" + strconv.Itoa(i)
-		race(key, func(r *s3store.Root, data []byte) error {
+		key := store.Key("races/" + strconv.Itoa(i))
+		race(string(key), func(r *s3store.Root, data []byte) error {
 			_, err := r.CreateRecord(context.Background(), key, data)
 			return err
 		})
@@ -269,7 +269,7 @@ func TestRacesBetweenProcesses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		race(key, func(r *s3store.Root, data []byte) error {
+		race(string(key), func(r *s3store.Root, data []byte) error {
 			_, err := r.ReplaceRecord(context.Background(), key, data, tag)
 			return err
 		})

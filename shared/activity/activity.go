@@ -183,7 +183,7 @@ const (
 // follow. It leaves out events that are damaged or of a newer version, and logs them.
 func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.EventID, err error) {
 	events = []Event{}
-	after := ""
+	var after store.Key
 	if f.Before != "" {
 		after = layout.EventKey(f.Before)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"imageroot/shared/layout"
+	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
 )
@@ -186,11 +187,11 @@ func TestUnreadable(t *testing.T) {
 	b.add(Event{Kind: ImageHashed, Summary: "good"})
 	id := layout.NewEventID(b.now, "0000000000000001")
 	for key, data := range map[string]string{
-		layout.EventKey(id): "nonsense",
-		layout.EventKey(layout.NewEventID(b.now, "0000000000000002")): `{"id": "of another"}`,
-		layout.EventPrefix + "no-id":                                  "{}",
+		string(layout.EventKey(id)): "nonsense",
+		string(layout.EventKey(layout.NewEventID(b.now, "0000000000000002"))): `{"id": "of another"}`,
+		layout.EventPrefix + "no-id":                                          "{}",
 	} {
-		if _, err := b.store.CreateRecord(t.Context(), key, []byte(data)); err != nil {
+		if _, err := b.store.CreateRecord(t.Context(), store.Key(key), []byte(data)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -422,7 +422,7 @@ func (o *Operator) readEnded(ctx context.Context) (endedRecord, error) {
 
 // ensure is record.Repair for a record that the program needs. If the record is damaged,
 // it logs that and remedy, which the operator can do.
-func ensure[T any, P record.Pointer[T]](ctx context.Context, o *Operator, key, remedy string, change func(v P, found error) error) (T, error) {
+func ensure[T any, P record.Pointer[T]](ctx context.Context, o *Operator, key store.Key, remedy string, change func(v P, found error) error) (T, error) {
 	logged := false
 	v, _, err := record.Repair(ctx, o.cfg.Records, key, func(v P, found error) error {
 		if errors.Is(found, record.ErrDamaged) && !logged {

@@ -114,7 +114,7 @@ type Snapshot struct {
 	byName map[string]int      // names are exact
 	byDisk map[string][]string // names by image.DiskName, if that differs
 	byRef  map[string]int      // of URL sources
-	images map[string]mirror.Item[struct{}]
+	images map[store.Key]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
 	gen    generations
 	failed map[string]string // errors of fetches, by ref
@@ -171,7 +171,7 @@ func (s *Snapshot) ByName(name string) (*Row, bool) {
 // [image.Spellings], the name itself first.
 func (s *Snapshot) Spelled(name string) (string, bool) {
 	for _, spelling := range image.Spellings(name) {
-		if _, ok := s.images[spelling]; ok {
+		if _, ok := s.images[layout.ImageKey(spelling)]; ok {
 			return spelling, true
 		}
 	}
@@ -230,7 +230,7 @@ func (s *Snapshot) BySource(ref string) (*Row, bool) { return s.row(s.byRef, ref
 
 // Image returns the version of the image root's object with that key.
 func (s *Snapshot) Image(name string) (store.Info, bool) {
-	it, ok := s.images[name]
+	it, ok := s.images[layout.ImageKey(name)]
 	return it.Info, ok
 }
 
@@ -240,8 +240,8 @@ func (s *Snapshot) Blob(sha256 string) (store.Info, bool) {
 	return it.Info, ok
 }
 
-func (s *Snapshot) row(index map[string]int, key string) (*Row, bool) {
-	i, ok := index[key]
+func (s *Snapshot) row(index map[string]int, id string) (*Row, bool) {
+	i, ok := index[id]
 	if !ok {
 		return nil, false
 	}
@@ -266,13 +266,13 @@ type Config struct {
 // concurrent use.
 type Inventory struct {
 	cfg      Config
-	images   *mirror.Mirror[struct{}]
-	blobs    *mirror.Mirror[struct{}]
-	digests  *mirror.Mirror[digest.Record]
-	entries  *mirror.Mirror[entry.Entry]
-	fetched  *mirror.Mirror[entry.Fetched]
-	contents *mirror.Mirror[content.Record]
-	jobs     map[*job.Kind]*mirror.Mirror[job.Job]
+	images   *mirror.Mirror[store.Key, struct{}]
+	blobs    *mirror.Mirror[string, struct{}]
+	digests  *mirror.Mirror[string, digest.Record]
+	entries  *mirror.Mirror[string, entry.Entry]
+	fetched  *mirror.Mirror[string, entry.Fetched]
+	contents *mirror.Mirror[string, content.Record]
+	jobs     map[*job.Kind]*mirror.Mirror[string, job.Job]
 	manifest manifestFile
 
 	mu     sync.Mutex
@@ -284,15 +284,15 @@ type Inventory struct {
 func New(cfg Config) *Inventory {
 	inv := &Inventory{
 		cfg: cfg,
-		images: keys(cfg, cfg.Images, "", func(key string) (string, bool) {
-			return key, key != "" && !strings.Contains(key, "/")
+		images: keys(cfg, cfg.Images, "", func(key store.Key) (store.Key, bool) {
+			return key, key != "" && !strings.Contains(string(key), "/")
 		}),
 		blobs:    keys(cfg, cfg.Catalog, layout.BlobPrefix, layout.BlobSHA256),
 		digests:  records[digest.Record](cfg, layout.DigestPrefix, layout.DigestName),
 		entries:  records[entry.Entry](cfg, layout.EntryPrefix, layout.EntryRef),
 		fetched:  records[entry.Fetched](cfg, layout.FetchedPrefix, layout.FetchedRef),
 		contents: records[content.Record](cfg, layout.ContentPrefix, layout.ContentSHA256),
-		jobs:     map[*job.Kind]*mirror.Mirror[job.Job]{},
+		jobs:     map[*job.Kind]*mirror.Mirror[string, job.Job]{},
 	}
 	for _, k := range job.Kinds {
 		inv.jobs[k] = records[job.Job](cfg, k.Prefix, k.ParseKey)
@@ -301,12 +301,12 @@ func New(cfg Config) *Inventory {
 	return inv
 }
 
-func keys(cfg Config, root store.Root, prefix string, id func(string) (string, bool)) *mirror.Mirror[struct{}] {
-	return mirror.New(mirror.Config[struct{}]{Root: root, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log})
+func keys[ID ~string](cfg Config, root store.Root, prefix string, id func(store.Key) (ID, bool)) *mirror.Mirror[ID, struct{}] {
+	return mirror.New(mirror.Config[ID, struct{}]{Root: root, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log})
 }
 
-func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *mirror.Mirror[T] {
-	return mirror.New(mirror.Config[T]{
+func records[T any, ID ~string](cfg Config, prefix string, id func(store.Key) (ID, bool)) *mirror.Mirror[ID, T] {
+	return mirror.New(mirror.Config[ID, T]{
 		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log,
 		Decode: record.Decode[T], Remedy: record.Remedy,
 	})
@@ -314,10 +314,10 @@ func records[T any](cfg Config, prefix string, id func(string) (string, bool)) *
 
 // TouchImage marks the object at key in the image root as possibly changed: the
 // next [Inventory.Snapshot] sees it.
-func (inv *Inventory) TouchImage(key string) { inv.images.Touch(key) }
+func (inv *Inventory) TouchImage(key store.Key) { inv.images.Touch(key) }
 
 // TouchCatalog is [Inventory.TouchImage] for the catalog root.
-func (inv *Inventory) TouchCatalog(key string) {
+func (inv *Inventory) TouchCatalog(key store.Key) {
 	inv.blobs.Touch(key)
 	inv.digests.Touch(key)
 	inv.entries.Touch(key)
@@ -367,8 +367,9 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 		return nil, err
 	}
 	var names []string
-	for name, it := range images {
-		if !image.IsName(name) {
+	for key, it := range images {
+		name, ok := layout.ImageName(key)
+		if !ok {
 			continue
 		}
 		rec, ok := digests[name]
@@ -382,7 +383,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 		}
 	}
 	for _, name := range slices.AppendSeq(inv.digests.LeftOut(record.ErrDamaged), maps.Keys(digests)) {
-		if _, ok := images[name]; !ok {
+		if _, ok := images[layout.ImageKey(name)]; !ok {
 			names = append(names, name)
 		}
 	}
@@ -392,7 +393,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 
 // sameSidecars reports whether publishers were read from the current sidecars of
 // the image.
-func sameSidecars(images map[string]mirror.Item[struct{}], name string, publishers []digest.Publisher) bool {
+func sameSidecars(images map[store.Key]mirror.Item[struct{}], name string, publishers []digest.Publisher) bool {
 	n := 0
 	for _, algorithm := range []string{"sha256", "sha512"} {
 		for _, spelling := range image.Spellings(name) {

@@ -44,14 +44,14 @@ func (b *bench) restart() *inventory.Inventory {
 
 func (b *bench) image(name, content string) store.Version {
 	b.t.Helper()
-	v, err := b.images.Put(b.t.Context(), name, strings.NewReader(content), int64(len(content)))
+	v, err := b.images.Put(b.t.Context(), layout.ImageKey(name), strings.NewReader(content), int64(len(content)))
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	return v
 }
 
-func (b *bench) record(key string, v any) {
+func (b *bench) record(key store.Key, v any) {
 	b.t.Helper()
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -126,7 +126,7 @@ func (b *bench) manifest(images ...manifest.Image) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.image(layout.ManifestKey, string(data))
+	b.image(string(layout.ManifestKey), string(data))
 }
 
 func bytes(n int64) *int64 { return &n }
@@ -367,8 +367,8 @@ func TestPrimaryName(t *testing.T) {
 	// The operator chooses another in the manifest.
 	b.manifest(manifest.Image{Name: "chosen.iso", Src: src("c.iso"), SHA256: sha("a")})
 	names("chosen.iso m.img e.img z.img a.raw")
-	for _, key := range []string{layout.ManifestKey, "m.img"} {
-		if err := b.images.Delete(t.Context(), key); err != nil {
+	for _, key := range []string{string(layout.ManifestKey), "m.img"} {
+		if err := b.images.Delete(t.Context(), store.Key(key)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -414,7 +414,7 @@ func TestOthers(t *testing.T) {
 		Images: b.images, Catalog: b.catalog, Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil)),
 		Hidden: func() []inventory.Other { return hidden },
 	})
-	for _, name := range []string{"x.img", "x.img.sha256", layout.ManifestKey, "disk.tar.gz", "a.vmdk"} {
+	for _, name := range []string{"x.img", "x.img.sha256", string(layout.ManifestKey), "disk.tar.gz", "a.vmdk"} {
 		b.image(name, "version = 1")
 	}
 	names := func(want ...string) {
@@ -494,8 +494,8 @@ func TestBadManifest(t *testing.T) {
 	b := newBench(t)
 	const good = "m.img|a|img|-|manifest https://example.org/m.img|false|published|"
 	// Bad from the start: no rows of it, and a problem that says where.
-	b.image(layout.ManifestKey, "version = 1\n\nnonsense")
-	if s := b.rows(); !strings.Contains(s.Problem, layout.ManifestKey) || !strings.Contains(s.Problem, "line 3") {
+	b.image(string(layout.ManifestKey), "version = 1\n\nnonsense")
+	if s := b.rows(); !strings.Contains(s.Problem, string(layout.ManifestKey)) || !strings.Contains(s.Problem, "line 3") {
 		t.Errorf("the problem is %q", s.Problem)
 	}
 	b.manifest(manifest.Image{Name: "m.img", Src: src("m.img"), SHA256: sha("a")})
@@ -509,7 +509,7 @@ func TestBadManifest(t *testing.T) {
 		"version = 1\n[[images]]\nname = \"n.img\"\n",
 		"version = 1\n#" + strings.Repeat("x", manifest.MaxBytes),
 	} {
-		b.image(layout.ManifestKey, bad)
+		b.image(string(layout.ManifestKey), bad)
 		s := b.rows(good)
 		if !strings.Contains(s.Problem, "not in force") {
 			t.Errorf("the problem of %.40q is %q", bad, s.Problem)

@@ -32,7 +32,7 @@ type manifestFile struct {
 
 // read returns the manifest in force (nil if there is none), the error of the one
 // in the image root, and a generation that changes with them.
-func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
+func (f *manifestFile) read(ctx context.Context, images map[store.Key]mirror.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	it, ok := images[layout.ManifestKey]
@@ -69,7 +69,7 @@ func (f *manifestFile) read(ctx context.Context, images map[string]mirror.Item[s
 			f.keep(ctx, data)
 		}
 	} else if errors.Is(err, errTooLarge) {
-		f.problem = layout.ManifestKey + " is not in force: " + err.Error()
+		f.problem = string(layout.ManifestKey) + " is not in force: " + err.Error()
 		f.parsed, err = f.lastGood(ctx)
 	}
 	if err != nil {

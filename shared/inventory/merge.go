@@ -16,10 +16,12 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
 	"imageroot/shared/mirror"
+	"imageroot/shared/store"
 )
 
 type inputs struct {
-	images, blobs map[string]mirror.Item[struct{}]
+	images        map[store.Key]mirror.Item[struct{}]
+	blobs         map[string]mirror.Item[struct{}]
 	digests       map[string]mirror.Item[digest.Record]
 	entries       map[string]mirror.Item[entry.Entry]
 	fetched       map[string]mirror.Item[entry.Fetched]
@@ -130,12 +132,12 @@ func (r *Row) hasLocal(name string) bool {
 // others returns the objects that are neither images nor about images.
 func (in *inputs) others() []Other {
 	list := slices.Clone(in.hidden)
-	for name := range in.images {
-		_, err := image.ParseName(name)
-		if _, _, ok := layout.ImageOfSidecar(name); ok || err == nil || name == layout.ManifestKey {
+	for key := range in.images {
+		_, err := image.ParseName(string(key))
+		if _, _, ok := layout.ImageOfSidecar(key); ok || err == nil || key == layout.ManifestKey {
 			continue
 		}
-		list = append(list, Other{name, err.Error()})
+		list = append(list, Other{string(key), err.Error()})
 	}
 	slices.SortFunc(list, func(a, b Other) int { return strings.Compare(a.Name, b.Name) })
 	return list
@@ -206,12 +208,13 @@ func (s *Snapshot) describe(r *Row, known *content.Record) {
 
 func (in *inputs) localPieces() []piece {
 	pieces := make([]piece, 0, len(in.images)+len(in.entries))
-	for _, name := range slices.Sorted(maps.Keys(in.images)) {
-		it := in.images[name]
-		format, err := image.ParseName(name)
-		if err != nil {
+	for _, key := range slices.Sorted(maps.Keys(in.images)) {
+		it := in.images[key]
+		name, ok := layout.ImageName(key)
+		if !ok {
 			continue
 		}
+		format, _ := image.FormatOf(name)
 		p := piece{
 			source: Source{Kind: Local, Location: name, Name: name},
 			name:   name, format: format, size: it.Info.Size, cached: true, hashState: Unhashed,

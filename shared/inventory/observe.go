@@ -21,35 +21,35 @@ func (inv *Inventory) ObserveCatalog(root store.Root) store.Root {
 // observed touches the key of each write after it, whatever its outcome.
 type observed struct {
 	store.Root
-	touch func(key string)
+	touch func(key store.Key)
 }
 
-func (o *observed) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+func (o *observed) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	defer o.touch(key)
 	return o.Root.Put(ctx, key, body, size)
 }
 
-func (o *observed) Delete(ctx context.Context, key string) error {
+func (o *observed) Delete(ctx context.Context, key store.Key) error {
 	defer o.touch(key)
 	return o.Root.Delete(ctx, key)
 }
 
-func (o *observed) Copy(ctx context.Context, dst, src string, size int64) error {
+func (o *observed) Copy(ctx context.Context, dst, src store.Key, size int64) error {
 	defer o.touch(dst)
 	return o.Root.Copy(ctx, dst, src, size)
 }
 
-func (o *observed) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (o *observed) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	defer o.touch(key)
 	return o.Root.CompleteUpload(ctx, key, id, parts)
 }
 
-func (o *observed) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+func (o *observed) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
 	defer o.touch(key)
 	return o.Root.CreateRecord(ctx, key, data)
 }
 
-func (o *observed) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+func (o *observed) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 	defer o.touch(key)
 	return o.Root.ReplaceRecord(ctx, key, data, tag)
 }

@@ -22,7 +22,7 @@ func TestChanged(t *testing.T) {
 	images, catalog := faultstore.New(memstore.New(), nil), memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	observed := inv.ObserveCatalog(catalog)
-	put := func(key, data string) store.Version {
+	put := func(key store.Key, data string) store.Version {
 		t.Helper()
 		v, err := images.Put(t.Context(), key, strings.NewReader(data), int64(len(data)))
 		if err != nil {
@@ -78,7 +78,7 @@ func TestChanged(t *testing.T) {
 		expect("a job that reads it for the checksum file is "+string(s), "b.img")
 	}
 	for _, key := range []string{"a.img", "a.img.sha256", "b.img"} {
-		if err := images.Delete(t.Context(), key); err != nil {
+		if err := images.Delete(t.Context(), store.Key(key)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,7 +89,7 @@ func TestChanged(t *testing.T) {
 func TestUnsettledSidecars(t *testing.T) {
 	images, catalog := memstore.New(), memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
-	put := func(key, data string) store.Version {
+	put := func(key store.Key, data string) store.Version {
 		t.Helper()
 		v, err := images.Put(t.Context(), key, strings.NewReader(data), int64(len(data)))
 		if err != nil {

@@ -35,7 +35,7 @@ type Queues map[*Kind]queue.Sender
 // Enqueue makes the job at key queued, with the fields that set fills in, unless
 // it is active or keep accepts the job that has ended. It returns the job as it
 // stands and whether it was queued.
-func (j *Jobs) Enqueue(ctx context.Context, key string, keep func(Job) bool, set func(*Job)) (Job, bool, error) {
+func (j *Jobs) Enqueue(ctx context.Context, key store.Key, keep func(Job) bool, set func(*Job)) (Job, bool, error) {
 	queued := false
 	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
 		queued = false
@@ -53,7 +53,7 @@ func (j *Jobs) Enqueue(ctx context.Context, key string, keep func(Job) bool, set
 // end ends an active job that change, which sets its other fields, accepts. It
 // returns the job as it stands, with before if it was ended here. The error is
 // store.ErrNotFound if there is none.
-func (j *Jobs) end(ctx context.Context, key string, status Status, change func(job *Job, now time.Time) bool) (Job, error) {
+func (j *Jobs) end(ctx context.Context, key store.Key, status Status, change func(job *Job, now time.Time) bool) (Job, error) {
 	var before *Job
 	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
 		now, was := j.Now().UTC(), *job
@@ -78,12 +78,12 @@ func (j *Jobs) end(ctx context.Context, key string, status Status, change func(j
 
 // Cancel ends an active job. A job that has ended is not changed. The error is
 // store.ErrNotFound if there is no job.
-func (j *Jobs) Cancel(ctx context.Context, key string) (Job, error) {
+func (j *Jobs) Cancel(ctx context.Context, key store.Key) (Job, error) {
 	return j.end(ctx, key, Cancelled, func(*Job, time.Time) bool { return true })
 }
 
 // Complete ends an active job whose outcome was found elsewhere, if there is one.
-func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
+func (j *Jobs) Complete(ctx context.Context, key store.Key, set func(*Job)) error {
 	_, err := j.end(ctx, key, Completed, func(job *Job, _ time.Time) bool {
 		job.Error = ""
 		set(job)
@@ -94,7 +94,7 @@ func (j *Jobs) Complete(ctx context.Context, key string, set func(*Job)) error {
 
 // Fail ends an active job that no process holds as failed, if there is one. The
 // reason follows the error of the last run. It reports whether it did.
-func (j *Jobs) Fail(ctx context.Context, key, reason string) (Job, bool, error) {
+func (j *Jobs) Fail(ctx context.Context, key store.Key, reason string) (Job, bool, error) {
 	job, err := j.end(ctx, key, Failed, func(job *Job, now time.Time) bool {
 		switch {
 		case job.Held(now) > 0:
@@ -113,7 +113,7 @@ func (j *Jobs) Fail(ctx context.Context, key, reason string) (Job, bool, error) 
 }
 
 // sweep removes the job at key if it is old.
-func (j *Jobs) sweep(ctx context.Context, key string) error {
+func (j *Jobs) sweep(ctx context.Context, key store.Key) error {
 	job, _, err := record.Read[Job](ctx, j.Records, key)
 	if err != nil || !job.Old(j.Now()) {
 		return ignoreMissing(err)

@@ -6,6 +6,7 @@ import (
 	"imageroot/shared/activity"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
+	"imageroot/shared/store"
 )
 
 // A Kind is a row of [Kinds].
@@ -15,7 +16,7 @@ type Kind struct {
 	// Prefix is that of the records' keys, what follows it is the job's ID, and
 	// ParseKey returns that ID.
 	Prefix   string
-	ParseKey func(key string) (id string, ok bool)
+	ParseKey func(key store.Key) (id string, ok bool)
 	// ID returns the ID of a job of this kind.
 	ID func(Job) string
 	// Member is that of the jobs' tasks.
@@ -26,7 +27,7 @@ type Kind struct {
 }
 
 // Key returns the key of the job with that ID.
-func (k *Kind) Key(id string) string { return k.Prefix + id }
+func (k *Kind) Key(id string) store.Key { return store.Key(k.Prefix + id) }
 
 // Task returns the task of the job with that ID.
 func (k *Kind) Task(id string) queue.Task { return queue.RunJob{Member: k.Member, ID: id} }

@@ -30,7 +30,7 @@ var errHeld = errors.New("another process runs the job")
 // A Run is a job while this process holds it. It is safe for concurrent use.
 type Run struct {
 	jobs    *Jobs
-	key     string
+	key     store.Key
 	claimed Job
 	job     Job // as it is to be written next
 	tag     string
@@ -87,7 +87,7 @@ func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMe
 // edits the record that exists, or a zero one. Publish is fenced: it reads the
 // tag, renews the lease, then swaps on that tag. A worker whose lease has lapsed
 // fails at one of the last two. Errors are those of [Run.Save] and of change.
-func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key string, size int64, change func(v P) error) error {
+func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key store.Key, size int64, change func(v P) error) error {
 	v, tag, err := record.Read[T](ctx, r.jobs.Records, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return StoreFailed(err)
@@ -118,7 +118,7 @@ func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key string
 // [queue.Retry], or one of the store's; a job that failed is no error. The Retry
 // is Held if another process holds the job. It is work's, or that of ctx's end;
 // either is free if the run has left another checkpoint than it found.
-func (j *Jobs) Work(ctx context.Context, key string, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
+func (j *Jobs) Work(ctx context.Context, key store.Key, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
 	if err := r.claim(ctx); err != nil {
 		return r.job, err

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"imageroot/shared/layout"
+	"imageroot/shared/store"
 )
 
 // The record of an entry is found by its URL.
@@ -20,7 +21,7 @@ func ExampleEntryKey() {
 
 func ExampleImageOfSidecar() {
 	for _, key := range []string{"debian-12.qcow2.sha256", "debian-12.qcow2", "notes.txt.sha256"} {
-		name, algorithm, ok := layout.ImageOfSidecar(key)
+		name, algorithm, ok := layout.ImageOfSidecar(store.Key(key))
 		fmt.Printf("%q %q %v\n", name, algorithm, ok)
 	}
 	// Output:

@@ -39,33 +39,34 @@ import (
 	"time"
 
 	"imageroot/shared/image"
+	"imageroot/shared/store"
 )
 
 // Keys and prefixes of the two roots.
 const (
-	ManifestKey = "catalog.toml"
+	ManifestKey store.Key = "catalog.toml"
 
-	DigestPrefix    = "digests/"
-	EntryPrefix     = "entries/"
-	FetchedPrefix   = "fetched/"
-	BlobPrefix      = "blobs/"
-	ContentPrefix   = "contents/"
-	StagingPrefix   = "staging/"
-	UploadPrefix    = "uploads/"
-	HashJobPrefix   = "jobs/hash/"
-	CheckJobPrefix  = "jobs/check/"
-	FetchJobPrefix  = "jobs/fetch/"
-	EventPrefix     = "events/"
-	GoodManifestKey = "manifest/good"
-	PasswordKey     = "auth/password"
-	SessionKeyKey   = "auth/session-key"
-	EndedKey        = "auth/ended"
-	ProbePrefix     = "probe/"
+	DigestPrefix              = "digests/"
+	EntryPrefix               = "entries/"
+	FetchedPrefix             = "fetched/"
+	BlobPrefix                = "blobs/"
+	ContentPrefix             = "contents/"
+	StagingPrefix             = "staging/"
+	UploadPrefix              = "uploads/"
+	HashJobPrefix             = "jobs/hash/"
+	CheckJobPrefix            = "jobs/check/"
+	FetchJobPrefix            = "jobs/fetch/"
+	EventPrefix               = "events/"
+	GoodManifestKey store.Key = "manifest/good"
+	PasswordKey     store.Key = "auth/password"
+	SessionKeyKey   store.Key = "auth/session-key"
+	EndedKey        store.Key = "auth/ended"
+	ProbePrefix               = "probe/"
 )
 
 // Remedy returns what a person must do about the damaged record at key, for a
 // sentence.
-func Remedy(key string) string {
+func Remedy(key store.Key) string {
 	for _, kind := range []struct{ prefix, remedy string }{
 		{DigestPrefix, "none needed: the image is hashed again"},
 		{ContentPrefix, "none needed: the bytes are inspected again"},
@@ -76,7 +77,7 @@ func Remedy(key string) string {
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
 		{UploadPrefix, "upload the image again; the record and its parts are removed after seven days"},
 	} {
-		if strings.HasPrefix(key, kind.prefix) {
+		if strings.HasPrefix(string(key), kind.prefix) {
 			return kind.remedy
 		}
 	}
@@ -105,80 +106,95 @@ func isHex(s string, n int) bool {
 	return true
 }
 
+// ImageKey returns the key of an image in the image root.
+func ImageKey(name string) store.Key { return store.Key(name) }
+
+// ImageKeys returns the keys of the [image.Spellings] of a name.
+func ImageKeys(name string) []store.Key {
+	var keys []store.Key
+	for _, spelling := range image.Spellings(name) {
+		keys = append(keys, ImageKey(spelling))
+	}
+	return keys
+}
+
 // DigestKey returns the key of an image's digest record.
-func DigestKey(name string) string { return DigestPrefix + name }
+func DigestKey(name string) store.Key { return store.Key(DigestPrefix + name) }
 
 // EntryKey returns the key of an entry.
-func EntryKey(ref string) string { return EntryPrefix + ref }
+func EntryKey(ref string) store.Key { return store.Key(EntryPrefix + ref) }
 
 // FetchedKey returns the key of the record of a fetched source.
-func FetchedKey(ref string) string { return FetchedPrefix + ref }
+func FetchedKey(ref string) store.Key { return store.Key(FetchedPrefix + ref) }
 
 // BlobKey returns the key of fetched bytes.
-func BlobKey(sha256 string) string { return BlobPrefix + sha256 }
+func BlobKey(sha256 string) store.Key { return store.Key(BlobPrefix + sha256) }
 
 // ContentKey returns the key of the record of a content.
-func ContentKey(sha256 string) string { return ContentPrefix + sha256 }
+func ContentKey(sha256 string) store.Key { return store.Key(ContentPrefix + sha256) }
 
 // StagingKey returns the key to which a fetch writes while the SHA-256 is unknown. id
 // is 64 random hexadecimal digits.
-func StagingKey(id string) string { return StagingPrefix + id }
+func StagingKey(id string) store.Key { return store.Key(StagingPrefix + id) }
 
 // UploadKey returns the key of a resumable upload's record.
-func UploadKey(id string) string { return UploadPrefix + id }
+func UploadKey(id string) store.Key { return store.Key(UploadPrefix + id) }
 
 // HashJobKey returns the key of an image's hash job.
-func HashJobKey(name string) string { return HashJobPrefix + name }
+func HashJobKey(name string) store.Key { return store.Key(HashJobPrefix + name) }
 
 // CheckJobKey returns the key of the check job of a content.
-func CheckJobKey(sha256 string) string { return CheckJobPrefix + sha256 }
+func CheckJobKey(sha256 string) store.Key { return store.Key(CheckJobPrefix + sha256) }
 
 // FetchJobKey returns the key of the fetch job of a source.
-func FetchJobKey(ref string) string { return FetchJobPrefix + ref }
+func FetchJobKey(ref string) store.Key { return store.Key(FetchJobPrefix + ref) }
 
 // ProbeKey returns the key of an object with which a start tries the server.
-func ProbeKey(id, what string) string { return ProbePrefix + id + "-" + what }
+func ProbeKey(id, what string) store.Key { return store.Key(ProbePrefix + id + "-" + what) }
+
+// ImageName parses an [ImageKey].
+func ImageName(key store.Key) (name string, ok bool) { return nameAfter(key, "") }
 
 // DigestName parses a [DigestKey].
-func DigestName(key string) (name string, ok bool) { return nameAfter(key, DigestPrefix) }
+func DigestName(key store.Key) (name string, ok bool) { return nameAfter(key, DigestPrefix) }
 
 // HashJobName parses a [HashJobKey].
-func HashJobName(key string) (name string, ok bool) { return nameAfter(key, HashJobPrefix) }
+func HashJobName(key store.Key) (name string, ok bool) { return nameAfter(key, HashJobPrefix) }
 
 // EntryRef parses an [EntryKey].
-func EntryRef(key string) (ref string, ok bool) { return hexAfter(key, EntryPrefix, 64) }
+func EntryRef(key store.Key) (ref string, ok bool) { return hexAfter(key, EntryPrefix, 64) }
 
 // FetchedRef parses a [FetchedKey].
-func FetchedRef(key string) (ref string, ok bool) { return hexAfter(key, FetchedPrefix, 64) }
+func FetchedRef(key store.Key) (ref string, ok bool) { return hexAfter(key, FetchedPrefix, 64) }
 
 // BlobSHA256 parses a [BlobKey].
-func BlobSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, BlobPrefix, 64) }
+func BlobSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter(key, BlobPrefix, 64) }
 
 // ContentSHA256 parses a [ContentKey].
-func ContentSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, ContentPrefix, 64) }
+func ContentSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter(key, ContentPrefix, 64) }
 
 // CheckJobSHA256 parses a [CheckJobKey].
-func CheckJobSHA256(key string) (sha256 string, ok bool) { return hexAfter(key, CheckJobPrefix, 64) }
+func CheckJobSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter(key, CheckJobPrefix, 64) }
 
 // StagingRef parses a [StagingKey].
-func StagingRef(key string) (ref string, ok bool) { return hexAfter(key, StagingPrefix, 64) }
+func StagingRef(key store.Key) (ref string, ok bool) { return hexAfter(key, StagingPrefix, 64) }
 
 // UploadID parses an [UploadKey].
-func UploadID(key string) (id string, ok bool) { return hexAfter(key, UploadPrefix, 32) }
+func UploadID(key store.Key) (id string, ok bool) { return hexAfter(key, UploadPrefix, 32) }
 
 // IsUploadID reports whether s can be the ID of a resumable upload.
 func IsUploadID(s string) bool { return isHex(s, 32) }
 
 // FetchJobRef parses a [FetchJobKey].
-func FetchJobRef(key string) (ref string, ok bool) { return hexAfter(key, FetchJobPrefix, 64) }
+func FetchJobRef(key store.Key) (ref string, ok bool) { return hexAfter(key, FetchJobPrefix, 64) }
 
-func nameAfter(key, prefix string) (string, bool) {
-	name, ok := strings.CutPrefix(key, prefix)
+func nameAfter(key store.Key, prefix string) (string, bool) {
+	name, ok := strings.CutPrefix(string(key), prefix)
 	return name, ok && image.IsName(name)
 }
 
-func hexAfter(key, prefix string, n int) (string, bool) {
-	s, ok := strings.CutPrefix(key, prefix)
+func hexAfter(key store.Key, prefix string, n int) (string, bool) {
+	s, ok := strings.CutPrefix(string(key), prefix)
 	if !ok || !isHex(s, n) {
 		return "", false
 	}
@@ -213,11 +229,11 @@ func (id EventID) Time() (t time.Time, ok bool) {
 func flip(n int64) uint64 { return math.MaxInt64 - uint64(n) }
 
 // EventKey returns the key of an activity event.
-func EventKey(id EventID) string { return EventPrefix + string(id) }
+func EventKey(id EventID) store.Key { return store.Key(EventPrefix + string(id)) }
 
 // ParseEventKey parses an [EventKey].
-func ParseEventKey(key string) (EventID, bool) {
-	s, ok := strings.CutPrefix(key, EventPrefix)
+func ParseEventKey(key store.Key) (EventID, bool) {
+	s, ok := strings.CutPrefix(string(key), EventPrefix)
 	if !ok {
 		return "", false
 	}
@@ -227,12 +243,12 @@ func ParseEventKey(key string) (EventID, bool) {
 }
 
 // SidecarKey returns the key of the checksum file of an image in the image root.
-func SidecarKey(name, algorithm string) string { return name + "." + algorithm }
+func SidecarKey(name, algorithm string) store.Key { return store.Key(name + "." + algorithm) }
 
 // ImageOfSidecar parses a [SidecarKey]. algorithm is "sha256" or "sha512".
-func ImageOfSidecar(key string) (name, algorithm string, ok bool) {
+func ImageOfSidecar(key store.Key) (name, algorithm string, ok bool) {
 	for _, alg := range []string{"sha256", "sha512"} {
-		if n, found := strings.CutSuffix(key, "."+alg); found && image.IsName(n) {
+		if n, found := strings.CutSuffix(string(key), "."+alg); found && image.IsName(n) {
 			return n, alg, true
 		}
 	}

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"imageroot/shared/image"
+	"imageroot/shared/store"
 )
 
 // parsers has the parser of each kind of key, and the builder that reverses it.
 var parsers = []struct {
 	kind  string
-	parse func(key string) (string, bool)
-	build func(string) string
+	parse func(key store.Key) (string, bool)
+	build func(string) store.Key
 }{
 	{"digest", DigestName, DigestKey},
 	{"entry", EntryRef, EntryKey},
@@ -28,20 +29,20 @@ var parsers = []struct {
 	{"fetch job", FetchJobRef, FetchJobKey},
 	{
 		"event",
-		func(key string) (string, bool) { id, ok := ParseEventKey(key); return string(id), ok },
-		func(id string) string { return EventKey(EventID(id)) },
+		func(key store.Key) (string, bool) { id, ok := ParseEventKey(key); return string(id), ok },
+		func(id string) store.Key { return EventKey(EventID(id)) },
 	},
 	{
 		"sidecar",
-		func(key string) (string, bool) {
+		func(key store.Key) (string, bool) {
 			name, alg, ok := ImageOfSidecar(key)
 			return name + "." + alg, ok
 		},
-		func(s string) string { return s },
+		func(s string) store.Key { return store.Key(s) },
 	},
 }
 
-func kindOf(t *testing.T, key string) string {
+func kindOf(t *testing.T, key store.Key) string {
 	t.Helper()
 	kind := ""
 	for _, p := range parsers {
@@ -68,10 +69,13 @@ const (
 
 func TestKeys(t *testing.T) {
 	long := strings.Repeat("n", 251) + ".img"
-	tests := []struct{ key, kind string }{
+	tests := []struct {
+		key  store.Key
+		kind string
+	}{
 		{"digests/x.img", "digest"},
 		{"digests/ a+b 50% #?Ü.img", "digest"},
-		{"digests/" + long, "digest"},
+		{store.Key("digests/" + long), "digest"},
 		{"digests/x.img.sha256", ""},
 		{"digests/x", ""},
 		{"digests/", ""},
@@ -80,13 +84,13 @@ func TestKeys(t *testing.T) {
 		{"digests//x.img", ""},
 		{"digests", ""},
 		{"entries/" + ref, "entry"},
-		{"entries/" + strings.ToUpper(ref), ""},
-		{"entries/" + ref[1:], ""},
+		{store.Key("entries/" + strings.ToUpper(ref)), ""},
+		{store.Key("entries/" + ref[1:]), ""},
 		{"entries/" + ref + "0", ""},
 		{"entries/" + ref + ".json", ""},
 		{"fetched/" + ref, "fetched"},
 		{"blobs/" + ref, "blob"},
-		{"blobs/" + strings.Repeat("g", 64), ""},
+		{store.Key("blobs/" + strings.Repeat("g", 64)), ""},
 		{"staging/" + ref, "staging"},
 		{"uploads/" + id, "upload"},
 		{"uploads/" + ref, ""},
@@ -95,9 +99,9 @@ func TestKeys(t *testing.T) {
 		{"jobs/fetch/x.img", ""},
 		{"jobs/x.img", ""},
 		{"events/" + event, "event"},
-		{"events/" + event[1:], ""},
-		{"events/" + strings.ToUpper(event), ""},
-		{"events/" + strings.Replace(event, "-", "0", 1), ""},
+		{store.Key("events/" + event[1:]), ""},
+		{store.Key("events/" + strings.ToUpper(event)), ""},
+		{store.Key("events/" + strings.Replace(event, "-", "0", 1)), ""},
 		{"x.img.sha256", "sidecar"},
 		{"X.IMG.sha512", "sidecar"},
 		{"x.img.md5", ""},
@@ -119,7 +123,7 @@ func TestKeys(t *testing.T) {
 
 func TestImageOfSidecar(t *testing.T) {
 	for _, alg := range []string{"sha256", "sha512"} {
-		if name, got, ok := ImageOfSidecar("a b.img.xz." + alg); !ok || name != "a b.img.xz" || got != alg {
+		if name, got, ok := ImageOfSidecar(store.Key("a b.img.xz." + alg)); !ok || name != "a b.img.xz" || got != alg {
 			t.Errorf("ImageOfSidecar = %q, %q, %v", name, got, ok)
 		}
 	}
@@ -151,7 +155,7 @@ func TestEventIDs(t *testing.T) {
 	var keys []string
 	for _, at := range times {
 		key := EventKey(NewEventID(at, nonce))
-		keys = append(keys, key)
+		keys = append(keys, string(key))
 		got, ok := ParseEventKey(key)
 		if back, okTime := got.Time(); !ok || !okTime || !back.Equal(at) {
 			t.Errorf("%v came back as %v", at, back)
@@ -170,17 +174,23 @@ func FuzzKeys(f *testing.F) {
 	f.Add("", "x.\u0130MG", int64(math.MinInt64), uint64(math.MaxUint64))
 	f.Add("", strings.Repeat("n", 255), int64(math.MaxInt64), uint64(0))
 	f.Fuzz(func(t *testing.T, key, name string, micro int64, nonce uint64) {
-		kindOf(t, key)
+		kindOf(t, store.Key(key))
 		if image.IsName(name) {
-			for _, k := range []struct{ key, kind string }{
-				{DigestKey(name), "digest"}, {HashJobKey(name), "hash job"}, {name + ".sha256", "sidecar"}, {name, ""},
+			for _, k := range []struct {
+				key  store.Key
+				kind string
+			}{
+				{DigestKey(name), "digest"}, {HashJobKey(name), "hash job"}, {store.Key(name + ".sha256"), "sidecar"}, {ImageKey(name), ""},
 			} {
 				if got := kindOf(t, k.key); got != k.kind {
 					t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)
 				}
 			}
 		}
-		for _, k := range []struct{ key, kind string }{
+		for _, k := range []struct {
+			key  store.Key
+			kind string
+		}{
 			{EntryKey(Ref(name)), "entry"},
 			{FetchedKey(Ref(name)), "fetched"},
 			{StagingKey(Ref(name)), "staging"},

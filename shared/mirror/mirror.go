@@ -26,16 +26,16 @@ const readers = 16
 const relistOver = 200
 
 // Config configures a [Mirror].
-type Config[T any] struct {
+type Config[ID ~string, T any] struct {
 	Root   store.Root
 	Prefix string
 	// ID returns the ID of a key, or false if the mirror ignores the key.
-	ID func(key string) (string, bool)
+	ID func(key store.Key) (ID, bool)
 	// Decode returns the value of the record at key. If it is nil, records are not
 	// read and values are zero. A record that does not decode is left out, and
 	// logged once, with the text of Remedy.
-	Decode func(key string, data []byte) (T, error)
-	Remedy func(key string, err error) string
+	Decode func(key store.Key, data []byte) (T, error)
+	Remedy func(key store.Key, err error) string
 	// MaxAge is the age at which a listing is made again. Zero lists every time,
 	// for a mirror without Touch.
 	MaxAge time.Duration
@@ -53,25 +53,25 @@ type Item[T any] struct {
 }
 
 // A Mirror is safe for concurrent use.
-type Mirror[T any] struct {
-	cfg Config[T]
+type Mirror[ID ~string, T any] struct {
+	cfg Config[ID, T]
 
 	refresh sync.Mutex // one refresh at a time
 
 	mu       sync.Mutex
-	items    map[string]Item[T] // never changed once published
-	damaged  map[string]leftOut // by ID: records that do not decode
+	items    map[ID]Item[T] // never changed once published
+	damaged  map[ID]leftOut // by ID: records that do not decode
 	gen      uint64
 	listedAt time.Time
 	took     time.Duration
-	dirty    map[string]struct{} // keys
-	looking  bool                // at keys that were dirty
-	relist   bool                // a listing runs in the background
+	dirty    map[store.Key]struct{} // keys
+	looking  bool                   // at keys that were dirty
+	relist   bool                   // a listing runs in the background
 }
 
 // New returns an empty mirror. The first All fills it.
-func New[T any](cfg Config[T]) *Mirror[T] {
-	return &Mirror[T]{cfg: cfg, dirty: map[string]struct{}{}, damaged: map[string]leftOut{}}
+func New[ID ~string, T any](cfg Config[ID, T]) *Mirror[ID, T] {
+	return &Mirror[ID, T]{cfg: cfg, dirty: map[store.Key]struct{}{}, damaged: map[ID]leftOut{}}
 }
 
 // A leftOut is a record that does not decode.
@@ -82,10 +82,10 @@ type leftOut struct {
 
 // LeftOut returns the IDs of the records that All leaves out because they do
 // not decode, with an error that matches cause; any error does if cause is nil.
-func (m *Mirror[T]) LeftOut(cause error) []string {
+func (m *Mirror[ID, T]) LeftOut(cause error) []ID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var ids []string
+	var ids []ID
 	for id, d := range m.damaged {
 		if cause == nil || errors.Is(d.err, cause) {
 			ids = append(ids, id)
@@ -96,7 +96,7 @@ func (m *Mirror[T]) LeftOut(cause error) []string {
 
 // Touch marks the object at key as possibly changed, created or deleted. It does
 // no request.
-func (m *Mirror[T]) Touch(key string) {
+func (m *Mirror[ID, T]) Touch(key store.Key) {
 	if _, ok := m.cfg.ID(key); !ok {
 		return
 	}
@@ -110,7 +110,7 @@ func (m *Mirror[T]) Touch(key string) {
 // before the call. Other changes they include after the first call, and the listing
 // that it starts, when MaxAge has passed. An error is the store's; that of a listing
 // in the background is logged, and the items stay as they are.
-func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error) {
+func (m *Mirror[ID, T]) All(ctx context.Context) (map[ID]Item[T], uint64, error) {
 	m.mu.Lock()
 	// Keys that another call is asking for count as touched before this one.
 	fresh := m.items != nil && len(m.dirty) == 0 && !m.looking
@@ -139,14 +139,14 @@ func (m *Mirror[T]) All(ctx context.Context) (map[string]Item[T], uint64, error)
 
 // Refresh lists again. When it returns nil, All includes every change made before
 // the call.
-func (m *Mirror[T]) Refresh(ctx context.Context) error {
+func (m *Mirror[ID, T]) Refresh(ctx context.Context) error {
 	m.refresh.Lock()
 	defer m.refresh.Unlock()
 	_, _, err := m.update(ctx, true)
 	return err
 }
 
-func (m *Mirror[T]) relistLater(ctx context.Context) {
+func (m *Mirror[ID, T]) relistLater(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	m.refresh.Lock()
@@ -160,16 +160,16 @@ func (m *Mirror[T]) relistLater(ctx context.Context) {
 }
 
 // update asks for the dirty keys, or lists everything. The caller holds refresh.
-func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], uint64, error) {
+func (m *Mirror[ID, T]) update(ctx context.Context, all bool) (map[ID]Item[T], uint64, error) {
 	m.mu.Lock()
 	old, dirty, damaged := m.items, m.dirty, m.damaged
-	m.dirty = map[string]struct{}{}
+	m.dirty = map[store.Key]struct{}{}
 	m.looking = len(dirty) > 0
 	m.mu.Unlock()
 	all = all || old == nil || len(dirty) > relistOver
 
 	started := m.cfg.Now()
-	var items map[string]Item[T]
+	var items map[ID]Item[T]
 	var changed bool
 	var err error
 	read := newReading(m, ctx)
@@ -207,8 +207,8 @@ func (m *Mirror[T]) update(ctx context.Context, all bool) (map[string]Item[T], u
 	return m.items, m.gen, nil
 }
 
-func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]Item[T], damaged map[string]leftOut) (map[string]Item[T], bool, error) {
-	items := make(map[string]Item[T], len(old))
+func (m *Mirror[ID, T]) list(ctx context.Context, read *reading[ID, T], old map[ID]Item[T], damaged map[ID]leftOut) (map[ID]Item[T], bool, error) {
+	items := make(map[ID]Item[T], len(old))
 	changed := false
 	for info, err := range m.cfg.Root.List(ctx, m.cfg.Prefix, "") {
 		if err != nil {
@@ -239,8 +239,8 @@ func (m *Mirror[T]) list(ctx context.Context, read *reading[T], old map[string]I
 	return items, changed || len(items) != len(old), nil
 }
 
-func (m *Mirror[T]) look(read *reading[T], old map[string]Item[T], dirty map[string]struct{}, damaged map[string]leftOut) (map[string]Item[T], bool, error) {
-	looked := make(map[string]bool, len(dirty))
+func (m *Mirror[ID, T]) look(read *reading[ID, T], old map[ID]Item[T], dirty map[store.Key]struct{}, damaged map[ID]leftOut) (map[ID]Item[T], bool, error) {
+	looked := make(map[ID]bool, len(dirty))
 	for key := range dirty {
 		id, _ := m.cfg.ID(key)
 		looked[id] = true
@@ -254,7 +254,7 @@ func (m *Mirror[T]) look(read *reading[T], old map[string]Item[T], dirty map[str
 	if err := read.wait(); err != nil {
 		return nil, false, err
 	}
-	items := make(map[string]Item[T], len(old)+len(read.got))
+	items := make(map[ID]Item[T], len(old)+len(read.got))
 	for id, it := range old {
 		if _, ok := read.gone[id]; !ok {
 			items[id] = it
@@ -267,32 +267,32 @@ func (m *Mirror[T]) look(read *reading[T], old map[string]Item[T], dirty map[str
 }
 
 // reading reads several records at once.
-type reading[T any] struct {
-	m    *Mirror[T]
+type reading[ID ~string, T any] struct {
+	m    *Mirror[ID, T]
 	ctx  context.Context
 	slot chan struct{}
 	wg   sync.WaitGroup
 
 	mu      sync.Mutex
-	got     map[string]Item[T]
-	gone    map[string]struct{}
-	damaged map[string]leftOut
+	got     map[ID]Item[T]
+	gone    map[ID]struct{}
+	damaged map[ID]leftOut
 	err     error
 }
 
-func newReading[T any](m *Mirror[T], ctx context.Context) *reading[T] {
-	return &reading[T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[string]Item[T]{}, gone: map[string]struct{}{}, damaged: map[string]leftOut{}}
+func newReading[ID ~string, T any](m *Mirror[ID, T], ctx context.Context) *reading[ID, T] {
+	return &reading[ID, T]{m: m, ctx: ctx, slot: make(chan struct{}, readers), got: map[ID]Item[T]{}, gone: map[ID]struct{}{}, damaged: map[ID]leftOut{}}
 }
 
 // leaveOut leaves out a record that was damaged when it was read and is the same
 // version still.
-func (r *reading[T]) leaveOut(id string, v leftOut) {
+func (r *reading[ID, T]) leaveOut(id ID, v leftOut) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.damaged[id] = v
 }
 
-func (r *reading[T]) start(id string, info store.Info) {
+func (r *reading[ID, T]) start(id ID, info store.Info) {
 	if r.m.cfg.Decode == nil && info.ETag != "" {
 		r.mu.Lock()
 		r.got[id] = Item[T]{Info: info}
@@ -319,14 +319,14 @@ func (r *reading[T]) start(id string, info store.Info) {
 	})
 }
 
-func (r *reading[T]) wait() error {
+func (r *reading[ID, T]) wait() error {
 	r.wg.Wait()
 	return r.err
 }
 
 var errUndecodable = errors.New("record does not decode")
 
-func (m *Mirror[T]) read(ctx context.Context, info store.Info) (Item[T], error) {
+func (m *Mirror[ID, T]) read(ctx context.Context, info store.Info) (Item[T], error) {
 	if info.ETag == "" {
 		// Only the key is known. Asking for the version before the content makes a
 		// change in between show in the next listing.

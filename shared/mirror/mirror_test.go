@@ -23,7 +23,7 @@ import (
 
 // A bench is a mirror of the records p/ID, whose content is a number.
 type bench struct {
-	*mirror.Mirror[int]
+	*mirror.Mirror[string, int]
 	t    *testing.T
 	root *faultstore.Root
 	log  bytes.Buffer
@@ -31,14 +31,14 @@ type bench struct {
 
 func newBench(t *testing.T, maxAge time.Duration) *bench {
 	b := &bench{t: t, root: faultstore.New(memstore.New(), nil)}
-	b.Mirror = mirror.New(mirror.Config[int]{
+	b.Mirror = mirror.New(mirror.Config[string, int]{
 		Root: b.root, Prefix: "p/",
-		ID: func(key string) (string, bool) {
-			id, ok := strings.CutPrefix(key, "p/")
+		ID: func(key store.Key) (string, bool) {
+			id, ok := strings.CutPrefix(string(key), "p/")
 			return id, ok && !strings.HasPrefix(id, "~")
 		},
-		Decode: func(_ string, data []byte) (int, error) { return strconv.Atoi(string(data)) },
-		Remedy: func(string, error) string { return "write it again" },
+		Decode: func(_ store.Key, data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		Remedy: func(store.Key, error) string { return "write it again" },
 		MaxAge: maxAge, Now: time.Now, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	})
 	return b
@@ -46,14 +46,14 @@ func newBench(t *testing.T, maxAge time.Duration) *bench {
 
 func (b *bench) put(id, content string) {
 	b.t.Helper()
-	if _, err := b.root.Put(context.Background(), "p/"+id, strings.NewReader(content), int64(len(content))); err != nil {
+	if _, err := b.root.Put(context.Background(), store.Key("p/"+id), strings.NewReader(content), int64(len(content))); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
 func (b *bench) delete(id string) {
 	b.t.Helper()
-	if err := b.root.Delete(context.Background(), "p/"+id); err != nil {
+	if err := b.root.Delete(context.Background(), store.Key("p/"+id)); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -68,7 +68,7 @@ func (b *bench) holds(want map[string]int) uint64 {
 	got := map[string]int{}
 	for id, it := range items {
 		got[id] = it.Value
-		if it.Info.Key != "p/"+id || it.Info.ETag == "" {
+		if it.Info.Key != store.Key("p/"+id) || it.Info.ETag == "" {
 			b.t.Errorf("the item %q is of %+v", id, it.Info)
 		}
 	}
@@ -280,11 +280,11 @@ func TestErrors(t *testing.T) {
 
 func TestKeysOnly(t *testing.T) {
 	root := faultstore.New(memstore.New(), nil)
-	m := mirror.New(mirror.Config[struct{}]{
-		Root: root, ID: func(key string) (string, bool) { return key, !strings.Contains(key, "/") },
+	m := mirror.New(mirror.Config[string, struct{}]{
+		Root: root, ID: func(key store.Key) (string, bool) { return string(key), !strings.Contains(string(key), "/") },
 		MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
-	put := func(key, content string) store.Version {
+	put := func(key store.Key, content string) store.Version {
 		v, err := root.Put(t.Context(), key, strings.NewReader(content), int64(len(content)))
 		if err != nil {
 			t.Fatal(err)
@@ -323,7 +323,7 @@ func TestManyTouchedKeysAreListed(t *testing.T) {
 		id := fmt.Sprint(i)
 		want[id] = i
 		b.put(id, id)
-		b.Touch("p/" + id)
+		b.Touch(store.Key("p/" + id))
 	}
 	b.calls()
 	b.holds(want)
@@ -339,7 +339,7 @@ type held struct {
 	release chan struct{} // and may end
 }
 
-func (h held) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+func (h held) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, error) {
 	data, tag, err := h.Root.ReadRecord(ctx, key)
 	h.reading <- struct{}{}
 	<-h.release
@@ -351,11 +351,11 @@ func (h held) ReadRecord(ctx context.Context, key string) ([]byte, string, error
 func TestTouchWhileAnotherLooks(t *testing.T) {
 	under := memstore.New()
 	root := held{under, make(chan struct{}), make(chan struct{})}
-	m := mirror.New(mirror.Config[int]{
+	m := mirror.New(mirror.Config[string, int]{
 		Root: root, Prefix: "p/",
-		ID:     func(key string) (string, bool) { return key, true },
-		Decode: func(_ string, data []byte) (int, error) { return strconv.Atoi(string(data)) },
-		Remedy: func(string, error) string { return "write it again" },
+		ID:     func(key store.Key) (string, bool) { return string(key), true },
+		Decode: func(_ store.Key, data []byte) (int, error) { return strconv.Atoi(string(data)) },
+		Remedy: func(store.Key, error) string { return "write it again" },
 		MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	write := func(n int) {
@@ -418,7 +418,7 @@ func TestConcurrent(t *testing.T) {
 			for i := range 50 {
 				id := fmt.Sprint(w)
 				b.put(id, fmt.Sprint(i))
-				b.Touch("p/" + id)
+				b.Touch(store.Key("p/" + id))
 				items, _, err := b.All(t.Context())
 				if err != nil || items[id].Value < i {
 					t.Errorf("after its touch of %d, %s sees %d, %v", i, id, items[id].Value, err)

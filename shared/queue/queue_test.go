@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imageroot/shared/queue"
+	"imageroot/shared/store"
 )
 
 // Messages that were sent before an upgrade decode after it: the wire format
@@ -88,8 +89,9 @@ func TestTasksOfEvents(t *testing.T) {
 
 func TestTopLevel(t *testing.T) {
 	for _, tt := range []struct {
-		key, prefix, name string
-		ok                bool
+		key, prefix string
+		name        store.Key
+		ok          bool
 	}{
 		{"x.img", "", "x.img", true},
 		{"pre/x.img", "pre/", "x.img", true},

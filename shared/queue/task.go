@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"imageroot/shared/objectevent"
+	"imageroot/shared/store"
 )
 
 // A Task is what a message asks for: one of the types below. On the wire it is a
@@ -114,15 +115,15 @@ func Tasks(body []byte, bucket, prefix string) ([]Task, error) {
 		if e.Bucket != bucket {
 			continue
 		}
-		if name, ok := TopLevel(e.Key, prefix); ok {
-			tasks = append(tasks, InspectImage(name))
+		if key, ok := TopLevel(e.Key, prefix); ok {
+			tasks = append(tasks, InspectImage(key))
 		}
 	}
 	return tasks, nil
 }
 
 // TopLevel returns what follows prefix in key, if that is one path segment.
-func TopLevel(key, prefix string) (string, bool) {
+func TopLevel(key, prefix string) (store.Key, bool) {
 	name, ok := strings.CutPrefix(key, prefix)
-	return name, ok && name != "" && !strings.Contains(name, "/")
+	return store.Key(name), ok && name != "" && !strings.Contains(name, "/")
 }

@@ -71,7 +71,7 @@ var ErrDamaged = errors.New("the record is damaged")
 // type. It matches [ErrDamaged], and store.ErrNotFound too: a damaged record
 // counts as missing, so that a new record replaces the damaged content.
 type DamagedError struct {
-	Key string
+	Key store.Key
 	Err error // the defect of the content
 }
 
@@ -95,7 +95,7 @@ var ErrNewer = errors.New("the record is of a newer version")
 // is not damaged and does not count as missing: this package neither changes nor
 // removes it.
 type NewerError struct {
-	Key            string
+	Key            store.Key
 	Version, Known int
 }
 
@@ -109,7 +109,7 @@ func (e *NewerError) Is(target error) bool { return target == ErrNewer } //nolin
 
 // Remedy returns what the operator can do about the record at key, which [Decode]
 // refused with err.
-func Remedy(key string, err error) string {
+func Remedy(key store.Key, err error) string {
 	if errors.Is(err, ErrNewer) {
 		return "run the newer imageroot that wrote it"
 	}
@@ -124,7 +124,7 @@ type Validator interface{ Validate() error }
 // [NewerError] if the record's version is newer than the one that T knows, and a
 // [DamagedError] if data is not JSON of type T, lacks the nonce of a T that embeds
 // [Meta], or is not valid (see [Validator]).
-func Decode[T any](key string, data []byte) (T, error) {
+func Decode[T any](key store.Key, data []byte) (T, error) {
 	var v, zero T
 	err := json.Unmarshal(data, &v)
 	if f, ok := any(&v).(interface {
@@ -155,7 +155,7 @@ func Decode[T any](key string, data []byte) (T, error) {
 // store.ErrNotFound with an empty tag if there is no record, a [DamagedError] with
 // the tag of the damaged content if it is damaged, and a [NewerError] with an empty
 // tag, so that no write can replace it, if its version is newer.
-func Read[T any](ctx context.Context, s store.Records, key string) (T, string, error) {
+func Read[T any](ctx context.Context, s store.Records, key store.Key) (T, string, error) {
 	data, tag, err := s.ReadRecord(ctx, key)
 	if err != nil {
 		var zero T
@@ -171,7 +171,7 @@ func Read[T any](ctx context.Context, s store.Records, key string) (T, string, e
 // Delete removes the record at key, even if it is damaged. It returns nil if there
 // is none, and removes nothing and returns a [NewerError] if the record's version
 // is newer. It does not compare: it may remove what a concurrent write has stored.
-func Delete[T any](ctx context.Context, s store.Records, key string) error {
+func Delete[T any](ctx context.Context, s store.Records, key store.Key) error {
 	_, _, err := Read[T](ctx, s, key)
 	switch {
 	case err == nil, errors.Is(err, ErrDamaged):
@@ -187,7 +187,7 @@ func Delete[T any](ctx context.Context, s store.Records, key string) error {
 // resolves an unknown outcome by reading back. The error is store.ErrConflict if
 // another write is in force (if the outcome was unknown, v may have been in force
 // before). After any other error, v may be in force or take effect later.
-func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, v P, tag string) (newTag string, err error) {
+func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.Key, v P, tag string) (newTag string, err error) {
 	v.stamp(v.SchemaVersion(), rand.Text())
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -222,13 +222,13 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key string,
 // If the answer to a write is lost, the write counts if a later read finds it in
 // force. If another write has replaced it by then, Change calls change again: a
 // change that must not happen twice has to check the record that it receives.
-func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, exists bool) error) (T, string, error) {
+func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.Key, change func(v P, exists bool) error) (T, string, error) {
 	return Repair(ctx, s, key, func(v P, found error) error { return change(v, found == nil) })
 }
 
 // Repair is [Change] for a caller that distinguishes a damaged record from a missing
 // one: found is nil, or the error of [Read].
-func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key string, change func(v P, found error) error) (T, string, error) {
+func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.Key, change func(v P, found error) error) (T, string, error) {
 	var err error
 	var unknown []string // nonces of writes that may yet arrive
 	for range maxTries {

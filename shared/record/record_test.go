@@ -196,7 +196,7 @@ type hook struct {
 	f func()
 }
 
-func (h hook) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+func (h hook) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, error) {
 	h.f()
 	return h.Records.ReadRecord(ctx, key)
 }

@@ -73,6 +73,9 @@ const (
 	MaxPutBytes = 5 << 30
 )
 
+// A Key is the key of an object, relative to its root: without the root's prefix.
+type Key string
+
 // A Version identifies one content of a key among all contents that the key has
 // had or will have. The three fields do so together: the ETag of a file may stay
 // when the file is edited, and a time has a resolution of one second.
@@ -89,7 +92,7 @@ func (v Version) Equal(w Version) bool {
 
 // An Info is an object as a listing or a HEAD describes it.
 type Info struct {
-	Key string
+	Key Key
 	Version
 }
 
@@ -106,7 +109,7 @@ var All = Range{0, -1}
 // later, unless its error leaves open whether it took effect.
 type Objects interface {
 	// Head returns the version of an object, or [ErrNotFound].
-	Head(ctx context.Context, key string) (Info, error)
+	Head(ctx context.Context, key Key) (Info, error)
 
 	// Get opens a part of an object, or returns [ErrNotFound]. If ifMatch is not
 	// empty and not the object's ETag, it returns [ErrChanged]. The Info is that
@@ -115,7 +118,7 @@ type Objects interface {
 	// The caller must close the reader, and may do so before its end. The reader
 	// returns io.EOF only after all bytes of the range; a connection that drops
 	// before is another error. The end of ctx ends the reader too.
-	Get(ctx context.Context, key string, r Range, ifMatch string) (io.ReadCloser, Info, error)
+	Get(ctx context.Context, key Key, r Range, ifMatch string) (io.ReadCloser, Info, error)
 
 	// Put replaces or creates an object with the bytes of body: exactly size
 	// bytes, or all bytes up to io.EOF if size is negative. If body has fewer
@@ -125,19 +128,19 @@ type Objects interface {
 	//
 	// The version returned is the one written. If another write has replaced it
 	// already, the error is [ErrChanged] and this write did take place.
-	Put(ctx context.Context, key string, body io.Reader, size int64) (Version, error)
+	Put(ctx context.Context, key Key, body io.Reader, size int64) (Version, error)
 
 	// Delete removes an object. An object that does not exist is no error.
-	Delete(ctx context.Context, key string) error
+	Delete(ctx context.Context, key Key) error
 
 	// List yields the objects whose keys begin with prefix, have no slash after
 	// it, and are greater than after, in byte order of their keys. Versions are
 	// those that Head returns. An error is yielded last.
-	List(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
+	List(ctx context.Context, prefix string, after Key) iter.Seq2[Info, error]
 
 	// Copy replaces or creates dst with the bytes of src, on the server. The
 	// object src has size bytes; [ErrNotFound] if it does not exist.
-	Copy(ctx context.Context, dst, src string, size int64) error
+	Copy(ctx context.Context, dst, src Key, size int64) error
 }
 
 // A Direct is a reader returned by [Objects.Get] for which random access costs no
@@ -165,7 +168,8 @@ func (p Part) Equal(q Part) bool {
 
 // A PendingUpload is a multipart upload that is neither completed nor aborted.
 type PendingUpload struct {
-	Key, ID   string
+	Key       Key
+	ID        string
 	Initiated time.Time
 }
 
@@ -176,22 +180,22 @@ type PendingUpload struct {
 type Multipart interface {
 	// CreateUpload begins an upload and returns its ID. The object at key does
 	// not change.
-	CreateUpload(ctx context.Context, key string) (id string, err error)
+	CreateUpload(ctx context.Context, key Key) (id string, err error)
 	// UploadPart sends part n (1 to [MaxParts]) of exactly size bytes, at most
 	// [MaxPutBytes], and replaces an earlier part n. If body fails or has fewer
 	// bytes, the earlier part stays.
-	UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (Part, error)
+	UploadPart(ctx context.Context, key Key, id string, n int32, body io.Reader, size int64) (Part, error)
 	// ListParts returns the parts that have arrived, ordered by number.
-	ListParts(ctx context.Context, key, id string) ([]Part, error)
+	ListParts(ctx context.Context, key Key, id string) ([]Part, error)
 	// CompleteUpload replaces or creates the object with the bytes of parts and
 	// returns its version. It can take minutes. The parts are ordered by number,
 	// are as [Multipart.UploadPart] returned them, and all but the last have
 	// [MinPartBytes]; otherwise it fails and the upload stays pending. Parts that
 	// are not named are dropped.
-	CompleteUpload(ctx context.Context, key, id string, parts []Part) (Version, error)
+	CompleteUpload(ctx context.Context, key Key, id string, parts []Part) (Version, error)
 	// AbortUpload removes an upload with its parts. An upload that is not pending
 	// is no error.
-	AbortUpload(ctx context.Context, key, id string) error
+	AbortUpload(ctx context.Context, key Key, id string) error
 	// PendingUploads yields the pending uploads of keys that begin with prefix.
 	// An error is yielded last. A server may leave out uploads of before its own
 	// start: MinIO does, and removes them after a day.
@@ -205,12 +209,12 @@ type Presigner interface {
 	// PresignPut returns a URL to PUT an object of at most [MaxPutBytes] to. If
 	// sha256 (hexadecimal) is not empty, the client must send it in the field
 	// x-amz-checksum-sha256 (in base64), and the server refuses other bytes.
-	PresignPut(ctx context.Context, key, sha256 string) (url string, err error)
+	PresignPut(ctx context.Context, key Key, sha256 string) (url string, err error)
 	// PresignPart returns a URL to PUT part n of an upload to.
-	PresignPart(ctx context.Context, key, id string, n int32) (url string, err error)
+	PresignPart(ctx context.Context, key Key, id string, n int32) (url string, err error)
 	// PresignGet returns a URL to GET an object from, or to HEAD it if head is
 	// true. Clients that save the response call it filename.
-	PresignGet(ctx context.Context, key, filename string, head bool) (url string, err error)
+	PresignGet(ctx context.Context, key Key, filename string, head bool) (url string, err error)
 }
 
 // MaxRecordBytes is the size of the largest record.
@@ -231,15 +235,15 @@ const MaxRecordBytes = 1 << 20
 type Records interface {
 	// ReadRecord returns a record and its tag, or [ErrNotFound]. It fails if the
 	// object has more than [MaxRecordBytes].
-	ReadRecord(ctx context.Context, key string) (data []byte, tag string, err error)
+	ReadRecord(ctx context.Context, key Key) (data []byte, tag string, err error)
 	// CreateRecord writes a record of at most [MaxRecordBytes] that does not
 	// exist yet. If it exists, the error is [ErrConflict].
-	CreateRecord(ctx context.Context, key string, data []byte) (tag string, err error)
+	CreateRecord(ctx context.Context, key Key, data []byte) (tag string, err error)
 	// ReplaceRecord replaces the content that tag identifies. If the record has
 	// another content, or does not exist, the error is [ErrConflict].
-	ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (newTag string, err error)
+	ReplaceRecord(ctx context.Context, key Key, data []byte, tag string) (newTag string, err error)
 	// Delete removes a record, whatever its content, as [Objects.Delete] does.
-	Delete(ctx context.Context, key string) error
+	Delete(ctx context.Context, key Key) error
 }
 
 // A Root is what the image root and the catalog root offer.
@@ -251,7 +255,7 @@ type Root interface {
 
 // HeadFirst returns the first of keys that has an object, and its Head. The error
 // is [ErrNotFound] if none has one.
-func HeadFirst(ctx context.Context, o Objects, keys []string) (key string, info Info, err error) {
+func HeadFirst(ctx context.Context, o Objects, keys []Key) (key Key, info Info, err error) {
 	err = ErrNotFound
 	for _, key = range keys {
 		if info, err = o.Head(ctx, key); !errors.Is(err, ErrNotFound) {

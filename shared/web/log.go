@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 )
 
@@ -23,6 +24,10 @@ func CutAttr(_ []string, a slog.Attr) slog.Attr {
 			s = v.Error()
 		case fmt.Stringer:
 			s = v.String()
+		default:
+			if v := reflect.ValueOf(v); v.Kind() == reflect.String {
+				s = v.String()
+			}
 		}
 	}
 	if len(s) <= maxLogged || a.Key == "stack" {

@@ -144,7 +144,7 @@ type hooked struct {
 	looks  atomic.Int64
 }
 
-func (h *hooked) Head(ctx context.Context, key string) (store.Info, error) {
+func (h *hooked) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	info, err := h.Root.Head(ctx, key)
 	if h.moving.Load() {
 		info.ETag += strconv.FormatInt(h.looks.Add(1), 10)
@@ -152,7 +152,7 @@ func (h *hooked) Head(ctx context.Context, key string) (store.Info, error) {
 	return info, err
 }
 
-func (h *hooked) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+func (h *hooked) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	if h.small.Load() {
 		return store.Version{}, store.ErrTooLarge
 	}

@@ -190,7 +190,7 @@ func (w *world) hasParts(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	_, err = w.images.ListParts(ctx, u.Name, u.UploadID)
+	_, err = w.images.ListParts(ctx, layout.ImageKey(u.Name), u.UploadID)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
@@ -235,7 +235,7 @@ func (w *world) stateImages(ctx context.Context, c *client) map[string]string {
 		if observed != absent {
 			sums[name] = observed
 		}
-		if body, _, err := w.images.Get(ctx, name, store.All, ""); err == nil {
+		if body, _, err := w.images.Get(ctx, layout.ImageKey(name), store.All, ""); err == nil {
 			if got := hexOf(body); got != observed {
 				w.violate("S3 gives %s for %q, the file has %s", got, name, observed)
 			}
@@ -303,7 +303,7 @@ func (w *world) stateRecords(ctx context.Context, sums map[string]string) {
 			w.violate("%v", err)
 			continue
 		}
-		now, err := w.images.Head(ctx, name)
+		now, err := w.images.Head(ctx, layout.ImageKey(name))
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 			w.violate("there is a digest record of %q, and no such image", name)

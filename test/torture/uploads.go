@@ -221,8 +221,8 @@ func (c *client) sendPart(ctx context.Context, u resumed, number int, content *c
 }
 
 func (c *client) s3Put(ctx context.Context) string {
-	name, content := c.image(), c.content()
-	w := c.model.begin(name, "S3 put", c.first.number, content)
+	name, content := store.Key(c.image()), c.content()
+	w := c.model.begin(string(name), "S3 put", c.first.number, content)
 	c.trace("client %d: S3 put %q %.12s %d bytes", c.number, name, content.sum, content.size)
 	_, err := c.images.Put(ctx, name, content.reader(0), content.size)
 	how := c.outcome(w, err)
@@ -231,7 +231,7 @@ func (c *client) s3Put(ctx context.Context) string {
 }
 
 func (c *client) s3PutCut(ctx context.Context) string {
-	name, content := c.image(), c.content()
+	name, content := store.Key(c.image()), c.content()
 	_, err := c.images.Put(ctx, name, cut(content.reader(0), c.rng.Int64N(content.size)), content.size)
 	if err == nil {
 		c.violate("an S3 put of %q that was cut off succeeded", name)
@@ -240,8 +240,8 @@ func (c *client) s3PutCut(ctx context.Context) string {
 }
 
 func (c *client) s3Delete(ctx context.Context) string {
-	name := c.image()
-	w := c.model.begin(name, "S3 delete", c.first.number, nil)
+	name := store.Key(c.image())
+	w := c.model.begin(string(name), "S3 delete", c.first.number, nil)
 	how := c.outcome(w, c.images.Delete(ctx, name))
 	c.trace("client %d: S3 delete %q: %s", c.number, name, how)
 	return how
@@ -250,7 +250,7 @@ func (c *client) s3Delete(ctx context.Context) string {
 // s3Multipart performs a multipart upload over S3, with parts in any order and some of them
 // twice.
 func (c *client) s3Multipart(ctx context.Context) string {
-	name := c.image()
+	name := store.Key(c.image())
 	content := newContent(c.rng.Uint64(), 1+c.rng.Int64N(18<<20))
 	id, err := c.images.CreateUpload(ctx, name)
 	if err != nil {
@@ -291,7 +291,7 @@ func (c *client) s3Multipart(ctx context.Context) string {
 		}
 		return "aborted"
 	}
-	w := c.model.begin(name, "S3 multipart "+id, c.first.number, content)
+	w := c.model.begin(string(name), "S3 multipart "+id, c.first.number, content)
 	c.trace("client %d: S3 complete %q %.12s %d parts %s", c.number, name, content.sum, len(parts), id)
 	for try := 0; ; try++ {
 		_, err = c.images.CompleteUpload(ctx, name, id, parts)

@@ -26,6 +26,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/record"
+	"imageroot/shared/store"
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
@@ -293,7 +294,7 @@ func TestRawDiskLinks(t *testing.T) {
 		"disk.img.gz": {Content: gzip}, "plain.img": {Content: content.Content{Kind: content.MBR}},
 		"tar.img.gz": {Content: gzip, Check: &content.Check{Verdict: content.Good, NoDisk: "it is a tar archive"}},
 	} {
-		version, err := p.Images.Put(t.Context(), name, strings.NewReader(name), int64(len(name)))
+		version, err := p.Images.Put(t.Context(), layout.ImageKey(name), strings.NewReader(name), int64(len(name)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -455,7 +456,7 @@ func TestEndpointFor(t *testing.T) {
 func BenchmarkImages(b *testing.B) {
 	p, h := newPages(b)
 	for i := range 10_000 {
-		if _, err := p.Images.Put(b.Context(), fmt.Sprintf("image-%05d.img", i), strings.NewReader("x"), 1); err != nil {
+		if _, err := p.Images.Put(b.Context(), store.Key(fmt.Sprintf("image-%05d.img", i)), strings.NewReader("x"), 1); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"imageroot/shared/record"
+	"imageroot/shared/store"
 )
 
 // Documented checks the section of docs/records.md with this heading: each of its
@@ -37,7 +38,7 @@ func Documented[T any](t *testing.T, root, heading string) {
 		if err := d.Decode(new(T)); err != nil {
 			t.Errorf("%s, example %d: %v", heading, i+1, err)
 		}
-		if _, err := record.Decode[T](heading, []byte(example)); err != nil {
+		if _, err := record.Decode[T](store.Key(heading), []byte(example)); err != nil {
 			t.Errorf("%s, example %d: %v", heading, i+1, err)
 		}
 		var v any

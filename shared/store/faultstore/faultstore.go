@@ -40,8 +40,8 @@ func (f Fault) String() string { return [...]string{"none", "before", "after", "
 
 // A Call is one call of a method of store.Root.
 type Call struct {
-	Op  string // the method's name
-	Key string // or the prefix of a listing
+	Op  string    // the method's name
+	Key store.Key // or the prefix of a listing
 	// Write is the number of the call among the writes, from 1; 0 for reads.
 	Write int
 	// N is the number of the call among all calls, from 1.
@@ -87,14 +87,14 @@ type Root struct {
 	plan   Plan
 	calls  []Call
 	writes int
-	late   map[string][]func()
+	late   map[store.Key][]func()
 }
 
 var _ store.Root = (*Root)(nil)
 
 // New returns a Root over root. A nil plan has no faults.
 func New(root store.Root, plan Plan) *Root {
-	r := &Root{root: root, late: map[string][]func(){}}
+	r := &Root{root: root, late: map[store.Key][]func(){}}
 	r.Reset(plan)
 	return r
 }
@@ -123,7 +123,7 @@ func (r *Root) Writes() int {
 	return r.writes
 }
 
-func (r *Root) fault(op, key string, write bool) (Fault, error) {
+func (r *Root) fault(op string, key store.Key, write bool) (Fault, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := Call{Op: op, Key: key, N: len(r.calls) + 1}
@@ -141,7 +141,7 @@ func (r *Root) fault(op, key string, write bool) (Fault, error) {
 	return f, fmt.Errorf("%s %q: %w %s it took effect", op, key, cmp.Or(r.Err, ErrInjected), f)
 }
 
-func read[T any](r *Root, op, key string, do func() (T, error)) (v T, err error) {
+func read[T any](r *Root, op string, key store.Key, do func() (T, error)) (v T, err error) {
 	if f, injected := r.fault(op, key, false); f != None {
 		return v, injected
 	}
@@ -150,7 +150,7 @@ func read[T any](r *Root, op, key string, do func() (T, error)) (v T, err error)
 
 func list[T any](r *Root, op, prefix string, all iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		if f, injected := r.fault(op, prefix, false); f != None {
+		if f, injected := r.fault(op, store.Key(prefix), false); f != None {
 			var none T
 			yield(none, injected)
 			return
@@ -160,7 +160,7 @@ func list[T any](r *Root, op, prefix string, all iter.Seq2[T, error]) iter.Seq2[
 }
 
 // write does a write that cannot be delayed.
-func write[T any](r *Root, op, key string, do func() (T, error)) (v T, err error) {
+func write[T any](r *Root, op string, key store.Key, do func() (T, error)) (v T, err error) {
 	f, injected := r.fault(op, key, true)
 	switch f {
 	case None:
@@ -174,7 +174,7 @@ func write[T any](r *Root, op, key string, do func() (T, error)) (v T, err error
 }
 
 // record does a write of a record.
-func (r *Root) record(ctx context.Context, op, key string, do func(context.Context) (string, error)) (tag string, err error) {
+func (r *Root) record(ctx context.Context, op string, key store.Key, do func(context.Context) (string, error)) (tag string, err error) {
 	f, injected := r.fault(op, key, true)
 	switch f {
 	case None:
@@ -193,11 +193,11 @@ func (r *Root) record(ctx context.Context, op, key string, do func(context.Conte
 	return "", fmt.Errorf("%w: %w", store.ErrUnknown, injected)
 }
 
-func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
+func (r *Root) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	return read(r, "Head", key, func() (store.Info, error) { return r.root.Head(ctx, key) })
 }
 
-func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (body io.ReadCloser, info store.Info, err error) {
+func (r *Root) Get(ctx context.Context, key store.Key, rg store.Range, ifMatch string) (body io.ReadCloser, info store.Info, err error) {
 	body, err = read(r, "Get", key, func() (body io.ReadCloser, err error) {
 		body, info, err = r.root.Get(ctx, key, rg, ifMatch)
 		return body, err
@@ -205,41 +205,41 @@ func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch stri
 	return body, info, err
 }
 
-func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	return write(r, "Put", key, func() (store.Version, error) { return r.root.Put(ctx, key, body, size) })
 }
 
-func (r *Root) Delete(ctx context.Context, key string) error {
+func (r *Root) Delete(ctx context.Context, key store.Key) error {
 	_, err := write(r, "Delete", key, func() (any, error) { return nil, r.root.Delete(ctx, key) })
 	return err
 }
 
-func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+func (r *Root) List(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error] {
 	return list(r, "List", prefix, r.root.List(ctx, prefix, after))
 }
 
-func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
+func (r *Root) Copy(ctx context.Context, dst, src store.Key, size int64) error {
 	_, err := write(r, "Copy", dst, func() (any, error) { return nil, r.root.Copy(ctx, dst, src, size) })
 	return err
 }
 
-func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+func (r *Root) CreateUpload(ctx context.Context, key store.Key) (string, error) {
 	return write(r, "CreateUpload", key, func() (string, error) { return r.root.CreateUpload(ctx, key) })
 }
 
-func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+func (r *Root) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	return write(r, "UploadPart", key, func() (store.Part, error) { return r.root.UploadPart(ctx, key, id, n, body, size) })
 }
 
-func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	return read(r, "ListParts", key, func() ([]store.Part, error) { return r.root.ListParts(ctx, key, id) })
 }
 
-func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	return write(r, "CompleteUpload", key, func() (store.Version, error) { return r.root.CompleteUpload(ctx, key, id, parts) })
 }
 
-func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
+func (r *Root) AbortUpload(ctx context.Context, key store.Key, id string) error {
 	_, err := write(r, "AbortUpload", key, func() (any, error) { return nil, r.root.AbortUpload(ctx, key, id) })
 	return err
 }
@@ -248,7 +248,7 @@ func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[stor
 	return list(r, "PendingUploads", prefix, r.root.PendingUploads(ctx, prefix))
 }
 
-func (r *Root) ReadRecord(ctx context.Context, key string) (data []byte, tag string, err error) {
+func (r *Root) ReadRecord(ctx context.Context, key store.Key) (data []byte, tag string, err error) {
 	data, err = read(r, "ReadRecord", key, func() (data []byte, err error) {
 		data, tag, err = r.root.ReadRecord(ctx, key)
 		return data, err
@@ -256,13 +256,13 @@ func (r *Root) ReadRecord(ctx context.Context, key string) (data []byte, tag str
 	return data, tag, err
 }
 
-func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+func (r *Root) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
 	return r.record(ctx, "CreateRecord", key, func(ctx context.Context) (string, error) {
 		return r.root.CreateRecord(ctx, key, data)
 	})
 }
 
-func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+func (r *Root) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 	return r.record(ctx, "ReplaceRecord", key, func(ctx context.Context) (string, error) {
 		return r.root.ReplaceRecord(ctx, key, data, tag)
 	})

@@ -26,7 +26,7 @@ import (
 // Root implements store.Root. It is safe for concurrent use.
 type Root struct {
 	mu      sync.Mutex
-	objects map[string]object
+	objects map[store.Key]object
 	uploads map[string]*upload // by ID
 	created int                // uploads so far
 }
@@ -37,7 +37,7 @@ type object struct {
 }
 
 type upload struct {
-	key       string
+	key       store.Key
 	initiated time.Time
 	parts     map[int32]part
 }
@@ -52,7 +52,7 @@ var _ store.Root = (*Root)(nil)
 
 // New returns an empty root.
 func New() *Root {
-	return &Root{objects: map[string]object{}, uploads: map[string]*upload{}}
+	return &Root{objects: map[store.Key]object{}, uploads: map[string]*upload{}}
 }
 
 func etagOf(data []byte) string {
@@ -61,14 +61,14 @@ func etagOf(data []byte) string {
 }
 
 // set stores an object. The caller holds mu.
-func (r *Root) set(key string, data []byte, etag string) store.Version {
+func (r *Root) set(key store.Key, data []byte, etag string) store.Version {
 	v := store.Version{ETag: etag, Size: int64(len(data)), LastModified: time.Now().UTC().Truncate(time.Second)}
 	r.objects[key] = object{data, store.Info{Key: key, Version: v}}
 	return v
 }
 
 // lock returns the function that unlocks r, or ctx's error if ctx has ended.
-func (r *Root) lock(ctx context.Context, doing, key string) (func(), error) {
+func (r *Root) lock(ctx context.Context, doing string, key store.Key) (func(), error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s %q: %w", doing, key, err)
 	}
@@ -77,7 +77,7 @@ func (r *Root) lock(ctx context.Context, doing, key string) (func(), error) {
 }
 
 // find returns an object.
-func (r *Root) find(ctx context.Context, key string) (object, error) {
+func (r *Root) find(ctx context.Context, key store.Key) (object, error) {
 	unlock, err := r.lock(ctx, "read", key)
 	if err != nil {
 		return object{}, err
@@ -90,12 +90,12 @@ func (r *Root) find(ctx context.Context, key string) (object, error) {
 	return o, nil
 }
 
-func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
+func (r *Root) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	o, err := r.find(ctx, key)
 	return o.Info, err
 }
 
-func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (r *Root) Get(ctx context.Context, key store.Key, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	o, err := r.find(ctx, key)
 	if err != nil {
 		return nil, store.Info{}, err
@@ -159,7 +159,7 @@ func readBody(ctx context.Context, body io.Reader, size int64) ([]byte, error) {
 	}
 }
 
-func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	data, err := readBody(ctx, body, size)
 	if err != nil {
 		return store.Version{}, fmt.Errorf("write %q: %w", key, err)
@@ -169,7 +169,7 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 	return r.set(key, data, etagOf(data)), nil
 }
 
-func (r *Root) Delete(ctx context.Context, key string) error {
+func (r *Root) Delete(ctx context.Context, key store.Key) error {
 	unlock, err := r.lock(ctx, "delete", key)
 	if err != nil {
 		return err
@@ -179,12 +179,12 @@ func (r *Root) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+func (r *Root) List(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error] {
 	return list(ctx, prefix, func() (infos []store.Info) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for key, o := range r.objects {
-			if name, ok := strings.CutPrefix(key, prefix); ok && !strings.Contains(name, "/") && key > after && !strings.HasSuffix(key, "/") {
+			if name, ok := strings.CutPrefix(string(key), prefix); ok && !strings.Contains(name, "/") && key > after && !strings.HasSuffix(string(key), "/") {
 				infos = append(infos, o.Info)
 			}
 		}
@@ -209,7 +209,7 @@ func list[T any](ctx context.Context, prefix string, all func() []T) iter.Seq2[T
 	}
 }
 
-func (r *Root) Copy(ctx context.Context, dst, src string, _ int64) error {
+func (r *Root) Copy(ctx context.Context, dst, src store.Key, _ int64) error {
 	o, err := r.find(ctx, src)
 	if err != nil {
 		return err
@@ -220,7 +220,7 @@ func (r *Root) Copy(ctx context.Context, dst, src string, _ int64) error {
 	return nil
 }
 
-func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+func (r *Root) CreateUpload(ctx context.Context, key store.Key) (string, error) {
 	unlock, err := r.lock(ctx, "begin upload of", key)
 	if err != nil {
 		return "", err
@@ -233,7 +233,7 @@ func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
 }
 
 // pending returns an upload. The caller holds mu.
-func (r *Root) pending(ctx context.Context, key, id string) (*upload, error) {
+func (r *Root) pending(ctx context.Context, key store.Key, id string) (*upload, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("upload %q of %q: %w", id, key, err)
 	}
@@ -244,7 +244,7 @@ func (r *Root) pending(ctx context.Context, key, id string) (*upload, error) {
 	return u, nil
 }
 
-func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+func (r *Root) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	if n < 1 || n > store.MaxParts || size < 0 {
 		return store.Part{}, fmt.Errorf("send part %d of %q: %d bytes with that number are impossible", n, key, size)
 	}
@@ -263,7 +263,7 @@ func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.
 	return p, nil
 }
 
-func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	u, err := r.pending(ctx, key, id)
@@ -279,7 +279,7 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 	return parts, nil
 }
 
-func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	u, err := r.pending(ctx, key, id)
@@ -307,7 +307,7 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 	return r.set(key, data, fmt.Sprintf("%s-%d", etagOf(sums), len(parts))), nil
 }
 
-func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
+func (r *Root) AbortUpload(ctx context.Context, key store.Key, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, err := r.pending(ctx, key, id)
@@ -325,7 +325,7 @@ func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[stor
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for id, u := range r.uploads {
-			if strings.HasPrefix(u.key, prefix) {
+			if strings.HasPrefix(string(u.key), prefix) {
 				uploads = append(uploads, store.PendingUpload{Key: u.key, ID: id, Initiated: u.initiated})
 			}
 		}
@@ -336,7 +336,7 @@ func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[stor
 	})
 }
 
-func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+func (r *Root) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, error) {
 	o, err := r.find(ctx, key)
 	if err != nil {
 		return nil, "", err
@@ -347,15 +347,15 @@ func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, erro
 	return bytes.Clone(o.data), o.ETag, nil
 }
 
-func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+func (r *Root) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
 	return r.swap(ctx, key, data, "", true)
 }
 
-func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+func (r *Root) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 	return r.swap(ctx, key, data, tag, false)
 }
 
-func (r *Root) swap(ctx context.Context, key string, data []byte, tag string, create bool) (string, error) {
+func (r *Root) swap(ctx context.Context, key store.Key, data []byte, tag string, create bool) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("write record %q: %w (%w)", key, store.ErrUnknown, err)
 	}

@@ -101,8 +101,8 @@ type probe struct {
 	id   string
 
 	mu      sync.Mutex
-	keys    []string // that may have been written
-	uploads []string // of the key "multipart" that may be pending
+	keys    []store.Key // that may have been written
+	uploads []string    // of the key "multipart" that may be pending
 }
 
 // A check is a sequence of requests. The first one that fails decides its outcome and
@@ -156,7 +156,7 @@ func (c *check) is(lack lacks, holds bool) {
 }
 
 // key returns a key that tidy removes.
-func (p *probe) key(what string) string {
+func (p *probe) key(what string) store.Key {
 	key := layout.ProbeKey(p.id, what)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,7 +167,7 @@ func (p *probe) key(what string) string {
 // content returns the content of a write, which no other write has.
 func (p *probe) content(what string) []byte { return []byte(p.id + " " + what) }
 
-func (c *check) holds(key string, want []byte, tag string, lack lacks) {
+func (c *check) holds(key store.Key, want []byte, tag string, lack lacks) {
 	data, got, err := c.root.ReadRecord(c.ctx, key)
 	c.ok(noWrites, err)
 	c.is(lack, bytes.Equal(data, want) && got == tag)
@@ -249,13 +249,13 @@ func (c *check) read() {
 	c.is(noCopy, bytes.Equal(got, data))
 }
 
-func (c *check) put(key string, data []byte) store.Version {
+func (c *check) put(key store.Key, data []byte) store.Version {
 	v, err := c.root.Put(c.ctx, key, bytes.NewReader(data), int64(len(data)))
 	c.ok(noWrites, err)
 	return v
 }
 
-func (c *check) get(key string, r store.Range, ifMatch string) ([]byte, store.Info, error) {
+func (c *check) get(key store.Key, r store.Range, ifMatch string) ([]byte, store.Info, error) {
 	body, info, err := c.root.Get(c.ctx, key, r, ifMatch)
 	if err != nil {
 		return nil, info, err
@@ -265,13 +265,13 @@ func (c *check) get(key string, r store.Range, ifMatch string) ([]byte, store.In
 }
 
 func (c *check) list() {
-	want := map[string]store.Version{}
+	want := map[store.Key]store.Version{}
 	first := c.key("list-a")
-	for _, key := range []string{first, c.key("list-b"), c.key("list-c")} {
-		want[key] = c.put(key, c.content(key))
+	for _, key := range []store.Key{first, c.key("list-b"), c.key("list-c")} {
+		want[key] = c.put(key, c.content(string(key)))
 	}
 	delete(want, first) // the listing begins after it
-	for info, err := range c.root.List(c.ctx, layout.ProbeKey(c.id, "list-"), first) {
+	for info, err := range c.root.List(c.ctx, string(layout.ProbeKey(c.id, "list-")), first) {
 		c.ok(noList, err)
 		v, ok := want[info.Key]
 		c.is(noList, ok && v.Equal(info.Version))
@@ -284,7 +284,7 @@ func (c *check) list() {
 	c.is(noList, len(want) == 0)
 }
 
-func (c *check) begin(key string) (id string) {
+func (c *check) begin(key store.Key) (id string) {
 	id, err := c.root.CreateUpload(c.ctx, key)
 	if c.ok(noMultipart, err); err == nil {
 		c.uploads = append(c.uploads, id)
@@ -329,7 +329,7 @@ func (p *probe) tidy(ctx context.Context) {
 		if err != nil {
 			break
 		}
-		if strings.HasPrefix(info.Key, layout.ProbeKey(p.id, "")) {
+		if strings.HasPrefix(string(info.Key), string(layout.ProbeKey(p.id, ""))) {
 			now = info.LastModified
 		} else {
 			old = append(old, info)

@@ -32,13 +32,13 @@ func left(t *testing.T, root store.Root) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys = append(keys, info.Key)
+		keys = append(keys, string(info.Key))
 	}
 	for u, err := range root.PendingUploads(context.Background(), layout.ProbePrefix) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys = append(keys, "upload of "+u.Key)
+		keys = append(keys, "upload of "+string(u.Key))
 	}
 	return keys
 }
@@ -64,58 +64,58 @@ func TestGood(t *testing.T) {
 // A broken root does one thing wrong.
 type broken struct {
 	store.Root
-	create       func(ctx context.Context, key string, data []byte) (string, error)
-	replace      func(ctx context.Context, key string, data []byte, tag string) (string, error)
-	get          func(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error)
-	list         func(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error]
-	copy         func(ctx context.Context, dst, src string, size int64) error
-	createUpload func(ctx context.Context, key string) (string, error)
-	listParts    func(ctx context.Context, key, id string) ([]store.Part, error)
+	create       func(ctx context.Context, key store.Key, data []byte) (string, error)
+	replace      func(ctx context.Context, key store.Key, data []byte, tag string) (string, error)
+	get          func(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error)
+	list         func(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error]
+	copy         func(ctx context.Context, dst, src store.Key, size int64) error
+	createUpload func(ctx context.Context, key store.Key) (string, error)
+	listParts    func(ctx context.Context, key store.Key, id string) ([]store.Part, error)
 }
 
-func (b *broken) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+func (b *broken) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
 	if b.create != nil {
 		return b.create(ctx, key, data)
 	}
 	return b.Root.CreateRecord(ctx, key, data)
 }
 
-func (b *broken) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+func (b *broken) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 	if b.replace != nil {
 		return b.replace(ctx, key, data, tag)
 	}
 	return b.Root.ReplaceRecord(ctx, key, data, tag)
 }
 
-func (b *broken) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (b *broken) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	if b.get != nil {
 		return b.get(ctx, key, r, ifMatch)
 	}
 	return b.Root.Get(ctx, key, r, ifMatch)
 }
 
-func (b *broken) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+func (b *broken) List(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error] {
 	if b.list != nil {
 		return b.list(ctx, prefix, after)
 	}
 	return b.Root.List(ctx, prefix, after)
 }
 
-func (b *broken) Copy(ctx context.Context, dst, src string, size int64) error {
+func (b *broken) Copy(ctx context.Context, dst, src store.Key, size int64) error {
 	if b.copy != nil {
 		return b.copy(ctx, dst, src, size)
 	}
 	return b.Root.Copy(ctx, dst, src, size)
 }
 
-func (b *broken) CreateUpload(ctx context.Context, key string) (string, error) {
+func (b *broken) CreateUpload(ctx context.Context, key store.Key) (string, error) {
 	if b.createUpload != nil {
 		return b.createUpload(ctx, key)
 	}
 	return b.Root.CreateUpload(ctx, key)
 }
 
-func (b *broken) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (b *broken) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	if b.listParts != nil {
 		return b.listParts(ctx, key, id)
 	}
@@ -123,7 +123,7 @@ func (b *broken) ListParts(ctx context.Context, key, id string) ([]store.Part, e
 }
 
 // put writes whatever the condition, and returns the tag.
-func put(ctx context.Context, root store.Root, key string, data []byte) (string, error) {
+func put(ctx context.Context, root store.Root, key store.Key, data []byte) (string, error) {
 	if _, err := root.Put(ctx, key, strings.NewReader(string(data)), int64(len(data))); err != nil {
 		return "", err
 	}
@@ -139,45 +139,45 @@ func TestLacks(t *testing.T) {
 		root broken
 		want []string // in the line, each
 	}{
-		{"create ignores its condition", broken{create: func(ctx context.Context, key string, data []byte) (string, error) {
+		{"create ignores its condition", broken{create: func(ctx context.Context, key store.Key, data []byte) (string, error) {
 			return put(ctx, mem, key, data)
 		}}, []string{"If-None-Match"}},
-		{"create is not known", broken{create: func(context.Context, string, []byte) (string, error) {
+		{"create is not known", broken{create: func(context.Context, store.Key, []byte) (string, error) {
 			return "", errors.ErrUnsupported
 		}}, []string{"If-None-Match"}},
-		{"replace ignores its condition", broken{replace: func(ctx context.Context, key string, data []byte, _ string) (string, error) {
+		{"replace ignores its condition", broken{replace: func(ctx context.Context, key store.Key, data []byte, _ string) (string, error) {
 			return put(ctx, mem, key, data)
 		}}, []string{"If-Match on PUT"}},
-		{"replace is refused always", broken{replace: func(context.Context, string, []byte, string) (string, error) {
+		{"replace is refused always", broken{replace: func(context.Context, store.Key, []byte, string) (string, error) {
 			return "", store.ErrConflict
 		}}, []string{"If-Match on PUT"}},
-		{"replace looks, and then writes", broken{replace: func(ctx context.Context, key string, data []byte, tag string) (string, error) {
+		{"replace looks, and then writes", broken{replace: func(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 			_, now, err := mem.ReadRecord(ctx, key)
 			if err != nil || now != tag {
 				return "", store.ErrConflict
 			}
-			if strings.HasSuffix(key, "race") {
+			if strings.HasSuffix(string(key), "race") {
 				time.Sleep(time.Second) // until all have looked
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			return put(ctx, mem, key, data)
 		}}, []string{"concurrency"}},
-		{"ranges are ignored", broken{get: func(ctx context.Context, key string, _ store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+		{"ranges are ignored", broken{get: func(ctx context.Context, key store.Key, _ store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 			return mem.Get(ctx, key, store.All, ifMatch)
 		}}, []string{"Range on GET"}},
-		{"reads ignore their condition", broken{get: func(ctx context.Context, key string, r store.Range, _ string) (io.ReadCloser, store.Info, error) {
+		{"reads ignore their condition", broken{get: func(ctx context.Context, key store.Key, r store.Range, _ string) (io.ReadCloser, store.Info, error) {
 			return mem.Get(ctx, key, r, "")
 		}}, []string{"If-Match on GET"}},
-		{"listings come late", broken{list: func(context.Context, string, string) iter.Seq2[store.Info, error] {
+		{"listings come late", broken{list: func(context.Context, string, store.Key) iter.Seq2[store.Info, error] {
 			return func(func(store.Info, error) bool) {}
 		}}, []string{"listing"}},
-		{"listings ignore start-after", broken{list: func(ctx context.Context, prefix, _ string) iter.Seq2[store.Info, error] {
+		{"listings ignore start-after", broken{list: func(ctx context.Context, prefix string, _ store.Key) iter.Seq2[store.Info, error] {
 			return mem.List(ctx, prefix, "")
 		}}, []string{"listing"}},
-		{"copies are not known", broken{copy: func(context.Context, string, string, int64) error { return errors.ErrUnsupported }}, []string{"copying"}},
-		{"uploads are not known", broken{createUpload: func(context.Context, string) (string, error) { return "", errors.ErrUnsupported }}, []string{"multipart"}},
-		{"parts are not listed", broken{listParts: func(context.Context, string, string) ([]store.Part, error) { return nil, nil }}, []string{"multipart"}},
+		{"copies are not known", broken{copy: func(context.Context, store.Key, store.Key, int64) error { return errors.ErrUnsupported }}, []string{"copying"}},
+		{"uploads are not known", broken{createUpload: func(context.Context, store.Key) (string, error) { return "", errors.ErrUnsupported }}, []string{"multipart"}},
+		{"parts are not listed", broken{listParts: func(context.Context, store.Key, string) ([]store.Part, error) { return nil, nil }}, []string{"multipart"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestLacks(t *testing.T) {
 // An unreachable or inaccessible server is not reported to lack a feature.
 func TestNoVerdict(t *testing.T) {
 	for _, want := range []error{store.ErrUnavailable, store.ErrDenied, store.ErrFull} {
-		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(context.Context, string, []byte) (string, error) { return "", want }})
+		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(context.Context, store.Key, []byte) (string, error) { return "", want }})
 		if _, lack := errors.AsType[*probe.LackError](err); lack || !errors.Is(err, want) {
 			t.Errorf("%v, want %v and no verdict", err, want)
 		}
@@ -221,7 +221,7 @@ func TestNoVerdict(t *testing.T) {
 // A probe of a server that does not respond ends.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(ctx context.Context, _ string, _ []byte) (string, error) {
+		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(ctx context.Context, _ store.Key, _ []byte) (string, error) {
 			<-ctx.Done()
 			return "", ctx.Err()
 		}})
@@ -249,7 +249,7 @@ func TestBeside(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if keys := left(t, root); !slices.Equal(keys, []string{killed}) {
+		if keys := left(t, root); !slices.Equal(keys, []string{string(killed)}) {
 			t.Errorf("left: %q, want only what another probe may still need", keys)
 		}
 		time.Sleep(2 * time.Hour)

@@ -27,7 +27,7 @@ const (
 type Reader struct {
 	ctx     context.Context
 	objects store.Objects
-	key     string
+	key     store.Key
 	version store.Version
 	body    io.ReadCloser // of the first request
 	direct  store.Direct  // nil: in chunks
@@ -46,7 +46,7 @@ type chunk struct {
 // Open opens version v of an object. The error is [store.ErrChanged] if the object
 // is another version, from Open or from a later read, and otherwise the store's.
 // All reads use ctx.
-func Open(ctx context.Context, objects store.Objects, key string, v store.Version) (*Reader, error) {
+func Open(ctx context.Context, objects store.Objects, key store.Key, v store.Version) (*Reader, error) {
 	r := &Reader{ctx: ctx, objects: objects, key: key, version: v}
 	if v.Size == 0 {
 		return r, nil // an empty object has no ranges

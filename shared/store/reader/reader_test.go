@@ -23,7 +23,7 @@ type counted struct {
 	fails func(n int64) error
 }
 
-func (c *counted) Get(ctx context.Context, key string, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (c *counted) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	if n := c.gets.Add(1); c.fails != nil {
 		if err := c.fails(n); err != nil {
 			return nil, store.Info{}, err

@@ -14,7 +14,7 @@ import (
 	"imageroot/shared/store"
 )
 
-func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
+func (r *Root) CreateUpload(ctx context.Context, key store.Key) (string, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
 	out, err := r.s3.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
@@ -26,7 +26,7 @@ func (r *Root) CreateUpload(ctx context.Context, key string) (string, error) {
 	return aws.ToString(out.UploadId), nil
 }
 
-func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+func (r *Root) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	ctx, body, sent := sending(ctx, body, size)
 	out, err := r.s3.UploadPart(ctx, &s3.UploadPartInput{
 		Bucket: &r.bucket, Key: r.key(key), UploadId: &id, PartNumber: &n,
@@ -38,7 +38,7 @@ func (r *Root) UploadPart(ctx context.Context, key, id string, n int32, body io.
 	return store.Part{Number: n, ETag: unquote(out.ETag), Size: size}, nil
 }
 
-func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, error) {
+func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
 	var parts []store.Part
 	pages := s3.NewListPartsPaginator(r.s3, &s3.ListPartsInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
 	for pages.HasMorePages() {
@@ -53,7 +53,7 @@ func (r *Root) ListParts(ctx context.Context, key, id string) ([]store.Part, err
 	return parts, nil
 }
 
-func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store.Part) (store.Version, error) {
+func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
 	var size int64
 	completed := make([]types.CompletedPart, len(parts))
 	for i, p := range parts {
@@ -72,7 +72,7 @@ func (r *Root) CompleteUpload(ctx context.Context, key, id string, parts []store
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
-func (r *Root) AbortUpload(ctx context.Context, key, id string) error {
+func (r *Root) AbortUpload(ctx context.Context, key store.Key, id string) error {
 	ctx, cancel := brief(ctx)
 	defer cancel()
 	_, err := r.s3.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &r.bucket, Key: r.key(key), UploadId: &id})
@@ -94,7 +94,7 @@ func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[stor
 				return
 			}
 			for _, u := range page.Uploads {
-				if !strings.HasPrefix(aws.ToString(u.Key), *r.key(prefix)) {
+				if !strings.HasPrefix(aws.ToString(u.Key), r.prefix+prefix) {
 					continue
 				}
 				if !yield(store.PendingUpload{Key: r.relative(u.Key), ID: aws.ToString(u.UploadId), Initiated: aws.ToTime(u.Initiated)}, nil) {

@@ -20,11 +20,11 @@ import (
 	"imageroot/shared/store"
 )
 
-func infoOf(key string, etag *string, size *int64, modified *time.Time) store.Info {
+func infoOf(key store.Key, etag *string, size *int64, modified *time.Time) store.Info {
 	return store.Info{Key: key, Version: store.Version{ETag: unquote(etag), Size: aws.ToInt64(size), LastModified: aws.ToTime(modified)}}
 }
 
-func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
+func (r *Root) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
 	out, err := r.s3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)})
@@ -34,7 +34,7 @@ func (r *Root) Head(ctx context.Context, key string) (store.Info, error) {
 	return infoOf(key, out.ETag, out.ContentLength, out.LastModified), nil
 }
 
-func (r *Root) Get(ctx context.Context, key string, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+func (r *Root) Get(ctx context.Context, key store.Key, rg store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	in := &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)}
 	if ifMatch != "" {
 		in.IfMatch = quote(ifMatch)
@@ -110,7 +110,7 @@ const unknownSizePart = 16 << 20
 
 // Put implements store.Objects. A body of more than [store.MaxPutBytes], and one
 // of unknown size that does not fit into one part, becomes a multipart upload.
-func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	if size >= 0 && size <= store.MaxPutBytes {
 		return r.putOne(ctx, key, body, size)
 	}
@@ -141,7 +141,7 @@ func (r *Root) Put(ctx context.Context, key string, body io.Reader, size int64) 
 	})
 }
 
-func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int64) (store.Version, error) {
+func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	sctx, body, sent := sending(ctx, body, size)
 	out, err := r.s3.PutObject(sctx, &s3.PutObjectInput{
 		Bucket: &r.bucket, Key: r.key(key), Body: body, ContentLength: &size,
@@ -155,7 +155,7 @@ func (r *Root) putOne(ctx context.Context, key string, body io.Reader, size int6
 
 // putParts writes an object as a multipart upload of the parts that next returns,
 // up to one of no bytes. It aborts the upload if it fails.
-func (r *Root) putParts(ctx context.Context, key string, next func(n int32) (io.Reader, int64, error)) (_ store.Version, err error) {
+func (r *Root) putParts(ctx context.Context, key store.Key, next func(n int32) (io.Reader, int64, error)) (_ store.Version, err error) {
 	id, err := r.CreateUpload(ctx, key)
 	if err != nil {
 		return store.Version{}, err
@@ -188,7 +188,7 @@ func (r *Root) putParts(ctx context.Context, key string, next func(n int32) (io.
 }
 
 // written returns the version of an object just written with the given ETag.
-func (r *Root) written(ctx context.Context, key, etag string, size int64) (store.Version, error) {
+func (r *Root) written(ctx context.Context, key store.Key, etag string, size int64) (store.Version, error) {
 	info, err := r.Head(ctx, key)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (info.ETag != etag || info.Size != size) {
 		return store.Version{}, fmt.Errorf("write %q: %w", key, store.ErrChanged)
@@ -251,7 +251,7 @@ func (o *outgoing) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (r *Root) Delete(ctx context.Context, key string) error {
+func (r *Root) Delete(ctx context.Context, key store.Key) error {
 	ctx, cancel := brief(ctx)
 	defer cancel()
 	_, err := r.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &r.bucket, Key: r.key(key)})
@@ -272,8 +272,8 @@ func nextPage[T any](ctx context.Context, p pager[T]) (T, error) {
 	return p.NextPage(ctx)
 }
 
-func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
-	in := &s3.ListObjectsV2Input{Bucket: &r.bucket, Prefix: r.key(prefix), Delimiter: aws.String("/")}
+func (r *Root) List(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error] {
+	in := &s3.ListObjectsV2Input{Bucket: &r.bucket, Prefix: aws.String(r.prefix + prefix), Delimiter: aws.String("/")}
 	if after != "" {
 		in.StartAfter = r.key(after)
 	}
@@ -287,7 +287,7 @@ func (r *Root) List(ctx context.Context, prefix, after string) iter.Seq2[store.I
 			}
 			for _, o := range page.Contents {
 				key := r.relative(o.Key)
-				if key == "" || strings.HasSuffix(key, "/") {
+				if key == "" || strings.HasSuffix(string(key), "/") {
 					continue // a "folder" that a console made, not an object
 				}
 				if !yield(infoOf(key, o.ETag, o.Size, o.LastModified), nil) {
@@ -306,18 +306,18 @@ const (
 	copies = 16
 )
 
-func (r *Root) Copy(ctx context.Context, dst, src string, size int64) error {
-	source := aws.String(url.PathEscape(r.bucket) + "/" + escapePath(r.prefix+src))
+func (r *Root) Copy(ctx context.Context, dst, src store.Key, size int64) error {
+	source := aws.String(url.PathEscape(r.bucket) + "/" + escapePath(r.prefix+string(src)))
 	_, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &r.bucket, Key: r.key(dst), CopySource: source})
 	if err == nil || size <= store.MaxPutBytes {
-		return wrap("copy to "+dst, src, err)
+		return wrap("copy to "+string(dst), src, err)
 	}
 	// Some servers copy any size in one request, AWS up to 5 GiB.
-	return wrap("copy to "+dst, src, r.copyParts(ctx, dst, source, size, max(copyPart, (size+store.MaxParts-1)/store.MaxParts)))
+	return wrap("copy to "+string(dst), src, r.copyParts(ctx, dst, source, size, max(copyPart, (size+store.MaxParts-1)/store.MaxParts)))
 }
 
 // copyParts copies an object of size bytes in parts of partSize bytes.
-func (r *Root) copyParts(ctx context.Context, dst string, source *string, size, partSize int64) error {
+func (r *Root) copyParts(ctx context.Context, dst store.Key, source *string, size, partSize int64) error {
 	id, err := r.CreateUpload(ctx, dst)
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ func (r *Root) presign(expires time.Duration) *s3.PresignClient {
 	})
 }
 
-func (r *Root) PresignPut(ctx context.Context, key, sha256 string) (string, error) {
+func (r *Root) PresignPut(ctx context.Context, key store.Key, sha256 string) (string, error) {
 	in := &s3.PutObjectInput{Bucket: &r.bucket, Key: r.key(key)}
 	if sha256 != "" {
 		sum, err := hex.DecodeString(sha256)
@@ -49,13 +49,13 @@ func (r *Root) PresignPut(ctx context.Context, key, sha256 string) (string, erro
 	return link(r.presign(putTime).PresignPutObject(ctx, in))
 }
 
-func (r *Root) PresignPart(ctx context.Context, key, id string, n int32) (string, error) {
+func (r *Root) PresignPart(ctx context.Context, key store.Key, id string, n int32) (string, error) {
 	return link(r.presign(partTime).PresignUploadPart(ctx, &s3.UploadPartInput{
 		Bucket: &r.bucket, Key: r.key(key), UploadId: &id, PartNumber: &n,
 	}))
 }
 
-func (r *Root) PresignGet(ctx context.Context, key, filename string, head bool) (string, error) {
+func (r *Root) PresignGet(ctx context.Context, key store.Key, filename string, head bool) (string, error) {
 	if head {
 		return link(r.presign(linkTime).PresignHeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)}))
 	}

@@ -12,7 +12,7 @@ import (
 	"imageroot/shared/store"
 )
 
-func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, error) {
+func (r *Root) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, error) {
 	ctx, cancel := brief(ctx)
 	defer cancel()
 	out, err := r.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)})
@@ -30,15 +30,15 @@ func (r *Root) ReadRecord(ctx context.Context, key string) ([]byte, string, erro
 	return data, aws.ToString(out.ETag), nil
 }
 
-func (r *Root) CreateRecord(ctx context.Context, key string, data []byte) (string, error) {
+func (r *Root) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
 	return r.swap(ctx, key, data, &s3.PutObjectInput{IfNoneMatch: aws.String("*")})
 }
 
-func (r *Root) ReplaceRecord(ctx context.Context, key string, data []byte, tag string) (string, error) {
+func (r *Root) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 	return r.swap(ctx, key, data, &s3.PutObjectInput{IfMatch: &tag})
 }
 
-func (r *Root) swap(ctx context.Context, key string, data []byte, in *s3.PutObjectInput) (string, error) {
+func (r *Root) swap(ctx context.Context, key store.Key, data []byte, in *s3.PutObjectInput) (string, error) {
 	if len(data) > store.MaxRecordBytes {
 		return "", fmt.Errorf("write record %q: %d bytes, the most is %d", key, len(data), store.MaxRecordBytes)
 	}

@@ -177,9 +177,11 @@ type Root struct {
 
 var _ store.Root = (*Root)(nil)
 
-func (r *Root) key(key string) *string { return aws.String(r.prefix + key) }
+func (r *Root) key(key store.Key) *string { return aws.String(r.prefix + string(key)) }
 
-func (r *Root) relative(key *string) string { return strings.TrimPrefix(aws.ToString(key), r.prefix) }
+func (r *Root) relative(key *string) store.Key {
+	return store.Key(strings.TrimPrefix(aws.ToString(key), r.prefix))
+}
 
 func unquote(etag *string) string { return strings.Trim(aws.ToString(etag), `"`) }
 
@@ -187,7 +189,7 @@ func quote(etag string) *string { return aws.String(`"` + etag + `"`) }
 
 // wrap adds to an error what was tried, and the error of package store that it is.
 // It returns nil for nil.
-func wrap(doing, key string, err error) error {
+func wrap[S ~string](doing string, key S, err error) error {
 	if err == nil {
 		return nil
 	}

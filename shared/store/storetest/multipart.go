@@ -14,17 +14,17 @@ import (
 
 const partBytes = store.MinPartBytes
 
-func (s *suite) create(key string) string {
+func (s *suite) create(key store.Key) string {
 	s.Helper()
 	id, err := s.root.CreateUpload(s.ctx, key)
-	s.must("begin upload of "+key, err)
+	s.must("begin upload of "+string(key), err)
 	if id == "" {
 		s.Fatal("an upload has no ID")
 	}
 	return id
 }
 
-func (s *suite) part(key, id string, n int32, data []byte) store.Part {
+func (s *suite) part(key store.Key, id string, n int32, data []byte) store.Part {
 	s.Helper()
 	p, err := s.root.UploadPart(s.ctx, key, id, n, plain{bytes.NewReader(data)}, int64(len(data)))
 	s.must(fmt.Sprintf("send part %d", n), err)
@@ -34,7 +34,7 @@ func (s *suite) part(key, id string, n int32, data []byte) store.Part {
 	return p
 }
 
-func (s *suite) hasParts(key, id string, want ...store.Part) {
+func (s *suite) hasParts(key store.Key, id string, want ...store.Part) {
 	s.Helper()
 	got, err := s.root.ListParts(s.ctx, key, id)
 	s.must("list parts", err)
@@ -161,7 +161,7 @@ func (s *suite) wrongComplete() {
 
 func (s *suite) abort() {
 	old := s.put("x.img", pattern(1, 1000))
-	for _, key := range []string{"x.img", "new.img"} {
+	for _, key := range []store.Key{"x.img", "new.img"} {
 		id := s.create(key)
 		p := s.part(key, id, 1, pattern(2, 1000))
 		s.must("abort", s.root.AbortUpload(s.ctx, key, id))
@@ -185,8 +185,8 @@ func (s *suite) pendingUploads() {
 	a, b := s.create("a/x ü+%.img"), s.create("a/x ü+%.img")
 	c := s.create("b.img")
 	s.part("b.img", c, 1, pattern(1, 100))
-	pending := func(prefix string) map[string]string {
-		found := map[string]string{}
+	pending := func(prefix string) map[string]store.Key {
+		found := map[string]store.Key{}
 		for u, err := range s.root.PendingUploads(s.ctx, prefix) {
 			s.must("list uploads", err)
 			found[u.ID] = u.Key
@@ -202,7 +202,7 @@ func (s *suite) pendingUploads() {
 		if len(got) != len(want) {
 			s.Errorf("pending with prefix %q: %v, want %q", prefix, got, want)
 		}
-		keys := map[string]string{a: "a/x ü+%.img", b: "a/x ü+%.img", c: "b.img"}
+		keys := map[string]store.Key{a: "a/x ü+%.img", b: "a/x ü+%.img", c: "b.img"}
 		for _, id := range want {
 			if got[id] != keys[id] {
 				s.Errorf("the pending upload %s is of %q, want %q", id, got[id], keys[id])

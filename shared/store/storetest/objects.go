@@ -28,9 +28,9 @@ func (s *suite) putAndGet() {
 	began := time.Now().Add(-time.Minute)
 	for _, n := range []int{0, 1, 1000, 3 << 20} {
 		data := pattern(1, n)
-		key := fmt.Sprintf("%d.img", n)
+		key := store.Key(fmt.Sprintf("%d.img", n))
 		v, err := s.root.Put(s.ctx, key, plain{bytes.NewReader(data)}, int64(n))
-		s.must("put "+key, err)
+		s.must("put "+string(key), err)
 		if got := s.holds(key, data); !got.Equal(v) {
 			s.Errorf("Put returned %+v, and the object is %+v", v, got)
 		}
@@ -275,16 +275,16 @@ func (s *suite) copy() {
 }
 
 // HostileKeys has keys that are easily damaged by encodings.
-var HostileKeys = []string{
+var HostileKeys = []store.Key{
 	"a b.img", "a  b.img", "a+b.img", "50%.img", "%41.img", "%2F.img", "%2b.img", "a%20b.img", "a#b.img", "a?b=c&d.img",
 	"a&amp;b.img", `quote"'<b>.img`, "semi;colon,comma.img", "x=y@z:!$*()~_-[]{}|^`.img", "-rf.img", "tail.img ", "UPPER.img", "upper.img",
 	"\u00fc.img", "u\u0308.img", "\u65e5\u672c.img", "\U0001f642.img", "\uff21.img", "a..img", "null", "index.html",
-	strings.Repeat("n", 251) + ".img",
-	strings.Repeat("\u65e5", 83) + "12.img", // 255 bytes
+	store.Key(strings.Repeat("n", 251) + ".img"),
+	store.Key(strings.Repeat("\u65e5", 83) + "12.img"), // 255 bytes
 }
 
 func (s *suite) hostileKeys() {
-	versions := map[string]store.Version{}
+	versions := map[store.Key]store.Version{}
 	for i, key := range HostileKeys {
 		versions[key] = s.put(key, pattern(byte(i), 100+i))
 	}
@@ -299,21 +299,21 @@ func (s *suite) hostileKeys() {
 		if got := s.keys("", key); !slices.Equal(got, sorted[i+1:]) {
 			s.Errorf("listing after %q has %d keys, want %d", key, len(got), len(sorted)-i-1)
 		}
-		if got := s.keys(key, ""); len(got) == 0 || got[0] != key {
+		if got := s.keys(string(key), ""); len(got) == 0 || got[0] != key {
 			s.Errorf("listing of the prefix %q begins with %q", key, got)
 		}
 	}
 	for _, key := range HostileKeys {
-		s.must("delete "+key, s.root.Delete(s.ctx, key))
+		s.must("delete "+string(key), s.root.Delete(s.ctx, key))
 		s.isMissing(key)
 	}
 	s.lists("", "")
 	for i, key := range HostileKeys {
 		key = "digests/" + key
 		tag, err := s.root.CreateRecord(s.ctx, key, pattern(byte(i), 100))
-		s.must("create "+key, err)
+		s.must("create "+string(key), err)
 		_, err = s.root.ReplaceRecord(s.ctx, key, pattern(byte(i), 101), tag)
-		s.must("replace "+key, err)
+		s.must("replace "+string(key), err)
 		s.holds(key, pattern(byte(i), 101))
 	}
 	if got := s.keys("digests/", ""); len(got) != len(HostileKeys) {
@@ -322,8 +322,8 @@ func (s *suite) hostileKeys() {
 }
 
 func (s *suite) list() {
-	want := map[string]store.Version{}
-	for i, key := range []string{
+	want := map[store.Key]store.Version{}
+	for i, key := range []store.Key{
 		"a-b", "a/x", "a/y/z", "a0", "ab", "b.img", "jobs/hash/a", "jobs/hash/b", "jobs/hashes", "jobsx", "Z.img", "é.img",
 	} {
 		want[key] = s.put(key, pattern(byte(i), i))
@@ -363,17 +363,17 @@ func (s *suite) list() {
 
 func (s *suite) listPages() {
 	const n = 1050 // a page has 1,000
-	var want []string
+	var want []store.Key
 	for i := range n {
-		want = append(want, fmt.Sprintf("p/%04d", i))
+		want = append(want, store.Key(fmt.Sprintf("p/%04d", i)))
 	}
 	var wg sync.WaitGroup
 	errs := make(chan error, n)
-	next := make(chan string)
+	next := make(chan store.Key)
 	for range 8 {
 		wg.Go(func() {
 			for key := range next {
-				_, err := s.root.Put(s.ctx, key, strings.NewReader(key), int64(len(key)))
+				_, err := s.root.Put(s.ctx, key, strings.NewReader(string(key)), int64(len(key)))
 				errs <- err
 			}
 		})

@@ -13,7 +13,7 @@ import (
 // racers is the number of writers in a race.
 const racers = 32
 
-func (s *suite) reads(key string, want []byte, wantTag string) {
+func (s *suite) reads(key store.Key, want []byte, wantTag string) {
 	s.Helper()
 	data, tag, err := s.root.ReadRecord(s.ctx, key)
 	s.must("read record", err)
@@ -132,7 +132,7 @@ func (s *suite) recordSizes() {
 
 // race runs write for each racer at once. Exactly one must win, and its
 // content must be the one in force; the others must learn that they lost.
-func (s *suite) race(key string, write func(data []byte) (string, error)) string {
+func (s *suite) race(key store.Key, write func(data []byte) (string, error)) string {
 	s.Helper()
 	type result struct {
 		n   int
@@ -167,7 +167,7 @@ func (s *suite) race(key string, write func(data []byte) (string, error)) string
 
 func (s *suite) createRace() {
 	for round := range 10 {
-		key := fmt.Sprintf("jobs/hash/%d.img", round)
+		key := store.Key(fmt.Sprintf("jobs/hash/%d.img", round))
 		s.race(key, func(data []byte) (string, error) { return s.root.CreateRecord(s.ctx, key, data) })
 		// And once more where one was deleted.
 		s.must("delete", s.root.Delete(s.ctx, key))

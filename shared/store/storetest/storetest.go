@@ -82,21 +82,21 @@ func (s *suite) must(what string, err error) {
 	}
 }
 
-func (s *suite) put(key string, data []byte) store.Version {
+func (s *suite) put(key store.Key, data []byte) store.Version {
 	s.Helper()
 	v, err := s.root.Put(s.ctx, key, bytes.NewReader(data), int64(len(data)))
-	s.must("put "+key, err)
+	s.must("put "+string(key), err)
 	return v
 }
 
-func (s *suite) get(key string) ([]byte, store.Info) {
+func (s *suite) get(key store.Key) ([]byte, store.Info) {
 	s.Helper()
 	data, info, err := s.read(key, store.All, "")
-	s.must("get "+key, err)
+	s.must("get "+string(key), err)
 	return data, info
 }
 
-func (s *suite) read(key string, r store.Range, ifMatch string) ([]byte, store.Info, error) {
+func (s *suite) read(key store.Key, r store.Range, ifMatch string) ([]byte, store.Info, error) {
 	body, info, err := s.root.Get(s.ctx, key, r, ifMatch)
 	if err != nil {
 		return nil, info, err
@@ -107,14 +107,14 @@ func (s *suite) read(key string, r store.Range, ifMatch string) ([]byte, store.I
 
 // holds checks the content of key, and that Head and Get agree on its version, which
 // it returns.
-func (s *suite) holds(key string, want []byte) store.Version {
+func (s *suite) holds(key store.Key, want []byte) store.Version {
 	s.Helper()
 	got, info := s.get(key)
 	if !bytes.Equal(got, want) {
 		s.Errorf("%q has %s, want %s", key, short(got), short(want))
 	}
 	head, err := s.root.Head(s.ctx, key)
-	s.must("head "+key, err)
+	s.must("head "+string(key), err)
 	if !head.Equal(info.Version) || head.Key != key || info.Key != key {
 		s.Errorf("Head says %+v, Get says %+v", head, info)
 	}
@@ -127,17 +127,17 @@ func (s *suite) holds(key string, want []byte) store.Version {
 	return info.Version
 }
 
-func (s *suite) isMissing(key string) {
+func (s *suite) isMissing(key store.Key) {
 	s.Helper()
 	_, err := s.root.Head(s.ctx, key)
-	s.fails("head "+key, err, store.ErrNotFound)
+	s.fails("head "+string(key), err, store.ErrNotFound)
 	_, _, err = s.read(key, store.All, "")
-	s.fails("get "+key, err, store.ErrNotFound)
+	s.fails("get "+string(key), err, store.ErrNotFound)
 }
 
-func (s *suite) keys(prefix, after string) []string {
+func (s *suite) keys(prefix string, after store.Key) []store.Key {
 	s.Helper()
-	var keys []string
+	var keys []store.Key
 	for info, err := range s.root.List(s.ctx, prefix, after) {
 		s.must("list "+prefix, err)
 		keys = append(keys, info.Key)
@@ -145,7 +145,7 @@ func (s *suite) keys(prefix, after string) []string {
 	return keys
 }
 
-func (s *suite) lists(prefix, after string, want ...string) {
+func (s *suite) lists(prefix string, after store.Key, want ...store.Key) {
 	s.Helper()
 	if got := s.keys(prefix, after); !slices.Equal(got, want) {
 		s.Errorf("listing of %q after %q: %q, want %q", prefix, after, got, want)
