@@ -93,7 +93,7 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	views := make([]view, len(entries))
 	for i, e := range entries {
-		if row, ok := s.BySource(layout.Ref(e.URL)); ok {
+		if row, ok := s.BySource(layout.RefOf(e.URL)); ok {
 			e.SHA256 = row.Digest() // which a fetch may have established
 		}
 		views[i] = viewOf(e)
@@ -135,7 +135,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	if err != nil {
 		return entry.Entry{}, false, err
 	}
-	key := layout.EntryKey(layout.Ref(u.Canonical))
+	key := layout.EntryKey(layout.RefOf(u.Canonical))
 	old, _, err := record.Read[entry.Entry](ctx, f.Catalog, key)
 	switch {
 	case err == nil && !refresh:
@@ -154,7 +154,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 		shaURL = "" // it is not used
 	}
 	// The result of an earlier fetch does not apply to what the source is now.
-	if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(layout.Ref(u.Canonical))); err != nil {
+	if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(layout.RefOf(u.Canonical))); err != nil {
 		return entry.Entry{}, false, err
 	}
 	existed := false
@@ -197,7 +197,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	if u, err := source.ParseURL(src); err == nil {
 		src = u.Canonical
 	}
-	ref := layout.Ref(src)
+	ref := layout.RefOf(src)
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	switch {
 	case errors.Is(err, record.ErrDamaged):

@@ -103,7 +103,7 @@ func (w *world) add(status int, fields string) *httptest.ResponseRecorder {
 // entry returns the entry, or nil.
 func (w *world) entry() *entry.Entry {
 	w.t.Helper()
-	e, _, err := record.Read[entry.Entry](context.Background(), w.root, layout.EntryKey(layout.Ref(imageURL)))
+	e, _, err := record.Read[entry.Entry](context.Background(), w.root, layout.EntryKey(layout.RefOf(imageURL)))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -149,7 +149,7 @@ func TestEntries(t *testing.T) {
 	w.add(409, "")
 	// A refresh takes what the source is now, with the list it was added with, and
 	// forgets the result of the earlier fetch.
-	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.Ref(imageURL)), []byte("{}")); err != nil {
+	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.RefOf(imageURL)), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
 	w.source.found.SHA256, w.source.found.Size = strings.Repeat("b", 64), -1
@@ -160,7 +160,7 @@ func TestEntries(t *testing.T) {
 	if asked := w.source.asked[len(w.source.asked)-1]; asked != imageURL+" https://images.example/SUMS" {
 		t.Errorf("asked for %s", asked)
 	}
-	if _, _, err := w.root.ReadRecord(t.Context(), layout.FetchedKey(layout.Ref(imageURL))); !errors.Is(err, store.ErrNotFound) {
+	if _, _, err := w.root.ReadRecord(t.Context(), layout.FetchedKey(layout.RefOf(imageURL))); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("what was fetched before: %v", err)
 	}
 	if list := w.must(200, http.MethodGet, "/catalog/entries", "").Body.String(); !strings.Contains(list, imageURL) {

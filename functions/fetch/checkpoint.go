@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"time"
@@ -50,7 +51,7 @@ func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.R
 		return nil, nil
 	}
 	taken := false
-	_, _, err = record.Change(ctx, f.Catalog, job.Fetch.Key(from.Ref), func(j *job.Job, exists bool) error {
+	_, _, err = record.Change(ctx, f.Catalog, layout.FetchJobKey(from.Ref), func(j *job.Job, exists bool) error {
 		taken = exists && j.Status == job.Failed && bytes.Equal(j.Checkpoint, from.Checkpoint)
 		if !taken {
 			return record.ErrKeep // another fetch has it
@@ -136,7 +137,9 @@ func (t *target) key() store.Key {
 	if t.sha256 != "" {
 		return layout.BlobKey(t.sha256)
 	}
-	return layout.StagingKey(layout.Ref(rand.Text()))
+	id := make([]byte, 32)
+	_, _ = rand.Read(id) // never fails
+	return layout.StagingKey(hex.EncodeToString(id))
 }
 
 // assembles reports whether key can be what [target.key] returned.
@@ -148,7 +151,7 @@ func (t *target) assembles(key store.Key) bool {
 }
 
 func isStaging(key store.Key) bool {
-	_, ok := layout.StagingRef(key)
+	_, ok := layout.StagingID(key)
 	return ok
 }
 

@@ -54,7 +54,7 @@ type Function struct {
 
 // A target is a source to fetch and what the catalog knows of it.
 type target struct {
-	ref    string // layout.Ref of the URL
+	ref    layout.Ref // of the URL
 	loc    source.Location
 	name   string
 	size   int64 // negative: not known
@@ -70,7 +70,7 @@ type target struct {
 var errGone = errors.New("the catalog no longer has this source")
 
 // target reads what the catalog knows of a source.
-func (f *Function) target(ctx context.Context, ref string) (*target, error) {
+func (f *Function) target(ctx context.Context, ref layout.Ref) (*target, error) {
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	if err == nil {
 		t := &target{
@@ -158,8 +158,8 @@ func (f *Function) Runners() job.Runners {
 func (f *Function) runner() *job.Runner { return f.Runners().Of(job.Fetch) }
 
 // work does a fetch job.
-func (f *Function) work(ctx context.Context, ref string, r *job.Run) (func(*job.Job), error) {
-	t, err := f.target(ctx, ref)
+func (f *Function) work(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
+	t, err := f.target(ctx, layout.Ref(id))
 	if err != nil {
 		return nil, f.leave(r.Job(), err)
 	}

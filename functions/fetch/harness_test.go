@@ -334,7 +334,7 @@ type world struct {
 	t     *testing.T
 	root  *smallParts
 	clock clock
-	ref   string
+	ref   layout.Ref
 	src   string
 }
 
@@ -342,7 +342,7 @@ type world struct {
 // what is known of it.
 func newWorld(t *testing.T, src string, known entry.Entry) *world {
 	t.Helper()
-	w := &world{t: t, root: &smallParts{Root: memstore.New(), parts: map[string][]byte{}}, src: src, ref: layout.Ref(src)}
+	w := &world{t: t, root: &smallParts{Root: memstore.New(), parts: map[string][]byte{}}, src: src, ref: layout.RefOf(src)}
 	w.entry(known)
 	return w
 }
@@ -388,7 +388,7 @@ func (w *world) enqueue() {
 	}
 }
 
-func (w *world) task() []byte { return job.Fetch.Task(w.ref).Encode() }
+func (w *world) task() []byte { return job.Fetch.Task(string(w.ref)).Encode() }
 
 func (w *world) job() job.Job {
 	w.t.Helper()

@@ -143,7 +143,7 @@ func TestExpiredURL(t *testing.T) {
 			}
 			o.become(good(longA))
 			w.src = o.Server.URL + path
-			w.ref = layout.Ref(w.src)
+			w.ref = layout.RefOf(w.src)
 			w.entry(knows(longA))
 			w.enqueue()
 			w.finish(f)
@@ -183,7 +183,7 @@ func TestNewerJobKeepsParts(t *testing.T) {
 	}
 	w.clock.advance(30 * 24 * time.Hour)
 	f := w.process("b", w.root)
-	for _, task := range []queue.Task{queue.Reconcile{}, queue.Resume{}, job.Fetch.Task(w.ref)} {
+	for _, task := range []queue.Task{queue.Reconcile{}, queue.Resume{}, job.Fetch.Task(string(w.ref))} {
 		if err := f.Handle(t.Context(), task.Encode()); err != nil {
 			t.Error(err)
 		}

@@ -321,8 +321,8 @@ func TestCancelBySpelling(t *testing.T) {
 		w := newWorld(t, "https://images.example.org/x.img", entry.Entry{})
 		f := w.process("page", w.root)
 		for _, name := range c.names {
-			_, _, err := f.Jobs.Enqueue(t.Context(), layout.FetchJobKey(layout.Ref(name)), nil, func(j *job.Job) {
-				j.Name, j.Ref, j.Src = name, layout.Ref(name), name
+			_, _, err := f.Jobs.Enqueue(t.Context(), layout.FetchJobKey(layout.RefOf(name)), nil, func(j *job.Job) {
+				j.Name, j.Ref, j.Src = name, layout.RefOf(name), name
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -330,7 +330,7 @@ func TestCancelBySpelling(t *testing.T) {
 		}
 		w.routes(f).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, "/catalog/downloads/"+url.PathEscape(composed), nil))
 		for i, name := range c.names {
-			j, _, err := record.Read[job.Job](t.Context(), w.root, layout.FetchJobKey(layout.Ref(name)))
+			j, _, err := record.Read[job.Job](t.Context(), w.root, layout.FetchJobKey(layout.RefOf(name)))
 			if err != nil || j.Status != c.want[i] {
 				t.Errorf("the download of %+q among %+q is %s, %v", name, c.names, j.Status, err)
 			}

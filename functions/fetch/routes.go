@@ -85,7 +85,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 		return web.Answer(w, r, http.StatusAccepted, viewOf(j), src.Name+" is here already")
 	}
 	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
-	j, err := f.runner().Enqueue(ctx, src.Ref, keep, func(j *job.Job) {
+	j, err := f.runner().Enqueue(ctx, string(src.Ref), keep, func(j *job.Job) {
 		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
 		j.Actor, j.SourceIP, j.Reach = activity.Operator, web.ClientIP(r), f.Sources.Reach()
 	})
@@ -106,7 +106,7 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 		if err != nil {
 			return nil, inventory.Source{}, err
 		}
-		key := layout.Ref(u.Canonical)
+		key := layout.RefOf(u.Canonical)
 		row, ok = s.BySource(key)
 		wanted = func(s inventory.Source) bool { return s.Ref == key }
 	case ref != "":
@@ -159,7 +159,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		if !j.Status.Active() {
 			continue
 		}
-		if _, err := f.runner().Cancel(r.Context(), j.Ref); err != nil && !errors.Is(err, store.ErrNotFound) {
+		if _, err := f.runner().Cancel(r.Context(), job.Fetch.ID(j)); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}

@@ -38,8 +38,8 @@ type Source struct {
 	Kind     string `json:"kind"`
 	Location string `json:"location"`
 
-	Name string `json:"-"`
-	Ref  string `json:"-"` // layout.Ref of a URL
+	Name string     `json:"-"`
+	Ref  layout.Ref `json:"-"` // of a URL; "" for a local image
 	// Published about the source; "" or nil if nothing is.
 	SHA256    string `json:"-"`
 	SHA512    string `json:"-"`
@@ -113,11 +113,11 @@ type Snapshot struct {
 	bySHA  map[string]int
 	byName map[string]int      // names are exact
 	byDisk map[string][]string // names by image.DiskName, if that differs
-	byRef  map[string]int      // of URL sources
+	byRef  map[layout.Ref]int  // of URL sources
 	images map[store.Key]mirror.Item[struct{}]
 	blobs  map[string]mirror.Item[struct{}] // by digest
 	gen    generations
-	failed map[string]string // errors of fetches, by ref
+	failed map[layout.Ref]string // errors of fetches, by ref
 	hidden []Other
 
 	textOnce sync.Once
@@ -128,7 +128,7 @@ type Snapshot struct {
 type generations struct{ images, blobs, digests, entries, fetched, hashJobs, contents, manifest uint64 }
 
 // BySHA256 returns the row with that digest.
-func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return s.row(s.bySHA, sha) }
+func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return lookUp(s, s.bySHA, sha) }
 
 // An Other is something in the image root that is not an image.
 type Other struct {
@@ -160,7 +160,7 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 // is none, it tries the other [image.Spellings] of the name.
 func (s *Snapshot) ByName(name string) (*Row, bool) {
 	for _, spelling := range image.Spellings(name) {
-		if row, ok := s.row(s.byName, spelling); ok {
+		if row, ok := lookUp(s, s.byName, spelling); ok {
 			return row, true
 		}
 	}
@@ -225,8 +225,8 @@ func (s *Snapshot) rawPath(row *Row, name string) string {
 	return "/raw/" + row.Digest() + "/" + url.PathEscape(disk)
 }
 
-// BySource returns the row that has the source with that ref; see [layout.Ref].
-func (s *Snapshot) BySource(ref string) (*Row, bool) { return s.row(s.byRef, ref) }
+// BySource returns the row that has the source with that ref; see [layout.RefOf].
+func (s *Snapshot) BySource(ref layout.Ref) (*Row, bool) { return lookUp(s, s.byRef, ref) }
 
 // Image returns the version of the image root's object with that key.
 func (s *Snapshot) Image(name string) (store.Info, bool) {
@@ -240,7 +240,7 @@ func (s *Snapshot) Blob(sha256 string) (store.Info, bool) {
 	return it.Info, ok
 }
 
-func (s *Snapshot) row(index map[string]int, id string) (*Row, bool) {
+func lookUp[ID ~string](s *Snapshot, index map[ID]int, id ID) (*Row, bool) {
 	i, ok := index[id]
 	if !ok {
 		return nil, false
@@ -269,8 +269,8 @@ type Inventory struct {
 	images   *mirror.Mirror[store.Key, struct{}]
 	blobs    *mirror.Mirror[string, struct{}]
 	digests  *mirror.Mirror[string, digest.Record]
-	entries  *mirror.Mirror[string, entry.Entry]
-	fetched  *mirror.Mirror[string, entry.Fetched]
+	entries  *mirror.Mirror[layout.Ref, entry.Entry]
+	fetched  *mirror.Mirror[layout.Ref, entry.Fetched]
 	contents *mirror.Mirror[string, content.Record]
 	jobs     map[*job.Kind]*mirror.Mirror[string, job.Job]
 	manifest manifestFile
@@ -454,7 +454,7 @@ func (inv *Inventory) incomplete(s *Snapshot) bool {
 
 // Unnamed lists everything again. It returns the digests of blobs and the refs of
 // fetched records that no source names and that are older than age.
-func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs, fetched []string, err error) {
+func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []string, fetched []layout.Ref, err error) {
 	if err := errors.Join(inv.Refresh(ctx), inv.jobs[job.Fetch].Refresh(ctx)); err != nil {
 		return nil, nil, err
 	}
@@ -541,15 +541,15 @@ func (inv *Inventory) Jobs(ctx context.Context, kinds ...*job.Kind) ([]job.Job, 
 
 // failedFetches returns the errors of failed fetches by ref. Other changes of
 // fetch jobs, such as progress, change no row.
-func (inv *Inventory) failedFetches(ctx context.Context) (map[string]string, error) {
+func (inv *Inventory) failedFetches(ctx context.Context) (map[layout.Ref]string, error) {
 	items, _, err := inv.jobs[job.Fetch].All(ctx)
 	if err != nil {
 		return nil, err
 	}
-	failed := map[string]string{}
+	failed := map[layout.Ref]string{}
 	for ref, it := range items {
 		if it.Value.Status == job.Failed {
-			failed[ref] = it.Value.Error
+			failed[layout.Ref(ref)] = it.Value.Error
 		}
 	}
 	return failed, nil

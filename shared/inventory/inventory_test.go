@@ -198,8 +198,8 @@ func TestDigestOfAnotherVersion(t *testing.T) {
 	// Nor does one say anything that has no digest.
 	for _, bad := range []string{"", "abc", strings.Repeat("A", 64), strings.Repeat("z", 64)} {
 		b.hashed("x.img", b.image("x.img", "two"), bad)
-		b.record(layout.FetchedKey(layout.Ref(src("f.img"))), entry.Fetched{Src: src("f.img"), SHA256: bad, SizeBytes: 1})
-		b.record(layout.EntryKey(layout.Ref(src("f.img"))), entry.Entry{URL: src("f.img"), Name: "f.img", Format: "img"})
+		b.record(layout.FetchedKey(layout.RefOf(src("f.img"))), entry.Fetched{Src: src("f.img"), SHA256: bad, SizeBytes: 1})
+		b.record(layout.EntryKey(layout.RefOf(src("f.img"))), entry.Entry{URL: src("f.img"), Name: "f.img", Format: "img"})
 		b.rows(
 			"f.img|-|img|-|url https://example.org/f.img|false|unhashed|",
 			"x.img|-|img|3|local x.img|true|unhashed|",
@@ -217,7 +217,7 @@ func TestMerge(t *testing.T) {
 		manifest.Image{Name: "alone.iso", Src: src("alone.iso")},
 		manifest.Image{Name: "wrong.img", Src: src("wrong.img"), SHA256: sha("a"), SizeBytes: bytes(7)},
 	)
-	ref := layout.Ref(src("e.img"))
+	ref := layout.RefOf(src("e.img"))
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("a"), Changed: "it has changed"})
 	s := b.rows(
 		"a.img,b.img,m.img,wrong.img,e.img|a|img|5|local a.img,local b.img,manifest https://example.org/m.img,"+
@@ -288,7 +288,7 @@ func TestSearchByDigest(t *testing.T) {
 
 func TestFetched(t *testing.T) {
 	b := newBench(t)
-	ref := layout.Ref(src("e.img"))
+	ref := layout.RefOf(src("e.img"))
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img"})
 	b.rows("e.img|-|img|-|url https://example.org/e.img|false|unhashed|")
 	// Fetching tells digest and size; the bytes are here once the blob is.
@@ -318,7 +318,7 @@ func TestFetched(t *testing.T) {
 func TestByNamePrefersWhatIsHere(t *testing.T) {
 	b := newBench(t)
 	b.manifest(manifest.Image{Name: "x.img", Src: src("x.img"), SHA256: sha("0")})
-	b.record(layout.EntryKey(layout.Ref(src("2/x.img"))), entry.Entry{URL: src("2/x.img"), Name: "x.img", Format: "img", SHA256: sha("1")})
+	b.record(layout.EntryKey(layout.RefOf(src("2/x.img"))), entry.Entry{URL: src("2/x.img"), Name: "x.img", Format: "img", SHA256: sha("1")})
 	is := func(want string) {
 		t.Helper()
 		row, ok := b.snapshot().ByName("x.img")
@@ -360,7 +360,7 @@ func TestPrimaryName(t *testing.T) {
 	hashed("a.raw", time.Hour) // sorts earlier
 	names("m.img z.img a.raw")
 	// An entry is no older than what told its digest.
-	ref := layout.Ref(src("e.img"))
+	ref := layout.RefOf(src("e.img"))
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", AddedAt: at.Add(-time.Hour)})
 	b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("e.img"), SHA256: sha("a"), SizeBytes: 3, At: at.Add(time.Second)})
 	names("m.img e.img z.img a.raw")
@@ -379,7 +379,7 @@ func TestPrimaryName(t *testing.T) {
 // fetch goes better.
 func TestFailedFetch(t *testing.T) {
 	b := newBench(t)
-	ref := layout.Ref(src("e.img"))
+	ref := layout.RefOf(src("e.img"))
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("a"), SizeBytes: bytes(3)})
 	const row = "e.img|a|img|3|url https://example.org/e.img|"
 	b.rows(row + "false|published|")
@@ -590,7 +590,7 @@ func TestJobsInOrder(t *testing.T) {
 		{Name: "cancelled.img", Status: job.Cancelled, FinishedAt: at(4)},
 	} {
 		b.record(layout.HashJobKey(j.Name), j)
-		b.record(layout.FetchJobKey(layout.Ref(j.Name)), j)
+		b.record(layout.FetchJobKey(layout.RefOf(j.Name)), j)
 	}
 	const want = "running.img first.img second.img done.img cancelled.img failed.img"
 	hashes, err := b.Jobs(t.Context(), job.Hash, job.Check)
@@ -645,7 +645,7 @@ func TestObserve(t *testing.T) {
 	must(images.Delete(ctx, "a.img"))
 	count(2, "Delete")
 
-	key := layout.EntryKey(layout.Ref(src("e.img")))
+	key := layout.EntryKey(layout.RefOf(src("e.img")))
 	tag, err := catalog.CreateRecord(ctx, key, []byte(`{"nonce":"n","url":"https://example.org/e.img","name":"e.img","format":"img"}`))
 	must(err)
 	count(3, "CreateRecord")

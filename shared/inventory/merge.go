@@ -23,11 +23,11 @@ type inputs struct {
 	images        map[store.Key]mirror.Item[struct{}]
 	blobs         map[string]mirror.Item[struct{}]
 	digests       map[string]mirror.Item[digest.Record]
-	entries       map[string]mirror.Item[entry.Entry]
-	fetched       map[string]mirror.Item[entry.Fetched]
+	entries       map[layout.Ref]mirror.Item[entry.Entry]
+	fetched       map[layout.Ref]mirror.Item[entry.Fetched]
 	contents      map[string]mirror.Item[content.Record]
 	hashJobs      map[string]mirror.Item[job.Job]
-	failedFetches map[string]string // errors by ref
+	failedFetches map[layout.Ref]string // errors by ref
 	hidden        []Other
 	manifest      *manifest.Manifest // nil: none
 	problem       string
@@ -57,7 +57,7 @@ func (in *inputs) merge() *Snapshot {
 	pieces = in.entryPieces(pieces)
 	s := &Snapshot{
 		Problem: in.problem, images: in.images, blobs: in.blobs,
-		bySHA: map[string]int{}, byName: map[string]int{}, byDisk: map[string][]string{}, byRef: map[string]int{},
+		bySHA: map[string]int{}, byName: map[string]int{}, byDisk: map[string][]string{}, byRef: map[layout.Ref]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
 	oldest := make([]*piece, 0, len(pieces)) // first
@@ -155,7 +155,7 @@ func (r *Row) name(p *piece) {
 
 // noteFailures adds warnings of failed fetches to a row without bytes, one for
 // each URL: an entry and the manifest may both have it.
-func (r *Row) noteFailures(failed map[string]string) {
+func (r *Row) noteFailures(failed map[layout.Ref]string) {
 	if r.Cached {
 		return
 	}
@@ -253,7 +253,7 @@ func (in *inputs) manifestPieces(pieces []piece) []piece {
 			continue // Parse has refused it
 		}
 		p := piece{
-			source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.Ref(im.Src), SHA256: im.SHA256, SHA512: im.SHA512, SizeBytes: im.SizeBytes},
+			source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.RefOf(im.Src), SHA256: im.SHA256, SHA512: im.SHA512, SizeBytes: im.SizeBytes},
 			name:   im.Name, format: format, sha256: im.SHA256, size: -1, hashState: Unhashed,
 		}
 		if im.SizeBytes != nil {

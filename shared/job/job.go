@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -34,7 +35,7 @@ type Job struct {
 	record.Meta
 	Name       string     `json:"name"`
 	Stage      string     `json:"stage,omitempty"` // of a check job its kind's name, else empty
-	Ref        string     `json:"ref,omitempty"`
+	Ref        layout.Ref `json:"ref,omitempty"`
 	Src        string     `json:"src,omitempty"`
 	Status     Status     `json:"status"`
 	BytesTotal *int64     `json:"bytes_total"`

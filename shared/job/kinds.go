@@ -48,11 +48,19 @@ var (
 	}
 	// Fetch downloads a source. The ID is its ref.
 	Fetch = &Kind{
-		Name: "fetch", Member: "ref", Prefix: layout.FetchJobPrefix, ParseKey: layout.FetchJobRef,
-		ID:    func(j Job) string { return j.Ref },
+		Name: "fetch", Member: "ref", Prefix: layout.FetchJobPrefix, ParseKey: ids(layout.FetchJobRef),
+		ID:    func(j Job) string { return string(j.Ref) },
 		Event: fetchEvent,
 	}
 )
+
+// ids returns a parser of keys that returns the ID as a string.
+func ids[T ~string](parse func(store.Key) (T, bool)) func(store.Key) (string, bool) {
+	return func(key store.Key) (string, bool) {
+		id, ok := parse(key)
+		return string(id), ok
+	}
+}
 
 // Kinds are all kinds of jobs.
 var Kinds = []*Kind{Hash, Check, Fetch}

@@ -10,7 +10,7 @@ import (
 
 // The record of an entry is found by its URL.
 func ExampleEntryKey() {
-	key := layout.EntryKey(layout.Ref("https://example.org/x.img"))
+	key := layout.EntryKey(layout.RefOf("https://example.org/x.img"))
 	ref, ok := layout.EntryRef(key)
 	fmt.Println(key)
 	fmt.Println(ref[:12], ok)

@@ -84,11 +84,14 @@ func Remedy(key store.Key) string {
 	return "delete the record from the catalog root"
 }
 
-// Ref returns the REF of a canonical source URL: its SHA-256 in lower-case
+// A Ref names a source: it is the SHA-256 of the source's canonical URL, in lower-case
 // hexadecimal.
-func Ref(url string) string {
+type Ref string
+
+// RefOf returns the ref of a canonical source URL.
+func RefOf(url string) Ref {
 	sum := sha256.Sum256([]byte(url))
-	return hex.EncodeToString(sum[:])
+	return Ref(hex.EncodeToString(sum[:]))
 }
 
 // IsHex256 reports whether s is a SHA-256 in lower-case hexadecimal.
@@ -122,10 +125,10 @@ func ImageKeys(name string) []store.Key {
 func DigestKey(name string) store.Key { return store.Key(DigestPrefix + name) }
 
 // EntryKey returns the key of an entry.
-func EntryKey(ref string) store.Key { return store.Key(EntryPrefix + ref) }
+func EntryKey(ref Ref) store.Key { return store.Key(EntryPrefix + ref) }
 
 // FetchedKey returns the key of the record of a fetched source.
-func FetchedKey(ref string) store.Key { return store.Key(FetchedPrefix + ref) }
+func FetchedKey(ref Ref) store.Key { return store.Key(FetchedPrefix + ref) }
 
 // BlobKey returns the key of fetched bytes.
 func BlobKey(sha256 string) store.Key { return store.Key(BlobPrefix + sha256) }
@@ -147,7 +150,7 @@ func HashJobKey(name string) store.Key { return store.Key(HashJobPrefix + name) 
 func CheckJobKey(sha256 string) store.Key { return store.Key(CheckJobPrefix + sha256) }
 
 // FetchJobKey returns the key of the fetch job of a source.
-func FetchJobKey(ref string) store.Key { return store.Key(FetchJobPrefix + ref) }
+func FetchJobKey(ref Ref) store.Key { return store.Key(FetchJobPrefix + ref) }
 
 // ProbeKey returns the key of an object with which a start tries the server.
 func ProbeKey(id, what string) store.Key { return store.Key(ProbePrefix + id + "-" + what) }
@@ -162,43 +165,47 @@ func DigestName(key store.Key) (name string, ok bool) { return nameAfter(key, Di
 func HashJobName(key store.Key) (name string, ok bool) { return nameAfter(key, HashJobPrefix) }
 
 // EntryRef parses an [EntryKey].
-func EntryRef(key store.Key) (ref string, ok bool) { return hexAfter(key, EntryPrefix, 64) }
+func EntryRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, EntryPrefix, 64) }
 
 // FetchedRef parses a [FetchedKey].
-func FetchedRef(key store.Key) (ref string, ok bool) { return hexAfter(key, FetchedPrefix, 64) }
+func FetchedRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, FetchedPrefix, 64) }
 
 // BlobSHA256 parses a [BlobKey].
-func BlobSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter(key, BlobPrefix, 64) }
+func BlobSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter[string](key, BlobPrefix, 64) }
 
 // ContentSHA256 parses a [ContentKey].
-func ContentSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter(key, ContentPrefix, 64) }
+func ContentSHA256(key store.Key) (sha256 string, ok bool) {
+	return hexAfter[string](key, ContentPrefix, 64)
+}
 
 // CheckJobSHA256 parses a [CheckJobKey].
-func CheckJobSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter(key, CheckJobPrefix, 64) }
+func CheckJobSHA256(key store.Key) (sha256 string, ok bool) {
+	return hexAfter[string](key, CheckJobPrefix, 64)
+}
 
-// StagingRef parses a [StagingKey].
-func StagingRef(key store.Key) (ref string, ok bool) { return hexAfter(key, StagingPrefix, 64) }
+// StagingID parses a [StagingKey].
+func StagingID(key store.Key) (id string, ok bool) { return hexAfter[string](key, StagingPrefix, 64) }
 
 // UploadID parses an [UploadKey].
-func UploadID(key store.Key) (id string, ok bool) { return hexAfter(key, UploadPrefix, 32) }
+func UploadID(key store.Key) (id string, ok bool) { return hexAfter[string](key, UploadPrefix, 32) }
 
 // IsUploadID reports whether s can be the ID of a resumable upload.
 func IsUploadID(s string) bool { return isHex(s, 32) }
 
 // FetchJobRef parses a [FetchJobKey].
-func FetchJobRef(key store.Key) (ref string, ok bool) { return hexAfter(key, FetchJobPrefix, 64) }
+func FetchJobRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, FetchJobPrefix, 64) }
 
 func nameAfter(key store.Key, prefix string) (string, bool) {
 	name, ok := strings.CutPrefix(string(key), prefix)
 	return name, ok && image.IsName(name)
 }
 
-func hexAfter(key store.Key, prefix string, n int) (string, bool) {
+func hexAfter[T ~string](key store.Key, prefix string, n int) (T, bool) {
 	s, ok := strings.CutPrefix(string(key), prefix)
 	if !ok || !isHex(s, n) {
 		return "", false
 	}
-	return s, true
+	return T(s), true
 }
 
 // An EventID identifies an activity event. In byte order, the newest event is first.

@@ -11,27 +11,35 @@ import (
 	"imageroot/shared/store"
 )
 
-// parsers has the parser of each kind of key, and the builder that reverses it.
-var parsers = []struct {
+// A parser parses one kind of key; build reverses it.
+type parser struct {
 	kind  string
 	parse func(key store.Key) (string, bool)
 	build func(string) store.Key
-}{
-	{"digest", DigestName, DigestKey},
-	{"entry", EntryRef, EntryKey},
-	{"fetched", FetchedRef, FetchedKey},
-	{"blob", BlobSHA256, BlobKey},
-	{"content", ContentSHA256, ContentKey},
-	{"check job", CheckJobSHA256, CheckJobKey},
-	{"staging", StagingRef, StagingKey},
-	{"upload", UploadID, UploadKey},
-	{"hash job", HashJobName, HashJobKey},
-	{"fetch job", FetchJobRef, FetchJobKey},
-	{
-		"event",
-		func(key store.Key) (string, bool) { id, ok := ParseEventKey(key); return string(id), ok },
-		func(id string) store.Key { return EventKey(EventID(id)) },
-	},
+}
+
+// of returns the parser of a kind whose keys hold a T.
+func of[T ~string](kind string, parse func(key store.Key) (T, bool), build func(T) store.Key) parser {
+	return parser{
+		kind,
+		func(key store.Key) (string, bool) { v, ok := parse(key); return string(v), ok },
+		func(s string) store.Key { return build(T(s)) },
+	}
+}
+
+// parsers has one of each kind.
+var parsers = []parser{
+	of("digest", DigestName, DigestKey),
+	of("entry", EntryRef, EntryKey),
+	of("fetched", FetchedRef, FetchedKey),
+	of("blob", BlobSHA256, BlobKey),
+	of("content", ContentSHA256, ContentKey),
+	of("check job", CheckJobSHA256, CheckJobKey),
+	of("staging", StagingID, StagingKey),
+	of("upload", UploadID, UploadKey),
+	of("hash job", HashJobName, HashJobKey),
+	of("fetch job", FetchJobRef, FetchJobKey),
+	of("event", ParseEventKey, EventKey),
 	{
 		"sidecar",
 		func(key store.Key) (string, bool) {
@@ -132,7 +140,7 @@ func TestImageOfSidecar(t *testing.T) {
 func TestRef(t *testing.T) {
 	// echo -n https://example.org/x.img | sha256sum
 	const want = "76811c141dc7db3557e5ad8fc8488d6c234d58c9ba20dbe3c3f3261fac2516b1"
-	if got := Ref("https://example.org/x.img"); got != want || !IsHex256(got) {
+	if got := RefOf("https://example.org/x.img"); got != want || !IsHex256(string(got)) {
 		t.Errorf("Ref = %s, want %s", got, want)
 	}
 	if IsUploadID(ref) || !IsUploadID(id) || IsHex256(id) {
@@ -191,13 +199,13 @@ func FuzzKeys(f *testing.F) {
 			key  store.Key
 			kind string
 		}{
-			{EntryKey(Ref(name)), "entry"},
-			{FetchedKey(Ref(name)), "fetched"},
-			{StagingKey(Ref(name)), "staging"},
-			{FetchJobKey(Ref(name)), "fetch job"},
-			{BlobKey(Ref(name)), "blob"},
-			{ContentKey(Ref(name)), "content"},
-			{CheckJobKey(Ref(name)), "check job"},
+			{EntryKey(RefOf(name)), "entry"},
+			{FetchedKey(RefOf(name)), "fetched"},
+			{StagingKey(string(RefOf(name))), "staging"},
+			{FetchJobKey(RefOf(name)), "fetch job"},
+			{BlobKey(string(RefOf(name))), "blob"},
+			{ContentKey(string(RefOf(name))), "content"},
+			{CheckJobKey(string(RefOf(name))), "check job"},
 		} {
 			if got := kindOf(t, k.key); got != k.kind {
 				t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)
