@@ -34,7 +34,7 @@ type Function struct {
 	Sources   Resolver
 	Inventory *inventory.Inventory
 	// Uncache deletes fetched bytes that no source names any more.
-	Uncache  func(ctx context.Context, sha256 string) error
+	Uncache  func(ctx context.Context, sha256 layout.SHA256) error
 	Activity *activity.Log
 	Now      func() time.Time
 	Log      *slog.Logger
@@ -51,16 +51,16 @@ func (f *Function) Routes() []web.Route {
 
 // A view is an entry in the API.
 type view struct {
-	Ref       *string   `json:"ref"`
-	Name      string    `json:"name"`
-	Src       string    `json:"src"`
-	SHAURL    *string   `json:"sha_url"`
-	Format    string    `json:"format"`
-	SizeBytes *int64    `json:"size_bytes"`
-	SHA256    *string   `json:"sha256"`
-	SHA512    *string   `json:"sha512"`
-	AddedAt   time.Time `json:"added_at"`
-	Warning   *string   `json:"warning"`
+	Ref       *string        `json:"ref"`
+	Name      string         `json:"name"`
+	Src       string         `json:"src"`
+	SHAURL    *string        `json:"sha_url"`
+	Format    string         `json:"format"`
+	SizeBytes *int64         `json:"size_bytes"`
+	SHA256    *layout.SHA256 `json:"sha256"`
+	SHA512    *string        `json:"sha512"`
+	AddedAt   time.Time      `json:"added_at"`
+	Warning   *string        `json:"warning"`
 }
 
 func viewOf(e entry.Entry) view {
@@ -69,12 +69,12 @@ func viewOf(e entry.Entry) view {
 		SHA256: optional(e.SHA256), SHA512: optional(e.SHA512), AddedAt: e.AddedAt, Warning: optional(e.Changed),
 	}
 	if e.SHA256 != "" {
-		v.Ref = optional(e.SHA256[:12])
+		v.Ref = optional(e.SHA256.Short())
 	}
 	return v
 }
 
-func optional(s string) *string {
+func optional[T ~string](s T) *T {
 	if s == "" {
 		return nil
 	}
@@ -234,7 +234,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 }
 
 // named reports whether a source in the catalog has the bytes with that SHA-256.
-func named(s *inventory.Snapshot, sha256 string) bool {
+func named(s *inventory.Snapshot, sha256 layout.SHA256) bool {
 	_, ok := s.BySHA256(sha256)
 	return ok
 }

@@ -56,7 +56,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, root: memstore.New(), source: &publisher{found: source.Resolved{
-		Name: "x.img", Format: "img", Size: 1000, SHA256: strings.Repeat("a", 64), Validators: source.Validators{ETag: `"1"`},
+		Name: "x.img", Format: "img", Size: 1000, SHA256: layout.SHA256(strings.Repeat("a", 64)), Validators: source.Validators{ETag: `"1"`},
 	}}}
 	w.over(w.root)
 	return w
@@ -67,8 +67,8 @@ func (w *world) over(root store.Root) {
 	f := &Function{
 		Catalog: root, Sources: w.source,
 		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: w.root, Now: time.Now, Log: log}),
-		Uncache: func(_ context.Context, sha string) error {
-			w.uncached = append(w.uncached, sha)
+		Uncache: func(_ context.Context, sha layout.SHA256) error {
+			w.uncached = append(w.uncached, string(sha))
 			return nil
 		},
 		Activity: &activity.Log{Root: w.root, Now: time.Now, Log: log}, Now: time.Now, Log: log,
@@ -143,7 +143,7 @@ func TestEntries(t *testing.T) {
 		*v.SHAURL != "https://images.example/SUMS" || v.Warning != nil {
 		t.Errorf("added: %+v", v)
 	}
-	if e := w.entry(); e == nil || e.Source.ETag != `"1"` || e.SHA256 != strings.Repeat("a", 64) {
+	if e := w.entry(); e == nil || e.Source.ETag != `"1"` || string(e.SHA256) != strings.Repeat("a", 64) {
 		t.Errorf("kept: %+v", e)
 	}
 	w.add(409, "")
@@ -152,9 +152,9 @@ func TestEntries(t *testing.T) {
 	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.RefOf(imageURL)), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	w.source.found.SHA256, w.source.found.Size = strings.Repeat("b", 64), -1
+	w.source.found.SHA256, w.source.found.Size = layout.SHA256(strings.Repeat("b", 64)), -1
 	w.add(200, `, "refresh": true`)
-	if e := w.entry(); e.SHA256 != strings.Repeat("b", 64) || e.SizeBytes != nil || e.SHAURL != "https://images.example/SUMS" {
+	if e := w.entry(); string(e.SHA256) != strings.Repeat("b", 64) || e.SizeBytes != nil || e.SHAURL != "https://images.example/SUMS" {
 		t.Errorf("refreshed: %+v", e)
 	}
 	if asked := w.source.asked[len(w.source.asked)-1]; asked != imageURL+" https://images.example/SUMS" {
@@ -167,12 +167,12 @@ func TestEntries(t *testing.T) {
 		t.Errorf("listed: %s", list)
 	}
 	// Its bytes go with it.
-	sha := strings.Repeat("b", 64)
+	sha := layout.SHA256(strings.Repeat("b", 64))
 	if _, err := w.root.Put(t.Context(), layout.BlobKey(sha), strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
 	w.must(204, http.MethodDelete, target, "")
-	if w.entry() != nil || fmt.Sprint(w.uncached) != "["+sha+"]" {
+	if w.entry() != nil || fmt.Sprint(w.uncached) != "["+string(sha)+"]" {
 		t.Errorf("deleted: %+v, uncached %v", w.entry(), w.uncached)
 	}
 	w.must(404, http.MethodDelete, target, "")
@@ -214,13 +214,13 @@ func TestFaults(t *testing.T) {
 			if (rec.Code == 201) != (w.entry() != nil) {
 				t.Errorf("write %d, %s: %d, and there is %+v", n, fault, rec.Code, w.entry())
 			}
-			w.source.found.SHA256 = strings.Repeat("b", 64)
+			w.source.found.SHA256 = layout.SHA256(strings.Repeat("b", 64))
 			for range 2 {
 				if rec = w.do(http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`", "refresh": true}`); rec.Code < 300 {
 					break
 				}
 			}
-			if e := w.entry(); rec.Code >= 300 || e.SHA256 != strings.Repeat("b", 64) {
+			if e := w.entry(); rec.Code >= 300 || string(e.SHA256) != strings.Repeat("b", 64) {
 				t.Errorf("write %d, %s: refreshed: %d %+v", n, fault, rec.Code, e)
 			}
 			for range 2 {

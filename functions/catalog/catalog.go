@@ -203,8 +203,8 @@ func publicURL(base string, row *inventory.Row) (string, bool) {
 
 // ImagePath returns the path of an image by its SHA-256. The name gives clients
 // the suffix.
-func ImagePath(sha256, name string) string {
-	return "/images/" + sha256 + "/" + url.PathEscape(name)
+func ImagePath(sha256 layout.SHA256, name string) string {
+	return "/images/" + string(sha256) + "/" + url.PathEscape(name)
 }
 
 // RawPath returns the path of the disk in a row's image, or "" if /raw does not
@@ -214,7 +214,7 @@ func (f *Function) RawPath(row *inventory.Row) string {
 	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
 		return ""
 	}
-	return "/raw/" + row.Digest() + "/" + url.PathEscape(image.DiskName(row.Names[0]))
+	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(image.DiskName(row.Names[0]))
 }
 
 // events answers GET /events.

@@ -90,7 +90,7 @@ func TestListingsNameTheServerAsAskedFor(t *testing.T) {
 			r.Host = host
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
-			want := "http://" + host + "/images/" + sum([]byte(name)) + "/a%20b.img"
+			want := "http://" + host + "/images/" + string(sum([]byte(name))) + "/a%20b.img"
 			if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) || w.Header().Get("Content-Length") != fmt.Sprint(w.Body.Len()) {
 				t.Errorf("%s of %s: %d %v, without %s: %s", path, host, w.Code, w.Header(), want, w.Body)
 			}

@@ -120,11 +120,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 // elsewhere returns the error that tells a client how to unpack the image, for
 // setups in which no bytes pass through this server.
 func elsewhere(r *http.Request, c *object) error {
-	key := c.sha256
+	key := string(c.sha256)
 	if key == "" {
 		key = url.PathEscape(string(c.Info.Key))
 	}
-	from := web.BaseURL(r) + ImagePath(key, c.name)
+	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(c.name)
 	format, _ := image.FormatOf(c.name)
 	kind := content.KindOf(format)
 	if c.known != nil {

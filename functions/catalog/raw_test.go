@@ -57,7 +57,7 @@ func someDisk() []byte {
 	return b
 }
 
-func sum(b []byte) string {
+func sum(b []byte) layout.SHA256 {
 	h := digest.New(false)
 	_, _ = h.Write(b)
 	return h.Sum256()
@@ -852,7 +852,7 @@ func TestRawPaths(t *testing.T) {
 		}
 		learn(t, f, name, rec)
 	}
-	byDigest := func(name, disk string) string { return "/raw/" + sum([]byte(name)) + "/" + disk }
+	byDigest := func(name, disk string) string { return string("/raw/"+sum([]byte(name))+"/") + disk }
 	want := map[string]string{
 		"free.img.xz": byDigest("free.img.xz", "free.img"), "taken.img.xz": byDigest("taken.img.xz", "taken.img"),
 		"taken.img": byDigest("taken.img", "taken.img"), "page.img": "",

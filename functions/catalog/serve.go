@@ -22,14 +22,14 @@ import (
 // An object is one version of an object that is to be sent.
 type object struct {
 	inventory.Place
-	name   string // for the client
-	sha256 string // "" if it is not known
+	name   string        // for the client
+	sha256 layout.SHA256 // "" if it is not known
 
 	known *content.Record // nil if the content was not inspected
 
 	// Of the disk in it; not known if rawSHA256 is "".
 	rawSize   int64
-	rawSHA256 string
+	rawSHA256 layout.SHA256
 }
 
 // image answers GET and HEAD of /images/{key}[/{name}].
@@ -71,8 +71,7 @@ func nameFor(r *http.Request, name string) string {
 // find returns the object that key names, which is a SHA-256 or the name of an
 // image.
 func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
-	sha := strings.ToLower(key)
-	if layout.IsHex256(sha) {
+	if sha, ok := layout.ParseSHA256(strings.ToLower(key)); ok {
 		row, ok := s.BySHA256(sha)
 		if !ok {
 			return nil, problem.New(problem.NotFound, "there is no image with this SHA-256 here")
@@ -126,8 +125,8 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 
 // describe sets the header fields about the body: an object, or one that is made
 // of it, whose ETag ends in suffix. The sha256 of the body may be "".
-func describe(h http.Header, c *object, suffix, sha256 string) {
-	etag := c.sha256
+func describe(h http.Header, c *object, suffix string, sha256 layout.SHA256) {
+	etag := string(c.sha256)
 	if etag == "" {
 		etag = c.Info.ETag + "-" + strconv.FormatInt(c.Info.Size, 36)
 	}

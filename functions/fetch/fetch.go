@@ -58,7 +58,7 @@ type target struct {
 	loc    source.Location
 	name   string
 	size   int64 // negative: not known
-	sha256 string
+	sha256 layout.SHA256
 	sha512 string
 	// seen are the source's validators when the entry was added.
 	seen  source.Validators
@@ -291,17 +291,17 @@ func (f *Function) sweepParts(ctx context.Context, inUse used) error {
 const abandonedAfter = 24 * time.Hour
 
 // Uncache removes fetched bytes. Their records stay.
-func (f *Function) Uncache(ctx context.Context, sha256 string) error {
+func (f *Function) Uncache(ctx context.Context, sha256 layout.SHA256) error {
 	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
 }
 
 // nameOf returns the primary name of the bytes with that digest.
-func nameOf(ctx context.Context, inv *inventory.Inventory, sha256 string) string {
+func nameOf(ctx context.Context, inv *inventory.Inventory, sha256 layout.SHA256) string {
 	s, err := inv.Snapshot(ctx)
 	if err == nil {
 		if row, ok := s.BySHA256(sha256); ok {
 			return row.Names[0]
 		}
 	}
-	return sha256[:12]
+	return sha256.Short()
 }

@@ -59,7 +59,10 @@ var (
 	imageB = content(2, imageBytes)
 )
 
-func sum256(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+func sum256(b []byte) layout.SHA256 {
+	s := sha256.Sum256(b)
+	return layout.SHA256(hex.EncodeToString(s[:]))
+}
 func sum512(b []byte) string { s := sha512.Sum512(b); return hex.EncodeToString(s[:]) }
 
 // An origin is a web server that may behave badly.
@@ -152,7 +155,7 @@ func parseRange(t *testing.T, field string, size int64) (from, to int64) {
 func (o *origin) url() string { return o.Server.URL + "/x.img" }
 
 // good serves ranges of data, with both validators.
-func good(data []byte) behavior { return serving(data, `"`+sum256(data)[:8]+`"`) }
+func good(data []byte) behavior { return serving(data, string(`"`+sum256(data)[:8]+`"`)) }
 
 func serving(data []byte, etag string) behavior {
 	return func(_ *origin, _ int, w http.ResponseWriter, r *http.Request) {

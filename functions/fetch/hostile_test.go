@@ -51,7 +51,7 @@ func TestHostileSources(t *testing.T) {
 		{"good", good(a), unknown, a, nil},
 		{"good, of a known digest", good(a), knows(a), a, nil},
 		{"good, of a known SHA-512", good(a), entry.Entry{SHA512: sum512(a)}, a, nil},
-		{"of another SHA-256", good(b), entry.Entry{SHA256: sum256(a)}, nil, []string{"expected SHA-256 " + sum256(a), "got " + sum256(b)}},
+		{"of another SHA-256", good(b), entry.Entry{SHA256: sum256(a)}, nil, []string{string("expected SHA-256 " + sum256(a)), string("got " + sum256(b))}},
 		{"of another SHA-512", good(b), entry.Entry{SHA512: sum512(a)}, nil, []string{"expected SHA-512 " + sum512(a), "got " + sum512(b)}},
 
 		{"resets now and then", when(func(n int) bool { return n%2 == 1 }, cut(good(a), 20_000, true), good(a)), unknown, a, nil},
@@ -80,7 +80,7 @@ func TestHostileSources(t *testing.T) {
 			}
 			ranges(3*imageBytes, 0)(o, n, w, r)
 		}, unknown, nil, []string{"changed"}},
-		{"understates the total", ranges(imageBytes/2, 0), entry.Entry{SHA256: sum256(a)}, nil, []string{"wrong digest: expected SHA-256 " + sum256(a)}},
+		{"understates the total", ranges(imageBytes/2, 0), entry.Entry{SHA256: sum256(a)}, nil, []string{string("wrong digest: expected SHA-256 " + sum256(a))}},
 		{"changes the total", func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 			ranges(imageBytes+int64(n), 0)(o, n, w, r)
 		}, unknown, nil, []string{"changed while it was fetched: it had 4"}},
@@ -137,12 +137,12 @@ func TestHostileSources(t *testing.T) {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, imageBytes))
 			w.WriteHeader(http.StatusPartialContent)
 			_, _ = w.Write(b[from:to])
-		}, knows(a), nil, []string{"wrong digest: expected SHA-256 " + sum256(a), "got " + sum256(b)}},
+		}, knows(a), nil, []string{string("wrong digest: expected SHA-256 " + sum256(a)), string("got " + sum256(b))}},
 
 		{"changes", when(first(6), good(a), good(b)), unknown, b, nil},
 		{"changes without ranges", when(first(1), cut(noRange, 4*testSegment, true), unranged(good(b))), unknown, b, nil},
 		{"changes to something shorter", when(first(6), good(a), good(b[:testPart])), unknown, b[:testPart], nil},
-		{"changes to what it should not be", when(first(6), good(a), good(b)), knows(a), nil, []string{"expected SHA-256 " + sum256(a), "got " + sum256(b)}},
+		{"changes to what it should not be", when(first(6), good(a), good(b)), knows(a), nil, []string{string("expected SHA-256 " + sum256(a)), string("got " + sum256(b))}},
 		{"changes all the time", func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 			serving(a, strconv.Quote(fmt.Sprint(n)))(o, n, w, r)
 		}, unknown, nil, []string{"changed while it was fetched"}},

@@ -179,7 +179,7 @@ func (tr *transfer) assemble(ctx context.Context) error {
 }
 
 // publish records what was fetched, and returns the last changes to the job.
-func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 string, size int64, v source.Validators) (func(*job.Job), error) {
+func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 layout.SHA256, size int64, v source.Validators) (func(*job.Job), error) {
 	err := job.Publish(ctx, run, layout.FetchedKey(t.ref), size, func(rec *entry.Fetched) error {
 		if t.entry {
 			// The bytes are of the source as it was when the entry was added.

@@ -169,8 +169,8 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 // uncache answers DELETE /catalog/cache/{sha256}.
 func (f *Function) uncache(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
-	sha := strings.ToLower(r.PathValue("sha256"))
-	if !layout.IsHex256(sha) {
+	sha, ok := layout.ParseSHA256(strings.ToLower(r.PathValue("sha256")))
+	if !ok {
 		return problem.New(problem.Malformed, "this is not a SHA-256: it has 64 hexadecimal digits")
 	}
 	info, err := f.Catalog.Head(ctx, layout.BlobKey(sha))
@@ -184,7 +184,7 @@ func (f *Function) uncache(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	f.Activity.Add(ctx, activity.Event{
-		Kind: activity.ImageUncached, SubjectKind: activity.SubjectImage, SubjectID: sha,
+		Kind: activity.ImageUncached, SubjectKind: activity.SubjectImage, SubjectID: string(sha),
 		Actor: activity.Operator, SourceIP: web.ClientIP(r), Summary: "dropped the fetched bytes of " + nameOf(ctx, f.Inventory, sha),
 		Details: map[string]any{"size_bytes": info.Size},
 	})

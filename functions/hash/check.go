@@ -52,8 +52,8 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	work := func(ctx context.Context, sha256 string, r *job.Run) (func(*job.Job), error) {
-		verdict, err := f.check(ctx, sha256, r, turn)
+	work := func(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
+		verdict, err := f.check(ctx, layout.SHA256(id), r, turn)
 		return func(j *job.Job) {
 			switch {
 			case verdict.Verdict != content.Good:
@@ -70,9 +70,9 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 
 // checked records that bytes are not checked any more because that failed each
 // time, and queues other checks.
-func (f *Function) checked(ctx context.Context, sha256 string, j job.Job) error {
+func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 	if j.Status == job.Failed && !j.FailingSince.IsZero() {
-		if _, err := f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
+		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
 			return err
 		}
 	}
@@ -88,7 +88,7 @@ type tries struct {
 }
 
 // check reads the bytes with this SHA-256 through and records the verdict.
-func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *turn) (_ content.Check, err error) {
+func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, turn *turn) (_ content.Check, err error) {
 	started := f.Now()
 	var before tries
 	_ = json.Unmarshal(r.Job().Checkpoint, &before) // zero if there is none
@@ -152,7 +152,7 @@ func (f *Function) check(ctx context.Context, sha256 string, r *job.Run, turn *t
 
 // recordVerdict records a verdict, unless there is one, and returns the recorded
 // one. It needs no fence: a verdict is of content, which does not change.
-func (f *Function) recordVerdict(ctx context.Context, sha256 string, verdict content.Check) (content.Check, error) {
+func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check) (content.Check, error) {
 	verdict.At = f.Now().UTC()
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
 		if !exists || rec.Check != nil {

@@ -49,7 +49,7 @@ func (w *world) checking(owner string, catalog store.Root) (*process, *sender) {
 }
 
 // known returns what is known of bytes; nil: nothing.
-func (w *world) known(sha256 string) *content.Record {
+func (w *world) known(sha256 layout.SHA256) *content.Record {
 	w.t.Helper()
 	rec, _, err := record.Read[content.Record](context.Background(), w.catalog, layout.ContentKey(sha256))
 	if errors.Is(err, store.ErrNotFound) {
@@ -61,7 +61,7 @@ func (w *world) known(sha256 string) *content.Record {
 	return &rec
 }
 
-func (w *world) checkJob(sha256 string) job.Job {
+func (w *world) checkJob(sha256 layout.SHA256) job.Job {
 	w.t.Helper()
 	j, _, err := record.Read[job.Job](context.Background(), w.catalog, layout.CheckJobKey(sha256))
 	if err != nil {
@@ -71,7 +71,7 @@ func (w *world) checkJob(sha256 string) job.Job {
 }
 
 // hashAndLook brings an image as far as its check, which is queued.
-func (w *world) hashAndLook(p *process, data []byte) (sha256 string) {
+func (w *world) hashAndLook(p *process, data []byte) (sha256 layout.SHA256) {
 	w.t.Helper()
 	w.put(imageName, data)
 	w.look(p, imageName)
@@ -86,7 +86,7 @@ func TestCheck(t *testing.T) {
 		if rec := w.known(sha); rec == nil || rec.Kind != content.Gzip || rec.Check != nil || rec.SHA256 != sha {
 			t.Fatalf("after hashing: %+v", rec)
 		}
-		if sent := checks.take(); len(sent) != 1 || sent[0] != `{"check":"`+sha+`"}` {
+		if sent := checks.take(); len(sent) != 1 || sent[0] != string(`{"check":"`+sha)+`"}` {
 			t.Errorf("queued: %v", sent)
 		}
 		// Looked at again, it is neither looked into nor queued again.
@@ -94,7 +94,7 @@ func TestCheck(t *testing.T) {
 		if sent := checks.take(); len(sent) != 0 {
 			t.Errorf("queued again: %v", sent)
 		}
-		w.until(p, job.Check.Task(sha))
+		w.until(p, job.Check.Task(string(sha)))
 		rec, j := w.known(sha), w.checkJob(sha)
 		if c := rec.Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) || *c.RawSizeBytes != int64(len(middling)) {
 			t.Errorf("verdict: %+v", c)
@@ -103,7 +103,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("job: %+v", j)
 		}
 		w.hashed(packed(t, middling))
-		w.until(p, job.Check.Task(sha)) // comes twice
+		w.until(p, job.Check.Task(string(sha))) // comes twice
 		w.told(activity.ImageHashed)
 	})
 }
@@ -118,7 +118,7 @@ func TestCheckFindsNoDisk(t *testing.T) {
 		bubble(t, func(w *world) {
 			p, _ := w.checking("a", w.catalog)
 			sha := w.hashAndLook(p, packed(t, inside))
-			w.until(p, job.Check.Task(sha))
+			w.until(p, job.Check.Task(string(sha)))
 			if no := w.known(sha).NoDisk(); (no == "") != (what == "") || !strings.Contains(no, what) {
 				t.Errorf("%q: no disk gets it since %q", what, no)
 			}
@@ -133,7 +133,7 @@ func TestCheckFails(t *testing.T) {
 		data := packed(t, middling)[:1_000_000]
 		sha := w.hashAndLook(p, data)
 		time.Sleep(time.Second) // events of one moment have no order
-		w.until(p, job.Check.Task(sha))
+		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c.Verdict != content.Truncated || c.Offset != 1_000_000 || c.RawSizeBytes != nil {
 			t.Errorf("verdict: %+v", c)
 		}
@@ -164,7 +164,7 @@ func TestCheckFrozen(t *testing.T) {
 				z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
 				first, _ := w.checking("first", z)
 				done := make(chan error, 1)
-				go func() { done <- first.Handle(w.t.Context(), job.Check.Task(sha).Encode()) }()
+				go func() { done <- first.Handle(w.t.Context(), job.Check.Task(string(sha)).Encode()) }()
 				synctest.Wait()
 				select {
 				case <-z.hit:
@@ -174,7 +174,7 @@ func TestCheckFrozen(t *testing.T) {
 				}
 				time.Sleep(time.Minute) // the lease is over
 				second, _ := w.checking("second", w.catalog)
-				w.until(second, job.Check.Task(sha))
+				w.until(second, job.Check.Task(string(sha)))
 				close(z.thaw)
 				<-done
 				if c, j := w.known(sha).Check, w.checkJob(sha); c == nil || c.Verdict != content.Good || j.Status != job.Completed {
@@ -199,7 +199,7 @@ func TestCheckFaults(t *testing.T) {
 				sha := w.hashAndLook(p, packed(t, smallA))
 				w.look(p, imageName) // as reconciling has it done
 				for range 20 {
-					w.until(p, job.Check.Task(sha))
+					w.until(p, job.Check.Task(string(sha)))
 					if !w.checkJob(sha).Status.Active() {
 						break
 					}
@@ -249,7 +249,7 @@ func TestCheckStopped(t *testing.T) {
 				time.AfterFunc(c.patience, cancel)
 			}
 			defer cancel()
-			_ = p.Handle(ctx, job.Check.Task(sha).Encode()) // as the job says
+			_ = p.Handle(ctx, job.Check.Task(string(sha)).Encode()) // as the job says
 			rec, j := w.known(sha), w.checkJob(sha)
 			if j.Status != c.status || (rec.Check != nil) != (c.status == job.Failed) {
 				t.Errorf("%s: %+v, %+v", c.name, j, rec.Check)
@@ -262,7 +262,7 @@ func TestCheckStopped(t *testing.T) {
 				return
 			}
 			p.tap.read = nil
-			w.until(p, job.Check.Task(sha))
+			w.until(p, job.Check.Task(string(sha)))
 			if rec := w.known(sha); rec.Check == nil || rec.Check.Verdict != content.Good {
 				t.Errorf("%s, once more: %+v", c.name, rec.Check)
 			}
@@ -282,7 +282,7 @@ func TestCheckReplaced(t *testing.T) {
 			w.put(imageName, []byte("another image"))
 			return nil
 		}
-		err := p.Handle(w.t.Context(), job.Check.Task(sha).Encode())
+		err := p.Handle(w.t.Context(), job.Check.Task(string(sha)).Encode())
 		if _, again := errors.AsType[*queue.Retry](err); !again || w.known(sha).Check != nil {
 			t.Errorf("%v, verdict %+v", err, w.known(sha).Check)
 		}
@@ -290,7 +290,7 @@ func TestCheckReplaced(t *testing.T) {
 		w.put("copy.img.gz", old)
 		w.look(p, "copy.img.gz")
 		w.until(p, job.Hash.Task("copy.img.gz"))
-		w.until(p, job.Check.Task(sha))
+		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) {
 			t.Errorf("of the copy: %+v", c)
 		}
@@ -309,12 +309,12 @@ func TestCheckStoppedOften(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			if err := p.Handle(ctx, job.Check.Task(sha).Encode()); !errors.Is(err, context.Canceled) {
+			if err := p.Handle(ctx, job.Check.Task(string(sha)).Encode()); !errors.Is(err, context.Canceled) {
 				t.Fatalf("stopped: %v", err)
 			}
 		}
 		p.tap.read = nil
-		w.until(p, job.Check.Task(sha))
+		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good {
 			t.Errorf("%+v", c)
 		}
@@ -333,7 +333,7 @@ func TestCheckGivenUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.until(p, job.Check.Task(sha))
+		w.until(p, job.Check.Task(string(sha)))
 		if c, j := w.known(sha).Check, w.checkJob(sha); c.Verdict != content.Unchecked || j.Status != job.Failed {
 			t.Errorf("%+v, %+v", c, j)
 		}
@@ -343,7 +343,7 @@ func TestCheckGivenUp(t *testing.T) {
 		p, _ := w.checking("a", w.catalog)
 		sha := w.hashAndLook(p, packed(t, smallA))
 		for range 2 {
-			if err := p.Runners().GiveUp(w.t.Context(), job.Check.Task(sha).Encode()); err != nil {
+			if err := p.Runners().GiveUp(w.t.Context(), job.Check.Task(string(sha)).Encode()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -381,7 +381,7 @@ func TestCheckCancelled(t *testing.T) {
 			done := make(chan error, 1)
 			if running {
 				p.tap.read = slowly
-				go func() { done <- p.Handle(w.t.Context(), job.Check.Task(sha).Encode()) }()
+				go func() { done <- p.Handle(w.t.Context(), job.Check.Task(string(sha)).Encode()) }()
 				time.Sleep(3 * time.Second)
 			} else {
 				close(done)
@@ -409,7 +409,7 @@ func TestCheckCancelled(t *testing.T) {
 			if sent := checks.take(); len(sent) != 1 {
 				t.Errorf("asked for: %v", sent)
 			}
-			w.until(p, job.Check.Task(sha))
+			w.until(p, job.Check.Task(string(sha)))
 			if c := w.known(sha).Check; c == nil || c.Verdict != content.Good {
 				t.Errorf("asked for: %+v", c)
 			}
@@ -546,10 +546,10 @@ func TestCheckBesideLong(t *testing.T) {
 			}
 		}
 		var running sync.WaitGroup
-		running.Go(func() { _ = p.Handle(ctx, job.Check.Task(long).Encode()) })
+		running.Go(func() { _ = p.Handle(ctx, job.Check.Task(string(long)).Encode()) })
 		synctest.Wait()
 		before := time.Now()
-		w.until(p, job.Check.Task(short))
+		w.until(p, job.Check.Task(string(short)))
 		if c := w.known(short).Check; c == nil || c.Verdict != content.Good || w.known(long).Check != nil {
 			t.Errorf("beside a long check: %+v", c)
 		}
@@ -590,7 +590,7 @@ func TestCheckBeyond(t *testing.T) {
 		// One frame of 1 TiB (RFC 8878, section 3.1.1.1), as far as its header goes.
 		frame := append([]byte("\x28\xb5\x2f\xfd\xe0"), 0, 0, 0, 0, 0, 1, 0, 0)
 		sha := w.hashAndLook(p, append(frame, 0x03, 0x00, 0x00, 0)) // the last block, of one zero
-		w.until(p, job.Check.Task(sha))
+		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Unchecked || !strings.Contains(c.Reason, "more than 32 GiB") {
 			t.Errorf("verdict: %+v", c)
 		}

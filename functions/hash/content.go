@@ -30,7 +30,7 @@ func (f *Function) imageAt(name string, v store.Version) place {
 
 // find returns where the bytes with that SHA-256 are. The error is
 // store.ErrNotFound if they are not here.
-func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
+func (f *Function) find(ctx context.Context, sha256 layout.SHA256) (place, error) {
 	at, err := f.listed(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
 		// Another process may have stored them.
@@ -42,7 +42,7 @@ func (f *Function) find(ctx context.Context, sha256 string) (place, error) {
 	return at, err
 }
 
-func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
+func (f *Function) listed(ctx context.Context, sha256 layout.SHA256) (place, error) {
 	s, err := f.Inventory.Snapshot(ctx)
 	if err != nil {
 		return place{}, err
@@ -64,7 +64,7 @@ func (f *Function) listed(ctx context.Context, sha256 string) (place, error) {
 
 // inspectContent detects the format of the bytes with this SHA-256, wherever they are
 // stored, and queues checks.
-func (f *Function) inspectContent(ctx context.Context, sha256 string) error {
+func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) error {
 	_, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	if !errors.Is(err, store.ErrNotFound) {
 		return err
@@ -90,7 +90,7 @@ const (
 
 // inspect detects the format of the bytes with this SHA-256 and queues their
 // check, unless either was done before.
-func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
+func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) error {
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	if errors.Is(err, store.ErrNotFound) {
 		rec, err = f.learn(ctx, sha256, at)
@@ -104,7 +104,7 @@ func (f *Function) inspect(ctx context.Context, sha256 string, at place) error {
 
 // learn records the format of the bytes with this SHA-256. The record is zero if
 // they were replaced meanwhile, which is another event.
-func (f *Function) learn(ctx context.Context, sha256 string, at place) (content.Record, error) {
+func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place) (content.Record, error) {
 	found, err := f.detect(ctx, at)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		f.Inventory.Touch(at.Place)
@@ -143,8 +143,8 @@ func (f *Function) detect(ctx context.Context, at place) (content.Content, error
 
 // enqueueCheck queues a check job, unless it is active. A job that has ended
 // without a verdict is queued again.
-func (f *Function) enqueueCheck(ctx context.Context, sha256, name string, size int64, actor, ip string) (job.Job, error) {
-	return f.runner(job.Check).Enqueue(ctx, sha256, func(job.Job) bool { return false }, func(j *job.Job) {
+func (f *Function) enqueueCheck(ctx context.Context, sha256 layout.SHA256, name string, size int64, actor, ip string) (job.Job, error) {
+	return f.runner(job.Check).Enqueue(ctx, string(sha256), func(job.Job) bool { return false }, func(j *job.Job) {
 		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check.Name, sha256, &size, actor, ip
 	})
 }
@@ -190,7 +190,7 @@ func (f *Function) fillChecks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	active := map[string]bool{}
+	active := map[layout.SHA256]bool{}
 	for _, j := range jobs {
 		if j.Status.Active() {
 			active[j.SHA256] = true

@@ -42,7 +42,10 @@ func noise(seed uint64, size int) []byte {
 	return b
 }
 
-func sum256(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+func sum256(b []byte) layout.SHA256 {
+	s := sha256.Sum256(b)
+	return layout.SHA256(hex.EncodeToString(s[:]))
+}
 func sum512(b []byte) string { s := sha512.Sum512(b); return hex.EncodeToString(s[:]) }
 
 // A sender keeps what is sent.

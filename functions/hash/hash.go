@@ -82,7 +82,7 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	case queue.InspectImage:
 		return f.inspectImage(ctx, store.Key(t))
 	case queue.InspectContent:
-		return f.inspectContent(ctx, string(t))
+		return f.inspectContent(ctx, layout.SHA256(t))
 	}
 	return f.Runners().Handle(ctx, task)
 }

@@ -570,17 +570,17 @@ func TestChecksumFiles(t *testing.T) {
 		has512   bool
 	}{
 		{"none", nil, nil, false},
-		{"right", map[string]string{".sha256": sum256(smallA) + "  x.img\n"}, []string{"sha256 true"}, false},
-		{"bare", map[string]string{".sha256": sum256(smallA)}, []string{"sha256 true"}, false},
-		{"wrong", map[string]string{".sha256": sum256(other) + "  x.img\n"}, []string{"sha256 false"}, false},
+		{"right", map[string]string{".sha256": string(sum256(smallA) + "  x.img\n")}, []string{"sha256 true"}, false},
+		{"bare", map[string]string{".sha256": string(sum256(smallA))}, []string{"sha256 true"}, false},
+		{"wrong", map[string]string{".sha256": string(sum256(other) + "  x.img\n")}, []string{"sha256 false"}, false},
 		{"SHA-512", map[string]string{".sha512": sum512(smallA) + "  x.img\n"}, []string{"sha512 true"}, true},
 		{"wrong SHA-512", map[string]string{".sha512": sum512(other) + "  x.img\n"}, []string{"sha512 false"}, true},
-		{"both", map[string]string{".sha256": sum256(smallA), ".sha512": sum512(other)}, []string{"sha256 true", "sha512 false"}, true},
+		{"both", map[string]string{".sha256": string(sum256(smallA)), ".sha512": sum512(other)}, []string{"sha256 true", "sha512 false"}, true},
 		{"SHA-512 in the other's place", map[string]string{".sha256": sum512(smallA)}, []string{"sha512 true"}, true},
-		{"of another algorithm", map[string]string{".sha256": "SHA3-256 (x.img) = " + sum256(smallA) + "\n"}, []string{"sha256 error"}, false},
-		{"with a directory of the build", map[string]string{".sha256": sum256(smallA) + "  build/out/x.img\n"}, []string{"sha256 true"}, false},
-		{"with a prefix", map[string]string{".sha256": "sha256:" + sum256(smallA) + "\n"}, []string{"sha256 true"}, false},
-		{"of another file", map[string]string{".sha256": sum256(smallA) + "  y.img\n"}, []string{"sha256 error"}, false},
+		{"of another algorithm", map[string]string{".sha256": string("SHA3-256 (x.img) = " + sum256(smallA) + "\n")}, []string{"sha256 error"}, false},
+		{"with a directory of the build", map[string]string{".sha256": string(sum256(smallA) + "  build/out/x.img\n")}, []string{"sha256 true"}, false},
+		{"with a prefix", map[string]string{".sha256": string("sha256:" + sum256(smallA) + "\n")}, []string{"sha256 true"}, false},
+		{"of another file", map[string]string{".sha256": string(sum256(smallA) + "  y.img\n")}, []string{"sha256 error"}, false},
 		{"nonsense", map[string]string{".sha256": "nonsense\n"}, []string{"sha256 error"}, false},
 	} {
 		// They are there before the image is hashed, come while it is known
@@ -650,7 +650,7 @@ func TestChecksumFileComposedOtherwise(t *testing.T) {
 			w.put(names[0], smallA)
 			w.look(p, names[0])
 			w.until(p, job.Hash.Task(names[0]))
-			w.put(names[1]+".sha256", []byte(sum256(smallA)+"  "+names[1]+"\n"))
+			w.put(names[1]+".sha256", []byte(string(sum256(smallA)+"  ")+names[1]+"\n"))
 			w.look(p, names[1]+".sha256")
 			rec, _, err := record.Read[digest.Record](w.t.Context(), w.catalog, layout.DigestKey(names[0]))
 			if err != nil || len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
@@ -737,7 +737,7 @@ func TestReconcile(t *testing.T) {
 			}
 		}
 		w.until(p, queue.Reconcile{})
-		looks := []string{`{"content":"` + sum256([]byte("hashed.img")) + `"}`, `{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
+		looks := []string{string(`{"content":"` + sum256([]byte("hashed.img")) + `"}`), `{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
 		if got := p.looks.take(); !slices.Equal(got, looks) {
 			t.Errorf("looks: %v, want %v", got, looks)
 		}

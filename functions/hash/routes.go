@@ -101,7 +101,7 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 
 // checkAgain queues the check of bytes that were not found good, for an operator.
 // It returns the last check job if there is nothing to do.
-func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) (job.Job, error) {
+func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name string, size int64) (job.Job, error) {
 	ctx := r.Context()
 	if f.runner(job.Check).Off() {
 		return job.Job{}, nil
@@ -117,7 +117,7 @@ func (f *Function) checkAgain(r *http.Request, sha256, name string, size int64) 
 		return job.Job{}, err
 	}
 	if !rec.Pending() {
-		j, _, err := record.Read[job.Job](ctx, f.Catalog, job.Check.Key(sha256))
+		j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.CheckJobKey(sha256))
 		if errors.Is(err, store.ErrNotFound) {
 			err = nil
 		}
@@ -164,7 +164,7 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 	if err != nil {
 		return false, err
 	}
-	sha := "" // of that name now: a check has one of its image's names
+	var sha layout.SHA256 // of that name now: a check has one of its image's names
 	if row, ok := s.ByName(name); ok {
 		sha = row.Digest()
 	}
@@ -179,7 +179,7 @@ func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err e
 		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
 			return found, err
 		}
-		if _, err := f.runner(job.Check).Cancel(ctx, j.SHA256); err != nil && !errors.Is(err, store.ErrNotFound) {
+		if _, err := f.runner(job.Check).Cancel(ctx, job.Check.ID(j)); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return found, err
 		}
 	}

@@ -29,7 +29,7 @@ func (f *Function) verify(ctx context.Context, name string) (need512 bool, err e
 		need512 = false
 		var judged []digest.Publisher
 		for _, p := range said {
-			has := map[string]string{checksum.SHA256: rec.SHA256, checksum.SHA512: rec.SHA512}[p.Algorithm]
+			has := map[string]string{checksum.SHA256: string(rec.SHA256), checksum.SHA512: rec.SHA512}[p.Algorithm]
 			if p.Error == "" && has == "" {
 				need512 = true
 				continue

@@ -56,7 +56,7 @@ func (f *Function) direct(w http.ResponseWriter, r *http.Request, name string, w
 		if r.Header.Get("X-Amz-Checksum-Sha256") == "" {
 			return problem.New(problem.NotImplemented, "the store compares the digest here, and knows it as x-amz-checksum-sha256 (in base64): send that")
 		}
-		sha256 = want.SHA256
+		sha256 = string(want.SHA256)
 	}
 	url, err := f.Links.PresignPut(r.Context(), layout.ImageKey(name), sha256)
 	if err != nil {

@@ -39,7 +39,10 @@ func content(seed uint64, size int) []byte {
 	return b
 }
 
-func sum256(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+func sum256(b []byte) layout.SHA256 {
+	s := sha256.Sum256(b)
+	return layout.SHA256(hex.EncodeToString(s[:]))
+}
 
 // A sender keeps what is sent.
 type sender struct {
@@ -160,7 +163,7 @@ func (w *world) honest(name string) string {
 	if sum := sum256(w.holds(name)); rec.SHA256 != sum || rec.By != digest.ByUpload {
 		w.t.Errorf("the record says %s by %s, the bytes have %s", rec.SHA256, rec.By, sum)
 	}
-	return rec.SHA256
+	return string(rec.SHA256)
 }
 
 // clean checks that no half of an upload is left.

@@ -80,14 +80,15 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusCreated, v)
 }
 
-// wanted returns the SHA-256 that the client says the whole image has: in
-// sha256, a field of the body, or in Repr-Digest. It is empty if it did not say.
-func (f *Function) wanted(r *http.Request, sha256 string) (string, error) {
+// wanted returns the SHA-256 that the client says the whole image has: in member,
+// the member sha256 of the body, or in Repr-Digest. It is empty if it did not say.
+func (f *Function) wanted(r *http.Request, member string) (layout.SHA256, error) {
 	e, err := digest.ParseRequest(http.Header{"Repr-Digest": r.Header.Values("Repr-Digest")})
+	sha256, ok := layout.ParseSHA256(member)
 	switch {
 	case err != nil:
 		return "", problem.New(problem.Invalid, err.Error())
-	case sha256 != "" && !layout.IsHex256(sha256):
+	case member != "" && !ok:
 		return "", problem.New(problem.Malformed, "sha256 must be the SHA-256 of the image, 64 digits of lower case hexadecimal")
 	case e != nil && e.SHA256 == "":
 		return "", problem.New(problem.NotImplemented, "an upload in parts is compared with a SHA-256 only: send that")

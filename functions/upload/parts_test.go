@@ -350,18 +350,18 @@ func TestPartsOfTwoFiles(t *testing.T) {
 func TestPartsVerified(t *testing.T) {
 	t.Parallel()
 	right, wrong := sum256(small), sum256(imageA)
-	reprDigest := func(sum string) string { return "sha-256=:" + base64Of(t, sum) + ":" }
+	reprDigest := func(sum layout.SHA256) string { return "sha-256=:" + base64Of(t, string(sum)) + ":" }
 	for _, tt := range []struct {
 		name, begin, complete, field string
 		status                       int
 	}{
-		{"right at the beginning", right, "", "", 202},
-		{"wrong at the beginning", wrong, "", "", 400},
-		{"right at the end", "", right, "", 202},
-		{"wrong at the end", "", wrong, "", 400},
+		{"right at the beginning", string(right), "", "", 202},
+		{"wrong at the beginning", string(wrong), "", "", 400},
+		{"right at the end", "", string(right), "", 202},
+		{"wrong at the end", "", string(wrong), "", 400},
 		{"Repr-Digest, right", "", "", reprDigest(right), 202},
 		{"Repr-Digest, wrong", "", "", reprDigest(wrong), 400},
-		{"contradicting", "", right, reprDigest(wrong), 400},
+		{"contradicting", "", string(right), reprDigest(wrong), 400},
 		{"no SHA-256", "", "nonsense", "", 422},
 		{"of SHA-512 only", "", "", "sha-512=:" + strings.Repeat("A", 86) + "==:", 501},
 	} {

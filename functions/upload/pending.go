@@ -32,17 +32,17 @@ const (
 // lists.
 type pending struct {
 	record.Meta
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	SizeBytes int64     `json:"size_bytes"`
-	PartSize  int64     `json:"part_size"`
-	UploadID  string    `json:"upload_id"` // the store's
-	Status    string    `json:"status"`
-	Error     string    `json:"error,omitempty"` // of one that is completing: why the last try failed
-	SHA256    string    `json:"sha256,omitempty"`
-	CreatedAt time.Time `json:"created_at"`
-	Actor     string    `json:"actor"`
-	SourceIP  string    `json:"source_ip"`
+	ID        string        `json:"id"`
+	Name      string        `json:"name"`
+	SizeBytes int64         `json:"size_bytes"`
+	PartSize  int64         `json:"part_size"`
+	UploadID  string        `json:"upload_id"` // the store's
+	Status    string        `json:"status"`
+	Error     string        `json:"error,omitempty"` // of one that is completing: why the last try failed
+	SHA256    layout.SHA256 `json:"sha256,omitempty"`
+	CreatedAt time.Time     `json:"created_at"`
+	Actor     string        `json:"actor"`
+	SourceIP  string        `json:"source_ip"`
 	// Hashed is the hash of the first parts, as long as they come in order,
 	// and HashedParts tells which parts those were: see [chain].
 	Hashed      digest.State `json:"hashed"`
@@ -51,8 +51,8 @@ type pending struct {
 	CompletingAt time.Time `json:"completing_at,omitzero"`
 	// WantSHA256 is the SHA-256 that the client has declared for the image, and
 	// WantParts the chain of the parts that it has declared. Empty: none.
-	WantSHA256 string `json:"want_sha256,omitempty"`
-	WantParts  string `json:"want_parts,omitempty"`
+	WantSHA256 layout.SHA256 `json:"want_sha256,omitempty"`
+	WantParts  string        `json:"want_parts,omitempty"`
 }
 
 // Validate implements record.Validator.
@@ -74,22 +74,22 @@ func (p *pending) partBytes(n int32) int64 {
 
 // view is a resumable upload as the API shows it.
 type view struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name"`
-	SizeBytes int64      `json:"size_bytes"`
-	PartSize  int64      `json:"part_size"`
-	Status    string     `json:"status"`
-	SHA256    *string    `json:"sha256"`
-	Error     *string    `json:"error"`
-	CreatedAt time.Time  `json:"created_at"`
-	Hashed    *hashed    `json:"hashed,omitempty"`
-	Parts     []partView `json:"parts,omitempty"`
+	ID        string         `json:"id"`
+	Name      string         `json:"name"`
+	SizeBytes int64          `json:"size_bytes"`
+	PartSize  int64          `json:"part_size"`
+	Status    string         `json:"status"`
+	SHA256    *layout.SHA256 `json:"sha256"`
+	Error     *string        `json:"error"`
+	CreatedAt time.Time      `json:"created_at"`
+	Hashed    *hashed        `json:"hashed,omitempty"`
+	Parts     []partView     `json:"parts,omitempty"`
 }
 
 // hashed is the SHA-256 of the first bytes of an upload.
 type hashed struct {
-	SizeBytes int64  `json:"size_bytes"`
-	SHA256    string `json:"sha256"`
+	SizeBytes int64         `json:"size_bytes"`
+	SHA256    layout.SHA256 `json:"sha256"`
 }
 
 type partView struct {

@@ -39,11 +39,11 @@ func TestPut(t *testing.T) {
 		if got != (uploaded{"x y.img", int64(len(data)), sum256(data), "img"}) {
 			t.Errorf("answered %+v", got)
 		}
-		if loc := rec.Header().Get("Location"); !strings.HasSuffix(loc, "/images/"+sum256(data)) {
+		if loc := rec.Header().Get("Location"); !strings.HasSuffix(loc, string("/images/"+sum256(data))) {
 			t.Errorf("Location: %s", loc)
 		}
 		w.is("x y.img", data)
-		if w.honest("x y.img") != sum256(data) {
+		if w.honest("x y.img") != string(sum256(data)) {
 			t.Error("the digest is not recorded")
 		}
 		if sent := w.looks.take(); len(sent) != 1 || sent[0] != `{"image":"x y.img"}` {
@@ -81,7 +81,7 @@ func TestDeleteSpelledOtherwise(t *testing.T) {
 func TestPutRefused(t *testing.T) {
 	t.Parallel()
 	old, data := content(1, 1<<20), content(2, 1<<20)
-	sum, other := base64Of(t, sum256(data)), base64Of(t, sum256(old))
+	sum, other := base64Of(t, string(sum256(data))), base64Of(t, string(sum256(old)))
 	s512 := sha512.Sum512(data)
 	for _, tt := range []struct {
 		name   string
@@ -94,7 +94,7 @@ func TestPutRefused(t *testing.T) {
 		{"right Repr-Digest", "x.img", []string{"Repr-Digest", "sha-256=:" + sum + ":"}, -1, 201, ""},
 		{"right Content-Digest", "x.img", []string{"Content-Digest", "sha-512=:" + base64.StdEncoding.EncodeToString(s512[:]) + ":"}, -1, 201, ""},
 		{"right checksum", "x.img", []string{"X-Amz-Checksum-Sha256", sum}, 1 << 20, 201, ""},
-		{"wrong Repr-Digest", "x.img", []string{"Repr-Digest", "sha-256=:" + other + ":"}, -1, 400, sum256(old) + " and the body has " + sum256(data)},
+		{"wrong Repr-Digest", "x.img", []string{"Repr-Digest", "sha-256=:" + other + ":"}, -1, 400, string(sum256(old) + " and the body has " + sum256(data))},
 		{"wrong checksum", "x.img", []string{"X-Amz-Checksum-Sha256", other}, -1, 400, "nothing was changed"},
 		{"contradiction", "x.img", []string{"X-Amz-Checksum-Sha256", sum, "Repr-Digest", "sha-256=:" + other + ":"}, -1, 400, "agree"},
 		{"no digest", "x.img", []string{"Repr-Digest", "sha-256=nonsense"}, -1, 400, "malformed"},
@@ -244,7 +244,7 @@ func TestPutFaults(t *testing.T) {
 			switch {
 			case rec.Code == 201 && sum256(got) != sum256(data):
 				t.Errorf("write %d, %s: 201, and it is not there", n, fault)
-			case rec.Code == 201 && n > 1 && w.honest("x.img") != sum256(data):
+			case rec.Code == 201 && n > 1 && w.honest("x.img") != string(sum256(data)):
 				t.Errorf("write %d, %s: the digest is not recorded", n, fault)
 			case rec.Code == 201 != (n > 1):
 				t.Errorf("write %d, %s: %d %s", n, fault, rec.Code, rec.Body)
@@ -265,7 +265,7 @@ func TestPutRace(t *testing.T) {
 		done := make(chan int)
 		for i := range uint64(4) {
 			data := content(i, 300_000+int(i))
-			sums[sum256(data)] = true
+			sums[string(sum256(data))] = true
 			go func() { done <- w.do(http.MethodPut, "/images/x.img", data).Code }()
 		}
 		for range 4 {
@@ -273,7 +273,7 @@ func TestPutRace(t *testing.T) {
 				t.Errorf("answered %d", code)
 			}
 		}
-		if got := sum256(w.holds("x.img")); !sums[got] {
+		if got := sum256(w.holds("x.img")); !sums[string(got)] {
 			t.Errorf("stored %s, which nobody sent", got)
 		}
 		w.honest("x.img")

@@ -60,10 +60,10 @@ func (f *Function) Routes() []web.Route {
 
 // uploaded is the answer to a PUT.
 type uploaded struct {
-	Name      string       `json:"name"`
-	SizeBytes int64        `json:"size_bytes"`
-	SHA256    string       `json:"sha256"`
-	Format    image.Format `json:"format"`
+	Name      string        `json:"name"`
+	SizeBytes int64         `json:"size_bytes"`
+	SHA256    layout.SHA256 `json:"sha256"`
+	Format    image.Format  `json:"format"`
 }
 
 // put answers PUT /images/{name}.
@@ -106,7 +106,7 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	}
 	u.Format = format
 	f.record(r, activity.ImageUploaded, name, "uploaded "+name, map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
-	w.Header().Set("Location", web.BaseURL(r)+"/images/"+u.SHA256)
+	w.Header().Set("Location", web.BaseURL(r)+"/images/"+string(u.SHA256))
 	return web.JSON(w, http.StatusCreated, u)
 }
 
@@ -159,7 +159,7 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, wan
 
 // publish records a digest that was computed during the upload, and enqueues an
 // inspection: another upload may have replaced that version.
-func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 string) error {
+func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 layout.SHA256) error {
 	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, exists bool) error {
 		if exists && rec.Version.LastModified.After(version.LastModified) {
 			return record.ErrKeep

@@ -13,8 +13,8 @@ import (
 // and wherever they are stored: in the image root, as a blob, or as both.
 type Record struct {
 	record.Meta
-	SHA256    string `json:"sha256"` // of the bytes, lower case hex
-	SizeBytes int64  `json:"size_bytes"`
+	SHA256    layout.SHA256 `json:"sha256"` // of the bytes, lower case hex
+	SizeBytes int64         `json:"size_bytes"`
 	Content
 	SniffedAt time.Time `json:"sniffed_at"` // UTC
 	// Check is the result of reading the whole image; nil: not checked yet.
@@ -23,7 +23,7 @@ type Record struct {
 
 // Validate implements record.Validator.
 func (r *Record) Validate() error {
-	if !layout.IsHex256(r.SHA256) || r.SizeBytes < 0 || r.Kind == "" {
+	if !r.SHA256.Valid() || r.SizeBytes < 0 || r.Kind == "" {
 		return errors.New("a content record has a SHA-256, a size and a kind")
 	}
 	return nil
@@ -51,8 +51,8 @@ type Check struct {
 	// reading stopped; 0 if the verdict is good.
 	Offset int64 `json:"offset,omitempty"`
 	// The size and the SHA-256 of the disk; nil and empty if unknown.
-	RawSizeBytes *int64 `json:"raw_size_bytes,omitempty"`
-	RawSHA256    string `json:"raw_sha256,omitempty"`
+	RawSizeBytes *int64        `json:"raw_size_bytes,omitempty"`
+	RawSHA256    layout.SHA256 `json:"raw_sha256,omitempty"`
 	// NoDisk is the reason, as a sentence, why there is no disk in what the image
 	// decompresses to, though all of it can be read; empty if there is one.
 	NoDisk   string    `json:"no_disk,omitempty"`
@@ -81,7 +81,7 @@ func (r *Record) Pending() bool { return r.Checkable() && r.Check == nil }
 
 // Raw returns the size in bytes and the SHA-256 of the disk in the image, or nil and
 // "" if they are unknown.
-func (r *Record) Raw() (size *int64, sha256 string) {
+func (r *Record) Raw() (size *int64, sha256 layout.SHA256) {
 	switch {
 	case r.Kind.Raw() && !r.foreign():
 		return &r.SizeBytes, r.SHA256

@@ -40,7 +40,7 @@ func ExampleResume() {
 func ExampleReader() {
 	wrong := errors.New("wrong digest")
 	r := digest.NewReader(strings.NewReader("hello, world"), digest.New(false), func(h *digest.Hasher) error {
-		if h.Sum256() != strings.Repeat("0", 64) {
+		if string(h.Sum256()) != strings.Repeat("0", 64) {
 			return wrong
 		}
 		return nil

@@ -10,11 +10,16 @@ import (
 	"strings"
 
 	"github.com/dunglas/httpsfv"
+
+	"imageroot/shared/layout"
 )
 
 // Expected holds the digests that a client sends for its bytes. A field is empty if the
 // client does not send that digest.
-type Expected struct{ SHA256, SHA512 string }
+type Expected struct {
+	SHA256 layout.SHA256
+	SHA512 string
+}
 
 // ParseRequest returns the digests that a request has for its body, in Repr-Digest
 // and Content-Digest (RFC 9530 sections 2 and 3, which are equal for a PUT of a whole
@@ -42,10 +47,10 @@ func ParseRequest(h http.Header) (*Expected, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s is malformed; it must be like sha-256=:BASE64: with the base64 of the digest", name)
 			}
-			if err := e.read(name, dict, "sha-256", 32, &e.SHA256); err != nil {
+			if err := read(name, dict, "sha-256", 32, &e.SHA256); err != nil {
 				return nil, err
 			}
-			if err := e.read(name, dict, "sha-512", 64, &e.SHA512); err != nil {
+			if err := read(name, dict, "sha-512", 64, &e.SHA512); err != nil {
 				return nil, err
 			}
 		}
@@ -65,7 +70,7 @@ func ParseRequest(h http.Header) (*Expected, error) {
 	return &e, nil
 }
 
-func (e *Expected) read(field string, dict *httpsfv.Dictionary, key string, size int, into *string) error {
+func read[T ~string](field string, dict *httpsfv.Dictionary, key string, size int, into *T) error {
 	member, ok := dict.Get(key)
 	if !ok {
 		return nil
@@ -78,8 +83,8 @@ func (e *Expected) read(field string, dict *httpsfv.Dictionary, key string, size
 	return agree(field, key, sum, into)
 }
 
-func agree(field, algorithm string, sum []byte, into *string) error {
-	s := hex.EncodeToString(sum)
+func agree[T ~string](field, algorithm string, sum []byte, into *T) error {
+	s := T(hex.EncodeToString(sum))
 	if *into != "" && *into != s {
 		return fmt.Errorf("%s says another %s than a digest before it in the request; send one, or make them agree", field, algorithm)
 	}
@@ -89,8 +94,8 @@ func agree(field, algorithm string, sum []byte, into *string) error {
 
 // FormatReprDigest returns the value of a Repr-Digest field (RFC 9530 section 3) for a
 // SHA-256 in hexadecimal, or "" if sha256 is not one.
-func FormatReprDigest(sha256 string) string {
-	sum, err := hex.DecodeString(sha256)
+func FormatReprDigest(sha256 layout.SHA256) string {
+	sum, err := hex.DecodeString(string(sha256))
 	if err != nil || len(sum) != 32 {
 		return ""
 	}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"imageroot/shared/layout"
 )
 
 func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
@@ -18,7 +20,7 @@ var (
 	oneHex         = hex.EncodeToString(one256[:])
 	one, two       = b64(one256[:]), b64(two256[:])
 	long           = b64(one512[:])
-	both           = Expected{oneHex, hex.EncodeToString(one512[:])}
+	both           = Expected{layout.SHA256(oneHex), hex.EncodeToString(one512[:])}
 )
 
 func TestParseRequest(t *testing.T) {
@@ -31,13 +33,13 @@ func TestParseRequest(t *testing.T) {
 		err    string
 	}{
 		{"none", nil, nil, ""},
-		{"repr", fields{{repr, "sha-256=:" + one + ":"}}, &Expected{SHA256: oneHex}, ""},
+		{"repr", fields{{repr, "sha-256=:" + one + ":"}}, &Expected{SHA256: layout.SHA256(oneHex)}, ""},
 		{"content, both algorithms", fields{{content, "sha-512=:" + long + ":, sha-256=:" + one + ":"}}, &both, ""},
 		{"two lines", fields{{repr, "sha-512=:" + long + ":"}, {repr, "sha-256=:" + one + ":;p=1"}}, &both, ""},
-		{"S3", fields{{amz, one}}, &Expected{SHA256: oneHex}, ""},
-		{"all agree", fields{{repr, "sha-256=:" + one + ":"}, {content, "sha-256=:" + one + ":"}, {amz, one}}, &Expected{SHA256: oneHex}, ""},
+		{"S3", fields{{amz, one}}, &Expected{SHA256: layout.SHA256(oneHex)}, ""},
+		{"all agree", fields{{repr, "sha-256=:" + one + ":"}, {content, "sha-256=:" + one + ":"}, {amz, one}}, &Expected{SHA256: layout.SHA256(oneHex)}, ""},
 		{"only unknown algorithms", fields{{repr, "md5=:AAAA:, unixsum=30, crc32c, x=(1 2)"}}, nil, ""},
-		{"unknown beside known", fields{{repr, "md5=:AAAA:, sha-256=:" + one + ":"}}, &Expected{SHA256: oneHex}, ""},
+		{"unknown beside known", fields{{repr, "md5=:AAAA:, sha-256=:" + one + ":"}}, &Expected{SHA256: layout.SHA256(oneHex)}, ""},
 		{"empty", fields{{repr, ""}}, nil, ""},
 		{"no dictionary", fields{{repr, one}}, nil, "Repr-Digest is malformed"},
 		{"no colons", fields{{repr, "sha-256=" + one}}, nil, "Repr-Digest is malformed"},
@@ -79,11 +81,11 @@ func TestParseRequest(t *testing.T) {
 }
 
 func TestFormatReprDigest(t *testing.T) {
-	if got, want := FormatReprDigest(oneHex), "sha-256=:"+one+":"; got != want {
+	if got, want := FormatReprDigest(layout.SHA256(oneHex)), "sha-256=:"+one+":"; got != want {
 		t.Errorf("FormatReprDigest = %q, want %q", got, want)
 	}
 	for _, bad := range []string{"", "zz", oneHex[2:], oneHex + "00"} {
-		if got := FormatReprDigest(bad); got != "" {
+		if got := FormatReprDigest(layout.SHA256(bad)); got != "" {
 			t.Errorf("FormatReprDigest(%q) = %q", bad, got)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"hash"
 	"hash/crc32"
+
+	"imageroot/shared/layout"
 )
 
 // A Hasher computes the SHA-256 of a stream, and optionally its SHA-512. Its Write
@@ -43,7 +45,7 @@ func (h *Hasher) Write(p []byte) (int, error) {
 func (h *Hasher) Offset() int64 { return h.offset }
 
 // Sum256 returns the SHA-256 of the bytes written so far. It does not change the state.
-func (h *Hasher) Sum256() string { return hex.EncodeToString(h.sha256.Sum(nil)) }
+func (h *Hasher) Sum256() layout.SHA256 { return layout.SHA256(hex.EncodeToString(h.sha256.Sum(nil))) }
 
 // Sum512 is [Hasher.Sum256] for SHA-512. It returns "" if the Hasher computes none.
 func (h *Hasher) Sum512() string {

@@ -41,7 +41,7 @@ func TestResume(t *testing.T) {
 					t.Fatalf("Offset = %d, want %d", got, want)
 				}
 			}
-			if got := h.Sum256(); got != hex.EncodeToString(want256[:]) {
+			if got := h.Sum256(); string(got) != hex.EncodeToString(want256[:]) {
 				t.Errorf("step %d: Sum256 = %s", step, got)
 			}
 			want := ""

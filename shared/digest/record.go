@@ -33,7 +33,7 @@ type Record struct {
 	record.Meta
 	Name     string        `json:"name"`
 	Version  store.Version `json:"version"`
-	SHA256   string        `json:"sha256"`
+	SHA256   layout.SHA256 `json:"sha256"`
 	SHA512   string        `json:"sha512,omitempty"` // empty if it was not computed
 	HashedAt time.Time     `json:"hashed_at"`        // UTC
 	By       string        `json:"by"`               // ByUpload or ByHash
@@ -46,7 +46,7 @@ type Record struct {
 
 // Validate implements record.Validator.
 func (r *Record) Validate() error {
-	if !image.IsName(r.Name) || !layout.IsHex256(r.SHA256) || r.By != ByUpload && r.By != ByHash {
+	if !image.IsName(r.Name) || !r.SHA256.Valid() || r.By != ByUpload && r.By != ByHash {
 		return errors.New("a digest record has the name of an image, its SHA-256 and what computed it")
 	}
 	return nil
@@ -56,7 +56,7 @@ func (r *Record) Validate() error {
 func (r *Record) Since() time.Time { return cmp.Or(r.KnownAt, r.HashedAt) }
 
 // Next returns the record that replaces r after another hash of name.
-func (r *Record) Next(name string, version store.Version, sha256, by string, now time.Time) Record {
+func (r *Record) Next(name string, version store.Version, sha256 layout.SHA256, by string, now time.Time) Record {
 	next := Record{Meta: r.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: now.UTC(), By: by}
 	if r.SHA256 == sha256 {
 		next.KnownAt = r.Since()
@@ -83,11 +83,11 @@ func (p Publisher) Equal(q Publisher) bool {
 
 // Warning returns a sentence for the operator about the image name, or "" if the checksum
 // file matches. raw is the SHA-256 of the disk in the image, or "" if unknown.
-func (p Publisher) Warning(name, raw string) string {
+func (p Publisher) Warning(name string, raw layout.SHA256) string {
 	switch {
 	case p.Error != "":
 		return p.Error
-	case !p.Match && p.Expected == raw:
+	case !p.Match && p.Expected == string(raw):
 		return fmt.Sprintf("%s.%s has the digest of the disk that comes out of %s, and it is the right one; it does not speak of the file itself", name, p.Algorithm, name)
 	case !p.Match:
 		return fmt.Sprintf("%s.%s says %s, which is not the %s of these bytes; do not use the image before you know why",

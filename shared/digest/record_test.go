@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -88,7 +89,7 @@ func TestNext(t *testing.T) {
 	at := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
 	var r Record
 	for i, tt := range []struct {
-		sha256 string
+		sha256 layout.SHA256
 		since  time.Time
 	}{
 		{"aa", at},

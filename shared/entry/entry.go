@@ -16,14 +16,14 @@ import (
 // are lower-case hexadecimal.
 type Entry struct {
 	record.Meta
-	URL       string    `json:"url"`
-	SHAURL    string    `json:"sha_url,omitempty"`
-	Name      string    `json:"name"`
-	Format    string    `json:"format"`
-	SizeBytes *int64    `json:"size_bytes"`
-	SHA256    string    `json:"sha256,omitempty"`
-	SHA512    string    `json:"sha512,omitempty"`
-	AddedAt   time.Time `json:"added_at"`
+	URL       string        `json:"url"`
+	SHAURL    string        `json:"sha_url,omitempty"`
+	Name      string        `json:"name"`
+	Format    string        `json:"format"`
+	SizeBytes *int64        `json:"size_bytes"`
+	SHA256    layout.SHA256 `json:"sha256,omitempty"`
+	SHA512    string        `json:"sha512,omitempty"`
+	AddedAt   time.Time     `json:"added_at"`
 	// KnownAt is the time since which the name has had these bytes, in UTC. It is
 	// zero if that is AddedAt.
 	KnownAt time.Time `json:"known_at,omitzero"`
@@ -55,10 +55,10 @@ type Source struct {
 // Fetched is the record of the bytes that a fetch received from a source.
 type Fetched struct {
 	record.Meta
-	Src       string    `json:"src"`
-	SHA256    string    `json:"sha256"`
-	SizeBytes int64     `json:"size_bytes"`
-	At        time.Time `json:"at"`
+	Src       string        `json:"src"`
+	SHA256    layout.SHA256 `json:"sha256"`
+	SizeBytes int64         `json:"size_bytes"`
+	At        time.Time     `json:"at"`
 	// KnownAt is the time since which the source is known to have these bytes, in UTC.
 	// It is zero if that is At.
 	KnownAt time.Time `json:"known_at,omitzero"`
@@ -67,7 +67,7 @@ type Fetched struct {
 
 // Validate implements record.Validator.
 func (f *Fetched) Validate() error {
-	if f.Src == "" || !layout.IsHex256(f.SHA256) || f.SizeBytes < 0 {
+	if f.Src == "" || !f.SHA256.Valid() || f.SizeBytes < 0 {
 		return errors.New("fetched bytes have a source, a SHA-256 and a size")
 	}
 	return nil

@@ -41,9 +41,9 @@ type Source struct {
 	Name string     `json:"-"`
 	Ref  layout.Ref `json:"-"` // of a URL; "" for a local image
 	// Published about the source; "" or nil if nothing is.
-	SHA256    string `json:"-"`
-	SHA512    string `json:"-"`
-	SizeBytes *int64 `json:"-"`
+	SHA256    layout.SHA256 `json:"-"`
+	SHA512    string        `json:"-"`
+	SizeBytes *int64        `json:"-"`
 }
 
 // States of a row's digest.
@@ -56,8 +56,8 @@ const (
 
 // A Row is one content of the catalog. Sizes are bytes.
 type Row struct {
-	Ref    *string `json:"ref"` // the first MinRef digits of SHA256
-	SHA256 *string `json:"sha256"`
+	Ref    *string        `json:"ref"` // the first MinRef digits of SHA256
+	SHA256 *layout.SHA256 `json:"sha256"`
 	// Names begins with the primary name: one of the manifest, else the one that
 	// has been known longest.
 	Names     []string     `json:"names"`
@@ -69,11 +69,11 @@ type Row struct {
 	// Content is the kind of the bytes, VirtualSizeBytes the size of the disk that
 	// they need. RawSizeBytes and RawSHA256 are of the disk itself, which /raw
 	// sends. They are nil as long as they are not known.
-	Content          *content.Kind `json:"content"`
-	VirtualSizeBytes *int64        `json:"virtual_size_bytes"`
-	RawSizeBytes     *int64        `json:"raw_size_bytes"`
-	RawSHA256        *string       `json:"raw_sha256"`
-	Warnings         []string      `json:"warnings"`
+	Content          *content.Kind  `json:"content"`
+	VirtualSizeBytes *int64         `json:"virtual_size_bytes"`
+	RawSizeBytes     *int64         `json:"raw_size_bytes"`
+	RawSHA256        *layout.SHA256 `json:"raw_sha256"`
+	Warnings         []string       `json:"warnings"`
 
 	// Known is the content record, or nil if the bytes were not inspected.
 	Known *content.Record `json:"-"`
@@ -84,7 +84,7 @@ type Row struct {
 }
 
 // Digest returns the row's SHA-256, or "".
-func (r *Row) Digest() string {
+func (r *Row) Digest() layout.SHA256 {
 	if r.SHA256 == nil {
 		return ""
 	}
@@ -110,12 +110,12 @@ type Snapshot struct {
 	// Others are the objects in the image root that are not images, by name.
 	Others []Other
 
-	bySHA  map[string]int
+	bySHA  map[layout.SHA256]int
 	byName map[string]int      // names are exact
 	byDisk map[string][]string // names by image.DiskName, if that differs
 	byRef  map[layout.Ref]int  // of URL sources
 	images map[store.Key]mirror.Item[struct{}]
-	blobs  map[string]mirror.Item[struct{}] // by digest
+	blobs  map[layout.SHA256]mirror.Item[struct{}] // by digest
 	gen    generations
 	failed map[layout.Ref]string // errors of fetches, by ref
 	hidden []Other
@@ -128,7 +128,7 @@ type Snapshot struct {
 type generations struct{ images, blobs, digests, entries, fetched, hashJobs, contents, manifest uint64 }
 
 // BySHA256 returns the row with that digest.
-func (s *Snapshot) BySHA256(sha string) (*Row, bool) { return lookUp(s, s.bySHA, sha) }
+func (s *Snapshot) BySHA256(sha layout.SHA256) (*Row, bool) { return lookUp(s, s.bySHA, sha) }
 
 // An Other is something in the image root that is not an image.
 type Other struct {
@@ -142,14 +142,14 @@ const MinRef = 12
 // ByRef returns the row whose digest begins with ref, of [MinRef] digits or
 // more.
 func (s *Snapshot) ByRef(ref string) (*Row, bool) {
-	if row, ok := s.BySHA256(ref); ok {
+	if row, ok := s.BySHA256(layout.SHA256(ref)); ok {
 		return row, true
 	}
 	if len(ref) < MinRef {
 		return nil, false
 	}
 	for i := range s.Rows {
-		if strings.HasPrefix(s.Rows[i].Digest(), ref) {
+		if strings.HasPrefix(string(s.Rows[i].Digest()), ref) {
 			return &s.Rows[i], true
 		}
 	}
@@ -199,9 +199,9 @@ func (s *Snapshot) byDiskSpelled(disk string) (names []string) {
 		seen := map[string]bool{}
 		for _, n := range s.byDisk[disk] {
 			row := &s.Rows[s.byName[n]]
-			raw := cmp.Or(row.Digest(), n)
+			raw := cmp.Or(string(row.Digest()), n)
 			if row.RawSHA256 != nil {
-				raw = *row.RawSHA256
+				raw = string(*row.RawSHA256)
 			}
 			if row.Cached == cached && !seen[raw] {
 				seen[raw] = true
@@ -222,7 +222,7 @@ func (s *Snapshot) rawPath(row *Row, name string) string {
 	if names := s.ByDisk(disk); len(names) == 1 && &s.Rows[s.byName[names[0]]] == row {
 		return "/raw/" + url.PathEscape(disk)
 	}
-	return "/raw/" + row.Digest() + "/" + url.PathEscape(disk)
+	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(disk)
 }
 
 // BySource returns the row that has the source with that ref; see [layout.RefOf].
@@ -235,7 +235,7 @@ func (s *Snapshot) Image(name string) (store.Info, bool) {
 }
 
 // Blob returns the version of the fetched bytes with that digest.
-func (s *Snapshot) Blob(sha256 string) (store.Info, bool) {
+func (s *Snapshot) Blob(sha256 layout.SHA256) (store.Info, bool) {
 	it, ok := s.blobs[sha256]
 	return it.Info, ok
 }
@@ -267,11 +267,11 @@ type Config struct {
 type Inventory struct {
 	cfg      Config
 	images   *mirror.Mirror[store.Key, struct{}]
-	blobs    *mirror.Mirror[string, struct{}]
+	blobs    *mirror.Mirror[layout.SHA256, struct{}]
 	digests  *mirror.Mirror[string, digest.Record]
 	entries  *mirror.Mirror[layout.Ref, entry.Entry]
 	fetched  *mirror.Mirror[layout.Ref, entry.Fetched]
-	contents *mirror.Mirror[string, content.Record]
+	contents *mirror.Mirror[layout.SHA256, content.Record]
 	jobs     map[*job.Kind]*mirror.Mirror[string, job.Job]
 	manifest manifestFile
 
@@ -420,7 +420,7 @@ func (inv *Inventory) Refresh(ctx context.Context) error {
 // Unknown lists everything again. It returns the digests of cached bytes without
 // a content record, and those of content records without a row that are older
 // than age.
-func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []string, err error) {
+func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []layout.SHA256, err error) {
 	if err := inv.Refresh(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -454,7 +454,7 @@ func (inv *Inventory) incomplete(s *Snapshot) bool {
 
 // Unnamed lists everything again. It returns the digests of blobs and the refs of
 // fetched records that no source names and that are older than age.
-func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []string, fetched []layout.Ref, err error) {
+func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []layout.SHA256, fetched []layout.Ref, err error) {
 	if err := errors.Join(inv.Refresh(ctx), inv.jobs[job.Fetch].Refresh(ctx)); err != nil {
 		return nil, nil, err
 	}

@@ -63,7 +63,7 @@ func (b *bench) record(key store.Key, v any) {
 	}
 }
 
-func (b *bench) hashed(name string, v store.Version, sha string) {
+func (b *bench) hashed(name string, v store.Version, sha layout.SHA256) {
 	b.t.Helper()
 	b.record(layout.DigestKey(name), digest.Record{Name: name, Version: v, SHA256: sha, By: digest.ByHash})
 }
@@ -78,7 +78,7 @@ func (b *bench) snapshot() *inventory.Snapshot {
 }
 
 // sha is a digest that is easy to tell from others.
-func sha(c string) string { return strings.Repeat(c, 64) }
+func sha(c string) layout.SHA256 { return layout.SHA256(strings.Repeat(c, 64)) }
 
 func src(name string) string { return "https://example.org/" + name }
 
@@ -110,7 +110,7 @@ func (b *bench) rows(want ...string) *inventory.Snapshot {
 		if r.Names == nil || r.Sources == nil || r.Warnings == nil {
 			b.t.Errorf("a list of the row %q is nil, which JSON shows as null", line(r))
 		}
-		if (r.Ref == nil) != (r.SHA256 == nil) || r.Ref != nil && *r.Ref != r.Digest()[:12] {
+		if (r.Ref == nil) != (r.SHA256 == nil) || r.Ref != nil && *r.Ref != string(r.Digest()[:12]) {
 			b.t.Errorf("the row %q has another ref than its digest", line(r))
 		}
 	}
@@ -197,8 +197,8 @@ func TestDigestOfAnotherVersion(t *testing.T) {
 	}
 	// Nor does one say anything that has no digest.
 	for _, bad := range []string{"", "abc", strings.Repeat("A", 64), strings.Repeat("z", 64)} {
-		b.hashed("x.img", b.image("x.img", "two"), bad)
-		b.record(layout.FetchedKey(layout.RefOf(src("f.img"))), entry.Fetched{Src: src("f.img"), SHA256: bad, SizeBytes: 1})
+		b.hashed("x.img", b.image("x.img", "two"), layout.SHA256(bad))
+		b.record(layout.FetchedKey(layout.RefOf(src("f.img"))), entry.Fetched{Src: src("f.img"), SHA256: layout.SHA256(bad), SizeBytes: 1})
 		b.record(layout.EntryKey(layout.RefOf(src("f.img"))), entry.Entry{URL: src("f.img"), Name: "f.img", Format: "img"})
 		b.rows(
 			"f.img|-|img|-|url https://example.org/f.img|false|unhashed|",
@@ -279,7 +279,7 @@ func TestSearchByDigest(t *testing.T) {
 		SHA256: sha("a"), SizeBytes: 3, Content: content.Content{Kind: content.Gzip},
 		Check: &content.Check{Verdict: content.Good, RawSizeBytes: bytes(9), RawSHA256: sha("c")},
 	})
-	for _, digest := range []string{sha("a"), sha("c"), strings.ToUpper(sha("c")), sha("c")[:12]} {
+	for _, digest := range []string{string(sha("a")), string(sha("c")), strings.ToUpper(string(sha("c"))), string(sha("c")[:12])} {
 		if page, err := b.snapshot().Query(inventory.Query{Text: digest}); err != nil || page.Total != 1 || page.Rows[0].Names[0] != "a.img.gz" {
 			t.Errorf("a search for %s finds %d images, %v", digest, page.Total, err)
 		}
@@ -322,15 +322,15 @@ func TestByNamePrefersWhatIsHere(t *testing.T) {
 	is := func(want string) {
 		t.Helper()
 		row, ok := b.snapshot().ByName("x.img")
-		if !ok || row.Digest() != want {
+		if !ok || string(row.Digest()) != want {
 			t.Errorf("x.img is %+v, want the digest %.1s", row, want)
 		}
 	}
-	is(sha("0"))
+	is(string(sha("0")))
 	b.record(layout.BlobKey(sha("1")), "bytes")
-	is(sha("1"))
+	is(string(sha("1")))
 	b.hashed("x.img", b.image("x.img", "local"), sha("2"))
-	is(sha("2"))
+	is(string(sha("2")))
 	b.image("x.img", "not hashed yet")
 	is("")
 }
@@ -477,15 +477,15 @@ func TestPublisherWarning(t *testing.T) {
 	v := b.image("x.img", "one")
 	b.record(layout.DigestKey("x.img"), digest.Record{
 		Name: "x.img", Version: v, SHA256: sha("a"), By: digest.ByHash,
-		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: sha("b"), Match: false}},
+		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: string(sha("b")), Match: false}},
 	})
 	row := b.snapshot().Rows[0]
-	if len(row.Warnings) != 1 || !strings.Contains(row.Warnings[0], sha("b")) {
+	if len(row.Warnings) != 1 || !strings.Contains(row.Warnings[0], string(sha("b"))) {
 		t.Errorf("an image that is not what its publisher says has the warnings %q", row.Warnings)
 	}
 	b.record(layout.DigestKey("x.img"), digest.Record{
 		Name: "x.img", Version: v, SHA256: sha("a"), By: digest.ByHash,
-		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: sha("a"), Match: true}},
+		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: string(sha("a")), Match: true}},
 	})
 	b.rows("x.img|a|img|3|local x.img|true|hashed|")
 }

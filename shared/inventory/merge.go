@@ -21,11 +21,11 @@ import (
 
 type inputs struct {
 	images        map[store.Key]mirror.Item[struct{}]
-	blobs         map[string]mirror.Item[struct{}]
+	blobs         map[layout.SHA256]mirror.Item[struct{}]
 	digests       map[string]mirror.Item[digest.Record]
 	entries       map[layout.Ref]mirror.Item[entry.Entry]
 	fetched       map[layout.Ref]mirror.Item[entry.Fetched]
-	contents      map[string]mirror.Item[content.Record]
+	contents      map[layout.SHA256]mirror.Item[content.Record]
 	hashJobs      map[string]mirror.Item[job.Job]
 	failedFetches map[layout.Ref]string // errors by ref
 	hidden        []Other
@@ -38,7 +38,7 @@ type piece struct {
 	source    Source
 	name      string
 	format    image.Format
-	sha256    string
+	sha256    layout.SHA256
 	size      int64 // negative if it is not known
 	cached    bool
 	hashState string
@@ -57,7 +57,7 @@ func (in *inputs) merge() *Snapshot {
 	pieces = in.entryPieces(pieces)
 	s := &Snapshot{
 		Problem: in.problem, images: in.images, blobs: in.blobs,
-		bySHA: map[string]int{}, byName: map[string]int{}, byDisk: map[string][]string{}, byRef: map[layout.Ref]int{},
+		bySHA: map[layout.SHA256]int{}, byName: map[string]int{}, byDisk: map[string][]string{}, byRef: map[layout.Ref]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
 	oldest := make([]*piece, 0, len(pieces)) // first
@@ -70,7 +70,7 @@ func (in *inputs) merge() *Snapshot {
 			s.Rows = append(s.Rows, Row{HashState: p.hashState, Warnings: []string{}})
 			if p.sha256 != "" {
 				s.bySHA[p.sha256] = row
-				ref := p.sha256[:12]
+				ref := p.sha256.Short()
 				s.Rows[row].Ref, s.Rows[row].SHA256 = &ref, &p.sha256
 				_, s.Rows[row].Blob = in.blobs[p.sha256]
 				s.Rows[row].Cached = s.Rows[row].Blob
@@ -190,7 +190,7 @@ func (r *Row) add(p *piece) {
 // describe adds what is known about a row's bytes.
 func (s *Snapshot) describe(r *Row, known *content.Record) {
 	r.Known, r.Content, r.VirtualSizeBytes = known, &known.Kind, known.Virtual()
-	var sha string
+	var sha layout.SHA256
 	if r.RawSizeBytes, sha = known.Raw(); sha != "" {
 		r.RawSHA256 = &sha
 	}
@@ -220,7 +220,7 @@ func (in *inputs) localPieces() []piece {
 			name:   name, format: format, size: it.Info.Size, cached: true, hashState: Unhashed,
 		}
 		rec, ok := in.digests[name]
-		if ok && rec.Value.Version.Equal(it.Info.Version) && layout.IsHex256(rec.Value.SHA256) {
+		if ok && rec.Value.Version.Equal(it.Info.Version) && rec.Value.SHA256.Valid() {
 			p.sha256, p.hashState, p.since = rec.Value.SHA256, Hashed, rec.Value.Since()
 			known := in.contents[p.sha256].Value
 			_, raw := known.Raw()
@@ -287,11 +287,11 @@ func (in *inputs) entryPieces(pieces []piece) []piece {
 
 // learn adds what a fetch found and the source does not publish.
 func (in *inputs) learn(p *piece) {
-	if !layout.IsHex256(p.sha256) {
+	if !p.sha256.Valid() {
 		p.sha256 = ""
 	}
 	f, ok := in.fetched[p.source.Ref]
-	ok = ok && layout.IsHex256(f.Value.SHA256)
+	ok = ok && f.Value.SHA256.Valid()
 	if ok && p.sha256 == "" {
 		p.sha256, p.since = f.Value.SHA256, f.Value.Since()
 		if p.size < 0 {

@@ -60,7 +60,7 @@ type key struct {
 }
 
 func keyOf(r *Row, by string) key {
-	k := key{Name: r.Names[0], ID: r.Digest() + " " + r.Sources[0].Kind + " " + r.Sources[0].Location}
+	k := key{Name: r.Names[0], ID: string(r.Digest()) + " " + r.Sources[0].Kind + " " + r.Sources[0].Location}
 	switch by {
 	case "name":
 		k.Text = strings.ToLower(r.Names[0])
@@ -72,7 +72,7 @@ func keyOf(r *Row, by string) key {
 	case "format":
 		k.Text = string(r.Format)
 	case "sha256":
-		k.Text = r.Digest()
+		k.Text = string(r.Digest())
 	case "state":
 		k.Text = r.HashState
 	}
@@ -154,8 +154,8 @@ func parseCursor(s string) (c cursor, err error) {
 func (s *Snapshot) matches(i int, words []string) bool {
 	for _, w := range words {
 		r := &s.Rows[i]
-		raw := r.RawSHA256 != nil && strings.HasPrefix(*r.RawSHA256, w)
-		if !raw && !strings.Contains(s.text(i), w) && !strings.HasPrefix(r.Digest(), w) {
+		raw := r.RawSHA256 != nil && strings.HasPrefix(string(*r.RawSHA256), w)
+		if !raw && !strings.Contains(s.text(i), w) && !strings.HasPrefix(string(r.Digest()), w) {
 			return false
 		}
 	}

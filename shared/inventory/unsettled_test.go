@@ -63,7 +63,7 @@ func TestChanged(t *testing.T) {
 	is("a.img", job.Completed, a)
 	expect("a job without an outcome", "a.img")
 	_, _, err := record.Change(t.Context(), observed, layout.DigestKey("a.img"), func(rec *digest.Record, _ bool) error {
-		*rec = digest.Record{Meta: rec.Meta, Name: "a.img", Version: a, SHA256: strings.Repeat("ab", 32), By: digest.ByHash}
+		*rec = digest.Record{Meta: rec.Meta, Name: "a.img", Version: a, SHA256: layout.SHA256(strings.Repeat("ab", 32)), By: digest.ByHash}
 		return nil
 	})
 	if err != nil {
@@ -109,7 +109,7 @@ func TestUnsettledSidecars(t *testing.T) {
 	said := func(publishers ...digest.Publisher) {
 		t.Helper()
 		_, _, err := record.Change(t.Context(), catalog, layout.DigestKey("a.img"), func(rec *digest.Record, _ bool) error {
-			*rec = digest.Record{Meta: rec.Meta, Name: "a.img", Version: version, SHA256: strings.Repeat("ab", 32), By: digest.ByHash, Publishers: publishers}
+			*rec = digest.Record{Meta: rec.Meta, Name: "a.img", Version: version, SHA256: layout.SHA256(strings.Repeat("ab", 32)), By: digest.ByHash, Publishers: publishers}
 			return nil
 		})
 		if err != nil {

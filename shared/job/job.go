@@ -33,19 +33,19 @@ func (s Status) Active() bool { return s == Queued || s == Running }
 // A Job is the record. Times are UTC; sizes are bytes.
 type Job struct {
 	record.Meta
-	Name       string     `json:"name"`
-	Stage      string     `json:"stage,omitempty"` // of a check job its kind's name, else empty
-	Ref        layout.Ref `json:"ref,omitempty"`
-	Src        string     `json:"src,omitempty"`
-	Status     Status     `json:"status"`
-	BytesTotal *int64     `json:"bytes_total"`
-	BytesDone  int64      `json:"bytes_done"`
-	SHA256     string     `json:"sha256,omitempty"`
-	QueuedAt   time.Time  `json:"queued_at"`
-	StartedAt  *time.Time `json:"started_at"`
-	FinishedAt *time.Time `json:"finished_at"`
-	Error      string     `json:"error,omitempty"`
-	Attempt    int        `json:"attempt"`
+	Name       string        `json:"name"`
+	Stage      string        `json:"stage,omitempty"` // of a check job its kind's name, else empty
+	Ref        layout.Ref    `json:"ref,omitempty"`
+	Src        string        `json:"src,omitempty"`
+	Status     Status        `json:"status"`
+	BytesTotal *int64        `json:"bytes_total"`
+	BytesDone  int64         `json:"bytes_done"`
+	SHA256     layout.SHA256 `json:"sha256,omitempty"`
+	QueuedAt   time.Time     `json:"queued_at"`
+	StartedAt  *time.Time    `json:"started_at"`
+	FinishedAt *time.Time    `json:"finished_at"`
+	Error      string        `json:"error,omitempty"`
+	Attempt    int           `json:"attempt"`
 	// Actor and SourceIP asked for the job, as in the activity log.
 	Actor    string `json:"actor,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`

@@ -42,8 +42,8 @@ var (
 	}
 	// Check reads through the content with a SHA-256, which is the ID.
 	Check = &Kind{
-		Name: "check", Member: "check", Prefix: layout.CheckJobPrefix, ParseKey: layout.CheckJobSHA256,
-		ID:    func(j Job) string { return j.SHA256 },
+		Name: "check", Member: "check", Prefix: layout.CheckJobPrefix, ParseKey: ids(layout.CheckJobSHA256),
+		ID:    func(j Job) string { return string(j.SHA256) },
 		Event: checkEvent,
 	}
 	// Fetch downloads a source. The ID is its ref.
@@ -95,7 +95,7 @@ func checkEvent(j Job) activity.Event {
 		return activity.Event{}
 	}
 	return activity.Event{
-		Kind: activity.ImageCheckFailed, SubjectID: j.SHA256, Summary: "check of " + j.Name + " failed",
+		Kind: activity.ImageCheckFailed, SubjectID: string(j.SHA256), Summary: "check of " + j.Name + " failed",
 		Details: map[string]any{"name": j.Name, "sha256": j.SHA256, "error": j.Error},
 	}
 }
@@ -104,12 +104,12 @@ func fetchEvent(j Job) activity.Event {
 	switch j.Status {
 	case Completed:
 		return activity.Event{
-			Kind: activity.ImageFetched, SubjectID: j.SHA256, Summary: "fetched " + j.Name,
+			Kind: activity.ImageFetched, SubjectID: string(j.SHA256), Summary: "fetched " + j.Name,
 			Details: map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone},
 		}
 	case Failed:
 		return activity.Event{
-			Kind: activity.ImageFetchFailed, SubjectID: cmp.Or(j.SHA256, j.Name), Summary: "could not fetch " + j.Name,
+			Kind: activity.ImageFetchFailed, SubjectID: cmp.Or(string(j.SHA256), j.Name), Summary: "could not fetch " + j.Name,
 			Details: map[string]any{"name": j.Name, "src": j.Src, "error": j.Error},
 		}
 	}

@@ -1,21 +1,25 @@
 package job
 
-import "time"
+import (
+	"time"
+
+	"imageroot/shared/layout"
+)
 
 // A View is a job as the API shows it, without its progress, whose member has
 // another name for each kind of job.
 type View struct {
-	Name       string     `json:"name"`
-	Stage      string     `json:"stage,omitempty"`
-	Ref        *string    `json:"ref"` // the first 12 digits of SHA256
-	Status     Status     `json:"status"`
-	BytesTotal *int64     `json:"bytes_total"`
-	SHA256     *string    `json:"sha256"`
-	Src        *string    `json:"src"` // null if the job has no source
-	StartedAt  *time.Time `json:"started_at"`
-	FinishedAt *time.Time `json:"finished_at"`
-	Error      *string    `json:"error"`
-	Attempt    int        `json:"attempt"`
+	Name       string         `json:"name"`
+	Stage      string         `json:"stage,omitempty"`
+	Ref        *string        `json:"ref"` // the first 12 digits of SHA256
+	Status     Status         `json:"status"`
+	BytesTotal *int64         `json:"bytes_total"`
+	SHA256     *layout.SHA256 `json:"sha256"`
+	Src        *string        `json:"src"` // null if the job has no source
+	StartedAt  *time.Time     `json:"started_at"`
+	FinishedAt *time.Time     `json:"finished_at"`
+	Error      *string        `json:"error"`
+	Attempt    int            `json:"attempt"`
 }
 
 // View returns the job's view.
@@ -25,7 +29,7 @@ func (j Job) View() View {
 		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
 	}
 	if j.SHA256 != "" {
-		ref := j.SHA256[:12]
+		ref := j.SHA256.Short()
 		v.SHA256, v.Ref = &j.SHA256, &ref
 	}
 	if j.Src != "" {

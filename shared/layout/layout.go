@@ -84,6 +84,23 @@ func Remedy(key store.Key) string {
 	return "delete the record from the catalog root"
 }
 
+// A SHA256 is the SHA-256 of bytes in lower-case hexadecimal, or "" if it is unknown.
+type SHA256 string
+
+// ParseSHA256 returns the SHA-256 that s is: 64 digits of lower-case hexadecimal.
+func ParseSHA256(s string) (SHA256, bool) {
+	if !isHex(s, 64) {
+		return "", false
+	}
+	return SHA256(s), true
+}
+
+// Valid reports whether s has the digits of a SHA-256.
+func (s SHA256) Valid() bool { return isHex(string(s), 64) }
+
+// Short returns the first 12 digits of s, which must be known. The API calls them ref.
+func (s SHA256) Short() string { return string(s[:12]) }
+
 // A Ref names a source: it is the SHA-256 of the source's canonical URL, in lower-case
 // hexadecimal.
 type Ref string
@@ -93,9 +110,6 @@ func RefOf(url string) Ref {
 	sum := sha256.Sum256([]byte(url))
 	return Ref(hex.EncodeToString(sum[:]))
 }
-
-// IsHex256 reports whether s is a SHA-256 in lower-case hexadecimal.
-func IsHex256(s string) bool { return isHex(s, 64) }
 
 func isHex(s string, n int) bool {
 	if len(s) != n {
@@ -131,10 +145,10 @@ func EntryKey(ref Ref) store.Key { return store.Key(EntryPrefix + ref) }
 func FetchedKey(ref Ref) store.Key { return store.Key(FetchedPrefix + ref) }
 
 // BlobKey returns the key of fetched bytes.
-func BlobKey(sha256 string) store.Key { return store.Key(BlobPrefix + sha256) }
+func BlobKey(sha256 SHA256) store.Key { return store.Key(BlobPrefix + sha256) }
 
 // ContentKey returns the key of the record of a content.
-func ContentKey(sha256 string) store.Key { return store.Key(ContentPrefix + sha256) }
+func ContentKey(sha256 SHA256) store.Key { return store.Key(ContentPrefix + sha256) }
 
 // StagingKey returns the key to which a fetch writes while the SHA-256 is unknown. id
 // is 64 random hexadecimal digits.
@@ -147,7 +161,7 @@ func UploadKey(id string) store.Key { return store.Key(UploadPrefix + id) }
 func HashJobKey(name string) store.Key { return store.Key(HashJobPrefix + name) }
 
 // CheckJobKey returns the key of the check job of a content.
-func CheckJobKey(sha256 string) store.Key { return store.Key(CheckJobPrefix + sha256) }
+func CheckJobKey(sha256 SHA256) store.Key { return store.Key(CheckJobPrefix + sha256) }
 
 // FetchJobKey returns the key of the fetch job of a source.
 func FetchJobKey(ref Ref) store.Key { return store.Key(FetchJobPrefix + ref) }
@@ -171,16 +185,16 @@ func EntryRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, Entr
 func FetchedRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, FetchedPrefix, 64) }
 
 // BlobSHA256 parses a [BlobKey].
-func BlobSHA256(key store.Key) (sha256 string, ok bool) { return hexAfter[string](key, BlobPrefix, 64) }
+func BlobSHA256(key store.Key) (sha256 SHA256, ok bool) { return hexAfter[SHA256](key, BlobPrefix, 64) }
 
 // ContentSHA256 parses a [ContentKey].
-func ContentSHA256(key store.Key) (sha256 string, ok bool) {
-	return hexAfter[string](key, ContentPrefix, 64)
+func ContentSHA256(key store.Key) (sha256 SHA256, ok bool) {
+	return hexAfter[SHA256](key, ContentPrefix, 64)
 }
 
 // CheckJobSHA256 parses a [CheckJobKey].
-func CheckJobSHA256(key store.Key) (sha256 string, ok bool) {
-	return hexAfter[string](key, CheckJobPrefix, 64)
+func CheckJobSHA256(key store.Key) (sha256 SHA256, ok bool) {
+	return hexAfter[SHA256](key, CheckJobPrefix, 64)
 }
 
 // StagingID parses a [StagingKey].

@@ -140,11 +140,11 @@ func TestImageOfSidecar(t *testing.T) {
 func TestRef(t *testing.T) {
 	// echo -n https://example.org/x.img | sha256sum
 	const want = "76811c141dc7db3557e5ad8fc8488d6c234d58c9ba20dbe3c3f3261fac2516b1"
-	if got := RefOf("https://example.org/x.img"); got != want || !IsHex256(string(got)) {
+	if got := RefOf("https://example.org/x.img"); got != want || !SHA256(got).Valid() {
 		t.Errorf("Ref = %s, want %s", got, want)
 	}
-	if IsUploadID(ref) || !IsUploadID(id) || IsHex256(id) {
-		t.Error("IsUploadID and IsHex256 do not tell lengths apart")
+	if IsUploadID(ref) || !IsUploadID(id) || SHA256(id).Valid() {
+		t.Error("IsUploadID and Valid do not tell lengths apart")
 	}
 }
 
@@ -203,9 +203,9 @@ func FuzzKeys(f *testing.F) {
 			{FetchedKey(RefOf(name)), "fetched"},
 			{StagingKey(string(RefOf(name))), "staging"},
 			{FetchJobKey(RefOf(name)), "fetch job"},
-			{BlobKey(string(RefOf(name))), "blob"},
-			{ContentKey(string(RefOf(name))), "content"},
-			{CheckJobKey(string(RefOf(name))), "check job"},
+			{BlobKey(SHA256(RefOf(name))), "blob"},
+			{ContentKey(SHA256(RefOf(name))), "content"},
+			{CheckJobKey(SHA256(RefOf(name))), "check job"},
 		} {
 			if got := kindOf(t, k.key); got != k.kind {
 				t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)

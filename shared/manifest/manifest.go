@@ -25,6 +25,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 )
 
 // Limits of a manifest that [Parse] accepts.
@@ -42,10 +43,10 @@ type Manifest struct {
 type Image struct {
 	Name      string
 	Src       string
-	SHA256    string       // lower-case hexadecimal, or empty if unknown
-	SHA512    string       // lower-case hexadecimal, or empty if unknown
-	Format    image.Format // by Name
-	SizeBytes *int64       // nil if unknown
+	SHA256    layout.SHA256 // lower-case hexadecimal, or empty if unknown
+	SHA512    string        // lower-case hexadecimal, or empty if unknown
+	Format    image.Format  // by Name
+	SizeBytes *int64        // nil if unknown
 }
 
 // maxProblems is the most problems that an [Error] has.
@@ -73,12 +74,12 @@ func (e *Error) Error() string {
 // if it accepts each image and the limits hold.
 func (m *Manifest) Encode() ([]byte, error) {
 	type row struct {
-		Name      string       `toml:"name"`
-		Src       string       `toml:"src"`
-		SHA256    string       `toml:"sha256,omitempty"`
-		SHA512    string       `toml:"sha512,omitempty"`
-		Format    image.Format `toml:"format,omitempty"`
-		SizeBytes *int64       `toml:"size_bytes,omitempty"`
+		Name      string        `toml:"name"`
+		Src       string        `toml:"src"`
+		SHA256    layout.SHA256 `toml:"sha256,omitempty"`
+		SHA512    string        `toml:"sha512,omitempty"`
+		Format    image.Format  `toml:"format,omitempty"`
+		SizeBytes *int64        `toml:"size_bytes,omitempty"`
 	}
 	doc := struct {
 		Version int   `toml:"version"`

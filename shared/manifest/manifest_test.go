@@ -11,6 +11,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 )
 
 var (
@@ -43,7 +44,7 @@ func TestParse(t *testing.T) {
 		{"an empty array", "version = 1\nimages = []\n", nil},
 		{
 			"all keys, comments, order", full + `"pi.img.xz"`, []Image{
-				{Name: "debian-12.qcow2", Src: "https://example.org/debian-12.qcow2", SHA256: sum256, Format: "qcow2", SizeBytes: size(1234)},
+				{Name: "debian-12.qcow2", Src: "https://example.org/debian-12.qcow2", SHA256: layout.SHA256(sum256), Format: "qcow2", SizeBytes: size(1234)},
 				{Name: "pi.img.xz", Src: "oras://localhost:5000/os/pi@sha256:abc", Format: "img.xz"},
 			},
 		},
@@ -291,7 +292,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for i, w := range want.Images {
 			got := m.Images[i]
-			if got.Name != w.Name || got.Src != w.Src || got.SHA256 != strings.ToLower(w.SHA256) ||
+			if got.Name != w.Name || got.Src != w.Src || string(got.SHA256) != strings.ToLower(w.SHA256) ||
 				got.SHA512 != strings.ToLower(w.SHA512) || !reflect.DeepEqual(got.SizeBytes, w.SizeBytes) {
 				t.Errorf("images[%d]: go-toml reads %+v, Parse %+v", i, w, got)
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 	"imageroot/shared/source/scheme"
 )
 
@@ -254,7 +255,7 @@ func (p *parser) rowValue(r *row, e *unstable.Node) {
 			}
 		}
 	case "sha256":
-		r.image.SHA256 = p.digest(r, line, key, text(), 64)
+		r.image.SHA256 = layout.SHA256(p.digest(r, line, key, text(), 64))
 	case "sha512":
 		r.image.SHA512 = p.digest(r, line, key, text(), 128)
 	case "format":

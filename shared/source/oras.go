@@ -21,6 +21,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"imageroot/shared/layout"
 )
 
 // maxManifestBytes is what registries accept as a manifest.
@@ -200,7 +202,7 @@ func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, erro
 	r := &Resolved{Location: Location{Digest: layer.Digest.String()}, Name: titleOf(layer), Size: layer.Size}
 	switch layer.Digest.Algorithm() {
 	case digest.SHA256:
-		r.SHA256 = layer.Digest.Encoded()
+		r.SHA256 = layout.SHA256(layer.Digest.Encoded())
 	case digest.SHA512:
 		r.SHA512 = layer.Digest.Encoded()
 	}

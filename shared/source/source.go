@@ -27,6 +27,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 	"imageroot/shared/netpolicy"
 )
 
@@ -152,7 +153,8 @@ type Resolved struct {
 	Size   int64        // bytes, or -1 if the server does not say
 	// SHA256 and SHA512 are the publisher's digests in lower-case hexadecimal.
 	// At most one is known.
-	SHA256, SHA512 string
+	SHA256 layout.SHA256
+	SHA512 string
 }
 
 // Resolve describes what imageURL names. If the source is not pinned, the

@@ -12,6 +12,7 @@ import (
 
 	"imageroot/shared/checksum"
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 )
 
 // A web is a file on a web server, with http or https.
@@ -104,7 +105,7 @@ func (w web) resolve(ctx context.Context, c *Client, shaURL string) (*Resolved, 
 	}
 	switch sum.Algorithm {
 	case checksum.SHA256:
-		r.SHA256 = sum.Hex
+		r.SHA256 = layout.SHA256(sum.Hex)
 	case checksum.SHA512:
 		r.SHA512 = sum.Hex
 	}

@@ -18,6 +18,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/netpolicy"
 )
 
@@ -673,12 +674,16 @@ func TestSHAURL(t *testing.T) {
 			serve(w, r)
 		}
 	})
-	for _, tt := range []struct{ image, sha, want, sha256, sha512, reason string }{
-		{"/x.img", "/SHA256SUMS", "ok", hex("b", 64), "", ""},
+	for _, tt := range []struct {
+		image, sha, want string
+		sha256           layout.SHA256
+		sha512, reason   string
+	}{
+		{"/x.img", "/SHA256SUMS", "ok", layout.SHA256(hex("b", 64)), "", ""},
 		{"/x.img", "/SHA512SUMS", "ok", "", hex("d", 128), ""},
-		{"/latest.img", "/SHA256SUMS", "ok", hex("c", 64), "", ""}, // by the name it redirects to
-		{"/images/netboot/gtk/mini.iso", "/images/SHA256SUMS", "ok", hex("e", 64), "", ""},
-		{"/images/my%20netboot/mini.iso?x=1", "/images/SHA256SUMS", "ok", hex("f", 64), "", ""},
+		{"/latest.img", "/SHA256SUMS", "ok", layout.SHA256(hex("c", 64)), "", ""}, // by the name it redirects to
+		{"/images/netboot/gtk/mini.iso", "/images/SHA256SUMS", "ok", layout.SHA256(hex("e", 64)), "", ""},
+		{"/images/my%20netboot/mini.iso?x=1", "/images/SHA256SUMS", "ok", layout.SHA256(hex("f", 64)), "", ""},
 		{"/images/netboot/mini.iso", "/images/SHA256SUMS", "unresolvable", "", "", "does not name"},
 		{"/x.img", "/SHA3-256SUMS", "unresolvable", "", "", "not known"},
 		{"/missing.img", "/SHA256SUMS", "unresolvable", "", "", "other.img"},

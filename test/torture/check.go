@@ -311,7 +311,7 @@ func (w *world) stateRecords(ctx context.Context, sums map[string]string) {
 			w.violate("%v", err)
 		case !now.Equal(rec.Version):
 			w.violate("the digest record of %q is of %+v, the image is %+v", name, rec.Version, now.Version)
-		case rec.SHA256 != sums[name]:
+		case string(rec.SHA256) != sums[name]:
 			w.violate("the digest record of %q (by %s) says %s, the bytes of that version have %s", name, rec.By, rec.SHA256, sums[name])
 		}
 	}
@@ -539,7 +539,7 @@ func (w *world) leftOver(ctx context.Context, c *client) {
 			if err != nil {
 				return err
 			}
-			if sha, _ := layout.BlobSHA256(info.Key); !known[sha] {
+			if sha, _ := layout.BlobSHA256(info.Key); !known[string(sha)] {
 				return fmt.Errorf("the blob %s is of no row", sha)
 			}
 		}

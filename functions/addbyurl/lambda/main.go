@@ -25,7 +25,9 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &addbyurl.Function{
 		Catalog: c.Catalog, Sources: client, Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
-		Uncache: func(ctx context.Context, sha256 string) error { return c.Catalog.Delete(ctx, layout.BlobKey(sha256)) },
+		Uncache: func(ctx context.Context, sha256 layout.SHA256) error {
+			return c.Catalog.Delete(ctx, layout.BlobKey(sha256))
+		},
 	}
 	return c.Function(f.Routes(), nil, nil), nil
 }

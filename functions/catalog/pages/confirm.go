@@ -9,6 +9,7 @@ import (
 
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/web"
 	"imageroot/templates"
@@ -110,7 +111,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 		}
 		return c, nil
 	case "cache":
-		row, ok := s.BySHA256(key)
+		row, ok := s.BySHA256(layout.SHA256(key))
 		if !ok || !row.Blob {
 			return nil, nil
 		}
@@ -132,7 +133,7 @@ func facts(row *inventory.Row, name string) []templates.Detail {
 		list = append(list, templates.Detail{Name: "Size", Value: s.Text + " (" + s.Exact + ")"})
 	}
 	if row.SHA256 != nil {
-		list = append(list, templates.Detail{Name: "SHA-256", Value: *row.SHA256})
+		list = append(list, templates.Detail{Name: "SHA-256", Value: string(*row.SHA256)})
 	}
 	if others := slices.DeleteFunc(slices.Clone(row.Names), func(n string) bool { return n == name }); len(others) > 0 {
 		list = append(list, templates.Detail{Name: "Also", Value: strings.Join(others, ", ")})

@@ -299,7 +299,7 @@ func TestRawDiskLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		hash := sha256.Sum256([]byte(name))
-		rec.SHA256, rec.SizeBytes = hex.EncodeToString(hash[:]), int64(len(name))
+		rec.SHA256, rec.SizeBytes = layout.SHA256(hex.EncodeToString(hash[:])), int64(len(name))
 		d := digest.Record{Name: name, Version: version, SHA256: rec.SHA256, By: digest.ByHash}
 		_, err = record.Swap(t.Context(), p.Catalog, layout.DigestKey(name), &d, "")
 		_, err2 := record.Swap(t.Context(), p.Catalog, layout.ContentKey(rec.SHA256), &rec, "")
