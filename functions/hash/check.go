@@ -240,8 +240,8 @@ func unpacked(kind content.Kind, h *digest.Hasher, head, foot []byte, trailing i
 }
 
 func unpackVerdict(err error) (content.Check, error) {
-	var wrong *unpack.Error
-	if !errors.As(err, &wrong) {
+	wrong, ok := errors.AsType[*unpack.Error](err)
+	if !ok {
 		return content.Check{}, err
 	}
 	verdict := map[unpack.Problem]content.Verdict{unpack.Truncated: content.Truncated, unpack.Damaged: content.Damaged, unpack.Refused: content.Refused}[wrong.Problem]
@@ -325,8 +325,8 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *
 }
 
 func diskVerdict(err error, off int64) (content.Check, error) {
-	var wrong *qcow2.Error
-	if !errors.As(err, &wrong) {
+	wrong, ok := errors.AsType[*qcow2.Error](err)
+	if !ok {
 		return content.Check{}, err
 	}
 	verdict := content.Check{Verdict: content.Damaged, Reason: wrong.Detail, Offset: off}

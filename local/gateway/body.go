@@ -71,11 +71,11 @@ func (u *upload) Read(p []byte) (n int, err error) {
 	}()
 	n, err = u.Reader.Read(p)
 	u.left -= int64(n)
-	var known s3err.S3Error
+	_, known := errors.AsType[s3err.S3Error](err)
 	switch {
 	case u.left < 0, errors.Is(err, io.EOF) && (u.left > 0 || isUnverified(reflect.ValueOf(u.Reader))):
 		return n, errCut
-	case err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &known):
+	case err != nil && !errors.Is(err, io.EOF) && !known:
 		return n, errCut
 	}
 	return n, err

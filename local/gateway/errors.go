@@ -78,8 +78,7 @@ func (b *backend) answer(doing string, p place, err error) error {
 			return t.answer
 		}
 	}
-	var known s3err.S3Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[s3err.S3Error](err); ok {
 		return known
 	}
 	if errors.Is(err, syscall.ENAMETOOLONG) {
@@ -92,9 +91,9 @@ func (b *backend) answer(doing string, p place, err error) error {
 // cause returns the reason that a write to p failed with err. versitygw returns
 // "is a directory" for every failure to rename a file to its place.
 func (p place) cause(err error) error {
-	var known s3err.S3Error
+	_, known := errors.AsType[s3err.S3Error](err)
 	masked := errors.Is(err, errIsDirectory)
-	if err == nil || errors.As(err, &known) && !masked {
+	if err == nil || known && !masked {
 		return err
 	}
 	if occupied := p.writable(); occupied != nil {

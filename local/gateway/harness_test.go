@@ -99,8 +99,7 @@ func raw(endpoint string) *s3.Client {
 
 // code returns the S3 error code in err, or "" if there is none.
 func code(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		return api.ErrorCode()
 	}
 	return ""

@@ -58,8 +58,7 @@ func (b *backend) object(bucket, key *string, write bool) (place, error) {
 	}
 	p := place{name, dir, strings.Clone(*key)}
 	if err := checkKey(p.key); err != nil {
-		var tooLong s3err.KeyTooLongError
-		if write || errors.As(err, &tooLong) {
+		if _, tooLong := errors.AsType[s3err.KeyTooLongError](err); tooLong || write {
 			return place{}, err
 		}
 		return place{}, errNoSuchKey

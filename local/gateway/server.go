@@ -128,12 +128,12 @@ func serve(b *backend, cfg Config, from ...net.Listener) (*server, error) {
 // unreadable answers bytes that are not a request. versitygw would print them.
 func unreadable(ctx *fasthttp.RequestCtx, err error) {
 	var answer s3err.S3Error = s3err.GetAPIError(s3err.ErrCannotParseHTTPRequest)
-	var small *fasthttp.ErrSmallBuffer
-	var slow net.Error
+	_, large := errors.AsType[*fasthttp.ErrSmallBuffer](err)
+	slow, ok := errors.AsType[net.Error](err)
 	switch {
-	case errors.As(err, &small):
+	case large:
 		answer = s3err.GetRequestHeaderSectionTooLargeErr(maxHead)
-	case errors.As(err, &slow) && slow.Timeout():
+	case ok && slow.Timeout():
 		answer = s3err.APIError{Code: "RequestTimeout", Description: "The request did not come in time.", HTTPStatusCode: fasthttp.StatusRequestTimeout}
 	}
 	ctx.Response.Reset()
@@ -158,8 +158,7 @@ func guard(log *slog.Logger) fiber.Handler {
 			}
 		}()
 		err = ctx.Next()
-		var known *fiber.Error
-		if errors.As(err, &known) {
+		if known, ok := errors.AsType[*fiber.Error](err); ok {
 			return ctx.SendStatus(known.Code)
 		}
 		if err != nil {

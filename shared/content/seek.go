@@ -20,15 +20,15 @@ func (c *Content) qcow2(s *seeker) {
 	if h.Version != 0 {
 		c.What = fmt.Sprintf("a qcow2 image (version %d)", h.Version)
 	}
-	var wrong *qcow2.Error
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*qcow2.Error](err); ok {
 		c.warn(wrong.Detail)
 	}
 	if err != nil {
 		return
 	}
 	c.size(h.Size)
-	if _, err := qcow2.Open(s, s.size); errors.As(err, &wrong) {
+	_, err = qcow2.Open(s, s.size)
+	if wrong, ok := errors.AsType[*qcow2.Error](err); ok {
 		c.warn(wrong.Detail)
 	}
 	if h.Corrupt {

@@ -70,8 +70,7 @@ func TestParseName(t *testing.T) {
 			}
 			continue
 		}
-		var bad *NameError
-		if !errors.As(err, &bad) || !strings.Contains(bad.Reason, tt.err) || IsName(tt.name) {
+		if bad, ok := errors.AsType[*NameError](err); !ok || !strings.Contains(bad.Reason, tt.err) || IsName(tt.name) {
 			t.Errorf("ParseName(%q) = %q, %v; want a NameError that says %q", tt.name, got, err, tt.err)
 		}
 	}
@@ -115,7 +114,7 @@ func FuzzParseName(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		format, err := ParseName(name)
 		if err != nil {
-			if bad := (&NameError{}); !errors.As(err, &bad) || bad.Reason == "" || len(bad.Reason) > 500 {
+			if bad, ok := errors.AsType[*NameError](err); !ok || bad.Reason == "" || len(bad.Reason) > 500 {
 				t.Errorf("ParseName(%q) = %#v", name, err)
 			}
 			return

@@ -54,10 +54,6 @@ func (f *manifestFile) read(ctx context.Context, images map[store.Key]mirror.Ite
 	var m *manifest.Manifest
 	if err == nil {
 		m, err = manifest.Parse(data)
-		var bad *manifest.Error
-		if err != nil && !errors.As(err, &bad) {
-			bad = &manifest.Error{}
-		}
 		if err != nil {
 			f.problem = fmt.Sprintf("%s is not in force: %v", layout.ManifestKey, err)
 			f.parsed, err = f.lastGood(ctx)

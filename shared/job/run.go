@@ -278,7 +278,7 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 	now := r.jobs.Now().UTC()
 	failing := r.job.FailingSince
 	r.job.Owner, r.job.LeaseUntil, r.job.FailingSince = "", time.Time{}, time.Time{}
-	var retry *queue.Retry
+	retry, retries := errors.AsType[*queue.Retry](err)
 	var result error
 	switch {
 	case err == nil:
@@ -290,7 +290,7 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 			r.job.FailingSince = failing
 		}
 		result = &queue.Retry{Free: r.moved(), Err: fmt.Errorf("the run was stopped: %w", shutdown)}
-	case errors.As(err, &retry) && r.retries(retry, failing, now):
+	case retries && r.retries(retry, failing, now):
 		r.job.Status, r.job.Error = Queued, err.Error()
 		result = err
 	default:

@@ -145,8 +145,8 @@ func TestParseErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Parse([]byte(tt.doc))
-			var bad *Error
-			if !errors.As(err, &bad) {
+			bad, ok := errors.AsType[*Error](err)
+			if !ok {
 				t.Fatalf("Parse = %v, want an *Error", err)
 			}
 			if len(bad.Problems) != len(tt.want) {
@@ -197,8 +197,8 @@ func TestParseSources(t *testing.T) {
 
 func TestParseReportsTenProblems(t *testing.T) {
 	_, err := Parse([]byte("version = 1\n" + strings.Repeat("[[images]]\n", 100)))
-	var bad *Error
-	if !errors.As(err, &bad) || len(bad.Problems) != maxProblems {
+	bad, ok := errors.AsType[*Error](err)
+	if !ok || len(bad.Problems) != maxProblems {
 		t.Fatalf("Parse = %v, want %d problems", err, maxProblems)
 	}
 	if p := bad.Problems[9]; p.Line != 6 || !strings.HasPrefix(p.Reason, "images[4]") {
@@ -268,7 +268,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := Parse(data)
 		if err != nil {
-			if bad := (&Error{}); !errors.As(err, &bad) || len(bad.Problems) == 0 || len(bad.Problems) > maxProblems {
+			if bad, ok := errors.AsType[*Error](err); !ok || len(bad.Problems) == 0 || len(bad.Problems) > maxProblems {
 				t.Errorf("Parse = %#v", err)
 			}
 			return

@@ -97,11 +97,11 @@ func TestCheck(t *testing.T) {
 	} {
 		p := mustParse(t, tt.allow, netpolicy.Policy{})
 		err := p.Check(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 80))
-		var refused *netpolicy.Refused
+		_, refused := errors.AsType[*netpolicy.Refused](err)
 		switch {
 		case tt.reason == "" && err != nil:
 			t.Errorf("%q, %s: refused: %v", tt.allow, tt.addr, err)
-		case tt.reason != "" && !errors.As(err, &refused):
+		case tt.reason != "" && !refused:
 			t.Errorf("%q, %s: %v, want it refused", tt.allow, tt.addr, err)
 		case tt.reason != "" && !strings.Contains(err.Error(), tt.reason):
 			t.Errorf("%q, %s: %v, want it to say %q", tt.allow, tt.addr, err, tt.reason)
@@ -161,8 +161,8 @@ func TestEndpointOfAllAddresses(t *testing.T) {
 		checked++
 		for _, ep := range []string{":9000", "0.0.0.0:9000", "[::]:9000"} {
 			p := &netpolicy.Policy{Private: true, Endpoints: []string{ep}}
-			var refused *netpolicy.Refused
-			if err := p.Check(t.Context(), netip.AddrPortFrom(ip, 9000)); !errors.As(err, &refused) {
+			err := p.Check(t.Context(), netip.AddrPortFrom(ip, 9000))
+			if _, ok := errors.AsType[*netpolicy.Refused](err); !ok {
 				t.Errorf("%s, endpoint %s: %v", ip, ep, err)
 			}
 			if err := p.Check(t.Context(), netip.AddrPortFrom(ip, 9001)); err != nil {
@@ -188,8 +188,7 @@ func TestNamesThatLeadToRefusedAddresses(t *testing.T) {
 	client := &http.Client{Transport: (&netpolicy.Policy{Resolver: resolver}).Transport()}
 	for _, host := range []string{"images.example", "meta.example", "lan.example", "zero.example", "127.0.0.1", "[::1]", "[::ffff:7f00:1]", "0.0.0.0"} {
 		resp, err := client.Get("http://" + host + ":" + port + "/")
-		var refused *netpolicy.Refused
-		if !errors.As(err, &refused) {
+		if _, ok := errors.AsType[*netpolicy.Refused](err); !ok {
 			t.Errorf("%s: %v, want it refused", host, err)
 		}
 		if err == nil {
@@ -217,8 +216,8 @@ func TestRedirectToRefusedAddress(t *testing.T) {
 	resolver := dns(t, map[string]string{"inner.example.": "127.0.0.2"})
 	p := mustParse(t, "127.0.0.1/32", netpolicy.Policy{Resolver: resolver})
 	resp, err := (&http.Client{Transport: p.Transport()}).Get(outer.URL)
-	var refused *netpolicy.Refused
-	if !errors.As(err, &refused) {
+	refused, ok := errors.AsType[*netpolicy.Refused](err)
+	if !ok {
 		t.Fatalf("got %v", err)
 	}
 	if resp != nil {
@@ -239,9 +238,8 @@ func TestProxyFromEnvironmentIsNotUsed(t *testing.T) {
 	if tr.Proxy != nil {
 		t.Error("the transport has a proxy function")
 	}
-	var refused *netpolicy.Refused
 	resp, err := (&http.Client{Transport: tr}).Get("http://a.example/")
-	if !errors.As(err, &refused) {
+	if _, ok := errors.AsType[*netpolicy.Refused](err); !ok {
 		t.Errorf("got %v", err)
 	}
 	if err == nil {

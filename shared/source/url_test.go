@@ -70,8 +70,7 @@ func TestParseURL(t *testing.T) {
 		{"oras://" + strings.Repeat("x", 9000), "bytes"},
 	} {
 		u, err := ParseURL(tt.raw)
-		var bad *Malformed
-		if !errors.As(err, &bad) || !strings.Contains(bad.Reason, tt.reason) {
+		if bad, ok := errors.AsType[*Malformed](err); !ok || !strings.Contains(bad.Reason, tt.reason) {
 			t.Errorf("ParseURL(%.60q) = %q, %v; want a Malformed about %q", tt.raw, u.Canonical, err, tt.reason)
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
@@ -103,8 +102,7 @@ func FuzzParseURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		u, err := ParseURL(raw)
 		if err != nil {
-			var bad *Malformed
-			if !errors.As(err, &bad) || bad.Reason == "" {
+			if bad, ok := errors.AsType[*Malformed](err); !ok || bad.Reason == "" {
 				t.Fatalf("ParseURL(%q): %v is no Malformed with a reason", raw, err)
 			}
 			return
@@ -134,8 +132,7 @@ func FuzzParseORAS(f *testing.F) {
 		raw := "oras://" + rest
 		u, err := ParseURL(raw)
 		if err != nil {
-			var bad *Malformed
-			if !errors.As(err, &bad) || bad.Reason == "" {
+			if bad, ok := errors.AsType[*Malformed](err); !ok || bad.Reason == "" {
 				t.Fatalf("ParseURL(%q): %v is no Malformed with a reason", raw, err)
 			}
 			return

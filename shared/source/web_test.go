@@ -74,10 +74,10 @@ func (s *site) read(offset, length int64, v Validators) (*Body, []byte, error) {
 
 // is names the kind of an error.
 func is(err error) string {
-	var bad *Malformed
-	var no *Unresolvable
-	var short *ShortBody
-	var later *Retryable
+	_, bad := errors.AsType[*Malformed](err)
+	_, no := errors.AsType[*Unresolvable](err)
+	_, short := errors.AsType[*ShortBody](err)
+	_, later := errors.AsType[*Retryable](err)
 	switch {
 	case err == nil:
 		return "ok"
@@ -85,13 +85,13 @@ func is(err error) string {
 		return "changed"
 	case errors.Is(err, ErrRange):
 		return "range"
-	case errors.As(err, &short):
+	case short:
 		return "short"
-	case errors.As(err, &later):
+	case later:
 		return "retryable"
-	case errors.As(err, &no):
+	case no:
 		return "unresolvable"
-	case errors.As(err, &bad):
+	case bad:
 		return "malformed"
 	}
 	return err.Error()
@@ -539,8 +539,8 @@ func TestResolveTimeout(t *testing.T) {
 	s := newSite(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	s.config.ResolveTimeout = 50 * time.Millisecond
 	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
-	var no *Unresolvable
-	if _, ok := MayRetry(err); !ok || !errors.As(err, &no) || !strings.Contains(no.Reason, "50ms") {
+	no, unresolvable := errors.AsType[*Unresolvable](err)
+	if _, ok := MayRetry(err); !ok || !unresolvable || !strings.Contains(no.Reason, "50ms") {
 		t.Errorf("a server that does not answer: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -619,8 +619,7 @@ func TestResolveRefused(t *testing.T) {
 	c := New(Config{}) // public addresses only
 	defer c.Close()
 	_, err := c.Resolve(t.Context(), s.url("/x.img"), "")
-	var refused *netpolicy.Refused
-	if !errors.As(err, &refused) || is(err) != "unresolvable" || len(s.requests) != 0 {
+	if _, ok := errors.AsType[*netpolicy.Refused](err); !ok || is(err) != "unresolvable" || len(s.requests) != 0 {
 		t.Errorf("a server on loopback: %v, after %d requests", err, len(s.requests))
 	}
 }

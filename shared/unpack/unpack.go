@@ -192,13 +192,13 @@ func (u *Reader) refuse(reason string) error { return &Error{Refused, u.Consumed
 
 // explain returns the error to report for an error of a decoder.
 func (u *Reader) explain(err error) error {
-	var refused *Error
+	refused, ok := errors.AsType[*Error](err)
 	switch at := u.Consumed(); {
 	case u.source.err != nil && !errors.Is(u.source.err, io.EOF):
 		return u.source.err // reading failed, not decoding
 	case errors.Is(err, io.EOF):
 		return io.EOF
-	case errors.As(err, &refused):
+	case ok:
 		return u.refuse(refused.Reason)
 	case errors.Is(err, io.ErrUnexpectedEOF) && u.source.err != nil && u.in.Buffered() == 0:
 		return &Error{Truncated, at, fmt.Sprintf("the %s data ends at byte %d before it is complete: the file was cut short; get it again", u.kind, at)}

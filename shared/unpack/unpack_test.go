@@ -160,8 +160,7 @@ func TestTruncated(t *testing.T) {
 					}
 					continue
 				}
-				var e *unpack.Error
-				if !errors.As(err, &e) || e.Problem != unpack.Truncated || e.Offset != int64(n) {
+				if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Truncated || e.Offset != int64(n) {
 					t.Fatalf("%d of %d bytes: %v", n, len(s.data), err)
 				}
 			}
@@ -191,8 +190,8 @@ func TestDamaged(t *testing.T) {
 					}
 					continue
 				}
-				var e *unpack.Error
-				if !errors.As(err, &e) || e.Offset > int64(len(bad)) {
+				e, ok := errors.AsType[*unpack.Error](err)
+				if !ok || e.Offset > int64(len(bad)) {
 					t.Fatalf("byte %d of %d: %v", i, len(bad), err)
 				}
 				if e.Offset < int64(i) && s.kind != content.XZ { // whose headers are refused where they begin
@@ -222,8 +221,7 @@ func TestRefused(t *testing.T) {
 		{"not compressed", content.MBR, nil, unpack.Limit{}, "mbr is not compressed"},
 	} {
 		got, err := read(c.kind, bytes.NewReader(c.data), c.limit)
-		var e *unpack.Error
-		if !errors.As(err, &e) || e.Problem != unpack.Refused || !strings.Contains(e.Reason, c.says) {
+		if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Refused || !strings.Contains(e.Reason, c.says) {
 			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
 		}
 	}
@@ -249,8 +247,7 @@ func TestTrailing(t *testing.T) {
 			t.Errorf("%s: %d bytes, %d trailing, %v", kind, len(got), u.Trailing(), err)
 		}
 		_, err = read(kind, bytes.NewReader(append(bytes.Clone(data), disk(200_000)...)), unpack.Limit{})
-		var e *unpack.Error
-		if !errors.As(err, &e) || e.Problem != unpack.Damaged {
+		if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Damaged {
 			t.Errorf("%s: 200,000 trailing bytes: %v", kind, err)
 		}
 	}
@@ -292,8 +289,7 @@ func TestTrailingBzip2(t *testing.T) {
 	}
 	for n := 1; n < len(data); n++ {
 		got, err := read(content.Bzip2, bytes.NewReader(append(bytes.Clone(data), data[:n]...)), unpack.Limit{})
-		var e *unpack.Error
-		if !errors.As(err, &e) || e.Problem != unpack.Truncated || e.Offset != int64(len(data)+n) || !bytes.HasPrefix(bytes.Repeat(raw, 2), got) || len(got) < len(raw) {
+		if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Truncated || e.Offset != int64(len(data)+n) || !bytes.HasPrefix(bytes.Repeat(raw, 2), got) || len(got) < len(raw) {
 			t.Fatalf("%d bytes of a second stream: %d bytes, %v", n, len(got), err)
 		}
 	}
@@ -395,8 +391,7 @@ func TestChunks(t *testing.T) {
 		for before, data := range map[string][]byte{"": xzBlocks(second), "x": xzBlocks(one, second)} {
 			data = append(data, make([]byte, 100)...) // else it were cut short
 			got, err := read(content.XZ, bytes.NewReader(data), unpack.Limit{})
-			var e *unpack.Error
-			if !errors.As(err, &e) || e.Problem != unpack.Damaged || !strings.HasPrefix(string(got), before) || len(got) > len(before)+1 {
+			if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Damaged || !strings.HasPrefix(string(got), before) || len(got) > len(before)+1 {
 				t.Errorf("%s, after %q: %q, %v", name, before, got, err)
 			}
 		}
@@ -450,8 +445,8 @@ func FuzzRead(f *testing.F) {
 			defer u.Close()
 			_, err = io.Copy(io.Discard, io.LimitReader(u, 8<<20))
 		}
-		var e *unpack.Error
-		if err != nil && !errors.As(err, &e) {
+		e, ok := errors.AsType[*unpack.Error](err)
+		if err != nil && !ok {
 			t.Fatal(err)
 		}
 		if err != nil && (e.Offset < 0 || e.Offset > int64(len(data))) {

@@ -208,8 +208,8 @@ func refusedToStart(t *testing.T, o Options, words ...string) {
 		_ = p.Kill()
 		t.Fatalf("it started all the same:\n%s", p.Stdout())
 	}
-	var exit *runner.ExitError
-	if !errors.As(err, &exit) {
+	exit, ok := errors.AsType[*runner.ExitError](err)
+	if !ok {
 		t.Fatal(err)
 	}
 	if exit.Code == 0 {

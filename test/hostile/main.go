@@ -327,8 +327,8 @@ func (w *world) ask(ctx context.Context, k kind) error {
 			}
 			// As curl --retry does: where there are more clients than places, a
 			// connection may be closed before it is answered.
-			var status *statusError
-			again := errors.Is(err, syscall.ECONNRESET) || k.unpacks && errors.As(err, &status) && status.status == http.StatusServiceUnavailable
+			status, ok := errors.AsType[*statusError](err)
+			again := errors.Is(err, syscall.ECONNRESET) || k.unpacks && ok && status.status == http.StatusServiceUnavailable
 			if !again || !rest(ctx, 100*time.Millisecond) || time.Now().After(deadline) {
 				return fmt.Errorf("the good client was not served: %w", err)
 			}

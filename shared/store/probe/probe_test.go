@@ -183,8 +183,8 @@ func TestLacks(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tt.root.Root = mem
 				err := probe.Check(t.Context(), &tt.root)
-				var lack *probe.LackError
-				if !errors.As(err, &lack) {
+				lack, ok := errors.AsType[*probe.LackError](err)
+				if !ok {
 					t.Fatalf("%v, want what is lacking", err)
 				}
 				for _, w := range tt.want {
