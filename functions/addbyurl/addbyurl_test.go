@@ -56,7 +56,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, root: memstore.New(), source: &publisher{found: source.Resolved{
-		Name: "x.img", Format: "img", Size: 1000, SHA256: layout.SHA256(strings.Repeat("a", 64)), Validators: source.Validators{ETag: `"1"`},
+		Location: source.Location{Name: "x.img"}, Format: "img", Size: 1000, SHA256: layout.SHA256(strings.Repeat("a", 64)), Validators: source.Validators{ETag: `"1"`},
 	}}}
 	w.over(w.root)
 	return w

@@ -185,7 +185,7 @@ const patience = 10 * time.Second
 
 // abort removes the parts.
 func (tr *transfer) abort(ctx context.Context) {
-	tr.f.abandon(ctx, tr.t.name, tr.cp)
+	tr.f.abandon(ctx, tr.t.loc.Name, tr.cp)
 }
 
 // drop removes the bytes that the checkpoint of a job names, if it names any.

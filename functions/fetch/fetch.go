@@ -56,7 +56,6 @@ type Function struct {
 type target struct {
 	ref    layout.Ref // of the URL
 	loc    source.Location
-	name   string
 	size   int64 // negative: not known
 	sha256 layout.SHA256
 	sha512 string
@@ -74,7 +73,7 @@ func (f *Function) target(ctx context.Context, ref layout.Ref) (*target, error) 
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	if err == nil {
 		t := &target{
-			ref: ref, loc: source.Location{URL: e.URL, Digest: e.Source.Digest}, name: e.Name, size: -1,
+			ref: ref, loc: source.Location{URL: e.URL, Name: e.Name, Digest: e.Source.Digest}, size: -1,
 			sha256: e.SHA256, sha512: e.SHA512, entry: true, added: e.AddedAt,
 			seen: source.Validators{ETag: e.Source.ETag, LastModified: e.Source.LastModified},
 		}
@@ -98,7 +97,7 @@ func (f *Function) target(ctx context.Context, ref layout.Ref) (*target, error) 
 		if src.Ref != ref || src.Kind != inventory.Manifest {
 			continue
 		}
-		t := &target{ref: ref, loc: source.Location{URL: src.Location}, name: src.Name, size: -1, sha256: src.SHA256, sha512: src.SHA512}
+		t := &target{ref: ref, loc: source.Location{URL: src.Location, Name: src.Name}, size: -1, sha256: src.SHA256, sha512: src.SHA512}
 		if src.SizeBytes != nil {
 			t.size = *src.SizeBytes
 		}
@@ -109,7 +108,7 @@ func (f *Function) target(ctx context.Context, ref layout.Ref) (*target, error) 
 
 // resolve pins a source of the manifest; an entry was pinned when it was added.
 func (f *Function) resolve(ctx context.Context, t *target) error {
-	u, err := source.ParseURL(t.loc.URL)
+	u, err := t.loc.Parse()
 	if err != nil || !u.Pinned() {
 		return err
 	}
@@ -120,7 +119,7 @@ func (f *Function) resolve(ctx context.Context, t *target) error {
 	if t.sha256 != "" && r.SHA256 != "" && t.sha256 != r.SHA256 {
 		return fmt.Errorf("the manifest says SHA-256 %s and %s now means %s", t.sha256, t.loc.URL, r.SHA256)
 	}
-	t.loc = r.Location
+	t.loc.Digest = r.Digest
 	if t.sha256 == "" {
 		t.sha256 = r.SHA256
 	}

@@ -102,12 +102,15 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 	ok := false
 	switch {
 	case src != "":
-		u, err := source.ParseURL(src)
-		if err != nil {
-			return nil, inventory.Source{}, err
+		key := layout.RefOf(src) // the manifest may spell a URL in its own way
+		if row, ok = s.BySource(key); !ok {
+			u, err := source.ParseURL(src)
+			if err != nil {
+				return nil, inventory.Source{}, err
+			}
+			key = layout.RefOf(u.Canonical)
+			row, ok = s.BySource(key)
 		}
-		key := layout.RefOf(u.Canonical)
-		row, ok = s.BySource(key)
 		wanted = func(s inventory.Source) bool { return s.Ref == key }
 	case ref != "":
 		if len(ref) < inventory.MinRef {

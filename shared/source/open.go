@@ -21,7 +21,7 @@ import (
 // [*Unresolvable], and ctx's if ctx ends. Each call asks the URL of loc, since
 // URLs that it redirects to expire. ctx bounds the reading of the body too.
 func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v Validators) (*Body, error) {
-	u, err := ParseURL(loc.URL)
+	u, err := loc.Parse()
 	if err != nil {
 		return nil, err
 	}

@@ -111,11 +111,12 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // A Location names the bytes of a resolved source.
 type Location struct {
-	// URL is canonical (see [ParseURL]).
-	URL string `json:"url"`
+	URL string
+	// Name is the name of the image. It may be empty if the URL ends in one.
+	Name string
 	// Digest names the content ("sha256:HEX") of a pinned source (see
 	// [URL.Pinned]), and is empty for others.
-	Digest string `json:"digest,omitempty"`
+	Digest string
 }
 
 // Validators tell one content of a source from another (RFC 9110 section 8.8).
@@ -148,7 +149,6 @@ func (v Validators) ifRange() string {
 type Resolved struct {
 	Location
 	Validators
-	Name   string       // image name
 	Format image.Format // by Name
 	Size   int64        // bytes, or -1 if the server does not say
 	// SHA256 and SHA512 are the publisher's digests in lower-case hexadecimal.

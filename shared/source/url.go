@@ -42,7 +42,7 @@ type place interface {
 }
 
 // parsers has the parser of URLs for each of [scheme.All].
-var parsers = map[string]func(raw string) (URL, error){
+var parsers = map[string]func(raw, name string) (URL, error){
 	"https": parseFile,
 	"http":  parseFile,
 	"oras":  parseORAS,
@@ -53,14 +53,18 @@ var schemeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*$`) // RFC 3986 sec
 // ParseURL parses the URL of an image: http or https with a path that ends in
 // an image name, or oras://HOST[:PORT]/REPO followed by :TAG or
 // @sha256:DIGEST. The error is a [*Malformed].
-func ParseURL(raw string) (URL, error) {
-	raw = strings.TrimSpace(raw)
+func ParseURL(raw string) (URL, error) { return Location{URL: raw}.Parse() }
+
+// Parse is [ParseURL] for a URL that need not end in an image name if l has a
+// Name, which then is that of the result.
+func (l Location) Parse() (URL, error) {
+	raw := strings.TrimSpace(l.URL)
 	if err := checkText(raw); err != nil {
 		return URL{}, err
 	}
 	name, _, ok := strings.Cut(raw, ":")
 	if parse := parsers[strings.ToLower(name)]; parse != nil {
-		return parse(raw)
+		return parse(raw, l.Name)
 	}
 	if !ok || !schemeName.MatchString(name) {
 		return URL{}, malformed("the URL must begin with %s", scheme.List("://"))

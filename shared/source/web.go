@@ -18,17 +18,20 @@ import (
 // A web is a file on a web server, with http or https.
 type web struct{ url, name string }
 
-func parseFile(raw string) (URL, error) {
+func parseFile(raw, name string) (URL, error) {
 	u, err := parseWeb(raw)
 	if err != nil {
 		return URL{}, err
 	}
 	escaped := u.EscapedPath()
-	name, err := url.PathUnescape(escaped[strings.LastIndexByte(escaped, '/')+1:])
+	last, err := url.PathUnescape(escaped[strings.LastIndexByte(escaped, '/')+1:])
 	if err == nil {
-		_, err = image.ParseName(name)
+		_, err = image.ParseName(last)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		name = last // the server's coding of the file depends on it
+	case name == "":
 		return URL{}, malformed("the URL must end in an image's file name: %v", err)
 	}
 	return URL{Canonical: u.String(), Host: u.Host, Name: name, place: web{u.String(), name}}, nil
@@ -153,7 +156,7 @@ func (w web) described(resp *http.Response, size int64) (*Resolved, *url.URL, er
 	if err := checkImage(resp, w.name); err != nil {
 		return nil, nil, err
 	}
-	return &Resolved{Name: w.name, Size: size, Validators: validators(resp)}, resp.Request.URL, nil
+	return &Resolved{Location: Location{Name: w.name}, Size: size, Validators: validators(resp)}, resp.Request.URL, nil
 }
 
 // publishedSum returns what a checksum list says of the image, at the operator's
