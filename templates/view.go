@@ -1,6 +1,10 @@
 package templates
 
-import "time"
+import (
+	"time"
+
+	"imageroot/shared/image"
+)
 
 // A Frame is what every page has around it.
 type Frame struct {
@@ -135,8 +139,8 @@ type Begin struct {
 type Row struct {
 	ID     string // for elements: stays with the row
 	Before string // the ID of the element before the row
-	Name   string
-	Others []string // names
+	Name   image.Name
+	Others []image.Name // names
 	SHA256 string
 	Ref    string
 	State  string // unhashed, queued, running, failed, published, hashed
@@ -179,7 +183,7 @@ type Source struct {
 	// What and Key are the parameters of the question about deleting the source; ""
 	// if the pages cannot delete it.
 	What, Key string
-	Name      string
+	Name      image.Name
 }
 
 // Downloads and Hashes are lists of jobs.
@@ -198,7 +202,7 @@ type Jobs struct {
 // A Job is a hash, check or fetch job.
 type Job struct {
 	ID     string
-	Name   string
+	Name   image.Name
 	Stage  string // "check" or ""
 	Status string
 	// Active is set if it can be cancelled.

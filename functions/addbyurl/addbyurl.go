@@ -13,6 +13,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/entry"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
@@ -52,7 +53,7 @@ func (f *Function) Routes() []web.Route {
 // A view is an entry in the API.
 type view struct {
 	Ref       *string        `json:"ref"`
-	Name      string         `json:"name"`
+	Name      image.Name     `json:"name"`
 	Src       string         `json:"src"`
 	SHAURL    *string        `json:"sha_url"`
 	Format    string         `json:"format"`
@@ -201,7 +202,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	switch {
 	case errors.Is(err, record.ErrDamaged):
-		e.URL, e.Name = src, src
+		e.URL, e.Name = src, image.Name(src)
 	case errors.Is(err, store.ErrNotFound):
 		return problem.New(problem.NotFound, "there is no entry with this URL")
 	case err != nil:
@@ -230,7 +231,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 			f.Log.Warn("fetched bytes of a deleted entry could not be deleted", "src", e.URL, "error", err)
 		}
 	}
-	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+e.Name+" was deleted")
+	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+string(e.Name)+" was deleted")
 }
 
 // named reports whether a source in the catalog has the bytes with that SHA-256.

@@ -150,12 +150,12 @@ func ParseQuery(v url.Values) (inventory.Query, error) {
 
 // A listed image is an element of GET /images.
 type listed struct {
-	Name      string  `json:"name"`
-	Format    string  `json:"format"`
-	SizeBytes *int64  `json:"size_bytes"`
-	URL       string  `json:"url"`
-	Ref       *string `json:"ref"`
-	Cached    bool    `json:"cached"`
+	Name      image.Name `json:"name"`
+	Format    string     `json:"format"`
+	SizeBytes *int64     `json:"size_bytes"`
+	URL       string     `json:"url"`
+	Ref       *string    `json:"ref"`
+	Cached    bool       `json:"cached"`
 	// RawURL is the URL of the disk in the image, by the name of the disk.
 	RawURL *string `json:"raw_url"`
 }
@@ -203,8 +203,8 @@ func publicURL(base string, row *inventory.Row) (string, bool) {
 
 // ImagePath returns the path of an image by its SHA-256. The name gives clients
 // the suffix.
-func ImagePath(sha256 layout.SHA256, name string) string {
-	return "/images/" + string(sha256) + "/" + url.PathEscape(name)
+func ImagePath(sha256 layout.SHA256, name image.Name) string {
+	return "/images/" + string(sha256) + "/" + url.PathEscape(string(name))
 }
 
 // RawPath returns the path of the disk in a row's image, or "" if /raw does not
@@ -214,7 +214,7 @@ func (f *Function) RawPath(row *inventory.Row) string {
 	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
 		return ""
 	}
-	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(image.DiskName(row.Names[0]))
+	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(string(image.DiskName(row.Names[0])))
 }
 
 // events answers GET /events.

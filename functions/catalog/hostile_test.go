@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"imageroot/shared/content"
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/store/memstore"
 )
@@ -42,7 +43,7 @@ func heap() uint64 {
 // What clients leave unread takes little memory, however many they are.
 func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	f, h := newCatalog(t, memstore.New())
-	put := func(name string, data []byte) {
+	put := func(name image.Name, data []byte) {
 		t.Helper()
 		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), bytes.NewReader(data), int64(len(data))); err != nil {
 			t.Fatal(err)
@@ -54,7 +55,7 @@ func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	for n := range 2000 {
 		fmt.Fprintf(&manifest, "[[images]]\nname = \"image-%d.img\"\nsrc = \"https://images.example.org/a-directory/image-%d.img\"\n", n, n)
 	}
-	put(string(layout.ManifestKey), []byte(manifest.String()))
+	put(image.Name(layout.ManifestKey), []byte(manifest.String()))
 
 	const clients, each = 400, 40 << 10
 	for _, path := range []string{"/images", "/catalog.toml", "/images/plain.img", "/raw/plain.img"} {

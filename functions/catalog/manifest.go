@@ -44,13 +44,13 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 			continue
 		}
 		name := row.Names[0]
-		if used[strings.ToLower(name)] {
+		if used[strings.ToLower(string(name))] {
 			if row.Ref == nil {
 				continue // it cannot be told from the other one
 			}
 			name = apart(*row.Ref, name)
 		}
-		used[strings.ToLower(name)] = true
+		used[strings.ToLower(string(name))] = true
 		im := manifest.Image{Name: name, Src: src, SHA256: row.Digest(), Format: row.Format, SizeBytes: row.SizeBytes}
 		for _, source := range row.Sources {
 			if source.Location == src {
@@ -64,13 +64,13 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 
 // apart returns a unique name for a row whose name another row has: ref and the
 // name, whose beginning is cut if both together are too long.
-func apart(ref, name string) string {
+func apart(ref string, name image.Name) image.Name {
 	keep := image.MaxNameBytes - len(ref) - len("-")
 	for len(name) > keep {
-		_, n := utf8.DecodeRuneInString(name)
+		_, n := utf8.DecodeRuneInString(string(name))
 		name = name[n:]
 	}
-	return ref + "-" + name
+	return image.Name(ref) + "-" + name
 }
 
 // replaceManifest answers PUT /catalog.toml.

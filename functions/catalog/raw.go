@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"imageroot/shared/content"
@@ -33,13 +32,13 @@ func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
 // findDisk is find that also takes the name of a disk; see
 // [inventory.Snapshot.ByDisk].
 func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) {
-	switch names := s.ByDisk(key); len(names) {
+	switch names := s.ByDisk(image.Name(key)); len(names) {
 	case 0:
 		return f.find(s, key) // a SHA-256, or its error
 	case 1:
-		return f.find(s, names[0])
+		return f.find(s, string(names[0]))
 	default:
-		return nil, problem.Newf(problem.Conflict, "%s may be the disk in any of these images: %s; ask for one by the image's name or SHA-256", key, strings.Join(names, ", "))
+		return nil, problem.Newf(problem.Conflict, "%s may be the disk in any of these images: %s; ask for one by the image's name or SHA-256", key, image.Join(names))
 	}
 }
 
@@ -124,7 +123,7 @@ func elsewhere(r *http.Request, c *object) error {
 	if key == "" {
 		key = url.PathEscape(string(c.Info.Key))
 	}
-	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(c.name)
+	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(string(c.name))
 	format, _ := image.FormatOf(c.name)
 	kind := content.KindOf(format)
 	if c.known != nil {

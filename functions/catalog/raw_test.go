@@ -162,7 +162,7 @@ func newRawServer(t *testing.T, direct bool) *rawServer {
 	return s
 }
 
-func (s *rawServer) put(name string, b []byte) {
+func (s *rawServer) put(name image.Name, b []byte) {
 	s.Helper()
 	if _, err := s.root.Put(s.Context(), layout.ImageKey(name), bytes.NewReader(b), int64(len(b))); err != nil {
 		s.Fatal(err)
@@ -248,24 +248,24 @@ func TestRaw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	images := map[string][]byte{
+	images := map[image.Name][]byte{
 		"a.img": disk, "b.img.gz": gzipped(t, disk), "c.raw.zst": encoder.EncodeAll(disk, nil),
 		"d.qcow2": qcow2Of(t, disk), "e.img": qcow2Of(t, disk, "-c"), "f.qcow2": qcow2Of(t, disk, "-c", "-o", "cluster_size=2M"),
 		"g.img": gzipped(t, disk), // whatever its name says
 	}
-	saved := map[string]string{"b.img.gz": "b.img", "c.raw.zst": "c.raw", "d.qcow2": "d.img", "f.qcow2": "f.img"}
+	saved := map[image.Name]image.Name{"b.img.gz": "b.img", "c.raw.zst": "c.raw", "d.qcow2": "d.img", "f.qcow2": "f.img"}
 	both(t, func(t *testing.T, direct bool) {
 		s := newRawServer(t, direct)
 		for name, image := range images {
 			s.put(name, image)
 		}
 		for name, image := range images {
-			path := "/raw/" + name
+			path := "/raw/" + string(name)
 			r := s.want(s.ask("GET", path), 200)
 			s.same(r, disk)
 			head := s.want(s.ask("HEAD", path), 200)
 			seekable := r.header.Get("Accept-Ranges") == "bytes"
-			if zipped := strings.HasPrefix(string(image), "\x1f\x8b") || strings.HasSuffix(name, ".zst"); seekable == zipped {
+			if zipped := strings.HasPrefix(string(image), "\x1f\x8b") || strings.HasSuffix(string(name), ".zst"); seekable == zipped {
 				t.Errorf("%s: Accept-Ranges: %s", name, r.header.Get("Accept-Ranges"))
 			}
 			if length := r.header.Get("Content-Length"); seekable && length != strconv.Itoa(len(disk)) {
@@ -274,7 +274,7 @@ func TestRaw(t *testing.T) {
 			if got := r.trailer.Get("Repr-Digest"); !seekable && got != digest.FormatReprDigest(sum(disk)) {
 				t.Errorf("%s: Repr-Digest: %q in the trailer", name, got)
 			}
-			if want := `attachment; filename=` + cmp.Or(saved[name], name); r.header.Get("Content-Disposition") != want {
+			if want := `attachment; filename=` + string(cmp.Or(saved[name], name)); r.header.Get("Content-Disposition") != want {
 				t.Errorf("%s: %s, want %s", name, r.header.Get("Content-Disposition"), want)
 			}
 			for _, h := range []http.Header{r.header, head.header} {
@@ -286,7 +286,7 @@ func TestRaw(t *testing.T) {
 				t.Errorf("%s: HEAD says %v, GET %v", name, head.header, r.header)
 			}
 			etag := r.header.Get("ETag")
-			if etag == s.ask("HEAD", "/images/"+name).header.Get("ETag") || r.header.Get("Vary") != "Accept-Encoding" {
+			if etag == s.ask("HEAD", "/images/"+string(name)).header.Get("ETag") || r.header.Get("Vary") != "Accept-Encoding" {
 				t.Errorf("%s: ETag %s, Vary %s", name, etag, r.header.Get("Vary"))
 			}
 			if d := s.want(s.ask("HEAD", path+"/another.img.xz"), 200).header.Get("Content-Disposition"); d != "attachment; filename=another.img" {
@@ -367,7 +367,7 @@ func TestRawRefused(t *testing.T) {
 			"window.img.zst":  {[]byte("\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00"), []string{"--long=27"}},
 			"nothing.img.zst": {[]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00ab"), []string{"cut short"}},
 		} {
-			s.put(name, c.image)
+			s.put(image.Name(name), c.image)
 			for _, fields := range [][]string{nil, {"Accept-Encoding", "zstd"}} {
 				r := s.want(s.ask("GET", "/raw/"+name, fields...), 422, c.words...)
 				if r.header.Get("ETag")+r.header.Get("Content-Encoding")+r.header.Get("Trailer") != "" {
@@ -406,7 +406,7 @@ func TestRawCut(t *testing.T) {
 			"zstd-cut.img.gz": {zipped[:len(zipped)-1<<20], []string{"Accept-Encoding", "zstd"}},
 			"zstd.qcow2":      {packed, []string{"Accept-Encoding", "zstd"}},
 		} {
-			s.put(name, c.image)
+			s.put(image.Name(name), c.image)
 			r := s.ask("GET", "/raw/"+name, c.fields...)
 			if r.status >= 300 || r.err == nil {
 				t.Errorf("%s: status %d, %d bytes, no error", name, r.status, len(r.body))
@@ -427,7 +427,7 @@ func TestRawCut(t *testing.T) {
 func TestRawReplaced(t *testing.T) {
 	t.Parallel()
 	disk := someDisk()
-	for name, image := range map[string][]byte{"a.img": disk, "b.img.gz": gzipped(t, disk), "c.qcow2": qcow2Of(t, disk)} {
+	for name, image := range map[image.Name][]byte{"a.img": disk, "b.img.gz": gzipped(t, disk), "c.qcow2": qcow2Of(t, disk)} {
 		for _, fields := range [][]string{nil, {"Accept-Encoding", "zstd"}} {
 			t.Run(fmt.Sprint(name, fields), func(t *testing.T) {
 				t.Parallel()
@@ -441,7 +441,7 @@ func TestRawReplaced(t *testing.T) {
 					}
 					return faultstore.None
 				})
-				if r := s.ask("GET", "/raw/"+name, fields...); r.status != 200 || r.err == nil {
+				if r := s.ask("GET", "/raw/"+string(name), fields...); r.status != 200 || r.err == nil {
 					t.Errorf("status %d, %d bytes, %v", r.status, len(r.body), r.err)
 				}
 				if heads.Load() < 2 {
@@ -454,7 +454,7 @@ func TestRawReplaced(t *testing.T) {
 
 // Where each read is a request, an image of many clusters takes few.
 // learn records what is known of an image's bytes.
-func learn(t *testing.T, f *Function, name string, rec content.Record) {
+func learn(t *testing.T, f *Function, name image.Name, rec content.Record) {
 	t.Helper()
 	info, err := f.Images.Head(t.Context(), layout.ImageKey(name))
 	if err != nil {
@@ -479,7 +479,7 @@ func TestRawKnown(t *testing.T) {
 		return &content.Check{Verdict: v, Reason: "because of the " + string(v)}
 	}
 	for _, tt := range []struct {
-		name  string
+		name  image.Name
 		rec   content.Record
 		here  int // status
 		there string
@@ -508,7 +508,7 @@ func TestRawKnown(t *testing.T) {
 			}
 			learn(t, f, tt.name, tt.rec)
 			w := httptest.NewRecorder()
-			handler.ServeHTTP(w, httptest.NewRequest("GET", "/raw/"+tt.name, nil))
+			handler.ServeHTTP(w, httptest.NewRequest("GET", "/raw/"+string(tt.name), nil))
 			if w.Code != status || status != 200 && !strings.Contains(w.Body.String(), tt.there) {
 				t.Errorf("%s, links %v: %d %s, want %d, %q", tt.name, links, w.Code, w.Body, status, tt.there)
 			}
@@ -731,11 +731,11 @@ func TestRawRequests(t *testing.T) {
 	t.Parallel()
 	s := newRawServer(t, false)
 	disk := someDisk()
-	for name, image := range map[string][]byte{"plain.qcow2": qcow2Of(t, disk), "packed.qcow2": qcow2Of(t, disk, "-c"), "tiny.qcow2": qcow2Of(t, disk, "-o", "cluster_size=512")} {
+	for name, image := range map[image.Name][]byte{"plain.qcow2": qcow2Of(t, disk), "packed.qcow2": qcow2Of(t, disk, "-c"), "tiny.qcow2": qcow2Of(t, disk, "-o", "cluster_size=512")} {
 		s.put(name, image)
-		s.want(s.ask("HEAD", "/raw/"+name), 200)
+		s.want(s.ask("HEAD", "/raw/"+string(name)), 200)
 		s.images.Reset(nil)
-		s.same(s.want(s.ask("GET", "/raw/"+name), 200), disk)
+		s.same(s.want(s.ask("GET", "/raw/"+string(name)), 200), disk)
 		gets := 0
 		for _, c := range s.images.Calls() {
 			if c.Op == "Get" {
@@ -808,11 +808,11 @@ func TestRawByDiskName(t *testing.T) {
 	for name, disk := range disks {
 		switch path.Ext(name) {
 		case ".gz":
-			s.put(name, gzipped(t, disk))
+			s.put(image.Name(name), gzipped(t, disk))
 		case ".qcow2":
-			s.put(name, qcow2Of(t, disk))
+			s.put(image.Name(name), qcow2Of(t, disk))
 		default:
-			s.put(name, disk)
+			s.put(image.Name(name), disk)
 		}
 	}
 	for path, name := range map[string]string{
@@ -821,11 +821,11 @@ func TestRawByDiskName(t *testing.T) {
 	} {
 		r := s.want(s.ask("GET", "/raw/"+path), 200)
 		s.same(r, disks[name])
-		file := image.DiskName(name)
+		file := image.DiskName(image.Name(name))
 		if strings.Contains(path, "/") {
 			file = "c.img"
 		}
-		if _, p, err := mime.ParseMediaType(r.header.Get("Content-Disposition")); err != nil || p["filename"] != file {
+		if _, p, err := mime.ParseMediaType(r.header.Get("Content-Disposition")); err != nil || p["filename"] != string(file) {
 			t.Errorf("%s is to be saved as %q, want %q (%v)", path, p["filename"], file, err)
 		}
 		s.want(s.ask("HEAD", "/raw/"+path), 200)
@@ -847,10 +847,10 @@ func TestRawPaths(t *testing.T) {
 		"free.img.xz": gzip, "taken.img.xz": gzip, "taken.img": {Content: content.Content{Kind: content.MBR}},
 		"page.img": {Content: content.Content{Kind: content.HTML, What: "a web page"}},
 	} {
-		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), strings.NewReader(name), int64(len(name))); err != nil {
+		if _, err := f.Images.Put(t.Context(), store.Key(name), strings.NewReader(name), int64(len(name))); err != nil {
 			t.Fatal(err)
 		}
-		learn(t, f, name, rec)
+		learn(t, f, image.Name(name), rec)
 	}
 	byDigest := func(name, disk string) string { return string("/raw/"+sum([]byte(name))+"/") + disk }
 	want := map[string]string{
@@ -871,8 +871,8 @@ func TestRawPaths(t *testing.T) {
 		if l.RawURL != nil {
 			raw = strings.TrimPrefix(*l.RawURL, "http://example.com")
 		}
-		if raw != want[l.Name] {
-			t.Errorf("%s is listed with the raw URL %q, want %q", l.Name, raw, want[l.Name])
+		if raw != want[string(l.Name)] {
+			t.Errorf("%s is listed with the raw URL %q, want %q", l.Name, raw, want[string(l.Name)])
 		}
 	}
 	rows := get("/catalog").String()
@@ -899,11 +899,11 @@ func TestRawElsewhere(t *testing.T) {
 		"a.img": "| dd of=", "b.img.zst": "/images/b.img.zst/b.img.zst' | zstd -d | dd of=", "c d.iso.xz": "/images/c%20d.iso.xz/c%20d.iso.xz' | xz -d | dd",
 		"e.raw.gz": "gzip -d", "f.raw.bz2": "bzip2 -d", "g.qcow2": "qemu-img convert -O raw",
 	} {
-		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), strings.NewReader(name), int64(len(name))); err != nil {
+		if _, err := f.Images.Put(t.Context(), store.Key(name), strings.NewReader(name), int64(len(name))); err != nil {
 			t.Fatal(err)
 		}
 		key := url.PathEscape(name)
-		for _, path := range []string{key, url.PathEscape(image.DiskName(name)), key + "/x.img"} {
+		for _, path := range []string{key, url.PathEscape(string(image.DiskName(image.Name(name)))), key + "/x.img"} {
 			for _, method := range []string{"GET", "HEAD"} {
 				r := httptest.NewRequest(method, "/raw/"+path, nil)
 				w := httptest.NewRecorder()

@@ -22,7 +22,7 @@ import (
 // An object is one version of an object that is to be sent.
 type object struct {
 	inventory.Place
-	name   string        // for the client
+	name   image.Name    // for the client
 	sha256 layout.SHA256 // "" if it is not known
 
 	known *content.Record // nil if the content was not inspected
@@ -61,8 +61,8 @@ func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inve
 }
 
 // nameFor returns the file name for the client.
-func nameFor(r *http.Request, name string) string {
-	if asked := r.PathValue("name"); image.IsName(asked) {
+func nameFor(r *http.Request, name image.Name) image.Name {
+	if asked, err := image.ParseName(r.PathValue("name")); err == nil {
 		return asked
 	}
 	return name
@@ -78,28 +78,29 @@ func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 		}
 		return f.cached(s, row, row.Names[0])
 	}
-	if _, err := image.ParseName(key); err != nil {
+	name, err := image.ParseName(key)
+	if err != nil {
 		return nil, problem.New(problem.NotFound, "neither the SHA-256 nor the name of an image: "+err.Error())
 	}
-	row, ok := s.ByName(key)
+	row, ok := s.ByName(name)
 	if !ok {
 		return nil, problem.New(problem.NotFound, "there is no image of this name here")
 	}
-	if info, ok := s.Image(key); ok {
-		return newObject(inventory.Place{Root: f.Images, Local: true, Info: info}, key, row), nil
+	if info, ok := s.Image(name); ok {
+		return newObject(inventory.Place{Root: f.Images, Local: true, Info: info}, name, row), nil
 	}
-	return f.cached(s, row, key)
+	return f.cached(s, row, name)
 }
 
 // cached returns the object with a row's bytes, in either root.
-func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name string) (*object, error) {
+func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name image.Name) (*object, error) {
 	if at, ok := s.Locate(row, f.Images, f.Catalog); ok {
 		return newObject(at, name, row), nil
 	}
 	return nil, problem.New(problem.NotFound, "the image is known, but its bytes are not here: fetch it first")
 }
 
-func newObject(at inventory.Place, name string, row *inventory.Row) *object {
+func newObject(at inventory.Place, name image.Name, row *inventory.Row) *object {
 	c := &object{Place: at, name: name, sha256: row.Digest(), known: row.Known}
 	if row.RawSizeBytes != nil && row.RawSHA256 != nil {
 		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
@@ -135,7 +136,7 @@ func describe(h http.Header, c *object, suffix string, sha256 layout.SHA256) {
 		h.Set("Repr-Digest", digest.FormatReprDigest(sha256))
 	}
 	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": c.name}))
+	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": string(c.name)}))
 	// Caches may store it, but must revalidate (RFC 9111 §5.2.2.4).
 	h.Set("Cache-Control", "no-cache")
 }
@@ -184,7 +185,7 @@ func (f *Function) links(c *object) store.Presigner {
 // redirect sends the client to the store, which handles ranges and conditions.
 // The answer has no validators, since the store has others.
 func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
-	url, err := links.PresignGet(r.Context(), c.Info.Key, c.name, r.Method == http.MethodHead)
+	url, err := links.PresignGet(r.Context(), c.Info.Key, string(c.name), r.Method == http.MethodHead)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
@@ -197,7 +198,7 @@ func (f *Function) drop(ctx context.Context, j job.Job, data json.RawMessage) {
 }
 
 // abandon removes the bytes that a checkpoint names.
-func (f *Function) abandon(ctx context.Context, name string, cp checkpoint) {
+func (f *Function) abandon(ctx context.Context, name image.Name, cp checkpoint) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	err := f.Catalog.AbortUpload(ctx, cp.Key, cp.UploadID)

@@ -299,7 +299,7 @@ func nameOf(ctx context.Context, inv *inventory.Inventory, sha256 layout.SHA256)
 	s, err := inv.Snapshot(ctx)
 	if err == nil {
 		if row, ok := s.BySHA256(sha256); ok {
-			return row.Names[0]
+			return string(row.Names[0])
 		}
 	}
 	return sha256.Short()

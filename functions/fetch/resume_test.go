@@ -14,6 +14,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/entry"
+	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
@@ -311,18 +312,18 @@ func TestCancelBySpelling(t *testing.T) {
 	t.Parallel()
 	const composed, decomposed = "\u00fc.img", "u\u0308.img"
 	for _, c := range []struct {
-		names []string
+		names []image.Name
 		want  []job.Status
 	}{
-		{[]string{decomposed}, []job.Status{job.Cancelled}},
-		{[]string{decomposed, composed}, []job.Status{job.Queued, job.Cancelled}},
-		{[]string{"u.img"}, []job.Status{job.Queued}},
+		{[]image.Name{decomposed}, []job.Status{job.Cancelled}},
+		{[]image.Name{decomposed, composed}, []job.Status{job.Queued, job.Cancelled}},
+		{[]image.Name{"u.img"}, []job.Status{job.Queued}},
 	} {
 		w := newWorld(t, "https://images.example.org/x.img", entry.Entry{})
 		f := w.process("page", w.root)
 		for _, name := range c.names {
-			_, _, err := f.Jobs.Enqueue(t.Context(), layout.FetchJobKey(layout.RefOf(name)), nil, func(j *job.Job) {
-				j.Name, j.Ref, j.Src = name, layout.RefOf(name), name
+			_, _, err := f.Jobs.Enqueue(t.Context(), layout.FetchJobKey(layout.RefOf(string(name))), nil, func(j *job.Job) {
+				j.Name, j.Ref, j.Src = name, layout.RefOf(string(name)), string(name)
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -330,7 +331,7 @@ func TestCancelBySpelling(t *testing.T) {
 		}
 		w.routes(f).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, "/catalog/downloads/"+url.PathEscape(composed), nil))
 		for i, name := range c.names {
-			j, _, err := record.Read[job.Job](t.Context(), w.root, layout.FetchJobKey(layout.RefOf(name)))
+			j, _, err := record.Read[job.Job](t.Context(), w.root, layout.FetchJobKey(layout.RefOf(string(name))))
 			if err != nil || j.Status != c.want[i] {
 				t.Errorf("the download of %+q among %+q is %s, %v", name, c.names, j.Status, err)
 			}

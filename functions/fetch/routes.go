@@ -82,7 +82,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 				j = k
 			}
 		}
-		return web.Answer(w, r, http.StatusAccepted, viewOf(j), src.Name+" is here already")
+		return web.Answer(w, r, http.StatusAccepted, viewOf(j), string(src.Name)+" is here already")
 	}
 	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
 	j, err := f.runner().Enqueue(ctx, string(src.Ref), keep, func(j *job.Job) {
@@ -92,7 +92,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "fetch of "+src.Name+" queued")
+	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "fetch of "+string(src.Name)+" queued")
 }
 
 // find returns the source that a request names.
@@ -119,8 +119,8 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 		row, ok = s.ByRef(strings.ToLower(ref))
 		wanted = func(s inventory.Source) bool { return s.Ref != "" }
 	case name != "":
-		row, ok = s.ByName(name)
-		spellings := image.Spellings(name)
+		row, ok = s.ByName(image.Name(name))
+		spellings := image.Spellings(image.Name(name))
 		wanted = func(s inventory.Source) bool { return s.Ref != "" && slices.Contains(spellings, s.Name) }
 	default:
 		return nil, inventory.Source{}, problem.New(problem.Malformed, "say which image: by name, by ref (the beginning of its SHA-256), or by src (the URL it is known by)")
@@ -133,12 +133,12 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 			return row, row.Sources[i], nil
 		}
 	}
-	return nil, inventory.Source{}, problem.New(problem.Conflict, row.Names[0]+" is in the image root: there is nothing to fetch")
+	return nil, inventory.Source{}, problem.New(problem.Conflict, string(row.Names[0])+" is in the image root: there is nothing to fetch")
 }
 
 // cancel answers DELETE /catalog/downloads/{name}.
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
-	name, src := r.PathValue("name"), r.URL.Query().Get("src")
+	name, src := image.Name(r.PathValue("name")), r.URL.Query().Get("src")
 	all, err := f.Inventory.Jobs(r.Context(), job.Fetch)
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if jobs == nil {
-		return problem.New(problem.NotFound, "there is no download of "+name)
+		return problem.New(problem.NotFound, "there is no download of "+string(name))
 	}
 	for _, j := range jobs {
 		if !j.Status.Active() {
@@ -166,7 +166,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+name+" cancelled")
+	return web.Answer(w, r, http.StatusNoContent, nil, "download of "+string(name)+" cancelled")
 }
 
 // uncache answers DELETE /catalog/cache/{sha256}.

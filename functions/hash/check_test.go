@@ -17,6 +17,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/content"
+	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
@@ -425,11 +426,11 @@ func TestChecksByAndBy(t *testing.T) {
 		bubble(t, func(w *world) {
 			off := w.process("off", w.catalog)
 			for i := range images {
-				name := fmt.Sprintf("%02d.img.gz", i)
+				name := image.Name(fmt.Sprintf("%02d.img.gz", i))
 				data := packed(t, []byte(name))
 				w.put(name, data)
 				w.look(off, name)
-				w.until(off, job.Hash.Task(name))
+				w.until(off, job.Hash.Task(string(name)))
 				if !known { // as of a catalog from before there were checks
 					if err := w.catalog.Delete(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
 						t.Fatal(err)
@@ -475,10 +476,10 @@ func TestChecksByAndBy(t *testing.T) {
 	bubble(t, func(w *world) {
 		off := w.process("off", w.catalog)
 		for i := range maxTurns + 3 {
-			name := fmt.Sprintf("%02d.img.gz", i)
+			name := image.Name(fmt.Sprintf("%02d.img.gz", i))
 			w.put(name, packed(t, []byte(name)))
 			w.look(off, name)
-			w.until(off, job.Hash.Task(name))
+			w.until(off, job.Hash.Task(string(name)))
 		}
 		on := w.process("on", w.catalog)
 		on.Jobs.Queues[job.Check] = on.work

@@ -8,6 +8,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/content"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -20,11 +21,11 @@ import (
 // A place is where bytes are, and their primary name.
 type place struct {
 	inventory.Place
-	name string
+	name image.Name
 }
 
 // imageAt returns the place of an image.
-func (f *Function) imageAt(name string, v store.Version) place {
+func (f *Function) imageAt(name image.Name, v store.Version) place {
 	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: layout.ImageKey(name), Version: v}}, name}
 }
 
@@ -143,7 +144,7 @@ func (f *Function) detect(ctx context.Context, at place) (content.Content, error
 
 // enqueueCheck queues a check job, unless it is active. A job that has ended
 // without a verdict is queued again.
-func (f *Function) enqueueCheck(ctx context.Context, sha256 layout.SHA256, name string, size int64, actor, ip string) (job.Job, error) {
+func (f *Function) enqueueCheck(ctx context.Context, sha256 layout.SHA256, name image.Name, size int64, actor, ip string) (job.Job, error) {
 	return f.runner(job.Check).Enqueue(ctx, string(sha256), func(job.Job) bool { return false }, func(j *job.Job) {
 		j.Name, j.Stage, j.SHA256, j.BytesTotal, j.Actor, j.SourceIP = name, job.Check.Name, sha256, &size, actor, ip
 	})

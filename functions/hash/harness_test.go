@@ -19,6 +19,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -122,7 +123,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // put stores an object, and lets it settle.
-func (w *world) put(name string, data []byte) store.Version {
+func (w *world) put(name image.Name, data []byte) store.Version {
 	w.t.Helper()
 	time.Sleep(time.Second) // versions differ by it
 	v, err := w.images.Put(w.t.Context(), layout.ImageKey(name), bytes.NewReader(data), int64(len(data)))
@@ -158,7 +159,7 @@ func (w *world) process(owner string, catalog store.Root) *process {
 }
 
 // look has p look at the image until that works.
-func (w *world) look(p *process, name string) {
+func (w *world) look(p *process, name image.Name) {
 	w.t.Helper()
 	w.until(p, queue.InspectImage(name))
 }

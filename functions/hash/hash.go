@@ -13,6 +13,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -129,7 +130,7 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 			_, err := f.enqueue(ctx, name, &info.Version, activity.System, "")
 			return err
 		}
-		err = f.Jobs.Complete(ctx, job.Hash.Key(name), func(j *job.Job) {
+		err = f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
 			j.SHA256, j.BytesDone, j.BytesTotal, j.Version = rec.SHA256, info.Size, &info.Size, &info.Version
 		})
 		if err != nil {
@@ -146,8 +147,8 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 }
 
 // forget removes the records of an object that is gone.
-func (f *Function) forget(ctx context.Context, name string) error {
-	if _, err := f.runner(job.Hash).Cancel(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
+func (f *Function) forget(ctx context.Context, name image.Name) error {
+	if _, err := f.runner(job.Hash).Cancel(ctx, string(name)); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	return record.Delete[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
@@ -157,14 +158,14 @@ func (f *Function) forget(ctx context.Context, name string) error {
 // job of that version that was cancelled, or has failed and does not recover (see
 // [job.Job.Recovers]), is queued again for an operator only. One that is completed
 // is queued again for the system only, which asks because its outcome is missing.
-func (f *Function) enqueue(ctx context.Context, name string, version *store.Version, actor, ip string) (job.Job, error) {
+func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.Version, actor, ip string) (job.Job, error) {
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
 	keep := func(j job.Job) bool {
 		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
 	}
 	r := f.runner(job.Hash)
 	for {
-		j, _, err := r.Jobs.Enqueue(ctx, r.Key(name), keep, func(j *job.Job) {
+		j, _, err := r.Jobs.Enqueue(ctx, layout.HashJobKey(name), keep, func(j *job.Job) {
 			j.Name, j.Version, j.Actor, j.SourceIP = name, version, actor, ip
 			j.BytesTotal = &version.Size
 		})
@@ -174,12 +175,12 @@ func (f *Function) enqueue(ctx context.Context, name string, version *store.Vers
 		case is(j) && j.Status == job.Queued:
 			// If it was queued before, its task may be lost, or wait for another
 			// process whose workers are busy.
-			return j, r.Send(ctx, name, 0)
+			return j, r.Send(ctx, string(name), 0)
 		case is(j):
 			return j, nil
 		}
 		// It reads a version that was replaced.
-		if _, err := r.Cancel(ctx, name); err != nil {
+		if _, err := r.Cancel(ctx, string(name)); err != nil {
 			return j, err
 		}
 	}
@@ -198,7 +199,8 @@ const (
 )
 
 // hashed verifies and inspects an image that was hashed.
-func (f *Function) hashed(ctx context.Context, name string, j job.Job) error {
+func (f *Function) hashed(ctx context.Context, _ string, j job.Job) error {
+	name := j.Name
 	if j.Status != job.Completed {
 		return nil
 	}
@@ -222,7 +224,8 @@ func replaced() error {
 }
 
 // hash reads the current version of an image and publishes its digest.
-func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job.Job), error) {
+func (f *Function) hash(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
+	name := image.Name(id)
 	info, err := f.Images.Head(ctx, layout.ImageKey(name))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errors.New("the image was deleted")
@@ -261,7 +264,7 @@ func (f *Function) hash(ctx context.Context, name string, r *job.Run) (func(*job
 	}, nil
 }
 
-func (f *Function) read(ctx context.Context, name string, info store.Info, h *digest.Hasher, r *job.Run) error {
+func (f *Function) read(ctx context.Context, name image.Name, info store.Info, h *digest.Hasher, r *job.Run) error {
 	if h.Offset() == info.Size {
 		return nil
 	}
@@ -305,7 +308,7 @@ func (f *Function) read(ctx context.Context, name string, info store.Info, h *di
 }
 
 // publish records the digest of one version of an image.
-func (f *Function) publish(ctx context.Context, r *job.Run, name string, version store.Version, h *digest.Hasher) error {
+func (f *Function) publish(ctx context.Context, r *job.Run, name image.Name, version store.Version, h *digest.Hasher) error {
 	return job.Publish(ctx, r, layout.DigestKey(name), version.Size, func(rec *digest.Record) error {
 		*rec = rec.Next(name, version, h.Sum256(), digest.ByHash, f.Now())
 		rec.SHA512 = h.Sum512()

@@ -17,6 +17,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
@@ -541,7 +542,7 @@ func TestDamagedDigests(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.put(imageName, smallA)
 		for _, name := range []string{imageName, "gone.img"} {
-			if _, err := w.catalog.CreateRecord(w.t.Context(), layout.DigestKey(name), []byte("{")); err != nil {
+			if _, err := w.catalog.CreateRecord(w.t.Context(), layout.DigestKey(image.Name(name)), []byte("{")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -599,11 +600,11 @@ func TestChecksumFiles(t *testing.T) {
 					}
 				}
 				for suffix, text := range tt.files {
-					w.put(imageName+suffix, []byte(text))
+					w.put(image.Name(imageName+suffix), []byte(text))
 				}
 				w.look(p, imageName)
 				for suffix := range tt.files {
-					w.look(p, imageName+suffix)
+					w.look(p, image.Name(imageName+suffix))
 				}
 				if len(p.work.take()) > 0 {
 					w.run(p)
@@ -630,7 +631,7 @@ func TestChecksumFiles(t *testing.T) {
 					if err := w.images.Delete(w.t.Context(), store.Key(imageName+suffix)); err != nil {
 						t.Fatal(err)
 					}
-					w.look(p, imageName+suffix)
+					w.look(p, image.Name(imageName+suffix))
 				}
 				if rec := w.record(); len(rec.Publishers) != 0 || rec.SHA256 != sum256(smallA) {
 					t.Errorf("%s: without them the record is %+v", tt.name, rec)
@@ -647,12 +648,12 @@ func TestChecksumFileComposedOtherwise(t *testing.T) {
 	for _, names := range [][2]string{{"\u00fc.img", "u\u0308.img"}, {"u\u0308.img", "\u00fc.img"}} {
 		bubble(t, func(w *world) {
 			p := w.process("a", w.catalog)
-			w.put(names[0], smallA)
-			w.look(p, names[0])
+			w.put(image.Name(names[0]), smallA)
+			w.look(p, image.Name(names[0]))
 			w.until(p, job.Hash.Task(names[0]))
-			w.put(names[1]+".sha256", []byte(string(sum256(smallA)+"  ")+names[1]+"\n"))
-			w.look(p, names[1]+".sha256")
-			rec, _, err := record.Read[digest.Record](w.t.Context(), w.catalog, layout.DigestKey(names[0]))
+			w.put(image.Name(names[1]+".sha256"), []byte(string(sum256(smallA)+"  ")+names[1]+"\n"))
+			w.look(p, image.Name(names[1]+".sha256"))
+			rec, _, err := record.Read[digest.Record](w.t.Context(), w.catalog, layout.DigestKey(image.Name(names[0])))
 			if err != nil || len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
 				t.Errorf("%+q beside %+q: %+v, %v", names[1], names[0], rec, err)
 			}
@@ -703,12 +704,12 @@ func TestReconcile(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)
 		for _, name := range []string{"hashed.img", "changed.img", "gone.img", "unhashed.img", "no image.txt"} {
-			v := w.put(name, []byte(name))
+			v := w.put(image.Name(name), []byte(name))
 			if name == "unhashed.img" || name == "no image.txt" {
 				continue
 			}
-			_, _, err := record.Change(w.t.Context(), w.catalog, layout.DigestKey(name), func(r *digest.Record, _ bool) error {
-				*r = digest.Record{Meta: r.Meta, Name: name, Version: v, SHA256: sum256([]byte(name)), By: digest.ByHash}
+			_, _, err := record.Change(w.t.Context(), w.catalog, layout.DigestKey(image.Name(name)), func(r *digest.Record, _ bool) error {
+				*r = digest.Record{Meta: r.Meta, Name: image.Name(name), Version: v, SHA256: sum256([]byte(name)), By: digest.ByHash}
 				return nil
 			})
 			if err != nil {
@@ -727,8 +728,8 @@ func TestReconcile(t *testing.T) {
 			"done.img":    func(j *job.Job) { j.Status, j.FinishedAt = job.Completed, new(time.Now()) },
 			"old.img":     func(j *job.Job) { j.Status, j.FinishedAt = job.Failed, &old },
 		} {
-			_, _, err := record.Change(w.t.Context(), w.catalog, layout.HashJobKey(name), func(j *job.Job, _ bool) error {
-				j.Name, j.Generation = name, 1
+			_, _, err := record.Change(w.t.Context(), w.catalog, layout.HashJobKey(image.Name(name)), func(j *job.Job, _ bool) error {
+				j.Name, j.Generation = image.Name(name), 1
 				set(j)
 				return nil
 			})
@@ -746,7 +747,7 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("work: %v, want %v", got, work)
 		}
 		for name, want := range map[string]bool{"done.img": true, "old.img": false} {
-			if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.HashJobKey(name)); (err == nil) != want {
+			if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.HashJobKey(image.Name(name))); (err == nil) != want {
 				t.Errorf("the job of %s: %v", name, err)
 			}
 		}

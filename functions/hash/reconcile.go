@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"imageroot/shared/image"
 	"imageroot/shared/queue"
 )
 
@@ -35,7 +36,7 @@ func (f *Function) Poll(ctx context.Context) error {
 	return f.enqueueInspections(ctx, names)
 }
 
-func (f *Function) enqueueInspections(ctx context.Context, names []string) error {
+func (f *Function) enqueueInspections(ctx context.Context, names []image.Name) error {
 	for _, name := range names {
 		if err := f.enqueueInspection(ctx, name); err != nil {
 			return err
@@ -45,6 +46,6 @@ func (f *Function) enqueueInspections(ctx context.Context, names []string) error
 }
 
 // enqueueInspection queues an inspection of an object.
-func (f *Function) enqueueInspection(ctx context.Context, name string) error {
+func (f *Function) enqueueInspection(ctx context.Context, name image.Name) error {
 	return f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0)
 }

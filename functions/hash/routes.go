@@ -53,12 +53,13 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
-	if _, err := image.ParseName(in.Name); err != nil {
+	asked, err := image.ParseName(in.Name)
+	if err != nil {
 		return problem.New(problem.Malformed, err.Error())
 	}
-	key, info, err := store.HeadFirst(r.Context(), f.Images, layout.ImageKeys(in.Name))
+	key, info, err := store.HeadFirst(r.Context(), f.Images, layout.ImageKeys(asked))
 	if errors.Is(err, store.ErrNotFound) {
-		if j, ok, err := f.checkFetched(r, in.Name); ok || err != nil {
+		if j, ok, err := f.checkFetched(r, asked); ok || err != nil {
 			if err != nil {
 				return err
 			}
@@ -81,12 +82,12 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+name+" queued")
+	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+string(name)+" queued")
 }
 
 // checkFetched queues the check of fetched bytes of that name, and reports whether
 // there are any to check.
-func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, error) {
+func (f *Function) checkFetched(r *http.Request, name image.Name) (job.Job, bool, error) {
 	s, err := f.Inventory.Snapshot(r.Context())
 	if err != nil {
 		return job.Job{}, false, err
@@ -101,7 +102,7 @@ func (f *Function) checkFetched(r *http.Request, name string) (job.Job, bool, er
 
 // checkAgain queues the check of bytes that were not found good, for an operator.
 // It returns the last check job if there is nothing to do.
-func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name string, size int64) (job.Job, error) {
+func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name image.Name, size int64) (job.Job, error) {
 	ctx := r.Context()
 	if f.runner(job.Check).Off() {
 		return job.Job{}, nil
@@ -127,16 +128,16 @@ func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name string
 }
 
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("name")
-	if !image.IsName(name) {
-		return problem.New(problem.NotFound, "there is no hash job for "+name)
+	name := image.Name(r.PathValue("name"))
+	if !name.Valid() {
+		return problem.New(problem.NotFound, "there is no hash job for "+string(name))
 	}
 	checks, err := f.cancelChecks(r, name)
 	if err != nil {
 		return err
 	}
 	for _, spelling := range image.Spellings(name) {
-		if _, err = f.runner(job.Hash).Cancel(r.Context(), spelling); !errors.Is(err, store.ErrNotFound) {
+		if _, err = f.runner(job.Hash).Cancel(r.Context(), string(spelling)); !errors.Is(err, store.ErrNotFound) {
 			break
 		}
 	}
@@ -144,17 +145,17 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		err = nil
 	}
 	if errors.Is(err, store.ErrNotFound) {
-		return problem.New(problem.NotFound, "there is no hash job for "+name)
+		return problem.New(problem.NotFound, "there is no hash job for "+string(name))
 	}
 	if err != nil {
 		return err
 	}
-	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+name+" cancelled")
+	return web.Answer(w, r, http.StatusNoContent, nil, "hash of "+string(name)+" cancelled")
 }
 
 // cancelChecks ends the checks of the image of that name, and keeps the system
 // from queueing them again. It reports whether there are any, ended or not.
-func (f *Function) cancelChecks(r *http.Request, name string) (found bool, err error) {
+func (f *Function) cancelChecks(r *http.Request, name image.Name) (found bool, err error) {
 	ctx := r.Context()
 	jobs, err := f.Inventory.Jobs(ctx, job.Check)
 	if err != nil {

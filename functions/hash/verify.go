@@ -17,7 +17,7 @@ import (
 // verify compares an image's digests with the checksum files beside it and
 // records the result. A checksum file never changes a digest. It reports whether
 // one needs the SHA-512, which the record does not have yet.
-func (f *Function) verify(ctx context.Context, name string) (need512 bool, err error) {
+func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, err error) {
 	said, err := f.publishers(ctx, name)
 	if err != nil {
 		return false, err
@@ -47,7 +47,7 @@ func (f *Function) verify(ctx context.Context, name string) (need512 bool, err e
 }
 
 // publishers reads the digests in the checksum files beside an image.
-func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publisher, error) {
+func (f *Function) publishers(ctx context.Context, name image.Name) ([]digest.Publisher, error) {
 	var all []digest.Publisher
 	type sidecar struct {
 		key       store.Key
@@ -75,7 +75,7 @@ func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publis
 		body.Close()
 		var sum checksum.Sum
 		if err == nil {
-			sum, err = list.Find(name)
+			sum, err = list.Find(string(name))
 		}
 		if err != nil {
 			said.Error = fmt.Sprintf("%s cannot be used: %v", s.key, err)
@@ -89,7 +89,7 @@ func (f *Function) publishers(ctx context.Context, name string) ([]digest.Publis
 
 // wants512 reports whether a checksum file beside the image may need its
 // SHA-512.
-func (f *Function) wants512(ctx context.Context, name string) (bool, error) {
+func (f *Function) wants512(ctx context.Context, name image.Name) (bool, error) {
 	said, err := f.publishers(ctx, name)
 	return slices.ContainsFunc(said, func(p digest.Publisher) bool { return p.Algorithm == checksum.SHA512 }), err
 }

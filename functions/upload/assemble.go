@@ -167,11 +167,11 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 		return err
 	}
 	e := activity.Event{
-		Kind: activity.ImageUploaded, SubjectKind: activity.SubjectImage, SubjectID: p.Name, Actor: p.Actor, SourceIP: p.SourceIP,
-		Summary: "uploaded " + p.Name, Details: map[string]any{"size_bytes": p.SizeBytes, "sha256": p.SHA256},
+		Kind: activity.ImageUploaded, SubjectKind: activity.SubjectImage, SubjectID: string(p.Name), Actor: p.Actor, SourceIP: p.SourceIP,
+		Summary: "uploaded " + string(p.Name), Details: map[string]any{"size_bytes": p.SizeBytes, "sha256": p.SHA256},
 	}
 	if failure != "" {
-		e.Kind, e.Summary, e.Details = activity.ImageUploadFailed, "upload of "+p.Name+" failed", map[string]any{"error": failure}
+		e.Kind, e.Summary, e.Details = activity.ImageUploadFailed, "upload of "+string(p.Name)+" failed", map[string]any{"error": failure}
 		if err := f.Images.AbortUpload(ctx, layout.ImageKey(p.Name), p.UploadID); err != nil {
 			f.Log.Warn("the parts of an upload that failed are left for now", "name", p.Name, "error", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/store"
@@ -47,7 +48,7 @@ func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error)
 
 // direct answers PUT /images/{name} if bytes go straight to the store: it
 // redirects the client there. A hash job computes the digest.
-func (f *Function) direct(w http.ResponseWriter, r *http.Request, name string, want expected) error {
+func (f *Function) direct(w http.ResponseWriter, r *http.Request, name image.Name, want expected) error {
 	if declared(r) > store.MaxPutBytes {
 		return problem.New(problem.TooLarge, "an image of more than 5 GiB cannot be sent in one piece here: POST /uploads with its name and size gives URLs to send it to in parts")
 	}

@@ -20,6 +20,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/record"
@@ -120,7 +121,7 @@ func (w *world) must(status int, method, target string, body []byte, fields ...s
 }
 
 // holds returns what is stored of an image, nil where there is none.
-func (w *world) holds(name string) []byte {
+func (w *world) holds(name image.Name) []byte {
 	w.t.Helper()
 	body, _, err := w.images.Get(context.Background(), layout.ImageKey(name), store.All, "")
 	if errors.Is(err, store.ErrNotFound) {
@@ -139,15 +140,15 @@ func (w *world) holds(name string) []byte {
 // is checks what is stored of an image.
 func (w *world) is(name string, data []byte) {
 	w.t.Helper()
-	if got := w.holds(name); !bytes.Equal(got, data) {
+	if got := w.holds(image.Name(name)); !bytes.Equal(got, data) {
 		w.t.Errorf("%s has %d bytes (%s), want %d (%s)", name, len(got), sum256(got), len(data), sum256(data))
 	}
-	w.honest(name)
+	w.honest(image.Name(name))
 }
 
 // honest checks what must hold at every moment: a digest record of the version
 // that is there is right. It returns the digest, if it is known.
-func (w *world) honest(name string) string {
+func (w *world) honest(name image.Name) string {
 	w.t.Helper()
 	rec, _, err := record.Read[digest.Record](context.Background(), w.catalog, layout.DigestKey(name))
 	if errors.Is(err, store.ErrNotFound) {

@@ -46,7 +46,8 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := image.ParseName(in.Name); err != nil {
+	name, err := image.ParseName(in.Name)
+	if err != nil {
 		return err
 	}
 	size, err := in.SizeBytes.Int64()
@@ -62,15 +63,15 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	p := &pending{
-		ID: hex.EncodeToString(id), Name: in.Name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
+		ID: hex.EncodeToString(id), Name: name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
 		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
 		WantSHA256: want,
 	}
-	if p.UploadID, err = f.Images.CreateUpload(r.Context(), layout.ImageKey(in.Name)); err != nil {
+	if p.UploadID, err = f.Images.CreateUpload(r.Context(), layout.ImageKey(name)); err != nil {
 		return err
 	}
 	if _, err := record.Swap(r.Context(), f.Catalog, layout.UploadKey(p.ID), p, ""); err != nil {
-		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), layout.ImageKey(in.Name), p.UploadID))
+		return errors.Join(err, f.Images.AbortUpload(context.WithoutCancel(r.Context()), layout.ImageKey(name), p.UploadID))
 	}
 	w.Header().Set("Location", "/uploads/"+p.ID)
 	v, err := f.linked(r.Context(), p, p.withParts(nil))
@@ -188,7 +189,7 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	if err := record.Delete[pending](ctx, f.Catalog, layout.UploadKey(p.ID)); err != nil {
 		return err
 	}
-	return web.Answer(w, r, http.StatusNoContent, nil, "the upload of "+p.Name+" was abandoned")
+	return web.Answer(w, r, http.StatusNoContent, nil, "the upload of "+string(p.Name)+" was abandoned")
 }
 
 // putPart answers PUT /uploads/{id}/parts/{number}.

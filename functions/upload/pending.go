@@ -33,7 +33,7 @@ const (
 type pending struct {
 	record.Meta
 	ID        string        `json:"id"`
-	Name      string        `json:"name"`
+	Name      image.Name    `json:"name"`
 	SizeBytes int64         `json:"size_bytes"`
 	PartSize  int64         `json:"part_size"`
 	UploadID  string        `json:"upload_id"` // the store's
@@ -58,7 +58,7 @@ type pending struct {
 // Validate implements record.Validator.
 func (p *pending) Validate() error {
 	switch {
-	case !layout.IsUploadID(p.ID) || !image.IsName(p.Name) || p.SizeBytes < 1 || p.PartSize < 1:
+	case !layout.IsUploadID(p.ID) || !p.Name.Valid() || p.SizeBytes < 1 || p.PartSize < 1:
 		return errors.New("an upload has an ID, the name of an image, its size and that of its parts")
 	case p.Status != uploading && p.Status != completing && p.Status != completed && p.Status != failed:
 		return fmt.Errorf("%q is not the status of an upload", p.Status)
@@ -75,7 +75,7 @@ func (p *pending) partBytes(n int32) int64 {
 // view is a resumable upload as the API shows it.
 type view struct {
 	ID        string         `json:"id"`
-	Name      string         `json:"name"`
+	Name      image.Name     `json:"name"`
 	SizeBytes int64          `json:"size_bytes"`
 	PartSize  int64          `json:"part_size"`
 	Status    string         `json:"status"`

@@ -60,7 +60,7 @@ func (f *Function) Routes() []web.Route {
 
 // uploaded is the answer to a PUT.
 type uploaded struct {
-	Name      string        `json:"name"`
+	Name      image.Name    `json:"name"`
 	SizeBytes int64         `json:"size_bytes"`
 	SHA256    layout.SHA256 `json:"sha256"`
 	Format    image.Format  `json:"format"`
@@ -68,8 +68,7 @@ type uploaded struct {
 
 // put answers PUT /images/{name}.
 func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("name")
-	format, err := image.ParseName(name)
+	name, err := image.ParseName(r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -101,11 +100,11 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	}
 	u, err := f.take(w, r, name, want)
 	if err != nil {
-		f.record(r, activity.ImageUploadFailed, name, "upload of "+name+" failed", map[string]any{"error": problem.From(err).Detail})
+		f.record(r, activity.ImageUploadFailed, name, "upload of "+string(name)+" failed", map[string]any{"error": problem.From(err).Detail})
 		return err
 	}
-	u.Format = format
-	f.record(r, activity.ImageUploaded, name, "uploaded "+name, map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
+	u.Format, _ = image.FormatOf(name)
+	f.record(r, activity.ImageUploaded, name, "uploaded "+string(name), map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
 	w.Header().Set("Location", web.BaseURL(r)+"/images/"+string(u.SHA256))
 	return web.JSON(w, http.StatusCreated, u)
 }
@@ -128,7 +127,7 @@ func (f *Function) fits(size int64) error {
 }
 
 // take streams a body into the image root, hashing it on the way.
-func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, want expected) (uploaded, error) {
+func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name, want expected) (uploaded, error) {
 	ctx := r.Context()
 	verify := func(sum *digest.Hasher) error {
 		if sum.Offset() == 0 {
@@ -159,7 +158,7 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name string, wan
 
 // publish records a digest that was computed during the upload, and enqueues an
 // inspection: another upload may have replaced that version.
-func (f *Function) publish(ctx context.Context, name string, version store.Version, sha256 layout.SHA256) error {
+func (f *Function) publish(ctx context.Context, name image.Name, version store.Version, sha256 layout.SHA256) error {
 	_, _, err := record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, exists bool) error {
 		if exists && rec.Version.LastModified.After(version.LastModified) {
 			return record.ErrKeep
@@ -176,8 +175,9 @@ func (f *Function) publish(ctx context.Context, name string, version store.Versi
 
 // delete answers DELETE /images/{name}.
 func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
-	ctx, name := r.Context(), r.PathValue("name")
-	if _, err := image.ParseName(name); err != nil {
+	ctx := r.Context()
+	name, err := image.ParseName(r.PathValue("name"))
+	if err != nil {
 		return problem.New(problem.NotFound, "there is no image of this name: "+err.Error())
 	}
 	key, _, err := store.HeadFirst(ctx, f.Images, layout.ImageKeys(name))
@@ -194,13 +194,13 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("a deleted image is not inspected before the next reconciliation", "name", name, "error", err)
 	}
-	f.record(r, activity.ImageDeleted, name, "deleted "+name, nil)
-	return web.Answer(w, r, http.StatusNoContent, nil, name+" was deleted")
+	f.record(r, activity.ImageDeleted, name, "deleted "+string(name), nil)
+	return web.Answer(w, r, http.StatusNoContent, nil, string(name)+" was deleted")
 }
 
-func (f *Function) record(r *http.Request, kind, name, summary string, details map[string]any) {
+func (f *Function) record(r *http.Request, kind string, name image.Name, summary string, details map[string]any) {
 	f.Activity.Add(r.Context(), activity.Event{
-		Kind: kind, SubjectKind: activity.SubjectImage, SubjectID: name, Actor: activity.Operator, SourceIP: web.ClientIP(r),
+		Kind: kind, SubjectKind: activity.SubjectImage, SubjectID: string(name), Actor: activity.Operator, SourceIP: web.ClientIP(r),
 		Summary: summary, Details: details,
 	})
 }

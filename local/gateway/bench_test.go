@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"imageroot/shared/layout"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 )
@@ -52,12 +51,12 @@ func BenchmarkRecord(b *testing.B) {
 	g := start(b, b.TempDir())
 	for name, r := range map[string]*s3store.Root{"Network": root(b, g.Endpoint(), "catalog"), "Inside": within(b, g, "catalog")} {
 		b.Run(name, func(b *testing.B) {
-			tag, err := r.CreateRecord(b.Context(), layout.ImageKey(name), []byte("{}"))
+			tag, err := r.CreateRecord(b.Context(), store.Key(name), []byte("{}"))
 			for b.Loop() {
 				if err != nil {
 					b.Fatal(err)
 				}
-				tag, err = r.ReplaceRecord(b.Context(), layout.ImageKey(name), []byte("{}"), tag)
+				tag, err = r.ReplaceRecord(b.Context(), store.Key(name), []byte("{}"), tag)
 			}
 		})
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
-	"imageroot/shared/layout"
+	"imageroot/shared/store"
 )
 
 // TestURLEncoding lists names that mean something in URLs or cannot be in XML,
@@ -30,7 +30,7 @@ func TestURLEncoding(t *testing.T) {
 		if _, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("images"), Key: &name, Body: strings.NewReader("x")}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.CreateUpload(t.Context(), layout.ImageKey(name)); err != nil {
+		if _, err := r.CreateUpload(t.Context(), store.Key(name)); err != nil {
 			t.Fatal(err)
 		}
 		if back, err := url.QueryUnescape(code); err != nil || back != name {

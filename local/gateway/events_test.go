@@ -17,7 +17,6 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"imageroot/local/gateway"
-	"imageroot/shared/layout"
 	"imageroot/shared/store"
 )
 
@@ -55,20 +54,20 @@ func TestEventsOfS3(t *testing.T) {
 		expect("PUT", made(name))
 		put(t, r, name, []byte("2"))
 		expect("PUT again", made(name), made(name))
-		if err := r.Copy(t.Context(), "copy.img", layout.ImageKey(name), 1); err != nil {
+		if err := r.Copy(t.Context(), "copy.img", store.Key(name), 1); err != nil {
 			t.Fatal(err)
 		}
 		expect("copy", made("copy.img"))
 		id, parts := begin(t, r, name, []byte("3"))
-		if _, err := r.CompleteUpload(t.Context(), layout.ImageKey(name), id, parts); err != nil {
+		if _, err := r.CompleteUpload(t.Context(), store.Key(name), id, parts); err != nil {
 			t.Fatal(err)
 		}
 		expect("complete", made("copy.img"), made(name))
-		if err := r.Delete(t.Context(), layout.ImageKey(name)); err != nil {
+		if err := r.Delete(t.Context(), store.Key(name)); err != nil {
 			t.Fatal(err)
 		}
 		expect("DELETE", made(name), gone(name))
-		if err := r.Delete(t.Context(), layout.ImageKey(name)); err != nil {
+		if err := r.Delete(t.Context(), store.Key(name)); err != nil {
 			t.Fatal(err)
 		}
 		total += 5

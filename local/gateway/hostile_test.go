@@ -13,7 +13,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sys/unix"
 
-	"imageroot/shared/layout"
 	"imageroot/shared/store"
 )
 
@@ -123,15 +122,15 @@ func TestLongNames(t *testing.T) {
 		}
 		put(t, r, name, []byte("1"))
 		put(t, r, name, []byte("22"))
-		id, err := r.CreateUpload(t.Context(), layout.ImageKey(name))
+		id, err := r.CreateUpload(t.Context(), store.Key(name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		part, err := r.UploadPart(t.Context(), layout.ImageKey(name), id, 1, strings.NewReader("333"), 3)
+		part, err := r.UploadPart(t.Context(), store.Key(name), id, 1, strings.NewReader("333"), 3)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.CompleteUpload(t.Context(), layout.ImageKey(name), id, []store.Part{part}); err != nil {
+		if _, err := r.CompleteUpload(t.Context(), store.Key(name), id, []store.Part{part}); err != nil {
 			t.Fatal(err)
 		}
 		if data, _ := get(t, r, name); string(data) != "333" {
@@ -140,10 +139,10 @@ func TestLongNames(t *testing.T) {
 		if got := keys(t, r); !slices.Contains(got, name) {
 			t.Errorf("%q is not listed", name)
 		}
-		if err := r.Copy(t.Context(), store.Key("records/"+name), layout.ImageKey(name), 3); err != nil {
+		if err := r.Copy(t.Context(), store.Key("records/"+name), store.Key(name), 3); err != nil {
 			t.Error(err)
 		}
-		if err := r.Delete(t.Context(), layout.ImageKey(name)); err != nil {
+		if err := r.Delete(t.Context(), store.Key(name)); err != nil {
 			t.Error(err)
 		}
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/pkg/xattr"
 
 	"imageroot/local/gateway"
-	"imageroot/shared/layout"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/need"
@@ -74,18 +73,18 @@ func TestPartSentAgain(t *testing.T) {
 		data := pattern(1, size)
 		id, done := begin(t, r, name, data)
 		for range 2 {
-			again, err := r.UploadPart(t.Context(), layout.ImageKey(name), id, 1, bytes.NewReader(data), int64(size))
+			again, err := r.UploadPart(t.Context(), store.Key(name), id, 1, bytes.NewReader(data), int64(size))
 			if err != nil || again.ETag != done[0].ETag {
 				t.Errorf("%s: sent again, the part is %+v, not %+v: %v", name, again, done[0], err)
 			}
 		}
-		other, err := r.UploadPart(t.Context(), layout.ImageKey(name), id, 1, bytes.NewReader(data[1:]), int64(size-1))
+		other, err := r.UploadPart(t.Context(), store.Key(name), id, 1, bytes.NewReader(data[1:]), int64(size-1))
 		if err != nil || other.ETag == done[0].ETag {
 			t.Errorf("%s: another part is %+v: %v", name, other, err)
 		}
-		if back, err := r.UploadPart(t.Context(), layout.ImageKey(name), id, 1, bytes.NewReader(data), int64(size)); err != nil {
+		if back, err := r.UploadPart(t.Context(), store.Key(name), id, 1, bytes.NewReader(data), int64(size)); err != nil {
 			t.Error(err)
-		} else if _, err := r.CompleteUpload(t.Context(), layout.ImageKey(name), id, []store.Part{back}); err != nil {
+		} else if _, err := r.CompleteUpload(t.Context(), store.Key(name), id, []store.Part{back}); err != nil {
 			t.Error(err)
 		}
 		if got, _ := get(t, r, name); !bytes.Equal(got, data) {

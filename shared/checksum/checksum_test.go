@@ -303,7 +303,7 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		// Find finds any image name by its own line.
-		if !image.IsName(name) {
+		if !image.Name(name).Valid() {
 			return
 		}
 		for _, line := range []string{"sha256:" + a256 + "  " + name, a256 + "  " + name, a256 + " *" + name, a256 + "  ./" + name, "SHA256 (" + name + ") = " + a256} {

@@ -227,12 +227,12 @@ func (c Content) Format() image.Format {
 // called name, or "" if name fits. The raw disk in the image is served at the
 // path raw, or nowhere if raw is empty. An image that [Content.NoDisk] refuses
 // fits any name: it has a warning already.
-func (c Content) Mismatch(name, raw string) string {
+func (c Content) Mismatch(name image.Name, raw string) string {
 	format, ok := image.FormatOf(name)
 	if !ok || c.NoDisk() != "" {
 		return ""
 	}
-	said := name[len(name)-len(format)-1:]
+	said := string(name[len(name)-len(format)-1:])
 	want := KindOf(format)
 	claimed, _ := format.Compression()
 	plain := said[:len(said)-len(claimed.Suffix)] // of what is inside

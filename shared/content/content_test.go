@@ -251,7 +251,7 @@ func TestMismatch(t *testing.T) {
 	} {
 		got := sniff(t, shell(t, c.script))
 		for _, name := range names {
-			if m := got.Mismatch(name, "/raw/x"); (m == "") != slices.Contains(c.good, name) {
+			if m := got.Mismatch(image.Name(name), "/raw/x"); (m == "") != slices.Contains(c.good, name) {
 				t.Errorf("%s called %s: %q", got.What, name, m)
 			}
 		}
@@ -269,8 +269,9 @@ func TestMismatch(t *testing.T) {
 func TestAdvisedName(t *testing.T) {
 	advice := regexp.MustCompile(`rename it to (\.\S+)$`)
 	for _, c := range []struct {
-		kind       content.Kind
-		name, want string // want: the new suffix; empty: none fits
+		kind content.Kind
+		name image.Name
+		want string // want: the new suffix; empty: none fits
 	}{
 		{content.XZ, "a.img.gz", ".img.xz"},
 		{content.Zstd, "a.iso.xz", ".iso.zst"},
@@ -296,7 +297,7 @@ func TestAdvisedName(t *testing.T) {
 			t.Errorf("%s called %s: %q, want %s advised", c.kind, c.name, m, c.want)
 			continue
 		}
-		if _, ok := image.FormatOf("a" + found[1]); !ok || got.Mismatch("a"+found[1], "/raw/x") != "" {
+		if _, ok := image.FormatOf(image.Name("a" + found[1])); !ok || got.Mismatch(image.Name("a"+found[1]), "/raw/x") != "" {
 			t.Errorf("%s called %s: %s is advised and does not fit", c.kind, c.name, found[1])
 		}
 	}
@@ -388,7 +389,7 @@ func FuzzSniff(f *testing.F) {
 			t.Fatalf("%+v", c)
 		}
 		for _, name := range []string{"a.img", "a.iso.xz", "a.qcow2"} {
-			_ = c.Mismatch(name, "/raw/x")
+			_ = c.Mismatch(image.Name(name), "/raw/x")
 		}
 	})
 }

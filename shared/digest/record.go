@@ -31,7 +31,7 @@ const (
 // version: compare Version before use.
 type Record struct {
 	record.Meta
-	Name     string        `json:"name"`
+	Name     image.Name    `json:"name"`
 	Version  store.Version `json:"version"`
 	SHA256   layout.SHA256 `json:"sha256"`
 	SHA512   string        `json:"sha512,omitempty"` // empty if it was not computed
@@ -46,7 +46,7 @@ type Record struct {
 
 // Validate implements record.Validator.
 func (r *Record) Validate() error {
-	if !image.IsName(r.Name) || !r.SHA256.Valid() || r.By != ByUpload && r.By != ByHash {
+	if !r.Name.Valid() || !r.SHA256.Valid() || r.By != ByUpload && r.By != ByHash {
 		return errors.New("a digest record has the name of an image, its SHA-256 and what computed it")
 	}
 	return nil
@@ -56,7 +56,7 @@ func (r *Record) Validate() error {
 func (r *Record) Since() time.Time { return cmp.Or(r.KnownAt, r.HashedAt) }
 
 // Next returns the record that replaces r after another hash of name.
-func (r *Record) Next(name string, version store.Version, sha256 layout.SHA256, by string, now time.Time) Record {
+func (r *Record) Next(name image.Name, version store.Version, sha256 layout.SHA256, by string, now time.Time) Record {
 	next := Record{Meta: r.Meta, Name: name, Version: version, SHA256: sha256, HashedAt: now.UTC(), By: by}
 	if r.SHA256 == sha256 {
 		next.KnownAt = r.Since()
@@ -83,7 +83,7 @@ func (p Publisher) Equal(q Publisher) bool {
 
 // Warning returns a sentence for the operator about the image name, or "" if the checksum
 // file matches. raw is the SHA-256 of the disk in the image, or "" if unknown.
-func (p Publisher) Warning(name string, raw layout.SHA256) string {
+func (p Publisher) Warning(name image.Name, raw layout.SHA256) string {
 	switch {
 	case p.Error != "":
 		return p.Error

@@ -18,7 +18,7 @@ type Entry struct {
 	record.Meta
 	URL       string        `json:"url"`
 	SHAURL    string        `json:"sha_url,omitempty"`
-	Name      string        `json:"name"`
+	Name      image.Name    `json:"name"`
 	Format    string        `json:"format"`
 	SizeBytes *int64        `json:"size_bytes"`
 	SHA256    layout.SHA256 `json:"sha256,omitempty"`
@@ -36,7 +36,7 @@ type Entry struct {
 
 // Validate implements record.Validator.
 func (e *Entry) Validate() error {
-	if e.URL == "" || !image.IsName(e.Name) {
+	if e.URL == "" || !e.Name.Valid() {
 		return errors.New("an entry has a URL and the name of an image")
 	}
 	return nil

@@ -79,10 +79,10 @@ func FormatList() string {
 
 // FormatOf returns the format that the suffix of name stands for. It does not
 // check the rest of name. A name that is only a suffix (".img") has no format.
-func FormatOf(name string) (Format, bool) {
+func FormatOf(name Name) (Format, bool) {
 	// At most one format matches: none ends in a dot and another one.
 	for _, f := range formats {
-		if hasSuffix(name, "."+string(f)) {
+		if hasSuffix(string(name), "."+string(f)) {
 			return f, true
 		}
 	}
@@ -102,7 +102,7 @@ func (f Format) Compression() (Compression, bool) {
 // DiskName returns the name of the raw disk in an image: name without the
 // suffix of its compression, and with ".img" for ".qcow2". A client that
 // decides by the name whether to decompress takes the disk unchanged.
-func DiskName(name string) string {
+func DiskName(name Name) Name {
 	format, _ := FormatOf(name)
 	if format == "qcow2" {
 		return name[:len(name)-len(format)] + "img"

@@ -25,25 +25,29 @@ type NameError struct{ Reason string }
 
 func (e *NameError) Error() string { return e.Reason }
 
-// ParseName returns the format of the image called name. If no image can have
-// that name, the error is a [*NameError]. Suffixes compare without case; the
-// name itself keeps its case.
-func ParseName(name string) (Format, error) {
-	if err := CheckSegment(name); err != nil {
+// A Name is the name of an image, in UTF-8. [ParseName] checks names that come from
+// outside; see [Name.Valid] too.
+type Name string
+
+// ParseName returns s as the name of an image. If no image can have that name,
+// the error is a [*NameError]. Suffixes compare without case; the name itself
+// keeps its case.
+func ParseName(s string) (Name, error) {
+	if err := CheckSegment(s); err != nil {
 		return "", err
 	}
-	if f, ok := FormatOf(name); ok {
-		return f, nil
+	if _, ok := FormatOf(Name(s)); ok {
+		return Name(s), nil
 	}
-	if isTarball(strings.ToLower(name)) {
+	if isTarball(strings.ToLower(s)) {
 		return "", &NameError{"a tarball is not a disk image: extract it and upload the image inside (" + FormatList() + ")"}
 	}
 	return "", &NameError{"the name must end in one of " + FormatList()}
 }
 
-// IsName reports whether an image can be called name.
-func IsName(name string) bool {
-	_, err := ParseName(name)
+// Valid reports whether an image can have the name n.
+func (n Name) Valid() bool {
+	_, err := ParseName(string(n))
 	return err == nil
 }
 
@@ -51,14 +55,26 @@ func IsName(name string) bool {
 // Unicode's normal form only: name itself, then its composed (NFC) and its
 // decomposed form (NFD), each if it is another name. macOS decomposes names
 // that other systems leave composed.
-func Spellings(name string) []string {
-	list := []string{name}
+func Spellings(name Name) []Name {
+	list := []Name{name}
 	for _, form := range []norm.Form{norm.NFC, norm.NFD} {
-		if other := form.String(name); !slices.Contains(list, other) {
+		if other := Name(form.String(string(name))); !slices.Contains(list, other) {
 			list = append(list, other)
 		}
 	}
 	return list
+}
+
+// Join returns names as a list for people.
+func Join(names []Name) string {
+	var b strings.Builder
+	for i, n := range names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(n))
+	}
+	return b.String()
 }
 
 func isTarball(lower string) bool {

@@ -63,14 +63,15 @@ func TestParseName(t *testing.T) {
 		{"x.tar.gz.sig", "", "must end in one of"},
 	}
 	for _, tt := range tests {
-		got, err := ParseName(tt.name)
+		name, err := ParseName(tt.name)
+		got, _ := FormatOf(name)
 		if tt.err == "" {
-			if err != nil || got != tt.want || !IsName(tt.name) {
+			if err != nil || got != tt.want || !Name(tt.name).Valid() {
 				t.Errorf("ParseName(%q) = %q, %v; want %q", tt.name, got, err, tt.want)
 			}
 			continue
 		}
-		if bad, ok := errors.AsType[*NameError](err); !ok || !strings.Contains(bad.Reason, tt.err) || IsName(tt.name) {
+		if bad, ok := errors.AsType[*NameError](err); !ok || !strings.Contains(bad.Reason, tt.err) || Name(tt.name).Valid() {
 			t.Errorf("ParseName(%q) = %q, %v; want a NameError that says %q", tt.name, got, err, tt.err)
 		}
 	}
@@ -79,10 +80,10 @@ func TestParseName(t *testing.T) {
 func TestFormats(t *testing.T) {
 	fs := Formats()
 	for _, f := range fs {
-		if got, ok := FormatOf("x." + string(f)); !ok || got != f {
+		if got, ok := FormatOf(Name("x." + string(f))); !ok || got != f {
 			t.Errorf("FormatOf(x.%s) = %q, %v", f, got, ok)
 		}
-		if _, ok := FormatOf("." + string(f)); ok {
+		if _, ok := FormatOf(Name("." + string(f))); ok {
 			t.Errorf("FormatOf(.%s): a suffix alone has a format", f)
 		}
 		if !strings.Contains(FormatList(), "."+string(f)) {
@@ -99,7 +100,7 @@ func TestDiskName(t *testing.T) {
 	for name, want := range map[string]string{
 		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "x": "x",
 	} {
-		if got := DiskName(name); got != want {
+		if got := DiskName(Name(name)); string(got) != want {
 			t.Errorf("DiskName(%q) = %q, want %q", name, got, want)
 		}
 	}
@@ -112,7 +113,7 @@ func FuzzParseName(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		format, err := ParseName(name)
+		parsed, err := ParseName(name)
 		if err != nil {
 			if bad, ok := errors.AsType[*NameError](err); !ok || bad.Reason == "" || len(bad.Reason) > 500 {
 				t.Errorf("ParseName(%q) = %#v", name, err)
@@ -124,12 +125,14 @@ func FuzzParseName(f *testing.F) {
 			strings.ContainsAny(name, `/\`), strings.ContainsFunc(name, unicode.IsControl):
 			t.Errorf("ParseName accepts %q", name)
 		}
+		format, _ := FormatOf(parsed)
 		suffix := name[len(name)-len(format)-1:]
 		if asciiLower(suffix) != "."+string(format) {
 			t.Errorf("ParseName(%q) = %q", name, format)
 		}
 		// Case changes nothing.
-		if got, err := ParseName(name[:len(name)-len(suffix)] + strings.ToUpper(suffix)); err != nil || got != format {
+		upper, err := ParseName(name[:len(name)-len(suffix)] + strings.ToUpper(suffix))
+		if got, _ := FormatOf(upper); err != nil || got != format {
 			t.Errorf("in upper case: %q, %v", got, err)
 		}
 	})

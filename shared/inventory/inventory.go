@@ -38,7 +38,7 @@ type Source struct {
 	Kind     string `json:"kind"`
 	Location string `json:"location"`
 
-	Name string     `json:"-"`
+	Name image.Name `json:"-"`
 	Ref  layout.Ref `json:"-"` // of a URL; "" for a local image
 	// Published about the source; "" or nil if nothing is.
 	SHA256    layout.SHA256 `json:"-"`
@@ -60,7 +60,7 @@ type Row struct {
 	SHA256 *layout.SHA256 `json:"sha256"`
 	// Names begins with the primary name: one of the manifest, else the one that
 	// has been known longest.
-	Names     []string     `json:"names"`
+	Names     []image.Name `json:"names"`
 	Format    image.Format `json:"format"`
 	SizeBytes *int64       `json:"size_bytes"`
 	Sources   []Source     `json:"sources"`
@@ -92,7 +92,7 @@ func (r *Row) Digest() layout.SHA256 {
 }
 
 // Local returns the name of an image in the image root with the row's bytes.
-func (r *Row) Local() (name string, ok bool) {
+func (r *Row) Local() (name image.Name, ok bool) {
 	for _, s := range r.Sources {
 		if s.Kind == Local {
 			return s.Name, true
@@ -111,9 +111,9 @@ type Snapshot struct {
 	Others []Other
 
 	bySHA  map[layout.SHA256]int
-	byName map[string]int      // names are exact
-	byDisk map[string][]string // names by image.DiskName, if that differs
-	byRef  map[layout.Ref]int  // of URL sources
+	byName map[image.Name]int          // names are exact
+	byDisk map[image.Name][]image.Name // names by image.DiskName, if that differs
+	byRef  map[layout.Ref]int          // of URL sources
 	images map[store.Key]mirror.Item[struct{}]
 	blobs  map[layout.SHA256]mirror.Item[struct{}] // by digest
 	gen    generations
@@ -158,7 +158,7 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 
 // ByName returns the row with that name, preferably one that is cached. If there
 // is none, it tries the other [image.Spellings] of the name.
-func (s *Snapshot) ByName(name string) (*Row, bool) {
+func (s *Snapshot) ByName(name image.Name) (*Row, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if row, ok := lookUp(s, s.byName, spelling); ok {
 			return row, true
@@ -169,7 +169,7 @@ func (s *Snapshot) ByName(name string) (*Row, bool) {
 
 // Spelled returns the key of the object in the image root whose name is one of
 // [image.Spellings], the name itself first.
-func (s *Snapshot) Spelled(name string) (string, bool) {
+func (s *Snapshot) Spelled(name image.Name) (image.Name, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if _, ok := s.images[layout.ImageKey(spelling)]; ok {
 			return spelling, true
@@ -182,7 +182,7 @@ func (s *Snapshot) Spelled(name string) (string, bool) {
 // image of exactly that name, else one image for each disk whose
 // [image.DiskName] it is. Cached images hide those that are not. If there is none,
 // it tries the other [image.Spellings] of the name.
-func (s *Snapshot) ByDisk(disk string) []string {
+func (s *Snapshot) ByDisk(disk image.Name) []image.Name {
 	for _, spelling := range image.Spellings(disk) {
 		if names := s.byDiskSpelled(spelling); names != nil {
 			return names
@@ -191,15 +191,15 @@ func (s *Snapshot) ByDisk(disk string) []string {
 	return nil
 }
 
-func (s *Snapshot) byDiskSpelled(disk string) (names []string) {
+func (s *Snapshot) byDiskSpelled(disk image.Name) (names []image.Name) {
 	if _, ok := s.byName[disk]; ok {
-		return []string{disk}
+		return []image.Name{disk}
 	}
 	for _, cached := range []bool{true, false} {
 		seen := map[string]bool{}
 		for _, n := range s.byDisk[disk] {
 			row := &s.Rows[s.byName[n]]
-			raw := cmp.Or(string(row.Digest()), n)
+			raw := cmp.Or(string(row.Digest()), string(n))
 			if row.RawSHA256 != nil {
 				raw = string(*row.RawSHA256)
 			}
@@ -217,19 +217,19 @@ func (s *Snapshot) byDiskSpelled(disk string) (names []string) {
 
 // rawPath returns the path of /raw for the image of that name in row, which has a
 // digest.
-func (s *Snapshot) rawPath(row *Row, name string) string {
+func (s *Snapshot) rawPath(row *Row, name image.Name) string {
 	disk := image.DiskName(name)
 	if names := s.ByDisk(disk); len(names) == 1 && &s.Rows[s.byName[names[0]]] == row {
-		return "/raw/" + url.PathEscape(disk)
+		return "/raw/" + url.PathEscape(string(disk))
 	}
-	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(disk)
+	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(string(disk))
 }
 
 // BySource returns the row that has the source with that ref; see [layout.RefOf].
 func (s *Snapshot) BySource(ref layout.Ref) (*Row, bool) { return lookUp(s, s.byRef, ref) }
 
 // Image returns the version of the image root's object with that key.
-func (s *Snapshot) Image(name string) (store.Info, bool) {
+func (s *Snapshot) Image(name image.Name) (store.Info, bool) {
 	it, ok := s.images[layout.ImageKey(name)]
 	return it.Info, ok
 }
@@ -268,7 +268,7 @@ type Inventory struct {
 	cfg      Config
 	images   *mirror.Mirror[store.Key, struct{}]
 	blobs    *mirror.Mirror[layout.SHA256, struct{}]
-	digests  *mirror.Mirror[string, digest.Record]
+	digests  *mirror.Mirror[image.Name, digest.Record]
 	entries  *mirror.Mirror[layout.Ref, entry.Entry]
 	fetched  *mirror.Mirror[layout.Ref, entry.Fetched]
 	contents *mirror.Mirror[layout.SHA256, content.Record]
@@ -331,17 +331,17 @@ func (inv *Inventory) TouchCatalog(key store.Key) {
 // Unsettled lists both roots again. It returns the names of images whose digest
 // record is missing, of another version, or about other checksum files, and of
 // digest records, including damaged ones, without an image.
-func (inv *Inventory) Unsettled(ctx context.Context) ([]string, error) {
+func (inv *Inventory) Unsettled(ctx context.Context) ([]image.Name, error) {
 	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.jobs[job.Hash].Refresh(ctx)); err != nil {
 		return nil, err
 	}
-	return inv.unsettled(ctx, func(string, store.Version) bool { return false })
+	return inv.unsettled(ctx, func(image.Name, store.Version) bool { return false })
 }
 
 // Changed lists only the image root again. It returns what is unsettled as far as
 // this process knows, without the images that a hash job has claimed or has
 // failed on.
-func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
+func (inv *Inventory) Changed(ctx context.Context) ([]image.Name, error) {
 	if err := inv.images.Refresh(ctx); err != nil {
 		return nil, err
 	}
@@ -349,15 +349,15 @@ func (inv *Inventory) Changed(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return inv.unsettled(ctx, func(name string, v store.Version) bool {
-		it, ok := jobs[name]
+	return inv.unsettled(ctx, func(name image.Name, v store.Version) bool {
+		it, ok := jobs[string(name)]
 		return ok && it.Value.Status != job.Completed && it.Value.Version != nil && it.Value.Version.Equal(v)
 	})
 }
 
 // unsettled compares images and digest records. It leaves out images for which
 // inHand is true.
-func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v store.Version) bool) ([]string, error) {
+func (inv *Inventory) unsettled(ctx context.Context, inHand func(name image.Name, v store.Version) bool) ([]image.Name, error) {
 	images, _, err := inv.images.All(ctx)
 	if err != nil {
 		return nil, err
@@ -366,7 +366,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var names []image.Name
 	for key, it := range images {
 		name, ok := layout.ImageName(key)
 		if !ok {
@@ -393,7 +393,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name string, v 
 
 // sameSidecars reports whether publishers were read from the current sidecars of
 // the image.
-func sameSidecars(images map[store.Key]mirror.Item[struct{}], name string, publishers []digest.Publisher) bool {
+func sameSidecars(images map[store.Key]mirror.Item[struct{}], name image.Name, publishers []digest.Publisher) bool {
 	n := 0
 	for _, algorithm := range []string{"sha256", "sha512"} {
 		for _, spelling := range image.Spellings(name) {

@@ -15,6 +15,7 @@ import (
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -42,7 +43,7 @@ func (b *bench) restart() *inventory.Inventory {
 	return inventory.New(inventory.Config{Images: b.images, Catalog: b.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 }
 
-func (b *bench) image(name, content string) store.Version {
+func (b *bench) image(name image.Name, content string) store.Version {
 	b.t.Helper()
 	v, err := b.images.Put(b.t.Context(), layout.ImageKey(name), strings.NewReader(content), int64(len(content)))
 	if err != nil {
@@ -65,7 +66,7 @@ func (b *bench) record(key store.Key, v any) {
 
 func (b *bench) hashed(name string, v store.Version, sha layout.SHA256) {
 	b.t.Helper()
-	b.record(layout.DigestKey(name), digest.Record{Name: name, Version: v, SHA256: sha, By: digest.ByHash})
+	b.record(layout.DigestKey(image.Name(name)), digest.Record{Name: image.Name(name), Version: v, SHA256: sha, By: digest.ByHash})
 }
 
 func (b *bench) snapshot() *inventory.Snapshot {
@@ -96,7 +97,7 @@ func line(r inventory.Row) string {
 		sources = append(sources, s.Kind+" "+s.Location)
 	}
 	return strings.Join([]string{
-		strings.Join(r.Names, ","), ref, string(r.Format), size, strings.Join(sources, ","),
+		strings.ReplaceAll(image.Join(r.Names), ", ", ","), ref, string(r.Format), size, strings.Join(sources, ","),
 		fmt.Sprint(r.Cached), r.HashState, strings.Join(r.Warnings, ","),
 	}, "|")
 }
@@ -126,7 +127,7 @@ func (b *bench) manifest(images ...manifest.Image) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.image(string(layout.ManifestKey), string(data))
+	b.image(image.Name(layout.ManifestKey), string(data))
 }
 
 func bytes(n int64) *int64 { return &n }
@@ -225,7 +226,7 @@ func TestMerge(t *testing.T) {
 			"manifest https://example.org/wrong.img says 7 bytes, the image has 5,it has changed",
 		"alone.iso|-|iso|-|manifest https://example.org/alone.iso|false|unhashed|")
 	for _, name := range []string{"a.img", "b.img", "m.img", "e.img"} {
-		if row, ok := s.ByName(name); !ok || row.Digest() != sha("a") {
+		if row, ok := s.ByName(image.Name(name)); !ok || row.Digest() != sha("a") {
 			t.Errorf("ByName(%s): %+v, %v", name, row, ok)
 		}
 	}
@@ -243,17 +244,17 @@ func TestSpellings(t *testing.T) {
 	const composed, decomposed = "\u00fc.img.gz", "u\u0308.img.gz"
 	for _, there := range []string{composed, decomposed} {
 		b := newBench(t)
-		b.image(there, "one")
+		b.image(image.Name(there), "one")
 		for _, asked := range []string{composed, decomposed} {
 			s := b.snapshot()
-			if row, ok := s.ByName(asked); !ok || row.Names[0] != there {
+			if row, ok := s.ByName(image.Name(asked)); !ok || string(row.Names[0]) != there {
 				t.Errorf("%+q is not found by %+q", there, asked)
 			}
-			if name, ok := s.Spelled(asked); !ok || name != there {
+			if name, ok := s.Spelled(image.Name(asked)); !ok || string(name) != there {
 				t.Errorf("%+q is spelled %+q, %v", asked, name, ok)
 			}
-			disk := strings.TrimSuffix(asked, ".gz")
-			if names := s.ByDisk(disk); len(names) != 1 || names[0] != there {
+			disk := image.Name(strings.TrimSuffix(asked, ".gz"))
+			if names := s.ByDisk(disk); len(names) != 1 || string(names[0]) != there {
 				t.Errorf("the disk in %+q is not found by %+q: %+q", there, disk, names)
 			}
 			if page, err := s.Query(inventory.Query{Text: asked}); err != nil || page.Total != 1 {
@@ -265,7 +266,7 @@ func TestSpellings(t *testing.T) {
 	b.image(composed, "one")
 	b.image(decomposed, "another")
 	for _, name := range []string{composed, decomposed} {
-		if row, ok := b.snapshot().ByName(name); !ok || row.Names[0] != name {
+		if row, ok := b.snapshot().ByName(image.Name(name)); !ok || row.Names[0] != image.Name(name) {
 			t.Errorf("%+q is not found by its own name", name)
 		}
 	}
@@ -340,7 +341,7 @@ func TestByNamePrefersWhatIsHere(t *testing.T) {
 func TestPrimaryName(t *testing.T) {
 	b := newBench(t)
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	hashed := func(name string, after time.Duration) {
+	hashed := func(name image.Name, after time.Duration) {
 		v := b.image(name, "one")
 		b.record(layout.DigestKey(name), digest.Record{Name: name, Version: v, SHA256: sha("a"), HashedAt: at.Add(after), By: digest.ByHash})
 	}
@@ -348,7 +349,7 @@ func TestPrimaryName(t *testing.T) {
 		t.Helper()
 		for range 2 {
 			s := b.snapshot()
-			if len(s.Rows) != 1 || strings.Join(s.Rows[0].Names, " ") != want || string(s.Rows[0].Format) != strings.TrimPrefix(path.Ext(s.Rows[0].Names[0]), ".") {
+			if len(s.Rows) != 1 || strings.ReplaceAll(image.Join(s.Rows[0].Names), ", ", " ") != want || string(s.Rows[0].Format) != strings.TrimPrefix(path.Ext(string(s.Rows[0].Names[0])), ".") {
 				t.Errorf("the rows are %v, want one of the names %q", s.Rows, want)
 			}
 			b.Inventory = b.restart()
@@ -415,7 +416,7 @@ func TestOthers(t *testing.T) {
 		Hidden: func() []inventory.Other { return hidden },
 	})
 	for _, name := range []string{"x.img", "x.img.sha256", string(layout.ManifestKey), "disk.tar.gz", "a.vmdk"} {
-		b.image(name, "version = 1")
+		b.image(image.Name(name), "version = 1")
 	}
 	names := func(want ...string) {
 		t.Helper()
@@ -494,7 +495,7 @@ func TestBadManifest(t *testing.T) {
 	b := newBench(t)
 	const good = "m.img|a|img|-|manifest https://example.org/m.img|false|published|"
 	// Bad from the start: no rows of it, and a problem that says where.
-	b.image(string(layout.ManifestKey), "version = 1\n\nnonsense")
+	b.image(image.Name(layout.ManifestKey), "version = 1\n\nnonsense")
 	if s := b.rows(); !strings.Contains(s.Problem, string(layout.ManifestKey)) || !strings.Contains(s.Problem, "line 3") {
 		t.Errorf("the problem is %q", s.Problem)
 	}
@@ -509,7 +510,7 @@ func TestBadManifest(t *testing.T) {
 		"version = 1\n[[images]]\nname = \"n.img\"\n",
 		"version = 1\n#" + strings.Repeat("x", manifest.MaxBytes),
 	} {
-		b.image(string(layout.ManifestKey), bad)
+		b.image(image.Name(layout.ManifestKey), bad)
 		s := b.rows(good)
 		if !strings.Contains(s.Problem, "not in force") {
 			t.Errorf("the problem of %.40q is %q", bad, s.Problem)
@@ -590,7 +591,7 @@ func TestJobsInOrder(t *testing.T) {
 		{Name: "cancelled.img", Status: job.Cancelled, FinishedAt: at(4)},
 	} {
 		b.record(layout.HashJobKey(j.Name), j)
-		b.record(layout.FetchJobKey(layout.RefOf(j.Name)), j)
+		b.record(layout.FetchJobKey(layout.RefOf(string(j.Name))), j)
 	}
 	const want = "running.img first.img second.img done.img cancelled.img failed.img"
 	hashes, err := b.Jobs(t.Context(), job.Hash, job.Check)
@@ -601,7 +602,7 @@ func TestJobsInOrder(t *testing.T) {
 	for kind, jobs := range map[string][]job.Job{"hash": hashes, "fetch": fetches} {
 		var names []string
 		for _, j := range jobs {
-			names = append(names, j.Name)
+			names = append(names, string(j.Name))
 		}
 		if got := strings.Join(names, " "); got != want {
 			t.Errorf("the %s jobs are %s, want %s", kind, got, want)

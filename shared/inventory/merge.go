@@ -22,7 +22,7 @@ import (
 type inputs struct {
 	images        map[store.Key]mirror.Item[struct{}]
 	blobs         map[layout.SHA256]mirror.Item[struct{}]
-	digests       map[string]mirror.Item[digest.Record]
+	digests       map[image.Name]mirror.Item[digest.Record]
 	entries       map[layout.Ref]mirror.Item[entry.Entry]
 	fetched       map[layout.Ref]mirror.Item[entry.Fetched]
 	contents      map[layout.SHA256]mirror.Item[content.Record]
@@ -36,7 +36,7 @@ type inputs struct {
 // A piece is one source and what is known about its bytes.
 type piece struct {
 	source    Source
-	name      string
+	name      image.Name
 	format    image.Format
 	sha256    layout.SHA256
 	size      int64 // negative if it is not known
@@ -57,7 +57,7 @@ func (in *inputs) merge() *Snapshot {
 	pieces = in.entryPieces(pieces)
 	s := &Snapshot{
 		Problem: in.problem, images: in.images, blobs: in.blobs,
-		bySHA: map[layout.SHA256]int{}, byName: map[string]int{}, byDisk: map[string][]string{}, byRef: map[layout.Ref]int{},
+		bySHA: map[layout.SHA256]int{}, byName: map[image.Name]int{}, byDisk: map[image.Name][]image.Name{}, byRef: map[layout.Ref]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
 	oldest := make([]*piece, 0, len(pieces)) // first
@@ -87,7 +87,7 @@ func (in *inputs) merge() *Snapshot {
 		s.Rows[i].noteFailures(in.failedFetches)
 	}
 	slices.SortFunc(s.Rows, func(a, b Row) int {
-		return cmp.Or(cmp.Compare(strings.ToLower(a.Names[0]), strings.ToLower(b.Names[0])),
+		return cmp.Or(cmp.Compare(strings.ToLower(string(a.Names[0])), strings.ToLower(string(b.Names[0]))),
 			cmp.Compare(a.Names[0], b.Names[0]), cmp.Compare(a.Digest(), b.Digest()),
 			cmp.Compare(a.Sources[0].Location, b.Sources[0].Location))
 	})
@@ -125,7 +125,7 @@ func (s *Snapshot) index(i int) {
 	}
 }
 
-func (r *Row) hasLocal(name string) bool {
+func (r *Row) hasLocal(name image.Name) bool {
 	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Kind == Local && s.Name == name })
 }
 
@@ -200,7 +200,7 @@ func (s *Snapshot) describe(r *Row, known *content.Record) {
 			raw = s.rawPath(r, name)
 		}
 		if m := known.Mismatch(name, raw); m != "" {
-			r.Warnings = append(r.Warnings, name+" is "+m)
+			r.Warnings = append(r.Warnings, string(name)+" is "+m)
 		}
 	}
 	r.Warnings = append(r.Warnings, known.AllWarnings()...)
@@ -216,7 +216,7 @@ func (in *inputs) localPieces() []piece {
 		}
 		format, _ := image.FormatOf(name)
 		p := piece{
-			source: Source{Kind: Local, Location: name, Name: name},
+			source: Source{Kind: Local, Location: string(name), Name: name},
 			name:   name, format: format, size: it.Info.Size, cached: true, hashState: Unhashed,
 		}
 		rec, ok := in.digests[name]
@@ -229,7 +229,7 @@ func (in *inputs) localPieces() []piece {
 					p.warnings = append(p.warnings, w)
 				}
 			}
-		} else if j, ok := in.hashJobs[name]; ok {
+		} else if j, ok := in.hashJobs[string(name)]; ok {
 			switch j.Value.Status {
 			case job.Queued, job.Running, job.Failed:
 				p.hashState = string(j.Value.Status)
@@ -248,13 +248,9 @@ func (in *inputs) manifestPieces(pieces []piece) []piece {
 		return pieces
 	}
 	for _, im := range in.manifest.Images {
-		format, err := image.ParseName(im.Name)
-		if err != nil {
-			continue // Parse has refused it
-		}
 		p := piece{
 			source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.RefOf(im.Src), SHA256: im.SHA256, SHA512: im.SHA512, SizeBytes: im.SizeBytes},
-			name:   im.Name, format: format, sha256: im.SHA256, size: -1, hashState: Unhashed,
+			name:   im.Name, format: im.Format, sha256: im.SHA256, size: -1, hashState: Unhashed,
 		}
 		if im.SizeBytes != nil {
 			p.size = *im.SizeBytes

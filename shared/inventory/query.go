@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/text/unicode/norm"
+
+	"imageroot/shared/image"
 )
 
 // Limits of [Query.Limit].
@@ -53,17 +55,17 @@ type cursor struct {
 
 // key orders rows by the sorted field, then by what distinguishes them.
 type key struct {
-	Text string `json:"t,omitempty"`
-	Size int64  `json:"n,omitempty"`
-	Name string `json:"a"`
-	ID   string `json:"i"`
+	Text string     `json:"t,omitempty"`
+	Size int64      `json:"n,omitempty"`
+	Name image.Name `json:"a"`
+	ID   string     `json:"i"`
 }
 
 func keyOf(r *Row, by string) key {
 	k := key{Name: r.Names[0], ID: string(r.Digest()) + " " + r.Sources[0].Kind + " " + r.Sources[0].Location}
 	switch by {
 	case "name":
-		k.Text = strings.ToLower(r.Names[0])
+		k.Text = strings.ToLower(string(r.Names[0]))
 	case "size":
 		k.Size = -1
 		if r.SizeBytes != nil {
@@ -170,7 +172,7 @@ func (s *Snapshot) text(i int) string {
 		for i := range s.Rows {
 			var b strings.Builder
 			for _, n := range s.Rows[i].Names {
-				b.WriteString(n + "\n")
+				b.WriteString(string(n) + "\n")
 			}
 			for _, src := range s.Rows[i].Sources {
 				b.WriteString(src.Location + "\n")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -30,7 +31,7 @@ func TestChanged(t *testing.T) {
 		}
 		return v
 	}
-	expect := func(when string, want ...string) {
+	expect := func(when string, want ...image.Name) {
 		t.Helper()
 		images.Reset(nil)
 		got, err := inv.Changed(t.Context())
@@ -43,7 +44,7 @@ func TestChanged(t *testing.T) {
 			}
 		}
 	}
-	is := func(name string, status job.Status, v store.Version) {
+	is := func(name image.Name, status job.Status, v store.Version) {
 		t.Helper()
 		_, _, err := record.Change(t.Context(), observed, layout.HashJobKey(name), func(j *job.Job, _ bool) error {
 			*j = job.Job{Meta: j.Meta, Name: name, Version: &v, Status: status}
@@ -97,7 +98,7 @@ func TestUnsettledSidecars(t *testing.T) {
 		}
 		return v
 	}
-	expect := func(when string, want ...string) {
+	expect := func(when string, want ...image.Name) {
 		t.Helper()
 		got, err := inv.Unsettled(t.Context())
 		if err != nil || !slices.Equal(got, want) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -33,7 +34,7 @@ func (s Status) Active() bool { return s == Queued || s == Running }
 // A Job is the record. Times are UTC; sizes are bytes.
 type Job struct {
 	record.Meta
-	Name       string        `json:"name"`
+	Name       image.Name    `json:"name"`
 	Stage      string        `json:"stage,omitempty"` // of a check job its kind's name, else empty
 	Ref        layout.Ref    `json:"ref,omitempty"`
 	Src        string        `json:"src,omitempty"`

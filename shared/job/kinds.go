@@ -36,8 +36,8 @@ func (k *Kind) Task(id string) queue.Task { return queue.RunJob{Member: k.Member
 var (
 	// Hash computes the SHA-256 of an image. The ID is its name.
 	Hash = &Kind{
-		Name: "hash", Member: "hash", Prefix: layout.HashJobPrefix, ParseKey: layout.HashJobName,
-		ID:    func(j Job) string { return j.Name },
+		Name: "hash", Member: "hash", Prefix: layout.HashJobPrefix, ParseKey: ids(layout.HashJobName),
+		ID:    func(j Job) string { return string(j.Name) },
 		Event: hashEvent,
 	}
 	// Check reads through the content with a SHA-256, which is the ID.
@@ -78,12 +78,12 @@ func hashEvent(j Job) activity.Event {
 	switch j.Status {
 	case Completed:
 		return activity.Event{
-			Kind: activity.ImageHashed, SubjectID: j.Name, Summary: "hashed " + j.Name,
+			Kind: activity.ImageHashed, SubjectID: string(j.Name), Summary: "hashed " + string(j.Name),
 			Details: map[string]any{"sha256": j.SHA256, "size_bytes": j.BytesDone},
 		}
 	case Failed:
 		return activity.Event{
-			Kind: activity.ImageHashFailed, SubjectID: j.Name, Summary: "could not hash " + j.Name,
+			Kind: activity.ImageHashFailed, SubjectID: string(j.Name), Summary: "could not hash " + string(j.Name),
 			Details: map[string]any{"error": j.Error},
 		}
 	}
@@ -95,7 +95,7 @@ func checkEvent(j Job) activity.Event {
 		return activity.Event{}
 	}
 	return activity.Event{
-		Kind: activity.ImageCheckFailed, SubjectID: string(j.SHA256), Summary: "check of " + j.Name + " failed",
+		Kind: activity.ImageCheckFailed, SubjectID: string(j.SHA256), Summary: "check of " + string(j.Name) + " failed",
 		Details: map[string]any{"name": j.Name, "sha256": j.SHA256, "error": j.Error},
 	}
 }
@@ -104,12 +104,12 @@ func fetchEvent(j Job) activity.Event {
 	switch j.Status {
 	case Completed:
 		return activity.Event{
-			Kind: activity.ImageFetched, SubjectID: string(j.SHA256), Summary: "fetched " + j.Name,
+			Kind: activity.ImageFetched, SubjectID: string(j.SHA256), Summary: "fetched " + string(j.Name),
 			Details: map[string]any{"name": j.Name, "src": j.Src, "sha256": j.SHA256, "size_bytes": j.BytesDone},
 		}
 	case Failed:
 		return activity.Event{
-			Kind: activity.ImageFetchFailed, SubjectID: cmp.Or(string(j.SHA256), j.Name), Summary: "could not fetch " + j.Name,
+			Kind: activity.ImageFetchFailed, SubjectID: cmp.Or(string(j.SHA256), string(j.Name)), Summary: "could not fetch " + string(j.Name),
 			Details: map[string]any{"name": j.Name, "src": j.Src, "error": j.Error},
 		}
 	}

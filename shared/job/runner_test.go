@@ -338,7 +338,7 @@ func TestEndBetweenRuns(t *testing.T) {
 			})
 			var dropped []string
 			r.Drop = func(_ context.Context, j job.Job, checkpoint json.RawMessage) {
-				dropped = append(dropped, j.Name+" "+string(checkpoint))
+				dropped = append(dropped, string(j.Name)+" "+string(checkpoint))
 			}
 			queued(t, r)
 			end(t, r)

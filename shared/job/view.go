@@ -3,13 +3,14 @@ package job
 import (
 	"time"
 
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 )
 
 // A View is a job as the API shows it, without its progress, whose member has
 // another name for each kind of job.
 type View struct {
-	Name       string         `json:"name"`
+	Name       image.Name     `json:"name"`
 	Stage      string         `json:"stage,omitempty"`
 	Ref        *string        `json:"ref"` // the first 12 digits of SHA256
 	Status     Status         `json:"status"`

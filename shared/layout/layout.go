@@ -124,10 +124,10 @@ func isHex(s string, n int) bool {
 }
 
 // ImageKey returns the key of an image in the image root.
-func ImageKey(name string) store.Key { return store.Key(name) }
+func ImageKey(name image.Name) store.Key { return store.Key(name) }
 
 // ImageKeys returns the keys of the [image.Spellings] of a name.
-func ImageKeys(name string) []store.Key {
+func ImageKeys(name image.Name) []store.Key {
 	var keys []store.Key
 	for _, spelling := range image.Spellings(name) {
 		keys = append(keys, ImageKey(spelling))
@@ -136,7 +136,7 @@ func ImageKeys(name string) []store.Key {
 }
 
 // DigestKey returns the key of an image's digest record.
-func DigestKey(name string) store.Key { return store.Key(DigestPrefix + name) }
+func DigestKey(name image.Name) store.Key { return store.Key(DigestPrefix + name) }
 
 // EntryKey returns the key of an entry.
 func EntryKey(ref Ref) store.Key { return store.Key(EntryPrefix + ref) }
@@ -158,7 +158,7 @@ func StagingKey(id string) store.Key { return store.Key(StagingPrefix + id) }
 func UploadKey(id string) store.Key { return store.Key(UploadPrefix + id) }
 
 // HashJobKey returns the key of an image's hash job.
-func HashJobKey(name string) store.Key { return store.Key(HashJobPrefix + name) }
+func HashJobKey(name image.Name) store.Key { return store.Key(HashJobPrefix + name) }
 
 // CheckJobKey returns the key of the check job of a content.
 func CheckJobKey(sha256 SHA256) store.Key { return store.Key(CheckJobPrefix + sha256) }
@@ -170,13 +170,13 @@ func FetchJobKey(ref Ref) store.Key { return store.Key(FetchJobPrefix + ref) }
 func ProbeKey(id, what string) store.Key { return store.Key(ProbePrefix + id + "-" + what) }
 
 // ImageName parses an [ImageKey].
-func ImageName(key store.Key) (name string, ok bool) { return nameAfter(key, "") }
+func ImageName(key store.Key) (name image.Name, ok bool) { return nameAfter(key, "") }
 
 // DigestName parses a [DigestKey].
-func DigestName(key store.Key) (name string, ok bool) { return nameAfter(key, DigestPrefix) }
+func DigestName(key store.Key) (name image.Name, ok bool) { return nameAfter(key, DigestPrefix) }
 
 // HashJobName parses a [HashJobKey].
-func HashJobName(key store.Key) (name string, ok bool) { return nameAfter(key, HashJobPrefix) }
+func HashJobName(key store.Key) (name image.Name, ok bool) { return nameAfter(key, HashJobPrefix) }
 
 // EntryRef parses an [EntryKey].
 func EntryRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, EntryPrefix, 64) }
@@ -209,9 +209,10 @@ func IsUploadID(s string) bool { return isHex(s, 32) }
 // FetchJobRef parses a [FetchJobKey].
 func FetchJobRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, FetchJobPrefix, 64) }
 
-func nameAfter(key store.Key, prefix string) (string, bool) {
-	name, ok := strings.CutPrefix(string(key), prefix)
-	return name, ok && image.IsName(name)
+func nameAfter(key store.Key, prefix string) (image.Name, bool) {
+	rest, ok := strings.CutPrefix(string(key), prefix)
+	name := image.Name(rest)
+	return name, ok && name.Valid()
 }
 
 func hexAfter[T ~string](key store.Key, prefix string, n int) (T, bool) {
@@ -264,13 +265,16 @@ func ParseEventKey(key store.Key) (EventID, bool) {
 }
 
 // SidecarKey returns the key of the checksum file of an image in the image root.
-func SidecarKey(name, algorithm string) store.Key { return store.Key(name + "." + algorithm) }
+func SidecarKey(name image.Name, algorithm string) store.Key {
+	return store.Key(string(name) + "." + algorithm)
+}
 
 // ImageOfSidecar parses a [SidecarKey]. algorithm is "sha256" or "sha512".
-func ImageOfSidecar(key store.Key) (name, algorithm string, ok bool) {
+func ImageOfSidecar(key store.Key) (name image.Name, algorithm string, ok bool) {
 	for _, alg := range []string{"sha256", "sha512"} {
-		if n, found := strings.CutSuffix(string(key), "."+alg); found && image.IsName(n) {
-			return n, alg, true
+		n, ok := strings.CutSuffix(string(key), "."+alg)
+		if name := image.Name(n); ok && name.Valid() {
+			return name, alg, true
 		}
 	}
 	return "", "", false

@@ -44,7 +44,7 @@ var parsers = []parser{
 		"sidecar",
 		func(key store.Key) (string, bool) {
 			name, alg, ok := ImageOfSidecar(key)
-			return name + "." + alg, ok
+			return string(name) + "." + alg, ok
 		},
 		func(s string) store.Key { return store.Key(s) },
 	},
@@ -181,9 +181,9 @@ func FuzzKeys(f *testing.F) {
 	}
 	f.Add("", "x.\u0130MG", int64(math.MinInt64), uint64(math.MaxUint64))
 	f.Add("", strings.Repeat("n", 255), int64(math.MaxInt64), uint64(0))
-	f.Fuzz(func(t *testing.T, key, name string, micro int64, nonce uint64) {
+	f.Fuzz(func(t *testing.T, key, s string, micro int64, nonce uint64) {
 		kindOf(t, store.Key(key))
-		if image.IsName(name) {
+		if name := image.Name(s); name.Valid() {
 			for _, k := range []struct {
 				key  store.Key
 				kind string
@@ -199,13 +199,13 @@ func FuzzKeys(f *testing.F) {
 			key  store.Key
 			kind string
 		}{
-			{EntryKey(RefOf(name)), "entry"},
-			{FetchedKey(RefOf(name)), "fetched"},
-			{StagingKey(string(RefOf(name))), "staging"},
-			{FetchJobKey(RefOf(name)), "fetch job"},
-			{BlobKey(SHA256(RefOf(name))), "blob"},
-			{ContentKey(SHA256(RefOf(name))), "content"},
-			{CheckJobKey(SHA256(RefOf(name))), "check job"},
+			{EntryKey(RefOf(s)), "entry"},
+			{FetchedKey(RefOf(s)), "fetched"},
+			{StagingKey(string(RefOf(s))), "staging"},
+			{FetchJobKey(RefOf(s)), "fetch job"},
+			{BlobKey(SHA256(RefOf(s))), "blob"},
+			{ContentKey(SHA256(RefOf(s))), "content"},
+			{CheckJobKey(SHA256(RefOf(s))), "check job"},
 		} {
 			if got := kindOf(t, k.key); got != k.kind {
 				t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)

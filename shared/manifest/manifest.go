@@ -41,7 +41,7 @@ type Manifest struct {
 
 // An Image is an image of a manifest.
 type Image struct {
-	Name      string
+	Name      image.Name
 	Src       string
 	SHA256    layout.SHA256 // lower-case hexadecimal, or empty if unknown
 	SHA512    string        // lower-case hexadecimal, or empty if unknown
@@ -74,7 +74,7 @@ func (e *Error) Error() string {
 // if it accepts each image and the limits hold.
 func (m *Manifest) Encode() ([]byte, error) {
 	type row struct {
-		Name      string        `toml:"name"`
+		Name      image.Name    `toml:"name"`
 		Src       string        `toml:"src"`
 		SHA256    layout.SHA256 `toml:"sha256,omitempty"`
 		SHA512    string        `toml:"sha512,omitempty"`

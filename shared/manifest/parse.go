@@ -246,7 +246,7 @@ func (p *parser) rowValue(r *row, e *unstable.Node) {
 	}
 	switch key {
 	case "name":
-		r.image.Name = text()
+		r.image.Name = image.Name(text())
 	case "src":
 		r.image.Src = text()
 		if s := r.image.Src; s != "" {
@@ -308,16 +308,16 @@ func (p *parser) finish(r *row) {
 }
 
 func (p *parser) finishName(r *row, line int) {
-	f, err := image.ParseName(r.image.Name)
-	if err != nil {
+	if _, err := image.ParseName(string(r.image.Name)); err != nil {
 		p.failRow(r, line, "%s", err)
 		return
 	}
+	f, _ := image.FormatOf(r.image.Name)
 	r.image.Format = f
 	if r.format != "" && !strings.EqualFold(r.format, string(f)) {
 		p.failRow(r, r.lines["format"], "format is %.40q, but the name says %q", r.format, f)
 	}
-	folded := strings.ToLower(r.image.Name)
+	folded := strings.ToLower(string(r.image.Name))
 	if first, taken := p.names[folded]; taken {
 		p.failRow(r, line, "images[%d] has that name already; names compare without case", first)
 		return

@@ -96,7 +96,7 @@ func (c *Client) ask(ctx context.Context, client doer, method, target, rang stri
 }
 
 // checkImage refuses an answer whose body cannot be the image of that name.
-func checkImage(resp *http.Response, name string) error {
+func checkImage(resp *http.Response, name image.Name) error {
 	host := resp.Request.URL.Host
 	if enc := encoding(resp); enc != "" && !compressedBy(name, enc) {
 		return unresolvable(nil, "%s sends %s with Content-Encoding %s though none was asked for, so its bytes are not the image's", host, name, enc)
@@ -127,7 +127,7 @@ func encoding(resp *http.Response) string {
 // compressedBy reports whether the content coding enc is the compression that
 // name's suffix stands for. Web servers that know .gz send such a file unchanged,
 // with Content-Encoding: x-gzip.
-func compressedBy(name, enc string) bool {
+func compressedBy(name image.Name, enc string) bool {
 	f, _ := image.FormatOf(name)
 	c, ok := f.Compression()
 	return ok && strings.TrimPrefix(enc, "x-") == c.Name

@@ -150,7 +150,7 @@ func TestUntitled(t *testing.T) {
 		})
 		r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/"+tt.repo+":v1"), "http://"), "")
 		switch {
-		case tt.reason == "" && (err != nil || r.Name != tt.want):
+		case tt.reason == "" && (err != nil || string(r.Name) != tt.want):
 			t.Errorf("%s: %+v, %v", tt.name, r, err)
 		case tt.reason != "" && (is(err) != "unresolvable" || !strings.Contains(err.Error(), tt.reason)):
 			t.Errorf("%s: %+v, %v, want %q", tt.name, r, err, tt.reason)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"imageroot/shared/image"
 )
 
 // Open reads length bytes of a source from offset, or all to the end if length is
@@ -33,7 +35,7 @@ func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v
 
 // open is Open for the file at url. If name is not empty, the file is the image of
 // that name.
-func (c *Client) open(ctx context.Context, client doer, url, name string, offset, length int64, v Validators) (*Body, error) {
+func (c *Client) open(ctx context.Context, client doer, url string, name image.Name, offset, length int64, v Validators) (*Body, error) {
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := c.newRequest(ctx, http.MethodGet, url)
@@ -93,7 +95,7 @@ func rangeField(offset, length int64) string {
 }
 
 // accept checks the answer to a request for a range, and describes it in b.
-func (c *Client) accept(b *Body, resp *http.Response, name string, offset, length int64, v Validators) error {
+func (c *Client) accept(b *Body, resp *http.Response, name image.Name, offset, length int64, v Validators) error {
 	asked := offset > 0 || length > 0
 	switch resp.StatusCode {
 	case http.StatusOK:

@@ -22,6 +22,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 )
 
@@ -33,7 +34,7 @@ type oras struct{ ref registry.Reference }
 
 func (o oras) String() string { return "oras://" + o.ref.String() }
 
-func parseORAS(raw, _ string) (URL, error) {
+func parseORAS(raw string, _ image.Name) (URL, error) {
 	errForm := malformed("the URL is not of the form oras://HOST[:PORT]/REPO:TAG or oras://HOST[:PORT]/REPO@sha256:DIGEST")
 	raw, _, _ = strings.Cut(raw, "#")
 	rest, slashes := strings.CutPrefix(raw[len("oras:"):], "//")
@@ -199,7 +200,7 @@ func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, erro
 	if err != nil {
 		return nil, unresolvable(nil, "%s %v", o.ref, err)
 	}
-	r := &Resolved{Location: Location{Name: titleOf(layer), Digest: layer.Digest.String()}, Size: layer.Size}
+	r := &Resolved{Location: Location{Name: image.Name(titleOf(layer)), Digest: layer.Digest.String()}, Size: layer.Size}
 	switch layer.Digest.Algorithm() {
 	case digest.SHA256:
 		r.SHA256 = layout.SHA256(layer.Digest.Encoded())

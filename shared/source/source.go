@@ -113,7 +113,7 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 type Location struct {
 	URL string
 	// Name is the name of the image. It may be empty if the URL ends in one.
-	Name string
+	Name image.Name
 	// Digest names the content ("sha256:HEX") of a pinned source (see
 	// [URL.Pinned]), and is empty for others.
 	Digest string
@@ -179,9 +179,10 @@ func (c *Client) Resolve(ctx context.Context, imageURL, shaURL string) (*Resolve
 		return nil, err
 	}
 	r.URL = u.Canonical
-	if r.Format, err = image.ParseName(r.Name); err != nil {
+	if _, err = image.ParseName(string(r.Name)); err != nil {
 		return nil, unresolvable(err, "%s holds %q, which is not an image: %v", u.Host, r.Name, err)
 	}
+	r.Format, _ = image.FormatOf(r.Name)
 	if r.Size == 0 {
 		return nil, unresolvable(nil, "%s says that %s is empty", u.Host, r.Name)
 	}

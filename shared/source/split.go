@@ -44,7 +44,7 @@ func wholeOf(title string) string {
 	if m := partWithin.FindStringSubmatch(title); m != nil {
 		return m[1] + m[2]
 	}
-	if m := behindImage.FindStringSubmatch(title); m != nil && image.IsName(m[1]) && !image.IsName(title) {
+	if m := behindImage.FindStringSubmatch(title); m != nil && image.Name(m[1]).Valid() && !image.Name(title).Valid() {
 		return m[1]
 	}
 	return ""

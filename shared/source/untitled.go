@@ -19,10 +19,10 @@ const sniffBytes = content.HeadBytes
 
 // nameUntitled names a layer without a title: as its repository if that is an
 // image's name (.../debian.img.xz), else by repository, digest and detected format.
-func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (string, error) {
+func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (image.Name, error) {
 	last := path.Base(o.ref.Repository)
-	if image.IsName(last) {
-		return last, nil
+	if name := image.Name(last); name.Valid() {
+		return name, nil
 	}
 	head, err := o.head(ctx, c, d)
 	if err != nil {
@@ -34,7 +34,7 @@ func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (str
 			o, what, image.FormatList())
 	}
 	const most = 200 // leaves room for the rest of the name
-	return last[:min(len(last), most)] + "-" + d.Encoded()[:12] + "." + string(format), nil
+	return image.Name(last[:min(len(last), most)] + "-" + d.Encoded()[:12] + "." + string(format)), nil
 }
 
 // formatOf detects the format of the image that begins with head. what describes the

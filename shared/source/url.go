@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"imageroot/shared/image"
 	"imageroot/shared/source/scheme"
 )
 
@@ -24,7 +25,7 @@ type URL struct {
 	Host      string // HOST or HOST:PORT
 	// Name is the image name at the end of the path. It is empty if only
 	// resolving finds the name.
-	Name string
+	Name image.Name
 
 	place
 }
@@ -42,7 +43,7 @@ type place interface {
 }
 
 // parsers has the parser of URLs for each of [scheme.All].
-var parsers = map[string]func(raw, name string) (URL, error){
+var parsers = map[string]func(raw string, name image.Name) (URL, error){
 	"https": parseFile,
 	"http":  parseFile,
 	"oras":  parseORAS,

@@ -12,7 +12,10 @@ import (
 
 func TestParseURL(t *testing.T) {
 	const hex = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-	for _, tt := range []struct{ raw, canonical, name string }{
+	for _, tt := range []struct {
+		raw, canonical string
+		name           image.Name
+	}{
 		{"https://example.org/x.img", "https://example.org/x.img", "x.img"},
 		{" HTTPS://Example.ORG/Dir/X.IMG\n", "https://example.org/Dir/X.IMG", "X.IMG"},
 		{"http://example.org:8080/x.img?token=A%2BB&x=1#frag", "http://example.org:8080/x.img?token=A%2BB&x=1", "x.img"},
@@ -110,7 +113,7 @@ func FuzzParseURL(f *testing.F) {
 		if len(u.Canonical) > maxURLBytes+len("oras://") || !utf8.ValidString(u.Canonical) || strings.ContainsAny(u.Canonical, " \t\r\n#") || u.Host == "" {
 			t.Errorf("ParseURL(%q) is %+v", raw, u)
 		}
-		if !u.Pinned() && !image.IsName(u.Name) {
+		if !u.Pinned() && !u.Name.Valid() {
 			t.Errorf("ParseURL(%q) has the name %q", raw, u.Name)
 		}
 		again, err := ParseURL(u.Canonical)

@@ -16,21 +16,25 @@ import (
 )
 
 // A web is a file on a web server, with http or https.
-type web struct{ url, name string }
+type web struct {
+	url  string
+	name image.Name
+}
 
-func parseFile(raw, name string) (URL, error) {
+func parseFile(raw string, name image.Name) (URL, error) {
 	u, err := parseWeb(raw)
 	if err != nil {
 		return URL{}, err
 	}
 	escaped := u.EscapedPath()
 	last, err := url.PathUnescape(escaped[strings.LastIndexByte(escaped, '/')+1:])
+	var own image.Name
 	if err == nil {
-		_, err = image.ParseName(last)
+		own, err = image.ParseName(last)
 	}
 	switch {
 	case err == nil:
-		name = last // the server's coding of the file depends on it
+		name = own // the server's coding of the file depends on it
 	case name == "":
 		return URL{}, malformed("the URL must end in an image's file name: %v", err)
 	}

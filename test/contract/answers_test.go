@@ -169,7 +169,7 @@ func (s *server) testImages(t *testing.T) {
 	s.send(t, "DELETE", "/images/notes.txt", 404, "")
 	// One that nobody has hashed.
 	for _, name := range []string{"dropped.iso", "dropped.tar"} {
-		if _, err := s.images.Put(t.Context(), layout.ImageKey(name), strings.NewReader("dropped"), 7); err != nil {
+		if _, err := s.images.Put(t.Context(), store.Key(name), strings.NewReader("dropped"), 7); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -190,7 +190,7 @@ func (w *world) hasParts(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	_, err = w.images.ListParts(ctx, layout.ImageKey(u.Name), u.UploadID)
+	_, err = w.images.ListParts(ctx, store.Key(u.Name), u.UploadID)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
@@ -235,7 +235,7 @@ func (w *world) stateImages(ctx context.Context, c *client) map[string]string {
 		if observed != absent {
 			sums[name] = observed
 		}
-		if body, _, err := w.images.Get(ctx, layout.ImageKey(name), store.All, ""); err == nil {
+		if body, _, err := w.images.Get(ctx, store.Key(name), store.All, ""); err == nil {
 			if got := hexOf(body); got != observed {
 				w.violate("S3 gives %s for %q, the file has %s", got, name, observed)
 			}
@@ -311,8 +311,8 @@ func (w *world) stateRecords(ctx context.Context, sums map[string]string) {
 			w.violate("%v", err)
 		case !now.Equal(rec.Version):
 			w.violate("the digest record of %q is of %+v, the image is %+v", name, rec.Version, now.Version)
-		case string(rec.SHA256) != sums[name]:
-			w.violate("the digest record of %q (by %s) says %s, the bytes of that version have %s", name, rec.By, rec.SHA256, sums[name])
+		case string(rec.SHA256) != sums[string(name)]:
+			w.violate("the digest record of %q (by %s) says %s, the bytes of that version have %s", name, rec.By, rec.SHA256, sums[string(name)])
 		}
 	}
 }
@@ -337,7 +337,7 @@ func (w *world) stateRows(ctx context.Context, c *client, sums map[string]string
 		}
 	}
 	for name := range sums {
-		if image.IsName(name) && !local[name] {
+		if image.Name(name).Valid() && !local[name] {
 			w.violate("the catalog does not have %q", name)
 		}
 	}

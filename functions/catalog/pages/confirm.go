@@ -56,28 +56,29 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 	if err != nil {
 		return nil, err
 	}
+	name := image.Name(key)
 	switch what {
 	case "image":
-		if _, ok := s.Image(key); !ok {
+		if _, ok := s.Image(name); !ok {
 			return nil, nil
 		}
 		c := &templates.Confirm{
 			Question: "Delete " + key + "?", Text: "The object is removed from the image root. This cannot be undone.",
 			Action: "/images/" + url.PathEscape(key) + "?_method=DELETE", Button: "Delete", Done: key + " was deleted.",
 		}
-		if row, ok := s.ByName(key); ok {
-			c.Facts = facts(row, key)
+		if row, ok := s.ByName(name); ok {
+			c.Facts = facts(row, name)
 			if others(row, inventory.Local, key) {
 				c.Text = "The object is removed from the image root. The image stays in the catalog, from its other sources."
 			}
 		}
 		return c, nil
 	case "replace":
-		old, ok := s.Spelled(key)
-		if !ok || !image.IsName(key) {
+		old, ok := s.Spelled(name)
+		if !ok || !name.Valid() {
 			return nil, nil // nothing to replace, or the upload is refused
 		}
-		if old != key {
+		if old != name {
 			return &templates.Confirm{
 				Question: "Upload another " + key + "?", Text: "The image root has an image whose name looks the same, but is composed of other characters (Unicode NFC and NFD). The upload does not replace it: both will be listed.",
 				Action: imagesPath, Button: "Upload", Choice: true,
@@ -87,8 +88,8 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 			Question: "Replace " + key + "?", Text: "The image root has an image of this name. The upload replaces it when it is complete.",
 			Action: imagesPath, Button: "Replace", Choice: true,
 		}
-		if row, ok := s.ByName(key); ok {
-			c.Facts = facts(row, key)
+		if row, ok := s.ByName(name); ok {
+			c.Facts = facts(row, name)
 		}
 		return c, nil
 	case "beside":
@@ -103,11 +104,11 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 			return nil, nil
 		}
 		c := &templates.Confirm{
-			Question: "Delete the entry " + row.Names[0] + "?",
+			Question: "Delete the entry " + string(row.Names[0]) + "?",
 			Text:     "The URL is removed from the catalog. Bytes that were fetched from it are dropped unless another source names them.",
 			Facts:    append([]templates.Detail{{Name: "URL", Value: key}}, facts(row, row.Names[0])...),
 			Action:   "/catalog/entries?" + url.Values{"_method": {"DELETE"}, "src": {key}}.Encode(),
-			Button:   "Delete", Done: "The entry " + row.Names[0] + " was deleted.",
+			Button:   "Delete", Done: "The entry " + string(row.Names[0]) + " was deleted.",
 		}
 		return c, nil
 	case "cache":
@@ -116,17 +117,17 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 			return nil, nil
 		}
 		return &templates.Confirm{
-			Question: "Drop the fetched bytes of " + row.Names[0] + "?",
+			Question: "Drop the fetched bytes of " + string(row.Names[0]) + "?",
 			Text:     "The bytes are removed from this server. The entry stays, and the bytes can be fetched again while the source has them.",
 			Facts:    facts(row, row.Names[0]), Action: "/catalog/cache/" + key + "?_method=DELETE", Button: "Drop",
-			Done: "The fetched bytes of " + row.Names[0] + " were dropped.",
+			Done: "The fetched bytes of " + string(row.Names[0]) + " were dropped.",
 		}, nil
 	}
 	return nil, problem.New(problem.Invalid, "this page asks about an image, an entry or a cache")
 }
 
 // facts returns the facts about a row for a question about one of its names.
-func facts(row *inventory.Row, name string) []templates.Detail {
+func facts(row *inventory.Row, name image.Name) []templates.Detail {
 	var list []templates.Detail
 	if row.SizeBytes != nil {
 		s := sizeOf(*row.SizeBytes)
@@ -135,8 +136,8 @@ func facts(row *inventory.Row, name string) []templates.Detail {
 	if row.SHA256 != nil {
 		list = append(list, templates.Detail{Name: "SHA-256", Value: string(*row.SHA256)})
 	}
-	if others := slices.DeleteFunc(slices.Clone(row.Names), func(n string) bool { return n == name }); len(others) > 0 {
-		list = append(list, templates.Detail{Name: "Also", Value: strings.Join(others, ", ")})
+	if others := slices.DeleteFunc(slices.Clone(row.Names), func(n image.Name) bool { return n == name }); len(others) > 0 {
+		list = append(list, templates.Detail{Name: "Also", Value: image.Join(others)})
 	}
 	return list
 }

@@ -60,11 +60,11 @@ func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs
 
 func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 	v := templates.Job{
-		ID: prefix + "-" + shortHash(j.Name+"\n"+j.Src+j.Stage), Name: j.Name, Stage: j.Stage, Status: string(j.Status), Active: j.Status.Active(),
+		ID: prefix + "-" + shortHash(string(j.Name)+"\n"+j.Src+j.Stage), Name: j.Name, Stage: j.Stage, Status: string(j.Status), Active: j.Status.Active(),
 		Src: j.Src, Done: sizeOf(j.BytesDone), Error: j.Error,
 	}
 	if v.Active {
-		v.Cancel = path + url.PathEscape(j.Name) + "?_method=DELETE"
+		v.Cancel = path + url.PathEscape(string(j.Name)) + "?_method=DELETE"
 		if j.Src != "" {
 			v.Cancel += "&src=" + url.QueryEscape(j.Src)
 		}

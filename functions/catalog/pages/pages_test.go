@@ -21,6 +21,7 @@ import (
 	"imageroot/shared/cloud"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -294,14 +295,14 @@ func TestRawDiskLinks(t *testing.T) {
 		"disk.img.gz": {Content: gzip}, "plain.img": {Content: content.Content{Kind: content.MBR}},
 		"tar.img.gz": {Content: gzip, Check: &content.Check{Verdict: content.Good, NoDisk: "it is a tar archive"}},
 	} {
-		version, err := p.Images.Put(t.Context(), layout.ImageKey(name), strings.NewReader(name), int64(len(name)))
+		version, err := p.Images.Put(t.Context(), store.Key(name), strings.NewReader(name), int64(len(name)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		hash := sha256.Sum256([]byte(name))
 		rec.SHA256, rec.SizeBytes = layout.SHA256(hex.EncodeToString(hash[:])), int64(len(name))
-		d := digest.Record{Name: name, Version: version, SHA256: rec.SHA256, By: digest.ByHash}
-		_, err = record.Swap(t.Context(), p.Catalog, layout.DigestKey(name), &d, "")
+		d := digest.Record{Name: image.Name(name), Version: version, SHA256: rec.SHA256, By: digest.ByHash}
+		_, err = record.Swap(t.Context(), p.Catalog, layout.DigestKey(image.Name(name)), &d, "")
 		_, err2 := record.Swap(t.Context(), p.Catalog, layout.ContentKey(rec.SHA256), &rec, "")
 		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
@@ -341,7 +342,7 @@ func TestConfirm(t *testing.T) {
 	if w := c.get("/ui/images/confirm?what=replace&key=disk.tar.gz"); w.Code != http.StatusSeeOther {
 		t.Errorf("a tarball is asked about: %d", w.Code)
 	}
-	row := &inventory.Row{Names: []string{"first.img", "second.img", "third.img"}}
+	row := &inventory.Row{Names: []image.Name{"first.img", "second.img", "third.img"}}
 	if got := facts(row, "second.img"); len(got) != 1 || got[0].Value != "first.img, third.img" {
 		t.Errorf("the other names of second.img are %v", got)
 	}
@@ -382,7 +383,7 @@ func TestJobViews(t *testing.T) {
 	var jobs []job.Job
 	for i, n := range []int{2, 3000, 700} {
 		for k := range n {
-			j := job.Job{Name: fmt.Sprintf("%d-%d.img", i, k), Status: []job.Status{job.Running, job.Queued, job.Failed}[i]}
+			j := job.Job{Name: image.Name(fmt.Sprintf("%d-%d.img", i, k)), Status: []job.Status{job.Running, job.Queued, job.Failed}[i]}
 			if i == 2 {
 				j.FinishedAt = &now
 			}

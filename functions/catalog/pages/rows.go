@@ -167,23 +167,23 @@ func (p *Pages) rowView(row *inventory.Row, fetching map[string]string) template
 			v.Virtual = &s
 		}
 		if c := k.Check; c != nil && row.Cached && (c.Verdict == content.Cancelled || c.Verdict == content.Unchecked) {
-			v.Check = row.Names[0]
+			v.Check = string(row.Names[0])
 		}
 	}
 	if row.Cached && row.SHA256 != nil {
 		v.Download = catalog.ImagePath(row.Digest(), row.Names[0])
 		if k := row.Known; k != nil && !k.Kind.Raw() {
-			v.Raw, v.Disk = p.RawPath(row), image.DiskName(row.Names[0])
+			v.Raw, v.Disk = p.RawPath(row), string(image.DiskName(row.Names[0]))
 		}
 	}
 	if name, ok := row.Local(); ok && row.SHA256 == nil && row.HashState != string(job.Queued) && row.HashState != string(job.Running) {
-		v.Hash = name
+		v.Hash = string(name)
 	}
 	for i, s := range row.Sources {
 		src := templates.Source{ID: id + "-s" + strconv.Itoa(i), Kind: s.Kind, Location: s.Location, Name: s.Name}
 		switch s.Kind {
 		case inventory.Local:
-			src.Location, src.What, src.Key = p.Location+s.Name, "image", s.Name
+			src.Location, src.What, src.Key = p.Location+string(s.Name), "image", string(s.Name)
 		case inventory.URL:
 			src.What, src.Key = "entry", s.Location
 			if len(row.Warnings) > 0 {
