@@ -86,4 +86,11 @@ func TestLogIsCut(t *testing.T) {
 	if n := s.log.Len(); n == 0 || n > 8000 {
 		t.Errorf("%d bytes were logged", n)
 	}
+	// A value of a type of its own is cut as well.
+	type name string
+	s.log.Reset()
+	s.cfg.Log.Info("stored", "name", name(strings.Repeat("n", 20_000)))
+	if n := s.log.Len(); n == 0 || n > 2000 {
+		t.Errorf("%d bytes were logged of a name", n)
+	}
 }
