@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 )
 
 // A Frame is what every page has around it.
@@ -141,7 +142,7 @@ type Row struct {
 	Before string // the ID of the element before the row
 	Name   image.Name
 	Others []image.Name // names
-	SHA256 string
+	SHA256 layout.SHA256
 	Ref    string
 	State  string // unhashed, queued, running, failed, published, hashed
 	Format string

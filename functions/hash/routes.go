@@ -70,7 +70,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	name, _ := layout.ImageName(key) // as there is an object
+	name, _ := layout.ImageName(key) // the spelling that the object has
 	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err

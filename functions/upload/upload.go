@@ -190,7 +190,7 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Images.Delete(ctx, key); err != nil {
 		return err
 	}
-	name, _ = layout.ImageName(key) // as the object had it
+	name, _ = layout.ImageName(key) // the spelling that the object had
 	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("a deleted image is not inspected before the next reconciliation", "name", name, "error", err)
 	}

@@ -167,8 +167,8 @@ func (s *Snapshot) ByName(name image.Name) (*Row, bool) {
 	return nil, false
 }
 
-// Spelled returns the key of the object in the image root whose name is one of
-// [image.Spellings], the name itself first.
+// Spelled returns the one of the name's [image.Spellings] that an object in the image
+// root has, the name itself first.
 func (s *Snapshot) Spelled(name image.Name) (image.Name, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if _, ok := s.images[layout.ImageKey(spelling)]; ok {
@@ -228,7 +228,7 @@ func (s *Snapshot) rawPath(row *Row, name image.Name) string {
 // BySource returns the row that has the source with that ref; see [layout.RefOf].
 func (s *Snapshot) BySource(ref layout.Ref) (*Row, bool) { return lookUp(s, s.byRef, ref) }
 
-// Image returns the version of the image root's object with that key.
+// Image returns the version of the image root's object with that name.
 func (s *Snapshot) Image(name image.Name) (store.Info, bool) {
 	it, ok := s.images[layout.ImageKey(name)]
 	return it.Info, ok

@@ -148,7 +148,7 @@ func (p *Pages) rowView(row *inventory.Row, fetching map[string]string) template
 	first := row.Sources[0]
 	id := "r" + shortHash(cmp.Or(string(row.Digest()), first.Kind+" "+first.Location))
 	v := templates.Row{
-		ID: id, Name: row.Names[0], Others: row.Names[1:], SHA256: string(row.Digest()), State: row.HashState,
+		ID: id, Name: row.Names[0], Others: row.Names[1:], SHA256: row.Digest(), State: row.HashState,
 		Format: string(row.Format), Cached: row.Cached, FetchFailed: row.FetchFailed, Warnings: row.Warnings, Uncache: row.Blob,
 	}
 	if row.Ref != nil {
