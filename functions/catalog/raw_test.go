@@ -845,7 +845,8 @@ func TestRawPaths(t *testing.T) {
 	gzip := content.Record{Content: content.Content{Kind: content.Gzip, What: "a gzip file"}}
 	for name, rec := range map[string]content.Record{
 		"free.img.xz": gzip, "taken.img.xz": gzip, "taken.img": {Content: content.Content{Kind: content.MBR}},
-		"page.img": {Content: content.Content{Kind: content.HTML, What: "a web page"}},
+		"page.img":  {Content: content.Content{Kind: content.HTML, What: "a web page"}},
+		"bad.qcow2": {Content: content.Content{Kind: content.QCOW2, What: "a qcow2 image", Unreadable: "the qcow2 image is corrupt"}},
 	} {
 		if _, err := f.Images.Put(t.Context(), store.Key(name), strings.NewReader(name), int64(len(name))); err != nil {
 			t.Fatal(err)
@@ -855,7 +856,7 @@ func TestRawPaths(t *testing.T) {
 	byDigest := func(name, disk string) string { return string("/raw/"+sum([]byte(name))+"/") + disk }
 	want := map[string]string{
 		"free.img.xz": byDigest("free.img.xz", "free.img"), "taken.img.xz": byDigest("taken.img.xz", "taken.img"),
-		"taken.img": byDigest("taken.img", "taken.img"), "page.img": "",
+		"taken.img": byDigest("taken.img", "taken.img"), "page.img": "", "bad.qcow2": "",
 	}
 	get := func(path string) *bytes.Buffer {
 		w := httptest.NewRecorder()

@@ -76,6 +76,9 @@ type Content struct {
 	// the image does not say, and if there is no disk in it: of kind [Unknown],
 	// that distinguishes other programs' formats from a disk.
 	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
+	// Unreadable is the reason, as a sentence, why the disk in the image cannot be
+	// read, which only [Sniff] finds. It is empty if none is known.
+	Unreadable string `json:"unreadable,omitempty"`
 	// Warnings are sentences on what is wrong, whatever the image is called.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -198,6 +198,10 @@ func TestWarnings(t *testing.T) {
 		if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], c.says) {
 			t.Errorf("%s: %q, want one that says %q", c.name, got.Warnings, c.says)
 		}
+		// Of these, the warning on a qcow2 image is why there is no disk to be had.
+		if no := (&content.Record{Content: got}).NoDisk(); got.Kind == content.QCOW2 && no != got.Warnings[0] {
+			t.Errorf("%s: the disk is not available because %q, want %q", c.name, no, got.Warnings[0])
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package content
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -60,10 +61,10 @@ type Check struct {
 	At       time.Time `json:"at"` // UTC
 }
 
-// NoDisk returns the reason, as a sentence, why there is no disk in the image, or ""
-// if none is known.
+// NoDisk returns the reason, as a sentence, why there is no disk in the image or why
+// it cannot be read, or "" if none is known.
 func (r *Record) NoDisk() string {
-	if no := r.Content.NoDisk(); no != "" || r.Check == nil {
+	if no := cmp.Or(r.Content.NoDisk(), r.Unreadable); no != "" || r.Check == nil {
 		return no
 	}
 	switch r.Check.Verdict {

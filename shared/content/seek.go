@@ -20,16 +20,17 @@ func (c *Content) qcow2(s *seeker) {
 	if h.Version != 0 {
 		c.What = fmt.Sprintf("a qcow2 image (version %d)", h.Version)
 	}
+	known := err == nil
+	if known {
+		c.size(h.Size)
+		_, err = qcow2.Open(s, s.size)
+	}
 	if wrong, ok := errors.AsType[*qcow2.Error](err); ok {
+		c.Unreadable = wrong.Detail
 		c.warn(wrong.Detail)
 	}
-	if err != nil {
+	if !known {
 		return
-	}
-	c.size(h.Size)
-	_, err = qcow2.Open(s, s.size)
-	if wrong, ok := errors.AsType[*qcow2.Error](err); ok {
-		c.warn(wrong.Detail)
 	}
 	if h.Corrupt {
 		c.warn("the qcow2 image is marked as corrupt by the program that wrote it; repair it with qemu-img check -r all")
