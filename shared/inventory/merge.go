@@ -220,7 +220,7 @@ func (in *inputs) localPieces() []piece {
 			name:   name, format: format, size: it.Info.Size, cached: true, hashState: Unhashed,
 		}
 		rec, ok := in.digests[name]
-		if ok && rec.Value.Version.Equal(it.Info.Version) && rec.Value.SHA256.Valid() {
+		if ok && rec.Value.Version.Equal(it.Info.Version) {
 			p.sha256, p.hashState, p.since = rec.Value.SHA256, Hashed, rec.Value.Since()
 			known := in.contents[p.sha256].Value
 			_, raw := known.Raw()
@@ -287,7 +287,6 @@ func (in *inputs) learn(p *piece) {
 		p.sha256 = ""
 	}
 	f, ok := in.fetched[p.source.Ref]
-	ok = ok && f.Value.SHA256.Valid()
 	if ok && p.sha256 == "" {
 		p.sha256, p.since = f.Value.SHA256, f.Value.Since()
 		if p.size < 0 {
