@@ -51,9 +51,9 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 // enqueue answers POST /catalog/downloads.
 func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
-		Name string `json:"name"`
-		Ref  string `json:"ref"`
-		Src  string `json:"src"`
+		Name image.Name `json:"name"`
+		Ref  string     `json:"ref"`
+		Src  string     `json:"src"`
 	}
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
@@ -96,7 +96,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 }
 
 // find returns the source that a request names.
-func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, inventory.Source, error) {
+func find(s *inventory.Snapshot, name image.Name, ref, src string) (*inventory.Row, inventory.Source, error) {
 	var row *inventory.Row
 	var wanted func(inventory.Source) bool
 	ok := false
@@ -119,8 +119,8 @@ func find(s *inventory.Snapshot, name, ref, src string) (*inventory.Row, invento
 		row, ok = s.ByRef(strings.ToLower(ref))
 		wanted = func(s inventory.Source) bool { return s.Ref != "" }
 	case name != "":
-		row, ok = s.ByName(image.Name(name))
-		spellings := image.Spellings(image.Name(name))
+		row, ok = s.ByName(name)
+		spellings := image.Spellings(name)
 		wanted = func(s inventory.Source) bool { return s.Ref != "" && slices.Contains(spellings, s.Name) }
 	default:
 		return nil, inventory.Source{}, problem.New(problem.Malformed, "say which image: by name, by ref (the beginning of its SHA-256), or by src (the URL it is known by)")
