@@ -159,7 +159,7 @@ type Filter struct {
 
 	Failed *bool
 	Before layout.EventID // only events older than this one
-	Limit  int            // the most events of one List; at least 1
+	Limit  int            // the most events of one List; below 1, it counts as 1
 }
 
 // Match reports whether the filter selects e. It ignores Before and Limit.
@@ -183,6 +183,7 @@ const (
 // follow. It leaves out events that are damaged or of a newer version, and logs them.
 func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.EventID, err error) {
 	events = []Event{}
+	limit := max(f.Limit, 1)
 	var after store.Key
 	if f.Before != "" {
 		after = layout.EventKey(f.Before)
@@ -213,7 +214,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		if err := flush(); err != nil {
 			return nil, "", err
 		}
-		if len(events) > f.Limit {
+		if len(events) > limit {
 			break
 		}
 		if looked += batch; looked >= maxLooked {
@@ -223,8 +224,8 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 	if err := flush(); err != nil {
 		return nil, "", err
 	}
-	if len(events) > f.Limit {
-		return events[:f.Limit], events[f.Limit-1].ID, nil
+	if len(events) > limit {
+		return events[:limit], events[limit-1].ID, nil
 	}
 	return events, "", nil
 }

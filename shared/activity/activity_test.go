@@ -175,6 +175,12 @@ func TestPaging(t *testing.T) {
 			}
 		}
 	}
+	for _, limit := range []int{0, -1} { // each counts as 1
+		events, next, err := b.List(t.Context(), Filter{Limit: limit})
+		if err != nil || len(events) != 1 || next != events[0].ID {
+			t.Errorf("limit %d: %d events, next %q, %v", limit, len(events), next, err)
+		}
+	}
 	// Older than a moment.
 	at := b.now.Add(-time.Hour)
 	if got, more := b.list(Filter{Before: layout.NewEventID(at, "ffffffffffffffff")}); len(got) != 0 || more {
