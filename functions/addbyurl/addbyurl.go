@@ -208,6 +208,9 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
+	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
+		return err
+	}
 	before, err := f.Inventory.Snapshot(ctx)
 	if err != nil {
 		return err
@@ -225,7 +228,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	f.record(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
-	if row, ok := before.BySource(ref); ok && row.Blob && !named(after, row.Digest()) {
+	if row, ok := before.BySource(ref); ok && row.Blob && !named(after, row.Digest()) && !f.Inventory.Incomplete(after) {
 		if err := f.Uncache(ctx, row.Digest()); err != nil {
 			// Reconciling deletes them later.
 			f.Log.Warn("fetched bytes of a deleted entry could not be deleted", "src", e.URL, "error", err)

@@ -19,6 +19,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/record"
+	"imageroot/shared/record/recordtest"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
@@ -253,5 +254,39 @@ func TestRace(t *testing.T) {
 	}
 	if count[201] != 1 || count[409] != many-1 {
 		t.Errorf("answers: %v", count)
+	}
+}
+
+// An entry with the record of a fetch by a newer version is neither deleted nor
+// refreshed, and bytes that such a record may name are not deleted.
+func TestNewerFetched(t *testing.T) {
+	target, sha := "/catalog/entries?src="+url.QueryEscape(imageURL), layout.SHA256(strings.Repeat("a", 64))
+	fill := func() *world {
+		w := newWorld(t)
+		w.add(201, "")
+		if _, err := w.root.Put(t.Context(), layout.BlobKey(sha), strings.NewReader("x"), 1); err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	w := fill()
+	w.source.found.SHA256 = layout.SHA256(strings.Repeat("b", 64))
+	recordtest.Refused(t, w.root, layout.FetchedKey(layout.RefOf(imageURL)), func() {
+		w.must(409, http.MethodDelete, target, "")
+		w.add(409, `, "refresh": true`)
+	})
+	w = fill()
+	recordtest.Refused(t, w.root, layout.EntryKey(layout.RefOf(imageURL)), func() {
+		w.must(409, http.MethodDelete, target, "")
+		w.add(409, `, "refresh": true`)
+	})
+	w = fill()
+	other := `{"schema": 99}`
+	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.RefOf(imageURL+"2")), []byte(other)); err != nil {
+		t.Fatal(err)
+	}
+	w.must(204, http.MethodDelete, target, "")
+	if w.entry() != nil || w.uncached != nil {
+		t.Errorf("deleted: %+v, uncached %v", w.entry(), w.uncached)
 	}
 }

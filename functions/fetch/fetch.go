@@ -70,6 +70,9 @@ var errGone = errors.New("the catalog no longer has this source")
 
 // target reads what the catalog knows of a source.
 func (f *Function) target(ctx context.Context, ref layout.Ref) (*target, error) {
+	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
+		return nil, retryLater(err) // it could not be published
+	}
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	if err == nil {
 		t := &target{

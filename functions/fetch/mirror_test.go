@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
+	"imageroot/shared/record/recordtest"
 )
 
 // mirror serves data as the nth of several servers does, with an ETag and a
@@ -190,5 +192,37 @@ func TestNewerJobKeepsParts(t *testing.T) {
 	}
 	if now, _, err := w.root.ReadRecord(t.Context(), layout.FetchJobKey(w.ref)); err != nil || string(now) != newer || len(w.pending()) != 1 {
 		t.Errorf("%d uploads and the record %s are left (%v)", len(w.pending()), now, err)
+	}
+}
+
+// What was fetched by a newer version is not fetched by this one.
+func TestNewerFetched(t *testing.T) {
+	t.Parallel()
+	for _, queued := range []bool{false, true} {
+		o := newOrigin(t, good(imageA))
+		w := newWorld(t, o.url(), entry.Entry{})
+		f := w.process("a", w.root)
+		key := layout.FetchedKey(w.ref)
+		if !queued {
+			recordtest.Refused(t, w.root, key, func() {
+				rec := httptest.NewRecorder()
+				req := httptest.NewRequest(http.MethodPost, "/catalog/downloads", strings.NewReader(`{"src": "`+w.src+`"}`))
+				req.Header.Set("Content-Type", "application/json")
+				if w.routes(f).ServeHTTP(rec, req); rec.Code != http.StatusConflict {
+					t.Errorf("asked for: %d %s", rec.Code, rec.Body)
+				}
+			})
+			continue
+		}
+		w.enqueue()
+		if _, err := w.root.CreateRecord(t.Context(), key, []byte(`{"schema": 99}`)); err != nil {
+			t.Fatal(err)
+		}
+		if j := w.finish(f); j.Status != job.Failed || !strings.Contains(j.Error, string(key)) {
+			t.Errorf("the job is %s: %s", j.Status, j.Error)
+		}
+		if asked := o.requests(); asked != nil || len(w.keys(layout.BlobPrefix)) > 0 {
+			t.Errorf("the source was asked %v", asked)
+		}
 	}
 }

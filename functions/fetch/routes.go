@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/entry"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
+	"imageroot/shared/record"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
@@ -83,6 +85,9 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		return web.Answer(w, r, http.StatusAccepted, viewOf(j), string(src.Name)+" is here already")
+	}
+	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(src.Ref)); err != nil {
+		return err // the fetch could not be published
 	}
 	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
 	j, err := f.runner().Enqueue(ctx, string(src.Ref), keep, func(j *job.Job) {

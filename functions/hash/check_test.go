@@ -357,20 +357,24 @@ func TestCheckGivenUp(t *testing.T) {
 // ask sends a request to the routes of p.
 func (w *world) ask(p *process, method, target, body string) int {
 	w.t.Helper()
+	code, err := w.send(p, method, target, body)
+	if err != nil {
+		w.t.Errorf("%s %s: %v", method, target, err)
+	}
+	return code
+}
+
+func (w *world) send(p *process, method, target, body string) (code int, err error) {
 	mux := http.NewServeMux()
 	for _, r := range p.Routes() {
-		mux.HandleFunc(r.Pattern, func(rw http.ResponseWriter, req *http.Request) {
-			if err := r.Handle(rw, req); err != nil {
-				w.t.Errorf("%s %s: %v", method, target, err)
-			}
-		})
+		mux.HandleFunc(r.Pattern, func(rw http.ResponseWriter, req *http.Request) { err = r.Handle(rw, req) })
 	}
 	req := httptest.NewRequest(method, target, strings.NewReader(body))
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	answer := httptest.NewRecorder()
 	mux.ServeHTTP(answer, req)
-	return answer.Code
+	return answer.Code, err
 }
 
 // Cancelled, the check stays away until somebody asks for it.

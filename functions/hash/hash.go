@@ -148,6 +148,9 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 
 // forget removes the records of an object that is gone.
 func (f *Function) forget(ctx context.Context, name image.Name) error {
+	if err := record.CheckVersion[digest.Record](ctx, f.Catalog, layout.DigestKey(name)); err != nil {
+		return err
+	}
 	if _, err := f.runner(job.Hash).Cancel(ctx, string(name)); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
+	"imageroot/shared/record/recordtest"
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/web"
@@ -764,4 +765,78 @@ func TestReconcile(t *testing.T) {
 			t.Error("a digest outlives its image")
 		}
 	})
+}
+
+// A request or task that meets a record of a newer version changes none of the
+// others.
+func TestNewerRecords(t *testing.T) {
+	for what, tt := range map[string]struct {
+		key    func(sha256 layout.SHA256) store.Key
+		before func(w *world, sha256 layout.SHA256) // with another record that may change
+		do     func(w *world, p *process)
+	}{
+		"deleted, with a newer digest": {
+			func(layout.SHA256) store.Key { return layout.DigestKey(imageName) },
+			func(w *world, _ layout.SHA256) {
+				w.enqueueHash()
+				if err := w.images.Delete(w.t.Context(), imageName); err != nil {
+					w.t.Fatal(err)
+				}
+			},
+			func(w *world, p *process) { w.look(p, imageName) },
+		},
+		"hash asked for, with a newer digest": {
+			func(layout.SHA256) store.Key { return layout.DigestKey(imageName) },
+			func(w *world, _ layout.SHA256) { w.put(imageName, smallA) },
+			func(w *world, p *process) { w.refuses(p, "POST", "/catalog/hashes", `{"name": "`+imageName+`"}`) },
+		},
+		"check asked for, with a newer check job": {
+			layout.CheckJobKey, (*world).checkCancelled,
+			func(w *world, p *process) { w.refuses(p, "POST", "/catalog/hashes", `{"name": "`+imageName+`"}`) },
+		},
+		"check asked for, with a newer content": {
+			layout.ContentKey, (*world).checkCancelled,
+			func(w *world, p *process) { w.refuses(p, "POST", "/catalog/hashes", `{"name": "`+imageName+`"}`) },
+		},
+		"check cancelled, with a newer hash job": {
+			func(layout.SHA256) store.Key { return layout.HashJobKey(imageName) },
+			func(*world, layout.SHA256) {},
+			func(w *world, p *process) { w.refuses(p, "DELETE", "/catalog/hashes/"+imageName, "") },
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(w *world) {
+				p, _ := w.checking("a", w.catalog)
+				sha := w.hashAndLook(p, packed(t, smallA))
+				tt.before(w, sha)
+				recordtest.Refused(w.t, w.catalog, tt.key(sha), func() { tt.do(w, p) })
+			})
+		})
+	}
+}
+
+// enqueueHash queues the job of the image again.
+func (w *world) enqueueHash() {
+	w.t.Helper()
+	jobs := &job.Jobs{Records: w.catalog, Now: time.Now}
+	if _, _, err := jobs.Enqueue(w.t.Context(), layout.HashJobKey(imageName), func(job.Job) bool { return false }, func(j *job.Job) { j.Name = imageName }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// checkCancelled cancels the check of the image.
+func (w *world) checkCancelled(sha256 layout.SHA256) {
+	w.t.Helper()
+	p, _ := w.checking("page", w.catalog)
+	if code := w.ask(p, "DELETE", "/catalog/hashes/"+imageName, ""); code != http.StatusNoContent || w.checkJob(sha256).Status != job.Cancelled {
+		w.t.Fatalf("cancelled: %d", code)
+	}
+}
+
+// refuses sends a request that p refuses because of a newer record.
+func (w *world) refuses(p *process, method, target, body string) {
+	w.t.Helper()
+	if _, err := w.send(p, method, target, body); !errors.Is(err, record.ErrNewer) {
+		w.t.Errorf("%s %s: %v", method, target, err)
+	}
 }

@@ -1,8 +1,10 @@
 package hash
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"imageroot/shared/activity"
 	"imageroot/shared/content"
@@ -71,15 +73,19 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name, _ := layout.ImageName(key) // the spelling that the object has
-	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
-	if err != nil {
-		return err
-	}
 	rec, _, err := record.Read[digest.Record](r.Context(), f.Catalog, layout.DigestKey(name))
-	if err == nil && rec.Version.Equal(info.Version) {
-		_, err = f.checkAgain(r, rec.SHA256, name, info.Size)
+	hashed := err == nil && rec.Version.Equal(info.Version)
+	if hashed {
+		err = f.checkVersions(r.Context(), rec.SHA256)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
+	if err == nil && hashed {
+		_, err = f.checkAgain(r, rec.SHA256, name, info.Size)
+	}
+	if err != nil {
 		return err
 	}
 	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+string(name)+" queued")
@@ -107,6 +113,9 @@ func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name image.
 	if f.runner(job.Check).Off() {
 		return job.Job{}, nil
 	}
+	if err := f.checkVersions(ctx, sha256); err != nil {
+		return job.Job{}, err
+	}
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
 		if !exists || rec.Check == nil || rec.Check.Verdict == content.Good {
 			return record.ErrKeep
@@ -127,10 +136,21 @@ func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name image.
 	return f.enqueueCheck(ctx, sha256, name, size, activity.Operator, web.ClientIP(r))
 }
 
+// checkVersions is [record.CheckVersion] of the records of a check.
+func (f *Function) checkVersions(ctx context.Context, sha256 layout.SHA256) error {
+	return errors.Join(record.CheckVersion[content.Record](ctx, f.Catalog, layout.ContentKey(sha256)),
+		record.CheckVersion[job.Job](ctx, f.Catalog, layout.CheckJobKey(sha256)))
+}
+
 func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 	name := image.Name(r.PathValue("name"))
 	if !name.Valid() {
 		return problem.New(problem.NotFound, "there is no hash job for "+string(name))
+	}
+	for _, spelling := range image.Spellings(name) {
+		if err := record.CheckVersion[job.Job](r.Context(), f.Catalog, layout.HashJobKey(spelling)); err != nil {
+			return err
+		}
 	}
 	checks, err := f.cancelChecks(r, name)
 	if err != nil {
@@ -169,14 +189,15 @@ func (f *Function) cancelChecks(r *http.Request, name image.Name) (found bool, e
 	if row, ok := s.ByName(name); ok {
 		sha = row.Digest()
 	}
+	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Name != name && (sha == "" || j.SHA256 != sha) })
+	found = len(jobs) > 0
+	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return !j.Status.Active() })
 	for _, j := range jobs {
-		if j.Name != name && (sha == "" || j.SHA256 != sha) {
-			continue
+		if err := f.checkVersions(ctx, j.SHA256); err != nil {
+			return found, err
 		}
-		found = true
-		if !j.Status.Active() {
-			continue
-		}
+	}
+	for _, j := range jobs {
 		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
 			return found, err
 		}

@@ -126,6 +126,14 @@ func Open(ctx context.Context, cfg Config) (*Operator, error) {
 	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), attempts: newAttempts(), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
 	_, _ = rand.Read(o.quick) // never fails
 	if !cfg.Follow {
+		// A newer one of these must leave the password unchanged, too.
+		err := record.CheckVersion[endedRecord](ctx, cfg.Records, layout.EndedKey)
+		if err == nil && cfg.SessionKey == "" {
+			err = record.CheckVersion[keyRecord](ctx, cfg.Records, layout.SessionKeyKey)
+		}
+		if err != nil {
+			return nil, err
+		}
 		stored, err := ensure(ctx, o, layout.PasswordKey, "set IMAGEROOT_PASSWORD to choose the new password", func(p *passwordRecord, found error) error {
 			switch {
 			case cfg.Password == "" && found != nil:

@@ -17,6 +17,8 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/record"
+	"imageroot/shared/record/recordtest"
+	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
 )
@@ -431,5 +433,20 @@ func TestDamagedListOfEndedSessions(t *testing.T) {
 		if knows(t, o, fresh, "") || knows(t, o, ended, "") {
 			t.Error("a session that has ended is let in")
 		}
+	}
+}
+
+// A start that finds a record of a newer version does not change the password.
+func TestNewerRecords(t *testing.T) {
+	for _, key := range []store.Key{layout.PasswordKey, layout.EndedKey, layout.SessionKeyKey} {
+		s, c := memstore.New(), newClock()
+		cfg := Config{Records: s, Password: testPassword, Now: c.now, Log: slog.New(slog.DiscardHandler)}
+		open(t, cfg)
+		recordtest.Refused(t, s, key, func() {
+			cfg.Password = "another one"
+			if _, err := Open(t.Context(), cfg); !errors.Is(err, record.ErrNewer) {
+				t.Errorf("the start: %v", err)
+			}
+		})
 	}
 }

@@ -434,7 +434,7 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 		}
 	}
 	known, _, err := inv.contents.All(ctx)
-	if err != nil || inv.incomplete(s) {
+	if err != nil || inv.Incomplete(s) {
 		return bytes, nil, err
 	}
 	for sha, it := range known {
@@ -446,9 +446,10 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 	return bytes, records, nil
 }
 
-// incomplete reports whether the snapshot may lack sources: those of a manifest
-// with an error and of records that do not decode.
-func (inv *Inventory) incomplete(s *Snapshot) bool {
+// Incomplete reports whether the snapshot may lack sources: those of a manifest
+// with an error and of records that do not decode. Bytes that it does not name may
+// have a name then.
+func (inv *Inventory) Incomplete(s *Snapshot) bool {
 	return s.Problem != "" || len(inv.digests.LeftOut(nil))+len(inv.entries.LeftOut(nil))+len(inv.fetched.LeftOut(nil)) > 0
 }
 
@@ -459,7 +460,7 @@ func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []l
 		return nil, nil, err
 	}
 	s, err := inv.Snapshot(ctx)
-	if err != nil || inv.incomplete(s) {
+	if err != nil || inv.Incomplete(s) {
 		return nil, nil, err
 	}
 	records, _, err := inv.fetched.All(ctx)

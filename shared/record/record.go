@@ -182,6 +182,18 @@ func Delete[T any](ctx context.Context, s store.Records, key store.Key) error {
 	return err
 }
 
+// CheckVersion returns a [NewerError] if the version of the record at key is newer,
+// nil if it is not, also of a damaged or missing record, and otherwise the error of
+// the store. An operation on several records checks all of them before it changes the
+// first, so that a newer record leaves the others unchanged, too.
+func CheckVersion[T any](ctx context.Context, s store.Records, key store.Key) error {
+	_, _, err := Read[T](ctx, s, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 // Swap replaces the content that tag identifies with v, and returns the new tag; an
 // empty tag requires that there is no record yet. It sets v's nonce and schema. It
 // resolves an unknown outcome by reading back. The error is store.ErrConflict if

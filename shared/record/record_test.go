@@ -132,6 +132,7 @@ func TestNewer(t *testing.T) {
 		refused("Read", err)
 		_, _, err = record.Change(ctx, s, "c", add)
 		refused("Change", err)
+		refused("CheckVersion", record.CheckVersion[counter](ctx, s, "c"))
 		refused("Delete", record.Delete[counter](ctx, s, "c"))
 		if _, err := record.Swap(ctx, s, "c", &counter{N: 1}, ""); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("Swap of %s: %v", data, err)
@@ -139,7 +140,13 @@ func TestNewer(t *testing.T) {
 	}
 	ctx, s := t.Context(), memstore.New()
 	for _, data := range []string{`{"nonce":"A","n":1}`, `{"schema":1,"nonce":"A","n":1}`, `{"schema":7`} {
+		if err := record.CheckVersion[counter](ctx, s, "c"); err != nil {
+			t.Errorf("CheckVersion of no record: %v", err)
+		}
 		_, _ = s.CreateRecord(ctx, "c", []byte(data))
+		if err := record.CheckVersion[counter](ctx, s, "c"); err != nil {
+			t.Errorf("CheckVersion of %s: %v", data, err)
+		}
 		if v, _, err := record.Change(ctx, s, "c", add); err != nil || v.Schema != 1 {
 			t.Errorf("Change of %s: %+v, %v", data, v, err)
 		}

@@ -1,5 +1,5 @@
 // Package recordtest compares docs/records.md with the types of the records that it
-// documents.
+// documents, and checks that operations leave records of a newer version unchanged.
 package recordtest
 
 import (
@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -92,5 +93,35 @@ func membersOf(typ reflect.Type, at string, found map[string]bool) {
 			found[at+"."+name] = true
 			membersOf(f.Type, at+"."+name, found)
 		}
+	}
+}
+
+// Refused stores a record of a newer version at key and checks that do then changes no
+// record or blob of the catalog root, except that it may add events.
+func Refused(t *testing.T, root store.Root, key store.Key, do func()) {
+	t.Helper()
+	objects := func() map[store.Key]string {
+		all := map[store.Key]string{}
+		for _, prefix := range []string{
+			layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
+			layout.CheckJobPrefix, layout.FetchJobPrefix, layout.BlobPrefix, "auth/",
+		} {
+			for info, err := range root.List(t.Context(), prefix, "") {
+				if err != nil {
+					t.Fatal(err)
+				}
+				all[info.Key] = info.ETag
+			}
+		}
+		return all
+	}
+	const newer = `{"schema": 99, "nonce": {"has": "another type"}}`
+	if _, err := root.Put(t.Context(), key, strings.NewReader(newer), int64(len(newer))); err != nil {
+		t.Fatal(err)
+	}
+	before := objects()
+	do()
+	if after := objects(); before[key] == "" || !maps.Equal(after, before) {
+		t.Errorf("with a newer record at %s, the objects became %v; they were %v", key, after, before)
 	}
 }
