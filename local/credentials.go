@@ -43,12 +43,12 @@ func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error)
 	c, err := readCredentials(cfg.Data)
 	switch {
 	case errors.Is(err, record.ErrDamaged):
-		aside := c.path + ".damaged"
-		if err := os.Rename(c.path, aside); err != nil {
-			return nil, fmt.Errorf("the damaged credentials cannot be set aside: %w", err)
+		damaged := c.path + ".damaged"
+		if err := os.Rename(c.path, damaged); err != nil {
+			return nil, fmt.Errorf("rename the damaged credentials: %w", err)
 		}
 		log.Warn("the generated credentials are damaged; what is not given is generated anew, and S3 clients need the new keys",
-			slog.String("kept in", aside), slog.Any("error", err))
+			slog.String("kept in", damaged), slog.Any("error", err))
 		c = &credentials{path: c.path}
 	case err != nil:
 		return nil, err

@@ -24,12 +24,13 @@ const (
 
 // events holds the source of the runner's object events, and whether they arrive.
 type events struct {
-	way, why    string
+	source      string // fromGateway, or a value of config.Events
+	because     string // the reason for the source
 	inspections queue.Sender
 	// changed is called with each object that may have changed.
-	changed func(bucket, key string)
-	come    atomic.Bool   // events arrive, so that polling may be slow
-	turned  chan struct{} // of capacity 1; receives when come changes
+	changed  func(bucket, key string)
+	arriving atomic.Bool   // events arrive, so that polling may be slow
+	switched chan struct{} // of capacity 1; receives when arriving changes
 }
 
 // fromGateway is the source if the gateway is used. The others are values of config.Events.
@@ -37,36 +38,36 @@ const fromGateway = "gateway"
 
 // newEvents chooses the source. The caller sets inspections and changed.
 func newEvents(cfg config.Config, inside bool) *events {
-	e := &events{turned: make(chan struct{}, 1)}
+	e := &events{switched: make(chan struct{}, 1)}
 	switch {
 	case inside:
-		e.way, e.why = fromGateway, "it tells of its objects itself"
+		e.source, e.because = fromGateway, "it reports its objects itself"
 	case cfg.Events != config.EventsAuto:
-		e.way, e.why = cfg.Events, "IMAGEROOT_EVENTS says so"
+		e.source, e.because = cfg.Events, "IMAGEROOT_EVENTS says so"
 	case cfg.WebhookToken != "":
-		e.way, e.why = config.EventsWebhook, "IMAGEROOT_WEBHOOK_TOKEN is set"
+		e.source, e.because = config.EventsWebhook, "IMAGEROOT_WEBHOOK_TOKEN is set"
 	default:
-		e.way, e.why = config.EventsListen, "nothing is set, and the server may have an event stream"
+		e.source, e.because = config.EventsListen, "nothing is set, and the server may have an event stream"
 	}
-	e.come.Store(e.way == fromGateway || e.way == config.EventsOff)
+	e.arriving.Store(e.source == fromGateway || e.source == config.EventsOff)
 	return e
 }
 
 // interval returns the current interval of polling.
 func (e *events) interval() time.Duration {
-	if e.come.Load() {
+	if e.arriving.Load() {
 		return pollSlow
 	}
 	return pollFast
 }
 
-// turn sets come. It reports whether come changed, and notifies poll then.
-func (e *events) turn(come bool) (changed bool) {
-	if e.come.Swap(come) == come {
+// setArriving sets arriving. It reports whether that changed, and notifies poll then.
+func (e *events) setArriving(arriving bool) (changed bool) {
+	if e.arriving.Swap(arriving) == arriving {
 		return false
 	}
 	select {
-	case e.turned <- struct{}{}:
+	case e.switched <- struct{}{}:
 	default:
 	}
 	return true
@@ -79,7 +80,7 @@ func (e *events) poll(ctx context.Context) {
 		select {
 		case <-next.C:
 			_ = e.inspections.Send(ctx, queue.Poll{}.Encode(), 0) // never fails
-		case <-e.turned:
+		case <-e.switched:
 		case <-ctx.Done():
 		}
 		next.Stop()
@@ -89,21 +90,21 @@ func (e *events) poll(ctx context.Context) {
 	}
 }
 
-// hear receives events from the server's event stream until ctx ends, if that is the source.
-func (s *server) hear(ctx context.Context) {
+// listen receives events from the server's event stream until ctx ends, if that is the source.
+func (s *server) listen(ctx context.Context) {
 	e := s.events
-	s.log.Info("events of objects", "by", e.way, "because", e.why, "poll", e.interval().String())
-	if e.way != config.EventsListen {
+	s.log.Info("events of objects", "by", e.source, "because", e.because, "poll", e.interval().String())
+	if e.source != config.EventsListen {
 		return
 	}
 	at := s.cfg.ImageRoot
 	last := ""
 	down := func(err error) {
 		level := slog.LevelWarn
-		if last == "" && !e.come.Load() && s.cfg.Events == config.EventsAuto {
+		if last == "" && !e.arriving.Load() && s.cfg.Events == config.EventsAuto {
 			level = slog.LevelInfo // the setting does not ask for the stream
 		}
-		if e.turn(false) || err.Error() != last { // log repeated failures once
+		if e.setArriving(false) || err.Error() != last { // log repeated failures once
 			s.log.Log(ctx, level, "no events of objects from the server's stream", "by", config.EventsPoll, "because", err.Error(), "poll", e.interval().String())
 		}
 		last = err.Error()
@@ -114,8 +115,8 @@ func (s *server) hear(ctx context.Context) {
 		Event:  func(o objectevent.Event) { e.changed(o.Bucket, o.Key) },
 		Up: func() {
 			last = ""
-			e.turn(true)
-			s.log.Info("events of objects", "by", e.way, "because", "the server's event stream is there", "poll", e.interval().String())
+			e.setArriving(true)
+			s.log.Info("events of objects", "by", e.source, "because", "the server's event stream is there", "poll", e.interval().String())
 			// A stream does not replay events.
 			_ = e.inspections.Send(ctx, queue.Reconcile{}.Encode(), 0) // never fails
 		},
@@ -140,8 +141,8 @@ func (s *server) hook() *hook.Hook {
 		Event: func(o objectevent.Event) {
 			e.changed(o.Bucket, o.Key)
 			// Only the event of an image shows that events of images arrive.
-			if _, ok := queue.TopLevel(o.Key, s.cfg.ImageRoot.Prefix); ok && o.Bucket == s.cfg.ImageRoot.Bucket && e.turn(true) {
-				s.log.Info("events of objects", "by", e.way, "because", "the first one has come", "poll", e.interval().String())
+			if _, ok := queue.TopLevel(o.Key, s.cfg.ImageRoot.Prefix); ok && o.Bucket == s.cfg.ImageRoot.Bucket && e.setArriving(true) {
+				s.log.Info("events of objects", "by", e.source, "because", "the first one has come", "poll", e.interval().String())
 			}
 		},
 		Unreadable: func(err error) {
@@ -149,7 +150,7 @@ func (s *server) hook() *hook.Hook {
 			_ = e.inspections.Send(context.Background(), queue.Reconcile{}.Encode(), 0) // never fails
 		},
 	}
-	if e.way == config.EventsWebhook {
+	if e.source == config.EventsWebhook {
 		h.Token = s.cfg.WebhookToken
 	}
 	return h

@@ -30,8 +30,8 @@ func (s *sender) Send(_ context.Context, body []byte, _ time.Duration) error {
 	return nil
 }
 
-// The listing is looked at every few seconds where no events come, and now and
-// then where they do.
+// The image root is listed every few seconds while no events arrive, and rarely
+// while they do.
 func TestPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inspections := &sender{time.Now(), map[string][]time.Duration{}}
@@ -45,14 +45,14 @@ func TestPoll(t *testing.T) {
 		if n := polls(); n != 4 {
 			t.Errorf("%d polls in a minute without events, want 4", n)
 		}
-		if !e.turn(true) || e.turn(true) {
-			t.Error("events began to come not once")
+		if !e.setArriving(true) || e.setArriving(true) {
+			t.Error("the change was not reported once")
 		}
 		at(11*time.Minute + 2*time.Second)
 		if n := polls(); n != 6 {
 			t.Errorf("%d polls after ten minutes with events, want 2 more", n)
 		}
-		e.turn(false)
+		e.setArriving(false)
 		at(12*time.Minute + 3*time.Second)
 		if n := polls(); n != 10 {
 			t.Errorf("%d polls after another minute without, want 4 more", n)
@@ -61,12 +61,12 @@ func TestPoll(t *testing.T) {
 	})
 }
 
-func TestWays(t *testing.T) {
+func TestSourceOfEvents(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		gateway *gateway.Gateway
 		cfg     config.Config
-		way     string
+		source  string
 		poll    time.Duration
 	}{
 		{"the gateway inside", new(gateway.Gateway), config.Config{Events: config.EventsAuto, WebhookToken: "token"}, fromGateway, pollSlow},
@@ -78,10 +78,10 @@ func TestWays(t *testing.T) {
 	} {
 		s := &server{cfg: tt.cfg, gateway: tt.gateway}
 		s.events = newEvents(tt.cfg, tt.gateway != nil)
-		if s.events.way != tt.way || s.events.interval() != tt.poll || s.events.why == "" {
-			t.Errorf("%s: %s because %s, poll every %v", tt.name, s.events.way, s.events.why, s.events.interval())
+		if s.events.source != tt.source || s.events.interval() != tt.poll || s.events.because == "" {
+			t.Errorf("%s: %s because %s, poll every %v", tt.name, s.events.source, s.events.because, s.events.interval())
 		}
-		if token := s.hook().Token; (token != "") != (tt.way == config.EventsWebhook) {
+		if token := s.hook().Token; (token != "") != (tt.source == config.EventsWebhook) {
 			t.Errorf("%s: the hook has the token %q", tt.name, token)
 		}
 	}
@@ -115,8 +115,8 @@ func (c channel) Send(_ context.Context, body []byte, _ time.Duration) error {
 }
 
 // Each stream of events that begins is followed by a comparison, for what
-// happened before; while there is none, the listing is looked at often.
-func TestHear(t *testing.T) {
+// happened before. Without a stream, the image root is listed often.
+func TestListen(t *testing.T) {
 	const event = `{"Records":[{"eventSource":"minio:s3","eventName":"s3:ObjectCreated:Put","s3":{"bucket":{"name":"images"},"object":{"key":"os/a b+%41.img"}}}]}`
 	end := make(chan struct{})
 	s3 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -142,10 +142,10 @@ func TestHear(t *testing.T) {
 	s.events = newEvents(s.cfg, false)
 	s.events.inspections, s.events.changed = inspections, s.changed
 	if s.events.interval() != pollFast {
-		t.Error("before anything has come, the listing is looked at rarely")
+		t.Error("before the first event, the image root is listed rarely")
 	}
-	heard := make(chan struct{})
-	go func() { defer close(heard); s.hear(ctx) }()
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.listen(ctx) }()
 	expect := func(want queue.Task) {
 		t.Helper()
 		select {
@@ -161,11 +161,11 @@ func TestHear(t *testing.T) {
 		expect(queue.Reconcile{})
 		expect(queue.InspectImage("a b+%41.img"))
 		if s.events.interval() != pollSlow {
-			t.Error("while events come, the listing is looked at often")
+			t.Error("while events arrive, the image root is listed often")
 		}
 		end <- struct{}{}
 	}
 	expect(queue.Reconcile{})
 	stop()
-	<-heard
+	<-ended
 }

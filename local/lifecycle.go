@@ -23,7 +23,7 @@ func (s *server) serve(ctx context.Context) error {
 	}
 	wg.Go(func() { s.reconcile(work) })
 	wg.Go(func() { s.events.poll(work) })
-	wg.Go(func() { s.hear(work) })
+	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
 
 	var err error
@@ -46,7 +46,7 @@ func (s *server) serve(ctx context.Context) error {
 		s.log.Warn("some requests did not end in time")
 	}
 	if !isClosed(end, jobs) {
-		s.log.Warn("some jobs did not stop in time; they go on from their checkpoints at the next start")
+		s.log.Warn("some jobs did not stop in time; they resume from their checkpoints at the next start")
 	}
 	return errors.Join(err, s.stop())
 }

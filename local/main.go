@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func examine(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	e := newEvents(cfg, false)
 	return doctor.Examine(ctx, doctor.Config{
-		Config: cfg, Secrets: secretsFile, Events: e.way, Poll: e.interval(),
+		Config: cfg, Secrets: secretsFile, Events: e.source, Poll: e.interval(),
 		ProgramKey: func() (access, secret string) {
 			c, err := readCredentials(cfg.Data)
 			if err != nil {

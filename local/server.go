@@ -127,7 +127,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 			return nil, fmt.Errorf("%s cannot be used: %w", endpoint, err)
 		}
 		if cfg.SharedBucket() {
-			log.Warn("both roots are in one bucket: give uploaders rights on the image root only, since who can read the catalog root can sign in",
+			log.Warn("both roots are in one bucket: give uploaders rights on the image root only, since anyone who can read the catalog root can sign in",
 				"image root", cfg.ImageRoot.String(), "catalog root", cfg.CatalogRoot.String())
 		}
 	}

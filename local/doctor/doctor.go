@@ -141,7 +141,8 @@ func (d *doctor) directory(context.Context) []finding {
 	}
 	rights, attributes := gateway.Probe(at)
 	for _, bucket := range []string{d.cfg.ImageRoot.Bucket, d.cfg.CatalogRoot.Bucket} {
-		if b := filepath.Join(dir, bucket); rights == nil && attributes == nil && exists(b) {
+		b := filepath.Join(dir, bucket)
+		if _, err := os.Stat(b); err == nil && rights == nil && attributes == nil {
 			rights, attributes = gateway.Probe(b)
 		}
 	}
@@ -160,11 +161,6 @@ func (d *doctor) directory(context.Context) []finding {
 	return append(found, space(at)...)
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
 // rights examines the rights on the data directory dir. at is dir, or the nearest existing
 // directory above it, and err the error of probing that.
 func (d *doctor) rights(dir, at string, err error) finding {
@@ -173,7 +169,7 @@ func (d *doctor) rights(dir, at string, err error) finding {
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(at, &st); err == nil && os.Geteuid() == 0 && st.Uid != 0 {
-		return finding{warn, "directory", fmt.Sprintf("%s belongs to user %d, and root may do anything; ask again as who runs imageroot", at, st.Uid)}
+		return finding{warn, "directory", fmt.Sprintf("%s belongs to user %d, and root may do anything; run the doctor as the user that runs imageroot", at, st.Uid)}
 	}
 	secrets := filepath.Join(dir, d.cfg.Secrets)
 	if info, err := os.Stat(secrets); err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -189,7 +185,7 @@ func (d *doctor) rights(dir, at string, err error) finding {
 func space(dir string) []finding {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return []finding{{warn, "space", fmt.Sprintf("how much is free in %s cannot be told (%v); look with df", dir, err)}}
+		return []finding{{warn, "space", fmt.Sprintf("the free space of %s is not known (%v); run df", dir, err)}}
 	}
 	free := gateway.Free(dir)
 	is := fmt.Sprintf("%s of %s are free for images", size(free), size(int64(st.Blocks)*int64(st.Bsize)))
@@ -214,12 +210,10 @@ func space(dir string) []finding {
 
 // size formats a number of bytes.
 func size(n int64) string {
-	switch {
-	case n >= 1<<30:
+	if n >= 1<<30 {
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	default:
-		return fmt.Sprintf("%d MiB", n>>20)
 	}
+	return fmt.Sprintf("%d MiB", n>>20)
 }
 
 // pages examines the address of pages and API.
@@ -291,11 +285,11 @@ func (d *doctor) port(ctx context.Context, what, addr, flag string) (taken bool,
 		_ = ln.Close()
 		return false, finding{good, what, addr + " can be listened on"}
 	case errors.Is(err, syscall.EADDRINUSE):
-		who := holder(d.host, addr)
-		if who == "" {
-			who = "another process (as root, this can tell which)"
+		user := holder(d.host, addr)
+		if user == "" {
+			user = "another process (run the doctor as root to see which)"
 		}
-		return true, finding{fail, what, fmt.Sprintf("%s is in use by %s; stop that, or choose another address (%s)", addr, who, flag)}
+		return true, finding{fail, what, fmt.Sprintf("%s is in use by %s; stop that, or choose another address (%s)", addr, user, flag)}
 	case errors.Is(err, fs.ErrPermission):
 		return false, finding{fail, what, fmt.Sprintf("%s may not be listened on; choose a port above 1023 (%s)", addr, flag)}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -326,7 +320,7 @@ func (d *doctor) gateway(ctx context.Context) []finding {
 		return []finding{f}
 	}
 	if err := probe.Check(ctx, client.Root(catalog.Bucket, catalog.Prefix)); err != nil {
-		return []finding{{fail, "s3", fmt.Sprintf("the gateway of the imageroot that runs does not work (%v); start it again, and look at its log", err)}}
+		return []finding{{fail, "s3", fmt.Sprintf("the gateway of the imageroot that runs does not work (%v); restart it, and read its log", err)}}
 	}
 	return []finding{{good, "s3", "the gateway of the imageroot that runs here works"}}
 }
@@ -363,10 +357,10 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 		found = append(found, f)
 	}
 	if d.cfg.SharedBucket() {
-		found = append(found, finding{warn, "roots", fmt.Sprintf("both roots are in %s; give uploaders rights on %s only, since who can read %s can sign in", d.cfg.ImageRoot.Bucket, d.cfg.ImageRoot, d.cfg.CatalogRoot)})
+		found = append(found, finding{warn, "roots", fmt.Sprintf("both roots are in %s; give uploaders rights on %s only, since anyone who can read %s can sign in", d.cfg.ImageRoot.Bucket, d.cfg.ImageRoot, d.cfg.CatalogRoot)})
 	}
 	if !usable {
-		return append(found, finding{warn, "server", "what it can do is not known before its buckets can be used; see to them, and ask again"})
+		return append(found, finding{warn, "server", "what it can do is not known before its buckets can be used; fix that, and run the doctor again"})
 	}
 	return append(found, d.able(ctx, client), d.events(ctx, client))
 }
@@ -423,9 +417,9 @@ func clockFinding(skew time.Duration) finding {
 	// HTTP dates have whole seconds.
 	switch off := skew.Abs().Round(time.Second); {
 	case off > maxSkew:
-		return finding{fail, "clock", fmt.Sprintf("it is %v off from the S3 server's, which therefore refuses requests; have both kept right: timedatectl set-ntp true", off)}
+		return finding{fail, "clock", fmt.Sprintf("it is %v off from the S3 server's, which therefore refuses requests; synchronise both: timedatectl set-ntp true", off)}
 	case off > muchSkew:
-		return finding{warn, "clock", fmt.Sprintf("it is %v off from the S3 server's; have both kept right: timedatectl set-ntp true", off)}
+		return finding{warn, "clock", fmt.Sprintf("it is %v off from the S3 server's; synchronise both: timedatectl set-ntp true", off)}
 	}
 	return finding{good, "clock", "it agrees with the S3 server's"}
 }
@@ -434,17 +428,17 @@ func clockFinding(skew time.Duration) finding {
 func (d *doctor) files(context.Context) []finding {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
-		return []finding{{warn, "events", fmt.Sprintf("files that are dropped into the directory are found every 15 s only, since the system tells nothing of them (%v); raise fs.inotify.max_user_instances with sysctl", err)}}
+		return []finding{{warn, "events", fmt.Sprintf("files that are dropped into the directory are found every 15 s only, since the system sends no notifications (%v); raise fs.inotify.max_user_instances with sysctl", err)}}
 	}
 	_ = unix.Close(fd)
-	return []finding{{good, "events", "the gateway inside tells of its objects, and the system of files in its directory"}}
+	return []finding{{good, "events", "the gateway inside reports its objects, and the system files in its directory"}}
 }
 
 // events examines the source of object events in another S3 server.
 func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
 	switch d.cfg.Events {
 	case config.EventsWebhook:
-		return finding{good, "events", "the server is to POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN; whether it was told to (infra/minio/setup.sh does) cannot be seen from here: mc event list"}
+		return finding{good, "events", "the server must POST them to /hooks/minio, with IMAGEROOT_WEBHOOK_TOKEN; whether it is configured to (infra/minio/setup.sh does so) is not visible from here: mc event list"}
 	case config.EventsPoll, config.EventsOff:
 		return finding{good, "events", fmt.Sprintf("none: the image root is listed every %v (IMAGEROOT_EVENTS=%s)", d.cfg.Poll, d.cfg.Events)}
 	}

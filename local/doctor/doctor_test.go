@@ -73,15 +73,15 @@ func expect(t *testing.T, found []finding, what string, v verdict, words ...stri
 }
 
 func TestDoctorDirectory(t *testing.T) {
-	look := func(dir string) []finding {
+	examine := func(dir string) []finding {
 		d := patient(t)
 		d.cfg.Data = dir
 		return d.directory(t.Context())
 	}
 	dir := t.TempDir()
-	expect(t, look(dir), "directory", good, dir)
-	expect(t, look(dir), "attributes", good)
-	if found := look(filepath.Join(dir, "not/yet")); true {
+	expect(t, examine(dir), "directory", good, dir)
+	expect(t, examine(dir), "attributes", good)
+	if found := examine(filepath.Join(dir, "not/yet")); true {
 		expect(t, found, "directory", good, "will be made")
 		expect(t, found, "space", good, "GiB")
 		expect(t, found, "files", good)
@@ -95,13 +95,13 @@ func TestDoctorDirectory(t *testing.T) {
 	if err := errors.Join(os.WriteFile(file, nil, 0o644), os.Mkdir(filepath.Dir(secrets), 0o700), os.WriteFile(secrets, []byte("{}"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, look(file), "directory", fail, "--data")
-	expect(t, look(filepath.Join(file, "below")), "directory", fail, "--data")
-	expect(t, look(dir), "directory", warn, "chmod 600 "+secrets)
+	expect(t, examine(file), "directory", fail, "--data")
+	expect(t, examine(filepath.Join(file, "below")), "directory", fail, "--data")
+	expect(t, examine(dir), "directory", warn, "chmod 600 "+secrets)
 	if err := os.Chmod(secrets, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, look(dir), "directory", good)
+	expect(t, examine(dir), "directory", good)
 	images := filepath.Join(dir, "images")
 	if err := errors.Join(os.Mkdir(images, 0o755), xattr.Set(images, "user.policy", []byte("{}"))); err != nil {
 		t.Fatal(err)
@@ -114,35 +114,35 @@ func TestDoctorDirectory(t *testing.T) {
 		if err := os.Chown(dir, 65534, 65534); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, look(dir), "directory", warn, "65534")
+		expect(t, examine(dir), "directory", warn, "65534")
 	}
-	expect(t, look("/proc/imageroot"), "directory", fail, "/proc")
+	expect(t, examine("/proc/imageroot"), "directory", fail, "/proc")
 }
 
 func TestDeepDoctorFileSystems(t *testing.T) {
-	look := func(dir string) []finding {
+	examine := func(dir string) []finding {
 		d := patient(t)
 		d.cfg.Data = dir
 		return d.directory(t.Context())
 	}
-	expect(t, look(need.Mount(t, "ramfs", "")), "attributes", fail, "extended attributes", "ext4")
-	small := look(need.Mount(t, "tmpfs", "size=1m"))
+	expect(t, examine(need.Mount(t, "ramfs", "")), "attributes", fail, "extended attributes", "ext4")
+	small := examine(need.Mount(t, "tmpfs", "size=1m"))
 	expect(t, small, "space", fail, "larger disk")
 	expect(t, small, "attributes", good)
-	expect(t, look(need.Mount(t, "tmpfs", "size=1g")), "space", warn, "larger disk")
+	expect(t, examine(need.Mount(t, "tmpfs", "size=1g")), "space", warn, "larger disk")
 
 	few := need.Mount(t, "tmpfs", "size=8g,nr_inodes=20")
-	expect(t, look(few), "files", warn, "mkfs")
+	expect(t, examine(few), "files", warn, "mkfs")
 	for i := 0; ; i++ {
 		if err := os.WriteFile(filepath.Join(few, fmt.Sprint(i)), nil, 0o644); err != nil {
 			break
 		}
 	}
-	found := look(few)
+	found := examine(few)
 	expect(t, found, "files", fail, "inode")
 	expect(t, found, "directory", fail, "full")
 
-	// A bucket on a file system of its own is looked at too.
+	// A bucket on a file system of its own is examined too.
 	d := patient(t)
 	bucket := filepath.Join(d.cfg.Data, "images")
 	if err := os.Mkdir(bucket, 0o755); err != nil {
@@ -158,11 +158,11 @@ func TestDeepDoctorFileSystems(t *testing.T) {
 func TestDoctorClock(t *testing.T) {
 	d := patient(t)
 	d.floor = time.Now().Add(-time.Hour)
-	expect(t, d.clock(t.Context()), "clock", good, "kept right")
+	expect(t, d.clock(t.Context()), "clock", good, "synchronised")
 	d.synced = func() (bool, error) { return false, nil }
 	expect(t, d.clock(t.Context()), "clock", warn, "timedatectl")
 	d.synced = func() (bool, error) { return false, unix.EPERM }
-	expect(t, d.clock(t.Context()), "clock", good, "does not tell")
+	expect(t, d.clock(t.Context()), "clock", good, "does not say")
 	d.now = func() time.Time { return time.Unix(0, 0) }
 	expect(t, d.clock(t.Context()), "clock", fail, "1970", "timedatectl")
 
@@ -197,7 +197,7 @@ func TestDoctorMemory(t *testing.T) {
 		{"8000", "400", "max", 400 * mib, fail, "kill"},
 		{"8000", "max", "max", 9000 * mib, fail, "kill"},
 		{"8000", "", "", 32 * mib, warn, "64 MiB"},
-		{"", "", "", math.MaxInt64, good, "does not tell"},
+		{"", "", "", math.MaxInt64, good, "does not say"},
 	} {
 		d := patient(t)
 		host := fstest.MapFS{}
@@ -238,16 +238,16 @@ func TestDoctorPorts(t *testing.T) {
 		}
 		defer func() { _ = ln.Close() }()
 		d.cfg.Listen, d.cfg.S3Listen = ln.Addr().String(), ln.Addr().String()
-		d.patience = 100 * time.Millisecond // nobody accepts
+		d.patience = 100 * time.Millisecond // no process accepts connections
 		me := fmt.Sprintf("(process %d)", os.Getpid())
 		expect(t, d.pages(t.Context()), "pages", fail, d.cfg.Listen, me, "--listen")
 		expect(t, d.gateway(t.Context()), "s3", fail, d.cfg.S3Listen, me, "--s3-listen")
-		d.host = fstest.MapFS{} // of somebody else's
+		d.host = fstest.MapFS{} // the process is another user's
 		expect(t, d.pages(t.Context()), "pages", fail, "another process")
 		d.host = os.DirFS("/")
 	}
 	d = patient(t)
-	d.cfg.Listen = "203.0.113.1:8080" // documentation's: nobody has it (RFC 5737)
+	d.cfg.Listen = "203.0.113.1:8080" // for documentation: no machine has it (RFC 5737)
 	expect(t, d.pages(t.Context()), "pages", fail, "not an address of this machine", ":8080")
 
 	for addr, want := range map[string]string{
@@ -323,12 +323,12 @@ func TestDoctorEndpoint(t *testing.T) {
 	sign(doctorKey, doctorSecret)
 	g := openGateway(t, t.TempDir())
 	d := patient(t)
-	look := func(endpoint string) []finding {
+	examine := func(endpoint string) []finding {
 		d.cfg.S3Endpoint = endpoint
 		return d.endpoint(t.Context())
 	}
 
-	found := look(g.Endpoint())
+	found := examine(g.Endpoint())
 	expect(t, found, "s3", good)
 	expect(t, found, "clock", good)
 	expect(t, found, "server", warn)
@@ -339,7 +339,7 @@ func TestDoctorEndpoint(t *testing.T) {
 	}
 	client := makeBuckets(t, g, "images", "catalog")
 	d.cfg.Events = config.EventsPoll
-	found = look(g.Endpoint())
+	found = examine(g.Endpoint())
 	expect(t, found, "server", good)
 	expect(t, found, "events", good, "15s")
 	if n := slices.IndexFunc(found, func(f finding) bool { return f.verdict != good }); n >= 0 {
@@ -347,16 +347,16 @@ func TestDoctorEndpoint(t *testing.T) {
 	}
 	untouched(t, client)
 	d.cfg.Events = config.EventsWebhook
-	expect(t, look(g.Endpoint()), "events", good, "/hooks/minio")
+	expect(t, examine(g.Endpoint()), "events", good, "/hooks/minio")
 	d.cfg.Events = config.EventsListen
-	expect(t, look(g.Endpoint()), "events", warn, "IMAGEROOT_WEBHOOK_TOKEN")
+	expect(t, examine(g.Endpoint()), "events", warn, "IMAGEROOT_WEBHOOK_TOKEN")
 	apart := d.cfg.CatalogRoot
 	d.cfg.CatalogRoot = config.Location{Bucket: "images", Prefix: "catalog/"}
-	expect(t, look(g.Endpoint()), "roots", warn, "s3://images/catalog/")
+	expect(t, examine(g.Endpoint()), "roots", warn, "s3://images/catalog/")
 	d.cfg.CatalogRoot = apart
 
 	sign(doctorKey, "another secret")
-	found = look(g.Endpoint())
+	found = examine(g.Endpoint())
 	expect(t, found, "server", warn)
 	for _, f := range found {
 		if f.what == "bucket" && (f.verdict != fail || !strings.Contains(f.is, "AWS_*")) {
@@ -364,7 +364,7 @@ func TestDoctorEndpoint(t *testing.T) {
 		}
 	}
 	sign("", "")
-	expect(t, look(g.Endpoint()), "s3", fail, "AWS_ACCESS_KEY_ID")
+	expect(t, examine(g.Endpoint()), "s3", fail, "AWS_ACCESS_KEY_ID")
 
 	sign(doctorKey, doctorSecret)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -372,12 +372,12 @@ func TestDoctorEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = ln.Close()
-	expect(t, look("http://"+ln.Addr().String()), "s3", fail, "--s3-endpoint")
+	expect(t, examine("http://"+ln.Addr().String()), "s3", fail, "--s3-endpoint")
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
 	secure.StartTLS()
 	defer secure.Close()
-	expect(t, look(secure.URL), "s3", fail, "AWS_CA_BUNDLE")
+	expect(t, examine(secure.URL), "s3", fail, "AWS_CA_BUNDLE")
 }
 
 // listing is the answer to a listing of an empty server.

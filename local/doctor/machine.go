@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ const streamPatience = 12 * time.Second
 func newDoctor(cfg Config) *doctor {
 	return &doctor{
 		cfg: cfg, now: time.Now, synced: clockSynced, host: os.DirFS("/"), goLimit: debug.SetMemoryLimit(-1), patience: streamPatience,
-		floor: latest(built(), modified(filepath.Join(cfg.Data, cfg.Secrets))),
+		floor: slices.MaxFunc([]time.Time{built(), modified(filepath.Join(cfg.Data, cfg.Secrets))}, time.Time.Compare),
 	}
 }
 
@@ -54,13 +55,6 @@ func modified(path string) time.Time {
 	return info.ModTime()
 }
 
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
 // clockSynced reports whether the kernel considers its clock synchronised (adjtimex(2)).
 func clockSynced() (bool, error) {
 	var t unix.Timex
@@ -75,15 +69,15 @@ func clockSynced() (bool, error) {
 func (d *doctor) clock(context.Context) []finding {
 	now := d.now()
 	if now.Before(d.floor) {
-		return []finding{{fail, "clock", fmt.Sprintf("it says %s, which is before imageroot was built or first ran here; have it kept right: timedatectl set-ntp true", now.UTC().Format(time.DateTime))}}
+		return []finding{{fail, "clock", fmt.Sprintf("it says %s, which is before imageroot was built or first ran here; synchronise it: timedatectl set-ntp true", now.UTC().Format(time.DateTime))}}
 	}
 	switch synced, err := d.synced(); {
 	case err != nil:
-		return []finding{{good, "clock", "it may be right (whether something keeps it so, the system does not tell)"}}
+		return []finding{{good, "clock", "it may be right (the system does not say whether it is synchronised)"}}
 	case !synced:
-		return []finding{{warn, "clock", "nothing keeps it right (a Raspberry Pi forgets the time without power); timedatectl set-ntp true"}}
+		return []finding{{warn, "clock", "nothing synchronises it (a Raspberry Pi forgets the time without power); timedatectl set-ntp true"}}
 	}
-	return []finding{{good, "clock", "it is kept right"}}
+	return []finding{{good, "clock", "it is synchronised"}}
 }
 
 // memory compares the memory limit of the Go runtime with the memory available.
@@ -106,7 +100,7 @@ func (d *doctor) memory(context.Context) []finding {
 	}
 	switch set := d.goLimit != math.MaxInt64; {
 	case there == math.MaxInt64:
-		return is(good, "how much there is, the system does not tell")
+		return is(good, "the system does not say how much there is")
 	case !set && there < total:
 		return is(warn, "%s %s, and the Go runtime does not know; set GOMEMLIMIT to some three quarters of that, or to %s", limit, size(there), little)
 	case !set && there < few:

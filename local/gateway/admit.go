@@ -88,9 +88,7 @@ func admitted(ctx fiber.Ctx) error {
 	}
 	if source := ctx.Request().Header.PeekAll("X-Amz-Copy-Source"); len(source) > 0 && len(source[0]) == 0 {
 		// versitygw takes it for no source, and the body for the object's.
-		return reject(ctx, s3err.APIError{
-			Code: "InvalidArgument", Description: "x-amz-copy-source is empty: give BUCKET/KEY.", HTTPStatusCode: fiber.StatusBadRequest,
-		})
+		return reject(ctx, apiError(fiber.StatusBadRequest, "InvalidArgument", "x-amz-copy-source is empty: give BUCKET/KEY."))
 	}
 	switch length := ctx.Request().Header.ContentLength(); {
 	case length == -1 && !s3utils.IsStreamingPayload(ctx.Get("X-Amz-Content-Sha256")):
@@ -138,7 +136,7 @@ func isStreamed(ctx fiber.Ctx) bool {
 }
 
 // keyOf returns the key in the path of a request, or "" if the path is that of
-// a bucket. versitygw unescapes the whole path before it looks for the slash.
+// a bucket. versitygw unescapes the whole path before it searches for the slash.
 func keyOf(ctx fiber.Ctx) string {
 	path, err := url.PathUnescape(ctx.Path())
 	if err != nil {

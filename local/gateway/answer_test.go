@@ -22,7 +22,7 @@ import (
 
 // A key whose place on the disk is a directory, below a file, or a pipe is
 // refused with a conflict by every operation that would write to it, before
-// any bytes are sent and also where the obstacle comes later.
+// any bytes are sent and also where the obstacle appears later.
 func TestOccupiedKeys(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -54,7 +54,7 @@ func TestOccupiedKeys(t *testing.T) {
 		}
 	}
 
-	// Where the directory comes after the parts the upload stays, and can be
+	// Where the directory is created after the parts the upload stays, and can be
 	// completed when it has gone, or aborted.
 	data := pattern(4, 1000)
 	for _, end := range []string{"complete", "abort"} {

@@ -57,7 +57,7 @@ func send(t *testing.T, r *s3store.Root, key, id string, parts ...sent) map[int3
 	return all
 }
 
-// TestPutTogether completes uploads whose parts came in all sorts of ways: the
+// TestPutTogether completes uploads whose parts arrived in various orders: the
 // object is what the client asked for, and where the parts were cut as usual
 // it is the file that they were put into.
 func TestPutTogether(t *testing.T) {
@@ -215,7 +215,7 @@ func TestSamePartAtOnce(t *testing.T) {
 	}
 }
 
-// TestLateParts goes on sending parts while the upload is completed, and
+// TestLateParts sends more parts while the upload is completed, and
 // after: the object keeps the bytes that it was completed with.
 func TestLateParts(t *testing.T) {
 	dir := t.TempDir()
@@ -290,7 +290,7 @@ func TestDeepFailedCompletion(t *testing.T) {
 	}
 }
 
-// TestKilledAfterPublishing goes on with an upload whose process was killed
+// TestKilledAfterPublishing resumes an upload whose process was killed
 // after the object had its name: what is done to the upload does nothing to the
 // object's copy, which is the same file.
 func TestKilledAfterPublishing(t *testing.T) {
@@ -328,7 +328,7 @@ func TestKilledAfterPublishing(t *testing.T) {
 	}
 	wrong := []store.Part{{Number: 1, ETag: parts[1].ETag}, parts[1]}
 	if _, err := r.CompleteUpload(t.Context(), "a.img", id, wrong); err == nil {
-		t.Error("completed with a wrong ETag") // and nobody holds the upload now
+		t.Error("completed with a wrong ETag") // the upload is released
 	}
 	send(t, r, "a.img", id, sent{3, pattern(3, 6*mib)})
 	unchanged("a part")
@@ -341,9 +341,9 @@ func TestKilledAfterPublishing(t *testing.T) {
 	}
 }
 
-// TestKilledWhilePartsCome kills the process again and again, and goes on with
-// what it lists: also in the middle of a part, and of a completion.
-func TestKilledWhilePartsCome(t *testing.T) {
+// TestKilledWhilePartsArrive kills the process repeatedly, and resumes from what it
+// lists: also in the middle of a part, and of a completion.
+func TestKilledWhilePartsArrive(t *testing.T) {
 	dir := t.TempDir()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

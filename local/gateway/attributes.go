@@ -48,7 +48,6 @@ func scratch(object string) bool {
 	return object == posix.MetaTmpDir || strings.HasPrefix(object, posix.MetaTmpDir+"/")
 }
 
-// RetrieveAttribute implements meta.MetadataStorer.
 func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {
 	s := subject{f, filepath.Join(bucket, object), a.since(filepath.Base(bucket))}
 	if object == "" && attribute == attrACL {
@@ -110,7 +109,6 @@ func found(value []byte, err error) ([]byte, error) {
 	return value, err
 }
 
-// StoreAttribute implements meta.MetadataStorer.
 func (a attributes) StoreAttribute(f *os.File, bucket, object, attribute string, value []byte) error {
 	if attribute == attrEncoding {
 		if value = []byte(withoutChunking(string(value))); len(value) == 0 {

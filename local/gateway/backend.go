@@ -32,7 +32,6 @@ type backend struct {
 	attrs    attributes
 	uploader Uploader
 	dir      string
-	region   string
 	log      *slog.Logger
 	now      func() time.Time
 	changed  func(Event)
@@ -56,7 +55,7 @@ func openBackend(dir string, cfg Config) (*backend, error) {
 		return nil, err
 	}
 	return &backend{
-		posix: p, attrs: attrs, uploader: cfg.Uploader, dir: dir, region: cfg.Region, log: cfg.Log, now: cfg.Now,
+		posix: p, attrs: attrs, uploader: cfg.Uploader, dir: dir, log: cfg.Log, now: cfg.Now,
 		changed: cfg.Changed, expect: func(string, string) func(bool) { return func(bool) {} },
 	}, nil
 }
@@ -81,23 +80,19 @@ func (b *backend) shareLocks(bucket, dir string) {
 	b.locks.Store(bucket, true)
 }
 
-// tell reports a change of an object to the runner.
-func (b *backend) tell(p place, removed bool) {
+// report reports a change of an object to the runner.
+func (b *backend) report(p place, removed bool) {
 	b.changed(Event{Bucket: p.bucket, Key: p.key, Removed: removed})
 }
 
-// String implements backend.Backend.
 func (b *backend) String() string { return "imageroot" }
 
-// Shutdown implements backend.Backend.
 func (b *backend) Shutdown() { b.posix.Shutdown() }
 
-// NormalizeObjectKey implements backend.Backend.
 func (b *backend) NormalizeObjectKey(bucket, object string) string {
 	return b.posix.NormalizeObjectKey(bucket, object)
 }
 
-// ListBuckets implements backend.Backend.
 func (b *backend) ListBuckets(_ context.Context, in s3response.ListBucketsInput) (s3response.ListAllMyBucketsResult, error) {
 	out := s3response.ListAllMyBucketsResult{Owner: s3response.CanonicalUser{ID: in.Owner}, Prefix: in.Prefix}
 	all, err := buckets(b.dir)
@@ -113,21 +108,18 @@ func (b *backend) ListBuckets(_ context.Context, in s3response.ListBucketsInput)
 			break
 		}
 		out.Buckets.Bucket = append(out.Buckets.Bucket, s3response.ListAllMyBucketsEntry{
-			Name: info.Name(), BucketRegion: b.region, CreationDate: info.ModTime(),
+			Name: info.Name(), BucketRegion: region, CreationDate: info.ModTime(),
 		})
 	}
 	return out, nil
 }
 
-// HeadBucket implements backend.Backend.
-func (b *backend) HeadBucket(_ context.Context, in *s3.HeadBucketInput) (*s3.HeadBucketOutput, error) {
-	if _, _, err := b.bucket(in.Bucket); err != nil {
-		return nil, err
-	}
-	return &s3.HeadBucketOutput{}, nil
+func (b *backend) HeadBucket(ctx context.Context, in *s3.HeadBucketInput) (*s3.HeadBucketOutput, error) {
+	return ofBucket(ctx, b, "find bucket", in.Bucket, func(context.Context, string) (*s3.HeadBucketOutput, error) {
+		return &s3.HeadBucketOutput{}, nil
+	})
 }
 
-// CreateBucket implements backend.Backend.
 func (b *backend) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, acl []byte) error {
 	if in.Bucket == nil || !s3utils.IsValidBucketName(*in.Bucket) {
 		return s3err.GetBucketErr(s3err.ErrInvalidBucketName, "")
@@ -136,14 +128,13 @@ func (b *backend) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, ac
 	if _, _, err := b.bucket(&name); err == nil {
 		return s3err.GetBucketErr(s3err.ErrBucketAlreadyOwnedByYou, name)
 	}
-	copied := *in
 	dir := filepath.Join(b.dir, name)
-	copied.Bucket = &dir
-	if copied.CreateBucketConfiguration == nil {
-		copied.CreateBucketConfiguration = &types.CreateBucketConfiguration{}
+	in.Bucket = &dir
+	if in.CreateBucketConfiguration == nil {
+		in.CreateBucketConfiguration = &types.CreateBucketConfiguration{}
 	}
 	p := place{bucket: name}
-	if err := b.posix.CreateBucket(ctx, &copied, acl); err != nil {
+	if err := b.posix.CreateBucket(ctx, in, acl); err != nil {
 		if _, _, exists := b.bucket(&name); exists == nil {
 			return s3err.GetBucketErr(s3err.ErrBucketAlreadyOwnedByYou, name)
 		}
@@ -152,118 +143,94 @@ func (b *backend) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, ac
 	return b.answer("make bucket", p, syncDir(b.dir))
 }
 
-// DeleteBucket implements backend.Backend.
 func (b *backend) DeleteBucket(ctx context.Context, bucket string) error {
-	return b.inBucket("delete bucket", bucket, func(dir string) error { return b.posix.DeleteBucket(ctx, dir) })
+	return b.inBucket(ctx, "delete bucket", bucket, b.posix.DeleteBucket)
 }
 
-// inBucket runs do with the directory of a bucket.
-func (b *backend) inBucket(doing, bucket string, do func(dir string) error) error {
-	name, dir, err := b.bucket(&bucket)
+// ofBucket runs do with the directory of a bucket and returns its result with the
+// S3 error for its error.
+func ofBucket[T any](ctx context.Context, b *backend, doing string, bucket *string, do func(ctx context.Context, dir string) (T, error)) (out T, _ error) {
+	name, dir, err := b.bucket(bucket)
 	if err != nil {
-		return err
+		return out, err
 	}
-	return b.answer(doing, place{bucket: name}, do(dir))
+	out, err = do(ctx, dir)
+	return out, b.answer(doing, place{bucket: name}, err)
 }
 
-// ofBucket is inBucket for what has a result.
-func ofBucket[T any](b *backend, doing, bucket string, do func(dir string) (T, error)) (T, error) {
-	var out T
-	err := b.inBucket(doing, bucket, func(dir string) (err error) {
-		out, err = do(dir)
-		return err
-	})
-	return out, err
+// inBucket is ofBucket for what has no result.
+func (b *backend) inBucket(ctx context.Context, doing, bucket string, do func(ctx context.Context, dir string) error) error {
+	_, err := ofBucket(ctx, b, doing, &bucket, func(ctx context.Context, dir string) (struct{}, error) { return struct{}{}, do(ctx, dir) })
+	return err
 }
 
-// GetBucketAcl implements backend.Backend.
-//
 //lint:ignore ST1003 backend.Backend spells it so
 func (b *backend) GetBucketAcl(ctx context.Context, in *s3.GetBucketAclInput) ([]byte, error) {
-	if in.Bucket == nil {
-		return nil, s3err.GetBucketErr(s3err.ErrNoSuchBucket, "")
-	}
-	return ofBucket(b, "read ACL", *in.Bucket, func(dir string) ([]byte, error) {
+	return ofBucket(ctx, b, "read ACL", in.Bucket, func(ctx context.Context, dir string) ([]byte, error) {
 		return b.posix.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: &dir})
 	})
 }
 
-// GetBucketVersioning implements backend.Backend.
 func (b *backend) GetBucketVersioning(ctx context.Context, bucket string) (s3response.GetBucketVersioningOutput, error) {
-	return ofBucket(b, "read versioning", bucket, func(dir string) (s3response.GetBucketVersioningOutput, error) {
-		return b.posix.GetBucketVersioning(ctx, dir)
-	})
+	return ofBucket(ctx, b, "read versioning", &bucket, b.posix.GetBucketVersioning)
 }
 
-// PutBucketPolicy implements backend.Backend.
 func (b *backend) PutBucketPolicy(ctx context.Context, bucket string, policy []byte) error {
-	return b.inBucket("write policy", bucket, func(dir string) error { return b.posix.PutBucketPolicy(ctx, dir, policy) })
+	return b.inBucket(ctx, "write policy", bucket, func(ctx context.Context, dir string) error { return b.posix.PutBucketPolicy(ctx, dir, policy) })
 }
 
-// GetBucketPolicy implements backend.Backend.
 func (b *backend) GetBucketPolicy(ctx context.Context, bucket string) ([]byte, error) {
-	return ofBucket(b, "read policy", bucket, func(dir string) ([]byte, error) { return b.posix.GetBucketPolicy(ctx, dir) })
+	return ofBucket(ctx, b, "read policy", &bucket, b.posix.GetBucketPolicy)
 }
 
-// DeleteBucketPolicy implements backend.Backend.
 func (b *backend) DeleteBucketPolicy(ctx context.Context, bucket string) error {
-	return b.inBucket("delete policy", bucket, func(dir string) error { return b.posix.DeleteBucketPolicy(ctx, dir) })
+	return b.inBucket(ctx, "delete policy", bucket, b.posix.DeleteBucketPolicy)
 }
 
-// PutBucketOwnershipControls implements backend.Backend.
 func (b *backend) PutBucketOwnershipControls(ctx context.Context, bucket string, ownership types.ObjectOwnership) error {
-	return b.inBucket("write ownership", bucket, func(dir string) error { return b.posix.PutBucketOwnershipControls(ctx, dir, ownership) })
-}
-
-// GetBucketOwnershipControls implements backend.Backend.
-func (b *backend) GetBucketOwnershipControls(ctx context.Context, bucket string) (types.ObjectOwnership, error) {
-	return ofBucket(b, "read ownership", bucket, func(dir string) (types.ObjectOwnership, error) {
-		return b.posix.GetBucketOwnershipControls(ctx, dir)
+	return b.inBucket(ctx, "write ownership", bucket, func(ctx context.Context, dir string) error {
+		return b.posix.PutBucketOwnershipControls(ctx, dir, ownership)
 	})
 }
 
-// DeleteBucketOwnershipControls implements backend.Backend.
+func (b *backend) GetBucketOwnershipControls(ctx context.Context, bucket string) (types.ObjectOwnership, error) {
+	return ofBucket(ctx, b, "read ownership", &bucket, b.posix.GetBucketOwnershipControls)
+}
+
 func (b *backend) DeleteBucketOwnershipControls(ctx context.Context, bucket string) error {
-	return b.inBucket("delete ownership", bucket, func(dir string) error { return b.posix.DeleteBucketOwnershipControls(ctx, dir) })
+	return b.inBucket(ctx, "delete ownership", bucket, b.posix.DeleteBucketOwnershipControls)
 }
 
-// PutBucketCors implements backend.Backend.
 func (b *backend) PutBucketCors(ctx context.Context, bucket string, cors []byte) error {
-	return b.inBucket("write CORS", bucket, func(dir string) error { return b.posix.PutBucketCors(ctx, dir, cors) })
+	return b.inBucket(ctx, "write CORS", bucket, func(ctx context.Context, dir string) error { return b.posix.PutBucketCors(ctx, dir, cors) })
 }
 
-// GetBucketCors implements backend.Backend.
 func (b *backend) GetBucketCors(ctx context.Context, bucket string) ([]byte, error) {
-	return ofBucket(b, "read CORS", bucket, func(dir string) ([]byte, error) { return b.posix.GetBucketCors(ctx, dir) })
+	return ofBucket(ctx, b, "read CORS", &bucket, b.posix.GetBucketCors)
 }
 
-// DeleteBucketCors implements backend.Backend.
 func (b *backend) DeleteBucketCors(ctx context.Context, bucket string) error {
-	return b.inBucket("delete CORS", bucket, func(dir string) error { return b.posix.DeleteBucketCors(ctx, dir) })
+	return b.inBucket(ctx, "delete CORS", bucket, b.posix.DeleteBucketCors)
 }
 
-// PutBucketTagging implements backend.Backend.
 func (b *backend) PutBucketTagging(ctx context.Context, bucket string, tags map[string]string) error {
-	return b.inBucket("write tags", bucket, func(dir string) error { return b.posix.PutBucketTagging(ctx, dir, tags) })
+	return b.inBucket(ctx, "write tags", bucket, func(ctx context.Context, dir string) error { return b.posix.PutBucketTagging(ctx, dir, tags) })
 }
 
-// GetBucketTagging implements backend.Backend.
 func (b *backend) GetBucketTagging(ctx context.Context, bucket string) (map[string]string, error) {
-	return ofBucket(b, "read tags", bucket, func(dir string) (map[string]string, error) { return b.posix.GetBucketTagging(ctx, dir) })
+	return ofBucket(ctx, b, "read tags", &bucket, b.posix.GetBucketTagging)
 }
 
-// DeleteBucketTagging implements backend.Backend.
 func (b *backend) DeleteBucketTagging(ctx context.Context, bucket string) error {
-	return b.inBucket("delete tags", bucket, func(dir string) error { return b.posix.DeleteBucketTagging(ctx, dir) })
+	return b.inBucket(ctx, "delete tags", bucket, b.posix.DeleteBucketTagging)
 }
 
 // GetObjectLockConfiguration implements backend.Backend: nothing is ever
 // locked against deletion.
-func (b *backend) GetObjectLockConfiguration(_ context.Context, bucket string) ([]byte, error) {
-	if _, _, err := b.bucket(&bucket); err != nil {
-		return nil, err
-	}
-	return nil, s3err.GetAPIError(s3err.ErrObjectLockConfigurationNotFound)
+func (b *backend) GetObjectLockConfiguration(ctx context.Context, bucket string) ([]byte, error) {
+	return ofBucket(ctx, b, "read locks", &bucket, func(context.Context, string) ([]byte, error) {
+		return nil, s3err.GetAPIError(s3err.ErrObjectLockConfigurationNotFound)
+	})
 }
 
 // openPosix opens versitygw's backend. It restores the working directory, which
@@ -275,7 +242,7 @@ func openPosix(dir string, attrs attributes) (*posix.Posix, error) {
 		// bytes, which linking an unnamed one over an existing name does not.
 		ForceNoTmpFile:      true,
 		CopyObjectThreshold: maxCopy,
-		// MD5 would be what limits uploads. Versions are told apart by more
+		// MD5 would be what limits uploads. Versions differ in more
 		// than a sum of the bytes (see version).
 		DataIntegrityEtag: true,
 		IOBufferSize:      256 << 10,

@@ -64,7 +64,7 @@ type upload struct {
 func (u *upload) Read(p []byte) (n int, err error) {
 	defer func() {
 		// versitygw v1.8.0 panics on a chunk of negative size, and on a
-		// signature with a line break that comes in two reads.
+		// signature with a line break that arrives in two reads.
 		if r := recover(); r != nil {
 			n, err = 0, refuse("The body is not in aws-chunked encoding: the head of a chunk is malformed.")
 		}

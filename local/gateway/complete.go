@@ -15,19 +15,15 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// CompleteMultipartUpload implements backend.Backend. A repeated request waits for
-// the first one and gets its answer, as long as the object is the upload's.
+// CompleteMultipartUpload answers a repeated request, which waits for the first
+// one, as the first one, as long as the object is the upload's.
 func (b *backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
-	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
-	if err != nil {
-		return s3response.CompleteMultipartUploadResult{}, "", err
-	}
-	out, err := b.complete(ctx, p, id, *in)
-	if err != nil {
-		return s3response.CompleteMultipartUploadResult{}, "", b.answer("complete upload of", p, err)
-	}
-	out.Bucket, out.Key = &p.bucket, &p.key
-	return out, "", nil
+	out, err := onUpload(b, "complete upload of", in.Bucket, in.Key, in.UploadId, func(p place, id string) (s3response.CompleteMultipartUploadResult, error) {
+		out, err := b.complete(ctx, p, id, *in)
+		out.Bucket, out.Key = &p.bucket, &p.key
+		return out, err
+	})
+	return out, "", err
 }
 
 func (b *backend) complete(ctx context.Context, p place, id string, in s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, error) {
@@ -123,7 +119,7 @@ func (b *backend) complete(ctx context.Context, p place, id string, in s3.Comple
 	etag := written.etag()
 	out.ETag = &etag
 	err = p.sync()
-	b.tell(p, false)
+	b.report(p, false)
 	return out, err
 }
 

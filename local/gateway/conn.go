@@ -3,8 +3,10 @@ package gateway
 import (
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,10 +48,7 @@ func (l *listener) Accept() (net.Conn, error) {
 func (l *listener) closeAll() {
 	l.mu.Lock()
 	l.closed = true
-	open := make([]*conn, 0, len(l.open))
-	for c := range l.open {
-		open = append(open, c)
-	}
+	open := slices.Collect(maps.Keys(l.open))
 	l.mu.Unlock()
 	for _, c := range open {
 		c.end()

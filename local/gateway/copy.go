@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -25,34 +26,34 @@ import (
 // maxCopy is the most that one copy request copies, as on AWS.
 const maxCopy = 5 << 30
 
-// source opens the object that a copy reads. If owner is given, it must own the
-// bucket.
-func (b *backend) source(ctx context.Context, copySource, owner *string) (place, *os.File, version, error) {
+// source opens the object that a copy reads, if it meets the conditions. If owner
+// is given, it must own the bucket.
+func (b *backend) source(ctx context.Context, copySource, owner *string, conditions vgw.PreConditions) (p place, f *os.File, v version, err error) {
 	if copySource == nil {
-		return place{}, nil, version{}, errNoSuchKey
+		return p, nil, v, errNoSuchKey
 	}
 	// Clients disagree on whether a plus is a space.
-	p, f, err := b.sourceFile(strings.ReplaceAll(*copySource, "+", "%2B"))
+	p, f, err = b.sourceFile(strings.ReplaceAll(*copySource, "+", "%2B"))
 	if errors.Is(err, errNoSuchKey) {
 		p, f, err = b.sourceFile(*copySource)
 	}
 	if err != nil {
-		return p, nil, version{}, err
+		return p, nil, v, err
 	}
 	err = b.reaches(ctx, p)
 	if owner != nil && *owner != "" && *owner != b.attrs.owner {
 		err = s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
+	if err == nil {
+		v, err = b.subject(p, f).version()
+	}
+	if err == nil {
+		err = vgw.EvaluatePreconditions(v.etag(), v.modTime(), conditions)
+	}
 	if err != nil {
 		f.Close()
-		return p, nil, version{}, err
 	}
-	v, err := b.subject(p, f).version()
-	if err != nil {
-		f.Close()
-		return p, nil, version{}, err
-	}
-	return p, f, v, nil
+	return p, f, v, err
 }
 
 func (b *backend) sourceFile(copySource string) (place, *os.File, error) {
@@ -98,21 +99,18 @@ func (s still) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// CopyObject implements backend.Backend.
 func (b *backend) CopyObject(ctx context.Context, in s3response.CopyObjectInput) (s3response.CopyObjectOutput, error) {
-	p, err := b.object(in.Bucket, in.Key, true)
-	if err != nil {
-		return s3response.CopyObjectOutput{}, b.answer("copy to", p, err)
-	}
-	out, err := b.copy(ctx, p, in)
-	return out, b.answer("copy to", p, err)
+	return onObject(b, "copy to", in.Bucket, in.Key, true, func(p place) (s3response.CopyObjectOutput, error) { return b.copy(ctx, p, in) })
 }
 
 func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInput) (out s3response.CopyObjectOutput, err error) {
 	if err := p.writable(); err != nil {
 		return out, err
 	}
-	from, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner)
+	from, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner, vgw.PreConditions{
+		IfMatch: in.CopySourceIfMatch, IfNoneMatch: in.CopySourceIfNoneMatch,
+		IfModSince: in.CopySourceIfModifiedSince, IfUnmodeSince: in.CopySourceIfUnmodifiedSince,
+	})
 	if err != nil {
 		return out, err
 	}
@@ -127,13 +125,6 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 		return out, s3err.GetCopySourceObjectTooLargeErr(maxCopy)
 	case from == p && !replace:
 		return out, s3err.GetAPIError(s3err.ErrInvalidCopyDest)
-	}
-	err = vgw.EvaluatePreconditions(v.etag(), v.modTime(), vgw.PreConditions{
-		IfMatch: in.CopySourceIfMatch, IfNoneMatch: in.CopySourceIfNoneMatch,
-		IfModSince: in.CopySourceIfModifiedSince, IfUnmodeSince: in.CopySourceIfUnmodifiedSince,
-	})
-	if err != nil {
-		return out, err
 	}
 	ifMatch, ifNoneMatch := conditions(ctx)
 	plain := ifMatch == nil && !replace && in.TaggingDirective != types.TaggingDirectiveReplace && in.ChecksumAlgorithm == ""
@@ -182,14 +173,15 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 	if err != nil {
 		return out, err
 	}
-	modified := info.ModTime()
-	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{
-		ETag: &res.ETag, LastModified: &modified,
-		ChecksumCRC32: res.ChecksumCRC32, ChecksumCRC32C: res.ChecksumCRC32C, ChecksumCRC64NVME: res.ChecksumCRC64NVME,
-		ChecksumSHA1: res.ChecksumSHA1, ChecksumSHA256: res.ChecksumSHA256, ChecksumSHA512: res.ChecksumSHA512,
-		ChecksumMD5: res.ChecksumMD5, ChecksumXXHASH64: res.ChecksumXXHASH64, ChecksumXXHASH3: res.ChecksumXXHASH3,
-		ChecksumXXHASH128: res.ChecksumXXHASH128, ChecksumType: res.ChecksumType,
-	}}, nil
+	return copied(&res.ETag, info.ModTime(), res), nil
+}
+
+// copied returns the answer to a copy, with the checksums of sums.
+func copied(etag *string, modified time.Time, sums any) s3response.CopyObjectOutput {
+	var result s3response.CopyObjectResult
+	carry(&result, sums)
+	result.ETag, result.LastModified = etag, &modified
+	return s3response.CopyObjectOutput{CopyObjectResult: &result}
 }
 
 // conditions returns the conditions of the request behind ctx, a copy, on the
@@ -231,13 +223,7 @@ func (b *backend) link(p place, f *os.File, v version, sums s3response.Checksum)
 		return out, false, nil
 	}
 	err = p.sync()
-	b.tell(p, false)
-	etag, modified := v.etag(), v.modTime()
-	return s3response.CopyObjectOutput{CopyObjectResult: &s3response.CopyObjectResult{
-		ETag: &etag, LastModified: &modified,
-		ChecksumCRC32: sums.CRC32, ChecksumCRC32C: sums.CRC32C, ChecksumCRC64NVME: sums.CRC64NVME,
-		ChecksumSHA1: sums.SHA1, ChecksumSHA256: sums.SHA256, ChecksumSHA512: sums.SHA512,
-		ChecksumMD5: sums.MD5, ChecksumXXHASH64: sums.XXHASH64, ChecksumXXHASH3: sums.XXHASH3,
-		ChecksumXXHASH128: sums.XXHASH128, ChecksumType: sums.Type,
-	}}, true, err
+	b.report(p, false)
+	etag := v.etag()
+	return copied(&etag, v.modTime(), sums), true, err
 }

@@ -56,7 +56,7 @@ func TestEditedWithItsTimePutBack(t *testing.T) {
 	for _, key := range []string{"dropped.img", "put.img", "parts.img"} {
 		changed := gateway.Event{Bucket: "images", Key: key}
 		rec.await(t, 1, changed)
-		told := rec.count(changed)
+		reported := rec.count(changed)
 		_, before := get(t, r, key)
 		// Right after the gateway's own change another one is taken for its.
 		n := 1
@@ -66,7 +66,7 @@ func TestEditedWithItsTimePutBack(t *testing.T) {
 			_, after := get(t, r, key)
 			return !after.Equal(before)
 		})
-		rec.await(t, told+1, changed)
+		rec.await(t, reported+1, changed)
 		tag(t, g, key)
 		if _, after := get(t, r, key); after.Equal(before) {
 			t.Errorf("with a tag, %s is the version that it was before it was edited", key)

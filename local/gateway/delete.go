@@ -12,12 +12,11 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// DeleteObject implements backend.Backend.
 func (b *backend) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
 	out, p, existed, err := b.remove(ctx, in)
 	if err == nil && existed {
 		err = p.sync()
-		b.tell(p, true)
+		b.report(p, true)
 	}
 	return out, b.answer("delete", p, err)
 }
@@ -34,10 +33,9 @@ func (b *backend) remove(ctx context.Context, in *s3.DeleteObjectInput) (out *s3
 	if err != nil {
 		return nil, p, false, err
 	}
-	copied := *in
-	copied.Bucket, copied.Key = &p.dir, &p.key
+	in.Bucket, in.Key = &p.dir, &p.key
 	done := b.expect(p.bucket, p.key)
-	out, err = b.posix.DeleteObject(ctx, &copied)
+	out, err = b.posix.DeleteObject(ctx, in)
 	done(err == nil)
 	if errors.Is(err, errNoSuchKey) {
 		return &s3.DeleteObjectOutput{}, p, false, nil
@@ -45,7 +43,6 @@ func (b *backend) remove(ctx context.Context, in *s3.DeleteObjectInput) (out *s3
 	return out, p, err == nil, err
 }
 
-// DeleteObjects implements backend.Backend.
 func (b *backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) (s3response.DeleteResult, error) {
 	var result s3response.DeleteResult
 	if _, _, err := b.bucket(in.Bucket); err != nil {
@@ -79,7 +76,7 @@ func (b *backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 		err = errors.Join(err, p.sync())
 	}
 	for _, p := range gone {
-		b.tell(p, true)
+		b.report(p, true)
 	}
 	return result, b.answer("delete", place{}, err)
 }

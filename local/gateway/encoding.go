@@ -7,7 +7,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/valyala/fasthttp"
-	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 )
 
@@ -24,10 +23,7 @@ func encodingOf(ctx context.Context) (encoding, error) {
 	case "", string(types.EncodingTypeUrl):
 		return encoding(asked), nil
 	default:
-		return "", s3err.APIError{
-			Code: "InvalidArgument", Description: "Invalid Encoding Method specified in Request",
-			HTTPStatusCode: fasthttp.StatusBadRequest,
-		}
+		return "", apiError(fasthttp.StatusBadRequest, "InvalidArgument", "Invalid Encoding Method specified in Request")
 	}
 }
 

@@ -73,7 +73,7 @@ func TestURLEncoding(t *testing.T) {
 		}
 	}
 
-	// What the request said is encoded too, and pages go on from it.
+	// What the request said is encoded too, and the next page starts from it.
 	control := "d+d/\x01"
 	v1, err = c.ListObjects(t.Context(), &s3.ListObjectsInput{
 		Bucket: bucket, EncodingType: url, Prefix: aws.String("a"), Delimiter: aws.String("+"), Marker: aws.String("a b"), MaxKeys: aws.Int32(2),

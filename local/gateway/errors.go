@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/gofiber/fiber/v3"
 	"github.com/versity/versitygw/s3err"
 	"golang.org/x/sys/unix"
 )
@@ -21,16 +20,18 @@ import (
 var (
 	errIsDirectory = s3err.GetAPIError(s3err.ErrExistingObjectIsDirectory)
 	errBelowFile   = s3err.GetAPIError(s3err.ErrObjectParentIsFile)
-	errIsSpecial   = s3err.APIError{
-		Code: "ExistingObjectIsSpecial", HTTPStatusCode: http.StatusConflict,
-		Description: "On the server's disk there is something at this key that is neither a file nor a directory. Remove it there.",
-	}
+	errIsSpecial   = apiError(http.StatusConflict, "ExistingObjectIsSpecial",
+		"On the server's disk there is something at this key that is neither a file nor a directory. Remove it there.")
 )
+
+func apiError(status int, code, description string) s3err.APIError {
+	return s3err.APIError{Code: code, Description: description, HTTPStatusCode: status}
+}
 
 // diskFailed is a 503 that describes a fault of the server's disk. Its code is
 // not one of S3's, which distinguishes it from a busy server.
 func diskFailed(why string) error {
-	return s3err.APIError{Code: "ServerDiskFailed", Description: why, HTTPStatusCode: http.StatusServiceUnavailable}
+	return apiError(http.StatusServiceUnavailable, "ServerDiskFailed", why)
 }
 
 // troubles maps an error of the file system to the answer. Those that need an
@@ -114,19 +115,14 @@ func (p place) cause(err error) error {
 
 // unsupported is S3's answer to a request for what a server does not do.
 func unsupported(what string) s3err.APIError {
-	return s3err.APIError{
-		Code: "NotImplemented", HTTPStatusCode: fiber.StatusNotImplemented,
-		Description: fmt.Sprintf("The request asks for functionality that is not implemented: %s", what),
-	}
+	return apiError(http.StatusNotImplemented, "NotImplemented", "The request asks for functionality that is not implemented: "+what)
 }
 
 // errOldSignature names what to set in clients that sign as S3 did before 2014.
-var errOldSignature = s3err.APIError{
-	Code: "InvalidRequest", HTTPStatusCode: fiber.StatusBadRequest,
-	Description: "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4): " +
-		"`aws configure set default.s3.signature_version s3v4`, signature_v2 = False in s3cmd, v2_auth = false in rclone, " +
-		"Config(signature_version='s3v4') in boto3.",
-}
+var errOldSignature = apiError(http.StatusBadRequest, "InvalidRequest",
+	"The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4): "+
+		"`aws configure set default.s3.signature_version s3v4`, signature_v2 = False in s3cmd, v2_auth = false in rclone, "+
+		"Config(signature_version='s3v4') in boto3.")
 
 // invalid is the answer to an argument that versitygw would store, send back
 // or ignore unchecked.
@@ -142,9 +138,4 @@ var (
 )
 
 // refuse is a 400 with the reason.
-func refuse(format string, args ...any) error {
-	return s3err.APIError{
-		Code: "InvalidRequest", Description: fmt.Sprintf(format, args...),
-		HTTPStatusCode: http.StatusBadRequest,
-	}
-}
+func refuse(why string) error { return apiError(http.StatusBadRequest, "InvalidRequest", why) }

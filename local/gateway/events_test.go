@@ -24,7 +24,7 @@ var hostileNames = []string{
 	"%41.img", "a b+c.img", "ü", `quote"'<b>.img`, "a#b?c&d=e;f.img", "日本.img", "back`tick$(x).img", strings.Repeat("n", 251) + ".img",
 }
 
-// TestEventsOfS3: each change through S3 is told once, when it is done.
+// TestEventsOfS3: each change through S3 is reported once, when it is complete.
 func TestEventsOfS3(t *testing.T) {
 	dir := t.TempDir()
 	var events recorder
@@ -38,11 +38,11 @@ func TestEventsOfS3(t *testing.T) {
 		t.Helper()
 		got := objects()
 		if len(got) < len(want) {
-			t.Fatalf("%s: told of %+v, want %+v", what, got, want)
+			t.Fatalf("%s: the events are %+v, want %+v", what, got, want)
 		}
 		for i, e := range want {
 			if got[len(got)-len(want)+i] != e {
-				t.Errorf("%s: told of %+v, want %+v", what, got[len(got)-len(want):], want)
+				t.Errorf("%s: the events are %+v, want %+v", what, got[len(got)-len(want):], want)
 			}
 		}
 	}
@@ -88,8 +88,8 @@ func TestEventsOfS3(t *testing.T) {
 	}
 	total += 5
 
-	// A file that only the watcher can have seen marks the end of what it had
-	// to say about the others.
+	// A file that only the watcher can have seen marks the end of its reports about
+	// the others.
 	write(t, filepath.Join(dir, "images", "marker.img"), "x")
 	events.await(t, 1, made("marker.img"))
 	if got := objects(); len(got) != total+1 {
@@ -98,7 +98,7 @@ func TestEventsOfS3(t *testing.T) {
 }
 
 // TestUnlisted: what is in the directory and S3 does not list is known, from
-// the start on and as it comes and goes.
+// the start on and as it is created and removed.
 func TestUnlisted(t *testing.T) {
 	dir := t.TempDir()
 	images := filepath.Join(dir, "images")
@@ -215,11 +215,11 @@ func TestWatcher(t *testing.T) {
 		events.await(t, 1, made("to.img"))
 		for _, e := range events.all() {
 			if e.Key[0] == '.' {
-				t.Errorf("told of %+v", e)
+				t.Errorf("an event of a hidden file: %+v", e)
 			}
 		}
 
-		// The directory goes, comes back with other files, and is watched again.
+		// The directory is removed, created with other files, and is watched again.
 		if err := os.Rename(images, images+"-gone"); err != nil {
 			t.Fatal(err)
 		}
@@ -274,8 +274,8 @@ func TestWatcherCoalesces(t *testing.T) {
 	}
 }
 
-// TestWatcherKnowsWhatWasThere: what is there at the start is not told, and
-// what comes right after it is.
+// TestWatcherKnowsWhatWasThere: files that exist at the start are not reported, and
+// files that are created right after it are.
 func TestWatcherKnowsWhatWasThere(t *testing.T) {
 	dir := t.TempDir()
 	images := mkdir(t, dir, "images")
@@ -290,7 +290,7 @@ func TestWatcherKnowsWhatWasThere(t *testing.T) {
 	write(t, filepath.Join(dir, "later", "b.img"), "b")
 	events.await(t, 1, gateway.Event{Bucket: "later", Key: "b.img"})
 	if n := events.count(gateway.Event{Bucket: "images", Key: "old.img"}); n > 0 {
-		t.Errorf("told %d times of what was there", n)
+		t.Errorf("%d events of a file from before the start", n)
 	}
 	if data, _ := get(t, client(t, g.Endpoint()).Root("images", ""), "new.img"); string(data) != "new" {
 		t.Errorf("read %q", data)

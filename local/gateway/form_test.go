@@ -12,7 +12,7 @@ import (
 )
 
 // The end of a form is its last boundary, with a line break behind it or
-// without, and whatever comes then. A form without it was cut.
+// without, and whatever follows. A form without it was cut.
 func TestEndOfForm(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")

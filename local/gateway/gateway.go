@@ -93,8 +93,6 @@ type Config struct {
 	// Uploader is another account, for people. Without an access key there is
 	// none.
 	Uploader Uploader
-	// Region is us-east-1 if empty.
-	Region string
 	// Changed is called for each object that was created, replaced or removed:
 	// through S3, or as a plain file in one of Watch's buckets. Calls may be
 	// concurrent and must return soon. The callee may keep the strings.
@@ -137,10 +135,7 @@ type Gateway struct {
 	backend *backend
 	alive   *os.File
 	addr    *net.TCPAddr
-	host    string // as configured
-	done    chan struct{}
-	once    sync.Once
-	err     error
+	close   func() error
 }
 
 // running is held by the one gateway that a process may have: versitygw keeps
@@ -154,7 +149,6 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if cfg.AccessKey == "" || cfg.SecretKey == "" {
 		return nil, errors.New("the S3 gateway needs an access key and a secret key")
 	}
-	cfg.Region = cmp.Or(cfg.Region, "us-east-1")
 	cfg.HeadTimeout = cmp.Or(cfg.HeadTimeout, 10*time.Second)
 	if cfg.Changed == nil {
 		cfg.Changed = func(Event) {}
@@ -175,7 +169,7 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if !running.CompareAndSwap(false, true) {
 		return nil, errors.New("an S3 gateway is running in this process already; stop it before starting another")
 	}
-	g := &Gateway{done: make(chan struct{})}
+	g := &Gateway{}
 	defer func() {
 		if err != nil {
 			g.release()
@@ -201,7 +195,6 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, fmt.Errorf("the S3 gateway cannot serve %s: it is no TCP address", cfg.Listen)
 	}
 	g.addr = addr
-	g.host, _, _ = net.SplitHostPort(cfg.Listen)
 
 	if g.alive, err = claim(dir, cfg.Log); err != nil {
 		return nil, err
@@ -222,6 +215,12 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.server, err = serve(g.backend, cfg, public, g.inside); err != nil {
 		return nil, err
 	}
+	g.close = sync.OnceValue(func() error {
+		err := g.server.close(time.Second)
+		g.release()
+		running.Store(false)
+		return err
+	})
 	return g, nil
 }
 
@@ -242,9 +241,6 @@ func (g *Gateway) Endpoint() string {
 	host := g.addr.IP.String()
 	if g.addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
-		if g.host != "" && net.ParseIP(g.host).To4() == nil {
-			host = "::1"
-		}
 	}
 	return "http://" + net.JoinHostPort(host, fmt.Sprint(g.addr.Port))
 }
@@ -252,16 +248,7 @@ func (g *Gateway) Endpoint() string {
 // Close stops the gateway. Requests in flight get a second to end; then their
 // connections are closed. An upload that is cut off leaves the object unchanged.
 // It is safe for concurrent use.
-func (g *Gateway) Close() error {
-	g.once.Do(func() {
-		g.err = g.server.close(time.Second)
-		g.release()
-		close(g.done)
-		running.Store(false)
-	})
-	<-g.done
-	return g.err
-}
+func (g *Gateway) Close() error { return g.close() }
 
 // release gives up what Start acquired.
 func (g *Gateway) release() {

@@ -207,7 +207,7 @@ func TestCutUpload(t *testing.T) {
 		t.Errorf("left %q", left)
 	}
 	if got := events.all()[before:]; len(got) > 0 {
-		t.Errorf("told of %+v", got)
+		t.Errorf("the events are %+v", got)
 	}
 
 	id, err := r.CreateUpload(t.Context(), "mp.img")

@@ -42,7 +42,6 @@ func (l *inside) dial(ctx context.Context) (net.Conn, error) {
 	return nil, fmt.Errorf("connect to the S3 gateway inside: %w", err)
 }
 
-// Accept implements net.Listener.
 func (l *inside) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.dialled:
@@ -52,13 +51,11 @@ func (l *inside) Accept() (net.Conn, error) {
 	}
 }
 
-// Close implements net.Listener.
 func (l *inside) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-// Addr implements net.Listener.
 func (l *inside) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 
 // socketPair returns two ends of a connection.

@@ -74,7 +74,7 @@ func TestKilledWhileRemoving(t *testing.T) {
 				switch {
 				case since == "" && (err != nil || !again.Equal(v)):
 					t.Errorf("%s: %+v (%v), want %+v", what, again, err, v)
-				case since != "" && len(gone) == 0 && err != nil: // nothing tells that it was complete
+				case since != "" && len(gone) == 0 && err != nil: // nothing records that it was complete
 					t.Errorf("%s: %v", what, err)
 				case since != "" && len(gone) > 0 && !errors.Is(err, store.ErrNotFound):
 					t.Errorf("%s: %v, want no such upload", what, err)

@@ -14,56 +14,52 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// ListObjects implements backend.Backend.
 func (b *backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3response.ListObjectsResult, error) {
-	name, dir, err := b.bucket(in.Bucket)
-	if err != nil {
-		return s3response.ListObjectsResult{}, err
-	}
-	enc, err := encodingOf(ctx)
-	if err != nil {
-		return s3response.ListObjectsResult{}, err
-	}
-	copied := *in
-	copied.Bucket = &dir
-	if !listablePrefix(dir, in.Prefix) {
-		copied.MaxKeys = new(int32)
-	}
-	out, err := b.posix.ListObjectsParametrized(ctx, &copied, b.listed)
-	out.Name, out.MaxKeys = &name, in.MaxKeys
-	out.CommonPrefixes = visible(out.CommonPrefixes)
-	out.EncodingType = types.EncodingType(enc)
-	enc.encode(out.Prefix, out.Delimiter, out.Marker, out.NextMarker)
-	enc.listing(out.Contents, out.CommonPrefixes)
-	return out, b.answer("list", place{bucket: name}, err)
+	return ofBucket(ctx, b, "list", in.Bucket, func(ctx context.Context, dir string) (out s3response.ListObjectsResult, err error) {
+		enc, err := encodingOf(ctx)
+		if err != nil {
+			return out, err
+		}
+		asked := in.MaxKeys
+		in.Bucket = &dir
+		if !listablePrefix(dir, in.Prefix) {
+			in.MaxKeys = new(int32)
+		}
+		out, err = b.posix.ListObjectsParametrized(ctx, in, b.listed)
+		name := filepath.Base(dir)
+		out.Name, out.MaxKeys = &name, asked
+		out.CommonPrefixes = visible(out.CommonPrefixes)
+		out.EncodingType = types.EncodingType(enc)
+		enc.encode(out.Prefix, out.Delimiter, out.Marker, out.NextMarker)
+		enc.listing(out.Contents, out.CommonPrefixes)
+		return out, err
+	})
 }
 
-// ListObjectsV2 implements backend.Backend.
 func (b *backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) (s3response.ListObjectsV2Result, error) {
-	name, dir, err := b.bucket(in.Bucket)
-	if err != nil {
-		return s3response.ListObjectsV2Result{}, err
-	}
-	enc, err := encodingOf(ctx)
-	if err != nil {
-		return s3response.ListObjectsV2Result{}, err
-	}
-	copied := *in
-	copied.Bucket = &dir
-	if !listablePrefix(dir, in.Prefix) {
-		copied.MaxKeys = new(int32)
-	}
-	out, err := b.posix.ListObjectsV2Parametrized(ctx, &copied, b.listed)
-	out.Name, out.MaxKeys = &name, in.MaxKeys
-	out.CommonPrefixes = visible(out.CommonPrefixes)
-	if out.KeyCount != nil {
-		*out.KeyCount = int32(len(out.Contents) + len(out.CommonPrefixes))
-	}
-	// Tokens are opaque to the client and not encoded.
-	out.EncodingType = types.EncodingType(enc)
-	enc.encode(out.Prefix, out.Delimiter, out.StartAfter)
-	enc.listing(out.Contents, out.CommonPrefixes)
-	return out, b.answer("list", place{bucket: name}, err)
+	return ofBucket(ctx, b, "list", in.Bucket, func(ctx context.Context, dir string) (out s3response.ListObjectsV2Result, err error) {
+		enc, err := encodingOf(ctx)
+		if err != nil {
+			return out, err
+		}
+		asked := in.MaxKeys
+		in.Bucket = &dir
+		if !listablePrefix(dir, in.Prefix) {
+			in.MaxKeys = new(int32)
+		}
+		out, err = b.posix.ListObjectsV2Parametrized(ctx, in, b.listed)
+		name := filepath.Base(dir)
+		out.Name, out.MaxKeys = &name, asked
+		out.CommonPrefixes = visible(out.CommonPrefixes)
+		if out.KeyCount != nil {
+			*out.KeyCount = int32(len(out.Contents) + len(out.CommonPrefixes))
+		}
+		// Tokens are opaque to the client and not encoded.
+		out.EncodingType = types.EncodingType(enc)
+		enc.encode(out.Prefix, out.Delimiter, out.StartAfter)
+		enc.listing(out.Contents, out.CommonPrefixes)
+		return out, err
+	})
 }
 
 // listablePrefix reports whether a listing may read the directory of its prefix.
@@ -71,22 +67,19 @@ func listablePrefix(dir string, prefix *string) bool {
 	if prefix == nil {
 		return true
 	}
-	parent, _, found := cutLast(*prefix, "/")
-	if !found {
-		return !hidden(*prefix)
+	if hidden(*prefix) {
+		return false
 	}
-	if hidden(*prefix) || checkKey(parent) != nil {
+	slash := strings.LastIndexByte(*prefix, '/')
+	if slash < 0 {
+		return true
+	}
+	parent := (*prefix)[:slash]
+	if checkKey(parent) != nil {
 		return false
 	}
 	info, err := place{dir: dir, key: parent}.lstat()
 	return err == nil && info.IsDir()
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }
 
 func visible(prefixes []types.CommonPrefix) []types.CommonPrefix {

@@ -35,7 +35,7 @@ func printable(name, value string) s3err.S3Error {
 func early(date string, now time.Time) s3err.S3Error {
 	t, err := time.Parse("20060102T150405Z", date)
 	if err == nil && t.After(now.Add(maxSkew)) {
-		return s3err.APIError{Code: "AccessDenied", Description: "Request is not valid yet", HTTPStatusCode: fiber.StatusForbidden}
+		return apiError(fiber.StatusForbidden, "AccessDenied", "Request is not valid yet")
 	}
 	return nil
 }

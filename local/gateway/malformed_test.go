@@ -105,7 +105,7 @@ func TestMalformedChunks(t *testing.T) {
 			}
 		}
 	}
-	// Chunks whose head comes in two pieces, at each place.
+	// Chunks whose head arrives in two pieces, at each place.
 	for i := range len(split) {
 		pr, pw := io.Pipe()
 		req := streamed(t, g.Endpoint()+"/images/a.img", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", pr, http.Header{"X-Amz-Decoded-Content-Length": {"4"}})

@@ -211,7 +211,7 @@ func TestCompleteAgain(t *testing.T) {
 }
 
 // TestCompleteAtOnce completes one upload from many sides, in two processes:
-// all are told of the same object, after it is there.
+// all answers name the same object, once it exists.
 func TestCompleteAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -232,7 +232,7 @@ func TestCompleteAtOnce(t *testing.T) {
 	wg.Wait()
 	for _, v := range versions[1:] {
 		if !v.Equal(versions[0]) {
-			t.Errorf("told of %+v and %+v", versions[0], v)
+			t.Errorf("the answers are %+v and %+v", versions[0], v)
 		}
 	}
 	if data, _ := get(t, r, "a.img"); !bytes.Equal(data, append(pattern(1, 16<<20), pattern(2, 100)...)) {
@@ -255,7 +255,7 @@ func TestKilledComplete(t *testing.T) {
 		}
 	}
 	leave()
-	// Also without a new start: nobody holds it.
+	// Also without a new start: no process holds it.
 	if _, err := r.CompleteUpload(t.Context(), "a.img", id, parts[:1]); err != nil {
 		t.Errorf("the retry in the same process: %v", err)
 	}
@@ -455,7 +455,7 @@ func TestDeepDiskRunsFull(t *testing.T) {
 	}
 }
 
-// TestCopyIsAnotherName: where nobody edits files in place, a copy costs the
+// TestCopyIsAnotherName: where files are not edited in place, a copy costs the
 // disk nothing, and is none the less an object of its own.
 func TestCopyIsAnotherName(t *testing.T) {
 	dir := t.TempDir()

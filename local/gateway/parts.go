@@ -10,24 +10,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/pkg/xattr"
 	vgw "github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 )
 
-// UploadPart implements backend.Backend.
 func (b *backend) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.UploadPartOutput, error) {
-	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
-	if err != nil {
-		return nil, err
-	}
-	out, err := b.putPart(ctx, p, id, *in)
-	return out, b.answer("write part of", p, err)
+	return onUpload(b, "write part of", in.Bucket, in.Key, in.UploadId, func(p place, id string) (*s3.UploadPartOutput, error) {
+		return b.putPart(ctx, p, id, *in)
+	})
 }
 
 // putPart writes a part durably: a client that resumes after a power cut relies
@@ -147,72 +143,56 @@ func equal(a, b io.Reader) (bool, error) {
 	}
 }
 
-// UploadPartCopy implements backend.Backend.
 func (b *backend) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
-	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
-	if err != nil {
-		return s3response.CopyPartResult{}, err
-	}
-	out, err := b.copyPart(ctx, p, id, in)
-	return out, b.answer("copy part of", p, err)
+	return onUpload(b, "copy part of", in.Bucket, in.Key, in.UploadId, func(p place, id string) (s3response.CopyPartResult, error) {
+		return b.copyPart(ctx, p, id, in)
+	})
 }
 
-func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
-	_, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner)
-	if err != nil {
-		return s3response.CopyPartResult{}, err
-	}
-	defer f.Close()
-	err = vgw.EvaluatePreconditions(v.etag(), v.modTime(), vgw.PreConditions{
+func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.UploadPartCopyInput) (out s3response.CopyPartResult, err error) {
+	_, f, v, err := b.source(ctx, in.CopySource, in.ExpectedSourceBucketOwner, vgw.PreConditions{
 		IfMatch: in.CopySourceIfMatch, IfNoneMatch: in.CopySourceIfNoneMatch,
 		IfModSince: in.CopySourceIfModifiedSince, IfUnmodeSince: in.CopySourceIfUnmodifiedSince,
 	})
 	if err != nil {
-		return s3response.CopyPartResult{}, err
+		return out, err
 	}
+	defer f.Close()
 	var asked string
 	if in.CopySourceRange != nil {
 		asked = *in.CopySourceRange
 	}
 	start, length, err := vgw.ParseCopySourceRange(v.size, asked)
 	if err != nil {
-		return s3response.CopyPartResult{}, err
+		return out, err
 	}
 	length = min(length, v.size-start)
 	if length > maxCopy {
-		return s3response.CopyPartResult{}, s3err.GetCopySourceObjectTooLargeErr(maxCopy)
+		return out, s3err.GetCopySourceObjectTooLargeErr(maxCopy)
 	}
 	part := s3.UploadPartInput{
 		PartNumber: in.PartNumber, ContentLength: &length,
 		Body: still{io.NewSectionReader(f, start, length), f, v},
 	}
 	if err := askForSum(p, id, &part); err != nil {
-		return s3response.CopyPartResult{}, err
+		return out, err
 	}
-	out, err := b.putPart(ctx, p, id, part)
+	put, err := b.putPart(ctx, p, id, part)
 	if err != nil {
-		return s3response.CopyPartResult{}, err
+		return out, err
 	}
-	return s3response.CopyPartResult{
-		ETag: out.ETag, LastModified: b.now(),
-		ChecksumCRC32: out.ChecksumCRC32, ChecksumCRC32C: out.ChecksumCRC32C, ChecksumCRC64NVME: out.ChecksumCRC64NVME,
-		ChecksumSHA1: out.ChecksumSHA1, ChecksumSHA256: out.ChecksumSHA256, ChecksumSHA512: out.ChecksumSHA512,
-		ChecksumMD5: out.ChecksumMD5, ChecksumXXHASH64: out.ChecksumXXHASH64, ChecksumXXHASH3: out.ChecksumXXHASH3,
-		ChecksumXXHASH128: out.ChecksumXXHASH128,
-	}, nil
+	carry(&out, *put)
+	out.LastModified = b.now()
+	return out, nil
 }
 
-// ListParts implements backend.Backend.
 func (b *backend) ListParts(ctx context.Context, in *s3.ListPartsInput) (s3response.ListPartsResult, error) {
-	p, id, err := b.upload(in.Bucket, in.Key, in.UploadId)
-	if err != nil {
-		return s3response.ListPartsResult{}, err
-	}
-	copied := *in
-	copied.Bucket, copied.Key, copied.UploadId = &p.dir, &p.key, &id
-	out, err := b.posix.ListParts(ctx, &copied)
-	out.Bucket = p.bucket
-	return out, b.answer("list parts of", p, err)
+	return onUpload(b, "list parts of", in.Bucket, in.Key, in.UploadId, func(p place, id string) (s3response.ListPartsResult, error) {
+		in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
+		out, err := b.posix.ListParts(ctx, in)
+		out.Bucket = p.bucket
+		return out, err
+	})
 }
 
 // askForSum makes versitygw compute the checksum that the upload was created
@@ -227,28 +207,9 @@ func askForSum(p place, id string, part *s3.UploadPartInput) error {
 	if err != nil {
 		return err
 	}
-	empty := new(string)
-	switch sums.Algorithm {
-	case types.ChecksumAlgorithmCrc32:
-		part.ChecksumCRC32 = empty
-	case types.ChecksumAlgorithmCrc32c:
-		part.ChecksumCRC32C = empty
-	case types.ChecksumAlgorithmCrc64nvme:
-		part.ChecksumCRC64NVME = empty
-	case types.ChecksumAlgorithmSha1:
-		part.ChecksumSHA1 = empty
-	case types.ChecksumAlgorithmSha256:
-		part.ChecksumSHA256 = empty
-	case types.ChecksumAlgorithmSha512:
-		part.ChecksumSHA512 = empty
-	case types.ChecksumAlgorithmMd5:
-		part.ChecksumMD5 = empty
-	case types.ChecksumAlgorithmXxhash64:
-		part.ChecksumXXHASH64 = empty
-	case types.ChecksumAlgorithmXxhash3:
-		part.ChecksumXXHASH3 = empty
-	case types.ChecksumAlgorithmXxhash128:
-		part.ChecksumXXHASH128 = empty
+	field := reflect.ValueOf(part).Elem().FieldByName("Checksum" + string(sums.Algorithm))
+	if field.IsValid() && field.Type() == reflect.TypeFor[*string]() {
+		field.Set(reflect.ValueOf(new(string)))
 	}
 	return nil
 }

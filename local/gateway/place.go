@@ -66,6 +66,17 @@ func (b *backend) object(bucket, key *string, write bool) (place, error) {
 	return p, nil
 }
 
+// onObject runs do with the place of a key and returns its result with the S3
+// error for its error. write is that of [backend.object].
+func onObject[T any](b *backend, doing string, bucket, key *string, write bool, do func(place) (T, error)) (T, error) {
+	var out T
+	p, err := b.object(bucket, key, write)
+	if err == nil {
+		out, err = do(p)
+	}
+	return out, b.answer(doing, p, err)
+}
+
 // checkKey refuses the keys that cannot be files here, and those that are
 // hidden.
 func checkKey(key string) error {

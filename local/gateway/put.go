@@ -11,17 +11,13 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// PutObject implements backend.Backend.
 func (b *backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
-	p, err := b.object(in.Bucket, in.Key, true)
-	if err == nil {
-		err = errors.Join(b.reaches(ctx, p), formAsks(ctx, b.now()))
-	}
-	if err != nil {
-		return s3response.PutObjectOutput{}, b.answer("write", p, err)
-	}
-	out, err := b.put(ctx, p, in)
-	return out, b.answer("write", p, err)
+	return onObject(b, "write", in.Bucket, in.Key, true, func(p place) (s3response.PutObjectOutput, error) {
+		if err := errors.Join(b.reaches(ctx, p), formAsks(ctx, b.now())); err != nil {
+			return s3response.PutObjectOutput{}, err
+		}
+		return b.put(ctx, p, in)
+	})
 }
 
 // put writes an object at p durably and reports the change.
@@ -58,7 +54,7 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 		out.ETag = written.etag()
 	}
 	err = p.sync()
-	b.tell(p, false)
+	b.report(p, false)
 	return out, err
 }
 

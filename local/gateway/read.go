@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -17,37 +18,27 @@ import (
 // tries bounds the attempts to read an object that is being replaced.
 const tries = 20
 
-// HeadObject implements backend.Backend.
 func (b *backend) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
-	p, err := b.object(in.Bucket, in.Key, false)
-	if err != nil {
-		return nil, b.answer("look at", p, err)
-	}
-	if p.folder() {
-		out, err := b.headFolder(ctx, p, in)
-		return out, b.answer("look at", p, err)
-	}
-	f, out, err := b.look(ctx, p, in)
-	if err != nil {
-		return nil, b.answer("look at", p, err)
-	}
-	return out, b.answer("look at", p, f.Close())
+	return onObject(b, "read", in.Bucket, in.Key, false, func(p place) (*s3.HeadObjectOutput, error) {
+		if p.folder() {
+			if _, err := p.readable(); err != nil {
+				return nil, err
+			}
+			in.Bucket, in.Key = &p.dir, &p.key
+			return b.posix.HeadObject(ctx, in)
+		}
+		f, out, err := b.describe(ctx, p, in)
+		if err != nil {
+			return nil, err
+		}
+		return out, f.Close()
+	})
 }
 
-func (b *backend) headFolder(ctx context.Context, p place, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
-	if _, err := p.readable(); err != nil {
-		return nil, err
-	}
-	copied := *in
-	copied.Bucket, copied.Key = &p.dir, &p.key
-	return b.posix.HeadObject(ctx, &copied)
-}
-
-// look opens the object at p and returns versitygw's description of it, both of
-// one version.
-func (b *backend) look(ctx context.Context, p place, in *s3.HeadObjectInput) (*os.File, *s3.HeadObjectOutput, error) {
-	copied := *in
-	copied.Bucket, copied.Key = &p.dir, &p.key
+// describe opens the object at p and returns versitygw's description of it, both
+// of one version.
+func (b *backend) describe(ctx context.Context, p place, in *s3.HeadObjectInput) (*os.File, *s3.HeadObjectOutput, error) {
+	in.Bucket, in.Key = &p.dir, &p.key
 	for range tries {
 		f, err := p.open()
 		if err != nil {
@@ -58,7 +49,7 @@ func (b *backend) look(ctx context.Context, p place, in *s3.HeadObjectInput) (*o
 			f.Close()
 			return nil, nil, err
 		}
-		out, err := b.posix.HeadObject(ctx, &copied)
+		out, err := b.posix.HeadObject(ctx, in)
 		if err == nil && out.ETag != nil && *out.ETag == v.etag() && out.LastModified != nil && out.LastModified.Equal(v.modTime()) {
 			return f, out, nil
 		}
@@ -70,14 +61,8 @@ func (b *backend) look(ctx context.Context, p place, in *s3.HeadObjectInput) (*o
 	return nil, nil, errBusy
 }
 
-// GetObject implements backend.Backend.
 func (b *backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
-	p, err := b.object(in.Bucket, in.Key, false)
-	if err != nil {
-		return nil, b.answer("read", p, err)
-	}
-	out, err := b.get(ctx, p, in)
-	return out, b.answer("read", p, err)
+	return onObject(b, "read", in.Bucket, in.Key, false, func(p place) (*s3.GetObjectOutput, error) { return b.get(ctx, p, in) })
 }
 
 func (b *backend) get(ctx context.Context, p place, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
@@ -85,11 +70,10 @@ func (b *backend) get(ctx context.Context, p place, in *s3.GetObjectInput) (*s3.
 		if _, err := p.readable(); err != nil {
 			return nil, err
 		}
-		copied := *in
-		copied.Bucket, copied.Key = &p.dir, &p.key
-		return b.posix.GetObject(ctx, &copied)
+		in.Bucket, in.Key = &p.dir, &p.key
+		return b.posix.GetObject(ctx, in)
 	}
-	f, head, err := b.look(ctx, p, &s3.HeadObjectInput{
+	f, head, err := b.describe(ctx, p, &s3.HeadObjectInput{
 		ChecksumMode: in.ChecksumMode, VersionId: in.VersionId,
 		IfMatch: in.IfMatch, IfNoneMatch: in.IfNoneMatch,
 		IfModifiedSince: in.IfModifiedSince, IfUnmodifiedSince: in.IfUnmodifiedSince,
@@ -110,33 +94,35 @@ func (b *backend) get(ctx context.Context, p place, in *s3.GetObjectInput) (*s3.
 			return nil, err
 		}
 	}
-	return &s3.GetObjectOutput{
-		AcceptRanges: head.AcceptRanges, Body: body,
-		CacheControl: head.CacheControl, ChecksumCRC32: head.ChecksumCRC32, ChecksumCRC32C: head.ChecksumCRC32C,
-		ChecksumCRC64NVME: head.ChecksumCRC64NVME, ChecksumMD5: head.ChecksumMD5, ChecksumSHA1: head.ChecksumSHA1,
-		ChecksumSHA256: head.ChecksumSHA256, ChecksumSHA512: head.ChecksumSHA512, ChecksumType: head.ChecksumType,
-		ChecksumXXHASH128: head.ChecksumXXHASH128, ChecksumXXHASH3: head.ChecksumXXHASH3, ChecksumXXHASH64: head.ChecksumXXHASH64,
-		ContentDisposition: head.ContentDisposition, ContentEncoding: head.ContentEncoding, ContentLanguage: head.ContentLanguage,
-		ContentLength: head.ContentLength, ContentRange: head.ContentRange, ContentType: head.ContentType,
-		ETag: head.ETag, ExpiresString: head.ExpiresString, LastModified: head.LastModified, Metadata: head.Metadata,
-		PartsCount: head.PartsCount, StorageClass: head.StorageClass, TagCount: head.TagCount, VersionId: head.VersionId,
-		WebsiteRedirectLocation: head.WebsiteRedirectLocation,
-	}, nil
+	out := &s3.GetObjectOutput{Body: body}
+	carry(out, *head)
+	return out, nil
 }
 
-// GetObjectAttributes implements backend.Backend.
+// carry sets the fields of the struct behind to that have the name and type of a
+// field of from. A checksum may lack the prefix Checksum there.
+func carry(to, from any) {
+	into, of := reflect.ValueOf(to).Elem(), reflect.ValueOf(from)
+	for i := range into.NumField() {
+		field := into.Type().Field(i)
+		value := of.FieldByName(field.Name)
+		if !value.IsValid() {
+			value = of.FieldByName(strings.TrimPrefix(field.Name, "Checksum"))
+		}
+		if field.IsExported() && value.IsValid() && value.Type() == field.Type {
+			into.Field(i).Set(value)
+		}
+	}
+}
+
 func (b *backend) GetObjectAttributes(ctx context.Context, in *s3.GetObjectAttributesInput) (s3response.GetObjectAttributesResponse, error) {
-	p, err := b.object(in.Bucket, in.Key, false)
-	if err == nil {
-		_, err = p.readable()
-	}
-	if err != nil {
-		return s3response.GetObjectAttributesResponse{}, b.answer("look at", p, err)
-	}
-	copied := *in
-	copied.Bucket, copied.Key = &p.dir, &p.key
-	out, err := b.posix.GetObjectAttributes(ctx, &copied)
-	return out, b.answer("look at", p, err)
+	return onObject(b, "read", in.Bucket, in.Key, false, func(p place) (s3response.GetObjectAttributesResponse, error) {
+		if _, err := p.readable(); err != nil {
+			return s3response.GetObjectAttributesResponse{}, err
+		}
+		in.Bucket, in.Key = &p.dir, &p.key
+		return b.posix.GetObjectAttributes(ctx, in)
+	})
 }
 
 // A File is an object opened without S3. The caller closes it.

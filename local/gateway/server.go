@@ -45,13 +45,14 @@ func newAPI(b *backend, cfg Config) (*s3api.S3ApiServer, error) {
 	s3utils.SetBucketNameValidationStrict(true)
 	program := auth.Account{Access: cfg.AccessKey, Secret: cfg.SecretKey, Role: auth.RoleAdmin}
 	return s3api.New(b, middlewares.RootUserConfig{Access: cfg.AccessKey, Secret: cfg.SecretKey},
-		cfg.Region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
+		region, accounts{auth.NewIAMServiceSingle(program), program, cfg.Uploader}, nil, nil, nil, nil,
 		s3api.WithQuiet(), s3api.WithKeepAlive(), s3api.WithDisableACL(),
 		s3api.WithConcurrencyLimiter(maxInside, connections+maxInside),
 		s3api.WithMpMaxParts(10_000), s3api.WithMiddleware("/", guard(cfg.Log)), s3api.WithMiddleware("/", admit(cfg.HeadTimeout)), s3api.WithMiddleware("/", decline(cfg.Now)))
 }
 
 const (
+	region = "us-east-1"
 	// maxHead is versitygw's limit for the head of a request.
 	maxHead = 8 << 10
 	// connections limits the connections from the network, connectionsEach those
@@ -134,7 +135,7 @@ func unreadable(ctx *fasthttp.RequestCtx, err error) {
 	case large:
 		answer = s3err.GetRequestHeaderSectionTooLargeErr(maxHead)
 	case ok && slow.Timeout():
-		answer = s3err.APIError{Code: "RequestTimeout", Description: "The request did not come in time.", HTTPStatusCode: fasthttp.StatusRequestTimeout}
+		answer = apiError(fasthttp.StatusRequestTimeout, "RequestTimeout", "The request did not come in time.")
 	}
 	ctx.Response.Reset()
 	ctx.SetStatusCode(answer.StatusCode())

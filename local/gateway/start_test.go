@@ -80,7 +80,7 @@ func TestStartRefusesDirectoryWithoutRights(t *testing.T) {
 	}
 }
 
-// startRefused starts a gateway as somebody to whom rights matter, which root
+// startRefused starts a gateway as a user to whom rights apply, which root
 // is not, and returns why it did not start.
 func startRefused(t *testing.T, dir string) string {
 	t.Helper()
@@ -226,7 +226,7 @@ func quietChild(t *testing.T) {
 	}
 }
 
-// TestBucketMadeByHand is somebody's directory full of images, before the
+// TestBucketMadeByHand serves a directory full of images, before the
 // first start and while the gateway runs.
 func TestBucketMadeByHand(t *testing.T) {
 	dir := t.TempDir()
@@ -367,7 +367,7 @@ func TestSweep(t *testing.T) {
 		t.Error(err)
 	}
 	if data, _ := get(t, r, "mp.img"); !bytes.Equal(data, pattern(1, 1000)) {
-		t.Error("the upload that went on holds other bytes")
+		t.Error("the resumed upload holds other bytes")
 	}
 }
 
@@ -420,7 +420,7 @@ func beginUpload(t testing.TB, url string, size, sent int) net.Conn {
 	return c
 }
 
-// cutUpload breaks an upload off and waits until the server has noticed.
+// cutUpload breaks an upload off and waits until the server has answered.
 func cutUpload(t testing.TB, endpoint, key string, size, sent int) {
 	t.Helper()
 	c := beginUpload(t, presigned(t, endpoint, "images", key), size, sent)
@@ -438,7 +438,7 @@ func eventually(t testing.TB, ok func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatal("it did not come about")
+			t.Fatal("the condition was not met within a minute")
 		}
 	}
 }

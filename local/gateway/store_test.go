@@ -12,7 +12,7 @@ import (
 
 func TestStore(t *testing.T) {
 	g := start(t, t.TempDir())
-	// Names that begin with a dot are hidden here, whatever comes after it.
+	// Names that begin with a dot are hidden here, whatever follows it.
 	storetest.HostileKeys = slices.DeleteFunc(slices.Clone(storetest.HostileKeys), func(key store.Key) bool { return key[0] == '.' })
 	var n atomic.Int32
 	storetest.Run(t, func(t *testing.T) store.Root {

@@ -4,7 +4,6 @@ import (
 	"context"
 )
 
-// GetObjectTagging implements backend.Backend.
 func (b *backend) GetObjectTagging(ctx context.Context, bucket, object, versionID string) (map[string]string, error) {
 	p, err := b.existing(bucket, object)
 	if err != nil {
@@ -14,7 +13,6 @@ func (b *backend) GetObjectTagging(ctx context.Context, bucket, object, versionI
 	return tags, b.answer("read tags of", p, err)
 }
 
-// PutObjectTagging implements backend.Backend.
 func (b *backend) PutObjectTagging(ctx context.Context, bucket, object, versionID string, tags map[string]string) error {
 	p, err := b.existing(bucket, object)
 	if err != nil {
@@ -29,7 +27,6 @@ func (b *backend) PutObjectTagging(ctx context.Context, bucket, object, versionI
 	return b.answer("tag", p, err)
 }
 
-// DeleteObjectTagging implements backend.Backend.
 func (b *backend) DeleteObjectTagging(ctx context.Context, bucket, object, versionID string) error {
 	return b.PutObjectTagging(ctx, bucket, object, versionID, nil)
 }
@@ -40,5 +37,5 @@ func (b *backend) existing(bucket, key string) (place, error) {
 	if err == nil {
 		_, err = p.readable()
 	}
-	return p, b.answer("look at", p, err)
+	return p, b.answer("read tags of", p, err)
 }

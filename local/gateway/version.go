@@ -78,7 +78,7 @@ type version struct {
 // time, the size and the inode, so no two contents of a key share it: two writes
 // within one tick of the clock differ by their sum. For a file changed by others
 // it also depends on the change time, since the modification time can be set back
-// after an edit. It does not look like an MD5, which clients compare with what
+// after an edit. It does not have the form of an MD5, which clients compare with what
 // they sent.
 func (v version) etag() string {
 	of := v.stored + "\x00" + v.stamp.String()

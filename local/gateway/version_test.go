@@ -121,7 +121,7 @@ func TestVersions(t *testing.T) {
 		}
 		check(fmt.Sprint("drop ", i), "a.img")
 	}
-	// One that looks older.
+	// One with an older time.
 	past := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(path, past, past); err != nil {
 		t.Fatal(err)

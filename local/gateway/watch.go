@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,36 +29,42 @@ type watcher struct {
 	poll    time.Duration
 	notify  *fsnotify.Watcher // nil where the system has none to give
 	stop    chan struct{}
-	stopped sync.WaitGroup
+	ended   chan struct{}
 
 	mu      sync.Mutex
 	buckets map[string]*watched // fixed set
 }
 
-// A sight is the state of a file when it was last examined.
-type sight struct {
+// A state is what an entry of a bucket's directory was when it was last examined.
+type state struct {
 	stamp
-	ctime int64
+	ctime    int64
+	unlisted string // the reason that S3 does not list it; then the rest is zero
 }
 
-func sightOf(info fs.FileInfo) sight { return sight{stampOf(info), ctimeOf(info)} }
+func stateOf(name string, info fs.FileInfo) state {
+	if reason := unlisted(name, info); reason != "" {
+		return state{unlisted: reason}
+	}
+	return state{stampOf(info), ctimeOf(info), ""}
+}
 
 // watched is one bucket.
 type watched struct {
-	inode os.FileInfo // of the directory that notifications come from
-	known map[string]sight
-	aside map[string]string    // the reasons for what S3 does not list
-	due   map[string]time.Time // when to examine a file
-	held  map[string]int       // writes through S3 in flight
-	told  map[string]time.Time // when a file was last reported, for the time quiet
+	inode    os.FileInfo // of the directory that notifications come from
+	known    map[string]state
+	due      map[string]time.Time // when to examine an entry
+	writing  map[string]int       // writes through S3 in flight
+	reported map[string]time.Time // when an entry was last reported, for the time quiet
 }
 
 func watch(dir string, cfg Config) (*watcher, error) {
-	w := &watcher{dir: dir, changed: cfg.Changed, log: cfg.Log, poll: cfg.Poll, stop: make(chan struct{}), buckets: map[string]*watched{}}
+	w := &watcher{dir: dir, changed: cfg.Changed, log: cfg.Log, poll: cfg.Poll, stop: make(chan struct{}), ended: make(chan struct{}), buckets: map[string]*watched{}}
 	for _, b := range cfg.Watch {
-		w.buckets[b] = &watched{known: map[string]sight{}, aside: map[string]string{}, due: map[string]time.Time{}, told: map[string]time.Time{}, held: map[string]int{}}
+		w.buckets[b] = &watched{known: map[string]state{}, due: map[string]time.Time{}, writing: map[string]int{}, reported: map[string]time.Time{}}
 	}
 	if len(cfg.Watch) == 0 {
+		close(w.ended)
 		return w, nil
 	}
 	var err error
@@ -73,20 +78,15 @@ func watch(dir string, cfg Config) (*watcher, error) {
 	for name := range w.buckets {
 		w.scan(name, true)
 	}
-	w.stopped.Go(w.run)
+	go w.run()
 	return w, nil
 }
 
 // close ends the watcher. It waits at most a second for a call of changed.
 func (w *watcher) close() {
 	close(w.stop)
-	ended := make(chan struct{})
-	go func() {
-		w.stopped.Wait()
-		close(ended)
-	}()
 	select {
-	case <-ended:
+	case <-w.ended:
 	case <-time.After(time.Second):
 		w.log.Warn("a receiver of events about changed files blocks")
 	}
@@ -96,6 +96,7 @@ func (w *watcher) close() {
 }
 
 func (w *watcher) run() {
+	defer close(w.ended)
 	var events chan fsnotify.Event
 	var errs chan error
 	if w.notify != nil {
@@ -103,13 +104,13 @@ func (w *watcher) run() {
 	}
 	polls := time.NewTicker(w.poll)
 	defer polls.Stop()
-	look := time.NewTimer(time.Hour)
-	defer look.Stop()
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
 	for {
 		if next := w.next(); !next.IsZero() {
-			look.Reset(max(0, time.Until(next)))
+			due.Reset(max(0, time.Until(next)))
 		} else {
-			look.Reset(time.Hour)
+			due.Reset(time.Hour)
 		}
 		select {
 		case <-w.stop:
@@ -119,7 +120,7 @@ func (w *watcher) run() {
 				events = nil
 				continue
 			}
-			w.heard(e)
+			w.notified(e)
 		case err, ok := <-errs:
 			if !ok {
 				errs = nil
@@ -130,14 +131,14 @@ func (w *watcher) run() {
 			w.scanAll()
 		case <-polls.C:
 			w.scanAll()
-		case now := <-look.C:
-			w.look(now)
+		case now := <-due.C:
+			w.examine(now)
 		}
 	}
 }
 
-// heard schedules a file of a notification.
-func (w *watcher) heard(e fsnotify.Event) {
+// notified schedules the file of a notification.
+func (w *watcher) notified(e fsnotify.Event) {
 	parent, name := filepath.Split(e.Name)
 	parent = filepath.Clean(parent)
 	if parent == w.dir {
@@ -149,18 +150,18 @@ func (w *watcher) heard(e fsnotify.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if b, ok := w.buckets[filepath.Base(parent)]; ok && name != "" && name[0] != '.' {
-		b.note(name)
+		b.schedule(name)
 	}
 }
 
-// note schedules a file to be examined after the time settle, and not before the
-// time quiet has passed since its last event.
-func (b *watched) note(name string) {
-	if _, planned := b.due[name]; planned {
+// schedule has a file examined after the time settle, and not before the time
+// quiet has passed since its last event.
+func (b *watched) schedule(name string) {
+	if _, scheduled := b.due[name]; scheduled {
 		return
 	}
 	at := time.Now().Add(settle)
-	if again := b.told[name].Add(quiet); again.After(at) {
+	if again := b.reported[name].Add(quiet); again.After(at) {
 		at = again
 	}
 	b.due[name] = at
@@ -181,47 +182,42 @@ func (w *watcher) next() time.Time {
 	return first
 }
 
-// look examines the files that are due and reports the changes.
-func (w *watcher) look(now time.Time) {
+// examine reads the state of the files that are due and reports the changes.
+func (w *watcher) examine(now time.Time) {
 	var events []Event
 	w.mu.Lock()
 	for bucket, b := range w.buckets {
-		for name, at := range b.told {
+		for name, at := range b.reported {
 			if now.Sub(at) > quiet {
-				delete(b.told, name)
+				delete(b.reported, name)
 			}
 		}
 		for name, at := range b.due {
 			if at.After(now) {
 				continue
 			}
-			if b.held[name] > 0 {
+			if b.writing[name] > 0 {
 				b.due[name] = now.Add(settle)
 				continue
 			}
 			// A later write is scheduled again.
 			delete(b.due, name)
-			info, err := os.Lstat(filepath.Join(w.dir, bucket, name))
-			if reason := unlisted(name, info); reason != b.aside[name] {
-				if b.aside[name] = reason; reason == "" {
-					delete(b.aside, name)
-				}
-				events = append(events, Event{Bucket: bucket, Key: name, Removed: err != nil})
-			}
 			before, was := b.known[name]
+			var is state
+			info, err := os.Lstat(filepath.Join(w.dir, bucket, name))
 			switch {
-			case err == nil && info.Mode().IsRegular():
-				if s := sightOf(info); !was || s != before {
-					b.known[name] = s
-					b.told[name] = now
-					events = append(events, Event{Bucket: bucket, Key: name})
-				}
-			case err == nil || errors.Is(err, fs.ErrNotExist):
-				if was {
-					delete(b.known, name)
-					b.told[name] = now
-					events = append(events, Event{Bucket: bucket, Key: name, Removed: true})
-				}
+			case err == nil:
+				is = stateOf(name, info)
+				b.known[name] = is
+			case errors.Is(err, fs.ErrNotExist):
+				delete(b.known, name)
+			default:
+				continue
+			}
+			if exists := err == nil; exists != was || is != before {
+				b.reported[name] = now
+				removed := !exists || was && before.unlisted == "" && is.unlisted != ""
+				events = append(events, Event{Bucket: bucket, Key: name, Removed: removed})
 			}
 		}
 	}
@@ -260,44 +256,24 @@ func (w *watcher) scan(bucket string, first bool) {
 			continue
 		}
 		there[e.Name()] = true
-		reason := unlisted(e.Name(), info)
-		if first && reason != "" {
-			b.aside[e.Name()] = reason
-		} else if reason != b.aside[e.Name()] {
-			b.note(e.Name())
-		}
-		if !info.Mode().IsRegular() {
-			if _, was := b.known[e.Name()]; was {
-				b.note(e.Name())
-			}
-			continue
-		}
-		s := sightOf(info)
+		is := stateOf(e.Name(), info)
 		if first {
-			b.known[e.Name()] = s
-		} else if before, was := b.known[e.Name()]; !was || before != s {
-			b.note(e.Name())
+			b.known[e.Name()] = is
+		} else if before, was := b.known[e.Name()]; !was || before != is {
+			b.schedule(e.Name())
 		}
 	}
 	for name := range b.known {
 		if !there[name] {
-			b.note(name)
-		}
-	}
-	for name := range b.aside {
-		if !there[name] {
-			b.note(name)
+			b.schedule(name)
 		}
 	}
 }
 
 // unlisted returns the reason that S3 does not list an entry of a bucket's
-// directory, with what to do about it, or "" if S3 lists it. info is nil if there
-// is no such entry.
+// directory, with what to do about it, or "" if S3 lists it.
 func unlisted(name string, info fs.FileInfo) string {
 	switch {
-	case info == nil:
-		return ""
 	case !listable(name):
 		return "the name has characters that S3 cannot list: rename the file"
 	case info.IsDir():
@@ -310,14 +286,18 @@ func unlisted(name string, info fs.FileInfo) string {
 	return ""
 }
 
-// unlisted implements [Gateway.Unlisted].
 func (w *watcher) unlisted(bucket string) map[string]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	found := map[string]string{}
 	if b, ok := w.buckets[bucket]; ok {
-		return maps.Clone(b.aside)
+		for name, is := range b.known {
+			if is.unlisted != "" {
+				found[name] = is.unlisted
+			}
+		}
 	}
-	return nil
+	return found
 }
 
 // follow moves the notifications to the present directory of a bucket. The caller
@@ -354,13 +334,13 @@ func (w *watcher) expect(bucket, key string) (done func(made bool)) {
 		return func(bool) {}
 	}
 	w.mu.Lock()
-	b.held[key]++
+	b.writing[key]++
 	w.mu.Unlock()
 	return func(made bool) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if b.held[key]--; b.held[key] == 0 {
-			delete(b.held, key)
+		if b.writing[key]--; b.writing[key] == 0 {
+			delete(b.writing, key)
 		}
 		if !made {
 			return
@@ -368,7 +348,7 @@ func (w *watcher) expect(bucket, key string) (done func(made bool)) {
 		info, err := os.Lstat(filepath.Join(w.dir, bucket, key))
 		switch {
 		case err == nil && info.Mode().IsRegular():
-			b.known[key] = sightOf(info)
+			b.known[key] = stateOf(key, info)
 		case errors.Is(err, fs.ErrNotExist):
 			delete(b.known, key)
 		}

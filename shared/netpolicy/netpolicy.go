@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,8 +36,8 @@ type Policy struct {
 	// Endpoints are the addresses (HOST:PORT) of this program's own servers, such
 	// as the S3 endpoint. They are refused unless a network in Allow contains them,
 	// or they are on loopback and Loopback is set. An empty or unspecified host ("",
-	// "0.0.0.0", "::") stands for every address of this machine. A name is looked
-	// up at each dial; if that fails, nothing is dialled.
+	// "0.0.0.0", "::") stands for every address of this machine. A name is resolved
+	// at each dial; if that fails, nothing is dialled.
 	Endpoints []string
 	// Resolver looks up names; nil means [net.DefaultResolver].
 	Resolver *net.Resolver
@@ -55,7 +56,7 @@ func (e *Refused) Error() string { return e.Reason }
 // or spaces. It does not change base.
 func Parse(allowNet string, base Policy) (Policy, error) {
 	p := base
-	p.Allow = append([]netip.Prefix(nil), base.Allow...)
+	p.Allow = slices.Clone(base.Allow)
 	for word := range strings.FieldsFuncSeq(allowNet, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
 		switch strings.ToLower(word) {
 		case "loopback":

@@ -66,7 +66,7 @@ func TestParse(t *testing.T) {
 		{"S3, in a prefix", aws("ObjectCreated:Put", stamp, "a/b%2Fc.img"), created("a/b/c.img")},
 		{"time without zone", aws("ObjectCreated:Put", "2026-11-24T01:02:03.456", "x.img"), created("x.img")},
 		{"time with an offset", aws("ObjectCreated:Put", "2026-11-24T03:02:03.456+02:00", "x.img"), created("x.img")},
-		{"time of nobody", aws("ObjectCreated:Put", "today", "x.img"), []Event{{"images", "x.img", false, "0055AED6DCD90281E5", time.Time{}}}},
+		{"a time that does not parse", aws("ObjectCreated:Put", "today", "x.img"), []Event{{"images", "x.img", false, "0055AED6DCD90281E5", time.Time{}}}},
 		{"MinIO webhook", minioWebhook("s3:ObjectCreated:Put", "a+b 50% Ü.img", "a%2Bb+50%25+%C3%9C.img"), created("a+b 50% Ü.img")},
 		{"MinIO webhook, delete", minioWebhook("s3:ObjectRemoved:Delete", "x.img", "x.img"), removed("x.img")},
 		{"MinIO webhook, decoded only once", minioWebhook("s3:ObjectCreated:Put", "a%20b.img", "a%2520b.img"), created("a%20b.img")},
@@ -109,7 +109,7 @@ func TestParseErrors(t *testing.T) {
 		{"no key", aws("ObjectCreated:Put", stamp, ""), `the key "" cannot be one`, 0},
 		{"no bucket", `{"Records":[{"eventName":"ObjectCreated:Put","s3":{"object":{"key":"x.img"}}}]}`, `the bucket "" or the key "x.img"`, 0},
 		{
-			"the others are still told", `{"Records":[` + record("aws:s3", "ObjectCreated:Put", stamp, "%") + "," + record("aws:s3", "ObjectCreated:Put", stamp, "y.img") + `]}`,
+			"the others are still reported", `{"Records":[` + record("aws:s3", "ObjectCreated:Put", stamp, "%") + "," + record("aws:s3", "ObjectCreated:Put", stamp, "y.img") + `]}`,
 			`record 0: the key "%"`, 1,
 		},
 	}
@@ -152,7 +152,7 @@ func FuzzParse(f *testing.F) {
 		} {
 			events, err := Parse([]byte(body))
 			if err != nil || len(events) != 1 || events[0].Key != key {
-				t.Errorf("the key %q came as %+v, %v", key, events, err)
+				t.Errorf("the key %q is parsed as %+v, %v", key, events, err)
 			}
 		}
 	})

@@ -136,7 +136,7 @@ func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
 	}
 	// By now each has one. other and moving moved later than alone.
 	if !s.echoes(other) || !s.echoes(moving) {
-		t.Error("a connection is closed though none came")
+		t.Error("a connection is closed without a new one")
 	}
 	if _, ok := s.dial("127.0.0.6"); !ok {
 		t.Error("a new client is refused")
