@@ -125,15 +125,16 @@ func (c *credentials) save() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
-		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
-	}
+	err = os.MkdirAll(filepath.Dir(c.path), 0o700)
 	// Renaming replaces the file atomically: a crash leaves the old one or the new one.
 	next := c.path + ".new"
-	if err := writeSynced(next, append(data, '\n')); err != nil {
-		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
+	if err == nil {
+		err = writeSynced(next, append(data, '\n'))
 	}
-	if err := os.Rename(next, c.path); err != nil {
+	if err == nil {
+		err = os.Rename(next, c.path)
+	}
+	if err != nil {
 		return fmt.Errorf("the generated credentials cannot be kept: %w", err)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -59,30 +58,26 @@ func admit(wait time.Duration) fiber.Handler {
 		if bytes.Count(ctx.Request().URI().QueryString(), []byte("&")) >= maxParameters {
 			return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI))
 		}
-		if _, outside := socketOf(ctx).(*quota.Conn); !outside || isStreamed(ctx) || ctx.Request().Header.ContentLength() <= smallDocument {
-			return admitted(ctx)
+		c, ok := ctx.RequestCtx().Conn().(*conn)
+		if !ok {
+			return errors.New("the connection is not one of the gateway's listeners")
+		}
+		if _, outside := c.socket.(*quota.Conn); !outside || isStreamed(ctx) || ctx.Request().Header.ContentLength() <= smallDocument {
+			return admitted(ctx, c)
 		}
 		late := time.NewTimer(wait)
 		defer late.Stop()
 		select {
 		case turns <- struct{}{}:
 			defer func() { <-turns }()
-			return admitted(ctx)
+			return admitted(ctx, c)
 		case <-late.C:
 			return reject(ctx, s3err.GetAPIError(s3err.ErrSlowDown))
 		}
 	}
 }
 
-// socketOf returns the socket of a request, or nil.
-func socketOf(ctx fiber.Ctx) net.Conn {
-	if c, ok := ctx.RequestCtx().Conn().(*conn); ok {
-		return c.socket
-	}
-	return nil
-}
-
-func admitted(ctx fiber.Ctx) error {
+func admitted(ctx fiber.Ctx, c *conn) error {
 	if _, err := url.PathUnescape(string(ctx.Request().URI().PathOriginal())); err != nil {
 		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI)) // versitygw takes it for an internal error
 	}
@@ -96,18 +91,16 @@ func admitted(ctx fiber.Ctx) error {
 	case (length > maxDocument || length == -1) && !isStreamed(ctx):
 		return reject(ctx, s3err.GetMaxMessageLengthExceeded(maxDocument))
 	}
-	if c, ok := ctx.RequestCtx().Conn().(*conn); ok {
-		c.restrict(maxForm, func() bool {
-			account, _ := s3utils.ContextKeyAccount.Get(ctx).(auth.Account)
-			return account.Access != ""
-		})
-		defer func() {
-			refused := ctx.Response().StatusCode() == fiber.StatusForbidden
-			if c.unrestrict(!refused); refused {
-				dismiss(ctx)
-			}
-		}()
-	}
+	c.restrict(maxForm, func() bool {
+		account, _ := s3utils.ContextKeyAccount.Get(ctx).(auth.Account)
+		return account.Access != ""
+	})
+	defer func() {
+		refused := ctx.Response().StatusCode() == fiber.StatusForbidden
+		if c.unrestrict(!refused); refused {
+			dismiss(ctx)
+		}
+	}()
 	return ctx.Next()
 }
 

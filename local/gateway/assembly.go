@@ -44,22 +44,22 @@ type assembly struct {
 
 // assemble moves the bytes of part n, which has been written but not yet
 // renamed to its place in dir, into the assembly. The caller holds the upload and
-// calls release after the rename. A part that cannot be moved keeps its bytes.
-func assemble(dir string, n int32, part *os.File) (release func()) {
-	release = func() {}
+// closes locked after the rename. A part that cannot be moved keeps its bytes, and
+// locked is nil.
+func assemble(dir string, n int32, part *os.File) (locked *os.File) {
 	info, err := part.Stat()
 	if err != nil || info.Size() < vgw.MinPartSize {
-		return release // it can only be the last, and is quick to copy
+		return nil // it can only be the last, and is quick to copy
 	}
 	f, err := os.OpenFile(filepath.Join(dir, assemblyName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return release
+		return nil
 	}
 	if err := (&assembly{File: f}).take(dir, n, part, info.Size()); err != nil {
 		f.Close()
-		return release
+		return nil
 	}
-	return func() { f.Close() }
+	return f
 }
 
 // errNotPlaced means that a part stays in a file of its own.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/versity/versitygw/s3err"
@@ -37,28 +38,21 @@ func diskFailed(why string) error {
 // troubles maps an error of the file system to the answer. Those that need an
 // administrator are logged.
 var troubles = []struct {
-	err    error
+	errs   []error
 	answer error
 	logged bool
 }{
-	{syscall.EROFS, diskFailed("The server's disk is read-only."), true},
-	// What versitygw returns for a read-only file system.
-	{s3err.GetAPIError(s3err.ErrMethodNotAllowed), diskFailed("The server's disk is read-only."), true},
-	{fs.ErrPermission, diskFailed("The server lacks the right to do this on its disk."), true},
-	{syscall.EIO, diskFailed("The server's disk failed to read or write."), true},
-	{syscall.ESTALE, diskFailed("The server's disk cannot be reached."), true},
-	{syscall.ENOTCONN, diskFailed("The server's disk cannot be reached."), true},
-	{syscall.ENODEV, diskFailed("The server's disk cannot be reached."), true},
-	{syscall.EMFILE, errBusy, true},
-	{syscall.ENFILE, errBusy, true},
-	{syscall.ENOMEM, errBusy, true},
-	{syscall.ENOSPC, errFull, false},
-	{syscall.EDQUOT, errFull, false},
-	{syscall.EFBIG, s3err.GetAPIError(s3err.ErrEntityTooLarge), false},
-	{syscall.EISDIR, errIsDirectory, false},
-	{syscall.ENOTDIR, errBelowFile, false},
-	{io.ErrUnexpectedEOF, errCut, false},
-	{net.ErrClosed, errCut, false},
+	// The second is what versitygw returns for a read-only file system.
+	{[]error{syscall.EROFS, s3err.GetAPIError(s3err.ErrMethodNotAllowed)}, diskFailed("The server's disk is read-only."), true},
+	{[]error{fs.ErrPermission}, diskFailed("The server lacks the right to do this on its disk."), true},
+	{[]error{syscall.EIO}, diskFailed("The server's disk failed to read or write."), true},
+	{[]error{syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV}, diskFailed("The server's disk cannot be reached."), true},
+	{[]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}, errBusy, true},
+	{[]error{syscall.ENOSPC, syscall.EDQUOT}, errFull, false},
+	{[]error{syscall.EFBIG}, s3err.GetAPIError(s3err.ErrEntityTooLarge), false},
+	{[]error{syscall.EISDIR}, errIsDirectory, false},
+	{[]error{syscall.ENOTDIR}, errBelowFile, false},
+	{[]error{io.ErrUnexpectedEOF, net.ErrClosed}, errCut, false},
 }
 
 // answer returns the S3 error for err: an S3 error unchanged, an error of the
@@ -72,7 +66,7 @@ func (b *backend) answer(doing string, p place, err error) error {
 		b.log.Error(what, slog.String("doing", doing), slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
 	}
 	for _, t := range troubles {
-		if errors.Is(err, t.err) {
+		if slices.ContainsFunc(t.errs, func(known error) bool { return errors.Is(err, known) }) {
 			if t.logged {
 				log("the S3 gateway's disk failed")
 			}

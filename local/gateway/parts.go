@@ -41,9 +41,8 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 	}
 	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
 	dir := filepath.Join(p.uploads(), id)
-	var held *os.File
+	var held, locked *os.File
 	var etag string
-	release := func() {}
 	out, err := b.posix.UploadPartWithPostFunc(ctx, &in, func(part *os.File) (err error) {
 		if held, err = holdUpload(dir, id); err != nil {
 			return err
@@ -51,11 +50,11 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 		if etag, err = distinguish(dir, *in.PartNumber, part); err != nil {
 			return err
 		}
-		release = assemble(dir, *in.PartNumber, part)
+		locked = assemble(dir, *in.PartNumber, part)
 		return part.Sync()
 	})
-	release()
-	held.Close() // nil is fine
+	locked.Close() // nil is fine
+	held.Close()
 	if err != nil {
 		// The upload was aborted or completed under the part.
 		if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {

@@ -112,21 +112,18 @@ func hidden(path string) bool { return strings.HasPrefix(path, ".") || strings.C
 // lstat returns the file info of p without following symbolic links in its path.
 func (p place) lstat() (fs.FileInfo, error) {
 	path := p.dir
-	segments := strings.Split(strings.TrimSuffix(p.key, "/"), "/")
-	for i, segment := range segments {
+	var info fs.FileInfo
+	for segment := range strings.SplitSeq(strings.TrimSuffix(p.key, "/"), "/") {
+		if info != nil && !info.IsDir() {
+			return nil, syscall.ENOTDIR
+		}
 		path = filepath.Join(path, segment)
-		info, err := os.Lstat(path)
-		if err != nil {
+		var err error
+		if info, err = os.Lstat(path); err != nil {
 			return nil, err
 		}
-		if i == len(segments)-1 {
-			return info, nil
-		}
-		if !info.IsDir() {
-			return info, syscall.ENOTDIR
-		}
 	}
-	return nil, fs.ErrNotExist
+	return info, nil
 }
 
 // readable returns the file info of the object at p, or errNoSuchKey.
