@@ -41,8 +41,9 @@ import (
 const (
 	password = "correct horse battery staple"
 	token    = "browser-token-0123456789abcdef"
-	// patience is how long anything on a page may take.
-	patience = 30 * time.Second
+	// patience is the longest wait for anything on a page. It is far more than an
+	// idle machine needs, so that a busy one does not fail.
+	patience = 2 * time.Minute
 )
 
 var (
@@ -344,13 +345,11 @@ func try[T any](p *Page, script string) (T, error) {
 }
 
 // until waits for a script to be true, over navigations too.
-func (p *Page) until(what, script string) { p.t.Helper(); p.within(patience, what, script) }
-
-func (p *Page) within(limit time.Duration, what, script string) {
+func (p *Page) until(what, script string) {
 	p.t.Helper()
 	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(patience)
 	for {
 		ok, err := try[bool](p, "!!("+script+")")
 		if ok && err == nil {
@@ -358,7 +357,7 @@ func (p *Page) within(limit time.Duration, what, script string) {
 		}
 		if time.Now().After(deadline) {
 			text, _ := try[string](p, "document.body.innerText")
-			p.t.Fatalf("%s: not within %v (%s; %v). The page says:\n%s", what, limit, script, err, tail(text))
+			p.t.Fatalf("%s: not within %v (%s; %v). The page says:\n%s", what, patience, script, err, tail(text))
 		}
 		<-tick.C
 	}
@@ -391,6 +390,14 @@ func jobOf(list, name string) string {
 func (p *Page) navigate(path string) {
 	p.t.Helper()
 	p.do("open "+path, chromedp.Navigate(p.s.Pages+path))
+	p.loaded()
+}
+
+// loaded waits until the page is loaded to its end: before that, an element
+// that can be seen need not work yet, and may still move.
+func (p *Page) loaded() {
+	p.t.Helper()
+	p.until("the page is loaded", "document.readyState === 'complete'")
 }
 
 // login logs in and opens the page of images.
@@ -399,7 +406,7 @@ func (p *Page) login() {
 	p.navigate("/ui/login")
 	p.typeInto("#password", password)
 	p.press(kb.Enter)
-	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('catalog')")
+	p.until("the page of images", "document.readyState === 'complete' && location.pathname === '/ui/images' && document.getElementById('catalog')")
 }
 
 // clickOn clicks an element where it is seen, with the mouse. The element is
@@ -425,6 +432,7 @@ func (p *Page) slowClickOn(what, element string) {
 func (p *Page) place(what, element string) (x, y float64) {
 	p.t.Helper()
 	find := fmt.Sprintf(`(() => {
+		if (document.readyState !== 'complete') return null;
 		const e = %s;
 		if (!e) return null;
 		e.scrollIntoView({ block: 'center', behavior: 'instant' });
@@ -453,7 +461,7 @@ func (p *Page) click(selector string) {
 // typeInto replaces what is in a field, key by key.
 func (p *Page) typeInto(selector, text string) {
 	p.t.Helper()
-	p.until(selector, "document.querySelector("+js(selector)+")")
+	p.until(selector, "document.readyState === 'complete' && document.querySelector("+js(selector)+")")
 	eval[bool](p, "(() => { const e = document.querySelector("+js(selector)+"); e.focus(); e.select(); return true; })()")
 	p.press(kb.Backspace)
 	p.press(text)

@@ -20,6 +20,9 @@ const (
 	mib = 1 << 20
 	// partBytes is what the server cuts uploads into.
 	partBytes = 16 * mib
+	// slow is a rate of uploads, in bytes a second, at which an upload goes on for
+	// many seconds after a test has seen that some of it is sent.
+	slow = 2 * mib
 )
 
 // imageFile makes a file whose bytes all differ from their neighbours' parts.
@@ -73,7 +76,7 @@ func TestUpload(t *testing.T) {
 	name := `"'<b>&ä #1%41+.img`
 	big, bigSum := imageFile(t, name, 3*partBytes+5*mib)
 	small, smallSum := imageFile(t, "small.iso", mib)
-	p.network(10*mib, false)
+	p.network(slow, false)
 	p.choose(big, small)
 	p.untilUpload(name, "uploading")
 	p.untilUpload("small.iso", "waiting")
@@ -162,7 +165,7 @@ func TestUploadSurvivesCuts(t *testing.T) {
 	p.login()
 	p.mark()
 	file, sum := imageFile(t, "cut.img", 4*partBytes)
-	p.network(12*mib, false)
+	p.network(slow, false)
 	p.choose(file)
 	p.until("more than a part is sent", sent("cut.img")+" > 0.3")
 
@@ -171,7 +174,7 @@ func TestUploadSurvivesCuts(t *testing.T) {
 	p.until("it says so", upload("cut.img")+"?.textContent.includes('connection lost')")
 	p.until("the page says so", "!document.getElementById('offline').hidden")
 	p.shot("images-upload-cut")
-	p.network(12*mib, false)
+	p.network(slow, false)
 	p.untilUpload("cut.img", "uploading")
 	p.until("it goes on", sent("cut.img")+" > 0.55")
 	p.until("the page is glad", "document.getElementById('offline').hidden")
@@ -194,7 +197,7 @@ func TestUploadGoesOnAfterReload(t *testing.T) {
 	p.allow(`ERR_ABORTED`)
 	p.login()
 	file, sum := imageFile(t, "reload.img", 4*partBytes)
-	p.network(12*mib, false)
+	p.network(slow, false)
 	p.choose(file)
 	p.until("more than two parts are sent", sent("reload.img")+" > 0.6")
 	p.do("load the page again", chromedp.Reload())
@@ -255,7 +258,7 @@ func TestUploadOfAnotherFile(t *testing.T) {
 	p.allow(`ERR_ABORTED`)
 	p.login()
 	files, sums := twins(t, "disk.img", 2*partBytes)
-	p.network(12*mib, false)
+	p.network(slow, false)
 	p.choose(files[0])
 	p.until("more than a part is sent", sent("disk.img")+" > 0.6")
 	p.do("load the page again", chromedp.Reload())
@@ -281,7 +284,7 @@ func TestUploadOfOneNameTwice(t *testing.T) {
 	other := p.tab()
 	other.navigate("/ui/images")
 	files, sums := twins(t, "disk.img", 2*partBytes)
-	p.network(8*mib, false)
+	p.network(slow/2, false)
 	p.choose(files[0])
 	p.until("a part is sent", sent("disk.img")+" > 0.5")
 	for _, page := range []*Page{p, other} {
@@ -312,7 +315,7 @@ func TestUploadUnreadable(t *testing.T) {
 	changing, _ := imageFile(t, "changing.img", 3*partBytes)
 	empty, _ := imageFile(t, "empty.img", 0)
 	good, _ := imageFile(t, "good.img", mib)
-	p.network(12*mib, false)
+	p.network(slow, false)
 	p.choose(changing, empty, good)
 	p.until("some is sent", sent("changing.img")+" > 0.05")
 	if err := os.Truncate(changing, mib); err != nil {
@@ -351,7 +354,7 @@ func TestUploadLoggedOut(t *testing.T) {
 	p.allow(`401|ERR_|status of`)
 	p.login()
 	file, _ := imageFile(t, "long.img", 2*partBytes)
-	p.network(8*mib, false)
+	p.network(slow, false)
 	p.choose(file)
 	p.until("some is sent", sent("long.img")+" > 0.05")
 	eval[bool](p, "fetch('/ui/logout', { method: 'POST' }).then(() => true); true")
@@ -365,7 +368,7 @@ func TestUploadCancelled(t *testing.T) {
 	p.allow(`ERR_ABORTED`)
 	p.login()
 	file, _ := imageFile(t, "stop.img", 4*partBytes)
-	p.network(8*mib, false)
+	p.network(slow, false)
 	p.choose(file)
 	p.until("some is sent", sent("stop.img")+" > 0.05")
 	p.clickOn("Cancel", upload("stop.img")+"?.querySelector('button')")
