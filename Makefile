@@ -82,15 +82,16 @@ MINIO = minio@v0.0.0-20260212201848-7aac2a2c5b7c
 MC    = mc@v0.0.0-20250313080218-cf909e1063a9
 
 .PHONY: servers
-servers: ## build the MinIO server and client that the tests use, in tools/bin (five minutes, once)
+servers: ## build MinIO, its client and a registry in tools/bin (five minutes, once)
 	@for m in $(MINIO) $(MC); do \
 	  $(GO) version -m tools/bin/$${m%@*} 2>/dev/null | grep -q "$${m#*@}" || { \
 	  echo "building github.com/minio/$$m"; GOBIN=$(CURDIR)/tools/bin nice $(GO) install -trimpath github.com/minio/$$m || exit 1; }; done
+	@nice $(GO) -C tools/registry build -trimpath -o ../bin/registry .
 
 .PHONY: integration
-integration: deps servers ## over a MinIO server: the store, events across restarts, and the tests of test/e2e
+integration: deps servers ## over MinIO and a registry: the store, events across restarts, and the tests of test/e2e
 	$(GOTEST) -json ./test/integration | $(STRICT)
-	$(GOTEST) -json -skip '^TestDeep' ./test/e2e -minio | $(STRICT) -may-skip 'plain files are a matter of the gateway inside'
+	$(GOTEST) -json -skip '^TestDeep' ./test/e2e -minio -registry $(CURDIR)/tools/bin/registry | $(STRICT) -may-skip 'plain files are a matter of the gateway inside'
 
 .PHONY: s3suite
 s3suite: ## versitygw's own integration suite against the gateway inside (about a minute)

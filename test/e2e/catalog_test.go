@@ -7,8 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -554,9 +552,7 @@ func TestManifestRefused(t *testing.T) {
 	t.Run("larger than 1 MiB", func(t *testing.T) {
 		s.putManifest(t, good+strings.Repeat("# "+strings.Repeat("x", 100)+"\n", 11_000)).Problem(t, []int{413, 422}, "larger")
 	})
-	path := filepath.Join(t.TempDir(), "stored.toml")
-	s.aws(t, "s3", "cp", "--only-show-errors", s.object("catalog.toml"), path)
-	if b, err := os.ReadFile(path); err != nil || string(b) != good {
+	if b, err := s.s3Get(t, "catalog.toml"); err != nil || string(b) != good {
 		t.Errorf("the object is not what was put last: %q (%v)", b, err)
 	}
 	for _, e := range s.Events(t, url.Values{"kind": {"catalog.manifest.replaced"}, "limit": {"100"}}) {
@@ -603,8 +599,8 @@ func TestManifest(t *testing.T) {
 	}
 	s.Do(t, http.MethodDelete, "/catalog.toml", nil).Must(t, http.StatusNoContent)
 	s.WaitGone(t, remote.Name)
-	if ls := s.aws(t, "s3", "ls", s.object("")); strings.Contains(ls, "catalog.toml") {
-		t.Errorf("deleted, and still in the bucket:\n%s", ls)
+	if left := s.objects(t, s.ImageBucket, "catalog.toml"); len(left) > 0 {
+		t.Errorf("deleted, and still in the bucket: %q", left)
 	}
 	s.Restart(t)
 	if rows := s.Rows(t); len(rows) != 1 {
@@ -633,11 +629,11 @@ func TestManifestByS3(t *testing.T) {
 			return nil
 		})
 	}
-	bad := func() { t.Helper(); s.awsPut(t, "catalog.toml", []byte(badRow("sha265 = \"x\""))) }
+	bad := func() { t.Helper(); s.s3Put(t, "catalog.toml", []byte(badRow("sha265 = \"x\""))) }
 
 	bad() // before there was any good one
 	inForce("a bad first manifest is told of", "", true)
-	s.awsPut(t, "catalog.toml", []byte(one))
+	s.s3Put(t, "catalog.toml", []byte(one))
 	inForce("the first good one", "one.img", false)
 	bad()
 	inForce("the last good one, with a warning", "one.img", true)
@@ -649,11 +645,11 @@ func TestManifestByS3(t *testing.T) {
 	}
 	s.Restart(t)
 	inForce("the last good one after a restart", "one.img", true)
-	s.awsPut(t, "catalog.toml", []byte(two))
+	s.s3Put(t, "catalog.toml", []byte(two))
 	inForce("the mended one", "two.img", false)
 	bad()
 	inForce("bad again", "two.img", true)
-	s.aws(t, "s3", "rm", "--only-show-errors", s.object("catalog.toml"))
+	s.s3Delete(t, "catalog.toml")
 	inForce("none", "", false)
 	bad()
 	inForce("a bad one after none", "", true)

@@ -120,7 +120,7 @@ func TestEventsOfEveryKind(t *testing.T) {
 	s.Do(t, http.MethodPut, "/images/failed.img", bytes.NewReader(next), header("Repr-Digest", structuredDigest(sum(b)))).Problem(t, []int{400})
 	s.Put(t, "doomed.img", next)
 	s.Do(t, http.MethodDelete, "/images/doomed.img", nil).Must(t, 204)
-	s.awsPut(t, "by-s3.img", content(3, 5000))
+	s.s3Put(t, "by-s3.img", content(3, 5000))
 	remote := content(4, 5000)
 	image := p.File("/remote.img", remote)
 	sums := p.File("/sums", []byte(sum(remote)+"  remote.img\n"))
@@ -287,7 +287,7 @@ func TestEventsFilters(t *testing.T) {
 	if got := s.from(t, "127.0.0.2", http.MethodDelete, imageRoute(names[1]), nil, header("X-Forwarded-For", "203.0.113.9"), header("X-Real-Ip", "203.0.113.9"), header("Forwarded", "for=203.0.113.9")); got != 204 {
 		t.Fatalf("DELETE from another address: %d", got)
 	}
-	s.awsPut(t, "by-s3.img", content(99, 100))
+	s.s3Put(t, "by-s3.img", content(99, 100))
 	s.WaitEvent(t, "image.hashed", "by-s3.img")
 	s.WaitEvent(t, "image.deleted", names[1])
 	all := s.walkEvents(t, "200", nil)

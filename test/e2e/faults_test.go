@@ -756,7 +756,7 @@ func TestEventsTwice(t *testing.T) {
 	s.dropSparse(t, "busy.raw", vast)
 	s.WaitJob(t, hashes, "busy.raw", "running")
 	for range 2 {
-		s.awsPut(t, "sent.img", b)
+		s.s3Put(t, "sent.img", b)
 	}
 	s.Do(t, http.MethodDelete, imageRoute("busy.raw"), nil).Must(t, http.StatusNoContent)
 	hashedOnce("sent twice", "sent.img")

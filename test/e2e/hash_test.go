@@ -84,7 +84,7 @@ func TestHashJobs(t *testing.T) {
 	s.Cancel(t, hashes, first)
 	s.WaitJob(t, hashes, first, "cancelled")
 
-	s.awsPut(t, "small.img", content(1, 1000))
+	s.s3Put(t, "small.img", content(1, 1000))
 	s.WaitHashed(t, "small.img", sum(content(1, 1000)))
 	done := s.WaitJob(t, hashes, "small.img", "completed")
 	if done.SHA256 != sum(content(1, 1000)) || done.BytesHashed != 1000 || done.FinishedAt == nil || done.Ref == "" {
@@ -103,7 +103,7 @@ func TestHashCancelQueued(t *testing.T) {
 	s := Start(t, Options{})
 	s.putSlow(t, "busy.raw")
 	s.WaitJob(t, hashes, "busy.raw", "running")
-	s.awsPut(t, "queued.img", content(1, 1000))
+	s.s3Put(t, "queued.img", content(1, 1000))
 	s.WaitJob(t, hashes, "queued.img", "queued")
 	s.Cancel(t, hashes, "queued.img").Must(t, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
 	s.WaitJob(t, hashes, "queued.img", "cancelled")
@@ -202,7 +202,7 @@ func TestHashSidecars(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	b := content(1, 10_000)
-	said := func(name, text string) { t.Helper(); s.awsPut(t, name, []byte(text)) }
+	said := func(name, text string) { t.Helper(); s.s3Put(t, name, []byte(text)) }
 	none := func(r row) bool { return len(r.Warnings) == 0 && r.SHA256 == sum(b) }
 	some := func(r row) bool { return len(r.Warnings) > 0 && r.SHA256 == sum(b) }
 
@@ -215,7 +215,7 @@ func TestHashSidecars(t *testing.T) {
 	s.WaitRow(t, "before.img", "no warning any more", none)
 	said("before.img.sha512", digest("sha512", []byte("forged"))+"  before.img\n")
 	s.WaitRow(t, "before.img", "a mismatch of the SHA-512", some)
-	s.aws(t, "s3", "rm", "--only-show-errors", s.object("before.img.sha512"))
+	s.s3Delete(t, "before.img.sha512")
 	s.WaitRow(t, "before.img", "no warning after the SHA-512 went", none)
 	for _, r := range s.Rows(t) {
 		for _, n := range r.Names {

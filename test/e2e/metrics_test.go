@@ -134,7 +134,7 @@ func TestMetrics(t *testing.T) {
 	})
 	t.Run("hashed", func(t *testing.T) {
 		before := s.metrics(t)
-		s.awsPut(t, "hash.img", content(4, 200_000))
+		s.s3Put(t, "hash.img", content(4, 200_000))
 		s.WaitHashed(t, "hash.img", sum(content(4, 200_000)))
 		s.WaitMetric(t, before, 200_000, bytesHashed)
 		s.WaitMetric(t, before, 1, jobsEnded, "kind", "hash", "status", "completed")
@@ -357,7 +357,7 @@ func TestLog(t *testing.T) {
 	request(s.get(t, "/images/%22%20level=ERROR%20msg=%22forged.img", anonymous, header("User-Agent", "x\" level=ERROR msg=\"forged")))
 	request(s.Do(t, http.MethodPut, "/images/x%E2%80%A8%1B%5B31m.img", bytes.NewReader(b)))
 
-	s.awsPut(t, "hashed.img", b)
+	s.s3Put(t, "hashed.img", b)
 	s.WaitHashed(t, "hashed.img", sum(b))
 	s.Fetch(t, "fetched.img")
 	s.Enqueue(t, downloads, "name", "wrong.img").Must(t, http.StatusAccepted)

@@ -27,8 +27,8 @@ func TestPeerUploadKilledMidway(t *testing.T) {
 		if _, ok := s.Row(t, "new.img"); ok {
 			t.Errorf("%s: half an upload is in the catalog", when)
 		}
-		if ls := s.aws(t, "s3", "ls", s.object("")); strings.Contains(ls, "new.img") {
-			t.Errorf("%s: half an upload is in the bucket:\n%s", when, ls)
+		if found := s.objects(t, s.ImageBucket, "new.img"); len(found) > 0 {
+			t.Errorf("%s: half an upload is in the bucket: %q", when, found)
 		}
 	}
 	// The client dies.
@@ -170,8 +170,8 @@ func TestPeerForgedSHA256(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	b, forged := content(1, 10_000), sum([]byte("what it is not"))
-	s.awsPut(t, "a.img", b)
-	s.awsPut(t, "a.img.sha256", []byte(forged+"  a.img\n"))
+	s.s3Put(t, "a.img", b)
+	s.s3Put(t, "a.img.sha256", []byte(forged+"  a.img\n"))
 	r := s.WaitRow(t, "a.img", "hashed, with a warning", func(r row) bool { return r.HashState == "hashed" && len(r.Warnings) > 0 })
 	if r.SHA256 != sum(b) {
 		t.Errorf("the forged digest is believed: %+v", r)

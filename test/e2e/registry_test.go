@@ -2,29 +2,35 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
-	"github.com/distribution/distribution/v3/configuration"
-	"github.com/distribution/distribution/v3/registry/handlers"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	ocidigest "github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/sirupsen/logrus"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/registry/remote"
 )
 
-// A registry is distribution/v3, with a door in front that may ask for a token
-// as public registries do.
+// registryProgram is tools/registry, the registry that people run. Without it,
+// the registry of these tests is [artifacts].
+var registryProgram = flag.String("registry", "", "start this program (tools/registry) where a test needs a registry")
+
+// A registry has a door in front that may ask for a token as public registries
+// do.
 type registry struct {
 	*httptest.Server
 	Host string // host:port
@@ -33,7 +39,7 @@ type registry struct {
 	guarded bool              // pulls need a token
 	private bool              // and the token needs credentials
 	users   map[string]string // user to password
-	anon    int               // tokens given to nobody in particular
+	anon    int               // tokens given without credentials
 	realm   string            // of the token service; this server's own if empty
 }
 
@@ -41,20 +47,107 @@ const registryToken = "a-token-of-the-registry"
 
 func newRegistry(t testing.TB, addr string) *registry {
 	t.Helper()
-	logrus.SetOutput(io.Discard)
-	config := &configuration.Configuration{Storage: configuration.Storage{"inmemory": nil, "delete": {"enabled": true}}}
-	config.HTTP.Secret = "no secret"
-	config.Catalog.MaxEntries = 100
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	app := handlers.NewApp(ctx, config)
+	var behind http.Handler = &artifacts{blobs: map[string][]byte{}, manifests: map[string]artifact{}}
+	if *registryProgram != "" {
+		behind = startRegistry(t)
+	}
 	r := &registry{users: map[string]string{}}
-	r.Server = serveOn(t, addr, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.serve(w, req, app) }))
+	r.Server = serveOn(t, addr, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.serve(w, req, behind) }))
 	r.Host = strings.TrimPrefix(r.URL, "http://")
 	return r
 }
 
-func (r *registry) serve(w http.ResponseWriter, req *http.Request, app http.Handler) {
+// startRegistry starts registryProgram and returns a proxy to it.
+func startRegistry(t testing.TB) http.Handler {
+	t.Helper()
+	addr := freeAddr(t, "127.0.0.8")
+	cmd := exec.CommandContext(t.Context(), *registryProgram, addr)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() })
+	to := &url.URL{Scheme: "http", Host: addr}
+	eventually(t, within, "the registry answers", func() error {
+		res, err := http.Get(to.String() + "/v2/")
+		if err == nil {
+			err = res.Body.Close()
+		}
+		return err
+	})
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}
+}
+
+type artifact struct {
+	mediaType string
+	bytes     []byte
+}
+
+// artifacts are what a registry keeps, by the part of the OCI distribution
+// specification that pushes and pulls take: uploads in one piece, manifests by
+// tag and by digest.
+type artifacts struct {
+	mu        sync.Mutex
+	blobs     map[string][]byte   // by repository@digest
+	manifests map[string]artifact // by repository@reference
+}
+
+func (a *artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	digest := "sha256:" + sum(body)
+	failed := func(status int, code string) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"errors":[{"code":%q}]}`, code)
+	}
+	send := func(mediaType string, b []byte) {
+		w.Header().Set("Content-Type", mediaType)
+		w.Header().Set("Docker-Content-Digest", "sha256:"+sum(b))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+	}
+	path := strings.TrimPrefix(r.URL.Path, "/v2/")
+	if repo, reference, ok := strings.Cut(path, "/manifests/"); ok {
+		key := repo + "@" + reference
+		if r.Method == http.MethodPut {
+			m := artifact{r.Header.Get("Content-Type"), body}
+			a.manifests[key], a.manifests[repo+"@"+digest] = m, m
+			w.Header().Set("Docker-Content-Digest", digest)
+			w.Header().Set("Location", r.URL.Path)
+			w.WriteHeader(http.StatusCreated)
+		} else if m, ok := a.manifests[key]; ok {
+			send(m.mediaType, m.bytes)
+		} else {
+			failed(http.StatusNotFound, "MANIFEST_UNKNOWN")
+		}
+		return
+	}
+	repo, reference, ok := strings.Cut(path, "/blobs/")
+	switch {
+	case !ok:
+		failed(http.StatusNotFound, "UNSUPPORTED")
+	case r.Method == http.MethodPost:
+		w.Header().Set("Location", r.URL.Path+"upload")
+		w.WriteHeader(http.StatusAccepted)
+	case r.Method == http.MethodPut && r.URL.Query().Get("digest") != digest:
+		failed(http.StatusBadRequest, "DIGEST_INVALID")
+	case r.Method == http.MethodPut:
+		a.blobs[repo+"@"+digest] = body
+		w.Header().Set("Docker-Content-Digest", digest)
+		w.Header().Set("Location", "/v2/"+repo+"/blobs/"+digest)
+		w.WriteHeader(http.StatusCreated)
+	case a.blobs[repo+"@"+reference] == nil:
+		failed(http.StatusNotFound, "BLOB_UNKNOWN")
+	default:
+		send("application/octet-stream", a.blobs[repo+"@"+reference])
+	}
+}
+
+func (r *registry) serve(w http.ResponseWriter, req *http.Request, behind http.Handler) {
 	r.mu.Lock()
 	guarded, private, users, realm := r.guarded, r.private, maps.Clone(r.users), r.realm
 	r.mu.Unlock()
@@ -85,10 +178,10 @@ func (r *registry) serve(w http.ResponseWriter, req *http.Request, app http.Hand
 		http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
 		return
 	}
-	app.ServeHTTP(w, req)
+	behind.ServeHTTP(w, req)
 }
 
-// Guard makes pulls need a token, and that token credentials where private.
+// Guard makes pulls need a token, and the token credentials if private.
 func (r *registry) Guard(private bool, user, pass string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -98,7 +191,7 @@ func (r *registry) Guard(private bool, user, pass string) {
 	}
 }
 
-// AnonymousTokens is how many tokens were given without credentials.
+// AnonymousTokens returns the number of tokens given without credentials.
 func (r *registry) AnonymousTokens() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

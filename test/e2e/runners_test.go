@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -137,53 +136,6 @@ func (s *Server) addSummed(t testing.TB, p *publisher, imageURL string, content 
 	s.AddEntry(t, imageURL, sums).Must(t, http.StatusCreated)
 }
 
-// blobs returns the names of the fetched bytes, in the gateway's directory if
-// there is one, and fails the test where one is not named by its content.
-func (s *Server) blobs(t testing.TB) []string {
-	t.Helper()
-	dir := filepath.Join(s.Data, s.CatalogBuck, "blobs")
-	if s.front != nil {
-		dir = t.TempDir()
-		s.program(t, "s3", "cp", "--only-show-errors", "--recursive", "s3://"+s.CatalogBuck+"/blobs/", dir)
-	}
-	files, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, f := range files {
-		names = append(names, f.Name())
-		if got := sha256sum(t, filepath.Join(dir, f.Name())); got != f.Name() {
-			t.Errorf("blob %s has the SHA-256 %s", f.Name(), got)
-		}
-	}
-	return names
-}
-
-// program runs the AWS command line client with the key that may use both
-// buckets.
-func (s *Server) program(t testing.TB, args ...string) string {
-	t.Helper()
-	access, secret := s.programKey(t)
-	env := append(s.awsEnv(), "AWS_ACCESS_KEY_ID="+access, "AWS_SECRET_ACCESS_KEY="+secret)
-	return strings.TrimSpace(run(t, env, "aws", append([]string{"--endpoint-url", s.S3}, args...)...))
-}
-
-// noHalves fails the test where half of a fetch or of an upload is left.
-func (s *Server) noHalves(t testing.TB) {
-	t.Helper()
-	for _, bucket := range []string{s.ImageBucket, s.CatalogBuck} {
-		out := s.program(t, "s3api", "list-multipart-uploads", "--bucket", bucket, "--query", "Uploads[].Key", "--output", "text")
-		if out != "None" && out != "" {
-			t.Errorf("uploads that nobody goes on with in %s: %s", bucket, out)
-		}
-	}
-	out := s.program(t, "s3api", "list-objects-v2", "--bucket", s.CatalogBuck, "--prefix", "staging/", "--query", "Contents[].Key", "--output", "text")
-	if out != "None" && out != "" {
-		t.Errorf("bytes on their way to a blob are left: %s", out)
-	}
-}
-
 // Two runners over the same buckets: one hosts the gateway, the other is told
 // of nothing.
 func TestRunnersShareTheWork(t *testing.T) {
@@ -239,7 +191,7 @@ func TestRunnersShareTheWork(t *testing.T) {
 	if a.front == nil {
 		a.drop(t, "dropped.img", dropped)
 	} else {
-		a.awsPut(t, "dropped.img", dropped)
+		a.s3Put(t, "dropped.img", dropped)
 	}
 	a.WaitHashed(t, "up.img", sum(up))
 	b.WaitHashed(t, "up.img", sum(up))
@@ -424,9 +376,8 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 	a.Cancel(t, downloads, "busy.img").Must(t, http.StatusNoContent)
 	a.WaitJob(t, downloads, "busy.img", "cancelled")
 	eventually(t, within, "busy.img's parts are given up", func() error {
-		out := a.program(t, "s3api", "list-multipart-uploads", "--bucket", a.CatalogBuck, "--query", "Uploads[].Key", "--output", "text")
-		if out != "None" && out != "" {
-			return errors.New(out)
+		if left := a.pending(t, a.CatalogBuck); len(left) > 0 {
+			return fmt.Errorf("%q are left", left)
 		}
 		return nil
 	})

@@ -469,7 +469,7 @@ func TestServeNothing(t *testing.T) {
 	p := publish(t)
 	b := content(1, 10_000)
 	s.Put(t, "there.img", b)
-	s.awsPut(t, "there.img.sha256", []byte(sum(b)+"  there.img\n"))
+	s.s3Put(t, "there.img.sha256", []byte(sum(b)+"  there.img\n"))
 	remote := content(2, 10_000)
 	sums := p.File("/sums", []byte(sum(remote)+"  remote.img\n"))
 	s.AddEntry(t, p.File("/remote.img", remote), sums).Must(t, http.StatusCreated)
@@ -764,7 +764,7 @@ func TestServeRangesDuringOverwrites(t *testing.T) {
 	for i := range rounds {
 		v := (i + 1) % len(versions)
 		if i%3 == 2 {
-			s.awsPut(t, name, versions[v])
+			s.s3Put(t, name, versions[v])
 		} else {
 			s.Put(t, name, versions[v])
 		}

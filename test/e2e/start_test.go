@@ -66,7 +66,7 @@ func TestStartGeneratesCredentials(t *testing.T) {
 	session := withCookie(s.Login(t, pass))
 	s.get(t, "/catalog", session).Must(t, http.StatusOK)
 	s.postLogin(t, "not "+pass).Must(t, http.StatusUnauthorized, http.StatusForbidden)
-	s.awsPut(t, "by-key.img", content(2, 5000))
+	s.s3Put(t, "by-key.img", content(2, 5000))
 
 	onlyOwners := 0
 	err := filepath.WalkDir(filepath.Dir(s.Data), func(path string, d fs.DirEntry, err error) error {
@@ -104,7 +104,7 @@ func TestStartGeneratesCredentials(t *testing.T) {
 	}
 	s.Login(t, pass)
 	s.get(t, "/catalog", session).Must(t, http.StatusOK)
-	s.awsPut(t, "by-key-again.img", content(3, 5000))
+	s.s3Put(t, "by-key-again.img", content(3, 5000))
 }
 
 func TestStopWhileBusy(t *testing.T) {
