@@ -82,8 +82,6 @@ var retryAfter = map[Code]time.Duration{
 type Error struct {
 	Code   Code
 	Detail string // says what to do; never holds a secret
-	// Extra are members that a program can read beside the standard ones.
-	Extra map[string]any
 	// RetryAfter is the wait before the client tries again; 0 is the code's default.
 	RetryAfter time.Duration
 	// Err is the cause, for the log.

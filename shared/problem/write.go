@@ -1,6 +1,7 @@
 package problem
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -30,11 +31,7 @@ func Prepare(w http.ResponseWriter, e *Error) int {
 	}
 	h.Set("Cache-Control", "no-store")
 	h.Set(DetailHeader, headerText(e.Detail))
-	wait := e.RetryAfter
-	if wait <= 0 {
-		wait = retryAfter[e.Code]
-	}
-	if wait > 0 {
+	if wait := cmp.Or(max(e.RetryAfter, 0), retryAfter[e.Code]); wait > 0 {
 		seconds := int64((wait + time.Second - 1) / time.Second)
 		h.Set("Retry-After", strconv.FormatInt(seconds, 10))
 	}
@@ -66,21 +63,13 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func (e *Error) body(status int, instance string) []byte {
-	members := make(map[string]any, len(e.Extra)+6)
-	for k, v := range e.Extra {
-		members[k] = v
-	}
-	members["type"] = "about:blank"
-	members["title"] = http.StatusText(status)
-	members["status"] = status
-	members["detail"] = visible.Text(e.Detail)
-	members["code"] = e.Code
-	if instance != "" {
-		members["instance"] = instance
-	}
-	body, err := json.Marshal(members)
-	if err != nil { // a value of Extra cannot be encoded
-		return New(e.Code, e.Detail).body(status, instance)
-	}
+	body, _ := json.Marshal(struct { // of strings and a number: it cannot fail
+		Type     string `json:"type"`
+		Title    string `json:"title"`
+		Status   int    `json:"status"`
+		Detail   string `json:"detail"`
+		Code     Code   `json:"code"`
+		Instance string `json:"instance,omitempty"`
+	}{"about:blank", http.StatusText(status), status, visible.Text(e.Detail), e.Code, instance})
 	return append(body, '\n')
 }
