@@ -103,15 +103,15 @@ var settings = []setting{
 	{"LISTEN", ":8080", "address of pages and API; port 0 takes a free one", address(func(c *Config) *string { return &c.Listen })},
 	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", address(func(c *Config) *string { return &c.S3Listen })},
 	{"DATA", "./data", "directory of the gateway inside; DATA/images/NAME are plain files", text(func(c *Config) *string { return &c.Data })},
-	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", endpoint},
-	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", accessKey},
+	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", origin(func(c *Config) *string { return &c.S3Endpoint }, "an S3 server, like http://127.0.0.1:9000")},
+	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", secret(func(c *Config) *string { return &c.S3AccessKey }, 3, "access key")},
 	{"S3_SECRET_KEY", "", "secret key of the gateway inside (default: generated)", secretKey},
-	{"PASSWORD", "", "operator password (default: generated)", password},
+	{"PASSWORD", "", "operator password (default: generated)", secret(func(c *Config) *string { return &c.Password }, auth.MinPassword, "password")},
 	{"TOKEN", "", "API token for scripts (default: none)", token(func(c *Config) *string { return &c.Token })},
 	{"EVENTS", EventsAuto, "how to hear of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
 	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
 	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", boolean(func(c *Config) *bool { return &c.PublicRead })},
-	{"PUBLIC_URL", "", "URL of the pages and API as clients reach them, for listings (default: the host that each asks for)", publicURL},
+	{"PUBLIC_URL", "", "URL of the pages and API as clients reach them, for listings (default: the host that each asks for)", origin(func(c *Config) *string { return &c.PublicURL }, "a server, like https://images.example.org")},
 	{"TRUSTED_PROXIES", "", "proxies (addresses and CIDRs, separated by commas) whose X-Forwarded-For and X-Forwarded-Proto are believed", trustedProxies},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
@@ -247,55 +247,45 @@ func parseLocation(v string) (Location, error) {
 	return Location{bucket, p}, nil
 }
 
-func endpoint(c *Config, v string) error {
-	c.S3Endpoint = strings.TrimSuffix(v, "/")
-	if v == "" {
+// origin parses the URL of a server: without user information, path or query.
+func origin(field func(*Config) *string, what string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		*field(c) = strings.TrimSuffix(v, "/")
+		u, err := url.Parse(v)
+		if v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "") {
+			return fmt.Errorf("%q is not the URL of %s", v, what)
+		}
 		return nil
 	}
-	if !isOrigin(v) {
-		return fmt.Errorf("%q is not the URL of an S3 server, like http://127.0.0.1:9000", v)
-	}
-	return nil
 }
 
-func accessKey(c *Config, v string) error {
-	if v != "" && len(v) < 3 {
-		return errors.New("the access key must have at least 3 characters")
+// secret parses a value of at least so many characters, or an empty one.
+func secret(field func(*Config) *string, least int, what string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if v != "" && len(v) < least {
+			return fmt.Errorf("the %s must have at least %d characters", what, least)
+		}
+		*field(c) = v
+		return nil
 	}
-	c.S3AccessKey = v
-	return nil
 }
 
 func secretKey(c *Config, v string) error {
-	if v != "" && len(v) < 8 {
-		return errors.New("the secret key must have at least 8 characters")
+	if err := secret(func(c *Config) *string { return &c.S3SecretKey }, 8, "secret key")(c, v); err != nil {
+		return err
 	}
-	c.S3SecretKey = v
-	if (c.S3AccessKey == "") != (c.S3SecretKey == "") {
+	if (c.S3AccessKey == "") != (v == "") {
 		return errors.New("give the access key and the secret key both, or neither")
 	}
 	return nil
 }
 
-func password(c *Config, v string) error {
-	if v != "" && len(v) < auth.MinPassword {
-		return fmt.Errorf("the password must have at least %d characters", auth.MinPassword)
-	}
-	c.Password = v
-	return nil
-}
-
 func token(field func(*Config) *string) func(*Config, string) error {
-	const least = 16
 	return func(c *Config, v string) error {
-		if v != "" && len(v) < least {
-			return fmt.Errorf("the token must have at least %d characters", least)
-		}
 		if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return errors.New("the token must be of visible ASCII characters")
 		}
-		*field(c) = v
-		return nil
+		return secret(field, 16, "token")(c, v)
 	}
 }
 
@@ -329,21 +319,6 @@ func workers(field func(*Config) *int) func(*Config, string) error {
 		*field(c) = n
 		return nil
 	}
-}
-
-func publicURL(c *Config, v string) error {
-	c.PublicURL = strings.TrimSuffix(v, "/")
-	if v != "" && !isOrigin(v) {
-		return fmt.Errorf("%q is not the URL of a server, like https://images.example.org", v)
-	}
-	return nil
-}
-
-// isOrigin reports whether v is an HTTP or HTTPS URL of a host without user information,
-// path or query.
-func isOrigin(v string) bool {
-	u, err := url.Parse(v)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && strings.Trim(u.Path, "/") == ""
 }
 
 func trustedProxies(c *Config, v string) (err error) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -99,10 +100,8 @@ func queueURL(field func(*Config) *string) func(*Config, string) error {
 }
 
 func sessionKey(c *Config, v string) error {
-	const least = 32
-	if len(v) < least {
-		return fmt.Errorf("the session key must have at least %d characters", least)
+	if v == "" {
+		return errors.New("the session key is empty")
 	}
-	c.Lambda.SessionKey = v
-	return nil
+	return secret(func(c *Config) *string { return &c.Lambda.SessionKey }, 32, "session key")(c, v)
 }

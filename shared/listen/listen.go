@@ -5,6 +5,7 @@
 package listen
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,7 +73,7 @@ var errEnded = errors.New("the server ended the event stream")
 // ctx's error, or an error that wraps errors.ErrUnsupported if the server has no event
 // stream; it does not call Down for these.
 func (l *Listener) Run(ctx context.Context) error {
-	shortest, longest := or(l.Least, least), or(l.Most, most)
+	shortest, longest := cmp.Or(l.Least, least), cmp.Or(l.Most, most)
 	for wait := shortest; ; wait = min(2*wait, longest) {
 		began := time.Now()
 		up, err := l.stream(ctx)
@@ -81,7 +82,7 @@ func (l *Listener) Run(ctx context.Context) error {
 			return ctx.Err()
 		case errors.Is(err, errors.ErrUnsupported):
 			return err
-		case up && time.Since(began) > or(l.Silence, Silence):
+		case up && time.Since(began) > cmp.Or(l.Silence, Silence):
 			wait = shortest // a stream that ends soon does not reset the wait
 		}
 		l.Down(err)
@@ -94,13 +95,6 @@ func (l *Listener) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-}
-
-func or(d, otherwise time.Duration) time.Duration {
-	if d != 0 {
-		return d
-	}
-	return otherwise
 }
 
 // stream listens to one stream until it ends. It reports whether the stream began, and
@@ -116,7 +110,7 @@ func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	t := &transport{base: access.Transport, silence: or(l.Silence, Silence), began: make(chan struct{}), end: end}
+	t := &transport{base: access.Transport, silence: cmp.Or(l.Silence, Silence), began: make(chan struct{}), end: end}
 	client, err := minio.New(u.Host, &minio.Options{
 		Creds:  credentials.NewStaticV4(access.AccessKey, access.SecretKey, access.SessionToken),
 		Secure: u.Scheme == "https", Transport: t, Region: access.Region, BucketLookup: minio.BucketLookupPath, MaxRetries: 1,
