@@ -2,11 +2,11 @@ package templates
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"io/fs"
-	"mime"
 	"net/http"
 	"path"
 	"sync"
@@ -23,30 +23,27 @@ type asset struct {
 	typ    string
 }
 
+// types are the media types of assets by their suffix; others are plain text.
+var types = map[string]string{
+	".css": "text/css; charset=utf-8",
+	".js":  "text/javascript; charset=utf-8",
+	".svg": "image/svg+xml",
+}
+
 var assets = sync.OnceValue(readAssets)
 
 func readAssets() map[string]*asset {
 	all := map[string]*asset{}
-	err := fs.WalkDir(static(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(static, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := fs.ReadFile(static(), name)
+		data, err := fs.ReadFile(static, name)
 		if err != nil {
 			return err
 		}
 		sum := sha256.Sum256(data)
-		a := &asset{data: data, hash: hex.EncodeToString(sum[:8]), typ: mime.TypeByExtension(path.Ext(name))}
-		switch path.Ext(name) {
-		case ".css":
-			a.typ = "text/css; charset=utf-8"
-		case ".js":
-			a.typ = "text/javascript; charset=utf-8"
-		case ".svg":
-			a.typ = "image/svg+xml"
-		default:
-			a.typ = "text/plain; charset=utf-8"
-		}
+		a := &asset{data: data, hash: hex.EncodeToString(sum[:8]), typ: cmp.Or(types[path.Ext(name)], "text/plain; charset=utf-8")}
 		var b bytes.Buffer
 		z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // a level that exists
 		_, _ = z.Write(data)                                  // to memory

@@ -19,6 +19,9 @@ var pageFiles embed.FS
 //go:embed static
 var staticFiles embed.FS
 
+// static is the directory of styles and scripts.
+var static, _ = fs.Sub(staticFiles, "static") // a valid path is no error
+
 // pages are all templates, parsed once. A file that does not parse fails every
 // test that links this package.
 var pages = template.Must(template.New("").Option("missingkey=error").Funcs(template.FuncMap{
@@ -72,12 +75,3 @@ func (Downloads) template() string { return "downloads" }
 func (Hashes) template() string    { return "hashes" }
 func (Recent) template() string    { return "recent" }
 func (Others) template() string    { return "others" }
-
-// static returns the directory of styles and scripts.
-func static() fs.FS {
-	sub, err := fs.Sub(staticFiles, "static")
-	if err != nil {
-		panic(err) // the path is valid
-	}
-	return sub
-}

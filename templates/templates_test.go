@@ -219,7 +219,7 @@ func TestFragmentVersion(t *testing.T) {
 
 // The table in the vendor folder says what is there.
 func TestVendored(t *testing.T) {
-	readme, err := fs.ReadFile(static(), "vendor/README.md")
+	readme, err := fs.ReadFile(static, "vendor/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,18 +227,18 @@ func TestVendored(t *testing.T) {
 	inTable := map[string]bool{"vendor/README.md": true}
 	for _, row := range rows {
 		inTable["vendor/"+row[1]], inTable["vendor/"+row[2]] = true, true
-		data, err := fs.ReadFile(static(), "vendor/"+row[1])
+		data, err := fs.ReadFile(static, "vendor/"+row[1])
 		if err != nil {
 			t.Fatal(err)
 		}
 		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != row[3] {
 			t.Errorf("%s has the SHA-256 %x, the table says %s", row[1], sum, row[3])
 		}
-		if _, err := fs.Stat(static(), "vendor/"+row[2]); err != nil {
+		if _, err := fs.Stat(static, "vendor/"+row[2]); err != nil {
 			t.Errorf("licence of %s: %v", row[1], err)
 		}
 	}
-	err = fs.WalkDir(static(), "vendor", func(name string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(static, "vendor", func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && !inTable[name] {
 			t.Errorf("%s is not in the table", name)
 		}
@@ -259,7 +259,7 @@ func TestServeStatic(t *testing.T) {
 		}
 		return w.Result()
 	}
-	want, err := fs.ReadFile(static(), "app.css")
+	want, err := fs.ReadFile(static, "app.css")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,6 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"entries": views})
 }
 
-// add answers POST /catalog/entries.
 func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		ImageURL string `json:"image_url"`
@@ -188,7 +187,6 @@ func already(url string) error {
 	return problem.New(problem.Conflict, url+` is in the catalog already; send it with "refresh": true to resolve it again`)
 }
 
-// remove answers DELETE /catalog/entries?src=URL.
 func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	src := r.URL.Query().Get("src")
@@ -228,19 +226,14 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	f.record(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
-	if row, ok := before.BySource(ref); ok && row.Blob && !named(after, row.Digest()) && !f.Inventory.Incomplete(after) {
-		if err := f.Uncache(ctx, row.Digest()); err != nil {
-			// Reconciling deletes them later.
-			f.Log.Warn("fetched bytes of a deleted entry could not be deleted", "src", e.URL, "error", err)
+	if row, ok := before.BySource(ref); ok && row.Blob && !f.Inventory.Incomplete(after) {
+		if _, named := after.BySHA256(row.Digest()); !named {
+			if err := f.Uncache(ctx, row.Digest()); err != nil { // reconciling deletes them later
+				f.Log.Warn("fetched bytes of a deleted entry could not be deleted", "src", e.URL, "error", err)
+			}
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+string(e.Name)+" was deleted")
-}
-
-// named reports whether a source in the catalog has the bytes with that SHA-256.
-func named(s *inventory.Snapshot, sha256 layout.SHA256) bool {
-	_, ok := s.BySHA256(sha256)
-	return ok
 }
 
 func (f *Function) record(r *http.Request, kind, url, summary string, details map[string]any) {

@@ -89,7 +89,6 @@ func (f *Function) version(w http.ResponseWriter, _ *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]string{"version": f.Version})
 }
 
-// rows answers GET /catalog.
 func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 	q, err := ParseQuery(r.URL.Query())
 	if err != nil {
@@ -104,19 +103,12 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	answer := struct {
-		Images   []*inventory.Row `json:"images"`
-		Total    int              `json:"total"`
-		Next     *string          `json:"next"`
-		Warnings []string         `json:"warnings"`
-
-		Others []inventory.Other `json:"others"`
-	}{page.Rows, page.Total, nil, []string{}, s.Others}
-	if s.Others == nil {
-		answer.Others = []inventory.Other{}
-	}
-	if page.Rows == nil {
-		answer.Images = []*inventory.Row{}
-	}
+		Images   []*inventory.Row  `json:"images"`
+		Total    int               `json:"total"`
+		Next     *string           `json:"next"`
+		Warnings []string          `json:"warnings"`
+		Others   []inventory.Other `json:"others"`
+	}{append([]*inventory.Row{}, page.Rows...), page.Total, nil, []string{}, append([]inventory.Other{}, s.Others...)} // [] rather than null
 	if page.Next != "" {
 		answer.Next = &page.Next
 	}
@@ -217,7 +209,6 @@ func (f *Function) RawPath(row *inventory.Row) string {
 	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(string(image.DiskName(row.Names[0])))
 }
 
-// events answers GET /events.
 func (f *Function) events(w http.ResponseWriter, r *http.Request) error {
 	filter, err := ParseFilter(r.URL.Query())
 	if err != nil {

@@ -73,7 +73,6 @@ func apart(ref string, name image.Name) image.Name {
 	return image.Name(ref) + "-" + name
 }
 
-// replaceManifest answers PUT /catalog.toml.
 func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error {
 	data, err := io.ReadAll(r.Body)
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok || len(data) > manifest.MaxBytes {
@@ -96,7 +95,6 @@ func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error
 	return web.Answer(w, r, http.StatusOK, map[string]int{"images": len(m.Images)}, "the manifest was replaced")
 }
 
-// removeManifest answers DELETE /catalog.toml.
 func (f *Function) removeManifest(w http.ResponseWriter, r *http.Request) error {
 	if _, err := f.Images.Head(r.Context(), layout.ManifestKey); notFound(err) {
 		return problem.New(problem.NotFound, "there is no manifest")

@@ -32,7 +32,6 @@ type object struct {
 	rawSHA256 layout.SHA256
 }
 
-// image answers GET and HEAD of /images/{key}[/{name}].
 func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
 	return f.serve(w, r, f.find, f.send)
 }

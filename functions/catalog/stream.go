@@ -13,6 +13,7 @@ import (
 
 	"imageroot/shared/problem"
 	"imageroot/shared/store"
+	"imageroot/shared/web"
 )
 
 // sendStream answers with the pieces of a body that can be read only once. It
@@ -60,20 +61,11 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 func conditions(r *http.Request, h http.Header, c *object) int {
 	ask := r.Clone(r.Context())
 	ask.Header.Del("Range")
-	answer := recorder{header: http.Header{"Etag": h["Etag"], "Content-Type": h["Content-Type"]}}
+	answer := web.Recorder{Fields: http.Header{"Etag": h["Etag"], "Content-Type": h["Content-Type"]}}
 	// net/http evaluates them (RFC 9110 §13) and needs no body for that.
 	http.ServeContent(&answer, ask, "", c.Info.LastModified, strings.NewReader(""))
-	return answer.status
+	return answer.Status
 }
-
-type recorder struct {
-	header http.Header
-	status int
-}
-
-func (r *recorder) Header() http.Header         { return r.header }
-func (r *recorder) Write(p []byte) (int, error) { return len(p), nil }
-func (r *recorder) WriteHeader(status int)      { r.status = status }
 
 func failedPrecondition() error {
 	return problem.New(problem.Precondition, "the image is not the version that the request's If-Match or If-Unmodified-Since asks for")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"imageroot/shared/activity"
@@ -78,12 +79,8 @@ func reason(err error) string {
 
 // isFinal reports whether assembling the upload again would fail again.
 func isFinal(err error) bool {
-	for _, final := range []error{store.ErrChanged, store.ErrNotFound, store.ErrFull, store.ErrTooLarge, store.ErrOccupied, store.ErrRefused} {
-		if errors.Is(err, final) {
-			return true
-		}
-	}
-	return false
+	final := []error{store.ErrChanged, store.ErrNotFound, store.ErrFull, store.ErrTooLarge, store.ErrOccupied, store.ErrRefused}
+	return slices.ContainsFunc(final, func(target error) bool { return errors.Is(err, target) })
 }
 
 // note records why the last try to assemble an upload failed, or that another one

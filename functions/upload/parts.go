@@ -32,7 +32,6 @@ const (
 	assembleTime = time.Hour
 )
 
-// begin answers POST /uploads.
 func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		Name      string      `json:"name"`
@@ -104,7 +103,6 @@ func (f *Function) wanted(r *http.Request, member string) (layout.SHA256, error)
 	return sha256, nil
 }
 
-// show answers GET /uploads/{id}.
 func (f *Function) show(w http.ResponseWriter, r *http.Request) error {
 	p, err := f.read(r.Context(), r.PathValue("id"))
 	if err != nil {
@@ -147,7 +145,6 @@ func (f *Function) listUploads(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"uploads": views})
 }
 
-// abandon answers DELETE /uploads/{id}.
 func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	id := r.PathValue("id")
@@ -192,7 +189,6 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	return web.Answer(w, r, http.StatusNoContent, nil, "the upload of "+string(p.Name)+" was abandoned")
 }
 
-// putPart answers PUT /uploads/{id}/parts/{number}.
 func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	p, err := f.read(ctx, r.PathValue("id"))

@@ -66,7 +66,6 @@ type uploaded struct {
 	Format    image.Format  `json:"format"`
 }
 
-// put answers PUT /images/{name}.
 func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	name, err := image.ParseName(r.PathValue("name"))
 	if err != nil {
@@ -173,7 +172,6 @@ func (f *Function) publish(ctx context.Context, name image.Name, version store.V
 	return errors.Join(err, f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0))
 }
 
-// delete answers DELETE /images/{name}.
 func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	name, err := image.ParseName(r.PathValue("name"))

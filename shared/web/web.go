@@ -201,14 +201,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// countFields returns the number of field lines in the head of a request.
-func countFields(r *http.Request) (n int) {
-	for _, lines := range r.Header {
-		n += len(lines)
-	}
-	return n
-}
-
 // abort breaks the connection of an answer that cannot be completed. In HTTP/1.0 a
 // body ends with the connection, so that only a reset marks it as incomplete. A
 // proxy that uses HTTP/1.0 would forward half a body as a whole one.
@@ -235,11 +227,11 @@ func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
 		}
 	}
 	// The answer of the mux tells a wrong method from an unknown path.
-	rec := recorder{header: http.Header{}}
+	rec := Recorder{Fields: http.Header{}}
 	miss.ServeHTTP(&rec, r)
-	if rec.status == http.StatusMethodNotAllowed {
-		w.Header().Set("Allow", rec.header.Get("Allow"))
-		return nil, problem.Newf(problem.Method, "%s is not possible here; %s is%s", methodLabel(r.Method), rec.header.Get("Allow"), h.near(r))
+	if rec.Status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", rec.Fields.Get("Allow"))
+		return nil, problem.Newf(problem.Method, "%s is not possible here; %s is%s", methodLabel(r.Method), rec.Fields.Get("Allow"), h.near(r))
 	}
 	return nil, problem.New(problem.NotFound, "there is nothing at this path"+h.near(r))
 }
@@ -262,7 +254,11 @@ func (h *handler) near(r *http.Request) string {
 }
 
 func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
-	if n := countFields(r); n > MaxFields {
+	n := 0
+	for _, lines := range r.Header {
+		n += len(lines)
+	}
+	if n > MaxFields {
 		return problem.Newf(problem.Invalid, "the request's head has %d fields, the most is %d", n, MaxFields)
 	}
 	if err := h.origin.Check(r); err != nil {
@@ -452,19 +448,19 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (w *responseWriter) code() int {
-	if w.status == 0 {
-		return http.StatusOK
-	}
-	return w.status
+func (w *responseWriter) code() int { return cmp.Or(w.status, http.StatusOK) }
+
+// A Recorder is an [http.ResponseWriter] that drops the body.
+type Recorder struct {
+	Fields http.Header
+	Status int
 }
 
-// A recorder records the status and header of an answer.
-type recorder struct {
-	header http.Header
-	status int
-}
+// Header implements [http.ResponseWriter].
+func (r *Recorder) Header() http.Header { return r.Fields }
 
-func (r *recorder) Header() http.Header         { return r.header }
-func (r *recorder) Write(p []byte) (int, error) { return len(p), nil }
-func (r *recorder) WriteHeader(status int)      { r.status = status }
+// Write implements [http.ResponseWriter].
+func (r *Recorder) Write(p []byte) (int, error) { return len(p), nil }
+
+// WriteHeader implements [http.ResponseWriter].
+func (r *Recorder) WriteHeader(status int) { r.Status = status }

@@ -32,10 +32,7 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	c.Frame = p.frame(w, r, c.Question, "images")
-	c.Back = imagesPath
-	if back := web.Back(r); isPage(back) {
-		c.Back = back
-	}
+	c.Back = pageOr(web.Back(r))
 	c.Action = addBack(c.Action, c.Back)
 	return p.show(w, r, http.StatusOK, *c)
 }
@@ -68,7 +65,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 		}
 		if row, ok := s.ByName(name); ok {
 			c.Facts = facts(row, name)
-			if others(row, inventory.Local, key) {
+			if len(row.Sources) > 1 {
 				c.Text = "The object is removed from the image root. The image stays in the catalog, from its other sources."
 			}
 		}
@@ -145,23 +142,10 @@ func facts(row *inventory.Row, name image.Name) []templates.Detail {
 // withSource returns the row with that source, or nil.
 func withSource(s *inventory.Snapshot, kind, location string) *inventory.Row {
 	for i := range s.Rows {
-		if has(&s.Rows[i], kind, location) {
+		is := func(src inventory.Source) bool { return src.Kind == kind && src.Location == location }
+		if slices.ContainsFunc(s.Rows[i].Sources, is) {
 			return &s.Rows[i]
 		}
 	}
 	return nil
-}
-
-func has(row *inventory.Row, kind, location string) bool {
-	for _, s := range row.Sources {
-		if s.Kind == kind && s.Location == location {
-			return true
-		}
-	}
-	return false
-}
-
-// others reports whether a row has that source and another one.
-func others(row *inventory.Row, kind, location string) bool {
-	return len(row.Sources) > 1 && has(row, kind, location)
 }

@@ -14,7 +14,6 @@ import (
 	"imageroot/templates"
 )
 
-// eventsPage answers GET /ui/events.
 func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	v := r.URL.Query()
 	for name := range v {

@@ -38,7 +38,6 @@ type kept struct {
 	}
 }
 
-// images answers GET /ui/images.
 func (p *Pages) images(w http.ResponseWriter, r *http.Request) error {
 	page, err := p.imagesPage(w, r, r.URL.Query(), templates.Add{})
 	if err != nil {

@@ -33,13 +33,18 @@ func isPage(next string) bool {
 	return false
 }
 
-func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request) error {
-	next := r.URL.Query().Get("next")
-	if !isPage(next) {
-		next = ""
+// pageOr returns next if it is a page, or else the page of images.
+func pageOr(next string) string {
+	if isPage(next) {
+		return next
 	}
+	return imagesPath
+}
+
+func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request) error {
+	next := pageOr(r.URL.Query().Get("next"))
 	if p.Auth.Authenticate(r) == nil {
-		http.Redirect(w, r, after(next), http.StatusSeeOther)
+		http.Redirect(w, r, next, http.StatusSeeOther)
 		return nil
 	}
 	return p.showLogin(w, r, http.StatusOK, next, "")
@@ -51,14 +56,6 @@ func (p *Pages) showLogin(w http.ResponseWriter, r *http.Request, status int, ne
 	})
 }
 
-func after(next string) string {
-	if next == "" {
-		return imagesPath
-	}
-	return next
-}
-
-// login answers POST /ui/login.
 func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		Password string `json:"password"`
@@ -67,9 +64,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
-	if !isPage(in.Next) {
-		in.Next = ""
-	}
+	next := pageOr(in.Next)
 	err := p.Auth.Login(w, r, in.Password)
 	if err == nil {
 		p.recordAuth(r, activity.LoginSucceeded, "logged in")
@@ -77,7 +72,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}
-		http.Redirect(w, r, after(in.Next), http.StatusSeeOther)
+		http.Redirect(w, r, next, http.StatusSeeOther)
 		return nil
 	}
 	e := problem.From(err)
@@ -87,7 +82,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	if !web.WantsPage(r) || e.Code == problem.Internal {
 		return err
 	}
-	return p.showLogin(w, r, problem.Prepare(w, e), in.Next, e.Detail)
+	return p.showLogin(w, r, problem.Prepare(w, e), next, e.Detail)
 }
 
 // failures bounds what strangers write to the log: wrong passwords from one

@@ -153,11 +153,8 @@ func isAddForm(r *http.Request) bool {
 // if it is another page of this server.
 func backFrom(r *http.Request) string {
 	u, err := url.Parse(r.Referer())
-	if err != nil || u.Host != r.Host {
+	if err != nil || u.Host != r.Host || u.RequestURI() == r.URL.RequestURI() {
 		return imagesPath
 	}
-	if next := u.RequestURI(); isPage(next) && next != r.URL.RequestURI() {
-		return next
-	}
-	return imagesPath
+	return pageOr(u.RequestURI())
 }

@@ -36,30 +36,10 @@ func endpointFor(endpoint string, r *http.Request) string {
 	if err != nil {
 		return endpoint
 	}
-	if host := u.Hostname(); host == "" || isUnspecified(host) {
-		u.Host = net.JoinHostPort(hostOf(r), cmp.Or(u.Port(), defaultPort(u.Scheme)))
+	a, err := netip.ParseAddr(u.Hostname())
+	if u.Hostname() == "" || err == nil && a.IsUnspecified() { // on which a server listens on all addresses
+		port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+		u.Host = net.JoinHostPort((&url.URL{Host: r.Host}).Hostname(), port)
 	}
 	return strings.TrimSuffix(u.String(), "/")
-}
-
-func defaultPort(scheme string) string {
-	if scheme == "https" {
-		return "443"
-	}
-	return "80"
-}
-
-// isUnspecified reports whether host is the unspecified address, on which a server
-// listens on all addresses.
-func isUnspecified(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsUnspecified()
-}
-
-// hostOf returns the name or address by which the client reached this server.
-func hostOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.Host); err == nil {
-		return host
-	}
-	return strings.Trim(r.Host, "[]")
 }
