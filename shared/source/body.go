@@ -38,11 +38,6 @@ type Body struct {
 	err   error
 }
 
-func (b *Body) arm() {
-	b.timer = time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
-	b.timer.Stop()
-}
-
 func (b *Body) Read(p []byte) (int, error) {
 	if b.err != nil || len(p) == 0 {
 		return 0, b.err
@@ -82,8 +77,6 @@ func (b *Body) end(err error) error {
 // Close ends the request.
 func (b *Body) Close() error {
 	b.cancel(nil)
-	if b.timer != nil {
-		b.timer.Stop()
-	}
+	b.timer.Stop()
 	return b.body.Close()
 }

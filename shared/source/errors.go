@@ -26,10 +26,8 @@ type Malformed struct{ Reason string }
 
 func (e *Malformed) Error() string { return e.Reason }
 
-// As sets a target **[problem.Error]: the reason is for the client.
-func (e *Malformed) As(target any) bool {
-	return asProblem(target, problem.New(problem.Malformed, e.Reason))
-}
+// Unwrap returns a [*problem.Error]: the reason is for the client.
+func (e *Malformed) Unwrap() error { return problem.New(problem.Malformed, e.Reason) }
 
 func malformed(format string, args ...any) error {
 	return &Malformed{fmt.Sprintf(format, args...)}
@@ -46,20 +44,8 @@ type Unresolvable struct {
 
 func (e *Unresolvable) Error() string { return e.Reason }
 
-func (e *Unresolvable) Unwrap() error { return e.Err }
-
-// As sets a target **[problem.Error]: the reason is for the client.
-func (e *Unresolvable) As(target any) bool {
-	return asProblem(target, problem.Wrap(problem.Invalid, e.Reason, e.Err))
-}
-
-func asProblem(target any, p *problem.Error) bool {
-	t, ok := target.(**problem.Error)
-	if ok {
-		*t = p
-	}
-	return ok
-}
+// Unwrap returns a [*problem.Error] that wraps Err: the reason is for the client.
+func (e *Unresolvable) Unwrap() error { return problem.Wrap(problem.Invalid, e.Reason, e.Err) }
 
 func unresolvable(err error, format string, args ...any) error {
 	return &Unresolvable{Reason: fmt.Sprintf(format, args...), Err: err}

@@ -89,7 +89,7 @@ func isTLS(err error) bool {
 // certificate says what is wrong with a certificate.
 func (c *Client) certificate(err error) string {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		if now := c.now(); now.Before(invalid.Cert.NotBefore) {
+		if now := c.config.Now(); now.Before(invalid.Cert.NotBefore) {
 			return fmt.Sprintf("it begins on %s, and here it is %s; check this machine's clock",
 				invalid.Cert.NotBefore.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
 		}
@@ -139,7 +139,7 @@ func (c *Client) retryAfter(field string) time.Duration {
 		return time.Duration(n) * time.Second
 	}
 	if t, err := http.ParseTime(field); err == nil {
-		return max(0, t.Sub(c.now()).Round(time.Second))
+		return max(0, t.Sub(c.config.Now()).Round(time.Second))
 	}
 	return 0
 }

@@ -18,7 +18,7 @@ import (
 
 // newTransport returns a transport of HTTP/1.1 only: CDNs reset long HTTP/2
 // streams, and parallel ranges need parallel connections.
-func newTransport(config *Config) *http.Transport {
+func newTransport(config Config) *http.Transport {
 	t := config.Policy.Transport()
 	t.DisableCompression = true
 	t.Protocols = new(http.Protocols)

@@ -20,10 +20,6 @@ type manifest struct {
 	Blobs     []ocispec.Descriptor `json:"blobs"`
 }
 
-func (m manifest) isIndex() bool { return len(m.Manifests) > 0 }
-
-func (m manifest) layers() []ocispec.Descriptor { return append(m.Layers, m.Blobs...) }
-
 // titleOf returns the file name of a layer (its title annotation), or "".
 func titleOf(d ocispec.Descriptor) string {
 	title := d.Annotations[ocispec.AnnotationTitle]

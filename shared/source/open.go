@@ -1,7 +1,6 @@
 package source
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,12 +70,13 @@ func (c *Client) open(ctx context.Context, client doer, url string, name image.N
 		ctx:        ctx,
 		cancel:     cancel,
 		stall:      c.config.StallTimeout,
+		timer:      time.AfterFunc(c.config.StallTimeout, func() { cancel(errStalled) }),
 	}
+	b.timer.Stop()
 	if err := c.accept(b, resp, name, offset, length, v); err != nil {
 		b.Close()
 		return nil, err
 	}
-	b.arm()
 	return b, nil
 }
 
@@ -108,10 +108,9 @@ func (c *Client) accept(b *Body, resp *http.Response, name image.Name, offset, l
 		if !asked {
 			return c.status(resp, "image")
 		}
-		total, err := unsatisfiedTotal(resp.Header.Get("Content-Range"))
-		if err == nil && total == offset && !v.Differ(b.Validators) {
+		if unsatisfiedTotal(resp) == offset && !v.Differ(b.Validators) {
 			// Nothing is left: no error for a caller that resumes at the end.
-			b.Size, b.Offset, b.Ranged = total, offset, true
+			b.Size, b.Offset, b.Ranged = offset, offset, true
 			b.body = http.NoBody
 			return resp.Body.Close()
 		}
@@ -168,9 +167,11 @@ func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
 // is inclusive; total is -1 if unknown.
 type contentRange struct{ start, end, total int64 }
 
+// The fields of a 206 and of a 416. Numbers of so many digits are far enough below the
+// largest int64 to add to.
 var (
-	rangeOf     = regexp.MustCompile(`(?i)^bytes +(\d+)-(\d+)/(\d+|\*)$`)
-	unsatisfied = regexp.MustCompile(`(?i)^bytes +\*/(\d+)$`)
+	rangeOf     = regexp.MustCompile(`(?i)^bytes +(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$`)
+	unsatisfied = regexp.MustCompile(`(?i)^bytes +\*/(\d{1,18})$`)
 )
 
 func parseContentRange(field string) (contentRange, error) {
@@ -178,36 +179,26 @@ func parseContentRange(field string) (contentRange, error) {
 	if m == nil {
 		return contentRange{}, errors.New("it is not of the form bytes FIRST-LAST/TOTAL")
 	}
-	first, err1 := parseSize(m[1])
-	last, err2 := parseSize(m[2])
-	total, err3 := int64(-1), error(nil)
+	cr := contentRange{number(m[1]), number(m[2]), -1}
 	if m[3] != "*" {
-		total, err3 = parseSize(m[3])
+		cr.total = number(m[3])
 	}
-	if err := cmp.Or(err1, err2, err3); err != nil {
-		return contentRange{}, err
-	}
-	if last < first || total >= 0 && last >= total {
+	if cr.end < cr.start || cr.total >= 0 && cr.end >= cr.total {
 		return contentRange{}, errors.New("it contradicts itself")
 	}
-	return contentRange{first, last, total}, nil
+	return cr, nil
 }
 
-// unsatisfiedTotal parses the Content-Range field of a 416: "bytes */TOTAL".
-func unsatisfiedTotal(field string) (int64, error) {
-	m := unsatisfied.FindStringSubmatch(strings.TrimSpace(field))
-	if m == nil {
-		return 0, errors.New("it is not of the form bytes */TOTAL")
+// unsatisfiedTotal returns the size that a 416 gives, or -1 if it gives none.
+func unsatisfiedTotal(resp *http.Response) int64 {
+	if m := unsatisfied.FindStringSubmatch(strings.TrimSpace(resp.Header.Get("Content-Range"))); m != nil {
+		return number(m[1])
 	}
-	return parseSize(m[1])
+	return -1
 }
 
-// parseSize accepts digits only, and numbers far enough below the largest int64 to
-// add to.
-func parseSize(s string) (int64, error) {
-	n, err := strconv.ParseUint(s, 10, 62)
-	if err != nil {
-		return 0, fmt.Errorf("%.40q is not a number of bytes", s)
-	}
-	return int64(n), nil
+// number returns the number of at most 18 digits.
+func number(digits string) int64 {
+	n, _ := strconv.ParseInt(digits, 10, 64) // never fails
+	return n
 }

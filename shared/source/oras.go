@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -232,7 +231,7 @@ func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref regist
 		return nil, err
 	}
 	const maxDepth = 3 // an index of indexes is rare; only a lie makes one that contains itself
-	for depth := 0; m.isIndex(); depth++ {
+	for depth := 0; len(m.Manifests) > 0; depth++ {
 		if depth == maxDepth {
 			return nil, unresolvable(nil, "%s is an index of indexes without end", ref)
 		}
@@ -244,7 +243,7 @@ func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref regist
 			return nil, err
 		}
 	}
-	return m.layers(), nil
+	return append(m.Layers, m.Blobs...), nil
 }
 
 // isAbsent reports whether a registry has no such manifest. For the digest of a
@@ -297,20 +296,6 @@ func (o oras) open(ctx context.Context, c *Client, layer string, offset, length 
 	}
 	body.Validators = Validators{}
 	return body, nil
-}
-
-// head reads the first bytes of a layer.
-func (o oras) head(ctx context.Context, c *Client, d digest.Digest) ([]byte, error) {
-	body, err := o.open(ctx, c, d.String(), 0, sniffBytes, Validators{})
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	head, err := io.ReadAll(io.LimitReader(body, sniffBytes))
-	if _, short := errors.AsType[*ShortBody](err); err != nil && !short {
-		return nil, err
-	}
-	return head, nil
 }
 
 // A registryDoer returns refused credentials as the error that oras-go returns, for

@@ -70,7 +70,6 @@ type Config struct {
 // A Client reads from sources. It is safe for concurrent use.
 type Client struct {
 	config    Config
-	now       func() time.Time
 	transport *http.Transport
 	signedIn  auth.Cache // tokens of registries, with stored credentials
 	anonymous auth.Cache // tokens of registries, without
@@ -89,13 +88,10 @@ func New(config Config) *Client {
 		}
 	}
 	config.Platform.OS = cmp.Or(config.Platform.OS, "linux")
-	c := &Client{config: config, now: config.Now}
-	if c.now == nil {
-		c.now = time.Now
+	if config.Now == nil {
+		config.Now = time.Now
 	}
-	c.transport = newTransport(&c.config)
-	c.signedIn, c.anonymous = auth.NewCache(), auth.NewCache()
-	return c
+	return &Client{config: config, transport: newTransport(config), signedIn: auth.NewCache(), anonymous: auth.NewCache()}
 }
 
 // Reach returns a digest of the settings that decide which sources the client may

@@ -14,9 +14,6 @@ import (
 	"imageroot/shared/unpack"
 )
 
-// sniffBytes is the number of bytes read to detect the format of a blob.
-const sniffBytes = content.HeadBytes
-
 // nameUntitled names a layer without a title: as its repository if that is an
 // image's name (.../debian.img.xz), else by repository, digest and detected format.
 func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (image.Name, error) {
@@ -35,6 +32,20 @@ func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (ima
 	}
 	const most = 200 // leaves room for the rest of the name
 	return image.Name(last[:min(len(last), most)] + "-" + d.Encoded()[:12] + "." + string(format)), nil
+}
+
+// head reads the first bytes of a layer.
+func (o oras) head(ctx context.Context, c *Client, d digest.Digest) ([]byte, error) {
+	body, err := o.open(ctx, c, d.String(), 0, content.HeadBytes, Validators{})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	head, err := io.ReadAll(io.LimitReader(body, content.HeadBytes))
+	if _, short := errors.AsType[*ShortBody](err); err != nil && !short {
+		return nil, err
+	}
+	return head, nil
 }
 
 // formatOf detects the format of the image that begins with head. what describes the

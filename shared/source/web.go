@@ -147,7 +147,7 @@ func (w web) probe(ctx context.Context, c *Client, client doer) (r *Resolved, fi
 			size = cr.total
 		}
 	case http.StatusRequestedRangeNotSatisfiable: // an empty file has no first byte
-		if size, err = unsatisfiedTotal(resp.Header.Get("Content-Range")); err != nil || size > 0 {
+		if size = unsatisfiedTotal(resp); size != 0 {
 			return nil, nil, c.status(resp, "image")
 		}
 	default:
