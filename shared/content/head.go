@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"imageroot/shared/image"
+	"imageroot/shared/qcow2"
 )
 
 // A magic is the bytes by which a format is detected, and their offset.
@@ -22,9 +23,7 @@ type magic struct {
 	what   string
 }
 
-func (m magic) in(head []byte) bool {
-	return len(head) >= m.offset+len(m.bytes) && string(head[m.offset:m.offset+len(m.bytes)]) == m.bytes
-}
+func (m magic) in(head []byte) bool { return image.At(head, m.offset, m.bytes) }
 
 // fileSystems has the magics and sizes of Linux (include/uapi/linux/magic.h, fs/*/)
 // and of util-linux's libblkid.
@@ -60,10 +59,6 @@ var fileSystems = []struct {
 	{magic{0, "LUKS\xba\xbe", "an encrypted (LUKS) volume"}, nil},
 	{magic{0x218, "LVM2 001", "an LVM volume"}, nil},
 }
-
-// bootSector are the file systems that begin with a boot sector, which looks
-// like an MBR.
-const bootSector = "\x55\xaa" // at byte 510
 
 // foreign has files without a disk for this program: images that only other programs
 // read, firmware that is flashed by other means, archives.
@@ -133,11 +128,6 @@ var foreign = []magic{
 	{0, "%PDF-", "a PDF document"},
 }
 
-// footers has files that are detected by their last [FootBytes].
-var footers = []magic{
-	{0, "koly", "an Apple disk image (DMG)"},
-}
-
 // FootBytes is the number of bytes at the end of an image that [Content.Foot] reads.
 const FootBytes = 512
 
@@ -201,13 +191,10 @@ func (c *Content) Foot(foot []byte, size int64) {
 	if !c.footed(size) || len(foot) != FootBytes {
 		return
 	}
-	for _, m := range footers {
-		if m.in(foot) {
-			c.is(m.what)
-			return
-		}
-	}
-	if (magic{bytes: vhdCookie}).in(foot) {
+	switch {
+	case bytes.HasPrefix(foot, []byte("koly")):
+		c.is("an Apple disk image (DMG)")
+	case bytes.HasPrefix(foot, []byte(vhdCookie)):
 		if c.Kind == Unknown {
 			c.Warnings = nil // that nothing is known
 		}
@@ -246,7 +233,7 @@ func isZlib(b []byte) bool {
 
 // packed detects what has to be unpacked to be a disk.
 func (c *Content) packed(head []byte) bool {
-	if (magic{offset: 0, bytes: "QFI\xfb"}).in(head) && !(magic{offset: 4, bytes: "\x00\x00\x00\x01"}).in(head) {
+	if image.At(head, 0, qcow2.Magic) && !image.At(head, 4, "\x00\x00\x00\x01") {
 		c.Kind, c.What = QCOW2, "a qcow2 image"
 		return true
 	}
@@ -264,21 +251,17 @@ func (c *Content) packed(head []byte) bool {
 // 2/8.3, 2/9.2 and 3/9.1).
 func (c *Content) iso(head []byte, size int64) bool {
 	const sector, first = 2048, 16 * 2048
-	if (magic{offset: first + 1, bytes: "BEA01"}).in(head) {
-		for _, nsr := range []string{"NSR02", "NSR03"} {
-			if (magic{offset: first + sector + 1, bytes: nsr}).in(head) {
-				c.Kind, c.What = ISO9660, "a UDF image without ISO 9660"
-				c.size(size)
-				return true
-			}
-		}
-	}
-	if !(magic{offset: first + 1, bytes: "CD001"}).in(head) {
+	udf := image.At(head, first+1, "BEA01") && (image.At(head, first+sector+1, "NSR02") || image.At(head, first+sector+1, "NSR03"))
+	switch {
+	case udf:
+		c.Kind, c.What = ISO9660, "a UDF image without ISO 9660"
+	case image.At(head, first+1, "CD001"):
+		c.Kind, c.What = ISO9660, "an ISO 9660 image"
+	default:
 		return false
 	}
-	c.Kind, c.What = ISO9660, "an ISO 9660 image"
 	c.size(size)
-	if len(head) >= first+sector && head[first] == 1 { // the primary one
+	if !udf && len(head) >= first+sector && head[first] == 1 { // the primary one
 		c.ends("the ISO 9660 volume", uint64(le32(head, first+80))*uint64(le16(head, first+128)), size)
 	}
 	return true
@@ -305,13 +288,13 @@ func (c *Content) text(head []byte) bool {
 // disk detects partition tables, boot sectors and file systems.
 func (c *Content) disk(head []byte, size int64) {
 	for _, sector := range []int{512, 4096} {
-		if (magic{offset: sector, bytes: "EFI PART"}).in(head) && len(head) >= sector+40 {
+		if image.At(head, sector, "EFI PART") && len(head) >= sector+40 {
 			c.Kind, c.What = GPT, "a disk with a GUID partition table"
 			c.gpt(head, sector, size)
 			return
 		}
 	}
-	boot := magic{offset: 510, bytes: bootSector}.in(head)
+	boot := image.At(head, 510, "\x55\xaa") // which looks like an MBR
 	last, partitioned := mbr(head)
 	for _, fs := range fileSystems {
 		if !fs.in(head) || boot && fs.offset > 0x52 && partitioned {

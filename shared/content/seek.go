@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-
 	"imageroot/shared/qcow2"
 )
 
@@ -129,16 +127,19 @@ func xzIndex(data []byte) (blocks, size int64, ok bool) {
 	return blocks, size, err == nil
 }
 
-// zstd goes from block to block and from frame to frame (RFC 8878 section 3.1.1) to
-// add up the sizes in the headers of frames. That takes one read per block: see the
-// seeks of Sniff.
+// zstd goes from block to block and from frame to frame to add up the sizes in the
+// headers of frames. That takes one read per block: see the seeks of Sniff.
 func (c *Content) zstd(s *seeker) {
 	in := &skipper{s: s, buf: bufio.NewReaderSize(nil, 512)}
 	in.seek(0)
+	var frames ZstdFrames
 	var total int64
 	known := true
 	for {
-		size, err := zstdFrame(in)
+		length, frame, err := frames.Next(in.buf)
+		if err == nil {
+			err = in.skip(length)
+		}
 		switch {
 		case errors.Is(err, io.EOF):
 			if known {
@@ -148,61 +149,17 @@ func (c *Content) zstd(s *seeker) {
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			c.warn(fmt.Sprintf("the zstd data ends at byte %d before it is complete: the file was cut short; get it again", s.size))
 			return
-		case err != nil || size > 1<<62-total:
+		case err != nil:
 			return
-		}
-		known = known && size >= 0
-		total += max(size, 0)
-	}
-}
-
-// zstdFrame skips a frame and returns the size in its header, or a negative number if
-// it has none. The error is io.EOF if there is no frame.
-func zstdFrame(in *skipper) (int64, error) {
-	head, err := in.buf.Peek(zstd.HeaderMaxSize)
-	if len(head) == 0 || err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
-	}
-	var h zstd.Header
-	if err := h.Decode(head); err != nil {
-		return 0, err
-	}
-	size := int64(-1)
-	if h.HasFCS && h.FrameContentSize < 1<<62 {
-		size = int64(h.FrameContentSize)
-	}
-	if err := in.skip(int64(h.HeaderSize)); err != nil {
-		return 0, err
-	}
-	if h.Skippable {
-		return 0, in.skip(int64(h.SkippableSize))
-	}
-	for last := false; !last; {
-		var block [3]byte
-		if _, err := io.ReadFull(in.buf, block[:]); err != nil {
-			return 0, unexpected(err)
-		}
-		n := int64(block[0]) | int64(block[1])<<8 | int64(block[2])<<16
-		last = n&1 != 0
-		length := n >> 3
-		if n>>1&3 == 1 { // one byte, repeated
-			length = 1
-		}
-		if err := in.skip(length); err != nil {
-			return 0, err
+		case frame == nil || frame.Skippable:
+		case !frame.HasFCS || frame.FrameContentSize >= 1<<62:
+			known = false
+		case int64(frame.FrameContentSize) > 1<<62-total:
+			return
+		default:
+			total += int64(frame.FrameContentSize)
 		}
 	}
-	if h.HasCheckSum {
-		return size, in.skip(4)
-	}
-	return size, nil
-}
-
-func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // A skipper reads in order and skips without reading.

@@ -27,21 +27,22 @@ var Compressions = []Compression{
 	{"zstd", "a zstd file", ".zst", func(b []byte) bool {
 		// A frame, or a skippable frame, whose first byte is 0x50 to 0x5f
 		// (RFC 8878, sections 3.1.1 and 3.1.2).
-		return at(b, 0, "\x28\xb5\x2f\xfd") || at(b, 1, "\x2a\x4d\x18") && b[0]>>4 == 5
+		return At(b, 0, "\x28\xb5\x2f\xfd") || At(b, 1, "\x2a\x4d\x18") && b[0]>>4 == 5
 	}},
 	{"xz", "an xz file", ".xz", func(b []byte) bool {
-		return at(b, 0, "\xfd7zXZ\x00") // xz-file-format.txt, section 2.1.1.1
+		return At(b, 0, "\xfd7zXZ\x00") // xz-file-format.txt, section 2.1.1.1
 	}},
 	{"gzip", "a gzip file", ".gz", func(b []byte) bool {
-		return at(b, 0, "\x1f\x8b\x08") // RFC 1952, section 2.3.1
+		return At(b, 0, "\x1f\x8b\x08") // RFC 1952, section 2.3.1
 	}},
 	{"bzip2", "a bzip2 file", ".bz2", func(b []byte) bool {
 		// A digit follows, then the first block, or the end of an empty stream.
-		return at(b, 0, "BZh") && (at(b, 4, "1AY&SY") || at(b, 4, "\x17rE8P\x90"))
+		return At(b, 0, "BZh") && (At(b, 4, "1AY&SY") || At(b, 4, "\x17rE8P\x90"))
 	}},
 }
 
-func at(b []byte, offset int, magic string) bool {
+// At reports whether b has magic at an offset.
+func At(b []byte, offset int, magic string) bool {
 	return len(b) >= offset+len(magic) && string(b[offset:offset+len(magic)]) == magic
 }
 

@@ -9,6 +9,8 @@ import (
 	"math/bits"
 
 	"github.com/klauspost/compress/zstd"
+
+	"imageroot/shared/content"
 )
 
 // A zstdStream is one or more frames of zstd (RFC 8878), some of them skippable.
@@ -28,78 +30,44 @@ func newZstd(in *bufio.Reader, window int64, grow func(int64) error) (stream, in
 
 // zstdWindow returns the window of the first frame, and 0 if it is unknown.
 func zstdWindow(in *bufio.Reader) int64 {
-	h, _ := in.Peek(zstd.HeaderMaxSize)
-	var header zstd.Header
-	if header.Decode(h) != nil || header.Skippable {
+	_, frame, err := new(content.ZstdFrames).Next(in)
+	if err != nil || frame.Skippable {
 		return 0
 	}
-	return windowOf(header)
+	return windowOf(frame)
 }
 
-func windowOf(h zstd.Header) int64 {
+func windowOf(h *zstd.Header) int64 {
 	return int64(min(cmp.Or(h.WindowSize, h.FrameContentSize), 1<<62))
 }
 
 // A zstdFrames passes a stream on to the decoder, which allocates what any frame asks
-// for. It reads headers of frames and blocks (RFC 8878 section 3.1.1) to have each
-// frame's window granted before the decoder gets the frame.
+// for. It reads headers to have each frame's window granted before the decoder gets the
+// frame.
 type zstdFrames struct {
 	in     *bufio.Reader
 	window int64
 	grow   func(int64) error
+	frames content.ZstdFrames
 	left   int64 // bytes to pass on before the next header
-	inside bool  // of a frame: a block is next
-	sum    bool  // the frame ends in a checksum
 }
 
 func (z *zstdFrames) Read(p []byte) (int, error) {
 	if z.left == 0 {
-		if err := z.next(); err != nil {
-			return 0, err
+		length, frame, err := z.frames.Next(z.in)
+		if err != nil {
+			length = math.MaxInt64 // the decoder reads the same and reports it
+		}
+		z.left = length
+		if frame != nil && !frame.Skippable && windowOf(frame) <= z.window { // else it is refused
+			if err := z.grow(windowOf(frame)); err != nil {
+				return 0, err
+			}
 		}
 	}
 	n, err := z.in.Read(p[:min(int64(len(p)), z.left)])
 	z.left -= int64(n)
 	return n, err
-}
-
-// next reads the next header. It passes on what is malformed: the decoder reads the
-// same headers and reports it.
-func (z *zstdFrames) next() error {
-	z.left = math.MaxInt64
-	if z.inside {
-		b, _ := z.in.Peek(3)
-		if len(b) < 3 {
-			return nil
-		}
-		n := int64(b[0]) | int64(b[1])<<8 | int64(b[2])<<16
-		z.left = 3 + n>>3
-		if n>>1&3 == 1 { // one byte, repeated
-			z.left = 3 + 1
-		}
-		if n&1 != 0 {
-			z.inside = false
-			if z.sum {
-				z.left += 4
-			}
-		}
-		return nil
-	}
-	b, _ := z.in.Peek(zstd.HeaderMaxSize)
-	var h zstd.Header
-	if h.Decode(b) != nil {
-		return nil
-	}
-	z.left = int64(h.HeaderSize)
-	if h.Skippable {
-		z.left += int64(h.SkippableSize)
-		return nil
-	}
-	z.inside, z.sum = true, h.HasCheckSum
-	if w := windowOf(h); w <= z.window { // else it is refused
-		return z.grow(w)
-	}
-	return nil
 }
 
 func (z zstdStream) Read(p []byte) (int, error) {
