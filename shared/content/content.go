@@ -167,7 +167,6 @@ const maxSeekBytes = 1 << 20
 
 var errEnough = errors.New("enough of it has been read")
 
-// ReadAt implements io.ReaderAt.
 func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
 	if s.left <= 0 || len(p) > maxSeekBytes {
 		return 0, errEnough

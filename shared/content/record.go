@@ -22,7 +22,6 @@ type Record struct {
 	Check *Check `json:"check,omitempty"`
 }
 
-// Validate implements record.Validator.
 func (r *Record) Validate() error {
 	if !r.SHA256.Valid() || r.SizeBytes < 0 || r.Kind == "" {
 		return errors.New("a content record has a SHA-256, a size and a kind")

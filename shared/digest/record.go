@@ -44,7 +44,6 @@ type Record struct {
 	Publishers []Publisher `json:"publishers,omitempty"`
 }
 
-// Validate implements record.Validator.
 func (r *Record) Validate() error {
 	if !r.Name.Valid() || !r.SHA256.Valid() || r.By != ByUpload && r.By != ByHash {
 		return errors.New("a digest record has the name of an image, its SHA-256 and what computed it")

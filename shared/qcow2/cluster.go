@@ -71,26 +71,23 @@ type inflater struct {
 // "decompression stops when it has produced a cluster of data".
 func (x *inflater) expand(cluster []byte, compression string) (err error) {
 	src := bytes.NewReader(x.in)
-	var r io.Reader
 	switch {
-	case compression == "zstd":
-		if x.zstd == nil {
-			x.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		}
-		if err == nil {
-			err = x.zstd.Reset(src)
-		}
-		r = x.zstd
-	case x.zlib == nil:
-		// The data have neither header nor checksum of zlib.
-		x.zlib = flate.NewReader(src)
-		r = x.zlib
-	default:
+	case compression != "zstd" && x.zlib == nil:
+		x.zlib = flate.NewReader(src) // the data have neither header nor checksum of zlib
+	case compression != "zstd":
 		err = x.zlib.(flate.Resetter).Reset(src, nil)
-		r = x.zlib
+	case x.zstd == nil:
+		x.zstd, err = zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	default:
+		err = x.zstd.Reset(src)
 	}
-	if err == nil {
-		_, err = io.ReadFull(r, cluster)
+	if err != nil {
+		return err
 	}
+	var r io.Reader = x.zlib
+	if compression == "zstd" {
+		r = x.zstd
+	}
+	_, err = io.ReadFull(r, cluster)
 	return err
 }

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"encoding/binary"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -46,14 +47,11 @@ func (i *Image) extent(off, limit int64) (extent, error) {
 		run.length += next.length
 	}
 	run.length = min(run.length, limit-off)
-	switch {
-	case run.kind == data && run.host+run.length > i.size:
-		if run.host >= i.size {
-			return extent{}, truncated("byte %d of the disk is at byte %d of a file of %d", off, run.host, i.size)
-		}
-		run.length = i.size - run.host // up to the end of the file
-	case run.kind == compressed && run.host >= i.size:
+	if run.kind != zero && run.host >= i.size {
 		return extent{}, truncated("byte %d of the disk is at byte %d of a file of %d", off, run.host, i.size)
+	}
+	if run.kind == data {
+		run.length = min(run.length, i.size-run.host) // up to the end of the file
 	}
 	return run, nil
 }
@@ -148,58 +146,51 @@ type pages struct {
 	size  int64 // of the file
 	bytes int64 // of a page
 
-	mu   sync.Mutex
-	all  []page
-	last int // the one that was used last
-	tick int64
+	mu  sync.Mutex
+	all []page // the one that was used last comes last
 }
 
 type page struct {
 	number int64
 	data   []byte
-	used   int64
 }
 
 // entry returns the table entry at an offset in the file, a multiple of 8.
 func (p *pages) entry(at int64) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	number, within := at/p.bytes, at%p.bytes
-	if p.last >= len(p.all) || p.all[p.last].number != number {
-		if err := p.turn(number); err != nil {
-			return 0, err
-		}
+	data, err := p.page(at / p.bytes)
+	if err != nil {
+		return 0, err
 	}
-	d := p.all[p.last].data
-	if within+8 > int64(len(d)) {
+	within := at % p.bytes
+	if within+8 > int64(len(data)) {
 		return 0, truncated("a table is at byte %d of a file of %d", at, p.size)
 	}
-	return binary.BigEndian.Uint64(d[within:]), nil
+	return binary.BigEndian.Uint64(data[within:]), nil
 }
 
-// turn makes a page the last one. A new page replaces the least recently used.
-func (p *pages) turn(number int64) error {
-	p.tick++
-	oldest := 0
-	for n := range p.all {
-		if p.all[n].number == number {
-			p.all[n].used, p.last = p.tick, n
-			return nil
+// page returns the page with that number, which may replace the least recently used
+// one.
+func (p *pages) page(number int64) ([]byte, error) {
+	last := len(p.all) - 1
+	if last >= 0 && p.all[last].number == number {
+		return p.all[last].data, nil
+	}
+	used := page{number: number}
+	if n := slices.IndexFunc(p.all, func(q page) bool { return q.number == number }); n >= 0 {
+		used = p.all[n]
+		p.all = slices.Delete(p.all, n, n+1)
+	} else {
+		from := number * p.bytes
+		used.data = make([]byte, max(0, min(p.bytes, p.size-from)))
+		if err := readFull(p.file, used.data, from); err != nil {
+			return nil, err
 		}
-		if p.all[n].used < p.all[oldest].used {
-			oldest = n
+		if len(p.all) == maxPages {
+			p.all = slices.Delete(p.all, 0, 1)
 		}
 	}
-	from := number * p.bytes
-	fresh := page{number, make([]byte, max(0, min(p.bytes, p.size-from))), p.tick}
-	if err := readFull(p.file, fresh.data, from); err != nil {
-		return err
-	}
-	if len(p.all) < maxPages {
-		p.all = append(p.all, fresh)
-		p.last = len(p.all) - 1
-		return nil
-	}
-	p.all[oldest], p.last = fresh, oldest
-	return nil
+	p.all = append(p.all, used)
+	return used.data, nil
 }

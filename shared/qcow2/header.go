@@ -29,7 +29,6 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Detail }
 
-// Unwrap returns e.Kind.
 func (e *Error) Unwrap() error { return e.Kind }
 
 func truncated(format string, args ...any) error {

@@ -82,7 +82,6 @@ func (e *ShortBody) Error() string {
 	return fmt.Sprintf("%s closed the connection after %d of %d bytes", e.Host, e.Got, e.Want)
 }
 
-// Unwrap returns [io.ErrUnexpectedEOF].
 func (e *ShortBody) Unwrap() error { return io.ErrUnexpectedEOF }
 
 // MayRetry reports whether err is a [*Retryable] or [*ShortBody], and how long the

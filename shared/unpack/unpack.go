@@ -167,7 +167,6 @@ func (u *Reader) Trailing() int64 {
 	return 0
 }
 
-// Read implements io.Reader.
 func (u *Reader) Read(p []byte) (int, error) {
 	if u.err != nil {
 		return 0, u.err

@@ -90,7 +90,6 @@ func (r *Reader) take(body io.ReadCloser, number int64) ([]byte, error) {
 	return data, err
 }
 
-// ReadAt implements io.ReaderAt.
 func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	if r.direct != nil {
 		return r.direct.ReadObjectAt(p, off)
