@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"testing/iotest"
 	"time"
 
 	"imageroot/shared/store"
@@ -48,6 +46,17 @@ func (s *suite) hasParts(key store.Key, id string, want ...store.Part) {
 	}
 }
 
+// completes is a CompleteUpload of parts, which have data.
+func (s *suite) completes(key store.Key, id string, data []byte, parts ...store.Part) store.Version {
+	s.Helper()
+	v, err := s.root.CompleteUpload(s.ctx, key, id, parts)
+	s.must("complete", err)
+	if got := s.holds(key, data); !got.Equal(v) {
+		s.Errorf("CompleteUpload returned %+v, and the object is %+v", v, got)
+	}
+	return v
+}
+
 func (s *suite) multipart() {
 	const key = "staging/a b+ü%.img"
 	one, two, replaced, three := pattern(1, partBytes), pattern(2, partBytes), pattern(3, partBytes+7), pattern(4, 1000)
@@ -61,27 +70,18 @@ func (s *suite) multipart() {
 	s.hasParts(key, id, p1, p2, p3)
 	s.isMissing(key)
 	s.lists("staging/", "")
-	v, err := s.root.CompleteUpload(s.ctx, key, id, []store.Part{p1, p2, p3})
-	s.must("complete", err)
-	if got := s.holds(key, slices.Concat(one, replaced, three)); !got.Equal(v) {
-		s.Errorf("CompleteUpload returned %+v, and the object is %+v", v, got)
-	}
-	got, _, err := s.read(key, store.Range{Offset: partBytes - 10, Length: 20}, v.ETag)
-	if err != nil || !bytes.Equal(got, slices.Concat(one[partBytes-10:], replaced[:10])) {
-		s.Errorf("a range over two parts: %d bytes, %v", len(got), err)
-	}
+	v := s.completes(key, id, slices.Concat(one, replaced, three), p1, p2, p3)
+	s.hasRange(key, store.Range{Offset: partBytes - 10, Length: 20}, v.ETag, slices.Concat(one[partBytes-10:], replaced[:10]))
 	s.lists("staging/", "", key)
 	s.noUploads()
 
 	// One small part is enough, and numbers may have gaps.
 	id = s.create("small.img")
 	p := s.part("small.img", id, 7, three)
-	_, err = s.root.CompleteUpload(s.ctx, "small.img", id, []store.Part{p})
-	s.must("complete", err)
-	s.holds("small.img", three)
+	s.completes("small.img", id, three, p)
 
 	// A completed upload is not pending.
-	_, err = s.root.UploadPart(s.ctx, "small.img", id, 8, bytes.NewReader(three), 1000)
+	_, err := s.root.UploadPart(s.ctx, "small.img", id, 8, bytes.NewReader(three), 1000)
 	s.fails("a part of an upload that is completed", err, store.ErrNotFound)
 	s.must("abort what is completed", s.root.AbortUpload(s.ctx, "small.img", id))
 	s.holds("small.img", three)
@@ -95,12 +95,9 @@ func (s *suite) multipartOverwrites() {
 	if got := s.holds("x.img", pattern(1, 1000)); !got.Equal(old) {
 		s.Errorf("parts alone changed the object from %+v to %+v", old, got)
 	}
-	v, err := s.root.CompleteUpload(s.ctx, "x.img", id, []store.Part{p1, p2})
-	s.must("complete", err)
-	if v.Equal(old) {
+	if v := s.completes("x.img", id, slices.Concat(pattern(2, partBytes), pattern(3, 10)), p1, p2); v.Equal(old) {
 		s.Errorf("two contents have one version: %+v", v)
 	}
-	s.holds("x.img", slices.Concat(pattern(2, partBytes), pattern(3, 10)))
 
 	// Two uploads of one key are independent.
 	a, b := s.create("x.img"), s.create("x.img")
@@ -110,27 +107,21 @@ func (s *suite) multipartOverwrites() {
 	pa, pb := s.part("x.img", a, 1, pattern(4, 100)), s.part("x.img", b, 1, pattern(5, 200))
 	s.hasParts("x.img", a, pa)
 	s.hasParts("x.img", b, pb)
-	_, err = s.root.CompleteUpload(s.ctx, "x.img", b, []store.Part{pb})
-	s.must("complete", err)
-	s.holds("x.img", pattern(5, 200))
-	_, err = s.root.CompleteUpload(s.ctx, "x.img", a, []store.Part{pa})
-	s.must("complete", err)
-	s.holds("x.img", pattern(4, 100))
+	s.completes("x.img", b, pattern(5, 200), pb)
+	s.completes("x.img", a, pattern(4, 100), pa)
 }
 
 func (s *suite) failedPart() {
 	broken := errors.New("broken")
 	id := s.create("x.img")
 	p := s.part("x.img", id, 1, pattern(1, 1000))
-	_, err := s.root.UploadPart(s.ctx, "x.img", id, 1, io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(broken)), 100_000)
+	_, err := s.root.UploadPart(s.ctx, "x.img", id, 1, breaks(50_000, broken), 100_000)
 	s.fails("a part that breaks", err, broken)
 	if _, err := s.root.UploadPart(s.ctx, "x.img", id, 2, plain{bytes.NewReader(pattern(2, 50_000))}, 100_000); err == nil {
 		s.Error("a part that is too short was taken")
 	}
 	s.hasParts("x.img", id, p)
-	_, err = s.root.CompleteUpload(s.ctx, "x.img", id, []store.Part{p})
-	s.must("complete", err)
-	s.holds("x.img", pattern(1, 1000))
+	s.completes("x.img", id, pattern(1, 1000), p)
 }
 
 func (s *suite) wrongComplete() {
@@ -154,9 +145,7 @@ func (s *suite) wrongComplete() {
 		}
 		s.hasParts("x.img", id, p1, p2)
 	}
-	_, err := s.root.CompleteUpload(s.ctx, "x.img", id, []store.Part{p1, p2})
-	s.must("complete", err)
-	s.holds("x.img", slices.Concat(pattern(2, partBytes), pattern(4, 100)))
+	s.completes("x.img", id, slices.Concat(pattern(2, partBytes), pattern(4, 100)), p1, p2)
 }
 
 func (s *suite) abort() {
@@ -185,28 +174,20 @@ func (s *suite) pendingUploads() {
 	a, b := s.create("a/x ü+%.img"), s.create("a/x ü+%.img")
 	c := s.create("b.img")
 	s.part("b.img", c, 1, pattern(1, 100))
-	pending := func(prefix string) map[string]store.Key {
-		found := map[string]store.Key{}
-		for u, err := range s.root.PendingUploads(s.ctx, prefix) {
-			s.must("list uploads", err)
-			found[u.ID] = u.Key
-			if u.Initiated.IsZero() {
-				s.Errorf("the upload %+v does not say when it began", u)
-			}
-		}
-		return found
-	}
+	keys := map[string]store.Key{a: "a/x ü+%.img", b: "a/x ü+%.img", c: "b.img"}
 	check := func(prefix string, want ...string) {
 		s.Helper()
-		got := pending(prefix)
-		if len(got) != len(want) {
-			s.Errorf("pending with prefix %q: %v, want %q", prefix, got, want)
-		}
-		keys := map[string]store.Key{a: "a/x ü+%.img", b: "a/x ü+%.img", c: "b.img"}
-		for _, id := range want {
-			if got[id] != keys[id] {
-				s.Errorf("the pending upload %s is of %q, want %q", id, got[id], keys[id])
+		left := slices.Clone(want)
+		for u, err := range s.root.PendingUploads(s.ctx, prefix) {
+			s.must("list uploads", err)
+			if i := slices.Index(left, u.ID); i < 0 || u.Key != keys[u.ID] || u.Initiated.IsZero() {
+				s.Errorf("pending with prefix %q: %+v", prefix, u)
+			} else {
+				left = slices.Delete(left, i, i+1)
 			}
+		}
+		if len(left) > 0 {
+			s.Errorf("not pending with prefix %q: %q of %q", prefix, left, want)
 		}
 	}
 	check("", a, b, c)

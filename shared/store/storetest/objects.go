@@ -29,20 +29,14 @@ func (s *suite) putAndGet() {
 	for _, n := range []int{0, 1, 1000, 3 << 20} {
 		data := pattern(1, n)
 		key := store.Key(fmt.Sprintf("%d.img", n))
-		v, err := s.root.Put(s.ctx, key, plain{bytes.NewReader(data)}, int64(n))
-		s.must("put "+string(key), err)
-		if got := s.holds(key, data); !got.Equal(v) {
-			s.Errorf("Put returned %+v, and the object is %+v", v, got)
-		}
+		v := s.puts(key, plain{bytes.NewReader(data)}, int64(n), data)
 		if v.LastModified.Before(began) || v.LastModified.After(time.Now().Add(time.Minute)) {
 			s.Errorf("%q was last modified at %v", key, v.LastModified)
 		}
 	}
 	// One byte at a time is a reader too.
 	data := pattern(2, 1000)
-	_, err := s.root.Put(s.ctx, "bytes.img", iotest.OneByteReader(bytes.NewReader(data)), 1000)
-	s.must("put byte by byte", err)
-	s.holds("bytes.img", data)
+	s.puts("bytes.img", iotest.OneByteReader(bytes.NewReader(data)), 1000, data)
 
 	// Another content is another version, even if it has the same size and is
 	// written within the same second.
@@ -75,11 +69,7 @@ func (s *suite) ranges() {
 		{store.Range{Offset: 990, Length: 100}, data[990:]}, // what there is
 		{store.Range{Offset: 0, Length: 5000}, data},
 	} {
-		got, info, err := s.read("x.img", tt.r, "")
-		if err != nil || !bytes.Equal(got, tt.want) {
-			s.Errorf("range %+v: %d bytes, %v; want %d", tt.r, len(got), err, len(tt.want))
-		}
-		if !info.Equal(v) || info.Key != "x.img" {
+		if info := s.hasRange("x.img", tt.r, "", tt.want); !info.Equal(v) || info.Key != "x.img" {
 			s.Errorf("range %+v: of %+v, want the whole object's version %+v", tt.r, info, v)
 		}
 	}
@@ -102,17 +92,13 @@ func (s *suite) ranges() {
 
 func (s *suite) ifMatch() {
 	old := s.put("x.img", pattern(1, 100))
-	if got, _, err := s.read("x.img", store.All, old.ETag); err != nil || !bytes.Equal(got, pattern(1, 100)) {
-		s.Errorf("get of the version that is there: %d bytes, %v", len(got), err)
-	}
+	s.hasRange("x.img", store.All, old.ETag, pattern(1, 100))
 	v := s.put("x.img", pattern(2, 100))
 	_, _, err := s.read("x.img", store.All, old.ETag)
 	s.fails("get of the version before", err, store.ErrChanged)
 	_, _, err = s.read("x.img", store.Range{Offset: 10, Length: 10}, old.ETag)
 	s.fails("range of the version before", err, store.ErrChanged)
-	if got, _, err := s.read("x.img", store.Range{Offset: 10, Length: 10}, v.ETag); err != nil || !bytes.Equal(got, pattern(2, 100)[10:20]) {
-		s.Errorf("range of the version that is there: %d bytes, %v", len(got), err)
-	}
+	s.hasRange("x.img", store.Range{Offset: 10, Length: 10}, v.ETag, pattern(2, 100)[10:20])
 	s.must("delete", s.root.Delete(s.ctx, "x.img"))
 	_, _, err = s.read("x.img", store.All, v.ETag)
 	s.fails("get of a version that is gone", err, store.ErrNotFound)
@@ -121,17 +107,11 @@ func (s *suite) ifMatch() {
 func (s *suite) unknownSize() {
 	for _, n := range []int{0, 1, 1000, 100_000} {
 		data := pattern(1, n)
-		v, err := s.root.Put(s.ctx, "x.img", plain{bytes.NewReader(data)}, -1)
-		s.must("put of unknown size", err)
-		if got := s.holds("x.img", data); !got.Equal(v) {
-			s.Errorf("Put returned %+v, and the object is %+v", v, got)
-		}
+		s.puts("x.img", plain{bytes.NewReader(data)}, -1, data)
 	}
 	// The last bytes may come with io.EOF.
 	data := pattern(2, 1000)
-	_, err := s.root.Put(s.ctx, "x.img", iotest.DataErrReader(bytes.NewReader(data)), -1)
-	s.must("put of unknown size", err)
-	s.holds("x.img", data)
+	s.puts("x.img", iotest.DataErrReader(bytes.NewReader(data)), -1, data)
 	s.noUploads()
 }
 
@@ -140,13 +120,9 @@ const large = 20<<20 + 12345
 
 func (s *suite) largeOfUnknownSize() {
 	data := pattern(1, large)
-	v, err := s.root.Put(s.ctx, "x.img", plain{bytes.NewReader(data)}, -1)
-	s.must("put of unknown size", err)
-	if got := s.holds("x.img", data); !got.Equal(v) {
-		s.Errorf("Put returned %+v, and the object is %+v", v, got)
-	}
+	s.puts("x.img", plain{bytes.NewReader(data)}, -1, data)
 	broken := errors.New("broken")
-	_, err = s.root.Put(s.ctx, "x.img", io.MultiReader(bytes.NewReader(pattern(2, large)), iotest.ErrReader(broken)), -1)
+	_, err := s.root.Put(s.ctx, "x.img", breaks(large, broken), -1)
 	s.fails("put of a body that breaks", err, broken)
 	s.holds("x.img", data)
 	s.noUploads()
@@ -171,18 +147,10 @@ func (s *suite) failedPut() {
 		want error // nil: any
 	}{
 		{"broken at once", func() io.Reader { return iotest.ErrReader(broken) }, 100_000, broken},
-		{"broken in the middle", func() io.Reader {
-			return io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(broken))
-		}, 100_000, broken},
-		{"broken after the last byte but one", func() io.Reader {
-			return io.MultiReader(bytes.NewReader(pattern(2, 99_999)), iotest.ErrReader(broken))
-		}, 100_000, broken},
-		{"broken, of unknown size", func() io.Reader {
-			return io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(broken))
-		}, -1, broken},
-		{"cut, of unknown size", func() io.Reader {
-			return io.MultiReader(bytes.NewReader(pattern(2, 50_000)), iotest.ErrReader(io.ErrUnexpectedEOF))
-		}, -1, io.ErrUnexpectedEOF},
+		{"broken in the middle", func() io.Reader { return breaks(50_000, broken) }, 100_000, broken},
+		{"broken after the last byte but one", func() io.Reader { return breaks(99_999, broken) }, 100_000, broken},
+		{"broken, of unknown size", func() io.Reader { return breaks(50_000, broken) }, -1, broken},
+		{"cut, of unknown size", func() io.Reader { return breaks(50_000, io.ErrUnexpectedEOF) }, -1, io.ErrUnexpectedEOF},
 		{"too short", func() io.Reader { return plain{bytes.NewReader(pattern(2, 50_000))} }, 100_000, nil},
 		{"empty", func() io.Reader { return plain{bytes.NewReader(nil)} }, 100_000, nil},
 	} {
@@ -310,10 +278,8 @@ func (s *suite) hostileKeys() {
 	s.lists("", "")
 	for i, key := range HostileKeys {
 		key = "digests/" + key
-		tag, err := s.root.CreateRecord(s.ctx, key, pattern(byte(i), 100))
-		s.must("create "+string(key), err)
-		_, err = s.root.ReplaceRecord(s.ctx, key, pattern(byte(i), 101), tag)
-		s.must("replace "+string(key), err)
+		tag := s.wins("create "+string(key), key, pattern(byte(i), 100), "")
+		s.wins("replace "+string(key), key, pattern(byte(i), 101), tag)
 		s.holds(key, pattern(byte(i), 101))
 	}
 	if got := s.keys("digests/", ""); len(got) != len(HostileKeys) {

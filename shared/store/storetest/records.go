@@ -22,64 +22,71 @@ func (s *suite) reads(key store.Key, want []byte, wantTag string) {
 	}
 }
 
+// write creates a record, or replaces the content that tag identifies if tag is not
+// empty.
+func (s *suite) write(key store.Key, data []byte, tag string) (string, error) {
+	if tag == "" {
+		return s.root.CreateRecord(s.ctx, key, data)
+	}
+	return s.root.ReplaceRecord(s.ctx, key, data, tag)
+}
+
+// wins is a write that wins. It returns the new tag.
+func (s *suite) wins(what string, key store.Key, data []byte, tag string) string {
+	s.Helper()
+	tag, err := s.write(key, data, tag)
+	s.must(what, err)
+	s.reads(key, data, tag)
+	return tag
+}
+
+// loses is a write that loses, and leaves the content and the tag of the record, or no
+// record if that tag is empty.
+func (s *suite) loses(what string, key store.Key, data []byte, tag string, content []byte, contentTag string) {
+	s.Helper()
+	_, err := s.write(key, data, tag)
+	s.fails(what, err, store.ErrConflict)
+	if contentTag != "" {
+		s.reads(key, content, contentTag)
+		return
+	}
+	_, _, err = s.root.ReadRecord(s.ctx, key)
+	s.fails("read after "+what, err, store.ErrNotFound)
+}
+
 func (s *suite) records() {
 	const key = "jobs/hash/a b+ü%41.img"
+	n := func(i int) []byte { return fmt.Appendf(nil, `{"n":%d}`, i) }
 	_, _, err := s.root.ReadRecord(s.ctx, key)
 	s.fails("read of no record", err, store.ErrNotFound)
-	_, err = s.root.ReplaceRecord(s.ctx, key, []byte("0"), `"00000000000000000000000000000000"`)
-	s.fails("replace of no record", err, store.ErrConflict)
-	_, _, err = s.root.ReadRecord(s.ctx, key)
-	s.fails("read after a replace of no record", err, store.ErrNotFound)
-
-	one, err := s.root.CreateRecord(s.ctx, key, []byte(`{"n":1}`))
-	s.must("create", err)
-	s.reads(key, []byte(`{"n":1}`), one)
-	_, err = s.root.CreateRecord(s.ctx, key, []byte(`{"n":2}`))
-	s.fails("create again", err, store.ErrConflict)
-	s.reads(key, []byte(`{"n":1}`), one)
-
-	two, err := s.root.ReplaceRecord(s.ctx, key, []byte(`{"n":2}`), one)
-	s.must("replace", err)
+	s.loses("replace of no record", key, n(0), `"00000000000000000000000000000000"`, nil, "")
+	one := s.wins("create", key, n(1), "")
+	s.loses("create again", key, n(2), "", n(1), one)
+	two := s.wins("replace", key, n(2), one)
 	if one == two {
 		s.Errorf("two contents have one tag: %s", one)
 	}
-	s.reads(key, []byte(`{"n":2}`), two)
-	_, err = s.root.ReplaceRecord(s.ctx, key, []byte(`{"n":3}`), one)
-	s.fails("replace with an old tag", err, store.ErrConflict)
-	s.reads(key, []byte(`{"n":2}`), two)
-	three, err := s.root.ReplaceRecord(s.ctx, key, []byte(`{"n":3}`), two)
-	s.must("replace with the new tag", err)
-	s.reads(key, []byte(`{"n":3}`), three)
+	s.loses("replace with an old tag", key, n(3), one, n(2), two)
+	three := s.wins("replace with the new tag", key, n(3), two)
 
 	s.must("delete", s.root.Delete(s.ctx, key))
 	s.must("delete again", s.root.Delete(s.ctx, key))
 	_, _, err = s.root.ReadRecord(s.ctx, key)
 	s.fails("read of a deleted record", err, store.ErrNotFound)
-	_, err = s.root.ReplaceRecord(s.ctx, key, []byte(`{"n":4}`), three)
-	s.fails("replace of a deleted record", err, store.ErrConflict)
-	_, _, err = s.root.ReadRecord(s.ctx, key)
-	s.fails("read after a replace of a deleted record", err, store.ErrNotFound)
-	four, err := s.root.CreateRecord(s.ctx, key, []byte(`{"n":4}`))
-	s.must("create after delete", err)
-	s.reads(key, []byte(`{"n":4}`), four)
-	_, err = s.root.ReplaceRecord(s.ctx, key, []byte(`{"n":5}`), three)
-	s.fails("replace with the tag of before the delete", err, store.ErrConflict)
-	s.reads(key, []byte(`{"n":4}`), four)
+	s.loses("replace of a deleted record", key, n(4), three, nil, "")
+	four := s.wins("create after delete", key, n(4), "")
+	s.loses("replace with the tag of before the delete", key, n(5), three, n(4), four)
 
-	// Other records stay as they are.
-	_, err = s.root.CreateRecord(s.ctx, "jobs/hash/a b+ü%41.im", []byte(`{}`))
-	s.must("create beside", err)
-	s.reads(key, []byte(`{"n":4}`), four)
+	s.wins("create beside", "jobs/hash/a b+ü%41.im", []byte(`{}`), "")
+	s.reads(key, n(4), four)
 }
 
 // recordsAreObjects checks that records can be listed and read as objects.
 func (s *suite) recordsAreObjects() {
-	tag, err := s.root.CreateRecord(s.ctx, "entries/a", []byte("one"))
-	s.must("create", err)
+	tag := s.wins("create", "entries/a", []byte("one"), "")
 	v := s.holds("entries/a", []byte("one"))
 	s.lists("entries/", "", "entries/a")
-	_, err = s.root.ReplaceRecord(s.ctx, "entries/a", []byte("two"), tag)
-	s.must("replace", err)
+	s.wins("replace", "entries/a", []byte("two"), tag)
 	if w := s.holds("entries/a", []byte("two")); w.Equal(v) {
 		s.Errorf("a record that was replaced kept its version %+v", v)
 	}
@@ -94,27 +101,22 @@ func (s *suite) recordsAreObjects() {
 	s.lists("entries/", "")
 
 	// An object can be read as a record.
-	s.put("catalog.toml", []byte("version = 1"))
+	one, two := []byte("version = 1"), []byte("version = 2")
+	s.put("catalog.toml", one)
 	data, tag, err := s.root.ReadRecord(s.ctx, "catalog.toml")
 	s.must("read an object", err)
-	if string(data) != "version = 1" || tag == "" {
+	if !bytes.Equal(data, one) || tag == "" {
 		s.Errorf("the object is read as %s with the tag %q", data, tag)
 	}
-	_, err = s.root.CreateRecord(s.ctx, "catalog.toml", []byte("version = 2"))
-	s.fails("create over an object", err, store.ErrConflict)
-	_, err = s.root.ReplaceRecord(s.ctx, "catalog.toml", []byte("version = 2"), tag)
-	s.must("replace an object", err)
-	s.holds("catalog.toml", []byte("version = 2"))
+	s.loses("create over an object", "catalog.toml", two, "", one, tag)
+	s.wins("replace an object", "catalog.toml", two, tag)
+	s.holds("catalog.toml", two)
 }
 
 func (s *suite) recordSizes() {
-	tag, err := s.root.CreateRecord(s.ctx, "empty", nil)
-	s.must("create an empty record", err)
-	s.reads("empty", nil, tag)
+	tag := s.wins("create an empty record", "empty", nil, "")
 	full := pattern(1, store.MaxRecordBytes)
-	tag, err = s.root.ReplaceRecord(s.ctx, "empty", full, tag)
-	s.must("replace by the largest record", err)
-	s.reads("empty", full, tag)
+	tag = s.wins("replace by the largest record", "empty", full, tag)
 	over := pattern(1, store.MaxRecordBytes+1)
 	if _, err := s.root.CreateRecord(s.ctx, "over", over); err == nil {
 		s.Error("a record that is too large was created")
@@ -130,21 +132,22 @@ func (s *suite) recordSizes() {
 	}
 }
 
-// race runs write for each racer at once. Exactly one must win, and its
-// content must be the one in force; the others must learn that they lost.
-func (s *suite) race(key store.Key, write func(data []byte) (string, error)) string {
+// race has each racer write at once. Exactly one must win, and its content must be the
+// one in force; the others must learn that they lost. It returns the new tag.
+func (s *suite) race(key store.Key, tag string) string {
 	s.Helper()
 	type result struct {
 		n   int
 		tag string
 		err error
 	}
+	content := func(n int) []byte { return fmt.Appendf(nil, `{"racer":%d,"before":%q}`, n, tag) }
 	start := make(chan struct{})
 	results := make(chan result, racers)
 	for n := range racers {
 		go func() {
 			<-start
-			tag, err := write(fmt.Appendf(nil, `{"racer":%d,"key":%q}`, n, key))
+			tag, err := s.write(key, content(n), tag)
 			results <- result{n, tag, err}
 		}()
 	}
@@ -161,32 +164,24 @@ func (s *suite) race(key store.Key, write func(data []byte) (string, error)) str
 	if len(won) != 1 {
 		s.Fatalf("%d of %d racers won, want 1", len(won), racers)
 	}
-	s.reads(key, fmt.Appendf(nil, `{"racer":%d,"key":%q}`, won[0].n, key), won[0].tag)
+	s.reads(key, content(won[0].n), won[0].tag)
 	return won[0].tag
 }
 
 func (s *suite) createRace() {
 	for round := range 10 {
 		key := store.Key(fmt.Sprintf("jobs/hash/%d.img", round))
-		s.race(key, func(data []byte) (string, error) { return s.root.CreateRecord(s.ctx, key, data) })
+		s.race(key, "")
 		// And once more where one was deleted.
 		s.must("delete", s.root.Delete(s.ctx, key))
-		s.race(key, func(data []byte) (string, error) { return s.root.CreateRecord(s.ctx, key, data) })
+		s.race(key, "")
 	}
 }
 
 func (s *suite) replaceRace() {
-	tag, err := s.root.CreateRecord(s.ctx, "r", []byte(`{}`))
-	s.must("create", err)
-	for round := range 10 {
-		old := tag
-		tag = s.race("r", func(data []byte) (string, error) {
-			return s.root.ReplaceRecord(s.ctx, "r", data, old)
-		})
-		// The contents of the next round differ from those of this one.
-		if tag, err = s.root.ReplaceRecord(s.ctx, "r", fmt.Appendf(nil, `{"round":%d}`, round), tag); err != nil {
-			s.Fatalf("replace by the tag of the one that won: %v", err)
-		}
+	tag := s.wins("create", "r", []byte(`{}`), "")
+	for range 10 {
+		tag = s.race("r", tag)
 	}
 }
 

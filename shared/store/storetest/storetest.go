@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"imageroot/shared/store"
@@ -89,6 +90,17 @@ func (s *suite) put(key store.Key, data []byte) store.Version {
 	return v
 }
 
+// puts is a Put of body, which has data.
+func (s *suite) puts(key store.Key, body io.Reader, size int64, data []byte) store.Version {
+	s.Helper()
+	v, err := s.root.Put(s.ctx, key, body, size)
+	s.must("put "+string(key), err)
+	if got := s.holds(key, data); !got.Equal(v) {
+		s.Errorf("Put returned %+v, and the object is %+v", v, got)
+	}
+	return v
+}
+
 func (s *suite) get(key store.Key) ([]byte, store.Info) {
 	s.Helper()
 	data, info, err := s.read(key, store.All, "")
@@ -103,6 +115,16 @@ func (s *suite) read(key store.Key, r store.Range, ifMatch string) ([]byte, stor
 	}
 	data, err := io.ReadAll(body)
 	return data, info, errors.Join(err, body.Close())
+}
+
+// hasRange checks a part of key, and returns the version of the whole.
+func (s *suite) hasRange(key store.Key, r store.Range, ifMatch string, want []byte) store.Info {
+	s.Helper()
+	got, info, err := s.read(key, r, ifMatch)
+	if err != nil || !bytes.Equal(got, want) {
+		s.Errorf("range %+v of %q: %d bytes, %v; want %d", r, key, len(got), err, len(want))
+	}
+	return info
 }
 
 // holds checks the content of key, and that Head and Get agree on its version, which
@@ -169,6 +191,11 @@ func pattern(seed byte, n int) []byte {
 		data[i] = byte(x >> 24)
 	}
 	return data
+}
+
+// breaks returns n bytes of a pattern and then err.
+func breaks(n int, err error) io.Reader {
+	return io.MultiReader(bytes.NewReader(pattern(2, n)), iotest.ErrReader(err))
 }
 
 // plain hides all methods of a reader but Read.
