@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"time"
 )
 
@@ -36,6 +37,23 @@ type Body struct {
 	limit int64 // most bytes to read, or 0 for no limit
 	got   int64
 	err   error
+}
+
+// newBody returns the body of an answer. parent is the context of [Client.Open], and ctx
+// that of the request.
+func newBody(parent, ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, stall time.Duration) *Body {
+	b := &Body{
+		Validators: validators(resp),
+		host:       resp.Request.URL.Host,
+		body:       resp.Body,
+		parent:     parent,
+		ctx:        ctx,
+		cancel:     cancel,
+		stall:      stall,
+		timer:      time.AfterFunc(stall, func() { cancel(errStalled) }),
+	}
+	b.timer.Stop()
+	return b
 }
 
 func (b *Body) Read(p []byte) (int, error) {

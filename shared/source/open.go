@@ -62,17 +62,7 @@ func (c *Client) open(ctx context.Context, client doer, url string, name image.N
 		cancel(nil)
 		return nil, err
 	}
-	b := &Body{
-		Validators: validators(resp),
-		host:       resp.Request.URL.Host,
-		body:       resp.Body,
-		parent:     parent,
-		ctx:        ctx,
-		cancel:     cancel,
-		stall:      c.config.StallTimeout,
-		timer:      time.AfterFunc(c.config.StallTimeout, func() { cancel(errStalled) }),
-	}
-	b.timer.Stop()
+	b := newBody(parent, ctx, cancel, resp, c.config.StallTimeout)
 	if err := c.accept(b, resp, name, offset, length, v); err != nil {
 		b.Close()
 		return nil, err

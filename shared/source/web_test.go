@@ -10,12 +10,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"imageroot/shared/layout"
@@ -50,7 +52,7 @@ func newSite(t *testing.T, handle http.HandlerFunc) *site {
 		s.mu.Unlock()
 		handle(w, r)
 	}))
-	s.Client = New(Config{Policy: netpolicy.Policy{Loopback: true}, StallTimeout: 200 * time.Millisecond, HeaderTimeout: 5 * time.Second})
+	s.Client = New(Config{Policy: netpolicy.Policy{Loopback: true}})
 	t.Cleanup(func() {
 		s.Client.Close()
 		s.Server.CloseClientConnections()
@@ -250,12 +252,6 @@ func TestOpenOddServers(t *testing.T) {
 			_, _ = w.Write(payload[:7000])
 			_ = http.NewResponseController(w).Flush()
 		}, 0, -1, "ok", 7000, false},
-		{"stalls", func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Length", "10000")
-			_, _ = w.Write(payload[:5000])
-			_ = http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		}, 0, -1, "retryable", 5000, false},
 		{"closes without an answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, -1, "retryable", 0, false},
 	} {
 		s := newSite(t, tt.handle)
@@ -306,20 +302,38 @@ func TestCompressedName(t *testing.T) {
 	}
 }
 
-func TestSlowReaderIsNoStall(t *testing.T) {
-	s := newSite(t, serve)
-	b, err := s.Open(t.Context(), Location{URL: s.url("/x.img")}, 0, -1, Validators{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	if _, err := io.ReadFull(b, make([]byte, 10)); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(2 * s.config.StallTimeout) // longer than a server may
-	if data, err := io.ReadAll(iotest.OneByteReader(b)); err != nil || len(data) != 9990 {
-		t.Errorf("after a pause: %d bytes, %v", len(data), err)
-	}
+// A source stalls if it sends nothing while it is read. A slow reader is no stall.
+func TestStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := func(sent []byte) *Body {
+			r, w := io.Pipe()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			context.AfterFunc(ctx, func() { w.CloseWithError(context.Canceled) }) // as a connection does
+			go func() {
+				if _, err := w.Write(sent); err == nil && len(sent) == len(payload) {
+					w.Close()
+				}
+			}()
+			b := newBody(t.Context(), ctx, cancel, &http.Response{Request: &http.Request{URL: &url.URL{Host: "h"}}, Body: r}, time.Minute)
+			b.want = int64(len(payload))
+			return b
+		}
+		b := open(payload)
+		defer b.Close()
+		if _, err := io.ReadFull(b, make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if data, err := io.ReadAll(iotest.OneByteReader(b)); err != nil || !bytes.Equal(data, payload[10:]) {
+			t.Errorf("after a pause: %d bytes, %v", len(data), err)
+		}
+		b = open(payload[:5000])
+		defer b.Close()
+		data, err := io.ReadAll(b)
+		if is(err) != "retryable" || !bytes.Equal(data, payload[:5000]) || errors.Is(err, io.EOF) {
+			t.Errorf("a source that stalls: %d bytes, %v", len(data), err)
+		}
+	})
 }
 
 func TestEndOfContext(t *testing.T) {
@@ -329,7 +343,6 @@ func TestEndOfContext(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})
-	s.config.StallTimeout = time.Minute
 	stop := errors.New("stopped")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	b, err := s.Open(ctx, Location{URL: s.url("/x.img")}, 0, -1, Validators{})

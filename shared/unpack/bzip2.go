@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"io"
 	"math"
+	"math/bits"
 )
 
 // A bzip2Stream is one or more streams of bzip2. It accepts and refuses what bzip2
@@ -423,20 +425,15 @@ func (b *bzip2Stream) drain(p []byte) int {
 
 // bzip2CRC updates a CRC-32 with the bit order opposite to that of hash/crc32.
 func bzip2CRC(crc uint32, p []byte) uint32 {
-	crc = ^crc
-	for _, c := range p {
-		crc = bzip2Table[byte(crc>>24)^c] ^ crc<<8
-	}
-	return ^crc
-}
-
-var bzip2Table = func() (table [256]uint32) {
-	for i := range table {
-		crc := uint32(i) << 24
-		for range 8 {
-			crc = crc<<1 ^ (crc>>31)*0x04c11db7
+	crc = bits.Reverse32(crc)
+	var reversed [512]byte
+	for len(p) > 0 {
+		n := copy(reversed[:], p)
+		for i, c := range reversed[:n] {
+			reversed[i] = bits.Reverse8(c)
 		}
-		table[i] = crc
+		crc = crc32.Update(crc, crc32.IEEETable, reversed[:n])
+		p = p[n:]
 	}
-	return table
-}()
+	return bits.Reverse32(crc)
+}

@@ -50,10 +50,8 @@ func TestCopyInParts(t *testing.T) {
 // TestAWSParts checks requests to AWS, over TLS and with the client's defaults: a part
 // must not have a checksum that its upload did not announce.
 func TestAWSParts(t *testing.T) {
-	var asked []string
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body) // what is short shows below
-		asked = append(asked, r.Method)
 		for name := range r.Header {
 			if n := strings.ToLower(name); strings.Contains(n, "checksum") || n == "x-amz-trailer" {
 				t.Errorf("%s %s has %s: %s", r.Method, r.URL, name, r.Header.Get(name))
@@ -76,7 +74,7 @@ func TestAWSParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := c.Root("images", "").UploadPart(t.Context(), "x.img", "id", 1, strings.NewReader("part"), 4)
-	if err != nil || p.ETag != "e" || len(asked) != 1 {
-		t.Errorf("%+v, %v, %v", p, err, asked)
+	if err != nil || p.ETag != "e" {
+		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -242,8 +242,8 @@ func (s *suite) copy() {
 	s.holds("blobs/x ü+.img", pattern(2, 10))
 }
 
-// HostileKeys has keys that are easily damaged by encodings.
-var HostileKeys = []store.Key{
+// hostileKeys has keys that are easily damaged by encodings.
+var hostileKeys = []store.Key{
 	"a b.img", "a  b.img", "a+b.img", "50%.img", "%41.img", "%2F.img", "%2b.img", "a%20b.img", "a#b.img", "a?b=c&d.img",
 	"a&amp;b.img", `quote"'<b>.img`, "semi;colon,comma.img", "x=y@z:!$*()~_-[]{}|^`.img", "-rf.img", "tail.img ", "UPPER.img", "upper.img",
 	"\u00fc.img", "u\u0308.img", "\u65e5\u672c.img", "\U0001f642.img", "\uff21.img", "a..img", "null", "index.html",
@@ -251,17 +251,17 @@ var HostileKeys = []store.Key{
 	store.Key(strings.Repeat("\u65e5", 83) + "12.img"), // 255 bytes
 }
 
-func (s *suite) hostileKeys() {
+func (s *suite) hostile() {
 	versions := map[store.Key]store.Version{}
-	for i, key := range HostileKeys {
+	for i, key := range hostileKeys {
 		versions[key] = s.put(key, pattern(byte(i), 100+i))
 	}
-	for i, key := range HostileKeys {
+	for i, key := range hostileKeys {
 		if got := s.holds(key, pattern(byte(i), 100+i)); !got.Equal(versions[key]) {
 			s.Errorf("%q is %+v, was written as %+v", key, got, versions[key])
 		}
 	}
-	sorted := slices.Sorted(slices.Values(HostileKeys))
+	sorted := slices.Sorted(slices.Values(hostileKeys))
 	s.lists("", "", sorted...)
 	for i, key := range sorted {
 		if got := s.keys("", key); !slices.Equal(got, sorted[i+1:]) {
@@ -271,19 +271,19 @@ func (s *suite) hostileKeys() {
 			s.Errorf("listing of the prefix %q begins with %q", key, got)
 		}
 	}
-	for _, key := range HostileKeys {
+	for _, key := range hostileKeys {
 		s.must("delete "+string(key), s.root.Delete(s.ctx, key))
 		s.isMissing(key)
 	}
 	s.lists("", "")
-	for i, key := range HostileKeys {
+	for i, key := range hostileKeys {
 		key = "digests/" + key
 		tag := s.wins("create "+string(key), key, pattern(byte(i), 100), "")
 		s.wins("replace "+string(key), key, pattern(byte(i), 101), tag)
 		s.holds(key, pattern(byte(i), 101))
 	}
-	if got := s.keys("digests/", ""); len(got) != len(HostileKeys) {
-		s.Errorf("%d records are listed, want %d", len(got), len(HostileKeys))
+	if got := s.keys("digests/", ""); len(got) != len(hostileKeys) {
+		s.Errorf("%d records are listed, want %d", len(got), len(hostileKeys))
 	}
 }
 

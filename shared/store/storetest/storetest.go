@@ -33,7 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 		{"CancelledPut", (*suite).cancelledPut},
 		{"Delete", (*suite).delete},
 		{"Copy", (*suite).copy},
-		{"HostileKeys", (*suite).hostileKeys},
+		{"HostileKeys", (*suite).hostile},
 		{"List", (*suite).list},
 		{"ListPages", (*suite).listPages},
 		{"EndedContext", (*suite).endedContext},
