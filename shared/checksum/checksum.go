@@ -16,8 +16,8 @@
 // length. Digests of other algorithms than SHA-256 and SHA-512 are ignored.
 //
 // Of a PGP clear-signed list (RFC 9580 section 7) only the signed text counts. The
-// signature is not verified: a list is as trustworthy as the connection that it came
-// over.
+// signature is not verified: a list is as trustworthy as the connection that it was
+// read over.
 package checksum
 
 import (
@@ -195,7 +195,7 @@ func (l *List) missing(location string) error {
 	for _, e := range l.named {
 		name := path.Base(e.name)
 		if slices.ContainsFunc(image.Compressions, func(c image.Compression) bool { return name+c.Suffix == file }) {
-			return fmt.Errorf("the checksum list has the digest of %q, which comes out of %q: it says nothing of the compressed file", e.name, file)
+			return fmt.Errorf("the checksum list has the digest of %q, which is what %q decompresses to: it has none of the compressed file", e.name, file)
 		}
 	}
 	if len(l.named) == 1 && l.beside(location) {

@@ -252,7 +252,7 @@ func TestLocations(t *testing.T) {
 		{"named after the image, with a directory of the build", line("/home/build/out/x.img"), "h/d/x.img.sha256", "h/d/x.img", a256},
 		{"not named after the image", line("/home/build/out/x.img"), "h/d/SHA256SUMS", "h/d/x.img", "does not name"},
 		{"named after the image, another name", line("build-17.img"), "h/d/x.img.sha256", "h/d/x.img", `only line is of "build-17.img"`},
-		{"of what is compressed", line("x.img"), "h/d/x.img.xz.sha256", "h/d/x.img.xz", `"x.img", which comes out of "x.img.xz"`},
+		{"of what is compressed", line("x.img"), "h/d/x.img.xz.sha256", "h/d/x.img.xz", `"x.img", which is what "x.img.xz" decompresses to`},
 		{"the list's name says SHA3", line("x.img"), "h/d/SHA3-256SUMS", "h/d/x.img", "too weak or not known"},
 		{"the list's name says BLAKE2b", digest('a', 128) + "  x.img\n", "h/d/b2sums.txt", "h/d/x.img", "too weak or not known"},
 		{"the list's name says BLAKE2b, a title SHA-512", "SHA512:\n" + digest('a', 128) + "  x.img\n", "h/d/b2sums.txt", "h/d/x.img", a512},

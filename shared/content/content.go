@@ -1,5 +1,5 @@
 // Package content detects the format of an image from a few of its bytes,
-// whatever its name says, and keeps what is known of the bytes with one SHA-256
+// independently of its name, and keeps what is known of the bytes with one SHA-256
 // in a [Record].
 //
 // [Sniff] reads the first 68 KiB and, for the size of the disk, a few places
@@ -76,10 +76,10 @@ type Content struct {
 	// the image does not say, and if there is no disk in it: of kind [Unknown],
 	// that distinguishes other programs' formats from a disk.
 	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
-	// Unreadable is the reason, as a sentence, why the disk in the image cannot be
+	// Unreadable is the reason, as a sentence, that the disk in the image cannot be
 	// read, which only [Sniff] finds. It is empty if none is known.
 	Unreadable string `json:"unreadable,omitempty"`
-	// Warnings are sentences on what is wrong, whatever the image is called.
+	// Warnings are sentences on what is wrong under any name.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -179,7 +179,7 @@ func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// NoDisk returns the reason, as a sentence, why there is no disk in an image: it
+// NoDisk returns the reason, as a sentence, that an image holds no disk: it
 // is a web page, for example, or of another program's format. It returns "" if
 // there is one.
 func (c Content) NoDisk() string {
@@ -192,14 +192,14 @@ func (c Content) NoDisk() string {
 	return "the image is " + c.What
 }
 
-// NoDiskInside returns the reason, as a sentence, why there is no disk in a
+// NoDiskInside returns the reason, as a sentence, that no disk is in a
 // compressed image that decompresses to c, or "" if there is one.
 func (c Content) NoDiskInside() string {
 	switch no := c.NoDisk(); {
 	case no != "":
 		return "once decompressed, " + no
 	case c.Kind == QCOW2 || c.Kind.Compressed():
-		return "once decompressed, this is " + c.What + ", which would have to be unpacked in turn: decompress it and upload what comes out"
+		return "once decompressed, this is " + c.What + ", which would have to be unpacked again: decompress it and upload what comes out"
 	}
 	return ""
 }
@@ -243,7 +243,7 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	if raw != "" {
 		take = "take it from " + raw + ", or "
 	}
-	boots := ": a disk it is written to as it is does not boot; " + take
+	boots := ": a disk that gets it unchanged does not boot; " + take
 	named := "named " + said + ", but it is " + c.What
 	switch {
 	case c.Kind == want, want == "" && c.Kind.Raw():

@@ -214,14 +214,14 @@ const (
 // Some publishers ship images in which the last partition begins and does not end.
 // They get a warning, and are not called cut short.
 func TestBehind(t *testing.T) {
-	const calm = " bytes behind the image: some publishers ship images like that; else it was cut short"
+	const calm = " bytes beyond the image: some publishers ship images like that; else it was cut short"
 	for _, c := range []struct{ name, script, says string }{
-		{"mbr", mbr + "; truncate -s 60M x", "the last partition goes on 4194304" + calm},
-		{"mbr, one byte of the last partition", mbr + "; truncate -s 3145729 x", "the last partition goes on 63963135" + calm},
-		{"gpt", gpt + "; truncate -s 60M x", "the last partition goes on 1048576" + calm},
-		{"gpt without its backup", "truncate -s 64M x; echo 'label: gpt\n,20M' | sfdisk -q x; truncate -s 30M x", "the GUID partition table goes on 35651584" + calm},
+		{"mbr", mbr + "; truncate -s 60M x", "the last partition extends 4194304" + calm},
+		{"mbr, one byte of the last partition", mbr + "; truncate -s 3145729 x", "the last partition extends 63963135" + calm},
+		{"gpt", gpt + "; truncate -s 60M x", "the last partition extends 1048576" + calm},
+		{"gpt without its backup", "truncate -s 64M x; echo 'label: gpt\n,20M' | sfdisk -q x; truncate -s 30M x", "the GUID partition table extends 35651584" + calm},
 		{"gpt of sectors of 4096 bytes", `truncate -s 64M x; printf 'EFI PART' | dd of=x bs=1 seek=4096 conv=notrunc status=none
-			printf '\377\377' | dd of=x bs=1 seek=4128 conv=notrunc status=none`, "the GUID partition table goes on 201326592" + calm},
+			printf '\377\377' | dd of=x bs=1 seek=4128 conv=notrunc status=none`, "the GUID partition table extends 201326592" + calm},
 		// A protective partition may have any size.
 		{"protective mbr", `truncate -s 1M x; printf '\0\0\2\0\356\377\377\377\1\0\0\0\377\377\377\377' | dd of=x bs=1 seek=446 conv=notrunc status=none
 			printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, ""},
@@ -249,7 +249,7 @@ func TestMismatch(t *testing.T) {
 		{"gzip </dev/null >x", []string{"a.raw.gz"}},
 		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},
 		{"bzip2 </dev/null >x", []string{"a.img.bz2"}},
-		// These have a warning already, whatever the name.
+		// These have a warning already, under any name.
 		{"qemu-img create -q -f vmdk x 1G", names},
 		{"echo '<html>' >x", names},
 	} {

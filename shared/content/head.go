@@ -134,8 +134,8 @@ const FootBytes = 512
 const (
 	vhdCookie = "conectix" // Virtual Hard Disk Image Format Specification, "Hard Disk Footer Format"
 
-	lzmaAlone = "an LZMA file without the header of xz (xz -d reads it; compress what comes out with xz)"
-	zlibAlone = "a zlib stream without the header of gzip (pigz -dz reads it; compress what comes out with gzip)"
+	lzmaAlone = "an LZMA file without the header of xz (xz -d reads it; compress the output with xz)"
+	zlibAlone = "a zlib stream without the header of gzip (pigz -dz reads it; compress the output with gzip)"
 )
 
 // is makes c a file that has no disk.
@@ -275,10 +275,10 @@ func (c *Content) text(head []byte) bool {
 	switch t := http.DetectContentType(head); {
 	case bytes.HasPrefix([]byte(t), []byte("text/html")):
 		c.Kind, c.What = HTML, "a web page"
-		c.warn("this is a web page and no image: most likely an error or log-in page that was saved in place of one; look at it, and get the image again")
+		c.warn("this is a web page and no image: most likely an error or log-in page that was saved in place of one; read it, and get the image again")
 	case bytes.HasPrefix([]byte(t), []byte("text/")):
 		c.Kind, c.What = Text, "text"
-		c.warn("this is text and no image: most likely an error message that was saved in place of one; look at it, and get the image again")
+		c.warn("this is text and no image: most likely an error message that was saved in place of one; read it, and get the image again")
 	default:
 		return false
 	}
@@ -294,7 +294,7 @@ func (c *Content) disk(head []byte, size int64) {
 			return
 		}
 	}
-	boot := image.At(head, 510, "\x55\xaa") // which looks like an MBR
+	boot := image.At(head, 510, "\x55\xaa") // which resembles an MBR
 	last, partitioned := mbr(head)
 	for _, fs := range fileSystems {
 		if !fs.in(head) || boot && fs.offset > 0x52 && partitioned {
@@ -380,7 +380,7 @@ func (c *Content) holds(last span, size int64) {
 // that of copies that were shrunk.
 func (c *Content) behind(what string, at uint64, size int64) {
 	if at > uint64(size) {
-		c.warn(fmt.Sprintf("%s goes on %d bytes behind the image: some publishers ship images like that; else it was cut short", what, at-uint64(size)))
+		c.warn(fmt.Sprintf("%s extends %d bytes beyond the image: some publishers ship images like that; else it was cut short", what, at-uint64(size)))
 	}
 }
 

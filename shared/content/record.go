@@ -10,7 +10,7 @@ import (
 	"imageroot/shared/record"
 )
 
-// A Record is what is known of the bytes with one SHA-256, whatever they are called
+// A Record is what is known of the bytes with one SHA-256, under all their names
 // and wherever they are stored: in the image root, as a blob, or as both.
 type Record struct {
 	record.Meta
@@ -38,7 +38,7 @@ const (
 	Truncated Verdict = "truncated"
 	Damaged   Verdict = "damaged"
 	Refused   Verdict = "refused"   // it exceeds the limits, or uses an unsupported feature
-	Unchecked Verdict = "unchecked" // given up; Reason says why
+	Unchecked Verdict = "unchecked" // given up; Reason has the cause
 	Cancelled Verdict = "cancelled" // by the operator
 )
 
@@ -53,15 +53,15 @@ type Check struct {
 	// The size and the SHA-256 of the disk; nil and empty if unknown.
 	RawSizeBytes *int64        `json:"raw_size_bytes,omitempty"`
 	RawSHA256    layout.SHA256 `json:"raw_sha256,omitempty"`
-	// NoDisk is the reason, as a sentence, why there is no disk in what the image
-	// decompresses to, though all of it can be read; empty if there is one.
+	// NoDisk is the reason, as a sentence, that no disk is in what the image
+	// decompresses to, though all of it can be read; empty if one is.
 	NoDisk   string    `json:"no_disk,omitempty"`
 	Warnings []string  `json:"warnings,omitempty"`
 	At       time.Time `json:"at"` // UTC
 }
 
-// NoDisk returns the reason, as a sentence, why there is no disk in the image or why
-// it cannot be read, or "" if none is known.
+// NoDisk returns the reason, as a sentence, that the image holds no disk or one that
+// cannot be read, or "" if none is known.
 func (r *Record) NoDisk() string {
 	if no := cmp.Or(r.Content.NoDisk(), r.Unreadable); no != "" || r.Check == nil {
 		return no
@@ -100,8 +100,8 @@ func (r *Record) Virtual() *int64 {
 	return r.VirtualSize
 }
 
-// AllWarnings returns sentences on what is wrong with the image, whatever it is
-// called.
+// AllWarnings returns sentences on what is wrong with the image under any
+// name.
 func (r *Record) AllWarnings() []string {
 	if r.Check == nil {
 		return r.Warnings

@@ -127,7 +127,7 @@ func xzIndex(data []byte) (blocks, size int64, ok bool) {
 	return blocks, size, err == nil
 }
 
-// zstd goes from block to block and from frame to frame to add up the sizes in the
+// zstd skips from block to block and from frame to frame to add up the sizes in the
 // headers of frames. That takes one read per block: see the seeks of Sniff.
 func (c *Content) zstd(s *seeker) {
 	in := &skipper{s: s, buf: bufio.NewReaderSize(nil, 512)}

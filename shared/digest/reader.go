@@ -107,7 +107,7 @@ func (r *Reader) pass(b []byte) bool {
 // verified; any other error is one of the source or of verify.
 func (r *Reader) Read(p []byte) (int, error) {
 	for len(r.block) == 0 {
-		if err := r.turn(); err != nil {
+		if err := r.next(); err != nil {
 			return 0, err
 		}
 	}
@@ -116,8 +116,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// turn gets the next block.
-func (r *Reader) turn() error {
+// next gets the next block.
+func (r *Reader) next() error {
 	if r.whole != nil {
 		r.free <- r.whole[:blockBytes]
 	}
@@ -142,7 +142,7 @@ func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 			if len(r.block) > 0 && !yield(r.block, nil) {
 				return
 			}
-			switch err := r.turn(); {
+			switch err := r.next(); {
 			case errors.Is(err, io.EOF):
 				return
 			case err != nil:
@@ -157,7 +157,7 @@ func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 // end.
 func (r *Reader) Peek() ([]byte, error) {
 	if len(r.block) == 0 {
-		if err := r.turn(); err != nil && !errors.Is(err, io.EOF) {
+		if err := r.next(); err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
 	}

@@ -69,7 +69,7 @@ type Publisher struct {
 	Algorithm      string        `json:"algorithm,omitempty"` // "sha256" or "sha512"
 	Expected       string        `json:"expected,omitempty"`
 	Match          bool          `json:"match"`
-	Error          string        `json:"error,omitempty"` // why there is no verdict: a sentence
+	Error          string        `json:"error,omitempty"` // a sentence: the reason for no verdict
 	SidecarVersion store.Version `json:"sidecar_version"`
 }
 
@@ -87,9 +87,9 @@ func (p Publisher) Warning(name image.Name, raw layout.SHA256) string {
 	case p.Error != "":
 		return p.Error
 	case !p.Match && p.Expected == string(raw):
-		return fmt.Sprintf("%s.%s has the digest of the disk that comes out of %s, and it is the right one; it does not speak of the file itself", name, p.Algorithm, name)
+		return fmt.Sprintf("%s.%s has the digest of the disk in %s, and it is the right one; it is not the digest of the file itself", name, p.Algorithm, name)
 	case !p.Match:
-		return fmt.Sprintf("%s.%s says %s, which is not the %s of these bytes; do not use the image before you know why",
+		return fmt.Sprintf("%s.%s says %s, which is not the %s of these bytes; find the cause before you use the image",
 			name, p.Algorithm, p.Expected, p.Algorithm)
 	}
 	return ""

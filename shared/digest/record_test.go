@@ -76,7 +76,7 @@ func TestPublisher(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if p.Equal(tt.q) != tt.equal || tt.q.Equal(p) != tt.equal || !tt.q.Equal(tt.q) {
-			t.Errorf("%s: Equal is not %v both ways", tt.name, tt.equal)
+			t.Errorf("%s: Equal is not %v in both orders", tt.name, tt.equal)
 		}
 		if w := tt.q.Warning("x.img", "dd"); (w == "") != (tt.warning == "") || !strings.HasPrefix(w, tt.warning) {
 			t.Errorf("%s: Warning = %q, want %q", tt.name, w, tt.warning)

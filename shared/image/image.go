@@ -19,7 +19,7 @@ import (
 // Common file systems hold as much in one path segment.
 const MaxNameBytes = 255
 
-// A NameError is the reason why a name cannot be an image's, as a sentence for
+// A NameError is the reason that a name cannot be an image's, as a sentence for
 // the person who chose the name.
 type NameError struct{ Reason string }
 
@@ -51,7 +51,7 @@ func (n Name) Valid() bool {
 	return err == nil
 }
 
-// Spellings returns the names that look like name because they differ in
+// Spellings returns the names that are displayed like name: they differ from it in
 // Unicode's normal form only: name itself, then its composed (NFC) and its
 // decomposed form (NFD), each if it is another name. macOS decomposes names
 // that other systems leave composed.
@@ -87,7 +87,7 @@ func isTarball(lower string) bool {
 	return i >= 0 && !strings.Contains(lower[i+len(".tar."):], ".")
 }
 
-// CheckSegment checks the rules for every name in the image root, whatever its
+// CheckSegment checks the rules for every name in the image root, with any
 // suffix: one path segment of 1 to [MaxNameBytes] bytes of valid UTF-8 without
 // '/', '\', control characters, U+FFFE, U+FFFF or a leading dot. The error is a
 // [*NameError].

@@ -52,7 +52,7 @@ func (i *Image) expand(cluster []byte, e extent) error {
 	case err == nil:
 		return nil
 	case have < e.bytes && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)):
-		return truncated("the compressed cluster at byte %d goes on behind the end of the file", e.host)
+		return truncated("the compressed cluster at byte %d extends beyond the end of the file", e.host)
 	}
 	return corrupt("the compressed cluster at byte %d does not expand (%v)", e.host, err)
 }

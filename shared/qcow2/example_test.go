@@ -59,7 +59,7 @@ func ExampleOpen() {
 	// 1048576 <nil>
 }
 
-// A file that was cut short opens as long as its tables are there. Check finds
+// A file that was cut short opens if its tables are whole. Check finds
 // what is missing without reading the data.
 func ExampleImage_Check() {
 	file := small()[:3<<16]

@@ -147,7 +147,7 @@ type pages struct {
 	bytes int64 // of a page
 
 	mu  sync.Mutex
-	all []page // the one that was used last comes last
+	all []page // ordered by their last use
 }
 
 type page struct {

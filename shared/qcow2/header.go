@@ -214,7 +214,7 @@ func (h *Header) readVersion3(buf []byte) error {
 	case compression == 1:
 		h.Compression = "zstd"
 	case compression > 1:
-		return unsupported("the image's clusters are compressed in a way (number %d) that is not known here: convert it with qemu-img first", compression)
+		return unsupported("the image's clusters are compressed by a method (number %d) that is not known here: convert it with qemu-img first", compression)
 	}
 	return nil
 }

@@ -7,7 +7,7 @@
 // counts, snapshots and bitmaps, and refuses images with a backing file, encryption,
 // an external data file or extended L2 entries ([ErrUnsupported]).
 //
-// A file is not trusted. Whatever it contains, reading it takes no more memory than
+// A file is not trusted. Reading any file takes no more memory than
 // [Image] says and no more time than its size explains. Data that the tables place
 // behind the end of the file is an error ([ErrTruncated]); QEMU reads zeros there.
 package qcow2

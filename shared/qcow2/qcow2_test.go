@@ -485,7 +485,7 @@ func TestDamagedClusters(t *testing.T) {
 		run(t, "qemu-img", "convert", "-O", "qcow2", "-c", "-o", options, from, to)
 		image := load(t, to)
 		random := rand.New(rand.NewPCG(1, 2))
-		noticed := 0
+		found := 0
 		for range 15 {
 			b := bytes.Clone(image)
 			for range 20 {
@@ -498,13 +498,13 @@ func TestDamagedClusters(t *testing.T) {
 			if err == nil {
 				continue
 			}
-			noticed++
+			found++
 			if _, ok := errors.AsType[*Error](err); !ok {
 				t.Errorf("%s: %v", options, err)
 			}
 		}
-		if noticed == 0 {
-			t.Errorf("%s: no damage was noticed", options)
+		if found == 0 {
+			t.Errorf("%s: no damage was found", options)
 		}
 	}
 }

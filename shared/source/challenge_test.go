@@ -106,7 +106,7 @@ func TestSeveralChallenges(t *testing.T) {
 	}
 }
 
-// A stored credential goes over plain HTTP to the registry that it is for, and to
+// A stored credential is sent over plain HTTP to the registry that it is for, and to
 // no other host that the registry names.
 func TestTokenServerInClear(t *testing.T) {
 	basic := `"auth":"` + base64.StdEncoding.EncodeToString([]byte("user:secret")) + `"`

@@ -49,7 +49,7 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	case lookup && dns.IsNotFound:
 		return unresolvable(err, "the host %s does not exist: check its spelling%s", dns.Name, direct)
 	case lookup:
-		return retryable(err, "the address of %s could not be looked up: %s%s", dns.Name, dns.Err, direct)
+		return retryable(err, "the address of %s could not be resolved: %s%s", dns.Name, dns.Err, direct)
 	case untrusted:
 		return unresolvable(err, "the TLS certificate of %s is not valid: %s", host, c.certificate(bad.Err))
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -43,7 +43,7 @@ func parseORAS(raw string, _ image.Name) (URL, error) {
 		return URL{}, errForm
 	}
 	if strings.Contains(host, "@") {
-		return URL{}, malformed("the URL holds a user name or password, which the catalog would show: credentials come from the Docker configuration file")
+		return URL{}, malformed("the URL holds a user name or password, which the catalog would show: store credentials in the Docker configuration file")
 	}
 	ref, err := registry.ParseReference(host + "/" + path)
 	if err != nil {

@@ -3,7 +3,7 @@
 //
 // [Client.Resolve] describes what a URL names, once, when an operator gives it.
 // [Client.Open] reads its bytes, from any offset if the server has ranges, and
-// tells a body that was cut from one that has ended. The address policy checks
+// distinguishes a body that was cut from one that has ended. The address policy checks
 // every connection of both, those to redirectors and token servers included.
 //
 // Each scheme is a [place] in a file of its own: web.go and oras.go. What they
@@ -115,7 +115,7 @@ type Location struct {
 	Digest string
 }
 
-// Validators tell one content of a source from another (RFC 9110 section 8.8).
+// Validators distinguish the contents of a source (RFC 9110 section 8.8).
 // Those of a pinned source are empty: its [Location] names the content.
 type Validators struct {
 	ETag         string `json:"etag,omitempty"` // as sent, with quotes and W/

@@ -564,7 +564,7 @@ func TestResolveTimeout(t *testing.T) {
 }
 
 // TestSlowDocuments has the documents before an answer (of a redirect, with a
-// token) come a byte at a time: the answer as a whole has a time limit.
+// token) arrive a byte at a time: the answer as a whole has a time limit.
 func TestSlowDocuments(t *testing.T) {
 	drip := func(w http.ResponseWriter, r *http.Request, status int) {
 		if r.Method == http.MethodHead {

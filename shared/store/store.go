@@ -59,7 +59,7 @@ var (
 	// write may have taken effect.
 	ErrUnavailable = errors.New("the store cannot be reached")
 	// ErrBadDigest: the bytes that arrived are not the bytes that were sent.
-	ErrBadDigest = errors.New("bytes damaged on the way to the store")
+	ErrBadDigest = errors.New("bytes damaged in transit to the store")
 )
 
 // Limits of S3 that callers plan for.
@@ -146,7 +146,7 @@ type Objects interface {
 // A Direct is a reader returned by [Objects.Get] for which random access costs no
 // more than sequential access: there is no request for each read.
 type Direct interface {
-	// ReadObjectAt is io.ReaderAt's ReadAt of the whole object, whatever range
+	// ReadObjectAt is io.ReaderAt's ReadAt of the whole object, not of the range that
 	// was asked for. It works until the reader is closed, and is safe for
 	// concurrent use.
 	ReadObjectAt(p []byte, off int64) (int, error)

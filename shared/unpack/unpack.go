@@ -6,7 +6,7 @@
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
 // is wrong, where, and what to do. It decodes on the caller's
 // goroutine. It holds the window of the stream (at most [Limit].Window) and less than
-// 8 MiB beside it, whatever the input contains.
+// 8 MiB beside it, for any input.
 package unpack
 
 import (

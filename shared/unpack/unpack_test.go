@@ -358,7 +358,7 @@ func TestEmptyBlocks(t *testing.T) {
 		most   int64
 	}{
 		{"\x00", 0, 8 << 20},
-		{"\x01\x00\x00x\x00", 1, 128<<20 + 16<<20}, // a byte, as it is
+		{"\x01\x00\x00x\x00", 1, 128<<20 + 16<<20}, // a byte, not compressed
 	} {
 		const blocks = 200
 		data := xzBlocks(slices.Repeat([]string{c.chunks}, blocks)...)

@@ -17,8 +17,8 @@ import (
 
 // An xzStream is one or more streams of the .xz file format, version 1.2.1
 // (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments name. The
-// library decodes the LZMA2 data only: its reader of .xz allocates whatever
-// dictionary a file asks for.
+// library decodes the LZMA2 data only: its reader of .xz allocates any
+// dictionary that a file asks for.
 type xzStream struct {
 	in     *bufio.Reader
 	lzma2  lzma2

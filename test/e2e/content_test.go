@@ -175,7 +175,7 @@ func TestContentOfBadImages(t *testing.T) {
 		{"error.img", "printf '<?xml version=\"1.0\"?>\\n<Error><Code>AccessDenied</Code></Error>' >x", []string{"this is text"}, true},
 		{"virtual.img", "qemu-img create -q -f vmdk x 10M", []string{"VMDK"}, true},
 		{"cut.img", "cp raw x; truncate -s 1000000 x", []string{"cut short: the last partition begins at byte 1048576"}, true},
-		{"shrunk.img", "cp raw x" + cut, []string{"the last partition goes on 34943040 bytes behind the image: some publishers"}, true},
+		{"shrunk.img", "cp raw x" + cut, []string{"the last partition extends 34943040 bytes beyond the image: some publishers"}, true},
 		{"cut.iso", "mkdir -p d; cp raw d/f; genisoimage -quiet -o x d" + cut, []string{"cut short: the ISO 9660 volume ends at byte"}, true},
 		{"cut.qcow2", "qemu-img convert -O qcow2 raw x" + cut, []string{"cut short"}, false},
 		{"cut.img.gz", "gzip -c raw >x" + cut, []string{"ends at byte 7000000"}, false},

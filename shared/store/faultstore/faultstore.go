@@ -20,7 +20,7 @@ import (
 // ErrInjected is the error of an injected fault.
 var ErrInjected = errors.New("injected fault")
 
-// A Fault is the way in which a call fails.
+// A Fault says when a call fails.
 type Fault int
 
 const (

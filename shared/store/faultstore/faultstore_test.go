@@ -35,7 +35,7 @@ func TestFaults(t *testing.T) {
 		plain                 bool
 		record, object        string // the error
 		hasRecord, hasObject  bool
-		recordAfterNextCreate string // what is there then
+		recordAfterNextCreate string // its content then
 	}{
 		{faultstore.None, false, "", "", true, true, "one"},
 		{faultstore.Before, false, unknown, "injected fault", false, false, "two"},
@@ -52,14 +52,14 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%v: a record's error is %q, want %q", tt.fault, got, tt.record)
 		}
 		if _, _, err := under.ReadRecord(ctx, "r"); (err == nil) != tt.hasRecord {
-			t.Errorf("%v: the record is there: %v, want %v", tt.fault, err == nil, tt.hasRecord)
+			t.Errorf("%v: the record exists: %v, want %v", tt.fault, err == nil, tt.hasRecord)
 		}
 		// A late write arrives before the next write to its key, and no other.
 		if _, err := r.CreateRecord(ctx, "other", nil); err != nil {
 			t.Errorf("%v: the next write: %v", tt.fault, err)
 		}
 		if _, _, err := under.ReadRecord(ctx, "r"); (err == nil) != tt.hasRecord {
-			t.Errorf("%v: the record is there after another's write: %v, want %v", tt.fault, err == nil, tt.hasRecord)
+			t.Errorf("%v: the record exists after another's write: %v, want %v", tt.fault, err == nil, tt.hasRecord)
 		}
 		_, _ = r.CreateRecord(ctx, "r", []byte("two"))
 		if data, _, _ := under.ReadRecord(ctx, "r"); string(data) != tt.recordAfterNextCreate {
@@ -72,7 +72,7 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%v: an object's error is %q, want %q", tt.fault, got, tt.object)
 		}
 		if _, err := under.Head(ctx, "o"); (err == nil) != tt.hasObject {
-			t.Errorf("%v: the object is there: %v, want %v", tt.fault, err == nil, tt.hasObject)
+			t.Errorf("%v: the object exists: %v, want %v", tt.fault, err == nil, tt.hasObject)
 		}
 	}
 }

@@ -1,5 +1,5 @@
 // Package memstore implements [store.Root] in memory, for tests. It is as strict
-// as S3, so that code does not come to rely on more: parts have a least size,
+// as S3, so that code does not rely on more: parts have a least size,
 // times have a resolution of one second, and equal contents have equal ETags.
 package memstore
 

@@ -118,7 +118,7 @@ func (b *broken) ListParts(ctx context.Context, key store.Key, id string) ([]sto
 	return b.Root.ListParts(ctx, key, id)
 }
 
-// put writes whatever the condition, and returns the tag.
+// put writes without a condition, and returns the tag.
 func put(ctx context.Context, root store.Root, key store.Key, data []byte) (string, error) {
 	if _, err := root.Put(ctx, key, strings.NewReader(string(data)), int64(len(data))); err != nil {
 		return "", err
@@ -147,13 +147,13 @@ func TestLacks(t *testing.T) {
 		{"replace is refused always", broken{replace: func(context.Context, store.Key, []byte, string) (string, error) {
 			return "", store.ErrConflict
 		}}, []string{"If-Match on PUT"}},
-		{"replace looks, and then writes", broken{replace: func(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
+		{"replace reads, and then writes", broken{replace: func(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
 			_, now, err := mem.ReadRecord(ctx, key)
 			if err != nil || now != tag {
 				return "", store.ErrConflict
 			}
 			if strings.HasSuffix(string(key), "race") {
-				time.Sleep(time.Second) // until all have looked
+				time.Sleep(time.Second) // until all have read
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -165,7 +165,7 @@ func TestLacks(t *testing.T) {
 		{"reads ignore their condition", broken{get: func(ctx context.Context, key store.Key, r store.Range, _ string) (io.ReadCloser, store.Info, error) {
 			return mem.Get(ctx, key, r, "")
 		}}, []string{"If-Match on GET"}},
-		{"listings come late", broken{list: func(context.Context, string, store.Key) iter.Seq2[store.Info, error] {
+		{"listings are late", broken{list: func(context.Context, string, store.Key) iter.Seq2[store.Info, error] {
 			return func(func(store.Info, error) bool) {}
 		}}, []string{"listing"}},
 		{"listings ignore start-after", broken{list: func(ctx context.Context, prefix string, _ store.Key) iter.Seq2[store.Info, error] {

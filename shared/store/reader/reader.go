@@ -33,7 +33,7 @@ type Reader struct {
 	direct  store.Direct  // nil: in chunks
 
 	mu     sync.Mutex
-	chunks []*chunk // the one that was used last comes last
+	chunks []*chunk // ordered by their last use
 }
 
 type chunk struct {

@@ -68,7 +68,7 @@ func TestAWSParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("AWS_CA_BUNDLE", ca)
-	t.Setenv("AWS_ENDPOINT_URL_S3", server.URL) // unlike Config.Endpoint it leaves everything else as it is at AWS
+	t.Setenv("AWS_ENDPOINT_URL_S3", server.URL) // unlike Config.Endpoint it changes nothing else from AWS
 	c, err := s3store.Open(t.Context(), s3store.Config{Region: "us-east-1", AccessKey: "KEY", SecretKey: "secret"})
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func (r *Root) Head(ctx context.Context, key store.Key) (store.Info, error) {
 	defer cancel()
 	out, err := r.s3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)})
 	if err != nil {
-		return store.Info{}, wrap("look at", key, err)
+		return store.Info{}, wrap("head", key, err)
 	}
 	return infoOf(key, out.ETag, out.ContentLength, out.LastModified), nil
 }

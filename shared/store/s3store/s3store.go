@@ -37,11 +37,11 @@ type Config struct {
 	// AccessKey and SecretKey, if both are set, replace the standard credential
 	// chain.
 	AccessKey, SecretKey string
-	// Direct connects to the endpoint without a proxy, whatever the environment
-	// says, as for a server on this machine.
+	// Direct connects to the endpoint without a proxy, even if the environment
+	// has one, as for a server on this machine.
 	Direct bool
-	// Dial, if not nil, opens all connections to the server, whatever the host of
-	// Endpoint is. It implies Direct.
+	// Dial, if not nil, opens all connections to the server, and the host of
+	// Endpoint is ignored. It implies Direct.
 	Dial func(context.Context) (net.Conn, error)
 }
 
@@ -63,7 +63,7 @@ func Explain(endpoint string, err error) error {
 
 // Open returns a client. It does not contact the server.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
-	// One request can carry gigabytes, so timeouts here are only for what comes
+	// One request can carry gigabytes, so timeouts here are only for what happens
 	// before the first byte.
 	httpClient := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) {
 		d.Timeout = 10 * time.Second
@@ -117,7 +117,7 @@ func (c *Client) FindBucket(ctx context.Context, bucket string) error {
 	if status(err) == http.StatusNotFound {
 		return fmt.Errorf("find bucket %q: %w", bucket, store.ErrNoBucket)
 	}
-	return wrap("look for bucket", bucket, err)
+	return wrap("find bucket", bucket, err)
 }
 
 // EnsureBucket creates the bucket if it does not exist. The error is

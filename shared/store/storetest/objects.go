@@ -109,7 +109,7 @@ func (s *suite) unknownSize() {
 		data := pattern(1, n)
 		s.puts("x.img", plain{bytes.NewReader(data)}, -1, data)
 	}
-	// The last bytes may come with io.EOF.
+	// The last bytes may be returned with io.EOF.
 	data := pattern(2, 1000)
 	s.puts("x.img", iotest.DataErrReader(bytes.NewReader(data)), -1, data)
 	s.noUploads()
@@ -322,7 +322,7 @@ func (s *suite) list() {
 		head, err := s.root.Head(s.ctx, info.Key)
 		s.must("head", err)
 		if !info.Equal(head.Version) || !info.Equal(want[info.Key]) {
-			s.Errorf("%q is listed as %+v, looked at as %+v, was written as %+v", info.Key, info.Version, head.Version, want[info.Key])
+			s.Errorf("%q is listed as %+v, Head returns %+v, was written as %+v", info.Key, info.Version, head.Version, want[info.Key])
 		}
 	}
 }
@@ -435,7 +435,7 @@ func (s *suite) oneVersionWhole() {
 				etags[info.ETag] = first
 				mu.Unlock()
 				if first != data[0] {
-					s.Errorf("the ETag %s came with two contents, %c and %c", info.ETag, first, data[0])
+					s.Errorf("the ETag %s has two contents, %c and %c", info.ETag, first, data[0])
 				}
 			}
 		})

@@ -93,7 +93,7 @@ func (s *suite) recordsAreObjects() {
 	for info, err := range s.root.List(s.ctx, "entries/", "") {
 		s.must("list", err)
 		if head := s.holds("entries/a", []byte("two")); !head.Equal(info.Version) {
-			s.Errorf("the record is listed as %+v and looked at as %+v", info.Version, head)
+			s.Errorf("the record is listed as %+v, and Head returns %+v", info.Version, head)
 		}
 	}
 	s.must("delete", s.root.Delete(s.ctx, "entries/a"))
@@ -192,7 +192,7 @@ type counter struct {
 }
 
 func (s *suite) counter() {
-	const each = 3 // few enough that nobody can lose a hundred times
+	const each = 3 // few enough that no racer can lose a hundred times
 	var wg sync.WaitGroup
 	for range racers {
 		wg.Go(func() {

@@ -53,7 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			// Whatever hangs is to fail as itself, not as the whole.
+			// A test that hangs fails by itself, and the others still run.
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			tt.test(&suite{T: t, ctx: ctx, root: open(t)})
