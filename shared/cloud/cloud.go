@@ -78,21 +78,18 @@ func (c *Cloud) secret(ctx context.Context, arn string) (string, error) {
 }
 
 // Queue returns the SQS queue at url. giveUp is that of sqsqueue.Config.
-func (c *Cloud) Queue(url string, giveUp queue.Handler) (*sqsqueue.Queue, error) {
+func (c *Cloud) Queue(url string, giveUp queue.Handler) *sqsqueue.Queue {
 	return sqsqueue.New(sqsqueue.Config{AWS: c.aws, URL: url, GiveUp: giveUp, Log: c.Log})
 }
 
 // JobQueue returns the SQS queue at url and makes it the queue of the jobs of runners.
-func (c *Cloud) JobQueue(url string, runners job.Runners) (*sqsqueue.Queue, error) {
-	q, err := c.Queue(url, runners.GiveUp)
-	if err != nil {
-		return nil, err
-	}
+func (c *Cloud) JobQueue(url string, runners job.Runners) *sqsqueue.Queue {
+	q := c.Queue(url, runners.GiveUp)
 	c.Jobs.Queues = job.Queues{}
 	for _, r := range runners {
 		c.Jobs.Queues[r.Kind] = q
 	}
-	return q, nil
+	return q
 }
 
 // Pages holds the paths of functions/catalog/pages, to which the forms of the other

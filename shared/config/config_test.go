@@ -251,3 +251,25 @@ func TestUnusedProxy(t *testing.T) {
 		}
 	}
 }
+
+func TestQueueURL(t *testing.T) {
+	setEnvironment := func(url string) {
+		for name, value := range map[string]string{
+			"IMAGE_ROOT": "s3://images", "CATALOG_ROOT": "s3://catalog", "PUBLIC_READ": "true", "TOKEN": "",
+			"SESSION_KEY": strings.Repeat("k", 32), "ASSEMBLY_QUEUE": url,
+		} {
+			t.Setenv("IMAGEROOT_"+name, value)
+		}
+	}
+	for _, url := range []string{"", "q", "https://sqs.us-east-1.amazonaws.com", "arn:aws:sqs:us-east-1:1:q", "ftp://x/1/q", "https://x/q"} {
+		setEnvironment(url)
+		if _, err := LoadLambda(t.Context(), nil, AssemblyQueue); err == nil || !strings.Contains(err.Error(), "IMAGEROOT_ASSEMBLY_QUEUE") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+	const right = "https://sqs.eu-west-1.amazonaws.com/123456789012/imageroot-assemblies"
+	setEnvironment(right)
+	if c, err := LoadLambda(t.Context(), nil, AssemblyQueue); err != nil || c.Lambda.AssemblyQueue != right {
+		t.Errorf("%q: %v", c.Lambda.AssemblyQueue, err)
+	}
+}

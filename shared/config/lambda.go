@@ -91,8 +91,8 @@ func LoadLambda(ctx context.Context, lookup func(ctx context.Context, arn string
 func queueURL(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		u, err := url.Parse(v)
-		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") == "" {
-			return fmt.Errorf("%q is not the URL of a queue", v)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.Count(strings.TrimSuffix(u.Path, "/"), "/") != 2 {
+			return fmt.Errorf("%q is not the URL of an SQS queue, like https://sqs.us-east-1.amazonaws.com/123456789012/NAME", v)
 		}
 		*field(c) = v
 		return nil

@@ -112,7 +112,7 @@ func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 		}
 		ctx, cancel := deadline(ctx, margin)
 		defer cancel()
-		return nil, f.scheduled(ctx)
+		return nil, f.Handle.Safely(ctx, queue.Reconcile{}.Encode())
 	}
 	return nil, errors.New("an event of no kind that this function handles")
 }
@@ -142,14 +142,4 @@ func (f *Function) deliverOne(ctx context.Context, r events.SQSMessage) bool {
 	}
 	f.Log.Error("a message of a queue that is none of this function's", "queue", r.EventSourceARN)
 	return false
-}
-
-// scheduled handles a reconcile task.
-func (f *Function) scheduled(ctx context.Context) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v", v)
-		}
-	}()
-	return f.Handle(ctx, queue.Reconcile{}.Encode())
 }

@@ -6,6 +6,8 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"time"
 )
 
@@ -20,6 +22,17 @@ type Sender interface {
 // and does not come back; for an error see [Retry]. A panic counts as a failure.
 // If ctx has ended, a try that counts as a failure comes back at once.
 type Handler func(ctx context.Context, body []byte) error
+
+// Safely calls h. If h panics, it returns an error with the stack: one message must
+// not end the process again and again.
+func (h Handler) Safely(ctx context.Context, body []byte) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return h(ctx, body)
+}
 
 // A Receiver delivers messages to a handler, at most workers at once, until ctx
 // ends. Receive then waits for the handlers that run, and returns ctx's error.

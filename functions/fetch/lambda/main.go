@@ -22,17 +22,9 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	inspections, err := c.Queue(c.Lambda.InspectionQueue, nil)
-	if err != nil {
-		return nil, err
-	}
 	f := &fetch.Function{
-		Catalog: c.Catalog, Sources: client, Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
+		Catalog: c.Catalog, Sources: client, Jobs: c.Jobs, Inspections: c.Queue(c.Lambda.InspectionQueue, nil), Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
 	}
-	jobs, err := c.JobQueue(c.Lambda.FetchJobQueue, f.Runners())
-	if err != nil {
-		return nil, err
-	}
-	return c.Function(f.Routes(), nil, f.Handle, jobs), nil
+	return c.Function(f.Routes(), nil, f.Handle, c.JobQueue(c.Lambda.FetchJobQueue, f.Runners())), nil
 }

@@ -18,20 +18,13 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
+	inspections := c.Queue(c.Lambda.InspectionQueue, nil)
 	f := &hash.Function{
 		Images: c.Images, Catalog: c.Catalog, Bucket: c.ImageRoot.Bucket, Prefix: c.ImageRoot.Prefix,
-		Jobs: c.Jobs, Inventory: c.Inventory, Metric: c.Metric,
+		Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Metric: c.Metric,
 		Workers: c.HashWorkers, Now: c.Now, Log: c.Log,
 	}
-	inspections, err := c.Queue(c.Lambda.InspectionQueue, nil)
-	if err != nil {
-		return nil, err
-	}
-	f.Inspections = inspections
-	jobs, err := c.JobQueue(c.Lambda.HashJobQueue, f.Runners())
-	if err != nil {
-		return nil, err
-	}
+	jobs := c.JobQueue(c.Lambda.HashJobQueue, f.Runners())
 	if !c.Check {
 		delete(c.Jobs.Queues, job.Check)
 	}

@@ -17,18 +17,11 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	inspections, err := c.Queue(c.Lambda.InspectionQueue, nil)
-	if err != nil {
-		return nil, err
-	}
 	f := &upload.Function{
-		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Inspections: inspections, Activity: c.Activity, Metric: c.Metric,
+		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Inspections: c.Queue(c.Lambda.InspectionQueue, nil), Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Now: c.Now, Log: c.Log,
 	}
-	assemblies, err := c.Queue(c.Lambda.AssemblyQueue, f.GiveUp)
-	if err != nil {
-		return nil, err
-	}
+	assemblies := c.Queue(c.Lambda.AssemblyQueue, f.GiveUp)
 	f.Assemblies = assemblies
 	return c.Function(f.Routes(), nil, f.Handle, assemblies), nil
 }

@@ -5,9 +5,7 @@ package memqueue
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -132,20 +130,8 @@ func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	}
 }
 
-// call makes a panic of the handler an error: one object must not end the process
-// again and again.
-func (q *Queue) call(ctx context.Context, m *message, handle queue.Handler) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			q.log.Error("a handler panicked", "task", m.body, "panic", v, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v", v)
-		}
-	}()
-	return handle(ctx, []byte(m.body))
-}
-
 func (q *Queue) deliver(ctx context.Context, m *message, handle queue.Handler) {
-	err := q.call(ctx, m, handle)
+	err := handle.Safely(ctx, []byte(m.body))
 	if err == nil {
 		return
 	}

@@ -10,15 +10,11 @@ import (
 	"log/slog"
 	"net/url"
 	"path"
-	"runtime/debug"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"imageroot/shared/queue"
 )
@@ -45,27 +41,25 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// A Queue implements queue.Sender and queue.Receiver. The queue's visibility
-// timeout must be longer than a handler takes.
+// A Queue implements queue.Sender, and handles the messages that Lambda has
+// received. The queue's visibility timeout must be longer than a handler takes.
 type Queue struct {
 	cfg Config
 	sqs *sqs.Client
 }
 
-var (
-	_ queue.Sender   = (*Queue)(nil)
-	_ queue.Receiver = (*Queue)(nil)
-)
+var _ queue.Sender = (*Queue)(nil)
 
-// New returns the queue at a URL. It does not contact the server.
-func New(cfg Config) (*Queue, error) {
+// New returns the queue at a URL, which config.LoadLambda has checked. It does not
+// contact the server.
+func New(cfg Config) *Queue {
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.Count(u.Path, "/") < 2 {
-		return nil, fmt.Errorf("%q is not the URL of an SQS queue, like https://sqs.us-east-1.amazonaws.com/123456789012/NAME", cfg.URL)
+	if err != nil {
+		panic(err)
 	}
 	return &Queue{cfg, sqs.NewFromConfig(cfg.AWS, func(o *sqs.Options) {
 		o.BaseEndpoint = aws.String(u.Scheme + "://" + u.Host)
-	})}, nil
+	})}
 }
 
 // Name is the queue's name.
@@ -122,7 +116,7 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 		q.giveUp(ctx, m)
 		return false
 	}
-	err := safely(ctx, m, handle)
+	err := handle.Safely(ctx, []byte(m.Body))
 	if err == nil {
 		return true
 	}
@@ -159,7 +153,7 @@ func (q *Queue) backoff(failures int) time.Duration {
 func (q *Queue) giveUp(ctx context.Context, m Message) {
 	q.cfg.Log.Error("task given up; it goes to the dead-letter queue", "task", m.short(), "receives", m.Receives)
 	if q.cfg.GiveUp != nil {
-		if err := safely(ctx, m, q.cfg.GiveUp); err != nil {
+		if err := q.cfg.GiveUp.Safely(ctx, []byte(m.Body)); err != nil {
 			q.cfg.Log.Error("the end of a task that was given up could not be recorded", "task", m.short(), "error", err)
 		}
 	}
@@ -174,76 +168,4 @@ func (q *Queue) show(ctx context.Context, m Message, in time.Duration) {
 	if err != nil {
 		q.cfg.Log.Warn("a task comes back later than it should", "task", m.short(), "error", err)
 	}
-}
-
-// safely makes an error of a panic.
-func safely(ctx context.Context, m Message, handle queue.Handler) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-		}
-	}()
-	return handle(ctx, []byte(m.Body))
-}
-
-// Receive implements queue.Receiver.
-func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) error {
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for failures := 0; ctx.Err() == nil; {
-				switch err := q.receive(ctx, handle); {
-				case err == nil:
-					failures = 0
-				case ctx.Err() == nil:
-					wait := q.backoff(failures)
-					failures++
-					q.cfg.Log.Warn("the queue cannot be read, will try again", "queue", q.Name(), "in", wait, "error", err)
-					pause(ctx, wait)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return ctx.Err()
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
-// poll is how long a receive waits for a message.
-const poll = 20
-
-// receive takes one message and has it handled.
-func (q *Queue) receive(ctx context.Context, handle queue.Handler) error {
-	out, err := q.sqs.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
-		QueueUrl: &q.cfg.URL, MaxNumberOfMessages: 1, WaitTimeSeconds: poll,
-		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameApproximateReceiveCount},
-	})
-	if err != nil {
-		return err
-	}
-	for _, m := range out.Messages {
-		count, err := strconv.Atoi(m.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
-		if err != nil {
-			count = 1
-		}
-		msg := Message{Body: aws.ToString(m.Body), Receipt: aws.ToString(m.ReceiptHandle), Receives: count}
-		if !q.Deliver(ctx, msg, handle) {
-			continue
-		}
-		tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-		_, err = q.sqs.DeleteMessage(tell, &sqs.DeleteMessageInput{QueueUrl: &q.cfg.URL, ReceiptHandle: m.ReceiptHandle})
-		cancel()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
