@@ -27,7 +27,7 @@ func TestSuite(t *testing.T) {
 	t.Setenv("AWS_CA_BUNDLE", "") // the suite's HTTP client takes none
 	const access, secret, region = "SUITEACCESSKEY", "suite-secret-key", "us-east-1"
 	g, err := gateway.Start(t.Context(), gateway.Config{
-		Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret, Region: region,
+		Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret,
 	})
 	if err != nil {
 		t.Fatal(err)
