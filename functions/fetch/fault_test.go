@@ -237,7 +237,7 @@ func (w *world) takenOver(o *origin, z *freezer, data, then []byte, done <-chan 
 		w.t.Error("the first one recorded what it had fetched, after the second")
 	}
 	w.clean()
-	w.told(activity.ImageFetched)
+	w.events(activity.ImageFetched)
 	w.swept(second)
 	w.honest()
 }
@@ -296,7 +296,7 @@ func TestLostOwnerFails(t *testing.T) {
 	}
 	w.has(longA)
 	w.clean()
-	w.told(activity.ImageFetched)
+	w.events(activity.ImageFetched)
 	if asked := o.askedBytes("second", size); asked != size-testPart {
 		t.Errorf("the second asked for %d bytes of %d that were missing", asked, size-testPart)
 	}

@@ -224,7 +224,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 			f := w.process("b", w.root)
 			w.finish(f)
 			w.has(longA)
-			// Parts whose upload nobody can name any more are swept a day later.
+			// Parts whose upload no record names any more are swept a day later.
 			w.swept(f)
 		})
 	}
@@ -240,7 +240,7 @@ func (w *world) swept(f *Function) {
 	w.clean()
 }
 
-// A fetch that hangs in a stalled source ends soon after somebody cancels it,
+// A fetch that hangs in a stalled source ends soon after it is cancelled,
 // in whatever process that is.
 func TestCancelInAStall(t *testing.T) {
 	t.Parallel()
@@ -282,14 +282,14 @@ func TestCancelInAStall(t *testing.T) {
 
 // routes serves the function's routes to everybody.
 func (w *world) routes(f *Function) http.Handler {
-	return web.Handler(web.Config{Auth: everybody{}, Metric: metric.New(), Log: discard()}, f.Routes())
+	return web.Handler(web.Config{Auth: allowAll{}, Metric: metric.New(), Log: discard()}, f.Routes())
 }
 
-type everybody struct{}
+type allowAll struct{}
 
-func (everybody) Authenticate(*http.Request) error { return nil }
+func (allowAll) Authenticate(*http.Request) error { return nil }
 
-// A job that waits to go on is cancelled with its parts.
+// A job that waits for its next run is cancelled with its parts.
 func TestCancelBetweenRuns(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, nil)
@@ -339,7 +339,7 @@ func TestCancelBySpelling(t *testing.T) {
 	}
 }
 
-// Two processes that are told of one job: one of them does it, once.
+// Two processes receive the task of one job: one of them does it, once.
 func TestRace(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, good(imageA))
@@ -366,11 +366,11 @@ func TestRace(t *testing.T) {
 	if asked != imageBytes {
 		t.Errorf("asked for %d bytes of an image of %d", asked, imageBytes)
 	}
-	w.told(activity.ImageFetched)
+	w.events(activity.ImageFetched)
 }
 
-// told checks that the activity is exactly this.
-func (w *world) told(kinds ...string) {
+// events checks that the activity is exactly this.
+func (w *world) events(kinds ...string) {
 	w.t.Helper()
 	events, _, err := (&activity.Log{Root: w.root, Now: time.Now, Log: discard()}).List(context.Background(), activity.Filter{Limit: 10})
 	if err != nil {

@@ -39,7 +39,7 @@ func TestBlocks(t *testing.T) {
 				}
 				got, end = append(got, block...), err
 			}
-			if !bytes.Equal(got, tt.want) || end != tt.err { //nolint:errorlint // it is passed on as it is
+			if !bytes.Equal(got, tt.want) || end != tt.err { //nolint:errorlint // it is passed on unwrapped
 				t.Errorf("%d bytes and %v, want %d and %v", len(got), end, len(tt.want), tt.err)
 			}
 		})

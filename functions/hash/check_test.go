@@ -71,11 +71,11 @@ func (w *world) checkJob(sha256 layout.SHA256) job.Job {
 	return j
 }
 
-// hashAndLook brings an image as far as its check, which is queued.
-func (w *world) hashAndLook(p *process, data []byte) (sha256 layout.SHA256) {
+// hashAndInspect brings an image as far as its check, which is queued.
+func (w *world) hashAndInspect(p *process, data []byte) (sha256 layout.SHA256) {
 	w.t.Helper()
 	w.put(imageName, data)
-	w.look(p, imageName)
+	w.inspect(p, imageName)
 	w.run(p)
 	return sum256(data)
 }
@@ -83,15 +83,15 @@ func (w *world) hashAndLook(p *process, data []byte) (sha256 layout.SHA256) {
 func TestCheck(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, checks := w.checking("a", w.catalog)
-		sha := w.hashAndLook(p, packed(t, middling))
+		sha := w.hashAndInspect(p, packed(t, middling))
 		if rec := w.known(sha); rec == nil || rec.Kind != content.Gzip || rec.Check != nil || rec.SHA256 != sha {
 			t.Fatalf("after hashing: %+v", rec)
 		}
 		if sent := checks.take(); len(sent) != 1 || sent[0] != string(`{"check":"`+sha)+`"}` {
 			t.Errorf("queued: %v", sent)
 		}
-		// Looked at again, it is neither looked into nor queued again.
-		w.look(p, imageName)
+		// Inspected again, it is neither read nor queued again.
+		w.inspect(p, imageName)
 		if sent := checks.take(); len(sent) != 0 {
 			t.Errorf("queued again: %v", sent)
 		}
@@ -105,7 +105,7 @@ func TestCheck(t *testing.T) {
 		}
 		w.hashed(packed(t, middling))
 		w.until(p, job.Check.Task(string(sha))) // comes twice
-		w.told(activity.ImageHashed)
+		w.events(activity.ImageHashed)
 	})
 }
 
@@ -118,7 +118,7 @@ func TestCheckFindsNoDisk(t *testing.T) {
 	} {
 		bubble(t, func(w *world) {
 			p, _ := w.checking("a", w.catalog)
-			sha := w.hashAndLook(p, packed(t, inside))
+			sha := w.hashAndInspect(p, packed(t, inside))
 			w.until(p, job.Check.Task(string(sha)))
 			if no := w.known(sha).NoDisk(); (no == "") != (what == "") || !strings.Contains(no, what) {
 				t.Errorf("%q: no disk gets it since %q", what, no)
@@ -132,7 +132,7 @@ func TestCheckFails(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
 		data := packed(t, middling)[:1_000_000]
-		sha := w.hashAndLook(p, data)
+		sha := w.hashAndInspect(p, data)
 		time.Sleep(time.Second) // events of one moment have no order
 		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c.Verdict != content.Truncated || c.Offset != 1_000_000 || c.RawSizeBytes != nil {
@@ -141,7 +141,7 @@ func TestCheckFails(t *testing.T) {
 		if j := w.checkJob(sha); j.Status != job.Failed || !strings.Contains(j.Error, "byte 1000000") {
 			t.Errorf("job: %+v", j)
 		}
-		w.told(activity.ImageCheckFailed, activity.ImageHashed)
+		w.events(activity.ImageCheckFailed, activity.ImageHashed)
 		w.hashed(data)
 		// It is not tried again by itself.
 		q, checks := w.checking("b", w.catalog)
@@ -160,8 +160,8 @@ func TestCheckFrozen(t *testing.T) {
 	for at := 1; at <= most; at++ {
 		for _, late := range []bool{false, true} {
 			bubble(t, func(w *world) {
-				p, _ := w.checking("look", w.catalog)
-				sha := w.hashAndLook(p, packed(t, smallA))
+				p, _ := w.checking("inspector", w.catalog)
+				sha := w.hashAndInspect(p, packed(t, smallA))
 				z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
 				first, _ := w.checking("first", z)
 				done := make(chan error, 1)
@@ -197,8 +197,8 @@ func TestCheckFaults(t *testing.T) {
 			bubble(t, func(w *world) {
 				s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
 				p, _ := w.checking("a", s)
-				sha := w.hashAndLook(p, packed(t, smallA))
-				w.look(p, imageName) // as reconciling has it done
+				sha := w.hashAndInspect(p, packed(t, smallA))
+				w.inspect(p, imageName) // as reconciling has it done
 				for range 20 {
 					w.until(p, job.Check.Task(string(sha)))
 					if !w.checkJob(sha).Status.Active() {
@@ -234,7 +234,7 @@ func TestCheckStopped(t *testing.T) {
 	} {
 		bubble(t, func(w *world) {
 			p, _ := w.checking("a", w.catalog)
-			sha := w.hashAndLook(p, packed(t, middling))
+			sha := w.hashAndInspect(p, packed(t, middling))
 			p.tap.read = func(ctx context.Context, _ int64) error {
 				select {
 				case <-time.After(100 * time.Second):
@@ -277,7 +277,7 @@ func TestCheckReplaced(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
 		old := packed(t, middling)
-		sha := w.hashAndLook(p, old)
+		sha := w.hashAndInspect(p, old)
 		p.tap.read = func(context.Context, int64) error {
 			p.tap.read = nil
 			w.put(imageName, []byte("another image"))
@@ -289,7 +289,7 @@ func TestCheckReplaced(t *testing.T) {
 		}
 		// The bytes come back, and are checked.
 		w.put("copy.img.gz", old)
-		w.look(p, "copy.img.gz")
+		w.inspect(p, "copy.img.gz")
 		w.until(p, job.Hash.Task("copy.img.gz"))
 		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Good || c.RawSHA256 != sum256(middling) {
@@ -302,7 +302,7 @@ func TestCheckReplaced(t *testing.T) {
 func TestCheckStoppedOften(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
-		sha := w.hashAndLook(p, packed(t, middling))
+		sha := w.hashAndInspect(p, packed(t, middling))
 		for range 2 * maxCrashes {
 			ctx, cancel := context.WithCancel(w.t.Context())
 			p.tap.read = func(ctx context.Context, _ int64) error {
@@ -326,7 +326,7 @@ func TestCheckStoppedOften(t *testing.T) {
 func TestCheckGivenUp(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
-		sha := w.hashAndLook(p, packed(t, smallA))
+		sha := w.hashAndInspect(p, packed(t, smallA))
 		_, _, err := record.Change(w.t.Context(), w.catalog, layout.CheckJobKey(sha), func(j *job.Job, _ bool) error {
 			j.Checkpoint = fmt.Appendf(nil, `{"begun":%d}`, maxCrashes)
 			return nil
@@ -339,10 +339,10 @@ func TestCheckGivenUp(t *testing.T) {
 			t.Errorf("%+v, %+v", c, j)
 		}
 	})
-	// And so is one whose message comes too often.
+	// And so is one whose message is received too often.
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
-		sha := w.hashAndLook(p, packed(t, smallA))
+		sha := w.hashAndInspect(p, packed(t, smallA))
 		for range 2 {
 			if err := p.Runners().GiveUp(w.t.Context(), job.Check.Task(string(sha)).Encode()); err != nil {
 				t.Fatal(err)
@@ -377,12 +377,12 @@ func (w *world) send(p *process, method, target, body string) (code int, err err
 	return answer.Code, err
 }
 
-// Cancelled, the check stays away until somebody asks for it.
+// A cancelled check is not queued again until an operator asks for it.
 func TestCheckCancelled(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		bubble(t, func(w *world) {
 			p, checks := w.checking("a", w.catalog)
-			sha := w.hashAndLook(p, packed(t, middling))
+			sha := w.hashAndInspect(p, packed(t, middling))
 			done := make(chan error, 1)
 			if running {
 				p.tap.read = slowly
@@ -403,7 +403,7 @@ func TestCheckCancelled(t *testing.T) {
 			}
 			checks.take()
 			w.until(p, queue.Reconcile{})
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 			if sent := checks.take(); len(sent) != 0 {
 				t.Errorf("it came back: %v", sent)
 			}
@@ -433,7 +433,7 @@ func TestChecksByAndBy(t *testing.T) {
 				name := image.Name(fmt.Sprintf("%02d.img.gz", i))
 				data := packed(t, []byte(name))
 				w.put(name, data)
-				w.look(off, name)
+				w.inspect(off, name)
 				w.until(off, job.Hash.Task(string(name)))
 				if !known { // as of a catalog from before there were checks
 					if err := w.catalog.Delete(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
@@ -444,7 +444,7 @@ func TestChecksByAndBy(t *testing.T) {
 			on, checks := w.checking("on", w.catalog)
 			for range 3 {
 				w.until(on, queue.Reconcile{})
-				for _, s := range on.looks.take() {
+				for _, s := range on.inspections.take() {
 					if err := on.Handle(w.t.Context(), []byte(s)); err != nil {
 						t.Fatal(err)
 					}
@@ -476,13 +476,13 @@ func TestChecksByAndBy(t *testing.T) {
 			}
 		})
 	}
-	// Where they take turns with hashes, those do not wait for many.
+	// If they share a queue with hashes, few are queued at once.
 	bubble(t, func(w *world) {
 		off := w.process("off", w.catalog)
 		for i := range maxTurns + 3 {
 			name := image.Name(fmt.Sprintf("%02d.img.gz", i))
 			w.put(name, packed(t, []byte(name)))
-			w.look(off, name)
+			w.inspect(off, name)
 			w.until(off, job.Hash.Task(string(name)))
 		}
 		on := w.process("on", w.catalog)
@@ -494,7 +494,7 @@ func TestChecksByAndBy(t *testing.T) {
 	})
 	bubble(t, func(w *world) {
 		on, _ := w.checking("on", w.catalog)
-		sha := w.hashAndLook(on, packed(t, smallA))
+		sha := w.hashAndInspect(on, packed(t, smallA))
 		off := w.process("off", w.catalog)
 		w.until(off, queue.Resume{})
 		if j := w.checkJob(sha); j.Status != job.Cancelled {
@@ -512,14 +512,14 @@ func TestChecksByAndBy(t *testing.T) {
 func TestForgetContents(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)
-		sha := w.hashAndLook(p, smallA)
+		sha := w.hashAndInspect(p, smallA)
 		if rec := w.known(sha); rec == nil || rec.Kind != content.Unknown {
 			t.Fatalf("%+v", rec)
 		}
 		if err := w.images.Delete(w.t.Context(), imageName); err != nil {
 			t.Fatal(err)
 		}
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		w.until(p, queue.Reconcile{})
 		if w.known(sha) == nil {
 			t.Error("it was forgotten at once")
@@ -536,7 +536,7 @@ func TestForgetContents(t *testing.T) {
 func TestCheckBesideLong(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
-		long := w.hashAndLook(p, packed(t, middling))
+		long := w.hashAndInspect(p, packed(t, middling))
 		w.put("short.img", packed(t, smallA))
 		w.until(p, queue.InspectImage("short.img"))
 		w.until(p, job.Hash.Task("short.img"))
@@ -594,7 +594,7 @@ func TestCheckBeyond(t *testing.T) {
 		p, _ := w.checking("a", w.catalog)
 		// One frame of 1 TiB (RFC 8878, section 3.1.1.1), as far as its header goes.
 		frame := append([]byte("\x28\xb5\x2f\xfd\xe0"), 0, 0, 0, 0, 0, 1, 0, 0)
-		sha := w.hashAndLook(p, append(frame, 0x03, 0x00, 0x00, 0)) // the last block, of one zero
+		sha := w.hashAndInspect(p, append(frame, 0x03, 0x00, 0x00, 0)) // the last block, of one zero
 		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c == nil || c.Verdict != content.Unchecked || !strings.Contains(c.Reason, "more than 32 GiB") {
 			t.Errorf("verdict: %+v", c)

@@ -85,7 +85,7 @@ type tap struct {
 
 func (p *tap) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
 	body, info, err := p.Root.Get(ctx, key, r, ifMatch)
-	if err != nil || key != imageName || r.Length >= 0 { // a look into it
+	if err != nil || key != imageName || r.Length >= 0 { // an inspection
 		return body, info, err
 	}
 	return &tapped{body, p, ctx, r.Offset}, info, nil
@@ -137,17 +137,17 @@ func (w *world) put(name image.Name, data []byte) store.Version {
 // A process is the function as another process has it.
 type process struct {
 	*Function
-	tap         *tap
-	looks, work *sender
+	tap               *tap
+	inspections, work *sender
 }
 
 // process returns one with its own way to the catalog root.
 func (w *world) process(owner string, catalog store.Root) *process {
 	log := slog.New(slog.DiscardHandler)
-	p := &process{tap: &tap{Root: w.images}, looks: new(sender), work: new(sender)}
+	p := &process{tap: &tap{Root: w.images}, inspections: new(sender), work: new(sender)}
 	m := metric.New()
 	p.Function = &Function{
-		Images: p.tap, Catalog: catalog, Bucket: "images", Inspections: p.looks,
+		Images: p.tap, Catalog: catalog, Bucket: "images", Inspections: p.inspections,
 		Jobs: &job.Jobs{
 			Records: catalog, Owner: owner, Now: time.Now, Queues: job.Queues{job.Hash: p.work},
 			Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: m, Log: log,
@@ -158,8 +158,8 @@ func (w *world) process(owner string, catalog store.Root) *process {
 	return p
 }
 
-// look has p look at the image until that works.
-func (w *world) look(p *process, name image.Name) {
+// inspect has p inspect an image until that works.
+func (w *world) inspect(p *process, name image.Name) {
 	w.t.Helper()
 	w.until(p, queue.InspectImage(name))
 }
@@ -247,8 +247,8 @@ func (w *world) hashed(data []byte) {
 	w.honest()
 }
 
-// told checks that the activity is exactly this, newest first.
-func (w *world) told(kinds ...string) {
+// events checks that the activity is exactly this, newest first.
+func (w *world) events(kinds ...string) {
 	w.t.Helper()
 	log := &activity.Log{Root: w.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
 	events, _, err := log.List(context.Background(), activity.Filter{Limit: 10})

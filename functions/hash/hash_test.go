@@ -48,28 +48,28 @@ func TestHash(t *testing.T) {
 		bubble(t, func(w *world) {
 			w.put(imageName, data)
 			p := w.process("a", w.catalog)
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 			if sent := p.work.take(); len(sent) != 1 || sent[0] != `{"hash":"x.img"}` {
 				t.Errorf("queued: %v", sent)
 			}
 			w.run(p)
 			w.hashed(data)
-			w.told(activity.ImageHashed)
+			w.events(activity.ImageHashed)
 			if p.tap.bytes != int64(len(data)) {
 				t.Errorf("%d bytes read of %d", p.tap.bytes, len(data))
 			}
-			// What is known is not read again, whoever asks.
-			w.look(p, imageName)
+			// A known image is not read again.
+			w.inspect(p, imageName)
 			w.run(p)
 			if sent := p.work.take(); len(sent) != 0 || p.tap.bytes != int64(len(data)) {
 				t.Errorf("hashed again: %v, %d bytes", sent, p.tap.bytes)
 			}
-			w.told(activity.ImageHashed)
+			w.events(activity.ImageHashed)
 		})
 	}
 }
 
-// An object that is fresh is left alone: whoever wrote it may not be done.
+// A fresh object is not hashed: its writer may not be done.
 func TestSettle(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)
@@ -80,7 +80,7 @@ func TestSettle(t *testing.T) {
 		if retry, ok := errors.AsType[*queue.Retry](err); !ok || !retry.Free || retry.After <= 0 || retry.After > Settle {
 			t.Errorf("a fresh object: %v", err)
 		}
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		w.run(p)
 		w.hashed(smallA)
 	})
@@ -103,7 +103,7 @@ func TestShutdown(t *testing.T) {
 			w.put(imageName, imageA)
 			a := w.process("a", w.catalog)
 			a.tap.read = slowly
-			w.look(a, imageName)
+			w.inspect(a, imageName)
 			ctx, shutdown := context.WithTimeout(w.t.Context(), 12500*time.Millisecond)
 			defer shutdown()
 			if err := a.Handle(ctx, job.Hash.Task(imageName).Encode()); !errors.Is(err, context.DeadlineExceeded) {
@@ -118,7 +118,7 @@ func TestShutdown(t *testing.T) {
 				data, want = imageB, int64(len(imageB))
 			}
 			b := w.process("b", w.catalog)
-			w.look(b, imageName)
+			w.inspect(b, imageName)
 			w.run(b)
 			w.hashed(data)
 			if b.tap.bytes != want {
@@ -136,7 +136,7 @@ func TestKill(t *testing.T) {
 			z := &freezer{Root: w.catalog, hit: make(chan struct{}), thaw: make(chan struct{})}
 			a := w.process("a", z)
 			a.tap.read = slowly
-			w.look(a, imageName)
+			w.inspect(a, imageName)
 			done := make(chan error, 1)
 			go func() { done <- a.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 			time.Sleep(at)
@@ -156,7 +156,7 @@ func TestKill(t *testing.T) {
 			if lost := read + b.tap.bytes - int64(len(imageA)); lost < 0 || lost > 5*mib {
 				t.Errorf("killed after %d bytes: %d bytes were read twice", read, lost)
 			}
-			w.told(activity.ImageHashed)
+			w.events(activity.ImageHashed)
 			// The dead wakes up, and changes nothing.
 			before := w.record().Nonce
 			close(z.thaw)
@@ -165,7 +165,7 @@ func TestKill(t *testing.T) {
 			if w.record().Nonce != before {
 				t.Error("the first owner wrote the record again")
 			}
-			w.told(activity.ImageHashed)
+			w.events(activity.ImageHashed)
 		})
 	}
 }
@@ -184,7 +184,7 @@ func TestReplacedWhileRead(t *testing.T) {
 				}
 				return nil
 			}
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 			err := p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode())
 			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After != Settle {
 				t.Errorf("replaced at %d: %v", at, err)
@@ -204,7 +204,7 @@ func TestHashedByAnother(t *testing.T) {
 		v := w.put(imageName, imageA)
 		p := w.process("a", w.catalog)
 		p.tap.read = slowly
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		done := make(chan error, 1)
 		go func() { done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 		time.Sleep(5 * time.Second)
@@ -215,14 +215,14 @@ func TestHashedByAnother(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.look(w.process("b", w.catalog), imageName)
+		w.inspect(w.process("b", w.catalog), imageName)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		if j := w.job(); j.Status != job.Completed || j.SHA256 != sum256(imageA) || p.tap.bytes > 4*mib || w.record().By != digest.ByUpload {
 			t.Errorf("the job is %+v after %d bytes", j, p.tap.bytes)
 		}
-		w.told() // the upload has told of itself
+		w.events() // the upload has an event of its own
 	})
 }
 
@@ -232,7 +232,7 @@ func TestDeletedMeanwhile(t *testing.T) {
 			w.put(imageName, imageA)
 			p := w.process("a", w.catalog)
 			p.tap.read = slowly
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 			done := make(chan error, 1)
 			if after > 0 {
 				go func() { done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
@@ -244,7 +244,7 @@ func TestDeletedMeanwhile(t *testing.T) {
 			if after == 0 {
 				done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode())
 			}
-			w.look(w.process("b", w.catalog), imageName)
+			w.inspect(w.process("b", w.catalog), imageName)
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
@@ -255,7 +255,7 @@ func TestDeletedMeanwhile(t *testing.T) {
 	}
 }
 
-// A read that hangs ends soon after somebody cancels the job.
+// A read that hangs ends soon after the job is cancelled.
 func TestCancel(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.put(imageName, imageA)
@@ -267,13 +267,13 @@ func TestCancel(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		done := make(chan error, 1)
 		go func() { done <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 		time.Sleep(time.Minute)
 		began := time.Now()
 		page := w.process("page", w.catalog)
-		h := web.Handler(web.Config{Auth: everybody{}, Metric: page.Metric, Log: page.Log}, page.Routes())
+		h := web.Handler(web.Config{Auth: allowAll{}, Metric: page.Metric, Log: page.Log}, page.Routes())
 		rec := httptest.NewRecorder()
 		h.ServeHTTP(rec, httptest.NewRequest(http.MethodDelete, "/catalog/hashes/x.img", nil))
 		if err := <-done; err != nil || rec.Code != http.StatusNoContent {
@@ -285,11 +285,11 @@ func TestCancel(t *testing.T) {
 		if j := w.job(); j.Status != job.Cancelled || w.record() != nil {
 			t.Errorf("the job is %s", j.Status)
 		}
-		// It stays so until somebody asks again.
+		// It stays cancelled until an operator asks again.
 		p.tap.read = nil
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		if j := w.job(); j.Status != job.Cancelled {
-			t.Errorf("a look made a cancelled job %s", j.Status)
+			t.Errorf("an inspection made a cancelled job %s", j.Status)
 		}
 		rec = httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodPost, "/catalog/hashes", strings.NewReader(`{"name": "x.img"}`))
@@ -301,9 +301,9 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-type everybody struct{}
+type allowAll struct{}
 
-func (everybody) Authenticate(*http.Request) error { return nil }
+func (allowAll) Authenticate(*http.Request) error { return nil }
 
 func TestRace(t *testing.T) {
 	bubble(t, func(w *world) {
@@ -314,7 +314,7 @@ func TestRace(t *testing.T) {
 		for i := range runners {
 			p := w.process(fmt.Sprint(i), w.catalog)
 			all = append(all, p)
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 		}
 		for _, p := range all {
 			go func() { errs <- p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
@@ -333,7 +333,7 @@ func TestRace(t *testing.T) {
 			t.Errorf("%d bytes were read of %d", read, len(imageA))
 		}
 		w.hashed(imageA)
-		w.told(activity.ImageHashed)
+		w.events(activity.ImageHashed)
 	})
 }
 
@@ -356,7 +356,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 		bubble(t, func(w *world) {
 			v := w.put(imageName, imageA)
 			p := w.process("a", w.catalog)
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 			_, _, err := record.Change(w.t.Context(), w.catalog, layout.HashJobKey(imageName), func(j *job.Job, _ bool) (err error) {
 				j.Checkpoint, err = json.Marshal(change(&checkpoint{v, good.State()}))
 				return err
@@ -387,7 +387,7 @@ func TestFrozenOwner(t *testing.T) {
 			for _, changed := range []bool{false, true} {
 				bubble(t, func(w *world) {
 					w.put(imageName, smallA)
-					w.look(w.process("look", w.catalog), imageName)
+					w.inspect(w.process("inspector", w.catalog), imageName)
 					z := &freezer{Root: w.catalog, at: at, after: late, hit: make(chan struct{}), thaw: make(chan struct{})}
 					first := w.process("first", z)
 					done := make(chan error, 1)
@@ -406,7 +406,7 @@ func TestFrozenOwner(t *testing.T) {
 					}
 					time.Sleep(time.Minute) // the lease is over
 					second := w.process("second", w.catalog)
-					w.look(second, imageName)
+					w.inspect(second, imageName)
 					w.run(second)
 					w.hashed(data)
 					close(z.thaw)
@@ -436,9 +436,9 @@ func TestFaultAtEveryWrite(t *testing.T) {
 					s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
 					s.Plain = plain
 					p := w.process("a", s)
-					w.look(p, imageName)
+					w.inspect(p, imageName)
 					w.run(p)
-					w.look(p, imageName)
+					w.inspect(p, imageName)
 					w.hashed(smallA)
 					if rec := w.record(); len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
 						t.Errorf("the checksum file: %+v", rec.Publishers)
@@ -471,7 +471,7 @@ func TestComesBackLater(t *testing.T) {
 			}
 			return nil
 		}
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		for i, free := range []bool{true, false} {
 			err := p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode())
 			if retry, ok := errors.AsType[*queue.Retry](err); !ok || retry.After != 5*time.Second || retry.Free != free {
@@ -490,7 +490,7 @@ func TestRandomFaults(t *testing.T) {
 			p := w.process("a", s)
 			f := faultstore.New(w.images, faultstore.Random(seed+100, 0.1, faultstore.Before))
 			p.tap.Root = f
-			w.look(p, imageName)
+			w.inspect(p, imageName)
 			w.run(p)
 			w.hashed(smallA)
 		})
@@ -510,7 +510,7 @@ func TestFailsAfterADay(t *testing.T) {
 			}
 			return nil
 		}
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		began := time.Now()
 		for w.job().Status == job.Queued {
 			_ = p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) // the queue would ask again
@@ -520,19 +520,19 @@ func TestFailsAfterADay(t *testing.T) {
 		if j.Status != job.Failed || !strings.Contains(j.Error, bad.Error()) || took < 24*time.Hour || took > 25*time.Hour {
 			t.Errorf("after %v: %+v", took, j)
 		}
-		w.told(activity.ImageHashFailed)
+		w.events(activity.ImageHashFailed)
 
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		if j := w.job(); j.Status != job.Failed {
-			t.Errorf("looked at when it has just failed: %+v", j)
+			t.Errorf("inspected when it has just failed: %+v", j)
 		}
 		p.tap.read = nil
 		time.Sleep(25 * time.Hour)
 		w.until(p, queue.Reconcile{})
-		if sent := p.looks.take(); !slices.Equal(sent, []string{`{"image":"` + imageName + `"}`}) {
+		if sent := p.inspections.take(); !slices.Equal(sent, []string{`{"image":"` + imageName + `"}`}) {
 			t.Errorf("reconciling queues %v", sent)
 		}
-		w.look(p, imageName)
+		w.inspect(p, imageName)
 		w.run(p)
 		w.hashed(imageA)
 	})
@@ -549,12 +549,12 @@ func TestDamagedDigests(t *testing.T) {
 		}
 		p := w.process("a", w.catalog)
 		w.until(p, queue.Reconcile{})
-		looks := []string{`{"image":"gone.img"}`, `{"image":"` + imageName + `"}`}
-		if sent := p.looks.take(); !slices.Equal(sent, looks) {
+		inspections := []string{`{"image":"gone.img"}`, `{"image":"` + imageName + `"}`}
+		if sent := p.inspections.take(); !slices.Equal(sent, inspections) {
 			t.Errorf("reconciling queues %v", sent)
 		}
-		w.look(p, imageName)
-		w.look(p, "gone.img")
+		w.inspect(p, imageName)
+		w.inspect(p, "gone.img")
 		w.run(p)
 		w.hashed(smallA)
 		if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.DigestKey("gone.img")); !errors.Is(err, store.ErrNotFound) {
@@ -603,9 +603,9 @@ func TestChecksumFiles(t *testing.T) {
 				for suffix, text := range tt.files {
 					w.put(image.Name(imageName+suffix), []byte(text))
 				}
-				w.look(p, imageName)
+				w.inspect(p, imageName)
 				for suffix := range tt.files {
-					w.look(p, image.Name(imageName+suffix))
+					w.inspect(p, image.Name(imageName+suffix))
 				}
 				if len(p.work.take()) > 0 {
 					w.run(p)
@@ -632,7 +632,7 @@ func TestChecksumFiles(t *testing.T) {
 					if err := w.images.Delete(w.t.Context(), store.Key(imageName+suffix)); err != nil {
 						t.Fatal(err)
 					}
-					w.look(p, image.Name(imageName+suffix))
+					w.inspect(p, image.Name(imageName+suffix))
 				}
 				if rec := w.record(); len(rec.Publishers) != 0 || rec.SHA256 != sum256(smallA) {
 					t.Errorf("%s: without them the record is %+v", tt.name, rec)
@@ -650,10 +650,10 @@ func TestChecksumFileComposedOtherwise(t *testing.T) {
 		bubble(t, func(w *world) {
 			p := w.process("a", w.catalog)
 			w.put(image.Name(names[0]), smallA)
-			w.look(p, image.Name(names[0]))
+			w.inspect(p, image.Name(names[0]))
 			w.until(p, job.Hash.Task(names[0]))
 			w.put(image.Name(names[1]+".sha256"), []byte(string(sum256(smallA)+"  ")+names[1]+"\n"))
-			w.look(p, image.Name(names[1]+".sha256"))
+			w.inspect(p, image.Name(names[1]+".sha256"))
 			rec, _, err := record.Read[digest.Record](w.t.Context(), w.catalog, layout.DigestKey(image.Name(names[0])))
 			if err != nil || len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
 				t.Errorf("%+q beside %+q: %+v, %v", names[1], names[0], rec, err)
@@ -739,9 +739,9 @@ func TestReconcile(t *testing.T) {
 			}
 		}
 		w.until(p, queue.Reconcile{})
-		looks := []string{string(`{"content":"` + sum256([]byte("hashed.img")) + `"}`), `{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
-		if got := p.looks.take(); !slices.Equal(got, looks) {
-			t.Errorf("looks: %v, want %v", got, looks)
+		inspections := []string{string(`{"content":"` + sum256([]byte("hashed.img")) + `"}`), `{"image":"changed.img"}`, `{"image":"gone.img"}`, `{"image":"unhashed.img"}`}
+		if got := p.inspections.take(); !slices.Equal(got, inspections) {
+			t.Errorf("inspections: %v, want %v", got, inspections)
 		}
 		work := []string{`{"hash":"dead.img"}`, `{"hash":"queued.img"}`, `{"hash":"running.img"} in 20s`}
 		if got := p.work.take(); !slices.Equal(got, work) {
@@ -754,13 +754,13 @@ func TestReconcile(t *testing.T) {
 		}
 		// Twice the same does the work once.
 		for range 2 {
-			w.look(p, "unhashed.img")
+			w.inspect(p, "unhashed.img")
 		}
 		j, _, err := record.Read[job.Job](w.t.Context(), w.catalog, layout.HashJobKey("unhashed.img"))
 		if err != nil || j.Status != job.Queued || j.Generation != 1 {
 			t.Errorf("looked at twice: %+v, %v", j, err)
 		}
-		w.look(p, "gone.img")
+		w.inspect(p, "gone.img")
 		if _, _, err := w.catalog.ReadRecord(w.t.Context(), layout.DigestKey("gone.img")); err == nil {
 			t.Error("a digest outlives its image")
 		}
@@ -783,7 +783,7 @@ func TestNewerRecords(t *testing.T) {
 					w.t.Fatal(err)
 				}
 			},
-			func(w *world, p *process) { w.look(p, imageName) },
+			func(w *world, p *process) { w.inspect(p, imageName) },
 		},
 		"hash asked for, with a newer digest": {
 			func(layout.SHA256) store.Key { return layout.DigestKey(imageName) },
@@ -807,7 +807,7 @@ func TestNewerRecords(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			bubble(t, func(w *world) {
 				p, _ := w.checking("a", w.catalog)
-				sha := w.hashAndLook(p, packed(t, smallA))
+				sha := w.hashAndInspect(p, packed(t, smallA))
 				tt.before(w, sha)
 				recordtest.Refused(w.t, w.catalog, tt.key(sha), func() { tt.do(w, p) })
 			})

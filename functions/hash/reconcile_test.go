@@ -20,7 +20,7 @@ import (
 )
 
 // A process that is killed and started again at once finds its jobs running,
-// under a lease that has seconds to go. They go on when that is over, and do
+// under a lease that has seconds to go. They resume when that has ended, and do
 // not wait for the next reconciliation.
 func TestTakeoverAfterRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -46,10 +46,10 @@ func TestTakeoverAfterRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		looks, work := memqueue.New(log), memqueue.New(log)
+		inspections, work := memqueue.New(log), memqueue.New(log)
 		m := metric.New()
 		f := &hash.Function{
-			Images: images, Catalog: catalog, Bucket: "images", Inspections: looks,
+			Images: images, Catalog: catalog, Bucket: "images", Inspections: inspections,
 			Jobs: &job.Jobs{
 				Records: catalog, Owner: "started again", Now: time.Now, Queues: job.Queues{job.Hash: work},
 				Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: m, Log: log,
@@ -57,7 +57,7 @@ func TestTakeoverAfterRestart(t *testing.T) {
 			Inventory: inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log}),
 			Metric:    m, Workers: 1, Now: time.Now, Log: log,
 		}
-		for _, q := range []*memqueue.Queue{looks, work} {
+		for _, q := range []*memqueue.Queue{inspections, work} {
 			go func() { _ = q.Receive(ctx, 1, f.Handle) }() // returns ctx's end
 		}
 		if err := f.Reconcile(ctx); err != nil {

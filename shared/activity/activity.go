@@ -172,9 +172,9 @@ func (f *Filter) Match(e *Event) bool {
 const (
 	// batch is the number of events that are read in parallel.
 	batch = 32
-	// maxLooked bounds the events that one List reads: a filter that selects few of them
+	// maxRead bounds the events that one List reads: a filter that selects few of them
 	// has more pages with fewer events.
-	maxLooked = 2000
+	maxRead = 2000
 )
 
 // List returns the newest events that f selects, newest first, and the value of
@@ -189,7 +189,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		after = layout.EventKey(f.Before)
 	}
 	var ids []layout.EventID
-	looked := 0
+	done := 0
 	flush := func() error {
 		read, err := l.read(ctx, ids)
 		ids = ids[:0]
@@ -217,7 +217,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		if len(events) > limit {
 			break
 		}
-		if looked += batch; looked >= maxLooked {
+		if done += batch; done >= maxRead {
 			return events, id, nil
 		}
 	}

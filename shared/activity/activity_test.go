@@ -89,7 +89,7 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// A failure to write an event is no failure of what it tells of.
+// A failure to write an event does not fail the action that it is about.
 func TestAddFails(t *testing.T) {
 	b := newBook(t)
 	b.store.Reset(faultstore.NthWrite(1, faultstore.Before))
@@ -254,7 +254,7 @@ func TestLists(t *testing.T) {
 	for _, k := range kinds {
 		e := Event{Kind: k}
 		if e.Failed() != (strings.HasSuffix(k, "_failed") || strings.HasSuffix(k, ".failed")) {
-			t.Errorf("%s tells of a failure: %v", k, e.Failed())
+			t.Errorf("%s is a failure: %v", k, e.Failed())
 		}
 	}
 }

@@ -33,7 +33,7 @@ func TestFail(t *testing.T) {
 		read(t, s) // is a legal one
 		fail(false, job.Failed, reason)
 
-		// Why it was tried again comes first.
+		// The error of the last run comes before the reason.
 		enqueue(t, a)
 		if _, err := a.Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
 			return nil, &queue.Retry{Err: errors.New("no room")}
@@ -42,7 +42,7 @@ func TestFail(t *testing.T) {
 		}
 		fail(true, job.Failed, "no room ("+reason+")")
 
-		// Somebody has it, and finishes.
+		// A job that a process holds is not failed, and completes.
 		enqueue(t, a)
 		if _, err := a.Work(t.Context(), key, func(ctx context.Context, r *job.Run) (finish, error) {
 			fail(false, job.Running, "")
@@ -52,7 +52,7 @@ func TestFail(t *testing.T) {
 		}
 		fail(false, job.Completed, "")
 
-		// Whose owner sleeps past its lease has nobody; the owner learns of it.
+		// A job whose lease has lapsed is failed; its owner finds out.
 		enqueue(t, a)
 		late := &clock{}
 		sleeper := &job.Jobs{Records: s, Owner: "sleeper", Now: late.now}
@@ -70,8 +70,8 @@ func TestFail(t *testing.T) {
 	})
 }
 
-// TestStopped tells a run that a shutdown cut short after it got somewhere
-// from one that was for nothing.
+// TestStopped distinguishes a run that made progress before a shutdown from one that
+// made none.
 func TestStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()

@@ -59,7 +59,7 @@ type Job struct {
 	// [queue.Retry] and got no further. It is zero if there is no such run.
 	FailingSince time.Time `json:"failing_since,omitzero"`
 	// Generation is the fencing token. It grows with every change of owner and
-	// never resets, so a stale owner can tell that it has lost the job.
+	// never resets, so a stale owner finds out that it has lost the job.
 	Generation int64     `json:"generation"`
 	Owner      string    `json:"owner,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`

@@ -187,7 +187,7 @@ func TestIdle(t *testing.T) {
 		s := memstore.New()
 		jobs := newJobs(s, "a")
 		called := func(context.Context, *job.Run) (finish, error) {
-			t.Error("work that nobody asked for was done")
+			t.Error("work was done without a job")
 			return nil, errBusy
 		}
 		if _, err := jobs.Work(t.Context(), key, called); !errors.Is(err, job.ErrIdle) {
@@ -232,7 +232,7 @@ func TestBusy(t *testing.T) {
 			ended <- err
 		}()
 		synctest.Wait()
-		// Nobody gets it as long as its owner lives: longer than any lease.
+		// No other process can claim it while its owner lives: longer than any lease.
 		for range 10 {
 			for _, owner := range []string{"a", "b"} {
 				_, err := newJobs(s, owner).Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
@@ -434,7 +434,7 @@ func TestShutdownHandsBack(t *testing.T) {
 		if j := read(t, s); j.Status != job.Queued || string(j.Checkpoint) != `"seventy"` || j.BytesDone != 70 || j.Error != "" {
 			t.Errorf("after a shutdown the job is %+v", j)
 		}
-		// Another goes on at once, from the checkpoint.
+		// Another process resumes at once, from the checkpoint.
 		if _, err := newJobs(s, "b").Work(t.Context(), key, func(_ context.Context, r *job.Run) (finish, error) {
 			if string(r.Job().Checkpoint) != `"seventy"` || r.Job().Attempt != 2 {
 				t.Errorf("the next run begins with %+v", r.Job())
@@ -443,7 +443,7 @@ func TestShutdownHandsBack(t *testing.T) {
 		}); err != nil {
 			t.Error(err)
 		}
-		// Work that is done when the shutdown comes is done.
+		// Work that is complete at the shutdown is recorded as completed.
 		enqueue(t, a)
 		ctx, cancel = context.WithCancel(t.Context())
 		j, err = a.Work(ctx, key, func(context.Context, *job.Run) (finish, error) {
@@ -641,7 +641,7 @@ func TestStoreOutOfReach(t *testing.T) {
 	})
 }
 
-// TestEveryWriteFails fails each write in the life of a job in turn, once.
+// TestEveryWriteFails fails each write in the life of a job once.
 // The job must still end, and its work must be done once.
 func TestEveryWriteFails(t *testing.T) {
 	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
@@ -665,7 +665,7 @@ func TestEveryWriteFails(t *testing.T) {
 					name := fmt.Sprintf("write %d failed %v (and the read after it: %v)", n, fault, alsoNextRead)
 					done, queuedOnce := 0, 0
 					jobs := newJobs(s, "a")
-					// Like a queue: what fails comes back.
+					// Like a queue: a failed message is redelivered.
 					for range 5 {
 						_, queued, err := jobs.Enqueue(t.Context(), key, func(j job.Job) bool { return j.Status == job.Completed }, func(*job.Job) {})
 						if queued {

@@ -51,7 +51,7 @@ func TestChange(t *testing.T) {
 		t.Fatalf("second change: %+v, %q, %v after %+v, %q", two, tag2, err, one, tag1)
 	}
 	if fmt.Sprint(existed) != "[false true]" {
-		t.Errorf("change was told of %v", existed)
+		t.Errorf("change was called with %v", existed)
 	}
 
 	// What keeps and what fails writes nothing.
@@ -288,7 +288,7 @@ func TestEveryCallFails(t *testing.T) {
 
 // TestRandomFaults has many count at once over a server that loses a fifth of
 // all requests. Writes that had no effect at all leave the counter exact; of
-// those that had and were written over before anybody looked some count twice,
+// those that had and were written over before they were read some count twice,
 // and none is lost.
 func TestRandomFaults(t *testing.T) {
 	for seed := range uint64(5) {
@@ -352,7 +352,7 @@ func TestChangeGivesUp(t *testing.T) {
 	if _, _, err := record.Change(t.Context(), s, "c", add); !errors.Is(err, faultstore.ErrInjected) || len(s.Calls()) != 1 {
 		t.Errorf("without any read: %v after %d calls", err, len(s.Calls()))
 	}
-	// Somebody else always wins.
+	// Another write always wins.
 	under := memstore.New()
 	tries := 0
 	_, _, err := record.Change(t.Context(), under, "c", func(c *counter, _ bool) error {

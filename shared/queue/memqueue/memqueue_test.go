@@ -101,8 +101,8 @@ func TestMerge(t *testing.T) {
 		}
 		b.got("handled", b.receive(time.Minute, 1, b.note), "a at 0s", "b at 5s")
 
-		// One that is being handled is not merged with: it may have looked
-		// before what the new one tells of.
+		// One that is being handled is not merged with: it may have read
+		// the state before the change that the new one is about.
 		b = newBench(t)
 		b.send("a", 0)
 		go func() {

