@@ -111,17 +111,7 @@ func RefOf(url string) Ref {
 	return Ref(hex.EncodeToString(sum[:]))
 }
 
-func isHex(s string, n int) bool {
-	if len(s) != n {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
+func isHex(s string, n int) bool { return len(s) == n && strings.Trim(s, "0123456789abcdef") == "" }
 
 // ImageKey returns the key of an image in the image root.
 func ImageKey(name image.Name) store.Key { return store.Key(name) }
@@ -135,79 +125,37 @@ func ImageKeys(name image.Name) []store.Key {
 	return keys
 }
 
-// DigestKey returns the key of an image's digest record.
-func DigestKey(name image.Name) store.Key { return store.Key(DigestPrefix + name) }
+// The keys of the catalog root: see the table of the package.
 
-// EntryKey returns the key of an entry.
-func EntryKey(ref Ref) store.Key { return store.Key(EntryPrefix + ref) }
-
-// FetchedKey returns the key of the record of a fetched source.
-func FetchedKey(ref Ref) store.Key { return store.Key(FetchedPrefix + ref) }
-
-// BlobKey returns the key of fetched bytes.
-func BlobKey(sha256 SHA256) store.Key { return store.Key(BlobPrefix + sha256) }
-
-// ContentKey returns the key of the record of a content.
-func ContentKey(sha256 SHA256) store.Key { return store.Key(ContentPrefix + sha256) }
-
-// StagingKey returns the key to which a fetch writes while the SHA-256 is unknown. id
-// is 64 random hexadecimal digits.
-func StagingKey(id string) store.Key { return store.Key(StagingPrefix + id) }
-
-// UploadKey returns the key of a resumable upload's record.
-func UploadKey(id string) store.Key { return store.Key(UploadPrefix + id) }
-
-// HashJobKey returns the key of an image's hash job.
+func DigestKey(name image.Name) store.Key  { return store.Key(DigestPrefix + name) }
+func EntryKey(ref Ref) store.Key           { return store.Key(EntryPrefix + ref) }
+func FetchedKey(ref Ref) store.Key         { return store.Key(FetchedPrefix + ref) }
+func BlobKey(sha256 SHA256) store.Key      { return store.Key(BlobPrefix + sha256) }
+func ContentKey(sha256 SHA256) store.Key   { return store.Key(ContentPrefix + sha256) }
+func StagingKey(id string) store.Key       { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
+func UploadKey(id string) store.Key        { return store.Key(UploadPrefix + id) }
 func HashJobKey(name image.Name) store.Key { return store.Key(HashJobPrefix + name) }
+func CheckJobKey(sha256 SHA256) store.Key  { return store.Key(CheckJobPrefix + sha256) }
+func FetchJobKey(ref Ref) store.Key        { return store.Key(FetchJobPrefix + ref) }
+func EventKey(id EventID) store.Key        { return store.Key(EventPrefix + id) }
+func ProbeKey(id, what string) store.Key   { return store.Key(ProbePrefix + id + "-" + what) }
 
-// CheckJobKey returns the key of the check job of a content.
-func CheckJobKey(sha256 SHA256) store.Key { return store.Key(CheckJobPrefix + sha256) }
+// The parsers of keys. The second result is false for a key of another kind.
 
-// FetchJobKey returns the key of the fetch job of a source.
-func FetchJobKey(ref Ref) store.Key { return store.Key(FetchJobPrefix + ref) }
-
-// ProbeKey returns the key of an object with which a start tries the server.
-func ProbeKey(id, what string) store.Key { return store.Key(ProbePrefix + id + "-" + what) }
-
-// ImageName parses an [ImageKey].
-func ImageName(key store.Key) (name image.Name, ok bool) { return nameAfter(key, "") }
-
-// DigestName parses a [DigestKey].
-func DigestName(key store.Key) (name image.Name, ok bool) { return nameAfter(key, DigestPrefix) }
-
-// HashJobName parses a [HashJobKey].
-func HashJobName(key store.Key) (name image.Name, ok bool) { return nameAfter(key, HashJobPrefix) }
-
-// EntryRef parses an [EntryKey].
-func EntryRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, EntryPrefix, 64) }
-
-// FetchedRef parses a [FetchedKey].
-func FetchedRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, FetchedPrefix, 64) }
-
-// BlobSHA256 parses a [BlobKey].
-func BlobSHA256(key store.Key) (sha256 SHA256, ok bool) { return hexAfter[SHA256](key, BlobPrefix, 64) }
-
-// ContentSHA256 parses a [ContentKey].
-func ContentSHA256(key store.Key) (sha256 SHA256, ok bool) {
-	return hexAfter[SHA256](key, ContentPrefix, 64)
-}
-
-// CheckJobSHA256 parses a [CheckJobKey].
-func CheckJobSHA256(key store.Key) (sha256 SHA256, ok bool) {
-	return hexAfter[SHA256](key, CheckJobPrefix, 64)
-}
-
-// StagingID parses a [StagingKey].
-func StagingID(key store.Key) (id string, ok bool) { return hexAfter[string](key, StagingPrefix, 64) }
-
-// UploadID parses an [UploadKey].
-func UploadID(key store.Key) (id string, ok bool) { return hexAfter[string](key, UploadPrefix, 32) }
+func ImageName(key store.Key) (image.Name, bool)   { return nameAfter(key, "") }
+func DigestName(key store.Key) (image.Name, bool)  { return nameAfter(key, DigestPrefix) }
+func HashJobName(key store.Key) (image.Name, bool) { return nameAfter(key, HashJobPrefix) }
+func EntryRef(key store.Key) (Ref, bool)           { return hexAfter[Ref](key, EntryPrefix, 64) }
+func FetchedRef(key store.Key) (Ref, bool)         { return hexAfter[Ref](key, FetchedPrefix, 64) }
+func FetchJobRef(key store.Key) (Ref, bool)        { return hexAfter[Ref](key, FetchJobPrefix, 64) }
+func BlobSHA256(key store.Key) (SHA256, bool)      { return hexAfter[SHA256](key, BlobPrefix, 64) }
+func ContentSHA256(key store.Key) (SHA256, bool)   { return hexAfter[SHA256](key, ContentPrefix, 64) }
+func CheckJobSHA256(key store.Key) (SHA256, bool)  { return hexAfter[SHA256](key, CheckJobPrefix, 64) }
+func StagingID(key store.Key) (string, bool)       { return hexAfter[string](key, StagingPrefix, 64) }
+func UploadID(key store.Key) (string, bool)        { return hexAfter[string](key, UploadPrefix, 32) }
 
 // IsUploadID reports whether s can be the ID of a resumable upload.
 func IsUploadID(s string) bool { return isHex(s, 32) }
-
-// FetchJobRef parses a [FetchJobKey].
-func FetchJobRef(key store.Key) (ref Ref, ok bool) { return hexAfter[Ref](key, FetchJobPrefix, 64) }
 
 func nameAfter(key store.Key, prefix string) (image.Name, bool) {
 	rest, ok := strings.CutPrefix(string(key), prefix)
@@ -250,18 +198,11 @@ func (id EventID) Time() (t time.Time, ok bool) {
 // times before 1970, of a clock that was never set.
 func flip(n int64) uint64 { return math.MaxInt64 - uint64(n) }
 
-// EventKey returns the key of an activity event.
-func EventKey(id EventID) store.Key { return store.Key(EventPrefix + string(id)) }
-
 // ParseEventKey parses an [EventKey].
 func ParseEventKey(key store.Key) (EventID, bool) {
-	s, ok := strings.CutPrefix(string(key), EventPrefix)
-	if !ok {
-		return "", false
-	}
-	id := EventID(s)
-	_, ok = id.Time()
-	return id, ok
+	s, found := strings.CutPrefix(string(key), EventPrefix)
+	_, ok := EventID(s).Time()
+	return EventID(s), found && ok
 }
 
 // SidecarKey returns the key of the checksum file of an image in the image root.
