@@ -117,14 +117,14 @@ func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 	}
 	e, refreshed, err := f.resolve(r, in.ImageURL, in.SHAURL, in.Refresh)
 	if err != nil {
-		f.record(r, activity.EntryAddFailed, in.ImageURL, "could not add "+in.ImageURL, map[string]any{"error": problem.From(err).Detail})
+		f.Activity.ByOperator(r, activity.EntryAddFailed, in.ImageURL, "could not add "+in.ImageURL, map[string]any{"error": problem.From(err).Detail})
 		return err
 	}
 	summary, status := "added "+e.URL, http.StatusCreated
 	if refreshed {
 		summary, status = "refreshed "+e.URL, http.StatusOK
 	}
-	f.record(r, activity.EntryAdded, e.URL, summary, map[string]any{"name": e.Name, "sha256": e.SHA256, "refreshed": refreshed})
+	f.Activity.ByOperator(r, activity.EntryAdded, e.URL, summary, map[string]any{"name": e.Name, "sha256": e.SHA256, "refreshed": refreshed})
 	return web.Answer(w, r, status, viewOf(e), summary)
 }
 
@@ -225,7 +225,7 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	f.record(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
+	f.Activity.ByOperator(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
 	if row, ok := before.BySource(ref); ok && row.Blob && !f.Inventory.Incomplete(after) {
 		if _, named := after.BySHA256(row.Digest()); !named {
 			if err := f.Uncache(ctx, row.Digest()); err != nil { // reconciling deletes them later
@@ -234,11 +234,4 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+string(e.Name)+" was deleted")
-}
-
-func (f *Function) record(r *http.Request, kind, url, summary string, details map[string]any) {
-	f.Activity.Add(r.Context(), activity.Event{
-		Kind: kind, SubjectKind: activity.SubjectCatalog, SubjectID: url, Actor: activity.Operator, SourceIP: web.ClientIP(r),
-		Summary: summary, Details: details,
-	})
 }

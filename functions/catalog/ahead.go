@@ -158,16 +158,24 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 
 // Seek implements [io.Seeker].
 func (a *aheadReader) Seek(offset int64, whence int) (int64, error) {
+	offset, err := seek(offset, whence, a.offset, a.src.Size())
+	if err == nil {
+		a.offset = offset
+	}
+	return offset, err
+}
+
+// seek returns the offset that a Seek from at leads to, in a body of size bytes.
+func seek(offset int64, whence int, at, size int64) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
-		offset += a.offset
+		offset += at
 	case io.SeekEnd:
-		offset += a.src.Size()
+		offset += size
 	}
 	if offset < 0 {
 		return 0, errors.New("seek before the beginning")
 	}
-	a.offset = offset
 	return offset, nil
 }
 

@@ -294,11 +294,5 @@ func parseBefore(s string) (layout.EventID, error) {
 	return layout.NewEventID(t, "ffffffffffffffff"), nil
 }
 
-// record logs an action of the operator.
-func (f *Function) record(r *http.Request, e activity.Event) {
-	e.Actor, e.SourceIP = activity.Operator, web.ClientIP(r)
-	f.Activity.Add(r.Context(), e)
-}
-
 // notFound reports whether err is [store.ErrNotFound].
 func notFound(err error) bool { return errors.Is(err, store.ErrNotFound) }

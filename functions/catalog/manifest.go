@@ -88,10 +88,7 @@ func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error
 	if _, err := f.Images.Put(r.Context(), layout.ManifestKey, bytes.NewReader(data), int64(len(data))); err != nil && !errors.Is(err, store.ErrChanged) { // replaced again since
 		return err
 	}
-	f.record(r, activity.Event{
-		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: string(layout.ManifestKey),
-		Summary: "replaced the manifest", Details: map[string]any{"images": len(m.Images)},
-	})
+	f.Activity.ByOperator(r, activity.ManifestReplaced, string(layout.ManifestKey), "replaced the manifest", map[string]any{"images": len(m.Images)})
 	return web.Answer(w, r, http.StatusOK, map[string]int{"images": len(m.Images)}, "the manifest was replaced")
 }
 
@@ -104,9 +101,6 @@ func (f *Function) removeManifest(w http.ResponseWriter, r *http.Request) error 
 	if err := f.Images.Delete(r.Context(), layout.ManifestKey); err != nil {
 		return err
 	}
-	f.record(r, activity.Event{
-		Kind: activity.ManifestReplaced, SubjectKind: activity.SubjectCatalog, SubjectID: string(layout.ManifestKey),
-		Summary: "removed the manifest", Details: map[string]any{"images": 0},
-	})
+	f.Activity.ByOperator(r, activity.ManifestReplaced, string(layout.ManifestKey), "removed the manifest", map[string]any{"images": 0})
 	return web.Answer(w, r, http.StatusNoContent, nil, "the manifest was removed")
 }

@@ -220,20 +220,12 @@ type objectReader struct {
 }
 
 func (o *objectReader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += o.offset
-	case io.SeekEnd:
-		offset += o.object.Info.Size
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the beginning")
-	}
-	if offset != o.offset {
+	offset, err := seek(offset, whence, o.offset, o.object.Info.Size)
+	if err == nil && offset != o.offset {
 		o.Close()
 		o.offset = offset
 	}
-	return offset, nil
+	return offset, err
 }
 
 func (o *objectReader) Read(p []byte) (int, error) {

@@ -191,10 +191,6 @@ func (f *Function) uncache(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Uncache(ctx, sha); err != nil {
 		return err
 	}
-	f.Activity.Add(ctx, activity.Event{
-		Kind: activity.ImageUncached, SubjectKind: activity.SubjectImage, SubjectID: string(sha),
-		Actor: activity.Operator, SourceIP: web.ClientIP(r), Summary: "dropped the fetched bytes of " + nameOf(ctx, f.Inventory, sha),
-		Details: map[string]any{"size_bytes": info.Size},
-	})
+	f.Activity.ByOperator(r, activity.ImageUncached, string(sha), "dropped the fetched bytes of "+nameOf(ctx, f.Inventory, sha), map[string]any{"size_bytes": info.Size})
 	return web.Answer(w, r, http.StatusNoContent, nil, "the fetched bytes were dropped")
 }

@@ -99,11 +99,11 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	}
 	u, err := f.take(w, r, name, want)
 	if err != nil {
-		f.record(r, activity.ImageUploadFailed, name, "upload of "+string(name)+" failed", map[string]any{"error": problem.From(err).Detail})
+		f.Activity.ByOperator(r, activity.ImageUploadFailed, string(name), "upload of "+string(name)+" failed", map[string]any{"error": problem.From(err).Detail})
 		return err
 	}
 	u.Format, _ = image.FormatOf(name)
-	f.record(r, activity.ImageUploaded, name, "uploaded "+string(name), map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
+	f.Activity.ByOperator(r, activity.ImageUploaded, string(name), "uploaded "+string(name), map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
 	w.Header().Set("Location", web.BaseURL(r)+"/images/"+string(u.SHA256))
 	return web.JSON(w, http.StatusCreated, u)
 }
@@ -192,15 +192,8 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("a deleted image is not inspected before the next reconciliation", "name", name, "error", err)
 	}
-	f.record(r, activity.ImageDeleted, name, "deleted "+string(name), nil)
+	f.Activity.ByOperator(r, activity.ImageDeleted, string(name), "deleted "+string(name), nil)
 	return web.Answer(w, r, http.StatusNoContent, nil, string(name)+" was deleted")
-}
-
-func (f *Function) record(r *http.Request, kind string, name image.Name, summary string, details map[string]any) {
-	f.Activity.Add(r.Context(), activity.Event{
-		Kind: kind, SubjectKind: activity.SubjectImage, SubjectID: string(name), Actor: activity.Operator, SourceIP: web.ClientIP(r),
-		Summary: summary, Details: details,
-	})
 }
 
 // expected are the digests that the request declares for its body; nil: none.

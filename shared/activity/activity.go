@@ -11,13 +11,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
+	"imageroot/shared/web"
 )
 
 // Kinds of events.
@@ -129,6 +132,15 @@ func (l *Log) Add(ctx context.Context, e Event) {
 	if err != nil {
 		l.Log.Warn("event could not be written", "kind", e.Kind, "subject", e.SubjectID, "error", err)
 	}
+}
+
+// ByOperator is Add for an action of the operator, by the request r. The kind of the
+// subject is the first word of kind.
+func (l *Log) ByOperator(r *http.Request, kind, subject, summary string, details map[string]any) {
+	subjectKind, _, _ := strings.Cut(kind, ".")
+	l.Add(r.Context(), Event{
+		Kind: kind, SubjectKind: subjectKind, SubjectID: subject, Actor: Operator, SourceIP: web.ClientIP(r), Summary: summary, Details: details,
+	})
 }
 
 // keepFor is the age at which events are removed.

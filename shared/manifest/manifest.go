@@ -41,12 +41,12 @@ type Manifest struct {
 
 // An Image is an image of a manifest.
 type Image struct {
-	Name      image.Name
-	Src       string
-	SHA256    layout.SHA256 // lower-case hexadecimal, or empty if unknown
-	SHA512    string        // lower-case hexadecimal, or empty if unknown
-	Format    image.Format  // by Name
-	SizeBytes *int64        // nil if unknown
+	Name      image.Name    `toml:"name"`
+	Src       string        `toml:"src"`
+	SHA256    layout.SHA256 `toml:"sha256,omitempty"` // lower-case hexadecimal, or empty if unknown
+	SHA512    string        `toml:"sha512,omitempty"` // lower-case hexadecimal, or empty if unknown
+	Format    image.Format  `toml:"format,omitempty"` // by Name
+	SizeBytes *int64        `toml:"size_bytes,omitempty"`
 }
 
 // maxProblems is the most problems that an [Error] has.
@@ -73,22 +73,10 @@ func (e *Error) Error() string {
 // Encode returns the manifest as TOML, from which [Parse] returns an equal manifest
 // if it accepts each image and the limits hold.
 func (m *Manifest) Encode() ([]byte, error) {
-	type row struct {
-		Name      image.Name    `toml:"name"`
-		Src       string        `toml:"src"`
-		SHA256    layout.SHA256 `toml:"sha256,omitempty"`
-		SHA512    string        `toml:"sha512,omitempty"`
-		Format    image.Format  `toml:"format,omitempty"`
-		SizeBytes *int64        `toml:"size_bytes,omitempty"`
-	}
-	doc := struct {
-		Version int   `toml:"version"`
-		Images  []row `toml:"images,omitempty"`
-	}{Version: version}
-	for _, i := range m.Images {
-		doc.Images = append(doc.Images, row(i))
-	}
-	data, err := toml.Marshal(doc)
+	data, err := toml.Marshal(struct {
+		Version int     `toml:"version"`
+		Images  []Image `toml:"images,omitempty"`
+	}{version, m.Images})
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest of %d images: %w", len(m.Images), err)
 	}

@@ -67,7 +67,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	next := pageOr(in.Next)
 	err := p.Auth.Login(w, r, in.Password)
 	if err == nil {
-		p.recordAuth(r, activity.LoginSucceeded, "logged in")
+		p.Activity.ByOperator(r, activity.LoginSucceeded, activity.Operator, "logged in", nil)
 		if !web.WantsPage(r) {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
@@ -77,7 +77,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	}
 	e := problem.From(err)
 	if e.Code == problem.Unauthorized && p.failures.due(web.ClientIP(r), p.Now()) {
-		p.recordAuth(r, activity.LoginFailed, "log-in with a wrong password")
+		p.Activity.ByOperator(r, activity.LoginFailed, activity.Operator, "log-in with a wrong password", nil)
 	}
 	if !web.WantsPage(r) || e.Code == problem.Internal {
 		return err
@@ -115,15 +115,8 @@ func (p *Pages) logout(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if was {
-		p.recordAuth(r, activity.Logout, "logged out")
+		p.Activity.ByOperator(r, activity.Logout, activity.Operator, "logged out", nil)
 	}
 	http.Redirect(w, r, loginPath, http.StatusSeeOther)
 	return nil
-}
-
-func (p *Pages) recordAuth(r *http.Request, kind, summary string) {
-	p.Activity.Add(r.Context(), activity.Event{
-		Kind: kind, SubjectKind: activity.SubjectAuth, SubjectID: activity.Operator,
-		Actor: activity.Operator, SourceIP: web.ClientIP(r), Summary: summary,
-	})
 }
