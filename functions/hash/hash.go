@@ -259,12 +259,14 @@ func (f *Function) hash(ctx context.Context, id string, r *job.Run) (func(*job.J
 		return nil, replaced()
 	}
 	sum := h.Sum256()
-	if err := f.publish(ctx, r, name, info.Version, h); err != nil {
-		return nil, err
-	}
+	err = job.Publish(ctx, r, layout.DigestKey(name), info.Size, func(rec *digest.Record) error {
+		*rec = rec.Next(name, info.Version, sum, digest.ByHash, f.Now())
+		rec.SHA512 = h.Sum512()
+		return nil
+	})
 	return func(j *job.Job) {
 		j.SHA256, j.BytesDone, j.BytesTotal, j.Version = sum, info.Size, &info.Size, &info.Version
-	}, nil
+	}, err
 }
 
 func (f *Function) read(ctx context.Context, name image.Name, info store.Info, h *digest.Hasher, r *job.Run) error {
@@ -308,13 +310,4 @@ func (f *Function) read(ctx context.Context, name image.Name, info store.Info, h
 		return replaced()
 	}
 	return nil
-}
-
-// publish records the digest of one version of an image.
-func (f *Function) publish(ctx context.Context, r *job.Run, name image.Name, version store.Version, h *digest.Hasher) error {
-	return job.Publish(ctx, r, layout.DigestKey(name), version.Size, func(rec *digest.Record) error {
-		*rec = rec.Next(name, version, h.Sum256(), digest.ByHash, f.Now())
-		rec.SHA512 = h.Sum512()
-		return nil
-	})
 }

@@ -27,7 +27,7 @@ func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, e
 			return record.ErrKeep
 		}
 		need512 = false
-		var judged []digest.Publisher
+		var compared []digest.Publisher
 		for _, p := range said {
 			has := map[string]string{checksum.SHA256: string(rec.SHA256), checksum.SHA512: rec.SHA512}[p.Algorithm]
 			if p.Error == "" && has == "" {
@@ -35,12 +35,12 @@ func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, e
 				continue
 			}
 			p.Match = p.Error == "" && p.Expected == has
-			judged = append(judged, p)
+			compared = append(compared, p)
 		}
-		if slices.EqualFunc(rec.Publishers, judged, digest.Publisher.Equal) {
+		if slices.EqualFunc(rec.Publishers, compared, digest.Publisher.Equal) {
 			return record.ErrKeep
 		}
-		rec.Publishers = judged
+		rec.Publishers = compared
 		return nil
 	})
 	return need512, err

@@ -41,19 +41,10 @@ func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest
 	}()
 	f.HTTP.ServeHTTP(w, r)
 	out = w.answer()
-	if n := size(out); n > maxAnswer {
-		return fail(r, problem.Newf(problem.NotImplemented, "the answer has %d bytes, and no more than %d pass here: ask for less", n, maxAnswer))
+	if data, err := json.Marshal(out); err != nil || len(data) > maxAnswer {
+		return fail(r, problem.Newf(problem.NotImplemented, "the answer has %d bytes, and no more than %d pass here: ask for less", len(data), maxAnswer))
 	}
 	return out
-}
-
-// size returns the size of a response as JSON, in bytes.
-func size(out *events.APIGatewayV2HTTPResponse) int {
-	data, err := json.Marshal(out)
-	if err != nil {
-		return maxAnswer + 1
-	}
-	return len(data)
 }
 
 func fail(r *http.Request, e *problem.Error) *events.APIGatewayV2HTTPResponse {
