@@ -46,7 +46,7 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 		name := row.Names[0]
 		if used[strings.ToLower(string(name))] {
 			if row.Ref == nil {
-				continue // it cannot be told from the other one
+				continue // a client could not distinguish the two
 			}
 			name = apart(*row.Ref, name)
 		}

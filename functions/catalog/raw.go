@@ -116,7 +116,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 
-// elsewhere returns the error that tells a client how to unpack the image, for
+// elsewhere returns the error that says how a client can unpack the image, for
 // setups in which no bytes pass through this server.
 func elsewhere(r *http.Request, c *object) error {
 	key := string(c.sha256)

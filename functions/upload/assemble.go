@@ -47,11 +47,11 @@ func (f *Function) handle(ctx context.Context, id string) error {
 	if err == nil {
 		err = f.finish(ctx, &p, version)
 	}
-	if err != nil && !queue.Outcome(err).Free { // else another process may be at it
+	if err != nil && !queue.Outcome(err).Free { // otherwise another process may be assembling it
 		_, nerr := f.note(ctx, p.ID, reason(err))
 		err = errors.Join(err, ignoreGone(nerr))
 	}
-	return err // comes back
+	return err
 }
 
 // finish records the digest of an assembled upload if it is known, else has it
@@ -72,7 +72,7 @@ func (f *Function) finish(ctx context.Context, p *pending, version store.Version
 func reason(err error) string {
 	p := problem.From(err)
 	if p.Code == problem.Internal {
-		return "the store failed in a way that the server's log tells"
+		return "the store failed; the server's log has the reason"
 	}
 	return p.Detail
 }

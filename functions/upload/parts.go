@@ -130,7 +130,7 @@ func expired(err error) error {
 	return err
 }
 
-// listUploads answers GET /uploads: those that have not come to an end.
+// listUploads lists the uploads that have not ended.
 func (f *Function) listUploads(w http.ResponseWriter, r *http.Request) error {
 	all, _, err := f.pending(r.Context())
 	if err != nil {
@@ -252,7 +252,7 @@ func hasherFor(p *pending, n int32) (h *digest.Hasher, inOrder bool) {
 }
 
 // noteHash keeps the hash of the first parts up to date. A part that was
-// hashed and is sent again may be another one, which its ETag tells: see [chain].
+// hashed and is sent again may have other bytes, and then another ETag: see [chain].
 func (f *Function) noteHash(ctx context.Context, p *pending, part store.Part, sum *digest.Hasher, inOrder bool) error {
 	if !inOrder {
 		return nil

@@ -44,7 +44,7 @@ type pending struct {
 	Actor     string        `json:"actor"`
 	SourceIP  string        `json:"source_ip"`
 	// Hashed is the hash of the first parts, as long as they come in order,
-	// and HashedParts tells which parts those were: see [chain].
+	// and HashedParts is the chain of those parts: see [chain].
 	Hashed      digest.State `json:"hashed"`
 	HashedParts string       `json:"hashed_parts"`
 	// CompletingAt is when the client completed the upload.

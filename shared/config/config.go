@@ -108,16 +108,16 @@ var settings = []setting{
 	{"S3_SECRET_KEY", "", "secret key of the gateway inside (default: generated)", secretKey},
 	{"PASSWORD", "", "operator password (default: generated)", secret(func(c *Config) *string { return &c.Password }, auth.MinPassword, "password")},
 	{"TOKEN", "", "API token for scripts (default: none)", token(func(c *Config) *string { return &c.Token })},
-	{"EVENTS", EventsAuto, "how to hear of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
+	{"EVENTS", EventsAuto, "how to learn of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
 	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
 	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", boolean(func(c *Config) *bool { return &c.PublicRead })},
 	{"PUBLIC_URL", "", "URL of the pages and API as clients reach them, for listings (default: the host that each asks for)", origin(func(c *Config) *string { return &c.PublicURL }, "a server, like https://images.example.org")},
 	{"TRUSTED_PROXIES", "", "proxies (addresses and CIDRs, separated by commas) whose X-Forwarded-For and X-Forwarded-Proto are believed", trustedProxies},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
-	{"CHECK", "true", "whether images are decompressed once, to see that they are whole", boolean(func(c *Config) *bool { return &c.Check })},
+	{"CHECK", "true", "whether images are decompressed once, to check that they are complete", boolean(func(c *Config) *bool { return &c.Check })},
 	{"ALLOW_NET", "", "networks that sources may be in beyond the default policy: CIDRs, loopback, private", allowNet},
-	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are spoken to without TLS", plainHTTP},
+	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are contacted without TLS", plainHTTP},
 }
 
 func (s setting) env() string  { return prefix + s.name }
@@ -208,7 +208,7 @@ func checkNames(environ []string, more ...setting) error {
 
 func usage(w io.Writer) {
 	var b strings.Builder
-	b.WriteString("imageroot: a catalog for OS disk images\n\n  imageroot [FLAGS]         runs it\n  imageroot doctor [FLAGS]  looks at the setup that these flags describe, and says what is wrong\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
+	b.WriteString("imageroot: a catalog for OS disk images\n\n  imageroot [FLAGS]         runs it\n  imageroot doctor [FLAGS]  checks the setup that these flags describe, and reports what is wrong\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
 	for _, s := range settings {
 		fmt.Fprintf(&b, "  --%-15s %s", s.flag(), s.usage)
 		if s.value != "" {

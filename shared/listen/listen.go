@@ -131,7 +131,7 @@ func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 				up, began = true, nil
 				l.Up()
 			}
-			l.tell(info)
+			l.pass(info)
 			if !ok || info.Err != nil {
 				return up, t.why(ctx, info.Err)
 			}
@@ -141,9 +141,9 @@ func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 	}
 }
 
-// tell passes the events of one message to Event. It encodes the message again, since a
+// pass passes the events of one message to Event. It encodes the message again, since a
 // stream has S3's messages and package objectevent parses those.
-func (l *Listener) tell(info notification.Info) {
+func (l *Listener) pass(info notification.Info) {
 	if len(info.Records) == 0 {
 		return
 	}

@@ -226,7 +226,7 @@ func (h *handler) find(w *responseWriter, r *http.Request) (*Route, error) {
 			return rt, nil
 		}
 	}
-	// The answer of the mux tells a wrong method from an unknown path.
+	// The answer of the mux distinguishes a wrong method from an unknown path.
 	rec := Recorder{Fields: http.Header{}}
 	miss.ServeHTTP(&rec, r)
 	if rec.Status == http.StatusMethodNotAllowed {
