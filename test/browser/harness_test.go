@@ -76,7 +76,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	build, cancelBuild := context.WithTimeout(context.Background(), 10*time.Minute)
+	build, cancelBuild := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancelBuild()
 	if binary, err = runner.Build(build, dir); err != nil {
 		return 0, err

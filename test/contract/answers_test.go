@@ -550,7 +550,7 @@ func (s *server) testDownloads(t *testing.T) {
 // until asks until the answer is what it is to be.
 func (s *server) until(t *testing.T, target, path string, want any) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		a := s.get(t, target, 200)
 		if a.at(t, path) == want {
 			return

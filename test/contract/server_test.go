@@ -227,7 +227,7 @@ func (a *answer) at(t *testing.T, path string) any {
 }
 
 var client = &http.Client{
-	Timeout:       30 * time.Second,
+	Timeout:       2 * time.Minute,
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	Transport:     &http.Transport{DisableCompression: true},
 }
@@ -301,7 +301,7 @@ func (s *server) sendStart(t *testing.T, method, target string, size int64) *htt
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\nhello", method, target, apiToken, size); err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func TestContainer(t *testing.T) {
 
 	// With the file system of the image and nothing else, as the image's user.
 	line := b.line("run", "--isolation", "chroot", c, "--", "/imageroot", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	p, err := runner.Start(ctx, runner.Options{Binary: line[0], Args: line[1:], Env: os.Environ()})
 	if err != nil {

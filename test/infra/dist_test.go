@@ -25,7 +25,7 @@ func dist(machine string) string { return filepath.Join(root, "dist", "imageroot
 func TestRelease(t *testing.T) {
 	for machine, emulator := range machines {
 		t.Run(machine, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 			defer cancel()
 			line := []string{dist(machine), "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data")}
 			if machine != runtime.GOARCH {
@@ -37,7 +37,7 @@ func TestRelease(t *testing.T) {
 			}
 			healthy(t, p)
 			t.Logf("ready after %v", p.Ready)
-			if err := p.Stop(30 * time.Second); err != nil {
+			if err := p.Stop(2 * time.Minute); err != nil {
 				t.Error(err)
 			}
 		})

@@ -206,7 +206,7 @@ func get(t *testing.T, url string) (string, error) {
 
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	const patience = time.Minute
+	const patience = 3 * time.Minute
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		err := check()
 		if err == nil {

@@ -78,7 +78,7 @@ func startProxy(t *testing.T, pages, s3 string) *proxy {
 			t.Logf("Caddy:\n%s", read(t, log.Name()))
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		pool := x509.NewCertPool()
 		if pem, err := os.ReadFile(p.roots); err == nil && pool.AppendCertsFromPEM(pem) {
 			p.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
@@ -146,7 +146,7 @@ func TestProxyStreams(t *testing.T) {
 	defer upstream.Close()
 	p := startProxy(t, upstream.URL, upstream.URL)
 	for _, u := range []string{p.pages, p.s3} {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		defer cancel()
 		body, send := io.Pipe()
 		go func() {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"imageroot/test/minio"
 )
@@ -112,7 +111,7 @@ func TestWebhook(t *testing.T) {
 	ir.knows(t, want)
 
 	// The server is away.
-	if err := s.Stop(20 * time.Second); err != nil {
+	if err := s.Stop(within); err != nil {
 		t.Error(err)
 	}
 	again(t, s)
@@ -122,7 +121,7 @@ func TestWebhook(t *testing.T) {
 
 	// It stops as a service does, with an upload right before and after.
 	put("aws", "before the stop.img")
-	if err := ir.Stop(10 * time.Second); err != nil {
+	if err := ir.Stop(within); err != nil {
 		t.Error(err)
 	}
 	put("aws", "after the stop.img")
@@ -173,7 +172,7 @@ func TestSwallowedStream(t *testing.T) {
 		if log := ir.Log(); !strings.Contains(log, "by=listen") || !strings.Contains(log, "poll=15s") || strings.Contains(log, "poll=5m") {
 			t.Errorf("%s: the log does not say how events come:\n%s", events, tail(log))
 		}
-		if err := ir.Stop(10 * time.Second); err != nil {
+		if err := ir.Stop(within); err != nil {
 			t.Error(err)
 		}
 	}

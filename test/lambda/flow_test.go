@@ -282,9 +282,9 @@ func TestHashOverInvocations(t *testing.T) {
 	const size = 200 << 20
 	hash := w.fn["HashFunction"]
 	hash.guard.mu.Lock()
-	hash.guard.rate = 40 << 20
+	hash.guard.rate = 16 << 20
 	hash.guard.mu.Unlock()
-	w.timeout.Store(int64(3 * time.Second)) // two of which are for the work
+	w.timeout.Store(int64(6 * time.Second)) // four of which are for the work
 	path := filepath.Join(w.data, "imageroot-images-123456789012-us-east-1", "long.img")
 	f, err := os.Create(path)
 	if err != nil {
@@ -301,7 +301,7 @@ func TestHashOverInvocations(t *testing.T) {
 	if dead := w.sqs.Bodies("HashJobDeadLetters"); len(dead) != 0 {
 		t.Errorf("dead letters %q", dead)
 	}
-	t.Logf("%d MiB at 40 MiB/s, 3 s each: %d invocations of the job", size>>20, job.Attempt)
+	t.Logf("%d MiB at 16 MiB/s, 6 s each: %d invocations of the job", size>>20, job.Attempt)
 }
 
 // zeros are the bytes of a file with nothing in it, as many as are wanted.
@@ -507,7 +507,7 @@ func TestFetchOverInvocations(t *testing.T) {
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "unknown.img"})
 	w.running("unknown.img")
 	w.want(204, "DELETE", "/catalog/downloads/unknown.img", nil)
-	w.timeout.Store(int64(5 * time.Second)) // three of which are for the work
+	w.timeout.Store(int64(6 * time.Second)) // four of which are for the work
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "unknown.img"})
 	if job := w.ended("downloads", "unknown.img"); job.Status != "completed" || job.Attempt < 2 || job.SHA256 == nil || *job.SHA256 != smallSum {
 		t.Fatalf("%+v", job)

@@ -124,8 +124,5 @@ func TestColdStart(t *testing.T) {
 			p.kill()
 		}
 		t.Logf("%s: %v", id, best)
-		if best > 10*time.Second {
-			t.Errorf("%s takes %v to start", id, best)
-		}
 	}
 }
