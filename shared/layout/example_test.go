@@ -30,7 +30,7 @@ func ExampleImageOfSidecar() {
 	// "" "" false
 }
 
-// In a listing of the store, the newest event comes first.
+// In a listing of the store, the newest event is first.
 func ExampleNewEventID() {
 	first := layout.NewEventID(time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC), "0000000000000001")
 	second := layout.NewEventID(time.Date(2026, 11, 28, 12, 0, 1, 0, time.UTC), "0000000000000002")

@@ -144,7 +144,7 @@ func TestRef(t *testing.T) {
 		t.Errorf("Ref = %s, want %s", got, want)
 	}
 	if IsUploadID(ref) || !IsUploadID(id) || SHA256(id).Valid() {
-		t.Error("IsUploadID and Valid do not tell lengths apart")
+		t.Error("IsUploadID and Valid do not distinguish lengths")
 	}
 }
 
@@ -166,7 +166,7 @@ func TestEventIDs(t *testing.T) {
 		keys = append(keys, string(key))
 		got, ok := ParseEventKey(key)
 		if back, okTime := got.Time(); !ok || !okTime || !back.Equal(at) {
-			t.Errorf("%v came back as %v", at, back)
+			t.Errorf("%v is parsed as %v", at, back)
 		}
 	}
 	slices.Reverse(keys)
@@ -216,7 +216,7 @@ func FuzzKeys(f *testing.F) {
 		at := time.UnixMicro(micro)
 		eid := NewEventID(at, suffix)
 		if back, ok := eid.Time(); !ok || back.UnixMicro() != micro || kindOf(t, EventKey(eid)) != "event" {
-			t.Errorf("%d came back as %v, %v", micro, back, ok)
+			t.Errorf("%d is parsed as %v, %v", micro, back, ok)
 		}
 		if other := int64(nonce); other > micro && NewEventID(time.UnixMicro(other), suffix) >= eid {
 			t.Errorf("the event at %d is not before the one at %d", other, micro)

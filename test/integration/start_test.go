@@ -20,9 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"imageroot/test/deaf"
 	"imageroot/test/minio"
 	"imageroot/test/runner"
+	"imageroot/test/strip"
 )
 
 // A server over TLS whose certificate an authority of one's own has signed is
@@ -173,7 +173,7 @@ func TestNoCompareAndSwap(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})
 	for header, what := range map[string]string{"If-Match": "conditional replace", "If-None-Match": "conditional create"} {
-		proxy, err := deaf.Proxy(s.URL, minio.AccessKey, minio.SecretKey, http.MethodPut, header)
+		proxy, err := strip.Proxy(s.URL, minio.AccessKey, minio.SecretKey, http.MethodPut, header)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ import (
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/probe"
 	"imageroot/shared/store/s3store"
-	"imageroot/test/deaf"
+	"imageroot/test/strip"
 )
 
 // left returns the keys that probes have left.
@@ -293,7 +293,7 @@ func TestServers(t *testing.T) {
 		{"Range", http.MethodGet, "Range on GET"},
 	} {
 		t.Run("a server that ignores "+tt.header+" on "+tt.method, func(t *testing.T) {
-			proxy, err := deaf.Proxy(g.Endpoint(), accessKey, secretKey, tt.method, tt.header)
+			proxy, err := strip.Proxy(g.Endpoint(), accessKey, secretKey, tt.method, tt.header)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,6 @@
-// Package deaf simulates an S3 server that ignores a header, such as
+// Package strip simulates an S3 server that ignores a header, such as
 // If-None-Match: a proxy removes the header on the way to a good server.
-package deaf
+package strip
 
 import (
 	"net/http/httputil"
