@@ -445,7 +445,7 @@ func (d *doctor) events(ctx context.Context, client *s3store.Client) finding {
 	if err := d.listens(ctx, client); err != nil {
 		return finding{warn, "events", fmt.Sprintf("none come from the server's event stream (%v), and the image root is listed every %v; where the server has a webhook, use that (IMAGEROOT_WEBHOOK_TOKEN)", err, d.cfg.Poll)}
 	}
-	return finding{good, "events", "the server's event stream is there"}
+	return finding{good, "events", "the server has an event stream"}
 }
 
 // listens returns nil if the server has an event stream, and the reason otherwise.

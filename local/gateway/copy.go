@@ -81,15 +81,15 @@ func unchanged(f *os.File, v version) error {
 	return err
 }
 
-// still is a reader of a file that fails at its end if the file was written
-// to meanwhile.
-type still struct {
+// A stableReader reads a file and fails at its end if the file was written to
+// meanwhile.
+type stableReader struct {
 	io.Reader
 	file    *os.File
 	version version
 }
 
-func (s still) Read(p []byte) (int, error) {
+func (s stableReader) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
 	if errors.Is(err, io.EOF) {
 		if changed := unchanged(s.file, s.version); changed != nil {
@@ -138,7 +138,7 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 	}
 	put := s3response.PutObjectInput{
 		ContentLength: &v.size, ChecksumAlgorithm: in.ChecksumAlgorithm,
-		Body:        still{io.LimitReader(f, v.size), f, v},
+		Body:        stableReader{io.LimitReader(f, v.size), f, v},
 		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition,
 		ContentLanguage: in.ContentLanguage, CacheControl: in.CacheControl, Expires: in.Expires, Metadata: in.Metadata,
 		WebsiteRedirectLocation: in.WebsiteRedirectLocation, Tagging: in.Tagging,

@@ -30,8 +30,7 @@ var demands = []demand{
 	{"x-amz-object-lock-", nil, nil},
 	{"x-amz-bucket-object-lock-enabled", []string{"false"}, nil},
 	// There is one storage class, and at most one account.
-	{"x-amz-storage-class", []string{"standard", "reduced_redundancy"},
-		apiError(fiber.StatusBadRequest, "InvalidStorageClass", "The storage class you specified is not valid")},
+	{"x-amz-storage-class", []string{"standard", "reduced_redundancy"}, apiError(fiber.StatusBadRequest, "InvalidStorageClass", "The storage class you specified is not valid")},
 	{"x-amz-acl", []string{"private", "bucket-owner-full-control", "bucket-owner-read"}, s3err.GetAPIError(s3err.ErrAclNotSupported)},
 	{"x-amz-grant-", nil, s3err.GetAPIError(s3err.ErrAclNotSupported)},
 	// Without these, the request would replace the object.

@@ -35,9 +35,9 @@ func diskFailed(why string) error {
 	return apiError(http.StatusServiceUnavailable, "ServerDiskFailed", why)
 }
 
-// troubles maps an error of the file system to the answer. Those that need an
+// diskAnswers maps an error of the file system to the answer. Those that need an
 // administrator are logged.
-var troubles = []struct {
+var diskAnswers = []struct {
 	errs   []error
 	answer error
 	logged bool
@@ -56,7 +56,7 @@ var troubles = []struct {
 }
 
 // answer returns the S3 error for err: an S3 error unchanged, an error of the
-// file system by the table troubles, and any other as an internal error whose
+// file system by the table diskAnswers, and any other as an internal error whose
 // cause is logged.
 func (b *backend) answer(doing string, p place, err error) error {
 	if err == nil {
@@ -65,7 +65,7 @@ func (b *backend) answer(doing string, p place, err error) error {
 	log := func(what string) {
 		b.log.Error(what, slog.String("doing", doing), slog.String("bucket", p.bucket), slog.String("key", p.key), slog.Any("error", err))
 	}
-	for _, t := range troubles {
+	for _, t := range diskAnswers {
 		if slices.ContainsFunc(t.errs, func(known error) bool { return errors.Is(err, known) }) {
 			if t.logged {
 				log("the S3 gateway's disk failed")

@@ -171,7 +171,7 @@ func (b *backend) copyPart(ctx context.Context, p place, id string, in *s3.Uploa
 	}
 	part := s3.UploadPartInput{
 		PartNumber: in.PartNumber, ContentLength: &length,
-		Body: still{io.NewSectionReader(f, start, length), f, v},
+		Body: stableReader{io.NewSectionReader(f, start, length), f, v},
 	}
 	if err := askForSum(p, id, &part); err != nil {
 		return out, err

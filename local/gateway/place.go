@@ -77,6 +77,16 @@ func onObject[T any](b *backend, doing string, bucket, key *string, write bool, 
 	return out, b.answer(doing, p, err)
 }
 
+// onExisting is onObject for an object that exists.
+func onExisting[T any](b *backend, doing string, bucket, key *string, do func(place) (T, error)) (T, error) {
+	return onObject(b, doing, bucket, key, false, func(p place) (out T, err error) {
+		if _, err := p.readable(); err != nil {
+			return out, err
+		}
+		return do(p)
+	})
+}
+
 // checkKey refuses the keys that cannot be files here, and those that are
 // hidden.
 func checkKey(key string) error {

@@ -116,10 +116,7 @@ func carry(to, from any) {
 }
 
 func (b *backend) GetObjectAttributes(ctx context.Context, in *s3.GetObjectAttributesInput) (s3response.GetObjectAttributesResponse, error) {
-	return onObject(b, "read", in.Bucket, in.Key, false, func(p place) (s3response.GetObjectAttributesResponse, error) {
-		if _, err := p.readable(); err != nil {
-			return s3response.GetObjectAttributesResponse{}, err
-		}
+	return onExisting(b, "read", in.Bucket, in.Key, func(p place) (s3response.GetObjectAttributesResponse, error) {
 		in.Bucket, in.Key = &p.dir, &p.key
 		return b.posix.GetObjectAttributes(ctx, in)
 	})

@@ -27,7 +27,7 @@ type watcher struct {
 	changed func(Event)
 	log     *slog.Logger
 	poll    time.Duration
-	notify  *fsnotify.Watcher // nil where the system has none to give
+	notify  *fsnotify.Watcher // nil if the system gives no notifications
 	stop    chan struct{}
 	ended   chan struct{}
 
@@ -74,7 +74,7 @@ func watch(dir string, cfg Config) (*watcher, error) {
 	if err != nil {
 		w.log.Warn("the system gives no notifications of files; changes are found every "+w.poll.String(), slog.Any("error", err))
 	}
-	// The first reconciliation covers what is there at the start.
+	// The first reconciliation covers the files that exist at the start.
 	for name := range w.buckets {
 		w.scan(name, true)
 	}
@@ -107,11 +107,7 @@ func (w *watcher) run() {
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
 	for {
-		if next := w.next(); !next.IsZero() {
-			due.Reset(max(0, time.Until(next)))
-		} else {
-			due.Reset(time.Hour)
-		}
+		due.Reset(w.wait())
 		select {
 		case <-w.stop:
 			return
@@ -167,19 +163,19 @@ func (b *watched) schedule(name string) {
 	b.due[name] = at
 }
 
-// next returns the time at which a file is due first, or the zero time.
-func (w *watcher) next() time.Time {
+// wait returns the time until a file is due, at most an hour.
+func (w *watcher) wait() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var first time.Time
+	first := time.Now().Add(time.Hour)
 	for _, b := range w.buckets {
 		for _, at := range b.due {
-			if first.IsZero() || at.Before(first) {
+			if at.Before(first) {
 				first = at
 			}
 		}
 	}
-	return first
+	return max(0, time.Until(first))
 }
 
 // examine reads the state of the files that are due and reports the changes.
