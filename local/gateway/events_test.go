@@ -152,7 +152,7 @@ func watchedBy(t *testing.T, test func(t *testing.T, images string, events *reco
 	t.Run("Notified", func(t *testing.T) {
 		dir := t.TempDir()
 		var events recorder
-		g := start(t, dir, events.watch("images"))
+		g := start(t, dir, events.watch("images"), func(cfg *gateway.Config) { cfg.Poll = time.Hour })
 		root(t, g.Endpoint(), "images")
 		test(t, filepath.Join(dir, "images"), &events)
 	})
@@ -241,6 +241,7 @@ func TestWatcherCoalesces(t *testing.T) {
 	path := filepath.Join(dir, e.Bucket, e.Key)
 	var seen atomic.Int64 // the size that the receiver of the last event found
 	g := start(t, dir, events.watch("images"), func(cfg *gateway.Config) {
+		cfg.Poll = time.Hour
 		record := cfg.Changed
 		cfg.Changed = func(e gateway.Event) {
 			if info, err := os.Stat(path); err == nil {
