@@ -39,7 +39,7 @@ func defaults() Config {
 func TestSettings(t *testing.T) {
 	clean(t)
 	if got, err := load(); err != nil || !reflect.DeepEqual(got, defaults()) {
-		t.Fatalf("by default: %+v, %v", got, err)
+		t.Fatalf("by default: %+v, %v; want those of the function defaults: %+v", got, err, defaults())
 	}
 	seen := map[string]bool{}
 	for _, tt := range []struct {
