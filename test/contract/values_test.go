@@ -19,6 +19,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
 	"imageroot/shared/problem"
+	"imageroot/shared/source/scheme"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
 )
@@ -101,6 +102,17 @@ func TestValues(t *testing.T) {
 	} {
 		if !slices.Contains(strings.Fields(l.in), strconv.Itoa(l.n)) {
 			t.Errorf("the limit of %s is %d, and the file does not say so: %s", l.what, l.n, l.in)
+		}
+	}
+	for _, l := range []struct{ what, in string }{
+		{"image_url of an EntryRequest", text(schema("EntryRequest/properties/image_url"), "description")},
+		{"PUT /catalog.toml", put},
+		{"url of a ListedImage", text(schema("ListedImage/properties/url"), "description")},
+	} {
+		for _, s := range scheme.All {
+			if !strings.Contains(l.in, "`"+s.Name+"`") && !strings.Contains(l.in, "`"+s.Name+"://") {
+				t.Errorf("the description of %s leaves out the scheme %s: %s", l.what, s.Name, l.in)
+			}
 		}
 	}
 	about := text(schema("Problem/properties/code"), "description")

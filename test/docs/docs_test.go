@@ -1,6 +1,7 @@
 // Package docs holds what the documents say against the repository: every
 // relative link and anchor leads somewhere, every page can be reached from the
-// README, and the settings and make targets that pages name exist.
+// README, the settings and make targets that pages name exist, and the schemes of
+// sources are all named.
 package docs
 
 import (
@@ -18,6 +19,7 @@ import (
 	"testing"
 
 	"imageroot/shared/config"
+	"imageroot/shared/source/scheme"
 )
 
 const root = "../.." // of the module
@@ -162,6 +164,18 @@ func TestNames(t *testing.T) {
 	for _, v := range slices.Sorted(maps.Keys(settings)) {
 		if !strings.Contains(reference, fmt.Sprintf("`%s`", v)) && v != "IMAGEROOT_VERSION" {
 			t.Errorf("docs/settings.md leaves out %s", v)
+		}
+	}
+}
+
+// Users read of each scheme of sources.
+func TestSchemes(t *testing.T) {
+	all := documents(t)
+	for _, name := range []string{"README.md", "docs/put-images-in.md"} {
+		for _, s := range scheme.All {
+			if text := all[name].whole; !strings.Contains(text, "`"+s.Name+"`") && !strings.Contains(text, "`"+s.Name+"://") {
+				t.Errorf("%s leaves out the scheme %s of sources", name, s.Name)
+			}
 		}
 	}
 }
