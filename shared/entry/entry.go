@@ -47,8 +47,8 @@ func (e *Entry) Validate() error {
 type Source struct {
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"last_modified,omitempty"`
-	// Digest is the digest ("sha256:...") of the layer that an oras reference resolved
-	// to. The bytes with a digest never change.
+	// Digest is the digest ("sha256:...") that a pinned source resolved to: of a
+	// layer in a registry. The bytes with a digest never change.
 	Digest string `json:"digest,omitempty"`
 }
 

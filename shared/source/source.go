@@ -6,8 +6,8 @@
 // distinguishes a body that was cut from one that has ended. The address policy checks
 // every connection of both, those to redirectors and token servers included.
 //
-// Each scheme is a [place] in a file of its own: web.go and oras.go. What they
-// share of HTTP is in http.go and open.go.
+// Each scheme is a [place] in a file of its own, as oras.go; https and http share
+// web.go. What all share of HTTP is in http.go and open.go.
 package source
 
 import (

@@ -22,7 +22,7 @@ type URL struct {
 	// Canonical is the form in which sources are stored and compared: scheme and
 	// host in lower case, no fragment, valid UTF-8.
 	Canonical string
-	Host      string // HOST or HOST:PORT
+	Host      string // HOST or HOST:PORT, for messages; not empty
 	// Name is the image name at the end of the path. It is empty if only
 	// resolving finds the name.
 	Name image.Name
@@ -30,7 +30,7 @@ type URL struct {
 	place
 }
 
-// A place is a source of one scheme.
+// A place is a source of one scheme. Its type is comparable.
 type place interface {
 	// Pinned reports whether resolving finds a digest that stands for the content
 	// ([Location.Digest]). The source must be resolved before it is opened, and
@@ -42,7 +42,11 @@ type place interface {
 	open(ctx context.Context, c *Client, digest string, offset, length int64, v Validators) (*Body, error)
 }
 
-// parsers has the parser of URLs for each of [scheme.All].
+// parsers has the parser of URLs for each of [scheme.All]. raw has passed
+// checkText, and begins with the scheme, in any case, and a colon. name is that of
+// a [Location], or empty: a place that is not pinned needs a name, from its URL or
+// else this one. Parsing the canonical form gives an equal URL. The error is a
+// [*Malformed] that repeats no password.
 var parsers = map[string]func(raw string, name image.Name) (URL, error){
 	"https": parseFile,
 	"http":  parseFile,

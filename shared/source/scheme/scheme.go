@@ -7,7 +7,9 @@ import (
 	"strings"
 )
 
-// A Scheme is a kind of source.
+// A Scheme is a kind of source. Its URLs are such that url.Parse finds a host in
+// them, and no user name. The manifest checks that much; the parser of the scheme
+// checks the rest when the source is fetched.
 type Scheme struct {
 	Name      string // in lower case
 	Browsable bool   // a browser can follow such a URL
