@@ -205,7 +205,11 @@ func (l *lab) records() map[string]store.Key {
 	}
 	for _, heading := range regexp.MustCompile(`(?m)^## (.+/.+)$`).FindAllStringSubmatch(string(page), -1) {
 		for key := range strings.SplitSeq(heading[1], ", ") {
-			if kind := strings.TrimRight(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-"); found[kind] == "" {
+			kind := strings.TrimRight(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-")
+			if strings.HasPrefix(kind, layout.IndexPrefix) || kind == layout.JournalPrefix {
+				continue // derived from the records: the tests of shared/index damage it
+			}
+			if found[kind] == "" {
 				l.Errorf("there is no record of the kind %s", kind)
 			}
 		}

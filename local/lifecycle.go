@@ -25,6 +25,7 @@ func (s *server) serve(ctx context.Context) error {
 	wg.Go(func() { s.events.poll(work) })
 	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
+	wg.Go(func() { s.kit.Inventory.Run(work) })
 
 	var err error
 	select {
@@ -47,6 +48,11 @@ func (s *server) serve(ctx context.Context) error {
 	}
 	if !isClosed(end, jobs) {
 		s.log.Warn("some jobs did not stop in time; they resume from their checkpoints at the next start")
+	}
+	last, cancelLast := context.WithTimeout(ctx, cutTime)
+	defer cancelLast()
+	if err := s.kit.Inventory.Flush(last); err != nil {
+		s.log.Warn("other processes learn what changed last when they reconcile", "error", err)
 	}
 	return errors.Join(err, s.stop())
 }

@@ -33,9 +33,6 @@ const (
 	reconcileEvery = 10 * time.Minute
 	// resumeEvery is the interval of looking for jobs whose lease has lapsed.
 	resumeEvery = 30 * time.Second
-	// relistAfter is the longest time for which a change without an event stays unseen in
-	// the inventory.
-	relistAfter = time.Minute
 	// inspectors is the number of parallel inspections, and assemblers that of assemblies.
 	inspectors, assemblers = 4, 2
 	// connections is the most open connections of the port of pages and API, and
@@ -136,7 +133,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		server = s.gateway.Addr()
 	}
 	s.kit = kit.New(kit.Config{
-		Config: s.cfg, Images: images, Catalog: catalogRoot, Server: server, PrivateSources: true, Hidden: s.unlisted, MaxAge: relistAfter, Log: log,
+		Config: s.cfg, Images: images, Catalog: catalogRoot, Server: server, PrivateSources: true, Hidden: s.unlisted, Compact: true, Log: log,
 	})
 	s.events = newEvents(cfg, s.gateway != nil)
 	s.events.inspections, s.events.changed = s.queues.inspections, s.changed

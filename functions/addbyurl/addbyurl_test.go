@@ -53,6 +53,7 @@ type world struct {
 	source   *publisher
 	uncached []string
 	handler  http.Handler
+	inv      *inventory.Inventory
 }
 
 func newWorld(t *testing.T) *world {
@@ -65,9 +66,9 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) over(root store.Root) {
 	log := slog.New(slog.DiscardHandler)
+	w.inv = inventory.New(inventory.Config{Images: memstore.New(), Catalog: w.root, Now: time.Now, Log: log})
 	f := &Function{
-		Catalog: root, Sources: w.source,
-		Inventory: inventory.New(inventory.Config{Images: memstore.New(), Catalog: w.root, Now: time.Now, Log: log}),
+		Catalog: w.inv.ObserveCatalog(root), Sources: w.source, Inventory: w.inv,
 		Uncache: func(_ context.Context, sha layout.SHA256) error {
 			w.uncached = append(w.uncached, string(sha))
 			return nil
@@ -172,6 +173,7 @@ func TestEntries(t *testing.T) {
 	if _, err := w.root.Put(t.Context(), layout.BlobKey(sha), strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
+	w.inv.TouchCatalog(layout.BlobKey(sha))
 	w.must(204, http.MethodDelete, target, "")
 	if w.entry() != nil || fmt.Sprint(w.uncached) != "["+string(sha)+"]" {
 		t.Errorf("deleted: %+v, uncached %v", w.entry(), w.uncached)

@@ -20,7 +20,7 @@ func newCatalog(t testing.TB, images store.Root) (*Function, http.Handler) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	catalog := memstore.New()
-	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: log})
+	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log})
 	f := &Function{
 		Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(catalog), Inventory: inv,
 		Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",

@@ -167,6 +167,9 @@ func (s *rawServer) put(name image.Name, b []byte) {
 	if _, err := s.root.Put(s.Context(), layout.ImageKey(name), bytes.NewReader(b), int64(len(b))); err != nil {
 		s.Fatal(err)
 	}
+	if _, err := s.f.Inventory.Snapshot(s.Context()); err != nil { // so that no answer has to ask for it
+		s.Fatal(err)
+	}
 }
 
 // A reply is an answer; err is what kept its body from being read to its end.

@@ -367,6 +367,8 @@ func (w *world) entry(known entry.Entry) {
 // to the store.
 func (w *world) process(owner string, root store.Root) *Function {
 	log, m := discard(), metric.New()
+	inv := inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log})
+	root = inv.ObserveCatalog(root)
 	events := &activity.Log{Root: root, Now: w.clock.now, Log: log}
 	return &Function{
 		Catalog: root, Sources: w.sourcesOf(owner, time.Minute),
@@ -375,7 +377,7 @@ func (w *world) process(owner string, root store.Root) *Function {
 			Queues: job.Queues{job.Fetch: memqueue.New(log)}, Activity: events, Metric: m, Log: log,
 		},
 		Inspections: memqueue.New(log),
-		Inventory:   inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log}),
+		Inventory:   inv,
 		Activity:    events, Metric: m, Free: func() int64 { return -1 }, Workers: 2, Limits: testLimits, Now: w.clock.now, Log: log,
 	}
 }

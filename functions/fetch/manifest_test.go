@@ -42,6 +42,10 @@ func TestFetchOfManifest(t *testing.T) {
 			continue
 		}
 		w.has(imageA)
+		// The fetch wrote past this inventory.
+		if err := f.Inventory.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		s, err := f.Inventory.Snapshot(t.Context())
 		if err != nil {
 			t.Fatal(err)

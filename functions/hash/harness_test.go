@@ -144,7 +144,9 @@ type process struct {
 // process returns one with its own way to the catalog root.
 func (w *world) process(owner string, catalog store.Root) *process {
 	log := slog.New(slog.DiscardHandler)
-	p := &process{tap: &tap{Root: w.images}, inspections: new(sender), work: new(sender)}
+	inv := inventory.New(inventory.Config{Images: w.images, Catalog: w.catalog, Now: time.Now, Log: log})
+	catalog = inv.ObserveCatalog(catalog)
+	p := &process{tap: &tap{Root: inv.ObserveImages(w.images)}, inspections: new(sender), work: new(sender)}
 	m := metric.New()
 	p.Function = &Function{
 		Images: p.tap, Catalog: catalog, Bucket: "images", Inspections: p.inspections,
@@ -152,8 +154,7 @@ func (w *world) process(owner string, catalog store.Root) *process {
 			Records: catalog, Owner: owner, Now: time.Now, Queues: job.Queues{job.Hash: p.work},
 			Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: m, Log: log,
 		},
-		Inventory: inventory.New(inventory.Config{Images: w.images, Catalog: w.catalog, Now: time.Now, Log: log}),
-		Metric:    m, Workers: 1, Now: time.Now, Log: log,
+		Inventory: inv, Metric: m, Workers: 1, Now: time.Now, Log: log,
 	}
 	return p
 }

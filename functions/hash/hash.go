@@ -81,6 +81,7 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	case queue.Resume:
 		return f.Runners().Resume(ctx, f.Inventory.Jobs)
 	case queue.InspectImage:
+		f.Inventory.TouchImage(store.Key(t)) // the event may have come to this process alone
 		return f.inspectImage(ctx, store.Key(t))
 	case queue.InspectContent:
 		return f.inspectContent(ctx, layout.SHA256(t))
@@ -98,8 +99,6 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 		return errors.Join(errs...)
 	}
 	if key == layout.ManifestKey {
-		// Another process may have changed it.
-		f.Inventory.TouchImage(key)
 		_, err := f.Inventory.Snapshot(ctx) // keeps a copy of a good one
 		return err
 	}

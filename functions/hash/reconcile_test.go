@@ -48,14 +48,15 @@ func TestTakeoverAfterRestart(t *testing.T) {
 
 		inspections, work := memqueue.New(log), memqueue.New(log)
 		m := metric.New()
+		inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log})
+		observed := inv.ObserveCatalog(catalog)
 		f := &hash.Function{
-			Images: images, Catalog: catalog, Bucket: "images", Inspections: inspections,
+			Images: images, Catalog: observed, Bucket: "images", Inspections: inspections,
 			Jobs: &job.Jobs{
-				Records: catalog, Owner: "started again", Now: time.Now, Queues: job.Queues{job.Hash: work},
+				Records: observed, Owner: "started again", Now: time.Now, Queues: job.Queues{job.Hash: work},
 				Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: m, Log: log,
 			},
-			Inventory: inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log}),
-			Metric:    m, Workers: 1, Now: time.Now, Log: log,
+			Inventory: inv, Metric: m, Workers: 1, Now: time.Now, Log: log,
 		}
 		for _, q := range []*memqueue.Queue{inspections, work} {
 			go func() { _ = q.Receive(ctx, 1, f.Handle) }() // returns ctx's end

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
@@ -28,10 +27,6 @@ import (
 	"imageroot/shared/web"
 )
 
-// relistAfter is the maximum age of a listing, and so the longest time for which a write
-// of another function may stay unseen.
-const relistAfter = 2 * time.Second
-
 // A Cloud is the kit of a Lambda function, over S3. It is safe for concurrent use.
 type Cloud struct {
 	*kit.Kit
@@ -43,7 +38,8 @@ type Cloud struct {
 // Open reads the settings of every function and those that reads names (see
 // config.LoadLambda), and opens the kit and its operator with them. Only a function that
 // reads config.Password stores the hash of the password and can begin sessions; the
-// others check sessions with the stored hash.
+// others check sessions with the stored hash. Only the one that reads config.HashJobQueue,
+// which every image passes, writes checkpoints of the index.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	awsConfig, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -61,9 +57,10 @@ func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	images, catalog := client.Root(cfg.ImageRoot.Bucket, cfg.ImageRoot.Prefix), client.Root(cfg.CatalogRoot.Bucket, cfg.CatalogRoot.Prefix)
 	c.ImageLinks, c.CatalogLinks = images, catalog
 	c.Kit = kit.New(kit.Config{
-		Config: cfg, Images: images, Catalog: catalog, Server: kit.HostPort(cfg.S3Endpoint), MaxAge: relistAfter, Wait: true,
-		Follow: !slices.Contains(reads, config.Password),
-		Log:    slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})),
+		Config: cfg, Images: images, Catalog: catalog, Server: kit.HostPort(cfg.S3Endpoint),
+		Compact: slices.Contains(reads, config.HashJobQueue),
+		Follow:  !slices.Contains(reads, config.Password),
+		Log:     slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})),
 	})
 	return c, c.OpenOperator(ctx)
 }
@@ -104,7 +101,7 @@ func (c *Cloud) Function(routes []web.Route, errorPage func(http.ResponseWriter,
 		HTTP: web.Handler(web.Config{
 			Auth: c.Operator, PublicRead: c.PublicRead, Pages: Pages, ErrorPage: errorPage, Metric: c.Metric, Log: c.Log,
 		}, routes),
-		Handle: handle, Queues: queues, Log: c.Log,
+		Handle: handle, Queues: queues, Flush: c.Inventory.Flush, Log: c.Log,
 	}
 }
 

@@ -19,9 +19,9 @@ import (
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
 	"imageroot/shared/image"
+	"imageroot/shared/index"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
-	"imageroot/shared/mirror"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -114,8 +114,8 @@ type Snapshot struct {
 	byName map[image.Name]int          // names are exact
 	byDisk map[image.Name][]image.Name // names by image.DiskName, if that differs
 	byRef  map[layout.Ref]int          // of URL sources
-	images map[store.Key]mirror.Item[struct{}]
-	blobs  map[layout.SHA256]mirror.Item[struct{}] // by digest
+	images map[store.Key]index.Item[struct{}]
+	blobs  map[layout.SHA256]index.Item[struct{}] // by digest
 	gen    generations
 	failed map[layout.Ref]string // errors of fetches, by ref
 	hidden []Other
@@ -254,25 +254,24 @@ type Config struct {
 	// Hidden returns what the image root has that S3 does not list. It is nil if
 	// S3 lists everything.
 	Hidden func() []Other
-	// MaxAge is how long a change without a Touch may stay unseen.
-	MaxAge time.Duration
-	// Wait is that of [mirror.Config].
-	Wait bool
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Compact is that of [index.Config].
+	Compact bool
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
-// An Inventory merges the catalog from mirrors of the two roots. It is safe for
+// An Inventory merges the catalog from the index of the two roots. It is safe for
 // concurrent use.
 type Inventory struct {
+	*index.Index
 	cfg      Config
-	images   *mirror.Mirror[store.Key, struct{}]
-	blobs    *mirror.Mirror[layout.SHA256, struct{}]
-	digests  *mirror.Mirror[image.Name, digest.Record]
-	entries  *mirror.Mirror[layout.Ref, entry.Entry]
-	fetched  *mirror.Mirror[layout.Ref, entry.Fetched]
-	contents *mirror.Mirror[layout.SHA256, content.Record]
-	jobs     map[*job.Kind]*mirror.Mirror[string, job.Job]
+	images   *index.Section[store.Key, struct{}]
+	blobs    *index.Section[layout.SHA256, struct{}]
+	digests  *index.Section[image.Name, digest.Record]
+	entries  *index.Section[layout.Ref, entry.Entry]
+	fetched  *index.Section[layout.Ref, entry.Fetched]
+	contents *index.Section[layout.SHA256, content.Record]
+	jobs     map[*job.Kind]*index.Section[string, job.Job]
 	manifest manifestFile
 
 	mu     sync.Mutex
@@ -282,57 +281,44 @@ type Inventory struct {
 
 // New returns an inventory. It does not read the roots.
 func New(cfg Config) *Inventory {
+	ix := index.New(index.Config{
+		Images: cfg.Images, Catalog: cfg.Catalog, Quiet: job.Quiet, Live: job.Live, Compact: cfg.Compact, Now: cfg.Now, Log: cfg.Log,
+	})
 	inv := &Inventory{
-		cfg: cfg,
-		images: keys(cfg, cfg.Images, "", func(key store.Key) (store.Key, bool) {
-			return key, key != "" && !strings.Contains(string(key), "/")
-		}),
-		blobs:    keys(cfg, cfg.Catalog, layout.BlobPrefix, layout.BlobSHA256),
-		digests:  records[digest.Record](cfg, layout.DigestPrefix, layout.DigestName),
-		entries:  records[entry.Entry](cfg, layout.EntryPrefix, layout.EntryRef),
-		fetched:  records[entry.Fetched](cfg, layout.FetchedPrefix, layout.FetchedRef),
-		contents: records[content.Record](cfg, layout.ContentPrefix, layout.ContentSHA256),
-		jobs:     map[*job.Kind]*mirror.Mirror[string, job.Job]{},
+		Index: ix, cfg: cfg,
+		images:   index.Images(ix),
+		blobs:    index.Blobs(ix, layout.BlobPrefix, layout.BlobSHA256),
+		digests:  index.Records[digest.Record](ix, layout.DigestPrefix, layout.DigestName),
+		entries:  index.Records[entry.Entry](ix, layout.EntryPrefix, layout.EntryRef),
+		fetched:  index.Records[entry.Fetched](ix, layout.FetchedPrefix, layout.FetchedRef),
+		contents: index.Records[content.Record](ix, layout.ContentPrefix, layout.ContentSHA256),
+		jobs:     map[*job.Kind]*index.Section[string, job.Job]{},
 	}
 	for _, k := range job.Kinds {
-		inv.jobs[k] = records[job.Job](cfg, k.Prefix, k.ParseKey)
+		inv.jobs[k] = index.Records[job.Job](ix, k.Prefix, k.ParseKey)
 	}
 	inv.manifest = manifestFile{images: cfg.Images, catalog: cfg.Catalog, log: cfg.Log}
 	return inv
 }
 
-func keys[ID ~string](cfg Config, root store.Root, prefix string, id func(store.Key) (ID, bool)) *mirror.Mirror[ID, struct{}] {
-	return mirror.New(mirror.Config[ID, struct{}]{Root: root, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log})
-}
-
-func records[T any, ID ~string](cfg Config, prefix string, id func(store.Key) (ID, bool)) *mirror.Mirror[ID, T] {
-	return mirror.New(mirror.Config[ID, T]{
-		Root: cfg.Catalog, Prefix: prefix, ID: id, MaxAge: cfg.MaxAge, Wait: cfg.Wait, Now: cfg.Now, Log: cfg.Log,
-		Decode: record.Decode[T], Remedy: record.Remedy,
-	})
-}
-
-// TouchImage marks the object at key in the image root as possibly changed: the
-// next [Inventory.Snapshot] sees it.
-func (inv *Inventory) TouchImage(key store.Key) { inv.images.Touch(key) }
-
-// TouchCatalog is [Inventory.TouchImage] for the catalog root.
-func (inv *Inventory) TouchCatalog(key store.Key) {
-	inv.blobs.Touch(key)
-	inv.digests.Touch(key)
-	inv.entries.Touch(key)
-	inv.fetched.Touch(key)
-	inv.contents.Touch(key)
-	for _, m := range inv.jobs {
-		m.Touch(key)
+// Reconcile compares the index with the store and corrects it: what a writer left out
+// that died, what came without an event, and what was damaged.
+func (inv *Inventory) Reconcile(ctx context.Context) error {
+	errs := []error{inv.Refresh(ctx)}
+	for _, k := range job.Kinds {
+		errs = append(errs, inv.jobs[k].Refresh(ctx))
 	}
+	if err := errors.Join(errs...); err != nil || !inv.cfg.Compact {
+		return err
+	}
+	return inv.Check(ctx)
 }
 
-// Unsettled lists both roots again. It returns the names of images whose digest
+// Unsettled is [Inventory.Reconcile]. It returns the names of images whose digest
 // record is missing, of another version, or about other checksum files, and of
 // digest records, including damaged ones, without an image.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]image.Name, error) {
-	if err := errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.jobs[job.Hash].Refresh(ctx)); err != nil {
+	if err := inv.Reconcile(ctx); err != nil {
 		return nil, err
 	}
 	return inv.unsettled(ctx, func(image.Name, store.Version) bool { return false })
@@ -393,7 +379,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name image.Name
 
 // sameSidecars reports whether publishers were read from the current sidecars of
 // the image.
-func sameSidecars(images map[store.Key]mirror.Item[struct{}], name image.Name, publishers []digest.Publisher) bool {
+func sameSidecars(images map[store.Key]index.Item[struct{}], name image.Name, publishers []digest.Publisher) bool {
 	n := 0
 	for _, algorithm := range []string{"sha256", "sha512"} {
 		for _, spelling := range image.Spellings(name) {
@@ -417,13 +403,10 @@ func (inv *Inventory) Refresh(ctx context.Context) error {
 		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
 }
 
-// Unknown lists everything again. It returns the digests of cached bytes without
+// Unknown returns the digests of cached bytes without
 // a content record, and those of content records without a row that are older
-// than age.
+// than age. It lists nothing: it is for after [Inventory.Unsettled].
 func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []layout.SHA256, err error) {
-	if err := inv.Refresh(ctx); err != nil {
-		return nil, nil, err
-	}
 	s, err := inv.Snapshot(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -569,9 +552,8 @@ func (inv *Inventory) logOthers() {
 	inv.logged = logged
 }
 
-// Snapshot returns the current catalog. It includes every change that was
-// touched before, and others once MaxAge has passed. It returns the same
-// snapshot as before if nothing has changed.
+// Snapshot returns the current catalog, as new as [index.Section.All] is. It returns
+// the same snapshot as before if nothing has changed.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
 	var gen generations

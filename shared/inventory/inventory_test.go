@@ -25,7 +25,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A bench is an inventory that lists its two roots each time.
+// A bench is an inventory of two roots that strangers write to.
 type bench struct {
 	*inventory.Inventory
 	t               *testing.T
@@ -71,6 +71,9 @@ func (b *bench) hashed(name string, v store.Version, sha layout.SHA256) {
 
 func (b *bench) snapshot() *inventory.Snapshot {
 	b.t.Helper()
+	if err := b.Reconcile(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
 	s, err := b.Snapshot(b.t.Context())
 	if err != nil {
 		b.t.Fatal(err)
@@ -610,11 +613,10 @@ func TestJobsInOrder(t *testing.T) {
 	}
 }
 
-// TestObserve has a write through an observed root be in the next snapshot,
-// whatever the age that listings may have.
+// TestObserve has a write through an observed root be in the next snapshot.
 func TestObserve(t *testing.T) {
 	under := newBench(t)
-	inv := inventory.New(inventory.Config{Images: under.images, Catalog: under.catalog, MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	inv := inventory.New(inventory.Config{Images: under.images, Catalog: under.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	images, catalog := inv.ObserveImages(under.images), inv.ObserveCatalog(under.catalog)
 	count := func(want int, what string) {
 		t.Helper()

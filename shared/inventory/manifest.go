@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"sync"
 
+	"imageroot/shared/index"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
-	"imageroot/shared/mirror"
 	"imageroot/shared/store"
 )
 
@@ -32,7 +32,7 @@ type manifestFile struct {
 
 // read returns the manifest in force (nil if there is none), the error of the one
 // in the image root, and a generation that changes with them.
-func (f *manifestFile) read(ctx context.Context, images map[store.Key]mirror.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
+func (f *manifestFile) read(ctx context.Context, images map[store.Key]index.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	it, ok := images[layout.ManifestKey]

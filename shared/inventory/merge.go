@@ -12,21 +12,21 @@ import (
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
 	"imageroot/shared/image"
+	"imageroot/shared/index"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
-	"imageroot/shared/mirror"
 	"imageroot/shared/store"
 )
 
 type inputs struct {
-	images        map[store.Key]mirror.Item[struct{}]
-	blobs         map[layout.SHA256]mirror.Item[struct{}]
-	digests       map[image.Name]mirror.Item[digest.Record]
-	entries       map[layout.Ref]mirror.Item[entry.Entry]
-	fetched       map[layout.Ref]mirror.Item[entry.Fetched]
-	contents      map[layout.SHA256]mirror.Item[content.Record]
-	hashJobs      map[string]mirror.Item[job.Job]
+	images        map[store.Key]index.Item[struct{}]
+	blobs         map[layout.SHA256]index.Item[struct{}]
+	digests       map[image.Name]index.Item[digest.Record]
+	entries       map[layout.Ref]index.Item[entry.Entry]
+	fetched       map[layout.Ref]index.Item[entry.Fetched]
+	contents      map[layout.SHA256]index.Item[content.Record]
+	hashJobs      map[string]index.Item[job.Job]
 	failedFetches map[layout.Ref]string // errors by ref
 	hidden        []Other
 	manifest      *manifest.Manifest // nil: none

@@ -21,7 +21,7 @@ import (
 // Listing the image root shows what is new, what is gone, and what no job has.
 func TestChanged(t *testing.T) {
 	images, catalog := faultstore.New(memstore.New(), nil), memstore.New()
-	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, MaxAge: time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	observed := inv.ObserveCatalog(catalog)
 	put := func(key store.Key, data string) store.Version {
 		t.Helper()

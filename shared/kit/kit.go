@@ -33,10 +33,9 @@ type Config struct {
 	Server string
 	// PrivateSources allows sources in private networks.
 	PrivateSources bool
-	// Hidden, MaxAge and Wait are those of inventory.Config.
-	Hidden func() []inventory.Other
-	MaxAge time.Duration
-	Wait   bool
+	// Hidden and Compact are those of inventory.Config.
+	Hidden  func() []inventory.Other
+	Compact bool
 	// Follow is that of auth.Config.
 	Follow bool
 	Log    *slog.Logger
@@ -59,7 +58,7 @@ type Kit struct {
 func New(cfg Config) *Kit {
 	k := &Kit{Config: cfg, Metric: metric.New(job.Names()...), Now: time.Now}
 	k.Inventory = inventory.New(inventory.Config{
-		Images: k.Images, Catalog: k.Catalog, Hidden: k.Hidden, MaxAge: k.MaxAge, Wait: k.Wait, Now: k.Now, Log: k.Log,
+		Images: k.Images, Catalog: k.Catalog, Hidden: k.Hidden, Compact: k.Compact, Now: k.Now, Log: k.Log,
 	})
 	k.Images, k.Catalog = k.Inventory.ObserveImages(k.Images), k.Inventory.ObserveCatalog(k.Catalog)
 	k.Activity = &activity.Log{Root: k.Catalog, Now: k.Now, Log: k.Log}

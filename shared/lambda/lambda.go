@@ -31,7 +31,10 @@ type Function struct {
 	Handle queue.Handler
 	// Queues are the SQS queues that invoke the function.
 	Queues []*sqsqueue.Queue
-	Log    *slog.Logger
+	// Flush, if not nil, is called at the end of each invocation, before its answer:
+	// Lambda then suspends the process. Its error is logged.
+	Flush func(ctx context.Context) error
+	Log   *slog.Logger
 }
 
 // Start calls open once and serves events until the process ends. If open fails, Start
@@ -83,6 +86,16 @@ type event struct {
 // which would end the process: a request is answered with 500, a message counts as failed,
 // and a schedule returns an error.
 func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	answer, err := f.invoke(ctx, payload)
+	if f.Flush != nil {
+		if err := f.Flush(ctx); err != nil {
+			f.Log.Warn("what this invocation has changed is told later", "error", err)
+		}
+	}
+	return answer, err
+}
+
+func (f *Function) invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	var e event
 	if err := json.Unmarshal(payload, &e); err != nil {
 		return nil, fmt.Errorf("not an event: %w", err)

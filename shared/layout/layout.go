@@ -20,6 +20,10 @@
 //	              auth/password             argon2id hash of the operator password
 //	              auth/session-key          key that signs session cookies
 //	              auth/ended                sessions that ended before they expired
+//	              index/current             which checkpoint of the index is in force
+//	              index/trimmed             up to which time entries of the journal were removed
+//	              index/ID                  a file of a checkpoint; ID is 16 hex digits
+//	              journal/STAMP-ID          an entry of the index's journal, oldest first in listing order
 //	              probe/ID-N                objects with which a start tries the server; ID is random
 //
 // REF and HEX are 64, an ID 32 or 64 lower-case hexadecimal digits. Each parser
@@ -61,6 +65,10 @@ const (
 	PasswordKey     store.Key = "auth/password"
 	SessionKeyKey   store.Key = "auth/session-key"
 	EndedKey        store.Key = "auth/ended"
+	IndexPrefix               = "index/"
+	IndexKey        store.Key = "index/current"
+	TrimmedKey      store.Key = "index/trimmed"
+	JournalPrefix             = "journal/"
 	ProbePrefix               = "probe/"
 )
 
@@ -75,6 +83,7 @@ func Remedy(key store.Key) string {
 		{FetchJobPrefix, "fetch the image again; what was fetched of it is removed after a day"},
 		{EntryPrefix, "add the image's URL again, or delete the record from the catalog root"},
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
+		{IndexPrefix, "none needed: the index is built again from the records"},
 		{UploadPrefix, "upload the image again; the record and its parts are removed after seven days"},
 	} {
 		if strings.HasPrefix(string(key), kind.prefix) {
@@ -204,6 +213,47 @@ func ParseEventKey(key store.Key) (EventID, bool) {
 	_, ok := EventID(s).Time()
 	return EventID(s), found && ok
 }
+
+// A JournalID identifies an entry of the index's journal. In byte order, the oldest
+// entry is first.
+type JournalID string
+
+// NewJournalID returns the ID of an entry at t, with the resolution of a microsecond.
+// nonce is 16 hexadecimal digits that no other entry of the microsecond has.
+func NewJournalID(t time.Time, nonce string) JournalID {
+	return JournalID(JournalStamp(t) + "-" + nonce)
+}
+
+// JournalStamp returns what the ID of an entry at t begins with. Times before 1970
+// have the stamp of 1970.
+func JournalStamp(t time.Time) string { return fmt.Sprintf("%016x", max(0, t.UnixMicro())) }
+
+// Time returns the time of the entry, in UTC.
+func (id JournalID) Time() time.Time {
+	n, err := strconv.ParseInt(string(id[:min(16, len(id))]), 16, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
+
+// JournalKey returns the key of an entry of the journal.
+func JournalKey(id JournalID) store.Key { return store.Key(JournalPrefix + string(id)) }
+
+// ParseJournalKey parses a [JournalKey].
+func ParseJournalKey(key store.Key) (id JournalID, ok bool) {
+	s, ok := strings.CutPrefix(string(key), JournalPrefix)
+	if !ok || len(s) != 33 || s[0] > '7' || s[16] != '-' || !isHex(s[:16], 16) || !isHex(s[17:], 16) {
+		return "", false
+	}
+	return JournalID(s), true
+}
+
+// CheckpointKey returns the key of a file of a checkpoint.
+func CheckpointKey(id string) store.Key { return store.Key(IndexPrefix + id) }
+
+// CheckpointID parses a [CheckpointKey].
+func CheckpointID(key store.Key) (id string, ok bool) { return hexAfter[string](key, IndexPrefix, 16) }
 
 // SidecarKey returns the key of the checksum file of an image in the image root.
 func SidecarKey(name image.Name, algorithm string) store.Key {

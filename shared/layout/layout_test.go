@@ -40,6 +40,8 @@ var parsers = []parser{
 	of("hash job", HashJobName, HashJobKey),
 	of("fetch job", FetchJobRef, FetchJobKey),
 	of("event", ParseEventKey, EventKey),
+	of("journal entry", ParseJournalKey, JournalKey),
+	of("checkpoint", CheckpointID, CheckpointKey),
 	{
 		"sidecar",
 		func(key store.Key) (string, bool) {
@@ -110,6 +112,14 @@ func TestKeys(t *testing.T) {
 		{store.Key("events/" + event[1:]), ""},
 		{store.Key("events/" + strings.ToUpper(event)), ""},
 		{store.Key("events/" + strings.Replace(event, "-", "0", 1)), ""},
+		{store.Key("journal/" + event), "journal entry"},
+		{store.Key("journal/" + event[1:]), ""},
+		{store.Key("journal/f" + event[1:]), ""},
+		{store.Key("journal/" + strings.ToUpper(event)), ""},
+		{"index/0123456789abcdef", "checkpoint"},
+		{"index/0123456789abcdeg", ""},
+		{IndexKey, ""},
+		{TrimmedKey, ""},
 		{"x.img.sha256", "sidecar"},
 		{"X.IMG.sha512", "sidecar"},
 		{"x.img.md5", ""},

@@ -82,7 +82,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	images, roots := memstore.New(), memstore.New()
-	inv := inventory.New(inventory.Config{Images: images, Catalog: roots, MaxAge: time.Hour, Now: time.Now, Log: log})
+	inv := inventory.New(inventory.Config{Images: images, Catalog: roots, Now: time.Now, Log: log})
 	s := &server{doc: d, cover: c, images: &hooked{Root: inv.ObserveImages(images)}, catalog: inv.ObserveCatalog(roots), inventory: inv}
 	s.free.Store(-1)
 	operator, err := auth.Open(t.Context(), auth.Config{Records: s.catalog, Password: password, Token: apiToken, Now: time.Now})

@@ -251,6 +251,58 @@ func TestRunnersShareTheWork(t *testing.T) {
 	a.noHalves(t)
 }
 
+// Runners over the same buckets: what is done at one is seen at the others. A hosts the
+// gateway, which tells it of everything; B and C are told of nothing and see each other
+// by the index alone. The log says how soon.
+func TestRunnersSeeEachOther(t *testing.T) {
+	t.Parallel()
+	a := Start(t, Options{})
+	b, c := Start(t, Options{Over: a}), Start(t, Options{Over: a})
+	p := publish(t)
+	// seen waits until something that was done just now is seen everywhere.
+	seen := func(what string, wait func(s *Server)) {
+		t.Helper()
+		began := time.Now()
+		for _, s := range []*Server{c, b, a} {
+			wait(s)
+		}
+		t.Logf("%s: seen after %v", what, time.Since(began).Round(time.Millisecond))
+	}
+
+	// A download that is queued at B, and cancelled at C.
+	gone := make(chan struct{}, 1)
+	b.AddEntry(t, p.Stall("/stalled.img", content(1, 1<<20), gone), "").Must(t, http.StatusCreated)
+	seen("an entry", func(s *Server) { s.WaitRow(t, "stalled.img", "is there", nil) })
+	b.Enqueue(t, downloads, "name", "stalled.img").Must(t, http.StatusAccepted)
+	seen("a download that runs", func(s *Server) { s.WaitJob(t, downloads, "stalled.img", "running") })
+	c.Cancel(t, downloads, "stalled.img").Must(t, http.StatusNoContent)
+	seen("its cancellation", func(s *Server) { s.WaitJob(t, downloads, "stalled.img", "cancelled") })
+	select {
+	case <-gone:
+	case <-time.After(within):
+		t.Error("after the cancel at C, B continues the fetch")
+	}
+
+	up, dropped, fetched := content(2, 200_000), content(3, 300_000), content(4, 100_000)
+	b.Put(t, "up.img", up)
+	seen("an upload", func(s *Server) { s.WaitHashed(t, "up.img", sum(up)) })
+	if a.front == nil {
+		a.drop(t, "dropped.img", dropped)
+	} else {
+		a.awsPut(t, "dropped.img", dropped)
+	}
+	a.WaitHashed(t, "dropped.img", sum(dropped))
+	seen("the digest of a file", func(s *Server) { s.WaitHashed(t, "dropped.img", sum(dropped)) })
+	b.AddEntry(t, p.File("/fetched.img", fetched), "").Must(t, http.StatusCreated)
+	b.Enqueue(t, downloads, "name", "fetched.img").Must(t, http.StatusAccepted)
+	b.WaitJob(t, downloads, "fetched.img", "completed")
+	seen("a download that has ended", func(s *Server) {
+		s.WaitRow(t, "fetched.img", "is cached", func(r row) bool { return r.Cached })
+	})
+	c.Do(t, http.MethodDelete, "/images/up.img", nil).Must(t, http.StatusNoContent)
+	seen("a deletion", func(s *Server) { s.WaitGone(t, "up.img") })
+}
+
 // A hosts the gateway and is busy; C is killed in the middle of a fetch, D
 // paused for longer than its lease in the middle of two, and B takes over.
 func TestDeepRunnersTakeOver(t *testing.T) {

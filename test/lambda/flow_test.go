@@ -632,6 +632,10 @@ func TestReconcile(t *testing.T) {
 		"uploads/" + ref[:32]:                `{"nonce":"x","id":"` + ref[:32] + `","name":"gone.img","size_bytes":9,"part_size":9,"status":"completed","created_at":"` + stamp + `"}`,
 		"uploads/" + strings.Repeat("0", 32): fmt.Sprintf(`{"nonce":"x","id":%q,"name":"gone.img","size_bytes":9,"part_size":9,"status":"uploading","upload_id":"00000000-0000-4000-8000-000000000000","created_at":%q}`, strings.Repeat("0", 32), stamp),
 	}
+	// A journal and a checkpoint of long ago, and a file that the checkpoint does not name.
+	keys["journal/0000000000000001-0123456789abcdef"] = "an entry"
+	keys["index/0123456789abcdef"] = "a file"
+	drop("index/current", `{"nonce":"x","generation":1,"base":{"id":"0000000000000000"},"delta":{"id":"0000000000000001"},"until":"`+stamp+`","mark_at":"`+stamp+`","mark_until":"`+stamp+`"}`)
 	for key, body := range keys {
 		drop(key, body)
 	}

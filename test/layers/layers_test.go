@@ -55,7 +55,7 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/listen":       {"local", "local/doctor"},
 		"imageroot/shared/hook":         {"local"},
 		"github.com/pelletier/go-toml":  {"shared/manifest"},
-		"github.com/klauspost/compress": {"shared/content", "shared/qcow2", "shared/unpack", "functions/catalog"},
+		"github.com/klauspost/compress": {"shared/content", "shared/index", "shared/qcow2", "shared/unpack", "functions/catalog"},
 		"github.com/prometheus":         {"shared/metric"},
 		"golang.org/x/crypto/argon2":    {"shared/auth"},
 		"imageroot/shared/store/mem":    {},
@@ -174,8 +174,9 @@ func TestCalls(t *testing.T) {
 		"os.LookupEnv": {"shared/config"},
 		"os.Environ":   {"shared/config"},
 		"time.Sleep":   {},
-		// The end of a job and the fenced publish are written once, in the runner.
-		"record.Swap": {"shared/job", "functions/upload"},
+		// The end of a job and the fenced publish are written once, in the runner. A
+		// checkpoint of the index is fenced by its lease.
+		"record.Swap": {"shared/job", "shared/index", "functions/upload"},
 		"source.New":  {"shared/kit/sources"},
 		".JobEnded":   {"shared/job"}, // a method
 	}

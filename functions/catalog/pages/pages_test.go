@@ -40,7 +40,7 @@ func newPages(t testing.TB) (*Pages, http.Handler) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	images, records := memstore.New(), memstore.New()
-	inv := inventory.New(inventory.Config{Images: images, Catalog: records, MaxAge: time.Hour, Now: time.Now, Log: log})
+	inv := inventory.New(inventory.Config{Images: images, Catalog: records, Now: time.Now, Log: log})
 	operator, err := auth.Open(t.Context(), auth.Config{Records: records, Password: testPassword, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,78 @@
+package index
+
+import (
+	"context"
+	"errors"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
+)
+
+// Check compares the checkpoint in force with what this process knows, and has one
+// that is missing, damaged or wrong written again by the next [Index.Flush]. It is for
+// a process with [Config].Compact that has just compared all sections with the store:
+// see [Section.Refresh].
+func (ix *Index) Check(ctx context.Context) error {
+	ix.compacting.Lock()
+	defer ix.compacting.Unlock()
+	files, cur, err := ix.readCheckpoint(ctx)
+	switch {
+	case errors.Is(err, record.ErrNewer):
+		return nil
+	case err != nil && !errors.Is(err, errNoCheckpoint):
+		return err
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if err != nil || !ix.agrees(files, cur) {
+		ix.cfg.Log.Info("the checkpoint of the index is written anew", "generation", cur.Generation, "because", err)
+		ix.wantBase, ix.retryAt = true, ix.cfg.Now()
+	}
+	return nil
+}
+
+// agrees reports whether a checkpoint, and the entries that it does not contain, say
+// what the table has. The caller holds mu.
+func (ix *Index) agrees(files [2]file, cur Current) bool {
+	contained := map[layout.JournalID]bool{}
+	for _, id := range files[1].entries {
+		contained[id] = true
+	}
+	except := map[place]bool{}
+	for id, places := range ix.journal.open {
+		if !contained[id] && !id.Time().Before(cur.Until) {
+			for _, p := range places {
+				except[p] = true
+			}
+		}
+	}
+	for _, c := range ix.pending {
+		except[c.place] = true
+	}
+	stored := map[place]change{}
+	for _, f := range files {
+		for _, c := range f.changes {
+			stored[c.place] = c
+		}
+	}
+	for _, s := range ix.sections {
+		for key, it := range s.table {
+			p := place{s.root, key}
+			c, ok := stored[p]
+			delete(stored, p)
+			is := it.change(p)
+			if it.gone && (!ok || c.gone) || except[p] || ok && s.same(item{version: c.version, gone: c.gone, seq: 1}, is.after()) {
+				continue
+			}
+			if !ok || c.gone || it.gone || !ix.cfg.Quiet(key, []byte(c.data), []byte(it.data)) {
+				return false
+			}
+		}
+	}
+	for p, c := range stored {
+		if !c.gone && !except[p] {
+			return false
+		}
+	}
+	return true
+}

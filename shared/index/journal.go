@@ -1,0 +1,269 @@
+package index
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/store"
+)
+
+// A journal is what this process knows of the entries. It is guarded by Index.mu.
+type journal struct {
+	read map[layout.JournalID]bool // entries that the table includes
+	// open has the entries that no known checkpoint contains, with the keys that
+	// they name.
+	open map[layout.JournalID][]place
+	// newest is the time of the newest entry that was listed. Before one that this
+	// process has written since, there may be others.
+	newest time.Time
+	// pruned is a time before which read has no entries any more.
+	pruned time.Time
+}
+
+func newJournal() journal {
+	return journal{read: map[layout.JournalID]bool{}, open: map[layout.JournalID][]place{}}
+}
+
+// note adds an entry that the table includes.
+func (j *journal) note(id layout.JournalID, keys []place) {
+	j.read[id] = true
+	j.open[id] = keys
+}
+
+// see adds an entry that was listed.
+func (j *journal) see(id layout.JournalID) {
+	if at := id.Time(); at.After(j.newest) {
+		j.newest = at
+	}
+}
+
+// prune forgets entries that are not listed any more.
+func (j *journal) prune(before time.Time) {
+	j.pruned = before
+	for id := range j.read {
+		if id.Time().Before(before) {
+			delete(j.read, id)
+		}
+	}
+}
+
+// settled returns the time before which no entry is to come any more. A clock that
+// is far ahead does not count.
+func (j *journal) settled(now time.Time) time.Time {
+	at := j.newest
+	if at.After(now.Add(time.Minute)) {
+		at = now.Add(time.Minute)
+	}
+	return at.Add(-overlap)
+}
+
+const (
+	// maxChanges and maxBytes bound an entry.
+	maxChanges, maxBytes = 2000, 4 << 20
+)
+
+// flush writes pending changes to the journal.
+func (ix *Index) flush(ctx context.Context) error {
+	ix.mu.Lock()
+	idle := len(ix.pending) == 0 && !ix.touched()
+	ix.mu.Unlock()
+	if idle {
+		return nil
+	}
+	ix.update.Lock()
+	defer ix.update.Unlock()
+	asked := ix.askDirty(ctx)
+	for {
+		batch := ix.takePending()
+		if len(batch) == 0 {
+			return asked
+		}
+		if err := ix.writeEntry(ctx, batch); err != nil {
+			ix.mu.Lock()
+			ix.pending = append(batch, ix.pending...)
+			ix.mu.Unlock()
+			return errors.Join(asked, err)
+		}
+	}
+}
+
+// touched reports whether a key was touched and not asked for since. The caller holds
+// mu.
+func (ix *Index) touched() bool {
+	for _, q := range ix.dirty {
+		if q.touched {
+			return true
+		}
+	}
+	return false
+}
+
+func (ix *Index) takePending() []change {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	n, size := 0, 0
+	for n < len(ix.pending) && n < maxChanges && size < maxBytes {
+		size += len(ix.pending[n].data)
+		n++
+	}
+	batch := slices.Clone(ix.pending[:n])
+	ix.pending = slices.Clone(ix.pending[n:])
+	return batch
+}
+
+// writeEntry writes an entry. If its outcome is not known, the changes are written
+// again in another entry, which changes nothing. The caller holds update.
+func (ix *Index) writeEntry(ctx context.Context, batch []change) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTime)
+	defer cancel()
+	data := ix.codec.encode(nil, slices.Values(batch))
+	id := layout.NewJournalID(ix.cfg.Now(), nonce())
+	if _, err := ix.cfg.Catalog.Put(ctx, layout.JournalKey(id), bytes.NewReader(data), int64(len(data))); err != nil {
+		return fmt.Errorf("write a journal entry: %w", err)
+	}
+	keys := make([]place, len(batch))
+	for i, c := range batch {
+		keys[i] = c.place
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.wroteAt = ix.cfg.Now()
+	if ix.loaded {
+		ix.journal.note(id, keys)
+	}
+	return nil
+}
+
+// nonce returns 16 random hexadecimal digits.
+func nonce() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// poll reads the entries that are new, and applies them. The caller holds update.
+func (ix *Index) poll(ctx context.Context) error {
+	ix.mu.Lock()
+	began := ix.cfg.Now()
+	from := ix.journal.settled(began)
+	ix.mu.Unlock()
+	ids, listed, err := ix.newEntries(ctx, from)
+	if err != nil {
+		return err
+	}
+	found := make([][]change, len(ids))
+	errs := make([]error, len(ids))
+	parallel(ids, func(i int, id layout.JournalID) {
+		var f file
+		f, errs[i] = ix.readFile(ctx, layout.JournalKey(id))
+		found[i] = f.changes
+	})
+	damaged := false
+	for i, err := range errs {
+		switch {
+		case err == nil:
+		case errors.Is(err, errDamaged), errors.Is(err, store.ErrNotFound):
+			// Nobody knows what it said. One that has gone was deleted by hand: entries
+			// are kept for longer than they are new.
+			ix.cfg.Log.Warn("a journal entry cannot be read: everything is compared", "key", layout.JournalKey(ids[i]), "error", err)
+			damaged = true
+		default:
+			return err
+		}
+	}
+	ix.mu.Lock()
+	ix.applyAll(found)
+	for i, id := range ids {
+		keys := make([]place, len(found[i]))
+		for n, c := range found[i] {
+			keys[n] = c.place
+		}
+		ix.journal.note(id, keys)
+	}
+	for _, id := range listed {
+		ix.journal.see(id)
+	}
+	ix.journal.prune(from.Add(-overlap))
+	if !damaged {
+		ix.polledAt = began
+	}
+	ix.mu.Unlock()
+	if !damaged {
+		return nil
+	}
+	return ix.rebuild(ctx)
+}
+
+// newEntries lists the entries from a time on, and those of them that were not read.
+func (ix *Index) newEntries(ctx context.Context, from time.Time) (unread, listed []layout.JournalID, err error) {
+	for info, err := range ix.cfg.Catalog.List(ctx, layout.JournalPrefix, store.Key(layout.JournalPrefix+layout.JournalStamp(from))) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("list the journal: %w", err)
+		}
+		if id, ok := layout.ParseJournalKey(info.Key); ok {
+			listed = append(listed, id)
+		}
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(listed), func(id layout.JournalID) bool { return ix.journal.read[id] }), listed, nil
+}
+
+// applyAll applies the changes of entries that are in the order of their stamps.
+// One that does not follow is tried again after the others of its key, since clocks
+// differ. The caller holds mu.
+func (ix *Index) applyAll(entries [][]change) {
+	waiting := map[place][]change{}
+	for _, changes := range entries {
+		for _, c := range changes {
+			s := ix.section(c.place)
+			if s == nil {
+				continue // of a newer program
+			}
+			if ix.table.apply(s, c, false) == doubt {
+				waiting[c.place] = append(waiting[c.place], c)
+				continue
+			}
+			for w := waiting[c.place]; ; {
+				n := len(w)
+				w = slices.DeleteFunc(w, func(c change) bool { return ix.table.apply(s, c, false) != doubt })
+				waiting[c.place] = w
+				if len(w) == n {
+					break
+				}
+			}
+		}
+	}
+	for p, w := range waiting {
+		if len(w) > 0 {
+			ix.doubt(p, question{expected: w})
+		}
+	}
+}
+
+// readFile reads a checkpoint or an entry. The error is errDamaged if its content is
+// not whole.
+func (ix *Index) readFile(ctx context.Context, key store.Key) (file, error) {
+	body, _, err := ix.cfg.Catalog.Get(ctx, key, store.All, "")
+	if err != nil {
+		return file{}, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return file{}, fmt.Errorf("read %q: %w", key, err)
+	}
+	f, err := ix.codec.decode(data)
+	if err != nil {
+		return file{}, fmt.Errorf("%q: %w", key, err)
+	}
+	return f, nil
+}

@@ -1,0 +1,72 @@
+package index
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"imageroot/shared/store"
+)
+
+// ObserveImages returns the image root, with which root is the same store. [Section.All]
+// includes each write through it, and the next [Index.Flush] tells other processes.
+func (ix *Index) ObserveImages(root store.Root) store.Root {
+	return &observed{root, ix, imageRoot}
+}
+
+// ObserveCatalog is [Index.ObserveImages] for the catalog root.
+func (ix *Index) ObserveCatalog(root store.Root) store.Root {
+	return &observed{root, ix, catalogRoot}
+}
+
+// observed notes each write after it, whatever its outcome. No writer can forget its
+// journal entry.
+type observed struct {
+	store.Root
+	ix   *Index
+	root rootID
+}
+
+func (o *observed) touch(key store.Key) { o.ix.touch(place{o.root, key}) }
+
+func (o *observed) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	defer o.touch(key)
+	return o.Root.Put(ctx, key, body, size)
+}
+
+func (o *observed) Delete(ctx context.Context, key store.Key) error {
+	defer o.touch(key)
+	return o.Root.Delete(ctx, key)
+}
+
+func (o *observed) Copy(ctx context.Context, dst, src store.Key, size int64) error {
+	defer o.touch(dst)
+	return o.Root.Copy(ctx, dst, src, size)
+}
+
+func (o *observed) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
+	defer o.touch(key)
+	return o.Root.CompleteUpload(ctx, key, id, parts)
+}
+
+func (o *observed) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
+	newTag, err := o.Root.CreateRecord(ctx, key, data)
+	o.wrote(key, "", newTag, data, err)
+	return newTag, err
+}
+
+func (o *observed) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
+	newTag, err := o.Root.ReplaceRecord(ctx, key, data, tag)
+	o.wrote(key, tag, newTag, data, err)
+	return newTag, err
+}
+
+// wrote notes a swap. After one that failed, the record may have any content.
+func (o *observed) wrote(key store.Key, tag, newTag string, data []byte, err error) {
+	if err != nil || o.root != catalogRoot {
+		o.touch(key)
+		return
+	}
+	at := o.ix.cfg.Now().UTC().Truncate(time.Second)
+	o.ix.wrote(key, tagETag(tag), store.Version{ETag: tagETag(newTag), Size: int64(len(data)), LastModified: at}, data)
+}

@@ -1,0 +1,99 @@
+package index
+
+import (
+	"context"
+
+	"imageroot/shared/layout"
+	"imageroot/shared/store"
+)
+
+// A listing is what the store lists of a section.
+type listing struct {
+	*section
+	began uint64 // the table's seq before
+	infos map[store.Key]store.Info
+}
+
+// list lists a section.
+func (ix *Index) list(ctx context.Context, s *section) (listing, error) {
+	ix.mu.Lock()
+	l := listing{s, ix.table.seq, map[store.Key]store.Info{}}
+	ix.mu.Unlock()
+	for info, err := range ix.root(s.root).List(ctx, s.prefix, "") {
+		if err != nil {
+			return l, err
+		}
+		if s.has(info.Key) {
+			l.infos[info.Key] = info
+		}
+	}
+	return l, nil
+}
+
+// compare brings a section up to date with a listing, and reads the records that
+// differ. What differs is told if tell is set. The caller holds update.
+func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
+	s := l.section
+	var read []asked
+	ix.mu.Lock()
+	for key, info := range l.infos {
+		p := place{s.root, key}
+		it := s.table[key]
+		switch {
+		case it.known() && s.same(it, &info.Version):
+		case s.records || it.seq > l.began: // the listing may be older
+			read = append(read, asked{p, question{}, tell})
+		default:
+			ix.found(s, tell, change{place: p, version: info.Version})
+		}
+	}
+	for key, it := range s.table {
+		if _, ok := l.infos[key]; ok || !it.exists() || it.seq > l.began {
+			continue
+		}
+		ix.found(s, tell, change{place: place{s.root, key}, before: it.version.ETag, gone: true, version: store.Version{LastModified: ix.cfg.Now().UTC()}})
+	}
+	ix.mu.Unlock()
+	return ix.ask(ctx, read)
+}
+
+// found takes over what a listing says. The caller holds mu.
+func (ix *Index) found(s *section, tell bool, c change) {
+	ix.table.set(s, c.place, item{version: c.version, gone: c.gone, told: tell}, false)
+	if tell {
+		ix.tell(c)
+	}
+}
+
+// rebuild makes the index from the listings and the records. What the journal has
+// said so far is in them. The caller holds update.
+func (ix *Index) rebuild(ctx context.Context) error {
+	began := ix.cfg.Now()
+	j := newJournal()
+	for info, err := range ix.cfg.Catalog.List(ctx, layout.JournalPrefix, "") {
+		if err != nil {
+			return err
+		}
+		if id, ok := layout.ParseJournalKey(info.Key); ok {
+			j.note(id, nil)
+			j.see(id)
+		}
+	}
+	ix.mu.Lock()
+	ix.journal, ix.keeps, ix.wantBase = j, true, true
+	ix.mu.Unlock()
+	// What is in the table stays: comparing costs less than reading.
+	for _, s := range ix.sections {
+		l, err := ix.list(ctx, s)
+		if err == nil {
+			err = ix.compare(ctx, l, false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.loaded, ix.polledAt = true, began
+	return nil
+}

@@ -1,0 +1,179 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+)
+
+// A section is the keys of one kind.
+type section struct {
+	root    rootID
+	prefix  string
+	has     func(key store.Key) bool // of a key in root
+	records bool
+
+	// Guarded by Index.mu.
+	table   map[store.Key]item
+	changed map[store.Key]struct{} // set since the section was viewed
+}
+
+// An Item is an object in the index.
+type Item[T any] struct {
+	Info  store.Info
+	Value T
+}
+
+// A Section has the objects of one kind by their IDs. It is safe for concurrent use.
+type Section[ID ~string, T any] struct {
+	section
+	ix     *Index
+	id     func(key store.Key) (ID, bool)
+	decode func(key store.Key, data []byte) (T, error) // nil: values are zero
+
+	mu      sync.Mutex
+	items   map[ID]Item[T] // never changed once published
+	damaged map[ID]leftOut
+	gen     uint64
+}
+
+// A leftOut is a record that does not decode.
+type leftOut struct {
+	version store.Version
+	err     error
+}
+
+// Images registers the objects at the top of the image root. A section must be
+// registered before the index is used.
+func Images(ix *Index) *Section[store.Key, struct{}] {
+	return register[store.Key, struct{}](ix, section{root: imageRoot}, func(key store.Key) (store.Key, bool) {
+		return key, key != "" && !strings.Contains(string(key), "/")
+	}, nil)
+}
+
+// Blobs registers the objects of the catalog root whose keys begin with prefix. id
+// returns the ID of a key, or false if the section does not have the key.
+func Blobs[ID ~string](ix *Index, prefix string, id func(key store.Key) (ID, bool)) *Section[ID, struct{}] {
+	return register[ID, struct{}](ix, section{root: catalogRoot, prefix: prefix}, id, nil)
+}
+
+// Records is [Blobs] for records of type T. A record that does not decode is left
+// out, and logged once.
+func Records[T any, ID ~string](ix *Index, prefix string, id func(key store.Key) (ID, bool)) *Section[ID, T] {
+	return register(ix, section{root: catalogRoot, prefix: prefix, records: true}, id, record.Decode[T])
+}
+
+func register[ID ~string, T any](ix *Index, core section, id func(store.Key) (ID, bool), decode func(store.Key, []byte) (T, error)) *Section[ID, T] {
+	core.table, core.changed = map[store.Key]item{}, map[store.Key]struct{}{}
+	core.has = func(key store.Key) bool {
+		if !strings.HasPrefix(string(key), core.prefix) {
+			return false
+		}
+		_, ok := id(key)
+		return ok
+	}
+	s := &Section[ID, T]{section: core, ix: ix, id: id, decode: decode, items: map[ID]Item[T]{}, damaged: map[ID]leftOut{}}
+	ix.sections = append(ix.sections, &s.section)
+	return s
+}
+
+// All returns the items by ID, which the caller must not modify, and a number that
+// changes whenever they change. They include every change through this process and
+// every change that was touched before the call; those of other processes within
+// about a second of their journal entry. If the journal cannot be read, All returns
+// what is known. Any other error of the store is returned.
+func (s *Section[ID, T]) All(ctx context.Context) (map[ID]Item[T], uint64, error) {
+	if err := s.ix.refresh(ctx); err != nil {
+		return nil, 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view()
+	return s.items, s.gen, nil
+}
+
+// Refresh compares the section with a listing of the store, corrects the index, and
+// tells other processes what was wrong. When it returns nil, All includes every
+// change made before the call.
+func (s *Section[ID, T]) Refresh(ctx context.Context) error {
+	if err := s.ix.refresh(ctx); err != nil {
+		return err
+	}
+	l, err := s.ix.list(ctx, &s.section)
+	if err != nil {
+		return err
+	}
+	s.ix.update.Lock()
+	defer s.ix.update.Unlock()
+	if err := s.ix.compare(ctx, l, true); err != nil {
+		return err
+	}
+	return s.ix.askDirty(ctx)
+}
+
+// LeftOut returns the IDs of the records that All leaves out because they do
+// not decode, with an error that matches cause; any error does if cause is nil.
+func (s *Section[ID, T]) LeftOut(cause error) []ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view()
+	var ids []ID
+	for id, d := range s.damaged {
+		if cause == nil || errors.Is(d.err, cause) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// view brings items up to date with the table. The caller holds s.mu.
+func (s *Section[ID, T]) view() {
+	found := s.ix.take(&s.section)
+	if len(found) == 0 {
+		return
+	}
+	items := maps.Clone(s.items)
+	for key, it := range found {
+		id, _ := s.id(key)
+		delete(items, id)
+		old, was := s.damaged[id]
+		delete(s.damaged, id)
+		if !it.exists() {
+			continue
+		}
+		shown := Item[T]{Info: store.Info{Key: key, Version: it.version}}
+		if s.decode != nil {
+			var err error
+			if shown.Value, err = s.decode(key, []byte(it.data)); err != nil {
+				s.damaged[id] = leftOut{it.version, err}
+				if !was || !old.version.Equal(it.version) {
+					s.ix.cfg.Log.Warn("record left out", "key", key, "error", err, "remedy", record.Remedy(key, err))
+				}
+				continue
+			}
+		}
+		items[id] = shown
+	}
+	s.items = items
+	s.gen++
+}
+
+// take returns the items that have changed since the last call.
+func (ix *Index) take(s *section) map[store.Key]item {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if len(s.changed) == 0 {
+		return nil
+	}
+	found := make(map[store.Key]item, len(s.changed))
+	for key := range s.changed {
+		found[key] = s.table[key]
+	}
+	s.changed = map[store.Key]struct{}{}
+	return found
+}
