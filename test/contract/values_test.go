@@ -35,6 +35,7 @@ func TestValues(t *testing.T) {
 		}
 		return o
 	}
+	const file = "docs/openapi.yaml"
 	enum := func(what string, s object, want []string) {
 		t.Helper()
 		var got []string
@@ -42,24 +43,23 @@ func TestValues(t *testing.T) {
 			got = append(got, fmt.Sprint(v))
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("%s: the file has %v, the code %v", what, got, want)
+			t.Errorf("%s: %s has %v, the code %v", what, file, got, want)
 		}
 	}
-	var formats, sorts, codes []string
+	var formats, sorts []string
+	codes := constants(t, "problem/problem.go", "Code")
 	for _, f := range image.Formats() {
 		formats = append(formats, string(f))
 	}
 	for _, s := range inventory.Sorts() {
 		sorts = append(sorts, s, "-"+s)
 	}
-	for _, c := range problemCodes(t) {
-		codes = append(codes, string(c))
-	}
 	query := func(name string) object {
 		return child(d.ops["GET /catalog"].param("query", name), "schema")
 	}
 	enum("formats", schema("ImageFormat"), formats)
 	enum("sorts", query("sort"), sorts)
+	enum("kinds of contents", schema("CatalogRow/properties/content"), append(constants(t, "content/content.go", "Kind"), fmt.Sprint(nil)))
 	enum("codes", schema("Problem/properties/code"), codes)
 	enum("kinds of events", schema("EventKind"), activity.Kinds())
 	enum("kinds of subjects", schema("SubjectKind"), activity.SubjectKinds())
@@ -84,7 +84,7 @@ func TestValues(t *testing.T) {
 		{"number of a part in a path", child(d.ops["PUT /uploads/{id}/parts/{number}"].param("path", "number"), "schema")["maximum"], store.MaxParts},
 	} {
 		if l.got != l.want {
-			t.Errorf("%s: the file has %v, the code %v", l.what, l.got, l.want)
+			t.Errorf("%s: %s has %v, the code %v", l.what, file, l.got, l.want)
 		}
 	}
 	info := text(child(d.root, "info"), "description")
@@ -101,7 +101,13 @@ func TestValues(t *testing.T) {
 		{"a checksum list", text(schema("EntryRequest/properties/sha_url"), "description"), checksum.MaxBytes},
 	} {
 		if !slices.Contains(strings.Fields(l.in), strconv.Itoa(l.n)) {
-			t.Errorf("the limit of %s is %d, and the file does not say so: %s", l.what, l.n, l.in)
+			t.Errorf("the limit of %s is %d, and %s does not say so: %s", l.what, l.n, file, l.in)
+		}
+	}
+	raw := text(d.ops["GET /raw/{key}"].object, "description")
+	for _, c := range image.Compressions {
+		if !strings.Contains(raw, c.Name) {
+			t.Errorf("GET /raw/{key} of %s does not name %s", file, c.Name)
 		}
 	}
 	for _, l := range []struct{ what, in string }{
@@ -116,9 +122,9 @@ func TestValues(t *testing.T) {
 		}
 	}
 	about := text(schema("Problem/properties/code"), "description")
-	for _, c := range problemCodes(t) {
-		if want := fmt.Sprintf("`%s` %d", c, c.Status()); !strings.Contains(about, want) {
-			t.Errorf("the file does not say %s", want)
+	for _, c := range codes {
+		if want := fmt.Sprintf("`%s` %d", c, problem.Code(c).Status()); !strings.Contains(about, want) {
+			t.Errorf("%s does not say %s", file, want)
 		}
 	}
 }
@@ -139,18 +145,18 @@ func TestEventExample(t *testing.T) {
 	}
 }
 
-// problemCodes reads the codes from the source of package problem: nothing
-// there lists them.
-func problemCodes(t *testing.T) []problem.Code {
+// constants returns the values of the constants of a type of strings, which
+// nothing lists but the source: name is its file in shared.
+func constants(t *testing.T, name, typ string) []string {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "../../shared/problem/problem.go", nil, parser.SkipObjectResolution)
+	f, err := parser.ParseFile(token.NewFileSet(), "../../shared/"+name, nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var codes []problem.Code
+	var all []string
 	ast.Inspect(f, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
-		if !ok || spec.Type == nil || !isNamed(spec.Type, "Code") {
+		if !ok || spec.Type == nil || !isNamed(spec.Type, typ) {
 			return true
 		}
 		for _, v := range spec.Values {
@@ -158,9 +164,9 @@ func problemCodes(t *testing.T) []problem.Code {
 			if err != nil {
 				t.Fatal(err)
 			}
-			codes = append(codes, problem.Code(s))
+			all = append(all, s)
 		}
 		return false
 	})
-	return codes
+	return all
 }
