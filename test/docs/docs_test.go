@@ -1,7 +1,7 @@
 // Package docs holds what the documents say against the repository: every
 // relative link and anchor leads somewhere, every page can be reached from the
 // README, the settings and make targets that pages name exist, and the schemes of
-// sources are all named.
+// sources and the suffixes of compressed images are all named.
 package docs
 
 import (
@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"imageroot/shared/config"
+	"imageroot/shared/image"
 	"imageroot/shared/source/scheme"
 )
 
@@ -164,6 +165,17 @@ func TestNames(t *testing.T) {
 	for _, v := range slices.Sorted(maps.Keys(settings)) {
 		if !strings.Contains(reference, fmt.Sprintf("`%s`", v)) && v != "IMAGEROOT_VERSION" {
 			t.Errorf("docs/settings.md leaves out %s", v)
+		}
+	}
+}
+
+// The guide to putting images in names the suffix of each compression.
+func TestSuffixes(t *testing.T) {
+	const guide = "docs/put-images-in.md"
+	text := documents(t)[guide].whole
+	for _, c := range image.Compressions {
+		if !strings.Contains(text, "`"+c.Suffix+"`") {
+			t.Errorf("%s leaves out %s", guide, c.Suffix)
 		}
 	}
 }
