@@ -12,8 +12,9 @@ type Format string
 // A Compression is a row of the table of compressions. Package unpack has the
 // decoder of each.
 type Compression struct {
-	// Name is the name of the format, of the command that decompresses it
-	// from standard input with -d, and of the HTTP content coding.
+	// Name is the name of the format and of the command that decompresses it
+	// from standard input with -d. A server may also give it as the content
+	// coding of an answer that is the compressed file itself.
 	Name   string
 	What   string // Name in a sentence: "a gzip file"
 	Suffix string // of file names, with the dot
