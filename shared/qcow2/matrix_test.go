@@ -46,9 +46,9 @@ var unread = regexp.MustCompile("snapshot table entry|Header extension|Bitmap")
 // errVast: a flipped bit has made the disk too large for this test.
 var errVast = errors.New("too large")
 
-// TestMatrix: images made by qemu-img, whole and damaged, are read to the same bytes
+// TestDeepMatrix: images made by qemu-img, whole and damaged, are read to the same bytes
 // that qemu-img reads, or refused if qemu-img refuses them.
-func TestMatrix(t *testing.T) {
+func TestDeepMatrix(t *testing.T) {
 	for n, m := range matrix {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()

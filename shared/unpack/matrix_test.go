@@ -125,9 +125,9 @@ func header(flags string) string {
 	return `printf '\037\213\010` + flags + `\0\0\0\0\0\003' >x`
 }
 
-// TestMatrix: files made by tools, whole and damaged, are read to the same bytes that
+// TestDeepMatrix: files made by tools, whole and damaged, are read to the same bytes that
 // the tool reads, or refused if the tool refuses them.
-func TestMatrix(t *testing.T) {
+func TestDeepMatrix(t *testing.T) {
 	need.Programs(t, "bash")
 	for _, m := range matrix {
 		for _, made := range m.made {

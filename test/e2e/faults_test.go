@@ -631,7 +631,7 @@ func (s *Server) jobRecords(t testing.TB) (jobs []job) {
 
 // Ctrl-C releases running jobs: the next start resumes them without waiting for
 // the end of the lease, from their checkpoints.
-func TestStopHandsJobsBack(t *testing.T) {
+func TestDeepStopHandsJobsBack(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
 	s := Start(t, Options{})
