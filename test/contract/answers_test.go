@@ -70,7 +70,7 @@ func TestAnswers(t *testing.T) {
 	missing := s.cover.missing(s.doc)
 	for _, m := range missing {
 		if unseen[m] == "" {
-			t.Errorf("the file says %s, and no answer has shown it", m)
+			t.Errorf("docs/openapi.yaml says %s, and no answer has shown it", m)
 		}
 	}
 	for m := range unseen {
@@ -697,7 +697,7 @@ func (s *server) testEvents(t *testing.T) {
 	}
 	a := s.get(t, "/events?subject_id=many.img", 200)
 	if n := len(list(a.object, "events")); n != fallback {
-		t.Errorf("%d events, and the file says %d", n, fallback)
+		t.Errorf("%d events, and docs/openapi.yaml says %d", n, fallback)
 	}
 	next := text(a.object, "next")
 	a = s.get(t, "/events?subject_id=many.img&before="+next, 200)

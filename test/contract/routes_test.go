@@ -57,11 +57,11 @@ func TestRoutes(t *testing.T) {
 	for pattern, access := range routes {
 		op, ok := inFile[shape(pattern)]
 		if !ok {
-			t.Errorf("%s is not in the file", pattern)
+			t.Errorf("%s is not in docs/openapi.yaml", pattern)
 			continue
 		}
 		if got := accessOf(t, d, op); got != access {
-			t.Errorf("%s: the security in the file is that of access %d, the route's is %d", pattern, got, access)
+			t.Errorf("%s: the security in docs/openapi.yaml is that of access %d, the route's is %d", pattern, got, access)
 		}
 		delete(inFile, shape(pattern))
 		head := strings.Replace(shape(pattern), "GET ", "HEAD ", 1) // which ServeMux does by itself
@@ -71,7 +71,7 @@ func TestRoutes(t *testing.T) {
 		delete(inFile, head)
 	}
 	for _, id := range slices.Sorted(maps.Keys(inFile)) {
-		t.Errorf("%s is in the file and is no route", id)
+		t.Errorf("%s is in docs/openapi.yaml and is no route", id)
 	}
 }
 

@@ -247,7 +247,7 @@ func (s *server) do(t *testing.T, q request) *answer {
 	}
 	op := s.doc.operationFor(q.method, r.URL.EscapedPath())
 	if op == nil {
-		t.Fatalf("%s %s is not in the file", q.method, q.target)
+		t.Fatalf("%s %s is not in docs/openapi.yaml", q.method, q.target)
 	}
 	if q.status < 400 {
 		s.judgeRequest(t, op, r, q.body)
@@ -324,7 +324,7 @@ func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body
 	for name, values := range r.URL.Query() {
 		p := op.param("query", name)
 		if p == nil {
-			t.Errorf("%s: the file has no %s", op.id, name)
+			t.Errorf("%s: docs/openapi.yaml has no %s", op.id, name)
 			continue
 		}
 		var v any = values[0]
@@ -338,7 +338,7 @@ func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body
 	}
 	for name := range r.Header {
 		if op.param("header", name) == nil && !slices.Contains(plainRequest, name) {
-			t.Errorf("%s: the file has no field %s", op.id, name)
+			t.Errorf("%s: docs/openapi.yaml has no field %s", op.id, name)
 		}
 		s.cover.note("%s header %s", op.id, strings.ToLower(name))
 	}
@@ -348,7 +348,7 @@ func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body
 	typ, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	media, ok := child(op.body, "content")[typ].(object)
 	if !ok {
-		t.Errorf("%s: the file has no body of type %q", op.id, typ)
+		t.Errorf("%s: docs/openapi.yaml has no body of type %q", op.id, typ)
 		return
 	}
 	s.cover.note("%s request %s", op.id, typ)
@@ -370,7 +370,7 @@ func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body
 		properties := child(s.doc.follow(media["schema"]), "properties")
 		for name := range fields {
 			if properties[name] == nil {
-				t.Errorf("%s: the file has no form field %s", op.id, name)
+				t.Errorf("%s: docs/openapi.yaml has no form field %s", op.id, name)
 			}
 		}
 	}
@@ -410,7 +410,7 @@ func (s *server) judge(t *testing.T, op *operation, q request, resp *http.Respon
 	what := op.id + " " + status
 	r, ok := op.responses[status]
 	if !ok {
-		t.Errorf("%s is not in the file: %s", what, body)
+		t.Errorf("%s is not in docs/openapi.yaml: %s", what, body)
 		return a
 	}
 	s.cover.note("%s", what)
@@ -420,13 +420,13 @@ func (s *server) judge(t *testing.T, op *operation, q request, resp *http.Respon
 	content := child(r, "content")
 	if len(content) == 0 {
 		if typ != "" || len(body) > 0 {
-			t.Errorf("%s: the file has no body, the answer one of %d bytes and type %q", what, len(body), typ)
+			t.Errorf("%s: docs/openapi.yaml has no body, the answer one of %d bytes and type %q", what, len(body), typ)
 		}
 		return a
 	}
 	media, ok := content[typ].(object)
 	if err != nil || !ok {
-		t.Errorf("%s: the file has no body of type %q (%v)", what, resp.Header.Get("Content-Type"), err)
+		t.Errorf("%s: docs/openapi.yaml has no body of type %q (%v)", what, resp.Header.Get("Content-Type"), err)
 		return a
 	}
 	s.cover.note("%s %s", what, typ)
@@ -446,7 +446,7 @@ func (s *server) judge(t *testing.T, op *operation, q request, resp *http.Respon
 			t.Errorf("%s: %s", what, body)
 		}
 		if !strings.Contains(text(r, "description"), "`"+text(a.object, "code")+"`") && !s.redescribed(op, status, text(a.object, "code")) {
-			t.Errorf("%s: the file does not say that the code is %s: %s", what, a.object["code"], body)
+			t.Errorf("%s: docs/openapi.yaml does not say that the code is %s: %s", what, a.object["code"], body)
 		}
 	}
 	return a
@@ -474,7 +474,7 @@ func (s *server) judgeHeader(t *testing.T, what string, want object, got http.He
 	}
 	for name := range got {
 		if _, ok := want[name]; !ok && !slices.Contains(plainAnswer, name) && !hasFold(want, name) {
-			t.Errorf("%s: %s: %s is not in the file", what, name, got.Get(name))
+			t.Errorf("%s: %s: %s is not in docs/openapi.yaml", what, name, got.Get(name))
 		}
 	}
 }
