@@ -19,9 +19,35 @@ const (
 	MaxLimit     = 500
 )
 
+// A sortField is a field that a [Query] can sort by. set puts the value of a row into
+// its key: as Text, or as Number.
+type sortField struct {
+	name string
+	set  func(k *key, r *Row)
+}
+
+var sortFields = []sortField{
+	{"name", func(k *key, r *Row) { k.Text = strings.ToLower(string(r.Names[0])) }},
+	{"size", func(k *key, r *Row) {
+		k.Number = -1
+		if r.SizeBytes != nil {
+			k.Number = *r.SizeBytes
+		}
+	}},
+	{"format", func(k *key, r *Row) { k.Text = string(r.Format) }},
+	{"sha256", func(k *key, r *Row) { k.Text = string(r.Digest()) }},
+	{"state", func(k *key, r *Row) { k.Text = r.HashState }},
+}
+
 // Sorts returns the fields that a [Query] can sort by. A "-" before one reverses
 // the order.
-func Sorts() []string { return []string{"name", "size", "format", "sha256", "state"} }
+func Sorts() []string {
+	names := make([]string, 0, len(sortFields))
+	for _, f := range sortFields {
+		names = append(names, f.name)
+	}
+	return names
+}
 
 // A Query asks for part of a snapshot.
 type Query struct {
@@ -55,34 +81,20 @@ type cursor struct {
 
 // key orders rows by the sorted field, then by what distinguishes them.
 type key struct {
-	Text string     `json:"t,omitempty"`
-	Size int64      `json:"n,omitempty"`
-	Name image.Name `json:"a"`
-	ID   string     `json:"i"`
+	Text   string     `json:"t,omitempty"`
+	Number int64      `json:"n,omitempty"`
+	Name   image.Name `json:"a"`
+	ID     string     `json:"i"`
 }
 
-func keyOf(r *Row, by string) key {
+func keyOf(r *Row, by sortField) key {
 	k := key{Name: r.Names[0], ID: string(r.Digest()) + " " + r.Sources[0].Kind + " " + r.Sources[0].Location}
-	switch by {
-	case "name":
-		k.Text = strings.ToLower(string(r.Names[0]))
-	case "size":
-		k.Size = -1
-		if r.SizeBytes != nil {
-			k.Size = *r.SizeBytes
-		}
-	case "format":
-		k.Text = string(r.Format)
-	case "sha256":
-		k.Text = string(r.Digest())
-	case "state":
-		k.Text = r.HashState
-	}
+	by.set(&k, r)
 	return k
 }
 
 func (k key) compare(l key, reverse bool) int {
-	c := cmp.Or(cmp.Compare(k.Text, l.Text), cmp.Compare(k.Size, l.Size))
+	c := cmp.Or(cmp.Compare(k.Text, l.Text), cmp.Compare(k.Number, l.Number))
 	if reverse {
 		c = -c
 	}
@@ -92,7 +104,8 @@ func (k key) compare(l key, reverse bool) int {
 // Query returns a page of rows. The error is a [*QueryError].
 func (s *Snapshot) Query(q Query) (Page, error) {
 	by, reverse := strings.CutPrefix(cmp.Or(q.Sort, "name"), "-")
-	if !slices.Contains(Sorts(), by) {
+	field := slices.IndexFunc(sortFields, func(f sortField) bool { return f.name == by })
+	if field < 0 {
 		return Page{}, &QueryError{fmt.Sprintf("cannot sort by %.40q: use one of %s, or one with - before it", q.Sort, strings.Join(Sorts(), ", "))}
 	}
 	if q.Limit < 0 || q.Limit > MaxLimit {
@@ -115,7 +128,7 @@ func (s *Snapshot) Query(q Query) (Page, error) {
 	found := make([]keyed, 0, len(s.Rows))
 	for i := range s.Rows {
 		if r := &s.Rows[i]; s.matches(i, words) {
-			found = append(found, keyed{keyOf(r, by), r})
+			found = append(found, keyed{keyOf(r, sortFields[field]), r})
 		}
 	}
 	order := func(a, b keyed) int { return a.compare(b.key, reverse) }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -359,6 +360,31 @@ func TestConfirm(t *testing.T) {
 	}
 	if w := c.get("/ui/images/confirm?what=everything&key=x"); w.Code != http.StatusBadRequest {
 		t.Errorf("a question about nothing: %d", w.Code)
+	}
+}
+
+// TestSorts tests that the menu of orders, the columns and the API agree: an order
+// that the menu lacks is lost with the next search.
+func TestSorts(t *testing.T) {
+	menu := map[string]bool{}
+	for _, o := range sorts("") {
+		menu[o.Value] = true
+	}
+	for _, by := range inventory.Sorts() {
+		for _, order := range []string{by, "-" + by} {
+			if !menu[order] {
+				t.Errorf("shared/inventory sorts by %q, and the menu of the page (sorts in rows.go) does not offer it", order)
+			}
+			delete(menu, order)
+		}
+	}
+	for order := range menu {
+		t.Errorf("the menu of the page (sorts in rows.go) offers %q, and shared/inventory does not sort by it", order)
+	}
+	for _, c := range columns(nil, "") {
+		if c.ID != "" && !slices.Contains(inventory.Sorts(), c.ID) {
+			t.Errorf("the column %q sorts by %q, and shared/inventory does not", c.Text, c.ID)
+		}
 	}
 }
 
