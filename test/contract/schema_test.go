@@ -96,7 +96,7 @@ func (c *checker) checkObject(schema, v object, at string) []string {
 		property, ok := properties[name].(object)
 		if !ok {
 			if schema["additionalProperties"] != true {
-				wrong = append(wrong, fmt.Sprintf("%s: %s is not in the file", at, name))
+				wrong = append(wrong, fmt.Sprintf("%s: %s is not in docs/openapi.yaml", at, name))
 			}
 			continue
 		}
@@ -235,7 +235,7 @@ components:
 		{`{"num": 2, "s": "a", "t": "2026-01-02T03:04:05.6Z", "u": "oras://a/b:c", "e": "b", "c": "x", "l": [{"num": null, "s": "b"}], "a": null, "free": {"z": 1}}`, ""},
 		{`[]`, "Thing: [] is not object"},
 		{`{"num": 2}`, "Thing: s is missing"},
-		{`{"num": 2, "s": "a", "x": 1}`, "Thing: x is not in the file"},
+		{`{"num": 2, "s": "a", "x": 1}`, "Thing: x is not in docs/openapi.yaml"},
 		{`{"num": "2", "s": "a"}`, "Thing.num: 2 is not integer or null"},
 		{`{"num": 2.5, "s": "a"}`, "Thing.num: 2.5 is not integer or null"},
 		{`{"num": 0, "s": "a"}`, "Thing.num: 0, and minimum is 1"},
