@@ -149,19 +149,52 @@ func FetchJobKey(ref Ref) store.Key        { return store.Key(FetchJobPrefix + r
 func EventKey(id EventID) store.Key        { return store.Key(EventPrefix + id) }
 func ProbeKey(id, what string) store.Key   { return store.Key(ProbePrefix + id + "-" + what) }
 
-// The parsers of keys. The second result is false for a key of another kind.
+// Each of these functions parses the key of the same name. Its second result is false for
+// a key of another kind.
 
-func ImageName(key store.Key) (image.Name, bool)   { return nameAfter(key, "") }
-func DigestName(key store.Key) (image.Name, bool)  { return nameAfter(key, DigestPrefix) }
-func HashJobName(key store.Key) (image.Name, bool) { return nameAfter(key, HashJobPrefix) }
-func EntryRef(key store.Key) (Ref, bool)           { return hexAfter[Ref](key, EntryPrefix, 64) }
-func FetchedRef(key store.Key) (Ref, bool)         { return hexAfter[Ref](key, FetchedPrefix, 64) }
-func FetchJobRef(key store.Key) (Ref, bool)        { return hexAfter[Ref](key, FetchJobPrefix, 64) }
-func BlobSHA256(key store.Key) (SHA256, bool)      { return hexAfter[SHA256](key, BlobPrefix, 64) }
-func ContentSHA256(key store.Key) (SHA256, bool)   { return hexAfter[SHA256](key, ContentPrefix, 64) }
-func CheckJobSHA256(key store.Key) (SHA256, bool)  { return hexAfter[SHA256](key, CheckJobPrefix, 64) }
-func StagingID(key store.Key) (string, bool)       { return hexAfter[string](key, StagingPrefix, 64) }
-func UploadID(key store.Key) (string, bool)        { return hexAfter[string](key, UploadPrefix, 32) }
+func ImageName(key store.Key) (image.Name, bool) {
+	return nameAfter(key, "")
+}
+
+func DigestName(key store.Key) (image.Name, bool) {
+	return nameAfter(key, DigestPrefix)
+}
+
+func HashJobName(key store.Key) (image.Name, bool) {
+	return nameAfter(key, HashJobPrefix)
+}
+
+func EntryRef(key store.Key) (Ref, bool) {
+	return hexAfter[Ref](key, EntryPrefix, 64)
+}
+
+func FetchedRef(key store.Key) (Ref, bool) {
+	return hexAfter[Ref](key, FetchedPrefix, 64)
+}
+
+func FetchJobRef(key store.Key) (Ref, bool) {
+	return hexAfter[Ref](key, FetchJobPrefix, 64)
+}
+
+func BlobSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, BlobPrefix, 64)
+}
+
+func ContentSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, ContentPrefix, 64)
+}
+
+func CheckJobSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, CheckJobPrefix, 64)
+}
+
+func StagingID(key store.Key) (string, bool) {
+	return hexAfter[string](key, StagingPrefix, 64)
+}
+
+func UploadID(key store.Key) (string, bool) {
+	return hexAfter[string](key, UploadPrefix, 32)
+}
 
 // IsUploadID reports whether s can be the ID of a resumable upload.
 func IsUploadID(s string) bool { return isHex(s, 32) }
