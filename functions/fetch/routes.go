@@ -60,6 +60,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
+	f.Inventory.Expire() // another process may have added the entry just now
 	s, err := f.Inventory.Snapshot(r.Context())
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func (c *Cloud) Function(routes []web.Route, errorPage func(http.ResponseWriter,
 		HTTP: web.Handler(web.Config{
 			Auth: c.Operator, PublicRead: c.PublicRead, Pages: Pages, ErrorPage: errorPage, Metric: c.Metric, Log: c.Log,
 		}, routes),
-		Handle: handle, Queues: queues, Flush: c.Inventory.Flush, Log: c.Log,
+		Handle: handle, Queues: queues, Run: c.Inventory.Run, Flush: c.Inventory.Flush, Log: c.Log,
 	}
 }
 

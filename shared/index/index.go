@@ -179,6 +179,14 @@ func (ix *Index) refresh(ctx context.Context) error {
 	return ix.catchUp(ctx)
 }
 
+// Expire has the next [Section.All] list the journal, though it was listed within a
+// second.
+func (ix *Index) Expire() {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.triedAt = time.Time{}
+}
+
 // due reports whether the journal is to be listed. The caller holds mu.
 func (ix *Index) due() bool {
 	age := ix.cfg.Now().Sub(ix.triedAt)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-lambda-go/events"
@@ -31,6 +32,8 @@ type Function struct {
 	Handle queue.Handler
 	// Queues are the SQS queues that invoke the function.
 	Queues []*sqsqueue.Queue
+	// Run, if not nil, runs during each invocation, until its context ends.
+	Run func(ctx context.Context)
 	// Flush, if not nil, is called at the end of each invocation, before its answer:
 	// Lambda then suspends the process. Its error is logged.
 	Flush func(ctx context.Context) error
@@ -86,7 +89,14 @@ type event struct {
 // which would end the process: a request is answered with 500, a message counts as failed,
 // and a schedule returns an error.
 func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	running, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	if f.Run != nil {
+		wg.Go(func() { f.Run(running) })
+	}
 	answer, err := f.invoke(ctx, payload)
+	stop()
+	wg.Wait()
 	if f.Flush != nil {
 		if err := f.Flush(ctx); err != nil {
 			f.Log.Warn("what this invocation has changed is told later", "error", err)
