@@ -259,7 +259,6 @@ func TestCancelInAStall(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- f.Handle(t.Context(), w.task()) }()
 		eventually(t, "the source is asked", func() bool { return len(o.requests()) > 0 })
-		began := time.Now()
 		rec := httptest.NewRecorder()
 		h := w.routes(w.process("page", w.root))
 		h.ServeHTTP(rec, httptest.NewRequest(http.MethodDelete, "/catalog/downloads/x.img", nil))
@@ -268,9 +267,6 @@ func TestCancelInAStall(t *testing.T) {
 		}
 		if err := <-done; err != nil {
 			t.Errorf("a cancelled fetch: %v", err)
-		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("it took %v", took)
 		}
 		if j := w.job(); j.Status != job.Cancelled || len(w.keys(layout.BlobPrefix)) > 0 {
 			t.Errorf("the job is %s", j.Status)

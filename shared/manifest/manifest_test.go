@@ -248,7 +248,7 @@ func TestHostileDocuments(t *testing.T) {
 	} {
 		start := time.Now()
 		_, err := Parse([]byte(doc))
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > time.Minute {
 			t.Errorf("Parse(%.40q...) took %v", doc, took)
 		}
 		if err == nil {
