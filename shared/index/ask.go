@@ -10,8 +10,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// askDirty asks for all keys that were touched or are in doubt. Those for which the
-// store fails stay dirty. The caller holds update.
+// askDirty reads every dirty key from the store. A key whose read fails stays dirty.
+// The caller holds update.
 func (ix *Index) askDirty(ctx context.Context) error {
 	ix.mu.Lock()
 	dirty := ix.dirty
@@ -32,15 +32,15 @@ func (ix *Index) askDirty(ctx context.Context) error {
 	return err
 }
 
-// An asked is a key that is asked for. What is found is told if tell is set.
+// An asked is a key to read from the store. If tell is set, the result goes to the
+// journal.
 type asked struct {
 	place
 	question
 	tell bool
 }
 
-// ask brings the table up to date with the objects themselves. The caller holds
-// update.
+// ask reads the objects from the store and updates the table. The caller holds update.
 func (ix *Index) ask(ctx context.Context, list []asked) error {
 	errs := make([]error, len(list))
 	parallel(list, func(i int, a asked) {
@@ -58,8 +58,8 @@ func (ix *Index) ask(ctx context.Context, list []asked) error {
 	return errors.Join(errs...)
 }
 
-// askOne asks for one key. It reports whether to ask again, because this process has
-// changed the key meanwhile.
+// askOne reads one key. again is true if this process has changed the key meanwhile, so
+// that the key must be read again.
 func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	s := ix.section(a.place)
 	ix.mu.Lock()
@@ -76,8 +76,8 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 		return true, nil // found may be older
 	}
 	same := it.known() && s.same(it, found.after())
-	// A record has each content once. Anything else may come again, so that others
-	// know of it says nothing: they may have learnt another state since.
+	// A record never has the same content twice. An image, or an absence, can recur, so
+	// other processes may have seen another state since they were told of this one.
 	once := s.records && !found.gone
 	if same && (!a.touched || it.told && once) {
 		return false, nil
@@ -85,8 +85,8 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	if it.exists() && !same {
 		found.before = it.version.ETag
 	}
-	// Whatever moves the table is in the journal, or gets there. So others learn it,
-	// and nothing that the table has needs telling again.
+	// Every change of the table is in the journal or is about to be, so a state that
+	// the table already has need not be written again.
 	told := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, []byte(it.data), []byte(found.data)) ||
 		(!a.touched || once) && slices.ContainsFunc(a.expected, func(c change) bool {
 			return s.same(item{version: c.version, gone: c.gone, seq: 1}, found.after())
@@ -100,8 +100,8 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	return false, nil
 }
 
-// readObject returns the current state of an object, as a change with an unknown
-// before.
+// readObject returns the current state of an object as a change whose before is
+// unknown.
 func (ix *Index) readObject(ctx context.Context, s *section, p place) (change, error) {
 	c := change{place: p, before: unknown}
 	var info store.Info
@@ -111,7 +111,8 @@ func (ix *Index) readObject(ctx context.Context, s *section, p place) (change, e
 	} else {
 		info, err = ix.root(p.root).Head(ctx, p.key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil {
-			// An object that cannot be read must not hide the others. It is still listed.
+			// An object that cannot be read must not hide the others, so use its
+			// listing.
 			info, err = listOne(ctx, ix.root(p.root), p.key)
 		}
 	}
@@ -126,8 +127,8 @@ func (ix *Index) readObject(ctx context.Context, s *section, p place) (change, e
 	return c, nil
 }
 
-// readRecord returns a record with its version. One that is too large has no data,
-// so that it counts as damaged.
+// readRecord returns a record with its version. The data is empty if the record is too
+// large, so that it counts as damaged.
 func (ix *Index) readRecord(ctx context.Context, key store.Key) (string, store.Info, error) {
 	body, info, err := ix.cfg.Catalog.Get(ctx, key, store.All, "")
 	if err != nil {

@@ -6,19 +6,19 @@ import (
 	"imageroot/shared/store"
 )
 
-// A change is what happened to a key.
+// A change is one creation, replacement or deletion of a key.
 type change struct {
 	place
-	// before is the ETag of the content of a record that the change replaced or
-	// removed; "" for a creation, and unknown if it is not known. It says nothing of
-	// other objects.
+	// before is the ETag of the record that the change replaced or removed: "" for a
+	// creation, unknown if it is not known. It has no meaning for objects that are not
+	// records.
 	before  string
 	gone    bool          // the key was deleted
-	version store.Version // if it is gone, LastModified is when that was known
+	version store.Version // if gone, LastModified is when the deletion was seen
 	data    string        // of a record
 }
 
-// unknown is the ETag of no content.
+// unknown is no object's ETag.
 const unknown = "?"
 
 // after returns the version that the key has after the change, nil for none.
@@ -32,12 +32,11 @@ func (c *change) after() *store.Version {
 // tagETag returns the ETag of the content that a tag of store.Records identifies.
 func tagETag(tag string) string { return strings.Trim(tag, `"`) }
 
-// A quiet is a run of changes that were not journalled: from the ETag that others
-// know to the last one.
+// A quiet is a run of changes that the journal omits. from is the last ETag in the
+// journal, to the current one.
 type quiet struct{ from, to string }
 
-// wrote notes that this process has written a record. The next content follows the
-// one with the ETag before.
+// wrote notes that this process has replaced the record whose ETag was before.
 func (ix *Index) wrote(key store.Key, before string, v store.Version, data []byte) {
 	p := place{catalogRoot, key}
 	s := ix.section(p)
@@ -63,11 +62,11 @@ func (ix *Index) wrote(key store.Key, before string, v store.Version, data []byt
 	ix.tell(c)
 }
 
-// maxQuiet bounds the runs of quiet changes. More are journalled.
+// maxQuiet bounds the number of runs. Further quiet changes are journalled.
 const maxQuiet = 10_000
 
-// tell has a change written to the journal. A change that follows one that waits
-// replaces it. The caller holds mu.
+// tell queues a change for the journal. It merges the change with the last one in the
+// queue if it follows that one. The caller holds mu.
 func (ix *Index) tell(c change) {
 	if n := len(ix.pending); n > 0 {
 		last := &ix.pending[n-1]

@@ -8,10 +8,10 @@ import (
 	"imageroot/shared/record"
 )
 
-// Check compares the checkpoint in force with what this process knows, and has one
-// that is missing, damaged or wrong written again by the next [Index.Flush]. It is for
-// a process with [Config].Compact that has just compared all sections with the store:
-// see [Section.Refresh].
+// Check compares the current checkpoint with the index of this process. If the
+// checkpoint is missing, damaged or wrong, the next [Index.Flush] replaces it. Only a
+// process with [Config].Compact should call it, and only after [Section.Refresh] of all
+// sections.
 func (ix *Index) Check(ctx context.Context) error {
 	ix.compacting.Lock()
 	defer ix.compacting.Unlock()
@@ -31,8 +31,8 @@ func (ix *Index) Check(ctx context.Context) error {
 	return nil
 }
 
-// agrees reports whether a checkpoint, and the entries that it does not contain, say
-// what the table has. The caller holds mu.
+// agrees reports whether a checkpoint, with the entries that it does not contain,
+// equals the table. The caller holds mu.
 func (ix *Index) agrees(files [2]file, cur Current) bool {
 	contained := map[layout.JournalID]bool{}
 	for _, id := range files[1].entries {

@@ -12,21 +12,22 @@ import (
 	"imageroot/shared/store"
 )
 
-// Current is the record index/current: the checkpoint in force, and the lease of the
-// process that writes the next one. What a checkpoint says is in two files: Base has
-// the whole catalog, Delta what has changed since and the entries of the journal
-// that both contain.
+// Current is the record index/current: the current checkpoint, and the lease of the
+// process that writes the next one. A checkpoint is two files. Base has the whole
+// catalog. Delta has the changes since Base, and the IDs of the journal entries that
+// the checkpoint contains.
 type Current struct {
 	record.Meta
 	// Generation grows with every checkpoint.
 	Generation int64 `json:"generation"`
 	Base       File  `json:"base"`
 	Delta      File  `json:"delta"`
-	// Sections names what the checkpoint has. A program that needs more cannot use it.
+	// Sections names the sections that the checkpoint has. A program that registers
+	// other sections cannot use it.
 	Sections []string `json:"sections"`
-	// Until is a time before which the checkpoint contains every entry.
+	// The checkpoint contains every entry from before Until.
 	Until time.Time `json:"until"`
-	// MarkUntil is an Until that has been in force since MarkAt.
+	// MarkUntil is the Until of the checkpoint written at MarkAt.
 	MarkAt    time.Time `json:"mark_at"`
 	MarkUntil time.Time `json:"mark_until"`
 	// Owner may write the next checkpoint until LeaseUntil.
@@ -42,24 +43,23 @@ func (c *Current) Validate() error {
 	return nil
 }
 
-// A File is a file of a checkpoint.
+// A File names one file of a checkpoint.
 type File struct {
 	ID   string `json:"id"`
 	ETag string `json:"etag"`
-	// Items is the number of keys in it.
+	// Items is the number of keys in the file.
 	Items int `json:"items"`
 }
 
-// Trimmed is the record index/trimmed: entries of the journal of before Until were
-// removed. A checkpoint that contains less cannot be used.
+// Trimmed is the record index/trimmed: journal entries from before Until may be
+// deleted. A checkpoint with an earlier Until cannot be used.
 type Trimmed struct {
 	record.Meta
 	Until time.Time `json:"until"`
 }
 
-// load reads the checkpoint and the journal since. Without a checkpoint that can be
-// used, it builds the index from the records. If it fails, the index stays as it was.
-// The caller holds update.
+// load reads the checkpoint and the journal entries since. Without a usable checkpoint,
+// it builds the index from the records. The caller holds update.
 func (ix *Index) load(ctx context.Context) error {
 	files, cur, err := ix.readCheckpoint(ctx)
 	switch {
@@ -92,7 +92,7 @@ func (ix *Index) load(ctx context.Context) error {
 	}
 	clear(ix.journal.open) // the checkpoint contains them
 	ix.keeps, ix.generation, ix.wantBase = true, cur.Generation, false
-	// What this process has written and not told yet is in no entry.
+	// Pending and quiet changes of this process are in no entry.
 	for _, c := range ix.pending {
 		ix.doubt(c.place, question{expected: []change{c}})
 	}
@@ -109,11 +109,10 @@ func (ix *Index) load(ctx context.Context) error {
 	return nil
 }
 
-// errNoCheckpoint says that there is no checkpoint that can be used.
 var errNoCheckpoint = errors.New("there is no checkpoint that can be used")
 
-// readCheckpoint reads the checkpoint in force: its base and its delta. The error is
-// errNoCheckpoint if there is none that can be used.
+// readCheckpoint reads the base and the delta of the current checkpoint. The error
+// matches errNoCheckpoint if there is no usable one.
 func (ix *Index) readCheckpoint(ctx context.Context) (files [2]file, cur Current, err error) {
 	cur, _, err = record.Read[Current](ctx, ix.cfg.Catalog, layout.IndexKey)
 	if err == nil {
@@ -135,8 +134,6 @@ func (ix *Index) readCheckpoint(ctx context.Context) (files [2]file, cur Current
 	return files, cur, err
 }
 
-// usable returns an error that matches store.ErrNotFound or errNoCheckpoint if cur
-// cannot be used.
 func (ix *Index) usable(ctx context.Context, cur Current) error {
 	if !slices.Equal(cur.Sections, ix.names()) {
 		return fmt.Errorf("%w: it is of another version of imageroot", errNoCheckpoint)
@@ -148,7 +145,7 @@ func (ix *Index) usable(ctx context.Context, cur Current) error {
 	return err
 }
 
-// names returns what [Current.Sections] has if this process writes the checkpoint.
+// names returns the [Current.Sections] of this process.
 func (ix *Index) names() []string {
 	var names []string
 	for _, s := range ix.sections {

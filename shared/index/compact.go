@@ -14,24 +14,24 @@ import (
 )
 
 const (
-	// compactAfter is the number of entries after which a checkpoint is written.
+	// compactAfter is the number of entries that make a checkpoint due.
 	compactAfter = 16
 	// A base is written when the delta has more than deltaMin + n/deltaShare of n keys.
 	deltaMin, deltaShare = 1000, 8
 	// lease is the time that a process has for a checkpoint. It only saves others the
-	// work: a checkpoint is published by compare-and-swap on what was claimed.
+	// work: correctness rests on the compare-and-swap that publishes the checkpoint.
 	lease = time.Minute
-	// keepEntries is how long entries stay after a checkpoint contains them: longer
-	// than reloadAfter and the lead of a clock.
+	// keepEntries is how long entries are kept after a checkpoint contains them. It
+	// exceeds reloadAfter plus the lead of a clock.
 	keepEntries = 20 * time.Minute
-	// keepFiles is how long files stay that no checkpoint names.
+	// keepFiles is how long files that no checkpoint names are kept.
 	keepFiles = time.Hour
-	// keepGone is how long a deletion is remembered, which is longer than an entry
-	// may take to arrive.
+	// keepGone is how long a deletion is remembered. It exceeds the longest delay of an
+	// entry.
 	keepGone = time.Hour
 )
 
-// compact writes a checkpoint if one is due and no other process writes one.
+// compact writes a checkpoint if one is due and no other process is writing one.
 func (ix *Index) compact(ctx context.Context) error {
 	ix.mu.Lock()
 	now := ix.cfg.Now()
@@ -55,19 +55,19 @@ func (ix *Index) compact(ctx context.Context) error {
 	return nil
 }
 
-// A checkpoint is one that is about to be written.
+// A checkpoint is the next one, before publish has written it.
 type checkpoint struct {
 	cur     Current
-	tag     string             // of the lease
-	open    []layout.JournalID // entries that it contains, and the one before does not
-	entries []layout.JournalID // those that it names
+	tag     string             // of the record with the lease
+	open    []layout.JournalID // entries that it contains and the current one does not
+	entries []layout.JournalID // entries that its delta names
 	delta   []change
-	base    []change // nil: that of cur stays
+	base    []change // nil: keep cur.Base
 	trim    time.Time
 }
 
-// prepare collects what the next checkpoint says, and claims the lease. It returns
-// nil if none is due after all.
+// prepare claims the lease and collects the next checkpoint. It returns nil if none is
+// due.
 func (ix *Index) prepare(ctx context.Context) (*checkpoint, error) {
 	ix.update.Lock()
 	defer ix.update.Unlock()
@@ -85,7 +85,7 @@ func (ix *Index) prepare(ctx context.Context) (*checkpoint, error) {
 	case !missing && cur.Owner != ix.owner && now.Before(cur.LeaseUntil) && cur.LeaseUntil.Sub(now) < 2*lease:
 		return nil, nil
 	}
-	var before file // the delta in force
+	var before file // the current delta
 	if !missing {
 		before, err = ix.readFile(ctx, layout.CheckpointKey(cur.Delta.ID))
 		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDamaged) {
@@ -100,7 +100,7 @@ func (ix *Index) prepare(ctx context.Context) (*checkpoint, error) {
 		return nil, err
 	}
 	ix.mu.Lock()
-	// An old copy, or one of another version of imageroot.
+	// The record is an old copy, or another version of imageroot wrote it.
 	missing = missing || cur.Generation < ix.generation || !slices.Equal(cur.Sections, ix.names())
 	due := missing || ix.behind(cur, before.entries)
 	ix.mu.Unlock()
@@ -118,13 +118,13 @@ func (ix *Index) prepare(ctx context.Context) (*checkpoint, error) {
 	return ix.collect(&checkpoint{cur: cur, tag: tag}, before, missing), nil
 }
 
-// behind notes which entries a checkpoint contains. It reports whether another one is
-// due. The caller holds mu.
+// behind closes the entries that a checkpoint contains. It reports whether another
+// checkpoint is due. The caller holds mu.
 func (ix *Index) behind(cur Current, entries []layout.JournalID) bool {
 	for _, id := range entries {
 		delete(ix.journal.open, id)
 		if !ix.journal.read[id] && !id.Time().Before(ix.journal.pruned) {
-			ix.loaded = false // it came too late to be listed: load again
+			ix.loaded = false // it arrived too late to be listed: load again
 		}
 	}
 	for id := range ix.journal.open {
@@ -139,8 +139,8 @@ func (ix *Index) behind(cur Current, entries []layout.JournalID) bool {
 	return ix.loaded && (ix.wantBase || len(ix.journal.open) >= compactAfter)
 }
 
-// collect fills in a checkpoint that follows one with the delta before. It has a new
-// base if full is set, or the delta would be too large. The caller holds mu.
+// collect fills in a checkpoint that follows one whose delta is before. It includes a
+// new base if full is set or the delta would be too large. The caller holds mu.
 func (ix *Index) collect(c *checkpoint, before file, full bool) *checkpoint {
 	now := ix.cfg.Now().UTC()
 	keys := map[place]bool{}
@@ -180,8 +180,8 @@ func (ix *Index) collect(c *checkpoint, before file, full bool) *checkpoint {
 	return c
 }
 
-// all returns what every key has. It adds deleted keys to gone, and forgets those
-// that were deleted long ago. The caller holds mu.
+// all returns the state of every key that exists. It adds deleted keys to gone, and
+// forgets those deleted more than keepGone ago. The caller holds mu.
 func (ix *Index) all(now time.Time, gone map[place]bool) []change {
 	list := []change{}
 	for _, s := range ix.sections {
@@ -200,13 +200,14 @@ func (ix *Index) all(now time.Time, gone map[place]bool) []change {
 	return list
 }
 
-// change returns the change that makes a key what it is.
+// change returns the change that leads to this item.
 func (it item) change(p place) change {
 	return change{place: p, gone: it.gone, version: it.version, data: it.data}
 }
 
-// publish writes the files of a checkpoint, puts it in force and removes what nobody
-// needs any more. The error is store.ErrConflict if another process has written one.
+// publish writes the files of a checkpoint, swaps the record to them and removes old
+// entries and files. The error matches store.ErrConflict if another process has swapped
+// the record.
 func (ix *Index) publish(ctx context.Context, c *checkpoint) (err error) {
 	if c.base != nil {
 		if c.cur.Base, err = ix.writeFile(ctx, nil, c.base); err != nil {
@@ -243,12 +244,12 @@ func (ix *Index) writeFile(ctx context.Context, entries []layout.JournalID, chan
 	return f, err
 }
 
-// trim removes entries that a checkpoint has contained for long, and files that no
-// checkpoint names.
+// trim removes the entries from before c.trim, and old files that the checkpoint does
+// not name.
 func (ix *Index) trim(ctx context.Context, c *checkpoint) error {
 	_, _, err := record.Change(ctx, ix.cfg.Catalog, layout.TrimmedKey, func(t *Trimmed, exists bool) error {
 		switch {
-		case !exists: // or damaged: it may have said no more than this
+		case !exists: // or is damaged: its Until was at most this
 			t.Until = c.cur.MarkUntil
 		case t.Until.Before(c.trim):
 			t.Until = c.trim

@@ -18,33 +18,34 @@ import (
 	"imageroot/shared/store"
 )
 
-// A file is the content of an entry or a checkpoint. As bytes it is lines of fields
-// that are separated by tabs, compressed with zstd:
+// A file is the content of a journal entry or of one file of a checkpoint. It is
+// encoded as lines of tab-separated fields, compressed with zstd:
 //
 //	imageroot-index	1
 //	entry	ID                                     an entry that the checkpoint contains
-//	+	ROOT	KEY	BEFORE	ETAG	SIZE	TIME	DATA   what the key has
-//	-	ROOT	KEY	BEFORE			TIME	           the key is gone
+//	+	ROOT	KEY	BEFORE	ETAG	SIZE	TIME	DATA   the key's state
+//	-	ROOT	KEY	BEFORE			TIME	           the key was deleted
 //	end	LINES	CRC                                of all lines before, CRC-32C
 //
-// A field with a tab, a line break or a quote is quoted as in Go. TIME is in seconds since 1970. DATA is "=" and the bytes of a record, or "~" and
-// their base64 if they have a line break, or empty.
+// A field that contains a tab, a line break or a quote is quoted as in Go. TIME is in
+// Unix seconds. DATA is "=" and the bytes of a record, or "~" and their base64 if they
+// contain a line break, or empty.
 type file struct {
 	entries []layout.JournalID
 	changes []change
 }
 
-// errDamaged is the error of a file that is not whole, or not of this format.
+// errDamaged says that a file is truncated, corrupt or of another format.
 var errDamaged = errors.New("the file of the index is damaged")
 
 const fileHead = "imageroot-index\t1\n"
 
-// maxFile is the most bytes that a file may unpack to.
+// maxFile is the largest decompressed size of a file, in bytes.
 const maxFile = 2 << 30
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// A codec compresses and unpacks files. It is safe for concurrent use.
+// A codec encodes and decodes files. It is safe for concurrent use.
 type codec struct {
 	once sync.Once
 	enc  *zstd.Encoder
@@ -107,8 +108,7 @@ func (c *change) append(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// appendField appends a field. One with a tab, a line break or a quote is quoted as in
-// Go.
+// appendField appends a field, quoted if necessary.
 func appendField(b []byte, s string) []byte {
 	if strings.ContainsAny(s, "\t\n\"") {
 		return strconv.AppendQuote(b, s)
@@ -123,7 +123,8 @@ func parseField(s string) (string, error) {
 	return s, nil
 }
 
-// decode parses the bytes of a file. The strings of its changes share memory.
+// decode parses the bytes of a file. The strings of its changes share memory. The error
+// matches errDamaged.
 func (z *codec) decode(data []byte) (file, error) {
 	z.open()
 	raw, err := z.dec.DecodeAll(data, nil)

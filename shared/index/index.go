@@ -1,18 +1,18 @@
-// Package index keeps the catalog in memory: what the image root and the catalog
-// root list, and the records in them.
+// Package index keeps the catalog in memory: the listings of the image root and the
+// catalog root, and the records in them.
 //
-// Records are the truth. The index says what they say, sooner: from a checkpoint,
-// one compressed object with the whole catalog, and a journal, small objects in
-// the order of time that say what has changed since. A start reads these two, so
-// it costs a handful of requests however many images there are. Keeping up costs
-// one listing of new journal entries, at most once a second while somebody asks.
+// Records are the truth, and the index is derived from them. It is stored as a
+// checkpoint, which is two compressed objects with the whole catalog, and a journal,
+// which is small objects in the order of time with the changes since. A start reads
+// these, so it costs a handful of requests however many images exist. Keeping up costs
+// one listing of new journal entries per second while the index is read.
 //
-// A change is applied only if it follows the version that the index holds. In any
-// other case the object itself is read: see [table.apply]. So a change that is
-// applied twice, late or out of order changes nothing, and an index that is
-// deleted, truncated or garbled costs time and gives no wrong answer: it is built
-// again from the listings and the records. What the journal never said, because a
-// writer died between its record and its entry, [Section.Refresh] finds.
+// A change is applied only if it follows the version that the index holds. In any other
+// case the object itself is read: see [table.apply]. So a change that arrives twice,
+// late or out of order does no harm. An index that is deleted, truncated or garbled
+// costs time but gives no wrong answer: it is built again from the listings and the
+// records. A writer that dies between its record and its journal entry leaves a change
+// that only [Section.Refresh] finds.
 //
 // docs/records.md documents the formats, docs/decisions/index.md the reasons.
 package index
@@ -30,70 +30,72 @@ import (
 )
 
 const (
-	// pollEvery is the least time between two listings of the journal.
+	// pollEvery is the minimum time between two listings of the journal.
 	pollEvery = time.Second
-	// flushEvery is how soon [Index.Run] writes what has changed, and entryEvery the
-	// least time between two entries while there are changes all the time.
+	// flushEvery is the interval at which [Index.Run] flushes, and entryEvery the
+	// minimum time between two of its entries.
 	flushEvery = 200 * time.Millisecond
 	entryEvery = 600 * time.Millisecond
 	// overlap is how far before the newest entry a listing of the journal begins. It
-	// covers clocks that differ by a minute, in either direction, and entries that
-	// take up to writeTime to arrive.
+	// covers clocks that are up to a minute fast or slow, and writes of entries that
+	// take up to writeTime.
 	overlap   = 3 * time.Minute
 	writeTime = 30 * time.Second
-	// reloadAfter is the time without a poll after which the checkpoint is read again.
-	// Entries are kept for longer than that.
+	// reloadAfter is the time without a successful poll after which the checkpoint is
+	// read again. Entries are kept for longer.
 	reloadAfter = 10 * time.Minute
-	// readers is the number of objects read in parallel.
+	// readers is the number of requests in parallel.
 	readers = 16
 )
 
-// Config configures an [Index].
+// Config configures an [Index]. Images, Catalog, Now and Log are required.
 type Config struct {
 	Images, Catalog store.Root
 	// Quiet reports whether a record changed from old to new in a way that the
 	// journal leaves out, such as the progress of a job. Nil: none does.
 	Quiet func(key store.Key, old, new []byte) bool
-	// Live reports whether a record has quiet changes. Records that are live by
-	// the hand of other processes are read again once a second while somebody asks.
-	// Nil: none has.
+	// Live reports whether a record can have quiet changes now. While the index is
+	// read, live records of other processes are read again once a second. Nil: none is
+	// live.
 	Live func(key store.Key, data []byte) bool
 	// Compact lets this process write checkpoints.
 	Compact bool
-	// Patience bounds a listing of the journal: what is known is served if the store
-	// does not answer. The default is 5 s.
+	// Patience bounds a poll of the journal. After that, the index serves what it
+	// knows. The default is 5 s.
 	Patience time.Duration
 	Now      func() time.Time
 	Log      *slog.Logger
 }
 
-// An Index is safe for concurrent use, once its sections are registered.
+// An Index is the catalog in memory. It is safe for concurrent use once its sections
+// are registered.
 type Index struct {
 	cfg      Config
 	owner    string
 	codec    codec
 	sections []*section // not changed after registration
 
-	// update is held by whoever reads the journal, asks or writes an entry, and
-	// compacting by whoever writes a checkpoint. compacting is locked first.
+	// update is held while the journal or dirty keys are read and while an entry is
+	// written, compacting while a checkpoint is checked or written. compacting is
+	// locked first.
 	update, compacting sync.Mutex
 
 	mu         sync.Mutex
 	table      table
-	loaded     bool               // the tables of the sections are complete
-	keeps      bool               // changes are kept in them
+	loaded     bool               // table is complete
+	keeps      bool               // changes are applied to table
 	polledAt   time.Time          // the last poll that succeeded
 	triedAt    time.Time          // the last poll
 	wroteAt    time.Time          // the last entry
-	asking     bool               // touched keys are being asked for
-	dirty      map[place]question // keys to ask for
+	asking     bool               // dirty keys are being read
+	dirty      map[place]question // keys to read
 	pending    []change           // to be written to the journal
 	quiet      map[place]quiet
 	journal    journal
 	generation int64     // of the newest checkpoint that was seen
 	wantBase   bool      // the checkpoint is missing or damaged
-	foreign    bool      // the index in the store is a newer program's: it is left alone
-	retryAt    time.Time // the next compaction is not before
+	foreign    bool      // a newer version wrote the stored index: do not write it
+	retryAt    time.Time // no compaction before
 }
 
 // New returns an index without sections. It does not access the roots.
@@ -110,7 +112,7 @@ func New(cfg Config) *Index {
 	}
 }
 
-// A rootID names one of the two roots, in the index too.
+// A rootID names one of the two roots, in memory and in files.
 type rootID byte
 
 const (
@@ -141,9 +143,9 @@ func (ix *Index) section(p place) *section {
 	return nil
 }
 
-// TouchImage marks the object at key in the image root as possibly changed, created
-// or deleted. It does no request. Every later [Section.All] includes the change, and
-// the next [Index.Flush] tells other processes.
+// TouchImage marks the object at key in the image root as possibly created, changed or
+// deleted. It sends no request. Every later [Section.All] includes the change, and the
+// next [Index.Flush] writes it to the journal.
 func (ix *Index) TouchImage(key store.Key) { ix.touch(place{imageRoot, key}) }
 
 // TouchCatalog is [Index.TouchImage] for the catalog root.
@@ -158,9 +160,9 @@ func (ix *Index) touch(p place) {
 	ix.doubt(p, question{touched: true})
 }
 
-// refresh brings the table up to date. When it returns nil, the table includes
-// every change that was touched before the call, and what the last poll of the
-// journal found, which was begun within a second unless the store is slow.
+// refresh brings the table up to date. When it returns nil, the table includes every
+// key touched before the call and the last poll of the journal, which is at most a
+// second old unless the store is slow.
 func (ix *Index) refresh(ctx context.Context) error {
 	ix.mu.Lock()
 	certain := ix.loaded && len(ix.dirty) == 0 && !ix.asking
@@ -171,7 +173,7 @@ func (ix *Index) refresh(ctx context.Context) error {
 	}
 	if !ix.update.TryLock() {
 		if certain {
-			return nil // another goroutine is at it
+			return nil // another goroutine does it
 		}
 		ix.update.Lock()
 	}
@@ -179,22 +181,22 @@ func (ix *Index) refresh(ctx context.Context) error {
 	return ix.catchUp(ctx)
 }
 
-// Expire has the next [Section.All] list the journal, though it was listed within a
-// second.
+// Expire makes the next [Section.All] list the journal, even if the last listing is
+// less than a second old.
 func (ix *Index) Expire() {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	ix.triedAt = time.Time{}
 }
 
-// due reports whether the journal is to be listed. The caller holds mu.
+// due reports whether to list the journal. The caller holds mu.
 func (ix *Index) due() bool {
 	age := ix.cfg.Now().Sub(ix.triedAt)
 	return age < 0 || age >= pollEvery
 }
 
-// catchUp loads the checkpoint or polls the journal if that is due, and asks for what
-// is in doubt. The caller holds update.
+// catchUp loads the checkpoint or polls the journal if that is due, and reads dirty
+// keys. The caller holds update.
 func (ix *Index) catchUp(ctx context.Context) error {
 	ix.mu.Lock()
 	now := ix.cfg.Now()
@@ -218,7 +220,8 @@ func (ix *Index) catchUp(ctx context.Context) error {
 	return ix.askDirty(ctx)
 }
 
-// readNew loads the checkpoint, or reads the journal on. The caller holds update.
+// readNew loads the checkpoint if stale is set, and polls the journal otherwise. The
+// caller holds update.
 func (ix *Index) readNew(ctx context.Context, stale bool) error {
 	if stale {
 		return ix.load(ctx)
@@ -228,7 +231,7 @@ func (ix *Index) readNew(ctx context.Context, stale bool) error {
 	return ix.poll(ctx)
 }
 
-// doubtLive has the live records of other processes read again.
+// doubtLive marks the live records of other processes as dirty.
 func (ix *Index) doubtLive() {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -237,24 +240,25 @@ func (ix *Index) doubtLive() {
 	}
 }
 
-// A question is why a key is asked for.
+// A question is the reason to read a key.
 type question struct {
-	// touched says that the key may have changed by the hand of this process, or of
-	// one that writes no journal.
+	// touched says that this process, or a client that writes no journal, may have
+	// changed the key.
 	touched bool
-	// expected are changes that the journal tells.
+	// expected has changes that the journal, or this process, says were made.
 	expected []change
 }
 
-// doubt has the object itself asked. The caller holds mu.
+// doubt marks a key as dirty: its object must be read. The caller holds mu.
 func (ix *Index) doubt(p place, q question) {
 	had := ix.dirty[p]
 	ix.dirty[p] = question{had.touched || q.touched, append(had.expected, q.expected...)}
 }
 
-// Flush asks for what was touched, and writes what has changed through this process
-// to the journal, so that others see it. If it fails, the next Flush repeats it.
-// With [Config].Compact it writes a checkpoint if one is due.
+// Flush reads the keys that were touched, and writes the changes of this process to the
+// journal, where other processes see them. They are durable when it returns nil. If it
+// fails, the next Flush repeats it. With [Config].Compact it also writes a checkpoint
+// if one is due.
 func (ix *Index) Flush(ctx context.Context) error {
 	if err := ix.flush(ctx); err != nil {
 		return err
@@ -262,9 +266,9 @@ func (ix *Index) Flush(ctx context.Context) error {
 	return ix.compact(ctx)
 }
 
-// Run calls [Index.Flush] whenever there is something to do, until ctx ends: what
-// changes is in the journal within 600 milliseconds. The caller flushes once more when
-// all writers have ended.
+// Run calls [Index.Flush] at intervals until ctx ends. A change reaches the journal
+// within a second unless the store is slow. The caller must flush once more after all
+// writers have ended.
 func (ix *Index) Run(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
@@ -296,8 +300,8 @@ func (ix *Index) wroteJustNow() bool {
 	return age >= 0 && age < entryEvery
 }
 
-// parallel calls f for each of list, several at a time, and returns when all have
-// returned.
+// parallel calls f for each element of list, up to readers at a time, and waits for all
+// calls.
 func parallel[T any](list []T, f func(int, T)) {
 	var wg sync.WaitGroup
 	for part := range slices.Chunk(indices(len(list)), max(1, (len(list)+readers-1)/readers)) {

@@ -22,7 +22,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A bench is an index of the images, and of records p/ID whose content is a number.
+// A bench is an index of the images, and of records p/ID that contain numbers.
 type bench struct {
 	*index.Index
 	t               *testing.T
@@ -38,7 +38,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// restart replaces the index by one that knows nothing.
+// restart replaces the index with an empty one.
 func (b *bench) restart() {
 	b.Index = index.New(index.Config{
 		Images: b.images, Catalog: b.catalog, Compact: true, Patience: time.Hour, Now: time.Now, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
@@ -47,7 +47,6 @@ func (b *bench) restart() {
 	b.numbers = index.Decoded(b.Index, "p/", number, func(_ store.Key, data []byte) (int, error) { return strconv.Atoi(string(data)) })
 }
 
-// number parses the key of a number.
 func number(key store.Key) (string, bool) {
 	id, ok := strings.CutPrefix(string(key), "p/")
 	return id, ok && !strings.HasPrefix(id, "~")
@@ -74,7 +73,6 @@ func (b *bench) flush() {
 	}
 }
 
-// holds checks the numbers and returns their generation.
 func (b *bench) holds(want map[string]int) uint64 {
 	b.t.Helper()
 	items, gen, err := b.numbers.All(context.Background())
@@ -94,7 +92,7 @@ func (b *bench) holds(want map[string]int) uint64 {
 	return gen
 }
 
-// calls counts the calls of the catalog root since the last count.
+// calls returns the numbers of calls of the catalog root since the last call.
 func (b *bench) calls() map[string]int {
 	counts := map[string]int{}
 	for _, c := range b.catalog.Calls() {
@@ -117,7 +115,7 @@ func TestTouch(t *testing.T) {
 			t.Errorf("a second All went from generation %d to %d", gen, again)
 		}
 
-		// A change by a stranger is not seen; one that is touched is, at once.
+		// An untouched change from outside is not seen. A touched one is, at once.
 		b.put("a", "10")
 		b.put("c", "3")
 		b.delete("b")
@@ -146,8 +144,7 @@ func TestTouch(t *testing.T) {
 	})
 }
 
-// Without anybody who asks there is no request, and with somebody who does there is
-// one a second.
+// An idle index sends no request. One that is read sends one a second.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -213,7 +210,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// What one process writes another one has after a flush, from the journal alone.
+// After a flush, another process has the change, from the journal alone.
 func TestTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newBench(t)
@@ -255,7 +252,7 @@ func TestTwo(t *testing.T) {
 	})
 }
 
-// Entries are removed, but not before every reader has had the time for them.
+// Entries are removed, but only after every reader has had time to read them.
 func TestTrim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -329,14 +326,14 @@ func TestUndecodable(t *testing.T) {
 	if n := strings.Count(b.log.String(), "p/b"); n != 1 || len(b.numbers.LeftOut(nil)) != 1 {
 		t.Errorf("%d lines name the damaged record, of which there is 1 and LeftOut says %q", n, b.numbers.LeftOut(nil))
 	}
-	// It is so after a start from the checkpoint, too.
+	// A start from the checkpoint gives the same.
 	b.flush()
 	b.restart()
 	b.holds(map[string]int{"a": 1, "c": 3, "d": 4})
 	if len(b.numbers.LeftOut(nil)) != 1 {
 		t.Errorf("after a start LeftOut says %q", b.numbers.LeftOut(nil))
 	}
-	write("b", "20\n") // nor is a line break one
+	write("b", "20\n") // nor does a line break matter
 	write("b", "20")
 	b.holds(map[string]int{"a": 1, "b": 20, "c": 3, "d": 4})
 	if len(b.numbers.LeftOut(nil)) != 0 {
@@ -344,7 +341,7 @@ func TestUndecodable(t *testing.T) {
 	}
 }
 
-// TestErrors has each request of an All fail in turn. All fails, and no earlier touch
+// TestErrors makes each request of an All fail in turn. All fails, and no earlier touch
 // is lost.
 func TestErrors(t *testing.T) {
 	failed := 0
@@ -393,7 +390,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// While the store does not answer, what is known is served. A flush that fails is
+// While the store does not answer, All returns what is known. A failed flush is
 // repeated.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -422,7 +419,7 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// The index of a newer version is left as it is, and not used.
+// The index of a newer version is neither used nor overwritten.
 func TestNewer(t *testing.T) {
 	b := newBench(t)
 	b.put("a", "1")
@@ -441,7 +438,7 @@ func TestNewer(t *testing.T) {
 	}
 }
 
-// unreadable is an object that the server lists and does not open.
+// unreadable has an object that the server lists but does not open.
 type unreadable struct {
 	store.Root
 	key store.Key
@@ -493,7 +490,7 @@ func TestImages(t *testing.T) {
 	has("bad.img", v)
 }
 
-// held is a store whose reads of numbers wait after reading.
+// held is a store whose reads of numbers block until released.
 type held struct {
 	store.Root
 	reading chan struct{} // a read has begun
@@ -509,8 +506,8 @@ func (h held) Get(ctx context.Context, key store.Key, r store.Range, ifMatch str
 	return body, info, err
 }
 
-// TestTouchWhileAnotherAsks has one caller of All read a key that was touched. Another
-// one, meanwhile, must not get the value of before the touch.
+// While one caller of All reads a touched key, another must not get the value from
+// before the touch.
 func TestTouchWhileAnotherAsks(t *testing.T) {
 	under := memstore.New()
 	root := held{under, make(chan struct{}), make(chan struct{})}
@@ -543,12 +540,12 @@ func TestTouchWhileAnotherAsks(t *testing.T) {
 
 	write(2)
 	look(2)
-	<-root.reading // the touch is with that caller by now
+	<-root.reading // that caller has taken the touch
 	look(2)        // and this one waits for it
 	root.release <- struct{}{}
 	wg.Wait()
 
-	// A touch while another caller reads the value of before it.
+	// The next touch happens while another caller reads the older value.
 	write(3)
 	look(3)
 	<-root.reading

@@ -15,16 +15,16 @@ import (
 	"imageroot/shared/store"
 )
 
-// A journal is what this process knows of the entries. It is guarded by Index.mu.
+// A journal has what this process knows of the entries. It is guarded by Index.mu.
 type journal struct {
 	read map[layout.JournalID]bool // entries that the table includes
-	// open has the entries that no known checkpoint contains, with the keys that
-	// they name.
+	// open has the entries that no known checkpoint contains, with their keys.
 	open map[layout.JournalID][]place
-	// newest is the time of the newest entry that was listed. Before one that this
-	// process has written since, there may be others.
+	// newest is the time of the newest entry that was listed. Entries that this process
+	// has written since do not count: older ones of other processes may not be listed
+	// yet.
 	newest time.Time
-	// pruned is a time before which read has no entries any more.
+	// read has no entries from before pruned.
 	pruned time.Time
 }
 
@@ -32,7 +32,7 @@ func newJournal() journal {
 	return journal{read: map[layout.JournalID]bool{}, open: map[layout.JournalID][]place{}}
 }
 
-// note adds an entry that the table includes.
+// note adds an entry that the table includes, with its keys.
 func (j *journal) note(id layout.JournalID, keys []place) {
 	j.read[id] = true
 	j.open[id] = keys
@@ -45,7 +45,7 @@ func (j *journal) see(id layout.JournalID) {
 	}
 }
 
-// prune forgets entries that are not listed any more.
+// prune forgets that entries from before a time were read.
 func (j *journal) prune(before time.Time) {
 	j.pruned = before
 	for id := range j.read {
@@ -55,8 +55,8 @@ func (j *journal) prune(before time.Time) {
 	}
 }
 
-// settled returns the time before which no entry is to come any more. A clock that
-// is far ahead does not count.
+// settled returns a time such that no more entries from before it will arrive. It
+// ignores clocks that are more than a minute fast.
 func (j *journal) settled(now time.Time) time.Time {
 	at := j.newest
 	if at.After(now.Add(time.Minute)) {
@@ -95,8 +95,7 @@ func (ix *Index) flush(ctx context.Context) error {
 	}
 }
 
-// touched reports whether a key was touched and not asked for since. The caller holds
-// mu.
+// touched reports whether a dirty key was touched. The caller holds mu.
 func (ix *Index) touched() bool {
 	for _, q := range ix.dirty {
 		if q.touched {
@@ -119,8 +118,8 @@ func (ix *Index) takePending() []change {
 	return batch
 }
 
-// writeEntry writes an entry. If its outcome is not known, the changes are written
-// again in another entry, which changes nothing. The caller holds update.
+// writeEntry writes an entry. If the outcome is unknown, the caller writes the changes
+// again in another entry, which does no harm. The caller holds update.
 func (ix *Index) writeEntry(ctx context.Context, batch []change) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
@@ -149,7 +148,7 @@ func nonce() string {
 	return hex.EncodeToString(b[:])
 }
 
-// poll reads the entries that are new, and applies them. The caller holds update.
+// poll reads and applies new entries. The caller holds update.
 func (ix *Index) poll(ctx context.Context) error {
 	ix.mu.Lock()
 	began := ix.cfg.Now()
@@ -171,8 +170,8 @@ func (ix *Index) poll(ctx context.Context) error {
 		switch {
 		case err == nil:
 		case errors.Is(err, errDamaged), errors.Is(err, store.ErrNotFound):
-			// Nobody knows what it said. One that has gone was deleted by hand: entries
-			// are kept for longer than they are new.
+			// Its changes are unknown, so compare everything. A missing entry was
+			// deleted by hand: trim removes only entries that are long since read.
 			ix.cfg.Log.Warn("a journal entry cannot be read: everything is compared", "key", layout.JournalKey(ids[i]), "error", err)
 			damaged = true
 		default:
@@ -202,7 +201,7 @@ func (ix *Index) poll(ctx context.Context) error {
 	return ix.rebuild(ctx)
 }
 
-// newEntries lists the entries from a time on, and those of them that were not read.
+// newEntries lists the entries since from, and returns those not yet read and all.
 func (ix *Index) newEntries(ctx context.Context, from time.Time) (unread, listed []layout.JournalID, err error) {
 	for info, err := range ix.cfg.Catalog.List(ctx, layout.JournalPrefix, store.Key(layout.JournalPrefix+layout.JournalStamp(from))) {
 		if err != nil {
@@ -217,16 +216,16 @@ func (ix *Index) newEntries(ctx context.Context, from time.Time) (unread, listed
 	return slices.DeleteFunc(slices.Clone(listed), func(id layout.JournalID) bool { return ix.journal.read[id] }), listed, nil
 }
 
-// applyAll applies the changes of entries that are in the order of their stamps.
-// One that does not follow is tried again after the others of its key, since clocks
-// differ. The caller holds mu.
+// applyAll applies the changes of entries in the order of their stamps. A change that
+// does not follow its predecessor is retried after each later change of its key, since
+// clocks differ. The caller holds mu.
 func (ix *Index) applyAll(entries [][]change) {
 	waiting := map[place][]change{}
 	for _, changes := range entries {
 		for _, c := range changes {
 			s := ix.section(c.place)
 			if s == nil {
-				continue // of a newer program
+				continue // of a newer version
 			}
 			if ix.table.apply(s, c, false) == doubt {
 				waiting[c.place] = append(waiting[c.place], c)
@@ -249,8 +248,8 @@ func (ix *Index) applyAll(entries [][]change) {
 	}
 }
 
-// readFile reads a checkpoint or an entry. The error is errDamaged if its content is
-// not whole.
+// readFile reads a journal entry or a file of a checkpoint. The error matches
+// errDamaged if the content is damaged.
 func (ix *Index) readFile(ctx context.Context, key store.Key) (file, error) {
 	body, _, err := ix.cfg.Catalog.Get(ctx, key, store.All, "")
 	if err != nil {

@@ -8,8 +8,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// ObserveImages returns the image root, with which root is the same store. [Section.All]
-// includes each write through it, and the next [Index.Flush] tells other processes.
+// ObserveImages wraps root, which must be the same location as [Config].Images.
+// [Section.All] includes every earlier write through the returned root, and the next
+// [Index.Flush] writes it to the journal.
 func (ix *Index) ObserveImages(root store.Root) store.Root {
 	return &observed{root, ix, imageRoot}
 }
@@ -19,8 +20,8 @@ func (ix *Index) ObserveCatalog(root store.Root) store.Root {
 	return &observed{root, ix, catalogRoot}
 }
 
-// observed notes each write after it, whatever its outcome. No writer can forget its
-// journal entry.
+// observed notes each write after it, whatever its outcome, so that no writer can
+// forget its journal entry.
 type observed struct {
 	store.Root
 	ix   *Index
@@ -61,7 +62,7 @@ func (o *observed) ReplaceRecord(ctx context.Context, key store.Key, data []byte
 	return newTag, err
 }
 
-// wrote notes a swap. After one that failed, the record may have any content.
+// wrote notes a swap. After a failed one, the record may have any content.
 func (o *observed) wrote(key store.Key, tag, newTag string, data []byte, err error) {
 	if err != nil || o.root != catalogRoot {
 		o.touch(key)

@@ -27,17 +27,16 @@ var (
 	first = flag.Uint64("seed", 1, "the first seed")
 )
 
-// TestProperty has processes whose clocks are up to a minute apart write, read and
-// compact in any order, with others in between at every request. In the end every
-// reader has what the records say.
+// In TestProperty, processes whose clocks differ by up to a minute write, read and
+// compact in random order, interleaved at every request. In the end every reader agrees
+// with the records.
 func TestProperty(t *testing.T) { property(t, false, false) }
 
-// TestKills has processes killed at any request, too. In the end every reader has
-// what the records say once one of them has compared listings.
+// TestKills also kills processes at random requests. In the end, once one process has
+// compared listings, every reader agrees with the records.
 func TestKills(t *testing.T) { property(t, true, false) }
 
-// TestDamage has the objects of the index deleted, truncated, garbled and replaced
-// by old copies, too.
+// TestDamage also deletes, truncates, garbles and rolls back objects of the index.
 func TestDamage(t *testing.T) { property(t, true, true) }
 
 func property(t *testing.T, kills, damage bool) {
@@ -64,12 +63,12 @@ type world struct {
 	rand   *rand.Rand
 	now    time.Time
 	n      int
-	nested bool // no more steps in between
+	nested bool // do not interleave further steps
 	procs  []*process
 	old    map[store.Key][]string // contents that the objects of the index had
 }
 
-// A process is one imageroot.
+// A process is one imageroot process.
 type process struct {
 	w      *world
 	lead   time.Duration // of its clock
@@ -131,7 +130,7 @@ func (w *world) start() *process {
 	return p
 }
 
-// hooked has other processes do something before each request of one.
+// hooked interleaves steps of other processes before each request of one.
 type hooked struct {
 	store.Root
 	p *process
@@ -139,7 +138,7 @@ type hooked struct {
 
 var errKilled = errors.New("killed")
 
-// before is called before a request, and returns the error with which it fails.
+// before returns the error with which the next request fails.
 func (h *hooked) before() error {
 	w := h.p.w
 	w.mu.Lock()
@@ -164,7 +163,7 @@ func (h *hooked) before() error {
 	return nil
 }
 
-// after returns the error of a write that took effect.
+// after returns the error of a write that has taken effect.
 func (h *hooked) after() error {
 	w := h.p.w
 	w.mu.Lock()
@@ -245,7 +244,7 @@ func (h *hooked) swap(key store.Key, do func() (string, error)) (string, error) 
 	return tag, err
 }
 
-// others has another process than p do something.
+// others makes a process other than p do a step.
 func (w *world) others(p *process) {
 	w.mu.Lock()
 	list := make([]*process, 0, len(w.procs))
@@ -284,7 +283,7 @@ func (w *world) step(nested bool) {
 
 var hexes = [...]layout.SHA256{layout.SHA256(strings.Repeat("a", 64)), layout.SHA256(strings.Repeat("b", 64))}
 
-// do has a process do something.
+// do makes a process do a random step.
 func (w *world) do(p *process, nested bool) {
 	ctx := context.Background()
 	root, key := p.images, store.Key(fmt.Sprintf("%c.img", 'a'+w.rnd(3)))
@@ -293,7 +292,7 @@ func (w *world) do(p *process, nested bool) {
 	}
 	digest := layout.DigestKey(image.Name(fmt.Sprintf("%c.img", 'a'+w.rnd(4))))
 	switch w.rnd(12) {
-	case 0, 1: // contents come again
+	case 0, 1: // contents recur
 		body := fmt.Sprint(w.rnd(2))
 		_, _ = root.Put(ctx, key, strings.NewReader(body), int64(len(body)))
 	case 2:
@@ -326,8 +325,8 @@ func (w *world) do(p *process, nested bool) {
 	}
 }
 
-// readsItsWrite checks that a process sees what it has written, unless another
-// process has written since.
+// readsItsWrite checks that a process sees its own write, unless another process has
+// written since.
 func (w *world) readsItsWrite(p *process, key store.Key, content string) {
 	all, err := p.all()
 	if err != nil {
@@ -339,7 +338,7 @@ func (w *world) readsItsWrite(p *process, key store.Key, content string) {
 	}
 }
 
-// spoil damages an object of the index.
+// spoil damages a random object of the index.
 func (w *world) spoil() {
 	ctx := context.Background()
 	var keys []store.Key
@@ -387,7 +386,7 @@ func (w *world) keepOld() {
 	}
 }
 
-// all returns what a process knows: by key, the ETag and the content.
+// all returns what a process knows, by key: the ETag and the content.
 func (p *process) all() (map[store.Key]string, error) {
 	ctx := context.Background()
 	all := map[store.Key]string{}
@@ -426,8 +425,8 @@ func (w *world) truth() map[store.Key]string {
 	return all
 }
 
-// settle ends the world: all processes write what they have to say, and if some were
-// killed one compares listings. Then all, and new ones, must know the truth.
+// settle ends the world. All processes flush, and if some were killed, one compares
+// listings. Then all of them, and new ones, must agree with the roots.
 func (w *world) settle() {
 	ctx := context.Background()
 	lossy := w.kills || w.damage
@@ -448,8 +447,8 @@ func (w *world) settle() {
 	flush()
 	w.pass(2 * time.Second)
 	if lossy {
-		// Where the index itself was damaged, each process has to compare: the entries
-		// that would tell it may be gone.
+		// After damage to the index, each process must compare: the entries that it has
+		// not read may be lost.
 		for _, p := range w.procs {
 			for _, err := range []error{p.pictures.Refresh(ctx), p.blobs.Refresh(ctx), p.digests.Refresh(ctx), p.index.Check(ctx)} {
 				if err != nil {
@@ -470,7 +469,7 @@ func (w *world) settle() {
 	}
 }
 
-// differ tells how two results of all differ.
+// differ returns how two results of all differ.
 func differ(got, want map[store.Key]string) string {
 	var b strings.Builder
 	for k, v := range got {

@@ -7,14 +7,13 @@ import (
 	"imageroot/shared/store"
 )
 
-// A listing is what the store lists of a section.
+// A listing is the store's listing of a section.
 type listing struct {
 	*section
-	began uint64 // the table's seq before
+	began uint64 // the table's seq before the listing
 	infos map[store.Key]store.Info
 }
 
-// list lists a section.
 func (ix *Index) list(ctx context.Context, s *section) (listing, error) {
 	ix.mu.Lock()
 	l := listing{s, ix.table.seq, map[store.Key]store.Info{}}
@@ -30,8 +29,8 @@ func (ix *Index) list(ctx context.Context, s *section) (listing, error) {
 	return l, nil
 }
 
-// compare brings a section up to date with a listing, and reads the records that
-// differ. What differs is told if tell is set. The caller holds update.
+// compare updates a section from a listing, and reads the records that differ. If tell
+// is set, the differences go to the journal. The caller holds update.
 func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 	s := l.section
 	var read []asked
@@ -57,7 +56,7 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 	return ix.ask(ctx, read)
 }
 
-// found takes over what a listing says. The caller holds mu.
+// found applies a difference found in a listing. The caller holds mu.
 func (ix *Index) found(s *section, tell bool, c change) {
 	ix.table.set(s, c.place, item{version: c.version, gone: c.gone, told: tell}, false)
 	if tell {
@@ -65,8 +64,8 @@ func (ix *Index) found(s *section, tell bool, c change) {
 	}
 }
 
-// rebuild makes the index from the listings and the records. What the journal has
-// said so far is in them. The caller holds update.
+// rebuild builds the index from the listings and the records, which include all journal
+// entries so far. The caller holds update.
 func (ix *Index) rebuild(ctx context.Context) error {
 	began := ix.cfg.Now()
 	j := newJournal()
@@ -82,7 +81,7 @@ func (ix *Index) rebuild(ctx context.Context) error {
 	ix.mu.Lock()
 	ix.journal, ix.keeps, ix.wantBase = j, true, true
 	ix.mu.Unlock()
-	// What is in the table stays: comparing costs less than reading.
+	// The table is kept: comparing costs less than reading all records.
 	for _, s := range ix.sections {
 		l, err := ix.list(ctx, s)
 		if err == nil {

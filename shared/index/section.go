@@ -11,16 +11,16 @@ import (
 	"imageroot/shared/store"
 )
 
-// A section is the keys of one kind.
+// A section is the keys of one kind in one root.
 type section struct {
 	root    rootID
 	prefix  string
-	has     func(key store.Key) bool // of a key in root
+	has     func(key store.Key) bool // for a key in root
 	records bool
 
 	// Guarded by Index.mu.
 	table   map[store.Key]item
-	changed map[store.Key]struct{} // set since the section was viewed
+	changed map[store.Key]struct{} // since the last view
 }
 
 // An Item is an object in the index.
@@ -34,7 +34,7 @@ type Section[ID ~string, T any] struct {
 	section
 	ix     *Index
 	id     func(key store.Key) (ID, bool)
-	decode func(key store.Key, data []byte) (T, error) // nil: values are zero
+	decode func(key store.Key, data []byte) (T, error) // nil: all values are zero
 
 	mu      sync.Mutex
 	items   map[ID]Item[T] // never changed once published
@@ -42,13 +42,13 @@ type Section[ID ~string, T any] struct {
 	gen     uint64
 }
 
-// A leftOut is a record that does not decode.
+// A leftOut is a record that cannot be decoded.
 type leftOut struct {
 	version store.Version
 	err     error
 }
 
-// Images registers the objects at the top of the image root. A section must be
+// Images registers the objects at the top level of the image root. All sections must be
 // registered before the index is used.
 func Images(ix *Index) *Section[store.Key, struct{}] {
 	return register[store.Key, struct{}](ix, section{root: imageRoot}, func(key store.Key) (store.Key, bool) {
@@ -62,8 +62,8 @@ func Blobs[ID ~string](ix *Index, prefix string, id func(key store.Key) (ID, boo
 	return register[ID, struct{}](ix, section{root: catalogRoot, prefix: prefix}, id, nil)
 }
 
-// Records is [Blobs] for records of type T. A record that does not decode is left
-// out, and logged once.
+// Records is [Blobs] for records of type T. A record that cannot be decoded is left
+// out, and each version of it is logged once.
 func Records[T any, ID ~string](ix *Index, prefix string, id func(key store.Key) (ID, bool)) *Section[ID, T] {
 	return register(ix, section{root: catalogRoot, prefix: prefix, records: true}, id, record.Decode[T])
 }
@@ -82,11 +82,11 @@ func register[ID ~string, T any](ix *Index, core section, id func(store.Key) (ID
 	return s
 }
 
-// All returns the items by ID, which the caller must not modify, and a number that
-// changes whenever they change. They include every change through this process and
-// every change that was touched before the call; those of other processes within
-// about a second of their journal entry. If the journal cannot be read, All returns
-// what is known. Any other error of the store is returned.
+// All returns the items by ID, and a number that changes whenever they change. The
+// caller must not modify the map. It includes every write through this process and
+// every key touched before the call, and the changes of other processes about a second
+// after their journal entries. If the journal cannot be read, All returns what is
+// known. Any other error of the store is returned.
 func (s *Section[ID, T]) All(ctx context.Context) (map[ID]Item[T], uint64, error) {
 	if err := s.ix.refresh(ctx); err != nil {
 		return nil, 0, err
@@ -98,7 +98,7 @@ func (s *Section[ID, T]) All(ctx context.Context) (map[ID]Item[T], uint64, error
 }
 
 // Refresh compares the section with a listing of the store, corrects the index, and
-// tells other processes what was wrong. When it returns nil, All includes every
+// queues the corrections for the journal. When it returns nil, All includes every
 // change made before the call.
 func (s *Section[ID, T]) Refresh(ctx context.Context) error {
 	if err := s.ix.refresh(ctx); err != nil {
@@ -116,8 +116,8 @@ func (s *Section[ID, T]) Refresh(ctx context.Context) error {
 	return s.ix.askDirty(ctx)
 }
 
-// LeftOut returns the IDs of the records that All leaves out because they do
-// not decode, with an error that matches cause; any error does if cause is nil.
+// LeftOut returns the IDs of the records that All leaves out because decoding failed
+// with an error that matches cause, or with any error if cause is nil.
 func (s *Section[ID, T]) LeftOut(cause error) []ID {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,29 +2,29 @@ package index
 
 import "imageroot/shared/store"
 
-// A table keeps account of the items of all sections. It is guarded by Index.mu.
+// A table has what the tables of all sections share. It is guarded by Index.mu.
 type table struct {
 	live   map[place]bool // live records that others write
 	isLive func(key store.Key, data []byte) bool
 	seq    uint64 // of the last set
 }
 
-// An item is the state of a key. The zero item is that of a key that was never
-// known.
+// An item is the state of a key. The zero item is the state of a key that was never
+// seen.
 type item struct {
 	version store.Version
 	data    string // of a record
-	gone    bool   // deleted; LastModified is when
-	// told says that other processes have learnt or will learn of it: from the
-	// journal, since its entry was read or is to be written, or because they need not.
+	gone    bool   // deleted, at version.LastModified
+	// told says that this state need not be journalled: its entry was read, or is to be
+	// written, or the change is quiet.
 	told bool
-	seq  uint64 // grows with each change of any item; 0: never known
+	seq  uint64 // grows with each change of any item; 0: never seen
 }
 
 func (it item) known() bool  { return it.seq != 0 }
 func (it item) exists() bool { return it.seq != 0 && !it.gone }
 
-// same reports whether a key with this item has v, or is gone if v is nil.
+// same reports whether it has version v, or does not exist if v is nil.
 func (s *section) same(it item, v *store.Version) bool {
 	if v == nil || !it.exists() {
 		return v == nil && !it.exists()
@@ -35,7 +35,7 @@ func (s *section) same(it item, v *store.Version) bool {
 	return it.version.Equal(*v)
 }
 
-// set changes the state of a key.
+// set changes the state of a key. own says that this process wrote it.
 func (t *table) set(s *section, p place, it item, own bool) {
 	t.seq++
 	it.seq = t.seq
@@ -52,21 +52,20 @@ type effect int
 
 const (
 	none    effect = iota // the table has it
-	applied               // the table has it now
-	doubt                 // only the object can say
+	applied               // the table has it from now on
+	doubt                 // the object must be read
 )
 
-// apply applies a change if it follows what the table holds. This is the rule on
-// which everything rests: the table only moves forward in the history of a key.
+// apply applies a change if it follows what the table holds, so that the table only
+// moves forward in the history of a key. The correctness of the index rests on this.
 //
-//   - A key that was never known takes its creation, or its absence.
-//   - A record takes the change that was made to the very version that the table
-//     holds. No two contents of a record are the same, so that version is passed
-//     once.
-//   - Everything else is in doubt, and the object itself is asked: an older change
-//     that comes late, one that skips another, one of a key that was deleted
-//     (tombstones are kept for longer than entries may come late), and every
-//     change of an object that exists, since objects may have a version twice.
+//   - A key that was never seen takes its creation or its deletion.
+//   - A record takes a change whose before is the version that the table holds. A
+//     record never has the same content twice, so this happens once.
+//   - Every other change is in doubt, and the object itself is read: a late change, one
+//     that skips another, one of a deleted key (tombstones outlive the longest delay of
+//     an entry), and every change of an existing object that is not a record, since
+//     such an object can have the same version twice.
 func (t *table) apply(s *section, c change, own bool) effect {
 	it := s.table[c.key]
 	next := item{version: c.version, data: c.data, gone: c.gone, told: true}
