@@ -29,12 +29,13 @@ type Resolver interface {
 	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
 }
 
-// A Function handles the routes of entries. All fields are required.
+// A Function handles the routes of entries. All fields are required. It is safe for
+// concurrent use.
 type Function struct {
 	Catalog   store.Root
 	Sources   Resolver
 	Inventory *inventory.Inventory
-	// Uncache deletes fetched bytes that no source names any more.
+	// Uncache deletes the blob with this SHA-256, which no source names any more.
 	Uncache  func(ctx context.Context, sha256 layout.SHA256) error
 	Activity *activity.Log
 	Now      func() time.Time
@@ -82,7 +83,7 @@ func optional[T ~string](s T) *T {
 	return &s
 }
 
-// list answers GET /catalog/entries, by name.
+// list answers GET /catalog/entries, sorted by name.
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	entries, err := f.Inventory.Entries(r.Context())
 	if err != nil {
@@ -95,7 +96,7 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	views := make([]view, len(entries))
 	for i, e := range entries {
 		if row, ok := s.BySource(layout.RefOf(e.URL)); ok {
-			e.SHA256 = row.Digest() // which a fetch may have established
+			e.SHA256 = row.Digest() // a fetch may have established it
 		}
 		views[i] = viewOf(e)
 	}
@@ -151,7 +152,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 		return entry.Entry{}, false, err
 	}
 	if u.Pinned() {
-		shaURL = "" // it is not used
+		shaURL = "" // a pinned source needs no checksum list
 	}
 	// The result of an earlier fetch does not apply to what the source is now.
 	if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(layout.RefOf(u.Canonical))); err != nil {

@@ -7,10 +7,10 @@ import (
 )
 
 const (
-	// aheadBytes is the least that is read at a time.
+	// aheadBytes is the minimum size of a block, which is read at once.
 	aheadBytes = 1 << 20
-	// aheadBlocks is how many blocks are in flight: enough for two processors
-	// and for the latency of a store.
+	// aheadBlocks is the maximum number of blocks in flight: enough for two
+	// processors and for the latency of a store.
 	aheadBlocks = 4
 )
 
@@ -57,7 +57,7 @@ func ordered[T any](tasks iter.Seq[func() (T, error)]) iter.Seq2[T, error] {
 	}
 }
 
-// buffers are unused blocks. They are safe for concurrent use.
+// buffers is a pool of unused blocks. It is safe for concurrent use.
 type buffers struct {
 	size int64
 	free chan []byte
@@ -82,14 +82,14 @@ func (b buffers) give(p []byte) {
 	}
 }
 
-// An aheadReader reads a section in order and some blocks ahead. It must be
-// closed.
+// An aheadReader reads a section in order, with some blocks read ahead. The caller
+// must close it.
 type aheadReader struct {
 	src    section
 	offset int64 // of the next Read
 	at     int64 // of block
 	free   buffers
-	block  []byte // the rest of whole
+	block  []byte // the unread rest of whole
 	whole  []byte // the block that was read last
 	next   func() ([]byte, error, bool)
 	stop   func()
@@ -105,8 +105,8 @@ func (a *aheadReader) blocks(off int64) iter.Seq[func() ([]byte, error)] {
 	return func(yield func(func() ([]byte, error)) bool) {
 		for off < a.src.Size() {
 			at := off
-			// The first one ends at a multiple of the block size, so that clusters
-			// are read whole.
+			// The first block ends at a multiple of the block size, so that
+			// clusters are read whole.
 			n := min(a.free.size-at%a.free.size, a.src.Size()-at)
 			off += n
 			if !yield(func() ([]byte, error) {
@@ -165,7 +165,7 @@ func (a *aheadReader) Seek(offset int64, whence int) (int64, error) {
 	return offset, err
 }
 
-// seek returns the offset that a Seek from at leads to, in a body of size bytes.
+// seek returns the new offset of a Seek in a body of size bytes; at is the current one.
 func seek(offset int64, whence int, at, size int64) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
@@ -179,7 +179,7 @@ func seek(offset int64, whence int, at, size int64) (int64, error) {
 	return offset, nil
 }
 
-// Close returns when no read is running.
+// Close stops reading ahead. It returns when no read is running.
 func (a *aheadReader) Close() {
 	if a.stop != nil {
 		a.stop()

@@ -1,6 +1,6 @@
 // Package catalog serves the catalog in its forms (rows, the listing for flash
-// clients, the manifest), the bytes of images and of disks, and the log of
-// events. Package catalog/pages shows them to people.
+// clients, the manifest), the bytes of images and of disks, and the activity.
+// Package catalog/pages shows them to people.
 package catalog
 
 import (
@@ -37,7 +37,8 @@ type Function struct {
 	Activity                 *activity.Log
 	Metric                   *metric.Set
 	Version                  string
-	// Ready returns an error if a bucket cannot be reached.
+	// Ready returns an error if a bucket cannot be reached: [store.ErrNoBucket] if it
+	// does not exist.
 	Ready func(context.Context) error
 	Now   func() time.Time
 	Log   *slog.Logger
@@ -118,7 +119,8 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, answer)
 }
 
-// Search runs a query, whose [inventory.QueryError] is the client's problem.
+// Search runs a query on s. It wraps an [inventory.QueryError] in a problem for the
+// client.
 func Search(s *inventory.Snapshot, q inventory.Query) (inventory.Page, error) {
 	page, err := s.Query(q)
 	if e, ok := errors.AsType[*inventory.QueryError](err); ok {
@@ -127,7 +129,8 @@ func Search(s *inventory.Snapshot, q inventory.Query) (inventory.Page, error) {
 	return page, err
 }
 
-// ParseQuery reads the fields of a query on rows from those of a URL.
+// ParseQuery reads a query on rows from the query of a URL. It returns a problem if the
+// limit is not a positive number.
 func ParseQuery(v url.Values) (inventory.Query, error) {
 	q := inventory.Query{Text: v.Get("q"), Sort: v.Get("sort"), Cursor: v.Get("cursor")}
 	if l := v.Get("limit"); l != "" {
@@ -140,7 +143,7 @@ func ParseQuery(v url.Values) (inventory.Query, error) {
 	return q, nil
 }
 
-// A listed image is an element of GET /images.
+// A listed is an image in GET /images.
 type listed struct {
 	Name      image.Name `json:"name"`
 	Format    string     `json:"format"`
@@ -148,7 +151,7 @@ type listed struct {
 	URL       string     `json:"url"`
 	Ref       *string    `json:"ref"`
 	Cached    bool       `json:"cached"`
-	// RawURL is the URL of the disk in the image, by the name of the disk.
+	// RawURL is the URL of the disk in the image; see [Function.RawPath].
 	RawURL *string `json:"raw_url"`
 }
 
@@ -178,9 +181,9 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// publicURL returns the URL of a row's bytes: of this server if it has them, else
-// of a source. It returns false for a local image without a digest: clients
-// could not verify it.
+// publicURL returns the URL of a row's bytes: on this server if it has them, else
+// at a source. It returns false for a local image without a digest: clients could
+// not verify it.
 func publicURL(base string, row *inventory.Row) (string, bool) {
 	if row.Cached {
 		return base + ImagePath(row.Digest(), row.Names[0]), row.SHA256 != nil
@@ -200,8 +203,8 @@ func ImagePath(sha256 layout.SHA256, name image.Name) string {
 }
 
 // RawPath returns the path of the disk in a row's image, or "" if /raw does not
-// serve one. It ends in the name of the disk: clients would decompress by the
-// suffix of a compression.
+// serve one. It ends in the disk's name, since clients decompress by the suffix of
+// the image's.
 func (f *Function) RawPath(row *inventory.Row) string {
 	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
 		return ""
@@ -225,11 +228,12 @@ func (f *Function) events(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"events": events, "next": next})
 }
 
-// DefaultEvents and MaxEvents are the default of a query's limit on events and
-// the most that it can be.
+// DefaultEvents and MaxEvents are the default and the maximum of the limit in a
+// query on events.
 const DefaultEvents, MaxEvents = 50, 500
 
-// ParseFilter reads the fields of a query on events from those of a URL.
+// ParseFilter reads a query on events from the query of a URL. It returns a problem if
+// a field is invalid.
 func ParseFilter(v url.Values) (activity.Filter, error) {
 	filter := activity.Filter{
 		Kind: v.Get("kind"), SubjectKind: v.Get("subject_kind"), SubjectID: v.Get("subject_id"),

@@ -14,16 +14,16 @@ import (
 	"imageroot/shared/web"
 )
 
-// maxCopies is the most bytes of all copies of a listing: the current one and
-// older ones that are still being sent.
+// maxCopies limits the bytes of all copies of a listing: the current one and older
+// ones that are still being sent.
 const maxCopies = 16 << 20
 
-// copies are the encoded forms of a listing. All answers about one snapshot share
-// one copy, whatever the base URL of each is, so that a client that does not
-// read costs no memory.
+// copies holds encoded forms of a listing. All answers from one snapshot share one
+// copy, even with different base URLs, so a client that does not read costs no
+// memory.
 type copies struct {
 	mu   sync.Mutex
-	of   weak.Pointer[inventory.Snapshot] // of the last copy
+	of   weak.Pointer[inventory.Snapshot] // the snapshot of the last copy
 	all  []*encoded                       // oldest first
 	size int64
 }
@@ -35,7 +35,7 @@ type encoded struct {
 	senders map[*http.ResponseController]struct{}
 }
 
-// send answers with the listing of s, which encode returns for a base URL.
+// send answers with the listing of s. encode returns it for a base URL.
 func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snapshot, contentType string, encode func(base string) ([]byte, error)) error {
 	rc := http.NewResponseController(w)
 	e, err := c.take(s, rc, encode)

@@ -18,8 +18,7 @@ import (
 	"imageroot/shared/web"
 )
 
-// maxManifestBody lets the parser refuse a manifest that is too large, since its
-// error says more.
+// maxManifestBody lets replaceManifest read one byte more than a manifest may have.
 const maxManifestBody = manifest.MaxBytes + 1
 
 // exportManifest answers GET /catalog.toml: the whole catalog as a manifest for
@@ -62,8 +61,8 @@ func export(s *inventory.Snapshot, base string) *manifest.Manifest {
 	return m
 }
 
-// apart returns a unique name for a row whose name another row has: ref and the
-// name, whose beginning is cut if both together are too long.
+// apart returns a unique name for a row whose name another row has: ref, a hyphen
+// and the name. It cuts the beginning of a name that is too long for that.
 func apart(ref string, name image.Name) image.Name {
 	keep := image.MaxNameBytes - len(ref) - len("-")
 	for len(name) > keep {

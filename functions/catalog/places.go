@@ -15,40 +15,41 @@ import (
 )
 
 const (
-	// placeBytes is what unpacking an image takes beside the window that the
-	// image refers back to, and frameBuffers what encoding it takes.
+	// placeBytes is the memory for unpacking an image, without its window.
+	// frameBuffers is the memory for encoding it.
 	placeBytes, frameBuffers = 8 << 20, 8 << 20
-	// maxPlaces is the most bytes that all images being unpacked take together;
-	// it is less if the process has little memory.
+	// maxPlaces limits the bytes that all images being unpacked take together. The
+	// limit is lower if the process has little memory.
 	maxPlaces = 256 << 20
-	// leastRate is how many bytes a second a client must take while others wait
-	// for its place. Of an encoded answer, each byte counts for encodedWorth.
+	// leastRate is the number of bytes a second that a client must read while
+	// others wait for its place. Each byte of an encoded answer counts as
+	// encodedWorth bytes.
 	leastRate, encodedWorth = 1 << 20, 4
-	// A client may be firstPatience late, and earns up to mostPatience by taking
-	// bytes faster than that: the flush of an SD card takes seconds.
+	// A client may be late by firstPatience. It earns up to mostPatience by reading
+	// faster than leastRate: flushing an SD card takes seconds.
 	firstPatience, mostPatience = 2 * time.Second, 10 * time.Second
-	// leaveTime is how long grow waits for clients that were cut off to leave.
+	// leaveTime limits how long grow waits for clients that it has cut off.
 	leaveTime = 2 * time.Second
 )
 
-// errNoPlace is returned if other clients have the memory.
+// errNoPlace means that other clients hold the memory.
 var errNoPlace = errors.New("as many images are being unpacked as there is memory for")
 
-// places shares the memory in which images are unpacked among the networks of
-// the clients (see [quota.Network]). A network has at most half of it, or one
-// image. An image that takes more than there is is unpacked alone. Checks do
-// not take part: they have a worker of their own.
+// places shares the memory in which images are unpacked among the networks of the
+// clients (see [quota.Network]). A network has at most half of it, or one image. An
+// image that needs more than the total is unpacked alone. Checks do not take part:
+// they have a worker of their own.
 //
-// If there is no room for a client, another client gives way: the latest one
-// among those whose patience is used up and those of networks that would still
-// have as much as the network of the new client. A client that keeps the pace,
-// from a network that has no more than others, keeps its place.
+// If there is no room for a client, another client is cut off: the one with the
+// least patience left among those whose patience is used up and those of networks
+// that would still have as much as the network of the new client. A client that
+// keeps the pace, from a network that has no more than others, keeps its place.
 type places struct {
 	mu   sync.Mutex
 	open map[*place]struct{}
 }
 
-// A place is a client's share, at first of no bytes. It must be left.
+// A place is a client's share, initially of 0 bytes. The client must call leave.
 type place struct {
 	of      *places
 	now     func() time.Time
@@ -57,11 +58,11 @@ type place struct {
 	left    chan struct{}
 	held    int64
 
-	patience atomic.Int64 // nanoseconds, without the write under way
-	writing  atomic.Int64 // since when, in Unix nanoseconds; 0 if no write is under way
+	patience atomic.Int64 // nanoseconds, without the write in progress
+	writing  atomic.Int64 // the start of the write in progress, in Unix nanoseconds, or 0
 }
 
-// total returns how many bytes there are to share.
+// total returns the number of bytes to share.
 func (p *places) total() int64 {
 	return min(maxPlaces, debug.SetMemoryLimit(-1)/4*3) // a negative limit changes nothing
 }
@@ -73,8 +74,9 @@ func (p *places) enter(from string, now func() time.Time, cut func()) *place {
 	return l
 }
 
-// grow enlarges the share to n bytes beside [placeBytes], unless it is larger,
-// or returns [errNoPlace].
+// grow enlarges the share to n bytes plus [placeBytes], unless it is larger
+// already. It returns [errNoPlace] if there is no room, even after it has cut off
+// other clients.
 func (l *place) grow(ctx context.Context, n int64) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
@@ -95,15 +97,15 @@ func (l *place) grow(ctx context.Context, n int64) error {
 	}
 }
 
-// take gives l a share of n bytes, or returns the place that gives way for it,
-// if there is one.
+// take gives l a share of n bytes. If ok is false, victim is the place to cut off
+// for that, or nil if there is none.
 func (p *places) take(l *place, n int64) (victim *place, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n <= l.held {
 		return nil, true
 	}
-	all, by := n, map[netip.Prefix]int64{l.network: n} // with the share of n bytes
+	all, by := n, map[netip.Prefix]int64{l.network: n} // including the share of n bytes
 	for o := range p.open {
 		if o != l {
 			all += o.held
@@ -148,7 +150,7 @@ func (l *place) leave() {
 	close(l.left)
 }
 
-// writer returns w, which measures how fast the client takes what is written.
+// writer wraps w to measure how fast the client reads.
 func (l *place) writer(w http.ResponseWriter, encoded bool) http.ResponseWriter {
 	if encoded {
 		return &placeWriter{w, l, encodedWorth}
@@ -159,7 +161,7 @@ func (l *place) writer(w http.ResponseWriter, encoded bool) http.ResponseWriter 
 type placeWriter struct {
 	http.ResponseWriter
 	place *place
-	worth int64 // how many bytes of leastRate each byte counts for
+	worth int64 // bytes of leastRate that each byte counts as
 }
 
 func (w *placeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

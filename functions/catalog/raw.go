@@ -23,13 +23,13 @@ import (
 )
 
 // raw answers GET and HEAD of /raw/{key}[/{name}]: the bytes to write to a disk.
-// Plain images are sent unchanged, compressed ones decompressed, and of qcow2
-// images the guest's disk.
+// Plain images are sent unchanged, compressed ones decompressed, and qcow2 ones as
+// the guest's disk.
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
 	return f.serve(w, r, f.findDisk, f.sendRaw)
 }
 
-// findDisk is find that also takes the name of a disk; see
+// findDisk is find, but also accepts the name of a disk; see
 // [inventory.Snapshot.ByDisk].
 func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) {
 	switch names := s.ByDisk(image.Name(key)); len(names) {
@@ -116,8 +116,8 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 
-// elsewhere returns the error that says how a client can unpack the image, for
-// setups in which no bytes pass through this server.
+// elsewhere returns the error that tells a client how to unpack the image itself,
+// since no bytes pass through this server.
 func elsewhere(r *http.Request, c *object) error {
 	key := string(c.sha256)
 	if key == "" {
@@ -141,16 +141,17 @@ func elsewhere(r *http.Request, c *object) error {
 	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
 }
 
-// diskClusters is the most clusters of a qcow2 image in memory at once: those
-// that are read ahead, and the data that they were decompressed from.
+// diskClusters is the maximum number of clusters of a qcow2 image in memory at
+// once: those that are read ahead, and the data that they were decompressed from.
 const diskClusters = 16
 
-// maxWalk is the most bytes of tables that are read to check that an image is
-// complete before its first byte is sent: 128 GiB in clusters of 64 KiB.
+// maxWalk limits the bytes of tables that are read to check that an image is
+// complete before its first byte is sent. It suffices for 128 GiB in clusters of 64
+// KiB.
 const maxWalk = 16 << 20
 
-// openDisk opens a qcow2 image. Within maxWalk, it refuses a truncated image, on
-// which the client's disk would be half written.
+// openDisk opens a qcow2 image. If the tables are within maxWalk, it refuses a
+// truncated image, which would leave the client's disk half written.
 func openDisk(file *reader.Reader, r *http.Request) (diskSection, error) {
 	disk, err := qcow2.Open(file, file.Size())
 	if err == nil && r.Header.Get("Range") == "" && disk.Size()/disk.Header().ClusterSize*8 <= maxWalk {
@@ -209,7 +210,7 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	}, func(n int) { size += int64(n) })
 	defer stream.Stop(cancel)
 
-	// The head of the answer promises nothing before the first bytes are read.
+	// Read the first bytes before the head is sent, so that an error has a status.
 	first, err := stream.Peek()
 	if err != nil {
 		return unreadable(err)

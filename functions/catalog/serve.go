@@ -19,15 +19,15 @@ import (
 	"imageroot/shared/store"
 )
 
-// An object is one version of an object that is to be sent.
+// An object is a version of an object in the store, to be sent.
 type object struct {
 	inventory.Place
 	name   image.Name    // for the client
-	sha256 layout.SHA256 // "" if it is not known
+	sha256 layout.SHA256 // "" if unknown
 
 	known *content.Record // nil if the content was not inspected
 
-	// Of the disk in it; not known if rawSHA256 is "".
+	// The disk in it; unknown if rawSHA256 is "".
 	rawSize   int64
 	rawSHA256 layout.SHA256
 }
@@ -59,7 +59,7 @@ func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inve
 	return problem.New(problem.Conflict, "the image is being replaced: try again")
 }
 
-// nameFor returns the file name for the client.
+// nameFor returns the file name for the client: the one in the path, else name.
 func nameFor(r *http.Request, name image.Name) image.Name {
 	if asked, err := image.ParseName(r.PathValue("name")); err == nil {
 		return asked
@@ -123,8 +123,8 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 
-// describe sets the header fields about the body: an object, or one that is made
-// of it, whose ETag ends in suffix. The sha256 of the body may be "".
+// describe sets the header fields about a body: c, or bytes derived from c, whose
+// ETag ends in suffix. sha256 is the body's, or "" if unknown.
 func describe(h http.Header, c *object, suffix string, sha256 layout.SHA256) {
 	etag := string(c.sha256)
 	if etag == "" {
@@ -198,7 +198,7 @@ func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Pre
 	return nil
 }
 
-// maxRanges is the most ranges of one request: each is a request to the store.
+// maxRanges limits the ranges of one request: each is a request to the store.
 const maxRanges = 16
 
 // ignoredRange reports whether the Range field must be ignored, though net/http
@@ -270,7 +270,7 @@ type verifiedWriter struct {
 	unchanged func() error
 
 	started bool
-	left    int64 // bytes of the rest of the body, or -1 if that is not known
+	left    int64 // bytes of the body still to write, or negative if unknown
 	refused int   // an error status of net/http, which a problem replaces
 	err     error
 }

@@ -57,7 +57,7 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 	return nil
 }
 
-// conditions returns the status that the request's preconditions lead to.
+// conditions returns the status that results from the request's preconditions.
 func conditions(r *http.Request, h http.Header, c *object) int {
 	ask := r.Clone(r.Context())
 	ask.Header.Del("Range")

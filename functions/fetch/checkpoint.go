@@ -19,19 +19,19 @@ import (
 	"imageroot/shared/store"
 )
 
-// checkpoint is what the next run of a job resumes from. The store lists the parts.
+// A checkpoint is what the next run of a job resumes from. The store lists the parts.
 type checkpoint struct {
 	Key        store.Key         `json:"key"` // of the upload
 	UploadID   string            `json:"upload_id"`
-	PartSize   int64             `json:"part_size"` // negative: lengths were not known
-	Parts      int32             `json:"parts"`     // finished, from the first on
-	Hashed     digest.State      `json:"hashed"`    // of those
-	Size       int64             `json:"size"`      // of the source; negative: not known
+	PartSize   int64             `json:"part_size"` // negative if the size was unknown
+	Parts      int32             `json:"parts"`     // number of finished parts
+	Hashed     digest.State      `json:"hashed"`    // of these parts
+	Size       int64             `json:"size"`      // of the source; negative if unknown
 	Validators source.Validators `json:"validators"`
-	Mixed      bool              `json:"mixed,omitempty"` // the parts are of answers with different validators
+	Mixed      bool              `json:"mixed,omitempty"` // the parts are from answers with different validators
 	At         time.Time         `json:"at,omitzero"`     // when the last part was finished
-	// Whole says that all parts are stored and verified. What is left is to make a
-	// blob of them, which may have begun.
+	// Whole is true if all parts are stored and verified. The blob remains to be
+	// assembled, which an earlier run may have begun.
 	Whole bool `json:"whole,omitempty"`
 }
 
@@ -55,7 +55,7 @@ func (f *Function) inherit(ctx context.Context, t *target, run *job.Run) (json.R
 	_, _, err = record.Change(ctx, f.Catalog, layout.FetchJobKey(from.Ref), func(j *job.Job, exists bool) error {
 		taken = exists && j.Status == job.Failed && bytes.Equal(j.Checkpoint, from.Checkpoint)
 		if !taken {
-			return record.ErrKeep // another fetch has it
+			return record.ErrKeep // another fetch has taken it
 		}
 		j.Checkpoint = nil
 		return nil
@@ -73,14 +73,14 @@ func (f *Function) kept(j job.Job) (cp checkpoint, ok bool) {
 	return cp, err == nil && j.Status == job.Failed && f.Now().Sub(cp.At) < abandonedAfter
 }
 
-// resumable reports whether validators or a digest can tell that the rest of the
-// source is of the same image.
+// resumable reports whether validators or a digest can confirm that the rest of the
+// source belongs to the same image.
 func (tr *transfer) resumable() bool {
 	return tr.cp.Validators != (source.Validators{}) || tr.t.verified()
 }
 
-// resume resumes a checkpoint and reports whether that is possible. It aborts the
-// parts of one that is of no use.
+// resume loads the checkpoint and reports whether the transfer can resume from it.
+// If not, it aborts the checkpoint's parts.
 func (tr *transfer) resume(ctx context.Context) (bool, error) {
 	var cp checkpoint
 	if json.Unmarshal(tr.from, &cp) != nil || cp.UploadID == "" {
@@ -109,8 +109,8 @@ func (tr *transfer) resume(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// continues reports whether the first of parts are those of the checkpoint,
-// whose hash has come to offset.
+// continues reports whether parts begins with the parts of the checkpoint, which
+// end at offset.
 func (cp *checkpoint) continues(parts []store.Part, offset int64) bool {
 	if cp.PartSize <= 0 || cp.Parts < 0 || int(cp.Parts) > len(parts) {
 		return false
@@ -132,8 +132,8 @@ func sameBytes(parts []store.Part, size int64) bool {
 	return size == 0
 }
 
-// key returns where to assemble the bytes: at their place if the digest is
-// known, else where no other transfer does.
+// key returns the key at which to assemble the bytes: the blob's if the SHA-256 is
+// known, else a new one for staging.
 func (t *target) key() store.Key {
 	if t.sha256 != "" {
 		return layout.BlobKey(t.sha256)
@@ -156,7 +156,7 @@ func isStaging(key store.Key) bool {
 	return ok
 }
 
-// save is [job.Run.Save].
+// save saves the checkpoint and the progress; see [job.Run.Save].
 func (tr *transfer) save(ctx context.Context) error {
 	cp, err := json.Marshal(tr.cp)
 	if err != nil {
@@ -165,8 +165,8 @@ func (tr *transfer) save(ctx context.Context) error {
 	return tr.run.Save(ctx, tr.sum.Offset(), tr.size(), cp)
 }
 
-// keeps reports whether the parts are of use to a later run, or are another
-// owner's by now.
+// keeps reports whether to keep the parts of a transfer that failed with err: a
+// later run can use them, or another owner has them.
 func (tr *transfer) keeps(ctx context.Context, err error) bool {
 	_, retry := errors.AsType[*queue.Retry](err)
 	_, kept := errors.AsType[*job.Kept](err)
@@ -181,7 +181,7 @@ func (tr *transfer) keeps(ctx context.Context, err error) bool {
 	return !errors.Is(cause, job.ErrCancelled)
 }
 
-// patience is how long aborting may take.
+// patience limits the time for aborting.
 const patience = 10 * time.Second
 
 // abort removes the parts.

@@ -18,25 +18,25 @@ import (
 	"imageroot/shared/store"
 )
 
-// Limits are the sizes and waits of a fetch. A field that is zero has its
-// default.
+// Limits are the sizes and waits of a fetch. A zero field has its default.
 type Limits struct {
 	// SegmentBytes is the length of one ranged request, 4 MiB by default. A
 	// fetch holds as many segments in memory as it has connections.
 	SegmentBytes int64
 	// PartBytes is the size of the parts in which an image is stored, and the
-	// most that is fetched again after a kill: 64 MiB by default. Images that
-	// would need more than [store.MaxParts] of them get larger ones.
+	// maximum that is fetched again after a kill: 64 MiB by default. Images that
+	// would need more than [store.MaxParts] parts get larger ones.
 	PartBytes int64
-	// UnknownPartBytes is the same for a source of unknown length, 16 MiB by
-	// default. Such a part is held in memory: S3 needs its length first.
+	// UnknownPartBytes is the same for a source of unknown length: 16 MiB by
+	// default, doubled after every 2,000 parts. Such a part is held in memory,
+	// since S3 needs its length first.
 	UnknownPartBytes int64
 	// FirstWait is the wait after the first of several failed requests, half a
 	// second by default.
 	FirstWait time.Duration
-	// LeastBytes must come in each LeastWithin of waiting for a source, by
-	// default 2 MiB in ten minutes. A source that sends less is asked over one
-	// connection, then taken to be out of reach.
+	// LeastBytes is the minimum that a source must send in each LeastWithin of
+	// waiting for it: 2 MiB in ten minutes by default. A slower source is read over
+	// one connection, then treated as out of reach.
 	LeastBytes  int64
 	LeastWithin time.Duration
 }
@@ -52,7 +52,7 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
-// maxRestarts is how often a source may change while it is fetched.
+// maxRestarts limits how often a run begins the transfer again.
 const maxRestarts = 3
 
 // A transfer is one try to fetch a whole source.
@@ -61,7 +61,7 @@ type transfer struct {
 	t    *target
 	run  *job.Run
 	from json.RawMessage // the checkpoint to resume from, if any
-	pure bool            // joins no bytes of different servers
+	pure bool            // does not join bytes of different servers
 
 	cp    checkpoint
 	sum   *digest.Hasher
@@ -130,7 +130,7 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
 }
 
-// receive stores what is missing of the source in parts.
+// receive stores the missing bytes of the source in parts and verifies the whole.
 func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
 		Limits:  tr.f.Limits.withDefaults(),
@@ -161,10 +161,10 @@ func (tr *transfer) receive(ctx context.Context) error {
 	return tr.save(ctx)
 }
 
-// outlast returns the outcome of a transfer that failed with err after a part that
-// can be resumed from. If the source is out of reach the job stays queued. If it
-// answers, but not with the rest, the job fails and its parts are kept for another
-// URL.
+// outlast returns the outcome of a transfer that failed with err. If it can be
+// resumed and the source is out of reach, the job stays queued. If it can be
+// resumed and the source does not send the rest, the job fails and its parts are
+// kept for another URL. Otherwise the outcome is err.
 func (tr *transfer) outlast(err error) error {
 	asked, passes := source.MayRetry(err)
 	down := tr.f.Now().Sub(tr.cp.At)
@@ -181,7 +181,7 @@ func (tr *transfer) outlast(err error) error {
 	return &queue.Retry{After: after, Free: true, Err: fmt.Errorf("%w; the first %d bytes are kept, and it is tried again in %v", err, tr.sum.Offset(), after)}
 }
 
-// verified reports whether a digest tells that the bytes are the right ones.
+// verified reports whether the catalog has a digest to verify the bytes with.
 func (t *target) verified() bool { return t.sha256 != "" || t.sha512 != "" }
 
 // size returns the size that the stream must have: the source's when the transfer
@@ -206,7 +206,7 @@ func (tr *transfer) begin(ctx context.Context) error {
 	tr.sum = digest.New(t.sha512 != "")
 	tr.parts = nil
 	tr.cp = checkpoint{Key: key, UploadID: id, Size: -1, Hashed: tr.sum.State()}
-	// The next owner of the job can resume or abort the parts.
+	// Save, so that the next owner of the job can resume or abort the parts.
 	if err := tr.save(ctx); err != nil {
 		tr.abort(ctx)
 		return err
@@ -214,8 +214,8 @@ func (tr *transfer) begin(ctx context.Context) error {
 	return nil
 }
 
-// compare compares size and validators of the source with those of when the entry
-// was added.
+// compare flags the entry if the size or, without a digest, the validators of the
+// source have changed since it was added. It returns an error if the size has.
 func (tr *transfer) compare(ctx context.Context, s *stream) error {
 	t := tr.t
 	tr.cp.Validators, tr.cp.Size = s.validators, s.size
@@ -229,7 +229,7 @@ func (tr *transfer) compare(ctx context.Context, s *stream) error {
 	return nil
 }
 
-// flag warns of an entry whose source has changed.
+// flag adds a warning to an entry whose source has changed.
 func (f *Function) flag(ctx context.Context, t *target) {
 	if !t.entry {
 		return

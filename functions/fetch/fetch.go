@@ -71,7 +71,7 @@ var errGone = errors.New("the catalog no longer has this source")
 // target reads what the catalog knows of a source.
 func (f *Function) target(ctx context.Context, ref layout.Ref) (*target, error) {
 	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
-		return nil, retryLater(err) // it could not be published
+		return nil, retryLater(err) // the fetch could not be published
 	}
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	if err == nil {
@@ -147,7 +147,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 		err = f.Runners().Handle(ctx, task)
 	}
 	if errors.Is(err, record.ErrNewer) {
-		return nil // a record of a newer version is left to that version
+		return nil // left to a process of the newer version
 	}
 	return err
 }
@@ -159,7 +159,7 @@ func (f *Function) Runners() job.Runners {
 
 func (f *Function) runner() *job.Runner { return f.Runners().Of(job.Fetch) }
 
-// work does a fetch job.
+// work runs a fetch job.
 func (f *Function) work(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
 	t, err := f.target(ctx, layout.Ref(id))
 	if err != nil {
@@ -180,14 +180,13 @@ func (f *Function) fetched(ctx context.Context, _ string, j job.Job) error {
 	return nil
 }
 
-// handOver is how long a job that this process may not do is left to other
+// handOver is how long a job that this process may not run is left to other
 // processes.
 const handOver = 30 * time.Second
 
 // leave returns the outcome of a job whose source failed with err. If a process
-// with other settings for sources queued the job, such a process may do it: the
-// job stays queued, for as long as for a source that is out of reach. Otherwise
-// the outcome is err.
+// with other settings for sources queued the job, such a process may run it: the
+// job stays queued for up to maxOutage. Otherwise the outcome is err.
 func (f *Function) leave(j job.Job, err error) error {
 	_, unresolvable := errors.AsType[*source.Unresolvable](err)
 	if !unresolvable || j.Reach == "" || j.Reach == f.Sources.Reach() || f.Now().Sub(j.QueuedAt) > maxOutage {
@@ -210,8 +209,9 @@ func retryLater(err error) error {
 	return job.StoreFailed(err)
 }
 
-// Reconcile sends the tasks of active fetch jobs again, and removes blobs, records
-// and parts that no source in the catalog stands for and that are older than a day.
+// Reconcile sends the tasks of active fetch jobs again, and removes blobs and
+// records that no source names, and parts that no job will resume, if they are
+// older than a day.
 func (f *Function) Reconcile(ctx context.Context) error {
 	blobs, fetched, err := f.Inventory.Unnamed(ctx, abandonedAfter)
 	if err != nil {
@@ -241,13 +241,14 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	return f.sweepParts(ctx, f.inUse(jobs))
 }
 
-// used has the keys and the IDs of the store's uploads that jobs fill.
+// used holds the keys and the IDs of the store's uploads that jobs use.
 type used struct {
 	keys    map[store.Key]bool
 	uploads map[string]bool
 }
 
-// inUse returns what active jobs fill, or failed ones have left for another.
+// inUse returns the uploads of active jobs, and those that failed jobs have left for
+// another.
 func (f *Function) inUse(jobs []job.Job) used {
 	u := used{map[store.Key]bool{}, map[string]bool{}}
 	for _, j := range jobs {
@@ -262,7 +263,8 @@ func (f *Function) inUse(jobs []job.Job) used {
 	return u
 }
 
-// sweepParts removes the parts of fetches that no job will resume.
+// sweepParts removes the parts and the staged objects of fetches that no job will
+// resume.
 func (f *Function) sweepParts(ctx context.Context, inUse used) error {
 	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix} {
 		for u, err := range f.Catalog.PendingUploads(ctx, prefix) {
@@ -292,12 +294,13 @@ func (f *Function) sweepParts(ctx context.Context, inUse used) error {
 // abandonedAfter is the age at which an upload that no job names is removed.
 const abandonedAfter = 24 * time.Hour
 
-// Uncache removes fetched bytes. Their records stay.
+// Uncache removes the blob with this SHA-256. The records stay.
 func (f *Function) Uncache(ctx context.Context, sha256 layout.SHA256) error {
 	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
 }
 
-// nameOf returns the primary name of the bytes with that digest.
+// nameOf returns the primary name of the bytes with that digest, or the beginning of
+// the digest.
 func nameOf(ctx context.Context, inv *inventory.Inventory, sha256 layout.SHA256) string {
 	s, err := inv.Snapshot(ctx)
 	if err == nil {

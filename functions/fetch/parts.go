@@ -42,7 +42,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 			if length = min(tr.cp.PartSize, left); length == 0 {
 				return ends(s, size)
 			}
-			// Nothing beyond this part is asked for before it is safe.
+			// Nothing beyond this part is requested before the part is stored.
 			s.allow(tr.sum.Offset() + length)
 			body = io.LimitReader(s, length)
 			if tr.f.Whole && length <= maxWhole {
@@ -53,7 +53,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 				body = bytes.NewReader(part)
 			}
 		} else {
-			// Larger parts later on, so that 10,000 are enough.
+			// Later parts are larger, so that 10,000 are enough.
 			part, err := store.ReadUpTo(s, int(s.UnknownPartBytes<<(n/2000)))
 			if err != nil {
 				return err
@@ -69,7 +69,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 	}
 }
 
-// ends makes sure that a source of a known size has no more than that.
+// ends returns an error if a source sends more than its known size.
 func ends(s *stream, size int64) error {
 	var one [1]byte
 	switch n, err := s.Read(one[:]); {
@@ -110,7 +110,7 @@ func (tr *transfer) putPart(ctx context.Context, s *stream, n int32, body io.Rea
 type exactly struct {
 	r         io.Reader
 	left      int64
-	end, size int64 // where r ends in the source, and the size of that
+	end, size int64 // the offset in the source at which r ends, and the source's size
 }
 
 func (e *exactly) Read(p []byte) (int, error) {
@@ -138,8 +138,8 @@ func (tr *transfer) verify() error {
 	return nil
 }
 
-// assemble makes a blob of the parts. An earlier run may have ended at any point
-// of that.
+// assemble makes a blob of the parts. An earlier run may have stopped at any step
+// of it.
 func (tr *transfer) assemble(ctx context.Context) error {
 	c, blob, size := tr.f.Catalog, layout.BlobKey(tr.sum.Sum256()), tr.sum.Offset()
 	if tr.parts != nil {
@@ -182,7 +182,7 @@ func (tr *transfer) assemble(ctx context.Context) error {
 func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 layout.SHA256, size int64, v source.Validators) (func(*job.Job), error) {
 	err := job.Publish(ctx, run, layout.FetchedKey(t.ref), size, func(rec *entry.Fetched) error {
 		if t.entry {
-			// The bytes are of the source as it was when the entry was added.
+			// A refreshed entry may describe other bytes.
 			e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(t.ref))
 			switch {
 			case errors.Is(err, store.ErrNotFound):

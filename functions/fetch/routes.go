@@ -19,7 +19,7 @@ import (
 	"imageroot/shared/web"
 )
 
-// Routes are the function's routes.
+// Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /catalog/downloads", Access: web.Operator, Handle: f.list, Quiet: true},
@@ -29,7 +29,7 @@ func (f *Function) Routes() []web.Route {
 	}
 }
 
-// view is a fetch job as the API shows it.
+// A view is a fetch job in the API.
 type view struct {
 	job.View
 	BytesDownloaded int64 `json:"bytes_downloaded"`
@@ -71,7 +71,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx := r.Context()
 	if row.Cached {
-		// Done, whether by a job or not.
+		// The bytes are here, whether a job fetched them or not.
 		j := job.Job{Name: src.Name, Src: src.Location, Status: job.Completed, SHA256: row.Digest(), BytesTotal: row.SizeBytes}
 		if row.SizeBytes != nil {
 			j.BytesDone = *row.SizeBytes
@@ -90,7 +90,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(src.Ref)); err != nil {
 		return err // the fetch could not be published
 	}
-	keep := func(job.Job) bool { return false } // what ended did not bring the bytes, or they were dropped
+	keep := func(job.Job) bool { return false } // a job that ended stored no bytes, or they were dropped
 	j, err := f.runner().Enqueue(ctx, string(src.Ref), keep, func(j *job.Job) {
 		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
 		j.Actor, j.SourceIP, j.Reach = activity.Operator, web.ClientIP(r), f.Sources.Reach()
@@ -108,7 +108,7 @@ func find(s *inventory.Snapshot, name image.Name, ref, src string) (*inventory.R
 	ok := false
 	switch {
 	case src != "":
-		key := layout.RefOf(src) // the manifest may spell a URL in its own way
+		key := layout.RefOf(src) // the URL in a manifest may not be canonical
 		if row, ok = s.BySource(key); !ok {
 			u, err := source.ParseURL(src)
 			if err != nil {
@@ -158,7 +158,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		if jobs != nil {
-			break // as all routes take a name: its own spelling first
+			break // the exact spelling has precedence, as in all routes
 		}
 	}
 	if jobs == nil {

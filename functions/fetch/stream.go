@@ -22,8 +22,8 @@ type streamConfig struct {
 	offset     int64 // of the first byte to return
 	size       int64 // of the source, negative if unknown
 	validators source.Validators
-	// verified is set if a digest verifies the bytes. Answers are joined then
-	// whatever their validators: mirrors differ in them.
+	// verified is set if a digest verifies the bytes. Answers are then joined even
+	// if their validators differ, as those of mirrors do.
 	verified bool
 	whole    bool                    // read one answer, of one server
 	count    func(n int)             // called with each length received
@@ -31,7 +31,7 @@ type streamConfig struct {
 }
 
 // A stream reads a source from an offset to its end: in segments over several
-// connections if the source has ranges, else in order over one. It asks again for the
+// connections if the source has ranges, else in order over one. It requests again the
 // bytes that a lost connection left out. Read is not safe for concurrent use.
 type stream struct {
 	streamConfig
@@ -56,9 +56,9 @@ type stream struct {
 
 	mu      sync.Mutex
 	stopped bool
-	limit   int64         // no request goes beyond
+	limit   int64         // the end of what may be requested
 	raised  chan struct{} // closed when limit is raised
-	width   int           // most segments in flight
+	width   int           // maximum number of segments in flight
 	lent    int           // buffers in use or in buffers
 	workers sync.WaitGroup
 }
@@ -85,10 +85,10 @@ func openStream(ctx context.Context, cfg streamConfig) (*stream, error) {
 	return s, nil
 }
 
-// errSlow is the cause of the end of requests to a source below the least rate.
+// errSlow is the cause of cancelling requests to a source below the minimum rate.
 var errSlow = errors.New("below the least rate")
 
-// slow ends the requests.
+// slow cancels the requests, since the source is below the minimum rate.
 func (s *stream) slow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +96,7 @@ func (s *stream) slow() {
 		"the source is too slow: it sent less than %d bytes in %v", s.LeastBytes, s.LeastWithin)})
 }
 
-// wait runs f, which waits for the source, within the least rate.
+// wait runs f, which waits for the source, and enforces the minimum rate meanwhile.
 func (s *stream) wait(f func() error) error {
 	s.pace.begin()
 	defer s.pace.pause()
@@ -107,7 +107,8 @@ func (s *stream) wait(f func() error) error {
 	return err
 }
 
-// begin sends the first request. Its answer decides between segments and order.
+// begin sends the first request. Its answer decides whether to read in segments or in
+// order.
 func (s *stream) begin() error {
 	if s.offset > 0 && s.offset == s.size {
 		return nil // nothing is left
@@ -125,7 +126,7 @@ func (s *stream) begin() error {
 	if body.Size >= 0 {
 		s.size = body.Size
 	} else if !body.Ranged {
-		s.size = min(s.size, -1) // a server without a length need not keep to an earlier one
+		s.size = min(s.size, -1) // an answer without a length need not have the earlier size
 	}
 	switch {
 	case s.whole:
@@ -141,8 +142,8 @@ func (s *stream) begin() error {
 	return s.skip()
 }
 
-// joinable reports whether a digest or validators tell that several answers are of one
-// image.
+// joinable reports whether a digest or validators can confirm that several answers are
+// of one image.
 func (s *stream) joinable() bool {
 	return s.verified || s.validators != source.Validators{}
 }
@@ -229,7 +230,7 @@ func (s *stream) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// came counts bytes that the source sent.
+// came counts bytes that the source sent, new or again.
 func (s *stream) came(n int) {
 	s.count(n)
 	s.pace.add(n)
@@ -269,8 +270,8 @@ func (s *stream) readBody(p []byte) (int, error) {
 	}
 }
 
-// reopen asks for the rest of the source in order. After an err that may pass it waits
-// first; any other err it returns.
+// reopen requests the rest of the source in order. If err is not nil, it waits first,
+// or returns an error if a retry is useless.
 func (s *stream) reopen(err error) error {
 	if s.body != nil {
 		s.body.Close()
@@ -313,7 +314,7 @@ func (s *stream) skip() error {
 	return nil
 }
 
-// open asks for part of the source, and again after failures that may pass.
+// open requests part of the source. It retries after temporary failures.
 func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 	validators := s.validators
 	if s.verified {
@@ -339,7 +340,7 @@ func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 			}
 			continue
 		case errors.Is(err, source.ErrRange) && (offset > 0 || length > 0):
-			// The server ignores the range: ask for the whole.
+			// The server ignores the range: request the whole.
 			if offset, length = 0, -1; t.give() {
 				continue
 			}
@@ -360,7 +361,7 @@ type segment struct {
 	read   int // bytes of buf that Read has returned
 }
 
-// errNoRange is the error of a segment whose answer is not the range.
+// errNoRange is the error of a segment whose answer is not the requested range.
 var errNoRange = errors.New("the source no longer keeps to ranges")
 
 func (s *stream) schedule(first *source.Body) {
@@ -397,7 +398,7 @@ func (s *stream) schedule(first *source.Body) {
 	}
 }
 
-// mayAsk waits until a segment from offset may be asked for, and returns its end. ok is
+// mayAsk waits until a segment from offset may be requested, and returns its end. ok is
 // false if the stream ends before.
 func (s *stream) mayAsk(offset int64) (end int64, ok bool) {
 	for {
@@ -417,7 +418,7 @@ func (s *stream) mayAsk(offset int64) (end int64, ok bool) {
 
 // fill reads a segment, first from body unless it is nil.
 func (s *stream) fill(g *segment, body *source.Body) error {
-	t := tries{first: s.FirstWait, most: shortTries} // reading in order has more
+	t := tries{first: s.FirstWait, most: shortTries} // reading in order has more tries
 	filled := 0
 	for {
 		if body == nil {
@@ -454,7 +455,7 @@ func (s *stream) fillFrom(g *segment, body *source.Body, filled *int) error {
 		s.got(n)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
-				// A server may send less than it was asked for.
+				// A server may send less than was requested.
 				err = &source.ShortBody{Host: s.loc.URL, Want: int64(len(g.buf)), Got: int64(*filled)}
 			}
 			return err
@@ -497,7 +498,7 @@ func (s *stream) readSegments(p []byte) (int, error) {
 	return n, nil
 }
 
-// inOrder drops the segments and reads on over one connection.
+// inOrder drops the segments and continues over one connection.
 func (s *stream) inOrder(p []byte) (int, error) {
 	s.cancel(nil)
 	s.workers.Wait()

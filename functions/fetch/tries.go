@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// shortTries is the number of tries at one place of a source that closes before
-	// its end or refuses, and lostTries of one whose connection fails.
+	// shortTries is the number of tries at one offset if the source refuses or
+	// closes before its end, and lostTries if the connection fails.
 	shortTries = 4
 	lostTries  = 8
 
 	maxWait = 30 * time.Second
-	// maxOutage is how long after its last part a fetch asks a source that is out
-	// of reach. The waits in between are as long as the outage so far, within the
-	// bounds below.
+	// maxOutage is how long after its last part a fetch retries a source that is
+	// out of reach. Each wait is as long as the outage so far, within the bounds
+	// below.
 	maxOutage     = 24 * time.Hour
 	minOutageWait = 30 * time.Second
 	maxOutageWait = 10 * time.Minute
@@ -29,13 +29,13 @@ const (
 	maxAsked = 5 * time.Minute
 )
 
-// tries decides whether and when to ask again. A failure after new bytes counts as
-// the first.
+// tries decides whether and when to retry. A failure after new bytes counts as the
+// first.
 type tries struct {
 	// first is the wait after the first failure. It doubles with each further
 	// one, up to maxWait.
 	first    time.Duration
-	most     int // failures that end it; 0 means shortTries or lostTries, by the error
+	most     int // number of failures that ends it; 0 means shortTries or lostTries, by the error
 	failures int
 	best     int64
 }
@@ -53,8 +53,8 @@ func (t *tries) give() bool {
 	return t.failures < shortTries
 }
 
-// wait waits and returns nil if it is time to ask again after err. It returns an error
-// if another try is useless or ctx ends.
+// wait returns nil when it is time to retry after err. It returns an error if a retry
+// is useless or ctx ends.
 func (t *tries) wait(ctx context.Context, err error) error {
 	after, ok := source.MayRetry(err)
 	refused := mayPass(err)
@@ -83,7 +83,7 @@ func (t *tries) wait(ctx context.Context, err error) error {
 }
 
 // A pace calls slow if a source sends less than least bytes in a window of waiting
-// for it. Time between begin and pause counts.
+// for it. Only time between begin and pause counts.
 type pace struct {
 	least  int64
 	window time.Duration

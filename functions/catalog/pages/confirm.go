@@ -15,8 +15,9 @@ import (
 	"imageroot/templates"
 )
 
-// confirm answers GET /ui/images/confirm: it asks before something is deleted or
-// replaced. If that does not exist any more, it asks nothing.
+// confirm answers GET /ui/images/confirm: the question before something is deleted
+// or replaced. If that no longer exists, confirm answers 204, or redirects a plain
+// form to the images.
 func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	what, key := r.URL.Query().Get("what"), r.URL.Query().Get("key")
 	c, err := p.question(r.Context(), what, key)
@@ -37,8 +38,7 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	return p.show(w, r, http.StatusOK, *c)
 }
 
-// addBack returns the URL of a form's action with the page to return to; see
-// [web.Back].
+// addBack adds the page to return to to the URL of a form's action; see [web.Back].
 func addBack(action, page string) string {
 	separator := "?"
 	if strings.Contains(action, "?") {

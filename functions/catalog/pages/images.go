@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// pageEvents is how many events are on the page of images.
+	// pageEvents is the number of events on the page of images.
 	pageEvents = 10
-	// eventsAge is how old these may be if nothing else has changed: listing
-	// them costs the store more than all the rest.
+	// eventsAge is how long they are cached if nothing else changes: listing them
+	// costs the store more than the rest of the page.
 	eventsAge = 5 * time.Second
 )
 
-// kept is a cache of what is expensive to make.
+// kept caches the fragments that are expensive to make.
 type kept struct {
 	rows struct {
 		sync.Mutex
@@ -34,7 +34,7 @@ type kept struct {
 		sync.Mutex
 		fragment templates.Fragment
 		at       time.Time // zero if there is no fragment
-		cause    string    // of listing them
+		cause    string    // the cause of listing them; see recent
 	}
 }
 
@@ -57,8 +57,8 @@ func (p *Pages) imagesPage(w http.ResponseWriter, r *http.Request, v url.Values,
 	}, nil
 }
 
-// live answers GET /ui/images/live: the parts of the page that have another
-// version than the browser's.
+// live answers GET /ui/images/live: the parts of the page whose version is not the
+// browser's.
 func (p *Pages) live(w http.ResponseWriter, r *http.Request) error {
 	v := r.URL.Query()
 	parts, err := p.parts(r, v)
@@ -136,7 +136,8 @@ func (p *Pages) summary(s *inventory.Snapshot) templates.Summary {
 	return templates.Summary{Count: count(int64(len(s.Rows))), One: len(s.Rows) == 1, Stored: sizeOf(stored), Location: p.Location}
 }
 
-// recent returns the newest events. It lists them again when cause changes.
+// recent returns the newest events. It lists them again if cause has changed or they
+// are older than eventsAge.
 func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, error) {
 	now := p.Now()
 	k := &p.kept.events
@@ -145,7 +146,7 @@ func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, e
 	if k.cause == cause && !k.at.IsZero() && now.Sub(k.at) < eventsAge {
 		return k.fragment, nil
 	}
-	// Not those about logging in.
+	// Leave out the events about logging in.
 	var all []activity.Event
 	for _, kind := range []string{activity.SubjectImage, activity.SubjectCatalog} {
 		events, _, err := p.Activity.List(ctx, activity.Filter{SubjectKind: kind, Limit: pageEvents})

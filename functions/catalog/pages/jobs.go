@@ -14,7 +14,7 @@ import (
 	"imageroot/templates"
 )
 
-// pageJobs is the most jobs of each kind on a page.
+// pageJobs is the maximum number of jobs in each list of the page.
 const pageJobs = 20
 
 // statuses returns a string that changes when a job changes its status.
@@ -27,7 +27,7 @@ func statuses(jobs []job.Job) string {
 			last = *t
 		}
 	}
-	return fmt.Sprint(n, last.UnixNano()) // maps are written in order
+	return fmt.Sprint(n, last.UnixNano()) // fmt sorts maps by key
 }
 
 // jobViews returns the jobs to show: the running ones, the next ones, and those
@@ -44,7 +44,7 @@ func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs
 		}
 	}
 	v := templates.Jobs{Counts: strings.Join(counts, ", ")}
-	// The list begins with the active ones. Those that ended last are shown
+	// Active jobs are first in the list. Some of those that ended last are shown,
 	// however many are queued.
 	active := int(n[job.Running] + n[job.Queued])
 	ended := min(len(jobs)-active, max(pageJobs-active, pageJobs/4))

@@ -15,10 +15,9 @@ import (
 )
 
 // isPage reports whether a path, with its query, is a page to return to after
-// logging in. So a link of another site cannot lead through the log-in to any
-// other place.
+// logging in. It prevents open redirects by a link to the log-in.
 func isPage(next string) bool {
-	const most = 2048 // the form has it beside a password
+	const most = 2048 // the form sends it with the password
 	if len(next) > most || strings.ContainsAny(next, "\\\r\n\t") {
 		return false // browsers differ in how they read these
 	}
@@ -85,8 +84,9 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) error {
 	return p.showLogin(w, r, problem.Prepare(w, e), next, e.Detail)
 }
 
-// failures bounds what strangers write to the log: wrong passwords from one
-// address are logged once a minute. It is safe for concurrent use.
+// failures limits what clients without the password write to the activity: wrong
+// passwords from one address are logged once a minute. It is safe for concurrent
+// use.
 type failures struct {
 	mu     sync.Mutex
 	logged map[string]time.Time

@@ -23,7 +23,8 @@ type Pages struct {
 	// Location is the image root as a URL: s3://images/.
 	Location string
 	// S3Endpoint is the URL of the S3 server for clients on other machines. If it
-	// has no host (":9000"), it is the host of the client's request. "" is AWS.
+	// has no host (":9000") or an unspecified address, the host of the client's
+	// request is used. It is "" on AWS.
 	S3Endpoint string
 
 	kept     kept
@@ -120,12 +121,12 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, status int, v templ
 	return nil
 }
 
-// ErrorPage answers with a page about a problem. It is ErrorPage of
+// ErrorPage answers with a page about a problem. It is for the ErrorPage of
 // [web.Config].
 func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Error, status int) {
 	signedIn := e.Code != problem.Unauthorized && p.Auth.Authenticate(r) == nil
 	if signedIn && isAddForm(r) {
-		// The form again, with its values.
+		// Show the form again, with its values.
 		add := templates.Add{
 			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"),
 			Refresh: r.PostForm.Get("refresh") == "true", Error: e.Detail,

@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	// pageRows is the most rows of a page.
+	// pageRows is the maximum number of rows on a page.
 	pageRows = 100
-	// keptRows is the most searches whose rows are kept until the catalog changes.
+	// keptRows is the maximum number of searches whose rows are cached until the
+	// catalog changes.
 	keptRows = 16
 )
 
@@ -82,7 +83,7 @@ func (p *Pages) rows(r *http.Request, s *inventory.Snapshot, v url.Values, downl
 	return f, err
 }
 
-// known returns the fields of the page's query without those of a refresh.
+// known returns the fields of the page's query, without those that a refresh adds.
 func known(v url.Values) url.Values {
 	k := url.Values{}
 	for _, name := range []string{"q", "sort", "limit", "cursor"} {

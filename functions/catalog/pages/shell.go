@@ -12,7 +12,7 @@ import (
 	"imageroot/templates"
 )
 
-// shell returns the lines that upload an image from a terminal.
+// shell returns the commands that upload an image from a terminal.
 func (p *Pages) shell(r *http.Request) templates.Shell {
 	aws := "aws s3 cp ubuntu.img " + p.Location
 	if e := endpointFor(p.S3Endpoint, r); e != "" {
@@ -37,7 +37,7 @@ func endpointFor(endpoint string, r *http.Request) string {
 		return endpoint
 	}
 	a, err := netip.ParseAddr(u.Hostname())
-	if u.Hostname() == "" || err == nil && a.IsUnspecified() { // on which a server listens on all addresses
+	if u.Hostname() == "" || err == nil && a.IsUnspecified() { // the server listens on all addresses
 		port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 		u.Host = net.JoinHostPort((&url.URL{Host: r.Host}).Hostname(), port)
 	}

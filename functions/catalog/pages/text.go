@@ -42,8 +42,8 @@ func count(n int64) string {
 	return s
 }
 
-// timeOf formats a time relative to now. It is coarse, so that the fragments
-// which show it change seldom.
+// timeOf formats a time relative to now. It is coarse, so that the fragments that
+// show it seldom change.
 func timeOf(t, now time.Time) templates.Time {
 	return templates.Time{At: t, Relative: relative(now.Sub(t))}
 }
