@@ -1,5 +1,5 @@
-// Package inventory merges the content of the two roots into the catalog: one row
-// for each content, whatever its names and sources.
+// Package inventory merges the two roots into the catalog: one row for each content,
+// with all its names and sources.
 package inventory
 
 import (
@@ -29,18 +29,18 @@ import (
 // Kinds of sources.
 const (
 	Local    = "local"    // an image in the image root
-	Manifest = "manifest" // a src in the operator's manifest
+	Manifest = "manifest" // an image of the operator's manifest
 	URL      = "url"      // an operator's entry
 )
 
-// A Source is a place of a row's bytes.
+// A Source is an origin of a row's bytes.
 type Source struct {
 	Kind     string `json:"kind"`
 	Location string `json:"location"`
 
 	Name image.Name `json:"-"`
-	Ref  layout.Ref `json:"-"` // of a URL; "" for a local image
-	// Published about the source; "" or nil if nothing is.
+	Ref  layout.Ref `json:"-"` // of the URL; "" for a local image
+	// What the manifest or the entry says about the bytes; "" or nil if nothing.
 	SHA256    layout.SHA256 `json:"-"`
 	SHA512    string        `json:"-"`
 	SizeBytes *int64        `json:"-"`
@@ -50,36 +50,37 @@ type Source struct {
 const (
 	Unhashed  = "unhashed"
 	Hashed    = "hashed"
-	Published = "published" // by the source; no bytes were hashed here
-	// queued, running and failed are states of the hash job.
+	Published = "published" // known from the source; not computed here
+	// Otherwise the status of the hash job: queued, running or failed.
 )
 
-// A Row is one content of the catalog. Sizes are bytes.
+// A Row is one line of the catalog: one content, or one source that is not hashed.
+// Sizes are in bytes.
 type Row struct {
-	Ref    *string        `json:"ref"` // the first MinRef digits of SHA256
+	Ref    *string        `json:"ref"` // the first MinRef hex digits of SHA256
 	SHA256 *layout.SHA256 `json:"sha256"`
-	// Names begins with the primary name: one of the manifest, else the one that
-	// has been known longest.
+	// Names begins with the primary name: a name from the manifest if there is one,
+	// else the name known longest.
 	Names     []image.Name `json:"names"`
 	Format    image.Format `json:"format"`
 	SizeBytes *int64       `json:"size_bytes"`
 	Sources   []Source     `json:"sources"`
 	Cached    bool         `json:"cached"`
 	HashState string       `json:"hash_state"`
-	// Content is the kind of the bytes, VirtualSizeBytes the size of the disk that
-	// they need. RawSizeBytes and RawSHA256 are of the disk itself, which /raw
-	// sends. They are nil as long as they are not known.
+	// Content is the kind of the bytes, VirtualSizeBytes the size of the drive that
+	// they need. RawSizeBytes and RawSHA256 are those of the disk, which /raw serves.
+	// All are nil until they are known.
 	Content          *content.Kind  `json:"content"`
 	VirtualSizeBytes *int64         `json:"virtual_size_bytes"`
 	RawSizeBytes     *int64         `json:"raw_size_bytes"`
 	RawSHA256        *layout.SHA256 `json:"raw_sha256"`
 	Warnings         []string       `json:"warnings"`
 
-	// Known is the content record, or nil if the bytes were not inspected.
+	// Known is the content record, or nil before the inspection.
 	Known *content.Record `json:"-"`
-	// Blob reports whether the catalog root has the bytes.
+	// Blob is true if the catalog root has the bytes.
 	Blob bool `json:"-"`
-	// FetchFailed reports whether the bytes are missing because a fetch failed.
+	// FetchFailed is true if the bytes are missing because a fetch failed.
 	FetchFailed bool `json:"-"`
 }
 
@@ -91,7 +92,8 @@ func (r *Row) Digest() layout.SHA256 {
 	return *r.SHA256
 }
 
-// Local returns the name of an image in the image root with the row's bytes.
+// Local returns the name of an image in the image root that has the row's bytes, and
+// false if there is none.
 func (r *Row) Local() (name image.Name, ok bool) {
 	for _, s := range r.Sources {
 		if s.Kind == Local {
@@ -101,18 +103,18 @@ func (r *Row) Local() (name image.Name, ok bool) {
 	return "", false
 }
 
-// A Snapshot is the catalog at one moment. It must not be changed, and is safe
-// for concurrent use.
+// A Snapshot is the catalog at one moment. Callers must not modify it. It is safe for
+// concurrent use.
 type Snapshot struct {
-	Rows []Row // by first name, then digest
+	Rows []Row // sorted by primary name without case, then digest
 	// Problem is the error of the manifest, or "".
 	Problem string
-	// Others are the objects in the image root that are not images, by name.
+	// Others are the objects in the image root that are not images, sorted by name.
 	Others []Other
 
 	bySHA  map[layout.SHA256]int
 	byName map[image.Name]int          // names are exact
-	byDisk map[image.Name][]image.Name // names by image.DiskName, if that differs
+	byDisk map[image.Name][]image.Name // names by their image.DiskName, if it differs
 	byRef  map[layout.Ref]int          // of URL sources
 	images map[store.Key]index.Item[struct{}]
 	blobs  map[layout.SHA256]index.Item[struct{}] // by digest
@@ -121,26 +123,26 @@ type Snapshot struct {
 	hidden []Other
 
 	textOnce sync.Once
-	texts    []string // that a search compares with, by row
+	texts    []string // the text that a search matches, by row
 }
 
-// generations are the generations of what a snapshot was made of.
+// generations are those of a snapshot's inputs.
 type generations struct{ images, blobs, digests, entries, fetched, hashJobs, contents, manifest uint64 }
 
-// BySHA256 returns the row with that digest.
+// BySHA256 returns the row with this digest.
 func (s *Snapshot) BySHA256(sha layout.SHA256) (*Row, bool) { return lookUp(s, s.bySHA, sha) }
 
-// An Other is something in the image root that is not an image.
+// An Other is an object or file in the image root that is not an image.
 type Other struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"` // why it is not an image, and what to do
 }
 
-// MinRef is the fewest digits of a ref.
+// MinRef is the minimum number of hex digits in the ref of a row.
 const MinRef = 12
 
-// ByRef returns the row whose digest begins with ref, of [MinRef] digits or
-// more.
+// ByRef returns the row whose digest begins with ref, which must have at least [MinRef]
+// digits.
 func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 	if row, ok := s.BySHA256(layout.SHA256(ref)); ok {
 		return row, true
@@ -156,8 +158,8 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 	return nil, false
 }
 
-// ByName returns the row with that name, preferably one that is cached. If there
-// is none, it tries the other [image.Spellings] of the name.
+// ByName returns the row with this name. A row whose image is in the image root is
+// preferred, then a cached one. If there is none, it tries the other [image.Spellings].
 func (s *Snapshot) ByName(name image.Name) (*Row, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if row, ok := lookUp(s, s.byName, spelling); ok {
@@ -167,8 +169,8 @@ func (s *Snapshot) ByName(name image.Name) (*Row, bool) {
 	return nil, false
 }
 
-// Spelled returns the one of the name's [image.Spellings] that an object in the image
-// root has, the name itself first.
+// Spelled returns the first of the name's [image.Spellings] that exists in the image
+// root. The name itself is tried first.
 func (s *Snapshot) Spelled(name image.Name) (image.Name, bool) {
 	for _, spelling := range image.Spellings(name) {
 		if _, ok := s.images[layout.ImageKey(spelling)]; ok {
@@ -178,10 +180,10 @@ func (s *Snapshot) Spelled(name image.Name) (image.Name, bool) {
 	return "", false
 }
 
-// ByDisk returns the names of the images that may hold the disk of that name: the
-// image of exactly that name, else one image for each disk whose
-// [image.DiskName] it is. Cached images hide those that are not. If there is none,
-// it tries the other [image.Spellings] of the name.
+// ByDisk returns the names of the images that may hold the disk of this name: the image
+// of exactly this name, else one image for each distinct disk with this
+// [image.DiskName]. Images that are not cached count only if no image is cached. If
+// there is none, it tries the other [image.Spellings].
 func (s *Snapshot) ByDisk(disk image.Name) []image.Name {
 	for _, spelling := range image.Spellings(disk) {
 		if names := s.byDiskSpelled(spelling); names != nil {
@@ -215,7 +217,7 @@ func (s *Snapshot) byDiskSpelled(disk image.Name) (names []image.Name) {
 	return names
 }
 
-// rawPath returns the path of /raw for the image of that name in row, which has a
+// rawPath returns the path of /raw for the image of this name in row, which must have a
 // digest.
 func (s *Snapshot) rawPath(row *Row, name image.Name) string {
 	disk := image.DiskName(name)
@@ -225,16 +227,16 @@ func (s *Snapshot) rawPath(row *Row, name image.Name) string {
 	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(string(disk))
 }
 
-// BySource returns the row that has the source with that ref; see [layout.RefOf].
+// BySource returns the row that has the source with this ref: see [layout.RefOf].
 func (s *Snapshot) BySource(ref layout.Ref) (*Row, bool) { return lookUp(s, s.byRef, ref) }
 
-// Image returns the version of the image root's object with that name.
+// Image returns the image root's object with this name.
 func (s *Snapshot) Image(name image.Name) (store.Info, bool) {
 	it, ok := s.images[layout.ImageKey(name)]
 	return it.Info, ok
 }
 
-// Blob returns the version of the fetched bytes with that digest.
+// Blob returns the blob with this digest.
 func (s *Snapshot) Blob(sha256 layout.SHA256) (store.Info, bool) {
 	it, ok := s.blobs[sha256]
 	return it.Info, ok
@@ -248,11 +250,11 @@ func lookUp[ID ~string](s *Snapshot, index map[ID]int, id ID) (*Row, bool) {
 	return &s.Rows[i], true
 }
 
-// Config of an Inventory.
+// Config configures an [Inventory]. All fields are required except Hidden and Compact.
 type Config struct {
 	Images, Catalog store.Root
-	// Hidden returns what the image root has that S3 does not list. It is nil if
-	// S3 lists everything.
+	// Hidden returns the files of the image root that S3 does not list. Nil: S3 lists
+	// everything.
 	Hidden func() []Other
 	// Compact is that of [index.Config].
 	Compact bool
@@ -260,7 +262,7 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// An Inventory merges the catalog from the index of the two roots. It is safe for
+// An Inventory merges the catalog from the index over both roots. It is safe for
 // concurrent use.
 type Inventory struct {
 	*index.Index
@@ -301,8 +303,8 @@ func New(cfg Config) *Inventory {
 	return inv
 }
 
-// Reconcile compares the index with the store and corrects it: what a writer left out
-// that died, what came without an event, and what was damaged.
+// Reconcile compares the index with the store and corrects it. It finds changes of
+// writers that died, changes without an event, and damage.
 func (inv *Inventory) Reconcile(ctx context.Context) error {
 	errs := []error{inv.Refresh(ctx)}
 	for _, k := range job.Kinds {
@@ -314,9 +316,9 @@ func (inv *Inventory) Reconcile(ctx context.Context) error {
 	return inv.Check(ctx)
 }
 
-// Unsettled is [Inventory.Reconcile]. It returns the names of images whose digest
-// record is missing, of another version, or about other checksum files, and of
-// digest records, including damaged ones, without an image.
+// Unsettled calls [Inventory.Reconcile]. It returns the sorted names of images whose
+// digest record is missing, of another version or based on other sidecars, and of
+// digest records without an image, including damaged ones.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]image.Name, error) {
 	if err := inv.Reconcile(ctx); err != nil {
 		return nil, err
@@ -324,9 +326,8 @@ func (inv *Inventory) Unsettled(ctx context.Context) ([]image.Name, error) {
 	return inv.unsettled(ctx, func(image.Name, store.Version) bool { return false })
 }
 
-// Changed lists only the image root again. It returns what is unsettled as far as
-// this process knows, without the images that a hash job has claimed or has
-// failed on.
+// Changed is [Inventory.Unsettled], but lists only the image root. It omits images
+// whose current version has a hash job that is not completed.
 func (inv *Inventory) Changed(ctx context.Context) ([]image.Name, error) {
 	if err := inv.images.Refresh(ctx); err != nil {
 		return nil, err
@@ -341,8 +342,8 @@ func (inv *Inventory) Changed(ctx context.Context) ([]image.Name, error) {
 	})
 }
 
-// unsettled compares images and digest records. It leaves out images for which
-// inHand is true.
+// unsettled compares images and digest records. It omits images for which inHand
+// returns true.
 func (inv *Inventory) unsettled(ctx context.Context, inHand func(name image.Name, v store.Version) bool) ([]image.Name, error) {
 	images, _, err := inv.images.All(ctx)
 	if err != nil {
@@ -377,8 +378,7 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name image.Name
 	return names, nil
 }
 
-// sameSidecars reports whether publishers were read from the current sidecars of
-// the image.
+// sameSidecars reports whether publishers come from the current sidecars of the image.
 func sameSidecars(images map[store.Key]index.Item[struct{}], name image.Name, publishers []digest.Publisher) bool {
 	n := 0
 	for _, algorithm := range []string{"sha256", "sha512"} {
@@ -396,16 +396,15 @@ func sameSidecars(images map[store.Key]index.Item[struct{}], name image.Name, pu
 	return n == len(publishers)
 }
 
-// Refresh lists everything except jobs again. It is for a caller that knows of a
-// change without an event.
+// Refresh compares everything except jobs with the store: see [index.Section.Refresh].
 func (inv *Inventory) Refresh(ctx context.Context) error {
 	return errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
 		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
 }
 
-// Unknown returns the digests of cached bytes without
-// a content record, and those of content records without a row that are older
-// than age. It lists nothing: it is for after [Inventory.Unsettled].
+// Unknown returns the digests of cached bytes without a content record, and of content
+// records older than age without a row. It lists nothing, so call it after
+// [Inventory.Unsettled]. records is nil if the catalog is [Inventory.Incomplete].
 func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []layout.SHA256, err error) {
 	s, err := inv.Snapshot(ctx)
 	if err != nil {
@@ -429,15 +428,15 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 	return bytes, records, nil
 }
 
-// Incomplete reports whether the snapshot may lack sources: those of a manifest
-// with an error and of records that do not decode. Bytes that it does not name may
-// have a name then.
+// Incomplete reports whether the snapshot may lack sources, because the manifest has an
+// error or records cannot be decoded. Then bytes without a row may still be in use.
 func (inv *Inventory) Incomplete(s *Snapshot) bool {
 	return s.Problem != "" || len(inv.digests.LeftOut(nil))+len(inv.entries.LeftOut(nil))+len(inv.fetched.LeftOut(nil)) > 0
 }
 
-// Unnamed lists everything again. It returns the digests of blobs and the refs of
-// fetched records that no source names and that are older than age.
+// Unnamed calls [Inventory.Refresh]. It returns the digests of blobs and the refs of
+// fetched records that are older than age and that no source names. Both are nil if the
+// catalog is [Inventory.Incomplete].
 func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []layout.SHA256, fetched []layout.Ref, err error) {
 	if err := errors.Join(inv.Refresh(ctx), inv.jobs[job.Fetch].Refresh(ctx)); err != nil {
 		return nil, nil, err
@@ -466,7 +465,7 @@ func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []l
 	return blobs, fetched, nil
 }
 
-// Entries returns the entries in no particular order.
+// Entries returns all entries in no particular order.
 func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
 	items, _, err := inv.entries.All(ctx)
 	if err != nil {
@@ -479,14 +478,14 @@ func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
 	return list, nil
 }
 
-// NewerFetchJobs reports whether the last listing had fetch jobs of a newer
-// version. What these have stored is not known.
+// NewerFetchJobs reports whether a newer version of imageroot has written fetch jobs.
+// Their checkpoints cannot be read.
 func (inv *Inventory) NewerFetchJobs() bool {
 	return len(inv.jobs[job.Fetch].LeftOut(record.ErrNewer)) > 0
 }
 
-// Jobs returns the jobs of these kinds: running ones first, then queued ones,
-// then the others, the last to end first.
+// Jobs returns the jobs of these kinds: running ones first, then queued ones, then
+// ended ones with the newest end first.
 func (inv *Inventory) Jobs(ctx context.Context, kinds ...*job.Kind) ([]job.Job, error) {
 	var list []job.Job
 	for _, k := range kinds {
@@ -523,8 +522,8 @@ func (inv *Inventory) Jobs(ctx context.Context, kinds ...*job.Kind) ([]job.Job, 
 	return list, nil
 }
 
-// failedFetches returns the errors of failed fetches by ref. Other changes of
-// fetch jobs, such as progress, change no row.
+// failedFetches returns the errors of failed fetches by ref. No other state of a fetch
+// job affects a row.
 func (inv *Inventory) failedFetches(ctx context.Context) (map[layout.Ref]string, error) {
 	items, _, err := inv.jobs[job.Fetch].All(ctx)
 	if err != nil {
@@ -539,10 +538,10 @@ func (inv *Inventory) failedFetches(ctx context.Context) (map[layout.Ref]string,
 	return failed, nil
 }
 
-// logOthers logs the objects that are not images, each once as long as it exists.
-// The caller holds mu.
+// logOthers logs each object that is not an image, once while it exists. The caller
+// holds mu.
 func (inv *Inventory) logOthers() {
-	const most = 100 // a log is not a listing
+	const most = 100
 	logged := make(map[Other]bool, len(inv.last.Others))
 	for _, o := range inv.last.Others {
 		if logged[o] = true; !inv.logged[o] && len(logged) <= most {
@@ -552,8 +551,8 @@ func (inv *Inventory) logOthers() {
 	inv.logged = logged
 }
 
-// Snapshot returns the current catalog, as new as [index.Section.All] is. It returns
-// the same snapshot as before if nothing has changed.
+// Snapshot returns the current catalog, as recent as [index.Section.All]. It returns
+// the previous snapshot if nothing has changed.
 func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	var in inputs
 	var gen generations

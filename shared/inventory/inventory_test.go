@@ -25,7 +25,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A bench is an inventory of two roots that strangers write to.
+// A bench is an inventory of two roots that the tests write to directly.
 type bench struct {
 	*inventory.Inventory
 	t               *testing.T
@@ -38,7 +38,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// restart returns an inventory that knows nothing but what the roots hold.
+// restart returns a new inventory over the same roots.
 func (b *bench) restart() *inventory.Inventory {
 	return inventory.New(inventory.Config{Images: b.images, Catalog: b.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 }
@@ -81,12 +81,12 @@ func (b *bench) snapshot() *inventory.Snapshot {
 	return s
 }
 
-// sha is a digest that is easy to tell from others.
+// sha returns a digest that is easy to recognise.
 func sha(c string) layout.SHA256 { return layout.SHA256(strings.Repeat(c, 64)) }
 
 func src(name string) string { return "https://example.org/" + name }
 
-// line is a row in short: names|ref|format|size|sources|cached|state|warnings.
+// line formats a row: names|ref|format|size|sources|cached|state|warnings.
 func line(r inventory.Row) string {
 	ref, size := "-", "-"
 	if r.Ref != nil {
@@ -147,9 +147,9 @@ func TestLocal(t *testing.T) {
 	b := newBench(t)
 	v := b.image("b.img", "12345")
 	b.image("A b+%41.qcow2", "1")
-	b.image("b.img.sha256", "x") // a checksum file is no image,
-	b.image("notes.txt", "x")    // nor is this,
-	b.image("dir/c.img", "x")    // nor what is not at the top
+	b.image("b.img.sha256", "x") // a checksum list is no image,
+	b.image("notes.txt", "x")    // nor is a text,
+	b.image("dir/c.img", "x")    // nor an object below the top level
 	s := b.rows(
 		"A b+%41.qcow2|-|qcow2|1|local A b+%41.qcow2|true|unhashed|",
 		"b.img|-|img|5|local b.img|true|unhashed|")
@@ -175,7 +175,7 @@ func TestLocal(t *testing.T) {
 	}
 }
 
-// TestDigestOfAnotherVersion: a record says nothing of any other version.
+// A digest record applies to one version only.
 func TestDigestOfAnotherVersion(t *testing.T) {
 	b := newBench(t)
 	v := b.image("x.img", "one")
@@ -199,7 +199,7 @@ func TestDigestOfAnotherVersion(t *testing.T) {
 			}
 		}
 	}
-	// Nor does one say anything that has no digest.
+	// An invalid digest does not count either.
 	for _, bad := range []string{"", "abc", strings.Repeat("A", 64), strings.Repeat("z", 64)} {
 		b.hashed("x.img", b.image("x.img", "two"), layout.SHA256(bad))
 		b.record(layout.FetchedKey(layout.RefOf(src("f.img"))), entry.Fetched{Src: src("f.img"), SHA256: layout.SHA256(bad), SizeBytes: 1})
@@ -241,8 +241,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// A name is found whichever way its letters are composed, and its own spelling
-// first.
+// A name is found in every Unicode normal form, its own first.
 func TestSpellings(t *testing.T) {
 	const composed, decomposed = "\u00fc.img.gz", "u\u0308.img.gz"
 	for _, there := range []string{composed, decomposed} {
@@ -295,7 +294,7 @@ func TestFetched(t *testing.T) {
 	ref := layout.RefOf(src("e.img"))
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img"})
 	b.rows("e.img|-|img|-|url https://example.org/e.img|false|unhashed|")
-	// Fetching tells digest and size; the bytes are here once the blob is.
+	// A fetch finds digest and size. The row is cached once the blob exists.
 	b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("e.img"), SHA256: sha("f"), SizeBytes: 9})
 	s := b.rows("e.img|f|img|9|url https://example.org/e.img|false|hashed|")
 	if s.Rows[0].Blob {
@@ -309,10 +308,10 @@ func TestFetched(t *testing.T) {
 	if _, ok := s.Rows[0].Local(); ok {
 		t.Error("what was fetched is local")
 	}
-	// What the source said when it was added is not replaced by that.
+	// The digest and size that the entry was added with stay.
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", SHA256: sha("e"), SizeBytes: bytes(8)})
 	b.rows("e.img|e|img|8|url https://example.org/e.img|false|published|")
-	// Bytes that nothing names are no row.
+	// Bytes without a source have no row.
 	if err := b.catalog.Delete(t.Context(), layout.EntryKey(ref)); err != nil {
 		t.Fatal(err)
 	}
@@ -339,8 +338,8 @@ func TestByNamePrefersWhatIsHere(t *testing.T) {
 	is("")
 }
 
-// The primary name of a content stays until it goes, whatever names come and
-// whichever process looks.
+// The primary name of a content stays until it is removed, whatever names are added,
+// and every process agrees on it.
 func TestPrimaryName(t *testing.T) {
 	b := newBench(t)
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -361,14 +360,14 @@ func TestPrimaryName(t *testing.T) {
 	hashed("m.img", 0)
 	names("m.img")
 	hashed("z.img", time.Minute)
-	hashed("a.raw", time.Hour) // sorts earlier
+	hashed("a.raw", time.Hour) // sorts first
 	names("m.img z.img a.raw")
-	// An entry is no older than what told its digest.
+	// An entry is no older than the record that gave its digest.
 	ref := layout.RefOf(src("e.img"))
 	b.record(layout.EntryKey(ref), entry.Entry{URL: src("e.img"), Name: "e.img", Format: "img", AddedAt: at.Add(-time.Hour)})
 	b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("e.img"), SHA256: sha("a"), SizeBytes: 3, At: at.Add(time.Second)})
 	names("m.img e.img z.img a.raw")
-	// The operator chooses another in the manifest.
+	// A name in the manifest takes precedence.
 	b.manifest(manifest.Image{Name: "chosen.iso", Src: src("c.iso"), SHA256: sha("a")})
 	names("chosen.iso m.img e.img z.img a.raw")
 	for _, key := range []string{string(layout.ManifestKey), "m.img"} {
@@ -379,8 +378,7 @@ func TestPrimaryName(t *testing.T) {
 	names("e.img z.img a.raw")
 }
 
-// A fetch that failed shows in the row, until the bytes are here or another
-// fetch goes better.
+// A failed fetch shows in the row until the bytes are cached or another fetch begins.
 func TestFailedFetch(t *testing.T) {
 	b := newBench(t)
 	ref := layout.RefOf(src("e.img"))
@@ -408,8 +406,8 @@ func TestFailedFetch(t *testing.T) {
 	b.rows(row + "true|hashed|")
 }
 
-// What is not an image is listed with the reason, and logged once while it is
-// there.
+// An object that is not an image is listed with the reason, and logged once while it
+// exists.
 func TestOthers(t *testing.T) {
 	b := newBench(t)
 	var log strings.Builder
@@ -455,7 +453,7 @@ func TestHashStates(t *testing.T) {
 		{job.Running, "running", ""},
 		{job.Failed, "failed", "hashing failed: the disk is broken"},
 		{job.Cancelled, "unhashed", ""},
-		{job.Completed, "unhashed", ""}, // of a version that is gone
+		{job.Completed, "unhashed", ""}, // of a previous version
 	} {
 		b := newBench(t)
 		v := b.image("x.img", "one")
@@ -465,10 +463,10 @@ func TestHashStates(t *testing.T) {
 		}
 		b.record(layout.HashJobKey("x.img"), j)
 		b.rows("x.img|-|img|3|local x.img|true|" + tt.state + "|" + tt.warning)
-		// A digest is worth more than any job.
+		// A digest takes precedence over any job.
 		b.hashed("x.img", v, sha("a"))
 		b.rows("x.img|a|img|3|local x.img|true|hashed|")
-		// A job without an image is no row.
+		// A job without an image has no row.
 		if err := b.images.Delete(t.Context(), "x.img"); err != nil {
 			t.Fatal(err)
 		}
@@ -497,7 +495,7 @@ func TestPublisherWarning(t *testing.T) {
 func TestBadManifest(t *testing.T) {
 	b := newBench(t)
 	const good = "m.img|a|img|-|manifest https://example.org/m.img|false|published|"
-	// Bad from the start: no rows of it, and a problem that says where.
+	// The first manifest has an error: it has no rows, and the problem names the line.
 	b.image(image.Name(layout.ManifestKey), "version = 1\n\nnonsense")
 	if s := b.rows(); !strings.Contains(s.Problem, string(layout.ManifestKey)) || !strings.Contains(s.Problem, "line 3") {
 		t.Errorf("the problem is %q", s.Problem)
@@ -518,7 +516,7 @@ func TestBadManifest(t *testing.T) {
 		if !strings.Contains(s.Problem, "not in force") {
 			t.Errorf("the problem of %.40q is %q", bad, s.Problem)
 		}
-		// The last good one outlives the process.
+		// The last good manifest survives a restart.
 		b.Inventory = b.restart()
 		if s := b.rows(good); !strings.Contains(s.Problem, "not in force") {
 			t.Errorf("after a restart the problem of %.40q is %q", bad, s.Problem)
@@ -528,7 +526,7 @@ func TestBadManifest(t *testing.T) {
 	if s := b.rows("n.img|b|img|-|manifest https://example.org/n.img|false|published|"); s.Problem != "" {
 		t.Errorf("the fixed manifest has the problem %q", s.Problem)
 	}
-	// Where it is removed, nothing of it stays.
+	// A removed manifest leaves no rows.
 	if err := b.images.Delete(t.Context(), layout.ManifestKey); err != nil {
 		t.Fatal(err)
 	}
@@ -537,7 +535,7 @@ func TestBadManifest(t *testing.T) {
 	}
 }
 
-// TestErrors has each call of a snapshot fail in turn: it fails or it is
+// TestErrors makes each call of a snapshot fail in turn. The snapshot fails or is
 // right, and the next one is right.
 func TestErrors(t *testing.T) {
 	failed := 0
@@ -613,7 +611,7 @@ func TestJobsInOrder(t *testing.T) {
 	}
 }
 
-// TestObserve has a write through an observed root be in the next snapshot.
+// A write through an observed root is in the next snapshot.
 func TestObserve(t *testing.T) {
 	under := newBench(t)
 	inv := inventory.New(inventory.Config{Images: under.images, Catalog: under.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})

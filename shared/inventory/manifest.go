@@ -14,24 +14,24 @@ import (
 	"imageroot/shared/store"
 )
 
-// manifestFile reads the operator's manifest. If the one in the image root has an
-// error, the last good one, of which the catalog root has a copy, stays in force.
+// manifestFile reads the operator's manifest. If that has an error, it uses the copy of
+// the last good one in the catalog root.
 type manifestFile struct {
 	images, catalog store.Root
 	log             *slog.Logger
 
 	mu      sync.Mutex
 	version store.Version
-	known   bool // version is that of the manifest that was read
+	known   bool // version is of the manifest that was read
 	parsed  *manifest.Manifest
 	problem string
 	gen     uint64
-	// forgotten is set once there is neither a manifest nor a copy of one.
+	// forgotten says that neither a manifest nor a copy of one exists.
 	forgotten bool
 }
 
-// read returns the manifest in force (nil if there is none), the error of the one
-// in the image root, and a generation that changes with them.
+// read returns the manifest to use (nil if there is none), the problem of the one in
+// the image root, and a generation that changes with both.
 func (f *manifestFile) read(ctx context.Context, images map[store.Key]index.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,8 +106,8 @@ func (f *manifestFile) lastGood(ctx context.Context) (*manifest.Manifest, error)
 	return m, nil
 }
 
-// forget removes the copy of a manifest that was removed: it must not be in force
-// again when one with an error arrives.
+// forget removes the copy of a removed manifest, so that a later manifest with an error
+// does not restore it.
 func (f *manifestFile) forget(ctx context.Context) {
 	if f.forgotten {
 		return
@@ -119,8 +119,8 @@ func (f *manifestFile) forget(ctx context.Context) {
 	f.forgotten = true
 }
 
-// keep copies a good manifest to the catalog root. A failure is only logged: the
-// manifest is in force without the copy.
+// keep copies a good manifest to the catalog root. It only logs a failure: the manifest
+// is used without the copy.
 func (f *manifestFile) keep(ctx context.Context, data []byte) {
 	old, tag, err := f.catalog.ReadRecord(ctx, layout.GoodManifestKey)
 	switch {

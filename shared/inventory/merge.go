@@ -39,18 +39,18 @@ type piece struct {
 	name      image.Name
 	format    image.Format
 	sha256    layout.SHA256
-	size      int64 // negative if it is not known
+	size      int64 // negative if unknown
 	cached    bool
 	hashState string
 	warnings  []string
-	// since is the time when the name became known for these bytes. It is zero for
-	// names of the manifest, which the operator chooses.
+	// since is the time at which the name became known for these bytes. It is zero for
+	// names from the manifest, so that they come first.
 	since time.Time
 	row   int
 }
 
-// merge returns the rows of all pieces: pieces with one digest are one row, a
-// piece without a digest is its own row.
+// merge returns the rows of all pieces. Pieces with the same digest are one row. A
+// piece without a digest is a row of its own.
 func (in *inputs) merge() *Snapshot {
 	pieces := in.localPieces()
 	pieces = in.manifestPieces(pieces)
@@ -60,7 +60,7 @@ func (in *inputs) merge() *Snapshot {
 		bySHA: map[layout.SHA256]int{}, byName: map[image.Name]int{}, byDisk: map[image.Name][]image.Name{}, byRef: map[layout.Ref]int{},
 		Rows: make([]Row, 0, len(pieces)),
 	}
-	oldest := make([]*piece, 0, len(pieces)) // first
+	oldest := make([]*piece, 0, len(pieces)) // oldest first
 	for i := range pieces {
 		p := &pieces[i]
 		oldest = append(oldest, p)
@@ -129,7 +129,7 @@ func (r *Row) hasLocal(name image.Name) bool {
 	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Kind == Local && s.Name == name })
 }
 
-// others returns the objects that are neither images nor about images.
+// others returns the objects that are not images, sidecars or the manifest.
 func (in *inputs) others() []Other {
 	list := slices.Clone(in.hidden)
 	for key := range in.images {
@@ -153,8 +153,8 @@ func (r *Row) name(p *piece) {
 	}
 }
 
-// noteFailures adds warnings of failed fetches to a row without bytes, one for
-// each URL: an entry and the manifest may both have it.
+// noteFailures adds warnings of failed fetches to a row that is not cached, one for
+// each URL: an entry and the manifest may have the same URL.
 func (r *Row) noteFailures(failed map[layout.Ref]string) {
 	if r.Cached {
 		return
@@ -187,7 +187,7 @@ func (r *Row) add(p *piece) {
 	}
 }
 
-// describe adds what is known about a row's bytes.
+// describe adds the content record to a row.
 func (s *Snapshot) describe(r *Row, known *content.Record) {
 	r.Known, r.Content, r.VirtualSizeBytes = known, &known.Kind, known.Virtual()
 	var sha layout.SHA256
@@ -281,7 +281,7 @@ func (in *inputs) entryPieces(pieces []piece) []piece {
 	return pieces
 }
 
-// learn adds what a fetch found and the source does not publish.
+// learn adds the digest and size that a fetch found, if the source publishes no digest.
 func (in *inputs) learn(p *piece) {
 	if !p.sha256.Valid() {
 		p.sha256 = ""

@@ -19,8 +19,8 @@ const (
 	MaxLimit     = 500
 )
 
-// A sortField is a field that a [Query] can sort by. set puts the value of a row into
-// its key: as Text, or as Number.
+// A sortField is a field that a [Query] can sort by. set sets Text or Number of a row's
+// key to its value.
 type sortField struct {
 	name string
 	set  func(k *key, r *Row)
@@ -39,7 +39,7 @@ var sortFields = []sortField{
 	{"state", func(k *key, r *Row) { k.Text = r.HashState }},
 }
 
-// Sorts returns the fields that a [Query] can sort by. A "-" before one reverses
+// Sorts returns the fields that a [Query] can sort by. A "-" before a field reverses
 // the order.
 func Sorts() []string {
 	names := make([]string, 0, len(sortFields))
@@ -49,37 +49,37 @@ func Sorts() []string {
 	return names
 }
 
-// A Query asks for part of a snapshot.
+// A Query selects rows of a snapshot.
 type Query struct {
-	// Text holds words. A row must have each: in a name or the location of a
-	// source, whatever the case and the Unicode normal form, or as a prefix of its
-	// SHA-256 or that of its disk.
+	// Text is words separated by spaces. A row matches if each word is part of a name
+	// or of a source's location, or a prefix of the row's SHA-256 or of its disk's.
+	// Case and Unicode normal form are ignored.
 	Text   string
 	Sort   string // one of [Sorts], or "" for name
-	Limit  int    // 1 to MaxLimit; 0 means DefaultLimit
-	Cursor string // Page.Next of the page before
+	Limit  int    // 1 to MaxLimit; 0: DefaultLimit
+	Cursor string // Page.Next of the previous page; "": the first page
 }
 
 // A Page is the result of a [Query].
 type Page struct {
 	Rows  []*Row
-	Total int    // rows of all pages
-	Next  string // the cursor of the next page, or ""
+	Total int    // the number of rows on all pages
+	Next  string // the cursor of the next page, "" on the last
 }
 
-// A QueryError is the error of a query, in a sentence for people.
+// A QueryError says what is wrong with a query, for users.
 type QueryError struct{ Reason string }
 
 func (e *QueryError) Error() string { return e.Reason }
 
-// cursor is the last row of a page, so that rows which are added or removed
-// between two pages shift nothing.
+// cursor identifies the last row of a page, so that rows added or removed between two
+// pages do not shift the next one.
 type cursor struct {
 	Sort string `json:"s"`
 	Key  key    `json:"k"`
 }
 
-// key orders rows by the sorted field, then by what distinguishes them.
+// key orders rows by the sorted field, then by name, digest and source.
 type key struct {
 	Text   string     `json:"t,omitempty"`
 	Number int64      `json:"n,omitempty"`
@@ -101,7 +101,7 @@ func (k key) compare(l key, reverse bool) int {
 	return cmp.Or(c, cmp.Compare(k.Name, l.Name), cmp.Compare(k.ID, l.ID))
 }
 
-// Query returns a page of rows. The error is a [*QueryError].
+// Query returns a page of rows. If the query is invalid, the error is a [*QueryError].
 func (s *Snapshot) Query(q Query) (Page, error) {
 	by, reverse := strings.CutPrefix(cmp.Or(q.Sort, "name"), "-")
 	field := slices.IndexFunc(sortFields, func(f sortField) bool { return f.name == by })
@@ -177,8 +177,8 @@ func (s *Snapshot) matches(i int, words []string) bool {
 	return true
 }
 
-// text returns the text that a search compares with, in lower case. It is made
-// once for each snapshot.
+// text returns the text that a search matches, in lower case. It is computed once for
+// each snapshot.
 func (s *Snapshot) text(i int) string {
 	s.textOnce.Do(func() {
 		s.texts = make([]string, len(s.Rows))

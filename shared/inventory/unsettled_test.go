@@ -18,7 +18,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// Listing the image root shows what is new, what is gone, and what no job has.
+// Listing the image root finds images that are new, removed or without a job.
 func TestChanged(t *testing.T) {
 	images, catalog := faultstore.New(memstore.New(), nil), memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
@@ -86,7 +86,7 @@ func TestChanged(t *testing.T) {
 	expect("gone, and one had a digest", "a.img")
 }
 
-// Checksum files whose events were lost are found, too.
+// Sidecars whose events were lost are found, too.
 func TestUnsettledSidecars(t *testing.T) {
 	images, catalog := memstore.New(), memstore.New()
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)})

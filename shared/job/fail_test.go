@@ -13,7 +13,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// TestFail gives up on jobs in every state.
+// TestFail calls Fail on jobs in every state.
 func TestFail(t *testing.T) {
 	const reason = "given up"
 	synctest.Test(t, func(t *testing.T) {
@@ -26,11 +26,11 @@ func TestFail(t *testing.T) {
 				t.Errorf("%v, %v: %+v", did, err, j)
 			}
 		}
-		fail(false, "", "") // there is none
+		fail(false, "", "") // there is no job
 
 		enqueue(t, a)
 		fail(true, job.Failed, reason)
-		read(t, s) // is a legal one
+		read(t, s) // checks that it is legal
 		fail(false, job.Failed, reason)
 
 		// The error of the last run comes before the reason.
@@ -52,12 +52,12 @@ func TestFail(t *testing.T) {
 		}
 		fail(false, job.Completed, "")
 
-		// A job whose lease has lapsed is failed; its owner finds out.
+		// A job whose lease has lapsed is failed, and its owner detects it.
 		enqueue(t, a)
 		late := &clock{}
 		sleeper := &job.Jobs{Records: s, Owner: "sleeper", Now: late.now}
 		j, err := sleeper.Work(t.Context(), key, func(ctx context.Context, r *job.Run) (finish, error) {
-			late.offset = -time.Minute // its clock stands still from here
+			late.offset = -time.Minute // its clock stops here
 			ahead := &job.Jobs{Records: s, Owner: "b", Now: func() time.Time { return time.Now().Add(time.Minute) }}
 			if _, did, err := ahead.Fail(context.Background(), key, reason); err != nil || !did {
 				t.Errorf("an abandoned job: %v, %v", did, err)
@@ -70,8 +70,7 @@ func TestFail(t *testing.T) {
 	})
 }
 
-// TestStopped distinguishes a run that made progress before a shutdown from one that
-// made none.
+// A run that a shutdown stops is Free if it made progress.
 func TestStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()
@@ -84,7 +83,7 @@ func TestStopped(t *testing.T) {
 			{"", false},
 			{`"one"`, true},
 			{"", false},
-			{`"one"`, false}, // it is there already
+			{`"one"`, false}, // unchanged
 			{`"two"`, true},
 		} {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -107,7 +106,7 @@ func TestStopped(t *testing.T) {
 	})
 }
 
-// TestRetryIsFree where the run has got on, or where its work says so.
+// A Retry is free if the run made progress, or if work says so.
 func TestRetryIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newJobs(memstore.New(), "a")
@@ -126,8 +125,8 @@ func TestRetryIsFree(t *testing.T) {
 	})
 }
 
-// TestRetriedForADay fails a job after a day of runs that got no further. Free
-// tries, and progress in between, put that off.
+// A job fails after a day of runs without progress. Free tries and progress postpone
+// that.
 func TestRetriedForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()

@@ -1,8 +1,8 @@
-// Package job keeps the record of a piece of work that takes long: a hash, a
-// check or a fetch. The record is the only state, so any process can see a job,
-// cancel it, and resume it when its owner is gone.
+// Package job keeps the records of long work: hash, check and fetch jobs. A record is
+// the job's only state, so any process can list a job, cancel it, and resume it once
+// its owner's lease has lapsed.
 //
-// A [Kind] is a row of [Kinds]. A [Runner] runs the jobs of one kind.
+// A [Runner] runs the jobs of one [Kind].
 package job
 
 import (
@@ -19,7 +19,7 @@ import (
 // A Status is the state of a job.
 type Status string
 
-// The statuses. The last three are final until the job is queued again.
+// The last three are final until the job is queued again.
 const (
 	Queued    Status = "queued"
 	Running   Status = "running"
@@ -28,14 +28,14 @@ const (
 	Failed    Status = "failed"
 )
 
-// Active reports whether the job has not ended.
+// Active reports whether the job is queued or running.
 func (s Status) Active() bool { return s == Queued || s == Running }
 
-// A Job is the record. Times are UTC; sizes are bytes.
+// A Job is the record. Times are UTC, sizes are in bytes.
 type Job struct {
 	record.Meta
 	Name       image.Name    `json:"name"`
-	Stage      string        `json:"stage,omitempty"` // of a check job its kind's name, else empty
+	Stage      string        `json:"stage,omitempty"` // "check" for a check job, else ""
 	Ref        layout.Ref    `json:"ref,omitempty"`
 	Src        string        `json:"src,omitempty"`
 	Status     Status        `json:"status"`
@@ -47,28 +47,29 @@ type Job struct {
 	FinishedAt *time.Time    `json:"finished_at"`
 	Error      string        `json:"error,omitempty"`
 	Attempt    int           `json:"attempt"`
-	// Actor and SourceIP asked for the job, as in the activity log.
+	// Actor and SourceIP are those of the request for the job, as in the activity log.
 	Actor    string `json:"actor,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`
 
-	// Reach names the settings for sources of the process that queued a fetch
-	// job (see source.Client.Reach). It is empty if they are not known.
+	// Reach identifies the source settings of the process that queued a fetch job: see
+	// source.Client.Reach. It is empty if they are not known.
 	Reach string `json:"reach,omitempty"`
 
-	// FailingSince is the end of the first of the last runs that each ended in a
-	// [queue.Retry] and got no further. It is zero if there is no such run.
+	// FailingSince is the end of the first of the latest consecutive runs that ended in
+	// a [queue.Retry] without progress, or the time at which the queue gave the job up.
+	// It is zero if neither is the case.
 	FailingSince time.Time `json:"failing_since,omitzero"`
-	// Generation is the fencing token. It grows with every change of owner and
-	// never resets, so a stale owner finds out that it has lost the job.
+	// Generation is the fencing token. It grows with every change of owner and never
+	// resets, so a stale owner detects that it has lost the job.
 	Generation int64     `json:"generation"`
 	Owner      string    `json:"owner,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
-	// before is the job as it was when it was cancelled or given up, or nil.
+	// before is the job before it was cancelled or failed by this call, or nil.
 	before *Job
 	// Version is the version of the object that a hash job reads.
 	Version *store.Version `json:"version,omitempty"`
-	// Checkpoint is what the next run resumes from. A job that failed with
-	// [Kept] has one too.
+	// Checkpoint is what the next run resumes from. A job that failed with [Kept] keeps
+	// it.
 	Checkpoint json.RawMessage `json:"checkpoint,omitempty"`
 }
 
@@ -81,28 +82,27 @@ func (j *Job) Validate() error {
 }
 
 const (
-	// maxFailing is how long a job is retried that gets no further, and how long
-	// it then stays failed before it may be queued again.
+	// maxFailing is how long a job without progress is retried, and how long it then
+	// stays failed before it may be queued again.
 	maxFailing = 24 * time.Hour
-	// keepEnded is how long a job that has ended is listed.
+	// keepEnded is how long an ended job is listed.
 	keepEnded = 7 * 24 * time.Hour
 )
 
-// Recovers reports whether the job failed at least a day ago because its runs
-// each ended in a [queue.Retry], or was given up by a queue. The store, or what else the
-// runs failed over, may work by now, so the job is to be queued again.
+// Recovers reports whether the job failed more than a day before now after repeated
+// runs that ended in a [queue.Retry], or because a queue gave it up. The cause may be
+// gone, so the caller should queue the job again.
 func (j Job) Recovers(now time.Time) bool {
 	return j.Status == Failed && !j.FailingSince.IsZero() && j.FinishedAt != nil && now.Sub(*j.FinishedAt) > maxFailing
 }
 
-// Old reports whether the job ended so long ago that it is no longer listed.
+// Old reports whether the job ended more than 7 days before now. Such jobs are removed.
 func (j Job) Old(now time.Time) bool {
 	return !j.Status.Active() && j.FinishedAt != nil && now.Sub(*j.FinishedAt) > keepEnded
 }
 
 // Held returns the time left on the owner's lease at now, or 0 if the job can be
-// claimed. A process that finds an active job without knowing whether its owner
-// lives tries it after that time.
+// claimed. A process that finds an active job should try to claim it after that time.
 func (j Job) Held(now time.Time) time.Duration {
 	if j.Status != Running {
 		return 0

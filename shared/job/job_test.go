@@ -19,8 +19,7 @@ import (
 
 const key = "jobs/hash/x.img"
 
-// The tests run on the fake clock of a synctest bubble: what they wait for
-// takes no time.
+// The tests run on the fake clock of a synctest bubble, so waits take no time.
 
 func newJobs(s store.Records, owner string) *job.Jobs {
 	return &job.Jobs{Records: s, Owner: owner, Now: time.Now}
@@ -36,7 +35,7 @@ func read(t *testing.T, s store.Records) job.Job {
 	return j
 }
 
-// legal checks what holds of every job in the store.
+// legal checks the invariants of a stored job.
 func legal(t *testing.T, j job.Job) {
 	t.Helper()
 	running, ended := j.Status == job.Running, !j.Status.Active()
@@ -72,12 +71,12 @@ type (
 	work   = func(context.Context, *job.Run) (finish, error)
 )
 
-// nothing is work that is done at once.
+// nothing is work that completes at once.
 func nothing(context.Context, *job.Run) (finish, error) {
 	return func(j *job.Job) { j.SHA256 = "done" }, nil
 }
 
-// until is work that ends when its context does, with whose cause.
+// until is work that runs until its context ends, and returns the cause.
 func until(ctx context.Context, _ *job.Run) (finish, error) {
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
@@ -92,7 +91,7 @@ func TestEnqueue(t *testing.T) {
 			t.Errorf("queued: %+v", one)
 		}
 		legal(t, one)
-		// Queued and running jobs stay as they are, whatever keep says.
+		// Queued and running jobs stay unchanged, whatever keep returns.
 		again := func(want job.Status) {
 			t.Helper()
 			j, queued, err := jobs.Enqueue(context.Background(), key, never, func(j *job.Job) { j.Name = "other" })
@@ -107,7 +106,7 @@ func TestEnqueue(t *testing.T) {
 		}); err != nil {
 			t.Error(err)
 		}
-		// A finished one stays if keep says so.
+		// An ended job stays if keep returns true.
 		j, queued, err := jobs.Enqueue(ctx, key, func(j job.Job) bool { return j.Status == job.Completed }, nil)
 		if err != nil || queued || j.Status != job.Completed {
 			t.Errorf("enqueue what will do: %+v, %v, %v", j, queued, err)
@@ -232,7 +231,8 @@ func TestBusy(t *testing.T) {
 			ended <- err
 		}()
 		synctest.Wait()
-		// No other process can claim it while its owner lives: longer than any lease.
+		// No other process can claim it while its owner lives, which is longer than a
+		// lease.
 		for range 10 {
 			for _, owner := range []string{"a", "b"} {
 				_, err := newJobs(s, owner).Work(t.Context(), key, func(context.Context, *job.Run) (finish, error) {
@@ -266,7 +266,7 @@ func TestProgress(t *testing.T) {
 			if j := read(t, s); j.BytesDone != 10 || j.BytesTotal != nil || j.Checkpoint != nil {
 				t.Errorf("a second after the first report the job is %+v", j)
 			}
-			// A checkpoint must not be lost to the reports after it.
+			// Reports without a checkpoint must not lose the last one.
 			r.Report(20, 100, json.RawMessage(`"twenty"`))
 			for n := range int64(100) {
 				r.Report(21+n, 1000, nil)
@@ -290,8 +290,7 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// TestQuietRunWritesLittle keeps a run that has nothing to say from wearing
-// out the disk.
+// A run without progress writes only to renew its lease.
 func TestQuietRunWritesLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := faultstore.New(memstore.New(), nil)
@@ -356,7 +355,7 @@ func TestCancel(t *testing.T) {
 			}
 		}
 
-		// What has ended stays as it ended.
+		// An ended job stays unchanged.
 		enqueue(t, a)
 		if _, err := a.Work(ctx, key, nothing); err != nil {
 			t.Fatal(err)
@@ -368,8 +367,7 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// TestCancelAtTheEnd cancels a job whose work is done and whose end is not
-// yet written.
+// TestCancelAtTheEnd cancels a job whose work is done but whose end is not yet written.
 func TestCancelAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()
@@ -482,13 +480,13 @@ func TestRetryKeepsCheckpoint(t *testing.T) {
 	})
 }
 
-// A clock can stand still, as that of a process that sleeps does.
+// A clock can be set back, like that of a process that slept.
 type clock struct{ offset time.Duration }
 
 func (c *clock) now() time.Time { return time.Now().Add(c.offset) }
 
-// TestTakeover has an owner sleep past its lease. Another takes the job over,
-// and what the first one does when it wakes changes nothing.
+// In TestTakeover, an owner sleeps past its lease and another process takes the job
+// over. The first owner changes nothing when it wakes.
 func TestTakeover(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -516,8 +514,7 @@ func TestTakeover(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := memstore.New()
-			// No request of the one that sleeps gets through: neither does one
-			// of a process that is stopped.
+			// The sleeping process sends no request, like a stopped one.
 			asleep := faultstore.New(s, nil)
 			a := newJobs(asleep, "a")
 			enqueue(t, a)
@@ -544,7 +541,7 @@ func TestTakeover(t *testing.T) {
 
 func takeOver(t *testing.T, s *memstore.Root) job.Status { return takeOverAs(t, s, "b") }
 
-// takeOverAs leaves the job with owner, at work until the test ends.
+// takeOverAs makes owner run the job until the test ends.
 func takeOverAs(t *testing.T, s *memstore.Root, owner string) job.Status {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -572,7 +569,7 @@ func TestLeaseIsByTheClock(t *testing.T) {
 		s := memstore.New()
 		jobs := newJobs(s, "a")
 		enqueue(t, jobs)
-		// A kill leaves the job claimed.
+		// A killed process leaves the job claimed.
 		if _, _, err := record.Change(t.Context(), s, key, func(j *job.Job, _ bool) error {
 			now := time.Now().UTC()
 			j.Status, j.Owner, j.StartedAt, j.LeaseUntil = job.Running, "dead", &now, now.Add(30*time.Second)
@@ -602,7 +599,7 @@ func TestLeaseIsByTheClock(t *testing.T) {
 	})
 }
 
-// TestStoreOutOfReach stops a run once its lease may have ended, and not
+// A run whose store is out of reach stops once its lease may have ended, and not
 // before.
 func TestStoreOutOfReach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -611,7 +608,7 @@ func TestStoreOutOfReach(t *testing.T) {
 		enqueue(t, a)
 		unreachable := func(faultstore.Call) faultstore.Fault { return faultstore.Before }
 		if _, err := a.Work(t.Context(), key, func(ctx context.Context, r *job.Run) (finish, error) {
-			// Half a minute is survived.
+			// An outage shorter than the lease is survived.
 			time.Sleep(5 * time.Second)
 			r.Report(1, 2, nil)
 			s.Reset(unreachable)
@@ -641,8 +638,8 @@ func TestStoreOutOfReach(t *testing.T) {
 	})
 }
 
-// TestEveryWriteFails fails each write in the life of a job once.
-// The job must still end, and its work must be done once.
+// TestEveryWriteFails fails each write in the life of a job once. The job must still
+// end, and its work be done once.
 func TestEveryWriteFails(t *testing.T) {
 	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
 		for _, alsoNextRead := range []bool{false, true} {
@@ -665,7 +662,7 @@ func TestEveryWriteFails(t *testing.T) {
 					name := fmt.Sprintf("write %d failed %v (and the read after it: %v)", n, fault, alsoNextRead)
 					done, queuedOnce := 0, 0
 					jobs := newJobs(s, "a")
-					// Like a queue: a failed message is redelivered.
+					// As a queue does, redeliver a failed message.
 					for range 5 {
 						_, queued, err := jobs.Enqueue(t.Context(), key, func(j job.Job) bool { return j.Status == job.Completed }, func(*job.Job) {})
 						if queued {
@@ -713,8 +710,8 @@ func TestEveryWriteFails(t *testing.T) {
 	}
 }
 
-// TestRandomFaults has two processes work on one job over a server that
-// loses a tenth of all requests, reads too.
+// In TestRandomFaults, two processes run one job over a server that loses a tenth of
+// all requests, reads included.
 func TestRandomFaults(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {

@@ -13,28 +13,29 @@ import (
 	"imageroot/shared/store"
 )
 
-// Jobs are the jobs of one process over the catalog root. They are safe for
-// concurrent use. What a method has changed is durable when it returns.
+// Jobs gives one process access to the jobs in the catalog root. It is safe for
+// concurrent use. Changes are durable when a method returns nil.
 type Jobs struct {
 	Records store.Records
-	Owner   string // differs between processes
+	Owner   string // unique among processes
 	Now     func() time.Time
 
-	// A [Runner] needs the fields below, too.
+	// Only a [Runner] needs the fields below.
 
-	// Queues carry the tasks of each kind of jobs. A kind without one is turned off.
+	// Queues carry the tasks of the kinds of jobs. A kind without a queue is turned
+	// off.
 	Queues   Queues
 	Activity *activity.Log
 	Metric   *metric.Set
 	Log      *slog.Logger
 }
 
-// Queues has the queues of kinds of jobs. Several kinds may share one.
+// Queues has the queues of the kinds of jobs. Kinds may share a queue.
 type Queues map[*Kind]queue.Sender
 
-// Enqueue makes the job at key queued, with the fields that set fills in, unless
-// it is active or keep accepts the job that has ended. It returns the job as it
-// stands and whether it was queued.
+// Enqueue queues the job at key, with the fields that set fills in and the last
+// checkpoint. It does nothing if the job is active, or has ended and keep returns true.
+// It returns the current job and whether it was queued.
 func (j *Jobs) Enqueue(ctx context.Context, key store.Key, keep func(Job) bool, set func(*Job)) (Job, bool, error) {
 	queued := false
 	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
@@ -50,9 +51,9 @@ func (j *Jobs) Enqueue(ctx context.Context, key store.Key, keep func(Job) bool, 
 	return job, queued, err
 }
 
-// end ends an active job that change, which sets its other fields, accepts. It
-// returns the job as it stands, with before if it was ended here. The error is
-// store.ErrNotFound if there is none.
+// end ends an active job with status, unless change returns false. change sets the
+// other fields. It returns the current job, with before set if this call ended it. The
+// error matches store.ErrNotFound if there is no job.
 func (j *Jobs) end(ctx context.Context, key store.Key, status Status, change func(job *Job, now time.Time) bool) (Job, error) {
 	var before *Job
 	job, _, err := record.Change(ctx, j.Records, key, func(job *Job, exists bool) error {
@@ -76,13 +77,14 @@ func (j *Jobs) end(ctx context.Context, key store.Key, status Status, change fun
 	return job, err
 }
 
-// Cancel ends an active job. A job that has ended is not changed. The error is
-// store.ErrNotFound if there is no job.
+// Cancel cancels an active job and returns the current job. It does not change a job
+// that has ended. The error matches store.ErrNotFound if there is no job.
 func (j *Jobs) Cancel(ctx context.Context, key store.Key) (Job, error) {
 	return j.end(ctx, key, Cancelled, func(*Job, time.Time) bool { return true })
 }
 
-// Complete ends an active job whose outcome was found elsewhere, if there is one.
+// Complete marks an active job as completed, because its result was found elsewhere. It
+// does nothing if no job is active.
 func (j *Jobs) Complete(ctx context.Context, key store.Key, set func(*Job)) error {
 	_, err := j.end(ctx, key, Completed, func(job *Job, _ time.Time) bool {
 		job.Error = ""
@@ -92,8 +94,8 @@ func (j *Jobs) Complete(ctx context.Context, key store.Key, set func(*Job)) erro
 	return ignoreMissing(err)
 }
 
-// Fail ends an active job that no process holds as failed, if there is one. The
-// reason follows the error of the last run. It reports whether it did.
+// Fail marks an active job as failed if no process holds it. It appends reason to the
+// error of the last run. It returns the current job and whether it failed the job.
 func (j *Jobs) Fail(ctx context.Context, key store.Key, reason string) (Job, bool, error) {
 	job, err := j.end(ctx, key, Failed, func(job *Job, now time.Time) bool {
 		switch {

@@ -9,27 +9,26 @@ import (
 	"imageroot/shared/store"
 )
 
-// A Kind is a row of [Kinds].
+// A Kind describes one kind of job.
 type Kind struct {
-	// Name is the kind's in metrics and in the log.
+	// Name identifies the kind in metrics and logs.
 	Name string
-	// Prefix is that of the records' keys, what follows it is the job's ID, and
-	// ParseKey returns that ID.
+	// The key of a job's record is Prefix and the job's ID, which ParseKey returns.
 	Prefix   string
 	ParseKey func(key store.Key) (id string, ok bool)
 	// ID returns the ID of a job of this kind.
 	ID func(Job) string
-	// Member is that of the jobs' tasks.
+	// Member is the JSON member of the kind's tasks.
 	Member string
-	// Event returns the event that reports the end of a job. It has kind,
-	// subject's ID, summary and details; the zero event stands for none.
+	// Event returns the event that reports the end of a job, with Kind, SubjectID,
+	// Summary and Details set. The zero event means none.
 	Event func(Job) activity.Event
 }
 
-// Key returns the key of the job with that ID.
+// Key returns the key of the job with this ID.
 func (k *Kind) Key(id string) store.Key { return store.Key(k.Prefix + id) }
 
-// Task returns the task of the job with that ID.
+// Task returns the task of the job with this ID.
 func (k *Kind) Task(id string) queue.Task { return queue.RunJob{Member: k.Member, ID: id} }
 
 // The kinds of jobs.
@@ -40,7 +39,7 @@ var (
 		ID:    func(j Job) string { return string(j.Name) },
 		Event: hashEvent,
 	}
-	// Check reads through the content with a SHA-256, which is the ID.
+	// Check reads content to its end. The ID is its SHA-256.
 	Check = &Kind{
 		Name: "check", Member: "check", Prefix: layout.CheckJobPrefix, ParseKey: ids(layout.CheckJobSHA256),
 		ID:    func(j Job) string { return string(j.SHA256) },
@@ -54,7 +53,7 @@ var (
 	}
 )
 
-// ids returns a parser of keys that returns the ID as a string.
+// ids converts the IDs that parse returns to strings.
 func ids[T ~string](parse func(store.Key) (T, bool)) func(store.Key) (string, bool) {
 	return func(key store.Key) (string, bool) {
 		id, ok := parse(key)

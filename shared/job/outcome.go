@@ -11,17 +11,17 @@ import (
 
 // Errors that end or prevent a run.
 var (
-	// ErrCancelled is the cause of the context of a run that was cancelled.
+	// ErrCancelled is the context's cause in a run that was cancelled.
 	ErrCancelled = errors.New("cancelled")
-	// ErrLost is the cause of the context of a run whose lease has lapsed, or
-	// whose job has another owner.
+	// ErrLost is the context's cause in a run whose lease has lapsed or whose job has
+	// another owner.
 	ErrLost = errors.New("another process has taken the job over")
-	// ErrIdle says that the job is not active, so there is nothing to run.
+	// ErrIdle says that there is no active job to run.
 	ErrIdle = errors.New("the job is not queued")
 )
 
-// A Kept is an error of work that fails the job and leaves its checkpoint, for
-// the next time that it is queued or for another job.
+// A Kept is an error of work that fails the job but keeps its checkpoint, for its next
+// run or for another job.
 type Kept struct{ Err error }
 
 func (e *Kept) Error() string { return e.Err.Error() }

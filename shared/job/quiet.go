@@ -7,9 +7,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// Quiet reports whether the record at key, of any kind, changed from old to new as
-// jobs do all the time while they run: in their progress, their checkpoint and the end
-// of their lease. Such a change is not news to other processes.
+// Quiet reports whether the record at key is a running job that changed from old to new
+// only in its progress, its checkpoint or its lease. The journal omits such changes.
 func Quiet(key store.Key, old, new []byte) bool {
 	if !isJob(key) {
 		return false
@@ -19,14 +18,15 @@ func Quiet(key store.Key, old, new []byte) bool {
 	return aok && bok && bytes.Equal(a, b)
 }
 
-// Live reports whether the record at key, of any kind, is a job that runs, so that it
-// has changes that are [Quiet].
+// Live reports whether the record at key is a running job, which can have [Quiet]
+// changes.
 func Live(key store.Key, data []byte) bool {
 	var j Job
 	return isJob(key) && json.Unmarshal(data, &j) == nil && j.Status == Running
 }
 
-// still returns a running job without what moves.
+// still returns a running job without the fields that quiet changes affect, and false
+// for any other record.
 func still(data []byte) ([]byte, bool) {
 	var j Job
 	if json.Unmarshal(data, &j) != nil || j.Status != Running {

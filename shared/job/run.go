@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	// lease is how long a job stays its owner's after the lease was written.
+	// lease is the duration of a lease.
 	lease = 30 * time.Second
-	// beat is the least time between two writes of progress.
+	// beat is the minimum time between two writes of progress.
 	beat = time.Second
-	// renew is how often the lease is written if there is no progress.
+	// renew is the interval of renewals without progress.
 	renew = lease / 3
-	// again is the wait before the end of a run is written again.
+	// again is the wait before a retry of writing a run's end.
 	again = 200 * time.Millisecond
 )
 
 var errHeld = errors.New("another process runs the job")
 
-// A Run is a job while this process holds it. It is safe for concurrent use.
+// A Run is a job that this process holds. It is safe for concurrent use.
 type Run struct {
 	jobs    *Jobs
 	key     store.Key
 	claimed Job
-	job     Job // as it is to be written next
+	job     Job // the job that the next write stores
 	tag     string
 
-	saves chan chan error // each is sent the error of the next write
+	saves chan chan error // each receives the error of the next write
 
 	mu       sync.Mutex
 	progress *progress // not yet in job; nil: none
@@ -46,12 +46,12 @@ type progress struct {
 	checkpoint  json.RawMessage
 }
 
-// Job returns the job as it was claimed.
+// Job returns the job at the time of the claim.
 func (r *Run) Job() Job { return r.claimed }
 
-// Report sets the progress of the run in bytes. A negative total stands for an
-// unknown one. A checkpoint that is not nil replaces the last one. The report is
-// written within about a second.
+// Report sets the progress of the run in bytes. A negative total means unknown. A
+// checkpoint that is not nil replaces the last one. Report does not block. The progress
+// is written about a second later.
 func (r *Run) Report(done, total int64, checkpoint json.RawMessage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,9 +61,9 @@ func (r *Run) Report(done, total int64, checkpoint json.RawMessage) {
 	r.progress = &progress{done, total, checkpoint}
 }
 
-// Save is [Run.Report], durable when it returns nil, with the lease renewed. Work
-// returns its errors as they are: [ErrLost], [ErrCancelled], the cause of ctx, or
-// a [queue.Retry] for an error of the store.
+// Save is [Run.Report], but when it returns nil, the progress is durable and the lease
+// renewed. Its errors are [ErrLost], [ErrCancelled], the cause of ctx, or a
+// [queue.Retry] for an error of the store. Work must return them unchanged.
 func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMessage) error {
 	r.Report(done, total, checkpoint)
 	written := make(chan error, 1)
@@ -83,10 +83,11 @@ func (r *Run) Save(ctx context.Context, done, total int64, checkpoint json.RawMe
 	}
 }
 
-// Publish writes the record at key with what work has found in size bytes: change
-// edits the record that exists, or a zero one. Publish is fenced: it reads the
-// tag, renews the lease, then swaps on that tag. A worker whose lease has lapsed
-// fails at one of the last two. Errors are those of [Run.Save] and of change.
+// Publish writes the result of a run to the record at key. change edits the existing
+// record, or a zero one. size is the number of bytes that work has read. Publish is
+// fenced: it reads the tag, renews the lease, then swaps on that tag. A worker whose
+// lease has lapsed fails at one of the last two. Errors are those of [Run.Save] and of
+// change.
 func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key store.Key, size int64, change func(v P) error) error {
 	v, tag, err := record.Read[T](ctx, r.jobs.Records, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -104,20 +105,20 @@ func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key store.
 	return nil
 }
 
-// Work claims the job at key and runs work, whose context ends when the job
-// is cancelled or lost. What work returns decides what becomes of the job:
+// Work claims the job at key and runs work, whose context ends when the job is
+// cancelled or lost. The result of work decides the status of the job:
 //
 //   - nil: completed, and the function that work returned edits the job;
-//   - any error if ctx has ended: queued again, with the last checkpoint;
-//   - a [queue.Retry]: queued again, or failed after a day of runs that ended in
-//     one, were not free and left no other checkpoint;
-//   - any other error: failed, with its text, and without the checkpoint unless
-//     it is a [Kept].
+//   - any error after the end of ctx: queued again, with the last checkpoint;
+//   - a [queue.Retry]: queued again, or failed after a day of such runs that were not
+//     Free and left the checkpoint unchanged;
+//   - any other error: failed with the error's text, and without the checkpoint unless
+//     the error is a [Kept].
 //
-// It returns the job as it stands afterwards. The error is [ErrIdle], a
-// [queue.Retry], or one of the store's; a job that failed is no error. The Retry
-// is Held if another process holds the job. It is work's, or that of ctx's end;
-// either is free if the run has left another checkpoint than it found.
+// It returns the job after the run. A failed job is not an error. The error is
+// [ErrIdle], a [queue.Retry], or an error of the store. The Retry is Held if another
+// process holds the job. Otherwise it is that of work, or says that ctx has ended, and
+// is Free if the run has changed the checkpoint.
 func (j *Jobs) Work(ctx context.Context, key store.Key, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
 	if err := r.claim(ctx); err != nil {
@@ -142,7 +143,7 @@ func (r *Run) claim(ctx context.Context) error {
 		switch {
 		case !exists || !job.Status.Active():
 			return ErrIdle
-		case job.Held(now) > 0: // perhaps by another goroutine of this process
+		case job.Held(now) > 0: // possibly by another goroutine of this process
 			return &queue.Retry{After: max(job.Held(now), time.Second), Held: true, Err: errHeld}
 		}
 		job.Status, job.Owner, job.LeaseUntil = Running, r.jobs.Owner, now.Add(lease)
@@ -158,18 +159,18 @@ func (r *Run) claim(ctx context.Context) error {
 	return err
 }
 
-// mine reports whether cur is still this run's. Every other change of a job's
-// owner or status changes its generation.
+// mine reports whether this run still holds cur. Every change of owner or status by
+// another run changes the generation.
 func (r *Run) mine(cur Job) bool {
 	return cur.Status == Running && cur.Owner == r.jobs.Owner && cur.Generation == r.claimed.Generation
 }
 
-// beat writes progress and renews the lease until ctx ends. It stops the run
-// when the job is no longer this run's, or the lease has lapsed.
+// beat writes progress and renews the lease until ctx ends. It stops the run if the job
+// is lost or cancelled, or the lease has lapsed.
 func (r *Run) beat(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	held := r.job.LeaseUntil // of the last write that is known to be in force
+	held := r.job.LeaseUntil // of the last write known to have succeeded
 	unwritten := false
 	for {
 		var saved chan error
@@ -206,7 +207,7 @@ func (r *Run) beat(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
-// renew writes the job. It gives up when the lease ends, since work continues
+// renew writes the job. It gives up at the end of the lease, since work continues
 // meanwhile.
 func (r *Run) renew(ctx context.Context, left time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, max(left, beat))
@@ -217,18 +218,18 @@ func (r *Run) renew(ctx context.Context, left time.Duration) error {
 		return nil
 	}
 	if errors.Is(err, store.ErrConflict) {
-		// By another process, or by a write of ours whose answer was lost.
+		// Another process has written, or this run has and the response was lost.
 		err = errors.Join(r.reload(ctx), err)
 	}
 	return err
 }
 
-// reload reads the tag of the job. The error is ErrCancelled or ErrLost if the
-// job is no longer this run's.
+// reload reads the tag of the job. The error is ErrCancelled or ErrLost if this run no
+// longer holds the job.
 func (r *Run) reload(ctx context.Context) error {
 	cur, tag, err := record.Read[Job](ctx, r.jobs.Records, r.key)
 	switch {
-	case errors.Is(err, store.ErrNotFound): // or it is damaged
+	case errors.Is(err, store.ErrNotFound): // or damaged
 		return ErrLost
 	case err != nil:
 		return err
@@ -246,7 +247,7 @@ func (r *Run) lostTo(cur Job) error {
 	return ErrLost
 }
 
-// take moves the newest report into the job and reports whether there was one.
+// take moves the latest report into the job and reports whether there was one.
 func (r *Run) take() bool {
 	r.mu.Lock()
 	p := r.progress
@@ -265,7 +266,7 @@ func (r *Run) take() bool {
 	return true
 }
 
-// end writes how the run ended. It has a few seconds, also if parent has ended.
+// end writes the outcome of the run. It takes up to 3 s, even after the end of parent.
 func (r *Run) end(parent context.Context, cause error, finish func(*Job), err error) (Job, error) {
 	if errors.Is(cause, ErrCancelled) || errors.Is(cause, ErrLost) {
 		cur, _, rerr := record.Read[Job](context.WithoutCancel(parent), r.jobs.Records, r.key)
@@ -317,8 +318,8 @@ func (r *Run) end(parent context.Context, cause error, finish func(*Job), err er
 	}
 }
 
-// retries reports whether the job is tried again after retry, whose Free it
-// completes. Failing is the job's FailingSince before this run.
+// retries reports whether to queue the job again after retry, and sets Free if the run
+// made progress. failing is the job's FailingSince before this run.
 func (r *Run) retries(retry *queue.Retry, failing, now time.Time) bool {
 	retry.Free = retry.Free || r.moved()
 	if retry.Free {
@@ -331,11 +332,10 @@ func (r *Run) retries(retry *queue.Retry, failing, now time.Time) bool {
 	return now.Sub(failing) <= maxFailing
 }
 
-// moved reports whether the run has left another checkpoint than it found.
+// moved reports whether the run has changed the checkpoint.
 func (r *Run) moved() bool { return !bytes.Equal(r.job.Checkpoint, r.claimed.Checkpoint) }
 
-// write replaces the job that this run has claimed, if it is still this run's,
-// and returns the job as it stands.
+// write replaces the job if this run still holds it, and returns the current job.
 func (r *Run) write(ctx context.Context) (Job, error) {
 	cur, _, err := record.Change(ctx, r.jobs.Records, r.key, func(job *Job, exists bool) error {
 		if !exists {

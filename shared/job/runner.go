@@ -11,7 +11,7 @@ import (
 	"imageroot/shared/queue"
 )
 
-// Work does the job with an ID: see [Jobs.Work].
+// Work does the job with this ID: see [Jobs.Work].
 type Work func(ctx context.Context, id string, r *Run) (func(*Job), error)
 
 // A Runner runs the jobs of one kind. It is safe for concurrent use.
@@ -19,23 +19,23 @@ type Runner struct {
 	*Kind
 	Jobs *Jobs
 	Work Work
-	// Begin, if not nil, replaces Work. It is called before a job is claimed and may
-	// wait. It returns the work, and a function to call when that has ended.
+	// Begin, if not nil, is called before a job is claimed, and may block. It returns
+	// the work to do instead of Work, and a function to call afterwards.
 	Begin func(ctx context.Context) (work Work, end func(), err error)
-	// Then, if not nil, is called for each job that has ended in this process,
-	// except those that were cancelled between runs. Its error is one of a queue's
-	// handler. A redelivery of the job's task does not call it again.
+	// Then, if not nil, is called once for each job that ends during a run in this
+	// process, or that this process gives up. Its error is that of a [queue.Handler],
+	// but a redelivery does not call it again.
 	Then func(ctx context.Context, id string, j Job) error
-	// Drop, if not nil, frees what the checkpoint of a job holds that was cancelled
-	// or given up. A run that still has the job finds out within seconds.
+	// Drop, if not nil, frees what the checkpoint of a cancelled or given-up job holds.
+	// A run that still has the job may take seconds to stop.
 	Drop func(ctx context.Context, j Job, checkpoint json.RawMessage)
 }
 
 // Off reports whether jobs of this kind are turned off.
 func (r *Runner) Off() bool { return r.Jobs.Queues[r.Kind] == nil }
 
-// Enqueue is [Jobs.Enqueue], and sends the task of a job that it has queued. If
-// sending fails, [Runners.Resume] sends it.
+// Enqueue is [Jobs.Enqueue], and sends the task if it has queued the job. If sending
+// fails, it returns the error, and [Runners.Resume] sends the task later.
 func (r *Runner) Enqueue(ctx context.Context, id string, keep func(Job) bool, set func(*Job)) (Job, error) {
 	j, queued, err := r.Jobs.Enqueue(ctx, r.Key(id), keep, set)
 	if err != nil || !queued {
@@ -44,12 +44,12 @@ func (r *Runner) Enqueue(ctx context.Context, id string, keep func(Job) bool, se
 	return j, r.Send(ctx, id, 0)
 }
 
-// Send sends the task of a job.
+// Send sends the task of a job to its queue: see [queue.Sender].
 func (r *Runner) Send(ctx context.Context, id string, delay time.Duration) error {
 	return r.Jobs.Queues[r.Kind].Send(ctx, r.Task(id).Encode(), delay)
 }
 
-// run claims and runs the job of a task. The error is one of a queue's handler.
+// run claims and runs the job of a task. Its error is that of a [queue.Handler].
 func (r *Runner) run(ctx context.Context, id string) error {
 	if r.Off() {
 		return nil
@@ -75,7 +75,7 @@ func (r *Runner) run(ctx context.Context, id string) error {
 	case err != nil:
 		return err
 	case j.Status.Active() || j.Status != Cancelled && j.Generation != claimed:
-		return nil // another process holds it, or has ended it
+		return nil // another process holds it or has ended it
 	}
 	r.Jobs.Log.Info(r.Name+" job", "name", j.Name, "src", j.Src, "status", j.Status, "bytes", j.BytesDone, "sha256", j.SHA256,
 		"seconds", r.Jobs.Now().Sub(started).Seconds(), "attempt", j.Attempt, "error", j.Error)
@@ -95,7 +95,7 @@ func (r *Runner) ended(ctx context.Context, id string, j Job) error {
 	return r.Then(ctx, id, j)
 }
 
-// giveUp fails a job whose task has failed too often, unless it has ended or a
+// giveUp fails a job whose task has failed too often, unless the job has ended or a
 // process holds it.
 func (r *Runner) giveUp(ctx context.Context, id string) error {
 	j, failed, err := r.Jobs.Fail(ctx, r.Key(id), "given up after several tries")
@@ -106,11 +106,11 @@ func (r *Runner) giveUp(ctx context.Context, id string) error {
 	return r.ended(ctx, id, j)
 }
 
-// Cancel is [Jobs.Cancel].
+// Cancel is [Jobs.Cancel], and frees what the job's checkpoint holds.
 func (r *Runner) Cancel(ctx context.Context, id string) (Job, error) {
 	j, err := r.Jobs.Cancel(ctx, r.Key(id))
 	if j.before != nil {
-		if j.before.Status == Queued { // so no run reports its end
+		if j.before.Status == Queued { // no run reports its end
 			r.Jobs.Metric.JobEnded(r.Name, string(j.Status))
 		}
 		r.drop(ctx, j)
@@ -124,10 +124,10 @@ func (r *Runner) drop(ctx context.Context, j Job) {
 	}
 }
 
-// Runners run the jobs of a function, one for each kind.
+// Runners has the runners of a function, one for each kind of its jobs.
 type Runners []*Runner
 
-// Of returns the runner of the jobs of a kind, which the function must have.
+// Of returns the runner of jobs of kind k. It panics if the function has none.
 func (rs Runners) Of(k *Kind) *Runner {
 	for _, r := range rs {
 		if r.Kind == k {
@@ -146,8 +146,8 @@ func (rs Runners) Kinds() []*Kind {
 	return kinds
 }
 
-// of returns the runner and the ID of the job that a task asks for; nil if it
-// asks for none of the function's.
+// of returns the runner and the ID of a task's job, or nil if the task is not for a job
+// of this function.
 func (rs Runners) of(task queue.Task) (*Runner, string) {
 	if t, ok := task.(queue.RunJob); ok {
 		for _, r := range rs {
@@ -159,7 +159,7 @@ func (rs Runners) of(task queue.Task) (*Runner, string) {
 	return nil, ""
 }
 
-// Handle runs the job that a task asks for. Its error is one of a queue's handler.
+// Handle runs the job of a task. Its error is that of a [queue.Handler].
 func (rs Runners) Handle(ctx context.Context, task queue.Task) error {
 	r, id := rs.of(task)
 	if r == nil {
@@ -168,19 +168,20 @@ func (rs Runners) Handle(ctx context.Context, task queue.Task) error {
 	return r.run(ctx, id)
 }
 
-// GiveUp ends the job of a message that has failed too often, unless it has ended
+// GiveUp fails the job of a message that has failed too often, unless the job has ended
 // or a process holds it: see sqsqueue.Config.
 func (rs Runners) GiveUp(ctx context.Context, body []byte) error {
 	task, _ := queue.Decode(body)
 	r, id := rs.of(task)
 	if r == nil {
-		return nil // it asks for no job
+		return nil // not a task of a job
 	}
 	return r.giveUp(ctx, id)
 }
 
-// Resume sends the tasks of active jobs again, those that a process holds for
-// when its lease ends. It cancels jobs that are turned off and removes old ones.
+// Resume sends the tasks of active jobs again, delayed until the end of the lease if a
+// process holds the job. It cancels active jobs of kinds that are turned off, and
+// removes old jobs.
 func (rs Runners) Resume(ctx context.Context, list func(context.Context, ...*Kind) ([]Job, error)) error {
 	for _, r := range rs {
 		jobs, err := list(ctx, r.Kind)

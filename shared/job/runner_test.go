@@ -22,7 +22,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// sent is a queue that keeps what is sent.
+// sent is a queue that records the messages sent.
 type sent []string
 
 func (s *sent) Send(_ context.Context, body []byte, delay time.Duration) error {
@@ -30,7 +30,7 @@ func (s *sent) Send(_ context.Context, body []byte, delay time.Duration) error {
 	return nil
 }
 
-const name = "x.img" // of the image with the job at key
+const name = "x.img" // of the image whose job is at key
 
 // runner returns a runner of hash jobs and its queue.
 func runner(s store.Root, owner string, work work) (*job.Runner, *sent) {
@@ -63,7 +63,7 @@ func giveUp(t *testing.T, r *job.Runner) {
 	}
 }
 
-// resume resumes what the store lists as jobs.
+// resume resumes jobs, as if the store listed them.
 func resume(t *testing.T, r *job.Runner, jobs ...job.Job) {
 	t.Helper()
 	err := job.Runners{r}.Resume(t.Context(), func(context.Context, ...*job.Kind) ([]job.Job, error) { return jobs, nil })
@@ -80,7 +80,7 @@ func queued(t *testing.T, r *job.Runner) {
 	}
 }
 
-// ended returns the counters of ended jobs above zero, and the events.
+// ended returns the nonzero counters of ended jobs, and the events.
 func ended(t *testing.T, r *job.Runner) (counters, events []string) {
 	t.Helper()
 	answer := httptest.NewRecorder()
@@ -100,7 +100,7 @@ func ended(t *testing.T, r *job.Runner) (counters, events []string) {
 	return counters, events
 }
 
-// TestOutcome translates how a run ended into the outcome of its message.
+// TestOutcome checks the outcome of the message for each end of a run.
 func TestOutcome(t *testing.T) {
 	for what, tt := range map[string]struct {
 		work work
@@ -161,7 +161,7 @@ func TestOutcome(t *testing.T) {
 	})
 }
 
-// TestEnd reports the end of a job once, in the process that ended it.
+// The end of a job is reported once, by the process that ended it.
 func TestEnd(t *testing.T) {
 	for what, tt := range map[string]struct {
 		work             work
@@ -213,7 +213,7 @@ func TestEnd(t *testing.T) {
 			}
 		})
 	}
-	// One that is queued has no run that could report it.
+	// A queued job has no run that could report its end.
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := runner(memstore.New(), "a", nil)
 		queued(t, r)
@@ -236,7 +236,8 @@ func TestEnd(t *testing.T) {
 	})
 }
 
-// TestResume sends the tasks of active jobs, and cancels those that are turned off.
+// Resume sends the tasks of active jobs, and cancels those of kinds that are turned
+// off.
 func TestResume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()
@@ -261,7 +262,7 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// TestDispatch hands each task to the runner of its kind.
+// Each task goes to the runner of its kind.
 func TestDispatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ran []string
@@ -307,7 +308,7 @@ func TestDispatch(t *testing.T) {
 		if err := rs.GiveUp(t.Context(), []byte("no task")); err != nil {
 			t.Error(err)
 		}
-		// Its kind was turned off after it was sent.
+		// The kind was turned off after the task was sent.
 		delete(hash.Jobs.Queues, job.Hash)
 		if err := rs.Handle(t.Context(), job.Hash.Task(name)); err != nil || len(ran) != 2 {
 			t.Errorf("turned off: %v, ran %q", err, ran)
@@ -315,8 +316,7 @@ func TestDispatch(t *testing.T) {
 	})
 }
 
-// TestEndBetweenRuns frees what a checkpoint holds if a job ends while no run of it
-// can: it is cancelled or given up.
+// A job that is cancelled or given up between runs frees what its checkpoint holds.
 func TestEndBetweenRuns(t *testing.T) {
 	for what, end := range map[string]func(*testing.T, *job.Runner){
 		"cancelled": func(t *testing.T, r *job.Runner) {

@@ -7,12 +7,12 @@ import (
 	"imageroot/shared/layout"
 )
 
-// A View is a job as the API shows it, without its progress, whose member has
-// another name for each kind of job.
+// A View is a job in the API, without its progress, whose member has a different name
+// for each kind of job.
 type View struct {
 	Name       image.Name     `json:"name"`
 	Stage      string         `json:"stage,omitempty"`
-	Ref        *string        `json:"ref"` // the first 12 digits of SHA256
+	Ref        *string        `json:"ref"` // the first 12 hex digits of SHA256
 	Status     Status         `json:"status"`
 	BytesTotal *int64         `json:"bytes_total"`
 	SHA256     *layout.SHA256 `json:"sha256"`
@@ -23,7 +23,6 @@ type View struct {
 	Attempt    int            `json:"attempt"`
 }
 
-// View returns the job's view.
 func (j Job) View() View {
 	v := View{
 		Name: j.Name, Stage: j.Stage, Status: j.Status, BytesTotal: j.BytesTotal,

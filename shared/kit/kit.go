@@ -1,7 +1,7 @@
 // Package kit opens what the functions share: the image root and the catalog root, the
-// inventory over both, jobs, activity, the operator and metrics. The runner (package main
-// in local) and the Lambda functions (shared/cloud) open the same kit and add what
-// differs: queues, the gateway, presigned URLs.
+// inventory over both, jobs, activity, the operator and metrics. The runner (package
+// main in local) and the Lambda functions (shared/cloud) open the same kit and add
+// their own queues, gateway or presigned URLs.
 package kit
 
 import (

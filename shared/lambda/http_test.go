@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 )
 
-// invoke has h answer the event that edit makes of a plain one.
+// invoke passes h a plain event, changed by edit.
 func invoke(t *testing.T, h http.HandlerFunc, edit func(e *events.APIGatewayV2HTTPRequest)) events.APIGatewayV2HTTPResponse {
 	t.Helper()
 	e := events.APIGatewayV2HTTPRequest{
@@ -44,7 +44,7 @@ func invoke(t *testing.T, h http.HandlerFunc, edit func(e *events.APIGatewayV2HT
 	return out
 }
 
-// TestHeaders: what known adapters split at commas stays whole.
+// Header values with commas, which known adapters split, stay whole.
 func TestHeaders(t *testing.T) {
 	want := map[string]string{
 		"Range":           "bytes=0-1, 4-5",
@@ -68,7 +68,8 @@ func TestHeaders(t *testing.T) {
 			e.Headers[strings.ToLower(name)] = value
 		}
 	})
-	// Without a Host field the API's name is it; IPv6 clients have brackets.
+	// Without a Host field, the host is the API's domain name. IPv6 addresses get
+	// brackets.
 	invoke(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.Host != "abc.execute-api.us-east-1.amazonaws.com" || r.RemoteAddr != "[2001:db8::1]:0" {
 			t.Errorf("host %q, from %q", r.Host, r.RemoteAddr)
@@ -99,13 +100,13 @@ func TestPaths(t *testing.T) {
 	var got string
 	mux.HandleFunc("GET /images/{key}", func(_ http.ResponseWriter, r *http.Request) { got = r.PathValue("key") })
 	for _, tt := range []struct{ domain, raw, want string }{
-		// As the HTTP API passes them on: decoded.
+		// An HTTP API decodes paths.
 		{"abc.execute-api.us-east-1.amazonaws.com", "/images/a b+c.img", "a b+c.img"},
 		{"abc.execute-api.us-east-1.amazonaws.com", "/images/100%41.img", "100%41.img"},
 		{"abc.execute-api.us-east-1.amazonaws.com", "/images/50%.img", "50%.img"},
 		{"abc.execute-api.us-east-1.amazonaws.com", "/images/ü#?.img", "ü#?.img"},
 		{"images.example.com", "/images/a%2Fb.img", "a%2Fb.img"},
-		// As a function URL does: as the client sent them.
+		// A function URL does not.
 		{"abc.lambda-url.us-east-1.on.aws", "/images/a%20b+c.img", "a b+c.img"},
 		{"abc.lambda-url.us-east-1.on.aws", "/images/100%2541.img", "100%41.img"},
 		{"abc.lambda-url.us-east-1.on.aws", "/images/a%2Fb.img", "a/b.img"},
@@ -223,7 +224,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestTooLargeAnswer(t *testing.T) {
-	for n, status := range map[int]int{4 << 20: 200, 5 << 20: 501} { // as base64 a third more
+	for n, status := range map[int]int{4 << 20: 200, 5 << 20: 501} { // base64 adds a third
 		out := invoke(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/octet-stream")
 			_, _ = w.Write(make([]byte, n))
@@ -295,7 +296,7 @@ func TestStrangeEvents(t *testing.T) {
 	if _, err := f.Invoke(t.Context(), []byte(`{"source":"aws.events"}`)); err == nil {
 		t.Error("a schedule whose handler panics is a success")
 	}
-	// Of a queue that nobody told the function of, nothing is done with.
+	// Messages of an unknown queue are not handled.
 	out, err := f.Invoke(t.Context(), []byte(`{"Records":[{"eventSource":"aws:sqs","messageId":"m","eventSourceARN":"arn:aws:sqs:us-east-1:1:other","body":"{}"}]}`))
 	if err != nil || string(out) != `{"batchItemFailures":[{"itemIdentifier":"m"}]}` {
 		t.Errorf("%s, %v", out, err)

@@ -12,8 +12,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// Messages that were sent before an upgrade decode after it: the wire format
-// does not change.
+// Messages sent before an upgrade must decode after it.
 func TestTaskRoundTrip(t *testing.T) {
 	for wire, task := range map[string]queue.Task{
 		`{"image":"a b+ü%41#?.img"}`: queue.InspectImage("a b+ü%41#?.img"),
@@ -39,7 +38,7 @@ func TestTaskRoundTrip(t *testing.T) {
 	}
 }
 
-// event is a notification as S3 sends it, for keys as they are on the wire.
+// event returns an S3 event notification for keys as encoded on the wire.
 func event(bucket string, wireKeys ...string) []byte {
 	type m = map[string]any
 	var records []m

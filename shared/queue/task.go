@@ -9,32 +9,31 @@ import (
 	"imageroot/shared/store"
 )
 
-// A Task is what a message asks for: one of the types below. On the wire it is a
-// JSON object with one member.
+// A Task is one of the types below. It is encoded as a JSON object with one member.
 type Task interface {
-	// Encode returns the task's message.
+	// Encode returns the body of the task's message.
 	Encode() []byte
 }
 
 type (
-	// InspectImage names an object in the image root to inspect: an image, a
-	// checksum file beside one, or the manifest.
+	// InspectImage is the key of an object in the image root to inspect: an image, a
+	// sidecar or the manifest.
 	InspectImage string
 	// InspectContent is the SHA-256 of bytes to inspect.
 	InspectContent string
-	// RunJob names a job by the member that its kind has in a task, and by its ID.
+	// RunJob is a job to run. Member is that of its kind: see job.Kind.
 	RunJob struct{ Member, ID string }
 	// Assemble is the ID of a resumable upload to assemble.
 	Assemble string
-	// Resume asks for the tasks of active jobs to be sent again.
+	// Resume sends the tasks of active jobs again.
 	Resume struct{}
-	// Poll asks for a listing of the image root, for changes without an event.
+	// Poll lists the image root to find changes without an event.
 	Poll struct{}
-	// Reconcile asks for a comparison of all records with the listings.
+	// Reconcile compares all records with the listings.
 	Reconcile struct{}
 )
 
-// The members of tasks other than [RunJob].
+// Members of tasks other than [RunJob].
 const (
 	imageMember     = "image"
 	contentMember   = "content"
@@ -60,7 +59,7 @@ func encode(member string, value any) []byte {
 	return data
 }
 
-// Decode returns the task of a message.
+// Decode returns the task in the body of a message.
 func Decode(body []byte) (Task, error) {
 	var object map[string]any
 	if err := json.Unmarshal(body, &object); err == nil && len(object) == 1 {
@@ -99,9 +98,9 @@ func decode(member string, value any) Task {
 	return RunJob{member, name}
 }
 
-// Tasks returns the tasks of a message: a [Task], or an object event as S3
-// sends it to a queue, which has an [InspectImage] for each object in bucket
-// whose key is prefix and one path segment.
+// Tasks returns the tasks of a message. The message is a [Task] or an S3 event
+// notification. A notification gives an [InspectImage] for each object of bucket whose
+// key is prefix and one path segment.
 func Tasks(body []byte, bucket, prefix string) ([]Task, error) {
 	if t, err := Decode(body); err == nil {
 		return []Task{t}, nil
@@ -122,7 +121,7 @@ func Tasks(body []byte, bucket, prefix string) ([]Task, error) {
 	return tasks, nil
 }
 
-// TopLevel returns what follows prefix in key, if that is one path segment.
+// TopLevel returns key without prefix, and whether that is one path segment.
 func TopLevel(key, prefix string) (store.Key, bool) {
 	name, ok := strings.CutPrefix(key, prefix)
 	return store.Key(name), ok && name != "" && !strings.Contains(name, "/")

@@ -1,6 +1,5 @@
-// Package memqueue is a queue in memory, for one process that sends and
-// receives. Its messages are lost with the process; reconciling finds the work
-// again.
+// Package memqueue is a queue in memory, for one process that sends and receives. Its
+// messages are lost with the process. Reconciling finds the work again.
 package memqueue
 
 import (
@@ -13,16 +12,16 @@ import (
 	"imageroot/shared/queue"
 )
 
-// Queue implements queue.Sender and queue.Receiver. A message equal to one that
-// waits is merged with it, and the earlier time counts, so a queue never holds more
-// messages than there are tasks.
+// A Queue implements queue.Sender and queue.Receiver. It merges a message with an equal
+// one that waits, and keeps the earlier time. So it holds at most one message for each
+// task. It is safe for concurrent use.
 type Queue struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
 	waiting map[string]*message
 	order   []*message    // by arrival
-	changed chan struct{} // closed and replaced when something arrives
+	changed chan struct{} // closed and replaced when a message arrives
 }
 
 type message struct {
@@ -62,15 +61,16 @@ func (q *Queue) add(m *message) {
 	q.changed = make(chan struct{})
 }
 
-// Len returns how many messages wait.
+// Len returns the number of waiting messages.
 func (q *Queue) Len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.waiting)
 }
 
-// take removes and returns the first message that is due. If there is none it
-// returns how long to wait, and a channel that is closed when a message arrives.
+// take removes and returns the first message that is due. If none is due, it returns
+// the time to wait (negative if the queue is empty), and a channel that is closed when
+// a message arrives.
 func (q *Queue) take(now time.Time) (*message, time.Duration, <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -94,8 +94,8 @@ const (
 	maxBackoff   = time.Minute
 )
 
-// Receive implements queue.Receiver. A message whose handler fails comes back
-// after a second, then two, and so on up to a minute, without end.
+// Receive implements queue.Receiver. A message whose handler fails is redelivered after
+// 1 s, 2 s and so on, up to a minute, forever.
 func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) error {
 	var wg sync.WaitGroup
 	for range workers {
@@ -114,8 +114,7 @@ func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) 
 	return ctx.Err()
 }
 
-// pause waits for d (for ever if it is negative), for changed, or for the end of
-// ctx.
+// pause waits for d (forever if it is negative), for changed, or for the end of ctx.
 func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	var timeout <-chan time.Time
 	if d >= 0 {

@@ -15,10 +15,10 @@ import (
 	"imageroot/shared/queue/memqueue"
 )
 
-// The tests run on the fake clock of a synctest bubble: what they wait for
-// takes no time, and comes to the nanosecond.
+// The tests run on the fake clock of a synctest bubble, so waits take no time and are
+// exact.
 
-// A bench is a queue whose handled messages are noted with their time.
+// A bench is a queue that records handled messages with their time.
 type bench struct {
 	*memqueue.Queue
 	t     *testing.T
@@ -39,14 +39,14 @@ func (b *bench) send(body string, delay time.Duration) {
 	}
 }
 
-// handled notes a message.
+// handled records a message.
 func (b *bench) handled(body []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.log = append(b.log, fmt.Sprintf("%s at %v", body, time.Since(b.began)))
 }
 
-// receive runs handle for the given time and returns what was noted.
+// receive runs handle for the given time and returns what was recorded.
 func (b *bench) receive(d time.Duration, workers int, handle queue.Handler) []string {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), d)
@@ -77,7 +77,7 @@ func TestOrderAndDelay(t *testing.T) {
 		b.send("soon", time.Second)
 		go func() {
 			time.Sleep(5 * time.Second)
-			b.send("c", 0) // wakes who waits for later ones
+			b.send("c", 0) // wakes a receiver that waits for later messages
 			b.send("never", time.Hour)
 		}()
 		b.got("handled", b.receive(time.Minute, 1, b.note), "a at 0s", "b at 0s", "soon at 1s", "c at 5s", "late at 10s")
@@ -101,8 +101,8 @@ func TestMerge(t *testing.T) {
 		}
 		b.got("handled", b.receive(time.Minute, 1, b.note), "a at 0s", "b at 5s")
 
-		// One that is being handled is not merged with: it may have read
-		// the state before the change that the new one is about.
+		// A message is not merged with one that is being handled, which may have read
+		// the state before the change.
 		b = newBench(t)
 		b.send("a", 0)
 		go func() {
@@ -140,7 +140,7 @@ func TestBackoff(t *testing.T) {
 		})
 		// 1, 2, 4, 8, 16, 32 seconds, then a minute each.
 		b.got("handled", got, "a at 0s", "a at 1s", "a at 3s", "a at 7s", "a at 15s", "a at 31s", "a at 1m3s", "a at 2m3s", "a at 3m3s", "a at 4m3s")
-		// The message is still there, and another receiver gets it.
+		// The message stays in the queue, and another receiver gets it.
 		if b.Len() != 1 {
 			t.Errorf("%d messages wait, want 1", b.Len())
 		}
@@ -164,7 +164,7 @@ func TestRetryAfter(t *testing.T) {
 		})
 		b.got("handled", got, "a at 0s", "a at 7s", "a at 14s", "a at 15s")
 
-		// An event meanwhile brings it back at once.
+		// Sending it meanwhile redelivers it at once.
 		b = newBench(t)
 		b.send("a", 0)
 		go func() {
@@ -228,20 +228,19 @@ func TestEndOfContext(t *testing.T) {
 		err := b.Receive(ctx, 1, func(ctx context.Context, body []byte) error {
 			b.handled(body)
 			<-ctx.Done()
-			time.Sleep(2 * time.Second) // it may take its time, and is waited for
+			time.Sleep(2 * time.Second) // Receive waits for it
 			return ctx.Err()
 		})
 		if !errors.Is(err, context.Canceled) || time.Since(began) != 3*time.Second {
 			t.Errorf("Receive returned %v after %v", err, time.Since(began))
 		}
 		b.got("handled", b.log, "a at 0s")
-		// What was not begun and what was broken off wait for the next receiver.
+		// Messages not yet handled, and those interrupted, wait for the next receiver.
 		b.got("handled", b.receive(time.Minute, 1, b.note), "a at 0s", "b at 3s", "a at 3s")
 	})
 }
 
-// TestManySenders has what is sent while others are handled, by many at once,
-// come through, each at least once.
+// Messages sent concurrently while others are handled arrive at least once each.
 func TestManySenders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

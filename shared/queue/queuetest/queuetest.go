@@ -1,5 +1,4 @@
-// Package queuetest is the contract of package queue as tests, which every
-// implementation passes: at least once, perhaps late and in any order.
+// Package queuetest tests implementations of package queue against its contract.
 package queuetest
 
 import (
@@ -21,8 +20,8 @@ type Queue interface {
 	queue.Receiver
 }
 
-// Run tests the queues that open returns, each empty. A message whose handler fails
-// must come back within a few seconds.
+// Run tests the queues that open returns, which must be empty. They must redeliver a
+// failed message within a few seconds.
 func Run(t *testing.T, open func(t *testing.T) Queue) {
 	tests := []struct {
 		name string
@@ -48,7 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) Queue) {
 	}
 }
 
-// patience is how long anything may take.
+// patience bounds every wait.
 const patience = time.Minute
 
 type suite struct {
@@ -63,7 +62,7 @@ func (s *suite) send(body string, delay time.Duration) {
 	}
 }
 
-// handled is what was handled, and how often.
+// handled counts the handled messages by body.
 type handled struct {
 	mu   sync.Mutex
 	seen map[string]int
@@ -113,7 +112,7 @@ func (s *suite) until(workers int, handle func(ctx context.Context, body []byte)
 	}
 }
 
-// bodies come as they were sent.
+// bodies arrive unchanged.
 func (s *suite) bodies() {
 	want := []string{"a", `{"image":"a b+ü%41#?.img"}`, `"<&>'` + "\n\t", fmt.Sprintf("%010000d", 7)}
 	for _, b := range want {
@@ -131,7 +130,7 @@ func (s *suite) bodies() {
 	}
 }
 
-// delay hides a message for a while.
+// delay postpones a message.
 func (s *suite) delay() {
 	const wait = 2 * time.Second
 	began := time.Now()
@@ -150,7 +149,7 @@ func (s *suite) delay() {
 	}
 }
 
-// failure brings a message back, and success does not.
+// failure redelivers a message, and success does not.
 func (s *suite) failure() {
 	s.send("a", 0)
 	tries := 0
@@ -160,7 +159,7 @@ func (s *suite) failure() {
 		}
 		return true, nil
 	})
-	// One that comes after it shows that it is gone.
+	// A later message shows that the first is gone.
 	s.send("b", 3*time.Second)
 	s.until(1, func(_ context.Context, body []byte) (bool, error) {
 		if string(body) == "a" {
@@ -170,7 +169,7 @@ func (s *suite) failure() {
 	})
 }
 
-// oneFails, and the others are handled all the same.
+// oneFails, and the others are still handled.
 func (s *suite) oneFails() {
 	s.send("bad", 0)
 	for i := range 5 {
@@ -186,9 +185,9 @@ func (s *suite) oneFails() {
 	})
 }
 
-// retryAfter brings a message back when it says, however often.
+// retryAfter redelivers a message after its delay, any number of times.
 func (s *suite) retryAfter() {
-	const wait, times = time.Second, 6 // more than the failures after which a queue gives up
+	const wait, times = time.Second, 6 // more than the failures after which a queue gives a message up
 	s.send("a", 0)
 	tries := 0
 	began := time.Now()
@@ -203,7 +202,7 @@ func (s *suite) retryAfter() {
 	}
 }
 
-// failureAfter brings a message back no sooner than it says.
+// failureAfter redelivers a message no sooner than its delay.
 func (s *suite) failureAfter() {
 	const wait = 2 * time.Second
 	s.send("a", 0)
@@ -221,7 +220,7 @@ func (s *suite) failureAfter() {
 	}
 }
 
-// held drops a message, or brings it back no sooner than it says.
+// held drops a message, or redelivers it no sooner than its delay.
 func (s *suite) held() {
 	const wait = 2 * time.Second
 	s.send("a", 0)
@@ -256,7 +255,7 @@ func (s *suite) panics() {
 	})
 }
 
-// workers are as many as were asked for.
+// workers run as many handlers at once as given.
 func (s *suite) workers() {
 	const workers, messages = 3, 9
 	for i := range messages {
@@ -278,7 +277,7 @@ func (s *suite) workers() {
 			}
 		}
 		mu.Unlock()
-		// No handler ends before all of them have run at once.
+		// No handler ends before all run at once.
 		select {
 		case <-all:
 		case <-ctx.Done():
@@ -294,8 +293,8 @@ func (s *suite) workers() {
 	}
 }
 
-// endOfContext is waited out by handlers, and what they break off comes back at
-// once, whether that counts as a failure or not.
+// After endOfContext, Receive waits for the handlers, and interrupted messages are
+// redelivered at once, whether the try counts as a failure or not.
 func (s *suite) endOfContext() {
 	s.endsWith(func(ctx context.Context) error { return ctx.Err() })
 	s.endsWith(func(ctx context.Context) error { return queue.RetryAfter(0, ctx.Err()) })
@@ -309,7 +308,7 @@ func (s *suite) endsWith(outcome func(context.Context) error) {
 	_ = s.Receive(ctx, 1, func(ctx context.Context, _ []byte) error {
 		cancel()
 		<-ctx.Done()
-		// It may take its time.
+		// Receive must wait for this.
 		<-time.After(100 * time.Millisecond)
 		ended = true
 		return outcome(ctx)
@@ -320,7 +319,7 @@ func (s *suite) endsWith(outcome func(context.Context) error) {
 	s.until(1, func(_ context.Context, body []byte) (bool, error) { return string(body) == "a", nil })
 }
 
-// manySenders at once lose nothing.
+// manySenders lose no message.
 func (s *suite) manySenders() {
 	const senders, each = 8, 10
 	var wg sync.WaitGroup

@@ -1,5 +1,5 @@
-// Package sqsqueue is a queue in SQS: its messages outlive every process, and a
-// message whose handler fails each time ends in the dead-letter queue.
+// Package sqsqueue is a queue in SQS. Its messages are durable, and a message that
+// fails too often goes to the dead-letter queue.
 package sqsqueue
 
 import (
@@ -19,30 +19,31 @@ import (
 	"imageroot/shared/queue"
 )
 
-// MaxReceives is the maxReceiveCount that the redrive policy of every queue must
-// have. At its last receive a message is given up without another try.
+// MaxReceives is the maxReceiveCount that the redrive policy of every queue must have.
+// A message is given up at its last receive, without another try.
 const MaxReceives = 5
 
-// maxDelay is SQS's longest delay of a message.
+// maxDelay is the longest delay that SQS supports.
 const maxDelay = 15 * time.Minute
 
-// Config of a [Queue].
+// Config configures a [Queue].
 type Config struct {
 	// AWS has credentials and region.
 	AWS aws.Config
-	// URL is the queue's. Requests go to where it points.
+	// URL is the queue's URL. Requests go to its scheme and host.
 	URL string
-	// GiveUp, if not nil, ends the work of a message that has failed too often, so
-	// that its failure shows.
+	// GiveUp, if not nil, ends the work of a message that has failed too often, so that
+	// users see the failure.
 	GiveUp queue.Handler
-	// Backoff is the wait after the first failure of a message, half a minute if it
-	// is zero. It doubles with each further failure.
+	// Backoff is the delay after the first failure of a message. It doubles with each
+	// further failure, up to 15 minutes. The default is 30 s.
 	Backoff time.Duration
 	Log     *slog.Logger
 }
 
-// A Queue implements queue.Sender, and handles the messages that Lambda has
-// received. The queue's visibility timeout must be longer than a handler takes.
+// A Queue implements queue.Sender, and handles the messages that Lambda receives. It is
+// safe for concurrent use. The queue's visibility timeout must exceed the time that a
+// handler takes.
 type Queue struct {
 	cfg Config
 	sqs *sqs.Client
@@ -50,8 +51,8 @@ type Queue struct {
 
 var _ queue.Sender = (*Queue)(nil)
 
-// New returns the queue at a URL, which config.LoadLambda has checked. It does not
-// contact the server.
+// New returns the queue at cfg.URL. It does not contact the server. It panics if the
+// URL does not parse, which config.LoadLambda has checked.
 func New(cfg Config) *Queue {
 	u, err := url.Parse(cfg.URL)
 	if err != nil {
@@ -62,10 +63,11 @@ func New(cfg Config) *Queue {
 	})}
 }
 
-// Name is the queue's name.
+// Name returns the queue's name, which is the last segment of its URL.
 func (q *Queue) Name() string { return path.Base(q.cfg.URL) }
 
-// Send implements queue.Sender.
+// Send implements queue.Sender. It caps delay at 15 minutes and rounds it up to
+// seconds.
 func (q *Queue) Send(ctx context.Context, body []byte, delay time.Duration) error {
 	_, err := q.sqs.SendMessage(ctx, &sqs.SendMessageInput{
 		QueueUrl: &q.cfg.URL, MessageBody: aws.String(string(body)), DelaySeconds: seconds(min(delay, maxDelay)),
@@ -76,11 +78,11 @@ func (q *Queue) Send(ctx context.Context, body []byte, delay time.Duration) erro
 	return nil
 }
 
-// seconds rounds up, since no message may be delivered too early.
+// seconds rounds up, since no message may be delivered before its delay.
 func seconds(d time.Duration) int32 { return int32((max(d, 0) + time.Second - 1) / time.Second) }
 
-// A Message is a message that was received. Until its visibility timeout it is
-// hidden from other receivers.
+// A Message is a received message. It is hidden from other receivers until its
+// visibility timeout.
 type Message struct {
 	Body     string
 	Receipt  string
@@ -99,18 +101,18 @@ func (m Message) short() string {
 const (
 	firstBackoff = 30 * time.Second
 	maxBackoff   = 15 * time.Minute
-	// patience is how long reporting the outcome of a message to SQS may take, also
-	// after the end of ctx.
+	// patience bounds reporting the outcome of a message to SQS, even after the end of
+	// ctx.
 	patience = 10 * time.Second
 )
 
-// Deliver handles a message and reports whether it is done: then the caller
-// deletes it. Otherwise it is redelivered, after a wait that grows with each failure.
+// Deliver handles a message. If it returns true, the caller must delete the message.
+// Otherwise SQS redelivers it, after a delay that grows with each failure.
 //
-// SQS counts every receive of a message. A try that does not count as a failure
-// (see [queue.Retry]) therefore has the message sent anew. A message that is received
-// for the last time is given up without another try, since its handler may have
-// ended the process each time.
+// SQS counts every receive of a message. So after a try that does not count as a
+// failure (see [queue.Retry]), Deliver sends the message anew. It gives a message up at
+// its last receive without another try, since the handler may have crashed the process
+// each time.
 func (q *Queue) Deliver(ctx context.Context, m Message, handle queue.Handler) (done bool) {
 	if m.Receives >= MaxReceives {
 		q.giveUp(ctx, m)
@@ -148,8 +150,8 @@ func (q *Queue) backoff(failures int) time.Duration {
 	return min(cmp.Or(q.cfg.Backoff, firstBackoff)<<min(max(failures, 0), 10), maxBackoff)
 }
 
-// giveUp ends the work of a message. SQS moves the message to the dead-letter queue
-// in place of the next receive.
+// giveUp ends the work of a message. SQS then moves the message to the dead-letter
+// queue instead of delivering it again.
 func (q *Queue) giveUp(ctx context.Context, m Message) {
 	q.cfg.Log.Error("task given up; it goes to the dead-letter queue", "task", m.short(), "receives", m.Receives)
 	if q.cfg.GiveUp != nil {
@@ -160,7 +162,7 @@ func (q *Queue) giveUp(ctx context.Context, m Message) {
 	q.show(ctx, m, 0)
 }
 
-// show makes a message visible again.
+// show makes a message visible to receivers after a delay.
 func (q *Queue) show(ctx context.Context, m Message, in time.Duration) {
 	_, err := q.sqs.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
 		QueueUrl: &q.cfg.URL, ReceiptHandle: &m.Receipt, VisibilityTimeout: seconds(in),

@@ -84,8 +84,7 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// TestContractOverMoto runs the suite over a server that others wrote, on
-// machines that have it.
+// TestContractOverMoto runs the suite over moto's server.
 func TestContractOverMoto(t *testing.T) {
 	need.Programs(t)
 	program, err := exec.LookPath("moto_server")
@@ -131,11 +130,11 @@ func startMoto(t *testing.T, program string) (endpoint string, ok bool) {
 	go func() {
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		}
-		_ = cmd.Wait() // killed, or not able to run
+		_ = cmd.Wait() // killed, or failed to start
 		close(exited)
 	}()
 	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its own group
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its process group
 		<-exited
 	})
 	endpoint = "http://127.0.0.1:" + port
@@ -158,7 +157,7 @@ func startMoto(t *testing.T, program string) (endpoint string, ok bool) {
 	}
 }
 
-// receive runs a handler until done is true, or for as long as anything may take.
+// receive runs a handler until done returns true or a time limit.
 func receive(t *testing.T, q *received, handle queue.Handler, done func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -218,7 +217,7 @@ func TestPoison(t *testing.T) {
 			if got := s.Bodies("dead"); !slices.Equal(got, []string{"poison"}) || len(s.Bodies("q")) != 0 {
 				t.Errorf("dead letters %q, queue %q", got, s.Bodies("q"))
 			}
-			// The last time it is given up without a try.
+			// At its last receive it is given up without a try.
 			if tries.Load() != sqsqueue.MaxReceives-1 || given.Load() != 1 {
 				t.Errorf("%d tries, given up %d times", tries.Load(), given.Load())
 			}
@@ -226,7 +225,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestHandOver: a task that needs more tries than a message has receives is sent anew.
+// A task that needs more tries than a message has receives is sent anew.
 func TestHandOver(t *testing.T) {
 	for name, goesOn := range map[string]error{
 		"stopped": fmt.Errorf("hash: %w", &queue.Retry{Free: true, Err: context.DeadlineExceeded}),
@@ -268,7 +267,7 @@ func TestBusyIsLeft(t *testing.T) {
 	}, func() bool { return s.Seen("ReceiveMessage") > 1 && len(s.Bodies("q")) == 0 })
 }
 
-// TestServerFails has every action fail now and then: nothing is lost.
+// Every action fails now and then, and no message is lost.
 func TestServerFails(t *testing.T) {
 	s := sqs.Start()
 	defer s.Close()
