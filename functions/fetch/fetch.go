@@ -22,7 +22,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// Sources reads from where publishers keep images.
+// Sources reads from upstreams. [source.Client] implements it.
 type Sources interface {
 	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
 	Open(ctx context.Context, loc source.Location, offset, length int64, v source.Validators) (*source.Body, error)
@@ -56,7 +56,7 @@ type Function struct {
 type target struct {
 	ref    layout.Ref // of the URL
 	loc    source.Location
-	size   int64 // negative: not known
+	size   int64 // negative if unknown
 	sha256 layout.SHA256
 	sha512 string
 	// seen are the source's validators when the entry was added.
@@ -132,7 +132,8 @@ func (f *Function) resolve(ctx context.Context, t *target) error {
 	return nil
 }
 
-// Handle implements queue.Handler for fetch jobs.
+// Handle implements [queue.Handler] for fetch jobs, and for reconciling and resuming
+// them.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	task, err := queue.Decode(body)
 	if err != nil {

@@ -8,17 +8,17 @@ import (
 )
 
 const (
-	// blockBytes is large enough that the hash, not the requests, is the
-	// limit, and readAhead is how many blocks there are.
+	// blockBytes is large enough that hashing, not reading, is the limit. readAhead
+	// is the number of blocks.
 	blockBytes = 1 << 20
 	readAhead  = 3
 )
 
-// blocks reads r to its end, and the next blocks while the caller works on one:
-// on two cores, reading costs a hash no time. The last pair has the error that
-// ended the reading, io.EOF too, and may have bytes; all that was read comes
-// before. A block is valid until the next one is asked for. A caller that stops
-// before the end must close r, for the read that may be in flight.
+// blocks yields what r has, in blocks, and reads ahead while the caller works on
+// one: on two cores, reading takes a hash no time. The last pair has the error that
+// ended the reading, which may be io.EOF, and may have bytes. A block is valid
+// until the next iteration. A caller that stops before the end must close r, since
+// a read may be in flight.
 func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 	type block struct {
 		data []byte
@@ -44,7 +44,7 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 			if !yield(b.data, b.err) {
 				return
 			}
-			free <- b.data[:blockBytes] // as this has
+			free <- b.data[:blockBytes] // has room, too
 		}
 	}
 }

@@ -22,21 +22,22 @@ import (
 )
 
 const (
-	// maxCrashes is how often a check may end the process before it is given up.
+	// maxCrashes is how often a check may kill the process before it is given up.
 	maxCrashes = 5
-	// enoughTime is the least duration of a run with a deadline after which the
-	// check is given up: another run would get no further.
+	// enoughTime is the minimum duration of a run that reaches its deadline for the
+	// check to be given up: another run would get no further.
 	enoughTime = 5 * time.Minute
-	// maxRawBytes is the largest disk in a qcow2 image that is hashed. Of a
-	// larger one, which is almost all zeros, only what is in the image is read.
+	// maxRawBytes is the largest disk in a qcow2 image that is hashed. A larger one
+	// is almost all zeros: only the clusters that the image has are read.
 	maxRawBytes = 32 << 30
-	// A check ends after maxRawBytes and workRatio bytes for each byte of the
-	// image. A disk with an operating system is below that; more is zeros, or made
-	// to keep this program busy.
+	// A check ends after maxRawBytes plus workRatio bytes for each byte of the
+	// image. An image that expands further is zeros, or made to keep this program
+	// busy.
 	workRatio = 100
 )
 
-// maxWork returns how many expanded bytes a check reads of an image of size bytes.
+// maxWork returns the maximum number of expanded bytes that a check reads of an image
+// of size bytes.
 func maxWork(size int64) int64 { return maxRawBytes + workRatio*min(size, 1<<50) }
 
 // beyond returns the verdict on an image that expands to more than most bytes.
@@ -46,7 +47,7 @@ func beyond(most, off int64) content.Check {
 
 const reasonTime = "the image was not checked: that takes longer than a function at AWS may run"
 
-// beginCheck waits until it is a check's turn: see [job.Runner].
+// beginCheck waits for the turn of a check. It is the Begin of a [job.Runner].
 func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 	turn, err := f.turns.begin(ctx, f.Now)
 	if err != nil {
@@ -68,8 +69,8 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 	return work, turn.end, nil
 }
 
-// checked records that bytes are not checked any more because that failed each
-// time, and queues other checks.
+// checked records the end of a check that failed each time it was tried, and queues
+// other checks.
 func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 	if j.Status == job.Failed && !j.FailingSince.IsZero() {
 		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
@@ -79,15 +80,15 @@ func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 	return f.fillChecks(ctx)
 }
 
-// tries is the checkpoint of a check, which always begins at the beginning: how
-// many runs have begun and neither ended nor stopped, and whether the check is
-// known to be long.
+// tries is the checkpoint of a check. Each run begins at the first byte: the
+// checkpoint has the number of runs that began and neither ended nor stopped, and
+// whether the check is known to be long.
 type tries struct {
 	Begun int  `json:"begun"`
 	Long  bool `json:"long,omitempty"`
 }
 
-// check reads the bytes with this SHA-256 through and records the verdict.
+// check reads the bytes with this SHA-256 to their end and records the verdict.
 func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, turn *turn) (_ content.Check, err error) {
 	started := f.Now()
 	var before tries
@@ -106,7 +107,7 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	mark := func(t tries) json.RawMessage {
 		data, err := json.Marshal(t)
 		if err != nil {
-			panic(err) // it is a number
+			panic(err) // a tries always encodes
 		}
 		return data
 	}
@@ -140,7 +141,7 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
-		f.Inventory.Touch(at.Place) // the same bytes may be elsewhere
+		f.Inventory.Touch(at.Place) // the other root may have the same bytes
 		return content.Check{}, replaced()
 	case errors.Is(err, errTurn):
 		return content.Check{}, &queue.Retry{After: turnTime, Err: err, Free: true}
@@ -170,14 +171,14 @@ func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verd
 	return *rec.Check, nil
 }
 
-// examine reads the bytes at a place through. The error is the store's or that of
-// ctx; a fault of the image is a verdict.
+// examine reads the bytes at a place to their end. The error is the store's, that
+// of ctx, or errTurn; a fault of the image is a verdict.
 func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, error) {
 	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
 	case kind == content.QCOW2:
 		return f.examineDisk(ctx, at, r, turn)
-	case rec.VirtualSize != nil && *rec.VirtualSize > most: // it says so itself
+	case rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
 		return beyond(most, 0), nil
 	}
 	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
@@ -193,7 +194,7 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	if err != nil {
 		return unpackVerdict(err)
 	}
-	// Nothing closes u while blocks may still read it; it holds memory only.
+	// u is not closed, since blocks may still read it. It holds only memory.
 	h := digest.New(false)
 	var head, foot []byte
 	for block, err := range blocks(u) {
@@ -220,7 +221,7 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
 }
 
-// unpacked is the verdict on a stream that is whole.
+// unpacked returns the verdict on a stream that is whole.
 func unpacked(kind content.Kind, h *digest.Hasher, head, foot []byte, trailing int64) content.Check {
 	size := h.Offset()
 	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}
@@ -260,7 +261,7 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// examineDisk reads the disk in a qcow2 image through, which expands every
+// examineDisk reads the disk in a qcow2 image to its end, which expands every
 // compressed cluster.
 func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *turn) (content.Check, error) {
 	file, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
@@ -303,8 +304,8 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *
 		return verdict, nil
 	}
 	h := digest.New(false)
-	// The read that may be under way at an early return fails, at the latest
-	// when the file is closed.
+	// After an early return, a read in flight fails, at the latest when the file is
+	// closed.
 	for block, err := range blocks(io.NewSectionReader(disk, 0, size)) {
 		_, _ = h.Write(block) // a hash does not fail
 		off += int64(len(block))

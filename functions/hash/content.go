@@ -18,7 +18,7 @@ import (
 	"imageroot/shared/store/reader"
 )
 
-// A place is where bytes are, and their primary name.
+// A place is where bytes are stored, and their primary name.
 type place struct {
 	inventory.Place
 	name image.Name
@@ -29,8 +29,8 @@ func (f *Function) imageAt(name image.Name, v store.Version) place {
 	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: layout.ImageKey(name), Version: v}}, name}
 }
 
-// find returns where the bytes with that SHA-256 are. The error is
-// store.ErrNotFound if they are not here.
+// find returns the place of the bytes with this SHA-256, or [store.ErrNotFound] if
+// neither root has them.
 func (f *Function) find(ctx context.Context, sha256 layout.SHA256) (place, error) {
 	at, err := f.listed(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
@@ -84,8 +84,8 @@ func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) err
 }
 
 const (
-	// seeks is the most reads for a virtual size if each is a request, and
-	// fileSeeks if none is: enough for 10 GB of zstd.
+	// seeks limits the reads for a virtual size if each is a request to the store,
+	// and fileSeeks if none is: enough for 10 GB of zstd.
 	seeks, fileSeeks = 512, 100_000
 )
 
@@ -104,7 +104,7 @@ func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) 
 }
 
 // learn records the format of the bytes with this SHA-256. The record is zero if
-// they were replaced meanwhile, which is another event.
+// they were replaced meanwhile, which causes another event.
 func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place) (content.Record, error) {
 	found, err := f.detect(ctx, at)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
@@ -151,9 +151,9 @@ func (f *Function) enqueueCheck(ctx context.Context, sha256 layout.SHA256, name 
 }
 
 const (
-	// maxInspections is the most contents that one reconciliation has inspected, and
-	// maxChecks the most check jobs that it leaves queued: after an upgrade, those
-	// that were never inspected or checked take turns.
+	// maxInspections limits the inspections that one reconciliation queues, and
+	// maxChecks the check jobs that are active: after an upgrade, many contents may
+	// need both.
 	maxInspections, maxChecks = 1000, 20
 	// maxTurns replaces maxChecks if checks share a queue with hashes, which must
 	// not wait for them.
@@ -162,8 +162,8 @@ const (
 	forgetAfter = 24 * time.Hour
 )
 
-// reconcileContents queues inspections of bytes without a content record, and
-// removes the records of bytes that are long gone.
+// reconcileContents queues inspections of bytes without a content record and checks
+// of contents without a verdict. It removes old records of bytes that are gone.
 func (f *Function) reconcileContents(ctx context.Context) error {
 	unknown, gone, err := f.Inventory.Unknown(ctx, forgetAfter)
 	if err != nil {
@@ -182,7 +182,8 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 	return f.fillChecks(ctx)
 }
 
-// fillChecks queues check jobs until maxChecks are active.
+// fillChecks queues check jobs until maxChecks are active, or maxTurns on a shared
+// queue.
 func (f *Function) fillChecks(ctx context.Context) error {
 	if f.runner(job.Check).Off() {
 		return nil

@@ -1,5 +1,5 @@
 // Package hash reads each image once, records its SHA-256, and compares that with
-// the publisher's checksum files. It also inspects contents and checks them.
+// its sidecars. It also inspects contents and checks them.
 package hash
 
 import (
@@ -23,9 +23,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// Settle is the least age of an object that is hashed. By then an upload through
-// the API has recorded the digest that it computed, and a file that is copied in
-// is more likely to be whole.
+// Settle is the minimum age of an object that is hashed. By then an upload through
+// the API has recorded the digest that it computed, and a file that is copied in is
+// more likely to be whole.
 const Settle = 2 * time.Second
 
 // Function is the hash function: its routes and its worker.
@@ -35,8 +35,8 @@ type Function struct {
 	Bucket, Prefix string
 	// Jobs may have no queue of check jobs: then images are not checked.
 	Jobs *job.Jobs
-	// Inspections can be a queue of jobs, too; apart, inspecting does not wait for
-	// hashing.
+	// Inspections may be a queue of jobs, too. With a queue of its own, an
+	// inspection does not wait for hash jobs.
 	Inspections queue.Sender
 	Inventory   *inventory.Inventory
 	Metric      *metric.Set
@@ -57,7 +57,7 @@ func (f *Function) Runners() job.Runners {
 
 func (f *Function) runner(k *job.Kind) *job.Runner { return f.Runners().Of(k) }
 
-// Handle implements queue.Handler for inspections, hash jobs and check jobs.
+// Handle implements [queue.Handler] for inspections, hash jobs and check jobs.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	tasks, err := queue.Tasks(body, f.Bucket, f.Prefix)
 	if err != nil {
@@ -67,11 +67,10 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	for _, t := range tasks {
 		errs = append(errs, f.do(ctx, t))
 	}
-	// A record of a newer version is left to that version.
+	// A record of a newer version is left to the processes of that version.
 	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, record.ErrNewer) })...)
 }
 
-// do does one task.
 func (f *Function) do(ctx context.Context, task queue.Task) error {
 	switch t := task.(type) {
 	case queue.Reconcile:
@@ -81,7 +80,7 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	case queue.Resume:
 		return f.Runners().Resume(ctx, f.Inventory.Jobs)
 	case queue.InspectImage:
-		f.Inventory.TouchImage(store.Key(t)) // the event may have come to this process alone
+		f.Inventory.TouchImage(store.Key(t)) // other processes may not have the event
 		return f.inspectImage(ctx, store.Key(t))
 	case queue.InspectContent:
 		return f.inspectContent(ctx, layout.SHA256(t))
@@ -89,7 +88,7 @@ func (f *Function) do(ctx context.Context, task queue.Task) error {
 	return f.Runners().Handle(ctx, task)
 }
 
-// inspectImage brings the records up to date with the object at key.
+// inspectImage updates the records of the object at key, or queues its hash job.
 func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 	if of, _, ok := layout.ImageOfSidecar(key); ok {
 		var errs []error
@@ -137,7 +136,7 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 		}
 		return f.inspect(ctx, rec.SHA256, f.imageAt(name, info.Version))
 	}
-	// A time in the future comes with the file (cp -p, a wrong clock).
+	// A time in the future was copied with the file (cp -p), or a clock is wrong.
 	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
@@ -159,7 +158,8 @@ func (f *Function) forget(ctx context.Context, name image.Name) error {
 // enqueue queues the hash job of that version of an image, unless it is active. A
 // job of that version that was cancelled, or has failed and does not recover (see
 // [job.Job.Recovers]), is queued again for an operator only. One that is completed
-// is queued again for the system only, which asks because its outcome is missing.
+// is queued again for the system only, which does so because its outcome is
+// missing.
 func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.Version, actor, ip string) (job.Job, error) {
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
 	keep := func(j job.Job) bool {
@@ -181,20 +181,21 @@ func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.
 		case is(j):
 			return j, nil
 		}
-		// It reads a version that was replaced.
+		// The job reads a version that was replaced.
 		if _, err := r.Cancel(ctx, string(name)); err != nil {
 			return j, err
 		}
 	}
 }
 
-// checkpoint is what the next run of a job resumes from.
+// A checkpoint is what the next run of a job resumes from.
 type checkpoint struct {
 	Version store.Version `json:"version"`
 	State   digest.State  `json:"state"`
 }
 
-// A kill costs at most checkpointBytes read, or the bytes read in checkpointTime.
+// A checkpoint follows the last one after checkpointBytes or checkpointTime, whichever
+// is first.
 const (
 	checkpointBytes = 256 << 20
 	checkpointTime  = 5 * time.Second

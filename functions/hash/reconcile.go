@@ -26,8 +26,8 @@ func (f *Function) Reconcile(ctx context.Context) error {
 }
 
 // Poll lists the image root and queues inspections of new objects, for stores
-// without events. It is cheap enough for every few seconds; what it does not
-// find, [Function.Reconcile] does.
+// without events. It is cheap enough to run every few seconds. What it misses,
+// [Function.Reconcile] finds.
 func (f *Function) Poll(ctx context.Context) error {
 	names, err := f.Inventory.Changed(ctx)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"imageroot/shared/web"
 )
 
-// Routes are the function's routes.
+// Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET /catalog/hashes", Access: web.Operator, Handle: f.list, Quiet: true},
@@ -28,7 +28,7 @@ func (f *Function) Routes() []web.Route {
 	}
 }
 
-// view is a hash job as the API shows it.
+// A view is a hash or check job in the API.
 type view struct {
 	job.View
 	BytesHashed int64 `json:"bytes_hashed"`
@@ -136,7 +136,7 @@ func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name image.
 	return f.enqueueCheck(ctx, sha256, name, size, activity.Operator, web.ClientIP(r))
 }
 
-// checkVersions is [record.CheckVersion] of the records of a check.
+// checkVersions calls [record.CheckVersion] for the records of a check.
 func (f *Function) checkVersions(ctx context.Context, sha256 layout.SHA256) error {
 	return errors.Join(record.CheckVersion[content.Record](ctx, f.Catalog, layout.ContentKey(sha256)),
 		record.CheckVersion[job.Job](ctx, f.Catalog, layout.CheckJobKey(sha256)))
@@ -185,7 +185,7 @@ func (f *Function) cancelChecks(r *http.Request, name image.Name) (found bool, e
 	if err != nil {
 		return false, err
 	}
-	var sha layout.SHA256 // of that name now: a check has one of its image's names
+	var sha layout.SHA256 // of the image with that name; a check job has only one of its image's names
 	if row, ok := s.ByName(name); ok {
 		sha = row.Digest()
 	}

@@ -14,7 +14,7 @@ const (
 	turnTime = time.Minute
 )
 
-// errTurn says that a check has run for longTime beside a long one.
+// errTurn means that a check has run for longTime beside a long one.
 var errTurn = errors.New("another long check is running")
 
 // turns lets one check run at a time, and another one beside a check that has
@@ -32,7 +32,7 @@ type turn struct {
 	isLong bool
 }
 
-// begin waits for a short turn, which must be ended.
+// begin waits for a short turn. The caller must end it.
 func (t *turns) begin(ctx context.Context, now func() time.Time) (*turn, error) {
 	t.once.Do(func() { t.short, t.long = make(chan struct{}, 1), make(chan struct{}, 1) })
 	select {
@@ -43,7 +43,7 @@ func (t *turns) begin(ctx context.Context, now func() time.Time) (*turn, error) 
 	}
 }
 
-// lengthen makes it a long turn if no other one is, and reports whether it is one.
+// lengthen makes t a long turn if no other one is, and reports whether t is one.
 func (t *turn) lengthen() bool {
 	if !t.isLong {
 		select {

@@ -14,9 +14,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// verify compares an image's digests with the checksum files beside it and
-// records the result. A checksum file never changes a digest. It reports whether
-// one needs the SHA-512, which the record does not have yet.
+// verify compares an image's digests with its sidecars and records the result. A
+// sidecar never changes a digest. need512 is true if a sidecar has a SHA-512 and
+// the digest record has none yet.
 func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, err error) {
 	said, err := f.publishers(ctx, name)
 	if err != nil {
@@ -46,7 +46,7 @@ func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, e
 	return need512, err
 }
 
-// publishers reads the digests in the checksum files beside an image.
+// publishers reads the digests in an image's sidecars.
 func (f *Function) publishers(ctx context.Context, name image.Name) ([]digest.Publisher, error) {
 	var all []digest.Publisher
 	type sidecar struct {
@@ -87,8 +87,7 @@ func (f *Function) publishers(ctx context.Context, name image.Name) ([]digest.Pu
 	return all, nil
 }
 
-// wants512 reports whether a checksum file beside the image may need its
-// SHA-512.
+// wants512 reports whether a sidecar of the image may need its SHA-512.
 func (f *Function) wants512(ctx context.Context, name image.Name) (bool, error) {
 	said, err := f.publishers(ctx, name)
 	return slices.ContainsFunc(said, func(p digest.Publisher) bool { return p.Algorithm == checksum.SHA512 }), err

@@ -16,7 +16,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// Handle does the work of one message of the assemblies queue.
+// Handle implements [queue.Handler] for the assemblies queue.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	task, err := queue.Decode(body)
 	if err != nil {
@@ -31,11 +31,11 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	return fmt.Errorf("not a task of the upload function: %.100q", body)
 }
 
-// handle assembles a resumable upload whose parts are all there.
+// handle assembles a resumable upload whose parts are all stored.
 func (f *Function) handle(ctx context.Context, id string) error {
 	p, err := f.read(ctx, id)
 	if err == nil && p.Status == completing && p.Error != "" {
-		p, err = f.note(ctx, p.ID, "") // it cannot be cancelled from here on
+		p, err = f.note(ctx, p.ID, "") // from now on it cannot be cancelled
 	}
 	if err != nil || p.Status != completing {
 		return ignoreGone(err)
@@ -54,8 +54,8 @@ func (f *Function) handle(ctx context.Context, id string) error {
 	return err
 }
 
-// finish records the digest of an assembled upload if it is known, else has it
-// computed, and ends the upload.
+// finish records the digest of an assembled upload if it is known, else queues an
+// inspection, and ends the upload.
 func (f *Function) finish(ctx context.Context, p *pending, version store.Version) error {
 	if sum, err := digest.Resume(p.Hashed); err == nil && sum.Offset() == p.SizeBytes {
 		p.SHA256 = sum.Sum256()
@@ -68,7 +68,7 @@ func (f *Function) finish(ctx context.Context, p *pending, version store.Version
 	return f.end(ctx, p, "")
 }
 
-// reason returns the sentence for err in the record of an upload.
+// reason returns the sentence about err for the record of an upload.
 func reason(err error) string {
 	p := problem.From(err)
 	if p.Code == problem.Internal {
@@ -83,8 +83,8 @@ func isFinal(err error) bool {
 	return slices.ContainsFunc(final, func(target error) bool { return errors.Is(err, target) })
 }
 
-// note records why the last try to assemble an upload failed, or that another one
-// begins if failure is empty.
+// note records why the last try to assemble an upload failed, or, if failure is
+// empty, that another try begins.
 func (f *Function) note(ctx context.Context, id, failure string) (pending, error) {
 	p, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(id), func(cur *pending, exists bool) error {
 		switch {
@@ -110,8 +110,8 @@ func ignoreGone(err error) error {
 // it made is the outcome.
 func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, error) {
 	parts, err := f.Images.ListParts(ctx, layout.ImageKey(p.Name), p.UploadID)
-	// All of them were stored. A server removes them after it has made the
-	// object, and may be killed when only some are removed.
+	// All parts were stored. A server removes them after it has made the object,
+	// and may be killed when it has removed only some.
 	remains := err == nil && missingParts(p.withParts(parts)) != ""
 	if remains {
 		err = problem.Wrap(problem.Conflict,
@@ -138,7 +138,7 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 	case herr != nil && !errors.Is(herr, store.ErrNotFound):
 		return store.Version{}, herr
 	case herr == nil && info.Size == p.SizeBytes && !info.LastModified.Before(p.CreatedAt.Truncate(time.Second)):
-		p.Hashed = digest.State{Offset: -1} // it may be another object: its bytes decide
+		p.Hashed = digest.State{Offset: -1} // it may be another object, so it is hashed
 		return info.Version, nil
 	case gone && !remains && f.Now().Sub(p.CompletingAt) < assembleTime:
 		return store.Version{}, queue.RetryAfter(30*time.Second, problem.New(problem.Unavailable, "the store may still be assembling the parts"))
@@ -178,8 +178,8 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	return nil
 }
 
-// GiveUp ends the upload that a message is for, whose assembly has failed too
-// often.
+// GiveUp ends the upload that a message names as failed. It is called if the
+// assembly has failed too often.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	task, _ := queue.Decode(body)
 	id, ok := task.(queue.Assemble)

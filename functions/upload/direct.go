@@ -14,8 +14,8 @@ import (
 
 const (
 	// directPart and directParts replace PartBytes and S3's limit of parts for
-	// uploads whose parts go straight to the store: each has a URL of a kilobyte
-	// or two, and all must fit into one answer.
+	// uploads whose parts go directly to the store: each has a URL of a kilobyte or
+	// two, and all must fit into one answer.
 	directPart  = 64 << 20
 	directParts = 1500
 )
@@ -46,8 +46,8 @@ func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error)
 	return v, nil
 }
 
-// direct answers PUT /images/{name} if bytes go straight to the store: it
-// redirects the client there. A hash job computes the digest.
+// direct answers PUT /images/{name} if bytes go directly to the store: it redirects
+// the client to the store. A hash job computes the digest.
 func (f *Function) direct(w http.ResponseWriter, r *http.Request, name image.Name, want expected) error {
 	if declared(r) > store.MaxPutBytes {
 		return problem.New(problem.TooLarge, "an image of more than 5 GiB cannot be sent in one piece here: POST /uploads with its name and size gives URLs to send it to in parts")
@@ -66,8 +66,8 @@ func (f *Function) direct(w http.ResponseWriter, r *http.Request, name image.Nam
 	return redirect(w, url)
 }
 
-// declared returns the length that the request declares for its body. A client
-// that only asks where to send an image sends no body.
+// declared returns the length that the request declares for its body. A client that
+// only wants the URL to send an image to sends no body.
 func declared(r *http.Request) int64 {
 	n, err := strconv.ParseInt(r.Header.Get("Content-Length"), 10, 64)
 	if err != nil {

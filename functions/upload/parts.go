@@ -24,11 +24,11 @@ import (
 )
 
 const (
-	// maxImageBytes is S3's largest object.
+	// maxImageBytes is the size of S3's largest object.
 	maxImageBytes = 5 << 40
 	// assembleTime is how long the store may take to assemble an object. Until
-	// then it may be assembling if it lists no parts any more, even if the process
-	// that asked for it was killed.
+	// then, a store that no longer lists the parts may be assembling them, even if
+	// the process that requested it was killed.
 	assembleTime = time.Hour
 )
 
@@ -80,8 +80,8 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusCreated, v)
 }
 
-// wanted returns the SHA-256 that the client says the whole image has: in member,
-// the member sha256 of the body, or in Repr-Digest. It is empty if it did not say.
+// wanted returns the SHA-256 that the client declares for the whole image: in the
+// member sha256 of the body, or in Repr-Digest. It returns "" if there is none.
 func (f *Function) wanted(r *http.Request, member string) (layout.SHA256, error) {
 	e, err := digest.ParseRequest(http.Header{"Repr-Digest": r.Header.Values("Repr-Digest")})
 	sha256, ok := layout.ParseSHA256(member)
@@ -122,7 +122,8 @@ func (f *Function) show(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, v)
 }
 
-// expired explains that the store has no such multipart upload any more.
+// expired returns err, as a problem for the client if the store no longer has the
+// multipart upload.
 func expired(err error) error {
 	if errors.Is(err, store.ErrNotFound) {
 		return problem.Wrap(problem.NotFound, "the store has given this upload up: begin again", err)
@@ -150,7 +151,7 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	p, err := f.read(ctx, id)
 	if errors.Is(err, record.ErrDamaged) {
-		// Its parts are removed once they are old enough to belong to no upload.
+		// Reconcile removes its parts when they are old enough.
 		if err := record.Delete[pending](ctx, f.Catalog, layout.UploadKey(id)); err != nil {
 			return err
 		}
@@ -161,7 +162,7 @@ func (f *Function) abandon(w http.ResponseWriter, r *http.Request) error {
 	}
 	aborts := p.Status == uploading
 	if p.Status == completing {
-		// Between two tries it can be: the record decides which comes first.
+		// Between two tries it can be cancelled: the swap decides which is first.
 		_, _, err := record.Change(ctx, f.Catalog, layout.UploadKey(p.ID), func(cur *pending, exists bool) error {
 			switch {
 			case !exists:
@@ -219,7 +220,7 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	sum, inOrder := hasherFor(&p, n)
 	src := io.Reader(&wholeBody{web.Body(w, r)})
 	var verify func(*digest.Hasher) error
-	if want.Expected != nil { // of the part alone, which sum is not
+	if want.Expected != nil { // own is of this part alone, sum of all parts so far
 		own := digest.New(want.has512())
 		src = io.TeeReader(src, own)
 		verify = func(*digest.Hasher) error { return want.verify(own) }
@@ -251,8 +252,9 @@ func hasherFor(p *pending, n int32) (h *digest.Hasher, inOrder bool) {
 	return digest.New(false), false
 }
 
-// noteHash keeps the hash of the first parts up to date. A part that was
-// hashed and is sent again may have other bytes, and then another ETag: see [chain].
+// noteHash adds a part to the hash of the first parts if it is the next one. A part
+// that was hashed and is sent again may have other bytes, and then another ETag: see
+// [chain].
 func (f *Function) noteHash(ctx context.Context, p *pending, part store.Part, sum *digest.Hasher, inOrder bool) error {
 	if !inOrder {
 		return nil
@@ -334,7 +336,8 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusAccepted, p.view())
 }
 
-// compare compares the parts with what their sender says of them, if it does.
+// compare refuses parts that do not have the client's etags. It accepts all parts if
+// etags is nil.
 func compare(etags []string, parts []store.Part) error {
 	if etags != nil && len(etags) != len(parts) {
 		return problem.Newf(problem.Malformed, "etags must be those of all %d parts, in order", len(parts))

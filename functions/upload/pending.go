@@ -28,8 +28,7 @@ const (
 	failed     = "failed"
 )
 
-// pending is the record of a resumable upload. Which parts are stored, the store
-// lists.
+// pending is the record of a resumable upload. The store lists the parts.
 type pending struct {
 	record.Meta
 	ID        string        `json:"id"`
@@ -38,24 +37,25 @@ type pending struct {
 	PartSize  int64         `json:"part_size"`
 	UploadID  string        `json:"upload_id"` // the store's
 	Status    string        `json:"status"`
-	Error     string        `json:"error,omitempty"` // of one that is completing: why the last try failed
+	Error     string        `json:"error,omitempty"` // of the last try to assemble it
 	SHA256    layout.SHA256 `json:"sha256,omitempty"`
 	CreatedAt time.Time     `json:"created_at"`
 	Actor     string        `json:"actor"`
 	SourceIP  string        `json:"source_ip"`
-	// Hashed is the hash of the first parts, as long as they come in order,
-	// and HashedParts is the chain of those parts: see [chain].
+	// Hashed is the hash of the first parts, as far as they arrived in order, and
+	// HashedParts is the chain of those parts: see [chain].
 	Hashed      digest.State `json:"hashed"`
 	HashedParts string       `json:"hashed_parts"`
 	// CompletingAt is when the client completed the upload.
 	CompletingAt time.Time `json:"completing_at,omitzero"`
 	// WantSHA256 is the SHA-256 that the client has declared for the image, and
-	// WantParts the chain of the parts that it has declared. Empty: none.
+	// WantParts the chain of the parts that it has declared. Both are "" if it has
+	// declared none.
 	WantSHA256 layout.SHA256 `json:"want_sha256,omitempty"`
 	WantParts  string        `json:"want_parts,omitempty"`
 }
 
-// Validate implements record.Validator.
+// Validate implements [record.Validator].
 func (p *pending) Validate() error {
 	switch {
 	case !layout.IsUploadID(p.ID) || !p.Name.Valid() || p.SizeBytes < 1 || p.PartSize < 1:
@@ -72,7 +72,7 @@ func (p *pending) partBytes(n int32) int64 {
 	return min(p.PartSize, p.SizeBytes-int64(n-1)*p.PartSize)
 }
 
-// view is a resumable upload as the API shows it.
+// A view is a resumable upload in the API.
 type view struct {
 	ID        string         `json:"id"`
 	Name      image.Name     `json:"name"`
@@ -97,7 +97,7 @@ type partView struct {
 	URL       string  `json:"url"`
 	SizeBytes int64   `json:"size_bytes"`
 	Done      bool    `json:"done"`
-	ETag      *string `json:"etag"` // of the bytes that are there
+	ETag      *string `json:"etag"` // of the stored bytes
 }
 
 func (p *pending) view() view {
@@ -171,7 +171,8 @@ func chainOf(parts []store.Part) (c string) {
 	return c
 }
 
-// missingParts names the first parts that are missing.
+// missingParts returns the numbers of the first missing parts, or "" if none is
+// missing.
 func missingParts(v view) string {
 	const most = 10
 	var missing []string

@@ -12,8 +12,8 @@ import (
 )
 
 // keep is how long an upload is kept after its last part, how long its assembly is
-// retried, and how long the record of one that has ended is kept after its
-// beginning, for its client to read.
+// retried, and how long after its beginning the record of one that has ended is
+// kept for its client.
 const keep = 7 * 24 * time.Hour
 
 // Reconcile resumes assemblies that were interrupted, and removes uploads that
@@ -23,7 +23,7 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error // of one upload, which must not keep the others from their end
+	var errs []error // an error of one upload must not stop the others
 	newer := false
 	for _, u := range left {
 		key := u.info.Key
@@ -53,9 +53,9 @@ func (f *Function) Reconcile(ctx context.Context) error {
 		inUse[p.UploadID] = p.Status == uploading || p.Status == completing
 	}
 	if newer {
-		return errors.Join(errs...) // which parts are theirs, that version knows
+		return errors.Join(errs...) // only that version knows which parts are in use
 	}
-	// S3 clients leave parts behind as well.
+	// S3 clients abandon multipart uploads, too.
 	for u, err := range f.Images.PendingUploads(ctx, "") {
 		if err == nil && !inUse[u.ID] {
 			_, err = f.giveUp(ctx, u.Key, u.ID, u.Initiated)
@@ -65,8 +65,8 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// giveUp aborts an upload of the store's that has had no part for as long as keep,
-// and reports whether it did.
+// giveUp aborts a multipart upload of the store if it has received no part for
+// keep, and reports whether it did.
 func (f *Function) giveUp(ctx context.Context, key store.Key, id string, began time.Time) (bool, error) {
 	old := func(t time.Time) bool { return f.Now().Sub(t) > keep }
 	if !old(began) {

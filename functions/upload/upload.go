@@ -26,10 +26,11 @@ import (
 // resumable uploads.
 type Function struct {
 	Images, Catalog store.Root
-	// Links, if not nil, has clients send bytes straight to the store.
+	// Links presigns URLs of objects in the image root. If it is not nil, clients send
+	// bytes directly to the store.
 	Links store.Presigner
 	// PartBytes is the size of the parts of resumable uploads without Links, and
-	// the most that a dropped connection may cost: 16 MiB if it is 0. Images that
+	// the maximum that a dropped connection costs: 16 MiB if it is 0. Images that
 	// would need more than [store.MaxParts] parts have larger ones.
 	PartBytes int64
 	// Inspections is the queue of the hash function, Assemblies that of this one.
@@ -43,7 +44,7 @@ type Function struct {
 	Log  *slog.Logger
 }
 
-// Routes are the function's routes.
+// Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "PUT /images/{name}", Access: web.Operator, Handle: f.put, Stream: true},
@@ -149,7 +150,7 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name,
 		return uploaded{}, err
 	}
 	if err := f.publish(ctx, name, version, sum.Sum256()); err != nil {
-		// The image is there; hashing it again finds the same.
+		// The image is stored; a hash job will find the same digest.
 		f.Log.Warn("digest of an upload could not be recorded", "name", name, "error", err)
 	}
 	return uploaded{Name: name, SizeBytes: size, SHA256: sum.Sum256()}, nil
@@ -196,7 +197,7 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	return web.Answer(w, r, http.StatusNoContent, nil, string(name)+" was deleted")
 }
 
-// expected are the digests that the request declares for its body; nil: none.
+// expected holds the digests that the request declares for its body, or nil.
 type expected struct{ *digest.Expected }
 
 func parseExpected(r *http.Request) (expected, error) {
@@ -227,16 +228,16 @@ var errCut = problem.New(problem.Invalid, "the connection ended before the image
 
 // stop ends the reading of a request's body. See [digest.Reader.Stop].
 func stop(w http.ResponseWriter, r *http.Request, body *digest.Reader) (*digest.Hasher, error) {
-	gone := r.Context().Err() != nil // not because of what ends the reading here
+	gone := r.Context().Err() != nil // before Stop ends the reading
 	sum, err := body.Stop(func() { web.StopBody(w) })
 	if errors.Is(err, digest.ErrStopped) && gone {
-		// The store noticed before the reader did.
+		// The store saw the end before the reader did.
 		err = errCut
 	}
 	return sum, err
 }
 
-// wholeBody translates the errors of a body that was cut for its sender.
+// A wholeBody turns the errors of a body that was cut off into problems for the client.
 type wholeBody struct{ io.Reader }
 
 func (b *wholeBody) Read(p []byte) (int, error) {
