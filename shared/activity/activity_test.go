@@ -17,7 +17,7 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A book is a log with a clock of its own and what it logs.
+// A book is a Log with its own clock and recorded log lines.
 type book struct {
 	*Log
 	t     *testing.T
@@ -64,7 +64,7 @@ func (b *book) list(f Filter) ([]string, bool) {
 func TestAdd(t *testing.T) {
 	b := newBook(t)
 	ended, cancel := context.WithCancel(t.Context())
-	cancel() // what was done was done
+	cancel() // cancellation does not lose the event
 	b.Add(ended, Event{Kind: ImageUploaded, SubjectKind: SubjectImage, SubjectID: "ä b.img", Actor: Operator, SourceIP: "192.0.2.1", Summary: "one", Details: map[string]any{"size_bytes": 5}})
 	b.Add(ended, Event{Kind: LoginFailed, SubjectKind: SubjectAuth, Summary: "two"}) // in the same microsecond
 	events, more, err := b.open().List(t.Context(), Filter{Limit: 10})
@@ -89,7 +89,7 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// A failure to write an event does not fail the action that it is about.
+// A failure to write an event does not fail its action.
 func TestAddFails(t *testing.T) {
 	b := newBook(t)
 	b.store.Reset(faultstore.NthWrite(1, faultstore.Before))
@@ -165,7 +165,7 @@ func TestPaging(t *testing.T) {
 				if next == "" {
 					break
 				}
-				// What happens meanwhile shifts nothing.
+				// New events do not shift the next page.
 				b.add(Event{Kind: LoginSucceeded, Summary: "meanwhile"})
 				f.Before = next
 			}
@@ -204,7 +204,7 @@ func TestUnreadable(t *testing.T) {
 	if got, _ := b.list(Filter{}); !slices.Equal(got, []string{"good"}) {
 		t.Errorf("listed: %v", got)
 	}
-	// A store that does not answer is no empty log.
+	// If the store does not answer, List fails instead of returning an empty log.
 	fresh := b.open()
 	for _, op := range []string{"List", "ReadRecord"} {
 		b.store.Reset(func(c faultstore.Call) faultstore.Fault {

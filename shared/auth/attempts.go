@@ -13,7 +13,7 @@ import (
 
 const (
 	// burst is the number of wrong passwords that an address may send at once, and
-	// refill the time that it then waits for each further one.
+	// refill the time that it then has to wait for each further one.
 	burst  = 5
 	refill = 5 * time.Second
 	// pace is the rate, per second, of the attempts of all addresses with too many
@@ -78,7 +78,7 @@ func (a *attempts) failed(from string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// network returns the network that counts as one address (see quota.Network).
+// network returns the network that counts as one address: see quota.Network.
 func network(ip string) netip.Prefix {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {

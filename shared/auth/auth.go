@@ -39,7 +39,7 @@ const (
 	// endedCheck is the longest time after which a log-out in another process takes
 	// effect in this one.
 	endedCheck = 5 * time.Second
-	// followCheck is that of a password that another process sets.
+	// followCheck is the same for a password that another process stores.
 	followCheck = 30 * time.Second
 )
 
@@ -202,7 +202,7 @@ func (o *Operator) signing(ctx context.Context) ([]byte, error) {
 }
 
 // Authenticate implements web.Authenticator. It may disclose that the server has no API
-// token: that does not help a client to guess one.
+// token, which does not help a client to guess one.
 func (o *Operator) Authenticate(r *http.Request) error {
 	if token, ok := web.Bearer(r); ok {
 		sum := sha256.Sum256([]byte(token))
@@ -232,9 +232,9 @@ func (o *Operator) Authenticate(r *http.Request) error {
 	return problem.New(problem.Unauthorized, "the session has ended: log in again")
 }
 
-// Login checks a password and begins a session. The error is a [problem.Error] of kind
-// Unauthorized, or TooMany, with RetryAfter, after wrong passwords from the same address;
-// or the error of the request's context if that ends before the password is checked.
+// Login checks a password and begins a session. The error is a [problem.Error] with the
+// code Unauthorized, or TooMany with RetryAfter after wrong passwords from the same
+// address, or the error of the request's context if that ends before the check.
 //
 // Clients may share an address, behind a router or a proxy that is not trusted. Therefore
 // Login accepts a password that this process knows to be right, since it is configured or
@@ -265,8 +265,8 @@ func (o *Operator) knows(password string) bool {
 	return o.right != nil && hmac.Equal(o.right, mac)
 }
 
-// learn compares a password with the stored hash, and remembers it if it is right. An
-// address with too many wrong passwords has to wait.
+// learn compares a password with the stored hash, and remembers it if it is right. It
+// returns a TooMany problem if the address has to wait.
 func (o *Operator) learn(ctx context.Context, from, password string) error {
 	select {
 	case o.hashing <- struct{}{}:
@@ -304,9 +304,10 @@ func (o *Operator) tooMany(from string) error {
 	return e
 }
 
-// Logout ends the request's session, for copies of its cookie too, and clears the cookie.
-// Other processes refuse the session within 5 seconds. It returns nil if the request has
-// no valid session. The error is one of the store: the session may not have ended then.
+// Logout ends the request's session, for copies of its cookie too, and clears the
+// cookie. Other processes refuse the session within 5 seconds. It returns nil if the
+// request has no valid session. If it returns an error of the store, the session may
+// not have ended.
 func (o *Operator) Logout(w http.ResponseWriter, r *http.Request) error {
 	o.setCookie(w, r, "", -1)
 	c, err := r.Cookie(SessionCookie)

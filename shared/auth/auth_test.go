@@ -25,7 +25,7 @@ import (
 
 const testPassword = "correct horse"
 
-// A clock that is moved by hand.
+// A clock moves only when advanced.
 type clock struct {
 	mu sync.Mutex
 	at time.Time
@@ -54,7 +54,7 @@ func open(t *testing.T, cfg Config) *Operator {
 	return o
 }
 
-// login returns the session cookie, or the problem.
+// login returns the session cookie or the problem.
 func login(o *Operator, from, password string) (*http.Cookie, error) {
 	r := httptest.NewRequest(http.MethodPost, "/ui/login", nil)
 	r.RemoteAddr = from
@@ -76,7 +76,7 @@ func loggedIn(t *testing.T, o *Operator) *http.Cookie {
 	return c
 }
 
-// knows reports whether a request with these is the operator's.
+// knows reports whether a request with this cookie and Authorization is the operator's.
 func knows(t *testing.T, o *Operator, c *http.Cookie, authorization string) bool {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -127,8 +127,8 @@ func TestPassword(t *testing.T) {
 	if err != nil || strings.Contains(string(data), testPassword) {
 		t.Errorf("stored: %s, %v", data, err)
 	}
-	// Another process that has the same store knows the session, with the
-	// password given or not; one that is given again is not hashed anew.
+	// Another process over the same store knows the session, whether it is given the
+	// password or not. It does not hash the same password again.
 	for _, again := range []string{"", testPassword} {
 		other := open(t, Config{Records: s, Password: again, Now: c.now})
 		if !knows(t, other, session, "") {
@@ -149,7 +149,7 @@ func TestPassword(t *testing.T) {
 	if _, err := login(changed, here, testPassword); problem.From(err) == nil || problem.From(err).Code != problem.Unauthorized {
 		t.Errorf("the old password: %v", err)
 	}
-	// And that one being set back does not bring them back.
+	// Setting the old password again does not restore them.
 	back := open(t, cfg)
 	if knows(t, back, session, "") {
 		t.Error("a session came back with its password")
@@ -176,7 +176,7 @@ func TestSessions(t *testing.T) {
 	logout(t, o, nil)
 	logout(t, o, &http.Cookie{Name: SessionCookie, Value: "nonsense"})
 
-	// Forged ones are worth nothing.
+	// Forged cookies are refused.
 	raw, err := base64.RawURLEncoding.DecodeString(two.Value)
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestSessions(t *testing.T) {
 			t.Errorf("the session %q is worth something", bad)
 		}
 	}
-	// They end by themselves, and what is known of ended ones is forgotten.
+	// Sessions expire, and the list forgets those that it names.
 	c.advance(sessionTime - 10*time.Second)
 	if !knows(t, o, two, "") {
 		t.Error("a session ends early")
@@ -210,7 +210,7 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// Whether a session was logged out is not guessed where the store is silent.
+// While the store does not answer, no session is assumed to be valid.
 func TestStoreDown(t *testing.T) {
 	c := newClock()
 	s := faultstore.New(memstore.New(), nil)
@@ -241,7 +241,7 @@ func TestToken(t *testing.T) {
 			t.Errorf("Authorization: %s is the operator's: %v", authorization, !want)
 		}
 	}
-	// Without a token none is right, the empty one least of all.
+	// If no token is configured, none is right, not even the empty one.
 	o = open(t, Config{Records: memstore.New(), Password: testPassword, Now: newClock().now})
 	for _, authorization := range []string{"Bearer ", "Bearer  ", "Bearer x"} {
 		if knows(t, o, nil, authorization) {
@@ -250,7 +250,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// Who sends no token that is right is told which mistake it is.
+// A client without the right token gets a precise reason.
 func TestRefused(t *testing.T) {
 	operators := map[string]*Operator{}
 	for _, token := range []string{"a-token-for-tests", ""} {
@@ -300,13 +300,13 @@ func TestThrottle(t *testing.T) {
 	if got := code("192.0.2.1:1", "wrong"); got != problem.TooMany {
 		t.Errorf("too often: %s", got)
 	}
-	// Another client behind the same router may send the right one.
+	// Another client behind the same router may send the right password.
 	for range 3 * burst {
 		if got := code("192.0.2.1:1", testPassword); got != "" {
 			t.Fatalf("the right password among wrong ones: %s", got)
 		}
 	}
-	// Guesses from there have a pace all the same.
+	// Guesses from there are still limited in rate.
 	hurried, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	refused := 0
@@ -341,7 +341,7 @@ func TestThrottle(t *testing.T) {
 		t.Errorf("and again: %s", got)
 	}
 	c.advance(burst * refill)
-	// A network of IPv6 is one address.
+	// An IPv6 network counts as one address.
 	for i := range burst {
 		code(fmt.Sprintf("[2001:db8:1:2::%d]:1", i+1), "wrong")
 	}
@@ -351,13 +351,13 @@ func TestThrottle(t *testing.T) {
 	if got := code("[2001:db8:1:3::1]:1", "wrong"); got != problem.Unauthorized {
 		t.Errorf("from the next network: %s", got)
 	}
-	// A password beyond all measure is wrong without being hashed.
+	// A password that is too long is refused without hashing it.
 	if got := code("192.0.2.9:1", strings.Repeat("x", maxPassword+1)); got != problem.Unauthorized {
 		t.Errorf("a long password: %s", got)
 	}
 }
 
-// Strangers cannot make the list of addresses grow without end.
+// The list of addresses is bounded.
 func TestManyAddresses(t *testing.T) {
 	var a attempts
 	at := newClock().now()
@@ -381,7 +381,7 @@ func TestHash(t *testing.T) {
 	if !regexp.MustCompile(`^\$argon2id\$v=19\$m=19456,t=2,p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$`).MatchString(one) {
 		t.Errorf("the encoded form is %s", one)
 	}
-	// What another cost was written with still works.
+	// A hash with another cost still works.
 	const cheap = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc" // the reference implementation's test vector
 	if !verify(cheap, "password") {
 		t.Error("the reference implementation's hash is not one")
@@ -405,8 +405,8 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// A damaged list of ended sessions ends all sessions: any of them may have
-// been on it.
+// A damaged list of ended sessions ends all sessions, since it may have named any of
+// them.
 func TestDamagedListOfEndedSessions(t *testing.T) {
 	s, c := memstore.New(), newClock()
 	cfg := Config{Records: s, Password: testPassword, Now: c.now, Log: slog.New(slog.DiscardHandler)}
@@ -436,7 +436,7 @@ func TestDamagedListOfEndedSessions(t *testing.T) {
 	}
 }
 
-// A start that finds a record of a newer version does not change the password.
+// A start that finds a record of a newer version must not change the password.
 func TestNewerRecords(t *testing.T) {
 	for _, key := range []store.Key{layout.PasswordKey, layout.EndedKey, layout.SessionKeyKey} {
 		s, c := memstore.New(), newClock()

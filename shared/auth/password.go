@@ -12,14 +12,13 @@ import (
 )
 
 const (
-	// MinPassword is the smallest length of a configured password, in bytes.
+	// MinPassword is the minimum length of a configured password, in bytes.
 	MinPassword = 8
 	maxPassword = 1024
 )
 
-// The cost of Argon2id (RFC 9106): the minimum that OWASP recommends, since it has
-// to fit a machine with little memory. The encoded hash includes it, so that it can
-// be raised later.
+// The cost of Argon2id (RFC 9106) is the minimum that OWASP recommends, to fit machines
+// with little memory. The encoded hash includes it, so that it can be raised later.
 const (
 	argonTime    = 2
 	argonKiB     = 19 << 10

@@ -53,8 +53,8 @@ type Config struct {
 	AllowNet string
 	// PlainHTTP lists the registries, in lower case, that are contacted without TLS.
 	PlainHTTP []string
-	// DockerConfig is the path of the Docker configuration file. It is empty if the home
-	// directory is unknown. Only [Load] sets it, as UnusedProxy.
+	// DockerConfig is the path of the Docker configuration file. It is empty if the
+	// home directory is unknown. Only [Load] sets it and UnusedProxy.
 	DockerConfig string
 	// UnusedProxy is the name of the environment variable that sets a proxy for other
 	// programs, or empty. imageroot reaches sources without a proxy.
@@ -63,12 +63,12 @@ type Config struct {
 	Lambda Lambda
 }
 
-// The values of Config.Events: the source of the runner's object events if it uses
-// another S3 server than the gateway.
+// The values of Config.Events, which name the source of object events if the runner
+// uses another S3 server than the gateway.
 const (
 	EventsAuto    = "auto"    // webhook if WebhookToken is set, otherwise listen
-	EventsListen  = "listen"  // the server's event stream; as poll while there is none
-	EventsWebhook = "webhook" // messages that the server POSTs; as poll until the first
+	EventsListen  = "listen"  // the server's event stream; like poll while it is down
+	EventsWebhook = "webhook" // messages that the server POSTs; like poll until the first
 	EventsPoll    = "poll"    // a listing every 15 seconds
 	EventsOff     = "off"     // only the listing every 5 minutes
 )
@@ -247,7 +247,7 @@ func parseLocation(v string) (Location, error) {
 	return Location{bucket, p}, nil
 }
 
-// origin parses the URL of a server: without user information, path or query.
+// origin parses the URL of a server, without user information, path or query.
 func origin(field func(*Config) *string, what string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		*field(c) = strings.TrimSuffix(v, "/")
@@ -259,7 +259,7 @@ func origin(field func(*Config) *string, what string) func(*Config, string) erro
 	}
 }
 
-// secret parses a value of at least so many characters, or an empty one.
+// secret parses a value of at least least bytes, or an empty one.
 func secret(field func(*Config) *string, least int, what string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		if v != "" && len(v) < least {

@@ -13,7 +13,7 @@ import (
 	"imageroot/shared/web"
 )
 
-// clean takes everything from the environment that would be read.
+// clean unsets every variable that config reads.
 func clean(t *testing.T) {
 	t.Helper()
 	for _, kv := range os.Environ() {
@@ -35,7 +35,7 @@ func defaults() Config {
 	}
 }
 
-// TestSettings gives every setting by the environment and by its flag.
+// TestSettings sets every setting by its variable and by its flag.
 func TestSettings(t *testing.T) {
 	clean(t)
 	if got, err := load(); err != nil || !reflect.DeepEqual(got, defaults()) {
@@ -92,7 +92,7 @@ func TestSettings(t *testing.T) {
 			if got, err := load(also()...); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("%s=%s: %+v, %v", tt.name, tt.value, got, err)
 			}
-			// An empty variable is none.
+			// An empty variable counts as unset.
 			t.Setenv(prefix+tt.name, "")
 			if tt.also == "" {
 				if got, err := load(); err != nil || !reflect.DeepEqual(got, defaults()) {
@@ -137,15 +137,15 @@ func TestFlagsWin(t *testing.T) {
 	if err != nil || c.HashWorkers != 3 || c.Listen != ":2" {
 		t.Errorf("%+v, %v", c, err)
 	}
-	// A flag that is given empty wins too.
+	// An empty flag takes precedence, too.
 	t.Setenv("IMAGEROOT_TOKEN", "0123456789abcdef")
 	if c, err := load("--hash-workers=3", "--token="); err != nil || c.Token != "" {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
 
-// TestRefused gives what cannot be: the error is one line that names the
-// setting as it was given, and says why.
+// The error of a wrong value is one line that names the flag or variable, and the
+// reason.
 func TestRefused(t *testing.T) {
 	clean(t)
 	for _, tt := range []struct {
@@ -201,7 +201,7 @@ func TestRefused(t *testing.T) {
 	}
 	_, err := load("doctr")
 	wrong(t, err, "doctr", "doctor,")
-	// A setting that nobody reads would be ignored in silence.
+	// A misspelled variable would be ignored silently.
 	t.Setenv("IMAGEROOT_PASSWROD", "x")
 	_, err = load()
 	wrong(t, err, "IMAGEROOT_PASSWROD", "not a setting")
@@ -244,7 +244,7 @@ func TestDockerConfig(t *testing.T) {
 
 func TestUnusedProxy(t *testing.T) {
 	clean(t)
-	for _, name := range []string{"all_proxy", "HTTP_PROXY", "HTTPS_PROXY"} { // each counts before those
+	for _, name := range []string{"all_proxy", "HTTP_PROXY", "HTTPS_PROXY"} { // each takes precedence over those before
 		t.Setenv(name, "http://user:secret@proxy.lan:3128")
 		if c, err := load(); err != nil || c.UnusedProxy != name {
 			t.Errorf("%s: %q, %v", name, c.UnusedProxy, err)

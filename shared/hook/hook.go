@@ -25,13 +25,13 @@ type Hook struct {
 	// must be safe for concurrent use, as must Unreadable.
 	Event func(objectevent.Event)
 	// Unreadable receives the error of a message with events that cannot be read. The
-	// hook acknowledges the message all the same, since a redelivery would fail too and
-	// block the messages behind it. An unknown object has changed.
+	// hook still acknowledges the message, since a redelivery would fail too and block
+	// the messages behind it. It is unknown which object has changed.
 	Unreadable func(error)
 }
 
-// maxEvents is the largest message in bytes. The body is read after its token has been
-// checked.
+// maxEvents is the maximum size of a message in bytes. Its token is checked before the
+// body is read.
 const maxEvents = 1 << 20
 
 // Routes returns the route table.

@@ -19,7 +19,7 @@ import (
 
 const token = "webhook-token-0123456789"
 
-// nobody is the operator.
+// nobody authenticates no request.
 type nobody struct{}
 
 func (nobody) Authenticate(*http.Request) error { return problem.New(problem.Unauthorized, "nobody") }
@@ -46,7 +46,7 @@ func post(h http.Handler, body io.Reader, authorization ...string) *httptest.Res
 	return w
 }
 
-// message is what MinIO's webhook target sends of an object.
+// message returns the message of MinIO's webhook target about an object.
 func message(event, key string) string {
 	return fmt.Sprintf(`{"EventName":%q,"Key":"images/plain","Records":[{"eventVersion":"2.0","eventSource":"minio:s3","eventName":%q,"eventTime":"2026-11-25T03:00:00.000Z","s3":{"bucket":{"name":"images"},"object":{"key":%q,"sequencer":"18"}}}]}`,
 		event, event, url.QueryEscape(key))
@@ -70,8 +70,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// What cannot be an event must not come again for ever, and what has not come
-// whole must.
+// A message that cannot be an event must not be redelivered forever. One that did not
+// arrive completely must be redelivered.
 func TestBodies(t *testing.T) {
 	unreadable := strings.Replace(message("s3:ObjectCreated:Put", "a.img"), `"key":"a.img"`, `"key":"%zz"`, 1)
 	for _, tt := range []struct {
@@ -112,7 +112,7 @@ func TestTokens(t *testing.T) {
 			t.Errorf("%q: %d %s", a, w.Code, w.Body)
 		}
 	}
-	// Without a token, no token fits.
+	// If no token is configured, no token is accepted.
 	h, _ = handler("")
 	for _, a := range []string{"", "Bearer ", "Bearer " + token} {
 		w := post(h, strings.NewReader(message("s3:ObjectCreated:Put", "a.img")), a)

@@ -12,9 +12,9 @@ type Format string
 // A Compression is a row of the table of compressions. Package unpack has the
 // decoder of each.
 type Compression struct {
-	// Name is the name of the format and of the command that decompresses it
-	// from standard input with -d. A server may also give it as the content
-	// coding of an answer that is the compressed file itself.
+	// Name is the name of the format and of the command that decompresses it from
+	// standard input with -d. A server may also send it as the content coding of an
+	// answer that is the compressed file.
 	Name   string
 	What   string // Name in a sentence: "a gzip file"
 	Suffix string // of file names, with the dot
@@ -47,7 +47,6 @@ func At(b []byte, offset int, magic string) bool {
 	return len(b) >= offset+len(magic) && string(b[offset:offset+len(magic)]) == magic
 }
 
-// The suffixes of images that are not compressed, and of those that may be.
 var (
 	plain        = []Format{"qcow2", "img", "raw", "iso"}
 	compressible = []Format{"img", "raw", "iso"}
@@ -67,7 +66,7 @@ func allFormats() []Format {
 // Formats returns every known format, the uncompressed ones first.
 func Formats() []Format { return slices.Clone(formats) }
 
-// FormatList returns [Formats] as one line for people: ".qcow2, .img, ...".
+// FormatList returns [Formats] as one line for users: ".qcow2, .img, ...".
 func FormatList() string {
 	var b strings.Builder
 	for i, f := range formats {

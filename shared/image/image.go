@@ -1,8 +1,8 @@
 // Package image defines which names an image may have, and the table of the
 // formats that images have.
 //
-// The suffix of a name stands for a [Format]. It is what clients decide by, and
-// no more than a claim: package content detects the format of the bytes.
+// The suffix of a name stands for a [Format]. Clients rely on it, but it is only a
+// claim: package content detects the format of the bytes.
 package image
 
 import (
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// MaxNameBytes is the length of the longest image name, in bytes of UTF-8.
-// Common file systems hold as much in one path segment.
+// MaxNameBytes is the maximum length of an image name, in bytes of UTF-8. Common file
+// systems have the same limit for a path segment.
 const MaxNameBytes = 255
 
 // A NameError is the reason that a name cannot be an image's, as a sentence for
@@ -51,10 +51,9 @@ func (n Name) Valid() bool {
 	return err == nil
 }
 
-// Spellings returns the names that are displayed like name: they differ from it in
-// Unicode's normal form only: name itself, then its composed (NFC) and its
-// decomposed form (NFD), each if it is another name. macOS decomposes names
-// that other systems leave composed.
+// Spellings returns the names that differ from name at most in Unicode's normal form:
+// name itself, then its composed (NFC) and decomposed form (NFD), each if it differs.
+// macOS decomposes names that other systems leave composed.
 func Spellings(name Name) []Name {
 	list := []Name{name}
 	for _, form := range []norm.Form{norm.NFC, norm.NFD} {
@@ -65,7 +64,7 @@ func Spellings(name Name) []Name {
 	return list
 }
 
-// Join returns names as a list for people.
+// Join formats names as a list for users.
 func Join(names []Name) string {
 	var b strings.Builder
 	for i, n := range names {

@@ -130,7 +130,7 @@ func FuzzParseName(f *testing.F) {
 		if asciiLower(suffix) != "."+string(format) {
 			t.Errorf("ParseName(%q) = %q", name, format)
 		}
-		// Case changes nothing.
+		// Suffixes compare without case.
 		upper, err := ParseName(name[:len(name)-len(suffix)] + strings.ToUpper(suffix))
 		if got, _ := FormatOf(upper); err != nil || got != format {
 			t.Errorf("in upper case: %q, %v", got, err)

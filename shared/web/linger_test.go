@@ -10,7 +10,7 @@ import (
 	"imageroot/shared/problem"
 )
 
-// A client that is still sending when its upload is refused receives the answer.
+// A client that is still sending its upload receives the refusal.
 func TestStopBodyWhileSending(t *testing.T) {
 	answered := make(chan struct{})
 	s := newSite(t, true, Route{Pattern: "PUT /x", Stream: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
@@ -51,8 +51,8 @@ func TestStopBodyWhileSending(t *testing.T) {
 	}
 }
 
-// A proxy that sends all of a body before it reads the answer gets the refusal
-// of a request whose body nobody reads.
+// A proxy that sends the whole body before it reads the answer receives the refusal,
+// although the handler does not read the body.
 func TestRefusedBeforeBody(t *testing.T) {
 	s := newSite(t, true,
 		Route{Pattern: "PUT /x", Stream: true, Access: Operator, Handle: func(http.ResponseWriter, *http.Request) error {

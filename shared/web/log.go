@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// maxLogged is the most bytes of a logged value: strangers choose paths, names and
-// what errors quote.
+// maxLogged is the maximum length of a logged value in bytes. Clients choose paths,
+// names and the text that errors quote.
 const maxLogged = 1000
 
-// CutAttr cuts long values, except stacks. It is ReplaceAttr of
+// CutAttr cuts values over 1000 bytes, except stacks. It is for ReplaceAttr of
 // [slog.HandlerOptions].
 func CutAttr(_ []string, a slog.Attr) slog.Attr {
 	var s string

@@ -18,7 +18,8 @@ import (
 	"imageroot/shared/problem"
 )
 
-// JSON answers with v, encoded as JSON.
+// JSON answers with status and v, encoded as JSON. If encoding fails, it returns the
+// error and writes nothing.
 func JSON(w http.ResponseWriter, status int, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -28,13 +29,12 @@ func JSON(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
-	_, _ = w.Write(data) // the client may have left
+	_, _ = w.Write(data) // the client may have disconnected
 	return nil
 }
 
-// Decode decodes a request's body, which is JSON or a form, into v. It ignores
-// fields that v does not have. Its errors are [problem.Error]s or have a place in
-// [problem.From].
+// Decode decodes a request's body, which is JSON or a form, into v. It ignores fields
+// that v does not have. [problem.From] translates its errors.
 func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
 	if isForm(r) {
 		return decodeForm(r, v)
@@ -57,7 +57,7 @@ func Decode(_ http.ResponseWriter, r *http.Request, v any) error {
 func decodeForm(r *http.Request, v any) error {
 	err := r.ParseForm()
 	for name := range r.PostForm {
-		if strings.HasPrefix(strings.TrimSpace(name), "{") { // curl -d sends JSON so
+		if strings.HasPrefix(strings.TrimSpace(name), "{") { // as curl -d sends JSON
 			return problem.New(problem.Unsupported, "the body looks like JSON, and was sent as a form: add the header Content-Type: application/json")
 		}
 	}
@@ -80,7 +80,7 @@ func decodeForm(r *http.Request, v any) error {
 		if err == nil {
 			return nil
 		}
-		// The values of a form are strings. One for a boolean of v is parsed.
+		// The values of a form are strings, so parse one for a boolean of v.
 		e, ok := errors.AsType[*json.UnmarshalTypeError](err)
 		if !ok {
 			return jsonError(err)
@@ -94,7 +94,7 @@ func decodeForm(r *http.Request, v any) error {
 	}
 }
 
-// bodyError returns the error of a body that was not received completely.
+// bodyError returns the error for a body that was not received completely.
 func bodyError(err error) error {
 	if problem.From(err).Code != problem.Internal {
 		return err
@@ -112,9 +112,9 @@ func jsonError(err error) error {
 	return problem.Wrap(problem.Malformed, "the body must be a JSON object of the fields that this needs", err)
 }
 
-// Answer answers a request that changed something: a program gets v as JSON, or no
-// body if v is nil; a browser that sent a form returns to its page (see [Back]),
-// which shows message.
+// Answer answers a request that changed something. A program gets v as JSON, or no body
+// if v is nil. A browser that sent a form is redirected to its page (see [Back]), which
+// shows message.
 func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message string) error {
 	if WantsPage(r) {
 		SetNotice(w, r, message)
@@ -128,9 +128,9 @@ func Answer(w http.ResponseWriter, r *http.Request, status int, v any, message s
 	return JSON(w, status, v)
 }
 
-// Back returns the page that a form was sent from, or else [Pages.Home]. The
-// form's parameter "_back" is a URL relative to that page: "#ID" returns to an
-// element of it.
+// Back returns the URL of the page that a form was sent from, or [Pages.Home] if it is
+// unknown or not below [Pages.Prefix]. The query parameter "_back" is a URL relative to
+// that page, such as "#ID" for an element.
 func Back(r *http.Request) string {
 	u, err := url.Parse(r.Referer())
 	if err == nil {
@@ -143,8 +143,8 @@ func Back(r *http.Request) string {
 	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery, Fragment: u.Fragment}).String()
 }
 
-// WantsPage reports whether the client is a browser that navigates: it accepts
-// HTML rather than JSON.
+// WantsPage reports whether the client is a browser that navigates: its Accept lists
+// HTML before JSON, and htmx did not send the request.
 func WantsPage(r *http.Request) bool {
 	if r.Header.Get("HX-Request") != "" {
 		return false
@@ -169,7 +169,7 @@ func WantsPage(r *http.Request) bool {
 
 const noticeCookie = "imageroot_notice"
 
-// SetNotice has the next page show message, which is cut if it is long.
+// SetNotice makes the next page within a minute show message, cut to 1000 bytes.
 func SetNotice(w http.ResponseWriter, r *http.Request, message string) {
 	const most = 1000 // a cookie holds 4096 bytes
 	if len(message) > most {
@@ -181,7 +181,7 @@ func SetNotice(w http.ResponseWriter, r *http.Request, message string) {
 	})
 }
 
-// TakeNotice returns the message for a page to show, and removes it.
+// TakeNotice returns the message of [SetNotice], or "", and removes it.
 func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	c, err := r.Cookie(noticeCookie)
 	if err != nil {
@@ -195,8 +195,8 @@ func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	return strings.ToValidUTF8(string(b), "")
 }
 
-// AcceptsCoding reports whether the client accepts a content coding by its name
-// (RFC 9110 §12.5.3).
+// AcceptsCoding reports whether Accept-Encoding names a content coding with a weight
+// above 0 (RFC 9110 §12.5.3). It ignores "*".
 func AcceptsCoding(r *http.Request, coding string) bool {
 	for _, line := range r.Header.Values("Accept-Encoding") {
 		for field := range strings.SplitSeq(line, ",") {
@@ -213,14 +213,13 @@ func AcceptsCoding(r *http.Request, coding string) bool {
 }
 
 // Bearer returns the bearer token of a request (RFC 6750 section 2.1), which may be
-// empty. Its ok is false if the request has none.
+// empty. ok is false if the request has none.
 func Bearer(r *http.Request) (token string, ok bool) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
 }
 
-// ClientIP returns the IP address of the client, which may be behind a trusted
-// proxy (see [Proxies]).
+// ClientIP returns the IP address of the client, which may be behind trusted [Proxies].
 func ClientIP(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -229,15 +228,14 @@ func ClientIP(r *http.Request) string {
 	return host
 }
 
-// IsTLS reports whether the client uses TLS, with this server or with a trusted
-// proxy.
+// IsTLS reports whether the client uses TLS, to this server or to a trusted proxy.
 func IsTLS(r *http.Request) bool {
 	return r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
 
-// BaseURL returns this server's public URL, or else the one that the client
-// used, without a slash at the end. If the request has no usable Host (HTTP/1.0
-// needs none), it has the address that the client connected to.
+// BaseURL returns [Config.PublicURL], or else the URL that the client used, without a
+// trailing slash. If the request has no usable Host (HTTP/1.0 needs none), the URL has
+// the address that the client connected to.
 func BaseURL(r *http.Request) string {
 	if base := configOf(r).PublicURL; base != "" {
 		return base
@@ -258,7 +256,7 @@ func BaseURL(r *http.Request) string {
 // hosts matches the values of Host that may be part of a URL.
 var hosts = regexp.MustCompile(`^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
 
-// Body returns the body of a [Route] that streams. A read fails if the client
+// Body returns the request's body for a [Route] with Stream. A read fails if the client
 // sends nothing for [StallTimeout].
 func Body(w http.ResponseWriter, r *http.Request) io.Reader {
 	return &stallReader{body: r.Body, rc: http.NewResponseController(w)}
@@ -278,8 +276,8 @@ func (s *stallReader) Read(p []byte) (int, error) {
 	return s.body.Read(p)
 }
 
-// StopBody makes a blocked read of the body fail. The connection is closed after
-// the answer.
+// StopBody makes a blocked read of the body fail. The connection is closed after the
+// answer.
 func StopBody(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	w.Header().Set("Connection", "close")
@@ -288,10 +286,10 @@ func StopBody(w http.ResponseWriter) {
 	}
 }
 
-// A requestBody records whether it was read.
+// A requestBody records whether it was read to its end.
 type requestBody struct {
 	io.ReadCloser
-	left  int64 // bytes of the rest; negative if the request has no length
+	left  int64 // unread bytes; negative if the length is unknown
 	ended bool
 }
 
@@ -304,19 +302,19 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unread reports whether net/http closes the connection rather than read the rest,
-// of which it reads 256 KiB.
+// unread reports whether the unread rest is so long that net/http would close the
+// connection: it reads up to 256 KiB.
 func (b *requestBody) unread() bool {
 	const most = 256 << 10
 	return !b.ended && (b.left < 0 || b.left > most)
 }
 
-// lingerTime is how long linger reads.
+// lingerTime bounds the time for which linger reads.
 const lingerTime = 3 * time.Second
 
-// linger closes the connection so that a client that is still sending receives the
-// answer (RFC 9112 §9.6): it closes its own direction, and reads for lingerTime.
-// net/http would close both at once, and reset the connection.
+// linger closes the connection such that a client that is still sending receives the
+// answer (RFC 9112 §9.6): it closes its own direction, then reads for up to lingerTime.
+// net/http would close both directions at once, which resets the connection.
 func linger(w http.ResponseWriter) {
 	if w.Header().Get("Content-Length") == "" {
 		return // only net/http knows where the answer ends
@@ -327,7 +325,7 @@ func linger(w http.ResponseWriter) {
 	}
 	conn, _, err := rc.Hijack()
 	if err != nil {
-		return // no connection of its own (HTTP/2)
+		return // the request has no connection of its own (HTTP/2)
 	}
 	defer conn.Close()
 	if c, ok := conn.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {

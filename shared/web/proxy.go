@@ -9,10 +9,11 @@ import (
 	"strings"
 )
 
-// Proxies are the addresses of trusted proxies, whose X-Forwarded-* fields count.
+// Proxies has the addresses of trusted proxies, whose X-Forwarded-For and
+// X-Forwarded-Proto are used.
 type Proxies []netip.Prefix
 
-// ParseProxies parses addresses and CIDRs, separated by commas.
+// ParseProxies parses addresses and CIDRs, separated by commas. The list may be empty.
 func ParseProxies(list string) (Proxies, error) {
 	var p Proxies
 	for one := range strings.SplitSeq(list, ",") {
@@ -33,16 +34,16 @@ func ParseProxies(list string) (Proxies, error) {
 	return p, nil
 }
 
-// Has reports whether addr is one of a trusted proxy.
+// Has reports whether addr is the address of a trusted proxy.
 func (p Proxies) Has(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	return slices.ContainsFunc(p, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
-// resolve sets RemoteAddr to the client's address, and removes the fields that no
-// trusted proxy has set. Each proxy appends to X-Forwarded-For the address of its
-// client, so the client is the last address that is not of a trusted proxy;
-// those before it may be forged.
+// resolve sets RemoteAddr to the client's address. It removes X-Forwarded-* fields that
+// no trusted proxy has sent. Each proxy appends the address of its client to
+// X-Forwarded-For, so the client's is the last address that is not a trusted proxy's.
+// Earlier ones may be forged.
 func (p Proxies) resolve(r *http.Request) {
 	from, err := netip.ParseAddr(ClientIP(r))
 	if err != nil || !p.Has(from) {

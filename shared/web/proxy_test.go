@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// What proxies say of clients counts if the proxy is trusted.
+// X-Forwarded-* fields count only if the proxy is trusted.
 func TestProxies(t *testing.T) {
 	proxies, err := ParseProxies("192.0.2.1, 10.0.0.0/8, ::1")
 	if err != nil {
@@ -27,7 +27,7 @@ func TestProxies(t *testing.T) {
 		{"192.0.2.1:5", "203.0.113.9", "203.0.113.9 https"},
 		{"[::ffff:192.0.2.1]:5", "203.0.113.9", "203.0.113.9 https"},
 		{"[::1]:5", "2001:db8::7", "2001:db8::7 https"},
-		{"192.0.2.2:5", "203.0.113.9", "192.0.2.2 http"}, // a stranger
+		{"192.0.2.2:5", "203.0.113.9", "192.0.2.2 http"}, // not a trusted proxy
 		{"192.0.2.1:5", "198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9 https"},
 		{"192.0.2.1:5", "198.51.100.1, made up, 10.1.2.3", "10.1.2.3 https"},
 		{"192.0.2.1:5", "", "192.0.2.1 https"},
@@ -49,7 +49,7 @@ func TestProxies(t *testing.T) {
 	}
 }
 
-// Absolute URLs are good ones whatever the Host is.
+// Absolute URLs are valid whatever the Host is.
 func TestPublicURL(t *testing.T) {
 	says := func(w http.ResponseWriter, r *http.Request) error { return JSON(w, http.StatusOK, BaseURL(r)) }
 	for _, tt := range []struct{ public, host, want string }{
@@ -75,7 +75,7 @@ func TestPublicURL(t *testing.T) {
 	}
 }
 
-// Strangers do not fill the log.
+// Long values from clients are cut in the log.
 func TestLogIsCut(t *testing.T) {
 	s := newSite(t, true)
 	s.cfg.Log = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{ReplaceAttr: CutAttr}))
@@ -86,7 +86,7 @@ func TestLogIsCut(t *testing.T) {
 	if n := s.log.Len(); n == 0 || n > 8000 {
 		t.Errorf("%d bytes were logged", n)
 	}
-	// A value of a type of its own is cut as well.
+	// A value of a named string type is cut, too.
 	type name string
 	s.log.Reset()
 	s.cfg.Log.Info("stored", "name", name(strings.Repeat("n", 20_000)))

@@ -1,6 +1,5 @@
-// Package web serves the functions' routes over HTTP: it finds the route, checks
-// access, bounds the body, turns errors into answers, and logs and counts
-// requests. It does not know what the routes do.
+// Package web serves the functions' routes over HTTP. It finds the route, checks
+// access, bounds the body, translates errors to answers, and logs and counts requests.
 package web
 
 import (
@@ -25,51 +24,51 @@ import (
 type Access int
 
 const (
-	// Always requires none: health, the log-in page and its files.
+	// Always requires none. It is for health, the log-in page and its files.
 	Always Access = iota
-	// Open requires none, or is [Operator] if [Config.PublicRead] is false.
+	// Open requires none if [Config.PublicRead] is true, and is [Operator] otherwise.
 	Open
-	// Operator requires a session or the API token, else the answer is 401.
+	// Operator requires a session or the API token. Without, the answer is 401.
 	Operator
-	// Page is [Operator] for browsers, which are sent to the log-in page.
+	// Page is [Operator], but a GET or HEAD is redirected to the log-in page instead.
 	Page
 )
 
-// A HandlerFunc answers a request, or returns an error before it has written
-// anything, which is answered as [problem.From] says. An error after that breaks
-// the connection, so that no client takes half an answer for a whole one.
+// A HandlerFunc answers a request or returns an error. If it has written nothing, the
+// error is answered as [problem.From] says. Otherwise the connection is aborted, so
+// that the client does not take the partial answer for a complete one.
 type HandlerFunc func(w http.ResponseWriter, r *http.Request) error
 
 // A Route is one entry of a function's route table.
 type Route struct {
-	Pattern string // of [http.ServeMux], with a method
+	Pattern string // of [http.ServeMux], with the method
 	Access  Access
 	Handle  HandlerFunc
-	// MaxBody is the most bytes of the body; 0 means [MaxBody], or [MaxOpenBody]
-	// if Access requires no authentication.
+	// MaxBody is the maximum size of the request's body in bytes. 0 means [MaxBody], or
+	// [MaxOpenBody] if Access is [Always] or [Open]. Stream ignores it.
 	MaxBody int64
-	// Stream marks bodies of gigabytes in either direction: neither their size nor
-	// their time is limited, only the time without progress (see [StallTimeout]).
+	// Stream is for bodies of gigabytes in either direction. Their size and total time
+	// are not limited, only the time without progress: see [StallTimeout].
 	Stream bool
-	// Quiet logs requests without an error at the level debug: health checks, and
-	// the refreshes of pages.
+	// Quiet logs requests with a status below 400 at the level debug. It is for health
+	// checks and the refreshes of pages.
 	Quiet bool
 }
 
 const (
-	// MaxBody and MaxOpenBody are the defaults of [Route.MaxBody], with and without
-	// authentication.
+	// MaxBody and MaxOpenBody are the defaults of [Route.MaxBody], in bytes, with and
+	// without authentication.
 	MaxBody, MaxOpenBody = 64 << 10, 8 << 10
-	// MaxHeaderBytes and HeaderTimeout are settings for [http.Server]: the most
-	// bytes of a request's head, and the time in which it must arrive.
+	// MaxHeaderBytes and HeaderTimeout are settings for [http.Server]: the maximum size
+	// of a request's head in bytes, and the time in which it must arrive.
 	MaxHeaderBytes, HeaderTimeout = 8 << 10, 5 * time.Second
-	// MaxFields is the most field lines of a head: a field takes many times its
-	// bytes in memory.
+	// MaxFields is the maximum number of field lines in a head. In memory, a field
+	// takes many times its bytes.
 	MaxFields = 100
-	// StallTimeout is the longest time without progress of a stream.
+	// StallTimeout is the maximum time without progress of a stream.
 	StallTimeout = 2 * time.Minute
-	// leftTimeout bounds the wait for a body that the handler does not read:
-	// net/http reads some of it before it closes the connection.
+	// leftTimeout bounds the wait for a body that the handler has not read, some of
+	// which net/http reads before it closes the connection.
 	leftTimeout = 5 * time.Second
 	// timeout bounds a request that is not a stream.
 	timeout = 2 * time.Minute
@@ -79,30 +78,30 @@ const (
 // use.
 type Authenticator interface {
 	// Authenticate returns nil if the request is the operator's. If it is not, the
-	// error is a [problem.Error] of kind Unauthorized, whose detail says why and what
-	// to do. Any other error says that this is not known.
+	// error is a [problem.Error] with the code Unauthorized, whose detail says why and
+	// what to do. Any other error means that the check failed.
 	Authenticate(r *http.Request) error
 }
 
-// Config of a [Handler].
+// Config is the configuration of [Handler]. Auth, Metric and Log are required.
 type Config struct {
 	Auth       Authenticator
 	PublicRead bool
 	// Proxies are trusted to set X-Forwarded-For and X-Forwarded-Proto.
 	Proxies Proxies
-	// PublicURL is this server's URL for clients, without a slash at the end. If
-	// it is empty, each client gets the one that it used.
+	// PublicURL is this server's URL for clients, without a trailing slash. If it is
+	// empty, each client gets the URL that it used.
 	PublicURL string
 	Pages     Pages
-	// ErrorPage answers with a page about a problem. It writes the status.
+	// ErrorPage, if not nil, answers browsers with status and a page about e.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *problem.Error, status int)
 	Metric    *metric.Set
 	Log       *slog.Logger
 }
 
-// Pages are the paths of pages for people. The zero Pages has none.
+// Pages has the paths of pages. The zero Pages means that there are none.
 type Pages struct {
-	Prefix string // of all pages, with a slash at the end
+	Prefix string // of all pages, with a trailing slash
 	Home   string // the page to return to if no other is known
 	Login  string // the page that asks for the password
 }
@@ -110,8 +109,8 @@ type Pages struct {
 // configKey is the key of the [Config] in a request's context.
 type configKey struct{}
 
-// configOf returns the configuration of the handler of r, or an empty one
-// outside of a handler.
+// configOf returns the configuration of r's handler, or an empty one outside of a
+// handler.
 func configOf(r *http.Request) *Config {
 	if cfg, ok := r.Context().Value(configKey{}).(*Config); ok {
 		return cfg
@@ -119,7 +118,8 @@ func configOf(r *http.Request) *Config {
 	return &Config{}
 }
 
-// Handler returns a handler of all routes. It panics if two patterns conflict.
+// Handler returns a handler of all routes, which is safe for concurrent use. It panics
+// if two patterns conflict.
 func Handler(cfg Config, routes ...[]Route) http.Handler {
 	h := &handler{cfg: cfg, mux: http.NewServeMux(), routes: map[string]*Route{}}
 	for _, table := range routes {
@@ -201,9 +201,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// abort breaks the connection of an answer that cannot be completed. In HTTP/1.0 a
-// body ends with the connection, so that only a reset marks it as incomplete. A
-// proxy that uses HTTP/1.0 would forward half a body as a whole one.
+// abort breaks the connection of an answer that cannot be completed. In HTTP/1.0 the
+// end of the connection ends the body, so only a reset marks it as incomplete.
+// Otherwise a proxy that uses HTTP/1.0 would forward a partial body as a complete one.
 func abort(w http.ResponseWriter, r *http.Request) {
 	if !r.ProtoAtLeast(1, 1) {
 		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
@@ -270,7 +270,7 @@ func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
 	if rt.Stream {
 		w.stall = http.NewResponseController(w)
 		w.alive()
-		_ = w.stall.SetReadDeadline(time.Time{}) // Body sets its own
+		_ = w.stall.SetReadDeadline(time.Time{}) // Body sets deadlines itself
 		defer w.leave()
 	} else {
 		limit := int64(MaxBody)
@@ -282,7 +282,7 @@ func (h *handler) serve(rt *Route, w *responseWriter, r *http.Request) error {
 	return rt.Handle(w, r)
 }
 
-// admit returns an error if a request may not use a route.
+// admit returns an error if the request may not use the route.
 func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error {
 	if rt.Access == Always || rt.Access == Open && h.cfg.PublicRead {
 		return nil
@@ -299,7 +299,7 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 	return problem.New(problem.Unauthorized, refused.Detail+"; the page to log in is "+h.cfg.Pages.Login)
 }
 
-// loginRequired is the error that is answered with the log-in page.
+// loginRequired is answered with a redirect to the log-in page.
 type loginRequired struct{ next string }
 
 func (*loginRequired) Error() string { return "log-in required" }
@@ -313,7 +313,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		const most = 2048 // fits into a head and a form
+		const most = 2048 // fits in a head and a form
 		target := h.cfg.Pages.Login
 		if len(login.next) <= most {
 			target += "?next=" + url.QueryEscape(login.next)
@@ -362,8 +362,8 @@ func setHeaders(h http.Header, id string) {
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 }
 
-// requestID returns the client's ID, so that its log and this server's can be
-// compared, if the ID is harmless in a log, or else a new one.
+// requestID returns the client's request ID, so that both logs can be compared, or a
+// new one if the client's is missing or unsafe in a log.
 func requestID(r *http.Request) string {
 	id := r.Header.Get(problem.RequestIDHeader)
 	ok := id != "" && len(id) <= 64
@@ -376,8 +376,8 @@ func requestID(r *http.Request) string {
 	return rand.Text()[:16]
 }
 
-// override sets the method of a form, which can only POST, to that of its
-// parameter "_method". The cross-origin check is the same for both.
+// override sets the method of a form, which can only POST, to the query parameter
+// "_method": DELETE or PUT. The cross-origin check is the same for both.
 func override(r *http.Request) {
 	if r.Method != http.MethodPost || !isForm(r) {
 		return
@@ -388,7 +388,7 @@ func override(r *http.Request) {
 	}
 }
 
-// methodLabel returns a method for logs and labels: unknown ones are "other".
+// methodLabel returns a method for logs and labels, and "other" for an unknown one.
 func methodLabel(m string) string {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodPatch:
@@ -409,10 +409,10 @@ type responseWriter struct {
 	stopped bool                     // see StopBody
 	stack   []byte                   // of a panic
 	stall   *http.ResponseController // of streams
-	still   time.Time                // time of setting the write deadline
+	still   time.Time                // when the write deadline was set
 }
 
-// leave bounds the wait for the rest of the body.
+// leave bounds the wait for the rest of the request's body.
 func (w *responseWriter) leave() {
 	if !w.stopped {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(leftTimeout))
@@ -429,8 +429,8 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// alive extends the write deadline of a stream, not at each write, since it costs
-// as much as a small one.
+// alive extends the write deadline of a stream. It does so at intervals, since it costs
+// as much as a small write.
 func (w *responseWriter) alive() {
 	if now := time.Now(); w.stall != nil && now.Sub(w.still) > StallTimeout/8 {
 		_ = w.stall.SetWriteDeadline(now.Add(StallTimeout))

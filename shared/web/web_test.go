@@ -60,8 +60,7 @@ func newSite(t *testing.T, public bool, routes ...Route) *site {
 	return s
 }
 
-// connect opens a connection to a server of the handler, for what no client of
-// HTTP does.
+// connect opens a raw connection to a server of the handler.
 func (s *site) connect() net.Conn {
 	s.t.Helper()
 	srv := httptest.NewServer(s)
@@ -75,7 +74,7 @@ func (s *site) connect() net.Conn {
 	return conn
 }
 
-// do makes a request; fields are pairs.
+// do sends a request. fields are pairs of name and value.
 func (s *site) do(method, target, body string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	for i := 0; i < len(fields); i += 2 {
@@ -97,7 +96,7 @@ func (s *site) logged() map[string]any {
 	return m
 }
 
-// says answers with a text.
+// says returns a handler that answers with text.
 func says(text string) HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) error {
 		_, err := io.WriteString(w, text)
@@ -131,7 +130,7 @@ func TestRouting(t *testing.T) {
 		{"POST", "/things/x", "", 405, "POST is not possible here", "DELETE, GET, HEAD, PUT"},
 		{"PUT", "/things/folder/x", "", 404, "PUT /things/{name}", ""},
 		{"BREW", "/things", "", 405, "other is not possible here", "GET, HEAD, POST"},
-		// Forms can only POST: they may ask for another method.
+		// Forms can only POST, so they name another method in a parameter.
 		{"POST", "/things/x?_method=DELETE", form, 200, "delete", ""},
 		{"POST", "/things/x?_method=PUT", form + "; charset=utf-8", 200, "put", ""},
 		{"POST", "/things/x?_method=GET", form, 405, "POST", "DELETE, GET, HEAD, PUT"},
@@ -231,7 +230,7 @@ func TestCrossOrigin(t *testing.T) {
 			t.Errorf("%s %v: %d, called %d times", tt.method, tt.fields, rec.Code, called-before)
 		}
 	}
-	// The same for a form that asks for another method.
+	// The same for a form that names another method.
 	s = newSite(t, true, Route{Pattern: "DELETE /x", Handle: says("deleted")})
 	if rec := s.do("POST", "/x?_method=DELETE", "", "Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site"); rec.Code != 403 {
 		t.Errorf("another site's form: %d %s", rec.Code, rec.Body)
@@ -285,7 +284,7 @@ func TestBodyLimits(t *testing.T) {
 	}
 }
 
-// A head of many short lines takes twenty times its bytes while it is answered.
+// A head of many short lines takes twenty times its bytes in memory.
 func TestManyFields(t *testing.T) {
 	s := newSite(t, true, Route{Pattern: "GET /x", Handle: says("in"), Stream: true})
 	for _, name := range []func(i int) string{
@@ -379,20 +378,20 @@ func TestErrors(t *testing.T) {
 		if path == "/panic" && !strings.Contains(fmt.Sprint(line["stack"]), "web_test.go") {
 			t.Errorf("a panic is logged without its stack: %v", line)
 		}
-		// A person gets a page.
+		// A browser gets a page.
 		rec = s.do("GET", path, "", "Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
 		if rec.Code != status || !strings.HasPrefix(rec.Body.String(), "<p>") || strings.Contains(rec.Body.String(), "secret") {
 			t.Errorf("%s as a page: %d %s", path, rec.Code, rec.Body)
 		}
-		// A script on a page does not.
+		// A script of a page does not.
 		if rec = s.do("GET", path, "", "Accept", "text/html", "HX-Request", "true"); rec.Header().Get("Content-Type") != problem.MediaType {
 			t.Errorf("%s for a script: %s", path, rec.Header().Get("Content-Type"))
 		}
 	}
 }
 
-// What was begun and cannot be ended breaks the connection: half must not be
-// taken for the whole.
+// An answer that cannot be completed breaks the connection, so that it is not taken for
+// a complete one.
 func TestBrokenAnswer(t *testing.T) {
 	begin := func(w http.ResponseWriter) {
 		_, _ = io.WriteString(w, "half")
@@ -426,7 +425,7 @@ func TestBrokenAnswer(t *testing.T) {
 		if err == nil || string(body) != "half" {
 			t.Errorf("%s: read %q, %v", path, body, err)
 		}
-		// In HTTP/1.0 a body ends with the connection: a reset is no end.
+		// In HTTP/1.0 the end of the connection ends a body, but a reset does not.
 		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -503,7 +502,7 @@ func TestAnswer(t *testing.T) {
 	if rec := s.do("DELETE", "/x", ""); rec.Code != 204 || rec.Body.Len() != 0 {
 		t.Errorf("a program: %d %s", rec.Code, rec.Body)
 	}
-	// A browser returns to the page of the form, if it is one of this server.
+	// A browser returns to the page of the form, if this server has it.
 	for referer, want := range map[string]string{
 		"http://example.com/ui/events?kind=x&before=y": "/ui/events?kind=x&before=y",
 		"http://example.com/ui/images#top":             "/ui/images#top",
@@ -523,7 +522,7 @@ func TestAnswer(t *testing.T) {
 		}
 	}
 
-	// Or to what the form says, as seen from there.
+	// Or to the URL in the form, relative to that page.
 	for to, want := range map[string]string{
 		"#row":               "/ui/images?q=x#row",
 		"/ui/images?q=y#row": "/ui/images?q=y#row",
@@ -577,8 +576,8 @@ func TestWhere(t *testing.T) {
 	}
 }
 
-// A stream whose client says nothing more can be ended, and the client is
-// still answered.
+// A stream whose client has stopped sending can be ended, and the client still gets an
+// answer.
 func TestStopBody(t *testing.T) {
 	s := newSite(t, true, Route{Pattern: "PUT /x", Stream: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		body := Body(w, r)
