@@ -14,8 +14,8 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// ensureBuckets creates the missing buckets. If the credentials may not, its error has the
-// commands that do.
+// ensureBuckets creates the missing buckets. If the credentials do not allow that, the
+// error has the commands that create them.
 func (s *server) ensureBuckets(ctx context.Context) error {
 	var missing, commands []string
 	var denied error
@@ -67,7 +67,7 @@ func (s *server) buckets() []string {
 	return slices.Compact([]string{s.cfg.ImageRoot.Bucket, s.cfg.CatalogRoot.Bucket})
 }
 
-// restoreBuckets creates the buckets again that were removed since the start.
+// restoreBuckets creates buckets again, empty, that were removed since the start.
 func (s *server) restoreBuckets(ctx context.Context) {
 	missing := slices.DeleteFunc(s.buckets(), func(bucket string) bool {
 		return !errors.Is(s.client.FindBucket(ctx, bucket), store.ErrNoBucket)

@@ -36,9 +36,9 @@ type credentials struct {
 	freshPassword, freshKeys bool // generated at this start
 }
 
-// loadCredentials completes cfg from the file, and generates and saves the credentials that
-// the file lacks too. It restricts a file that others may read to its owner, and renames a
-// damaged file; it logs both.
+// loadCredentials completes cfg from the file. It generates and saves the credentials that
+// both lack. It restricts a file that others may read to its owner, and renames a damaged
+// file; it logs both.
 func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error) {
 	c, err := readCredentials(cfg.Data)
 	switch {
@@ -80,8 +80,8 @@ func loadCredentials(cfg *config.Config, log *slog.Logger) (*credentials, error)
 }
 
 // readCredentials returns the credentials in the file of the data directory dir. They are
-// empty if there is no file. The error is one of record.Decode if the file is damaged or of
-// a newer version.
+// empty if there is no file. It returns an error of [record.Decode] if the file is damaged
+// or of a newer version.
 func readCredentials(dir string) (*credentials, error) {
 	path := filepath.Join(dir, secretsFile)
 	data, err := os.ReadFile(path)

@@ -29,7 +29,7 @@ func trim(ctx context.Context) {
 		case worked:
 			due = true
 		case due, m.HeapSys-m.HeapReleased > m.HeapAlloc+spare:
-			// The first time after work, do it whatever the heap's size: garbage that is
+			// The first time after work, do it for a heap of any size: garbage that is
 			// not collected yet counts as allocated.
 			debug.FreeOSMemory()
 			due = false

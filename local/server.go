@@ -31,15 +31,15 @@ import (
 const (
 	// reconcileEvery is the interval at which records are compared with the roots.
 	reconcileEvery = 10 * time.Minute
-	// resumeEvery is the interval of looking for jobs whose lease has lapsed.
+	// resumeEvery is the interval at which jobs whose lease has lapsed are resumed.
 	resumeEvery = 30 * time.Second
 	// inspectors is the number of parallel inspections, and assemblers that of assemblies.
 	inspectors, assemblers = 4, 2
-	// connections is the most open connections of the port of pages and API, and
-	// connectionsEach the most of them from one address.
+	// connections limits the open connections of the port of pages and API, and
+	// connectionsEach those from one address.
 	connections, connectionsEach = 512, 128
-	// drainTime is the time for requests and jobs to end, and cutTime the time for the
-	// requests that are cut off then, and the jobs, to record that.
+	// drainTime is the time for requests to end. cutTime is the time after that for
+	// jobs and for requests that were cut off to record their state.
 	drainTime, cutTime = 3 * time.Second, 5 * time.Second
 )
 
@@ -81,7 +81,7 @@ type worker struct {
 	handle   queue.Handler
 }
 
-// start opens all parts of the program. Of these, only the gateway runs when it returns.
+// start opens all parts of the program. When it returns, only the gateway runs.
 func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server, err error) {
 	s := &server{cfg: cfg, log: log}
 	defer func() {

@@ -79,7 +79,7 @@ const (
 	// files of a few images.
 	littleSpace, littleInodes = 4 << 30, 1000
 	// maxSkew is the clock skew that S3 servers allow (RequestTimeTooSkewed), and muchSkew
-	// the most that runners with common leases should have.
+	// the maximum that runners with common leases should have.
 	maxSkew, muchSkew = 15 * time.Minute, 10 * time.Second
 )
 
@@ -365,7 +365,7 @@ func (d *doctor) endpoint(ctx context.Context) []finding {
 	return append(found, d.able(ctx, client), d.events(ctx, client))
 }
 
-// able examines whether the server does what the store package needs.
+// able examines whether the server has the features that package store needs.
 func (d *doctor) able(ctx context.Context, client *s3store.Client) finding {
 	err := probe.Check(ctx, client.Root(d.cfg.CatalogRoot.Bucket, d.cfg.CatalogRoot.Prefix))
 	if err == nil {
@@ -392,7 +392,7 @@ func writable(ctx context.Context, images store.Root) error {
 	return images.AbortUpload(ctx, key, id)
 }
 
-// skew returns the time by which the server's clock is ahead of this machine's, and 0 if
+// skew returns the time by which the server's clock is ahead of this machine's, or 0 if
 // the server sends no Date.
 func (d *doctor) skew(ctx context.Context, transport http.RoundTripper) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.patience)

@@ -9,9 +9,9 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// accounts has the program's account and the uploader's. A wrong access key is
-// a 403, as in S3; versitygw's own service returns a 404, which clients read as
-// a missing bucket.
+// accounts holds the program's account and the uploader's. A wrong access key is a
+// 403, as in S3; versitygw's own service returns a 404, which clients read as a
+// missing bucket.
 type accounts struct {
 	auth.IAMService // refuses every change
 	program         auth.Account
@@ -47,8 +47,8 @@ var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
 	auth.DeleteObjectAction:             Uploader.owns,
 	auth.AbortMultipartUploadAction:     Uploader.owns,
 	auth.ListMultipartUploadPartsAction: Uploader.owns,
-	// Clients ask for tags and ACL of an object before they copy it. There are
-	// no ACLs: s3cmd accepts 501 for an answer, but not 403.
+	// Clients request tags and ACL of an object before they copy it. There are no
+	// ACLs: s3cmd accepts 501 for an answer, but not 403.
 	auth.GetObjectTaggingAction: Uploader.owns,
 	auth.GetObjectAclAction:     Uploader.owns,
 
@@ -56,7 +56,7 @@ var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
 	auth.ListBucketMultipartUploadsAction: Uploader.lists,
 
 	auth.GetBucketLocationAction: Uploader.names,
-	// rclone asks before it deletes. No bucket has versions.
+	// rclone requests it before it deletes. No bucket has versions.
 	auth.GetBucketVersioningAction: Uploader.names,
 	// Clients create the bucket before they upload, and expect the answer that it
 	// exists.

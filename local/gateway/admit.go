@@ -18,27 +18,27 @@ import (
 )
 
 const (
-	// maxForm is the size of a POST form without its file, as on AWS.
+	// maxForm is the maximum size of a POST form without its file, as on AWS.
 	maxForm = 20 << 10
-	// maxDocument is the size of a body that versitygw holds in memory: XML or
-	// JSON. The largest completes an upload of 10,000 parts with checksums.
+	// maxDocument is the maximum size of a body that versitygw holds in memory: XML
+	// or JSON. The largest completes an upload of 10,000 parts with checksums.
 	maxDocument = 4 << 20
-	// smallDocument is the size of those that are not counted, and documents
-	// is how many others from the network are held at once: versitygw takes
-	// some thirty times their size to parse them.
+	// smallDocument is the maximum size of documents that are not counted.
+	// documents limits the others from the network that are held at once: versitygw
+	// takes some thirty times their size to parse them.
 	smallDocument, documents = 64 << 10, 2
-	// maxParameters is how many query parameters a request has, of which S3
-	// knows some thirty: versitygw sorts and escapes all of them to check a
-	// signature.
+	// maxParameters is the maximum number of query parameters of a request. S3 has
+	// some thirty; versitygw sorts and escapes all of them to check a signature.
 	maxParameters = 100
-	// maxRefusal is the size of the answer to a refused request. versitygw
-	// repeats what a wrong signature is over, which takes four times the request.
+	// maxRefusal is the maximum size of the answer to a request with a wrong
+	// signature. versitygw repeats what is signed, which takes four times the size
+	// of the request.
 	maxRefusal = 4 << 10
 )
 
 var errUnauthenticated = errors.New("the client sent too much before it authenticated")
 
-// admit returns the middleware that bounds the memory of a request before the
+// admit returns the middleware that limits the memory of a request before the
 // handlers see it.
 //
 // versitygw reads no body before it has checked the signature, except the form
@@ -48,8 +48,8 @@ var errUnauthenticated = errors.New("the client sent too much before it authenti
 // A chunked body is refused, as on AWS, except in aws-chunked, which says its
 // length elsewhere: clients send that over TLS.
 //
-// A request with a long document waits for its turn. It is refused after the time
-// wait.
+// A request with a long document waits for its turn. It is refused if it has waited
+// for the duration wait.
 func admit(wait time.Duration) fiber.Handler {
 	turns := make(chan struct{}, documents)
 	return func(ctx fiber.Ctx) error {
@@ -79,10 +79,10 @@ func admit(wait time.Duration) fiber.Handler {
 
 func admitted(ctx fiber.Ctx, c *conn) error {
 	if _, err := url.PathUnescape(string(ctx.Request().URI().PathOriginal())); err != nil {
-		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI)) // versitygw takes it for an internal error
+		return reject(ctx, s3err.GetAPIError(s3err.ErrInvalidURI)) // versitygw would answer with an internal error
 	}
 	if source := ctx.Request().Header.PeekAll("X-Amz-Copy-Source"); len(source) > 0 && len(source[0]) == 0 {
-		// versitygw takes it for no source, and the body for the object's.
+		// versitygw would ignore it, and store the body as the object.
 		return reject(ctx, apiError(fiber.StatusBadRequest, "InvalidArgument", "x-amz-copy-source is empty: give BUCKET/KEY."))
 	}
 	switch length := ctx.Request().Header.ContentLength(); {
@@ -104,8 +104,8 @@ func admitted(ctx fiber.Ctx, c *conn) error {
 	return ctx.Next()
 }
 
-// dismiss ends the connection of a refused request with an answer that the
-// kernel takes at once, so that a client that does not read it has no place.
+// dismiss ends the connection of a refused request. The answer fits the kernel's
+// buffer, so a client that does not read it occupies no connection.
 func dismiss(ctx fiber.Ctx) {
 	ctx.RequestCtx().SetConnectionClose()
 	if answer := ctx.Response(); len(answer.Body()) > maxRefusal && bytes.Contains(answer.Body(), []byte("<Code>SignatureDoesNotMatch</Code>")) {

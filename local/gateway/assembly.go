@@ -20,18 +20,18 @@ const (
 	// assemblyName is the name of an assembly in the directory of its upload.
 	// Parts have numbers for names.
 	assemblyName = "object"
-	// attrStride is an attribute of an assembly: how many bytes it has for
+	// attrStride is an attribute of an assembly: the number of bytes reserved for
 	// each part.
 	attrStride = "imageroot-stride"
-	// attrAt is an attribute of a part whose bytes are in the assembly: where.
+	// attrAt is an attribute of a part whose bytes are in the assembly: their offset.
 	attrAt = "imageroot-at"
 )
 
-// An assembly is the file that becomes the object of a multipart upload. Parts
-// are moved into it as they arrive, each to its offset if all parts before it
-// have the size of the first one to arrive, as clients cut objects. The part's
-// own file keeps its size and attributes. So completing the upload writes
-// nothing a second time, and the disk need not hold the object twice.
+// An assembly is the file that becomes the object of a multipart upload. Parts are
+// moved into it as they arrive. The offset of each assumes that all parts before it
+// have the size of the first one to arrive, as clients cut objects. The part's own
+// file keeps its size and attributes. So completing the upload writes nothing a
+// second time, and the disk need not hold the object twice.
 //
 // A part that does not fit there keeps its bytes. So does one whose number was
 // sent before, since the earlier one may be read until it is replaced. A writer
@@ -39,7 +39,7 @@ const (
 // name: another part of that number would overwrite them.
 type assembly struct {
 	*os.File
-	has, end int64 // bytes that are of parts, and where the last of them ends; see fits
+	has, end int64 // the bytes of parts in it, and the end of the last one; see fits
 }
 
 // assemble moves the bytes of part n, which has been written but not yet
@@ -145,7 +145,7 @@ func placed(part subject) (at int64, yes bool, err error) {
 	return at, err == nil, err
 }
 
-// write copies the file from, from its beginning, to at.
+// write copies all bytes of a file to offset at.
 func (a *assembly) write(at int64, from *os.File) error {
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -179,8 +179,8 @@ type layout struct {
 	total int64
 }
 
-// layoutOf returns the layout of the object made of parts of the upload in dir.
-// It leaves out missing parts, which versitygw refuses.
+// layoutOf returns the layout of the object made of parts of the upload in dir. It
+// omits missing parts, which versitygw refuses.
 func layoutOf(dir string, parts []types.CompletedPart) layout {
 	l := layout{at: make(map[string]int64, len(parts))}
 	for _, part := range parts {
@@ -197,8 +197,8 @@ func layoutOf(dir string, parts []types.CompletedPart) layout {
 }
 
 // fits reports whether each part in the assembly has its offset in l. Then the
-// assembly can become the object: what else is written into it, even if that is
-// cut off, overwrites no part.
+// assembly can become the object: completing it, even if that is interrupted,
+// overwrites no part.
 func (a *assembly) fits(dir string, l layout) (bool, error) {
 	if a == nil || !a.alone() {
 		return false, nil
@@ -267,9 +267,9 @@ func (a *assembly) copy(to, part *os.File) error {
 	return err
 }
 
-// become replaces the file that versitygw has open as to by the assembly, cut to
-// size. The assembly keeps its own name until the upload's directory is removed,
-// so it is still there if the process is killed meanwhile.
+// become replaces the file that versitygw has open as to with the assembly,
+// truncated to size. The assembly keeps its own name until the upload's directory
+// is removed, so it still exists if the process is killed meanwhile.
 func (a *assembly) become(to *os.File, size int64) error {
 	if err := a.Truncate(size); err != nil { // which sets its time, too
 		return err

@@ -18,11 +18,10 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// attributes keeps an object's metadata in extended attributes of its file, so
-// that both are replaced at once and compare-and-swap holds between processes.
-// Unlike versitygw's own, it does not find what was stored with other bytes than
-// the file has now, returns the ETag of [version], and has room for any number
-// of parts.
+// attributes keeps an object's metadata in extended attributes of its file, so that
+// both are replaced at once and compare-and-swap holds between processes. Unlike
+// versitygw's own, it ignores what was stored with other bytes than the file has
+// now, returns the ETag of [version], and has room for any number of parts.
 type attributes struct {
 	meta.XattrMeta
 	owner  string   // access key of the account that may do everything
@@ -51,8 +50,8 @@ func scratch(object string) bool {
 func (a attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {
 	s := subject{f, filepath.Join(bucket, object), a.since(filepath.Base(bucket))}
 	if object == "" && attribute == attrACL {
-		// The program owns every bucket, also a directory that an operator made
-		// and a bucket that was made with another key. No ACL grants anything.
+		// The program owns every bucket, even one that an operator made as a
+		// directory or that was made with another key. No ACL grants anything.
 		return json.Marshal(auth.ACL{Owner: a.owner})
 	}
 	if attribute == attrEncoding {
@@ -79,8 +78,8 @@ func (a attributes) ofContent(s subject, attribute string) ([]byte, error) {
 	}
 	if err != nil {
 		if attribute == attrETag && !errors.Is(err, fs.ErrNotExist) {
-			// versitygw takes an error for "write unconditionally". An ETag that
-			// nothing matches makes it refuse.
+			// After an error, versitygw would write unconditionally. With an ETag
+			// that nothing matches, it refuses.
 			return []byte{}, nil
 		}
 		return nil, err

@@ -20,7 +20,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// lockDir is where versitygw keeps the lock files of conditional writes.
+// lockDir is the directory of versitygw's lock files for conditional writes.
 const lockDir = ".vgwlocks"
 
 // A backend wraps versitygw's posix backend with the guarantees of the package.
@@ -60,8 +60,8 @@ func openBackend(dir string, cfg Config) (*backend, error) {
 	}, nil
 }
 
-// shareLocks makes all processes use the same lock files of a bucket, whatever
-// path they see the directory under: versitygw names them after our absolute
+// shareLocks makes all processes use the same lock files of a bucket, even if they
+// have other paths to the directory: versitygw names the files after the absolute
 // path.
 func (b *backend) shareLocks(bucket, dir string) {
 	if _, done := b.locks.Load(bucket); done {
@@ -158,7 +158,7 @@ func ofBucket[T any](ctx context.Context, b *backend, doing string, bucket *stri
 	return out, b.answer(doing, place{bucket: name}, err)
 }
 
-// inBucket is ofBucket for what has no result.
+// inBucket is ofBucket for operations without a result.
 func (b *backend) inBucket(ctx context.Context, doing, bucket string, do func(ctx context.Context, dir string) error) error {
 	_, err := ofBucket(ctx, b, doing, &bucket, func(ctx context.Context, dir string) (struct{}, error) { return struct{}{}, do(ctx, dir) })
 	return err
@@ -242,8 +242,8 @@ func openPosix(dir string, attrs attributes) (*posix.Posix, error) {
 		// bytes, which linking an unnamed one over an existing name does not.
 		ForceNoTmpFile:      true,
 		CopyObjectThreshold: maxCopy,
-		// MD5 would be what limits uploads. Versions differ in more
-		// than a sum of the bytes (see version).
+		// MD5 would limit the rate of uploads. Versions differ in more than a sum
+		// of the bytes (see version).
 		DataIntegrityEtag: true,
 		IOBufferSize:      256 << 10,
 	})

@@ -11,12 +11,12 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// A formFile is the file of a POST upload's form. Its size is known when its
-// last boundary is found, so it is not held against the request's length.
+// A formFile is the file of a POST upload's form. Its size is known when its last
+// boundary is found, so it is not compared with the request's length.
 //
-// versitygw v1.8.0 takes a form for cut whose last boundary is not followed by
-// a line break, which RFC 2046 §5.1.1 leaves out of the boundary. What it has
-// kept back by then is the end of the file and that boundary.
+// versitygw v1.8.0 treats a form as cut if no line break follows the last boundary.
+// RFC 2046 §5.1.1 does not make it part of the boundary. The reader's buffer then
+// has the end of the file and that boundary.
 type formFile struct {
 	s3utils.MpFileReader
 	rest  []byte
@@ -45,7 +45,7 @@ func (f *formFile) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// bytesOf returns a field of a struct, or nil where it has none of that name.
+// bytesOf returns a field of a struct, or nil if it has no such field of bytes.
 func bytesOf(v reflect.Value, name string) []byte {
 	field := v.FieldByName(name)
 	if !field.IsValid() || field.Type() != reflect.TypeFor[[]byte]() {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holdUpload takes a shared hold of an upload until the file returned is closed.
-// It keeps the upload from being claimed: versitygw would create its directory
+// holdUpload takes a shared hold of an upload until the returned file is closed.
+// Meanwhile the upload cannot be claimed: versitygw would create its directory
 // again for a part that is renamed afterwards.
 func holdUpload(dir, id string) (*os.File, error) {
 	d, err := os.Open(dir)
@@ -46,10 +46,10 @@ func isAt(f *os.File, path string) bool {
 	return statErr == nil && pathErr == nil && os.SameFile(held, now)
 }
 
-// claimUpload takes an exclusive hold of an upload's directory until the file
-// returned is closed, and waits for other holders. It returns fs.ErrNotExist if
-// there is no such upload. An upload whose completion was killed after it had
-// made the object is removed, and counts as none.
+// claimUpload takes an exclusive hold of an upload's directory until the returned
+// file is closed. It waits for other holders. It returns fs.ErrNotExist if there is
+// no such upload. An upload whose completion was killed after it had made the
+// object is removed, and counts as none.
 func claimUpload(ctx context.Context, p place, id string) (*os.File, error) {
 	dir := filepath.Join(p.uploads(), id)
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
@@ -113,7 +113,8 @@ func giveBack(p place, dir, name string) error {
 	id, _, _ := strings.Cut(name, ".")
 	path := filepath.Join(dir, name)
 	if _, done := madeBy(p, id); done {
-		// Removing the name that the object has there changes it.
+		// Removing the name that the object has in the directory changes its change
+		// time.
 		object := subject{path: p.path(), since: 1}
 		intact := object.isIntact()
 		if err := os.RemoveAll(path); err != nil || !intact {

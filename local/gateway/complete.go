@@ -15,8 +15,8 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// CompleteMultipartUpload answers a repeated request, which waits for the first
-// one, as the first one, as long as the object is the upload's.
+// CompleteMultipartUpload can be repeated: another request waits for the first one
+// and gets the same answer, as long as the object is the upload's.
 func (b *backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
 	out, err := onUpload(b, "complete upload of", in.Bucket, in.Key, in.UploadId, func(p place, id string) (s3response.CompleteMultipartUploadResult, error) {
 		out, err := b.complete(ctx, p, id, *in)

@@ -13,7 +13,7 @@ import (
 	"imageroot/shared/quota"
 )
 
-// A listener knows its open connections.
+// A listener tracks its open connections.
 type listener struct {
 	net.Listener
 	mu     sync.Mutex
@@ -61,14 +61,14 @@ type socket interface {
 	CloseWrite() error
 }
 
-// A conn is a connection that ends when nothing moves on it for too long, and
+// A conn is a connection that ends when no byte moves on it for stallTimeout, and
 // that sends a file's bytes over TCP without copying them through the process.
 type conn struct {
 	socket
 	from *listener
 
 	mu      sync.Mutex
-	readBy  time.Time // asked for by the server; zero is none
+	readBy  time.Time // set by the server; zero means none
 	writeBy time.Time
 	closing bool
 
@@ -194,8 +194,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.socket.Write(p)
 }
 
-// sendfileChunk is the most bytes that one sendfile moves before the deadline is
-// renewed.
+// sendfileChunk is the maximum number of bytes that one sendfile moves before the
+// deadline is renewed.
 const sendfileChunk = 8 << 20
 
 // ReadFrom lets the kernel move a file's bytes.
@@ -222,7 +222,7 @@ func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
 	return total, nil
 }
 
-// A fileBody is the rest of a response: left bytes of file from where it is.
+// A fileBody is the rest of a response: left bytes of file from its current offset.
 type fileBody struct {
 	file *os.File
 	left int64

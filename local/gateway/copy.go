@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxCopy is the most that one copy request copies, as on AWS.
+// maxCopy is the maximum number of bytes that one request copies, as on AWS.
 const maxCopy = 5 << 30
 
 // source opens the object that a copy reads, if it meets the conditions. If owner
@@ -214,7 +214,7 @@ func (b *backend) link(p place, f *os.File, v version, sums s3response.Checksum)
 	if err := os.MkdirAll(filepath.Dir(p.path()), 0o755); err != nil {
 		return out, false, nil // copying returns the reason
 	}
-	// By its descriptor: the source's name may be another file by now.
+	// By its descriptor: the source's name may lead to another file by now.
 	open := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
 	done := b.expect(p.bucket, p.key)
 	err = unix.Linkat(unix.AT_FDCWD, open, unix.AT_FDCWD, p.path(), unix.AT_SYMLINK_FOLLOW)

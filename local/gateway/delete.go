@@ -21,7 +21,7 @@ func (b *backend) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*
 	return out, b.answer("delete", p, err)
 }
 
-// remove deletes an object; a key at which there is none is no error.
+// remove deletes an object. It returns no error if there is none.
 func (b *backend) remove(ctx context.Context, in *s3.DeleteObjectInput) (out *s3.DeleteObjectOutput, p place, existed bool, err error) {
 	p, err = b.object(in.Bucket, in.Key, false)
 	if err == nil {

@@ -56,12 +56,12 @@ func asks(name, value string) s3err.S3Error {
 	return nil
 }
 
-// formAsks returns the answer to a demand in the fields of the form that the
-// request behind ctx is, if it is one, or to a field that is malformed.
+// formAsks returns the answer to a demand or a malformed field in the form of the
+// request behind ctx, or nil if there is none.
 func formAsks(ctx context.Context, now time.Time) error {
 	form, _ := ctx.Value(string(s3utils.ContextKeyObjectPostResult)).(middlewares.PostObjectResult)
 	for name, value := range form.Fields {
-		// These are documents: a line break is no part of what is stored.
+		// These are documents, whose line breaks are not stored.
 		if name != "policy" && name != "tagging" {
 			if answer := printable(name, value); answer != nil {
 				return answer
@@ -82,15 +82,15 @@ func formAsks(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// unrouted are subresources of S3 that versitygw has no route for: it would
-// take DELETE /BUCKET?metadataTable for the removal of the bucket, and
-// PUT /BUCKET/KEY?renameObject for an object of no bytes.
+// unrouted are subresources of S3 that versitygw has no route for: it would remove
+// the bucket on DELETE /BUCKET?metadataTable, and store an empty object on PUT
+// /BUCKET/KEY?renameObject.
 var unrouted = []string{
 	"abac", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable", "renameObject", "session", "torrent",
 }
 
-// unroutedOfObjects are subresources that versitygw has routes of buckets for,
-// and none of objects.
+// unroutedOfObjects are subresources that versitygw has routes for on buckets, but
+// not on objects.
 var unroutedOfObjects = []string{
 	"accelerate", "analytics", "cors", "delete", "encryption", "intelligent-tiering", "inventory", "lifecycle", "location", "logging",
 	"metrics", "notification", "object-lock", "ownershipControls", "policy", "policyStatus", "publicAccessBlock", "replication",

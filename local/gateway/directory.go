@@ -113,8 +113,8 @@ func Probe(dir string) (rights, attributes error) {
 	return nil, nil
 }
 
-// claim registers this process as a user of the directory until the file
-// returned is closed. The first user cleans up what a killed process left.
+// claim registers this process as a user of the directory until the returned file
+// is closed. The first user cleans up after a killed process.
 func claim(dir string, log *slog.Logger) (*os.File, error) {
 	all, err := buckets(dir)
 	if err != nil {
@@ -195,12 +195,12 @@ func sweep(bucket string, log *slog.Logger) {
 			case e.Type().IsRegular():
 				remove(path) // part of a part
 			case strings.HasSuffix(e.Name(), inProgress):
-				key, _ := xattr.LGet(dir, attrPrefix+"objname") // without it nothing is known of the object
+				key, _ := xattr.LGet(dir, attrPrefix+"objname") // without it the object is unknown
 				if err := giveBack(place{dir: bucket, key: string(key)}, dir, e.Name()); err != nil {
 					log.Warn("an upload that was being completed cannot be given back", slog.String("path", path), slog.Any("error", err))
 				}
 			}
 		}
-		_ = os.Remove(dir) // where it is empty
+		_ = os.Remove(dir) // if it is empty
 	}
 }

@@ -31,7 +31,7 @@ func encodingOf(ctx context.Context) (encoding, error) {
 // except for the slash.
 var s3Encoding = strings.NewReplacer("%2F", "/", "%2A", "*", "~", "%7E")
 
-// encode encodes fields in place; nil is fine.
+// encode encodes fields in place. It ignores nil.
 func (e encoding) encode(fields ...*string) {
 	for _, f := range fields {
 		if e != "" && f != nil {
@@ -40,7 +40,7 @@ func (e encoding) encode(fields ...*string) {
 	}
 }
 
-// listing encodes what both versions of a listing have.
+// listing encodes the fields that both versions of a listing have.
 func (e encoding) listing(objects []s3response.Object, prefixes []types.CommonPrefix) {
 	for _, o := range objects {
 		e.encode(o.Key)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Errors of a key whose place on the disk something else occupies.
+// Errors of a key whose path on the disk is occupied by something else.
 var (
 	errIsDirectory = s3err.GetAPIError(s3err.ErrExistingObjectIsDirectory)
 	errBelowFile   = s3err.GetAPIError(s3err.ErrObjectParentIsFile)
@@ -29,7 +29,7 @@ func apiError(status int, code, description string) s3err.APIError {
 	return s3err.APIError{Code: code, Description: description, HTTPStatusCode: status}
 }
 
-// diskFailed is a 503 that describes a fault of the server's disk. Its code is
+// diskFailed returns a 503 that describes a fault of the server's disk. Its code is
 // not one of S3's, which distinguishes it from a busy server.
 func diskFailed(why string) error {
 	return apiError(http.StatusServiceUnavailable, "ServerDiskFailed", why)
@@ -107,18 +107,18 @@ func (p place) cause(err error) error {
 	return fmt.Errorf("versitygw could not put a file at %s", p.path())
 }
 
-// unsupported is S3's answer to a request for what a server does not do.
+// unsupported returns S3's error for a request for functionality that a server lacks.
 func unsupported(what string) s3err.APIError {
 	return apiError(http.StatusNotImplemented, "NotImplemented", "The request asks for functionality that is not implemented: "+what)
 }
 
-// errOldSignature names what to set in clients that sign as S3 did before 2014.
+// errOldSignature names the settings of clients that sign with Signature Version 2.
 var errOldSignature = apiError(http.StatusBadRequest, "InvalidRequest",
 	"The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4): "+
 		"`aws configure set default.s3.signature_version s3v4`, signature_v2 = False in s3cmd, v2_auth = false in rclone, "+
 		"Config(signature_version='s3v4') in boto3.")
 
-// invalid is the answer to an argument that versitygw would store, send back
+// invalid returns the error for an argument that versitygw would store, send back
 // or ignore unchecked.
 func invalid(name, why string) s3err.S3Error {
 	return s3err.InvalidArgumentError{ArgumentName: name, Description: why}
@@ -131,5 +131,5 @@ var (
 	errCut       = s3err.GetAPIError(s3err.ErrIncompleteBody)
 )
 
-// refuse is a 400 with the reason.
+// refuse returns a 400 with the reason.
 func refuse(why string) error { return apiError(http.StatusBadRequest, "InvalidRequest", why) }

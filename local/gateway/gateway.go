@@ -1,5 +1,5 @@
-// Package gateway is the S3 server inside imageroot: versitygw over a
-// directory, with what images and shared records need.
+// Package gateway is the S3 server inside imageroot: versitygw over a directory,
+// with the guarantees that images and shared records need.
 //
 // DATA/BUCKET/KEY is a plain file. The package adds to versitygw:
 //
@@ -100,8 +100,8 @@ type Config struct {
 	// Watch names the buckets whose directories are watched for files that are
 	// created, changed or removed without S3.
 	Watch []string
-	// HeadTimeout bounds the time in which the part of a request arrives that is
-	// read before the client is authenticated. 0 is 10 seconds.
+	// HeadTimeout limits the time in which the part of a request must arrive that
+	// is read before the client is authenticated. 0 is 10 seconds.
 	HeadTimeout time.Duration
 	// Exempt reports whether an address belongs to a trusted proxy, which the
 	// limit on connections of one address does not apply to. Nil exempts none.
@@ -110,8 +110,8 @@ type Config struct {
 	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Poll is how often the directories of Watch are listed, for changes that the
-	// system does not notify of. 0 is 15 seconds.
+	// Poll is the interval at which the directories of Watch are listed, for
+	// changes that the system does not notify of. 0 is 15 seconds.
 	Poll time.Duration
 	// Notify opens the source of notifications; nil is fsnotify.NewWatcher. If it
 	// fails, changes are found by Poll alone.
@@ -124,7 +124,7 @@ type Config struct {
 // An Event reports that an object changed, once or several times.
 type Event struct {
 	Bucket, Key string
-	Removed     bool
+	Removed     bool // the object no longer exists, or S3 no longer lists it
 }
 
 // A Gateway is a running S3 server. Create it with [Start].
@@ -250,7 +250,7 @@ func (g *Gateway) Endpoint() string {
 // It is safe for concurrent use.
 func (g *Gateway) Close() error { return g.close() }
 
-// release gives up what Start acquired.
+// release releases what Start acquired.
 func (g *Gateway) release() {
 	if g.watcher != nil {
 		g.watcher.close()

@@ -58,7 +58,7 @@ func (l *inside) Close() error {
 
 func (l *inside) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 
-// socketPair returns two ends of a connection.
+// socketPair returns the two ends of a connection.
 func socketPair() (a, b net.Conn, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

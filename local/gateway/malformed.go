@@ -30,8 +30,8 @@ func printable(name, value string) s3err.S3Error {
 }
 
 // early returns an error if a date in the form of a signature is in the future,
-// which would let a presigned URL be valid for longer than it says.
-// versitygw refuses one that does not parse.
+// which would make a presigned URL valid for longer than it says. versitygw refuses
+// one that does not parse.
 func early(date string, now time.Time) s3err.S3Error {
 	t, err := time.Parse("20060102T150405Z", date)
 	if err == nil && t.After(now.Add(maxSkew)) {
@@ -40,8 +40,8 @@ func early(date string, now time.Time) s3err.S3Error {
 	return nil
 }
 
-// ofETag and ofDate are the conditional headers. versitygw drops a value that
-// it cannot parse, and the request is unconditional then.
+// ofETag and ofDate are the conditional headers. versitygw drops a value that it
+// cannot parse, which makes the request unconditional.
 var (
 	ofETag = []string{"if-match", "if-none-match", "x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match"}
 	ofDate = []string{
@@ -57,7 +57,7 @@ func condition(name, value string, now time.Time) s3err.S3Error {
 	case name == "x-amz-trailer":
 		algorithm, sum := strings.CutPrefix(strings.ToUpper(value), "X-AMZ-CHECKSUM-")
 		if value != "" && !sum || s3utils.IsChecksumAlgorithmValid(types.ChecksumAlgorithm(algorithm)) != nil {
-			return s3err.GetAPIError(s3err.ErrTrailerHeaderNotSupported) // versitygw takes it for an internal error
+			return s3err.GetAPIError(s3err.ErrTrailerHeaderNotSupported) // versitygw would answer with an internal error
 		}
 	case name == "x-amz-if-match-size":
 		if _, err := strconv.ParseUint(value, 10, 63); err != nil {
@@ -80,7 +80,7 @@ func condition(name, value string, now time.Time) s3err.S3Error {
 			}
 			return nil
 		}
-		// RFC 9110 §13.1.3 and §13.1.4: what is not an HTTP-date is ignored.
+		// RFC 9110 §13.1.3 and §13.1.4: a value that is not an HTTP-date is ignored.
 		if _, old := http.ParseTime(value); old == nil || strings.HasPrefix(name, "x-amz-") {
 			return invalid(name, "The value is not a date like Mon, 02 Jan 2006 15:04:05 GMT or 2006-01-02T15:04:05Z.")
 		}

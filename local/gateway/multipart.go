@@ -15,11 +15,10 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// inProgress ends the name of an upload's directory while its parts are put
-// together.
+// inProgress is the suffix of an upload's directory during its completion.
 const inProgress = ".inprogress"
 
-// uploads is the directory of the uploads of p.
+// uploads returns the directory of the uploads of p.
 func (p place) uploads() string {
 	return filepath.Join(p.dir, posix.MetaTmpMultipartDir, fmt.Sprintf("%x", sha256.Sum256([]byte(p.key))))
 }
@@ -36,8 +35,7 @@ func (b *backend) CreateMultipartUpload(ctx context.Context, in s3response.Creat
 	})
 }
 
-// onUpload is [onObject] for an upload. Its ID is the name of one directory and
-// never a path.
+// onUpload is [onObject] for an upload. It refuses an ID that could be a path.
 func onUpload[T any](b *backend, doing string, bucket, key, id *string, do func(p place, id string) (T, error)) (T, error) {
 	return onObject(b, doing, bucket, key, true, func(p place) (T, error) {
 		if id == nil || !uploadID(*id) {

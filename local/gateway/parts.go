@@ -53,10 +53,10 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 		locked = assemble(dir, *in.PartNumber, part)
 		return part.Sync()
 	})
-	locked.Close() // nil is fine
+	locked.Close() // Close accepts nil
 	held.Close()
 	if err != nil {
-		// The upload was aborted or completed under the part.
+		// The upload may have been aborted or completed meanwhile.
 		if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
 			return nil, s3err.GetNoSuchUploadErr(id)
 		}
@@ -121,7 +121,7 @@ func sentBefore(dir string, n int32, sum string, part *os.File) (etag string, ye
 	return string(value), same && err == nil
 }
 
-// equal reports whether two readers of one length have the same bytes.
+// equal reports whether two readers of equal length have the same bytes.
 func equal(a, b io.Reader) (bool, error) {
 	const block = 256 << 10
 	one, other := make([]byte, block), make([]byte, block)

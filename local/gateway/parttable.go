@@ -15,7 +15,7 @@ type partTable struct {
 	Runs     [][2]int64 `json:"runs,omitempty"` // size, count
 }
 
-// maxPartTable is the size in bytes that leaves room for the other attributes.
+// maxPartTable limits the size in bytes, which leaves room for the other attributes.
 const maxPartTable = 1536
 
 func newPartTable(m vgw.MpUploadMetadata) partTable {
@@ -33,8 +33,8 @@ func newPartTable(m vgw.MpUploadMetadata) partTable {
 	return t
 }
 
-// marshal encodes the table. It leaves out a table with too many different
-// sizes: then only ?partNumber= does not work.
+// marshal encodes the table. It omits the sizes if there are too many different
+// ones; ?partNumber= does not work then.
 func (t partTable) marshal() ([]byte, error) {
 	data, err := json.Marshal(t)
 	if err == nil && len(data) > maxPartTable {
@@ -47,7 +47,7 @@ func (t partTable) marshal() ([]byte, error) {
 func parsePartTable(data []byte) (partTable, error) {
 	var t partTable
 	if err := json.Unmarshal(data, &t); err != nil {
-		// As a plain versitygw wrote it.
+		// versitygw's own form, which it writes by itself.
 		m, err := vgw.UnmarshalMpUploadMetadata(data, false)
 		if err != nil {
 			return partTable{}, fmt.Errorf("part table: %w", err)

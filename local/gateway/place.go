@@ -199,7 +199,7 @@ func (p place) open() (*os.File, error) {
 // sync makes the directory entries in the path of p durable.
 func (p place) sync() error {
 	for dir := filepath.Dir(p.path()); ; dir = filepath.Dir(dir) {
-		// A directory that is gone went with what was in it.
+		// A directory that was removed has no entries to keep.
 		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

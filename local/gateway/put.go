@@ -30,7 +30,7 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 		return s3response.PutObjectOutput{}, err
 	}
 	if file, ok := in.Body.(s3utils.MpFileReader); ok {
-		size += int64(len("\r\n")) // which may not be there behind the last boundary
+		size += int64(len("\r\n")) // the line break may be missing after the last boundary
 		in.Body, in.ContentLength = &formFile{MpFileReader: file}, &size
 	} else if in.Body != nil {
 		in.Body = &upload{in.Body, size}
@@ -58,7 +58,7 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	return out, err
 }
 
-// subject returns the file at p, which is open.
+// subject returns the open file f, which is at p, as a subject.
 func (b *backend) subject(p place, f *os.File) subject {
 	return subject{file: f, since: b.attrs.since(p.bucket)}
 }

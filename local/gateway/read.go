@@ -15,7 +15,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// tries bounds the attempts to read an object that is being replaced.
+// tries limits the attempts to read an object that is being replaced.
 const tries = 20
 
 func (b *backend) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
@@ -100,7 +100,7 @@ func (b *backend) get(ctx context.Context, p place, in *s3.GetObjectInput) (*s3.
 }
 
 // carry sets the fields of the struct behind to that have the name and type of a
-// field of from. A checksum may lack the prefix Checksum there.
+// field of from. In from, the name of a checksum may lack the prefix Checksum.
 func carry(to, from any) {
 	into, of := reflect.ValueOf(to).Elem(), reflect.ValueOf(from)
 	for i := range into.NumField() {
@@ -130,9 +130,10 @@ type File struct {
 	LastModified time.Time
 }
 
-// Open opens an object from within the process, which copies its bytes once and
-// not four times. It returns fs.ErrNotExist if there is no such object, else an
-// error of the file system. It is safe for concurrent use.
+// Open opens an object from within the process. Reading it copies the bytes once;
+// S3 would copy them four times. It returns [fs.ErrNotExist] if the bucket has no
+// such object. Other errors are of S3 or the file system. It is safe for concurrent
+// use.
 func (g *Gateway) Open(bucket, key string) (*File, error) {
 	p, err := g.backend.object(&bucket, &key, false)
 	if err == nil && p.folder() {

@@ -169,7 +169,7 @@ func guard(log *slog.Logger) fiber.Handler {
 	}
 }
 
-// close stops listening, waits for requests in flight for the time grace, and
+// close stops listening, waits for requests in flight for the duration grace, and
 // then closes their connections.
 func (s *server) close(grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)

@@ -27,7 +27,8 @@ func (s subject) sums() (sums s3response.Checksum, err error) {
 	return sums, err
 }
 
-// Extended attributes of a file. All but the second are versitygw's.
+// Extended attributes of a file. Those named imageroot-... are this program's, the
+// others versitygw's.
 const (
 	attrPrefix = "user."
 	// attrETag is what versitygw stored as the ETag: a sum of the bytes.
@@ -36,11 +37,11 @@ const (
 	attrVersion = "imageroot-version"
 	// attrSums are the checksums of the bytes.
 	attrSums = "checksums"
-	// attrParts are the upload ID and the offsets of parts.
+	// attrParts are the upload ID and the sizes of the parts: see [partTable].
 	attrParts = "mp-metadata"
 	attrACL   = "acl"
 	// attrChanged is when the gateway itself last changed the file: see
-	// [subject.version].
+	// [subject.intact].
 	attrChanged = "imageroot-changed"
 	// attrRedirect is where a website's object redirects to.
 	attrRedirect = "website-redirect-location"
@@ -63,7 +64,7 @@ func stampOf(info fs.FileInfo) stamp {
 
 func (s stamp) String() string { return fmt.Sprintf("%x.%x.%x", s.mtime, s.size, s.inode) }
 
-// A version describes a file's present content.
+// A version describes a file's current content.
 type version struct {
 	stamp
 	// stored is the sum that versitygw stored with this content, empty for a file
@@ -95,8 +96,8 @@ func (v version) modTime() time.Time { return time.Unix(0, v.mtime) }
 type subject struct {
 	file *os.File
 	path string
-	// since is the change time, in nanoseconds, from which on changes by others
-	// make another version, or 0 if only the gateway changes the file.
+	// since is the change time, in nanoseconds, after which a change by others
+	// makes another version, or 0 if only the gateway changes the file.
 	since int64
 }
 
@@ -117,7 +118,7 @@ func (s subject) intact(ctime int64) (bool, error) {
 	return ctime <= marked+int64(grace), nil
 }
 
-// isIntact is intact for the present change time. It reports false on an error.
+// isIntact is intact for the current change time. It reports false on an error.
 func (s subject) isIntact() bool {
 	info, err := s.info()
 	if err != nil {
@@ -200,7 +201,7 @@ func (s subject) version() (version, error) {
 				}
 			}
 		}
-		// A file that may not be read is still there, and listed.
+		// A file that may not be read still exists, and is listed.
 		if err != nil && !errors.Is(err, xattr.ENOATTR) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return version{}, err
 		}

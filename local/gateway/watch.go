@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// settle is how long the watcher waits for further notifications of a file.
+	// settle is the time from a notification of a file to its examination. Further
+	// notifications in that time have no effect.
 	settle = 150 * time.Millisecond
-	// quiet is the least time between two events of one file.
+	// quiet is the minimum time between two events of one file.
 	quiet = time.Second
 )
 
@@ -55,7 +56,7 @@ type watched struct {
 	known    map[string]state
 	due      map[string]time.Time // when to examine an entry
 	writing  map[string]int       // writes through S3 in flight
-	reported map[string]time.Time // when an entry was last reported, for the time quiet
+	reported map[string]time.Time // when an entry was last reported; kept for quiet
 }
 
 func watch(dir string, cfg Config) (*watcher, error) {
@@ -150,8 +151,8 @@ func (w *watcher) notified(e fsnotify.Event) {
 	}
 }
 
-// schedule has a file examined after the time settle, and not before the time
-// quiet has passed since its last event.
+// schedule schedules the examination of a file: after settle, and at least quiet
+// after its last event.
 func (b *watched) schedule(name string) {
 	if _, scheduled := b.due[name]; scheduled {
 		return
@@ -196,7 +197,7 @@ func (w *watcher) examine(now time.Time) {
 				b.due[name] = now.Add(settle)
 				continue
 			}
-			// A later write is scheduled again.
+			// A later write schedules it again.
 			delete(b.due, name)
 			before, was := b.known[name]
 			var is state
@@ -229,8 +230,8 @@ func (w *watcher) scanAll() {
 	}
 }
 
-// scan compares a bucket's directory with what is known of it and schedules the
-// differences. The first scan takes everything as known.
+// scan compares a bucket's directory with the known entries and schedules those
+// that differ. The first scan only records the entries.
 func (w *watcher) scan(bucket string, first bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -296,7 +297,7 @@ func (w *watcher) unlisted(bucket string) map[string]string {
 	return found
 }
 
-// follow moves the notifications to the present directory of a bucket. The caller
+// follow moves the notifications to the current directory of a bucket. The caller
 // holds w.mu.
 func (w *watcher) follow(b *watched, dir string) {
 	if w.notify == nil {
