@@ -17,7 +17,7 @@ NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-uti
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
 MORE  = gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy buildah:buildah
 
-# install installs the packages of the programs that are not there.
+# install installs the packages of the programs that are missing.
 define install
 	@missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
 	test -z "$$missing" || { \
@@ -48,9 +48,8 @@ deps: ## install what every target needs (Debian packages)
 testdeps: ## install what make test needs (Debian packages)
 	$(call install,$(NEEDS))
 
-# Tests that take minutes, gigabytes or root have names that begin with
-# TestDeep. Tests that run other programs than go say so with test/need, and
-# -short leaves them out.
+# The names of tests that take minutes, gigabytes or root begin with TestDeep.
+# Tests that run programs other than go call test/need, and -short skips them.
 .PHONY: unit
 unit: ## the units, with Go alone (two minutes)
 	@$(GOTEST) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
@@ -115,7 +114,7 @@ lambda: deps ## the functions for AWS, zipped, in dist/lambda
 	  (cd dist/lambda/$$f && zip -q -9 -X ../$$f.zip bootstrap) || exit 1; \
 	  echo "dist/lambda/$$f.zip $$(wc -c < dist/lambda/$$f.zip) bytes"; done
 
-# What sam build calls for each function of template.yaml.
+# sam build calls this target for each function of template.yaml.
 build-%Function:
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(LAMBDA) -o $(ARTIFACTS_DIR)/bootstrap ./functions/$$(echo $* | tr A-Z a-z)/lambda
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the CloudFormation template that AWS makes of the SAM template given."""
+"""Prints the CloudFormation template into which AWS translates the SAM template given."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Creates what imageroot needs in MinIO: two buckets, a user that may use these
-# and nothing else, and events of the images, sent to the webhook that MinIO's
-# environment names. It can be run again at any time.
+# Creates what imageroot needs in MinIO: two buckets, a user with rights on these
+# only, and events of the images, sent to the webhook that MinIO's environment
+# names. It can be run again at any time.
 set -eu
 : "${MINIO_URL:=http://127.0.0.1:9000}"
 : "${MINIO_ROOT_USER:?}" "${MINIO_ROOT_PASSWORD:?}" "${AWS_ACCESS_KEY_ID:?}" "${AWS_SECRET_ACCESS_KEY:?}"
@@ -9,8 +9,8 @@ MC_CONFIG_DIR=$(mktemp -d)
 export MC_CONFIG_DIR
 trap 'rm -rf "$MC_CONFIG_DIR"' EXIT
 
-# Secrets go by standard input: every user can see arguments. The server may be
-# starting still.
+# Secrets are passed on standard input: every user can see arguments. The server
+# may still be starting.
 tries=30
 until printf '%s\n' "$MINIO_ROOT_USER" "$MINIO_ROOT_PASSWORD" | mc alias set here "$MINIO_URL"; do
 	tries=$((tries - 1))
