@@ -57,7 +57,7 @@ unit: ## the units, with Go alone (two minutes)
 
 .PHONY: test
 test: testdeps ## the units, and the real binary with curl, aws and rclone (five minutes, 3 GiB of disk)
-	@$(GOTEST) -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
+	@$(GOTEST) -p 3 -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
 	@echo "Left out: $$(grep -rh --include='*_test.go' '^func TestDeep' . | wc -l) tests that take minutes, gigabytes or root (make deep), the pages in Chromium (make browser),"
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
