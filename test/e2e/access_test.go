@@ -21,13 +21,13 @@ import (
 	"time"
 )
 
-// An access is one route of the design's table as a client asks for it.
+// An access is a request to one route of the design's table.
 type access struct {
 	method, path, body string
 }
 
-// operatorRoutes need the session or the token. {sha} and {id} are of what the
-// server holds.
+// operatorRoutes need the session or the token. {sha} and {id} stand for
+// objects of the server.
 var operatorRoutes = []access{
 	{"GET", "/catalog", ""},
 	{"GET", "/catalog?q=a", ""},
@@ -69,7 +69,7 @@ var openRoutes = []access{
 	{"GET", "/catalog.toml", ""},
 }
 
-// guarded is a server that holds an image and a begun upload.
+// guarded is a server with an image and an unfinished upload.
 type guarded struct {
 	*Server
 	image  []byte
@@ -90,7 +90,7 @@ func (g *guarded) ask(t *testing.T, a access, mods ...mod) *Reply {
 	return g.Do(t, a.method, p, strings.NewReader(a.body), append([]mod{header("Content-Type", "application/json")}, mods...)...)
 }
 
-// unchanged checks that requests which were refused had no effect.
+// unchanged checks that refused requests had no effect.
 func (g *guarded) unchanged(t *testing.T) {
 	t.Helper()
 	if got := g.get(t, "/images/there.img").Must(t, 200); sum(got.Body) != sum(g.image) {
@@ -104,7 +104,7 @@ func (g *guarded) unchanged(t *testing.T) {
 	}
 }
 
-// refused checks a 401 as clients and scripts see it.
+// refused checks the 401 for a client and for a script.
 func refused(t *testing.T, a access, r *Reply) {
 	t.Helper()
 	if r.Status != http.StatusUnauthorized {
@@ -132,12 +132,12 @@ func TestAccessAnonymous(t *testing.T) {
 	for _, a := range openRoutes {
 		g.ask(t, a, anonymous).Must(t, 200)
 	}
-	// The upload that was named for its parts needs them too.
+	// The upload for the part routes needs its parts too.
 	for _, p := range g.Server.upload(t, g.upload).Parts {
 		a := access{"PUT", g.partPath(p), "x"}
 		refused(t, a, g.ask(t, a, anonymous))
 	}
-	// And with the token, each is another answer.
+	// With the token, none of them answers 401.
 	for _, a := range operatorRoutes {
 		if r := g.ask(t, a); r.Status == 401 || r.Status == 403 || r.Status >= 500 {
 			t.Errorf("with the token: %v", r)
@@ -161,7 +161,7 @@ func TestAccessWithoutPublicRead(t *testing.T) {
 		g.ask(t, a).Must(t, 200)
 		g.ask(t, a, session).Must(t, 200)
 	}
-	// The way in stays open.
+	// Logging in stays open.
 	g.get(t, "/ui/login", anonymous).Must(t, 200)
 }
 
@@ -219,7 +219,7 @@ func TestAccessSession(t *testing.T) {
 
 	t.Run("forged", func(t *testing.T) {
 		for i := range c.Value {
-			// The last bits of base64 may mean nothing.
+			// The last bits of base64 may be unused.
 			if i+1 == len(c.Value) || c.Value[i+1] == '.' {
 				continue
 			}
@@ -253,7 +253,7 @@ func TestAccessSession(t *testing.T) {
 				t.Errorf("%s shows the catalog to anybody", p)
 			}
 		}
-		// Where a log-in leads is on this server.
+		// After a log-in, only this server is redirected to.
 		for _, next := range []string{"https://evil.example/", "//evil.example/", `/\evil.example/`, "javascript:alert(1)", "/\t/evil.example"} {
 			form := url.Values{"password": {password}, "next": {next}}.Encode()
 			r := s.Do(t, "POST", "/ui/login?next="+url.QueryEscape(next), strings.NewReader(form), anonymous,
@@ -281,7 +281,8 @@ func TestAccessSession(t *testing.T) {
 		if !cleared {
 			t.Errorf("the cookie is not taken away: %v", r.Header.Values("Set-Cookie"))
 		}
-		// A copy of it is worth nothing either, nor after a restart.
+		// A copy of the cookie is refused as well, also after a
+		// restart.
 		s.get(t, "/catalog", session).Problem(t, []int{401})
 		s.get(t, "/catalog", other).Must(t, 200)
 		s.Restart(t)
@@ -301,7 +302,8 @@ func TestAccessSession(t *testing.T) {
 	})
 }
 
-// Another site's page makes a browser send what it likes, with the cookie.
+// TestAccessCrossOrigin refuses unsafe requests that another site's page makes
+// with the cookie.
 func TestAccessCrossOrigin(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, Options{})
@@ -332,7 +334,8 @@ func TestAccessCrossOrigin(t *testing.T) {
 			}
 			g.postLogin(t, password, mods...).Must(t, 403)
 			g.Do(t, "POST", "/ui/logout", nil, append([]mod{session}, mods...)...).Must(t, 403)
-			// Looking is harmless: the other site cannot read the answer.
+			// Reading is harmless: the other site cannot read the
+			// answer.
 			r := g.get(t, "/catalog", append([]mod{session}, mods...)...).Must(t, 200)
 			for k := range r.Header {
 				if strings.HasPrefix(k, "Access-Control-Allow") {
@@ -357,14 +360,16 @@ func TestAccessCrossOrigin(t *testing.T) {
 	}
 }
 
-// Guessing passwords is slow; who knows it is not locked out.
+// TestAccessGuessing slows down guesses of the password, and never locks out
+// the operator.
 func TestAccessGuessing(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{Args: []string{"--trusted-proxies", "127.0.0.7"}})
 	session := withCookie(s.Login(t, password))
 	var limited *Reply
 	for i := 0; i < 40 && limited == nil; i++ {
-		// A new address in a header anybody can send is not a new client.
+		// The client controls this header, so another address in it is
+		// not another client.
 		r := s.postLogin(t, fmt.Sprintf("guess-%d", i), header("X-Forwarded-For", fmt.Sprintf("203.0.113.%d", i)))
 		if r.Must(t, 401, 403, 429); r.Status == 429 {
 			limited = r
@@ -380,8 +385,8 @@ func TestAccessGuessing(t *testing.T) {
 	s.get(t, "/catalog", session).Must(t, 200)
 	s.get(t, "/catalog").Must(t, 200)
 	s.get(t, "/images", anonymous).Must(t, 200)
-	// The right password is never refused because of others' wrong ones: not at
-	// their address, and not behind a proxy.
+	// The right password is never refused because of wrong ones by others:
+	// neither at their address nor behind a proxy.
 	s.postLogin(t, password).Must(t, 303)
 	asForm := header("Content-Type", "application/x-www-form-urlencoded")
 	guess := []byte(url.Values{"password": {"guess"}}.Encode())
@@ -410,7 +415,7 @@ func TestAccessGuessing(t *testing.T) {
 	}
 }
 
-// Guesses that come all at once are as slow as others.
+// TestAccessGuessingInParallel limits concurrent guesses as it limits others.
 func TestAccessGuessingInParallel(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -432,14 +437,14 @@ func TestAccessGuessingInParallel(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	// A handful, and one more every now and then.
+	// The first few, and one more every few seconds.
 	if n, most := judged.Load(), 10+int64(time.Since(begin).Seconds()); n > most {
 		t.Errorf("%d of 60 guesses at once were judged in %v, want %d at most", n, time.Since(begin).Round(time.Millisecond), most)
 	}
 }
 
-// Hashing a password takes much memory on purpose: many at once must not take
-// many times as much.
+// TestAccessGuessingAtOnce bounds the memory of concurrent guesses: hashing a
+// password takes much memory on purpose.
 func TestAccessGuessingAtOnce(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -492,7 +497,7 @@ func TestAccessBodyLimits(t *testing.T) {
 			}
 			want := []int{413}
 			if a.method == "PUT" {
-				want = []int{413, 422} // a manifest that is too large is a bad one
+				want = []int{413, 422} // too large a manifest is a malformed one
 			}
 			s.Do(t, a.method, a.path, body, header("Content-Type", "application/json")).Problem(t, want)
 		}
@@ -500,7 +505,7 @@ func TestAccessBodyLimits(t *testing.T) {
 	form := "password=" + strings.Repeat("x", 2<<20)
 	s.Do(t, "POST", "/ui/login", strings.NewReader(form), anonymous, header("Content-Type", "application/x-www-form-urlencoded")).
 		Must(t, 400, 401, 413)
-	// Deep and odd JSON is refused, not swallowed.
+	// Deeply nested and odd JSON is refused.
 	for _, body := range []string{
 		strings.Repeat("[", 100_000), `{"name": "a.img"} trailing`, `{"name": "a.img", "nmae": "b.img"}`, `{"name": "a.img"}{"name": "b.img"}`, "\x00", `{"name": "\ud800"}`,
 	} {
@@ -530,7 +535,8 @@ func TestAccessHeaderLimits(t *testing.T) {
 			if head == "" {
 				target += "?" + strings.Repeat("x", 2<<20)
 			}
-			// The server may answer, and hang up, before it has read all.
+			// The server may answer and close before it has read
+			// everything.
 			go func() { _, _ = io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\n"+head+"\r\n") }()
 			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -541,11 +547,12 @@ func TestAccessHeaderLimits(t *testing.T) {
 			}
 		})
 	}
-	// Fields of usual length are none of that.
+	// Fields of usual length are accepted.
 	s.get(t, "/healthz", header("Cookie", "other="+strings.Repeat("x", 4000))).Must(t, 200)
 }
 
-// A client that never ends its head does not keep its connection for ever.
+// TestAccessSlowHead closes the connection of a client that never ends its
+// head.
 func TestAccessSlowHead(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -621,7 +628,7 @@ func TestAccessRoutes(t *testing.T) {
 	}
 	g.unchanged(t)
 
-	// Ways around a guard that looks at the path.
+	// Paths that may bypass a check of the path.
 	for _, p := range []string{
 		"//catalog", "/./catalog", "/images/../catalog", "/CATALOG", "/catalog%2f", "/%63atalog", "/catalog;x", "/catalog%00", "/healthz/../events",
 		"/static/../catalog", "/static/..%2fcatalog", "/images/..%2f..%2fevents", "/ui/../metrics", "/ui/login/../images", "/ui//images", `/\catalog`,
@@ -690,7 +697,8 @@ var (
 	linkedThing  = regexp.MustCompile(`(?is)<(?:script|link|img|iframe|form|source)\b[^>]*\b(?:src|href|action)\s*=\s*["']([^"']*)`)
 )
 
-// Pages work under a policy that lets nothing in from elsewhere.
+// TestAccessPages checks that the pages' policy allows nothing from other
+// hosts.
 func TestAccessPages(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t, Options{})
@@ -755,7 +763,7 @@ func TestAccessPages(t *testing.T) {
 			t.Errorf("%s: a name is taken for HTML", name)
 		}
 	}
-	// What the login page is made of is there before the log-in.
+	// The parts of the login page are served without a log-in.
 	for _, m := range linkedThing.FindAllStringSubmatch(string(pages["login"].Body), -1) {
 		u := strings.ReplaceAll(m[1], "&amp;", "&")
 		if !strings.HasPrefix(u, "/static/") {

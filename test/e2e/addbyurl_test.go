@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// The forms in which publishers give checksums. %[1]s is the file name, %[2]s
-// the digest in the list's algorithm, %[3]s another digest of the same length.
+// checksumForms are the forms in which publishers give checksums. %[1]s is the
+// file name, %[2]s the digest in the list's algorithm, %[3]s another digest of
+// the same length.
 var checksumForms = map[string]struct {
 	algorithm, list string
 }{
@@ -55,8 +56,8 @@ func digest(algorithm string, b []byte) string {
 	return sum(b)
 }
 
-// Every form is understood, and what it says is held against the bytes: the
-// same list with another digest fails the fetch.
+// TestAddByURLChecksumForms reads every form and compares it with the bytes:
+// the same list with another digest fails the fetch.
 func TestAddByURLChecksumForms(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -69,7 +70,7 @@ func TestAddByURLChecksumForms(t *testing.T) {
 			for _, name := range []string{good, bad} {
 				b := content(uint64(i), 10_000)
 				if name == bad {
-					b = content(uint64(1000+i), 10_000) // else it would be the good one, which is here
+					b = content(uint64(1000+i), 10_000) // else the bytes would be cached already
 				}
 				said, other := digest(f.algorithm, b), digest(f.algorithm, []byte("something else"))
 				if name == bad {
@@ -223,7 +224,8 @@ func TestAddByURLSizeAndRedirects(t *testing.T) {
 	file := p.File("/real.img", b)
 	serve := func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, file, http.StatusFound) }
 
-	// A server that knows no HEAD tells the size in the answer to a one-byte range.
+	// A server without HEAD gives the size in the answer to a one-byte
+	// range.
 	noHead := p.Handle("/no-head.img", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
 			w.WriteHeader(http.StatusMethodNotAllowed)
@@ -273,13 +275,14 @@ func TestAddByURLNames(t *testing.T) {
 		}
 	}
 	checkNames(t, s, want)
-	// A query is no part of the name.
+	// A query is not part of the name.
 	p.File("/q.img", content(1, 100))
 	s.AddEntry(t, p.URL+"/q.img?sig=a/b.iso&x=%2F", "").Must(t, http.StatusCreated)
 	s.WaitRow(t, "q.img", "added", nil)
 }
 
-// Publishers replace what a URL means.
+// TestAddByURLRefresh resolves an entry again after its publisher has replaced
+// the file.
 func TestAddByURLRefresh(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -317,7 +320,8 @@ func TestAddByURLRefresh(t *testing.T) {
 	})
 }
 
-// A source that was replaced since it was added, where no digest is known.
+// TestAddByURLSourceChanged replaces a source of unknown digest after it was
+// added.
 func TestAddByURLSourceChanged(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

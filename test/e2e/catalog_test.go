@@ -12,14 +12,14 @@ import (
 	"testing"
 )
 
-// A fullPage is GET /catalog with what is wrong with the manifest in force.
+// A fullPage is GET /catalog with the faults of the manifest in force.
 type fullPage struct {
 	catalogPage
 	Warnings []string `json:"warnings"`
 	Others   []struct{ Name, Reason string }
 }
 
-// catalog asks for one page of the catalog.
+// catalog requests one page of the catalog.
 func (s *Server) catalog(t testing.TB, query url.Values) fullPage {
 	t.Helper()
 	var p fullPage
@@ -32,11 +32,11 @@ func (s *Server) putManifest(t testing.TB, toml string, mods ...mod) *Reply {
 	return s.Do(t, http.MethodPut, "/catalog.toml", strings.NewReader(toml), mods...)
 }
 
-// accepted are the good answers to PUT /catalog.toml.
+// accepted are the successful statuses of PUT /catalog.toml.
 var accepted = []int{http.StatusOK, http.StatusCreated, http.StatusNoContent}
 
-// manifestOf writes a manifest by hand, so that it does not depend on a
-// library's taste. Fields that are empty or negative are left out.
+// manifestOf writes a manifest without a TOML library. Empty or negative fields
+// are left out.
 func manifestOf(images ...manifestImage) string {
 	var b strings.Builder
 	b.WriteString("version = 1\n")
@@ -55,8 +55,8 @@ func manifestOf(images ...manifestImage) string {
 	return b.String()
 }
 
-// tomlString quotes a string as TOML does, which in these tests is how JSON
-// does without escaping HTML.
+// tomlString quotes a string for TOML: as JSON without HTML escapes, which is
+// enough for these tests.
 func tomlString(s string) string {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -75,8 +75,8 @@ func allNames(rows []row) []string {
 	return names
 }
 
-// hasMembers tests that no member that clients rely on is missing. That others are
-// in docs/openapi.yaml is for test/contract.
+// hasMembers tests that no member that clients rely on is missing.
+// test/contract tests that other members are in docs/openapi.yaml.
 func hasMembers(t testing.TB, what string, object json.RawMessage, members ...string) {
 	t.Helper()
 	var m map[string]json.RawMessage
@@ -101,13 +101,13 @@ func TestCatalogMerges(t *testing.T) {
 
 	s.Put(t, "local.img", b)
 	s.putManifest(t, manifestOf(manifestImage{Name: "from-manifest.img", Src: fromManifest, SHA256: sum(b), SizeBytes: &size})).Must(t, accepted...)
-	// Without a digest it is a row of its own.
+	// Without a digest it has its own row.
 	s.AddEntry(t, fromEntry, "").Must(t, http.StatusCreated)
 	alone := s.WaitRow(t, "from-entry.img", "added", nil)
 	if alone.SHA256 != "" || alone.Ref != "" || alone.Cached || alone.HashState != "unhashed" || len(s.Rows(t)) != 2 {
 		t.Errorf("an entry without a digest: %+v among %+v", alone, s.Rows(t))
 	}
-	// Fetching it establishes that it is the same content.
+	// A fetch shows that it is the same content.
 	s.Fetch(t, "from-entry.img")
 	s.WaitRow(t, "from-entry.img", "merged", func(r row) bool { return len(r.Sources) == 3 })
 	page := s.catalog(t, nil)
@@ -132,7 +132,7 @@ func TestCatalogMerges(t *testing.T) {
 		}
 	}
 
-	// Sources go one by one, and the row with the last of them.
+	// Sources are removed one by one, and the row with the last one.
 	s.Do(t, http.MethodDelete, "/catalog/entries?src="+url.QueryEscape(fromEntry), nil).Must(t, 204)
 	s.WaitGone(t, "from-entry.img")
 	s.Do(t, http.MethodDelete, "/images/local.img", nil).Must(t, 204)
@@ -169,15 +169,15 @@ func TestCatalogMerges(t *testing.T) {
 		if len(rows) != 2 || rows[0].SHA256 == rows[1].SHA256 {
 			t.Errorf("rows %+v, want one a content", rows)
 		}
-		// The name means the file that is here.
+		// The name selects the file in the image root.
 		if got := s.get(t, "/images/same.img", anonymous).Must(t, 200); sum(got.Body) != sum(local) {
 			t.Error("the name does not serve the local file")
 		}
 	})
 }
 
-// The shapes that clients rely on: which members there are, and which of them
-// may be null.
+// TestCatalogShape tests which members clients get, and which of them may be
+// null.
 func TestCatalogShape(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -322,7 +322,8 @@ func TestCatalogSearch(t *testing.T) {
 func TestCatalogSort(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	// Names, sizes and formats that no two orders agree on; two rows of one size.
+	// Names, sizes and formats that each give another order; two rows have
+	// one size.
 	sizes := map[string]int64{"b.iso": 10, "a.qcow2": 40, "d.img": 20, "c.raw.xz": 30, "e.img": 20}
 	var images []manifestImage
 	for name, size := range sizes {
@@ -363,7 +364,7 @@ func TestCatalogSort(t *testing.T) {
 			if !slices.Equal(keys, inOrder) {
 				t.Errorf("sort=%s: %q", by, keys)
 			}
-			// One by one, they come in the same order.
+			// Page by page, the order is the same.
 			var walked []string
 			q := url.Values{"sort": {by}, "limit": {"1"}}
 			for range 10 {
@@ -400,14 +401,14 @@ func TestCatalogRefusesQueries(t *testing.T) {
 		s.get(t, "/catalog?"+query).Problem(t, []int{400}, name)
 	}
 	s.get(t, "/catalog?sort=nonsense").Problem(t, []int{400}, "name", "size")
-	// A limit may be larger than a page is.
+	// A limit may be larger than a page.
 	if r := s.get(t, "/catalog?limit=1000000"); r.Status != http.StatusOK {
 		r.Problem(t, []int{400}, "limit")
 	}
 }
 
-// rowsOf makes a manifest of rows whose name, size and digest follow from
-// their number.
+// rowsOf makes a manifest of rows whose name, size and digest are derived from
+// their numbers.
 func rowsOf(numbers []int) string {
 	images := make([]manifestImage, len(numbers))
 	for i, n := range numbers {
@@ -418,8 +419,8 @@ func rowsOf(numbers []int) string {
 	return manifestOf(images...)
 }
 
-// A walk over many rows by cursor, while rows come and go: what was there all
-// the time comes exactly once, nothing comes twice.
+// TestCatalogCursor pages through many rows while rows are added and removed: a
+// row that exists all the time is returned exactly once, and no row twice.
 func TestCatalogCursor(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -451,7 +452,8 @@ func TestCatalogCursor(t *testing.T) {
 					break
 				}
 				q.Set("cursor", *p.Next)
-				// Half as many rows again, or twice as many: before and behind the cursor.
+				// Half as many rows more, or twice as many:
+				// before and after the cursor.
 				numbers := odd
 				if pages%2 == 0 {
 					numbers = all
@@ -511,8 +513,8 @@ var badManifests = map[string]struct {
 	"not UTF-8":         {"version = 1\n# \xff\xfe\n", []string{"UTF-8"}},
 }
 
-// badRow is a manifest of two good rows, the second of which goes on with
-// line on line 8.
+// badRow is a manifest of two good rows with line added to the second one, as
+// line 8.
 func badRow(line string) string {
 	return "version = 1\n[[images]]\nname = \"a.img\"\nsrc = \"http://127.0.0.1:1/a.img\"\n" +
 		"[[images]]\nname = \"b.img\"\nsrc = \"http://127.0.0.1:1/b.img\"\n" + line + "\n"
@@ -600,8 +602,8 @@ func TestManifest(t *testing.T) {
 	}
 }
 
-// A manifest that comes by S3 cannot be refused: a bad one leaves the last
-// good one in force, visibly.
+// TestManifestByS3 writes the manifest by S3, which cannot be refused: a bad
+// one leaves the last good one in force, and is reported.
 func TestManifestByS3(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -623,7 +625,7 @@ func TestManifestByS3(t *testing.T) {
 	}
 	bad := func() { t.Helper(); s.s3Put(t, "catalog.toml", []byte(badRow("sha265 = \"x\""))) }
 
-	bad() // before there was any good one
+	bad() // before any good one
 	inForce("a bad first manifest is told of", "", true)
 	s.s3Put(t, "catalog.toml", []byte(one))
 	inForce("the first good one", "one.img", false)
@@ -653,8 +655,8 @@ func TestManifestByS3(t *testing.T) {
 	}
 }
 
-// What GET /catalog.toml says is a manifest for another server, whose images
-// can be fetched from the first.
+// TestManifestFederates gives GET /catalog.toml of one server to another one as
+// its manifest, and fetches its images from the first.
 func TestManifestFederates(t *testing.T) {
 	t.Parallel()
 	first, second := Start(t, Options{}), Start(t, Options{})
@@ -711,7 +713,7 @@ func TestManifestFederates(t *testing.T) {
 		a, b := content(70, 1000), content(71, 1000)
 		first.Put(t, "Case.img", a)
 		first.Put(t, "case.img", b)
-		// No letter may be added to these to tell them apart.
+		// Adding a letter to these names does not make them unique.
 		first.Put(t, strings.Repeat("C", 251)+".img", content(72, 1000))
 		first.Put(t, strings.Repeat("c", 251)+".img", content(73, 1000))
 		second.putManifest(t, export()).Must(t, accepted...)
@@ -727,7 +729,8 @@ func TestManifestFederates(t *testing.T) {
 	})
 }
 
-// Ten thousand rows are a manifest, and a catalog that answers.
+// TestManifestOfTenThousand reads a manifest of ten thousand rows, and the
+// catalog still answers.
 func TestManifestOfTenThousand(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

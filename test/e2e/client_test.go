@@ -17,7 +17,7 @@ import (
 )
 
 // within is the longest wait for a condition. It is far more than an idle
-// machine needs, so that a busy one does not fail.
+// machine needs, so that a busy one passes.
 const within = 3 * time.Minute
 
 type (
@@ -105,7 +105,7 @@ const (
 	downloads = "downloads"
 )
 
-// A Reply is an answer, read whole.
+// A Reply is an answer, read to its end.
 type Reply struct {
 	Status int
 	Header http.Header
@@ -135,9 +135,8 @@ func (r *Reply) JSON(t testing.TB, v any) {
 	}
 }
 
-// Problem checks that the answer is an error one can act on: one of the wanted
-// statuses, problem+json, a detail that has every one of words (whatever their
-// case) and shows nothing of the inside.
+// Problem checks an error answer: one of the wanted statuses, problem+json, and
+// a detail that has every one of words (in any case) and no internal text.
 func (r *Reply) Problem(t testing.TB, want []int, words ...string) problem {
 	t.Helper()
 	r.Must(t, want...)
@@ -181,8 +180,8 @@ func header(k, v string) mod { return func(r *http.Request) { r.Header.Set(k, v)
 
 func anonymous(r *http.Request) { r.Header.Del("Authorization") }
 
-// send sends a request with the operator's token and returns the answer, its
-// body still to be read. path is escaped already.
+// send sends a request with the operator's token and returns the answer with an
+// unread body. path is escaped already.
 func (s *Server) send(ctx context.Context, method, path string, body io.Reader, mods ...mod) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.Pages+path, body)
 	if err != nil {
@@ -240,7 +239,7 @@ func (s *Server) get(t testing.TB, path string, mods ...mod) *Reply {
 // imageRoute is the route of an image by name or SHA-256.
 func imageRoute(key string) string { return "/images/" + url.PathEscape(key) }
 
-// Put uploads an image and checks what the server says of it.
+// Put uploads an image and checks the answer.
 func (s *Server) Put(t testing.TB, name string, content []byte, mods ...mod) uploaded {
 	t.Helper()
 	var u uploaded
@@ -269,7 +268,7 @@ func (s *Server) Rows(t testing.TB) []row {
 	return nil
 }
 
-// Row returns the row that has name, if there is one.
+// Row returns the row that has name, if any.
 func (s *Server) Row(t testing.TB, name string) (row, bool) {
 	t.Helper()
 	for _, r := range s.Rows(t) {
@@ -280,8 +279,7 @@ func (s *Server) Row(t testing.TB, name string) (row, bool) {
 	return row{}, false
 }
 
-// WaitRow waits until the row of name is as ok wants it (nil: until there is
-// one).
+// WaitRow waits until ok accepts the row of name. A nil ok accepts any row.
 func (s *Server) WaitRow(t testing.TB, name, what string, ok func(row) bool) row {
 	t.Helper()
 	var got row
@@ -325,7 +323,7 @@ func (s *Server) Listing(t testing.TB) []listed {
 	return l
 }
 
-// Listed returns what GET /images says of name.
+// Listed returns the row of name in GET /images.
 func (s *Server) Listed(t testing.TB, name string) (listed, bool) {
 	t.Helper()
 	for _, l := range s.Listing(t) {
@@ -344,7 +342,7 @@ func (s *Server) Jobs(t testing.TB, kind string) ([]job, int) {
 	return append(l.Hashes, l.Downloads...), l.MaxParallel
 }
 
-// Job returns the job of name that brings or hashes its bytes.
+// Job returns the hash or fetch job of name, without its check.
 func (s *Server) Job(t testing.TB, kind, name string) (job, bool) {
 	t.Helper()
 	jobs, _ := s.Jobs(t, kind)
@@ -356,15 +354,15 @@ func (s *Server) Job(t testing.TB, kind, name string) (job, bool) {
 	return job{}, false
 }
 
-// WaitJob waits until the job of name has the status, and fails at once where
-// it ends with another one.
+// WaitJob waits until the job of name has the status, and fails at once if it
+// ends with another one.
 func (s *Server) WaitJob(t testing.TB, kind, name, status string) job {
 	t.Helper()
 	return s.WaitJobUntil(t, kind, name, status, func(j job) bool { return j.Status == status })
 }
 
-// WaitJobUntil waits until the job of name is as ok wants it, and fails at
-// once where it ends before.
+// WaitJobUntil waits until ok accepts the job of name, and fails at once if the
+// job ends before.
 func (s *Server) WaitJobUntil(t testing.TB, kind, name, what string, ok func(job) bool) job {
 	t.Helper()
 	var got job
@@ -398,7 +396,7 @@ func (s *Server) AddEntry(t testing.TB, imageURL, shaURL string) *Reply {
 	return s.DoJSON(t, http.MethodPost, "/catalog/entries", v)
 }
 
-// Enqueue asks for a job: by "name", "ref" or "src".
+// Enqueue requests a job: by "name", "ref" or "src".
 func (s *Server) Enqueue(t testing.TB, kind, by, value string) *Reply {
 	t.Helper()
 	return s.DoJSON(t, http.MethodPost, "/catalog/"+kind, map[string]string{by: value})
@@ -410,14 +408,14 @@ func (s *Server) Cancel(t testing.TB, kind, name string) *Reply {
 	return s.Do(t, http.MethodDelete, "/catalog/"+kind+"/"+url.PathEscape(name), nil)
 }
 
-// Fetch asks for name and waits for its job to end well.
+// Fetch requests a fetch of name and waits until its job has completed.
 func (s *Server) Fetch(t testing.TB, name string) job {
 	t.Helper()
 	s.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
 	return s.WaitJob(t, downloads, name, "completed")
 }
 
-// Events returns the activity that a query asks for.
+// Events returns the activity that matches a query.
 func (s *Server) Events(t testing.TB, query url.Values) []event {
 	t.Helper()
 	var l struct {

@@ -13,13 +13,13 @@ import (
 	"testing"
 )
 
-// A maker makes images with the tools that people make them with.
+// A maker makes images with the usual tools.
 type maker struct {
 	t   testing.TB
 	dir string
 }
 
-// newMaker returns a maker that has an image, raw, of 16 MiB: noise, text and
+// newMaker returns a maker with an image, raw, of 16 MiB: noise, text and
 // zeros.
 func newMaker(t testing.TB) *maker {
 	t.Helper()
@@ -29,7 +29,7 @@ func newMaker(t testing.TB) *maker {
 	for i := 6 << 20; i < 10<<20; i += 32 {
 		copy(raw[i:], fmt.Sprintf("line %d of a file\n", i))
 	}
-	copy(raw[510:], "\x55\xaa") // one partition, of all that is there
+	copy(raw[510:], "\x55\xaa") // one partition, of the whole disk
 	copy(raw[446:], "\x80\x01\x01\x00\x83\x3f\x20\x05\x00\x08\x00\x00\x00\x78\x00\x00")
 	if err := os.WriteFile(m.path("raw"), raw, 0o600); err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func (s *Server) check(t testing.TB, name string) (job, bool) {
 	return job{}, false
 }
 
-// waitCheck waits until the check of name is as ok wants it.
+// waitCheck waits until ok accepts the check of name.
 func (s *Server) waitCheck(t testing.TB, name, what string, ok func(job) bool) job {
 	t.Helper()
 	var got job
@@ -96,8 +96,8 @@ func (s *Server) waitCheck(t testing.TB, name, what string, ok func(job) bool) j
 }
 
 // luks is a command that makes an encrypted image of the size that follows it.
-// For that, QEMU measures how fast the machine is, and gives up where its clock
-// is too coarse for what it measured: not so every time.
+// QEMU measures the speed of the machine for that, and fails if the clock is
+// too coarse, so the command is repeated.
 const luks = `luks() {
 	for n in $(seq 50); do
 		qemu-img create -q -f qcow2 --object secret,id=s,data=geheim -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x $1 && return
@@ -106,8 +106,8 @@ const luks = `luks() {
 }
 luks`
 
-// Every kind of image, uploaded under a name that fits: what it is, what a disk
-// gets of it, and that there is nothing to warn of.
+// TestContentOfGoodImages uploads every kind of image under a fitting name: its
+// kind, its disk, and no warning.
 func TestContentOfGoodImages(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{}), newMaker(t)
@@ -147,7 +147,7 @@ func TestContentOfGoodImages(t *testing.T) {
 		case r.Virtual == nil || *r.Virtual != int64(len(want)):
 			t.Errorf("%s: a disk of %v bytes", c.name, r.Virtual)
 		}
-		if _, ok := s.check(t, c.name); ok { // its verdict comes before its end
+		if _, ok := s.check(t, c.name); ok { // the verdict is published before the job ends
 			j := s.waitCheck(t, c.name, "completed", func(j job) bool { return j.Status == "completed" })
 			if j.SHA256 != r.SHA256 || j.BytesTotal == nil || j.BytesHashed != *j.BytesTotal {
 				t.Errorf("%s: check %+v", c.name, j)
@@ -156,11 +156,12 @@ func TestContentOfGoodImages(t *testing.T) {
 	}
 }
 
-// What is wrong with an image is said, and the digest is there all the same.
+// TestContentOfBadImages reports what is wrong with an image; the digest is
+// published all the same.
 func TestContentOfBadImages(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{}), newMaker(t)
-	// What damages a file: a byte in its middle.
+	// Damages a file: one byte in its middle.
 	const damage = "; printf '\\377\\252\\0\\125' | dd of=x bs=1 seek=3000000 conv=notrunc status=none"
 	const cut = "; truncate -s 3500000 x"
 	for _, c := range []struct {
@@ -227,8 +228,8 @@ func TestContentOfBadImages(t *testing.T) {
 	}
 }
 
-// Two images with one content are looked into once, and what is wrong with a
-// name is said of that name. Bytes that were fetched are looked into as well.
+// TestContentByDigest inspects two images of one content once, and reports the
+// fault of a name for that name only. Fetched bytes are inspected too.
 func TestContentByDigest(t *testing.T) {
 	t.Parallel()
 	m := newMaker(t)
@@ -272,8 +273,8 @@ func slowImages(t testing.TB) (brief, slow []byte) {
 	return brief, append(bytes.Repeat(brief, 4), bytes.Repeat(pack(make([]byte, stream)), 24<<30/stream)...)
 }
 
-// Checks can be turned off, cancelled and asked for again, and begin again after
-// a kill. The digest is there before, and stays.
+// TestCheckJobs turns checks off, cancels them, requests them again, and
+// resumes them after a kill. The digest is published before, and stays.
 func TestCheckJobs(t *testing.T) {
 	t.Parallel()
 	brief, data := slowImages(t)
@@ -286,7 +287,7 @@ func TestCheckJobs(t *testing.T) {
 		t.Errorf("without checks: %+v", r)
 	}
 
-	// Turned on, it is made up for what was there before.
+	// Turned on, it checks the images that exist already.
 	s.Stop(t)
 	s.launch.Env = append(s.launch.Env, "IMAGEROOT_CHECK=true")
 	s.start(t)
@@ -295,7 +296,7 @@ func TestCheckJobs(t *testing.T) {
 	if j.BytesTotal == nil || *j.BytesTotal != int64(len(data)) || j.BytesHashed >= int64(len(data)) || j.SHA256 != digest {
 		t.Errorf("under way: %+v", j)
 	}
-	// Hashing does not wait for it.
+	// Hashing does not wait for a check.
 	other := content(63, 1<<20)
 	s.Put(t, "other.img", other)
 	s.WaitHashed(t, "other.img", sum(other))

@@ -13,8 +13,8 @@ import (
 
 var pasteable = regexp.MustCompile("(?ms)^```sh test\n(.*?)^```$")
 
-// The lines of the guides that are marked "sh test" do what they are for, on
-// one server, page after page, with publishers and devices of the test's own.
+// TestGuides runs the blocks of the guides that are marked "sh test", on one
+// server, page after page, with publishers and devices of the test.
 func TestGuides(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -73,7 +73,8 @@ xz -0 -c raw >os.img.xz; zstd -q -c other >ci-runner.img.zst`); err != nil {
 		if len(blocks) == 0 {
 			t.Errorf("%s has no lines to run", page)
 		}
-		// A reader goes on to the next block when the server has done its work.
+		// A reader continues with the next block when the server has
+		// finished its work.
 		for i := range blocks {
 			cmd := exec.CommandContext(t.Context(), "bash", "-ec", here.Replace(blocks[i][1]))
 			cmd.Dir = dir
@@ -95,7 +96,7 @@ xz -0 -c raw >os.img.xz; zstd -q -c other >ci-runner.img.zst`); err != nil {
 	}
 }
 
-// What the README shows of a start is what a start prints.
+// TestReadmeStart compares the output of a start in the README with a real one.
 func TestReadmeStart(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)

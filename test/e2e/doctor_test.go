@@ -22,8 +22,8 @@ func (s *Server) doctor(t *testing.T) (out string, err error) {
 	return string(b), err
 }
 
-// The doctor finds nothing wrong with a server that runs, and does not
-// disturb it; and finds what keeps another from starting.
+// TestDoctor finds nothing wrong with a running server, does not disturb it,
+// and finds what keeps another one from starting.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

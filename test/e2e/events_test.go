@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// eventKinds are the kinds of activity that there are, with the kind of their
-// subject.
+// eventKinds are all kinds of activity, with the kind of their subject.
 var eventKinds = map[string]string{
 	"image.uploaded": "image", "image.upload_failed": "image", "image.hashed": "image", "image.hash_failed": "image", "image.check_failed": "image",
 	"image.fetched": "image", "image.fetch_failed": "image", "image.deleted": "image", "image.uncached": "image",
@@ -66,8 +65,7 @@ func ids(events []event) []string {
 	return l
 }
 
-// fromAddress is a client of another address of this machine, as far as the
-// server can tell.
+// fromAddress returns a client with another address of this machine.
 func fromAddress(ip string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -106,8 +104,8 @@ func (s *Server) tryFrom(ip, method, path string, body []byte, mods ...mod) (sta
 	return res.StatusCode, res.Body.Close()
 }
 
-// Every kind of activity appears when its thing happens, with who did it from
-// where.
+// TestEventsOfEveryKind causes an event of each kind, and checks its actor and
+// source IP.
 func TestEventsOfEveryKind(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -133,7 +131,7 @@ func TestEventsOfEveryKind(t *testing.T) {
 	badImage := p.File("/wrong.img", wrong)
 	badSums := p.File("/wrong.sums", []byte(sum(b)+"  wrong.img\n"))
 	s.putManifest(t, "version = 1\n").Must(t, accepted...)
-	s.Do(t, http.MethodDelete, "/images/up.img", nil).Must(t, 204) // or the entry's digest is there already
+	s.Do(t, http.MethodDelete, "/images/up.img", nil).Must(t, 204) // else the digest of the entry is known already
 	s.AddEntry(t, badImage, badSums).Must(t, http.StatusCreated)
 	s.Enqueue(t, downloads, "src", badImage).Must(t, http.StatusAccepted)
 	s.WaitJob(t, downloads, "wrong.img", "failed")
@@ -143,7 +141,7 @@ func TestEventsOfEveryKind(t *testing.T) {
 	session := s.Login(t, password)
 	s.Do(t, http.MethodPost, "/ui/logout", nil, withCookie(session)).Must(t, 200, 204, 303)
 
-	// An empty subject is whatever the server calls it.
+	// An empty subject matches any.
 	for _, c := range []struct{ kind, subject, actor string }{
 		{"image.uploaded", "up.img", "operator"},
 		{"image.upload_failed", "failed.img", "operator"},
@@ -202,13 +200,13 @@ func TestEventsOfEveryKind(t *testing.T) {
 			t.Errorf("the activity tells a secret: %q", secret)
 		}
 	}
-	// What failed did not happen.
+	// A failed operation has no event of success.
 	for _, e := range all {
 		if e.Kind == "image.uploaded" && e.SubjectID == "failed.img" || e.Kind == "catalog.entry.added" && e.SubjectID == missing {
 			t.Errorf("%+v", e)
 		}
 	}
-	// Others can tell which bytes were meant.
+	// The event tells which bytes were meant.
 	for _, kind := range []string{"image.uploaded", "image.hashed", "image.fetched"} {
 		for _, e := range s.Events(t, url.Values{"kind": {kind}}) {
 			want := map[string]string{"up.img": sum(b), "doomed.img": sum(next), "by-s3.img": sum(content(3, 5000)), sum(remote): sum(remote)}[e.SubjectID]
@@ -223,7 +221,7 @@ func TestEventsOfEveryKind(t *testing.T) {
 	}
 }
 
-// checkEvents checks what holds for every event and their order.
+// checkEvents checks the order of events and what holds for each.
 func checkEvents(t *testing.T, events []event) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -327,7 +325,8 @@ func TestEventsFilters(t *testing.T) {
 	check(url.Values{"subject_kind": {"image"}, "actor": {"operator"}, "failed": {"true"}, "subject_id": {"a.img"}},
 		func(e event) bool { return e.Kind == "image.upload_failed" })
 	check(url.Values{"kind": {"image.uploaded"}, "failed": {"true"}}, func(event) bool { return false })
-	// Who forwards says what they like: the address is that of the connection.
+	// Clients control X-Forwarded-For: the event has the address of the
+	// connection.
 	if l := s.Events(t, url.Values{"kind": {"image.deleted"}}); len(l) != 1 || l[0].SourceIP != "127.0.0.2" {
 		t.Errorf("deleted from 127.0.0.2: %+v", l)
 	}

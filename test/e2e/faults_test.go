@@ -25,7 +25,7 @@ import (
 )
 
 // zeros4G is the SHA-256 of 4 GiB of zeros: a sparse file that takes seconds to
-// hash, and no room.
+// hash, and no disk space.
 const (
 	zeros4G    = 4 << 30
 	zeros4GSum = "8479e43911dc45e89f934fe48d01297e16f51d17aa561d4d1c216b1ae0fcddca"
@@ -45,8 +45,7 @@ func freeAddr(t testing.TB, ip string) string {
 	return l.Addr().String()
 }
 
-// later checks that an answer says, to people and programs, that the same may
-// work after a while.
+// later checks that an answer asks people and programs to try again.
 func later(t testing.TB, r *Reply, statuses ...int) problem {
 	t.Helper()
 	p := r.Problem(t, statuses)
@@ -56,13 +55,13 @@ func later(t testing.TB, r *Reply, statuses ...int) problem {
 	return p
 }
 
-// The S3 server that a runner is over falls silent, and later is gone for a
-// while and comes back at the same address.
+// TestDeepStoreDown stops the S3 server of a runner, and later takes it down
+// for a while and starts it again at the same address.
 func TestDeepStoreDown(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
 	addr := freeAddr(t, "127.0.0.5")
-	// A's own workers are kept busy, so that the jobs are B's.
+	// A's own workers are busy, so that B runs the jobs.
 	a := Start(t, Options{Args: []string{"--s3-listen", addr, "--fetch-workers", "1"}})
 	b := Start(t, Options{Over: a})
 	p := publish(t)
@@ -88,7 +87,8 @@ func TestDeepStoreDown(t *testing.T) {
 		a.WaitJob(t, hashes, raw, "queued")
 		b.Enqueue(t, hashes, "name", raw).Must(t, http.StatusAccepted)
 		a.WaitJobUntil(t, hashes, raw, "under way", func(j job) bool { return j.Status == "running" && j.BytesHashed > 0 })
-		// Uploads whose first half is there: of a new image, and over an old one.
+		// Uploads whose first half has been sent: of a new image, and
+		// over an old one.
 		next := make(chan struct{})
 		var uploads sync.WaitGroup
 		fresh := content(4, 32<<20)
@@ -109,7 +109,7 @@ func TestDeepStoreDown(t *testing.T) {
 		down()
 		close(next)
 		src.Open()
-		// A stop takes effect on all of a process's threads a moment later.
+		// The process's threads stop a moment after the signal.
 		var ready *Reply
 		eventually(t, within, what+": the store is down", func() error {
 			if ready = b.get(t, "/readyz"); ready.Status == http.StatusOK {
@@ -119,7 +119,7 @@ func TestDeepStoreDown(t *testing.T) {
 		})
 		later(t, ready, http.StatusServiceUnavailable)
 		b.get(t, "/healthz").Must(t, http.StatusOK)
-		// All at once: each may take as long as it takes to give up.
+		// In parallel: each may take as long as its timeout.
 		requests := map[string]func() (*Reply, error){
 			"image":  func() (*Reply, error) { return b.try(http.MethodGet, "/images/old.img", nil) },
 			"upload": func() (*Reply, error) { return b.try(http.MethodPut, "/images/refused.img", bytes.NewReader(fresh)) },
@@ -154,7 +154,7 @@ func TestDeepStoreDown(t *testing.T) {
 		}
 		asked.Wait()
 		if rest := 20*time.Second - time.Since(begin); rest > 0 {
-			time.Sleep(rest) // that long it is down
+			time.Sleep(rest) // the time that it is down
 		}
 		up()
 
@@ -203,7 +203,7 @@ func TestDeepStoreDown(t *testing.T) {
 	})
 	for _, r := range b.Rows(t) {
 		if r.SHA256 != "" && r.Cached {
-			// Some have gigabytes: not to be held in memory.
+			// Some have gigabytes, which are not kept in memory.
 			res, err := b.send(t.Context(), http.MethodGet, "/images/"+r.SHA256, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -222,7 +222,7 @@ func TestDeepStoreDown(t *testing.T) {
 	b.Stop(t)
 }
 
-// smallDisk mounts a file system of its own of that size and returns where.
+// smallDisk mounts a file system of that size and returns its directory.
 func smallDisk(t testing.TB, mib int) string {
 	t.Helper()
 	need.Root(t)
@@ -238,9 +238,8 @@ func smallDisk(t testing.TB, mib int) string {
 	return dir
 }
 
-// readOnly makes what is at dir read-only for who looks by its path from now
-// on, until the function that is returned is called. Files that are open stay
-// as they are.
+// readOnly makes dir read-only for accesses by its path until undo is called.
+// Open files stay writable.
 func readOnly(t testing.TB, dir string) (undo func()) {
 	t.Helper()
 	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
@@ -261,7 +260,8 @@ func readOnly(t testing.TB, dir string) (undo func()) {
 	return undo
 }
 
-// fill takes all room at dir but left bytes, and returns the file that does.
+// fill takes all space at dir except left bytes, and returns the file that it
+// wrote.
 func fill(t testing.TB, dir string, left int64) string {
 	t.Helper()
 	path := filepath.Join(dir, "ballast")
@@ -288,8 +288,8 @@ func fill(t testing.TB, dir string, left int64) string {
 	}
 }
 
-// usedAgain waits until a directory takes no more disk than it did before,
-// give or take the records of what happened.
+// usedAgain waits until a directory takes no more disk than before, except for
+// a few records.
 func usedAgain(t testing.TB, what, dir string, before int64) {
 	t.Helper()
 	eventually(t, within, what+": no debris", func() error {
@@ -316,7 +316,7 @@ func TestDeepDiskFull(t *testing.T) {
 	}
 	before := diskUse(t, s.Data)
 
-	// Said before a byte is sent.
+	// Refused before a byte is sent.
 	huge := filepath.Join(t.TempDir(), "huge.img")
 	sparse(t, huge, 400<<20)
 	for _, name := range []string{"huge.img", "old.img"} {
@@ -327,7 +327,7 @@ func TestDeepDiskFull(t *testing.T) {
 		}
 	}
 	later(t, s.DoJSON(t, http.MethodPost, "/uploads", map[string]any{"name": "huge.img", "size_bytes": 400 << 20}), http.StatusInsufficientStorage)
-	// Without a length it is noticed on the way.
+	// Without a length it is detected during the transfer.
 	for _, name := range []string{"chunked.img", "old.img"} {
 		later(t, s.putChunked(t, name, 320), http.StatusInsufficientStorage)
 	}
@@ -337,8 +337,8 @@ func TestDeepDiskFull(t *testing.T) {
 	usedAgain(t, "uploads", s.Data, before)
 	s.WaitEvent(t, "image.upload_failed", "chunked.img")
 
-	// What fits once need not fit twice: the disk holds it once, also while
-	// its parts are put together.
+	// The disk needs room for one copy of an upload, also during its
+	// assembly.
 	s.putChunked(t, "chunked.img", 160).Must(t, http.StatusCreated)
 	s.Do(t, http.MethodDelete, "/images/chunked.img", nil).Must(t, http.StatusNoContent)
 	big := content(2, 200<<20)
@@ -349,7 +349,7 @@ func TestDeepDiskFull(t *testing.T) {
 	s.Do(t, http.MethodDelete, "/catalog/cache/"+sum(big), nil).Must(t, http.StatusNoContent)
 	usedAgain(t, "images that were deleted", s.Data, before)
 
-	// A fetch that runs out: nobody says how long it is.
+	// A fetch of unknown length that runs out of space.
 	s.AddEntry(t, p.Handle("/unknown.img", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
 			_, _ = w.Write(big)
@@ -361,7 +361,7 @@ func TestDeepDiskFull(t *testing.T) {
 	usedAgain(t, "unknown.img", s.Data, before)
 	s.noHalves(t)
 
-	// Nearly full: images are refused, the records of the catalog go on.
+	// Nearly full: images are refused, records are still written.
 	keep := content(3, 120<<20)
 	s.Put(t, "keep.img", keep)
 	ballast := fill(t, disk, 30<<20)
@@ -392,7 +392,7 @@ func TestDeepDiskFull(t *testing.T) {
 	later(t, s.DoJSON(t, http.MethodPost, "/uploads", map[string]any{"name": "a.img", "size_bytes": 1000}), http.StatusInsufficientStorage)
 	done := s.WaitJobUntil(t, hashes, "vast.raw", "still there", func(j job) bool { return j.Status == "running" || j.Status == "queued" })
 
-	// Something is deleted, and all goes on by itself.
+	// When something is deleted, everything resumes by itself.
 	s.Do(t, http.MethodDelete, "/images/keep.img", nil).Must(t, http.StatusNoContent)
 	s.Put(t, "new.img", content(4, 5<<20))
 	s.WaitJobUntil(t, hashes, "vast.raw", "further on", func(j job) bool { return j.BytesHashed > done.BytesHashed })
@@ -409,7 +409,7 @@ func TestDeepDiskFull(t *testing.T) {
 	s.noHalves(t)
 }
 
-// putChunked uploads that many MiB without saying how many they are.
+// putChunked uploads that many MiB without a length.
 func (s *Server) putChunked(t testing.TB, name string, mib int) *Reply {
 	t.Helper()
 	mebi := content(uint64(mib), 1<<20)
@@ -420,8 +420,8 @@ func (s *Server) putChunked(t testing.TB, name string, mib int) *Reply {
 	return s.Do(t, http.MethodPut, imageRoute(name), io.MultiReader(bodies...), header("Expect", "100-continue"))
 }
 
-// What is tried while the disk takes no writes is refused for now; reading
-// goes on, jobs wait, and all goes on when it takes writes again.
+// TestDeepDiskReadOnly refuses writes while the disk is read-only; reading
+// works, jobs wait, and everything resumes when it is writable.
 func TestDeepDiskReadOnly(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -438,8 +438,8 @@ func TestDeepDiskReadOnly(t *testing.T) {
 	s.get(t, "/readyz").Must(t, 200)
 }
 
-// writesStop takes the right to write away from DATA/images, then from
-// DATA/catalog, then from all of DATA, and gives it back.
+// writesStop makes DATA/images, then DATA/catalog, then all of DATA read-only,
+// and writable again.
 func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 	t.Helper()
 	p := publish(t)
@@ -463,7 +463,7 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 
 		undo := take(filepath.Join(s.Data, dir))
 		src.Open()
-		images, catalog := dir != s.CatalogBuck, dir != s.ImageBucket // no longer written to
+		images, catalog := dir != s.CatalogBuck, dir != s.ImageBucket // not written to any more
 		if images {
 			for _, name := range []string{"new.img", "old.img"} {
 				d := later(t, s.Do(t, http.MethodPut, imageRoute(name), bytes.NewReader(content(4, 1<<20))), 503, 507)
@@ -484,7 +484,8 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 		s.get(t, "/events").Must(t, 200)
 		s.get(t, "/readyz").Must(t, 200)
 		if catalog {
-			// The fetch has all bytes, and cannot put the last part down.
+			// The fetch has all bytes, and cannot store the last
+			// part.
 			eventually(t, within, what+": all bytes have come", func() error {
 				if n := s.metrics(t).value(bytesFetched) - fetched; n < float64(len(want)) {
 					return fmt.Errorf("%.0f of %d bytes", n, len(want))
@@ -515,8 +516,8 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 	s.noHalves(t)
 }
 
-// somebody returns options for a server that is run by who has no more rights
-// than others, over a directory of its own.
+// somebody returns options for a server that runs as a user without privileges,
+// over a directory of that user.
 func somebody(t *testing.T) Options {
 	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
@@ -546,7 +547,7 @@ func TestMissingRights(t *testing.T) {
 	o := somebody(t)
 	s := Start(t, o)
 	writesStop(t, s, func(dir string) func() {
-		// A directory and all below it.
+		// A directory and everything below it.
 		was := map[string]fs.FileMode{}
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.IsDir() {
@@ -570,7 +571,7 @@ func TestMissingRights(t *testing.T) {
 		}
 	})
 
-	// A file that may not be read: its job waits, says so, and goes on.
+	// A file without read permission: its job waits, says so, and resumes.
 	b := content(5, 100_000)
 	s.drop(t, "secret.img", b)
 	forbid := func(path string, mode fs.FileMode) {
@@ -587,7 +588,7 @@ func TestMissingRights(t *testing.T) {
 	s.WaitHashed(t, "secret.img", sum(b))
 	s.Stop(t)
 
-	// What keeps it from starting.
+	// Permissions that prevent the start.
 	for _, dir := range []string{"", s.ImageBucket, s.CatalogBuck} {
 		path := filepath.Join(s.Data, dir)
 		for _, mode := range []fs.FileMode{0o555, 0} {
@@ -629,8 +630,8 @@ func (s *Server) jobRecords(t testing.TB) (jobs []job) {
 	return jobs
 }
 
-// Ctrl-C releases running jobs: the next start resumes them without waiting for
-// the end of the lease, from their checkpoints.
+// TestDeepStopHandsJobsBack releases running jobs on Ctrl-C: the next start
+// resumes them from their checkpoints without waiting for the end of the lease.
 func TestDeepStopHandsJobsBack(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -668,7 +669,7 @@ func TestDeepStopHandsJobsBack(t *testing.T) {
 	if j := s.WaitJob(t, hashes, "hashed.raw", "completed"); j.SHA256 != zeros4GSum || j.BytesHashed != zeros4G || j.Attempt != 2 {
 		t.Errorf("%+v, want SHA-256 %s", j, zeros4GSum)
 	}
-	// Nothing before the checkpoint is hashed again.
+	// Bytes before the checkpoint are not hashed again.
 	m := s.metrics(t)
 	if n := m.value(bytesHashed); n > float64(zeros4G-done.BytesHashed) {
 		t.Errorf("%.0f bytes were hashed after the start, want at most the %d after the checkpoint", n, zeros4G-done.BytesHashed)
@@ -682,7 +683,7 @@ func TestDeepStopHandsJobsBack(t *testing.T) {
 	s.noHalves(t)
 }
 
-// The same event twice does the work once.
+// TestEventsTwice sends the same event twice: the work is done once.
 func TestEventsTwice(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -692,7 +693,7 @@ func TestEventsTwice(t *testing.T) {
 		t.Helper()
 		s.WaitHashed(t, name, sum(b))
 		s.WaitJob(t, hashes, name, "completed")
-		// What follows has to wait for what is still on the queue.
+		// Later work waits behind the queued tasks.
 		marker := name + "-marker.img"
 		s.drop(t, marker, content(2, 1000))
 		s.WaitHashed(t, marker, sum(content(2, 1000)))
@@ -710,7 +711,7 @@ func TestEventsTwice(t *testing.T) {
 		}
 	}
 
-	// The server sees none of the changes before the last one.
+	// The server misses all changes before the last one.
 	before := s.metrics(t)
 	s.pause(t)
 	s.drop(t, "written.img", b)
@@ -725,8 +726,8 @@ func TestEventsTwice(t *testing.T) {
 		t.Errorf("written twice: %.0f bytes were hashed, want %d", n, len(b)+1000)
 	}
 
-	// Rights and times that are set may hide an edit: the file is hashed once
-	// more, however many events tell of it.
+	// Setting permissions or times may hide an edit: the file is hashed
+	// once more, however many events report it.
 	before = s.metrics(t)
 	s.pause(t)
 	for _, mode := range []fs.FileMode{0o600, 0o644} {
@@ -761,7 +762,7 @@ func TestEventsTwice(t *testing.T) {
 	s.Do(t, http.MethodDelete, imageRoute("busy.raw"), nil).Must(t, http.StatusNoContent)
 	hashedOnce("sent twice", "sent.img")
 
-	// A start looks at everything, and does nothing again.
+	// A start compares everything, and repeats no work.
 	s.Restart(t)
 	s.drop(t, "last.img", content(4, 1000))
 	s.WaitHashed(t, "last.img", sum(content(4, 1000)))

@@ -41,7 +41,7 @@ func TestFetch(t *testing.T) {
 	}
 	s.WaitEvent(t, "image.fetched", sum(b))
 
-	// What is there is not fetched again.
+	// Cached bytes are not fetched again.
 	gets := p.Hits("GET", "/pub/a.img")
 	var again job
 	s.Enqueue(t, downloads, "name", "a.img").Must(t, http.StatusAccepted, http.StatusOK).JSON(t, &again)
@@ -63,7 +63,7 @@ func TestFetch(t *testing.T) {
 		s.WaitEvent(t, "image.uncached", sum(b))
 		s.Do(t, http.MethodDelete, "/catalog/cache/"+sum(b), nil).Problem(t, []int{404})
 		s.Do(t, http.MethodDelete, "/catalog/cache/nonsense", nil).Problem(t, []int{400, 404, 422})
-		// And it can be fetched again, this time by its ref.
+		// It can be fetched again, this time by its ref.
 		s.Enqueue(t, downloads, "ref", sum(b)).Must(t, http.StatusAccepted)
 		s.WaitRow(t, "a.img", "cached again", func(r row) bool { return r.Cached })
 	})
@@ -172,8 +172,8 @@ func TestFetchTwoAtATime(t *testing.T) {
 	}
 }
 
-// failing runs the fetch of a source to its end, which must be a failure that
-// says words, and checks that nothing came of it.
+// failing runs the fetch of a source, which must fail with an error that has
+// words, and checks that it stored nothing.
 func failing(t *testing.T, s *Server, name string, words ...string) job {
 	t.Helper()
 	s.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
@@ -277,7 +277,7 @@ func TestFetchFails(t *testing.T) {
 		p.File("/empty.img", nil) // by now
 		failing(t, s, "empty.img")
 	})
-	// After all that, both workers still work.
+	// After that, both workers still work.
 	tlsSource.Turn(true)
 	for i := range 3 {
 		name := fmt.Sprintf("well-%d.img", i)
@@ -286,14 +286,15 @@ func TestFetchFails(t *testing.T) {
 			t.Errorf("%+v", j)
 		}
 	}
-	// A failed job may be asked for again, and then goes well.
+	// A failed job can be requested again, and then completes.
 	p.File("/vanished.img", b)
 	if j := s.Fetch(t, "vanished.img"); j.SHA256 != sum(b) {
 		t.Errorf("%+v", j)
 	}
 }
 
-// Two images by one URL path, and one content from two sources.
+// TestFetchManifestImage fetches two images of one URL path, and one content
+// from two sources.
 func TestFetchManifestImage(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A front stands before another S3 server and makes images of it large, as far
-// as time goes: who reads one whole waits for each MiB.
+// A front is a proxy to another S3 server that makes some images slow: a client
+// that reads one whole waits for each MiB.
 type front struct {
 	*httptest.Server
 	slow sync.Map // keys
@@ -21,9 +21,9 @@ type front struct {
 
 const (
 	// vast is the size of a file of zeros that takes minutes to hash and no
-	// room: a job that is there to be looked at or cancelled.
+	// disk space: a job that stays running until it is cancelled.
 	vast = 256 << 30
-	// slowSize is that of an image which takes as long behind a front.
+	// slowSize is the size of an image that takes as long behind a front.
 	slowSize = 200 << 20
 )
 
@@ -35,7 +35,7 @@ func newFront(t testing.TB, endpoint string) *front {
 	}
 	f := &front{}
 	f.Server = httptest.NewServer(&httputil.ReverseProxy{
-		// The name of the host stays as it was signed.
+		// The signature covers the host name.
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = to.Scheme, to.Host, r.In.Host
 		},
@@ -55,7 +55,7 @@ func newFront(t testing.TB, endpoint string) *front {
 	return f
 }
 
-// A slowBody gives a MiB a second.
+// A slowBody returns a MiB a second.
 type slowBody struct {
 	io.ReadCloser
 	r *http.Request
@@ -71,8 +71,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p[:min(len(p), piece)])
 }
 
-// putSlow puts an image there that takes minutes to hash, and returns its
-// size.
+// putSlow stores an image that takes minutes to hash, and returns its size.
 func (s *Server) putSlow(t testing.TB, name string) int64 {
 	t.Helper()
 	if s.front == nil {

@@ -1,10 +1,10 @@
-// Package e2e starts the real binary on port 0 with a fresh directory and
-// uses it as people do: with curl, aws, rclone and files copied into its
-// directory. It uses the contract (routes, JSON, exit status, what is printed)
-// and nothing of the code.
+// Package e2e starts the real binary on port 0 with a fresh directory and uses
+// it as people do: with curl, aws, rclone and files copied into its directory.
+// It relies on the contract only (routes, JSON, exit status, output), not on
+// the code.
 //
 // With -s3-endpoint the same tests run over another S3 server, and with -minio
-// over a MinIO server of their own; tests of the gateway inside (plain
+// over a MinIO server that they start; tests of the gateway inside (plain
 // files) are skipped then.
 package e2e
 
@@ -89,18 +89,18 @@ func build(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// Options say how a [Server] differs from the usual one of these tests, which
-// has a password, a token, S3 keys, a fresh directory, and may reach loopback.
+// Options are the differences of a [Server] from the default, which has a
+// password, a token, S3 keys, a fresh directory, and may reach loopback.
 type Options struct {
 	Data string   // data directory
-	Env  []string // after the usual environment: the last one counts
-	Args []string // after the usual flags
+	Env  []string // after the default environment: the last value counts
+	Args []string // after the default flags
 	Bare bool     // leave password, token and S3 keys to be generated
 	Dir  string   // working directory
 	Home string   // home directory
 
 	S3Endpoint string   // an S3 server to use instead of the gateway inside
-	Over       *Server  // another server, whose S3 server and buckets are this one's too
+	Over       *Server  // another server, whose S3 server and buckets this one uses
 	Via        []string // program, with its arguments, that starts the binary
 }
 
@@ -112,16 +112,16 @@ type Server struct {
 	CatalogBuck  string
 	AccessKey    string
 	SecretKey    string
-	Token        string // sent with every request that does not say otherwise
+	Token        string // sent with every request unless the request has other credentials
 	launch       runner.Options
 	externalS3   string
-	front        *front // before externalS3, if it is not another server's
+	front        *front // before externalS3, unless that is another Server's
 	failedChecks bool
 }
 
 var bucketSerial atomic.Int64
 
-// command returns how the server would be started, without starting it.
+// command returns the server and its command, without starting it.
 func command(t testing.TB, o Options) (*Server, runner.Options) {
 	t.Helper()
 	s := &Server{
@@ -167,8 +167,9 @@ func command(t testing.TB, o Options) (*Server, runner.Options) {
 	return s, runner.Options{Binary: line[0], Args: line[1:], Env: append(env, o.Env...), Dir: o.Dir}
 }
 
-// programKey returns the S3 key that a second runner needs, which may use both
-// buckets. With the gateway inside it is kept in DATA and is not the uploaders'.
+// programKey returns the S3 key for a second runner, which may use both
+// buckets. With the gateway inside it is kept in DATA, and is not the
+// uploaders' key.
 func (s *Server) programKey(t testing.TB) (access, secret string) {
 	t.Helper()
 	var c struct {
@@ -221,7 +222,7 @@ func (s *Server) start(t testing.TB) {
 }
 
 // Stop ends the server as Ctrl-C does. It fails the test if the server does not
-// end, or the exit status is not 0.
+// end, or its exit status is not 0.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	begin := time.Now()
@@ -232,7 +233,7 @@ func (s *Server) Stop(t testing.TB) {
 	s.checkLog(t)
 }
 
-// Kill ends the server as a power cut does.
+// Kill ends the server with SIGKILL, as a power cut would.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
 	if err := s.Process.Kill(); err != nil {
@@ -241,8 +242,7 @@ func (s *Server) Kill(t testing.TB) {
 	s.checkLog(t)
 }
 
-// pause stops all threads of the server, as a machine that sleeps does, until
-// resume.
+// pause stops all threads of the server until resume, as if the machine slept.
 func (s *Server) pause(t testing.TB) {
 	t.Helper()
 	if err := s.Signal(syscall.SIGSTOP); err != nil {
@@ -302,11 +302,11 @@ func (s *Server) checkLog(t testing.TB) {
 	}
 }
 
-// imagePath is where a file dropped straight into the gateway is put.
+// imagePath is the path of a dropped file.
 func (s *Server) imagePath(name string) string { return filepath.Join(s.Data, "images", name) }
 
-// needsPlainFiles skips tests of files that come and go beneath the gateway
-// inside.
+// needsPlainFiles skips tests of files that are created and removed beside the
+// gateway inside.
 func needsPlainFiles(t testing.TB) {
 	t.Helper()
 	if *s3Endpoint != "" {

@@ -50,14 +50,14 @@ func TestHashJobs(t *testing.T) {
 	if r, _ := s.Row(t, second); r.HashState != "queued" {
 		t.Errorf("row of what is queued: %+v", r)
 	}
-	// Asked for again, it is the same job.
+	// A second request returns the same job.
 	var again job
 	s.Enqueue(t, hashes, "name", first).Must(t, http.StatusAccepted, http.StatusOK).JSON(t, &again)
 	if again.Name != first || again.Status != "running" {
 		t.Errorf("enqueued again: %+v", again)
 	}
 
-	// Not known by digest, so not offered; but there under its name.
+	// Without a digest it is not listed, but served by its name.
 	if l, ok := s.Listed(t, first); ok {
 		t.Errorf("an unhashed local file is offered to flash clients: %+v", l)
 	}
@@ -73,12 +73,13 @@ func TestHashJobs(t *testing.T) {
 	if r, _ := s.Row(t, first); r.SHA256 != "" {
 		t.Errorf("a cancelled hash has a result: %+v", r)
 	}
-	// The worker is free: the second one runs. It is cancelled while queued or running.
+	// The worker is free, so the second one runs. It is cancelled while
+	// queued or running.
 	s.WaitJob(t, hashes, second, "running")
 	s.Cancel(t, hashes, second).Must(t, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
 	s.WaitJob(t, hashes, second, "cancelled")
 
-	// What was cancelled may be asked for again.
+	// A cancelled job can be requested again.
 	s.Enqueue(t, hashes, "name", first).Must(t, http.StatusAccepted)
 	s.WaitJob(t, hashes, first, "running")
 	s.Cancel(t, hashes, first)
@@ -141,7 +142,7 @@ func TestHashWorkers(t *testing.T) {
 		}
 		return nil
 	})
-	// With both jobs running, Ctrl-C is still heard.
+	// With both jobs running, Ctrl-C still stops the server.
 	s.Stop(t)
 }
 
@@ -149,7 +150,7 @@ func TestHashFindsWhatWasThere(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
 	data := filepath.Join(t.TempDir(), "data")
-	// Before the very first start: a directory somebody made and filled.
+	// Before the first start: a directory that a user has made and filled.
 	if err := os.MkdirAll(filepath.Join(data, "images"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,8 @@ func TestHashFindsWhatWasThere(t *testing.T) {
 	s.get(t, "/images/"+sum(content(3, 1000))).Problem(t, []int{404})
 }
 
-// Overwritten while it is hashed: what is published is the digest of what is there.
+// TestHashOverwrittenMeanwhile overwrites an image while it is hashed: the
+// published digest is that of the new bytes.
 func TestHashOverwrittenMeanwhile(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -197,7 +199,7 @@ func TestHashOverwrittenMeanwhile(t *testing.T) {
 	}
 }
 
-// What a publisher says beside an image is held against its bytes.
+// TestHashSidecars compares the sidecars of an image with its bytes.
 func TestHashSidecars(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

@@ -21,8 +21,7 @@ type (
 	}
 )
 
-// Manifest returns GET /catalog.toml, as another server without credentials
-// sees it.
+// Manifest returns GET /catalog.toml, without credentials.
 func (s *Server) Manifest(t testing.TB) manifest {
 	t.Helper()
 	var m manifest

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// mostSmall is what a server may hold of memory at any time (its resident set,
-// in MiB) with GOMEMLIMIT=100MiB. The limit is for what the Go runtime manages;
-// here the pages of the program itself, some 25 MiB, are counted in.
+// mostSmall is the limit of a server's memory (its resident set, in MiB) with
+// GOMEMLIMIT=100MiB. That limit is for the Go runtime; the resident set also
+// has some 25 MiB of the program's own pages.
 const mostSmall = 100
 
-// On a small machine an image of 8 GiB is taken in, put together from its
-// parts, and hashed again as a dropped file, in a hundredth of its size.
+// TestDeepSmallMemory takes in an image of 8 GiB, assembles it from its parts,
+// and hashes it again as a dropped file, in a hundredth of its size.
 func TestDeepSmallMemory(t *testing.T) {
 	needsPlainFiles(t)
 	needsDisk(t, 20)

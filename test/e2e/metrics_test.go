@@ -48,8 +48,8 @@ func labelled(m *dto.Metric, labels []string) bool {
 	return true
 }
 
-// value adds up what a counter or gauge says under these labels, or how often
-// a histogram was observed.
+// value returns the sum of a counter or gauge with these labels, or the number
+// of observations of a histogram.
 func (m metrics) value(name string, labels ...string) float64 {
 	total := 0.0
 	for _, s := range m[name].GetMetric() {
@@ -60,7 +60,7 @@ func (m metrics) value(name string, labels ...string) float64 {
 	return total
 }
 
-// series is how many series a name has.
+// series returns the number of series of a name.
 func (m metrics) series(name string) int { return len(m[name].GetMetric()) }
 
 // WaitMetric waits until a metric has grown by want since before, and then
@@ -93,8 +93,8 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	m := s.metrics(t)
-	// Counters are there, at zero, before anything has happened: a rate over
-	// them is a number from the first scrape on.
+	// Counters exist at zero before anything has happened, so that a rate
+	// has a value from the first scrape on.
 	for name, kind := range map[string]dto.MetricType{
 		jobsEnded: dto.MetricType_COUNTER, bytesHashed: dto.MetricType_COUNTER, bytesFetched: dto.MetricType_COUNTER,
 		bytesUploaded: dto.MetricType_COUNTER, bytesServed: dto.MetricType_COUNTER, jobsNow: dto.MetricType_GAUGE,
@@ -162,7 +162,7 @@ func TestMetrics(t *testing.T) {
 		r := s.get(t, "/images/hash.img", anonymous).Must(t, 200)
 		s.get(t, "/images/f.img", anonymous, header("Range", "bytes=0-999")).Must(t, 206) // of a blob
 		s.get(t, "/images/"+sum(r.Body), anonymous, header("Range", "bytes=-77")).Must(t, 206)
-		// No bytes of an image are in any of these.
+		// None of these has bytes of an image.
 		s.Do(t, http.MethodHead, "/images/hash.img", nil).Must(t, 200)
 		s.get(t, "/images/hash.img", header("If-None-Match", "*")).Must(t, 304)
 		s.get(t, "/images/hash.img", header("Range", "bytes=999999-")).Must(t, 416)
@@ -209,8 +209,8 @@ func anyLabelled(f *dto.MetricFamily, labels ...string) bool {
 	return false
 }
 
-// Request times are kept by route, never by path: strangers choose paths, and
-// every label value is memory for ever.
+// TestMetricsOfRequests keeps request times by route, never by path: strangers
+// choose paths, and every label value takes memory permanently.
 func TestMetricsOfRequests(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -271,8 +271,8 @@ func TestMetricsOfRequests(t *testing.T) {
 	}
 }
 
-// routeOf finds the label by which a route goes: its path, or its pattern with
-// the method before it.
+// routeOf returns the label of a route: its path, or its pattern with the
+// method before it.
 func routeOf(t *testing.T, m metrics, method, path string) string {
 	t.Helper()
 	for _, route := range []string{path, method + " " + path} {
@@ -352,7 +352,7 @@ func TestLog(t *testing.T) {
 	request(s.AddEntry(t, p.File("/fetched.img", b), ""))
 	request(s.AddEntry(t, p.File("/wrong.img", b), p.File("/sums", []byte(sum(nil)+"  wrong.img\n"))))
 	request(s.Do(t, http.MethodDelete, "/images/logged.img", nil))
-	// Names that would begin a line of their own, or end a field.
+	// Names that would begin a new line, or end a field.
 	request(s.get(t, "/images/x%0Alevel=ERROR%20msg=forged%0D.img", anonymous))
 	request(s.get(t, "/images/%22%20level=ERROR%20msg=%22forged.img", anonymous, header("User-Agent", "x\" level=ERROR msg=\"forged")))
 	request(s.Do(t, http.MethodPut, "/images/x%E2%80%A8%1B%5B31m.img", bytes.NewReader(b)))

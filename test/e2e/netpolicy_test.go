@@ -17,13 +17,13 @@ import (
 	"imageroot/test/need"
 )
 
-// setting is what the message of a refused source names.
+// setting is the name in the message of a refused source.
 const setting = "IMAGEROOT_ALLOW_NET"
 
 func allowNet(networks string) []string { return []string{setting + "=" + networks} }
 
-// trapsOn sets a trap at the same port of every loopback address that sources
-// might be led to.
+// trapsOn sets a trap at one port of every loopback address that a source might
+// resolve to.
 func trapsOn(t *testing.T) (port int, check func()) {
 	t.Helper()
 	for range 20 {
@@ -69,7 +69,8 @@ func hostsOfLoopback(t *testing.T) []string {
 	return names
 }
 
-// With no setting, nothing on loopback is a source, however it is written.
+// TestNetPolicyLoopback refuses every spelling of a loopback address without a
+// setting.
 func TestNetPolicyLoopback(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{Env: allowNet("")})
@@ -82,15 +83,15 @@ func TestNetPolicyLoopback(t *testing.T) {
 			t.Run(u, func(t *testing.T) {
 				r := s.AddEntry(t, u, "")
 				if strings.HasPrefix(u, "oras:") && strings.HasPrefix(host, "[") && r.Status == http.StatusUnprocessableEntity {
-					r.Problem(t, []int{422}) // references have no such hosts
+					r.Problem(t, []int{422}) // references cannot have such hosts
 					return
 				}
 				r.Problem(t, []int{400}, setting, "loopback")
 			})
 		}
 	}
-	// Other ways to write such an address, or to reach one. Some of these are
-	// no host at all to this machine, which is as good.
+	// Other spellings of such an address, or names that lead to one. This
+	// machine cannot resolve some of them, which is as good.
 	for _, host := range []string{
 		"2130706433", "0x7f000001", "0x7f.0.0.1", "017700000001", "0177.0.0.1", "127.1", "127.0.1", "0.0.0.0", "0", "[::]", "[::127.0.0.1]",
 		"[64:ff9b::127.0.0.1]", "[2002:7f00:1::1]", "127.0.0.1.", "localhost.", "127.0.0.1%2500", "\uff11\uff12\uff17.0.0.1", "127\u30020.0.1", "[::1%25lo]",
@@ -107,11 +108,12 @@ func TestNetPolicyLoopback(t *testing.T) {
 	})
 }
 
-// always matches what a message says of addresses that no setting allows.
+// always matches the message for an address that no setting allows.
 var always = regexp.MustCompile(`(?i)metadata|link-local`)
 
-// Cloud metadata and link-local addresses are refused whatever is allowed. The
-// reason is the policy's: a failed dial would give another one.
+// TestNetPolicyNever refuses cloud metadata and link-local addresses whatever
+// is allowed. The reason must be the policy's: a failed dial would give another
+// one.
 func TestNetPolicyNever(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{Env: allowNet("loopback, private, 0.0.0.0/0, ::/0, 169.254.169.254, fd00:ec2::254")})
@@ -148,7 +150,7 @@ func TestNetPolicyNever(t *testing.T) {
 	}
 }
 
-// An allowed publisher that leads to where nobody may go.
+// TestNetPolicyRedirects has an allowed publisher redirect to a denied address.
 func TestNetPolicyRedirects(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{Env: allowNet("127.0.0.2/32")})
@@ -223,8 +225,8 @@ func TestNetPolicyRedirects(t *testing.T) {
 	tr.Check(t)
 }
 
-// startWithHosts starts the server where /etc/hosts is another file, which
-// takes a mount namespace of its own.
+// startWithHosts starts the server with another /etc/hosts, which takes a mount
+// namespace.
 func startWithHosts(t *testing.T, o Options, hosts string) *Server {
 	t.Helper()
 	need.Root(t)
@@ -232,12 +234,12 @@ func startWithHosts(t *testing.T, o Options, hosts string) *Server {
 	return Start(t, o)
 }
 
-// A name means what DNS says when it is dialled.
+// TestDeepNetPolicyNames checks a name by its address at the time of the dial.
 func TestDeepNetPolicyNames(t *testing.T) {
 	t.Parallel()
 	p := publishOn(t, "127.0.0.2:0")
 	port := p.Listener.Addr().(*net.TCPAddr).Port
-	tr := newTrap(t, hostPort("127.0.0.1", port)) // the same port where nobody may go
+	tr := newTrap(t, hostPort("127.0.0.1", port)) // the same port of a denied address
 	b := content(1, 10_000)
 	p.File("/a.img", b)
 	s := startWithHosts(t, Options{Env: allowNet("127.0.0.2")}, `
@@ -351,7 +353,8 @@ func ownAddress(t *testing.T) string {
 	return ""
 }
 
-// The S3 endpoint holds the operator's own bytes and answers to nobody else.
+// TestNetPolicyS3Endpoint denies the S3 endpoint, which holds the operator's
+// bytes, to sources.
 func TestNetPolicyS3Endpoint(t *testing.T) {
 	t.Parallel()
 	t.Run("on loopback", func(t *testing.T) {
@@ -360,12 +363,13 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 		s.AddEntry(t, s.S3+"/images/a.img", "").Problem(t, []int{400}, setting)
 	})
 	if *s3Endpoint != "" {
-		return // where that server listens is not up to this test
+		return // the address of that server is not up to this test
 	}
 	t.Run("on another address", func(t *testing.T) {
 		t.Parallel()
 		ip := ownAddress(t)
-		// Elsewhere on that address is allowed: local networks are.
+		// Another port of that address is allowed: private networks
+		// are.
 		p := publishOn(t, hostPort(ip, 0))
 		b := content(1, 10_000)
 		p.File("/a.img", b)
@@ -401,8 +405,8 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 	})
 }
 
-// A proxy would dial in its own name, where the policy does not reach. Nor is
-// one needed for a process to reach the gateway inside it.
+// TestNetPolicyProxies ignores proxies: a proxy would dial for itself, without
+// the policy. The process needs none to reach the gateway inside either.
 func TestNetPolicyProxies(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -429,7 +433,7 @@ func TestNetPolicyProxies(t *testing.T) {
 	}
 }
 
-// What is allowed is what was said, and no more.
+// TestNetPolicyAllows allows what the setting names, and no more.
 func TestNetPolicyAllows(t *testing.T) {
 	t.Parallel()
 	b := content(1, 10_000)

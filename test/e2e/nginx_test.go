@@ -14,8 +14,8 @@ import (
 	"imageroot/test/runner"
 )
 
-// nginx starts nginx in front of the pages, with its defaults but for the size
-// of bodies, and returns the server as it is seen through it.
+// nginx starts nginx in front of the pages, with its defaults except for the
+// size of bodies, and returns the server at nginx's address.
 func (s *Server) nginx(t testing.TB) *Server {
 	t.Helper()
 	addr := freeAddr(t, "127.0.0.6")
@@ -45,7 +45,7 @@ http {
 	}
 	program, err := exec.LookPath("nginx")
 	if err != nil {
-		program = "/usr/sbin/nginx" // which is not in everybody's PATH
+		program = "/usr/sbin/nginx" // not in the PATH of every user
 	}
 	cmd := exec.CommandContext(t.Context(), program, "-c", conf, "-e", filepath.Join(dir, "log"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -67,8 +67,8 @@ http {
 	return front
 }
 
-// Through nginx, which sends all of a body before it reads the answer, a client
-// learns why its upload is refused.
+// TestRefusalThroughNginx tests that a client gets the reason for a refused
+// upload through nginx, which sends the whole body before it reads the answer.
 func TestRefusalThroughNginx(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

@@ -11,8 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// An s3Client sends single S3 requests, where a test needs an object and not
-// the way in which a program of the user's makes it.
+// s3Client returns a client for single S3 requests, for tests that need an
+// object but no particular program.
 func s3Client(endpoint, access, secret string) *s3.Client {
 	return s3.New(s3.Options{
 		BaseEndpoint: &endpoint, UsePathStyle: true, Region: "us-east-1",
@@ -89,7 +89,7 @@ func (s *Server) pending(t testing.TB, bucket string) (keys []string) {
 	return keys
 }
 
-// noHalves fails the test if a part of a fetch or of an upload is left.
+// noHalves fails the test if a part of a fetch or an upload is left.
 func (s *Server) noHalves(t testing.TB) {
 	t.Helper()
 	for _, bucket := range []string{s.ImageBucket, s.CatalogBuck} {
@@ -102,8 +102,8 @@ func (s *Server) noHalves(t testing.TB) {
 	}
 }
 
-// blobs returns the names of the fetched bytes, and fails the test if one is not
-// named by its content.
+// blobs returns the names of the fetched bytes. It fails the test if one is not
+// the SHA-256 of its content.
 func (s *Server) blobs(t testing.TB) (names []string) {
 	t.Helper()
 	client := s.program(t)

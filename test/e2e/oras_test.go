@@ -13,8 +13,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// added adds an oras URL, and checks that its row, and what a fetch brings, is
-// what was pushed.
+// added adds an oras URL, and checks that its row and its fetched bytes are
+// those that were pushed.
 func added(t *testing.T, s *Server, url, name string, want []byte) {
 	t.Helper()
 	s.AddEntry(t, url, "").Must(t, http.StatusCreated)

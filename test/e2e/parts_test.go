@@ -44,7 +44,8 @@ func (s *Server) beginUpload(t *testing.T, name string, size int64) resumable {
 	return u
 }
 
-// partPath makes a part's URL, which may be relative, a path of this server's.
+// partPath returns a part's URL as a path of this server. The URL may be
+// relative.
 func (s *Server) partPath(p part) string { return strings.TrimPrefix(p.URL, s.Pages) }
 
 func (s *Server) upload(t *testing.T, id string) resumable {
@@ -68,7 +69,7 @@ func (s *Server) finish(t *testing.T, id string) resumable {
 	return u
 }
 
-// of is the slice of the whole file that a part carries.
+// of returns the slice of the whole file that a part carries.
 func (p part) of(b []byte, partSize int64) []byte {
 	off := int64(p.Number-1) * partSize
 	return b[off : off+p.SizeBytes]
@@ -77,7 +78,8 @@ func (p part) of(b []byte, partSize int64) []byte {
 func TestUploadInParts(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	// The server says how large parts are; three of them, the last one odd.
+	// The server sets the part size; there are three parts, the last one
+	// odd.
 	probe := s.beginUpload(t, "probe.img", 1<<30)
 	s.Do(t, http.MethodDelete, "/uploads/"+probe.ID, nil).Must(t, 204)
 	s.get(t, "/uploads/"+probe.ID).Problem(t, []int{404})
@@ -101,7 +103,7 @@ func TestUploadInParts(t *testing.T) {
 	last, first, middle := u.Parts[2], u.Parts[0], u.Parts[1]
 	put(3, last.of(file, u.PartSize)).Must(t, 200)
 	put(1, content(66, int(first.SizeBytes))).Must(t, 200)
-	put(1, first.of(file, u.PartSize)).Must(t, 200) // sent again: the later one counts
+	put(1, first.of(file, u.PartSize)).Must(t, 200) // sent again: the later one replaces it
 	s.get(t, imageRoute(name)).Problem(t, []int{404})
 	if _, ok := s.Row(t, name); ok {
 		t.Error("an upload that is not complete is in the catalog")
@@ -109,7 +111,7 @@ func TestUploadInParts(t *testing.T) {
 	s.Do(t, http.MethodPost, "/uploads/"+u.ID+"/complete", nil).Problem(t, []int{400, 409, 422}, "2")
 	put(2, middle.of(file, u.PartSize)[1:]).Problem(t, []int{400, 422})
 
-	// The buckets are the only state: another process goes on with it.
+	// The buckets are the only state: another process resumes it.
 	s.Restart(t)
 	for _, p := range s.upload(t, u.ID).Parts {
 		if p.Done != (p.Number != 2) {
@@ -161,7 +163,8 @@ func TestUploadInPartsRefuses(t *testing.T) {
 	s.Do(t, http.MethodPut, s.partPath(u.Parts[0]), bytes.NewReader(content(1, 1000)), anonymous).Problem(t, []int{401})
 }
 
-// Abandoning an upload leaves what was there, and nothing else.
+// TestUploadInPartsAbandoned abandons an upload, which leaves the old image and
+// no debris.
 func TestUploadInPartsAbandoned(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// What was measured on another program of this kind (bty-web 0.8.9). Each is a
-// test of ours.
+// Faults that were measured on another program of this kind (bty-web 0.8.9).
+// Each has a test here.
 
 func TestPeerUploadKilledMidway(t *testing.T) {
 	t.Parallel()
@@ -59,15 +59,15 @@ func TestPeerUploadKilledMidway(t *testing.T) {
 	s.Put(t, "old.img", content(4, 1000))
 }
 
-// New bytes are never served under the SHA-256 of old ones, in whichever way
-// they come, and whenever one looks.
+// TestPeerOverwrittenImage never serves new bytes under the SHA-256 of old
+// ones, however they arrive, at any time.
 func TestPeerOverwrittenImage(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	const name = "rolling.img"
 	contents := make([][]byte, 4)
 	for i := range contents {
-		contents[i] = content(uint64(i), 3<<20) // of one size, so that size tells nothing
+		contents[i] = content(uint64(i), 3<<20) // of one size, so that the size does not differ
 	}
 	s.Put(t, name, contents[0])
 
@@ -83,7 +83,8 @@ func TestPeerOverwrittenImage(t *testing.T) {
 				}
 				want := sum(contents[i%len(contents)])
 				r, err := s.try(http.MethodGet, "/images/"+want, nil)
-				// A connection cut in the middle is an honest answer to an overwrite.
+				// A connection that breaks is a correct answer
+				// to an overwrite.
 				if err == nil && r.Status == http.StatusOK && sum(r.Body) != want {
 					t.Errorf("under %s came %s", want, sum(r.Body))
 					return
@@ -135,7 +136,8 @@ func TestPeerTwoPutsOfOneName(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				// Who lost to another may be told so, or be told of what was written and replaced.
+				// A writer that lost may get a conflict, or the
+				// answer for an image that is replaced by now.
 				switch r.Status {
 				case http.StatusCreated:
 					var u uploaded
@@ -254,8 +256,8 @@ func TestPeerFileSources(t *testing.T) {
 	}
 }
 
-// URLs in the listing are percent-encoded, HEAD and If-None-Match work, and
-// names of 250 bytes and more are names.
+// TestPeerServing tests that URLs in the listing are percent-encoded, that HEAD
+// and If-None-Match work, and that names of 250 bytes and more are valid.
 func TestPeerServing(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})

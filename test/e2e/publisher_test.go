@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A publisher is a web server that images are fetched from: a good one, unless
-// a handler of the test's makes it a bad one.
+// A publisher is a web server that images are fetched from. Handlers of the
+// test can make it misbehave.
 type publisher struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -48,7 +48,8 @@ func serveOn(t testing.TB, addr string, h http.Handler) *httptest.Server {
 	}}
 	s.Start()
 	t.Cleanup(func() {
-		// Handlers that stall on purpose are waiting for their client to leave.
+		// Handlers that stall on purpose wait for their client to
+		// leave.
 		s.CloseClientConnections()
 		s.Close()
 	})
@@ -67,7 +68,7 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
-// At is the URL of a path, escaped as it has to be.
+// At returns the URL of a path, escaped.
 func (p *publisher) At(path string) string { return p.URL + (&url.URL{Path: path}).EscapedPath() }
 
 // Handle serves path by h and returns its URL.
@@ -88,16 +89,16 @@ func (p *publisher) File(path string, content []byte) string {
 	})
 }
 
-// Hits is how often a method was asked for at a path.
+// Hits returns the number of requests with a method for a path.
 func (p *publisher) Hits(method, path string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.hits[method+" "+path]
 }
 
-// whole answers a HEAD, or writes the first n bytes of content as if it was
-// all of it: what a server that knows nothing of ranges does. It reports
-// whether a body was asked for.
+// whole answers HEAD, or writes the first n bytes of content as if they were
+// all, as a server without ranges does. It reports whether the request was for
+// a body.
 func whole(w http.ResponseWriter, r *http.Request, content []byte, n int) bool {
 	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	if r.Method == http.MethodHead {
@@ -108,7 +109,7 @@ func whole(w http.ResponseWriter, r *http.Request, content []byte, n int) bool {
 	return true
 }
 
-// Short serves half of content and hangs up.
+// Short serves half of content and closes the connection.
 func (p *publisher) Short(path string, content []byte) string {
 	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
 		if whole(w, r, content, len(content)/2) {
@@ -117,8 +118,8 @@ func (p *publisher) Short(path string, content []byte) string {
 	})
 }
 
-// Stall serves half of content and then nothing for as long as the client
-// stays. gone is told when a client has left.
+// Stall serves half of content and then nothing until the client leaves, which
+// it reports on gone.
 func (p *publisher) Stall(path string, content []byte, gone chan<- struct{}) string {
 	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
 		if whole(w, r, content, len(content)/2) {
@@ -132,7 +133,7 @@ func (p *publisher) Stall(path string, content []byte, gone chan<- struct{}) str
 }
 
 // Gated serves half of content, and the rest when gate is closed; without a
-// length where chunked.
+// length if chunked.
 func (p *publisher) Gated(path string, content []byte, gate <-chan struct{}, chunked bool) string {
 	return p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
@@ -155,7 +156,8 @@ func (p *publisher) Gated(path string, content []byte, gate <-chan struct{}, chu
 	})
 }
 
-// trap listens where nobody may come and counts who does.
+// A trap listens at an address that must not be reached, and counts
+// connections.
 type trap struct {
 	net.Listener
 	mu sync.Mutex
@@ -191,10 +193,9 @@ func trapOn(t testing.TB, l net.Listener) *trap {
 	return tr
 }
 
-// Port is the port it listens on.
 func (tr *trap) Port() int { return tr.Addr().(*net.TCPAddr).Port }
 
-// Check fails the test where somebody came.
+// Check fails the test if a connection was made.
 func (tr *trap) Check(t testing.TB) {
 	t.Helper()
 	tr.mu.Lock()

@@ -2,5 +2,6 @@
 
 package e2e
 
-// Tests that look for data races look for them in the binary, too.
+// raceEnabled reports whether the tests run under the race detector. The binary
+// is then built with it, too.
 const raceEnabled = true

@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// rawRoute is the route of what a disk gets of an image.
+// rawRoute is the route of the disk in an image.
 func rawRoute(key string) string { return "/raw/" + url.PathEscape(key) }
 
-// sh runs a pipeline, of which every stage must end well.
+// sh runs a pipeline, of which every stage must succeed.
 func sh(t testing.TB, dir, script string) error {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-ec", script)
@@ -26,8 +26,8 @@ func sh(t testing.TB, dir, script string) error {
 	return nil
 }
 
-// A packed image has what a tool makes of the file raw, and what the tool makes
-// of it in turn.
+// A packed image is the output of the command pack for the file raw, and unpack
+// turns it into the disk again.
 type packed struct{ name, pack, unpack string }
 
 // packedImages are images of every kind.
@@ -56,10 +56,10 @@ var packedImages = []packed{
 	{"a.iso", "mkdir -p d; cp raw d/file; genisoimage -quiet -R -o x d", "cp x y"},
 }
 
-// curl | dd is a flasher, whatever the image is: what arrives on the disk is
-// what the image's own tool would have written. By SHA-256, by name, as any
-// name; with and without zeros on the wire; from this server's disk, and by a
-// runner that has the bytes from S3.
+// TestRawFlash flashes with curl | dd, whatever the image is: the bytes on the
+// disk are those that the image's own tool writes. It does so by SHA-256, by
+// name and under any name; with and without zeros on the wire; from this
+// server's disk, and by a runner that has the bytes from S3.
 func TestRawFlash(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
@@ -91,7 +91,8 @@ func TestRawFlash(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Nobody has hashed what came out before: the digest comes last.
+		// The digest of the output is not known yet: it is sent in the
+		// trailer.
 		res, err := s.send(t.Context(), http.MethodGet, rawRoute(p.name), nil, anonymous)
 		if err != nil {
 			t.Fatal(err)
@@ -121,8 +122,8 @@ func TestRawFlash(t *testing.T) {
 	}
 }
 
-// bmaptool decompresses what it copies by the suffix of the URL, and copies
-// nothing, and says nothing, where there is nothing to decompress.
+// TestRawBmaptool copies with bmaptool, which decompresses by the suffix of the
+// URL. If it cannot decompress, it copies nothing and reports no error.
 func TestRawBmaptool(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
@@ -149,7 +150,8 @@ func TestRawBmaptool(t *testing.T) {
 	}
 }
 
-// Once an image was checked, everything is in the head of the answer.
+// TestRawChecked tests that after the check the head of the answer has length
+// and digest.
 func TestRawChecked(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{}), newMaker(t)
@@ -180,7 +182,8 @@ func TestRawChecked(t *testing.T) {
 	})
 }
 
-// A download of a qcow2 image that was cut goes on where it was, as curl does it.
+// TestRawCurlResumes resumes an interrupted download of a qcow2 image with
+// curl.
 func TestRawCurlResumes(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{}), newMaker(t)
@@ -194,9 +197,9 @@ func TestRawCurlResumes(t *testing.T) {
 	}
 }
 
-// What is wrong with an image stops the pipeline, before the first byte where
-// it can be known by then, and else in the middle; what arrived until then is
-// right.
+// TestRawBad tests that a bad image stops the pipeline: before the first byte
+// if the fault is known by then, otherwise in the middle, after right bytes
+// only.
 func TestRawBad(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
@@ -235,7 +238,8 @@ func TestRawBad(t *testing.T) {
 		if c.says != "" {
 			s.get(t, rawRoute(c.name), anonymous).Problem(t, []int{422}, c.says)
 			s.Do(t, http.MethodHead, rawRoute(c.name), nil, anonymous).Must(t, 422)
-			// The guide's way to flash says why, and writes nothing.
+			// The command of the guide prints the reason, and
+			// writes nothing.
 			for _, flash := range []string{"", "-H 'Accept-Encoding: zstd' "} {
 				err := sh(t, m.dir, `curl -f -w '%{stderr}%header{problem-detail}\n' `+flash+s.Pages+rawRoute(c.name)+" | dd of=flashed status=none")
 				if got, _ := os.ReadFile(m.path("flashed")); err == nil || !strings.Contains(err.Error(), c.says) || len(got) > 0 {
@@ -251,7 +255,7 @@ func TestRawBad(t *testing.T) {
 			}
 			got, err := os.ReadFile(m.path("disk"))
 			if as != "" || strings.HasPrefix(c.name, "bad.") {
-				continue // what finds that comes behind it
+				continue // the fault is found behind the bytes that were read
 			}
 			if err != nil || len(got) == 0 || !bytes.HasPrefix(raw, got) {
 				t.Errorf("%s: %d bytes arrived before, %v, or wrong ones", c.name, len(got), err)
@@ -260,7 +264,7 @@ func TestRawBad(t *testing.T) {
 	}
 }
 
-// A disk that is vast and empty takes next to nothing on the wire.
+// TestRawSparse sends a huge empty disk in almost no bytes.
 func TestRawSparse(t *testing.T) {
 	t.Parallel()
 	s, m := Start(t, Options{}), newMaker(t)

@@ -25,11 +25,11 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 )
 
-// registryProgram is tools/registry, the registry that people run. Without it,
-// the registry of these tests is [artifacts].
+// registryProgram is the path of tools/registry. Without it, these tests use
+// [artifacts] as the registry.
 var registryProgram = flag.String("registry", "", "start this program (tools/registry) where a test needs a registry")
 
-// A registry has a door in front that may ask for a token as public registries
+// A registry is behind a proxy that may require a token, as public registries
 // do.
 type registry struct {
 	*httptest.Server
@@ -40,7 +40,7 @@ type registry struct {
 	private bool              // and the token needs credentials
 	users   map[string]string // user to password
 	anon    int               // tokens given without credentials
-	realm   string            // of the token service; this server's own if empty
+	realm   string            // of the token service; empty: this server's own
 }
 
 const registryToken = "a-token-of-the-registry"
@@ -83,9 +83,9 @@ type artifact struct {
 	bytes     []byte
 }
 
-// artifacts are what a registry keeps, by the part of the OCI distribution
-// specification that pushes and pulls take: uploads in one piece, manifests by
-// tag and by digest.
+// artifacts is a registry of the part of the OCI distribution specification
+// that pushes and pulls use: uploads in one piece, manifests by tag and by
+// digest.
 type artifacts struct {
 	mu        sync.Mutex
 	blobs     map[string][]byte   // by repository@digest
@@ -158,7 +158,8 @@ func (r *registry) serve(w http.ResponseWriter, req *http.Request, behind http.H
 		user, pass, named := req.BasicAuth()
 		switch {
 		case named && (users[user] == "" || users[user] != pass):
-			// As ghcr.io does: wrong credentials get less than none.
+			// As ghcr.io does: wrong credentials have fewer rights
+			// than none.
 			http.Error(w, `{"errors":[{"code":"DENIED"}]}`, http.StatusForbidden)
 			return
 		case !named && private:
@@ -181,7 +182,7 @@ func (r *registry) serve(w http.ResponseWriter, req *http.Request, behind http.H
 	behind.ServeHTTP(w, req)
 }
 
-// Guard makes pulls need a token, and the token credentials if private.
+// Guard requires a token for pulls, and credentials for the token if private.
 func (r *registry) Guard(private bool, user, pass string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-// partBytes is the size of the parts that a fetch stores its image in, which
-// is the most that a kill makes it fetch again.
+// partBytes is the size of the parts in which a fetch stores its image, and so
+// the most that is fetched again after a kill.
 const partBytes = 64 << 20
 
-// A dammed source lets nothing past a point of its content until it is opened.
-// It keeps to ranges and remembers where those that were asked for begin.
+// A dammed source serves its content only up to a point until it is opened. It
+// serves ranges, and records the start of each requested range.
 type dammed struct {
 	URL  string
 	dam  int64
@@ -31,7 +31,7 @@ type dammed struct {
 	from []int64
 }
 
-// Dammed serves content at path, for now up to dam.
+// Dammed serves content at path, up to dam at first.
 func (p *publisher) Dammed(t testing.TB, path string, content []byte, dam int64) *dammed {
 	t.Helper()
 	d := &dammed{dam: dam, open: make(chan struct{})}
@@ -40,7 +40,7 @@ func (p *publisher) Dammed(t testing.TB, path string, content []byte, dam int64)
 	d.URL = p.Handle(path, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
 			first, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-")
-			from, _ := strconv.ParseInt(first, 10, 64) // none: from the start
+			from, _ := strconv.ParseInt(first, 10, 64) // without a range: from the start
 			d.mu.Lock()
 			d.from = append(d.from, from)
 			d.mu.Unlock()
@@ -52,19 +52,19 @@ func (p *publisher) Dammed(t testing.TB, path string, content []byte, dam int64)
 	return d
 }
 
-// Open lets everything through.
+// Open serves everything from now on.
 func (d *dammed) Open() { d.once.Do(func() { close(d.open) }) }
 
-// Asked returns where the ranges begin that were asked for since the first
-// since of them.
+// Asked returns the starts of the requested ranges, without the first since
+// ones.
 func (d *dammed) Asked(since int) []int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return append([]int64{}, d.from[since:]...)
 }
 
-// WaitPast waits until what comes after the first part is asked for: that
-// part is stored then, and a checkpoint says so.
+// WaitPast waits until a range after the first part is requested: by then that
+// part is stored and in a checkpoint.
 func (d *dammed) WaitPast(t testing.TB) {
 	t.Helper()
 	eventually(t, within, "the first part is stored", func() error {
@@ -78,8 +78,8 @@ func (d *dammed) WaitPast(t testing.TB) {
 	})
 }
 
-// resumed fails the test where anything before the second part was asked for
-// after the first since requests, or nothing at all.
+// resumed fails the test if a range before the second part was requested after
+// the first since requests, or none at all.
 func (d *dammed) resumed(t testing.TB, since int) {
 	t.Helper()
 	if len(d.Asked(since)) == 0 {
@@ -88,8 +88,8 @@ func (d *dammed) resumed(t testing.TB, since int) {
 	d.notAgain(t, since)
 }
 
-// notAgain fails the test where anything before the second part was asked for
-// after the first since requests.
+// notAgain fails the test if a range before the second part was requested after
+// the first since requests.
 func (d *dammed) notAgain(t testing.TB, since int) {
 	t.Helper()
 	asked := d.Asked(since)
@@ -100,7 +100,7 @@ func (d *dammed) notAgain(t testing.TB, since int) {
 	}
 }
 
-// A damReader reads content as far as the dam, and on when that is open.
+// A damReader reads content up to the dam, and beyond it once it is open.
 type damReader struct {
 	*bytes.Reader
 	d *dammed
@@ -120,7 +120,7 @@ func (b *damReader) Read(p []byte) (int, error) {
 	}
 }
 
-// WriteTo would be a way around the dam.
+// WriteTo must not bypass the dam.
 func (b *damReader) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{b})
 }
@@ -136,8 +136,8 @@ func (s *Server) addSummed(t testing.TB, p *publisher, imageURL string, content 
 	s.AddEntry(t, imageURL, sums).Must(t, http.StatusCreated)
 }
 
-// Two runners over the same buckets: one hosts the gateway, the other is told
-// of nothing.
+// TestRunnersShareTheWork runs two runners over the same buckets: one hosts the
+// gateway, the other gets no events.
 func TestRunnersShareTheWork(t *testing.T) {
 	t.Parallel()
 	a := Start(t, Options{})
@@ -145,14 +145,15 @@ func TestRunnersShareTheWork(t *testing.T) {
 	p := publish(t)
 	servers := map[string]*Server{"a": a, "b": b}
 
-	// A fetch that is queued at A and run by A, to be seen and cancelled at B.
+	// A fetch that is queued at A and run by A; B sees and cancels it.
 	gone := make(chan struct{}, 1)
 	a.AddEntry(t, p.Stall("/stalled.img", content(1, 1<<20), gone), "").Must(t, http.StatusCreated)
 	a.Enqueue(t, downloads, "name", "stalled.img").Must(t, http.StatusAccepted)
 	began := time.Now()
 	a.WaitJob(t, downloads, "stalled.img", "running")
 
-	// One that a third runner leaves behind, and nobody asks for again.
+	// A fetch that a third runner leaves behind, and that is not requested
+	// again.
 	c := Start(t, Options{Over: a})
 	left := content(2, partBytes+partBytes/2)
 	src := p.Dammed(t, "/left.img", left, partBytes+1<<20)
@@ -163,7 +164,7 @@ func TestRunnersShareTheWork(t *testing.T) {
 	killed, before := time.Now(), len(src.Asked(0))
 	src.Open()
 
-	// Fetches that are queued at both are each run once.
+	// Fetches that are queued at both are run once each.
 	type one struct{ at, name string }
 	var all []one
 	asked := map[string]int{}
@@ -185,7 +186,7 @@ func TestRunnersShareTheWork(t *testing.T) {
 			t.Errorf("%+v, want SHA-256 %s at the first attempt", j, want)
 		}
 	}
-	// An upload through B, and a file that is dropped at A.
+	// An upload through B, and a dropped file at A.
 	up, dropped := content(30, 200_000), content(31, 300_000)
 	b.Put(t, "up.img", up)
 	if a.front == nil {
@@ -216,8 +217,8 @@ func TestRunnersShareTheWork(t *testing.T) {
 		s.WaitJob(t, downloads, "stalled.img", "cancelled")
 	}
 
-	// By now B has been shown everything, and both have looked for jobs that
-	// are left behind: nothing was done twice.
+	// By now B has seen everything, and both have searched for jobs that
+	// were left behind: no work was done twice.
 	eventually(t, within, "B sees what was dropped at A", func() error {
 		if r, ok := b.Row(t, "dropped.img"); !ok || r.SHA256 != sum(dropped) {
 			return fmt.Errorf("row %+v", r)
@@ -251,15 +252,15 @@ func TestRunnersShareTheWork(t *testing.T) {
 	a.noHalves(t)
 }
 
-// Runners over the same buckets: what is done at one is seen at the others. A hosts the
-// gateway, which tells it of everything; B and C are told of nothing and see each other
-// by the index alone. The log says how soon.
+// TestRunnersSeeEachOther tests that each of three runners sees the changes of
+// the others. A hosts the gateway, which reports events to it; B and C get no
+// events and see each other by the index alone. The log has the delays.
 func TestRunnersSeeEachOther(t *testing.T) {
 	t.Parallel()
 	a := Start(t, Options{})
 	b, c := Start(t, Options{Over: a}), Start(t, Options{Over: a})
 	p := publish(t)
-	// seen waits until something that was done just now is seen everywhere.
+	// seen waits until every runner shows a change.
 	seen := func(what string, wait func(s *Server)) {
 		t.Helper()
 		began := time.Now()
@@ -269,7 +270,7 @@ func TestRunnersSeeEachOther(t *testing.T) {
 		t.Logf("%s: seen after %v", what, time.Since(began).Round(time.Millisecond))
 	}
 
-	// A download that is queued at B, and cancelled at C.
+	// A download that is queued at B and cancelled at C.
 	gone := make(chan struct{}, 1)
 	b.AddEntry(t, p.Stall("/stalled.img", content(1, 1<<20), gone), "").Must(t, http.StatusCreated)
 	seen("an entry", func(s *Server) { s.WaitRow(t, "stalled.img", "is there", nil) })
@@ -303,8 +304,9 @@ func TestRunnersSeeEachOther(t *testing.T) {
 	seen("a deletion", func(s *Server) { s.WaitGone(t, "up.img") })
 }
 
-// A hosts the gateway and is busy; C is killed in the middle of a fetch, D
-// paused for longer than its lease in the middle of two, and B takes over.
+// TestDeepRunnersTakeOver runs four runners: A hosts the gateway and is busy; C
+// is killed in the middle of a fetch, D paused for longer than its lease in the
+// middle of two, and B takes over.
 func TestDeepRunnersTakeOver(t *testing.T) {
 	t.Parallel()
 	a := Start(t, Options{Args: []string{"--fetch-workers", "1"}})
@@ -314,7 +316,7 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 	a.WaitJob(t, downloads, "busy.img", "running")
 	c, d := Start(t, Options{Over: a}), Start(t, Options{Over: a})
 
-	// D knows what it should get of one of its images, and of the other one not.
+	// D knows the digest of one of its images, and not of the other.
 	type fetch struct {
 		at     *Server
 		name   string
@@ -324,7 +326,7 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 	}
 	image := content(2, 2*partBytes+12345)
 	fetches := []*fetch{{at: c, name: "killed.img"}, {at: d, name: "paused-1.img", summed: true}, {at: d, name: "paused-2.img"}}
-	bytesOf := func(i int) []byte { return image[i:] } // a content of its own each
+	bytesOf := func(i int) []byte { return image[i:] } // different content for each
 	for i, f := range fetches {
 		f.src = p.Dammed(t, "/"+f.name, bytesOf(i), partBytes+8<<20)
 		if f.summed {
@@ -337,7 +339,7 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 	for _, f := range fetches {
 		f.src.WaitPast(t)
 	}
-	// B comes last: at its start it finds jobs that somebody works on.
+	// B starts last, and finds jobs that other runners own.
 	b := Start(t, Options{Over: a})
 	c.Kill(t)
 	if err := d.Signal(syscall.SIGSTOP); err != nil {
@@ -352,8 +354,8 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 	for i, f := range fetches {
 		var j job
 		if last := i == len(fetches)-1; last {
-			// D wakes up while B is at the part that D was at, and finds that
-			// nothing of it is its own any more.
+			// D resumes while B is at the part that D was at, and
+			// finds that it owns none of these jobs any more.
 			eventually(t, within, f.name+" is taken over", func() error {
 				if len(f.src.Asked(f.before)) == 0 {
 					return errors.New("not yet")
@@ -389,7 +391,7 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 		t.Errorf("%+v", j)
 	}
 	eventually(t, within, "D has let go of its jobs", func() error {
-		// The gauge is of all jobs; what D itself ended is its own.
+		// The gauge counts all jobs; D itself has ended only its own.
 		if n := d.metrics(t).value(jobsEnded, "kind", "fetch"); n != 1 {
 			return fmt.Errorf("%.0f fetches ended at D, want that of after.img only", n)
 		}

@@ -95,7 +95,7 @@ func TestS3Clients(t *testing.T) {
 		}
 	})
 	if *s3Endpoint != "" {
-		return // keys and rights are that server's own matter
+		return // keys and rights are up to that server
 	}
 	t.Run("the catalog is out of reach", func(t *testing.T) {
 		catalog := "s3://" + s.CatalogBuck + "/"
@@ -119,7 +119,7 @@ func TestS3Clients(t *testing.T) {
 		if out, err := tryRun(t, env, "aws", "--endpoint-url", s.S3, "s3", "ls"); err == nil {
 			t.Errorf("listed with a wrong secret key:\n%s", out)
 		}
-		// Keys for uploads are not the operator's.
+		// The uploader's keys are not the operator's.
 		s.get(t, "/catalog", header("Authorization", "Bearer "+s.SecretKey)).Problem(t, []int{401})
 		s.postLogin(t, s.SecretKey).Must(t, 401, 403)
 	})
@@ -137,14 +137,14 @@ func TestS3Names(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The names as the two clients encode them, in one run each.
+	// Both clients encode the names, in one run each.
 	s.aws(t, "s3", "cp", "--only-show-errors", "--recursive", dir, s.object(""))
 	checkNames(t, s, want)
 	s.aws(t, "s3", "rm", "--only-show-errors", "--recursive", s.object(""))
 	for name := range want {
 		s.WaitGone(t, name)
 	}
-	// This provider has rclone ask for encoded listings.
+	// With this provider, rclone requests encoded listings.
 	minio := "gw,provider=Minio:" + s.ImageBucket
 	s.rclone(t, "sync", dir, minio)
 	checkNames(t, s, want)
@@ -177,7 +177,7 @@ func TestDroppedFile(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		// From now on the old digest is a lie.
+		// From now on the old digest is wrong.
 		if r := s.get(t, "/images/"+sum(b)); r.Status == 200 && sum(r.Body) != sum(b) {
 			t.Error("new bytes under the old SHA-256")
 		}
@@ -209,9 +209,9 @@ func TestDroppedFile(t *testing.T) {
 	})
 }
 
-// A file that is still being copied in is left alone. Each write sets a time a
-// little in the future, or a busy machine could take longer between two writes
-// than a file must be still.
+// TestDroppedFileGrows leaves a file alone that is still being copied in. Each
+// write sets a time a little in the future, since a busy machine could take
+// longer between two writes than the time that a file must be unchanged.
 func TestDroppedFileGrows(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -231,7 +231,7 @@ func TestDroppedFileGrows(t *testing.T) {
 	}
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for piece := range 40 { // 10 s: many times the stillness that is asked for
+	for piece := range 40 { // 10 s: many times the time that a file must be unchanged
 		if _, err := f.Write(b[piece*100_000 : (piece+1)*100_000]); err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,8 @@ func TestDroppedFileGrows(t *testing.T) {
 	s.WaitHashed(t, "growing.img", sum(b))
 }
 
-// What the directory may hold that is no image, some of it put there to harm.
+// TestDroppedTraps puts files into the directory that are no images, some of
+// them hostile.
 func TestDroppedTraps(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -298,7 +299,8 @@ func TestDroppedTraps(t *testing.T) {
 	}
 }
 
-// Deleted before its hash is done: the record goes, the worker goes on.
+// TestDeletedWhileHashed deletes an image while it is hashed: its record is
+// removed, and the worker continues.
 func TestDeletedWhileHashed(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -314,8 +316,8 @@ func TestDeletedWhileHashed(t *testing.T) {
 	}
 }
 
-// The AWS client's default part size makes a thousand parts of 8 GiB, more
-// than one extended attribute of ext4 can describe.
+// TestDeepS3Thousand uploads 8 GiB in the thousand parts of the AWS client's
+// default part size, more than one extended attribute of ext4 can describe.
 func TestDeepS3Thousand(t *testing.T) {
 	needsDisk(t, 25)
 	s := Start(t, Options{})

@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// checkServing checks everything that HTTP says of serving b at path (RFC 9110,
-// RFC 9530), as a client without credentials sees it.
+// checkServing tests all of HTTP for serving b at path (RFC 9110, RFC 9530),
+// without credentials.
 func checkServing(t *testing.T, s *Server, path string, b []byte) {
 	t.Helper()
 	t.Run("whole", func(t *testing.T) { checkWhole(t, s, path, b) })
@@ -114,7 +114,7 @@ func checkRanges(t *testing.T, s *Server, path string, b []byte) {
 		if r.Header.Get("ETag") != etag {
 			t.Errorf("%s: ETag is %q, that of the whole is %q", c.spec, r.Header.Get("ETag"), etag)
 		}
-		// It is the digest of the representation, not of the part.
+		// It is the digest of the representation, not of the range.
 		if r.Header.Get("Repr-Digest") != structuredDigest(sum(b)) {
 			t.Errorf("%s: Repr-Digest is %q", c.spec, r.Header.Get("Repr-Digest"))
 		}
@@ -126,7 +126,7 @@ func checkRanges(t *testing.T, s *Server, path string, b []byte) {
 			t.Errorf("%s: Content-Range is %q, want %q", spec, r.Header.Get("Content-Range"), want)
 		}
 	}
-	// What is no range, or none that can be had, must not pass for one.
+	// Invalid and unsatisfiable ranges.
 	for _, spec := range []string{"bytes=-0", "bytes=", "bytes=abc", "bytes=5-2", "bytes=--5", "bytes=1-2-3", "bytes 0-5", "bytes=99999999999999999999999-"} {
 		r := s.get(t, path, anonymous, header("Range", spec))
 		switch r.Status {
@@ -150,8 +150,8 @@ func checkRanges(t *testing.T, s *Server, path string, b []byte) {
 	}
 }
 
-// checkSeveralRanges accepts that several ranges are refused, ignored, or
-// served, as long as what is served is right.
+// checkSeveralRanges allows several ranges to be refused, ignored or served, if
+// the served bytes are right.
 func checkSeveralRanges(t *testing.T, s *Server, path string, b []byte) {
 	n := len(b)
 	for _, c := range []struct {
@@ -176,7 +176,7 @@ func checkSeveralRanges(t *testing.T, s *Server, path string, b []byte) {
 			t.Errorf("%s: %v", c.spec, r)
 		}
 	}
-	// Ranges that overlap must not make the answer larger than the image.
+	// Overlapping ranges must not make the answer larger than the image.
 	r := s.get(t, path, anonymous, header("Range", "bytes="+strings.Repeat("0-,", 200)+"0-"))
 	if len(r.Body) > 2*n+64<<10 {
 		t.Errorf("the image of %d bytes is sent as %d bytes of overlapping ranges", n, len(r.Body))
@@ -235,7 +235,7 @@ func checkConditions(t *testing.T, s *Server, path string, b []byte) {
 		{fields{"If-None-Match": "*"}, 304},
 		{fields{"If-None-Match": other}, 200},
 		{fields{"If-None-Match": other + `, W/"y"`}, 200},
-		{fields{"If-None-Match": other, "If-Modified-Since": modified}, 200}, // the date does not count then
+		{fields{"If-None-Match": other, "If-Modified-Since": modified}, 200}, // the date is ignored then
 		{fields{"If-None-Match": etag, "If-Modified-Since": before}, 304},
 		{fields{"If-Modified-Since": modified}, 304},
 		{fields{"If-Modified-Since": before}, 200},
@@ -254,7 +254,7 @@ func checkConditions(t *testing.T, s *Server, path string, b []byte) {
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
 			if method == http.MethodHead && c.want == 206 {
-				continue // HEAD knows no ranges
+				continue // HEAD ignores Range
 			}
 			mods := []mod{anonymous}
 			for k, v := range c.fields {
@@ -293,10 +293,10 @@ func checkIfRange(t *testing.T, s *Server, path string, b []byte) {
 	for value, want := range map[string]int{
 		etag:              206,
 		`"another-one"`:   200,
-		"W/" + etag:       200, // a weak one proves nothing
+		"W/" + etag:       200, // a weak one does not match
 		`W/"another-one"`: 200,
 		at.Add(-time.Hour).Format(http.TimeFormat): 200,
-		at.Add(time.Hour).Format(http.TimeFormat):  200, // only the very date counts
+		at.Add(time.Hour).Format(http.TimeFormat):  200, // only the exact date matches
 		"nonsense": 200,
 	} {
 		r := s.get(t, path, anonymous, header("Range", "bytes=100-199"), header("If-Range", value))
@@ -391,8 +391,8 @@ func TestServeBlob(t *testing.T) {
 	checkServing(t, s, imageRoute("fetched \u00fc.qcow2"), b)
 }
 
-// A file that is not hashed yet is served by its name, ranges beyond 32 bits
-// and all, without a digest that nobody knows.
+// TestServeUnhashed serves a file that is not hashed yet by its name, with
+// ranges beyond 32 bits, and without a digest.
 func TestServeUnhashed(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -423,7 +423,7 @@ func TestServeUnhashed(t *testing.T) {
 	}
 	s.get(t, "/images/vast.raw", anonymous, header("If-None-Match", etag)).Must(t, 304)
 
-	// Edited in place it is another representation, at once.
+	// After an edit in place it is another representation, at once.
 	f, err := os.OpenFile(s.imagePath("vast.raw"), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -476,7 +476,7 @@ func TestServeNothing(t *testing.T) {
 	for _, path := range []string{
 		"/images/nothing.img", "/images/" + sum([]byte("nothing")), "/images/" + sum([]byte("nothing")) + "/there.img",
 		"/images/" + sum(b)[:12], "/images/" + sum(b)[:63], "/images/" + sum(b) + "0", // neither a digest nor a name
-		"/images/there", "/images/THERE.IMG.", "/images/remote.img", "/images/" + sum(remote), // known, not here
+		"/images/there", "/images/THERE.IMG.", "/images/remote.img", "/images/" + sum(remote), // known, but not cached
 		"/images/there.img.sha256", "/images/catalog.toml", "/images/%2e%2e", "/images/..%2fimages%2fthere.img",
 		"/images/" + sum(b) + "/a/b", "/images/%00", "/images/" + strings.Repeat("0", 64),
 	} {
@@ -493,7 +493,8 @@ func TestServeNothing(t *testing.T) {
 			}
 		}
 	}
-	// A problem has none of what would make a client keep it for the image.
+	// A problem has no field that would make a client cache it for the
+	// image.
 	r := s.get(t, "/images/nothing.img", anonymous, header("If-None-Match", "*"), header("Range", "bytes=0-9"))
 	r.Problem(t, []int{404})
 	for _, name := range []string{"ETag", "Repr-Digest", "Content-Disposition", "Content-Range"} {
@@ -503,8 +504,8 @@ func TestServeNothing(t *testing.T) {
 	}
 }
 
-// cuttingProxy forwards connections to the pages and hangs up on the first one
-// after so many bytes of answer.
+// cuttingProxy forwards connections to the pages and closes the first one after
+// so many bytes of the answer.
 func cuttingProxy(t *testing.T, s *Server, after int64) string {
 	t.Helper()
 	var lc net.ListenConfig
@@ -568,7 +569,7 @@ func TestServeCurlResumes(t *testing.T) {
 	}
 }
 
-// What people do to flash a disk: curl | zstd -d | dd.
+// TestServeFlash flashes a disk with curl | zstd -d | dd.
 func TestServeFlash(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -620,9 +621,9 @@ func TestServeFlash(t *testing.T) {
 	})
 }
 
-// getAround begins a GET, reads some of the answer, lets something happen, and
-// reads the rest: where another S3 server replaces nothing that somebody reads
-// (MinIO), it goes on reading while it happens.
+// getAround begins a GET, reads some of the answer, calls happen, and reads the
+// rest. If another S3 server replaces nothing while it is read (MinIO), it
+// reads on while happen runs.
 func getAround(t *testing.T, s *Server, path string, some int, happen func()) ([]byte, error) {
 	t.Helper()
 	res, err := s.send(t.Context(), http.MethodGet, path, nil, anonymous)
@@ -653,8 +654,8 @@ func getAround(t *testing.T, s *Server, path string, some int, happen func()) ([
 	return append(got, <-rest...), err
 }
 
-// A download that is under way when the image is overwritten ends whole, or
-// ends early; it never goes on with other bytes.
+// TestServeDuringOverwrite overwrites an image during a download, which ends
+// whole or ends early, and never continues with other bytes.
 func TestServeDuringOverwrite(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -689,7 +690,8 @@ func TestServeDuringOverwrite(t *testing.T) {
 		t.Run("edited in place", func(t *testing.T) {
 			s.Put(t, name, old)
 			got, err := getAround(t, s, imageRoute(name), size/3, func() { edit(t, next) })
-			// The bytes on their way cannot be called back; that they were all can.
+			// Bytes that were sent already cannot be recalled, but
+			// the last block can be held back.
 			if err == nil && sum(got) != sum(old) {
 				t.Errorf("a whole answer that is not the old image")
 			}
@@ -711,8 +713,9 @@ func TestServeDuringOverwrite(t *testing.T) {
 	}
 }
 
-// Ranges that come while one writer overwrites belong to the version whose
-// ETag they carry, so a client that compares them puts no two together.
+// TestServeRangesDuringOverwrites requests ranges during overwrites: each range
+// belongs to the version of its ETag, so a client that compares ETags never
+// joins two versions.
 func TestServeRangesDuringOverwrites(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
@@ -722,7 +725,7 @@ func TestServeRangesDuringOverwrites(t *testing.T) {
 		versions[i] = content(uint64(i), size)
 	}
 	s.Put(t, name, versions[0])
-	// Which of the versions bytes at an offset are from.
+	// from returns the version that the bytes at an offset belong to.
 	from := func(off int, b []byte) int {
 		for i, v := range versions {
 			if bytes.Equal(v[off:off+len(b)], b) {
@@ -740,7 +743,7 @@ func TestServeRangesDuringOverwrites(t *testing.T) {
 				off := i * 7919 % (size - 5000)
 				r, err := s.try(http.MethodGet, imageRoute(name), nil, anonymous, header("Range", fmt.Sprintf("bytes=%d-%d", off, off+4999)))
 				if err != nil || r.Status == http.StatusNotFound {
-					continue // cut off by an overwrite
+					continue // interrupted by an overwrite
 				}
 				v := -1
 				if r.Status == http.StatusPartialContent && len(r.Body) == 5000 {

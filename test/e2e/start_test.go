@@ -30,7 +30,7 @@ func TestStart(t *testing.T) {
 	if v.Version == "" {
 		t.Error("GET /version: no version")
 	}
-	// The catalog's bucket is not the uploaders' to see.
+	// Uploaders cannot read the catalog's bucket.
 	if buckets := s.aws(t, "s3", "ls"); !strings.Contains(buckets, s.ImageBucket) {
 		t.Errorf("bucket %s was not made: aws s3 ls says\n%s", s.ImageBucket, buckets)
 	}
@@ -181,7 +181,7 @@ func TestStartSettings(t *testing.T) {
 	})
 
 	if *s3Endpoint != "" {
-		return // there is none
+		return // no gateway inside
 	}
 	t.Run("a relative data directory", func(t *testing.T) {
 		t.Parallel()
@@ -243,7 +243,7 @@ func TestStartRefuses(t *testing.T) {
 		"IMAGEROOT_S3_ENDPOINT=not a url",
 	}
 	if *s3Endpoint == "" {
-		settings = append(settings, "IMAGEROOT_CATALOG_ROOT=s3://same/catalog") // other servers know who may read what
+		settings = append(settings, "IMAGEROOT_CATALOG_ROOT=s3://same/catalog") // rights on another server may be set by prefix
 	}
 	for _, env := range settings {
 		t.Run(env, func(t *testing.T) {
@@ -280,7 +280,7 @@ func TestStartRefuses(t *testing.T) {
 		})
 	}
 	if *s3Endpoint != "" {
-		return // there is none
+		return // no gateway inside
 	}
 	t.Run("data directory that is a file", func(t *testing.T) {
 		t.Parallel()

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// Ctrl-C under an upload and a download that stand still: what became of the
-// upload is recorded, and nothing is said of jobs, which have stopped.
+// TestStopUnderRequests sends Ctrl-C during a stalled upload and a stalled
+// download: the failed upload is recorded, and jobs, which have stopped, log
+// nothing.
 func TestStopUnderRequests(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
@@ -32,7 +33,7 @@ func TestStopUnderRequests(t *testing.T) {
 		defer conn.Close()
 		fmt.Fprint(conn, request)
 		if strings.HasPrefix(request, "PUT") {
-			_, err = conn.Write(make([]byte, 32<<20)) // more than is on its way
+			_, err = conn.Write(make([]byte, 32<<20)) // more than the buffers on the path hold
 		} else {
 			_, err = bufio.NewReader(conn).ReadString('\n')
 		}

@@ -21,15 +21,15 @@ import (
 	"time"
 )
 
-// A tlsPublisher is a publisher over TLS whose certificate can go bad.
+// A tlsPublisher is a publisher over TLS that can switch to a bad certificate.
 type tlsPublisher struct {
 	*publisher
-	Roots string // PEM file of the authority that vouches for the good certificate
+	Roots string // PEM file of the authority that signed the good certificate
 	bad   atomic.Bool
 }
 
-// newTLSPublisher serves with a self-signed certificate; after Good, with one
-// that Roots vouches for.
+// newTLSPublisher returns a publisher with a self-signed certificate.
+// Turn(true) switches to one that Roots has signed.
 func newTLSPublisher(t testing.TB) *tlsPublisher {
 	t.Helper()
 	p := &tlsPublisher{publisher: &publisher{files: map[string]http.Handler{}, hits: map[string]int{}}}
@@ -56,13 +56,14 @@ func newTLSPublisher(t testing.TB) *tlsPublisher {
 	return p
 }
 
-// Turn changes the certificate and drops the connections made under the other.
+// Turn switches the certificate and drops the connections made with the other
+// one.
 func (p *tlsPublisher) Turn(good bool) {
 	p.bad.Store(!good)
 	p.CloseClientConnections()
 }
 
-// certificate makes one that signs itself, for 127.0.0.1.
+// certificate makes a self-signed certificate for 127.0.0.1.
 func certificate(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

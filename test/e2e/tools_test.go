@@ -23,13 +23,13 @@ import (
 )
 
 // content returns bytes that compress badly and differ from those of every
-// other seed from the first block on.
+// other seed in the first block.
 func content(seed uint64, size int) []byte {
 	key := sha256.Sum256(strconv.AppendUint(nil, seed, 10))
 	b := make([]byte, size)
 	_, _ = rand.NewChaCha8(key).Read(b)
 	if size >= 512 {
-		copy(b[510:], "\x55\xaa") // which makes it a disk that may boot
+		copy(b[510:], "\x55\xaa") // a boot signature, so that it passes as a bootable disk
 	}
 	return b
 }
@@ -39,7 +39,7 @@ func sum(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-// structuredDigest is a SHA-256 as Repr-Digest has it (RFC 9530).
+// structuredDigest formats a SHA-256 for Repr-Digest (RFC 9530).
 func structuredDigest(sha256 string) string {
 	b, err := hex.DecodeString(sha256)
 	if err != nil {
@@ -48,8 +48,7 @@ func structuredDigest(sha256 string) string {
 	return "sha-256=:" + base64.StdEncoding.EncodeToString(b) + ":"
 }
 
-// run runs a program to its end, which must be a good one, and returns what it
-// printed.
+// run runs a program, which must succeed, and returns its output.
 func run(t testing.TB, env []string, name string, args ...string) string {
 	t.Helper()
 	out, err := tryRun(t, env, name, args...)
@@ -66,7 +65,7 @@ func tryRun(t testing.TB, env []string, name string, args ...string) (string, er
 	return runner.Tool(ctx, t.TempDir(), env, name, args...)
 }
 
-// A curled is what curl tells of a transfer.
+// A curled is curl's report of a transfer.
 type curled struct {
 	Status   int
 	Uploaded int64 // bytes of body sent
@@ -74,8 +73,8 @@ type curled struct {
 	Body     string // path of the file that holds the body
 }
 
-// curl runs curl with the operator's token. The exit status of curl is not
-// looked at; that of HTTP is in the answer.
+// curl runs curl with the operator's token. It ignores curl's exit status; the
+// answer has the HTTP status.
 func (s *Server) curl(t testing.TB, args ...string) curled {
 	t.Helper()
 	dir := t.TempDir()
@@ -103,7 +102,6 @@ func (s *Server) curl(t testing.TB, args ...string) curled {
 	return c
 }
 
-// Reply is the answer that curl stored.
 func (c curled) Reply(t testing.TB) *Reply {
 	t.Helper()
 	b, err := os.ReadFile(c.Body)
@@ -111,7 +109,7 @@ func (c curled) Reply(t testing.TB) *Reply {
 		t.Fatal(err)
 	}
 	h := http.Header{}
-	// Of several header blocks (100, then the answer) later lines win.
+	// Of several header blocks (100, then the answer) the last one counts.
 	for line := range strings.Lines(c.Header) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
 			h.Set(k, strings.TrimSpace(v))
@@ -152,7 +150,7 @@ func (s *Server) rclone(t testing.TB, args ...string) string {
 	}, "rclone", args...)
 }
 
-// drop puts a file straight into the gateway's directory, as cp does.
+// drop puts a file directly into the gateway's directory, as cp does.
 func (s *Server) drop(t testing.TB, name string, content []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Join(s.Data, "images"), 0o755); err != nil {
@@ -164,7 +162,7 @@ func (s *Server) drop(t testing.TB, name string, content []byte) {
 }
 
 // dropSparse puts a file of zeros of any size into the gateway's directory; it
-// takes no room.
+// takes no disk space.
 func (s *Server) dropSparse(t testing.TB, name string, size int64) {
 	t.Helper()
 	sparse(t, s.imagePath(name), size)
@@ -193,14 +191,14 @@ func tempFile(t testing.TB, content []byte) string {
 	return path
 }
 
-// sha256sum is the reference for what the binary computes.
+// sha256sum computes the reference for the binary's digests.
 func sha256sum(t testing.TB, path string) string {
 	t.Helper()
 	out := run(t, nil, "sha256sum", "--", path)
 	return strings.TrimPrefix(out, `\`)[:64]
 }
 
-// needsDisk fails the test where the disk has less room than it takes.
+// needsDisk fails the test if the disk has less free space than gib GiB.
 func needsDisk(t testing.TB, gib int64) {
 	t.Helper()
 	var st syscall.Statfs_t
@@ -212,14 +210,14 @@ func needsDisk(t testing.TB, gib int64) {
 	}
 }
 
-// diskUse is how many bytes of disk a directory takes.
+// diskUse returns the number of bytes of disk that a directory takes.
 func diskUse(t testing.TB, dir string) int64 {
 	t.Helper()
 	var n int64
 	err := filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
 		if err != nil {
 			if os.IsNotExist(err) {
-				return nil // gone while we looked
+				return nil // removed meanwhile
 			}
 			return err
 		}
@@ -234,8 +232,8 @@ func diskUse(t testing.TB, dir string) int64 {
 	return n
 }
 
-// A slowReader returns content in pieces. Before each piece but the first it
-// waits for next.
+// A slowReader returns content in pieces. It waits for next before each piece
+// except the first.
 type slowReader struct {
 	rest    []byte
 	piece   int
@@ -268,7 +266,7 @@ func (r *slowReader) waitFirst(t testing.TB) {
 	})
 }
 
-// hostileNames are legal image names that break what quotes carelessly.
+// hostileNames are legal image names that break careless quoting.
 func hostileNames() []string {
 	names := []string{
 		"with space.img", "plus+plus.img", "100%.img", "%41.img", "hash#tag.img", "what?.img", "a&b=c;d.img",

@@ -31,7 +31,7 @@ func TestUpload(t *testing.T) {
 	if u.Name != "disk.qcow2" || u.SHA256 != want || u.Format != "qcow2" || u.SizeBytes != c.Uploaded {
 		t.Errorf("answer %+v, want SHA-256 %s, format qcow2, size %d", u, want, c.Uploaded)
 	}
-	// The digest record is there with the answer, not after a hash job.
+	// The digest record exists when the answer arrives, without a hash job.
 	if r, ok := s.Row(t, "disk.qcow2"); !ok || r.SHA256 != want || r.HashState != "hashed" || !r.Cached {
 		t.Errorf("catalog row after the upload: %+v", r)
 	}
@@ -105,9 +105,9 @@ func TestUploadFormats(t *testing.T) {
 	}
 }
 
-// putHead sends the head of a PUT that asks for permission to send its body,
-// and returns the answer. The body is never sent, so an answer can only come
-// from a server that decides before it reads.
+// putHead sends the head of a PUT with Expect: 100-continue, and returns the
+// answer. The body is never sent, so a server that answers has decided before
+// reading it.
 func putHead(t *testing.T, s *Server, target string, lines ...string) *http.Response {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), within)
@@ -252,7 +252,7 @@ func TestUploadNames(t *testing.T) {
 	}
 }
 
-// checkNames checks that images reach every place that names them.
+// checkNames checks the names of images in every place that shows them.
 func checkNames(t *testing.T, s *Server, want map[string]string) {
 	t.Helper()
 	for name, sha := range want {
@@ -278,7 +278,7 @@ func checkNames(t *testing.T, s *Server, want map[string]string) {
 			t.Errorf("GET /images does not list %q", name)
 			continue
 		}
-		// What a flash client does: take the URL as it is.
+		// A flash client uses the URL unchanged.
 		body := filepath.Join(t.TempDir(), "body")
 		run(t, nil, "curl", "-fsS", "--globoff", "-o", body, l.URL)
 		if b, err := os.ReadFile(body); err != nil || sum(b) != sha {
@@ -344,7 +344,8 @@ func cutUpload(t *testing.T, s *Server, name, framing string, size int) {
 	_ = conn.(*net.TCPConn).SetLinger(0)
 }
 
-// A body over the 5 GiB of one S3 PUT, with and without a length.
+// TestDeepUploadHuge uploads a body of more than the 5 GiB of one S3 PUT, with
+// and without a length.
 func TestDeepUploadHuge(t *testing.T) {
 	needsDisk(t, 20)
 	s := Start(t, Options{})
@@ -370,7 +371,7 @@ func TestDeepUploadHuge(t *testing.T) {
 	}
 }
 
-// An upload that takes longer than any timeout of a careless server.
+// TestDeepUploadSlow uploads for longer than the timeouts of typical servers.
 func TestDeepUploadSlow(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
