@@ -1,7 +1,7 @@
 // Package checksum reads the checksum lists that publishers put beside their
 // images, and finds the digest of one file in a list.
 //
-// It reads the output of these programs, mixed in one list or not:
+// It reads the output of these programs, also mixed in one list:
 //
 //   - sha256sum, sha512sum and cksum of GNU: text and binary markers, escaped
 //     names, --tag, --base64
@@ -11,9 +11,9 @@
 //     a name
 //   - a bare digest, alone in its file
 //
-// The algorithm of a digest is the one that its line names, else that of a title
-// above it ("SHA256SUMS:"), else that of the list's name, else the one of its
-// length. Digests of other algorithms than SHA-256 and SHA-512 are ignored.
+// The algorithm of a digest is the one that its line names, else the one of a title
+// above it ("SHA256SUMS:"), else the one in the list's name, else the one with a digest
+// of this length. Digests of other algorithms than SHA-256 and SHA-512 are ignored.
 //
 // Of a PGP clear-signed list (RFC 9580 section 7) only the signed text counts. The
 // signature is not verified: a list is as trustworthy as the connection that it was
@@ -34,7 +34,7 @@ import (
 	"imageroot/shared/image"
 )
 
-// MaxBytes is the size of the largest checksum list that [Parse] accepts.
+// MaxBytes is the maximum size of a checksum list, in bytes.
 const MaxBytes = 1 << 20
 
 // Algorithms of a [Sum].
@@ -62,9 +62,9 @@ type entry struct {
 }
 
 // Parse reads a checksum list of at most [MaxBytes] from r. location is that of the
-// list: host and path, or a path only, without percent-encoding. Other lines than
-// SHA-256 and SHA-512 digests (comments, MD5, prose) are ignored; a list without any
-// digest is an error. The text of an error is a sentence for people; an error of r is
+// list: host and path, or a path only, without percent-encoding. Lines without a
+// SHA-256 or SHA-512 digest (comments, MD5, prose) are ignored. A list without any
+// digest is an error. The text of an error is a sentence for users. An error of r is
 // wrapped.
 func Parse(r io.Reader, location string) (*List, error) {
 	data, err := io.ReadAll(io.LimitReader(r, MaxBytes+1))
@@ -78,7 +78,7 @@ func Parse(r io.Reader, location string) (*List, error) {
 	if bytes.IndexByte(data, 0) >= 0 {
 		return nil, errors.New("the checksum list is not UTF-8 text; a signature, an image or a UTF-16 file is not a list")
 	}
-	text := norm.NFC.String(string(data)) // the spelling that Find compares
+	text := norm.NFC.String(string(data)) // the normal form that Find compares
 	if strings.HasPrefix(strings.TrimSpace(text), "<") {
 		return nil, errors.New("this is a web page or an XML error, not a checksum list; give the URL of the list itself")
 	}
@@ -93,7 +93,7 @@ func parseLines(text, location string) (*List, error) {
 	l := List{location: location}
 	var weak, other bool
 	section, _ := algorithmsIn(path.Base(location))
-	section = section[max(0, len(section)-1):] // before it may be an image's name
+	section = section[max(0, len(section)-1):] // the text before it may be an image's name
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\r\n")
 		t := strings.TrimSpace(line)
@@ -118,7 +118,7 @@ func parseLines(text, location string) (*List, error) {
 	}
 	switch {
 	case len(l.named) > 0:
-		l.bare = nil // the file of a digest without a name is unknown here
+		l.bare = nil // a digest without a name is of an unknown file
 	case len(l.bare) > 0 && other:
 		return nil, errors.New("the checksum list has a digest without a file name among other text; a bare digest must stand alone")
 	case len(l.bare) > 0:
@@ -137,12 +137,12 @@ const maxListed = 10
 // SHA-512 if the list has both. It is an error if the list has none for the file, or
 // several that differ. Names are compared in Unicode's normal form C.
 //
-// A name with directories is a path relative to the directory of the list. If the
-// file is outside that directory (a mirror, a "latest" directory), its location must
-// end in the path. A name without directories is the name of the file, unless other
-// names of the list have directories: then it is a path too. In a list that is named
-// after the file (x.img.sha256), directories do not count: they are those of the
-// machine that made the list.
+// A name with directories is a path relative to the directory of the list. If the file
+// is outside that directory (a mirror, a "latest" directory), its location must end in
+// the path. A name without directories is the name of the file. But if other names of
+// the list have directories, it is a path too. In a list that is named after the file
+// (x.img.sha256), directories are ignored: they are those of the machine that made the
+// list.
 //
 // The digest of a list that names no file is the sum of any file.
 func (l *List) Find(location string) (Sum, error) {
@@ -222,7 +222,7 @@ func choose(fileName string, sums []Sum) (Sum, error) {
 	return Sum{}, fmt.Errorf("the checksum list has no digest for %q", fileName)
 }
 
-// names lists the names in the list for a sentence.
+// names formats the names in the list for a sentence.
 func (l *List) names() string {
 	seen := map[string]bool{}
 	var shown []string

@@ -108,7 +108,7 @@ func TestPublishers(t *testing.T) {
 	for _, tt := range publishers {
 		t.Run(tt.name, func(t *testing.T) {
 			expect(t, tt.list, tt.file, tt.want)
-			// The same list as a Windows editor leaves it.
+			// The same list as saved by a Windows editor.
 			expect(t, "\ufeff"+strings.ReplaceAll(tt.list, "\n", "\r\n"), tt.file, tt.want)
 			// And without its last newline.
 			expect(t, strings.TrimRight(tt.list, "\n"), tt.file, tt.want)
@@ -302,7 +302,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("Find = %+v", sum)
 			}
 		}
-		// Find finds any image name by its own line.
+		// Find finds every valid image name by its line.
 		if !image.Name(name).Valid() {
 			return
 		}

@@ -64,7 +64,7 @@ func parseLine(line string, section []string) (entry, bool) {
 		e.name = unescape.Replace(e.name)
 	}
 	e.name = strings.TrimPrefix(e.name, "./")
-	if e.name == "-" { // standard input is no file
+	if e.name == "-" { // standard input, not a file
 		e.name = ""
 	}
 	return e, true
@@ -93,8 +93,9 @@ func parseNamed(line string) (entry, bool) {
 	return entry{name, Sum{alg, digits}}, true
 }
 
-// hexOf returns the digest s in lower-case hexadecimal, or "" if s is none. A digest
-// has 32 (MD5) to 128 (SHA-512) hexadecimal digits, or is the base64 of 32 or 64 bytes.
+// hexOf returns the digest s in lower-case hexadecimal, or "" if s is not a digest. A
+// digest has 32 (MD5) to 128 (SHA-512) hexadecimal digits, or is the base64 of 32 or 64
+// bytes.
 func hexOf(s string) string {
 	if _, err := hex.DecodeString(s); err == nil && len(s) >= 32 && len(s) <= 128 {
 		return strings.ToLower(s)
@@ -123,7 +124,7 @@ func untaggedName(rest string) string {
 var unescape = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r")
 
 // algorithmsIn returns the algorithms that text names, in upper case, and whether text
-// is a title, with nothing else in it.
+// is a title, which contains nothing else.
 func algorithmsIn(text string) (algorithms []string, title bool) {
 	text = strings.ReplaceAll(text, "_", "-")
 	for _, m := range algorithmWords.FindAllStringSubmatch(text, -1) {
@@ -132,10 +133,9 @@ func algorithmsIn(text string) (algorithms []string, title bool) {
 	return algorithms, algorithms != nil && titleWords.MatchString(algorithmWords.ReplaceAllString(text, ""))
 }
 
-// algorithmOf returns the algorithm of a digest below a title that names the
-// algorithms of section, or "" if it is, or may be, another one than those of a [Sum].
-// If the title names no algorithm with such a length, it does not apply to the digest,
-// and the length decides.
+// algorithmOf returns the algorithm of a digest below a title that names the algorithms
+// of section, or "" if it may be an algorithm that a [Sum] does not have. If the title
+// names no algorithm with a digest of this length, the length alone decides.
 func algorithmOf(digits int, section []string) string {
 	ours, other, cut := "", false, false
 	for _, name := range section {

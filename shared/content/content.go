@@ -1,11 +1,10 @@
-// Package content detects the format of an image from a few of its bytes,
-// independently of its name, and keeps what is known of the bytes with one SHA-256
-// in a [Record].
+// Package content detects the format of an image from a few of its bytes, independently
+// of its name. A [Record] has what is known about the bytes with one SHA-256.
 //
-// [Sniff] reads the first 68 KiB and, for the size of the disk, a few places
-// more: the header and first table of qcow2, the indexes of xz, the frames of
-// zstd, the footer of a VHD. [Detect] and [Head] do with less. What they find
-// and the name can contradict each other: see [Content.Mismatch].
+// [Sniff] reads the first 68 KiB and, for the size of the disk, a few more places: the
+// header and first table of qcow2, the indexes of xz, the frames of zstd, the footer of
+// a VHD. [Detect] and [Head] read less. The content may contradict the name: see
+// [Content.Mismatch].
 package content
 
 import (
@@ -20,7 +19,7 @@ import (
 // A Kind is the format of the bytes of an image.
 type Kind string
 
-// The kinds. Those of compressed images are the names of [image.Compressions].
+// The kinds of compressed images are the names of [image.Compressions].
 const (
 	QCOW2      Kind = "qcow2"
 	ISO9660    Kind = "iso9660" // with or without a partition table in front (isohybrid)
@@ -36,8 +35,8 @@ const (
 	Unknown    Kind = "unknown"
 )
 
-// KindOf returns the kind of images of a format, and "" if a disk gets images of
-// that format unchanged and they may be of several kinds.
+// KindOf returns the kind of images of format f, or "" if images of this format are raw
+// disks, which may be of several kinds.
 func KindOf(f image.Format) Kind {
 	if c, ok := f.Compression(); ok {
 		return Kind(c.Name)
@@ -60,26 +59,26 @@ func (k Kind) Compressed() bool {
 	return ok
 }
 
-// Raw reports whether a disk gets the bytes unchanged, unless [Content.NoDisk]
-// has a reason against it.
+// Raw reports whether the bytes are the disk itself, unless [Content.NoDisk] returns a
+// reason against that.
 func (k Kind) Raw() bool {
 	return k == ISO9660 || k == MBR || k == GPT || k == Filesystem || k == Unknown
 }
 
-// A Content is what is known of an image from a few of its bytes.
+// A Content is what a few bytes of an image show.
 type Content struct {
 	Kind Kind `json:"kind"`
-	// What describes the content in a sentence, with an article: "an ext4 file
-	// system". It is for people; no decision depends on it.
+	// What describes the content in a sentence, with an article: "an ext4 file system".
+	// It is for users only: no decision depends on it.
 	What string `json:"what"`
-	// VirtualSize is the size in bytes of the disk in the image. It is nil if
-	// the image does not say, and if there is no disk in it: of kind [Unknown],
-	// that distinguishes other programs' formats from a disk.
+	// VirtualSize is the size of the disk in the image, in bytes. It is nil if it is
+	// unknown or the image has no disk. For kind [Unknown], nil means a format of
+	// another program, not a disk.
 	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
 	// Unreadable is the reason, as a sentence, that the disk in the image cannot be
-	// read, which only [Sniff] finds. It is empty if none is known.
+	// read, or empty. Only [Sniff] sets it.
 	Unreadable string `json:"unreadable,omitempty"`
-	// Warnings are sentences on what is wrong under any name.
+	// Warnings are sentences about faults that do not depend on the name.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -87,8 +86,8 @@ func (c *Content) warn(sentence string) { c.Warnings = append(c.Warnings, senten
 
 func (c *Content) size(n int64) { c.VirtualSize = &n }
 
-// HeadBytes is the number of bytes that [Head] reads: up to and with the label
-// of btrfs, which is the furthest in.
+// HeadBytes is the number of bytes that [Head] needs. They include the label of btrfs,
+// which is furthest from the beginning.
 const HeadBytes = 68 << 10
 
 // Detect is [Sniff] without the virtual size of compressed and qcow2 images. It
@@ -103,10 +102,10 @@ func Detect(r io.ReaderAt, size int64) (Content, error) {
 	return c, err
 }
 
-// Sniff detects the content of an image of size bytes. It reads the first
-// [HeadBytes] at once, and then a footer and the virtual size with at most seeks
-// reads of at most 1 MiB, one or more. If those are not enough, it leaves out
-// the virtual size. The error is r's, and io.ErrUnexpectedEOF if r has fewer bytes than size.
+// Sniff detects the content of an image of size bytes. It reads the first [HeadBytes]
+// at once, and then the footer and the virtual size with at most seeks further reads of
+// up to 1 MiB; seeks must be at least 1. If those do not suffice, it omits the virtual
+// size. The error is r's, or io.ErrUnexpectedEOF if r has fewer bytes than size.
 func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 	head, err := readHead(r, size)
 	if err != nil {
@@ -122,7 +121,7 @@ func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 	case Zstd:
 		c.zstd(s)
 	default:
-		if c.readFoot(s, size) != nil { // s has the error, if it is r's
+		if c.readFoot(s, size) != nil { // s keeps an error of r
 			c.VirtualSize = nil
 		}
 	}
@@ -154,7 +153,7 @@ func readHead(r io.ReaderAt, size int64) ([]byte, error) {
 	return nil, err
 }
 
-// A seeker reads anywhere in an image, a limited number of times.
+// A seeker reads an image at any offset, a limited number of times.
 type seeker struct {
 	r    io.ReaderAt
 	size int64
@@ -162,7 +161,7 @@ type seeker struct {
 	err  error // of r
 }
 
-// maxSeekBytes is the size of the largest read.
+// maxSeekBytes is the maximum size of a read.
 const maxSeekBytes = 1 << 20
 
 var errEnough = errors.New("enough of it has been read")
@@ -179,9 +178,8 @@ func (s *seeker) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// NoDisk returns the reason, as a sentence, that an image holds no disk: it
-// is a web page, for example, or of another program's format. It returns "" if
-// there is one.
+// NoDisk returns the reason, as a sentence, that an image holds no disk, such as a web
+// page or a format of another program. It returns "" if the image holds one.
 func (c Content) NoDisk() string {
 	switch {
 	case c.Kind != Text && c.Kind != HTML && !c.foreign():
@@ -192,8 +190,8 @@ func (c Content) NoDisk() string {
 	return "the image is " + c.What
 }
 
-// NoDiskInside returns the reason, as a sentence, that no disk is in a
-// compressed image that decompresses to c, or "" if there is one.
+// NoDiskInside returns the reason, as a sentence, that a compressed image that
+// decompresses to c holds no disk, or "" if it holds one.
 func (c Content) NoDiskInside() string {
 	switch no := c.NoDisk(); {
 	case no != "":
@@ -204,12 +202,12 @@ func (c Content) NoDiskInside() string {
 	return ""
 }
 
-// foreign reports whether an image of no known kind is known to be no disk:
-// those that may be one have the size of the disk.
+// foreign reports whether an image of kind Unknown is known not to be a disk: one that
+// may be a disk has a virtual size.
 func (c Content) foreign() bool { return c.Kind == Unknown && c.VirtualSize == nil }
 
-// Format returns the format of images with that content. It returns "" if there
-// is no disk in it, or nothing is known of it.
+// Format returns the format of images with this content, or "" if they hold no disk or
+// it is unknown.
 func (c Content) Format() image.Format {
 	packed, ok := c.Kind.compression()
 	switch {
@@ -225,10 +223,10 @@ func (c Content) Format() image.Format {
 	return "img"
 }
 
-// Mismatch returns a sentence on what fails if an image with that content is
-// called name, or "" if name fits. The raw disk in the image is served at the
-// path raw, or nowhere if raw is empty. An image that [Content.NoDisk] refuses
-// fits any name: it has a warning already.
+// Mismatch returns a sentence on what fails if an image with this content has this
+// name, or "" if the name fits. raw is the path that serves the disk, or empty if none
+// does. Every name fits an image without a disk, since [Content.NoDisk] is warning
+// enough.
 func (c Content) Mismatch(name image.Name, raw string) string {
 	format, ok := image.FormatOf(name)
 	if !ok || c.NoDisk() != "" {
@@ -237,7 +235,7 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	said := string(name[len(name)-len(format)-1:])
 	want := KindOf(format)
 	claimed, _ := format.Compression()
-	plain := said[:len(said)-len(claimed.Suffix)] // of what is inside
+	plain := said[:len(said)-len(claimed.Suffix)] // of the content inside
 	found, packed := c.Kind.compression()
 	take := ""
 	if raw != "" {

@@ -17,14 +17,13 @@ import (
 	"imageroot/test/need"
 )
 
-// PATH of these tests has the tools that are for root elsewhere.
+// Add the directories of root's tools to PATH.
 func TestMain(m *testing.M) {
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 	os.Exit(m.Run())
 }
 
-// shell runs a script in a directory of its own and returns the file x that it
-// made.
+// shell runs a script in its own directory and returns the file x that it writes.
 func shell(t testing.TB, script string) []byte {
 	t.Helper()
 	need.Programs(t, "sh")
@@ -54,9 +53,9 @@ func sniff(t testing.TB, data []byte) content.Content {
 	return c
 }
 
-// luks is a command that makes an encrypted image of the size that follows it.
-// QEMU measures the speed of the machine for that, and sometimes fails because its
-// clock is too coarse.
+// luks defines a command that makes an encrypted image of a given size. QEMU measures
+// the speed of the machine for that, and sometimes fails because its clock is too
+// coarse.
 const luks = `luks() {
 	for n in $(seq 50); do
 		qemu-img create -q -f qcow2 --object secret,id=s,data=geheim -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x $1 && return
@@ -65,7 +64,7 @@ const luks = `luks() {
 }
 luks`
 
-// udf begins a volume of UDF, of the version that follows it.
+// udf defines a command that begins a UDF volume of a given version.
 const udf = `udf() {
 	truncate -s 2M x
 	for d in 16:BEA01 17:NSR0$1 18:TEA01; do
@@ -77,16 +76,16 @@ udf `
 // words prints 5 MB of text in the scripts below.
 const words = "seq 1000000 | head -c 5000000"
 
-// A disk is an image and the content to be detected.
+// A disk is an image and the content that should be detected.
 type disk struct {
 	name   string
 	script string
 	kind   content.Kind
 	what   string
-	size   int64 // virtual; 0: that of the file; -1: not written
+	size   int64 // virtual; 0: the size of the file; -1: unknown
 }
 
-// disks has images of every kind, made by the usual tools.
+// disks has images of every kind, made by the common tools.
 var disks = []disk{
 	{"qcow2", "qemu-img create -q -f qcow2 x 3G", content.QCOW2, "version 3", 3 << 30},
 	{"qcow2 of version 2", "qemu-img create -q -f qcow2 -o compat=0.10 x 1T", content.QCOW2, "version 2", 1 << 40},
@@ -198,7 +197,8 @@ func TestWarnings(t *testing.T) {
 		if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], c.says) {
 			t.Errorf("%s: %q, want one that says %q", c.name, got.Warnings, c.says)
 		}
-		// Of these, the warning on a qcow2 image is why there is no disk to be had.
+		// The warning about a qcow2 image here is also the reason that its disk cannot
+		// be read.
 		if no := (&content.Record{Content: got}).NoDisk(); got.Kind == content.QCOW2 && no != got.Warnings[0] {
 			t.Errorf("%s: the disk is not available because %q, want %q", c.name, no, got.Warnings[0])
 		}
@@ -211,8 +211,8 @@ const (
 	mbr = "truncate -s 64M x; echo 'label: dos\n2048,4096\n6144,,83' | sfdisk -q x"
 )
 
-// Some publishers ship images in which the last partition begins and does not end.
-// They get a warning, and are not called cut short.
+// Some publishers ship images whose last partition ends behind the image. They get a
+// warning, but are not reported as cut short.
 func TestBehind(t *testing.T) {
 	const calm = " bytes beyond the image: some publishers ship images like that; else it was cut short"
 	for _, c := range []struct{ name, script, says string }{
@@ -234,7 +234,7 @@ func TestBehind(t *testing.T) {
 }
 
 func TestMismatch(t *testing.T) {
-	// Files, and the names that fit them.
+	// Each file, and the names that fit it.
 	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2"}
 	for _, c := range []struct {
 		script string
@@ -249,7 +249,7 @@ func TestMismatch(t *testing.T) {
 		{"gzip </dev/null >x", []string{"a.raw.gz"}},
 		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},
 		{"bzip2 </dev/null >x", []string{"a.img.bz2"}},
-		// These have a warning already, under any name.
+		// These have a warning under any name.
 		{"qemu-img create -q -f vmdk x 1G", names},
 		{"echo '<html>' >x", names},
 	} {
@@ -269,7 +269,7 @@ func TestMismatch(t *testing.T) {
 	}
 }
 
-// An advised name is a valid image name, and fits.
+// A name that a warning proposes is valid, and fits.
 func TestAdvisedName(t *testing.T) {
 	advice := regexp.MustCompile(`rename it to (\.\S+)$`)
 	for _, c := range []struct {
@@ -310,7 +310,7 @@ func TestAdvisedName(t *testing.T) {
 	}
 }
 
-// limited fails the test if there are more or larger reads than promised.
+// limited fails the test if reads are more or larger than documented.
 type limited struct {
 	t    testing.TB
 	r    io.ReaderAt
@@ -324,7 +324,7 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 	return l.r.ReadAt(p, off)
 }
 
-// With few reads less is detected, and nothing wrong.
+// With few reads, less is detected, but nothing is wrong.
 func TestSeeks(t *testing.T) {
 	for _, d := range disks {
 		data := shell(t, d.script)

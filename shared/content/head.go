@@ -60,8 +60,8 @@ var fileSystems = []struct {
 	{magic{0x218, "LVM2 001", "an LVM volume"}, nil},
 }
 
-// foreign has files without a disk for this program: images that only other programs
-// read, firmware that is flashed by other means, archives.
+// foreign has files in which this program finds no disk: images that only other
+// programs read, firmware that is flashed by other means, archives.
 var foreign = []magic{
 	// Disks of virtual machines, and copies of disks.
 	{0, "KDMV", "a VMDK (VMware) image"},
@@ -73,7 +73,7 @@ var foreign = []magic{
 	{0, "QFI\xfb\x00\x00\x00\x01", "a qcow image of version 1"},
 	{0, "QED\x00", "a QED (QEMU) image"},
 	{0, "WithoutFreeSpace", "a Parallels image"},
-	{0, "WithouFreSpacExt", "a Parallels image"}, // version 2, whose magic has as many bytes
+	{0, "WithouFreSpacExt", "a Parallels image"}, // the magic of version 2 is as long
 	{0, "Bochs Virtual HD Image", "a Bochs image"},
 	{0, "VMA\x00", "a Proxmox backup (VMA)"},
 	{0, "MSWIM\x00\x00\x00", "a WIM (Windows) image"},
@@ -84,7 +84,7 @@ var foreign = []magic{
 	{0, "FsArCh_00", "an FSArchiver image of file systems"},
 	{0, "IsZ!", "an ISZ image"},
 	{0, "CISO", "a CSO image"},
-	// What boards are flashed with over USB or by a boot loader.
+	// Firmware for boards, flashed over USB or by a boot loader.
 	{0, "\x3a\xff\x26\xed", "an Android sparse image (simg2img makes a raw one of it)"}, // libsparse, sparse_format.h
 	{0, "ANDROID!", "an Android boot image"},                                            // bootimg.h
 	{0, "VNDRBOOT", "an Android vendor boot image"},
@@ -105,10 +105,10 @@ var foreign = []magic{
 	{0x202, "HdrS", "a Linux kernel"},
 	{0x38, "ARMd", "a Linux kernel"},
 	{0, "\x7fELF", "a program"},
-	// Archives and what compresses, which package unpack does not read.
+	// Archives and compressed files that package unpack does not read.
 	{0, "PK\x03\x04", "a ZIP archive"},
-	{0, "PK\x05\x06", "a ZIP archive"}, // of nothing
-	{0, "PK\x07\x08", "a ZIP archive"}, // in parts
+	{0, "PK\x05\x06", "a ZIP archive"}, // empty
+	{0, "PK\x07\x08", "a ZIP archive"}, // split
 	{0, "7z\xbc\xaf\x27\x1c", "a 7-Zip archive"},
 	{0, "Rar!\x1a\x07", "a RAR archive"},
 	{0, "MSCF\x00\x00\x00\x00", "a CAB archive"},
@@ -120,7 +120,7 @@ var foreign = []magic{
 	{0, "!<arch>\n", "a Debian package or another ar archive"},
 	{0, "\xed\xab\xee\xdb", "an RPM package"},
 	{0, "\x04\x22\x4d\x18", "an lz4 file"},
-	{0, "\x02\x21\x4c\x18", "an lz4 file"}, // of its first format
+	{0, "\x02\x21\x4c\x18", "an lz4 file"}, // legacy format
 	{0, "LZIP\x01", "an lzip file"},
 	{0, "\x89LZO\x00\x0d\x0a\x1a\x0a", "an lzop file"},
 	{0, "LRZI", "an lrzip file"},
@@ -138,7 +138,7 @@ const (
 	zlibAlone = "a zlib stream without the header of gzip (pigz -dz reads it; compress the output with gzip)"
 )
 
-// is makes c a file that has no disk.
+// is makes c a file without a disk.
 func (c *Content) is(what string) {
 	*c = Content{Kind: Unknown, What: what}
 	c.warn("the image is " + what + ", which nothing here can write to a disk")
@@ -150,7 +150,8 @@ const (
 )
 
 // Head detects the content of an image of size bytes from its first [HeadBytes], or
-// all of it. It leaves out the virtual size of compressed and qcow2 images.
+// from the whole image if it is shorter. It omits the virtual size of compressed and
+// qcow2 images.
 func Head(head []byte, size int64) Content {
 	c := Content{Kind: Unknown, What: nothing}
 	switch {
@@ -185,7 +186,7 @@ func (c *Content) foreignHead(head []byte) bool {
 	return i >= 0
 }
 
-// Foot adds what the last [FootBytes] of an image of size bytes show. It ignores a
+// Foot adds to c what the last [FootBytes] of an image of size bytes show. It ignores a
 // shorter foot.
 func (c *Content) Foot(foot []byte, size int64) {
 	if !c.footed(size) || len(foot) != FootBytes {
@@ -196,7 +197,7 @@ func (c *Content) Foot(foot []byte, size int64) {
 		c.is("an Apple disk image (DMG)")
 	case bytes.HasPrefix(foot, []byte(vhdCookie)):
 		if c.Kind == Unknown {
-			c.Warnings = nil // that nothing is known
+			c.Warnings = nil // the warning that nothing is known
 		}
 		c.What = "a fixed VHD (Hyper-V) image"
 		c.warn(fmt.Sprintf("the image is a fixed VHD (Hyper-V): its last %d bytes are a footer and no part of the disk; qemu-img convert -f vpc -O raw makes a raw image of it", FootBytes))
@@ -208,8 +209,8 @@ func (c *Content) footed(size int64) bool { return size >= FootBytes && c.Kind.R
 
 // isLZMA reports whether b begins like a .lzma file, the predecessor of .xz: with
 // properties, the sizes of the dictionary and of the output, and a zero
-// (lzma-file-format.txt of XZ Utils, sections 1.1 and 2). It accepts the sizes that
-// src/liblzma/common/alone_decoder.c does.
+// (lzma-file-format.txt of XZ Utils, sections 1.1 and 2). It accepts the same sizes as
+// src/liblzma/common/alone_decoder.c.
 func isLZMA(b []byte) bool {
 	const header = 13
 	if len(b) <= header || b[0] >= 9*5*5 || b[header] != 0 {
@@ -231,7 +232,7 @@ func isZlib(b []byte) bool {
 	return n > 0 && (err == nil || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
-// packed detects what has to be unpacked to be a disk.
+// packed detects compressed and qcow2 images.
 func (c *Content) packed(head []byte) bool {
 	if image.At(head, 0, qcow2.Magic) && !image.At(head, 4, "\x00\x00\x00\x01") {
 		c.Kind, c.What = QCOW2, "a qcow2 image"
@@ -261,13 +262,13 @@ func (c *Content) iso(head []byte, size int64) bool {
 		return false
 	}
 	c.size(size)
-	if !udf && len(head) >= first+sector && head[first] == 1 { // the primary one
+	if !udf && len(head) >= first+sector && head[first] == 1 { // the primary descriptor
 		c.ends("the ISO 9660 volume", uint64(le32(head, first+80))*uint64(le16(head, first+128)), size)
 	}
 	return true
 }
 
-// text detects pages and messages that were saved in place of an image.
+// text detects web pages and messages that were saved instead of an image.
 func (c *Content) text(head []byte) bool {
 	if bytes.IndexByte(head, 0) >= 0 {
 		return false
@@ -294,11 +295,11 @@ func (c *Content) disk(head []byte, size int64) {
 			return
 		}
 	}
-	boot := image.At(head, 510, "\x55\xaa") // which resembles an MBR
+	boot := image.At(head, 510, "\x55\xaa") // a boot sector, which resembles an MBR
 	last, partitioned := mbr(head)
 	for _, fs := range fileSystems {
 		if !fs.in(head) || boot && fs.offset > 0x52 && partitioned {
-			continue // of the first partition, say
+			continue // probably of the first partition
 		}
 		c.Kind, c.What = Filesystem, fs.what
 		if fs.size != nil {
@@ -315,17 +316,16 @@ func (c *Content) disk(head []byte, size int64) {
 	}
 }
 
-// A span of partitions is from the byte where the last one begins to the byte where
-// all have ended.
+// A span of partitions is from the first byte of the last one to the end of all.
 type span struct{ begin, end uint64 }
 
 func (s *span) add(begin, end uint64) {
 	s.begin, s.end = max(s.begin, begin), max(s.end, end)
 }
 
-// mbr returns the span of the partitions of an MBR, and false if there are none, or
-// the bytes are no partition table. A protective partition (type 0xee), which keeps old
-// programs off a GUID partition table, does not count for the span.
+// mbr returns the span of the partitions of an MBR, and false if there are none or the
+// bytes are not a partition table. The span omits a protective partition (type 0xee),
+// which keeps old programs off a GUID partition table.
 func mbr(head []byte) (last span, found bool) {
 	if len(head) < 512 {
 		return span{}, false
@@ -375,16 +375,15 @@ func (c *Content) holds(last span, size int64) {
 	c.behind("the last partition", last.end, size)
 }
 
-// behind warns of something that ends behind the image although the image may be
-// whole: the last partition of OpenWrt's images is larger than the image, and so is
-// that of copies that were shrunk.
+// behind warns that a part ends behind the image, although the image may be complete:
+// the last partition of OpenWrt's images and of shrunk copies is larger than the image.
 func (c *Content) behind(what string, at uint64, size int64) {
 	if at > uint64(size) {
 		c.warn(fmt.Sprintf("%s extends %d bytes beyond the image: some publishers ship images like that; else it was cut short", what, at-uint64(size)))
 	}
 }
 
-// ends warns that the image is cut short if what ends behind it.
+// ends warns that the image is cut short if the part what ends behind it.
 func (c *Content) ends(what string, at uint64, size int64) {
 	if at > uint64(size) {
 		c.warn(fmt.Sprintf("the image is cut short: %s ends at byte %d, the image at byte %d; get it again", what, at, size))
@@ -419,7 +418,7 @@ func satMul(n, unit uint64) uint64 {
 	return n * unit
 }
 
-// The number at an offset, or 0 if b ends before it.
+// The le functions return the number at an offset, or 0 if b ends before it.
 func le16(b []byte, at int) uint16 { return binary.LittleEndian.Uint16(field(b, at, 2)) }
 func le32(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(field(b, at, 4)) }
 func le64(b []byte, at int) uint64 { return binary.LittleEndian.Uint64(field(b, at, 8)) }

@@ -10,8 +10,8 @@ import (
 	"imageroot/shared/record"
 )
 
-// A Record is what is known of the bytes with one SHA-256, under all their names
-// and wherever they are stored: in the image root, as a blob, or as both.
+// A Record is what is known about the bytes with one SHA-256, under all their names,
+// whether they are stored in the image root, as a blob, or both.
 type Record struct {
 	record.Meta
 	SHA256    layout.SHA256 `json:"sha256"` // of the bytes, lower case hex
@@ -29,7 +29,7 @@ func (r *Record) Validate() error {
 	return nil
 }
 
-// A Verdict is the outcome of a check.
+// A Verdict is the result of a check.
 type Verdict string
 
 // The verdicts.
@@ -38,7 +38,7 @@ const (
 	Truncated Verdict = "truncated"
 	Damaged   Verdict = "damaged"
 	Refused   Verdict = "refused"   // it exceeds the limits, or uses an unsupported feature
-	Unchecked Verdict = "unchecked" // given up; Reason has the cause
+	Unchecked Verdict = "unchecked" // the check was given up; Reason has the cause
 	Cancelled Verdict = "cancelled" // by the operator
 )
 
@@ -50,18 +50,18 @@ type Check struct {
 	// Offset is the byte of the image, or of the disk in a qcow2 image, at which
 	// reading stopped; 0 if the verdict is good.
 	Offset int64 `json:"offset,omitempty"`
-	// The size and the SHA-256 of the disk; nil and empty if unknown.
+	// The size in bytes and the SHA-256 of the disk; nil and empty if unknown.
 	RawSizeBytes *int64        `json:"raw_size_bytes,omitempty"`
 	RawSHA256    layout.SHA256 `json:"raw_sha256,omitempty"`
-	// NoDisk is the reason, as a sentence, that no disk is in what the image
-	// decompresses to, though all of it can be read; empty if one is.
+	// NoDisk is the reason, as a sentence, that a good compressed image holds no disk;
+	// empty if it holds one.
 	NoDisk   string    `json:"no_disk,omitempty"`
 	Warnings []string  `json:"warnings,omitempty"`
 	At       time.Time `json:"at"` // UTC
 }
 
-// NoDisk returns the reason, as a sentence, that the image holds no disk or one that
-// cannot be read, or "" if none is known.
+// NoDisk returns the reason, as a sentence, that the image holds no disk or an
+// unreadable one, or "" if no such reason is known.
 func (r *Record) NoDisk() string {
 	if no := cmp.Or(r.Content.NoDisk(), r.Unreadable); no != "" || r.Check == nil {
 		return no
@@ -91,8 +91,8 @@ func (r *Record) Raw() (size *int64, sha256 layout.SHA256) {
 	return nil, ""
 }
 
-// Virtual returns the size in bytes of the disk in the image, or nil if it is
-// unknown. A size that a check counted wins over the one that the image states.
+// Virtual returns the size in bytes of the disk in the image, or nil if it is unknown.
+// The size that a check counted takes precedence over the one that the image states.
 func (r *Record) Virtual() *int64 {
 	if size, _ := r.Raw(); size != nil {
 		return size
@@ -100,7 +100,7 @@ func (r *Record) Virtual() *int64 {
 	return r.VirtualSize
 }
 
-// AllWarnings returns sentences on what is wrong with the image under any
+// AllWarnings returns sentences about faults of the image that do not depend on its
 // name.
 func (r *Record) AllWarnings() []string {
 	if r.Check == nil {
@@ -108,7 +108,7 @@ func (r *Record) AllWarnings() []string {
 	}
 	var all []string
 	if !r.Kind.Compressed() || r.Check.Verdict == Unchecked || r.Check.Verdict == Cancelled {
-		all = slices.Clone(r.Warnings) // otherwise the check has seen more
+		all = slices.Clone(r.Warnings) // otherwise the check has read the whole image
 	}
 	add := func(w string) {
 		if w != "" && !slices.Contains(all, w) {

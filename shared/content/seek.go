@@ -40,11 +40,11 @@ func (c *Content) qcow2(s *seeker) {
 
 // Sizes in an xz file.
 const (
-	maxPadding = 64 << 10 // the most zeros after a stream that are skipped
-	xzFooter   = 12       // bytes of a header, and of a footer
+	maxPadding = 64 << 10 // limit of the zeros skipped after a stream
+	xzFooter   = 12       // bytes of a header or a footer
 )
 
-// errShort: the end of an xz file is not that of a stream.
+// errShort says that an xz file does not end with the end of a stream.
 var errShort = errors.New("the xz data does not end as it should: the file was cut short, or something was appended to it; get it again")
 
 // xz adds up the sizes in the indexes of all streams, from the end backwards

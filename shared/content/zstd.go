@@ -11,14 +11,14 @@ import (
 // ZstdFrames walks the headers of the frames and blocks of a zstd file (RFC 8878
 // section 3.1.1).
 type ZstdFrames struct {
-	inside   bool // of a frame: a block is next
-	checksum bool // the frame ends in one
+	inside   bool // inside a frame: a block is next
+	checksum bool // the frame ends in a checksum
 }
 
 // Next reads the next header, which in begins with, without consuming it. It returns
 // the number of bytes up to the header after it, and the header of a frame, if it is
-// one. The error is io.EOF if in is at its end between frames, io.ErrUnexpectedEOF if
-// it ends within a header, and the decoder's if the header is none.
+// one. The error is io.EOF if in ends between frames, io.ErrUnexpectedEOF if it ends
+// within a header, and the decoder's if the header is invalid.
 func (f *ZstdFrames) Next(in *bufio.Reader) (length int64, frame *zstd.Header, err error) {
 	if f.inside {
 		b, err := in.Peek(3)
@@ -30,7 +30,7 @@ func (f *ZstdFrames) Next(in *bufio.Reader) (length int64, frame *zstd.Header, e
 		if n>>1&3 == 1 { // one byte, repeated
 			length = 3 + 1
 		}
-		if n&1 != 0 { // the last one
+		if n&1 != 0 { // the last block
 			f.inside = false
 			if f.checksum {
 				length += 4

@@ -40,8 +40,8 @@ func ParseRequest(h http.Header) (*Expected, error) {
 		}
 	}
 	for _, name := range []string{"Repr-Digest", "Content-Digest"} {
-		// Line by line: in joined lines (RFC 9651 section 4.2) the last of two
-		// digests would replace the first instead of contradicting it.
+		// Parse each line separately: in joined lines (RFC 9651 section 4.2) the last
+		// of two digests would replace the first instead of contradicting it.
 		for _, line := range h.Values(name) {
 			dict, err := httpsfv.UnmarshalDictionary([]string{line})
 			if err != nil {

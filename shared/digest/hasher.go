@@ -55,7 +55,7 @@ func (h *Hasher) Sum512() string {
 	return hex.EncodeToString(h.sha512.Sum(nil))
 }
 
-// A State is a saved [Hasher]. As JSON it has less than a kilobyte.
+// A State is a saved [Hasher]. As JSON it is smaller than 1 KB.
 type State struct {
 	Offset int64  `json:"offset"`
 	SHA256 []byte `json:"sha256"`
@@ -75,8 +75,8 @@ func (h *Hasher) State() State {
 	return s
 }
 
-// marshal returns the state of a hash of the standard library. They do not fail; if
-// one did, Resume would refuse nil.
+// marshal returns the state of a hash of the standard library, which never fails. If it
+// did, Resume would refuse nil.
 func marshal(h hash.Hash) []byte {
 	b, err := h.(encoding.BinaryMarshaler).MarshalBinary()
 	if err != nil {
@@ -94,7 +94,7 @@ func (s State) check() uint32 {
 
 // Resume returns a Hasher with the saved state, for the bytes from s.Offset on. It
 // returns an error if the state is empty, damaged, or of a Go release with another
-// encoding; the stream must be hashed from its beginning then.
+// encoding; then the caller must hash the stream from its beginning.
 func Resume(s State) (*Hasher, error) {
 	if s.Check != s.check() || s.Offset < 0 {
 		return nil, errors.New("the saved hash state is damaged")

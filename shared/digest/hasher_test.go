@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestResume saves and restores the hash between all writes, as a worker that
-// is killed each time would.
+// TestResume saves and restores the hash between all writes, like a worker that is
+// killed each time.
 func TestResume(t *testing.T) {
 	data := make([]byte, 1000)
 	for i := range data {
@@ -25,7 +25,7 @@ func TestResume(t *testing.T) {
 					t.Fatal(err)
 				}
 				rest = rest[n:]
-				h.Sum256() // must not disturb what follows
+				h.Sum256() // must not affect later writes
 				saved, err := json.Marshal(h.State())
 				if err != nil || len(saved) > 1024 {
 					t.Fatalf("State is %d bytes of JSON, %v", len(saved), err)
@@ -68,7 +68,7 @@ func TestResumeCorruptState(t *testing.T) {
 		"512 dropped":   func(s *State) { s.SHA512 = nil },
 		"256 cut":       func(s *State) { s.SHA256 = s.SHA256[:50] },
 		"moved between": func(s *State) { s.SHA256, s.SHA512 = append(s.SHA256, s.SHA512[0]), s.SHA512[1:] },
-		// With a valid check, but not the state of a hash.
+		// The check is valid, but the state is not that of a hash.
 		"no hash state": func(s *State) { s.SHA256 = []byte("x"); s.Check = s.check() },
 		"no 512 state":  func(s *State) { s.SHA512 = []byte("x"); s.Check = s.check() },
 		"negative":      func(s *State) { s.Offset = -1; s.Check = s.check() },
@@ -106,7 +106,7 @@ func FuzzResume(f *testing.F) {
 		s := State{offset, s256, s512, check}
 		h, err := Resume(s)
 		if err != nil {
-			s.Check = s.check() // past the check: must not panic either
+			s.Check = s.check() // the check passes: must not panic either
 			if h, err = Resume(s); err != nil {
 				return
 			}

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// blockBytes is the size of the blocks that are read and hashed, and blocks the
-	// number of them in flight.
+	// blockBytes is the size of a block that is read and hashed, and blocks the number
+	// of blocks in flight.
 	blockBytes = 512 << 10
 	blocks     = 4
 )
@@ -19,9 +19,9 @@ const (
 var ErrStopped = errors.New("stopped before the end")
 
 // A Reader hashes a stream on a goroutine of its own, so that hashing and reading run
-// in parallel. It withholds the last block until the whole is verified: a stream that
-// fails verification never reaches its end. It holds 2 MiB. It is not safe for
-// concurrent use. The caller must call [Reader.Stop] exactly once.
+// in parallel. It withholds the last block until the whole stream is verified, so a
+// stream that fails verification never reaches its end. It holds 2 MiB. It is not safe
+// for concurrent use. The caller must call [Reader.Stop] exactly once.
 type Reader struct {
 	out   chan []byte // closed at the end
 	free  chan []byte
@@ -116,7 +116,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next gets the next block.
+// next receives the next block.
 func (r *Reader) next() error {
 	if r.whole != nil {
 		r.free <- r.whole[:blockBytes]
@@ -153,8 +153,8 @@ func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 	}
 }
 
-// Peek returns the next bytes, at least one, without consuming them, and none at the
-// end.
+// Peek returns at least one of the next bytes without consuming them, or none and a nil
+// error at the end.
 func (r *Reader) Peek() ([]byte, error) {
 	if len(r.block) == 0 {
 		if err := r.next(); err != nil && !errors.Is(err, io.EOF) {

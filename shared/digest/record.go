@@ -40,7 +40,7 @@ type Record struct {
 	// KnownAt is the time since which the name has had these bytes, in UTC. It is
 	// zero if that is HashedAt.
 	KnownAt time.Time `json:"known_at,omitzero"`
-	// Publishers are the results of comparing the checksum files of the image.
+	// Publishers are the results of comparing the image with its sidecars.
 	Publishers []Publisher `json:"publishers,omitempty"`
 }
 
@@ -63,7 +63,7 @@ func (r *Record) Next(name image.Name, version store.Version, sha256 layout.SHA2
 	return next
 }
 
-// A Publisher is the result of comparing a checksum file with its image. If Error is
+// A Publisher is the result of comparing an image with one of its sidecars. If Error is
 // empty, Match is the verdict.
 type Publisher struct {
 	Algorithm      string        `json:"algorithm,omitempty"` // "sha256" or "sha512"
@@ -73,15 +73,15 @@ type Publisher struct {
 	SidecarVersion store.Version `json:"sidecar_version"`
 }
 
-// Equal reports whether p and q are equal results for the same checksum file.
+// Equal reports whether p and q are equal results for the same version of a sidecar.
 func (p Publisher) Equal(q Publisher) bool {
 	same := p.SidecarVersion.Equal(q.SidecarVersion)
 	p.SidecarVersion, q.SidecarVersion = store.Version{}, store.Version{}
 	return same && p == q
 }
 
-// Warning returns a sentence for the operator about the image name, or "" if the checksum
-// file matches. raw is the SHA-256 of the disk in the image, or "" if unknown.
+// Warning returns a sentence for the operator about the image name, or "" if the
+// sidecar matches. raw is the SHA-256 of the disk in the image, or "" if unknown.
 func (p Publisher) Warning(name image.Name, raw layout.SHA256) string {
 	switch {
 	case p.Error != "":

@@ -84,7 +84,7 @@ func TestPublisher(t *testing.T) {
 	}
 }
 
-// Bytes that return under their name are known since their first time.
+// If a name gets earlier bytes again, they are known since their first time.
 func TestNext(t *testing.T) {
 	at := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
 	var r Record

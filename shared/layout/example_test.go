@@ -8,7 +8,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// The record of an entry is found by its URL.
+// The key of an entry's record follows from its URL.
 func ExampleEntryKey() {
 	key := layout.EntryKey(layout.RefOf("https://example.org/x.img"))
 	ref, ok := layout.EntryRef(key)

@@ -1,5 +1,5 @@
 // Package layout defines the keys of the image root and the catalog root. No other
-// package builds or parses a key.
+// package builds or parses keys.
 //
 //	IMAGE ROOT    NAME                      an image (package image)
 //	              NAME.sha256, NAME.sha512  the publisher's checksum file of NAME
@@ -29,8 +29,8 @@
 // REF and HEX are 64, an ID 32 or 64 lower-case hexadecimal digits. Each parser
 // accepts the keys of its builder and no other key, and no key is of two kinds.
 //
-// Keys of records have no suffix such as ".json": a name may have 255 bytes, the most
-// for a path segment in a file system.
+// Keys of records have no suffix such as ".json", since a name may have 255 bytes,
+// which is the limit of file systems for a path segment.
 package layout
 
 import (
@@ -72,8 +72,8 @@ const (
 	ProbePrefix               = "probe/"
 )
 
-// Remedy returns what a person must do about the damaged record at key, for a
-// sentence.
+// Remedy returns the part of a sentence that says what a user must do about the damaged
+// record at key.
 func Remedy(key store.Key) string {
 	for _, kind := range []struct{ prefix, remedy string }{
 		{DigestPrefix, "none needed: the image is hashed again"},
@@ -96,7 +96,8 @@ func Remedy(key store.Key) string {
 // A SHA256 is the SHA-256 of bytes in lower-case hexadecimal, or "" if it is unknown.
 type SHA256 string
 
-// ParseSHA256 returns the SHA-256 that s is: 64 digits of lower-case hexadecimal.
+// ParseSHA256 returns s as a SHA-256, and false unless it is 64 lower-case hexadecimal
+// digits.
 func ParseSHA256(s string) (SHA256, bool) {
 	if !isHex(s, 64) {
 		return "", false
@@ -107,10 +108,11 @@ func ParseSHA256(s string) (SHA256, bool) {
 // Valid reports whether s has the digits of a SHA-256.
 func (s SHA256) Valid() bool { return isHex(string(s), 64) }
 
-// Short returns the first 12 digits of s, which must be known. The API calls them ref.
+// Short returns the first 12 digits of s, which the API calls ref. It panics if s is
+// "".
 func (s SHA256) Short() string { return string(s[:12]) }
 
-// A Ref names a source: it is the SHA-256 of the source's canonical URL, in lower-case
+// A Ref names a source. It is the SHA-256 of the source's canonical URL in lower-case
 // hexadecimal.
 type Ref string
 
@@ -134,7 +136,7 @@ func ImageKeys(name image.Name) []store.Key {
 	return keys
 }
 
-// The keys of the catalog root: see the table of the package.
+// The keys of the catalog root: see the table in the package comment.
 
 func DigestKey(name image.Name) store.Key  { return store.Key(DigestPrefix + name) }
 func EntryKey(ref Ref) store.Key           { return store.Key(EntryPrefix + ref) }
@@ -222,8 +224,8 @@ func NewEventID(t time.Time, nonce string) EventID {
 	return EventID(fmt.Sprintf("%016x-%s", flip(t.UnixMicro()), nonce))
 }
 
-// Time returns the time of the event, in UTC. Its ok is false if id is no ID of
-// [NewEventID].
+// Time returns the time of the event, in UTC. ok is false if [NewEventID] does not
+// return such an ID.
 func (id EventID) Time() (t time.Time, ok bool) {
 	s := string(id)
 	if len(s) != 33 || s[16] != '-' || !isHex(s[:16], 16) || !isHex(s[17:], 16) {
@@ -288,7 +290,8 @@ func CheckpointKey(id string) store.Key { return store.Key(IndexPrefix + id) }
 // CheckpointID parses a [CheckpointKey].
 func CheckpointID(key store.Key) (id string, ok bool) { return hexAfter[string](key, IndexPrefix, 16) }
 
-// SidecarKey returns the key of the checksum file of an image in the image root.
+// SidecarKey returns the key of a sidecar of the image in the image root. algorithm is
+// "sha256" or "sha512".
 func SidecarKey(name image.Name, algorithm string) store.Key {
 	return store.Key(string(name) + "." + algorithm)
 }

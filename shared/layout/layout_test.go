@@ -11,7 +11,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// A parser parses one kind of key; build reverses it.
+// A parser parses one kind of key, and build reverses that.
 type parser struct {
 	kind  string
 	parse func(key store.Key) (string, bool)
@@ -27,7 +27,7 @@ func of[T ~string](kind string, parse func(key store.Key) (T, bool), build func(
 	}
 }
 
-// parsers has one of each kind.
+// parsers has the parser of each kind.
 var parsers = []parser{
 	of("digest", DigestName, DigestKey),
 	of("entry", EntryRef, EntryKey),
@@ -221,7 +221,7 @@ func FuzzKeys(f *testing.F) {
 				t.Errorf("the key %q is %q, want %q", k.key, got, k.kind)
 			}
 		}
-		// Events keep their time, and the newer is listed first.
+		// Events keep their time, and a newer one is listed first.
 		suffix := strings.Repeat("0", 16)
 		at := time.UnixMicro(micro)
 		eid := NewEventID(at, suffix)

@@ -26,15 +26,16 @@ import (
 	"imageroot/shared/objectevent"
 )
 
-// Access holds what a request is signed with (AWS Signature Version 4) and sent through.
+// Access has the credentials with which a request is signed (AWS Signature Version 4),
+// and the transport that sends it.
 type Access struct {
 	Region                             string
 	AccessKey, SecretKey, SessionToken string
 	Transport                          http.RoundTripper
 }
 
-// A Listener listens to the event stream of one bucket. All fields without a default are
-// required. The functions are called one at a time.
+// A Listener listens to the event stream of one bucket. All fields without a default
+// are required. The functions are never called concurrently.
 type Listener struct {
 	Endpoint       string // URL of the server
 	Bucket, Prefix string // of the events; an empty Prefix selects the whole bucket
@@ -45,13 +46,13 @@ type Listener struct {
 	// Up is called when the first byte of a stream arrives: the server sends each later
 	// event from then on.
 	Up func()
-	// Down receives the reason if a stream ends or cannot be opened and the Listener will
-	// try again. That is [ErrSilent] if the server was silent.
+	// Down receives the reason when a stream ends or cannot be opened, and the Listener
+	// will try again. The reason is [ErrSilent] if the server was silent.
 	Down func(error)
 	Log  *slog.Logger
 
-	// Silence replaces [Silence], Least the first and Most the longest wait before the
-	// next attempt, if they are not zero. The defaults are 1 second and 5 minutes.
+	// Silence replaces [Silence]. Least and Most are the first and the longest wait
+	// before the next attempt. The defaults are 1 second and 5 minutes.
 	Silence, Least, Most time.Duration
 }
 
@@ -83,10 +84,11 @@ func (l *Listener) Run(ctx context.Context) error {
 		case errors.Is(err, errors.ErrUnsupported):
 			return err
 		case up && time.Since(began) > cmp.Or(l.Silence, Silence):
-			wait = shortest // a stream that ends soon does not reset the wait
+			wait = shortest // a stream that ends early does not reset the wait
 		}
 		l.Down(err)
-		// Random, so that the listeners of a restarted server do not return all at once.
+		// The wait is random, so that the listeners of a restarted server do not all
+		// reconnect at once.
 		next := time.NewTimer(wait/2 + rand.N(wait))
 		select {
 		case <-next.C:
@@ -141,8 +143,8 @@ func (l *Listener) stream(ctx context.Context) (up bool, _ error) {
 	}
 }
 
-// pass passes the events of one message to Event. It encodes the message again, since a
-// stream has S3's messages and package objectevent parses those.
+// pass passes the events of one message to Event. It encodes the message again, so that
+// package objectevent can parse it.
 func (l *Listener) pass(info notification.Info) {
 	if len(info.Records) == 0 {
 		return
@@ -160,8 +162,8 @@ func (l *Listener) pass(info notification.Info) {
 	}
 }
 
-// A transport admits one stream and watches it. minio-go would open another one on its own,
-// and the Listener could not report that events may have been missed in between.
+// A transport admits only one stream, and watches it. minio-go would open another one
+// on its own, and the Listener could not report that events in between may be lost.
 type transport struct {
 	base    http.RoundTripper
 	silence time.Duration

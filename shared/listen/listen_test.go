@@ -18,8 +18,7 @@ import (
 	"imageroot/shared/objectevent"
 )
 
-// A server speaks MinIO's event stream. Each stream is one that the test
-// takes and writes to.
+// A server serves MinIO's event stream. The test takes each stream and writes to it.
 type server struct {
 	*httptest.Server
 	streams chan *stream
@@ -29,7 +28,7 @@ type server struct {
 type stream struct {
 	r    *http.Request
 	w    http.ResponseWriter
-	work chan func() // for the goroutine that may write; closed to end the answer
+	work chan func() // runs on the handler's goroutine; closed to end the answer
 }
 
 func newServer(t *testing.T) *server {
@@ -59,7 +58,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// do has the server do something, unless the listener is gone.
+// do runs f in the server, unless the listener has disconnected.
 func (st *stream) do(f func()) {
 	done := make(chan struct{})
 	select {
@@ -76,7 +75,7 @@ func (st *stream) open() {
 
 func (st *stream) send(text string) {
 	st.do(func() {
-		_, _ = st.w.Write([]byte(text)) // a listener that is gone is the test's matter
+		_, _ = st.w.Write([]byte(text)) // the test checks whether the listener has disconnected
 		_ = http.NewResponseController(st.w).Flush()
 	})
 }
@@ -109,7 +108,7 @@ func (st *stream) cut(t *testing.T) {
 	close(st.work)
 }
 
-// A told is one call of the listener's functions.
+// A told is one call of a function of the Listener.
 type told struct {
 	what string // "up", "down", or the key of an event
 	err  error
@@ -122,7 +121,7 @@ type listening struct {
 	ended chan error
 }
 
-const soon = 20 * time.Second // for what happens at once on an idle machine
+const soon = 20 * time.Second // for calls that follow at once on an idle machine
 
 func listen(t *testing.T, endpoint string, edit ...func(*Listener)) *listening {
 	t.Helper()
@@ -197,7 +196,7 @@ func TestStream(t *testing.T) {
 	keys := []string{"os/a.img", "os/with space+plus.img", "os/50%25.img", "os/\u00fc\U0001F680.img", `os/quote"'<b>\.img`}
 	st.created(t, keys...)
 	l.hears(keys...)
-	// What is in no record, or of another kind, is no event.
+	// An empty message, or an event of another kind, is not passed on.
 	st.send(`{"Records":[]}` + "\n" + `{"Records":[{"eventName":"s3:ObjectAccessed:Get","s3":{"bucket":{"name":"images"},"object":{"key":"os/x.img"}}}]}` + "\n")
 	st.created(t, "os/last.img")
 	l.hears("os/last.img")
@@ -206,10 +205,10 @@ func TestStream(t *testing.T) {
 	if err := <-l.ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("Run returned %v", err)
 	}
-	<-st.r.Context().Done() // and lets go of the server
+	<-st.r.Context().Done() // and the connection is closed
 }
 
-// An event is told of after the stream is, however close they come.
+// Up is called before the first event, however soon that follows.
 func TestUpBeforeEvents(t *testing.T) {
 	s := newServer(t)
 	l := listen(t, s.URL)
@@ -225,7 +224,7 @@ func TestUpBeforeEvents(t *testing.T) {
 	}
 }
 
-// However a stream ends, another one follows, and nobody takes it for the same.
+// However a stream ends, Down is called and another stream follows.
 func TestEnds(t *testing.T) {
 	for name, end := range map[string]func(*stream){
 		"closed": func(st *stream) { close(st.work) },
@@ -262,12 +261,12 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// A stream that says nothing is as good as none, whether it was opened, or not,
-// or fell silent later.
+// A silent stream counts as dead, whether it was not answered, never sent a byte, or
+// fell silent later.
 func TestSilence(t *testing.T) {
 	s := newServer(t)
 	l := listen(t, s.URL, func(l *Listener) { l.Silence = 100 * time.Millisecond })
-	s.next(t) // not even a head: MinIO's last source release
+	s.next(t) // no head either, like MinIO's last source release
 	if err := l.hears("down"); !errors.Is(err, ErrSilent) {
 		t.Errorf("down: %v", err)
 	}
@@ -281,7 +280,7 @@ func TestSilence(t *testing.T) {
 		st.ping()
 		select {
 		case got := <-l.calls:
-			what = got.what // where this machine is slow, it was silent before it was opened
+			what = got.what // on a slow machine, the silence may end the stream before its first byte
 		case <-time.After(soon):
 			t.Fatal("nothing was told")
 		}
@@ -291,14 +290,14 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// Pings are enough to be alive.
+// Pings keep a stream alive.
 func TestPings(t *testing.T) {
 	s := newServer(t)
 	const silence = 3 * time.Second
 	l := listen(t, s.URL, func(l *Listener) { l.Silence = silence })
 	st := s.next(t)
 	st.open()
-	for tick := range 40 { // longer than the silence, in all
+	for tick := range 40 { // longer than Silence in total
 		if tick > 0 {
 			<-time.After(silence / 30)
 		}
@@ -308,7 +307,7 @@ func TestPings(t *testing.T) {
 	l.hears("up", "os/a.img")
 }
 
-// A server that is away is tried again until it is there.
+// An unreachable server is tried again until it answers.
 func TestAway(t *testing.T) {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -341,7 +340,7 @@ func TestAway(t *testing.T) {
 	}
 }
 
-// What a server will answer again is no reason to ask it again and again.
+// A server without an event stream is not tried again.
 func TestUnsupported(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter){
 		"a listing": func(w http.ResponseWriter) {
@@ -374,7 +373,8 @@ func TestUnsupported(t *testing.T) {
 	})
 }
 
-// What may get better is tried again, and told as the server says it.
+// After a refusal that may be temporary, the Listener tries again, and Down gets the
+// server's reason.
 func TestRefused(t *testing.T) {
 	var mu sync.Mutex
 	requests := 0

@@ -8,11 +8,11 @@
 //	src = "https://example.org/debian-12.qcow2"  # required: an absolute URL (package source)
 //	sha256 = "..."                               # 64 hex digits
 //	sha512 = "..."                               # 128 hex digits
-//	format = "qcow2"                             # only the one of the name
+//	format = "qcow2"                             # must match the suffix of the name
 //	size_bytes = 1234
 //
-// version must stand before the first image. Two names must differ in more than
-// case. A src must not hold a user name or password.
+// version must precede the first image. Two names must differ in more than case. A src
+// must not contain a user name or password.
 //
 // A manifest is accepted or refused as a whole. Unknown keys are refused: with a
 // misspelt "sha256", an image would be fetched without verification.
@@ -45,18 +45,18 @@ type Image struct {
 	Src       string        `toml:"src"`
 	SHA256    layout.SHA256 `toml:"sha256,omitempty"` // lower-case hexadecimal, or empty if unknown
 	SHA512    string        `toml:"sha512,omitempty"` // lower-case hexadecimal, or empty if unknown
-	Format    image.Format  `toml:"format,omitempty"` // by Name
+	Format    image.Format  `toml:"format,omitempty"` // that of Name
 	SizeBytes *int64        `toml:"size_bytes,omitempty"`
 }
 
-// maxProblems is the most problems that an [Error] has.
+// maxProblems is the maximum number of problems in an [Error].
 const maxProblems = 10
 
-// An Error is the error of a manifest that is refused. It has the first problems, at
-// most ten, in the order of their lines.
+// An Error says why a manifest is refused. It has the first ten problems at most, in
+// the order of their lines.
 type Error struct{ Problems []Problem }
 
-// A Problem is one reason why a manifest is refused.
+// A Problem is one reason to refuse a manifest.
 type Problem struct {
 	Line   int // from 1
 	Reason string
@@ -70,8 +70,8 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Encode returns the manifest as TOML, from which [Parse] returns an equal manifest
-// if it accepts each image and the limits hold.
+// Encode returns the manifest as TOML. [Parse] returns an equal manifest from it if
+// each image is valid and the limits hold.
 func (m *Manifest) Encode() ([]byte, error) {
 	data, err := toml.Marshal(struct {
 		Version int     `toml:"version"`

@@ -84,7 +84,7 @@ func roundTrip(t *testing.T, m *Manifest) {
 	again, err := Parse(data)
 	if err != nil {
 		if len(data) > MaxBytes {
-			return // Encode spells out what the original left short
+			return // Encode adds members that the original omitted
 		}
 		t.Fatalf("Parse of what Encode wrote: %v\n%s", err, data)
 	}
@@ -99,7 +99,7 @@ func TestParseErrors(t *testing.T) {
 	}
 	tests := []struct {
 		name, doc string
-		want      []string // all problems, each as "line N: reason" begins
+		want      []string // the beginning of each problem, as "line N: reason"
 	}{
 		{"empty", "", []string{"line 1: the key version is missing"}},
 		{"other version", "\nversion = 2", []string{"line 2: version must be 1"}},
@@ -222,8 +222,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestHostileDocuments: go-toml's decoder takes 15 seconds for the worst of
-// these; the walk takes a fraction of one for each.
+// go-toml's decoder takes 15 seconds for the worst of these documents, the walk a
+// fraction of a second for each.
 func TestHostileDocuments(t *testing.T) {
 	var keys, tables, rowKeys strings.Builder
 	keys.WriteString("version = 1\n")
@@ -275,7 +275,7 @@ func FuzzParse(f *testing.F) {
 		}
 		roundTrip(t, m)
 
-		// What the walk accepts, go-toml's decoder reads the same.
+		// go-toml's decoder reads the same from what the walk accepts.
 		var want struct {
 			Version int64
 			Images  []struct {

@@ -46,7 +46,7 @@ type parser struct {
 	problems []Problem
 	manifest Manifest
 
-	version bool           // the key was read
+	version bool           // the version key was read
 	array   bool           // "images = [...]" was read
 	row     *row           // of the current [[images]] table
 	names   map[string]int // name in lower case to the index of its row
@@ -211,7 +211,7 @@ func (p *parser) key(e *unstable.Node) (key string, line int) {
 		}
 		b.Write(it.Node().Data)
 		if it.Node().Next().Valid() && b.Len() > 200 {
-			break // an unknown key, whatever follows
+			break // an unknown key, whatever its value
 		}
 	}
 	return b.String(), line
@@ -271,7 +271,7 @@ func (p *parser) rowValue(r *row, e *unstable.Node) {
 		p.failRow(r, line, "version must stand before the first [[images]]")
 	default:
 		p.failRow(r, line, "unknown key %.100q; known are name, src, sha256, sha512, format, size_bytes", key)
-		return // not in lines: the number of unknown keys has no bound
+		return // not added to lines: the number of unknown keys is unbounded
 	}
 	r.lines[key] = line
 }
@@ -291,14 +291,14 @@ func (p *parser) digest(r *row, line int, key, s string, digits int) string {
 	return strings.ToLower(s)
 }
 
-// finish checks a row after its last key, and adds it.
+// finish checks a row after its last key and adds it to the manifest.
 func (p *parser) finish(r *row) {
 	if r == nil {
 		return
 	}
 	if line, ok := r.lines["name"]; !ok {
 		p.failRow(r, r.line, "name is missing")
-	} else if r.image.Name != "" { // an empty one has been refused
+	} else if r.image.Name != "" { // an empty name has been refused
 		p.finishName(r, line)
 	}
 	if _, ok := r.lines["src"]; !ok {

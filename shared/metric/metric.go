@@ -23,9 +23,9 @@ type Set struct {
 	requests *prometheus.HistogramVec
 }
 
-// New returns a set. Its counters, including those of the named kinds of jobs, begin at
-// zero: Prometheus cannot compute the rate of the first increment of a counter that
-// appears later.
+// New returns a set. Its counters, including those of jobs of the named kinds, exist
+// from the start with the value 0: Prometheus cannot compute the rate of a counter that
+// appears with its first increment.
 func New(jobs ...string) *Set {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "imageroot", Name: name, Help: help})
@@ -76,9 +76,9 @@ func (s *Set) Request(method, route string, code int, took time.Duration) {
 	s.requests.WithLabelValues(method, route, strconv.Itoa(code)).Observe(took.Seconds())
 }
 
-// Jobs adds a gauge of listed jobs. Each scrape calls count, which returns the number of
-// jobs by kind and status and must be safe for concurrent use. Call Jobs once: a second
-// call panics.
+// Jobs adds a gauge of listed jobs. Each scrape calls count, which returns the number
+// of jobs by kind and status and must be safe for concurrent use. A second call of Jobs
+// panics.
 func (s *Set) Jobs(count func() map[[2]string]int) { s.registry.MustRegister(jobs(count)) }
 
 type jobs func() map[[2]string]int

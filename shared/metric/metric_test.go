@@ -16,8 +16,7 @@ func scrape(s *Set) string {
 
 func TestMetrics(t *testing.T) {
 	s := New("hash", "fetch")
-	// Everything shows from the start: a counter that appears later has no
-	// rate to compare with.
+	// All counters exist from the start: one that appears later has no rate.
 	for _, line := range []string{
 		"imageroot_bytes_hashed_total 0", "imageroot_bytes_fetched_total 0", "imageroot_bytes_uploaded_total 0", "imageroot_bytes_served_total 0",
 		`imageroot_jobs_ended_total{kind="hash",status="completed"} 0`, `imageroot_jobs_ended_total{kind="fetch",status="failed"} 0`,

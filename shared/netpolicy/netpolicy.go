@@ -1,9 +1,9 @@
-// Package netpolicy decides which addresses may be dialled for a URL that a user
-// gives: an operator's word must not reach cloud metadata or the host's own services
-// (server-side request forgery).
+// Package netpolicy decides which addresses may be dialled for a URL that a user gives.
+// Such a URL must not reach cloud metadata or the host's own services (server-side
+// request forgery).
 //
 // The check runs in the dialler, after DNS and before the first packet, so that no
-// redirect, retry or changing DNS answer avoids it.
+// redirect, retry or changing DNS answer can bypass it.
 package netpolicy
 
 import (
@@ -18,13 +18,13 @@ import (
 	"time"
 )
 
-// A Policy decides which addresses may be dialled. Public addresses always may.
-// Link-local, cloud metadata, multicast, unspecified and broadcast addresses never
-// may, whatever the fields allow. Of an IPv6 address that contains an IPv4 address
-// (mapped, compatible, SIIT, NAT64, 6to4, Teredo, ISATAP) both must be allowed.
+// A Policy decides which addresses may be dialled. Public addresses are always allowed.
+// Link-local, cloud metadata, multicast, unspecified and broadcast addresses are never
+// allowed, whatever the fields say. If an IPv6 address contains an IPv4 address
+// (mapped, compatible, SIIT, NAT64, 6to4, Teredo, ISATAP), both must be allowed.
 //
-// The zero value allows public addresses only. A Policy that is not changed any more
-// is safe for concurrent use.
+// The zero value allows public addresses only. A Policy is safe for concurrent use if
+// it is not modified.
 type Policy struct {
 	// Loopback allows 127.0.0.0/8 and ::1.
 	Loopback bool
@@ -33,27 +33,27 @@ type Policy struct {
 	Private bool
 	// Allow lists further networks that may be dialled.
 	Allow []netip.Prefix
-	// Endpoints are the addresses (HOST:PORT) of this program's own servers, such
-	// as the S3 endpoint. They are refused unless a network in Allow contains them,
-	// or they are on loopback and Loopback is set. An empty or unspecified host ("",
-	// "0.0.0.0", "::") stands for every address of this machine. A name is resolved
-	// at each dial; if that fails, nothing is dialled.
+	// Endpoints are the addresses (HOST:PORT) of this program's own servers, such as
+	// the S3 endpoint. They are refused unless a network in Allow contains them, or
+	// they are on loopback and Loopback is set. An empty or unspecified host ("",
+	// "0.0.0.0", "::") stands for every address of this machine. A name is resolved at
+	// each dial. If that fails, the dial fails.
 	Endpoints []string
-	// Resolver looks up names; nil means [net.DefaultResolver].
+	// Resolver resolves names. Nil means [net.DefaultResolver].
 	Resolver *net.Resolver
 }
 
 // A Refused is the error of a dial that the policy does not allow.
 type Refused struct {
 	Addr   netip.Addr
-	Reason string // a sentence for people that names the setting which would allow it
+	Reason string // a sentence for users that names the setting that would allow it
 }
 
 func (e *Refused) Error() string { return e.Reason }
 
-// Parse returns base with what the value of IMAGEROOT_ALLOW_NET allows: "loopback",
-// "private", networks such as 10.1.0.0/16 and single addresses, separated by commas
-// or spaces. It does not change base.
+// Parse returns base, extended by the value of IMAGEROOT_ALLOW_NET: "loopback",
+// "private", networks such as 10.1.0.0/16 and single addresses, separated by commas or
+// spaces. It does not modify base.
 func Parse(allowNet string, base Policy) (Policy, error) {
 	p := base
 	p.Allow = slices.Clone(base.Allow)
@@ -96,8 +96,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return prefix.Masked(), nil
 }
 
-// Check returns nil if addr may be dialled, a [*Refused] if not, and another error if
-// one of p.Endpoints cannot be looked up.
+// Check returns nil if addr may be dialled, a [*Refused] if it may not, and another
+// error if one of p.Endpoints cannot be resolved.
 func (p *Policy) Check(ctx context.Context, addr netip.AddrPort) error {
 	ip := addr.Addr().WithZone("").Unmap()
 	for _, a := range append(embedded(ip), ip) {
@@ -140,7 +140,7 @@ func (p *Policy) check(ctx context.Context, addr netip.AddrPort) error {
 }
 
 // isEndpoint reports whether addr is one of p.Endpoints. It fails closed: a name that
-// cannot be looked up may be addr.
+// cannot be resolved might be addr.
 func (p *Policy) isEndpoint(ctx context.Context, addr netip.AddrPort) (bool, error) {
 	for _, hostport := range p.Endpoints {
 		host, port, err := net.SplitHostPort(hostport)
@@ -212,7 +212,7 @@ func (p *Policy) Dialer() *net.Dialer {
 }
 
 // Transport returns an HTTP transport that dials with [Policy.Dialer]. It uses no
-// proxy: the policy does not reach the addresses that a proxy dials.
+// proxy, since the policy cannot check the addresses that a proxy dials.
 func (p *Policy) Transport() *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil,

@@ -28,7 +28,7 @@ func TestCheck(t *testing.T) {
 	const everything = "loopback private 0.0.0.0/0 ::/0"
 	for _, tt := range []struct {
 		allow, addr string
-		reason      string // a part of it; empty where the address is allowed
+		reason      string // part of the reason; empty if the address is allowed
 	}{
 		{"", "93.184.215.14", ""},
 		{"", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", ""},
@@ -228,7 +228,7 @@ func TestRedirectToRefusedAddress(t *testing.T) {
 	}
 }
 
-// The policy does not reach the addresses that a proxy dials.
+// The policy cannot check the addresses that a proxy dials.
 func TestProxyFromEnvironmentIsNotUsed(t *testing.T) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the proxy was asked") }))
 	defer proxy.Close()
@@ -247,7 +247,7 @@ func TestProxyFromEnvironmentIsNotUsed(t *testing.T) {
 	}
 }
 
-// dns starts a name server with these A records, and returns a resolver that asks it.
+// dns starts a name server with these A records, and returns a resolver that uses it.
 func dns(t *testing.T, a map[string]string) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

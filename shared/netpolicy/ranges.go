@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// A network is a range of addresses, with the name of such an address in messages.
+// A network is a range of addresses, with a name for messages.
 type network struct {
 	prefix netip.Prefix
 	name   string
@@ -19,11 +19,11 @@ func networks(name string, prefixes ...string) []network {
 	return ns
 }
 
-// never lists the networks that no setting allows. Metadata addresses come first:
-// most are in other networks too, and the message should name the worst.
+// never lists the networks that no setting allows. Metadata addresses are first: most
+// are in other networks too, and the message should name the worst.
 var never = slices.Concat(
 	networks("a cloud metadata",
-		"169.254.169.254/32", // AWS, Azure, GCP and those that follow them
+		"169.254.169.254/32", // AWS, Azure, GCP and others
 		"169.254.170.2/32",   // AWS ECS task credentials
 		"169.254.170.23/32",  // AWS EKS pod identity
 		"fd00:ec2::/32",      // AWS over IPv6: 254 metadata, 23 credentials, 253 DNS
@@ -36,8 +36,8 @@ var never = slices.Concat(
 	networks("a multicast", "224.0.0.0/4", "ff00::/8"),
 	networks("an unspecified", "0.0.0.0/8", "::/128"),
 	networks("a broadcast or reserved", "240.0.0.0/4"),
-	// The place of the IPv4 address in these depends on the network's
-	// configuration, so their destination is unknown.
+	// The position of the IPv4 address in these depends on the network's configuration,
+	// so their destination is unknown.
 	networks("a local NAT64", "64:ff9b:1::/48"), // RFC 8215
 )
 
@@ -67,8 +67,8 @@ var (
 	compatible = netip.MustParsePrefix("::/96")           // RFC 4291 section 2.5.5.1
 )
 
-// embedded returns the IPv4 addresses that a packet to ip may reach beside ip
-// itself. Mapped addresses are IPv4 already (see [netip.Addr.Unmap]).
+// embedded returns the IPv4 addresses that a packet to ip may reach besides ip itself.
+// It expects mapped addresses to be unmapped: see [netip.Addr.Unmap].
 func embedded(ip netip.Addr) []netip.Addr {
 	if !ip.Is6() {
 		return nil

@@ -1,6 +1,6 @@
 // Package objectevent parses the notifications that S3 servers send when an object was
-// created or removed. A server may send one twice, late, out of order or never: an event
-// names the object to inspect and does not describe its state.
+// created or removed. A server may send one twice, late, out of order or never, so an
+// event names the object to inspect, but does not describe its state.
 package objectevent
 
 import (
@@ -17,14 +17,14 @@ import (
 type Event struct {
 	Bucket, Key string // decoded
 	Removed     bool
-	// Sequencer orders the events of one key of one server, and no others. It is empty if
-	// the server sends none.
+	// Sequencer orders the events of one key of one server only. It is empty if the
+	// server sends none.
 	Sequencer string
 	Time      time.Time // UTC; zero if the server sent none
 }
 
-// A message is a notification of S3, MinIO or a compatible server, as far as it is used
-// here (S3 User Guide, "Event message structure").
+// A message has the members used here of a notification of S3, MinIO or a compatible
+// server (S3 User Guide, "Event message structure").
 type message struct {
 	Event   string // s3:TestEvent, which S3 sends when notifications are configured
 	Key     string // MinIO's targets (webhook and queues): "BUCKET/KEY", plain
@@ -41,8 +41,8 @@ type message struct {
 
 // Parse parses one notification: S3's, or MinIO's from a webhook, a queue, or a line of
 // its event stream. It skips events of other kinds (reads, tags, restores), so it may
-// return none, as for s3:TestEvent. If some records cannot be read, it returns the events
-// of the others and an error that names these.
+// return none, as for s3:TestEvent. If some records cannot be read, it returns the
+// events of the others and an error that names the unreadable ones.
 func Parse(body []byte) ([]Event, error) {
 	var m message
 	if err := json.Unmarshal(body, &m); err != nil {
@@ -98,8 +98,9 @@ func formEncoded(source, topKey string) bool {
 	return source == "aws:s3" || source == "minio:s3" && topKey != ""
 }
 
-// parseTime parses the time of an event. Some servers send it without a zone; it is UTC
-// then. It returns zero for any other text, so that the event itself is not lost.
+// parseTime parses the time of an event. A time without a zone, which some servers
+// send, is UTC. It returns zero for any other text, so that the event itself is not
+// lost.
 func parseTime(s string) time.Time {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
 		if t, err := time.Parse(layout, s); err == nil {

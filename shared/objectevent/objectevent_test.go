@@ -11,18 +11,18 @@ import (
 	"unicode/utf8"
 )
 
-// aws is a notification as S3 sends it, of one record.
+// aws returns a notification of S3 with one record.
 func aws(eventName, eventTime, encodedKey string) string {
 	return `{"Records":[` + record("aws:s3", eventName, eventTime, encodedKey) + `]}`
 }
 
-// minioWebhook is what MinIO's webhook and queue targets send.
+// minioWebhook returns a message of MinIO's webhook and queue targets.
 func minioWebhook(eventName, key, encodedKey string) string {
 	return fmt.Sprintf(`{"EventName":%q,"Key":%s,"Records":[%s]}`, eventName, quote("images/"+key),
 		record("minio:s3", eventName, "2026-11-24T01:02:03.456Z", encodedKey))
 }
 
-// minioStream is a line of MinIO's event stream.
+// minioStream returns a line of MinIO's event stream.
 func minioStream(eventName, key string) string {
 	return `{"Records":[` + record("minio:s3", eventName, "2026-11-24T01:02:03.456Z", key) + `]}`
 }
@@ -141,7 +141,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("Parse = %+v", e)
 			}
 		}
-		// Whatever a key is, it survives the way of each source.
+		// Each source preserves every key.
 		if key == "" || !utf8.ValidString(key) {
 			return
 		}

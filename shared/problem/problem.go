@@ -1,7 +1,7 @@
-// Package problem has the error type that clients see and the one table from
-// error to HTTP status. Handlers return errors, and [From] finds their status.
-// Errors of the store, of image names and of bodies that are too large are in
-// its table; a handler wraps all others that a client may see with [Wrap].
+// Package problem has the error type that clients see, and the only table from error to
+// HTTP status. Handlers return errors, and [From] finds their status. Its table has the
+// errors of the store, of image names and of oversized bodies. A handler wraps other
+// errors that a client may see with [Wrap].
 package problem
 
 import (
@@ -22,23 +22,23 @@ type Code string
 
 // The codes. See [Code.Status] for what each means in HTTP.
 const (
-	Invalid        Code = "invalid"         // understood, but it cannot be done as asked
+	Invalid        Code = "invalid"         // the request is understood, but cannot be done
 	Unauthorized   Code = "unauthorized"    // credentials are missing or wrong
-	Forbidden      Code = "forbidden"       // credentials do not help
+	Forbidden      Code = "forbidden"       // not allowed, whatever the credentials
 	NotFound       Code = "not_found"       //
 	Method         Code = "method"          // the resource has no such method
 	Timeout        Code = "timeout"         // the client was too slow
-	Conflict       Code = "conflict"        // with the state of the resource
+	Conflict       Code = "conflict"        // the resource's state does not allow it
 	Precondition   Code = "precondition"    // an If-... field does not hold
 	TooLarge       Code = "too_large"       // the body is larger than the limit
 	Unsupported    Code = "unsupported"     // the body is of another media type
 	Range          Code = "range"           // outside the representation
 	Malformed      Code = "malformed"       // the request does not parse
-	TooMany        Code = "too_many"        // the client asks too often
+	TooMany        Code = "too_many"        // the client sends too many requests
 	Internal       Code = "internal"        // the cause is logged, never shown
 	NotImplemented Code = "not_implemented" //
 	BadGateway     Code = "bad_gateway"     // another server failed
-	Unavailable    Code = "unavailable"     // for now: try again
+	Unavailable    Code = "unavailable"     // temporary: try again
 	Full           Code = "full"            // no room for the bytes
 )
 
@@ -63,7 +63,7 @@ var statuses = map[Code]int{
 	Full:           http.StatusInsufficientStorage,
 }
 
-// Status returns the HTTP status of c; 500 for a code that is none.
+// Status returns the HTTP status of c, and 500 for an unknown code.
 func (c Code) Status() int {
 	if s, ok := statuses[c]; ok {
 		return s
@@ -71,7 +71,8 @@ func (c Code) Status() int {
 	return http.StatusInternalServerError
 }
 
-// retryAfter is the default of [Error.RetryAfter]; other codes have none.
+// retryAfter has the defaults of [Error.RetryAfter]. Codes without one send no
+// Retry-After.
 var retryAfter = map[Code]time.Duration{
 	TooMany:     10 * time.Second,
 	Unavailable: 5 * time.Second,
@@ -82,7 +83,8 @@ var retryAfter = map[Code]time.Duration{
 type Error struct {
 	Code   Code
 	Detail string // says what to do; never holds a secret
-	// RetryAfter is the wait before the client tries again; 0 is the code's default.
+	// RetryAfter is the time after which the client should try again. 0 means the
+	// code's default.
 	RetryAfter time.Duration
 	// Err is the cause, for the log.
 	Err error
@@ -101,27 +103,27 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// New returns an error with a detail for people.
+// New returns an error with a detail for clients.
 func New(code Code, detail string) *Error { return &Error{Code: code, Detail: detail} }
 
-// Newf is [New] with a format. The detail is the whole text.
+// Newf is [New] with a format.
 func Newf(code Code, format string, args ...any) *Error {
 	return New(code, fmt.Sprintf(format, args...))
 }
 
-// Wrap returns an error with a detail for people and a cause for the log.
+// Wrap returns an error with a detail for clients and a cause for the log.
 func Wrap(code Code, detail string, err error) *Error {
 	return &Error{Code: code, Detail: detail, Err: err}
 }
 
-// internalDetail is all that an internal error shows.
+// internalDetail is the only detail that internal errors show.
 const internalDetail = "something went wrong inside the server; its log says what, under the request ID of this answer"
 
-// A rule returns the problem that an error is, or nil if it is for other errors.
+// A rule returns the problem for an error, or nil if it does not apply.
 type rule func(error) *Error
 
-// is is the rule for a sentinel of a package that knows nothing of problems.
-// The detail is fixed: the text of such an error names keys and servers.
+// is returns the rule for a sentinel. The detail is fixed, since the text of such an
+// error may name keys and servers.
 func is(sentinel error, code Code, detail string) rule {
 	return func(err error) *Error {
 		if !errors.Is(err, sentinel) {
@@ -131,7 +133,7 @@ func is(sentinel error, code Code, detail string) rule {
 	}
 }
 
-// as is the rule for a type of errors whose detail is made of their fields.
+// as returns the rule for a type of errors whose fields give the detail.
 func as[T error](code Code, detail func(T) string) rule {
 	return func(err error) *Error {
 		e, ok := errors.AsType[T](err)
@@ -142,7 +144,7 @@ func as[T error](code Code, detail func(T) string) rule {
 	}
 }
 
-// rules is the table of errors of other packages. The first that matches counts.
+// rules is the table of errors of other packages. The first matching rule applies.
 var rules = []rule{
 	as(Malformed, (*image.NameError).Error),
 	as(Conflict, (*record.NewerError).Error),
@@ -167,9 +169,9 @@ var rules = []rule{
 	is(context.Canceled, Unavailable, "the request was cancelled before it was done"),
 }
 
-// From returns err as a problem: the [*Error] in its chain, or what the first of
-// the rules that matches says, or else an internal error that keeps err as its
-// cause and shows nothing of it. From(nil) is nil.
+// From returns err as a problem: the [*Error] in its chain, or the result of the first
+// matching rule, or an internal error that hides err but keeps it as its cause.
+// From(nil) is nil.
 func From(err error) *Error {
 	if err == nil {
 		return nil
@@ -185,7 +187,7 @@ func From(err error) *Error {
 	return Wrap(Internal, internalDetail, err)
 }
 
-// shown returns e without its detail if it is an internal error.
+// shown returns e, with a fixed detail if it is an internal error.
 func shown(e *Error) *Error {
 	if e.Code.Status() != http.StatusInternalServerError || e.Detail == internalDetail {
 		return e

@@ -16,7 +16,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// A client that drops the body has the detail in a header, as one line of ASCII.
+// A header has the detail as one line of ASCII, for clients that drop the body.
 func TestDetailHeader(t *testing.T) {
 	for detail, want := range map[string]string{
 		`the image "a" is cut short`:        `the image "a" is cut short`,

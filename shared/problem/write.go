@@ -14,9 +14,9 @@ import (
 // RequestIDHeader is the header field with a request's ID, in requests and answers.
 const RequestIDHeader = "X-Request-Id"
 
-// DetailHeader is the header field with the detail of a problem, for clients that
-// drop the body (curl -f) and for HEAD. It is ASCII, with escapes as in Go, and is
-// cut if it is long.
+// DetailHeader is the header field with the detail of a problem, for clients that drop
+// the body (curl -f) and for HEAD. It is ASCII, with escapes as in Go, and cut if it is
+// long.
 const DetailHeader = "Problem-Detail"
 
 // MediaType is the media type of problems (RFC 9457 §3).
@@ -48,8 +48,8 @@ func headerText(s string) string {
 	return quoted
 }
 
-// Write answers with the problem of err (see [From]) as application/problem+json.
-// The instance is the request ID in the header of the answer.
+// Write answers with the problem of err (see [From]) as application/problem+json. The
+// member instance is the request ID from the header of the answer.
 func Write(w http.ResponseWriter, r *http.Request, err error) {
 	e := From(err)
 	status := Prepare(w, e)
@@ -58,12 +58,12 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the client may have left
+		_, _ = w.Write(body) // the client may have disconnected
 	}
 }
 
 func (e *Error) body(status int, instance string) []byte {
-	body, _ := json.Marshal(struct { // of strings and a number: it cannot fail
+	body, _ := json.Marshal(struct { // strings and a number cannot fail to encode
 		Type     string `json:"type"`
 		Title    string `json:"title"`
 		Status   int    `json:"status"`

@@ -9,8 +9,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// readCompressed reads a part of a compressed cluster. It expands a whole cluster
-// into p, and for a smaller part keeps the whole for the next read.
+// readCompressed reads part of a compressed cluster. It expands a whole cluster
+// directly into p. For a smaller part it keeps the expanded cluster for the next read.
 func (i *Image) readCompressed(p []byte, e extent) error {
 	if int64(len(p)) == i.header.ClusterSize {
 		return i.expand(p, e)
@@ -57,7 +57,7 @@ func (i *Image) expand(cluster []byte, e extent) error {
 	return corrupt("the compressed cluster at byte %d does not expand (%v)", e.host, err)
 }
 
-// maxWindow is the largest window of zstd. A cluster has at most 2 MiB.
+// maxWindow is the maximum window of zstd. A cluster has at most 2 MiB.
 const maxWindow = 8 << 20
 
 // An inflater has the buffers and decoders for one cluster at a time.
@@ -67,13 +67,13 @@ type inflater struct {
 	zstd *zstd.Decoder
 }
 
-// expand fills cluster from x.in, whose end may belong to another cluster:
+// expand fills cluster from x.in. The end of x.in may belong to another cluster:
 // "decompression stops when it has produced a cluster of data".
 func (x *inflater) expand(cluster []byte, compression string) (err error) {
 	src := bytes.NewReader(x.in)
 	switch {
 	case compression != "zstd" && x.zlib == nil:
-		x.zlib = flate.NewReader(src) // the data have neither header nor checksum of zlib
+		x.zlib = flate.NewReader(src) // raw deflate, without zlib's header and checksum
 	case compression != "zstd":
 		err = x.zlib.(flate.Resetter).Reset(src, nil)
 	case x.zstd == nil:

@@ -12,15 +12,15 @@ type kind int
 const (
 	zero       kind = iota // unallocated, or marked as zero
 	data                   // uncompressed
-	compressed             // one cluster, or a part of one
+	compressed             // one cluster or part of one
 )
 
 // An extent is a run of bytes of the disk that are stored contiguously.
 type extent struct {
 	kind   kind
 	length int64 // bytes of the disk
-	host   int64 // data: offset in the file. compressed: that of the cluster
-	bytes  int64 // compressed: the most bytes that the cluster takes in the file
+	host   int64 // offset in the file, of the data or the compressed cluster
+	bytes  int64 // compressed: the maximum size of the cluster in the file
 	within int64 // compressed: offset of the extent in the cluster
 }
 
@@ -32,8 +32,8 @@ const (
 	sector         = 512
 )
 
-// extent returns the run that begins at off, up to limit, which is within the disk.
-// It reads no more table entries than the end of the run takes to find.
+// extent returns the run that begins at off and ends at limit or before, which must be
+// within the disk. It reads only the table entries up to the end of the run.
 func (i *Image) extent(off, limit int64) (extent, error) {
 	run, err := i.lookup(off)
 	if err != nil {
@@ -56,8 +56,8 @@ func (i *Image) extent(off, limit int64) (extent, error) {
 	return run, nil
 }
 
-// lookup returns the extent from off to the end of the cluster, or to the end of
-// what the L1 entry maps if there is no L2 table.
+// lookup returns the extent from off to the end of the cluster, or, without an L2
+// table, to the end of what the L1 entry maps.
 func (i *Image) lookup(off int64) (extent, error) {
 	size := i.header.ClusterSize
 	entries := size / 8 // of an L2 table, which is one cluster
@@ -102,9 +102,8 @@ func (i *Image) lookup(off int64) (extent, error) {
 	return e, nil
 }
 
-// checkL1 checks that every L2 table is aligned and within the file, and that there
-// are no more of them than the file has clusters, which bounds the time that going
-// through all entries takes.
+// checkL1 checks that every L2 table is aligned and within the file, and that there are
+// no more tables than clusters in the file. This bounds the time to read all entries.
 func (i *Image) checkL1() error {
 	h := &i.header
 	if h.l1Offset+h.l1Entries*8 > i.size {
@@ -139,15 +138,15 @@ const (
 	maxPages = 16
 )
 
-// pages is a cache of the parts of the file that tables were read from. It is safe
-// for concurrent use.
+// pages is a cache of the parts of the file that have tables. It is safe for concurrent
+// use.
 type pages struct {
 	file  io.ReaderAt
 	size  int64 // of the file
 	bytes int64 // of a page
 
 	mu  sync.Mutex
-	all []page // ordered by their last use
+	all []page // least recently used first
 }
 
 type page struct {
@@ -170,8 +169,8 @@ func (p *pages) entry(at int64) (uint64, error) {
 	return binary.BigEndian.Uint64(data[within:]), nil
 }
 
-// page returns the page with that number, which may replace the least recently used
-// one.
+// page returns the page with this number. A new page may replace the least recently
+// used one.
 func (p *pages) page(number int64) ([]byte, error) {
 	last := len(p.all) - 1
 	if last >= 0 && p.all[last].number == number {

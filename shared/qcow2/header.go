@@ -12,16 +12,16 @@ import (
 var (
 	// ErrFormat: the file is not a qcow2 image.
 	ErrFormat = errors.New("not a qcow2 image")
-	// ErrTruncated: part of the image would be behind the end of the file.
+	// ErrTruncated: part of the image is behind the end of the file.
 	ErrTruncated = errors.New("qcow2 image cut short")
 	// ErrCorrupt: the file contradicts the specification.
 	ErrCorrupt = errors.New("qcow2 image corrupt")
-	// ErrUnsupported: the image is valid, and needs another file, a key, or a
-	// feature that this package does not implement.
+	// ErrUnsupported: the image is valid, but needs another file, a key, or a feature
+	// that this package does not implement.
 	ErrUnsupported = errors.New("qcow2 image of an unsupported kind")
 )
 
-// An Error describes what is wrong with a file. Its text is a sentence for people.
+// An Error describes what is wrong with a file. Its text is a sentence for users.
 type Error struct {
 	Kind   error // one of the errors of this package
 	Detail string
@@ -70,7 +70,7 @@ type Header struct {
 
 	clusterBits int
 	l1Offset    int64
-	l1Entries   int64 // as many as the size of the disk needs
+	l1Entries   int64 // the number that the disk's size needs
 }
 
 // Incompatible features (section "Header", bytes 72 to 79).
@@ -85,7 +85,7 @@ const (
 
 const (
 	headerV2 = 72  // bytes of a header of version 2
-	headerV3 = 104 // the least of version 3
+	headerV3 = 104 // the minimum of version 3
 	// compressionAt is the offset of the compression type, an additional field.
 	compressionAt = 104
 
@@ -93,7 +93,7 @@ const (
 	maxClusterBits = 21       // QEMU's limit
 	maxL1Bytes     = 32 << 20 // so is this
 	maxBackingName = 1023
-	// maxRefcountOrder is that of counts of 64 bits. They are not read.
+	// maxRefcountOrder is the order of 64-bit counts. Counts are not read.
 	maxRefcountOrder = 6
 	maxRefcountBytes = 8 << 20 // QEMU's limit
 	maxSnapshots     = 1 << 16 // so is this
@@ -166,7 +166,7 @@ func ReadHeader(file io.ReaderAt, size int64) (Header, error) {
 	return h, h.readBacking(file, size, u64(8), u32(16))
 }
 
-// readSize sets the size of the disk and the place of the L1 table, which must map
+// readSize sets the size of the disk and the location of the L1 table, which must map
 // the whole disk.
 func (h *Header) readSize(size uint64, entries uint32, offset uint64) error {
 	if uint64(entries)*8 > maxL1Bytes {
@@ -258,7 +258,7 @@ func (h *Header) Refusal() error {
 	return nil
 }
 
-// readFull fills p from offset off, where the file must have as much.
+// readFull fills p from offset off of the file.
 func readFull(file io.ReaderAt, p []byte, off int64) error {
 	n, err := file.ReadAt(p, off)
 	switch {

@@ -39,15 +39,15 @@ var matrix = []struct{ name, script, refused string }{
 	{"backing file", "qemu-img create -q -f qcow2 -b raw -F raw x", "backing file"},
 }
 
-// unread has the complaints of qemu-img about parts that this package does not read,
-// since the disk does not depend on them.
+// unread matches complaints of qemu-img about parts that this package does not read,
+// because the disk does not depend on them.
 var unread = regexp.MustCompile("snapshot table entry|Header extension|Bitmap")
 
 // errVast: a flipped bit has made the disk too large for this test.
 var errVast = errors.New("too large")
 
-// TestDeepMatrix: images made by qemu-img, whole and damaged, are read to the same bytes
-// that qemu-img reads, or refused if qemu-img refuses them.
+// This package reads the same bytes as qemu-img from its images, whole and damaged, or
+// refuses them if qemu-img does.
 func TestDeepMatrix(t *testing.T) {
 	for n, m := range matrix {
 		t.Run(m.name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestDeepMatrix(t *testing.T) {
 					if err == nil || what == "whole" && !strings.Contains(err.Error(), m.refused) {
 						t.Errorf("%s: %v; want a reason that says %q", what, err, m.refused)
 					}
-				case errors.Is(err, ErrTruncated): // of what is not there, qemu-img makes zeros
+				case errors.Is(err, ErrTruncated): // qemu-img reads missing data as zeros
 				case err != nil:
 					t.Errorf("%s: refused (%v), and qemu-img reads it", what, err)
 				case !bytes.Equal(ours, load(t, filepath.Join(dir, "y"))):

@@ -7,9 +7,9 @@
 // counts, snapshots and bitmaps, and refuses images with a backing file, encryption,
 // an external data file or extended L2 entries ([ErrUnsupported]).
 //
-// A file is not trusted. Reading any file takes no more memory than
-// [Image] says and no more time than its size explains. Data that the tables place
-// behind the end of the file is an error ([ErrTruncated]); QEMU reads zeros there.
+// Files are not trusted. Memory is bounded as documented for [Image], and time by the
+// size of the file. Data behind the end of the file is an error ([ErrTruncated]), where
+// QEMU reads zeros.
 package qcow2
 
 import (
@@ -17,10 +17,9 @@ import (
 	"sync"
 )
 
-// An Image is the guest's disk. It is safe for concurrent use if its file is. It
-// takes 1 MiB of memory for tables, one cluster for reads of less than a compressed
-// cluster, and up to three clusters for each read in flight. A cluster has at most
-// 2 MiB.
+// An Image is the guest's disk. It is safe for concurrent use if its file is. It uses 1
+// MiB of memory for tables, one cluster for partial reads of compressed clusters, and
+// up to three clusters for each read in flight. A cluster has at most 2 MiB.
 type Image struct {
 	header Header
 	file   io.ReaderAt
@@ -30,7 +29,7 @@ type Image struct {
 	inflater sync.Pool // of inflaters
 
 	mu   sync.Mutex // last and data
-	last extent     // the compressed cluster that data holds
+	last extent     // the compressed cluster that data has
 	data []byte
 }
 
@@ -94,7 +93,7 @@ func (i *Image) Zeros(off int64) (int64, error) {
 	for off+n < i.header.Size {
 		e, err := i.lookup(off + n)
 		if err != nil && n > 0 {
-			break // a read from there returns it
+			break // a read there returns the error
 		}
 		if err != nil {
 			return 0, err
@@ -107,9 +106,8 @@ func (i *Image) Zeros(off int64) (int64, error) {
 	return min(n, max(0, i.header.Size-off)), nil
 }
 
-// Check reads every table, and no data, and returns an [*Error] if part of the disk
-// is not within the file. Other errors are the file's. It reads no more than the
-// file has.
+// Check reads every table but no data, and returns an [*Error] if part of the disk is
+// not within the file. Other errors are the file's.
 func (i *Image) Check() error {
 	for off := int64(0); off < i.header.Size; {
 		e, err := i.extent(off, i.header.Size)

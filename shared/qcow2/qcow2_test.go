@@ -17,7 +17,7 @@ import (
 	"imageroot/test/need"
 )
 
-// run runs a tool, which must succeed.
+// run runs a command that must succeed.
 func run(t testing.TB, args ...string) {
 	t.Helper()
 	need.Programs(t, args[0])
@@ -27,8 +27,8 @@ func run(t testing.TB, args ...string) {
 	}
 }
 
-// disk writes a raw disk: bytes that do not compress, some that do, zeros that
-// were written, and nothing, with ends in the middle of clusters.
+// disk writes a raw disk with incompressible bytes, compressible ones, written zeros
+// and holes, which end in the middle of clusters.
 func disk(t testing.TB, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
@@ -102,8 +102,8 @@ func readAll(i *Image, n int) ([]byte, error) {
 	}
 }
 
-// checkSame checks that the image reads as want: whole, in odd pieces, from
-// several goroutines at once, and that Zeros counts nothing but zeros.
+// checkSame checks that the image reads as want, whole, in odd pieces and concurrently,
+// and that Zeros counts only zeros.
 func checkSame(t *testing.T, image, want []byte) {
 	t.Helper()
 	i := open(t, image)
@@ -160,7 +160,7 @@ func differ(a, b []byte) int {
 	return min(len(a), len(b))
 }
 
-// All variants that QEMU writes are read as QEMU reads them.
+// Every variant that QEMU writes reads as in QEMU.
 func TestConverted(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -202,8 +202,8 @@ func TestConverted(t *testing.T) {
 	}
 }
 
-// A machine has written to the disk: clusters out of order, some twice, some
-// zeroed, some given back, some compressed before, with snapshots in between.
+// A machine has written to the disk: clusters out of order, some rewritten, zeroed,
+// discarded or formerly compressed, with snapshots in between.
 func TestWritten(t *testing.T) {
 	t.Parallel()
 	for _, options := range []string{"compat=0.10", "compat=1.1", "cluster_size=512", "cluster_size=2M", "preallocation=metadata"} {
@@ -237,7 +237,7 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// Reading a disk of 1 TiB costs what was written to it.
+// The cost of reading a disk of 1 TiB depends only on the data written to it.
 func TestSparse(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "disk.qcow2")
@@ -321,7 +321,7 @@ func refused(t *testing.T, b []byte, kind error, words string) {
 	}
 }
 
-// small is an image of 1 MiB, of which one cluster is written.
+// small returns an image of 1 MiB with one written cluster.
 func small(t testing.TB, options string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "small.qcow2")
@@ -386,14 +386,14 @@ func TestHostileHeaders(t *testing.T) {
 	}
 }
 
-// A file of some KiB that claims exabytes, by one table in many places, is refused
-// before all of them are read.
+// A file of some KiB that maps exabytes through one table, referenced many times, is
+// refused before all references are read.
 func TestTablesInTables(t *testing.T) {
 	t.Parallel()
 	b := small(t, "cluster_size=512")
 	l1 := binary.BigEndian.Uint64(b[40:])
-	entry := b[l1+16 : l1+24] // of the one table that there is
-	const n = 4 << 20         // entries, as many as there may be
+	entry := b[l1+16 : l1+24] // of the only table
+	const n = 4 << 20         // the maximum number of entries
 	b = append(b, make([]byte, 512-len(b)%512)...)
 	binary.BigEndian.PutUint64(b[40:], uint64(len(b)))
 	binary.BigEndian.PutUint32(b[36:], n)
@@ -439,8 +439,8 @@ func TestHostileEntries(t *testing.T) {
 	}
 }
 
-// A file that was cut reads up to its end, and then fails. Missing data do not read
-// as zeros.
+// A truncated file reads up to its end and then fails. Missing data does not read as
+// zeros.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
 	for _, options := range [][]string{nil, {"-c"}, {"-c", "-o", "compression_type=zstd"}, {"-o", "cluster_size=2M"}} {
@@ -463,7 +463,7 @@ func TestTruncated(t *testing.T) {
 					}
 				}
 				if err == nil && bytes.Equal(got, want) {
-					continue // only what is behind the end of the disk was cut off
+					continue // the cut removed only bytes behind the end of the disk
 				}
 				if !errors.Is(err, ErrTruncated) && (len(cut) >= 4 || !errors.Is(err, ErrFormat)) {
 					t.Errorf("%d of %d bytes: %d read, then %v", len(cut), len(image), len(got), err)
@@ -476,8 +476,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// Damage in a compressed cluster is an error, or other bytes of this cluster, since
-// the format has no checksum. It is never a panic.
+// Damage in a compressed cluster gives an error or wrong bytes of this cluster, since
+// the format has no checksum, but never a panic.
 func TestDamagedClusters(t *testing.T) {
 	t.Parallel()
 	for _, options := range []string{"compression_type=zlib", "compression_type=zstd"} {
@@ -524,7 +524,7 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 	return f.ReaderAt.ReadAt(p, off)
 }
 
-// An error of the file is not reported as one of the image.
+// An error of the file is not reported as an error of the image.
 func TestFileFails(t *testing.T) {
 	t.Parallel()
 	b := small(t, "compat=1.1")
@@ -537,7 +537,7 @@ func TestFileFails(t *testing.T) {
 			t.Errorf("after %d bytes: %v", after*8192, err)
 		}
 	}
-	// A file that is shorter than size says is an error of the file.
+	// A file that is shorter than size gives an error of the file.
 	i, err := Open(bytes.NewReader(b[:len(b)-100]), int64(len(b)))
 	if err == nil {
 		_, err = readAll(i, 4096)

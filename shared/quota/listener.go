@@ -15,35 +15,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config of a [Listener]. All fields are required except Exempt.
+// Config configures a [Listener]. All fields are required except Exempt.
 type Config struct {
-	// Total is the most connections that are open at once, and Each the most
-	// of them from one network (see [Network]).
+	// Total is the maximum number of open connections, and Each the maximum from one
+	// network: see [Network].
 	Total, Each int
-	// Exempt reports whether an address is that of a proxy, to which Each does not
-	// apply. If it is nil, there is no proxy.
+	// Exempt reports whether an address is a proxy's, to which Each does not apply. Nil
+	// means that there is no proxy.
 	Exempt func(netip.Addr) bool
-	// Still is how long no byte must have moved on a connection before another one
-	// of its network takes its place.
+	// Still is the time without traffic after which a connection may be closed in
+	// favour of another one of its network.
 	Still time.Duration
 	Log   *slog.Logger
 }
 
-// unsentBytes is how much unsent data the kernel holds for a client that does not
-// read. Data in flight does not count, so the rate does not suffer.
+// unsentBytes bounds the unsent data that the kernel buffers for a client that does not
+// read. Data in flight does not count, so the rate is not reduced.
 const unsentBytes = 128 << 10
 
-// logEvery is the least time between two log lines about refused connections.
+// logEvery is the minimum time between two log lines about refused connections.
 const logEvery = time.Minute
 
 // A Listener accepts TCP connections within the bounds of its [Config].
 //
-// A connection above Each takes the place of the longest idle one of its network,
-// and one above Total that of the longest idle one of the network with the most
-// connections; those that are idle for Still and not vouched for (see
-// [Conn.Vouch]) go first. So a client whose transfer moves keeps its connection,
-// and a new client gets one however many others are idle. A connection above
-// Each is reset if no other one of its network is idle for Still.
+// A connection above Each replaces the longest idle one of its network, and one above
+// Total the longest idle one of the network with the most connections. Those that are
+// idle for Still and not vouched for (see [Conn.Vouch]) are replaced first. So a client
+// whose transfer progresses keeps its connection, and a new client gets one however
+// many others are idle. A connection above Each is reset if no other one of its network
+// is idle for Still.
 type Listener struct {
 	net.Listener
 	cfg     Config
@@ -51,12 +51,12 @@ type Listener struct {
 
 	mu      sync.Mutex
 	open    map[*Conn]struct{}
-	by      map[netip.Prefix]*int // how many connections a network has
-	refused int                   // since the log said so
+	by      map[netip.Prefix]*int // the number of connections of each network
+	refused int                   // since the last log line
 	said    time.Time
 }
 
-// NewListener returns a Listener over ln, whose connections must be of TCP.
+// NewListener returns a Listener over ln, which must be a TCP listener.
 func NewListener(ln net.Listener, cfg Config) *Listener {
 	return &Listener{Listener: ln, cfg: cfg, started: time.Now(), open: map[*Conn]struct{}{}, by: map[netip.Prefix]*int{}}
 }
@@ -64,7 +64,7 @@ func NewListener(ln net.Listener, cfg Config) *Listener {
 // now returns the nanoseconds since the listener started.
 func (l *Listener) now() int64 { return int64(time.Since(l.started)) }
 
-// Accept implements [net.Listener]. What it returns is a [*Conn].
+// Accept implements [net.Listener]. It returns a [*Conn].
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -100,8 +100,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit gives c a place, if its network may have one, and returns the connection
-// that gives way for it.
+// admit adds c if its network may have another connection, and returns the connection
+// that c replaces, if any.
 func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,8 +130,7 @@ func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 	return true, victim
 }
 
-// stillest returns the connection that gives way among those for which may is
-// true.
+// stillest returns the connection to replace among those for which may returns true.
 func (l *Listener) stillest(now int64, may func(*Conn) bool) (found *Conn) {
 	idle := func(c *Conn) int {
 		if !c.vouched.Load() && c.still(now) {
@@ -164,7 +163,7 @@ func (l *Listener) remove(c *Conn) {
 	}
 }
 
-// refuse logs that a connection was refused, at most once in logEvery.
+// refuse logs that a connection was refused or closed, at most once in logEvery.
 func (l *Listener) refuse(what string, c *Conn) {
 	l.refused++
 	if now := time.Now(); now.Sub(l.said) >= logEvery {
@@ -173,12 +172,12 @@ func (l *Listener) refuse(what string, c *Conn) {
 	}
 }
 
-// A Conn is a TCP connection that records when a byte moved on it last.
+// A Conn is a TCP connection that records the time of its last traffic.
 type Conn struct {
 	*net.TCPConn
 	from    *Listener
-	network netip.Prefix // invalid for a proxy: each of its connections counts as another client
-	peers   *int         // how many connections the network has
+	network netip.Prefix // invalid for a proxy, each of whose connections counts as another client
+	peers   *int         // the number of connections of the network
 	moved   atomic.Int64 // see Listener.now
 	vouched atomic.Bool
 }
@@ -188,7 +187,7 @@ func (c *Conn) Vouch(known bool) { c.vouched.Store(known) }
 
 func (c *Conn) touch() { c.moved.Store(c.from.now()) }
 
-// still reports whether no byte has moved for Still.
+// still reports whether there was no traffic for Still.
 func (c *Conn) still(now int64) bool { return now-c.moved.Load() >= int64(c.from.cfg.Still) }
 
 // Read implements [net.Conn].
@@ -209,7 +208,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// fileBytes is how much of a file the kernel sends before ReadFrom records it.
+// fileBytes is the number of bytes that the kernel sends before ReadFrom records
+// traffic.
 const fileBytes = 1 << 20
 
 // ReadFrom implements [io.ReaderFrom], so that the kernel sends files.
@@ -231,7 +231,7 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	return total, nil
 }
 
-// Close implements [net.Conn] and frees the place.
+// Close implements [net.Conn], and frees the connection's share.
 func (c *Conn) Close() error {
 	c.from.mu.Lock()
 	c.from.remove(c)
@@ -241,6 +241,6 @@ func (c *Conn) Close() error {
 
 // reset closes the connection at once and drops its unsent data.
 func (c *Conn) reset() error {
-	_ = c.SetLinger(0) // it is closed anyway
+	_ = c.SetLinger(0) // the connection is closed anyway
 	return c.Close()
 }

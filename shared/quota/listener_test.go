@@ -69,8 +69,8 @@ func (s *site) dial(from string) (c net.Conn, accepted bool) {
 	return c, s.echoes(c)
 }
 
-// echoes reports whether a connection is open. The server has recorded by then
-// that its bytes moved.
+// echoes reports whether a connection is open. When it returns, the server has recorded
+// the traffic.
 func (s *site) echoes(c net.Conn) bool {
 	s.t.Helper()
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
@@ -113,8 +113,8 @@ func TestEachAddressHasItsShare(t *testing.T) {
 	}
 }
 
-// Where all places are taken, a new client gets that of the most crowded
-// network's connection that has stood still for the longest time.
+// At Total, a new client replaces the longest idle connection of the network with the
+// most connections.
 func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
 	s := newSite(t, Config{Total: 5, Each: 3})
 	known, _ := s.dial(s.vouched)
@@ -134,7 +134,8 @@ func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
 	if !s.echoes(alone) || !s.echoes(other) || !s.echoes(moving) {
 		t.Error("another connection was closed")
 	}
-	// By now each has one. other and moving moved later than alone.
+	// Now each network has one connection. other and moving had traffic later than
+	// alone.
 	if !s.echoes(other) || !s.echoes(moving) {
 		t.Error("a connection is closed without a new one")
 	}
@@ -149,8 +150,7 @@ func TestNewClientGetsPlaceOfStillOne(t *testing.T) {
 	}
 }
 
-// Where an address has its share, a new connection of it gets the place of one
-// that stands still.
+// At Each, a new connection replaces an idle one of its network.
 func TestNewConnectionGetsPlaceOfStillOne(t *testing.T) {
 	s := newSite(t, Config{Total: 10, Each: 2, Still: time.Nanosecond})
 	still, _ := s.dial("127.0.0.2")

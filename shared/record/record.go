@@ -26,9 +26,9 @@ type Format struct {
 	Schema int `json:"schema,omitempty"`
 }
 
-// SchemaVersion returns the newest version of the format that this program
-// knows. A type whose meaning has changed since version 1 overrides it, and still
-// reads the older versions. docs/records.md states the rule.
+// SchemaVersion returns the newest version of the format that this program supports. A
+// type whose meaning has changed since version 1 overrides it, and still reads older
+// versions. docs/records.md states the rule.
 func (Format) SchemaVersion() int { return 1 }
 
 func (f Format) schema() int { return f.Schema }
@@ -36,9 +36,9 @@ func (f Format) schema() int { return f.Schema }
 // Meta is embedded in every record that is replaced by compare-and-swap.
 type Meta struct {
 	Format
-	// Nonce is random and new with every write. It makes each content differ from
-	// all earlier ones, as store.Records requires, and lets a writer that received
-	// no answer find out whether its write took effect.
+	// Nonce is random and new with every write. It makes each content differ from all
+	// earlier ones, as store.Records requires, and lets a writer that received no
+	// response find out whether its write took effect.
 	Nonce string `json:"nonce"`
 }
 
@@ -59,8 +59,8 @@ var ErrKeep = errors.New("keep the record")
 const (
 	// maxTries bounds the attempts of one change that conflict with other writes.
 	maxTries = 100
-	// maxUnknown bounds its attempts with an unknown outcome: a server that answers
-	// reads but no writes makes each attempt last as long as a request may take.
+	// maxUnknown bounds its attempts with an unknown outcome: if a server answers reads
+	// but no writes, each attempt lasts until the timeout of a request.
 	maxUnknown = 10
 )
 
@@ -90,10 +90,10 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 // ErrNewer is matched by every [NewerError].
 var ErrNewer = errors.New("the record is of a newer version")
 
-// A NewerError reports that a newer program wrote the record at Key, in a version
-// of the format that this program does not know. It matches [ErrNewer]. The record
-// is not damaged and does not count as missing: this package neither changes nor
-// removes it.
+// A NewerError reports that a newer program wrote the record at Key, in a version of
+// the format that this program does not support. It matches [ErrNewer]. The record is
+// not damaged and does not count as missing: this package neither changes nor removes
+// it.
 type NewerError struct {
 	Key            store.Key
 	Version, Known int
@@ -168,9 +168,9 @@ func Read[T any](ctx context.Context, s store.Records, key store.Key) (T, string
 	return v, tag, err
 }
 
-// Delete removes the record at key, even if it is damaged. It returns nil if there
-// is none, and removes nothing and returns a [NewerError] if the record's version
-// is newer. It does not compare: it may remove what a concurrent write has stored.
+// Delete removes the record at key, even if it is damaged. It returns nil if there is
+// none. If the record's version is newer, it returns a [NewerError] and removes
+// nothing. It is no compare-and-swap: it may remove the result of a concurrent write.
 func Delete[T any](ctx context.Context, s store.Records, key store.Key) error {
 	_, _, err := Read[T](ctx, s, key)
 	switch {
@@ -182,10 +182,10 @@ func Delete[T any](ctx context.Context, s store.Records, key store.Key) error {
 	return err
 }
 
-// CheckVersion returns a [NewerError] if the version of the record at key is newer,
-// nil if it is not, also of a damaged or missing record, and otherwise the error of
-// the store. An operation on several records checks all of them before it changes the
-// first, so that a newer record leaves the others unchanged, too.
+// CheckVersion returns a [NewerError] if the version of the record at key is newer, or
+// the error of the store. It returns nil for any other record, also a damaged or
+// missing one. An operation on several records should check all of them before it
+// changes the first, so that a newer record leaves the others unchanged, too.
 func CheckVersion[T any](ctx context.Context, s store.Records, key store.Key) error {
 	_, _, err := Read[T](ctx, s, key)
 	if errors.Is(err, store.ErrNotFound) {
@@ -194,11 +194,11 @@ func CheckVersion[T any](ctx context.Context, s store.Records, key store.Key) er
 	return err
 }
 
-// Swap replaces the content that tag identifies with v, and returns the new tag; an
+// Swap replaces the content that tag identifies with v, and returns the new tag. An
 // empty tag requires that there is no record yet. It sets v's nonce and schema. It
 // resolves an unknown outcome by reading back. The error is store.ErrConflict if
-// another write is in force (if the outcome was unknown, v may have been in force
-// before). After any other error, v may be in force or take effect later.
+// another write is in force. If the outcome was unknown, v may have been in force
+// before that. After any other error, v may be in force or take effect later.
 func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.Key, v P, tag string) (newTag string, err error) {
 	v.stamp(v.SchemaVersion(), rand.Text())
 	data, err := json.Marshal(v)
@@ -223,16 +223,16 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.K
 	return "", err
 }
 
-// Change reads the record, calls change to edit it, and writes the result, and
-// repeats this until no other write intervenes: at most 100 times, and 10 times with
-// an unknown outcome. exists is false, and v zero, if there is no record or a
-// damaged one. Change returns the record in force afterwards and its tag. If change
-// returns an error, Change writes nothing and returns that error, or nil if it is
-// [ErrKeep]. After the last attempt it returns store.ErrConflict or
-// store.ErrUnknown. It returns a [NewerError] without calling change.
+// Change reads the record, calls change to edit it, and writes the result, and repeats
+// this until no other write intervenes: at most 100 times, and 10 times with an unknown
+// outcome. exists is false and v is zero if there is no record or a damaged one. Change
+// returns the record in force afterwards and its tag. If change returns an error,
+// Change writes nothing and returns that error, or nil if it is [ErrKeep]. After the
+// last attempt it returns store.ErrConflict or store.ErrUnknown. It returns a
+// [NewerError] without calling change.
 //
-// If the answer to a write is lost, the write counts if a later read finds it in
-// force. If another write has replaced it by then, Change calls change again: a
+// If the response to a write is lost, the write counts if a later read finds it in
+// force. If another write has replaced it by then, Change calls change again. So a
 // change that must not happen twice has to check the record that it receives.
 func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.Key, change func(v P, exists bool) error) (T, string, error) {
 	return Repair(ctx, s, key, func(v P, found error) error { return change(v, found == nil) })
@@ -242,7 +242,7 @@ func Change[T any, P Pointer[T]](ctx context.Context, s store.Records, key store
 // one: found is nil, or the error of [Read].
 func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.Key, change func(v P, found error) error) (T, string, error) {
 	var err error
-	var unknown []string // nonces of writes that may yet arrive
+	var unknown []string // nonces of writes that may still arrive
 	for range maxTries {
 		var v T
 		var tag string

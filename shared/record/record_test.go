@@ -54,7 +54,7 @@ func TestChange(t *testing.T) {
 		t.Errorf("change was called with %v", existed)
 	}
 
-	// What keeps and what fails writes nothing.
+	// ErrKeep and other errors write nothing.
 	kept, tag, err := record.Change(ctx, s, "c", func(c *counter, _ bool) error { return record.ErrKeep })
 	if err != nil || kept != two || tag != tag2 {
 		t.Errorf("kept: %+v, %q, %v; want %+v, %q", kept, tag, err, two, tag2)
@@ -67,7 +67,7 @@ func TestChange(t *testing.T) {
 		t.Errorf("the record went to %+v, %q", got, tag)
 	}
 
-	// Others' writes between are not lost.
+	// Writes of others in between are not lost.
 	between := 0
 	if _, _, err := record.Change(ctx, s, "c", func(c *counter, _ bool) error {
 		if between++; between <= 3 {
@@ -85,8 +85,7 @@ func TestChange(t *testing.T) {
 	}
 }
 
-// TestDamaged: a damaged record counts as missing, and is made again in its
-// place.
+// A damaged record counts as missing, and is replaced.
 func TestDamaged(t *testing.T) {
 	for _, data := range []string{"", "{", `{"nonce":"A","n":`, "\x00\xff", "null", "{}", "[]", "7", `"x"`, `{"nonce":"A","n":"x"}`} {
 		ctx, s := t.Context(), memstore.New()
@@ -106,8 +105,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestNewer: a record of a newer version is not read, changed or removed, also
-// if it no longer decodes; one without a version is of the first.
+// A record of a newer version is not read, changed or removed, even if it does not
+// decode. A record without a version has version 1.
 func TestNewer(t *testing.T) {
 	for _, data := range []string{`{"schema":2,"nonce":"A","n":1}`, `{"schema":3}`, `{"n":[1],"nonce":{"is":"A"},"schema":99}`} {
 		ctx, s := t.Context(), memstore.New()
@@ -228,7 +227,7 @@ func TestSwapFindsAnothersWrite(t *testing.T) {
 			t.Errorf("swap with an unknown outcome of a record that was %s meanwhile: %v, want ErrConflict", name, err)
 		}
 	}
-	// A create that may not have arrived, and there is still nothing.
+	// The create may not have arrived, and there is still no record.
 	s := faultstore.New(memstore.New(), faultstore.NthWrite(1, faultstore.Before))
 	if _, err := record.Swap(ctx, s, "c", &counter{}, ""); !errors.Is(err, store.ErrUnknown) {
 		t.Errorf("create with an unknown outcome: %v, want ErrUnknown", err)
@@ -258,9 +257,8 @@ func TestEveryWriteFails(t *testing.T) {
 	}
 }
 
-// TestEveryCallFails fails two calls in a row, so that the reading back of an
-// unknown outcome fails as well. The caller then either knows what became of
-// its change, or gets an error.
+// TestEveryCallFails fails two calls in a row, so that reading back an unknown outcome
+// fails, too. The caller then either knows the outcome or gets an error.
 func TestEveryCallFails(t *testing.T) {
 	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
 		for n := 1; n <= 10; n++ {
@@ -286,10 +284,10 @@ func TestEveryCallFails(t *testing.T) {
 	}
 }
 
-// TestRandomFaults has many count at once over a server that loses a fifth of
-// all requests. Writes that had no effect at all leave the counter exact; of
-// those that had and were written over before they were read some count twice,
-// and none is lost.
+// In TestRandomFaults, many goroutines increment a counter over a server that loses a
+// fifth of all requests. If lost writes have no effect, the counter is exact. If they
+// take effect, some count twice, since others replace them before they are read back,
+// but none is lost.
 func TestRandomFaults(t *testing.T) {
 	for seed := range uint64(5) {
 		for _, tt := range []struct {
@@ -334,7 +332,7 @@ func TestRandomFaults(t *testing.T) {
 }
 
 func TestChangeGivesUp(t *testing.T) {
-	// Reads work, no write does.
+	// Reads work, and no write does.
 	s := faultstore.New(memstore.New(), func(c faultstore.Call) faultstore.Fault {
 		if c.Write > 0 {
 			return faultstore.Before

@@ -1,6 +1,6 @@
-// Package visible writes text from others so that a person sees all of it. A
-// right-to-left override (U+202E) in a name makes "gmi.exe" look like "exe.img",
-// a zero-width space makes two names look equal.
+// Package visible makes invisible characters in text from others visible. A
+// right-to-left override (U+202E) in a name makes "gmi.exe" look like "exe.img", and a
+// zero-width space makes two names look equal.
 package visible
 
 import (
@@ -9,10 +9,10 @@ import (
 	"unicode"
 )
 
-// Text returns s with each character that is not seen, or that changes how
-// others are seen, written as its code point: "[U+202E]". These are the control
-// and format characters, separators and spaces other than U+0020, private and
-// unassigned characters. Line breaks and tabs stay. Text(Text(s)) is Text(s).
+// Text returns s with each character that is invisible, or changes the display of
+// others, replaced by its code point: "[U+202E]". These are control and format
+// characters, separators and spaces other than U+0020, and private and unassigned
+// characters. Line breaks and tabs are kept. Text(Text(s)) is Text(s).
 func Text(s string) string {
 	if strings.IndexFunc(s, Hidden) < 0 {
 		return s
@@ -28,5 +28,5 @@ func Text(s string) string {
 	return b.String()
 }
 
-// Hidden reports whether [Text] writes r as its code point.
+// Hidden reports whether [Text] replaces r.
 func Hidden(r rune) bool { return !unicode.IsPrint(r) && r != '\n' && r != '\t' && r != '\r' }

@@ -1,5 +1,5 @@
-// Package recordtest compares docs/records.md with the types of the records that it
-// documents, and checks that operations leave records of a newer version unchanged.
+// Package recordtest compares docs/records.md with the types of records, and checks
+// that operations leave records of a newer version unchanged.
 package recordtest
 
 import (
