@@ -15,7 +15,8 @@ func TestRecords(t *testing.T) {
 	recordtest.Documented[credentials](t, "..", "credentials.json")
 }
 
-// What a start finds of the credentials that an earlier one generated.
+// A start finds the credentials of an earlier one: whole, damaged, or readable by
+// others.
 func TestCredentialsFound(t *testing.T) {
 	load := func(dir string) (config.Config, *logged) {
 		t.Helper()

@@ -26,11 +26,11 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// A lab is one S3 server that runners are started over, one after another.
+// A lab is an S3 server over which runners are started, one after another.
 type lab struct {
 	*testing.T
 	endpoint        string
-	origin          string // what serves c.img
+	origin          string // the server of c.img
 	images, catalog store.Root
 }
 
@@ -40,7 +40,7 @@ func newLab(t *testing.T) *lab {
 	const access, secret = "LABTEST123456789012", "lab-test-secret-0123456789abcdefghi"
 	g, err := gateway.Start(t.Context(), gateway.Config{
 		Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret,
-		Exempt: func(netip.Addr) bool { return true }, // all runners are at one address
+		Exempt: func(netip.Addr) bool { return true }, // all runners have one address
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ type running struct {
 	stop   func()
 }
 
-// A logged is what a runner has logged so far.
+// A logged is the log of a runner.
 type logged struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -82,7 +82,7 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-// open opens a runner over the lab's S3 server, with more arguments.
+// open opens a runner over the lab's S3 server, with additional arguments.
 func (l *lab) open(args ...string) (*server, *logged, error) {
 	l.Helper()
 	cfg, err := config.Load(append([]string{"--s3-endpoint", l.endpoint, "--listen", "127.0.0.1:0", "--events", "off"}, args...), l.Output())
@@ -133,7 +133,7 @@ func (r *running) send(method, target, contentType, body string) *httptest.Respo
 	return w
 }
 
-// do sends a request whose answer must have that status.
+// do sends a request. It fails the test unless the answer has the status want.
 func (r *running) do(want int, method, target, body string) string {
 	r.Helper()
 	kind := ""
@@ -157,7 +157,7 @@ func (r *running) until(what string, cond func() bool) {
 	}
 }
 
-// row returns the row of the catalog that has a name.
+// row returns the row of the catalog with that name.
 func (r *running) row(name string) (row struct {
 	Names     []string `json:"names"`
 	Cached    bool     `json:"cached"`
@@ -171,14 +171,14 @@ func (r *running) row(name string) (row struct {
 	}
 	for _, raw := range list.Images {
 		if strings.Contains(string(raw), `"`+name+`"`) {
-			_ = json.Unmarshal(raw, &row) // what does not decode has no names
+			_ = json.Unmarshal(raw, &row) // a row that does not decode has no names
 		}
 	}
 	return row
 }
 
-// records returns one key of each kind of record that docs/records.md has, by its
-// prefix.
+// records returns one key of each kind of record in docs/records.md, by the prefix
+// of its key.
 func (l *lab) records() map[string]store.Key {
 	page, err := os.ReadFile("../docs/records.md")
 	if err != nil {
@@ -195,7 +195,7 @@ func (l *lab) records() map[string]store.Key {
 			}
 			kind := prefix
 			if prefix == "auth/" || prefix == "manifest/" {
-				kind = string(info.Key) // each is a kind of its own
+				kind = string(info.Key) // its own kind
 			}
 			found[kind] = info.Key
 			if !regexp.MustCompile(`(?m)^## (.*, )?` + kind).Match(page) {
@@ -217,8 +217,8 @@ func (l *lab) records() map[string]store.Key {
 	return found
 }
 
-// fill makes a record of each kind and returns their content, and their keys by
-// kind. disk is the image that other.img is.
+// fill makes a record of each kind. It returns their content, and their keys by
+// kind. disk has the bytes of other.img.
 func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]store.Key) {
 	t := l.T
 	disk = make([]byte, 64<<10)
@@ -233,7 +233,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	t.Cleanup(origin.Close)
 	l.origin = origin.URL
 
-	l.run().stop() // makes the buckets
+	l.run().stop() // creates the buckets
 	if _, err := l.images.Put(t.Context(), "b.img", bytes.NewReader(disk[1:]), int64(len(disk)-1)); err != nil {
 		t.Fatal(err)
 	}
@@ -262,20 +262,21 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	return disk, whole, kinds
 }
 
-// reads are what must be answered whatever has happened to one record.
+// reads are the requests that must succeed even if one record is damaged or newer.
 var reads = []string{
 	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/downloads",
 	"/uploads", "/events", "/ui/images", "/ui/events",
 }
 
-// TestNewerRecords has a newer version write a record of each kind. The program
-// names the record, changes it on no request, and does everything else.
+// TestNewerRecords writes a record of each kind as a newer version would. The
+// program names the record in its log, does not change it on any request, and
+// otherwise works.
 func TestNewerRecords(t *testing.T) {
 	l := newLab(t)
 	disk, whole, kinds := l.fill()
 	for kind, key := range kinds {
 		if kind == string(layout.GoodManifestKey) {
-			continue // a copy of what the operator wrote
+			continue // a copy of the operator's manifest
 		}
 		t.Run(strings.ReplaceAll(kind, "/", " "), func(t *testing.T) {
 			l := &lab{t, l.endpoint, l.origin, l.images, l.catalog}
@@ -303,7 +304,7 @@ func TestNewerRecords(t *testing.T) {
 				r.until("a digest", func() bool { return r.row("new.img").HashState == "hashed" })
 				r.until("a line with the key and its versions", func() bool { return named(r.log.String()) })
 				c := `"image_url": "` + l.origin + `/c.img"`
-				for _, req := range [][]string{ // whatever their answers are
+				for _, req := range [][]string{ // with any answer
 					{http.MethodPut, "/images/b.img", string(disk[1:])},
 					{http.MethodPost, "/catalog/hashes", `{"name": "a.img.gz"}`},
 					{http.MethodDelete, "/catalog/hashes/a.img.gz", ""},
@@ -323,8 +324,8 @@ func TestNewerRecords(t *testing.T) {
 }
 
 // TestDamagedRecords damages a record of each kind in every way. The program
-// starts, names the record and what to do, keeps the bytes that it may have
-// stood for, and everything else works.
+// starts, logs the record and the remedy, keeps the bytes that the record may have
+// named, and otherwise works.
 func TestDamagedRecords(t *testing.T) {
 	l := newLab(t)
 	disk, whole, kinds := l.fill()

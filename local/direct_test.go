@@ -13,7 +13,7 @@ import (
 	"imageroot/shared/store/storetest"
 )
 
-// What is read from the disk is what S3 would have given.
+// A read from the disk returns the same as one through S3.
 func TestDirect(t *testing.T) {
 	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: "ACCESSKEY", SecretKey: "a-secret-key"})
 	if err != nil {
@@ -34,7 +34,7 @@ func TestDirect(t *testing.T) {
 		s := &server{gateway: g}
 		return s.root(client, at)
 	})
-	// Reading here and there is of the whole object, whatever the range.
+	// ReadObjectAt reads from the whole object, for any range.
 	at := config.Location{Bucket: "direct"}
 	if err := client.EnsureBucket(t.Context(), at.Bucket); err != nil {
 		t.Fatal(err)

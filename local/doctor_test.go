@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The command prints the table, and fails where something in it does.
+// The command prints the table, and fails if a check fails.
 func TestDoctorCommand(t *testing.T) {
 	for _, kv := range os.Environ() {
 		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "IMAGEROOT_") {

@@ -19,7 +19,7 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// A sender knows when what was sent.
+// A sender records the messages sent and their times.
 type sender struct {
 	began time.Time
 	sent  map[string][]time.Duration
@@ -87,7 +87,7 @@ func TestSourceOfEvents(t *testing.T) {
 	}
 }
 
-// Only events of images say that those of images come.
+// Only events of images show that events of images arrive.
 func TestHookOfOthers(t *testing.T) {
 	s := &server{cfg: config.Config{S3Endpoint: "http://s3", Events: config.EventsWebhook, ImageRoot: config.Location{Bucket: "images", Prefix: "os/"}}, log: slog.New(slog.DiscardHandler)}
 	log := slog.New(slog.DiscardHandler)
@@ -106,7 +106,7 @@ func TestHookOfOthers(t *testing.T) {
 	}
 }
 
-// A channel takes what is sent.
+// A channel is a queue that passes messages on.
 type channel chan string
 
 func (c channel) Send(_ context.Context, body []byte, _ time.Duration) error {
@@ -114,8 +114,8 @@ func (c channel) Send(_ context.Context, body []byte, _ time.Duration) error {
 	return nil
 }
 
-// Each stream of events that begins is followed by a comparison, for what
-// happened before. Without a stream, the image root is listed often.
+// A reconcile follows the start of each stream of events, for earlier changes.
+// Without a stream, the image root is listed often.
 func TestListen(t *testing.T) {
 	const event = `{"Records":[{"eventSource":"minio:s3","eventName":"s3:ObjectCreated:Put","s3":{"bucket":{"name":"images"},"object":{"key":"os/a b+%41.img"}}}]}`
 	end := make(chan struct{})

@@ -14,7 +14,7 @@ import (
 	"imageroot/shared/config"
 )
 
-// A bucket that is removed while imageroot runs is missed, and made again.
+// A bucket that is removed while imageroot runs is reported, and created again.
 func TestMissingBucket(t *testing.T) {
 	dir := t.TempDir()
 	cfg, err := config.Load([]string{"--data", dir, "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--token", "0123456789abcdef"}, t.Output())
@@ -60,8 +60,8 @@ func TestMissingBucket(t *testing.T) {
 	}
 }
 
-// The first start over another S3 server makes a password up where none is
-// given, and prints it once. Its hash is where every later start finds it.
+// The first start over another S3 server generates a password if none is given, and
+// prints it once. Later starts use its hash.
 func TestGeneratedPassword(t *testing.T) {
 	l := newLab(t)
 	begin := func() (s *server, printed string) {

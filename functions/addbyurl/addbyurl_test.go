@@ -29,7 +29,7 @@ import (
 
 const imageURL = "https://images.example/x.img"
 
-// A publisher is a Resolver with one answer.
+// A publisher is a Resolver that always returns found.
 type publisher struct {
 	found source.Resolved
 	err   error
@@ -149,8 +149,8 @@ func TestEntries(t *testing.T) {
 		t.Errorf("kept: %+v", e)
 	}
 	w.add(409, "")
-	// A refresh takes what the source is now, with the list it was added with, and
-	// forgets the result of the earlier fetch.
+	// A refresh resolves the source again, with its checksum list, and deletes the
+	// result of the earlier fetch.
 	if _, err := w.root.CreateRecord(t.Context(), layout.FetchedKey(layout.RefOf(imageURL)), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestEntries(t *testing.T) {
 	if list := w.must(200, http.MethodGet, "/catalog/entries", "").Body.String(); !strings.Contains(list, imageURL) {
 		t.Errorf("listed: %s", list)
 	}
-	// Its bytes go with it.
+	// Deleting the entry deletes its bytes.
 	sha := layout.SHA256(strings.Repeat("b", 64))
 	if _, err := w.root.Put(t.Context(), layout.BlobKey(sha), strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
@@ -205,7 +205,8 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
-// TestFaults fails each write once: the answer is true, and a retry works.
+// TestFaults fails each write once: the status agrees with the result, and a retry
+// succeeds.
 func TestFaults(t *testing.T) {
 	target := "/catalog/entries?src=" + url.QueryEscape(imageURL)
 	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
@@ -238,7 +239,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// Of two requests that add one URL at once, one succeeds.
+// If two requests add one URL at once, one succeeds.
 func TestRace(t *testing.T) {
 	w := newWorld(t)
 	w.source.asked = nil

@@ -16,8 +16,8 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A stuckClient takes the head of an answer, and no byte of its body before it
-// is let go.
+// A stuckClient reads the head of an answer, and no byte of its body until it is
+// released.
 type stuckClient struct {
 	httptest.ResponseRecorder
 	stuck sync.Once
@@ -32,7 +32,7 @@ func (c *stuckClient) Write(p []byte) (int, error) {
 	return 0, http.ErrHandlerTimeout
 }
 
-// heap is how many bytes are in use.
+// heap returns the number of bytes in use.
 func heap() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -40,7 +40,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// What clients leave unread takes little memory, however many they are.
+// Answers that clients do not read take little memory, for any number of clients.
 func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	f, h := newCatalog(t, memstore.New())
 	put := func(name image.Name, data []byte) {
@@ -77,7 +77,7 @@ func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	}
 }
 
-// Each client gets the listing with the URL that it knows the server by.
+// Each client gets the listing with the server's URL from its own request.
 func TestListingsNameTheServerAsAskedFor(t *testing.T) {
 	f, h := newCatalog(t, memstore.New())
 	const name = "a b.img"

@@ -40,7 +40,8 @@ import (
 	"imageroot/test/need"
 )
 
-// someDisk has bytes of all sorts, and a length that is nothing's multiple.
+// someDisk returns random, compressible and zero bytes, of a length that is no multiple
+// of a block.
 func someDisk() []byte {
 	b := make([]byte, 6<<20+12_288)
 	random := rand.NewChaCha8([32]byte{7})
@@ -48,7 +49,7 @@ func someDisk() []byte {
 	for n := range b[3<<19 : 4<<19] {
 		b[3<<19+n] = byte(n >> 10)
 	}
-	letters := b[5<<19 : 9<<19] // half of it is left by any compressor
+	letters := b[5<<19 : 9<<19] // compresses to about half
 	_, _ = random.Read(letters)
 	for n := range letters {
 		letters[n] &= 15
@@ -76,7 +77,7 @@ func gzipped(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
-// qcow2Of is the disk as qemu-img writes it.
+// qcow2Of returns the disk as a qcow2 image made by qemu-img.
 func qcow2Of(t testing.TB, disk []byte, args ...string) []byte {
 	t.Helper()
 	need.Programs(t, "qemu-img")
@@ -129,18 +130,19 @@ func (d *onDisk) Get(ctx context.Context, key store.Key, r store.Range, ifMatch 
 	return onDiskBody{body, d, bytes.NewReader(b)}, info, err
 }
 
-// A rawServer serves what is put into images.
+// A rawServer serves the images that put stores.
 type rawServer struct {
 	*testing.T
 	f      *Function
 	images *faultstore.Root
-	root   store.Root // the same, as the function has it
+	root   store.Root // the root of the function
 	direct *onDisk    // or nil
 	client *http.Client
 	url    string
 }
 
-// newRawServer has its images in memory, read in chunks, or as files are.
+// newRawServer has its images in memory. They are read in chunks, or like files if
+// direct is set.
 func newRawServer(t *testing.T, direct bool) *rawServer {
 	t.Helper()
 	s := &rawServer{T: t, images: faultstore.New(memstore.New(), nil), client: &http.Client{Transport: &http.Transport{DisableCompression: true}}}
@@ -154,7 +156,7 @@ func newRawServer(t *testing.T, direct bool) *rawServer {
 	server := httptest.NewServer(handler)
 	s.url = server.URL
 	t.Cleanup(func() {
-		server.Close() // waits for the answers under way
+		server.Close() // waits for the answers in progress
 		if direct && s.direct.open.Load() != 0 {
 			t.Errorf("%d objects were left open", s.direct.open.Load())
 		}
@@ -167,12 +169,12 @@ func (s *rawServer) put(name image.Name, b []byte) {
 	if _, err := s.root.Put(s.Context(), layout.ImageKey(name), bytes.NewReader(b), int64(len(b))); err != nil {
 		s.Fatal(err)
 	}
-	if _, err := s.f.Inventory.Snapshot(s.Context()); err != nil { // so that no answer has to ask for it
+	if _, err := s.f.Inventory.Snapshot(s.Context()); err != nil { // so that no answer has to read it
 		s.Fatal(err)
 	}
 }
 
-// A reply is an answer; err is what kept its body from being read to its end.
+// A reply is an answer. err is the error that ended the reading of its body.
 type reply struct {
 	status  int
 	header  http.Header
@@ -243,7 +245,7 @@ func both(t *testing.T, test func(*testing.T, bool)) {
 	}
 }
 
-// Whatever an image is, a disk gets the same bytes.
+// For each format of image, /raw sends the same bytes.
 func TestRaw(t *testing.T) {
 	t.Parallel()
 	disk := someDisk()
@@ -254,7 +256,7 @@ func TestRaw(t *testing.T) {
 	images := map[image.Name][]byte{
 		"a.img": disk, "b.img.gz": gzipped(t, disk), "c.raw.zst": encoder.EncodeAll(disk, nil),
 		"d.qcow2": qcow2Of(t, disk), "e.img": qcow2Of(t, disk, "-c"), "f.qcow2": qcow2Of(t, disk, "-c", "-o", "cluster_size=2M"),
-		"g.img": gzipped(t, disk), // whatever its name says
+		"g.img": gzipped(t, disk), // unlike its name
 	}
 	saved := map[image.Name]image.Name{"b.img.gz": "b.img", "c.raw.zst": "c.raw", "d.qcow2": "d.img", "f.qcow2": "f.img"}
 	both(t, func(t *testing.T, direct bool) {
@@ -342,7 +344,7 @@ func TestRaw(t *testing.T) {
 	})
 }
 
-// An image without a disk is refused before a byte is sent, with what to do; HEAD
+// An image without a disk is refused before a byte is sent, with the remedy. HEAD
 // refuses it, too.
 func TestRawRefused(t *testing.T) {
 	t.Parallel()
@@ -383,7 +385,7 @@ func TestRawRefused(t *testing.T) {
 	})
 }
 
-// An error after the head breaks the connection, so that no client takes half a
+// An error after the head breaks the connection, so that no client mistakes half a
 // disk for a whole one.
 func TestRawCut(t *testing.T) {
 	t.Parallel()
@@ -405,7 +407,7 @@ func TestRawCut(t *testing.T) {
 			"sum.img.gz":      {append(zipped[:len(zipped)-8:len(zipped)-8], 0, 0, 0, 0, 0, 0, 0, 0), nil},
 			"damaged.img.gz":  {damaged, nil},
 			"damaged.qcow2":   {packed, nil},
-			"cut.qcow2":       {plain[:len(plain)-300_000], []string{"Range", "bytes=1048576-"}}, // nobody looks ahead then
+			"cut.qcow2":       {plain[:len(plain)-300_000], []string{"Range", "bytes=1048576-"}}, // the tables are not checked for a range
 			"zstd-cut.img.gz": {zipped[:len(zipped)-1<<20], []string{"Accept-Encoding", "zstd"}},
 			"zstd.qcow2":      {packed, []string{"Accept-Encoding", "zstd"}},
 		} {
@@ -425,8 +427,8 @@ func TestRawCut(t *testing.T) {
 	})
 }
 
-// Replacing an object while it is sent breaks the connection, even if all of the
-// old one could be read.
+// Replacing an object while it is sent breaks the connection, even if the old one
+// was read completely.
 func TestRawReplaced(t *testing.T) {
 	t.Parallel()
 	disk := someDisk()
@@ -455,15 +457,14 @@ func TestRawReplaced(t *testing.T) {
 	}
 }
 
-// Where each read is a request, an image of many clusters takes few.
-// learn records what is known of an image's bytes.
+// learn writes the content record of an image's bytes.
 func learn(t *testing.T, f *Function, name image.Name, rec content.Record) {
 	t.Helper()
 	info, err := f.Images.Head(t.Context(), layout.ImageKey(name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec.SHA256, rec.SizeBytes = sum([]byte(name)), info.Size // whatever it is
+	rec.SHA256, rec.SizeBytes = sum([]byte(name)), info.Size // any digest
 	d := digest.Record{Name: name, Version: info.Version, SHA256: rec.SHA256, By: digest.ByHash}
 	if _, err := record.Swap(t.Context(), f.Catalog, layout.DigestKey(name), &d, ""); err != nil {
 		t.Fatal(err)
@@ -474,8 +475,8 @@ func learn(t *testing.T, f *Function, name image.Name, rec content.Record) {
 }
 
 // An image that is known to be unusable is refused before a disk is half written,
-// and is not offered. The content record decides how an image is unpacked,
-// whatever its name.
+// and is not listed with a disk. The content record, not the name, decides which
+// command unpacks it.
 func TestRawKnown(t *testing.T) {
 	t.Parallel()
 	check := func(v content.Verdict) *content.Check {
@@ -542,18 +543,18 @@ func TestRawMemory(t *testing.T) {
 	}
 	m.leave()
 	m = others(maxPlaces - 2*placeBytes)
-	for range 2 { // and the first gives it back
+	for range 2 { // the first answer returns its memory
 		s.same(s.want(s.ask("GET", "/raw/x.img.gz"), http.StatusOK), someDisk())
 	}
-	// A later frame may want more than the first.
+	// A later frame may need more memory than the first.
 	s.put("grows.img.zst", slices.Concat(zstdOf(t, someDisk()[:1000], zstd.WithWindowSize(1<<20)), zstdOf(t, someDisk(), zstd.WithWindowSize(32<<20))))
 	s.want(s.ask("GET", "/raw/grows.img.zst"), http.StatusServiceUnavailable, "memory")
 	m.leave()
 	s.same(s.want(s.ask("GET", "/raw/grows.img.zst"), http.StatusOK), append(someDisk()[:1000:1000], someDisk()...))
-	others(maxPlaces).leave() // all was given back
+	others(maxPlaces).leave() // all memory was returned
 }
 
-// A placeTest has clients of /raw read at a given pace, on a clock of its own.
+// A placeTest has clients of /raw that read at a given pace, with its own clock.
 type placeTest struct {
 	t   *testing.T
 	p   places
@@ -570,7 +571,7 @@ func (p *placeTest) enter(from string) (l *place, err error) {
 	return l, l.grow(p.t.Context(), 0)
 }
 
-// fill has a network take all places that it gets.
+// fill takes all places that a network can get.
 func (p *placeTest) fill(from string) (all []*place) {
 	for {
 		l, err := p.enter(from)
@@ -583,7 +584,7 @@ func (p *placeTest) fill(from string) (all []*place) {
 	}
 }
 
-// read has a client take n bytes within d.
+// read reads n bytes as a client within d.
 func (p *placeTest) read(l *place, n int, d time.Duration) {
 	_, _ = l.writer(writerFunc(func(b []byte) (int, error) {
 		p.now = p.now.Add(time.Duration(float64(d) * float64(len(b)) / float64(n)))
@@ -591,8 +592,8 @@ func (p *placeTest) read(l *place, n int, d time.Duration) {
 	}), false).Write(make([]byte, n))
 }
 
-// Clients that do not read keep neither the others of their address nor those
-// of other addresses from being served.
+// Clients that do not read do not block other clients, of the same address or of
+// others.
 func TestRawPlaces(t *testing.T) {
 	p := newPlaceTest(t)
 	slow := p.fill("192.0.2.1")
@@ -615,8 +616,8 @@ func TestRawPlaces(t *testing.T) {
 	}
 }
 
-// Two networks that have all places, whatever they read, leave some to a third;
-// the third leaves none to them again.
+// If two networks have all places, a third gets some of them, at any rate of
+// reading. They do not get those back.
 func TestRawPlacesOfTwoNetworks(t *testing.T) {
 	p := newPlaceTest(t)
 	a, b := p.fill("192.0.2.1"), p.fill("192.0.2.2")
@@ -629,7 +630,7 @@ func TestRawPlacesOfTwoNetworks(t *testing.T) {
 	if err != nil || !p.cut[a[3]] || len(p.cut) != 1 {
 		t.Fatalf("a third network waits for two: %v, %d cut off", err, len(p.cut))
 	}
-	p.read(good, 2<<20, 1500*time.Millisecond) // a small computer on Wi-Fi
+	p.read(good, 2<<20, 1500*time.Millisecond) // the rate of a small computer on Wi-Fi
 	for range 3 {
 		_, _ = p.enter("192.0.2.1")
 		_, _ = p.enter("192.0.2.2")
@@ -640,9 +641,9 @@ func TestRawPlacesOfTwoNetworks(t *testing.T) {
 	}
 }
 
-// If each of many networks has a place, those that are slow give way within
-// seconds; a client that keeps the pace may rest for as long as a flush of its
-// disk takes, and no client is cut off while no other waits.
+// If each of many networks has a place, slow clients lose theirs within seconds. A
+// client that keeps the pace may pause for a flush of its disk. No client is cut
+// off while no other one waits.
 func TestRawPlacesOfManyNetworks(t *testing.T) {
 	p := newPlaceTest(t)
 	pi, err := p.enter("198.51.100.1")
@@ -679,8 +680,8 @@ func TestRawPlacesOfManyNetworks(t *testing.T) {
 	}
 }
 
-// A client that takes a little now and then, in small writes, keeps its place no
-// longer than one that takes nothing.
+// A client that reads a little now and then, in small writes, keeps its place no
+// longer than one that does not read.
 func TestRawPlacesOfTricklingClients(t *testing.T) {
 	p := newPlaceTest(t)
 	slow, err := p.enter("192.0.2.1")
@@ -710,7 +711,7 @@ func (writerFunc) Header() http.Header           { return nil }
 func (writerFunc) WriteHeader(int)               {}
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// zstdOf is data in a frame of zstd that does not say its size.
+// zstdOf returns data in a zstd frame without a content size.
 func zstdOf(t *testing.T, data []byte, options ...zstd.EOption) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -721,7 +722,7 @@ func zstdOf(t *testing.T, data []byte, options ...zstd.EOption) []byte {
 	if _, err := z.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := z.Flush(); err != nil { // streams, whatever is in them
+	if err := z.Flush(); err != nil { // without it, a short frame would have its size
 		t.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
@@ -749,7 +750,7 @@ func TestRawRequests(t *testing.T) {
 			t.Errorf("%s: %d requests for %d bytes, want %d at the most", name, gets, len(image), most)
 		}
 	}
-	// A store that fails does not pass for an image that does.
+	// An error of the store is not reported as a fault of the image.
 	s.images.Reset(func(c faultstore.Call) faultstore.Fault {
 		if c.Op == "Get" && c.N > 4 {
 			return faultstore.Before
@@ -799,8 +800,8 @@ func TestRawZeros(t *testing.T) {
 	s.want(s.ask("GET", "/raw/vast.qcow2", "Range", "bytes=68719476726-"), 206)
 }
 
-// Clients that decompress by the suffix of a URL find the disk in an image under
-// a name without one.
+// Clients that decompress by the suffix of a URL get the disk in an image under a
+// name without such a suffix.
 func TestRawByDiskName(t *testing.T) {
 	t.Parallel()
 	s := newRawServer(t, true)
@@ -841,7 +842,7 @@ func TestRawByDiskName(t *testing.T) {
 }
 
 // The listing and warnings name a disk by a path without the suffix of a
-// compression, which leads to no other image.
+// compression. It leads to no other image.
 func TestRawPaths(t *testing.T) {
 	t.Parallel()
 	f, handler := newCatalog(t, memstore.New())
@@ -886,7 +887,7 @@ func TestRawPaths(t *testing.T) {
 		}
 	}
 	f.ImageLinks = noLinks{}
-	if _, err := f.Images.Put(t.Context(), "another.img", strings.NewReader("x"), 1); err != nil { // lest the listing be the one from before
+	if _, err := f.Images.Put(t.Context(), "another.img", strings.NewReader("x"), 1); err != nil { // so that the listing is made again
 		t.Fatal(err)
 	}
 	if body := get("/images").String(); strings.Contains(body, "/raw/") {
@@ -894,7 +895,7 @@ func TestRawPaths(t *testing.T) {
 	}
 }
 
-// Where bytes do not pass through here, it says what does the same.
+// If no bytes pass through the server, the refusal has a command that does the same.
 func TestRawElsewhere(t *testing.T) {
 	t.Parallel()
 	f, handler := newCatalog(t, memstore.New())
@@ -923,8 +924,8 @@ func TestRawElsewhere(t *testing.T) {
 // noLinks is a Presigner without an implementation.
 type noLinks struct{ store.Presigner }
 
-// Results come in the order of the tasks; an error ends it; nothing runs on
-// when it is over.
+// ordered yields results in the order of the tasks and stops at an error. When it
+// returns, no task is running.
 func TestOrdered(t *testing.T) {
 	t.Parallel()
 	var running, most atomic.Int32

@@ -24,18 +24,18 @@ var smallA, smallB = content(5, 30_000), content(6, 20_000)
 
 func readerOf(data []byte) io.Reader { return bytes.NewReader(data) }
 
-// A freezer is the way to the store of a process that stops at one of its
-// writes, before or after it took effect: for good, or until it is thawed.
+// A freezer is the store of a process that stops at one of its writes, before or
+// after the write takes effect, until it is thawed.
 type freezer struct {
 	store.Root
 	at    int  // the write, from 1
-	after bool // it has taken effect
+	after bool // the write has taken effect
 
 	mu     sync.Mutex
 	writes int
 	op     string // of the write
 	frozen bool
-	hit    chan struct{} // closed then
+	hit    chan struct{} // closed at the write
 	thaw   chan struct{}
 }
 
@@ -43,7 +43,7 @@ func freeze(root store.Root, at int, after bool) *freezer {
 	return &freezer{Root: root, at: at, after: after, hit: make(chan struct{}), thaw: make(chan struct{})}
 }
 
-// wait returns when the process may go on. It freezes at the write op.
+// wait returns when the process may continue. It freezes at the write op.
 func (z *freezer) wait(op string) {
 	z.mu.Lock()
 	if op != "" && !z.frozen {
@@ -133,22 +133,22 @@ func (z *freezer) ReplaceRecord(ctx context.Context, key store.Key, data []byte,
 	return newTag, err
 }
 
-// TestFrozenOwner stops a process at each of its writes, before and after
-// that took effect. Another one takes the job over, from the last part, as if
-// the first had been killed; then the first wakes up and finds that it has
-// nothing to say any more.
+// TestFrozenOwner stops a process at each of its writes, before and after the write
+// takes effect. Another one claims the job and resumes after the last part, as if
+// the first had been killed. Then the first resumes: it is fenced and publishes
+// nothing.
 func TestFrozenOwner(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name       string
-		data, then []byte // what the source is for the first, and for the second
+		data, then []byte // the source's bytes for the first process and for the second
 		known      entry.Entry
 	}{
 		{"of a known digest", smallA, smallA, knows(smallA)},
 		{"of an unknown digest", imageA, imageA, entry.Entry{}},
 		{"changed meanwhile", smallA, smallB, entry.Entry{}},
 	} {
-		// How many writes it takes where nothing happens.
+		// Count the writes of an undisturbed fetch.
 		w := newWorld(t, newOrigin(t, good(tt.data)).url(), tt.known)
 		w.enqueue()
 		counted := freeze(w.root, 0, false)
@@ -173,8 +173,8 @@ func TestFrozenOwner(t *testing.T) {
 						t.Log(z.op)
 						w.takenOver(o, z, tt.data, tt.then, done)
 					case err := <-done:
-						// The fetch that was counted took longer, and so more writes
-						// of its lease.
+						// The counted fetch took longer, so it renewed its lease
+						// more often.
 						if w.has(tt.data); err != nil {
 							t.Error(err)
 						}
@@ -191,14 +191,14 @@ func (w *world) takenOver(o *origin, z *freezer, data, then []byte, done <-chan 
 	before := w.job()
 	w.checkpoint(&safe)
 	o.become(good(then))
-	w.clock.advance(time.Minute) // the first one's lease is over
+	w.clock.advance(time.Minute) // the first one's lease lapses
 	second := w.process("second", w.root)
 	if before.Status.Active() {
 		w.finish(second)
 	}
 	changed := &then[0] != &data[0]
 	if changed && w.job().SHA256 == sum256(data) {
-		// The first one had all of it by then: what it has is what there is.
+		// The first one had all bytes by then, and they are published.
 		if safe.Hashed.Offset != int64(len(data)) && before.Status.Active() {
 			w.t.Error("the source has changed, and what it was before was stored")
 		}
@@ -215,12 +215,11 @@ func (w *world) takenOver(o *origin, z *freezer, data, then []byte, done <-chan 
 		}
 	}
 	check()
-	// Of what nobody knew when the process was killed, somebody else learns a
-	// day later.
+	// An upload without a record is swept a day later.
 	if safe.UploadID != "" {
 		w.clean()
 	}
-	// Bytes that are safe are not asked for again.
+	// Stored bytes are not requested again.
 	size := int64(len(then))
 	missing := size - min(int64(safe.Parts)*testPart, size)
 	if !before.Status.Active() {
@@ -251,8 +250,8 @@ func (w *world) fetched() entry.Fetched {
 	return rec
 }
 
-// A process that was taken over and then fails for good leaves alone what the
-// other one goes on with.
+// A process that has lost the job and then fails does not remove the parts that the
+// new owner uses.
 func TestLostOwnerFails(t *testing.T) {
 	t.Parallel()
 	size := int64(len(longA))
@@ -302,9 +301,9 @@ func TestLostOwnerFails(t *testing.T) {
 	}
 }
 
-// TestFaultAtEveryWrite fails each write once, before and after it took
-// effect, and when the next one arrives. The fetch comes to its end all the
-// same, and brings the bytes once.
+// TestFaultAtEveryWrite fails each write once: before and after it takes effect,
+// and when the next one arrives. The fetch still completes, and downloads the bytes
+// once.
 func TestFaultAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -359,7 +358,7 @@ func TestFaultAtEveryWrite(t *testing.T) {
 	}
 }
 
-// A store that fails now and then, in any way, only makes a fetch slower.
+// Random failures of the store only make a fetch slower.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
@@ -378,7 +377,7 @@ func TestRandomFaults(t *testing.T) {
 	}
 }
 
-// A fetch whose bytes the store refuses ends, and says why.
+// A fetch whose bytes the store refuses fails with the reason.
 func TestStoreRefuses(t *testing.T) {
 	t.Parallel()
 	for err, word := range map[error]string{store.ErrOccupied: "occupied", store.ErrRefused: "refuses"} {

@@ -45,7 +45,7 @@ const (
 
 var testLimits = Limits{SegmentBytes: testSegment, PartBytes: testPart, UnknownPartBytes: testPart, FirstWait: time.Millisecond}
 
-// content is an image that no other seed gives.
+// content returns an image that depends on the seed.
 func content(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	var s [32]byte
@@ -104,8 +104,7 @@ func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
 	b(o, n, w, r)
 }
 
-// become makes the origin behave in another way, and forgets what it was
-// asked for.
+// become changes the origin's behavior, and clears its requests.
 func (o *origin) become(b behavior) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -118,7 +117,8 @@ func (o *origin) requests() []request {
 	return slices.Clone(o.asked)
 }
 
-// askedBytes is how many bytes of an image of size a process asked for.
+// askedBytes returns the number of bytes that a process requested of an image of size
+// bytes.
 func (o *origin) askedBytes(by string, size int64) int64 {
 	o.t.Helper()
 	var total int64
@@ -131,7 +131,7 @@ func (o *origin) askedBytes(by string, size int64) int64 {
 	return total
 }
 
-// parseRange returns the first byte of a Range field and the one after its
+// parseRange returns the offset of a Range field's first byte and the one after its
 // last.
 func parseRange(t *testing.T, field string, size int64) (from, to int64) {
 	t.Helper()
@@ -169,7 +169,7 @@ func serving(data []byte, etag string) behavior {
 	}
 }
 
-// unranged serves the whole, whatever it is asked for.
+// unranged ignores ranges.
 func unranged(b behavior) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		r.Header.Del("Range")
@@ -177,7 +177,8 @@ func unranged(b behavior) behavior {
 	}
 }
 
-// when lets odd answer the requests for which is holds, and even the others.
+// when answers by odd if is returns true for the request's number, and by even
+// otherwise.
 func when(is func(n int) bool, odd, even behavior) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		if is(n) {
@@ -192,17 +193,17 @@ func first(k int) func(int) bool { return func(n int) bool { return n <= k } }
 func after(k int) func(int) bool { return func(n int) bool { return n > k } }
 func always(int) bool            { return true }
 
-// cut lets b answer and ends the connection after so many bytes of the body:
-// with a reset, or as one that is closed.
+// cut answers by b and ends the connection after that many bytes of the body, with
+// a reset or a close.
 func cut(b behavior, bytes int, reset bool) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		c := &cutWriter{ResponseWriter: w, left: bytes}
 		if b(o, n, c, r); c.left >= 0 && bytes > 0 {
-			return // it had no more than that
+			return // the body was not longer
 		}
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
-			return // it ended before that
+			return // the body ended before
 		}
 		if tcp, ok := conn.(*net.TCPConn); ok && reset {
 			_ = tcp.SetLinger(0)
@@ -211,8 +212,8 @@ func cut(b behavior, bytes int, reset bool) behavior {
 	}
 }
 
-// stall lets b answer and sends no more after so many bytes of the body,
-// until the client goes.
+// stall answers by b and sends nothing after that many bytes of the body, until the
+// client disconnects.
 func stall(b behavior, bytes int) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		c := &cutWriter{ResponseWriter: w, left: bytes}
@@ -244,7 +245,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 	return n, errors.New("cut")
 }
 
-// raw sends a head as it is given, and the body after it, and closes.
+// raw sends a head and a body unchanged, and closes the connection.
 func raw(head string, body []byte) behavior {
 	return func(_ *origin, _ int, w http.ResponseWriter, _ *http.Request) {
 		conn, buf, err := http.NewResponseController(w).Hijack()
@@ -258,7 +259,7 @@ func raw(head string, body []byte) behavior {
 	}
 }
 
-// chunked sends data without saying how long it is.
+// chunked sends data without a length.
 func chunked(data []byte) behavior {
 	return func(_ *origin, _ int, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("ETag", `"chunked"`)
@@ -276,15 +277,15 @@ func status(code int, fields ...string) behavior {
 	}
 }
 
-// A clock that is moved by hand goes on by itself too.
+// A clock runs, and tests can also advance it.
 type clock struct{ ahead atomic.Int64 }
 
 func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
 func discard() *slog.Logger              { return slog.New(slog.DiscardHandler) }
 
-// sourcesOf returns a process's way to sources, which waits so long for one
-// that stands still.
+// sourcesOf returns a process's client of sources, which waits for a stalled one
+// for patience.
 func (w *world) sourcesOf(owner string, patience time.Duration) *source.Client {
 	c := source.New(source.Config{
 		Policy: netpolicy.Policy{Loopback: true}, UserAgent: owner, StallTimeout: patience, HeaderTimeout: time.Minute,
@@ -293,8 +294,8 @@ func (w *world) sourcesOf(owner string, patience time.Duration) *source.Client {
 	return c
 }
 
-// smallParts is a store that takes parts of any size: fetching some megabytes
-// for each of these tests would take minutes.
+// smallParts is a store that accepts parts of any size: with parts of some
+// megabytes these tests would take minutes.
 type smallParts struct {
 	*memstore.Root
 	mu    sync.Mutex
@@ -341,8 +342,8 @@ type world struct {
 	src   string
 }
 
-// newWorld returns a catalog whose only entry is the origin's image, with
-// what is known of it.
+// newWorld returns a catalog whose only entry is the origin's image, with the
+// fields of known.
 func newWorld(t *testing.T, src string, known entry.Entry) *world {
 	t.Helper()
 	w := &world{t: t, root: &smallParts{Root: memstore.New(), parts: map[string][]byte{}}, src: src, ref: layout.RefOf(src)}
@@ -363,8 +364,7 @@ func (w *world) entry(known entry.Entry) {
 	}
 }
 
-// process returns the function as another process has it, with its own way
-// to the store.
+// process returns the function of another process, with its own root.
 func (w *world) process(owner string, root store.Root) *Function {
 	log, m := discard(), metric.New()
 	inv := inventory.New(inventory.Config{Images: memstore.New(), Catalog: root, Now: w.clock.now, Log: log})
@@ -404,16 +404,16 @@ func (w *world) job() job.Job {
 	return j
 }
 
-// finish handles the task as often as the queue would bring it back, until
-// the job has ended.
+// finish handles the task again, as the queue would redeliver it, until the job has
+// ended.
 func (w *world) finish(f *Function) job.Job {
 	w.t.Helper()
 	for range 20 {
-		_ = f.Handle(w.t.Context(), w.task()) // the job says how it went
+		_ = f.Handle(w.t.Context(), w.task()) // the job has the outcome
 		if j := w.job(); !j.Status.Active() {
 			return j
 		}
-		w.clock.advance(time.Minute) // the queue's patience, and any lease
+		w.clock.advance(time.Minute) // longer than the queue's delays and a lease
 	}
 	j := w.job()
 	w.t.Fatalf("the job does not end: %s %s (%s)", j.Status, j.Error, j.Checkpoint)
@@ -462,7 +462,7 @@ func (w *world) honest() {
 	}
 }
 
-// clean checks that nothing half is left.
+// clean checks that no incomplete upload is left.
 func (w *world) clean() {
 	w.t.Helper()
 	if left := w.keys(layout.StagingPrefix); len(left) > 0 {
@@ -473,7 +473,7 @@ func (w *world) clean() {
 	}
 }
 
-// has checks that the fetch has brought data, and nothing else.
+// has checks that the fetch has stored data, and nothing else.
 func (w *world) has(data []byte) {
 	w.t.Helper()
 	j := w.job()
@@ -491,8 +491,8 @@ func (w *world) has(data []byte) {
 	}
 }
 
-// failed checks that the fetch has failed for a reason that has all words,
-// and that nothing of it is to be seen.
+// failed checks that the fetch has failed with a reason that contains all words,
+// and that no blob exists.
 func (w *world) failed(words ...string) {
 	w.t.Helper()
 	j := w.job()
@@ -517,7 +517,7 @@ func (w *world) failed(words ...string) {
 	}
 }
 
-// eventually waits for what another goroutine is about to do.
+// eventually waits for a condition that another goroutine brings about.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {

@@ -16,8 +16,8 @@ import (
 	"imageroot/shared/queue"
 )
 
-// A source may do anything. A fetch ends with exactly the bytes that it had to
-// bring, or says what is wrong and leaves nothing.
+// For any behavior of the source, a fetch stores exactly the right bytes, or fails
+// with the reason and leaves nothing.
 func TestHostileSources(t *testing.T) {
 	a, b := imageA, imageB
 	unknown := entry.Entry{}
@@ -45,8 +45,8 @@ func TestHostileSources(t *testing.T) {
 		name   string
 		source behavior
 		known  entry.Entry
-		want   []byte   // that, or
-		words  []string // a failure that says these
+		want   []byte   // the stored bytes, or
+		words  []string // in the reason of the failure
 	}{
 		{"good", good(a), unknown, a, nil},
 		{"good, of a known digest", good(a), knows(a), a, nil},
@@ -209,8 +209,8 @@ func TestHostileSources(t *testing.T) {
 	}
 }
 
-// TestSlowSources has sources that keep sending, but next to nothing. They do not
-// keep a worker.
+// TestSlowSources has sources that keep sending, but below the minimum rate. They
+// do not occupy a worker.
 func TestSlowSources(t *testing.T) {
 	const slow = "too slow"
 	onlyByte := func(end func(behavior, int) behavior) behavior {
@@ -235,7 +235,7 @@ func TestSlowSources(t *testing.T) {
 			w.failed(slow)
 		})
 	}
-	// What came before is kept, and the next run has it all.
+	// The parts before that are kept, and the next run completes the fetch.
 	t.Run("after a part", func(t *testing.T) {
 		t.Parallel()
 		o := newOrigin(t, nil)
@@ -261,7 +261,7 @@ func TestSlowSources(t *testing.T) {
 	})
 }
 
-// drip lets b answer, a byte at a time.
+// drip answers by b, a byte at a time.
 func drip(b behavior) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		b(o, n, &dripWriter{w, r}, r)
@@ -288,7 +288,8 @@ func (d *dripWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A signed URL that a source redirects to expires; the source gives another.
+// If a signed URL that a source redirects to expires, the source redirects to a new
+// one.
 func TestExpiringRedirect(t *testing.T) {
 	t.Parallel()
 	served := map[string]int{}
@@ -316,8 +317,8 @@ func TestExpiringRedirect(t *testing.T) {
 	w.clean()
 }
 
-// A source that allows ranges is asked for several at once, and never for
-// what comes after a part that is not safe yet.
+// A fetch requests several ranges at once if the source serves ranges, and none
+// beyond a part that is not stored yet.
 func TestParallelRanges(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, nil)
@@ -337,7 +338,8 @@ func TestParallelRanges(t *testing.T) {
 		now++
 		most = max(most, now)
 		o.mu.Unlock()
-		// The first of a part waits for the others, so that they are seen together.
+		// The first range of a part waits for the others, so that they are in flight
+		// together.
 		if n > 1 {
 			deadline := time.Now().Add(5 * time.Second)
 			for together := false; !together && time.Now().Before(deadline); time.Sleep(time.Millisecond) {

@@ -15,8 +15,8 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// An image of the manifest has the manifest's name, whatever its URL ends in, and is
-// fetched by the URL as the manifest spells it.
+// An image of the manifest has the manifest's name, not that of its URL, and can be
+// fetched by the URL in the manifest's spelling.
 func TestFetchOfManifest(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/download?id=5", "/", "/x.tar.gz", "/x.img#part"} {
@@ -42,7 +42,7 @@ func TestFetchOfManifest(t *testing.T) {
 			continue
 		}
 		w.has(imageA)
-		// The fetch wrote past this inventory.
+		// The fetch did not write through this inventory.
 		if err := f.Inventory.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}

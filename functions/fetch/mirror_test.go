@@ -18,8 +18,7 @@ import (
 	"imageroot/shared/record/recordtest"
 )
 
-// mirror serves data as the nth of several servers does, with an ETag and a
-// date of its own.
+// mirror serves data as the nth of several servers, with its own ETag and date.
 func mirror(data []byte) behavior {
 	return func(_ *origin, n int, w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", fmt.Sprintf(`"mirror-%d"`, n%3))
@@ -27,7 +26,7 @@ func mirror(data []byte) behavior {
 	}
 }
 
-// ranges lets refused answer the requests for part of the source.
+// ranges answers requests for a range by refused, and others by whole.
 func ranges(refused, whole behavior) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		b := whole
@@ -38,7 +37,7 @@ func ranges(refused, whole behavior) behavior {
 	}
 }
 
-// crowded refuses what comes while it serves most others.
+// crowded refuses requests while it serves the maximum number of others.
 func crowded(most int64, b behavior) behavior {
 	var now atomic.Int64
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
@@ -51,8 +50,8 @@ func crowded(most int64, b behavior) behavior {
 	}
 }
 
-// A source that some server can give whole is fetched, whatever others that its
-// URL leads to say.
+// A source is fetched if one of its servers can send the whole, even if others
+// refuse.
 func TestUnevenSources(t *testing.T) {
 	t.Parallel()
 	a, b := imageA, imageB
@@ -94,8 +93,8 @@ func TestUnevenSources(t *testing.T) {
 	}
 }
 
-// Mirrors are one source to a digest: nothing is asked for twice, in one run or
-// after another.
+// With a digest, mirrors are one source: no byte is requested twice, in one run or
+// in several.
 func TestMirrorsAreOneSource(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, mirror(longA))
@@ -112,7 +111,7 @@ func TestMirrorsAreOneSource(t *testing.T) {
 	}
 }
 
-// expires serves the first part of an image, and refuses what comes after it.
+// expires serves the first part of an image, and refuses the rest.
 func expires(t *testing.T, data []byte) behavior {
 	return func(o *origin, n int, w http.ResponseWriter, r *http.Request) {
 		b := good(data)
@@ -123,8 +122,8 @@ func expires(t *testing.T, data []byte) behavior {
 	}
 }
 
-// The parts that came from a URL which then expired are there for another URL
-// of the same content, and for the same one.
+// The parts from a URL that has expired are resumed by a fetch of the same content,
+// from the same URL or another.
 func TestExpiredURL(t *testing.T) {
 	t.Parallel()
 	size := int64(len(longA))
@@ -158,7 +157,7 @@ func TestExpiredURL(t *testing.T) {
 	}
 }
 
-// What a URL that expired has left is swept a day later.
+// The parts from a URL that has expired are swept a day later.
 func TestExpiredURLIsSwept(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, expires(t, longA))
@@ -168,7 +167,7 @@ func TestExpiredURLIsSwept(t *testing.T) {
 	w.failed("403", "kept for a day")
 }
 
-// What a job of a newer version has left is not swept.
+// The parts of a job of a newer version are not swept.
 func TestNewerJobKeepsParts(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, expires(t, longA))
@@ -195,7 +194,7 @@ func TestNewerJobKeepsParts(t *testing.T) {
 	}
 }
 
-// What was fetched by a newer version is not fetched by this one.
+// A source with a fetched record of a newer version is not fetched.
 func TestNewerFetched(t *testing.T) {
 	t.Parallel()
 	for _, queued := range []bool{false, true} {

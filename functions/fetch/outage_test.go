@@ -13,13 +13,14 @@ import (
 	"imageroot/shared/queue"
 )
 
-// TestOutage has a source go away for longer than a run asks it, after the
+// TestOutage has a source that fails for longer than a run retries it, after the
 // first part of an image.
 func TestOutage(t *testing.T) {
 	down := func(*origin, int, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	busy := status(http.StatusServiceUnavailable)
 	size := int64(len(longA))
-	// begin runs the fetch until the source is away, and checks that what came is kept.
+	// begin runs the fetch until the source fails, and checks that the first part is
+	// kept.
 	begin := func(t *testing.T, o *origin, w *world, away behavior) {
 		t.Helper()
 		w.enqueue()
@@ -46,7 +47,7 @@ func TestOutage(t *testing.T) {
 			w := newWorld(t, o.url(), knows(longA))
 			begin(t, o, w, away)
 			w.clock.advance(6 * time.Hour)
-			_ = w.process("b", w.root).Handle(t.Context(), w.task()) // still away
+			_ = w.process("b", w.root).Handle(t.Context(), w.task()) // the outage continues
 			if j := w.job(); j.Status != job.Queued {
 				t.Fatalf("after six hours: %s: %s", j.Status, j.Error)
 			}
@@ -68,7 +69,7 @@ func TestOutage(t *testing.T) {
 			w.failed("tried")
 		})
 	}
-	// What nobody could go on with is not waited for.
+	// A job does not wait for the source if the fetch could not be resumed.
 	t.Run("without validators or a digest", func(t *testing.T) {
 		t.Parallel()
 		o := newOrigin(t, when(first(1), cut(serving(longA, ""), testPart+1000, true), down))

@@ -14,8 +14,9 @@ import (
 	"imageroot/shared/source"
 )
 
-// A download that a process's settings forbid is left to the processes with
-// the settings of the one that queued it. Where that is its own, it fails.
+// A download that a process's settings forbid is left to processes with the
+// settings of the one that queued it. It fails if the process's own settings are
+// the same.
 func TestForbiddenHere(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, good(smallA))

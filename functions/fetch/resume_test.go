@@ -29,7 +29,8 @@ var (
 	longB = content(4, 2*testPart+testSegment+12345)
 )
 
-// checkpoint reads the job's; it stays as it is where there is none.
+// checkpoint reads the job's checkpoint into cp, which stays unchanged if there is
+// none.
 func (w *world) checkpoint(cp *checkpoint) {
 	if err := w.readCheckpoint(cp); err != nil {
 		w.t.Error(err)
@@ -57,8 +58,7 @@ func (w *world) edit(change func(json.RawMessage) any) {
 	}
 }
 
-// interrupted runs the fetch in a process that is shut down within the
-// second part, and returns where the origin was by then.
+// interrupted runs the fetch in a process that is shut down within the second part.
 func (w *world) interrupted(o *origin, b behavior) {
 	w.t.Helper()
 	ctx, shutdown := context.WithCancel(w.t.Context())
@@ -66,8 +66,8 @@ func (w *world) interrupted(o *origin, b behavior) {
 	o.become(func(o *origin, n int, rw http.ResponseWriter, r *http.Request) {
 		var cp checkpoint
 		err := w.readCheckpoint(&cp)
-		// A request of before the shutdown may get here after the test has
-		// damaged the checkpoint.
+		// A request from before the shutdown may arrive after the test has damaged
+		// the checkpoint.
 		if err != nil && ctx.Err() == nil {
 			w.t.Error(err)
 		}
@@ -85,15 +85,15 @@ func (w *world) interrupted(o *origin, b behavior) {
 	}
 }
 
-// TestResume interrupts a fetch and goes on in another process: it asks for
-// what it does not have, and no more.
+// TestResume interrupts a fetch and resumes it in another process, which requests
+// only the missing bytes.
 func TestResume(t *testing.T) {
 	t.Parallel()
 	size := int64(len(longA))
 	for _, tt := range []struct {
 		name  string
 		known entry.Entry
-		then  behavior // of the origin, in between
+		then  behavior // of the origin, after the interruption
 		begin func(w *world)
 		want  []byte
 		asked int64 // at most
@@ -137,8 +137,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// An ETag may have bytes that no record holds (obs-text, RFC 9110 section 8.8.3).
-// The date still tells that the source has not changed.
+// An ETag may have bytes that a record cannot hold (obs-text, RFC 9110 §8.8.3). The
+// date still shows that the source has not changed.
 func TestResumeOddETag(t *testing.T) {
 	t.Parallel()
 	size := int64(len(longA))
@@ -156,8 +156,8 @@ func TestResumeOddETag(t *testing.T) {
 	}
 }
 
-// Without validators and without a digest nobody could tell whether what
-// comes after an interruption is of the same image.
+// Without validators and without a digest, a fetch begins again after an
+// interruption: the rest could be of another image.
 func TestNoValidatorsNoResume(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, nil)
@@ -184,7 +184,7 @@ func TestNoValidatorsNoResume(t *testing.T) {
 	w.clean()
 }
 
-// TestDamagedCheckpoint goes on from checkpoints that are not what was saved.
+// TestDamagedCheckpoint resumes from checkpoints that were changed.
 func TestDamagedCheckpoint(t *testing.T) {
 	t.Parallel()
 	edit := func(change func(*checkpoint)) func(json.RawMessage) any {
@@ -224,13 +224,13 @@ func TestDamagedCheckpoint(t *testing.T) {
 			f := w.process("b", w.root)
 			w.finish(f)
 			w.has(longA)
-			// Parts whose upload no record names any more are swept a day later.
+			// Parts of an upload that no record names are swept a day later.
 			w.swept(f)
 		})
 	}
 }
 
-// swept checks that nothing half is left after a day.
+// swept checks that no incomplete upload is left after a day.
 func (w *world) swept(f *Function) {
 	w.t.Helper()
 	w.clock.advance(25 * time.Hour)
@@ -240,8 +240,8 @@ func (w *world) swept(f *Function) {
 	w.clean()
 }
 
-// A fetch that hangs in a stalled source ends soon after it is cancelled,
-// in whatever process that is.
+// A fetch that waits for a stalled source ends soon after it is cancelled, in any
+// process.
 func TestCancelInAStall(t *testing.T) {
 	t.Parallel()
 	for _, b := range []behavior{
@@ -276,7 +276,7 @@ func TestCancelInAStall(t *testing.T) {
 	}
 }
 
-// routes serves the function's routes to everybody.
+// routes serves the function's routes without authentication.
 func (w *world) routes(f *Function) http.Handler {
 	return web.Handler(web.Config{Auth: allowAll{}, Metric: metric.New(), Log: discard()}, f.Routes())
 }
@@ -303,7 +303,8 @@ func TestCancelBetweenRuns(t *testing.T) {
 	w.clean()
 }
 
-// A download is cancelled by any spelling of its name, its own first.
+// A download is cancelled by any spelling of its name. The exact spelling has
+// precedence.
 func TestCancelBySpelling(t *testing.T) {
 	t.Parallel()
 	const composed, decomposed = "\u00fc.img", "u\u0308.img"
@@ -335,7 +336,7 @@ func TestCancelBySpelling(t *testing.T) {
 	}
 }
 
-// Two processes receive the task of one job: one of them does it, once.
+// If two processes receive the task of one job, one of them runs it, once.
 func TestRace(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, good(imageA))
@@ -381,8 +382,8 @@ func (w *world) events(kinds ...string) {
 	}
 }
 
-// A fetch of bytes that another source brought costs nothing, and leaves
-// nothing of what it had itself.
+// A fetch of bytes that another source has provided requests nothing, and removes
+// its own parts.
 func TestBroughtByAnother(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, nil)
@@ -401,7 +402,7 @@ func TestBroughtByAnother(t *testing.T) {
 	}
 }
 
-// The room that a store has left says nothing of what is there already.
+// A fetch that resumes needs no room for the parts that are stored already.
 func TestFreeSpace(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, nil)

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 )
 
-// Every byte comes, once and in order, whatever the pieces that a body comes
-// in, and what ended it comes last.
+// blocks yields each byte once and in order, for any sizes of reads, and the error
+// that ended the reading last.
 func TestBlocks(t *testing.T) {
 	cut := errors.New("cut")
 	data := slices.Repeat([]byte("0123456789abcde"), 5*blockBytes/16+1)
@@ -46,7 +46,7 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
-// Who stops early leaves nothing behind once the body is closed.
+// After an early stop, no goroutine is left once the body is closed.
 func TestBlocksStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()

@@ -28,7 +28,7 @@ import (
 
 var middling = noise(5, 2*mib)
 
-// packed is data in gzip.
+// packed returns data in gzip.
 func packed(t *testing.T, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -42,14 +42,14 @@ func packed(t *testing.T, data []byte) []byte {
 	return b.Bytes()
 }
 
-// checking returns a process that checks, and what it sends to be checked.
+// checking returns a process that checks, and its queue of check jobs.
 func (w *world) checking(owner string, catalog store.Root) (*process, *sender) {
 	p, checks := w.process(owner, catalog), new(sender)
 	p.Jobs.Queues[job.Check] = checks
 	return p, checks
 }
 
-// known returns what is known of bytes; nil: nothing.
+// known returns the content record of bytes, or nil if there is none.
 func (w *world) known(sha256 layout.SHA256) *content.Record {
 	w.t.Helper()
 	rec, _, err := record.Read[content.Record](context.Background(), w.catalog, layout.ContentKey(sha256))
@@ -71,7 +71,7 @@ func (w *world) checkJob(sha256 layout.SHA256) job.Job {
 	return j
 }
 
-// hashAndInspect brings an image as far as its check, which is queued.
+// hashAndInspect hashes and inspects an image. Its check is queued.
 func (w *world) hashAndInspect(p *process, data []byte) (sha256 layout.SHA256) {
 	w.t.Helper()
 	w.put(imageName, data)
@@ -90,7 +90,7 @@ func TestCheck(t *testing.T) {
 		if sent := checks.take(); len(sent) != 1 || sent[0] != string(`{"check":"`+sha)+`"}` {
 			t.Errorf("queued: %v", sent)
 		}
-		// Inspected again, it is neither read nor queued again.
+		// A second inspection neither reads it nor queues it again.
 		w.inspect(p, imageName)
 		if sent := checks.take(); len(sent) != 0 {
 			t.Errorf("queued again: %v", sent)
@@ -104,12 +104,12 @@ func TestCheck(t *testing.T) {
 			t.Errorf("job: %+v", j)
 		}
 		w.hashed(packed(t, middling))
-		w.until(p, job.Check.Task(string(sha))) // comes twice
+		w.until(p, job.Check.Task(string(sha))) // delivered twice
 		w.events(activity.ImageHashed)
 	})
 }
 
-// What no disk gets after decompression is known by its check.
+// A check finds that there is no disk in a compressed image.
 func TestCheckFindsNoDisk(t *testing.T) {
 	tar := slices.Concat(make([]byte, 257), []byte("ustar"), make([]byte, 2*mib))
 	for what, inside := range map[string][]byte{
@@ -127,13 +127,13 @@ func TestCheckFindsNoDisk(t *testing.T) {
 	}
 }
 
-// Whatever is wrong fails the check and nothing else.
+// A fault of the image fails the check and nothing else.
 func TestCheckFails(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
 		data := packed(t, middling)[:1_000_000]
 		sha := w.hashAndInspect(p, data)
-		time.Sleep(time.Second) // events of one moment have no order
+		time.Sleep(time.Second) // events of the same time have no order
 		w.until(p, job.Check.Task(string(sha)))
 		if c := w.known(sha).Check; c.Verdict != content.Truncated || c.Offset != 1_000_000 || c.RawSizeBytes != nil {
 			t.Errorf("verdict: %+v", c)
@@ -143,7 +143,7 @@ func TestCheckFails(t *testing.T) {
 		}
 		w.events(activity.ImageCheckFailed, activity.ImageHashed)
 		w.hashed(data)
-		// It is not tried again by itself.
+		// It is not retried automatically.
 		q, checks := w.checking("b", w.catalog)
 		w.until(q, queue.Reconcile{})
 		if sent := checks.take(); len(sent) != 0 {
@@ -152,8 +152,8 @@ func TestCheckFails(t *testing.T) {
 	})
 }
 
-// TestCheckFrozen stops a process at each of its writes; another one does the
-// check, and then the first wakes up. TestCheckFaults fails each write.
+// TestCheckFrozen stops a process at each of its writes. Another one runs the
+// check, and then the first resumes. TestCheckFaults fails each write.
 func TestCheckFrozen(t *testing.T) {
 	reached := 0
 	const most = 10
@@ -171,9 +171,9 @@ func TestCheckFrozen(t *testing.T) {
 				case <-z.hit:
 					reached = max(reached, at)
 				default:
-					return // it is done
+					return // the check has ended
 				}
-				time.Sleep(time.Minute) // the lease is over
+				time.Sleep(time.Minute) // the lease lapses
 				second, _ := w.checking("second", w.catalog)
 				w.until(second, job.Check.Task(string(sha)))
 				close(z.thaw)
@@ -198,7 +198,7 @@ func TestCheckFaults(t *testing.T) {
 				s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
 				p, _ := w.checking("a", s)
 				sha := w.hashAndInspect(p, packed(t, smallA))
-				w.inspect(p, imageName) // as reconciling has it done
+				w.inspect(p, imageName) // as reconciling would
 				for range 20 {
 					w.until(p, job.Check.Task(string(sha)))
 					if !w.checkJob(sha).Status.Active() {
@@ -218,8 +218,7 @@ func TestCheckFaults(t *testing.T) {
 	}
 }
 
-// A shutdown has the check begin again; a deadline, after a run that was long
-// enough, ends it.
+// A check begins again after a shutdown. A deadline after a long run ends it.
 func TestCheckStopped(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -250,7 +249,7 @@ func TestCheckStopped(t *testing.T) {
 				time.AfterFunc(c.patience, cancel)
 			}
 			defer cancel()
-			_ = p.Handle(ctx, job.Check.Task(string(sha)).Encode()) // as the job says
+			_ = p.Handle(ctx, job.Check.Task(string(sha)).Encode()) // the job has the outcome
 			rec, j := w.known(sha), w.checkJob(sha)
 			if j.Status != c.status || (rec.Check != nil) != (c.status == job.Failed) {
 				t.Errorf("%s: %+v, %+v", c.name, j, rec.Check)
@@ -271,8 +270,8 @@ func TestCheckStopped(t *testing.T) {
 	}
 }
 
-// TestCheckReplaced replaces an image while it is checked: what was read may be
-// of both, and says nothing of either.
+// TestCheckReplaced replaces an image while it is checked. The bytes read may be of
+// both versions, so there is no verdict.
 func TestCheckReplaced(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
@@ -287,7 +286,7 @@ func TestCheckReplaced(t *testing.T) {
 		if _, again := errors.AsType[*queue.Retry](err); !again || w.known(sha).Check != nil {
 			t.Errorf("%v, verdict %+v", err, w.known(sha).Check)
 		}
-		// The bytes come back, and are checked.
+		// The same bytes are stored again, and checked.
 		w.put("copy.img.gz", old)
 		w.inspect(p, "copy.img.gz")
 		w.until(p, job.Hash.Task("copy.img.gz"))
@@ -298,7 +297,7 @@ func TestCheckReplaced(t *testing.T) {
 	})
 }
 
-// However often a check is stopped in order, it is not given up.
+// A check that is stopped in order any number of times is not given up.
 func TestCheckStoppedOften(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
@@ -322,7 +321,7 @@ func TestCheckStoppedOften(t *testing.T) {
 	})
 }
 
-// A check that ends the process each time is given up.
+// A check that kills the process each time is given up.
 func TestCheckGivenUp(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
@@ -339,7 +338,7 @@ func TestCheckGivenUp(t *testing.T) {
 			t.Errorf("%+v, %+v", c, j)
 		}
 	})
-	// And so is one whose message is received too often.
+	// So is one whose message is received too often.
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
 		sha := w.hashAndInspect(p, packed(t, smallA))
@@ -377,7 +376,7 @@ func (w *world) send(p *process, method, target, body string) (code int, err err
 	return answer.Code, err
 }
 
-// A cancelled check is not queued again until an operator asks for it.
+// A cancelled check is not queued again until an operator requests it.
 func TestCheckCancelled(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		bubble(t, func(w *world) {
@@ -422,8 +421,8 @@ func TestCheckCancelled(t *testing.T) {
 	}
 }
 
-// What was there before checks were is checked by and by, and not at all where
-// they are turned off.
+// Images from before there were checks are checked a few at a time, and not if
+// checks are turned off.
 func TestChecksByAndBy(t *testing.T) {
 	const images = maxChecks + 15
 	for _, known := range []bool{true, false} {
@@ -435,7 +434,7 @@ func TestChecksByAndBy(t *testing.T) {
 				w.put(name, data)
 				w.inspect(off, name)
 				w.until(off, job.Hash.Task(string(name)))
-				if !known { // as of a catalog from before there were checks
+				if !known { // like a catalog from before there were checks
 					if err := w.catalog.Delete(w.t.Context(), layout.ContentKey(sum256(data))); err != nil {
 						t.Fatal(err)
 					}
@@ -457,7 +456,7 @@ func TestChecksByAndBy(t *testing.T) {
 			if len(names) != maxChecks {
 				t.Fatalf("%d checks are queued: %v", len(names), names)
 			}
-			// Each that is done brings the next.
+			// Each check that ends queues the next.
 			ended := 0
 			for ; len(names) > 0 && ended <= images; ended++ {
 				for s := range names {
@@ -508,7 +507,7 @@ func TestChecksByAndBy(t *testing.T) {
 	})
 }
 
-// What is known of bytes that are gone is kept for a day.
+// The content record of deleted bytes is kept for a day.
 func TestForgetContents(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)
@@ -532,7 +531,7 @@ func TestForgetContents(t *testing.T) {
 	})
 }
 
-// A check that takes long holds up no others but long ones, and those only.
+// A long check delays only other long checks.
 func TestCheckBesideLong(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
@@ -561,7 +560,7 @@ func TestCheckBesideLong(t *testing.T) {
 		if waited := time.Since(before); waited > longTime+20*time.Second {
 			t.Errorf("a check waited %s for a long one", waited)
 		}
-		// One that is known to be long is put off without reading it again.
+		// A check that is known to be long is delayed without reading the image again.
 		second, err := p.turns.begin(ctx, p.Now)
 		if err != nil || second.lengthen() {
 			t.Errorf("two long checks at once (%v)", err)
@@ -588,11 +587,11 @@ func TestCheckBesideLong(t *testing.T) {
 	})
 }
 
-// An image that says to be larger than what is read through is not begun with.
+// An image whose metadata has a size above the limit is not read.
 func TestCheckBeyond(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.checking("a", w.catalog)
-		// One frame of 1 TiB (RFC 8878, section 3.1.1.1), as far as its header goes.
+		// One frame of 1 TiB (RFC 8878, section 3.1.1.1), by its header.
 		frame := append([]byte("\x28\xb5\x2f\xfd\xe0"), 0, 0, 0, 0, 0, 1, 0, 0)
 		sha := w.hashAndInspect(p, append(frame, 0x03, 0x00, 0x00, 0)) // the last block, of one zero
 		w.until(p, job.Check.Task(string(sha)))

@@ -34,7 +34,7 @@ import (
 
 const imageName = "x.img"
 
-// noise is an image that no other seed gives.
+// noise returns an image that depends on the seed.
 func noise(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	var s [32]byte
@@ -49,7 +49,7 @@ func sum256(b []byte) layout.SHA256 {
 }
 func sum512(b []byte) string { s := sha512.Sum512(b); return hex.EncodeToString(s[:]) }
 
-// A sender keeps what is sent.
+// A sender keeps the messages sent.
 type sender struct {
 	mu   sync.Mutex
 	sent []string
@@ -80,7 +80,7 @@ type tap struct {
 	read func(ctx context.Context, offset int64) error // before each piece; may be nil
 
 	mu    sync.Mutex
-	bytes int64 // that were read of images
+	bytes int64 // read of images
 }
 
 func (p *tap) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
@@ -122,10 +122,10 @@ func newWorld(t *testing.T) *world {
 	return &world{t, memstore.New(), memstore.New()}
 }
 
-// put stores an object, and lets it settle.
+// put stores an object and waits until it has settled.
 func (w *world) put(name image.Name, data []byte) store.Version {
 	w.t.Helper()
-	time.Sleep(time.Second) // versions differ by it
+	time.Sleep(time.Second) // so that versions differ in their time
 	v, err := w.images.Put(w.t.Context(), layout.ImageKey(name), bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		w.t.Fatal(err)
@@ -134,14 +134,14 @@ func (w *world) put(name image.Name, data []byte) store.Version {
 	return v
 }
 
-// A process is the function as another process has it.
+// A process is the function of one process.
 type process struct {
 	*Function
 	tap               *tap
 	inspections, work *sender
 }
 
-// process returns one with its own way to the catalog root.
+// process returns a process with its own catalog root.
 func (w *world) process(owner string, catalog store.Root) *process {
 	log := slog.New(slog.DiscardHandler)
 	inv := inventory.New(inventory.Config{Images: w.images, Catalog: w.catalog, Now: time.Now, Log: log})
@@ -159,13 +159,13 @@ func (w *world) process(owner string, catalog store.Root) *process {
 	return p
 }
 
-// inspect has p inspect an image until that works.
+// inspect has p inspect an image until that succeeds.
 func (w *world) inspect(p *process, name image.Name) {
 	w.t.Helper()
 	w.until(p, queue.InspectImage(name))
 }
 
-// run has p do the image's job until that has ended.
+// run has p run the image's job until it has ended.
 func (w *world) run(p *process) job.Job {
 	w.t.Helper()
 	for range 20 {
@@ -178,7 +178,7 @@ func (w *world) run(p *process) job.Job {
 	return job.Job{}
 }
 
-// until handles a task until that is no error, as a queue does.
+// until handles a task until that returns no error, as a queue does.
 func (w *world) until(p *process, t queue.Task) {
 	w.t.Helper()
 	var err error
@@ -213,8 +213,7 @@ func (w *world) record() *digest.Record {
 	return &rec
 }
 
-// honest checks what must hold at every moment: a digest record of the version
-// that is there is right.
+// honest checks the invariant: a digest record of the current version is right.
 func (w *world) honest() {
 	w.t.Helper()
 	body, info, err := w.images.Get(context.Background(), imageName, store.All, "")
@@ -231,7 +230,7 @@ func (w *world) honest() {
 	}
 }
 
-// hashed checks that the image is known to be data.
+// hashed checks that the digest record is that of data.
 func (w *world) hashed(data []byte) {
 	w.t.Helper()
 	info, err := w.images.Head(context.Background(), imageName)
@@ -265,17 +264,17 @@ func (w *world) events(kinds ...string) {
 	}
 }
 
-// A freezer is the way to the records of a process that stops at one of its
-// writes, before or after it took effect, until it is thawed.
+// A freezer is the catalog root of a process that stops at one of its writes,
+// before or after the write takes effect, until it is thawed.
 type freezer struct {
 	store.Root
 	at    int  // the write, from 1
-	after bool // it has taken effect
+	after bool // the write has taken effect
 
 	mu     sync.Mutex
 	writes int
 	frozen bool
-	hit    chan struct{} // closed then
+	hit    chan struct{} // closed at the write
 	thaw   chan struct{}
 }
 

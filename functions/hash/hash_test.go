@@ -69,7 +69,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// A fresh object is not hashed: its writer may not be done.
+// A fresh object is not hashed: it may still be written.
 func TestSettle(t *testing.T) {
 	bubble(t, func(w *world) {
 		p := w.process("a", w.catalog)
@@ -96,7 +96,8 @@ func slowly(ctx context.Context, _ int64) error {
 	}
 }
 
-// A shutdown costs nothing, and what the image became meanwhile is read anew.
+// After a shutdown, a hash resumes at the same byte, or begins again if the image was
+// replaced meanwhile.
 func TestShutdown(t *testing.T) {
 	for _, changed := range []bool{false, true} {
 		bubble(t, func(w *world) {
@@ -128,7 +129,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// A kill costs what was read in ten seconds, at the most.
+// A kill costs the bytes read in the last ten seconds at most.
 func TestKill(t *testing.T) {
 	for _, at := range []time.Duration{3 * time.Second, 9900 * time.Millisecond, 17 * time.Second, 23 * time.Second} {
 		bubble(t, func(w *world) {
@@ -140,7 +141,7 @@ func TestKill(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- a.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) }()
 			time.Sleep(at)
-			go z.wait(true) // nothing that it writes from here on arrives
+			go z.wait(true) // its writes no longer arrive
 			synctest.Wait()
 			a.tap.mu.Lock()
 			read := a.tap.bytes
@@ -157,7 +158,7 @@ func TestKill(t *testing.T) {
 				t.Errorf("killed after %d bytes: %d bytes were read twice", read, lost)
 			}
 			w.events(activity.ImageHashed)
-			// The dead wakes up, and changes nothing.
+			// The frozen process resumes, and changes nothing.
 			before := w.record().Nonce
 			close(z.thaw)
 			<-done
@@ -198,7 +199,7 @@ func TestReplacedWhileRead(t *testing.T) {
 	}
 }
 
-// An upload that was hashed on its way ends the job that reads it.
+// An upload whose digest was computed as it arrived ends the job that reads it.
 func TestHashedByAnother(t *testing.T) {
 	bubble(t, func(w *world) {
 		v := w.put(imageName, imageA)
@@ -255,7 +256,7 @@ func TestDeletedMeanwhile(t *testing.T) {
 	}
 }
 
-// A read that hangs ends soon after the job is cancelled.
+// A blocked read ends soon after the job is cancelled.
 func TestCancel(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.put(imageName, imageA)
@@ -285,7 +286,7 @@ func TestCancel(t *testing.T) {
 		if j := w.job(); j.Status != job.Cancelled || w.record() != nil {
 			t.Errorf("the job is %s", j.Status)
 		}
-		// It stays cancelled until an operator asks again.
+		// It stays cancelled until an operator queues it again.
 		p.tap.read = nil
 		w.inspect(p, imageName)
 		if j := w.job(); j.Status != job.Cancelled {
@@ -337,7 +338,7 @@ func TestRace(t *testing.T) {
 	})
 }
 
-// TestDamagedCheckpoint begins again where a checkpoint is not what was saved.
+// TestDamagedCheckpoint changes the checkpoint: the hash begins again.
 func TestDamagedCheckpoint(t *testing.T) {
 	good := digest.New(false)
 	_, _ = good.Write(imageA[:3*mib]) // never fails
@@ -377,8 +378,8 @@ func TestDamagedCheckpoint(t *testing.T) {
 	}
 }
 
-// TestFrozenOwner stops a process at each of its writes, before and after that
-// took effect; another one takes the job over, and then the first wakes up.
+// TestFrozenOwner stops a process at each of its writes, before and after the write
+// takes effect. Another one claims the job, and then the first resumes.
 func TestFrozenOwner(t *testing.T) {
 	const most = 12
 	reached := 0
@@ -397,14 +398,14 @@ func TestFrozenOwner(t *testing.T) {
 					case <-z.hit:
 						reached = max(reached, at)
 					default:
-						return // it is done
+						return // the hash has ended
 					}
 					data := smallA
 					if changed {
 						data = smallB
 						w.put(imageName, smallB)
 					}
-					time.Sleep(time.Minute) // the lease is over
+					time.Sleep(time.Minute) // the lease lapses
 					second := w.process("second", w.catalog)
 					w.inspect(second, imageName)
 					w.run(second)
@@ -459,8 +460,8 @@ func TestFaultAtEveryWrite(t *testing.T) {
 	}
 }
 
-// A job over a store that fails comes back after the wait that its work asks
-// for, and counts as a failure only if it got no further.
+// If the store fails, a job is redelivered after the wait that its work returned,
+// and counts as a failure only if it made no progress.
 func TestComesBackLater(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.put(imageName, imageA)
@@ -481,7 +482,7 @@ func TestComesBackLater(t *testing.T) {
 	})
 }
 
-// A store that fails now and then only makes a hash slower.
+// Random failures of the store only make a hash slower.
 func TestRandomFaults(t *testing.T) {
 	for seed := range uint64(20) {
 		bubble(t, func(w *world) {
@@ -497,8 +498,8 @@ func TestRandomFaults(t *testing.T) {
 	}
 }
 
-// An image that cannot be read, such as one on a bad sector, fails its job after
-// a day. Reconciling tries it again a day later.
+// An image that cannot be read, such as one on a bad sector, fails its job after a
+// day. Reconciling queues it again a day later.
 func TestFailsAfterADay(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.put(imageName, imageA)
@@ -513,7 +514,7 @@ func TestFailsAfterADay(t *testing.T) {
 		w.inspect(p, imageName)
 		began := time.Now()
 		for w.job().Status == job.Queued {
-			_ = p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) // the queue would ask again
+			_ = p.Handle(w.t.Context(), job.Hash.Task(imageName).Encode()) // the queue would redeliver it
 			time.Sleep(time.Minute)
 		}
 		j, took := w.job(), time.Since(began)
@@ -585,8 +586,8 @@ func TestChecksumFiles(t *testing.T) {
 		{"of another file", map[string]string{".sha256": string(sum256(smallA) + "  y.img\n")}, []string{"sha256 error"}, false},
 		{"nonsense", map[string]string{".sha256": "nonsense\n"}, []string{"sha256 error"}, false},
 	} {
-		// They are there before the image is hashed, come while it is known
-		// from an upload, and go again.
+		// The files exist before the image is hashed, or are created after an
+		// upload has recorded its digest. Then they are removed.
 		for _, late := range []bool{false, true} {
 			bubble(t, func(w *world) {
 				p := w.process("a", w.catalog)
@@ -643,8 +644,7 @@ func TestChecksumFiles(t *testing.T) {
 	}
 }
 
-// A checksum file speaks of the image whose name looks the same, whichever way
-// its letters are composed.
+// A sidecar applies to the image whose name looks the same, in either Unicode form.
 func TestChecksumFileComposedOtherwise(t *testing.T) {
 	for _, names := range [][2]string{{"\u00fc.img", "u\u0308.img"}, {"u\u0308.img", "\u00fc.img"}} {
 		bubble(t, func(w *world) {
@@ -665,7 +665,7 @@ func TestChecksumFileComposedOtherwise(t *testing.T) {
 	}
 }
 
-// A job is asked for, and cancelled, by any spelling of the image's name.
+// A job is queued and cancelled by any spelling of the image's name.
 func TestJobSpelledOtherwise(t *testing.T) {
 	bubble(t, func(w *world) {
 		const there, asked = "u\u0308.img", "\u00fc.img"
@@ -684,8 +684,8 @@ func TestJobSpelledOtherwise(t *testing.T) {
 	})
 }
 
-// A job that waits for the workers of one process runs at once in another one that
-// is asked for it.
+// A job that waits for the workers of one process runs at once in another process
+// that receives the request for it.
 func TestQueuedElsewhere(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.put(imageName, smallA)
@@ -752,7 +752,7 @@ func TestReconcile(t *testing.T) {
 				t.Errorf("the job of %s: %v", name, err)
 			}
 		}
-		// Twice the same does the work once.
+		// Two inspections do the work once.
 		for range 2 {
 			w.inspect(p, "unhashed.img")
 		}
@@ -767,12 +767,11 @@ func TestReconcile(t *testing.T) {
 	})
 }
 
-// A request or task that meets a record of a newer version changes none of the
-// others.
+// A request or task that finds a record of a newer version changes no other record.
 func TestNewerRecords(t *testing.T) {
 	for what, tt := range map[string]struct {
 		key    func(sha256 layout.SHA256) store.Key
-		before func(w *world, sha256 layout.SHA256) // with another record that may change
+		before func(w *world, sha256 layout.SHA256) // prepares the other records, one of which do might change
 		do     func(w *world, p *process)
 	}{
 		"deleted, with a newer digest": {
@@ -815,7 +814,7 @@ func TestNewerRecords(t *testing.T) {
 	}
 }
 
-// enqueueHash queues the job of the image again.
+// enqueueHash requests the hash of the image again.
 func (w *world) enqueueHash() {
 	w.t.Helper()
 	jobs := &job.Jobs{Records: w.catalog, Now: time.Now}

@@ -19,9 +19,8 @@ import (
 	"imageroot/shared/store/memstore"
 )
 
-// A process that is killed and started again at once finds its jobs running,
-// under a lease that has seconds to go. They resume when that has ended, and do
-// not wait for the next reconciliation.
+// After a kill and an immediate restart, the jobs are still running by their
+// records. They resume when their leases lapse, before the next reconciliation.
 func TestTakeoverAfterRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const name = "disk.img"
@@ -32,7 +31,7 @@ func TestTakeoverAfterRestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute) // it is no fresh object
+		time.Sleep(time.Minute) // so that the object has settled
 		const left = 20 * time.Second
 		_, _, err = record.Change(ctx, catalog, layout.HashJobKey(name), func(j *job.Job, _ bool) error {
 			now := time.Now()

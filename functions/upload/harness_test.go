@@ -31,7 +31,7 @@ import (
 
 const testPart = store.MinPartBytes
 
-// content is an image that no other seed gives.
+// content returns an image that depends on the seed.
 func content(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	var s [32]byte
@@ -45,7 +45,7 @@ func sum256(b []byte) layout.SHA256 {
 	return layout.SHA256(hex.EncodeToString(s[:]))
 }
 
-// A sender keeps what is sent.
+// A sender keeps the messages sent.
 type sender struct {
 	mu   sync.Mutex
 	sent []string
@@ -81,8 +81,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// over makes the function anew, as another process has it, with its own way
-// to the roots.
+// over replaces the function by that of another process, with its own roots.
 func (w *world) over(images, catalog store.Root) {
 	log := slog.New(slog.DiscardHandler)
 	now := func() time.Time { return time.Now().Add(w.ahead) }
@@ -99,7 +98,7 @@ type everybody struct{}
 
 func (everybody) Authenticate(*http.Request) error { return nil }
 
-// do makes a request; fields are pairs.
+// do makes a request. fields are pairs of names and values.
 func (w *world) do(method, target string, body []byte, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, bytes.NewReader(body))
 	for i := 0; i < len(fields); i += 2 {
@@ -110,7 +109,7 @@ func (w *world) do(method, target string, body []byte, fields ...string) *httpte
 	return rec
 }
 
-// must is do for what must be answered so.
+// must is do, but fails the test if the answer has another status.
 func (w *world) must(status int, method, target string, body []byte, fields ...string) *httptest.ResponseRecorder {
 	w.t.Helper()
 	rec := w.do(method, target, body, fields...)
@@ -120,7 +119,7 @@ func (w *world) must(status int, method, target string, body []byte, fields ...s
 	return rec
 }
 
-// holds returns what is stored of an image, nil where there is none.
+// holds returns the bytes of an image, or nil if there is none.
 func (w *world) holds(name image.Name) []byte {
 	w.t.Helper()
 	body, _, err := w.images.Get(context.Background(), layout.ImageKey(name), store.All, "")
@@ -137,7 +136,7 @@ func (w *world) holds(name image.Name) []byte {
 	return data
 }
 
-// is checks what is stored of an image.
+// is checks the bytes of an image; nil means that there is none.
 func (w *world) is(name string, data []byte) {
 	w.t.Helper()
 	if got := w.holds(image.Name(name)); !bytes.Equal(got, data) {
@@ -146,8 +145,8 @@ func (w *world) is(name string, data []byte) {
 	w.honest(image.Name(name))
 }
 
-// honest checks what must hold at every moment: a digest record of the version
-// that is there is right. It returns the digest, if it is known.
+// honest checks the invariant: a digest record of the current version is right. It
+// returns the digest, or "" if there is none.
 func (w *world) honest(name image.Name) string {
 	w.t.Helper()
 	rec, _, err := record.Read[digest.Record](context.Background(), w.catalog, layout.DigestKey(name))
@@ -167,7 +166,7 @@ func (w *world) honest(name image.Name) string {
 	return string(rec.SHA256)
 }
 
-// clean checks that no half of an upload is left.
+// clean checks that no incomplete upload is left.
 func (w *world) clean() {
 	w.t.Helper()
 	for u, err := range w.images.PendingUploads(context.Background(), "") {
@@ -223,8 +222,8 @@ func (w *world) show(id string) view {
 	return decode[view](w.t, w.must(http.StatusOK, http.MethodGet, "/uploads/"+id, nil))
 }
 
-// assembled does what is on the assembly queue, as often as it comes back,
-// until the upload has ended.
+// assembled handles the tasks of the assemblies queue, and redeliveries, until the
+// upload has ended.
 func (w *world) assembled(id string) view {
 	w.t.Helper()
 	for range 20 {

@@ -31,7 +31,7 @@ func TestParts(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		order   []int32
-		restart bool // of the server, in between
+		restart bool // of the server, between parts
 		known   bool // the SHA-256 on completion
 	}{
 		{"in order", []int32{1, 2, 3}, false, true},
@@ -130,11 +130,11 @@ func TestPartsRefused(t *testing.T) {
 		t.Errorf("listed after it was abandoned: %s", list)
 	}
 
-	// While it is assembled, and after that, it takes no more parts.
+	// During and after the assembly, it accepts no more parts.
 	v = w.begun("x.img", len(small))
 	path = "/uploads/" + v.ID
 	w.send(v, small, 1)
-	for range 2 { // twice is once
+	for range 2 { // the second request does nothing
 		w.must(202, http.MethodPost, path+"/complete", nil)
 	}
 	w.must(409, http.MethodPut, path+"/parts/1", small)
@@ -148,8 +148,8 @@ func TestPartsRefused(t *testing.T) {
 	w.told(activity.ImageUploaded)
 }
 
-// A part that is sent again with other bytes, however late it is stored, never
-// leaves the digest of the bytes before.
+// A part that is sent again with other bytes never leaves the digest of the earlier
+// bytes, even if it is stored late.
 func TestPartReplaced(t *testing.T) {
 	t.Parallel()
 	other := content(14, len(small))
@@ -169,7 +169,7 @@ func TestPartReplaced(t *testing.T) {
 		if noted {
 			w.send(v, other, 1)
 		} else {
-			replace() // a request that is on its way has come to the store, and no further
+			replace() // a request in flight has reached the store, and no further
 		}
 		w.must(202, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
 		if got := w.assembled(v.ID); got.Status != completed || got.SHA256 != nil && *got.SHA256 != sum256(other) {
@@ -179,8 +179,8 @@ func TestPartReplaced(t *testing.T) {
 	}
 }
 
-// TestPartsFaults fails each write of a whole upload once, in each way, in
-// either root; the client sends again what was not answered well.
+// TestPartsFaults fails each write of a whole upload once, in each way, in either
+// root. The client retries each request that failed.
 func TestPartsFaults(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
@@ -208,7 +208,7 @@ func TestPartsFaults(t *testing.T) {
 				again(201, http.MethodPost, "/uploads", fmt.Appendf(nil, `{"name": "x.img", "size_bytes": %d}`, len(small)))
 				id := ""
 				for _, p := range w.uploads() {
-					id = p.ID // the last one is the one that was answered, if there are two
+					id = p.ID // if there are two, the last one was answered
 				}
 				again(200, http.MethodPut, "/uploads/"+id+"/parts/1", small)
 				again(202, http.MethodPost, "/uploads/"+id+"/complete", nil)
@@ -219,7 +219,7 @@ func TestPartsFaults(t *testing.T) {
 				if looks := w.looks.take(); len(looks) == 0 {
 					t.Errorf("write %d, %s: the hash function was told nothing", n, fault)
 				}
-				// What an answer that was lost has left is given up in time.
+				// An upload whose answer was lost is given up after a week.
 				images.Reset(nil)
 				catalog.Reset(nil)
 				w.ahead += keep + time.Hour
@@ -230,7 +230,7 @@ func TestPartsFaults(t *testing.T) {
 					t.Errorf("write %d, %s: a week later there is %+v", n, fault, all)
 				}
 				if inImages && fault == faultstore.After && n == 1 {
-					continue // nobody knows the ID of that one: the store's owner sweeps it
+					continue // no record has this ID: the owner of the store sweeps it
 				}
 				w.clean()
 			}
@@ -245,8 +245,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// While a store assembles, which can take minutes, its parts are not to be
-// seen. Who is asked for the same again waits for how that ends.
+// While a store assembles, which can take minutes, it does not list the parts.
+// Another process with the same task waits for the outcome.
 func TestAssembledByAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -289,8 +289,8 @@ func TestAssembledByAnother(t *testing.T) {
 	w.told(activity.ImageUploaded)
 }
 
-// The parts that two clients have sent to one upload are never made an image
-// of if either says which parts, or what image, it has sent.
+// The parts that two clients have sent to one upload never become an image if the
+// client that completes it declares its ETags or the SHA-256.
 func TestPartsOfTwoFiles(t *testing.T) {
 	t.Parallel()
 	other := content(15, len(imageA))
@@ -321,10 +321,10 @@ func TestPartsOfTwoFiles(t *testing.T) {
 		if got := w.show(v.ID); got.Status != uploading {
 			t.Errorf("%s: refused, and %s", what, got.Status)
 		}
-		// Sent again, it is one file.
+		// After the part is sent again, all parts are of one file.
 		w.send(v, other, 1)
 		rec := w.do(http.MethodPost, "/uploads/"+v.ID+"/complete", body)
-		if what == "sha256" { // which nobody knows any more
+		if what == "sha256" { // the hash of the parts is lost
 			if rec.Code != 409 {
 				t.Errorf("a SHA-256 that is not known: %d %s", rec.Code, rec.Body)
 			}
@@ -333,7 +333,7 @@ func TestPartsOfTwoFiles(t *testing.T) {
 		if rec.Code != 202 {
 			t.Fatalf("%s: %d %s", what, rec.Code, rec.Body)
 		}
-		// A part that was on its way all the time comes after that.
+		// A part that was in flight is stored after the completion.
 		p := w.uploads()[0]
 		if _, err := w.images.UploadPart(t.Context(), layout.ImageKey(p.Name), p.UploadID, 2, bytes.NewReader(part(v, imageA, 2)), testPart); err != nil {
 			t.Fatal(err)
@@ -346,7 +346,7 @@ func TestPartsOfTwoFiles(t *testing.T) {
 	}
 }
 
-// What a client says of the image before or after its parts is compared.
+// A SHA-256 that the client declares before or after its parts is compared.
 func TestPartsVerified(t *testing.T) {
 	t.Parallel()
 	right, wrong := sum256(small), sum256(imageA)
@@ -387,7 +387,7 @@ func TestPartsVerified(t *testing.T) {
 	w := newWorld(t)
 	w.must(400, http.MethodPost, "/uploads", fmt.Appendf(nil, `{"name": "x.img", "size_bytes": 5, "sha256": %q}`, right), "Repr-Digest", reprDigest(wrong))
 
-	// A part, too; what does not fit it leaves the one before.
+	// That of a part is compared, too. A mismatch leaves the earlier part.
 	v := w.begun("x.img", len(imageA))
 	for n := range int32(3) {
 		bytes := part(v, imageA, n+1)
@@ -399,8 +399,8 @@ func TestPartsVerified(t *testing.T) {
 	w.is("x.img", imageA)
 }
 
-// A client that comes back with a file can tell whether it is the one that was
-// begun.
+// A client that resumes can determine whether its file is the one that the upload
+// began with.
 func TestPartsComparable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -434,7 +434,7 @@ func TestSlowUpload(t *testing.T) {
 	v := w.begun("x.img", len(imageA))
 	w.send(v, imageA, 1)
 	began := time.Now()
-	// Of an S3 client, which the program has no record of.
+	// An upload of an S3 client, without a record.
 	id := must(w.images.CreateUpload(t.Context(), "y.img"))
 	must(w.images.UploadPart(t.Context(), "y.img", id, 1, bytes.NewReader(small), int64(len(small))))
 	uploads := func() (n int) {
@@ -462,7 +462,7 @@ func TestSlowUpload(t *testing.T) {
 	w.clean()
 }
 
-// arriving is a store whose parts came at last.
+// arriving is a store whose parts have the time last.
 type arriving struct {
 	store.Root
 	last time.Time
@@ -476,7 +476,7 @@ func (a *arriving) ListParts(ctx context.Context, key store.Key, id string) ([]s
 	return parts, err
 }
 
-// assembling is a store that takes its time for that.
+// assembling is a store whose assembly takes until go1 is closed.
 type assembling struct {
 	store.Root
 	begun, go1 chan struct{}
@@ -497,7 +497,7 @@ func (a *assembling) ListParts(ctx context.Context, key store.Key, id string) ([
 	}
 }
 
-// An upload whose parts the store has given up ends, in time, and says so.
+// An upload whose parts the store has removed fails in time, with the reason.
 func TestPartsLost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -535,8 +535,8 @@ func TestPartsLost(t *testing.T) {
 	w.must(404, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)
 }
 
-// The record of an upload of a newer version stays, and so do all parts that
-// may be its.
+// The record of an upload of a newer version stays, and so do all parts that may
+// belong to it.
 func TestReconcileNewer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -584,7 +584,7 @@ func TestReconcile(t *testing.T) {
 	half := w.begun("half.img", len(small))
 	w.send(half, small, 1)
 	w.must(202, http.MethodPost, "/uploads/"+half.ID+"/complete", nil)
-	w.over(w.images, w.catalog) // killed, with its queue
+	w.over(w.images, w.catalog) // a kill, which loses the queue
 
 	ids := func() []string {
 		var ids []string
@@ -632,7 +632,7 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// A hash state that was damaged in the record is worth nothing.
+// A damaged hash state in the record is not used.
 func TestDamagedHash(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(p *pending){

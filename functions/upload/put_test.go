@@ -59,7 +59,7 @@ func TestPut(t *testing.T) {
 	w.told(activity.ImageDeleted, activity.ImageUploaded, activity.ImageUploaded, activity.ImageUploaded)
 }
 
-// A name is deleted in the spelling that is there, its own first.
+// A name is deleted in the spelling of the object. The exact spelling has precedence.
 func TestDeleteSpelledOtherwise(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -77,7 +77,7 @@ func TestDeleteSpelledOtherwise(t *testing.T) {
 	w.must(http.StatusNotFound, http.MethodDelete, decomposed, nil)
 }
 
-// What is wrong with an upload leaves the image as it was.
+// A refused upload leaves the image unchanged.
 func TestPutRefused(t *testing.T) {
 	t.Parallel()
 	old, data := content(1, 1<<20), content(2, 1<<20)
@@ -126,8 +126,8 @@ func TestPutRefused(t *testing.T) {
 	}
 }
 
-// TestPutCut cuts the connection at every kind of place: what was there stays,
-// and the failure is told.
+// TestPutCut cuts the connection at various points: the old image stays, and the
+// failure is in the activity.
 func TestPutCut(t *testing.T) {
 	t.Parallel()
 	old := content(1, 1<<20)
@@ -155,7 +155,7 @@ func TestPutCut(t *testing.T) {
 					_ = conn.(*net.TCPConn).SetLinger(0)
 					_ = conn.Close()
 				} else {
-					// Half closed: the answer can still come.
+					// Half closed: the answer can still arrive.
 					_ = conn.(*net.TCPConn).CloseWrite()
 					resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 					if err == nil {
@@ -174,7 +174,7 @@ func TestPutCut(t *testing.T) {
 	}
 }
 
-// A store that fails while the client still sends is what the client hears of.
+// If the store fails while the client still sends, the client gets that error.
 func TestPutStoreFails(t *testing.T) {
 	t.Parallel()
 	for err, status := range map[error]int{
@@ -190,7 +190,7 @@ func TestPutStoreFails(t *testing.T) {
 			t.Fatal(derr)
 		}
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-		// It never sends all that it announces.
+		// The client never sends all bytes that it announces.
 		if _, err := fmt.Fprintf(conn, "PUT /images/x.img HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n%s", make([]byte, 2<<20)); err != nil {
 			t.Fatal(err)
 		}
@@ -208,8 +208,8 @@ func TestPutStoreFails(t *testing.T) {
 	}
 }
 
-// failing is a store that takes the beginning of an object and then fails, and
-// that fails to complete uploads, as long as err is not nil.
+// failing is a store that fails after the beginning of an object, and fails to
+// complete uploads, while err is not nil.
 type failing struct {
 	store.Root
 	err error
@@ -227,8 +227,8 @@ func (f *failing) Put(_ context.Context, _ store.Key, body io.Reader, _ int64) (
 	return store.Version{}, f.err
 }
 
-// TestPutFaults fails each write once. What the client is told is true: 201
-// only for what is stored, and no digest that disagrees.
+// TestPutFaults fails each write once. The answer is right: 201 only if the image
+// is stored, and no wrong digest.
 func TestPutFaults(t *testing.T) {
 	t.Parallel()
 	old, data := content(1, 1000), content(2, 2000)
@@ -256,7 +256,8 @@ func TestPutFaults(t *testing.T) {
 	}
 }
 
-// Two uploads of one name at once: one of them is there, whole, and known.
+// After two concurrent uploads of one name, the image is one of them, whole, with its
+// digest.
 func TestPutRace(t *testing.T) {
 	t.Parallel()
 	for range 20 {

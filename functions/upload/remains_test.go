@@ -13,9 +13,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// A server that is killed while it removes the parts of an object that it has
-// made shows the rest of them when it is back. Nothing may be made of those:
-// least of all over what somebody has put in the object's place since.
+// A server that is killed while it removes the parts of an object that it has made
+// lists the remaining ones after its restart. They must not be assembled, least of
+// all over a newer object.
 func TestRemainsOfParts(t *testing.T) {
 	t.Parallel()
 	for what, since := range map[string][]byte{"replaced": small, "deleted": nil} {
@@ -47,7 +47,7 @@ func TestRemainsOfParts(t *testing.T) {
 	}
 }
 
-// remains is a store that has only the first part left.
+// remains is a store that lists only the first part.
 type remains struct{ store.Root }
 
 func (r *remains) ListParts(ctx context.Context, key store.Key, id string) ([]store.Part, error) {
@@ -55,8 +55,8 @@ func (r *remains) ListParts(ctx context.Context, key store.Key, id string) ([]st
 	return parts[:min(1, len(parts))], err
 }
 
-// An upload that cannot be assembled ends, with the reason; one that may be
-// later says why not yet, and can be cancelled until then.
+// An upload that can never be assembled fails with the reason. One that may be
+// assembled later has the reason of the last failure, and can be cancelled.
 func TestAssemblyFails(t *testing.T) {
 	t.Parallel()
 	begin := func(cause error) (*world, view, *failing) {
@@ -110,7 +110,7 @@ func TestAssemblyFails(t *testing.T) {
 	}
 }
 
-// completed says that all parts of an upload are there, and returns its ID.
+// completed completes an upload and returns its ID.
 func (w *world) completed(v view) string {
 	w.t.Helper()
 	w.must(http.StatusAccepted, http.MethodPost, "/uploads/"+v.ID+"/complete", nil)

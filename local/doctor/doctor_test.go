@@ -32,7 +32,7 @@ const (
 	doctorSecret = "secret-of-the-doctor"
 )
 
-// patient is a doctor of a machine with which nothing is wrong.
+// patient returns a doctor of a machine without faults.
 func patient(t *testing.T) *doctor {
 	t.Helper()
 	return &doctor{
@@ -45,8 +45,8 @@ func patient(t *testing.T) *doctor {
 	}
 }
 
-// expect checks that of what was found one row is of what, with a verdict and
-// words. A row that is not good says what to do, and none is of two lines.
+// expect checks that exactly one row is about what, with that verdict and words. A
+// row that is not good must have a remedy, and each row is one line.
 func expect(t *testing.T, found []finding, what string, v verdict, words ...string) {
 	t.Helper()
 	n := 0
@@ -221,7 +221,7 @@ func TestDoctorMemory(t *testing.T) {
 		t.Logf("%+v", tt)
 		expect(t, d.memory(t.Context()), "memory", tt.want, tt.mention)
 	}
-	// What the machine really says can be read.
+	// The values of the real machine can be read.
 	if d := newDoctor(Config{}); d.total() == math.MaxInt64 || d.total() < 1<<27 {
 		t.Errorf("this machine has %d bytes", d.total())
 	}
@@ -247,7 +247,7 @@ func TestDoctorPorts(t *testing.T) {
 		d.host = os.DirFS("/")
 	}
 	d = patient(t)
-	d.cfg.Listen = "203.0.113.1:8080" // for documentation: no machine has it (RFC 5737)
+	d.cfg.Listen = "203.0.113.1:8080" // reserved for documentation: no machine has it (RFC 5737)
 	expect(t, d.pages(t.Context()), "pages", fail, "not an address of this machine", ":8080")
 
 	for addr, want := range map[string]string{

@@ -28,7 +28,7 @@ import (
 	"imageroot/local/gateway"
 )
 
-// TestStrangersHoldNoMemory sends bodies without end and without a signature.
+// TestStrangersHoldNoMemory sends endless bodies without a signature.
 func TestStrangersHoldNoMemory(t *testing.T) {
 	g := start(t, t.TempDir())
 	root(t, g.Endpoint(), "images")
@@ -96,7 +96,7 @@ func TestStrangersHoldNoMemory(t *testing.T) {
 	}
 }
 
-// TestPagesDoNotAct gets a page that a client uploaded, as a browser would.
+// TestPagesDoNotAct requests a page that a client uploaded, as a browser would.
 func TestPagesDoNotAct(t *testing.T) {
 	g := start(t, t.TempDir())
 	root(t, g.Endpoint(), "images")
@@ -240,8 +240,8 @@ func formAt(t testing.TB, now time.Time, access, secret, key string, data []byte
 	return &b, w.FormDataContentType()
 }
 
-// TestLongDocuments sends what the gateway holds in memory, longer than it has
-// to be, under each spelling of a path.
+// TestLongDocuments sends overlong documents of each kind that the gateway holds in
+// memory, under each spelling of a path.
 func TestLongDocuments(t *testing.T) {
 	g := start(t, t.TempDir())
 	root(t, g.Endpoint(), "images")
@@ -261,7 +261,7 @@ func TestLongDocuments(t *testing.T) {
 	}
 }
 
-// TestUploadersHoldFewDocuments sends documents with the uploaders' key, all but
+// TestUploadersHoldFewDocuments sends documents with the uploaders' key, without
 // their last byte.
 func TestUploadersHoldFewDocuments(t *testing.T) {
 	g := start(t, t.TempDir(), uploader("images", ""), func(cfg *gateway.Config) { cfg.HeadTimeout = 2 * time.Second })
@@ -294,7 +294,7 @@ func TestUploadersHoldFewDocuments(t *testing.T) {
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		go func() {
-			_, _ = c.Write(sent.Bytes()[:last]) // which may be refused
+			_, _ = c.Write(sent.Bytes()[:last]) // the write may be refused
 			<-finish
 			_, _ = c.Write(sent.Bytes()[last:])
 		}()

@@ -20,9 +20,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// A key whose place on the disk is a directory, below a file, or a pipe is
-// refused with a conflict by every operation that would write to it, before
-// any bytes are sent and also where the obstacle appears later.
+// A key whose path is a directory, a pipe, or below a file is refused with a
+// conflict by every operation that would write to it, before any bytes are sent. So
+// is one whose obstacle appears later.
 func TestOccupiedKeys(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -54,8 +54,8 @@ func TestOccupiedKeys(t *testing.T) {
 		}
 	}
 
-	// Where the directory is created after the parts the upload stays, and can be
-	// completed when it has gone, or aborted.
+	// If the directory is created after the parts, the upload stays. It can be
+	// completed once the directory is removed, or aborted.
 	data := pattern(4, 1000)
 	for _, end := range []string{"complete", "abort"} {
 		id, err := r.CreateUpload(ctx, "late.img")
@@ -95,8 +95,8 @@ func TestOccupiedKeys(t *testing.T) {
 	}
 }
 
-// Each error of a file system has an answer of its own, with a status that
-// says whose matter it is.
+// Each error of a file system has its own answer, with a status that distinguishes
+// faults of the client from faults of the server.
 func TestErrorsOfTheDisk(t *testing.T) {
 	for err, want := range map[error]int{
 		syscall.EISDIR: http.StatusConflict, syscall.ENOTDIR: http.StatusConflict,

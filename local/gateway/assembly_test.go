@@ -22,12 +22,13 @@ import (
 
 const mib = 1 << 20
 
-// assembly is the file that the parts of an upload are put into.
+// assembly returns the path of an upload's assembly.
 func assembly(dir, key, id string) string {
 	return filepath.Join(uploadDir(dir, "images", key), id, "object")
 }
 
-// inode returns which file a path is, and how many bytes of the disk it has.
+// inode returns the inode of a file and the number of bytes that it occupies on the
+// disk.
 func inode(t *testing.T, path string) (number uint64, used int64) {
 	t.Helper()
 	var st syscall.Stat_t
@@ -37,7 +38,7 @@ func inode(t *testing.T, path string) (number uint64, used int64) {
 	return st.Ino, st.Blocks * 512
 }
 
-// A sent is a part as it is sent.
+// A sent is a part to send.
 type sent struct {
 	n    int32
 	data []byte
@@ -57,9 +58,9 @@ func send(t *testing.T, r *s3store.Root, key, id string, parts ...sent) map[int3
 	return all
 }
 
-// TestPutTogether completes uploads whose parts arrived in various orders: the
-// object is what the client asked for, and where the parts were cut as usual
-// it is the file that they were put into.
+// TestPutTogether completes uploads whose parts arrived in various orders. The
+// object has the requested parts. If the parts have the usual sizes, it is the
+// assembly.
 func TestPutTogether(t *testing.T) {
 	a, b, c := pattern(1, 6*mib), pattern(2, 6*mib), pattern(3, 6*mib)
 	long, short, tail := pattern(4, 9*mib), pattern(5, 5*mib), pattern(6, 1000)
@@ -142,8 +143,8 @@ func TestPutTogether(t *testing.T) {
 	}
 }
 
-// TestPartsOnce: the disk holds the bytes of an upload once, before it is
-// completed and after, and no more need fit.
+// TestPartsOnce: the disk holds the bytes of an upload once, before and after its
+// completion, and needs no more space.
 func TestPartsOnce(t *testing.T) {
 	dir := t.TempDir()
 	var disk disk
@@ -165,8 +166,9 @@ func TestPartsOnce(t *testing.T) {
 	}
 }
 
-// TestSamePartAtOnce sends one part from many sides, in two processes, with
-// other bytes each: the object has those of the ETag that it was asked for.
+// TestSamePartAtOnce sends one part many times concurrently, through two processes,
+// each time with other bytes. The object has the bytes of the ETag that completes
+// it.
 func TestSamePartAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -215,8 +217,8 @@ func TestSamePartAtOnce(t *testing.T) {
 	}
 }
 
-// TestLateParts sends more parts while the upload is completed, and
-// after: the object keeps the bytes that it was completed with.
+// TestLateParts sends more parts during and after the completion. The object keeps
+// the bytes that it was completed with.
 func TestLateParts(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -261,7 +263,7 @@ func TestLateParts(t *testing.T) {
 	}
 }
 
-// TestDeepFailedCompletion breaks a completion off with a full disk; another one,
+// TestDeepFailedCompletion interrupts a completion with a full disk. Another one,
 // of other parts, then has the bytes of each.
 func TestDeepFailedCompletion(t *testing.T) {
 	dir := need.Mount(t, "tmpfs", "size=96m")
@@ -272,7 +274,7 @@ func TestDeepFailedCompletion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.set(1 << 40) // as if others filled it meanwhile
+	disk.set(1 << 40) // as if others filled the disk after the check
 	a, b, long := pattern(1, 5*mib), pattern(2, 5*mib), pattern(3, 50*mib)
 	etags := send(t, r, "a.img", id, sent{1, a}, sent{2, b}, sent{2, a}, sent{3, long})
 	all := []store.Part{etags[1], etags[2], etags[3]}
@@ -290,9 +292,9 @@ func TestDeepFailedCompletion(t *testing.T) {
 	}
 }
 
-// TestKilledAfterPublishing resumes an upload whose process was killed
-// after the object had its name: what is done to the upload does nothing to the
-// object's copy, which is the same file.
+// TestKilledAfterPublishing resumes an upload whose process was killed after the
+// object had its name. Operations on the upload do not change the object's copy,
+// which is the same file.
 func TestKilledAfterPublishing(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -341,8 +343,8 @@ func TestKilledAfterPublishing(t *testing.T) {
 	}
 }
 
-// TestKilledWhilePartsArrive kills the process repeatedly, and resumes from what it
-// lists: also in the middle of a part, and of a completion.
+// TestKilledWhilePartsArrive kills the process repeatedly, also during a part and
+// during the completion, and resumes from the parts that it lists.
 func TestKilledWhilePartsArrive(t *testing.T) {
 	dir := t.TempDir()
 	seed := rand.Uint64()
@@ -376,7 +378,7 @@ func TestKilledWhilePartsArrive(t *testing.T) {
 				p.kill()
 			})
 			listed, err := r.ListParts(ctx, key, id)
-			if errors.Is(err, store.ErrNotFound) { // it was completed, and the answer lost
+			if errors.Is(err, store.ErrNotFound) { // it was completed, and the answer was lost
 				kill()
 				wg.Wait()
 				break
@@ -395,7 +397,7 @@ func TestKilledWhilePartsArrive(t *testing.T) {
 						continue
 					}
 					if acts--; acts == 0 {
-						go kill() // while this one is written
+						go kill() // during this part
 					}
 					data := pattern(round*10+int(i), size)
 					part, err := r.UploadPart(ctx, key, id, i, bytes.NewReader(data), size)
@@ -410,7 +412,7 @@ func TestKilledWhilePartsArrive(t *testing.T) {
 				if acts > 0 {
 					if rnd.IntN(2) == 0 {
 						acts = 0
-						go kill() // while it is completed
+						go kill() // during the completion
 					}
 					parts := make([]store.Part, n)
 					for i := range parts {

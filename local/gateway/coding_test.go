@@ -15,9 +15,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// aws-chunked is how clients frame a request with a checksum behind the body.
-// TestChunkingIsNoEncoding makes objects in each way. aws-chunked is not in
-// their Content-Encoding; other codings are.
+// TestChunkingIsNoEncoding writes objects by each operation with the framing
+// aws-chunked. It is not in their Content-Encoding; other codings are.
 func TestChunkingIsNoEncoding(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)

@@ -10,7 +10,7 @@ import (
 	"imageroot/local/gateway"
 )
 
-// TestConditionsOfCopies copies onto an object that the client may not know.
+// TestConditionsOfCopies copies onto an object on conditions, met or not.
 func TestConditionsOfCopies(t *testing.T) {
 	g := start(t, t.TempDir(), func(cfg *gateway.Config) { cfg.Watch = []string{"images"} })
 	c := raw(g.Endpoint())
@@ -43,7 +43,7 @@ func TestConditionsOfCopies(t *testing.T) {
 	}
 }
 
-// TestConditionsOfDeletes deletes only what the client knows.
+// TestConditionsOfDeletes deletes objects on conditions, met or not.
 func TestConditionsOfDeletes(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")

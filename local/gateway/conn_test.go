@@ -15,8 +15,8 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// TestSlowRequests sends parts of requests and waits for the gateway to give
-// up. Only an authenticated client has the time.
+// TestSlowRequests sends parts of requests and waits for the gateway to give up.
+// Only an authenticated client gets more time.
 func TestSlowRequests(t *testing.T) {
 	g := start(t, t.TempDir(), func(cfg *gateway.Config) { cfg.HeadTimeout = 2 * time.Second })
 	r := root(t, g.Endpoint(), "images")
@@ -67,8 +67,8 @@ func TestSlowRequests(t *testing.T) {
 	}
 }
 
-// TestHalfHeadsStarveNobody takes all connections that the gateway has for the
-// network. Other clients and the program that it is part of are served.
+// TestHalfHeadsStarveNobody opens all connections that the gateway takes from the
+// network. Other clients and the program itself are still served.
 func TestHalfHeadsStarveNobody(t *testing.T) {
 	g := start(t, t.TempDir())
 	for n := range 1280 {
@@ -81,7 +81,7 @@ func TestHalfHeadsStarveNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: ") // it may be closed for another one
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: ") // it may have been closed in favour of another one
 	}
 	for _, r := range []*s3store.Root{within(t, g, "images"), root(t, g.Endpoint(), "images")} {
 		for range 20 {

@@ -11,7 +11,7 @@ import (
 )
 
 // Parts can be copied into an upload with a checksum, as aws s3 cp does with
-// --checksum-algorithm: the server says what each part's is.
+// --checksum-algorithm: the server returns each part's checksum.
 func TestCopyPartsWithChecksums(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")

@@ -15,7 +15,7 @@ import (
 	"imageroot/local/gateway"
 )
 
-// edit writes into a file, in place, and puts its time back.
+// edit writes into a file in place and restores its modification time.
 func edit(t *testing.T, path, data string) {
 	t.Helper()
 	before, err := os.Stat(path)
@@ -39,9 +39,9 @@ func edit(t *testing.T, path, data string) {
 	}
 }
 
-// An edit in place that leaves size and time as they were makes another
-// version, and is told: of a file that was dropped, and of one that came by S3,
-// whole or in parts.
+// An edit in place that keeps size and modification time makes another version and
+// is reported: of a dropped file, and of an object written through S3, whole or in
+// parts.
 func TestEditedWithItsTimePutBack(t *testing.T) {
 	dir := t.TempDir()
 	var rec recorder
@@ -58,7 +58,7 @@ func TestEditedWithItsTimePutBack(t *testing.T) {
 		rec.await(t, 1, changed)
 		reported := rec.count(changed)
 		_, before := get(t, r, key)
-		// Right after the gateway's own change another one is taken for its.
+		// An edit directly after the gateway's own change counts as the gateway's.
 		n := 1
 		eventually(t, func() bool {
 			n++
@@ -74,8 +74,8 @@ func TestEditedWithItsTimePutBack(t *testing.T) {
 	}
 }
 
-// What the gateway itself does to a file leaves the version as it was, and so
-// do a start and the first start of a version that minds change times.
+// Changes by the gateway itself do not change the version of a file, nor do a start
+// and the first start of a program that compares change times.
 func TestVersionsStay(t *testing.T) {
 	dir := t.TempDir()
 	old := filepath.Join(mkdir(t, dir, "images"), "old.img")

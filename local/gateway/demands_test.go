@@ -11,8 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// TestDemands asks for what the gateway does not do, in each request that S3
-// lets ask for it: it must not be taken for done.
+// TestDemands sends demands that the gateway does not support, in each request in
+// which S3 has them. They must not be ignored.
 func TestDemands(t *testing.T) {
 	g := start(t, t.TempDir(), uploader("images", ""))
 	r := root(t, g.Endpoint(), "images")
@@ -34,9 +34,9 @@ func TestDemands(t *testing.T) {
 		{"X-Amz-Acl", "public-read", refused},
 		{"X-Amz-Acl", "private", allowed},
 		{"X-Amz-Grant-Read", `uri="http://acs.amazonaws.com/groups/global/AllUsers"`, refused},
-		{"X-Amz-Tagging", "a=b", refused}, // of uploaders
+		{"X-Amz-Tagging", "a=b", refused}, // by uploaders
 		{"X-Amz-Write-Offset-Bytes", "3", refused},
-		{"X-Amz-Website-Redirect-Location", "/there", allowed}, // it is kept
+		{"X-Amz-Website-Redirect-Location", "/there", allowed}, // it is stored
 		{"X-Amz-Request-Payer", "requester", allowed},
 	} {
 		for name, ask := range map[string]func() (int, string){
@@ -53,7 +53,7 @@ func TestDemands(t *testing.T) {
 			"form": func() (int, string) { return sendForm(t, g.Endpoint(), "old.img", tt.header, tt.value) },
 		} {
 			tag := tt.header == "X-Amz-Tagging" && name == "form" || name == "presigned" && !tt.refused
-			if tag { // a form has another field for it; and what is added to a URL breaks its signature
+			if tag { // a form has another field for it, and an addition to a URL breaks its signature
 				continue
 			}
 			code, body := ask()
@@ -83,8 +83,8 @@ func TestDemands(t *testing.T) {
 	}
 }
 
-// TestUnroutedSubresources makes requests for operations of S3 that versitygw
-// would take for others.
+// TestUnroutedSubresources sends requests for operations of S3 that versitygw would
+// treat as others.
 func TestUnroutedSubresources(t *testing.T) {
 	g := start(t, t.TempDir())
 	root(t, g.Endpoint(), "empty")
@@ -109,7 +109,7 @@ func TestUnroutedSubresources(t *testing.T) {
 	}
 }
 
-// TestOldSignature signs as clients did before Signature Version 4.
+// TestOldSignature signs with Signature Version 2.
 func TestOldSignature(t *testing.T) {
 	g := start(t, t.TempDir(), uploader("images", ""))
 	root(t, g.Endpoint(), "images")

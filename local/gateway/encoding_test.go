@@ -13,8 +13,9 @@ import (
 	"imageroot/shared/store"
 )
 
-// TestURLEncoding lists names that mean something in URLs or cannot be in XML,
-// with encoding-type=url and without, in each listing that S3 defines it for.
+// TestURLEncoding lists names with characters that are special in URLs or invalid
+// in XML, with and without encoding-type=url, in each listing for which S3 defines
+// it.
 func TestURLEncoding(t *testing.T) {
 	encoded := map[string]string{
 		"plain.img": "plain.img", "a b.img": "a+b.img", "a+b.img": "a%2Bb.img", "100%25.img": "100%2525.img",
@@ -73,7 +74,7 @@ func TestURLEncoding(t *testing.T) {
 		}
 	}
 
-	// What the request said is encoded too, and the next page starts from it.
+	// The request's own fields are encoded, too, and the next page starts from them.
 	control := "d+d/\x01"
 	v1, err = c.ListObjects(t.Context(), &s3.ListObjectsInput{
 		Bucket: bucket, EncodingType: url, Prefix: aws.String("a"), Delimiter: aws.String("+"), Marker: aws.String("a b"), MaxKeys: aws.Int32(2),

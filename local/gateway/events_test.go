@@ -97,8 +97,8 @@ func TestEventsOfS3(t *testing.T) {
 	}
 }
 
-// TestUnlisted: what is in the directory and S3 does not list is known, from
-// the start on and as it is created and removed.
+// TestUnlisted: entries of the directory that S3 does not list are known, from the
+// start and when they are created and removed.
 func TestUnlisted(t *testing.T) {
 	dir := t.TempDir()
 	images := filepath.Join(dir, "images")

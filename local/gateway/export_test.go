@@ -6,7 +6,7 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// Answer is what a client gets for err.
+// Answer returns the error that a client gets for err.
 func Answer(err error) s3err.S3Error {
 	return (&backend{log: slog.New(slog.DiscardHandler)}).answer("test", place{}, err).(s3err.S3Error)
 }

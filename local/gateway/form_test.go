@@ -11,8 +11,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// The end of a form is its last boundary, with a line break behind it or
-// without, and whatever follows. A form without it was cut.
+// A form ends with its last boundary, with or without a line break after it, and
+// any bytes may follow. A form without the boundary was cut.
 func TestEndOfForm(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")

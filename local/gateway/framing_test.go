@@ -18,8 +18,8 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// TestUnreadBodies sends requests whose body the gateway does not want, and
-// another request after each. The body must not be read as requests.
+// TestUnreadBodies sends requests whose body the gateway does not read, and another
+// request after each. The body must not be parsed as requests.
 func TestUnreadBodies(t *testing.T) {
 	g := start(t, t.TempDir())
 	root(t, g.Endpoint(), "images")
@@ -57,7 +57,7 @@ func TestUnreadBodies(t *testing.T) {
 	}
 }
 
-// answers sends requests on one connection and counts what is answered.
+// answers sends requests on one connection and returns the number of answers.
 func answers(t *testing.T, addr, requests string) int {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -66,7 +66,7 @@ func answers(t *testing.T, addr, requests string) int {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
-	go func() { _, _ = io.WriteString(c, requests) }() // which may be cut off
+	go func() { _, _ = io.WriteString(c, requests) }() // the write may be cut off
 	r := bufio.NewReader(c)
 	method, _, _ := strings.Cut(requests, " ")
 	n := 0
@@ -85,8 +85,8 @@ func answers(t *testing.T, addr, requests string) int {
 	}
 }
 
-// TestUnsignedChunks sends content whose signature does not match, or not to the
-// point at which the gateway compares it.
+// TestUnsignedChunks sends content whose signature does not match, or that ends
+// before the gateway compares the signature.
 func TestUnsignedChunks(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")

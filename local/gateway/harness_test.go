@@ -60,7 +60,7 @@ func client(t testing.TB, endpoint string) *s3store.Client {
 	return c
 }
 
-// root makes a bucket and returns the store over it.
+// root creates a bucket and returns the store over it.
 func root(t testing.TB, endpoint, bucket string) *s3store.Root {
 	t.Helper()
 	c := client(t, endpoint)
@@ -70,8 +70,8 @@ func root(t testing.TB, endpoint, bucket string) *s3store.Root {
 	return c.Root(bucket, "")
 }
 
-// within makes a bucket and returns the store over it, as the program does
-// that the gateway is part of.
+// within creates a bucket and returns the store over it, connected from within the
+// process.
 func within(t testing.TB, g *gateway.Gateway, bucket string) *s3store.Root {
 	t.Helper()
 	c, err := s3store.Open(context.Background(), s3store.Config{
@@ -86,7 +86,7 @@ func within(t testing.TB, g *gateway.Gateway, bucket string) *s3store.Root {
 	return c.Root(bucket, "")
 }
 
-// raw is the S3 client itself, which does not try again.
+// raw returns the S3 client itself, without retries.
 func raw(endpoint string) *s3.Client {
 	return s3.New(s3.Options{
 		BaseEndpoint: &endpoint, Region: "us-east-1", UsePathStyle: true,
@@ -166,7 +166,7 @@ func mkdir(t testing.TB, elem ...string) string {
 	return dir
 }
 
-// debris returns the files below dir that no object is: temporary ones.
+// debris returns the temporary files below dir.
 func debris(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
@@ -225,7 +225,7 @@ func (r *recorder) count(e gateway.Event) int {
 	return n
 }
 
-// await waits until there are n events e.
+// await waits for n events equal to e.
 func (r *recorder) await(t testing.TB, n int, e gateway.Event) {
 	t.Helper()
 	limit := time.After(time.Minute)
@@ -238,7 +238,7 @@ func (r *recorder) await(t testing.TB, n int, e gateway.Event) {
 	}
 }
 
-// status does a request and returns its answer's status and body.
+// status sends a request and returns the status and body of the answer.
 func status(t testing.TB, req *http.Request) (int, string) {
 	t.Helper()
 	res, err := http.DefaultClient.Do(req)
@@ -263,7 +263,7 @@ func pattern(seed, n int) []byte {
 
 func quoted(etag string) *string { return aws.String(fmt.Sprintf("%q", etag)) }
 
-// A disk is what the file systems of a gateway report as free, once it is set.
+// A disk replaces the free space that a gateway's file systems report, once it is set.
 type disk struct{ free atomic.Pointer[uint64] }
 
 func (d *disk) set(n uint64) { d.free.Store(&n) }

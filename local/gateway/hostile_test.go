@@ -16,8 +16,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// TestOnlyPlainFiles puts into a bucket what must not be served, and reads,
-// lists, overwrites and deletes it.
+// TestOnlyPlainFiles puts entries into a bucket that must not be served, and reads,
+// lists, overwrites and deletes them.
 func TestOnlyPlainFiles(t *testing.T) {
 	outside := t.TempDir()
 	write(t, filepath.Join(outside, "secret"), "secret")
@@ -182,8 +182,7 @@ func TestForbiddenKeys(t *testing.T) {
 	}
 }
 
-// TestCutUpload breaks uploads off, so that the old object stays and nothing
-// else does.
+// TestCutUpload cuts uploads off. The old object stays, and no temporary file.
 func TestCutUpload(t *testing.T) {
 	dir := t.TempDir()
 	var events recorder
@@ -220,7 +219,7 @@ func TestCutUpload(t *testing.T) {
 	if parts, err := r.ListParts(t.Context(), "mp.img", id); err != nil || len(parts) > 0 {
 		t.Errorf("after a cut part there are %+v (%v)", parts, err)
 	}
-	eventually(t, func() bool { return len(debris(t, filepath.Join(dir, "images"))) == 0 }) // the gateway may learn of it last
+	eventually(t, func() bool { return len(debris(t, filepath.Join(dir, "images"))) == 0 }) // the gateway may detect the cut last
 }
 
 func TestMetadataTooLarge(t *testing.T) {

@@ -13,10 +13,10 @@ import (
 	"imageroot/shared/store"
 )
 
-// A process that is killed while it removes an upload that it has completed
-// leaves any of its files. Completing it again, after a start or where another
-// process has kept the bucket open, is answered as the first time if the object
-// is still the upload's. No upload stays that cannot be completed.
+// A process that is killed while it removes a completed upload may leave any of its
+// files. Completing it again, after a start or while another process has the bucket
+// open, gets the first answer if the object is still the upload's. No upload stays
+// that cannot be completed.
 func TestKilledWhileRemoving(t *testing.T) {
 	first, tail := pattern(1, 6*mib), pattern(2, 1*mib)
 	data := append(bytes.Clone(first), tail...)
@@ -74,7 +74,7 @@ func TestKilledWhileRemoving(t *testing.T) {
 				switch {
 				case since == "" && (err != nil || !again.Equal(v)):
 					t.Errorf("%s: %+v (%v), want %+v", what, again, err, v)
-				case since != "" && len(gone) == 0 && err != nil: // nothing records that it was complete
+				case since != "" && len(gone) == 0 && err != nil: // there is no record of its completion
 					t.Errorf("%s: %v", what, err)
 				case since != "" && len(gone) > 0 && !errors.Is(err, store.ErrNotFound):
 					t.Errorf("%s: %v, want no such upload", what, err)

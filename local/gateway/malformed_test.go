@@ -25,8 +25,8 @@ import (
 	"imageroot/local/gateway"
 )
 
-// errorsOf makes a gateway write what it logs as an error, a panic for one, to
-// the buffer returned.
+// errorsOf makes a gateway write the errors that it logs, panics included, to the
+// returned buffer.
 func errorsOf() (*syncBuffer, func(*gateway.Config)) {
 	var b syncBuffer
 	return &b, func(cfg *gateway.Config) {
@@ -84,7 +84,7 @@ func TestMalformedChunks(t *testing.T) {
 		"4\r\nfake\r\n0\r\nx-amz-checksum-crc32:\r\n\r\n", "4\r\nfake\r\n0\r\nx-amz-checksum-crc32\r\n\r\n", "4\r\nfake\r\n0\r\n:\r\n\r\n",
 		"4\r\nfake\r\n0\r\nx-amz-checksum-crc32:"+strings.Repeat("A", 9000), "4\r\nfake\r\n0\r\nx-amz-checksum-sha1:AAAAAA==\r\n\r\n",
 	)
-	// A signature that ends in another read than it began in.
+	// A signature that arrives in two reads.
 	split := "4;chunk-signature=" + broken
 	for _, path := range []string{"/images/a.img", "/images/part.img?partNumber=1&uploadId=" + upload} {
 		for _, payload := range []string{"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"} {
@@ -105,7 +105,7 @@ func TestMalformedChunks(t *testing.T) {
 			}
 		}
 	}
-	// Chunks whose head arrives in two pieces, at each place.
+	// Chunks whose head arrives in two reads, split at each offset.
 	for i := range len(split) {
 		pr, pw := io.Pipe()
 		req := streamed(t, g.Endpoint()+"/images/a.img", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", pr, http.Header{"X-Amz-Decoded-Content-Length": {"4"}})
@@ -124,7 +124,7 @@ func TestMalformedChunks(t *testing.T) {
 	}
 }
 
-// streamed is an uploader's request whose body is what payload names.
+// streamed returns an uploader's PUT with the X-Amz-Content-Sha256 payload.
 func streamed(t testing.TB, url, payload string, body io.Reader, header http.Header) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url, body)
@@ -140,8 +140,8 @@ func streamed(t testing.TB, url, payload string, body io.Reader, header http.Hea
 	return req
 }
 
-// TestMalformedRequests sends requests for each route of uploaders with
-// arguments, headers and bodies that have no meaning. None is an internal error.
+// TestMalformedRequests sends requests for each route of uploaders with meaningless
+// arguments, headers and bodies. None causes an internal error.
 func TestMalformedRequests(t *testing.T) {
 	logged, quiet := errorsOf()
 	g := start(t, t.TempDir(), uploader("images", ""), quiet)
@@ -190,7 +190,7 @@ func TestMalformedRequests(t *testing.T) {
 		}
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
-		_, _ = c.Write(bytes.Replace(b.Bytes(), []byte(placeholder), []byte(value), 1)) // which may be refused
+		_, _ = c.Write(bytes.Replace(b.Bytes(), []byte(placeholder), []byte(value), 1)) // the write may be refused
 		res, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: route.method})
 		if err != nil {
 			t.Errorf("%v %s: %q with %.80q: %v", route, name, value, body, err)
@@ -252,8 +252,8 @@ func md5Of(s string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// TestControlCharacters sends what would be a header of an object with characters
-// that a header must not have, on each way into the gateway and out of it.
+// TestControlCharacters sends headers of objects with characters that a header must
+// not have, by each operation that stores or returns them.
 func TestControlCharacters(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir, uploader("images", ""))
@@ -305,7 +305,7 @@ func TestControlCharacters(t *testing.T) {
 		t.Errorf("a form with printable metadata: %d %s", code, answer)
 	}
 
-	// What was stored before is not sent.
+	// Headers that an older version stored are not sent.
 	for name, value := range map[string]string{"user.content-type": "text/\x00plain", "user.X-Amz-Meta.a\x01": "b", "user.cache-control": "no\x01store"} {
 		if err := xattr.Set(filepath.Join(dir, "images", "old.img"), name, []byte(value)); err != nil {
 			t.Fatal(err)
@@ -327,8 +327,8 @@ func TestControlCharacters(t *testing.T) {
 	}
 }
 
-// TestMalformedConditions deletes, copies and aborts on conditions that cannot be
-// read, or that nothing meets.
+// TestMalformedConditions deletes, copies and aborts on conditions that do not
+// parse, or that nothing meets.
 func TestMalformedConditions(t *testing.T) {
 	g := start(t, t.TempDir(), uploader("images", ""))
 	r := root(t, g.Endpoint(), "images")

@@ -24,7 +24,7 @@ import (
 	"imageroot/test/need"
 )
 
-// uploadDir is where versitygw keeps the parts of an upload.
+// uploadDir returns the directory in which versitygw keeps the uploads of a key.
 func uploadDir(dir, bucket, key string) string {
 	return filepath.Join(dir, bucket, ".sgwtmp", "multipart", fmt.Sprintf("%x", sha256.Sum256([]byte(key))))
 }
@@ -45,14 +45,14 @@ func begin(t *testing.T, r *s3store.Root, key string, parts ...[]byte) (string, 
 }
 
 // TestPartsWithOneSum sends a part again with other bytes that have the same
-// CRC64NVME. Who completes the upload by the ETag of the first does not get
-// the second.
+// CRC64NVME. Completing the upload by the ETag of the first does not use the
+// second.
 func TestPartsWithOneSum(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")
 	first := pattern(1, 1<<10)
 	second := bytes.Clone(first)
-	for i, b := range []byte{0x6b, 0x93, 0x97, 0x58, 0x53, 0x26, 0xd9, 0x34, 0x01} { // the polynomial, by which CRCs are remainders
+	for i, b := range []byte{0x6b, 0x93, 0x97, 0x58, 0x53, 0x26, 0xd9, 0x34, 0x01} { // the polynomial: a multiple of it does not change a CRC
 		second[i] ^= b
 	}
 	id, done := begin(t, r, "x.img", first)
@@ -64,8 +64,8 @@ func TestPartsWithOneSum(t *testing.T) {
 	}
 }
 
-// TestPartSentAgain sends parts again, as clients do that lost the answer. The
-// same bytes are the same part, wherever the gateway keeps them.
+// TestPartSentAgain sends parts again, as clients do that lost the answer. The same
+// bytes are the same part, in the part's file or in the assembly.
 func TestPartSentAgain(t *testing.T) {
 	g := start(t, t.TempDir())
 	r := root(t, g.Endpoint(), "images")
@@ -94,8 +94,8 @@ func TestPartSentAgain(t *testing.T) {
 }
 
 // TestDeepManyParts completes an upload of more parts than versitygw's own
-// attribute has room for. The parts are copies of one that was sent, with
-// holes, so that the test is about the many and not about the bytes.
+// attribute has room for. The parts are copies of one that was sent, with holes, so
+// that their number matters and not their bytes.
 func TestDeepManyParts(t *testing.T) {
 	const parts, size = 1100, 5 << 20
 	dir := t.TempDir()
@@ -107,7 +107,7 @@ func TestDeepManyParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The bytes of the copies are nowhere else.
+	// The bytes of the copies are in their own files.
 	attributes = slices.DeleteFunc(attributes, func(name string) bool { return name == "user.imageroot-at" })
 	for n := 2; n <= parts; n++ {
 		path := filepath.Join(filepath.Dir(first), fmt.Sprint(n))
@@ -164,8 +164,8 @@ func TestDeepManyParts(t *testing.T) {
 	}
 }
 
-// TestCompleteAgain: a repeat is answered like the first; an upload that is
-// unknown, aborted, or overwritten since is not there.
+// TestCompleteAgain: a repeated request gets the first answer. An upload that is
+// unknown, aborted, or overwritten does not exist.
 func TestCompleteAgain(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -210,8 +210,8 @@ func TestCompleteAgain(t *testing.T) {
 	}
 }
 
-// TestCompleteAtOnce completes one upload from many sides, in two processes:
-// all answers name the same object, once it exists.
+// TestCompleteAtOnce completes one upload many times concurrently, through two
+// processes. All answers name the same object, once it exists.
 func TestCompleteAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -240,8 +240,8 @@ func TestCompleteAtOnce(t *testing.T) {
 	}
 }
 
-// TestKilledComplete starts over what a kill left: parts that were being put
-// together, before and after the object was there.
+// TestKilledComplete starts after a kill during a completion, before and after the
+// object existed.
 func TestKilledComplete(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)
@@ -255,7 +255,7 @@ func TestKilledComplete(t *testing.T) {
 		}
 	}
 	leave()
-	// Also without a new start: no process holds it.
+	// No process holds it, so no new start is needed.
 	if _, err := r.CompleteUpload(t.Context(), "a.img", id, parts[:1]); err != nil {
 		t.Errorf("the retry in the same process: %v", err)
 	}
@@ -367,7 +367,7 @@ func TestCopyKeepsWhatBelongsToTheObject(t *testing.T) {
 	}
 }
 
-// TestFull: what will not fit is refused before it is sent.
+// TestFull: a write that does not fit is refused before it is sent.
 func TestFull(t *testing.T) {
 	dir := t.TempDir()
 	var disk disk
@@ -402,7 +402,7 @@ func TestFull(t *testing.T) {
 	if data, _ := get(t, r, "a.img"); string(data) != "old" {
 		t.Errorf("the old object holds %q", data)
 	}
-	// Records have the reserve.
+	// Records may use the reserve.
 	disk.set(2 << 20)
 	if _, err := r.CreateRecord(t.Context(), "records/a", make([]byte, 1<<20)); err != nil {
 		t.Errorf("a record in the reserve: %v", err)
@@ -413,7 +413,7 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// A counter is an endless body that knows how much of it was read.
+// A counter is an endless body that counts the bytes read.
 type counter struct{ n int64 }
 
 func (c *counter) Read(p []byte) (int, error) {
@@ -428,7 +428,7 @@ func TestDeepDiskRunsFull(t *testing.T) {
 	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")
 	put(t, r, "a.img", []byte("old"))
-	disk.set(1 << 40) // as if others filled it meanwhile
+	disk.set(1 << 40) // as if others filled the disk after the check
 	const size = 128 << 20
 	if _, err := r.Put(t.Context(), "a.img", io.LimitReader(&counter{}, size), size); !errors.Is(err, store.ErrFull) {
 		t.Errorf("PUT: %v", err)
@@ -455,8 +455,8 @@ func TestDeepDiskRunsFull(t *testing.T) {
 	}
 }
 
-// TestCopyIsAnotherName: where files are not edited in place, a copy costs the
-// disk nothing, and is none the less an object of its own.
+// TestCopyIsAnotherName: in a bucket whose files are not edited in place, a copy
+// takes no space, and is still an independent object.
 func TestCopyIsAnotherName(t *testing.T) {
 	dir := t.TempDir()
 	cfg := config(dir)

@@ -39,7 +39,7 @@ func child(dir string) int {
 	return 0
 }
 
-// A process is a gateway in a process of its own.
+// A process is a gateway in its own process.
 type process struct {
 	endpoint string
 	kill     func()

@@ -64,7 +64,7 @@ func TestStartRefuses(t *testing.T) {
 			}
 		})
 	}
-	// A refused start leaves nothing behind that stops the next.
+	// A refused start leaves nothing that prevents the next.
 	start(t, t.TempDir())
 }
 
@@ -80,8 +80,8 @@ func TestStartRefusesDirectoryWithoutRights(t *testing.T) {
 	}
 }
 
-// startRefused starts a gateway as a user to whom rights apply, which root
-// is not, and returns why it did not start.
+// startRefused starts a gateway as a user without root's rights, and returns the
+// reason that it did not start.
 func startRefused(t *testing.T, dir string) string {
 	t.Helper()
 	binary := os.Args[0]
@@ -89,7 +89,7 @@ func startRefused(t *testing.T, dir string) string {
 	if os.Geteuid() == 0 {
 		const nobody = 65534
 		attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
-		// Where go test builds is root's alone.
+		// Only root can enter the directory in which go test builds.
 		data, err := os.ReadFile(binary)
 		if err != nil {
 			t.Fatal(err)
@@ -176,8 +176,8 @@ func TestAddresses(t *testing.T) {
 	root(t, g.Endpoint(), "images")
 }
 
-// TestQuiet runs a gateway in a process of its own, does good and bad things
-// to it, and finds nothing printed, nor a secret logged.
+// TestQuiet runs a gateway in its own process and sends valid and invalid requests.
+// The gateway must print nothing and log no secret.
 func TestQuiet(t *testing.T) {
 	if os.Getenv("GATEWAY_TEST_QUIET") == "1" {
 		quietChild(t)
@@ -226,8 +226,8 @@ func quietChild(t *testing.T) {
 	}
 }
 
-// TestBucketMadeByHand serves a directory full of images, before the
-// first start and while the gateway runs.
+// TestBucketMadeByHand serves a directory of images that was created before the
+// first start, and one created while the gateway runs.
 func TestBucketMadeByHand(t *testing.T) {
 	dir := t.TempDir()
 	mkdir(t, dir, "images")
@@ -331,7 +331,7 @@ func TestCloseCutsRequests(t *testing.T) {
 	}
 }
 
-// TestSweep begins uploads in a process that is killed, and starts over.
+// TestSweep begins uploads in a process that is killed, and starts again.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	other := startChild(t, dir)
@@ -420,7 +420,7 @@ func beginUpload(t testing.TB, url string, size, sent int) net.Conn {
 	return c
 }
 
-// cutUpload breaks an upload off and waits until the server has answered.
+// cutUpload cuts an upload off and waits until the server has answered.
 func cutUpload(t testing.TB, endpoint, key string, size, sent int) {
 	t.Helper()
 	c := beginUpload(t, presigned(t, endpoint, "images", key), size, sent)

@@ -32,21 +32,21 @@ import (
 
 const uploaderKey, uploaderSecret = "UPLOADER", "secret-of-uploaders"
 
-// uploader gives a gateway an account for people, with a root.
+// uploader configures the uploaders' account with a root.
 func uploader(bucket, prefix string) func(*gateway.Config) {
 	return func(cfg *gateway.Config) {
 		cfg.Uploader = gateway.Uploader{Access: uploaderKey, Secret: uploaderSecret, Bucket: bucket, Prefix: prefix}
 	}
 }
 
-// asUploader is the S3 client with the uploaders' key.
+// asUploader returns the S3 client with the uploaders' key.
 func asUploader(endpoint string) *s3.Client {
 	return s3.New(raw(endpoint).Options(), func(o *s3.Options) {
 		o.Credentials = credentials.NewStaticCredentialsProvider(uploaderKey, uploaderSecret, "")
 	})
 }
 
-// signed is a request with the uploaders' signature.
+// signed returns a request with the uploaders' signature.
 func signed(t testing.TB, method, url, body string, header http.Header) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -69,7 +69,7 @@ func signed(t testing.TB, method, url, body string, header http.Header) *http.Re
 // A route is one of versitygw's, as its router names it.
 type route struct {
 	method, path string
-	query        []string // arguments that it needs, with values where they matter
+	query        []string // arguments that it needs, with values if they matter
 	headers      []string // that it needs
 }
 
@@ -81,7 +81,7 @@ func (r route) String() string {
 	return strings.Join(append([]string{s}, r.headers...), " +")
 }
 
-// routes reads the router of the versitygw that is linked.
+// routes returns the routes of the linked versitygw.
 func routes(t *testing.T) []route {
 	t.Helper()
 	pkg, err := build.Import("github.com/versity/versitygw/s3api", ".", build.FindOnly)
@@ -160,11 +160,11 @@ var allowedRoutes = []string{
 	"PUT /:bucket/*", "PUT /:bucket/* +X-Amz-Copy-Source", "DELETE /:bucket/*",
 	"POST /:bucket/*?uploads", "GET /:bucket/*?uploadId", "POST /:bucket/*?uploadId", "DELETE /:bucket/*?uploadId",
 	"PUT /:bucket/*?uploadId&partNumber", "PUT /:bucket/*?uploadId&partNumber +X-Amz-Copy-Source",
-	"OPTIONS /", "OPTIONS /:bucket", "OPTIONS /:bucket/*", // CORS asks without a signature
+	"OPTIONS /", "OPTIONS /:bucket", "OPTIONS /:bucket/*", // CORS preflights have no signature
 }
 
 // TestUploaderRoutes sends a request for each route of versitygw with the
-// uploaders' key: what is not listed here is refused, and changes nothing.
+// uploaders' key. A route that is not listed here is refused, and changes nothing.
 func TestUploaderRoutes(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir, uploader("images", ""))
@@ -231,8 +231,8 @@ func TestUploaderDecided(t *testing.T) {
 	}
 }
 
-// TestUploaderStaysInRoot reaches for what is outside of the root, with each
-// kind of request that may be made inside of it.
+// TestUploaderStaysInRoot sends each kind of request that is allowed in the root
+// for keys outside of it.
 func TestUploaderStaysInRoot(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir, uploader("images", "up/"))
@@ -311,8 +311,8 @@ func TestUploaderStaysInRoot(t *testing.T) {
 	}
 }
 
-// TestUploaderCopySource copies from a key that reads as one in the root where
-// a plus is a space.
+// TestUploaderCopySource copies from a key that would be in the root if its plus
+// were a space.
 func TestUploaderCopySource(t *testing.T) {
 	g := start(t, t.TempDir(), uploader("images", "a b/"))
 	r := root(t, g.Endpoint(), "images")
@@ -326,8 +326,8 @@ func TestUploaderCopySource(t *testing.T) {
 	}
 }
 
-// TestSettingsAreCleared starts a gateway over buckets that others have been
-// let into.
+// TestSettingsAreCleared starts a gateway over buckets with settings that give
+// others access.
 func TestSettingsAreCleared(t *testing.T) {
 	dir := t.TempDir()
 	g := start(t, dir)

@@ -22,8 +22,8 @@ import (
 
 func createBucket(name string) *s3.CreateBucketInput { return &s3.CreateBucketInput{Bucket: &name} }
 
-// version returns the version of a key, which HEAD, GET and both listings
-// must agree on.
+// version returns the version of a key. HEAD, GET and both listings must agree on
+// it.
 func version(t *testing.T, endpoint, bucket, key string) store.Version {
 	t.Helper()
 	r := client(t, endpoint).Root(bucket, "")
@@ -91,7 +91,7 @@ func TestVersions(t *testing.T) {
 	put(t, r, "a.img", []byte("1111"))
 	check("the same upload again", "a.img")
 
-	// An edit in place that leaves size and attributes alone.
+	// An edit in place that keeps size and attributes.
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestVersions(t *testing.T) {
 		t.Error("an edited file has the checksum of the bytes before")
 	}
 
-	// Dropped files: new ones, over others, within one second.
+	// Dropped files, each over the last one, within one second.
 	for i := range 5 {
 		tmp := filepath.Join(dir, "dropped")
 		write(t, tmp, fmt.Sprint("drop", i))
@@ -121,7 +121,7 @@ func TestVersions(t *testing.T) {
 		}
 		check(fmt.Sprint("drop ", i), "a.img")
 	}
-	// One with an older time.
+	// A file with an older modification time.
 	past := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(path, past, past); err != nil {
 		t.Fatal(err)

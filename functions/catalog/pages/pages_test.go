@@ -57,7 +57,7 @@ func newPages(t testing.TB) (*Pages, http.Handler) {
 	return p, p.site()
 }
 
-// site serves the pages beside other routes.
+// site serves the pages and other routes.
 func (p *Pages) site(others ...web.Route) http.Handler {
 	return web.Handler(web.Config{
 		Auth: p.Auth, PublicRead: true, Pages: p.Places(), ErrorPage: p.ErrorPage, Metric: p.Metric, Log: p.Log,
@@ -160,11 +160,11 @@ func TestLoginPage(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	if kinds[activity.LoginFailed] != 1 || // of two within a minute
+	if kinds[activity.LoginFailed] != 1 || // of two failures within a minute
 		kinds[activity.Logout] != 1 || kinds[activity.LoginSucceeded] < 2 {
 		t.Errorf("events: %v", kinds)
 	}
-	// Guessing is slowed down, and the page says so.
+	// Log-in attempts are limited, and the page says so.
 	last := http.StatusUnauthorized
 	for range 20 {
 		w := c.post("/ui/login", url.Values{"password": {"wrong"}})
@@ -212,7 +212,7 @@ func TestPagePolicy(t *testing.T) {
 
 var versionOf = regexp.MustCompile(`id="([a-z]+)" data-version="([0-9a-f]+)"`)
 
-// What has not changed is not sent again.
+// Parts that have not changed are not sent again.
 func TestLive(t *testing.T) {
 	p, h := newPages(t)
 	c := &client{t: t, handler: h}
@@ -244,7 +244,7 @@ func TestLive(t *testing.T) {
 			t.Errorf("%s is sent: %v", id, got)
 		}
 	}
-	// Without a session, htmx is sent to the log-in page.
+	// Without a session, htmx is redirected to the log-in page.
 	r := httptest.NewRequest(http.MethodGet, "/ui/images/live", nil)
 	r.Header.Set("HX-Request", "true")
 	if w := (&client{t: t, handler: h}).do(r); w.Code != http.StatusUnauthorized || w.Header().Get("HX-Redirect") != "/ui/login" {
@@ -252,7 +252,7 @@ func TestLive(t *testing.T) {
 	}
 }
 
-// A form that could not be done is shown again as it was.
+// A refused form is shown again with its values.
 func TestAddFormAgain(t *testing.T) {
 	p, _ := newPages(t)
 	refuse := web.Route{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
@@ -280,15 +280,15 @@ func TestAddFormAgain(t *testing.T) {
 	}
 }
 
-// The functions at AWS know where the pages are.
+// The functions on AWS have the same paths of pages.
 func TestPlaces(t *testing.T) {
 	if p := (&Pages{}).Places(); p != cloud.Pages {
 		t.Errorf("the pages are at %+v, not at %+v", p, cloud.Pages)
 	}
 }
 
-// A row has a link to the disk in its image if a disk gets it, and gets other
-// bytes than those of the image.
+// A row has a link to the disk in its image if /raw serves it, with other bytes
+// than those of the image.
 func TestRawDiskLinks(t *testing.T) {
 	p, h := newPages(t)
 	gzip := content.Content{Kind: content.Gzip, What: "a gzip file"}
@@ -336,7 +336,7 @@ func TestConfirm(t *testing.T) {
 			t.Errorf("an upload of %+q is not asked about with %q:\n%s", key, want, w.Body)
 		}
 	}
-	// What the upload would refuse is not asked about.
+	// There is no question about a name that the upload would refuse.
 	if _, err := p.Images.Put(t.Context(), "disk.tar.gz", strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -478,8 +478,8 @@ func TestEndpointFor(t *testing.T) {
 	}
 }
 
-// BenchmarkImages is what a browser asks for, with 10,000 images: the page, and
-// every other second whether there is anything new.
+// BenchmarkImages measures the requests of a browser with 10,000 images: the page,
+// and its refresh every two seconds.
 func BenchmarkImages(b *testing.B) {
 	p, h := newPages(b)
 	for i := range 10_000 {
