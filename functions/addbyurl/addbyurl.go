@@ -154,7 +154,7 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	if u.Pinned() {
 		shaURL = "" // a pinned source needs no checksum list
 	}
-	// The result of an earlier fetch does not apply to what the source is now.
+	// The record of an earlier fetch may not describe the source's current bytes.
 	if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(layout.RefOf(u.Canonical))); err != nil {
 		return entry.Entry{}, false, err
 	}

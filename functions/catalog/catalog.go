@@ -37,8 +37,8 @@ type Function struct {
 	Activity                 *activity.Log
 	Metric                   *metric.Set
 	Version                  string
-	// Ready returns an error if a bucket cannot be reached: [store.ErrNoBucket] if it
-	// does not exist.
+	// Ready returns an error if a bucket cannot be reached, and [store.ErrNoBucket]
+	// if one is known not to exist.
 	Ready func(context.Context) error
 	Now   func() time.Time
 	Log   *slog.Logger

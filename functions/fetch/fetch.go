@@ -29,7 +29,8 @@ type Sources interface {
 	Reach() string
 }
 
-// Function is the fetch function: its routes and its worker.
+// Function is the fetch function: its routes and its worker. All fields are required
+// except Whole and Limits. It is safe for concurrent use.
 type Function struct {
 	Catalog store.Root
 	Sources Sources
@@ -41,11 +42,12 @@ type Function struct {
 	Metric      *metric.Set
 	// Free returns the bytes that the store has room for, or a negative number if
 	// that is not known.
-	Free    func() int64
+	Free func() int64
+	// Workers is the number of jobs that run at once, as lists show it.
 	Workers int
 	// Whole reads each part into memory before it goes to the store, for stores
-	// such as AWS that end a request that is idle for some seconds, as it is while
-	// a source pauses. It takes memory for one part per worker.
+	// such as Amazon S3 that end a request that is idle for some seconds, which it
+	// is while a source stalls. It takes memory for one part per worker.
 	Whole  bool
 	Limits Limits
 	Now    func() time.Time
@@ -295,7 +297,8 @@ func (f *Function) sweepParts(ctx context.Context, inUse used) error {
 // abandonedAfter is the age at which an upload that no job names is removed.
 const abandonedAfter = 24 * time.Hour
 
-// Uncache removes the blob with this SHA-256. The records stay.
+// Uncache removes the blob with this SHA-256. The records stay. It returns nil if there
+// is no such blob.
 func (f *Function) Uncache(ctx context.Context, sha256 layout.SHA256) error {
 	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
 }

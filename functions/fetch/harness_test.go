@@ -444,7 +444,7 @@ func (w *world) pending() []store.PendingUpload {
 	return all
 }
 
-// honest checks what must hold at every moment: a blob's name is its hash.
+// honest checks the invariant: a blob's name is its SHA-256.
 func (w *world) honest() {
 	w.t.Helper()
 	for _, key := range w.keys(layout.BlobPrefix) {

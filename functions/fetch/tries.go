@@ -25,7 +25,7 @@ const (
 	minOutageWait = 30 * time.Second
 	maxOutageWait = 10 * time.Minute
 
-	// maxAsked is the longest wait that a source may ask for (Retry-After).
+	// maxAsked is the longest Retry-After of a source that a run waits for.
 	maxAsked = 5 * time.Minute
 )
 

@@ -136,7 +136,7 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
-		// The next run would begin where this one began.
+		// The next run would begin at the first byte, too.
 		return f.recordVerdict(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime})
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()

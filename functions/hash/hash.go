@@ -28,10 +28,11 @@ import (
 // more likely to be whole.
 const Settle = 2 * time.Second
 
-// Function is the hash function: its routes and its worker.
+// Function is the hash function: its routes and its worker. All fields are required
+// except Prefix. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
-	// Bucket and Prefix are where the image root is, as object events name it.
+	// Bucket and Prefix are those of the image root, as object events name them.
 	Bucket, Prefix string
 	// Jobs may have no queue of check jobs: then images are not checked.
 	Jobs *job.Jobs
@@ -40,9 +41,10 @@ type Function struct {
 	Inspections queue.Sender
 	Inventory   *inventory.Inventory
 	Metric      *metric.Set
-	Workers     int
-	Now         func() time.Time
-	Log         *slog.Logger
+	// Workers is the number of hash jobs that run at once, as lists show it.
+	Workers int
+	Now     func() time.Time
+	Log     *slog.Logger
 
 	turns turns // of checks
 }
@@ -103,7 +105,7 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 	}
 	name, ok := layout.ImageName(key)
 	if !ok {
-		_, err := f.Inventory.Snapshot(ctx) // logs what is not an image
+		_, err := f.Inventory.Snapshot(ctx) // logs objects that are not images
 		return err
 	}
 	info, err := f.Images.Head(ctx, key)

@@ -9,8 +9,8 @@ import (
 )
 
 // Reconcile compares the image root with the records and queues the work of lost
-// events: images without a digest of their version, digests without an image,
-// bytes without a content record, jobs whose owner is gone.
+// events: images without a digest of their version, digests without an image, bytes
+// without a content record, jobs whose lease has lapsed.
 func (f *Function) Reconcile(ctx context.Context) error {
 	names, err := f.Inventory.Unsettled(ctx)
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// longTime is how long a check may make others wait.
+	// longTime is how long a check may delay others.
 	longTime = 30 * time.Second
-	// turnTime is how long a long check waits if another one is running.
+	// turnTime is how long a long check is delayed if another one is running.
 	turnTime = time.Minute
 )
 
@@ -24,7 +24,7 @@ type turns struct {
 	short, long chan struct{} // hold a value while the turn is taken
 }
 
-// A turn is one check's. It is not safe for concurrent use.
+// A turn is the turn of one check. It is not safe for concurrent use.
 type turn struct {
 	*turns
 	now    func() time.Time

@@ -23,7 +23,8 @@ import (
 )
 
 // Function is the upload function: its routes, and the worker that assembles
-// resumable uploads.
+// resumable uploads. All fields are required except Links and PartBytes. It is safe
+// for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// Links presigns URLs of objects in the image root. If it is not nil, clients send
@@ -126,7 +127,7 @@ func (f *Function) fits(size int64) error {
 	return problem.Newf(problem.Full, "the image has %d bytes and the store has room for %d: delete images that are not needed", size, free)
 }
 
-// take streams a body into the image root, hashing it on the way.
+// take streams a body into the image root and hashes it.
 func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name, want expected) (uploaded, error) {
 	ctx := r.Context()
 	verify := func(sum *digest.Hasher) error {

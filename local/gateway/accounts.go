@@ -38,8 +38,8 @@ type Uploader struct {
 	Bucket, Prefix string
 }
 
-// actions are the S3 actions of an uploader, and the resources each is for. An
-// action that is not here is denied, whatever a bucket's policy allows.
+// actions are the S3 actions of an uploader, and the resources each is for. Any
+// other action is denied, even if a bucket's policy allows it.
 var actions = map[auth.Action]func(u Uploader, resource, prefix string) bool{
 	auth.GetObjectAction:                Uploader.owns,
 	auth.GetObjectAttributesAction:      Uploader.owns,

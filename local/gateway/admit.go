@@ -45,8 +45,8 @@ var errUnauthenticated = errors.New("the client sent too much before it authenti
 // of a POST upload, whose signature is one of its fields. That reader has no
 // limit, so the connection stops reading after maxForm bytes.
 //
-// A chunked body is refused, as on AWS, except in aws-chunked, which says its
-// length elsewhere: clients send that over TLS.
+// A chunked body is refused, as on AWS, except in aws-chunked, whose length is in
+// another header: clients send that over TLS.
 //
 // A request with a long document waits for its turn. It is refused if it has waited
 // for the duration wait.

@@ -229,7 +229,7 @@ func (a *assembly) fits(dir string, l layout) (bool, error) {
 }
 
 // keep writes the bytes of a part to offset at of an assembly that fits, unless
-// they are there.
+// they are there already.
 func (a *assembly) keep(at int64, part *os.File) error {
 	there, in, err := placed(subject{file: part})
 	switch {

@@ -18,7 +18,7 @@ import (
 // versitygw ignores.
 type demand struct {
 	prefix   string   // of its name, in lower case
-	harmless []string // values that ask for nothing, in lower case
+	harmless []string // values that demand nothing, in lower case
 	answer   s3err.S3Error
 }
 

@@ -13,7 +13,7 @@ import (
 // An encoding is the encoding-type of a listing, which versitygw does not read.
 type encoding types.EncodingType
 
-// encodingOf returns the encoding that the request behind ctx asks for.
+// encodingOf returns the encoding that the request behind ctx has.
 func encodingOf(ctx context.Context) (encoding, error) {
 	req, ok := ctx.(*fasthttp.RequestCtx)
 	if !ok {

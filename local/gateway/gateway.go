@@ -24,7 +24,7 @@
 //	conn.go         deadlines and limits of a connection
 //	inside.go       connections from within the process
 //	admit.go        limits on a request's memory before it is authenticated
-//	demands.go      requests for what the gateway does not do
+//	demands.go      requests for features that the gateway lacks
 //	malformed.go    control characters, conditions, dates that do not parse
 //	accounts.go     accounts and what an uploader may do
 //	errors.go       S3 errors, and the table from errors of the file system to them
@@ -35,7 +35,7 @@
 //	put.go read.go copy.go delete.go list.go encoding.go tags.go
 //	multipart.go    creating, listing and aborting uploads
 //	parts.go        writing parts
-//	assembly.go     where the bytes of parts are put together
+//	assembly.go     the file into which parts are assembled
 //	complete.go     completing an upload
 //	claim.go        exclusive and shared holds of an upload
 //
@@ -52,7 +52,7 @@
 //
 // # Faults of versitygw v1.8.0
 //
-// These guards can go once upstream has fixed what they are for:
+// These guards can be removed once upstream has fixed the faults:
 //
 //   - The form of a POST upload is read into memory, without a limit, before
 //     its signature is checked (MultipartParser): maxForm, conn.restrict.

@@ -10,8 +10,8 @@ import (
 	"github.com/pkg/xattr"
 )
 
-// bucketSettings are the attributes of a bucket's directory that change access
-// to it, or what a write does.
+// bucketSettings are the attributes of a bucket's directory that change access to
+// it or the effect of a write.
 var bucketSettings = []string{"policy", "cors", "website", "bucket-lock", "versioning", "ownership", "X-Amz-Tagging"}
 
 // Settings returns the names of the settings of a bucket in dir, such as a

@@ -43,7 +43,7 @@ const (
 	// attrChanged is when the gateway itself last changed the file: see
 	// [subject.intact].
 	attrChanged = "imageroot-changed"
-	// attrRedirect is where a website's object redirects to.
+	// attrRedirect is the URL that a website's object redirects to.
 	attrRedirect = "website-redirect-location"
 )
 

@@ -36,7 +36,7 @@ type watcher struct {
 	buckets map[string]*watched // fixed set
 }
 
-// A state is what an entry of a bucket's directory was when it was last examined.
+// A state describes an entry of a bucket's directory when it was last examined.
 type state struct {
 	stamp
 	ctime    int64
@@ -52,7 +52,7 @@ func stateOf(name string, info fs.FileInfo) state {
 
 // watched is one bucket.
 type watched struct {
-	inode    os.FileInfo // of the directory that notifications come from
+	inode    os.FileInfo // of the directory that is watched
 	known    map[string]state
 	due      map[string]time.Time // when to examine an entry
 	writing  map[string]int       // writes through S3 in flight
