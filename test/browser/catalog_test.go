@@ -10,7 +10,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// mark puts something on the page that does not survive a navigation.
+// mark sets a variable on the page that a navigation removes.
 func (p *Page) mark() {
 	p.t.Helper()
 	eval[bool](p, "(window.marked = true)")
@@ -30,7 +30,7 @@ func TestAddByURL(t *testing.T) {
 	p.login()
 	p.mark()
 
-	// What cannot be resolved is said beside the form, and what was typed stays.
+	// An error of resolving is shown beside the form, and the input stays.
 	missing := pub.URL + "/missing.img"
 	p.typeInto("#image-url", missing)
 	p.click("#add-title ~ form button")
@@ -73,7 +73,7 @@ func TestHashJobs(t *testing.T) {
 	p.typeInto("#image-url", "https://example.org/half-typ")
 
 	// One at a time: while the first is hashed, the second waits.
-	const long = 128 << 30 // minutes
+	const long = 128 << 30 // takes minutes
 	s.drop(t, "first.img", long)
 	p.until("the first runs", jobOf("hashes", "first.img")+"?.dataset.status === 'running'")
 	s.drop(t, "second.img", 1<<20)
@@ -84,7 +84,7 @@ func TestHashJobs(t *testing.T) {
 	p.until("more progress", fmt.Sprintf("%s?.querySelector('progress')?.value > %f", jobOf("hashes", "first.img"), was))
 	p.shots("images-hashing")
 
-	// A slow press on a button that is about to be refreshed is still a press.
+	// A slow click on a button that is about to be refreshed still counts.
 	p.slowClickOn("Cancel", jobOf("hashes", "first.img")+"?.querySelector('button')")
 	p.until("the first is cancelled", jobOf("hashes", "first.img")+"?.dataset.status === 'cancelled'")
 	p.until("the second is done", jobOf("hashes", "second.img")+"?.dataset.status === 'completed'")
@@ -101,7 +101,7 @@ func TestHashJobs(t *testing.T) {
 		t.Error("the focus is not on the job whose Cancel is gone")
 	}
 
-	// Hash by hand.
+	// A hash by its button.
 	p.clickOn("Hash", row("first.img")+"?.querySelector('[aria-label=\"Hash first.img\"]')")
 	p.until("the first again", "["+"'queued','running'].includes("+jobOf("hashes", "first.img")+"?.dataset.status)")
 	p.until("the button has done its work", "!"+row("first.img")+"?.querySelector('[aria-label=\"Hash first.img\"]')")
@@ -129,13 +129,13 @@ func TestFetchJobs(t *testing.T) {
 		p.clickOn("Fetch", button(i))
 		p.until("the job", jobOf("downloads", fmt.Sprintf("image-%d.img", i)))
 	}
-	// Two at a time. They have half of the bytes and wait for the rest.
+	// Two at a time: they have half of the bytes and wait for the rest.
 	p.until("two run", status(0, "running")+" && "+status(1, "running")+" && "+status(2, "queued"))
 	p.until("bytes of a total", jobOf("downloads", "image-0.img")+"?.textContent.includes('of 24.0 MiB')")
 	p.until("the rows say so", row("image-0.img")+"?.textContent.includes('fetching') && "+row("image-2.img")+"?.textContent.includes('fetch queued')")
 	p.shots("images-fetching")
 
-	// The page keeps the place of what has the focus, whatever is refreshed.
+	// A refresh keeps the focus in place.
 	cancel := jobOf("downloads", "image-1.img") + "?.querySelector('button')"
 	eval[bool](p, "("+cancel+".focus(), true)")
 	pub.release("image-0.img")
@@ -167,10 +167,10 @@ func TestFetchJobs(t *testing.T) {
 		t.Errorf("what was typed is now %q", got)
 	}
 
-	// A page whose rows have not changed is told so in no bytes.
+	// If the rows have not changed, the answer has no body.
 	p.until("the page is told of nothing new", "performance.getEntriesByType('resource').filter(e => e.name.includes('/ui/images/live')).at(-1)?.responseStatus === 204")
 
-	// Dropping fetched bytes asks first and keeps the entry.
+	// Removing fetched bytes asks first and keeps the entry.
 	p.clickOn("Drop", row("image-0.img")+"?.querySelector('[aria-label^=\"Drop\"]')")
 	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm", "Drop the fetched bytes of image-0.img?"))
 	p.clickOn("Drop", "document.querySelector('#confirm .btn-danger')")
@@ -198,7 +198,7 @@ func TestDeleteAsksFirst(t *testing.T) {
 		p.until("the question", isOpen+" && "+has("#confirm-title", "Delete "+shown+"?"))
 		if way == "Keep" {
 			p.shots("images-delete")
-			// Refreshing meanwhile closes nothing.
+			// A refresh meanwhile does not close the dialog.
 			n := p.asked("GET /ui/images/live")
 			s.call(t, "PUT", "/images/another.img", strings.NewReader("another"))
 			p.until("the new row", row("another.img"))
@@ -243,7 +243,8 @@ func manifestOf(n int) string {
 	return b.String()
 }
 
-// What a person looks at stays where it is, whatever is pressed and refreshed.
+// TestActionsKeepThePlace checks that the view does not move, whatever is
+// pressed and refreshed.
 func TestActionsKeepThePlace(t *testing.T) {
 	s, pub := start(t), publish(t)
 	manifest := manifestOf(80)
@@ -264,8 +265,8 @@ func TestActionsKeepThePlace(t *testing.T) {
 		return row(name) + fmt.Sprintf("?.querySelector('[aria-label^=%s]')", js(label))
 	}
 	dialog := "document.querySelector('#confirm .btn-danger')"
-	// keeps does something with what is in the middle of the view. Every row
-	// in view keeps its place, down to one that is removed.
+	// keeps calls act on the row in the middle of the view. Every visible
+	// row stays in place, down to one that is removed.
 	keeps := func(what, middle string, act func(), after string) {
 		t.Helper()
 		p.place(what, middle)
@@ -315,7 +316,7 @@ func TestActionsKeepThePlace(t *testing.T) {
 		t.Errorf("after Delete, Tab leads to %q, want the row that took the place", got)
 	}
 
-	// Without scripts, an action comes back to its row, and to the search.
+	// Without scripts, an action returns to its row and to the search.
 	p.scripts(false)
 	p.navigate("/ui/images?sort=-name")
 	p.clickOn("Fetch", button("host-0040-a.img", "Fetch"))
@@ -343,7 +344,7 @@ func TestManyRows(t *testing.T) {
 	}
 	p.shot("images-many-rows")
 
-	// Search follows typing, which goes on.
+	// Search follows typing, which is not interrupted.
 	p.typeInto("#q", "host-0042")
 	p.until("one row", rows+" === 1 && "+first+" === 'host-0042.img'")
 	if !eval[bool](p, "document.activeElement.id === 'q' && location.search.includes('q=host-0042')") {
@@ -376,7 +377,7 @@ func TestManyRows(t *testing.T) {
 		last = size
 	}
 	eval[bool](p, "(document.getElementById('sort').focus(), true)")
-	p.press("n") // the first that begins so: Name, A to Z
+	p.press("n") // the first option with that letter: Name, A to Z
 	p.until("sorted by name", "document.querySelector('th:has(#sort-name)').ariaSort === 'ascending'")
 
 	// Pages.
@@ -405,7 +406,8 @@ func TestManyRows(t *testing.T) {
 	p.until("the first page", first+" === 'host-0000.img'")
 	p.marked("paging")
 
-	// The address is that of what is seen: going back and loading it again work.
+	// The address is that of the current view: going back and reloading
+	// work.
 	p.navigate("/ui/images?q=host-1999&sort=-name")
 	p.until("the address alone", rows+" === 1 && "+first+" === 'host-1999.img' && document.getElementById('q').value === 'host-1999'")
 }

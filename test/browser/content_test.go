@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// What is inside an image shows: how large the disk must be, and what is wrong
-// with it.
+// TestContent shows the content of an image: the size of its disk, and its
+// faults.
 func TestContent(t *testing.T) {
 	s := start(t)
 	put := func(name string, data []byte) { s.call(t, "PUT", "/images/"+name, bytes.NewReader(data)) }

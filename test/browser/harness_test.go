@@ -1,9 +1,8 @@
-// Package browser uses the pages of the real binary in Chromium, as people
-// do: with a mouse, a keyboard, a phone's width, in the dark, and without
-// scripts.
+// Package browser uses the pages of the real binary in Chromium, as people do:
+// with a mouse, a keyboard, a phone's width, in dark mode, and without scripts.
 //
-// Every page that a test opens is watched: an error in the console, something
-// that the Content-Security-Policy refuses, or a request to another host fails
+// Every page that a test opens is observed: an error in the console, a
+// violation of the Content-Security-Policy, or a request to another host fails
 // the test. Screenshots go to the directory of -screenshots.
 package browser
 
@@ -41,8 +40,8 @@ import (
 const (
 	password = "correct horse battery staple"
 	token    = "browser-token-0123456789abcdef"
-	// patience is the longest wait for anything on a page. It is far more than an
-	// idle machine needs, so that a busy one does not fail.
+	// patience is the longest wait for a condition of a page. It is far
+	// more than an idle machine needs, so that a busy one passes.
 	patience = 2 * time.Minute
 )
 
@@ -88,7 +87,7 @@ func run(m *testing.M) (code int, err error) {
 	for _, flag := range []string{
 		"no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "no-default-browser-check", "disable-background-networking",
 		"disable-component-update", "disable-sync", "disable-extensions", "disable-dev-shm-usage", "disable-default-apps", "hide-scrollbars",
-		// A page that is not in front is as visible as one that is.
+		// A page in the background counts as visible, too.
 		"disable-background-timer-throttling", "disable-backgrounding-occluded-windows", "disable-renderer-backgrounding",
 	} {
 		options = append(options, chromedp.Flag(flag, true))
@@ -155,7 +154,7 @@ func (s *Server) run(t *testing.T) {
 	s.Process = p
 }
 
-// call makes a request as a script with the token would.
+// call sends a request with the token.
 func (s *Server) call(t *testing.T, method, path string, body io.Reader) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -214,13 +213,13 @@ type Page struct {
 	dialogs  []string // native ones: "leave the page?"
 }
 
-// open opens a tab that knows nothing of others: no cookie, no cache.
+// open opens a tab in a new profile, without cookies or cache.
 func open(t *testing.T, s *Server) *Page {
 	t.Helper()
 	return openIn(t, s, browser, chromedp.WithNewBrowserContext())
 }
 
-// tab opens another tab of the same person.
+// tab opens another tab of the same profile.
 func (p *Page) tab() *Page {
 	p.t.Helper()
 	return openIn(p.t, p.s, p.ctx)
@@ -238,7 +237,8 @@ func openIn(t *testing.T, s *Server, parent context.Context, options ...chromedp
 		cancel()
 		p.check()
 	})
-	// The tab lives as long as the context of the first action: not a shorter one.
+	// The tab lives as long as the context of the first action, so that
+	// context must not be a shorter one.
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("open a tab: %v", err)
 	}
@@ -248,7 +248,7 @@ func openIn(t *testing.T, s *Server, parent context.Context, options ...chromedp
 	return p
 }
 
-// listen notes what must not happen on any page.
+// listen records events that fail the test on any page.
 func (p *Page) listen(ev any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -283,7 +283,7 @@ func (p *Page) listen(ev any) {
 	}
 }
 
-// allow lets problems pass that a test brings about.
+// allow accepts problems that a test causes.
 func (p *Page) allow(pattern string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -304,7 +304,8 @@ problems:
 	}
 }
 
-// asked returns how many requests began with prefix ("GET /ui/images?").
+// asked returns the number of requests that began with prefix ("GET
+// /ui/images?").
 func (p *Page) asked(prefix string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -344,7 +345,7 @@ func try[T any](p *Page, script string) (T, error) {
 	return chromedp.Run(ctx, chromedp.Evaluate[T](script))
 }
 
-// until waits for a script to be true, over navigations too.
+// until waits until a script is true, across navigations.
 func (p *Page) until(what, script string) {
 	p.t.Helper()
 	tick := time.NewTicker(30 * time.Millisecond)
@@ -363,26 +364,27 @@ func (p *Page) until(what, script string) {
 	}
 }
 
-// js writes a Go string as one of JavaScript.
+// js quotes a Go string for JavaScript.
 func js(s string) string {
 	data, err := json.Marshal(s)
 	if err != nil {
-		panic(err) // strings can be encoded
+		panic(err) // a string always encodes
 	}
 	return string(data)
 }
 
-// has is a script that is true where an element's text has s.
+// has returns a script that is true if an element's text has s.
 func has(selector, s string) string {
 	return fmt.Sprintf("document.querySelector(%s)?.textContent.includes(%s)", js(selector), js(s))
 }
 
-// row is a script for the row of an image.
+// row returns a script for the row of an image.
 func row(name string) string {
 	return fmt.Sprintf("[...document.querySelectorAll('#catalog tbody tr')].find(r => r.querySelector('[data-name]')?.textContent === %s)", js(name))
 }
 
-// jobOf is a script for the newest job of a name in "downloads" or "hashes".
+// jobOf returns a script for the newest job of a name in "downloads" or
+// "hashes".
 func jobOf(list, name string) string {
 	return fmt.Sprintf("[...document.querySelectorAll('#%s .job')].find(j => j.dataset.name === %s)", list, js(name))
 }
@@ -393,8 +395,8 @@ func (p *Page) navigate(path string) {
 	p.loaded()
 }
 
-// loaded waits until the page is loaded to its end: before that, an element
-// that can be seen need not work yet, and may still move.
+// loaded waits until the page is loaded completely: before that, a visible
+// element may not work yet, and may still move.
 func (p *Page) loaded() {
 	p.t.Helper()
 	p.until("the page is loaded", "document.readyState === 'complete'")
@@ -409,16 +411,15 @@ func (p *Page) login() {
 	p.until("the page of images", "document.readyState === 'complete' && location.pathname === '/ui/images' && document.getElementById('catalog')")
 }
 
-// clickOn clicks an element where it is seen, with the mouse. The element is
-// given by a script.
+// clickOn clicks a visible element with the mouse. A script selects the
+// element.
 func (p *Page) clickOn(what, element string) {
 	p.t.Helper()
 	x, y := p.place(what, element)
 	p.do("click "+what, chromedp.MouseClickXY(x, y))
 }
 
-// slowClickOn holds the button of the mouse for longer than it takes the page
-// to refresh.
+// slowClickOn holds the mouse button for longer than the page takes to refresh.
 func (p *Page) slowClickOn(what, element string) {
 	p.t.Helper()
 	x, y := p.place(what, element)
@@ -428,7 +429,8 @@ func (p *Page) slowClickOn(what, element string) {
 	p.do("let go of "+what, chromedp.MouseEvent(input.DispatchMouseEventTypeMouseReleased, x, y, chromedp.ButtonType(input.MouseButtonLeft), chromedp.ClickCount(1)))
 }
 
-// place scrolls to an element and returns where the mouse would hit it.
+// place scrolls to an element and returns the point at which the mouse would
+// hit it.
 func (p *Page) place(what, element string) (x, y float64) {
 	p.t.Helper()
 	find := fmt.Sprintf(`(() => {
@@ -441,7 +443,7 @@ func (p *Page) place(what, element string) (x, y float64) {
 		const top = document.elementFromPoint(x, y);
 		return top && (e === top || e.contains(top)) ? [x, y] : null;
 	})()`, element)
-	// The page may still move, or be replaced by the next one.
+	// The page may still move, or a navigation may replace it.
 	const tries = 5
 	for range tries {
 		p.until(what+" can be clicked", find+" !== null")
@@ -458,7 +460,7 @@ func (p *Page) click(selector string) {
 	p.clickOn(selector, "document.querySelector("+js(selector)+")")
 }
 
-// typeInto replaces what is in a field, key by key.
+// typeInto replaces the text in a field, key by key.
 func (p *Page) typeInto(selector, text string) {
 	p.t.Helper()
 	p.until(selector, "document.readyState === 'complete' && document.querySelector("+js(selector)+")")
@@ -467,13 +469,13 @@ func (p *Page) typeInto(selector, text string) {
 	p.press(text)
 }
 
-// press sends keys to what has the focus.
+// press sends keys to the focused element.
 func (p *Page) press(keys string) {
 	p.t.Helper()
 	p.do("press keys", chromedp.KeyEvent(keys))
 }
 
-// tabTo presses Tab until the element that a script finds has the focus.
+// tabTo presses Tab until the element that a script selects has the focus.
 func (p *Page) tabTo(what, element string) {
 	p.t.Helper()
 	const most = 200
@@ -507,19 +509,19 @@ func (p *Page) scheme(name string) {
 	command(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{
 			{Name: "prefers-color-scheme", Value: name},
-			{Name: "prefers-reduced-motion", Value: "reduce"}, // a picture would be of colors on their way
+			{Name: "prefers-reduced-motion", Value: "reduce"}, // without it, a picture may show colors in transition
 		},
 	})
 }
 
-// scripts switches JavaScript on or off, from the next page on.
+// scripts turns JavaScript on or off, from the next page on.
 func (p *Page) scripts(on bool) {
 	p.t.Helper()
 	command(p, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !on})
 }
 
-// network makes uploads slow (bytes a second; -1: as fast as they are) or cuts
-// the connection.
+// network limits the rate of uploads (bytes a second; -1: no limit) or cuts the
+// connection.
 func (p *Page) network(uploadBytes float64, offline bool) {
 	p.t.Helper()
 	command(p, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{
@@ -541,8 +543,8 @@ func (p *Page) shot(name string) {
 	}
 }
 
-// contrast is a script that lists texts whose contrast with what is behind
-// them is below 4.5, the least that WCAG 2 asks for.
+// contrast is a script that lists texts whose contrast with their background is
+// below 4.5, the minimum of WCAG 2.
 const contrast = `(() => {
 	const parse = (s) => { const n = s.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
 	const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
@@ -564,8 +566,7 @@ const contrast = `(() => {
 	}).map((e) => e.tagName + '.' + e.className + ': ' + e.textContent.trim().slice(0, 40));
 })()`
 
-// spills is a script that lists texts in cells of tables that reach beyond
-// their cell, where nothing cuts them off.
+// spills is a script that lists texts that overflow their table cell visibly.
 const spills = `(() => {
 	const found = [];
 	for (const cell of document.querySelectorAll('tbody td')) {
@@ -583,8 +584,8 @@ const spills = `(() => {
 	return found;
 })()`
 
-// shots saves the page in the light and in the dark, wide, at the least width
-// of a table, and narrow.
+// shots saves the page in light and in dark mode, wide, at the least width of a
+// table, and narrow.
 func (p *Page) shots(name string) {
 	p.t.Helper()
 	for _, scheme := range []string{"light", "dark"} {

@@ -36,13 +36,13 @@ func TestLogIn(t *testing.T) {
 	p.navigate("/ui/images")
 	p.until("no way in after logging out", "location.pathname === '/ui/login'")
 
-	// Somebody else's link must not lead through the log-in to elsewhere.
+	// A foreign link must not redirect to another host after the log-in.
 	p.navigate("/ui/login?next=" + "https%3A%2F%2Fexample.org%2F")
 	p.typeInto("#password", password)
 	p.press(kb.Enter)
 	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('live')")
 
-	// A page whose session ends elsewhere does not stay as if nothing were.
+	// A page whose session ends elsewhere must show that.
 	eval[bool](p, "(fetch('/ui/logout', { method: 'POST' }), true)")
 	p.until("the log-in page", "location.pathname === '/ui/login'")
 }
@@ -66,20 +66,20 @@ func TestEmpty(t *testing.T) {
 	p.click("#catalog [data-copy]")
 	p.until("the command is copied", copied)
 	p.until("the button is as it was", "document.querySelector('#catalog [data-copy]').textContent === 'Copy'")
-	// Over plain HTTP from another machine there is no clipboard to ask.
+	// Over plain HTTP from another machine, the clipboard is not available.
 	eval[bool](p, `(Object.defineProperty(navigator, 'clipboard', { value: undefined }),
 		document.addEventListener('copy', () => { window.copied = document.activeElement.value; }), true)`)
 	p.click("#catalog [data-copy]")
 	p.until("the command is copied in the old way", copied+" && window.copied.startsWith('aws --endpoint-url "+s.S3+" s3 cp')")
 }
 
-// A page that nobody looks at asks for nothing.
+// TestHiddenPage checks that a hidden page sends no requests.
 func TestHiddenPage(t *testing.T) {
 	s := start(t)
 	p := open(t, s)
 	p.login()
 	const live = "GET /ui/images/live"
-	look := func(state string) bool { // whether the page asks at once
+	look := func(state string) bool { // whether the page sends a request at once
 		return eval[bool](p, "(window.asking = false, Object.defineProperty(document, 'visibilityState', { value: '"+state+"', configurable: true }), document.dispatchEvent(new Event('visibilitychange')), asking)")
 	}
 	eval[bool](p, "(document.addEventListener('htmx:beforeRequest', () => { window.asking = true; }), true)")
@@ -88,7 +88,7 @@ func TestHiddenPage(t *testing.T) {
 	before := p.asked(live)
 	began := eval[float64](p, "performance.now()")
 	p.until("three refreshes are due", "performance.now() > "+strconv.FormatFloat(began+6500, 'f', 0, 64))
-	if n := p.asked(live); n > before+1 { // one may have been on its way
+	if n := p.asked(live); n > before+1 { // one may have been in flight
 		t.Errorf("%d requests by a hidden page", n-before)
 	}
 	s.call(t, "PUT", "/images/meanwhile.img", strings.NewReader("x"))
@@ -98,7 +98,7 @@ func TestHiddenPage(t *testing.T) {
 	p.until("the page is up to date", row("meanwhile.img"))
 }
 
-// Everything can be done without a mouse.
+// TestKeyboard does everything without a mouse.
 func TestKeyboard(t *testing.T) {
 	s, pub := start(t), publish(t)
 	s.call(t, "PUT", "/images/keep.img", strings.NewReader("keep"))
@@ -153,7 +153,7 @@ func TestKeyboard(t *testing.T) {
 	p.marked("the keyboard")
 }
 
-// What a screen reader needs: names, labels, heads of columns.
+// TestNames checks names, labels and column heads for screen readers.
 func TestNames(t *testing.T) {
 	s, pub := start(t), publish(t)
 	s.call(t, "PUT", "/images/here.img", strings.NewReader("here"))
@@ -184,7 +184,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// Names as long as they can be, and what else is wide, fit on a phone.
+// TestNarrow fits names of the greatest length, and other wide parts, on a
+// phone.
 func TestNarrow(t *testing.T) {
 	s, pub := start(t), publish(t)
 	long := strings.Repeat("x", 251) + ".img"
@@ -245,7 +246,7 @@ func TestEvents(t *testing.T) {
 	p.until("everything", fmt.Sprintf("location.search === '' && %s === %d", rows, first))
 }
 
-// Without scripts the page is a page of links and forms.
+// TestWithoutScripts uses the page's links and forms without scripts.
 func TestWithoutScripts(t *testing.T) {
 	s, pub := start(t), publish(t)
 	s.call(t, "PUT", "/images/old.img", strings.NewReader("old"))

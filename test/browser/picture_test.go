@@ -15,8 +15,8 @@ import (
 
 var picture = flag.String("picture", "", "file for the README's picture of the page (WebP); default: among the screenshots")
 
-// TestPicture takes the README's picture, of a catalog as a lab has it: images
-// of its own beside a manifest of publishers' images.
+// TestPicture takes the README's picture, of the catalog of a lab: its own
+// images beside a manifest of publishers' images.
 func TestPicture(t *testing.T) {
 	s := start(t)
 	dir := t.TempDir()

@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// A publisher serves empty disks on loopback. Whoever downloads one gets
-// half of it and the rest when the test says so.
+// A publisher serves empty disks on loopback. A download gets half of one, and
+// the rest when the test releases it.
 type publisher struct {
 	*httptest.Server
 
 	mu   sync.Mutex
-	gate map[string]chan struct{} // by name; closed: the rest may go
+	gate map[string]chan struct{} // by name; closed: the rest is sent
 	stop chan struct{}
 }
 
@@ -37,8 +37,8 @@ func publish(t *testing.T) *publisher {
 	return p
 }
 
-// imageOf is the content of a published image: a disk with one partition. Each
-// name has its own.
+// imageOf returns the content of a published image: a disk with one partition.
+// Each name has different content.
 func imageOf(name string) []byte {
 	data := make([]byte, publishedBytes)
 	copy(data, name)
@@ -61,7 +61,7 @@ func (p *publisher) held(name string) chan struct{} {
 	return p.gate[name]
 }
 
-// release lets the rest of an image go.
+// release sends the rest of an image.
 func (p *publisher) release(name string) { close(p.held(name)) }
 
 func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -90,7 +90,7 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, name, time.Unix(1_700_000_000, 0), body)
 }
 
-// halting calls halt before it reads beyond a place.
+// A halting reader calls halt before it reads beyond an offset.
 type halting struct {
 	io.ReadSeeker
 	place int64

@@ -18,14 +18,14 @@ import (
 
 const (
 	mib = 1 << 20
-	// partBytes is what the server cuts uploads into.
+	// partBytes is the size of the server's upload parts.
 	partBytes = 16 * mib
-	// slow is a rate of uploads, in bytes a second, at which an upload goes on for
-	// many seconds after a test has seen that some of it is sent.
+	// slow is a rate of uploads, in bytes a second, at which an upload
+	// continues for many seconds after a test has seen its progress.
 	slow = 2 * mib
 )
 
-// imageFile makes a file whose bytes all differ from their neighbours' parts.
+// imageFile makes a file whose parts all differ.
 func imageFile(t *testing.T, name string, size int) (path, sha string) {
 	t.Helper()
 	data := make([]byte, size)
@@ -40,7 +40,7 @@ func imageFile(t *testing.T, name string, size int) (path, sha string) {
 	return path, hex.EncodeToString(sum[:])
 }
 
-// choose picks files as the picker of the browser would.
+// choose selects files as the browser's file picker would.
 func (p *Page) choose(paths ...string) {
 	p.t.Helper()
 	p.do("choose files", chromedp.SetUploadFiles(chromedp.CSS("#file"), paths))
@@ -55,11 +55,10 @@ func (p *Page) untilUpload(name, state string) {
 	p.until("the upload of "+name+" is "+state, upload(name)+"?.dataset.state === "+js(state))
 }
 
-// sent is how far an upload is, from 0 to 1.
+// sent returns a script for the progress of an upload, from 0 to 1.
 func sent(name string) string { return upload(name) + "?.querySelector('progress')?.value" }
 
-// noUploads fails the test if an upload was begun and is neither complete nor
-// aborted.
+// noUploads fails the test if an upload is neither complete nor aborted.
 func (s *Server) noUploads(t *testing.T) {
 	t.Helper()
 	var list struct{ Uploads []struct{ Name string } }
@@ -86,7 +85,7 @@ func TestUpload(t *testing.T) {
 	p.network(-1, false)
 	p.untilUpload(name, "done")
 	p.untilUpload("small.iso", "done")
-	// The digest was computed on the way.
+	// The digest was computed during the upload.
 	p.until("the row", row(name)+"?.textContent.includes("+js(bigSum[:12])+")")
 	p.until("the other row", row("small.iso")+"?.textContent.includes("+js(smallSum[:12])+")")
 	p.marked("uploading")
@@ -127,7 +126,7 @@ func TestUploadRefused(t *testing.T) {
 	p := open(t, s)
 	p.allow(`network: .* 422 .*/uploads`)
 	p.login()
-	// Characters that turn a name around are seen.
+	// Characters that reverse a name are shown.
 	tarball, _ := imageFile(t, "root\u202egmi.tar.gz", mib)
 	const shown = "root[U+202E]gmi.tar.gz"
 	p.choose(tarball)
@@ -138,7 +137,8 @@ func TestUploadRefused(t *testing.T) {
 	p.until("another try takes the place of the one that failed", "!before.isConnected && "+upload(shown)+"?.dataset.state === 'failed'")
 	p.shot("images-upload-refused")
 
-	// An image of that name is there: replacing it is asked about.
+	// An image of that name exists: the page asks before it replaces the
+	// image.
 	first, _ := imageFile(t, "same.img", mib)
 	second, sum := imageFile(t, "same.img", 2*mib)
 	p.choose(first)
@@ -156,8 +156,8 @@ func TestUploadRefused(t *testing.T) {
 	p.until("the new digest", row("same.img")+"?.textContent.includes("+js(sum[:12])+")")
 }
 
-// A connection that drops, by the network or by the server's end, costs at
-// most a part.
+// TestUploadSurvivesCuts breaks the connection, by the network or by ending the
+// server, which costs at most a part.
 func TestUploadSurvivesCuts(t *testing.T) {
 	s := start(t)
 	p := open(t, s)
@@ -227,8 +227,8 @@ func TestUploadGoesOnAfterReload(t *testing.T) {
 	}
 }
 
-// twins makes two files that differ in their last part, and in nothing that a
-// browser says of a file.
+// twins makes two files that differ in their last part, and in no attribute
+// that a browser reports.
 func twins(t *testing.T, name string, size int) (paths, sums [2]string) {
 	t.Helper()
 	paths[0], sums[0] = imageFile(t, name, size)
@@ -251,7 +251,8 @@ func twins(t *testing.T, name string, size int) (paths, sums [2]string) {
 	return paths, sums
 }
 
-// What is there is compared with the file before anything is added to it.
+// TestUploadOfAnotherFile compares the uploaded parts with the file before it
+// adds to them.
 func TestUploadOfAnotherFile(t *testing.T) {
 	s := start(t)
 	p := open(t, s)
@@ -267,7 +268,7 @@ func TestUploadOfAnotherFile(t *testing.T) {
 	p.choose(files[1])
 	p.until("the other file is uploaded", "document.querySelector('#uploads .upload[data-state=done]')")
 	p.until("the row", row("disk.img")+"?.textContent.includes("+js(sums[1][:12])+")")
-	// The first one is as it was, and goes on.
+	// The first upload is unchanged, and resumes.
 	p.untilUpload("disk.img", "unfinished")
 	p.shot("images-upload-two-files")
 	p.choose(files[0])
@@ -275,8 +276,8 @@ func TestUploadOfAnotherFile(t *testing.T) {
 	p.until("the first file", row("disk.img")+"?.textContent.includes("+js(sums[0][:12])+")")
 }
 
-// A second file of a name that is being uploaded is asked about, in this tab
-// and in others, and both stay what they were.
+// TestUploadOfOneNameTwice asks about a second file of a name that is being
+// uploaded, in this tab and in others, and both stay unchanged.
 func TestUploadOfOneNameTwice(t *testing.T) {
 	s := start(t)
 	p := open(t, s)
@@ -307,7 +308,8 @@ func TestUploadOfOneNameTwice(t *testing.T) {
 	s.noUploads(t)
 }
 
-// What cannot be uploaded says so, and keeps nothing else from it.
+// TestUploadUnreadable reports a file that cannot be uploaded, and continues
+// with the others.
 func TestUploadUnreadable(t *testing.T) {
 	s := start(t)
 	p := open(t, s)
@@ -347,7 +349,7 @@ func TestUploadUnreadable(t *testing.T) {
 	}
 }
 
-// An upload whose session ends says so.
+// TestUploadLoggedOut reports the end of the session during an upload.
 func TestUploadLoggedOut(t *testing.T) {
 	s := start(t)
 	p := open(t, s)
