@@ -265,8 +265,8 @@ func TestActionsKeepThePlace(t *testing.T) {
 		return row(name) + fmt.Sprintf("?.querySelector('[aria-label^=%s]')", js(label))
 	}
 	dialog := "document.querySelector('#confirm .btn-danger')"
-	// keeps calls act on the row in the middle of the view. Every visible
-	// row stays in place, down to one that is removed.
+	// keeps calls act on the row in the middle of the view. Every visible row
+	// stays in place, down to one that is removed.
 	keeps := func(what, middle string, act func(), after string) {
 		t.Helper()
 		p.place(what, middle)
@@ -406,8 +406,7 @@ func TestManyRows(t *testing.T) {
 	p.until("the first page", first+" === 'host-0000.img'")
 	p.marked("paging")
 
-	// The address is that of the current view: going back and reloading
-	// work.
+	// The address is that of the current view: going back and reloading work.
 	p.navigate("/ui/images?q=host-1999&sort=-name")
 	p.until("the address alone", rows+" === 1 && "+first+" === 'host-1999.img' && document.getElementById('q').value === 'host-1999'")
 }

@@ -40,8 +40,8 @@ import (
 const (
 	password = "correct horse battery staple"
 	token    = "browser-token-0123456789abcdef"
-	// patience is the longest wait for a condition of a page. It is far
-	// more than an idle machine needs, so that a busy one passes.
+	// patience is the longest wait for a condition of a page. It is far more
+	// than an idle machine needs, so that a busy one passes.
 	patience = 2 * time.Minute
 )
 
@@ -237,8 +237,8 @@ func openIn(t *testing.T, s *Server, parent context.Context, options ...chromedp
 		cancel()
 		p.check()
 	})
-	// The tab lives as long as the context of the first action, so that
-	// context must not be a shorter one.
+	// The tab lives as long as the context of the first action, so that context
+	// must not be a shorter one.
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("open a tab: %v", err)
 	}

@@ -137,8 +137,7 @@ func TestUploadRefused(t *testing.T) {
 	p.until("another try takes the place of the one that failed", "!before.isConnected && "+upload(shown)+"?.dataset.state === 'failed'")
 	p.shot("images-upload-refused")
 
-	// An image of that name exists: the page asks before it replaces the
-	// image.
+	// An image of that name exists: the page asks before it replaces the image.
 	first, _ := imageFile(t, "same.img", mib)
 	second, sum := imageFile(t, "same.img", 2*mib)
 	p.choose(first)

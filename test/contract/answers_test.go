@@ -24,8 +24,8 @@ import (
 	"imageroot/shared/web"
 )
 
-// unseen is what the file says and [TestAnswers] does not bring about, with
-// the reason.
+// unseen lists what the file says and [TestAnswers] does not cause, with the
+// reason.
 var unseen = map[string]string{
 	"HashJob.bytes_total null":             "the size is known when the job is queued; the file keeps clients from relying on it",
 	"GET /raw/{key} 501":                   notAWS,
@@ -38,7 +38,7 @@ var unseen = map[string]string{
 
 const notAWS = "the bytes pass through the server of this test"
 
-// TestAnswers sends every operation what brings about each of its answers.
+// TestAnswers causes each answer of every operation.
 func TestAnswers(t *testing.T) {
 	s := newServer(t, load(t), newCoverage(), setup{publicRead: true})
 	for _, section := range []struct {
@@ -167,7 +167,7 @@ func (s *server) testImages(t *testing.T) {
 	s.send(t, "DELETE", "/images/other.raw", 204, "")
 	s.send(t, "DELETE", "/images/other.raw", 404, "")
 	s.send(t, "DELETE", "/images/notes.txt", 404, "")
-	// One that nobody has hashed.
+	// An image that is not hashed.
 	for _, name := range []string{"dropped.iso", "dropped.tar"} {
 		if _, err := s.images.Put(t.Context(), store.Key(name), strings.NewReader("dropped"), 7); err != nil {
 			t.Fatal(err)
@@ -217,7 +217,8 @@ func (s *server) testServe(t *testing.T) {
 		do("HEAD", 409)
 		s.images.moving.Store(false)
 	}
-	// The range is of GET only, which the file says by leaving it out.
+	// Ranges are defined for GET only, so the file does not name them for
+	// others.
 	r, err := http.NewRequestWithContext(t.Context(), "HEAD", s.url+"/images/"+labSHA256, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -359,7 +360,7 @@ func (s *server) testUploads(t *testing.T) {
 	s.send(t, "DELETE", u, 404, "")
 	s.send(t, "POST", u+"/complete", 404, "")
 
-	// One whose parts are lost while it waits to be assembled.
+	// An upload whose parts are lost while it waits for its assembly.
 	u = begin("lost.raw")
 	part(u+"/parts/1", 200, body, octets)
 	s.form(t, u+"/complete", 202, url.Values{"sha256": {hex.EncodeToString(sum[:])}})
@@ -372,7 +373,7 @@ func (s *server) testUploads(t *testing.T) {
 		}
 	}
 	s.send(t, "DELETE", u, 409, "")
-	// So long afterwards that no other process can be at it.
+	// So much later that no other process can still be working on it.
 	s.uploader.Now = func() time.Time { return time.Now().Add(24 * time.Hour) }
 	s.assemblies.work(t, s.uploader.Handle)
 	s.uploader.Now = time.Now
@@ -399,8 +400,8 @@ func (s *server) testUploads(t *testing.T) {
 // A publisher is a web server with images.
 type publisher struct {
 	url string
-	// changed: /changed.img is another image than before; gone: /gone.img is
-	// no longer there.
+	// changed: /changed.img is another image than before; gone: /gone.img does
+	// not exist any more.
 	changed, gone atomic.Bool
 }
 
@@ -429,7 +430,7 @@ func newPublisher(t *testing.T) *publisher {
 		}
 		serve(`"1"`)(w, r)
 	})
-	// One that does not say how large it is and does not come to its end.
+	// An image of unknown size that never ends.
 	mux.HandleFunc("/endless.img", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte("begin"))
 		_ = http.NewResponseController(w).Flush()
@@ -477,7 +478,7 @@ func (s *server) testEntries(t *testing.T) {
 	add(422, "image_url", "")
 	add(422)
 
-	// A fetch notices that its source is another one by now.
+	// A fetch detects that its source has changed.
 	changed := p.url + "/changed.img"
 	add(201, "image_url", changed)
 	p.changed.Store(true)
@@ -497,7 +498,7 @@ func (s *server) testEntries(t *testing.T) {
 func (s *server) testDownloads(t *testing.T) {
 	p := newPublisher(t)
 	s.send(t, "DELETE", "/images/Pi%20lab.img", 204, "")      // the same bytes
-	s.send(t, "DELETE", "/catalog/cache/"+labSHA256, 204, "") // of an entry that is gone
+	s.send(t, "DELETE", "/catalog/cache/"+labSHA256, 204, "") // of a removed entry
 	enqueue := func(status int, fields ...string) *answer {
 		t.Helper()
 		return s.send(t, "POST", "/catalog/downloads", status, quote(fields...))
@@ -547,7 +548,7 @@ func (s *server) testDownloads(t *testing.T) {
 	enqueue(422)
 }
 
-// until asks until the answer is what it is to be.
+// until repeats a request until the answer has the wanted value.
 func (s *server) until(t *testing.T, target, path string, want any) {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
@@ -600,7 +601,7 @@ func (s *server) testHashes(t *testing.T) {
 	s.testChecks(t)
 }
 
-// testChecks has an image checked that is cut short.
+// testChecks has a truncated image checked.
 func (s *server) testChecks(t *testing.T) {
 	const name = "short.img.gz"
 	if _, err := s.images.Put(t.Context(), name, strings.NewReader("\x1f\x8b\x08\x00\x00"), 5); err != nil {
@@ -623,7 +624,7 @@ func (s *server) testChecks(t *testing.T) {
 	if a := s.get(t, "/catalog?q="+name, 200); len(a.at(t, "images.0.warnings").([]any)) != 1 {
 		t.Errorf("%s", a.body)
 	}
-	// A disk gets this one as it is.
+	// A disk gets this one unchanged.
 	if _, err := s.images.Put(t.Context(), "whole.img", strings.NewReader("\x00\x01"), 2); err != nil {
 		t.Fatal(err)
 	}
@@ -658,7 +659,7 @@ func (s *server) testManifest(t *testing.T) {
 	if !strings.Contains(string(a.body), "debian-13.qcow2") {
 		t.Errorf("%s", a.body)
 	}
-	put(200, string(a.body)) // what is exported can be used
+	put(200, string(a.body)) // the export can be imported
 	s.send(t, "DELETE", "/catalog.toml", 204, "")
 	s.send(t, "DELETE", "/catalog.toml", 404, "")
 	put(200, example)
@@ -679,7 +680,7 @@ func (s *server) testCatalog(t *testing.T) {
 		t.Errorf("%s", a.body)
 	}
 	s.do(t, request{method: "GET", target: "/images", status: 200, anonymous: true})
-	// A bad manifest that comes by S3 is a warning.
+	// A bad manifest that is written by S3 is a warning.
 	if _, err := s.images.Put(t.Context(), layout.ManifestKey, strings.NewReader("nonsense"), 8); err != nil {
 		t.Fatal(err)
 	}
@@ -717,7 +718,7 @@ func (s *server) testEvents(t *testing.T) {
 		}
 	}
 	s.get(t, "/events?failed=perhaps", 400)
-	// What has happened so far is of every kind but those of sessions.
+	// So far, events of every kind have happened except those of sessions.
 	for _, kind := range activity.Kinds() {
 		a := s.get(t, "/events?limit=1&kind="+kind, 200)
 		if len(list(a.object, "events")) == 0 && !strings.HasPrefix(kind, "auth.") {
@@ -726,7 +727,7 @@ func (s *server) testEvents(t *testing.T) {
 	}
 }
 
-// testQueries tests the limits and lists of values of what queries take.
+// testQueries tests the limits and the lists of values of query parameters.
 func (s *server) testQueries(t *testing.T) {
 	for _, op := range s.doc.operations() {
 		for _, p := range op.params {
@@ -752,7 +753,7 @@ func (s *server) testQueries(t *testing.T) {
 	}
 }
 
-// testBodies tests what holds for every body of JSON.
+// testBodies tests the rules for every JSON body.
 func (s *server) testBodies(t *testing.T) {
 	tested := 0
 	for _, op := range s.doc.operations() {
@@ -773,7 +774,7 @@ func (s *server) testBodies(t *testing.T) {
 	}
 }
 
-// testOrigin tests that pages of other sites change nothing.
+// testOrigin tests that pages of other sites can change nothing.
 func (s *server) testOrigin(t *testing.T) {
 	for _, op := range s.doc.operations() {
 		if op.unsafe() {
@@ -782,8 +783,8 @@ func (s *server) testOrigin(t *testing.T) {
 	}
 }
 
-// testAtAWS tests a server whose bytes come and go by presigned URLs. Where
-// those lead is a matter of test/lambda.
+// testAtAWS tests a server with presigned URLs. test/lambda tests where those
+// lead.
 func (s *server) testAtAWS(t *testing.T) {
 	client, err := s3store.Open(t.Context(), s3store.Config{Region: "us-east-1", AccessKey: "KEY", SecretKey: "secret"})
 	if err != nil {
@@ -823,7 +824,7 @@ func (s *server) testAtAWS(t *testing.T) {
 	aws.send(t, "POST", "/uploads", 501, `{"name": "lab.raw", "size_bytes": 10, "sha256": "`+zeros+`"}`)
 }
 
-// testAccess tests that those get in whom the file lets in.
+// testAccess tests that each operation requires the access that the file says.
 func (s *server) testAccess(t *testing.T) {
 	private := newServer(t, s.doc, s.cover, setup{})
 	for _, op := range s.doc.operations() {

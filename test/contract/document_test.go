@@ -1,7 +1,7 @@
-// Package contract tests that docs/openapi.yaml and the handlers say the same:
-// the same paths and methods, open to the same people, with answers of the
-// same statuses, fields and members. What the file says and nothing here
-// brings about fails as well, but for what is listed with its reason.
+// Package contract tests that docs/openapi.yaml and the handlers agree: on
+// paths, methods and access, and on the statuses, fields and members of
+// answers. It also fails for what the file says and no test here causes, unless
+// that is listed with the reason.
 package contract
 
 import (
@@ -22,7 +22,7 @@ const file = "../../docs/openapi.yaml"
 // An object is a mapping of the file.
 type object = map[string]any
 
-// A document is the file, with its operations found.
+// A document is the file, with an index of its operations.
 type document struct {
 	root object
 	ops  map[string]*operation // by "GET /images/{key}"
@@ -35,12 +35,12 @@ type operation struct {
 	method, path string
 	object       object
 	params       []object
-	body         object // nil: none
+	body         object // nil if none
 	responses    map[string]object
 }
 
-// load reads the file. Keys that are there twice or that are no strings are
-// errors: other readers would drop one, or all.
+// load reads the file. Duplicate keys and keys that are no strings are errors,
+// since other readers would drop them.
 func load(t testing.TB) *document {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -94,7 +94,7 @@ func parse(data []byte) (*document, error) {
 
 var methods = []string{"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
-// plain makes of what YAML gave what JSON would have given.
+// plain converts a YAML value to the one that JSON would give.
 func plain(v any, at string) (any, error) {
 	switch v := v.(type) {
 	case map[any]any:
@@ -125,7 +125,7 @@ func plain(v any, at string) (any, error) {
 	return nil, fmt.Errorf("%s: a %T has no place in JSON; put it in quotes", at, v)
 }
 
-// child returns a mapping in o; empty where there is none.
+// child returns a mapping in o, which is empty if it is missing.
 func child(o object, name string) object {
 	c, _ := o[name].(object)
 	return c
@@ -141,7 +141,7 @@ func text(o object, name string) string {
 	return s
 }
 
-// find returns what a reference ("#/components/schemas/Part") leads to.
+// find returns the target of a reference ("#/components/schemas/Part").
 func (d *document) find(ref string) (object, error) {
 	path, ok := strings.CutPrefix(ref, "#/")
 	if !ok {
@@ -156,8 +156,8 @@ func (d *document) find(ref string) (object, error) {
 	return at, nil
 }
 
-// follow returns v, or what it refers to. A reference that leads nowhere is
-// empty; [TestValid] reports it.
+// follow returns v, or the target if v is a reference. It returns an empty
+// object if there is no target; [TestValid] reports that.
 func (d *document) follow(v any) object {
 	o, _ := v.(object)
 	if ref, ok := o["$ref"].(string); ok {
@@ -178,7 +178,6 @@ func (d *document) operations() []*operation {
 // unsafe reports whether the operation changes something.
 func (o *operation) unsafe() bool { return o.method != "GET" && o.method != "HEAD" }
 
-// param returns a parameter.
 func (o *operation) param(in, name string) object {
 	for _, p := range o.params {
 		if text(p, "in") == in && strings.EqualFold(text(p, "name"), name) {
@@ -188,8 +187,8 @@ func (o *operation) param(in, name string) object {
 	return nil
 }
 
-// operationFor returns the operation that a request's method and path, as
-// escaped, are of. A literal segment counts before a parameter.
+// operationFor returns the operation of a request's method and path, as
+// escaped. A literal segment takes precedence over a parameter.
 func (d *document) operationFor(method, path string) *operation {
 	var found *operation
 	for _, op := range d.operations() {
@@ -207,7 +206,7 @@ func matches(template, path string) bool {
 	})
 }
 
-// decode reads JSON with its numbers as they are written.
+// decode reads JSON and keeps numbers as they are written.
 func decode(data []byte) (any, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
@@ -221,7 +220,7 @@ func decode(data []byte) (any, error) {
 	return v, nil
 }
 
-// decodePlain makes of a value of the file what [decode] would return for it.
+// decodePlain converts a value of the file to the result of [decode].
 func decodePlain(v any) (any, error) {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"imageroot/shared/web"
 )
 
-// forPeople are the routes that the file leaves out.
+// forPeople are the routes of the pages, which the file omits.
 var forPeople = []string{
 	"GET /{$}", "GET /static/{file...}", "GET /ui/login", "GET /ui/{$}", "GET /ui/images", "GET /ui/images/live",
 	"GET /ui/images/confirm", "GET /ui/events",
@@ -34,8 +34,7 @@ func tables() [][]web.Route {
 	}
 }
 
-// TestRoutes tests that the file has the routes that there are, open to those
-// whom they are open to.
+// TestRoutes tests that the file has all routes, with their access.
 func TestRoutes(t *testing.T) {
 	d := load(t)
 	routes := runnerRoutes(t)
@@ -64,7 +63,7 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s: the security in docs/openapi.yaml is that of access %d, the route's is %d", pattern, got, access)
 		}
 		delete(inFile, shape(pattern))
-		head := strings.Replace(shape(pattern), "GET ", "HEAD ", 1) // which ServeMux does by itself
+		head := strings.Replace(shape(pattern), "GET ", "HEAD ", 1) // which ServeMux serves by itself
 		if op, ok := inFile[head]; ok && accessOf(t, d, op) != access {
 			t.Errorf("%s: its security is not that of GET", op.id)
 		}
@@ -75,7 +74,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// accessOf returns which access the security of an operation speaks of.
+// accessOf returns the access that the security of an operation requires.
 func accessOf(t *testing.T, d *document, op *operation) web.Access {
 	t.Helper()
 	security, own := op.object["security"].([]any)
@@ -104,8 +103,8 @@ func accessOf(t *testing.T, d *document, op *operation) web.Access {
 	}
 }
 
-// runnerRoutes reads from the source of the runner, which cannot be imported,
-// the routes that it adds.
+// runnerRoutes reads the routes that the runner adds from its source, since
+// package main cannot be imported.
 func runnerRoutes(t *testing.T) map[string]web.Access {
 	t.Helper()
 	f, err := parser.ParseFile(token.NewFileSet(), "../../local/wire.go", nil, parser.SkipObjectResolution)

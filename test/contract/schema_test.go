@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// keywords are those of JSON Schema that [checker] knows. The file may use no
-// other: what is not checked is not known to be true.
+// keywords are the keywords of JSON Schema that [checker] implements. The file
+// may use no other.
 var keywords = []string{
 	"$ref", "type", "const", "enum", "pattern", "format", "minLength", "maxLength", "minimum", "maximum", "multipleOf",
 	"items", "minItems", "maxItems", "properties", "required", "additionalProperties", "minProperties", "anyOf",
@@ -24,14 +24,14 @@ var keywords = []string{
 // A checker compares values with schemas.
 type checker struct {
 	doc *document
-	// seen, where not nil, is told of each member that the schema at ("Part",
+	// seen, if not nil, is called for each member that the schema at ("Part",
 	// or a path for one without a name) has, and whether it was null.
 	seen func(at, member string, null bool)
 }
 
-// check returns what is wrong with v, as [decode] returns it. Unlike JSON
-// Schema it takes no member that the schema does not name, unless the schema
-// says additionalProperties: true.
+// check returns the faults of v, as [decode] returns it. Unlike JSON Schema it
+// refuses a member that the schema does not name, unless the schema has
+// additionalProperties: true.
 func (c *checker) check(schema object, v any, at string) []string {
 	var wrong []string
 	fail := func(format string, args ...any) {
@@ -156,7 +156,7 @@ func checkNumber(schema object, v json.Number, at string) []string {
 	return wrong
 }
 
-// typesOf returns the types that a schema names; none where it names none.
+// typesOf returns the types that a schema names, or nil.
 func typesOf(schema object) []string {
 	switch t := schema["type"].(type) {
 	case string:
@@ -207,7 +207,7 @@ func (d *document) members(schema object, at string, f func(at, member string, p
 	}
 }
 
-// TestChecker tests that what tests the answers finds what is wrong with one.
+// TestChecker tests that the checker finds faults.
 func TestChecker(t *testing.T) {
 	d, err := parse([]byte(`
 components:

@@ -49,8 +49,8 @@ const (
 	apiToken = "a-token-for-tests"
 )
 
-// A server is all functions over stores in memory, wired as the runner does
-// it. Work waits in the queues until the test has it done.
+// A server is all functions over stores in memory, wired as in the runner.
+// Tasks wait in the queues until the test handles them.
 type server struct {
 	doc   *document
 	cover *coverage
@@ -68,14 +68,14 @@ type server struct {
 
 	hashes, checks, fetches, assemblies mailbox
 
-	free  atomic.Int64 // bytes that the store has room for; negative: not known
+	free  atomic.Int64 // free space of the store in bytes; negative: not known
 	ready atomic.Pointer[error]
 }
 
-// A setup is what servers differ in.
+// A setup is the differences between servers.
 type setup struct {
 	publicRead bool
-	links      store.Presigner // to images, as at AWS; nil: bytes go through the server
+	links      store.Presigner // to images, as on AWS; nil: bytes pass through the server
 }
 
 func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
@@ -136,10 +136,10 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	return s
 }
 
-// hooked is a root that can be made to fail.
+// A hooked root can be made to fail.
 type hooked struct {
 	store.Root
-	moving atomic.Bool // each object is another one whenever it is looked at
+	moving atomic.Bool // each object has a new version at every access
 	small  atomic.Bool // every object is too large
 	looks  atomic.Int64
 }
@@ -159,7 +159,7 @@ func (h *hooked) Put(ctx context.Context, key store.Key, body io.Reader, size in
 	return h.Root.Put(ctx, key, body, size)
 }
 
-// A mailbox is a queue whose messages wait to be taken.
+// A mailbox is a queue whose messages wait until the test handles them.
 type mailbox struct {
 	mu       sync.Mutex
 	messages [][]byte
@@ -172,7 +172,7 @@ func (m *mailbox) Send(_ context.Context, body []byte, _ time.Duration) error {
 	return nil
 }
 
-// work does what waits in the mailbox.
+// work handles the messages in the mailbox.
 func (m *mailbox) work(t *testing.T, handle queue.Handler) {
 	t.Helper()
 	m.mu.Lock()
@@ -189,7 +189,7 @@ func (m *mailbox) work(t *testing.T, handle queue.Handler) {
 	}
 }
 
-// A request is one to send, and the status that it must get.
+// A request is a request to send, and the status that it must get.
 type request struct {
 	method, target string
 	status         int
@@ -198,14 +198,14 @@ type request struct {
 	anonymous      bool
 }
 
-// An answer is what came, after it was compared with the file.
+// An answer has been compared with the file.
 type answer struct {
 	header http.Header
 	body   []byte
 	object object // of JSON
 }
 
-// at returns what is at a path ("hashes.0.name") in the answer's JSON.
+// at returns the value at a path ("hashes.0.name") in the answer's JSON.
 func (a *answer) at(t *testing.T, path string) any {
 	t.Helper()
 	var v any = a.object
@@ -257,18 +257,17 @@ func (s *server) do(t *testing.T, q request) *answer {
 		t.Fatal(err)
 	}
 	for name := range resp.Trailer {
-		resp.Header.Add("Trailer", name) // which the client has taken away
+		resp.Header.Add("Trailer", name) // which the client has removed
 	}
 	return s.judge(t, op, q, resp)
 }
 
-// get is do for a GET.
 func (s *server) get(t *testing.T, target string, status int) *answer {
 	t.Helper()
 	return s.do(t, request{method: http.MethodGet, target: target, status: status})
 }
 
-// send is do with a body of JSON, or none.
+// send is do with a body of JSON, or without one.
 func (s *server) send(t *testing.T, method, target string, status int, body string) *answer {
 	t.Helper()
 	q := request{method: method, target: target, status: status, body: body}
@@ -287,7 +286,7 @@ func (s *server) form(t *testing.T, target string, status int, fields url.Values
 	})
 }
 
-// cut sends the beginning of a body of so many bytes.
+// cut sends the beginning of a body of this size.
 func (s *server) cut(t *testing.T, method, target string, size int64, status int) {
 	t.Helper()
 	resp := s.sendStart(t, method, target, size)
@@ -315,10 +314,10 @@ func (s *server) sendStart(t *testing.T, method, target string, size int64) *htt
 	return resp
 }
 
-// plainRequest are fields that any request may have.
+// plainRequest are the fields that any request may have.
 var plainRequest = []string{"Authorization", "Content-Type", "Cookie", "X-Request-Id"}
 
-// judgeRequest compares a request that is to succeed with the file.
+// judgeRequest compares a request that must succeed with the file.
 func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body string) {
 	t.Helper()
 	for name, values := range r.URL.Query() {
@@ -376,7 +375,7 @@ func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body
 	}
 }
 
-// conform checks a value of Go against a schema.
+// conform checks a Go value against a schema.
 func (s *server) conform(t *testing.T, what string, schema object, v any, seen func(at, member string, null bool)) {
 	t.Helper()
 	value, err := decodePlain(v)
@@ -388,7 +387,8 @@ func (s *server) conform(t *testing.T, what string, schema object, v any, seen f
 	}
 }
 
-// plainAnswer are fields that any answer may have; the file speaks of others.
+// plainAnswer are the fields that any answer may have; the file documents the
+// others.
 var plainAnswer = []string{
 	"Cache-Control", "Connection", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Referrer-Policy",
 	"Vary", "X-Content-Type-Options",
@@ -452,8 +452,8 @@ func (s *server) judge(t *testing.T, op *operation, q request, resp *http.Respon
 	return a
 }
 
-// redescribed reports whether the description beside a reference to a
-// response names a code.
+// redescribed reports whether the description beside a reference to a response
+// names a code.
 func (s *server) redescribed(op *operation, status, code string) bool {
 	r, _ := child(op.object, "responses")[status].(object)
 	return strings.Contains(text(r, "description"), "`"+code+"`")
@@ -479,8 +479,8 @@ func (s *server) judgeHeader(t *testing.T, what string, want object, got http.He
 	}
 }
 
-// hasFold reports whether o has a name whatever its case: net/http writes
-// Etag and Www-Authenticate.
+// hasFold reports whether o has a name in any case: net/http writes Etag and
+// Www-Authenticate.
 func hasFold(o object, name string) bool {
 	for n := range o {
 		if strings.EqualFold(n, name) {
@@ -490,7 +490,7 @@ func hasFold(o object, name string) bool {
 	return false
 }
 
-// A coverage is what of the file the answers have shown to be so.
+// A coverage records which parts of the file the answers have shown.
 type coverage struct {
 	mu      sync.Mutex
 	seen    map[string]bool
@@ -521,7 +521,7 @@ func (c *coverage) member(at, member string, null bool) {
 	}
 }
 
-// missing returns what the file says and no answer has shown.
+// missing returns the parts of the file that no answer has shown.
 func (c *coverage) missing(d *document) []string {
 	missing := map[string]bool{}
 	need := func(format string, args ...any) {

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// grammar is what of OpenAPI 3.1 the file may use: for each kind of object its
-// fields and what is in them. "!" marks a field that must be there, "[]" a
-// list, "{}" a mapping of any keys, and "&" what may be a reference.
+// grammar is the part of OpenAPI 3.1 that the file may use: for each kind of
+// object its fields and their kinds. "!" marks a required field, "[]" a list,
+// "{}" a mapping of any keys, and "&" a value that may be a reference.
 var grammar = map[string]map[string]string{
 	"openapi": {
 		"openapi!": "string", "info!": "info", "servers": "[]server", "security": "[]security", "tags": "[]tag",
@@ -41,10 +41,11 @@ var grammar = map[string]map[string]string{
 	},
 }
 
-// sections are where in the components each kind is that may be referred to.
+// sections are the sections of the components for each kind that may be
+// referred to.
 var sections = map[string]string{"parameter": "parameters", "response": "responses", "header": "headers", "schema": "schemas"}
 
-// A validator collects what is wrong with a document.
+// A validator collects the faults of a document.
 type validator struct {
 	doc   *document
 	wrong []string
@@ -55,7 +56,7 @@ func (v *validator) fail(at, format string, args ...any) {
 	v.wrong = append(v.wrong, at+": "+fmt.Sprintf(format, args...))
 }
 
-// TestValid tests that the file is OpenAPI 3.1, as far as it is used here.
+// TestValid tests that the file is OpenAPI 3.1, as far as it uses it.
 func TestValid(t *testing.T) {
 	for _, wrong := range validate(load(t)) {
 		t.Error(wrong)
@@ -260,7 +261,7 @@ func (v *validator) example(schema object, example any, at string) {
 	}
 }
 
-// operations checks what holds between the parts of an operation.
+// operations checks the relations between the parts of an operation.
 func (v *validator) operations() {
 	ids, shapes, tags := map[string]string{}, map[string]string{}, map[string]bool{}
 	for _, item := range list(v.doc.root, "tags") {
@@ -306,7 +307,7 @@ func (v *validator) operations() {
 
 var inBraces = regexp.MustCompile(`\{[^/}]+\}`)
 
-// shape is a path whatever its parameters are called.
+// shape returns a path without the names of its parameters.
 func shape(path string) string { return inBraces.ReplaceAllString(path, "{}") }
 
 func (v *validator) parameters(op *operation) {
@@ -338,7 +339,7 @@ func (v *validator) parameters(op *operation) {
 	}
 }
 
-// TestValidator tests that a file that is not valid is found out.
+// TestValidator tests that the validator finds faults.
 func TestValidator(t *testing.T) {
 	const good = `
 openapi: 3.1.1
@@ -404,8 +405,8 @@ func check(t *testing.T, source string) []string {
 	return validate(d)
 }
 
-// Every operation says who may use it, what it needs of parameters, and what
-// anything else than success looks like.
+// TestOperations tests that every operation states its access, its parameters
+// and its errors.
 func TestOperations(t *testing.T) {
 	for _, op := range load(t).operations() {
 		if _, ok := op.responses["default"]; !ok {

@@ -129,7 +129,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestEventExample tests that the event of the file could be one: its ID is of
+// TestEventExample tests that the event of the file is consistent: its ID has
 // its time.
 func TestEventExample(t *testing.T) {
 	op := load(t).ops["GET /events"]
@@ -145,8 +145,8 @@ func TestEventExample(t *testing.T) {
 	}
 }
 
-// constants returns the values of the constants of a type of strings, which
-// nothing lists but the source: name is its file in shared.
+// constants returns the values of the constants of a string type, from the
+// source: name is the file in shared.
 func constants(t *testing.T, name, typ string) []string {
 	t.Helper()
 	f, err := parser.ParseFile(token.NewFileSet(), "../../shared/"+name, nil, parser.SkipObjectResolution)

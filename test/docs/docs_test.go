@@ -1,7 +1,7 @@
-// Package docs holds what the documents say against the repository: every
-// relative link and anchor leads somewhere, every page can be reached from the
-// README, the settings and make targets that pages name exist, and the schemes of
-// sources and the suffixes of compressed images are all named.
+// Package docs compares the documents with the repository: every relative link
+// and anchor has a target, every page can be reached from the README, the
+// settings and make targets that pages name exist, and all schemes of sources
+// and suffixes of compressed images are named.
 package docs
 
 import (
@@ -39,7 +39,7 @@ var (
 	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 )
 
-// documents returns the Markdown files by path, without what is built.
+// documents returns the Markdown files by path, without those of builds.
 func documents(t *testing.T) map[string]document {
 	t.Helper()
 	all := map[string]document{}
@@ -71,7 +71,7 @@ func documents(t *testing.T) map[string]document {
 	return all
 }
 
-// anchor returns the fragment that GitHub and others give a heading.
+// anchor returns the fragment that GitHub derives from a heading.
 func anchor(heading string) string {
 	keep := func(r rune) rune {
 		switch {
@@ -126,7 +126,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// Make targets, settings and files of ours that the documents name exist.
+// TestNames tests that the make targets, settings and files that documents name
+// exist.
 func TestNames(t *testing.T) {
 	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
 	if err != nil {
@@ -169,7 +170,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// The guide to putting images in names the suffix of each compression.
+// TestSuffixes tests that the guide to putting images in names the suffix of
+// each compression.
 func TestSuffixes(t *testing.T) {
 	const guide = "docs/put-images-in.md"
 	text := documents(t)[guide].whole
@@ -180,7 +182,7 @@ func TestSuffixes(t *testing.T) {
 	}
 }
 
-// Users read of each scheme of sources.
+// TestSchemes tests that the documents for users name each scheme of sources.
 func TestSchemes(t *testing.T) {
 	all := documents(t)
 	for _, name := range []string{"README.md", "docs/put-images-in.md"} {
@@ -192,8 +194,8 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
-// ARCHITECTURE.md names each package that is not below a function's or another
-// one's.
+// TestPackages tests that ARCHITECTURE.md names each package, except those
+// below a function's or another package's.
 func TestPackages(t *testing.T) {
 	text := documents(t)["ARCHITECTURE.md"].whole
 	for _, dir := range []string{"functions", "shared"} {

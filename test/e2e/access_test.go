@@ -281,8 +281,7 @@ func TestAccessSession(t *testing.T) {
 		if !cleared {
 			t.Errorf("the cookie is not taken away: %v", r.Header.Values("Set-Cookie"))
 		}
-		// A copy of the cookie is refused as well, also after a
-		// restart.
+		// A copy of the cookie is refused as well, also after a restart.
 		s.get(t, "/catalog", session).Problem(t, []int{401})
 		s.get(t, "/catalog", other).Must(t, 200)
 		s.Restart(t)
@@ -334,8 +333,7 @@ func TestAccessCrossOrigin(t *testing.T) {
 			}
 			g.postLogin(t, password, mods...).Must(t, 403)
 			g.Do(t, "POST", "/ui/logout", nil, append([]mod{session}, mods...)...).Must(t, 403)
-			// Reading is harmless: the other site cannot read the
-			// answer.
+			// Reading is harmless: the other site cannot read the answer.
 			r := g.get(t, "/catalog", append([]mod{session}, mods...)...).Must(t, 200)
 			for k := range r.Header {
 				if strings.HasPrefix(k, "Access-Control-Allow") {
@@ -368,8 +366,8 @@ func TestAccessGuessing(t *testing.T) {
 	session := withCookie(s.Login(t, password))
 	var limited *Reply
 	for i := 0; i < 40 && limited == nil; i++ {
-		// The client controls this header, so another address in it is
-		// not another client.
+		// The client controls this header, so another address in it is not
+		// another client.
 		r := s.postLogin(t, fmt.Sprintf("guess-%d", i), header("X-Forwarded-For", fmt.Sprintf("203.0.113.%d", i)))
 		if r.Must(t, 401, 403, 429); r.Status == 429 {
 			limited = r
@@ -535,8 +533,7 @@ func TestAccessHeaderLimits(t *testing.T) {
 			if head == "" {
 				target += "?" + strings.Repeat("x", 2<<20)
 			}
-			// The server may answer and close before it has read
-			// everything.
+			// The server may answer and close before it has read everything.
 			go func() { _, _ = io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: x\r\n"+head+"\r\n") }()
 			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {

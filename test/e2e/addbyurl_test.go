@@ -224,8 +224,7 @@ func TestAddByURLSizeAndRedirects(t *testing.T) {
 	file := p.File("/real.img", b)
 	serve := func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, file, http.StatusFound) }
 
-	// A server without HEAD gives the size in the answer to a one-byte
-	// range.
+	// A server without HEAD gives the size in the answer to a one-byte range.
 	noHead := p.Handle("/no-head.img", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
 			w.WriteHeader(http.StatusMethodNotAllowed)

@@ -322,8 +322,8 @@ func TestCatalogSearch(t *testing.T) {
 func TestCatalogSort(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	// Names, sizes and formats that each give another order; two rows have
-	// one size.
+	// Names, sizes and formats that each give another order; two rows have one
+	// size.
 	sizes := map[string]int64{"b.iso": 10, "a.qcow2": 40, "d.img": 20, "c.raw.xz": 30, "e.img": 20}
 	var images []manifestImage
 	for name, size := range sizes {
@@ -452,8 +452,8 @@ func TestCatalogCursor(t *testing.T) {
 					break
 				}
 				q.Set("cursor", *p.Next)
-				// Half as many rows more, or twice as many:
-				// before and after the cursor.
+				// Half as many rows more, or twice as many: before and after
+				// the cursor.
 				numbers := odd
 				if pages%2 == 0 {
 					numbers = all

@@ -73,8 +73,8 @@ xz -0 -c raw >os.img.xz; zstd -q -c other >ci-runner.img.zst`); err != nil {
 		if len(blocks) == 0 {
 			t.Errorf("%s has no lines to run", page)
 		}
-		// A reader continues with the next block when the server has
-		// finished its work.
+		// A reader continues with the next block when the server has finished
+		// its work.
 		for i := range blocks {
 			cmd := exec.CommandContext(t.Context(), "bash", "-ec", here.Replace(blocks[i][1]))
 			cmd.Dir = dir

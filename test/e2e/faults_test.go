@@ -87,8 +87,8 @@ func TestDeepStoreDown(t *testing.T) {
 		a.WaitJob(t, hashes, raw, "queued")
 		b.Enqueue(t, hashes, "name", raw).Must(t, http.StatusAccepted)
 		a.WaitJobUntil(t, hashes, raw, "under way", func(j job) bool { return j.Status == "running" && j.BytesHashed > 0 })
-		// Uploads whose first half has been sent: of a new image, and
-		// over an old one.
+		// Uploads whose first half has been sent: of a new image, and over an
+		// old one.
 		next := make(chan struct{})
 		var uploads sync.WaitGroup
 		fresh := content(4, 32<<20)
@@ -337,8 +337,7 @@ func TestDeepDiskFull(t *testing.T) {
 	usedAgain(t, "uploads", s.Data, before)
 	s.WaitEvent(t, "image.upload_failed", "chunked.img")
 
-	// The disk needs room for one copy of an upload, also during its
-	// assembly.
+	// The disk needs room for one copy of an upload, also during its assembly.
 	s.putChunked(t, "chunked.img", 160).Must(t, http.StatusCreated)
 	s.Do(t, http.MethodDelete, "/images/chunked.img", nil).Must(t, http.StatusNoContent)
 	big := content(2, 200<<20)
@@ -484,8 +483,7 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 		s.get(t, "/events").Must(t, 200)
 		s.get(t, "/readyz").Must(t, 200)
 		if catalog {
-			// The fetch has all bytes, and cannot store the last
-			// part.
+			// The fetch has all bytes, and cannot store the last part.
 			eventually(t, within, what+": all bytes have come", func() error {
 				if n := s.metrics(t).value(bytesFetched) - fetched; n < float64(len(want)) {
 					return fmt.Errorf("%.0f of %d bytes", n, len(want))
@@ -726,8 +724,8 @@ func TestEventsTwice(t *testing.T) {
 		t.Errorf("written twice: %.0f bytes were hashed, want %d", n, len(b)+1000)
 	}
 
-	// Setting permissions or times may hide an edit: the file is hashed
-	// once more, however many events report it.
+	// Setting permissions or times may hide an edit: the file is hashed once
+	// more, however many events report it.
 	before = s.metrics(t)
 	s.pause(t)
 	for _, mode := range []fs.FileMode{0o600, 0o644} {

@@ -73,8 +73,8 @@ func TestHashJobs(t *testing.T) {
 	if r, _ := s.Row(t, first); r.SHA256 != "" {
 		t.Errorf("a cancelled hash has a result: %+v", r)
 	}
-	// The worker is free, so the second one runs. It is cancelled while
-	// queued or running.
+	// The worker is free, so the second one runs. It is cancelled while queued
+	// or running.
 	s.WaitJob(t, hashes, second, "running")
 	s.Cancel(t, hashes, second).Must(t, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
 	s.WaitJob(t, hashes, second, "cancelled")

@@ -93,8 +93,8 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	m := s.metrics(t)
-	// Counters exist at zero before anything has happened, so that a rate
-	// has a value from the first scrape on.
+	// Counters exist at zero before anything has happened, so that a rate has a
+	// value from the first scrape on.
 	for name, kind := range map[string]dto.MetricType{
 		jobsEnded: dto.MetricType_COUNTER, bytesHashed: dto.MetricType_COUNTER, bytesFetched: dto.MetricType_COUNTER,
 		bytesUploaded: dto.MetricType_COUNTER, bytesServed: dto.MetricType_COUNTER, jobsNow: dto.MetricType_GAUGE,

@@ -368,8 +368,7 @@ func TestNetPolicyS3Endpoint(t *testing.T) {
 	t.Run("on another address", func(t *testing.T) {
 		t.Parallel()
 		ip := ownAddress(t)
-		// Another port of that address is allowed: private networks
-		// are.
+		// Another port of that address is allowed: private networks are.
 		p := publishOn(t, hostPort(ip, 0))
 		b := content(1, 10_000)
 		p.File("/a.img", b)

@@ -78,8 +78,7 @@ func (p part) of(b []byte, partSize int64) []byte {
 func TestUploadInParts(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	// The server sets the part size; there are three parts, the last one
-	// odd.
+	// The server sets the part size; there are three parts, the last one odd.
 	probe := s.beginUpload(t, "probe.img", 1<<30)
 	s.Do(t, http.MethodDelete, "/uploads/"+probe.ID, nil).Must(t, 204)
 	s.get(t, "/uploads/"+probe.ID).Problem(t, []int{404})

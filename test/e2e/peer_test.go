@@ -83,8 +83,7 @@ func TestPeerOverwrittenImage(t *testing.T) {
 				}
 				want := sum(contents[i%len(contents)])
 				r, err := s.try(http.MethodGet, "/images/"+want, nil)
-				// A connection that breaks is a correct answer
-				// to an overwrite.
+				// A connection that breaks is a correct answer to an overwrite.
 				if err == nil && r.Status == http.StatusOK && sum(r.Body) != want {
 					t.Errorf("under %s came %s", want, sum(r.Body))
 					return
@@ -136,8 +135,8 @@ func TestPeerTwoPutsOfOneName(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				// A writer that lost may get a conflict, or the
-				// answer for an image that is replaced by now.
+				// A writer that lost may get a conflict, or the answer for an
+				// image that is replaced by now.
 				switch r.Status {
 				case http.StatusCreated:
 					var u uploaded

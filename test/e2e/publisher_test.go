@@ -48,8 +48,7 @@ func serveOn(t testing.TB, addr string, h http.Handler) *httptest.Server {
 	}}
 	s.Start()
 	t.Cleanup(func() {
-		// Handlers that stall on purpose wait for their client to
-		// leave.
+		// Handlers that stall on purpose wait for their client to leave.
 		s.CloseClientConnections()
 		s.Close()
 	})

@@ -91,8 +91,7 @@ func TestRawFlash(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The digest of the output is not known yet: it is sent in the
-		// trailer.
+		// The digest of the output is not known yet: it is sent in the trailer.
 		res, err := s.send(t.Context(), http.MethodGet, rawRoute(p.name), nil, anonymous)
 		if err != nil {
 			t.Fatal(err)
@@ -238,8 +237,7 @@ func TestRawBad(t *testing.T) {
 		if c.says != "" {
 			s.get(t, rawRoute(c.name), anonymous).Problem(t, []int{422}, c.says)
 			s.Do(t, http.MethodHead, rawRoute(c.name), nil, anonymous).Must(t, 422)
-			// The command of the guide prints the reason, and
-			// writes nothing.
+			// The command of the guide prints the reason, and writes nothing.
 			for _, flash := range []string{"", "-H 'Accept-Encoding: zstd' "} {
 				err := sh(t, m.dir, `curl -f -w '%{stderr}%header{problem-detail}\n' `+flash+s.Pages+rawRoute(c.name)+" | dd of=flashed status=none")
 				if got, _ := os.ReadFile(m.path("flashed")); err == nil || !strings.Contains(err.Error(), c.says) || len(got) > 0 {

@@ -158,8 +158,7 @@ func (r *registry) serve(w http.ResponseWriter, req *http.Request, behind http.H
 		user, pass, named := req.BasicAuth()
 		switch {
 		case named && (users[user] == "" || users[user] != pass):
-			// As ghcr.io does: wrong credentials have fewer rights
-			// than none.
+			// As ghcr.io does: wrong credentials have fewer rights than none.
 			http.Error(w, `{"errors":[{"code":"DENIED"}]}`, http.StatusForbidden)
 			return
 		case !named && private:

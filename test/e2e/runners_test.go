@@ -217,8 +217,8 @@ func TestRunnersShareTheWork(t *testing.T) {
 		s.WaitJob(t, downloads, "stalled.img", "cancelled")
 	}
 
-	// By now B has seen everything, and both have searched for jobs that
-	// were left behind: no work was done twice.
+	// By now B has seen everything, and both have searched for jobs that were
+	// left behind: no work was done twice.
 	eventually(t, within, "B sees what was dropped at A", func() error {
 		if r, ok := b.Row(t, "dropped.img"); !ok || r.SHA256 != sum(dropped) {
 			return fmt.Errorf("row %+v", r)
@@ -354,8 +354,8 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 	for i, f := range fetches {
 		var j job
 		if last := i == len(fetches)-1; last {
-			// D resumes while B is at the part that D was at, and
-			// finds that it owns none of these jobs any more.
+			// D resumes while B is at the part that D was at, and finds that it
+			// owns none of these jobs any more.
 			eventually(t, within, f.name+" is taken over", func() error {
 				if len(f.src.Asked(f.before)) == 0 {
 					return errors.New("not yet")

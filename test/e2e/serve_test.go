@@ -493,8 +493,7 @@ func TestServeNothing(t *testing.T) {
 			}
 		}
 	}
-	// A problem has no field that would make a client cache it for the
-	// image.
+	// A problem has no field that would make a client cache it for the image.
 	r := s.get(t, "/images/nothing.img", anonymous, header("If-None-Match", "*"), header("Range", "bytes=0-9"))
 	r.Problem(t, []int{404})
 	for _, name := range []string{"ETag", "Repr-Digest", "Content-Disposition", "Content-Range"} {
@@ -690,8 +689,8 @@ func TestServeDuringOverwrite(t *testing.T) {
 		t.Run("edited in place", func(t *testing.T) {
 			s.Put(t, name, old)
 			got, err := getAround(t, s, imageRoute(name), size/3, func() { edit(t, next) })
-			// Bytes that were sent already cannot be recalled, but
-			// the last block can be held back.
+			// Bytes that were sent already cannot be recalled, but the last
+			// block can be held back.
 			if err == nil && sum(got) != sum(old) {
 				t.Errorf("a whole answer that is not the old image")
 			}

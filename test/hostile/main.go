@@ -31,11 +31,11 @@ import (
 )
 
 const (
-	// mostMemory is the bound of the resident set, in MiB.
+	// mostMemory is the limit of the resident set, in MiB.
 	mostMemory = 150
-	// patience is how long the good client waits for one answer.
+	// patience is the longest time that the good client waits for an answer.
 	patience = 20 * time.Second
-	// rows is how many images the listing has.
+	// rows is the number of images in the listing.
 	rows = 9000
 
 	accessKey, secretKey = "hostile-access", "hostile-secret-key"
@@ -52,20 +52,20 @@ func main() {
 	}
 }
 
-// A kind is what one sort of hostile client does.
+// A kind is one kind of hostile client.
 type kind struct {
 	name string
 	s3   bool
 	// send is the beginning of a request.
 	send string
-	// drip is sent, and reads bytes are read, each second after that.
+	// Then drip is sent, and reads bytes are read, each second.
 	drip  string
 	reads int
-	// unpacks has the good client ask for a disk, too, and try again where it
-	// is told to.
+	// unpacks has the good client request a disk, too, and try again if the
+	// answer asks for it.
 	unpacks bool
-	// addresses is how many addresses they come from, before they come from many;
-	// 0 is one.
+	// addresses is the number of addresses of the first attempt, before that
+	// from many; 0 is one.
 	addresses int
 }
 
@@ -163,7 +163,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	return errors.Join(append(failed, ctx.Err())...)
 }
 
-// start builds and starts the binary and gives it something to serve.
+// start builds and starts the binary and stores the content that it serves.
 func (w *world) start(ctx context.Context, dir string) error {
 	binary, err := runner.Build(ctx, dir)
 	if err != nil {
@@ -191,7 +191,7 @@ func (w *world) start(ctx context.Context, dir string) error {
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(content[:32<<20]) // never fails
 	var gz bytes.Buffer
 	z := gzip.NewWriter(&gz)
-	_, _ = z.Write(content) // to memory
+	_, _ = z.Write(content) // to memory: never fails
 	_ = z.Close()
 	var manifest strings.Builder
 	manifest.WriteString("version = 1\n")
@@ -211,13 +211,14 @@ func (w *world) start(ctx context.Context, dir string) error {
 	return nil
 }
 
-// clientAt returns a client that connects from an address, anew each time.
+// clientAt returns a client that connects from an address, with a new
+// connection for each request.
 func clientAt(addr string) *http.Client {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
 	return &http.Client{Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
 }
 
-// answer sends a request and reads the answer, which must be a good one.
+// answer sends a request and reads the answer, which must be a success.
 func answer(c *http.Client, req *http.Request) error {
 	res, err := c.Do(req)
 	if err != nil {
@@ -240,8 +241,8 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s answers %d", e.path, e.status) }
 
-// try has the clients of one kind come from that many addresses, hold on, and
-// go.
+// try opens the connections of one kind from that many addresses, holds them,
+// and closes them.
 func (w *world) try(ctx context.Context, k kind, addresses int) error {
 	target := w.process.Pages
 	if k.s3 {
@@ -255,7 +256,7 @@ func (w *world) try(ctx context.Context, k kind, addresses int) error {
 	for n := range w.clients {
 		from := fmt.Sprintf("127.1.%d.%d", n%addresses/250, n%addresses%250+1)
 		wg.Go(func() {
-			// They come within two seconds.
+			// They are opened within two seconds.
 			for pause := time.Duration(n) * 2 * time.Second / time.Duration(w.clients); rest(hostile, pause); pause = 5 * time.Second {
 				k.attack(hostile, from, target, &opened)
 			}
@@ -296,7 +297,8 @@ func processorTime(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// proc(5): the name may have spaces. Times are in hundredths of a second.
+	// proc_pid_stat(5): the name may have spaces. Times are in hundredths of a
+	// second.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 13 {
 		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
@@ -306,7 +308,7 @@ func processorTime(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(userErr, systemErr)
 }
 
-// ask makes the requests of the good client.
+// ask sends the requests of the good client.
 func (w *world) ask(ctx context.Context, k kind) error {
 	urls := []string{w.process.Pages + "/readyz", w.process.Pages + "/images", w.process.Pages + "/images/" + plain, w.object}
 	if k.unpacks {
@@ -325,7 +327,7 @@ func (w *world) ask(ctx context.Context, k kind) error {
 			if err == nil {
 				break
 			}
-			// As curl --retry does: where there are more clients than places, a
+			// As curl --retry does: if there are more clients than places, a
 			// connection may be closed before it is answered.
 			status, ok := errors.AsType[*statusError](err)
 			again := errors.Is(err, syscall.ECONNRESET) || k.unpacks && ok && status.status == http.StatusServiceUnavailable
@@ -337,7 +339,7 @@ func (w *world) ask(ctx context.Context, k kind) error {
 	return nil
 }
 
-// attack is one connection, until the server ends it or ctx does.
+// attack is one connection, until the server or ctx ends it.
 func (k kind) attack(ctx context.Context, from, to string, opened *atomic.Int64) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second, Control: smallWindow}
 	conn, err := d.DialContext(ctx, "tcp", to)
@@ -372,7 +374,7 @@ func smallWindow(_, _ string, c syscall.RawConn) (err error) {
 	return errors.Join(controlErr, err)
 }
 
-// rest waits, and reports whether ctx is still good.
+// rest waits for d, and returns false if ctx ends first.
 func rest(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

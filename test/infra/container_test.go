@@ -18,8 +18,8 @@ import (
 	"imageroot/test/runner"
 )
 
-// Docker's build checks find nothing in the Containerfile, and do find what
-// is wrong.
+// TestContainerfile tests that Docker's build checks accept the Containerfile,
+// and do find faults.
 func TestContainerfile(t *testing.T) {
 	if out, log, err := tool(t, nil, "run", "./containerfile", abs(t, filepath.Join(root, "infra", "Containerfile"))); err != nil {
 		t.Errorf("%v\n%s%s", err, out, log)
@@ -33,7 +33,7 @@ func TestContainerfile(t *testing.T) {
 	}
 }
 
-// buildah keeps its images in a directory of the test's, and needs neither a
+// buildah keeps its images in a directory of the test, and needs neither a
 // daemon nor the network.
 type buildah struct {
 	t   *testing.T
@@ -50,8 +50,8 @@ func (b buildah) must(args ...string) string {
 	return strings.TrimSpace(must(b.t, []string{"BUILDAH_ISOLATION=chroot"}, line[0], line[1:]...))
 }
 
-// golang makes an image that stands for the one that the Containerfile names:
-// a shell, the roots of TLS, and this machine's Go with what it has built.
+// golang makes a stand-in for the image that the Containerfile names: a shell,
+// the root certificates, and this machine's Go with its build cache.
 func (b buildah) golang() (name string, mounts []string) {
 	b.t.Helper()
 	dir := b.t.TempDir()
@@ -81,8 +81,8 @@ func (b buildah) golang() (name string, mounts []string) {
 	return "localhost/golang", mounts
 }
 
-// The image is built from the Containerfile as it is, holds what it should and
-// nothing else, and serves as its user.
+// TestContainer builds the image from the Containerfile, checks that it has the
+// expected files and no others, and that it serves as its user.
 func TestContainer(t *testing.T) {
 	b := buildah{t, t.TempDir()}
 	golang, mounts := b.golang()
@@ -150,7 +150,7 @@ func TestContainer(t *testing.T) {
 		t.Errorf("it is %+v", config)
 	}
 
-	// With the file system of the image and nothing else, as the image's user.
+	// With only the file system of the image, as the image's user.
 	line := b.line("run", "--isolation", "chroot", c, "--", "/imageroot", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0")
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -162,5 +162,5 @@ func TestContainer(t *testing.T) {
 	if !strings.Contains(p.Stdout(), "imageroot tested") || !strings.Contains(p.Stdout(), "/data/images") {
 		t.Errorf("it says\n%s", p.Stdout())
 	}
-	_ = p.Stop(10 * time.Second) // buildah kills what it runs, and says so
+	_ = p.Stop(10 * time.Second) // buildah kills its child, and reports that
 }

@@ -15,13 +15,13 @@ import (
 	"imageroot/test/runner"
 )
 
-var machines = map[string]string{ // to what runs their programs elsewhere
+var machines = map[string]string{ // to the emulator for their programs
 	"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static", "armv6": "qemu-arm-static", "armv7": "qemu-arm-static",
 }
 
 func dist(machine string) string { return filepath.Join(root, "dist", "imageroot-linux-"+machine) }
 
-// The release starts on each machine, and serves.
+// TestRelease starts the release for each machine, which must serve.
 func TestRelease(t *testing.T) {
 	for machine, emulator := range machines {
 		t.Run(machine, func(t *testing.T) {
@@ -44,8 +44,8 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// What each release says that it is made of is what the linker put in, and
-// the checksums are of all that is there.
+// TestBillOfMaterials compares the bill of materials of each release with what
+// the linker put in, and the checksums with all files.
 func TestBillOfMaterials(t *testing.T) {
 	for machine := range machines {
 		info, err := buildinfo.ReadFile(dist(machine))

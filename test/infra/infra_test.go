@@ -1,8 +1,8 @@
-// Package infra holds what installs imageroot against what it installs: the
-// units, the container, the compose file and the proxy's configuration are read
-// by the programs that they are for, and the release is started under emulation.
+// Package infra tests the files that install imageroot: the programs that read
+// the units, the container, the compose file and the proxy's configuration read
+// them, and the release is started under emulation.
 //
-// It needs make dist, and what make deps installs; make infra sees to both.
+// It needs make dist and make deps; make infra runs both.
 package infra
 
 import (
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// run runs a command to its end, and returns both its outputs.
+// run runs a command and returns both its outputs.
 func run(t *testing.T, env []string, name string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, log bytes.Buffer
@@ -55,7 +55,7 @@ func run(t *testing.T, env []string, name string, args ...string) (stdout, stder
 	return out.String(), log.String(), err
 }
 
-// must is run for a command that has to succeed.
+// must is run for a command that must succeed.
 func must(t *testing.T, env []string, name string, args ...string) string {
 	t.Helper()
 	out, log, err := run(t, env, name, args...)
@@ -97,7 +97,7 @@ func abs(t *testing.T, path string) string {
 	return path
 }
 
-// healthy fails the test where a server does not say that it is.
+// healthy fails the test if /healthz of a server does not answer 200.
 func healthy(t *testing.T, p *runner.Process) {
 	t.Helper()
 	res, err := http.Get(p.Pages + "/healthz")
@@ -110,7 +110,7 @@ func healthy(t *testing.T, p *runner.Process) {
 	}
 }
 
-// ours are the files of infra/ that are not for Lambda.
+// ours returns the files of infra/ that are not for Lambda.
 func ours(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -133,7 +133,7 @@ func ours(t *testing.T) map[string]string {
 	return files
 }
 
-// What these files set is what imageroot reads.
+// TestSettings tests that imageroot reads the variables that these files set.
 func TestSettings(t *testing.T) {
 	help := must(t, nil, released, "--help")
 	var known []string
@@ -163,7 +163,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// No image without its version: what was tested is what is installed.
+// TestPinned tests that every image has a version, so that the tested one is
+// installed.
 func TestPinned(t *testing.T) {
 	images := regexp.MustCompile(`(?m)^\s*(?:FROM(?: --platform=\S+)?|Image=|image:(?: &\w+)?)\s*([^\s*]+)`)
 	pinned := regexp.MustCompile(`^(scratch|localhost/imageroot:local|[a-z0-9.-]+/[a-z0-9/-]+:[A-Za-z0-9.-]*[0-9][A-Za-z0-9.-]*)$`)

@@ -18,7 +18,7 @@ import (
 	"imageroot/test/runner"
 )
 
-// compose is what compose.yaml comes to, as far as it matters here.
+// compose is the resolved compose.yaml, as far as it matters here.
 type compose struct {
 	Services map[string]struct {
 		Image       string
@@ -66,7 +66,7 @@ func TestCompose(t *testing.T) {
 	if _, err := os.Stat(c.Services["setup"].Volumes[0].Source); err != nil || c.Services["setup"].Volumes[0].Target != "/setup.sh" {
 		t.Errorf("the script is not there: %v", err)
 	}
-	// Without its secrets it does not start with empty ones.
+	// Without its secrets it does not start.
 	path := abs(t, filepath.Join(root, "infra", "compose.yaml"))
 	for i, kv := range composeSecrets {
 		without := slices.Concat(composeSecrets[:i], composeSecrets[i+1:])
@@ -77,7 +77,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// What MinIO is told of the webhook is the same wherever it runs.
+// TestWebhookVariables tests that all files configure MinIO's webhook alike.
 func TestWebhookVariables(t *testing.T) {
 	variables := regexp.MustCompile(`MINIO_NOTIFY_WEBHOOK_[A-Z_]+_IMAGEROOT\b`)
 	in := func(texts ...string) []string {
@@ -99,9 +99,9 @@ func TestWebhookVariables(t *testing.T) {
 	}
 }
 
-// The compose file's services, in its order and with its variables, as
-// processes of a real MinIO and of the release: what is put in is told of,
-// and is not lost while imageroot is away.
+// TestOverMinIO runs the compose file's services, in its order and with its
+// variables, as processes of a real MinIO and of the release: events arrive,
+// and are not lost while imageroot is down.
 func TestOverMinIO(t *testing.T) {
 	c := loadCompose(t)
 	dir := t.TempDir()

@@ -28,7 +28,7 @@ import (
 // A proxy is Caddy with the Caddyfile, in front of two servers.
 type proxy struct {
 	pages, s3 string // https://localhost:PORT
-	roots     string // file of its own authority
+	roots     string // file of Caddy's own authority
 	client    *http.Client
 }
 
@@ -50,8 +50,8 @@ func startProxy(t *testing.T, pages, s3 string) *proxy {
 		roots: filepath.Join(dir, "pki/authorities/local/root.crt"),
 	}
 	host := func(u string) string { return u[strings.LastIndex(u, "/")+1:] }
-	// What a test must not do to the machine that it runs on: take ports, add
-	// to the trusted authorities.
+	// A test must not change the machine that it runs on: take ports, or add to
+	// the trusted authorities.
 	file := write(t, filepath.Join(dir, "Caddyfile"), fmt.Sprintf(`{
 	admin off
 	skip_install_trust
@@ -113,8 +113,9 @@ func TestCaddyfile(t *testing.T) {
 	}
 }
 
-// Bytes pass as they come, in both directions: each side goes on only when the
-// other has what was sent before. What is asked passes as it is.
+// TestProxyStreams tests that bytes pass immediately in both directions: each
+// side continues only when the other has the bytes sent so far. The request
+// passes unchanged.
 func TestProxyStreams(t *testing.T) {
 	const pieces, piece = 3, 1 << 16
 	var mu sync.Mutex
@@ -186,8 +187,8 @@ func TestProxyStreams(t *testing.T) {
 	}
 }
 
-// The real thing behind it: pages with a session that is for TLS only, and S3
-// with signatures that hold.
+// TestProxyServes runs imageroot behind it: pages with a session for TLS only,
+// and S3 with valid signatures.
 func TestProxyServes(t *testing.T) {
 	const secret = "the-key-of-uploads-0123456789"
 	p, err := runner.Start(t.Context(), runner.Options{
@@ -242,9 +243,9 @@ func TestProxyServes(t *testing.T) {
 	}
 }
 
-// refusedUploads sends uploads of unknown length without a signature, whose
-// content reads like requests, beside signed requests of others: over the
-// connections to the gateway that the proxy keeps.
+// refusedUploads sends unsigned uploads of unknown length, whose content looks
+// like requests, beside signed requests of other clients: over the connections
+// to the gateway that the proxy keeps.
 func refusedUploads(t *testing.T, front *proxy, signed string) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -257,7 +258,7 @@ func refusedUploads(t *testing.T, front *proxy, signed string) {
 					t.Error(err)
 					return
 				}
-				// What becomes of it matters to the others only.
+				// Only its effect on the others matters.
 				if res, err := front.client.Do(req); err == nil {
 					_ = res.Body.Close()
 				}

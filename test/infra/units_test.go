@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// exposure is what systemd-analyze security may say at the most, in tenths:
-// 0 is a service that can do nothing, 100 one that can do everything.
+// exposure is the limit for systemd-analyze security, in tenths: 0 is a service
+// that can do nothing, 100 one that can do everything.
 const exposure = "20"
 
-// verify has systemd read units. Programs that this machine lacks stand for
-// themselves as others.
+// verify has systemd read units. programs replaces programs that this machine
+// lacks.
 func verify(t *testing.T, dir string, names []string, programs map[string]string) {
 	t.Helper()
 	var paths []string
@@ -30,7 +30,7 @@ func verify(t *testing.T, dir string, names []string, programs map[string]string
 	if err != nil {
 		t.Errorf("systemd-analyze verify: %v", err)
 	}
-	// A key that it does not know is no error to it.
+	// systemd does not fail for an unknown key.
 	for line := range strings.Lines(out + log) {
 		for _, name := range names {
 			if strings.Contains(line, name) {
@@ -56,7 +56,7 @@ func TestUnits(t *testing.T) {
 		}
 		t.Log(strings.TrimSpace(out[max(0, strings.LastIndex(out, "Overall")):]))
 	}
-	// A unit that is wrong does not pass: what reads them does read them.
+	// A faulty unit fails, so the check is effective.
 	bad := write(t, filepath.Join(dir, "bad.service"), "[Service]\nExecStart=/bin/true\nProtectSystems=strict\n")
 	if _, log, _ := run(t, nil, "systemd-analyze", "verify", "--man=no", bad); !strings.Contains(log, "ProtectSystems") {
 		t.Errorf("a misspelled key was not found: %s", log)
@@ -66,10 +66,10 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// section splits what quadlet -dryrun prints into the services that it makes.
+// section splits the output of quadlet -dryrun into services.
 var section = regexp.MustCompile(`(?m)^---(\S+\.service)---\n`)
 
-// quadlets has Podman's own generator make services of what is in dirs.
+// quadlets has Podman's own generator make services from the files in dirs.
 func quadlets(t *testing.T, dirs ...string) map[string]string {
 	t.Helper()
 	dir := t.TempDir()

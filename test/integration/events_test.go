@@ -12,7 +12,7 @@ import (
 )
 
 // hooking runs a MinIO server that sends events of the bucket images to
-// imageroot, and keeps in dir what it cannot send.
+// imageroot, and keeps undelivered ones in dir.
 func hooking(t *testing.T) (s *minio.Server, ir *server, dir string) {
 	dir = filepath.Join(t.TempDir(), "queue")
 	at := freeAddress(t)
@@ -25,12 +25,12 @@ func hooking(t *testing.T) (s *minio.Server, ir *server, dir string) {
 	return s, ir, dir
 }
 
-// kept returns how many events MinIO keeps.
+// kept returns the number of events that MinIO keeps.
 func kept(t *testing.T, dir string) (n int) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil // sent while we looked
+			return nil // sent meanwhile
 		}
 		if err == nil && strings.HasSuffix(path, ".event") {
 			n++
@@ -43,8 +43,8 @@ func kept(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// Events come by the webhook, from every client and of every name, and none is
-// lost over restarts of either side.
+// TestWebhook tests that events arrive by the webhook, from every client and
+// for every name, and that none is lost over restarts of either side.
 func TestWebhook(t *testing.T) {
 	t.Parallel()
 	s, ir, dir := hooking(t)
@@ -64,8 +64,8 @@ func TestWebhook(t *testing.T) {
 		})
 	}
 
-	// From the first event on, what is not told is looked for once in five
-	// minutes: who is known sooner was told of.
+	// After the first event, the poll runs every five minutes only: an image
+	// that is known sooner was reported by an event.
 	put("aws", "first.img")
 	ir.knows(t, want)
 	came("at first", 1)
@@ -86,8 +86,8 @@ func TestWebhook(t *testing.T) {
 	delete(want, "mc.img")
 	ir.knows(t, want)
 
-	// imageroot is away, and the server restarts meanwhile: it keeps what it
-	// cannot send.
+	// imageroot is down, and the server restarts meanwhile: it keeps the events
+	// that it cannot send.
 	if err := ir.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestWebhook(t *testing.T) {
 	came("after imageroot was away", len(want)-n)
 	ir.knows(t, want)
 
-	// The server is away.
+	// The server is down.
 	if err := s.Stop(within); err != nil {
 		t.Error(err)
 	}
@@ -119,7 +119,7 @@ func TestWebhook(t *testing.T) {
 	ir.knows(t, want)
 	n = ir.hooked(t)
 
-	// It stops as a service does, with an upload right before and after.
+	// imageroot stops as a service does, with an upload right before and after.
 	put("aws", "before the stop.img")
 	if err := ir.Stop(within); err != nil {
 		t.Error(err)
@@ -130,8 +130,9 @@ func TestWebhook(t *testing.T) {
 	ir.knows(t, want)
 }
 
-// A server with another token loses nothing: it keeps its events until somebody
-// gives it the right one, and the poll sees to the images meanwhile.
+// TestWrongToken loses no event of a server with a wrong token: the server
+// keeps its events until it gets the right one, and the poll finds the images
+// meanwhile.
 func TestWrongToken(t *testing.T) {
 	t.Parallel()
 	s, ir, dir := hooking(t)
@@ -151,8 +152,8 @@ func TestWrongToken(t *testing.T) {
 	}
 }
 
-// This release of MinIO opens its event stream and never sends anything. What
-// it swallows, the poll finds.
+// TestSwallowedStream runs over a release of MinIO that opens its event stream
+// and never sends anything. The poll finds the changes.
 func TestSwallowedStream(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})
@@ -178,7 +179,8 @@ func TestSwallowedStream(t *testing.T) {
 	}
 }
 
-// The server comes and goes while imageroot runs, with nothing but the poll.
+// TestServerRestarts restarts the server while imageroot runs, with nothing but
+// the poll.
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})

@@ -1,7 +1,7 @@
 // Package integration runs imageroot over a real MinIO server: the contract of
-// the store, what a start asks of a server, and events across restarts of
-// either side. The script of package e2e runs over MinIO as well (go test
-// ./test/e2e -minio).
+// the store, the requirements of a start, and events across restarts of either
+// side. The tests of package e2e run over MinIO as well (go test ./test/e2e
+// -minio).
 package integration
 
 import (
@@ -31,7 +31,7 @@ const (
 	token        = "integration-token-0123456789"
 	webhookToken = "webhook-token-0123456789"
 	// within is the longest wait for a condition. It is far more than an idle
-	// machine needs, so that a busy one does not fail.
+	// machine needs, so that a busy one passes.
 	within = 3 * time.Minute
 )
 
@@ -64,8 +64,8 @@ func build(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// freeAddress is one that was free a moment ago, for who must know it before
-// it is listened on.
+// freeAddress returns an address that was free a moment ago, for a server that
+// must be given one.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -119,7 +119,7 @@ func client(t testing.TB, endpoint string) *s3store.Client {
 	return c
 }
 
-// keys is the environment of who speaks S3 to endpoint as the root user.
+// keys returns the environment of a client of endpoint as the root user.
 func keys(endpoint string) []string {
 	return []string{
 		"AWS_ACCESS_KEY_ID=" + minio.AccessKey, "AWS_SECRET_ACCESS_KEY=" + minio.SecretKey, "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
@@ -129,7 +129,7 @@ func keys(endpoint string) []string {
 	}
 }
 
-// launch returns how imageroot is started over an S3 server.
+// launch returns the options that start imageroot over an S3 server.
 func launch(t testing.TB, endpoint string, env ...string) runner.Options {
 	t.Helper()
 	all := append([]string{
@@ -171,8 +171,8 @@ func (s *server) start(t testing.TB) {
 	s.Process = p
 }
 
-// refused checks that imageroot ends at its start, with one line that has
-// every one of words, which is returned.
+// refused checks that imageroot fails to start, with one line that has every
+// one of words. It returns the line.
 func refused(t testing.TB, o runner.Options, words ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -217,7 +217,7 @@ func (s *server) get(t testing.TB, path string) []byte {
 	return body
 }
 
-// sums returns the SHA-256 of every name in the catalog; empty where it is not
+// sums returns the SHA-256 of every name in the catalog, or "" if it is not
 // known yet.
 func (s *server) sums(t testing.TB) map[string]string {
 	t.Helper()
@@ -259,7 +259,8 @@ func (s *server) knows(t testing.TB, want map[string][]byte) {
 	})
 }
 
-// hooked returns how many events the server has sent here, and was answered.
+// hooked returns the number of events that the server has sent and imageroot
+// has acknowledged.
 func (s *server) hooked(t testing.TB) int {
 	t.Helper()
 	for line := range strings.Lines(string(s.get(t, "/metrics"))) {
@@ -290,7 +291,7 @@ func eventually(t testing.TB, what string, check func() error) {
 	}
 }
 
-// content is bytes that differ from those of every other seed.
+// content returns bytes that differ from those of every other seed.
 func content(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	_, _ = rand.NewChaCha8(sha256.Sum256(fmt.Append(nil, seed))).Read(b)
@@ -311,7 +312,7 @@ func file(t testing.TB, data []byte) string {
 	return path
 }
 
-// tool runs a program to its end, which must be a good one.
+// tool runs a program, which must succeed, and returns its output.
 func tool(t testing.TB, env []string, name string, args ...string) string {
 	t.Helper()
 	out, err := tryTool(t, env, name, args...)
@@ -328,7 +329,7 @@ func tryTool(t testing.TB, env []string, name string, args ...string) (string, e
 	return runner.Tool(ctx, t.TempDir(), env, name, args...)
 }
 
-// uploaders put a file to a key of the bucket images, as people do.
+// uploaders put a file to a key of the bucket images, each with another client.
 var uploaders = map[string]func(t testing.TB, endpoint, path, key string){
 	"aws": func(t testing.TB, endpoint, path, key string) {
 		tool(t, keys(endpoint), "aws", "--endpoint-url", endpoint, "s3", "cp", "--only-show-errors", path, "s3://images/"+key)

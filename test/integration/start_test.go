@@ -25,8 +25,8 @@ import (
 	"imageroot/test/strip"
 )
 
-// A server over TLS whose certificate an authority of one's own has signed is
-// trusted where that authority is named, in either of the usual ways.
+// TestPrivateCA trusts a TLS server whose certificate a private authority has
+// signed, if either of the usual variables names the authority.
 func TestPrivateCA(t *testing.T) {
 	t.Parallel()
 	ca, certs := authority(t)
@@ -49,7 +49,7 @@ func TestPrivateCA(t *testing.T) {
 }
 
 // authority makes an authority, and a certificate for loopback that it has
-// signed: the path of the former, and the directory of the latter.
+// signed. It returns the path of the former, and the directory of the latter.
 func authority(t *testing.T) (ca, certs string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -98,7 +98,7 @@ func authority(t *testing.T) (ca, certs string) {
 	return ca, certs
 }
 
-// rights are all that imageroot needs on its buckets.
+// rights is a policy of all rights that imageroot needs on its buckets.
 func rights(buckets ...string) map[string]any {
 	var of, in []string
 	for _, b := range buckets {
@@ -110,7 +110,7 @@ func rights(buckets ...string) map[string]any {
 	}}
 }
 
-// user makes a user with those rights, and returns its keys.
+// user creates a user with those rights, and returns its keys.
 func user(t *testing.T, s *minio.Server, name string, policy map[string]any) []string {
 	t.Helper()
 	const secret = "secret-of-the-user"
@@ -125,8 +125,8 @@ func user(t *testing.T, s *minio.Server, name string, policy map[string]any) []s
 	return []string{"AWS_ACCESS_KEY_ID=" + name, "AWS_SECRET_ACCESS_KEY=" + secret}
 }
 
-// A user who may make no bucket is told the one command that does, and when
-// somebody else has run it, has all that is needed.
+// TestBucketsOfOthers prints the one command that creates the buckets if the
+// user may not, and starts after an administrator has run it.
 func TestBucketsOfOthers(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})
@@ -139,7 +139,7 @@ func TestBucketsOfOthers(t *testing.T) {
 	data := content(1, 1<<20)
 	uploaders["aws"](t, s.URL, file(t, data), "a.img")
 	ir.knows(t, map[string][]byte{"a.img": data})
-	// Rights on one of the two are not enough, and it says on which not.
+	// Rights on one of the two are not enough, and the error names the other.
 	line = refused(t, launch(t, s.URL, user(t, s, "half", rights("images"))...), "catalog")
 	if strings.Contains(line, "s3://images") {
 		t.Errorf("it asks for a bucket that is there: %s", line)
@@ -148,7 +148,7 @@ func TestBucketsOfOthers(t *testing.T) {
 	refused(t, launch(t, s.URL, "AWS_SECRET_ACCESS_KEY=wrong-secret"), "AWS_SECRET_ACCESS_KEY", "does not accept")
 }
 
-// One bucket is enough, beside what others keep in it.
+// TestOneBucket uses one bucket, beside other objects in it.
 func TestOneBucket(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})
@@ -168,7 +168,7 @@ func TestOneBucket(t *testing.T) {
 	}
 }
 
-// A server without compare-and-swap is refused at the start.
+// TestNoCompareAndSwap refuses a server without compare-and-swap at the start.
 func TestNoCompareAndSwap(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})
@@ -186,8 +186,8 @@ func TestNoCompareAndSwap(t *testing.T) {
 	}
 }
 
-// What docs/providers.md says of checksums: other bytes than were announced are
-// refused.
+// TestChecksum tests what docs/providers.md says of checksums: bytes that do
+// not match are refused.
 func TestChecksum(t *testing.T) {
 	t.Parallel()
 	s := start(t, minio.Options{})
@@ -209,7 +209,7 @@ func TestChecksum(t *testing.T) {
 	}
 }
 
-// mc puts images into the gateway inside as well.
+// TestGatewayInside puts images into the gateway inside with mc.
 func TestGatewayInside(t *testing.T) {
 	t.Parallel()
 	ir := run(t, runner.Options{Binary: imageroot, Dir: t.TempDir(), Env: append(keys(""),

@@ -30,8 +30,8 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// What the design needs of a server, MinIO has; several starts at once do not
-// disturb each other, and nothing is left.
+// TestProbe passes the probe over MinIO; concurrent starts do not disturb each
+// other, and no object is left.
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	c := client(t, start(t, minio.Options{}).URL)

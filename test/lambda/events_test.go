@@ -14,8 +14,8 @@ import (
 	"imageroot/test/template"
 )
 
-// TestEvents has every file of infra/events handled by the function that it is
-// named after, as sam local does.
+// TestEvents passes every file of infra/events to the function that it is named
+// after, as sam local does.
 func TestEvents(t *testing.T) {
 	w := newWorld(t)
 	w.put("sample image+1.img", []byte("the bytes of an image"))
@@ -23,7 +23,7 @@ func TestEvents(t *testing.T) {
 	statuses := map[string]int{
 		"catalog-healthz": 200, "catalog-listing": 200, "catalog-login": 303, "catalog-page": 303, "catalog-rows": 200, "catalog-image": 307,
 		"upload-put": 307, "upload-begin": 201, "addbyurl-list": 200, "hash-list": 200, "fetch-list": 200,
-		"addbyurl-add": 400, // nothing is reached from here: the name does not resolve
+		"addbyurl-add": 400, // the name does not resolve here
 	}
 	root, err := template.Root()
 	if err != nil {
@@ -42,7 +42,7 @@ func TestEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "reconcile" {
-			continue // has a test of its own
+			continue // has its own test
 		}
 		function, _, _ := strings.Cut(name, "-")
 		id, ok := ids[function]
@@ -80,7 +80,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestPartialFailure: of a batch only what failed comes back.
+// TestPartialFailure: only the failed messages of a batch are redelivered.
 func TestPartialFailure(t *testing.T) {
 	w := newWorld(t)
 	w.put("x.img", []byte("bytes"))

@@ -34,7 +34,7 @@ func encode(t *testing.T, v any) []byte {
 	return data
 }
 
-// put uploads an image: the API says where, the bytes go there.
+// put uploads an image: to the URL that the API answers.
 func (w *world) put(name string, data []byte, header ...string) {
 	w.t.Helper()
 	r := w.want(307, "PUT", "/images/"+url.PathEscape(name), nil, header...)
@@ -57,8 +57,8 @@ func (w *world) hashed(name, sum string) {
 
 func TestPagesAndLogin(t *testing.T) {
 	w := newWorld(t)
-	// Another function is there before the password's hash is: nobody gets in,
-	// but with the token.
+	// Another function starts before the password's hash is stored: only the
+	// token is accepted.
 	w.want(401, "GET", "/uploads", nil, "Authorization", "")
 	w.want(200, "GET", "/uploads", nil)
 
@@ -104,13 +104,13 @@ func TestPagesAndLogin(t *testing.T) {
 	}
 	_, css, _ := strings.Cut(page, `href="/static/`)
 	css, _, _ = strings.Cut(css, `"`)
-	// Compressed bytes come as they were sent.
+	// Compressed bytes are not changed.
 	r := w.want(200, "GET", "/static/"+css, nil, "Accept-Encoding", "gzip")
 	if r.header.Get("Content-Encoding") != "gzip" || !bytes.HasPrefix(r.body, []byte{0x1f, 0x8b}) {
 		t.Errorf("style sheet: %v %.20q", r.header, r.body)
 	}
 	w.want(304, "GET", "/static/"+css, nil, "If-None-Match", `"other,one", `+w.want(200, "GET", "/static/"+css, nil, "Accept-Encoding", "identity").header.Get("ETag"), "Accept-Encoding", "identity")
-	// The session holds at the other functions too.
+	// The session is valid at the other functions too.
 	w.fn["UploadFunction"].restart()
 	for _, path := range []string{"/uploads", "/catalog/hashes", "/catalog/downloads", "/catalog/entries", "/events"} {
 		browse(200, "GET", path, nil)
@@ -131,8 +131,8 @@ func TestPagesAndLogin(t *testing.T) {
 	}
 }
 
-// TestUpload: PUT leads to S3, the event of the object to its digest, and GET
-// back to S3.
+// TestUpload: PUT redirects to S3, the event of the object leads to its digest,
+// and GET redirects to S3.
 func TestUpload(t *testing.T) {
 	w := newWorld(t)
 	const name = "a b+ü%41#.img"
@@ -158,7 +158,7 @@ func TestUpload(t *testing.T) {
 	w.put(name, []byte("other bytes"))
 	w.hashed(name, hexSum([]byte("other bytes")))
 
-	// S3 compares what it gets with what it was told.
+	// S3 compares the bytes with the announced digest.
 	checked := []string{"X-Amz-Checksum-Sha256", base64.StdEncoding.EncodeToString(mustHex(t, sum))}
 	r := w.want(307, "PUT", "/images/checked.img", nil, checked...)
 	w.want(400, "PUT", r.header.Get("Location"), []byte("The bytes of an image"), checked...)
@@ -167,7 +167,7 @@ func TestUpload(t *testing.T) {
 	w.want(501, "PUT", "/images/checked.img", nil, "Repr-Digest", "sha-256=:"+checked[1]+":")
 }
 
-// TestCheck: an image is looked into and checked once it is hashed.
+// TestCheck: an image is inspected and checked after it is hashed.
 func TestCheck(t *testing.T) {
 	w := newWorld(t)
 	raw := bytes.Repeat([]byte("a disk\x00"), 1<<20)
@@ -189,8 +189,8 @@ func TestCheck(t *testing.T) {
 	})
 }
 
-// TestLargePut: S3 takes no more than 5 GiB in one piece, and the answer says
-// how it goes instead.
+// TestLargePut: S3 takes at most 5 GiB in one piece, and the answer names the
+// alternative.
 func TestLargePut(t *testing.T) {
 	w := newWorld(t)
 	event := strings.Replace(string(w.eventFile("upload-put")), `"content-length": "0"`, `"content-length": "5368709121"`, 1)
@@ -212,8 +212,8 @@ func mustHex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestUploadInParts: /uploads hands out URLs of parts, and the upload function
-// puts them together.
+// TestUploadInParts: /uploads issues URLs of parts, and the upload function
+// assembles them.
 func TestUploadInParts(t *testing.T) {
 	w := newWorld(t)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 65<<20/16)
@@ -241,10 +241,10 @@ func TestUploadInParts(t *testing.T) {
 	if again.Parts[0].Done || !again.Parts[1].Done || strings.Contains(again.Parts[1].URL, "Signature") {
 		t.Errorf("%+v", again.Parts)
 	}
-	// The address that is the same everywhere leads there too.
+	// The part route of the API redirects to S3, too.
 	r := w.want(307, "PUT", "/uploads/"+v.ID+"/parts/1", nil)
 	first := w.want(200, "PUT", r.header.Get("Location"), data[:v.PartSize]).header.Get("ETag")
-	// Another client's part is not taken for the one that was sent.
+	// Another client's part is not accepted in place of the one that was sent.
 	part2 := w.want(307, "PUT", "/uploads/"+v.ID+"/parts/2", nil).header.Get("Location")
 	second := w.want(200, "PUT", part2, data[v.PartSize:]).header.Get("ETag")
 	w.want(200, "PUT", part2, bytes.ToUpper(data[v.PartSize:]))
@@ -261,7 +261,7 @@ func TestUploadInParts(t *testing.T) {
 	w.want(204, "DELETE", "/uploads/"+v.ID, nil)
 	w.want(404, "PUT", v.Parts[0].URL, data[:v.PartSize])
 
-	// Of 200 GiB all URLs fit into an answer.
+	// All URLs of 200 GiB fit into an answer.
 	r = w.want(201, "POST", "/uploads", map[string]any{"name": "huge.img", "size_bytes": 200 << 30})
 	huge := as[view](t, r.body)
 	if len(huge.Parts) > 1500 || len(huge.Parts) < 1000 {
@@ -275,8 +275,8 @@ func TestUploadInParts(t *testing.T) {
 	})
 }
 
-// TestHashOverInvocations: a hash that takes longer than a function may is many
-// invocations of one job.
+// TestHashOverInvocations: a hash that takes longer than an invocation is one
+// job of many invocations.
 func TestHashOverInvocations(t *testing.T) {
 	w := newWorld(t)
 	const size = 200 << 20
@@ -304,12 +304,12 @@ func TestHashOverInvocations(t *testing.T) {
 	t.Logf("%d MiB at 16 MiB/s, 6 s each: %d invocations of the job", size>>20, job.Attempt)
 }
 
-// zeros are the bytes of a file with nothing in it, as many as are wanted.
+// zeros are the bytes of an endless empty file.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// A pattern is bytes that tell where they are from, as many as are wanted.
+// A pattern is endless bytes that encode their offset.
 type pattern struct{}
 
 // ReadAt implements io.ReaderAt.
@@ -330,7 +330,8 @@ func sumOf(t *testing.T, r io.Reader) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// TestMessagesAreNoPromise: twice, late and in any order they do no harm.
+// TestMessagesAreNoPromise: messages that arrive twice, late and in any order
+// do no harm.
 func TestMessagesAreNoPromise(t *testing.T) {
 	w := newWorld(t)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 40<<20/16)
@@ -361,8 +362,8 @@ func TestMessagesAreNoPromise(t *testing.T) {
 	}
 }
 
-// TestPoison: what fails each time ends in the dead-letter queue, its job says
-// failed, and whoever asks for it again gets it.
+// TestPoison: a task that fails each time ends in the dead-letter queue, its
+// job fails, and can be requested again.
 func TestPoison(t *testing.T) {
 	w := newWorld(t)
 	hash := w.fn["HashFunction"]
@@ -395,7 +396,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestKilled: an instance that dies in the middle costs nothing but time.
+// TestKilled: an instance that dies in the middle costs only time.
 func TestKilled(t *testing.T) {
 	w := newWorld(t)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 64<<20/16)
@@ -408,7 +409,7 @@ func TestKilled(t *testing.T) {
 		jobs := w.jobs("hashes")
 		return len(jobs) == 1 && jobs[0].Status == "running"
 	})
-	// Everything that runs is killed, as if Lambda's machine had failed.
+	// All instances are killed, as if Lambda's machine had failed.
 	w.killAll(hash)
 	w.until("its lease is over", func() bool {
 		w.reconcile()
@@ -419,7 +420,7 @@ func TestKilled(t *testing.T) {
 }
 
 // A publisher is a server that images are fetched from: the first bytes of one
-// pattern, as many as each has, and lists of checksums.
+// pattern, of the size of each, and checksum lists.
 type publisher struct {
 	*httptest.Server
 	rate int64 // bytes a second of a connection
@@ -469,7 +470,7 @@ func (w *slowWriter) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// running waits until bytes of a download come.
+// running waits until a download makes progress.
 func (w *world) running(name string) {
 	w.t.Helper()
 	w.until("the download of "+name+" runs", func() bool {
@@ -482,7 +483,8 @@ func (w *world) running(name string) {
 	})
 }
 
-// TestFetchOverInvocations: so is a fetch, with and without a known digest.
+// TestFetchOverInvocations: a fetch, with and without a known digest, is also
+// one job of many invocations.
 func TestFetchOverInvocations(t *testing.T) {
 	w := newWorld(t)
 	const size, small = 400 << 20, 300 << 20
@@ -514,7 +516,7 @@ func TestFetchOverInvocations(t *testing.T) {
 	}
 	w.timeout.Store(int64(time.Minute))
 
-	// Bytes that nothing names any more go with their entry.
+	// Bytes without any source are removed with their entry.
 	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/little.img"})
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "little.img"})
 	little := w.ended("downloads", "little.img")
@@ -534,13 +536,13 @@ func TestFetchOverInvocations(t *testing.T) {
 	w.ended("downloads", "known.img")
 	w.want(204, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.URL+"/unknown.img"), nil)
 	w.want(204, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.URL+"/known.img"), nil)
-	// Other functions' changes are seen a little later.
+	// Changes by other functions are seen a little later.
 	w.until("the catalog is empty", func() bool {
 		return strings.TrimSpace(string(w.want(200, "GET", "/images", nil).body)) == "[]"
 	})
 }
 
-// TestRefused: sources that a function could reach and nobody may.
+// TestRefused: sources that a function could reach and must not.
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
 	for _, host := range []string{"169.254.169.254", "10.1.2.3", "192.168.1.1", "[fd00::1]", "[fe80::1]"} {
@@ -551,7 +553,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestManifest: each function that reads it keeps a copy of a good one.
+// TestManifest: each function that reads the manifest keeps a copy of a good
+// one.
 func TestManifest(t *testing.T) {
 	w := newWorld(t)
 	const manifest = "version = 1\n[[images]]\nname = \"m.img\"\nsrc = \"https://example.com/m.img\"\n"
@@ -567,8 +570,8 @@ func TestManifest(t *testing.T) {
 	bucket := func(kind string) string { return filepath.Join(w.data, "imageroot-"+kind+"-123456789012-us-east-1") }
 	good := filepath.Join(bucket("catalog"), "manifest", "good")
 	for id, look := range snapshots {
-		// A file that is dropped is told to the hash function only: who of the
-		// others sees it first keeps the copy.
+		// Only the hash function gets an event of a dropped file: of the
+		// others, the first one to see it keeps the copy.
 		if err := os.WriteFile(filepath.Join(bucket("images"), "catalog.toml"), []byte(manifest), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -599,7 +602,7 @@ func TestManifest(t *testing.T) {
 	w.want(204, "DELETE", "/catalog.toml", nil)
 }
 
-// TestReconcile: what no event told of is found, and what is old goes.
+// TestReconcile: objects without an event are found, and old debris is removed.
 func TestReconcile(t *testing.T) {
 	w := newWorld(t)
 	w.want(200, "GET", "/healthz", nil)
@@ -632,7 +635,8 @@ func TestReconcile(t *testing.T) {
 		"uploads/" + ref[:32]:                `{"nonce":"x","id":"` + ref[:32] + `","name":"gone.img","size_bytes":9,"part_size":9,"status":"completed","created_at":"` + stamp + `"}`,
 		"uploads/" + strings.Repeat("0", 32): fmt.Sprintf(`{"nonce":"x","id":%q,"name":"gone.img","size_bytes":9,"part_size":9,"status":"uploading","upload_id":"00000000-0000-4000-8000-000000000000","created_at":%q}`, strings.Repeat("0", 32), stamp),
 	}
-	// A journal and a checkpoint of long ago, and a file that the checkpoint does not name.
+	// An old entry of the journal, an old checkpoint, and a file that the
+	// checkpoint does not name.
 	keys["journal/0000000000000001-0123456789abcdef"] = "an entry"
 	keys["index/0123456789abcdef"] = "a file"
 	drop("index/current", `{"nonce":"x","generation":1,"base":{"id":"0000000000000000"},"delta":{"id":"0000000000000001"},"until":"`+stamp+`","mark_at":"`+stamp+`","mark_until":"`+stamp+`"}`)

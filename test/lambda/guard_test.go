@@ -16,8 +16,9 @@ import (
 	"imageroot/test/template"
 )
 
-// A guard stands between one function and the services, as IAM does: it lets
-// through what the function's policy allows, and notes what that was used for.
+// A guard is a proxy between one function and the services that acts as IAM: it
+// forwards requests that the function's policy allows, and records the grants
+// that were used.
 type guard struct {
 	function string
 	grants   []template.Grant
@@ -26,11 +27,11 @@ type guard struct {
 
 	mu     sync.Mutex
 	denied []string
-	rate   int64                     // bytes a second of what S3 sends; 0: all there are
+	rate   int64                     // bytes a second of answers of S3; 0: no limit
 	refuse func(r *http.Request) int // the status of a refusal; 0: none
 }
 
-// used are the grants that were made use of, by function.
+// used are the grants that were used, by function.
 var used = struct {
 	sync.Mutex
 	by map[string]map[template.Grant]bool
@@ -48,7 +49,7 @@ func newGuard(function string, grants []template.Grant, s3, sqs string, secrets 
 	}
 	proxy := func(to *url.URL) *httputil.ReverseProxy {
 		return &httputil.ReverseProxy{
-			// The host is part of what is signed.
+			// The signature covers the host.
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = to.Scheme, to.Host, r.In.Host
 			},
@@ -63,7 +64,8 @@ func newGuard(function string, grants []template.Grant, s3, sqs string, secrets 
 		if rate > 0 {
 			resp.Body = &slow{resp.Body, rate}
 		}
-		// That there is no such object is told to those only who may list.
+		// Only a caller with the right to list learns that an object does not
+		// exist.
 		bucket, key, _ := strings.Cut(strings.TrimPrefix(resp.Request.URL.Path, "/"), "/")
 		if resp.StatusCode == http.StatusNotFound && key != "" && !g.allow("s3:ListBucket", "arn:aws:s3:::"+bucket) {
 			resp.StatusCode = http.StatusForbidden
@@ -129,16 +131,17 @@ func (g *guard) close() {
 	}
 }
 
-// refusing has S3 refuse some requests from now on.
+// refusing makes S3 refuse some requests from now on.
 func (g *guard) refusing(refuse func(r *http.Request) int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.refuse = refuse
 }
 
-// allow asks the policy.
+// allow reports whether the policy allows an action.
 func (g *guard) allow(action, resource string) bool {
-	// The first that fits counts: a second one would be too much, and show.
+	// Only the first matching grant counts as used, so that a redundant one is
+	// reported.
 	for _, grant := range g.grants {
 		if grant.Allows(action, resource) {
 			used.Lock()
@@ -156,10 +159,10 @@ func (g *guard) allow(action, resource string) bool {
 	return false
 }
 
-// s3Needs says what a request to S3 needs to be allowed.
+// s3Needs returns the grants that a request to S3 needs.
 func s3Needs(r *http.Request) []template.Grant {
 	if r.Method == http.MethodOptions {
-		return nil // the CORS rule's matter
+		return nil // up to the CORS rule
 	}
 	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	q := r.URL.Query()
@@ -193,7 +196,7 @@ func s3Needs(r *http.Request) []template.Grant {
 	return needs
 }
 
-// slow is a body that comes at a rate.
+// slow is a body with a limited rate.
 type slow struct {
 	io.ReadCloser
 	rate int64

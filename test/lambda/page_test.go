@@ -58,9 +58,9 @@ func (w *world) allowOrigin(origin string) {
 	}
 }
 
-// TestPage has Chromium upload an image by the page. The parts go to S3, by
-// presigned URLs and the CORS rule of the template, and nowhere else; a page of
-// another origin gets nothing in.
+// TestPage uploads an image in Chromium by the page. The parts go to S3 only,
+// by presigned URLs and the CORS rule of the template; a page of another origin
+// can upload nothing.
 func TestPage(t *testing.T) {
 	w := newWorld(t)
 	uploads := w.fn["UploadFunction"].guard.s3.URL
@@ -111,8 +111,8 @@ func TestPage(t *testing.T) {
 	do("open the page", chromedp.Navigate(w.api.URL+"/ui/login"), chromedp.SendKeys(chromedp.CSS("#password"), password+kb.Enter))
 	until("the page of images", "location.pathname === '/ui/images' && document.getElementById('catalog')")
 
-	// What signed the first URL has expired; then nothing came for a while; then
-	// the second URL has expired.
+	// The first URL's signature expires; then no bytes arrive for a while; then
+	// the second URL expires.
 	refusals := []int{400, 400, 0, 403}
 	w.fn["UploadFunction"].guard.refusing(func(r *http.Request) int {
 		if r.Method != http.MethodPut || !r.URL.Query().Has("partNumber") {
@@ -153,7 +153,7 @@ func TestPage(t *testing.T) {
 	}
 	mu.Unlock()
 
-	// A page of another origin: where the bucket sends no permission, the
+	// A page of another origin: without permission from the bucket, the
 	// browser does not send the part.
 	w.allowOrigin("https://another.example")
 	begun := as[struct {

@@ -20,14 +20,14 @@ import (
 	"imageroot/test/runner"
 )
 
-// A process is a bootstrap that runs, with a Lambda Runtime API of its own, as
+// A process is a running bootstrap with its own Lambda Runtime API, as
 // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html describes it.
 type process struct {
 	api    *httptest.Server
 	cmd    *exec.Cmd
 	log    *runner.Buffer
 	exited chan struct{}
-	// Cold is the time from the start of the process to its first question for
+	// Cold is the time from the start of the process to its first request for
 	// an event.
 	Cold time.Duration
 
@@ -48,7 +48,7 @@ type invocation struct {
 	answer   chan outcome
 }
 
-// An outcome is what an invocation came to.
+// An outcome is the result of an invocation.
 type outcome struct {
 	payload []byte
 	failed  bool
@@ -73,7 +73,7 @@ func launch(t *testing.T, argv []string, env []string) *process {
 		t.Fatal(err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // its log says why
+		_ = p.cmd.Wait() // its log has the reason
 		close(p.exited)
 	}()
 	t.Cleanup(func() {
@@ -143,7 +143,8 @@ func (p *process) hand(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// wait returns when the process is ready, or the log of one that has exited.
+// wait returns nil when the process is ready, and an error with its log if it
+// has exited.
 func (p *process) wait(ctx context.Context) error {
 	select {
 	case <-p.ready:
@@ -155,11 +156,11 @@ func (p *process) wait(ctx context.Context) error {
 	}
 }
 
-// errTimeout is what Lambda makes of a function that does not answer in time:
-// the process is killed.
+// errTimeout is the error of an invocation without an answer in time: Lambda
+// kills the process.
 var errTimeout = errors.New("the function did not answer in time")
 
-// invoke has an event handled within a timeout.
+// invoke runs an invocation within a timeout.
 func (p *process) invoke(ctx context.Context, payload []byte, timeout time.Duration) ([]byte, error) {
 	p.one.Lock()
 	defer p.one.Unlock()
@@ -195,7 +196,7 @@ func (p *process) invoke(ctx context.Context, payload []byte, timeout time.Durat
 	}
 }
 
-// as decodes what a function returned.
+// as decodes the answer of a function.
 func as[T any](t *testing.T, data []byte) T {
 	t.Helper()
 	var v T

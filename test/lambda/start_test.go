@@ -11,8 +11,8 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 )
 
-// TestEnvironment: what the template sets is what the code reads. A function
-// without one of its variables, or with one more, does not start and says why.
+// TestEnvironment: the code reads what the template sets. A function with a
+// variable missing, or one too many, does not start and says why.
 func TestEnvironment(t *testing.T) {
 	w := newWorld(t)
 	starts := func(f *function, env []string) (bool, string) {
@@ -36,7 +36,7 @@ func TestEnvironment(t *testing.T) {
 			without := append(append([]string{}, f.env[:i]...), f.env[i+1:]...)
 			switch name {
 			case "IMAGEROOT_S3_ENDPOINT":
-				continue // it would look for AWS
+				continue // without it, the SDK connects to AWS
 			case "IMAGEROOT_ALLOW_NET", "IMAGEROOT_PLAIN_HTTP":
 				if ok, log := starts(f, without); !ok {
 					t.Errorf("%s without %s does not start: %.300s", id, name, log)
@@ -56,7 +56,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// TestPanic: a panic is a 500, and the next event is served by the same process.
+// TestPanic: a panic is a 500, and the same process serves the next event.
 func TestPanic(t *testing.T) {
 	p := launch(t, []string{filepath.Join(bootstraps, "amd64", "panicking", "bootstrap")}, nil)
 	ask := func(path string) events.APIGatewayV2HTTPResponse {
@@ -86,7 +86,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestArm64 runs what is deployed, on a processor that is imitated.
+// TestArm64 runs the deployed binaries under emulation.
 func TestArm64(t *testing.T) {
 	qemu, err := exec.LookPath("qemu-aarch64-static")
 	if err != nil {
@@ -106,7 +106,7 @@ func TestArm64(t *testing.T) {
 	t.Logf("cold start under emulation: %v", f.cold)
 }
 
-// TestColdStart says how long the start of each function takes here, with the
+// TestColdStart logs the time that the start of each function takes, with the
 // services on this machine.
 func TestColdStart(t *testing.T) {
 	w := newWorld(t)

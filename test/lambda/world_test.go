@@ -100,8 +100,8 @@ func build(arch, name, pkg string) error {
 	return nil
 }
 
-// unused reports what the template allows a function that no test had it do:
-// either it is too much, or a test is missing.
+// unused reports grants of the template that no test has used: either the grant
+// is too much, or a test is missing.
 func unused() error {
 	tpl, err := template.Load(nil)
 	if err != nil {
@@ -137,8 +137,8 @@ type world struct {
 	wg       sync.WaitGroup
 }
 
-// A function is one of the stack. Lambda runs as many instances of it as there
-// are events at once.
+// A function is one of the stack. As Lambda does, it runs an instance for each
+// concurrent event.
 type function struct {
 	w     *world
 	id    string
@@ -152,7 +152,7 @@ type function struct {
 	cold time.Duration
 }
 
-// newWorld starts the stack. Nothing of it outlives the test.
+// newWorld starts the stack, which ends with the test.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	tpl, err := template.Load(map[string]string{"AllowNet": "loopback"})
@@ -169,7 +169,7 @@ func newWorld(t *testing.T) *world {
 		p := tpl.Properties(id)
 		redrive := template.Map(p["RedrivePolicy"])
 		arn := fmt.Sprint(redrive["deadLetterTargetArn"])
-		count, _ := strconv.Atoi(fmt.Sprint(redrive["maxReceiveCount"])) // there is none where there are no dead letters
+		count, _ := strconv.Atoi(fmt.Sprint(redrive["maxReceiveCount"])) // 0 without a dead-letter queue
 		w.sqs.Queue(id, 10*time.Minute, arn[strings.LastIndex(arn, ":")+1:], count)
 	}
 	images := fmt.Sprint(tpl.Properties("ImageBucket")["BucketName"])
@@ -248,7 +248,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// environment is what the template says, but that the services are here.
+// environment returns the template's variables, with the services of this
+// machine.
 func (f *function) environment() []string {
 	vars := f.w.tpl.Environment(f.id)
 	vars["IMAGEROOT_S3_ENDPOINT"] = f.guard.s3.URL
@@ -267,7 +268,7 @@ func (f *function) environment() []string {
 	return env
 }
 
-// invoke has the function handle an event, in an instance that is free.
+// invoke has an idle instance of the function handle an event.
 func (f *function) invoke(ctx context.Context, payload []byte, timeout time.Duration) ([]byte, error) {
 	f.mu.Lock()
 	var p *process
@@ -293,7 +294,7 @@ func (f *function) invoke(ctx context.Context, payload []byte, timeout time.Dura
 	return out, err
 }
 
-// restart ends all idle instances, as Lambda does when it likes.
+// restart ends all idle instances, as Lambda may do at any time.
 func (f *function) restart() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -303,7 +304,7 @@ func (f *function) restart() {
 	f.idle = nil
 }
 
-// killAll ends all instances, whatever they are at.
+// killAll kills all instances, idle or not.
 func (w *world) killAll(f *function) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -313,7 +314,7 @@ func (w *world) killAll(f *function) {
 	f.idle = nil
 }
 
-// logs are those of the idle instances.
+// logs returns the logs of the idle instances.
 func (f *function) logs() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -324,14 +325,14 @@ func (f *function) logs() string {
 	return b.String()
 }
 
-// event is a request as the HTTP API passes it on.
+// apiEvent encodes a request as the HTTP API does.
 func apiEvent(r *http.Request, rt template.Route) ([]byte, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
 	}
-	// Payloads of more than 10 MB do not pass, and neither does what is left of
-	// a path after a question mark in it.
+	// A payload of more than 10 MB is refused, and the rest of a path after a
+	// question mark is cut off.
 	if len(body) > 10<<20 {
 		return nil, errors.New("too large")
 	}
@@ -384,7 +385,7 @@ func (w *world) gatewayAPI(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for name, v := range out.Headers {
-		// Here each function has a host of its own to reach S3 by.
+		// Here each function has its own host name for S3.
 		if http.CanonicalHeaderKey(name) == "Content-Security-Policy" {
 			v = strings.Replace(v, w.fn["CatalogFunction"].guard.s3.URL, w.fn["UploadFunction"].guard.s3.URL, 1)
 		}
@@ -401,7 +402,7 @@ func (w *world) gatewayAPI(rw http.ResponseWriter, r *http.Request) {
 	_, _ = rw.Write(body)
 }
 
-// changed tells the queue of an object, as S3 does.
+// changed sends the event of an object to the queue, as S3 does.
 func (w *world) changed(e gateway.Event) {
 	name := "ObjectCreated:Put"
 	if e.Removed {
@@ -410,11 +411,11 @@ func (w *world) changed(e gateway.Event) {
 	body, _ := json.Marshal(map[string]any{"Records": []any{map[string]any{
 		"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "us-east-1", "eventName": name, "eventTime": time.Now().UTC(),
 		"s3": map[string]any{"bucket": map[string]any{"name": e.Bucket}, "object": map[string]any{"key": url.QueryEscape(e.Key)}},
-	}}}) // strings encode
+	}}}) // strings always encode
 	w.send("InspectionQueue", string(body))
 }
 
-// client speaks to the queue server past every guard.
+// client returns a client of the queue server that bypasses the guards.
 func (w *world) client(endpoint string) *awssqs.Client {
 	return awssqs.NewFromConfig(aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("x", "y", "")},
 		func(o *awssqs.Options) { o.BaseEndpoint = &endpoint })
@@ -430,7 +431,7 @@ func (w *world) send(queue, body string) {
 }
 
 // poll is the event source mapping of a queue: it reads the queue with the
-// function's rights, and deletes what the function is done with.
+// function's rights, and deletes the messages that the function has handled.
 func (f *function) poll(ctx context.Context, arn string, batch int32) {
 	c := f.w.client(f.guard.sqs.URL)
 	queue := f.guard.sqs.URL + "/" + template.Account + "/" + arn[strings.LastIndex(arn, ":")+1:]
@@ -459,7 +460,7 @@ func (f *function) poll(ctx context.Context, arn string, batch int32) {
 		data, err := f.invoke(ctx, payload, time.Duration(f.w.timeout.Load()))
 		var failed events.SQSEventResponse
 		if err != nil || json.Unmarshal(data, &failed) != nil {
-			// Nothing is deleted; all of it comes back.
+			// No message is deleted; all are redelivered.
 			for _, m := range out.Messages {
 				_, _ = c.ChangeMessageVisibility(ctx, &awssqs.ChangeMessageVisibilityInput{QueueUrl: &queue, ReceiptHandle: m.ReceiptHandle, VisibilityTimeout: 1})
 			}
@@ -473,7 +474,7 @@ func (f *function) poll(ctx context.Context, arn string, batch int32) {
 	}
 }
 
-// reconcile has each schedule of the template fire.
+// reconcile invokes the target of each schedule of the template.
 func (w *world) reconcile() {
 	w.t.Helper()
 	event := w.eventFile("reconcile")
@@ -554,7 +555,7 @@ func (w *world) do(method, path string, body any, header ...string) reply {
 	return reply{resp.StatusCode, resp.Header, data}
 }
 
-// want is do for an answer that has to be of that status.
+// want is do for an answer that must have that status.
 func (w *world) want(status int, method, path string, body any, header ...string) reply {
 	w.t.Helper()
 	r := w.do(method, path, body, header...)
@@ -564,7 +565,7 @@ func (w *world) want(status int, method, path string, body any, header ...string
 	return r
 }
 
-// until waits for something to become true.
+// until waits until ok returns true.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
 	deadline := time.NewTimer(2 * time.Minute)

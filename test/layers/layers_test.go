@@ -1,4 +1,4 @@
-// Package layers keeps the packages apart that ARCHITECTURE.md says are apart.
+// Package layers tests that packages import only what ARCHITECTURE.md allows.
 package layers
 
 import (
@@ -46,7 +46,7 @@ func packages(t *testing.T) []pkg {
 }
 
 func TestImports(t *testing.T) {
-	// Whoever is not in a list may not import what it is for.
+	// Only the packages in a list may import its key.
 	only := map[string][]string{
 		"github.com/aws/aws-sdk-go-v2":  {"shared/store/s3store", "shared/queue/sqsqueue", "shared/cloud", "local/gateway"},
 		"github.com/versity/versitygw":  {"local/gateway"},
@@ -88,7 +88,7 @@ func TestImports(t *testing.T) {
 				}
 				ok := false
 				for _, a := range allowed {
-					// A Lambda entry stands beside the function it is of.
+					// A Lambda entry is beside its function.
 					ok = ok || p.ImportPath == a
 				}
 				ok = ok || strings.HasPrefix(p.ImportPath, "functions/") && strings.HasSuffix(p.ImportPath, "/lambda")
@@ -100,8 +100,8 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// A Lambda function's binary holds its own function and nothing of what only
-// one machine needs.
+// TestLambdas tests that a Lambda function's binary links only its own
+// function, and nothing that only the runner needs.
 func TestLambdas(t *testing.T) {
 	functions := []string{"upload", "catalog", "addbyurl", "hash", "fetch"}
 	for _, f := range functions {
@@ -136,11 +136,12 @@ func TestLambdas(t *testing.T) {
 	}
 }
 
-// Only package source knows the schemes of sources. Others ask it, or its table.
+// TestSchemes tests that only package source names the schemes of sources.
+// Other packages use it, or its table.
 func TestSchemes(t *testing.T) {
 	var names []string
 	for _, s := range scheme.All {
-		if s.Name != "http" && s.Name != "https" { // which are not only of sources
+		if s.Name != "http" && s.Name != "https" { // not only schemes of sources
 			names = append(names, regexp.QuoteMeta(s.Name))
 		}
 	}
@@ -166,10 +167,11 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
-// The environment is read in one place, the clock is injected, the runner of jobs is
-// the only one, and the client of sources is configured once.
+// TestCalls tests that the environment is read in one place, the clock is
+// injected, only one package runs jobs, and the client of sources is configured
+// once.
 func TestCalls(t *testing.T) {
-	banned := map[string][]string{ // call to where it may be
+	banned := map[string][]string{ // call to the packages that may make it
 		"os.Getenv":    {"shared/config"},
 		"os.LookupEnv": {"shared/config"},
 		"os.Environ":   {"shared/config"},

@@ -35,7 +35,7 @@ func Tool(name string) (string, error) {
 	return path, nil
 }
 
-// Options say how to start a server.
+// Options are the options of a server.
 type Options struct {
 	Dir  string   // its data
 	Addr string   // HOST:PORT; empty takes a free port of loopback
@@ -58,7 +58,8 @@ type Server struct {
 func Start(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{options: o}
 	if o.Addr == "" {
-		// MinIO does not accept port 0. A port that was just free is mostly free.
+		// MinIO does not accept port 0. A port that was just free usually still
+		// is.
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
@@ -101,7 +102,7 @@ func (s *Server) Start(ctx context.Context) error {
 	cmd, exited := s.cmd, make(chan struct{})
 	s.exited = exited
 	go func() {
-		_ = cmd.Wait() // how it ended is in its log
+		_ = cmd.Wait() // its log has the reason
 		_ = os.RemoveAll(home)
 		close(exited)
 	}()
@@ -151,8 +152,8 @@ func (s *Server) Stop(limit time.Duration) error {
 	}
 }
 
-// Kill sends SIGKILL and waits for the server to end. A server that has ended
-// is no error.
+// Kill sends SIGKILL and waits for the server to end. It returns nil if the
+// server has ended already.
 func (s *Server) Kill() error {
 	err := s.cmd.Process.Kill()
 	<-s.exited

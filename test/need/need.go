@@ -1,6 +1,6 @@
-// Package need declares what a test takes beyond Go, so that make unit can
-// leave the test out. Tests that take minutes, gigabytes or root have names
-// that begin with TestDeep: make test leaves them out and make deep runs them.
+// Package need declares the needs of a test beyond Go, so that make unit can
+// skip the test. The names of tests that need minutes, gigabytes or root begin
+// with TestDeep: make test skips them and make deep runs them.
 package need
 
 import (
@@ -34,8 +34,8 @@ func Root(t testing.TB) {
 	}
 }
 
-// Mount mounts a file system of that kind for the test, which takes root, and
-// returns its directory.
+// Mount mounts a file system of that kind for the test and returns its
+// directory. It needs root.
 func Mount(t testing.TB, kind, options string) string {
 	t.Helper()
 	Root(t)

@@ -1,5 +1,5 @@
-// Package runner builds the real imageroot binary, starts it as a process of
-// its own, and stops it: with SIGINT, or with SIGKILL as a power cut would.
+// Package runner builds the real imageroot binary, starts it as a separate
+// process, and stops it: with SIGINT, or with SIGKILL as a power cut would.
 package runner
 
 import (
@@ -34,7 +34,7 @@ func Build(ctx context.Context, dir string, flags ...string) (string, error) {
 	return binary, nil
 }
 
-// Options say how to start the binary.
+// Options are the options of a process.
 type Options struct {
 	Binary string
 	Args   []string
@@ -47,7 +47,7 @@ type Options struct {
 type Process struct {
 	Pages string        // "http://127.0.0.1:PORT", as printed by the process
 	S3    string        // the gateway inside; empty if another S3 server is used
-	Ready time.Duration // from the start to the first good answer of /readyz
+	Ready time.Duration // from the start to the first successful answer of /readyz
 
 	cmd     *exec.Cmd
 	out     Buffer
@@ -92,7 +92,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 			}
 		} else if answersReady(ctx, p.Pages) {
 			p.Ready = time.Since(begin)
-			// The line of the gateway may come after that of the pages.
+			// The line of the gateway may be printed after that of the pages.
 			if s := s3Line.FindSubmatch(p.out.Bytes()); s != nil {
 				p.S3 = strings.TrimSuffix(string(s[1]), "/")
 			}
@@ -124,7 +124,7 @@ func answersReady(ctx context.Context, pages string) bool {
 	return res.StatusCode == http.StatusOK || res.StatusCode == http.StatusUnauthorized
 }
 
-// An ExitError says that the binary ended instead of serving.
+// An ExitError is the error of a binary that ended before it was ready.
 type ExitError struct {
 	Code           int
 	Stdout, Stderr string
@@ -134,7 +134,7 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("exit status %d\nstdout:\n%s\nstderr:\n%s", e.Code, e.Stdout, e.Stderr)
 }
 
-// PID is the process id.
+// PID returns the process ID.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Stdout returns what the process has printed.
@@ -165,8 +165,8 @@ func (p *Process) Stop(limit time.Duration) error {
 	}
 }
 
-// Kill sends SIGKILL and waits for the process to end. A process that has ended
-// is no error.
+// Kill sends SIGKILL and waits for the process to end. It returns nil if the
+// process has ended already.
 func (p *Process) Kill() error {
 	err := p.cmd.Process.Kill()
 	<-p.exited

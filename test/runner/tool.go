@@ -33,12 +33,12 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// Bytes returns a copy of all that was written.
+// Bytes returns a copy of the contents.
 func (b *Buffer) Bytes() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return bytes.Clone(b.b.Bytes())
 }
 
-// String is [Buffer.Bytes] as a string.
+// String returns the contents as a string.
 func (b *Buffer) String() string { return string(b.Bytes()) }

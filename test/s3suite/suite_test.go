@@ -21,10 +21,10 @@ import (
 //go:embed exceptions.txt
 var exceptions string
 
-// TestSuite runs every test that the list does not leave out. One that is not
-// in the list must pass, and one that is in it must fail.
+// TestSuite runs every test of the suite. A test that is not in the list must
+// pass, and one in it must fail, unless the list leaves it out.
 func TestSuite(t *testing.T) {
-	t.Setenv("AWS_CA_BUNDLE", "") // the suite's HTTP client takes none
+	t.Setenv("AWS_CA_BUNDLE", "") // the suite's HTTP client ignores it
 	const access, secret, region = "SUITEACCESSKEY", "suite-secret-key", "us-east-1"
 	g, err := gateway.Start(t.Context(), gateway.Config{
 		Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret,
@@ -39,7 +39,7 @@ func TestSuite(t *testing.T) {
 
 	tests := integration.GetIntTests()
 	leftOut, failing := parse(t, slices.Sorted(maps.Keys(tests)))
-	// Tests that fail leave buckets, which other tests would see.
+	// Failed tests leave buckets, which other tests would see.
 	var last []string
 	for _, name := range slices.Sorted(maps.Keys(tests)) {
 		switch {

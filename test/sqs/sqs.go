@@ -37,7 +37,7 @@ type queue struct {
 	dead       string // name of the dead-letter queue
 	maxReceive int
 	messages   []*message
-	changed    chan struct{} // closed and replaced when something may be visible
+	changed    chan struct{} // closed and replaced when a message may have become visible
 }
 
 type message struct {
@@ -69,7 +69,7 @@ func (s *Server) Close() {
 	s.http.Close()
 }
 
-// account is the account that every queue is in.
+// account is the account of every queue.
 const account = "123456789012"
 
 // Queue creates a queue and returns its URL. If dead is not empty, a message
@@ -97,7 +97,8 @@ func (s *Server) Bodies(name string) []string {
 	return all
 }
 
-// Fail makes each action fail for which f returns true. A nil f ends that.
+// Fail makes the actions fail for which f returns true. With a nil f, none
+// fails.
 func (s *Server) Fail(f func(action string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,11 +201,11 @@ func (s *Server) send(q *queue, in request) (any, *failure) {
 }
 
 func sum(s string) string {
-	d := md5.Sum([]byte(s)) // as the protocol has it
+	d := md5.Sum([]byte(s)) // as the protocol requires
 	return hex.EncodeToString(d[:])
 }
 
-// receive waits for messages as long as the request says.
+// receive waits for messages up to the wait time of the request.
 func (s *Server) receive(r *http.Request, q *queue, in request) (any, *failure) {
 	late := time.NewTimer(time.Duration(in.WaitTimeSeconds) * time.Second)
 	defer late.Stop()
@@ -228,7 +229,7 @@ func (s *Server) receive(r *http.Request, q *queue, in request) (any, *failure) 
 	}
 }
 
-// bury moves what was received too often to the dead-letter queue.
+// bury moves messages that were received too often to the dead-letter queue.
 func (s *Server) bury(q *queue, now time.Time) {
 	dead := s.queues[q.dead]
 	if dead == nil {
@@ -244,8 +245,8 @@ func (s *Server) bury(q *queue, now time.Time) {
 	})
 }
 
-// take hides and returns what is visible; where that is nothing, how long
-// until something is.
+// take hides and returns the visible messages; if there are none, it returns
+// the time until one becomes visible.
 func (s *Server) take(q *queue, in request, now time.Time) ([]map[string]any, time.Duration) {
 	s.bury(q, now)
 	hide := q.visibility
@@ -279,5 +280,5 @@ func (s *Server) withReceipt(q *queue, in request, do func(i int)) (any, *failur
 	if i >= 0 {
 		do(i)
 	}
-	return map[string]string{}, nil // of a receipt that is of no use any more, too
+	return map[string]string{}, nil // also for a receipt that has expired
 }

@@ -1,8 +1,8 @@
 // Command strict reads the output of go test -json and prints it as go test
 // does. It fails if a test failed, if none passed, or if one was skipped: a
-// machine that lacks what a test needs must not pass. With -may-skip, a test
-// may be skipped if its output matches an expression, which is about the
-// reason and not about the name of the test.
+// machine without a program that a test needs must not pass. With -may-skip, a
+// test may be skipped if its output, which has the reason, matches an
+// expression.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// run returns whether the tests passed. If may is nil, no test may be skipped.
+// run reports whether the tests passed. If may is nil, no test may be skipped.
 func run(r io.Reader, w io.Writer, may *regexp.Regexp) (bool, error) {
 	output := map[string][]string{} // by test, until it has passed
 	counts := map[string]int{}
@@ -55,7 +55,7 @@ func run(r io.Reader, w io.Writer, may *regexp.Regexp) (bool, error) {
 	for in.Scan() {
 		var e event
 		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
-			fmt.Fprintln(w, in.Text()) // a build that failed
+			fmt.Fprintln(w, in.Text()) // a failed build
 			failed = append(failed, "build")
 			continue
 		}

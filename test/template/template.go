@@ -1,6 +1,6 @@
-// Package template reads template.yaml as CloudFormation would: parameters and
-// references become what they would be in a stack, so that tests can hold the
-// template against the code.
+// Package template reads template.yaml as CloudFormation would: it replaces
+// parameters and references by their values in a stack, so that tests can
+// compare the template with the code.
 package template
 
 import (
@@ -16,17 +16,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The account and region of the stack that the tests assume.
+// The account and region of the tests' stack.
 const (
 	Account = "123456789012"
 	Region  = "us-east-1"
 )
 
-// A Template is a template that was read.
+// A Template is a parsed template.
 type Template struct {
 	doc    map[string]any
 	params map[string]string
-	// SQS is the URL that queues are at, without a slash at the end.
+	// SQS is the base URL of queues, without a slash at the end.
 	SQS string
 }
 
@@ -90,8 +90,8 @@ func Parse(data []byte, params map[string]string) (*Template, error) {
 	return t, nil
 }
 
-// value makes what a node says of it; short forms of functions (!Sub) become
-// the long ones.
+// value returns the value of a node; short forms of functions (!Sub) become the
+// long ones.
 func value(n *yaml.Node) (any, error) {
 	var v any
 	switch n.Kind {
@@ -187,7 +187,7 @@ func (t *Template) Doc() map[string]any { return t.doc }
 
 var substitution = regexp.MustCompile(`\$\{([A-Za-z0-9:.]+)\}`)
 
-// noValue is the reference that takes a property out of the template.
+// noValue is the reference that removes a property from the template.
 const noValue = "AWS::NoValue"
 
 // Resolve replaces references by their values in the tests' stack. It panics if
@@ -379,13 +379,13 @@ func (t *Template) Grants(id string) ([]Grant, error) {
 
 // A Route is one of the API.
 type Route struct {
-	Method string // "ANY" for the methods that no other route of the path has
-	Path   string // [Default] takes the requests that no other route takes
+	Method string // "ANY" for the methods without another route of the path
+	Path   string // [Default] for requests without another route
 	// Function is the logical ID of the function that answers.
 	Function string
 }
 
-// Default is the path of the route for requests that no other route takes.
+// Default is the path of the route for requests without another route.
 const Default = "/$default"
 
 // Routes returns the API's routes.

@@ -39,7 +39,7 @@ func load(t *testing.T) *Template {
 	return tpl
 }
 
-// tables are the routes of the functions, by the package.
+// tables returns the routes of the functions, by package.
 func tables() map[string][]web.Route {
 	return map[string][]web.Route{
 		"upload": (&upload.Function{}).Routes(), "catalog": append((&catalog.Function{}).Routes(), (&pages.Pages{}).Routes()...), "addbyurl": (&addbyurl.Function{}).Routes(),
@@ -49,7 +49,7 @@ func tables() map[string][]web.Route {
 
 var parameter = regexp.MustCompile(`\{[a-z0-9]+(\.\.\.)?\}`)
 
-// example is a path that a pattern matches.
+// example returns a path that a pattern matches.
 func example(pattern string) string {
 	path := strings.ReplaceAll(pattern, "{$}", "")
 	return parameter.ReplaceAllStringFunc(path, func(s string) string {
@@ -60,8 +60,8 @@ func example(pattern string) string {
 	})
 }
 
-// TestRoutes: what a function answers reaches it, by GET as by HEAD and by a
-// form as by a script; and nothing is sent to one that it knows nothing of.
+// TestRoutes: each route of a function reaches it, by GET and HEAD, by a form
+// and a script; and no other request does.
 func TestRoutes(t *testing.T) {
 	tpl := load(t)
 	routes, err := tpl.Routes()
@@ -120,8 +120,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestOpenRoutesHaveTheirOwnLimit: a client without credentials that takes all
-// that a route answers leaves the operator's routes alone.
+// TestOpenRoutesHaveTheirOwnLimit: clients that exhaust the limit of an open
+// route do not affect the operator's routes.
 func TestOpenRoutesHaveTheirOwnLimit(t *testing.T) {
 	tpl := load(t)
 	routes, err := tpl.Routes()
@@ -160,7 +160,7 @@ func TestOpenRoutesHaveTheirOwnLimit(t *testing.T) {
 	}
 }
 
-// TestParameters: what stays out unless a parameter asks for it.
+// TestParameters: resources that exist only if a parameter asks for them.
 func TestParameters(t *testing.T) {
 	tpl, err := Load(map[string]string{"CatalogConcurrency": "20", "KeepDeletedDays": "9"})
 	if err != nil {
@@ -184,7 +184,7 @@ func TestParameters(t *testing.T) {
 	}
 }
 
-// TestAPIMayInvoke: the API may invoke each function, and nobody else may.
+// TestAPIMayInvoke: the API may invoke each function, and no one else may.
 func TestAPIMayInvoke(t *testing.T) {
 	tpl := load(t)
 	may := map[string]int{}
@@ -212,7 +212,7 @@ func TestFunctions(t *testing.T) {
 		if tpl.Setting(id, "Runtime") != "provided.al2023" || fmt.Sprint(tpl.Setting(id, "Architectures")) != "[arm64]" || tpl.Setting(id, "Handler") != "bootstrap" {
 			t.Errorf("%s runs on %v %v", id, tpl.Setting(id, "Runtime"), tpl.Setting(id, "Architectures"))
 		}
-		// Jobs that send themselves on look like loops.
+		// Lambda takes jobs that queue their own continuation for loops.
 		if tpl.Setting(id, "RecursiveLoop") != "Allow" {
 			t.Errorf("Lambda stops jobs of %s that take more than 16 invocations", id)
 		}
@@ -242,7 +242,7 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
-// number is a property that is a number, literal or of a parameter.
+// number returns a property that is a number, literal or of a parameter.
 func number(t *testing.T, v any) int {
 	t.Helper()
 	var n int
@@ -252,8 +252,9 @@ func number(t *testing.T, v any) int {
 	return n
 }
 
-// TestQueues: every queue has a reader with partial batch responses, six times
-// the reader's time, and dead letters with an alarm.
+// TestQueues: every queue has a reader with partial batch responses, a
+// visibility of six times the reader's timeout, and a dead-letter queue with an
+// alarm.
 func TestQueues(t *testing.T) {
 	tpl := load(t)
 	timeouts := map[string]int{} // by the queue's ARN
@@ -308,7 +309,8 @@ func TestQueues(t *testing.T) {
 	}
 }
 
-// TestBuckets: encrypted, closed, swept, and their events let into the queue.
+// TestBuckets: buckets are encrypted, closed and swept, and their events may
+// enter the queue.
 func TestBuckets(t *testing.T) {
 	tpl := load(t)
 	buckets := tpl.Resources("AWS::S3::Bucket")
@@ -331,8 +333,8 @@ func TestBuckets(t *testing.T) {
 		aborts := false
 		for _, r := range List(Map(p["LifecycleConfiguration"])["Rules"]) {
 			days := Map(Map(r)["AbortIncompleteMultipartUpload"])["DaysAfterInitiation"]
-			// The program itself gives uploads up, seven days after their last
-			// part, which may come long after the first.
+			// imageroot itself expires uploads, seven days after their last
+			// part, which may be sent long after the first.
 			aborts = aborts || days != nil && number(t, days) >= 30
 		}
 		if !aborts {
@@ -367,15 +369,15 @@ func TestBuckets(t *testing.T) {
 	if len(cors) != 1 || fmt.Sprint(Map(cors[0])["AllowedOrigins"]) != "[https://Api.execute-api.us-east-1.amazonaws.com]" || fmt.Sprint(Map(cors[0])["AllowedMethods"]) != "[PUT]" {
 		t.Errorf("CORS %v", cors)
 	}
-	// Both roots are where the buckets are.
+	// Both roots are in these buckets.
 	env := tpl.Environment("HashFunction")
 	if env["IMAGEROOT_IMAGE_ROOT"] != "s3://"+fmt.Sprint(images["BucketName"]) || env["IMAGEROOT_CATALOG_ROOT"] != "s3://"+fmt.Sprint(tpl.Properties("CatalogBucket")["BucketName"]) {
 		t.Errorf("roots %v", env)
 	}
 }
 
-// tlsOnly reports whether a policy denies all requests to a bucket, and to what
-// is in it, that come without TLS.
+// tlsOnly reports whether a policy denies all requests without TLS to a bucket
+// and its objects.
 func tlsOnly(tpl *Template, bucket string) bool {
 	arn := tpl.arn(bucket)
 	for _, id := range tpl.Resources("AWS::S3::BucketPolicy") {
@@ -391,8 +393,8 @@ func tlsOnly(tpl *Template, bucket string) bool {
 	return false
 }
 
-// letsIn reports whether a queue's policies let S3 send for a bucket, and only
-// for that.
+// letsIn reports whether a queue's policies allow S3 to send for a bucket, and
+// for that one only.
 func letsIn(tpl *Template, queue, bucket string) bool {
 	for _, id := range tpl.Resources("AWS::SQS::QueuePolicy") {
 		p := tpl.Properties(id)
@@ -410,8 +412,8 @@ func letsIn(tpl *Template, queue, bucket string) bool {
 	return false
 }
 
-// TestEnvironment: what the template sets for a function is what its code
-// reads, as the function itself sees to when it starts.
+// TestEnvironment: the template sets for a function what its code reads; the
+// function itself checks that when it starts.
 func TestEnvironment(t *testing.T) {
 	tpl := load(t)
 	root, err := Root()
@@ -462,7 +464,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// inspect shows every node of a source file.
+// inspect calls see for every node of a source file.
 func inspect(t *testing.T, path string, see func(ast.Node)) {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
@@ -475,7 +477,8 @@ func inspect(t *testing.T, path string, see func(ast.Node)) {
 	})
 }
 
-// TestLocalEnvironment: sam local passes on what the template names, no more.
+// TestLocalEnvironment: sam local passes only the variables that the template
+// names.
 func TestLocalEnvironment(t *testing.T) {
 	tpl := load(t)
 	root, err := Root()
@@ -500,7 +503,7 @@ func TestLocalEnvironment(t *testing.T) {
 				t.Errorf("%s of %s is not in the template", name, id)
 			}
 		}
-		// What is somewhere at AWS is somewhere else here.
+		// Addresses on AWS are other addresses here.
 		for name, v := range env {
 			if _, ok := local[id][name]; !ok && (strings.HasPrefix(v, "arn:") || strings.HasPrefix(v, "https:") || strings.HasPrefix(v, "s3:")) {
 				t.Errorf("%s of %s has no local value", name, id)
@@ -509,8 +512,8 @@ func TestLocalEnvironment(t *testing.T) {
 	}
 }
 
-// TestTranslation looks at what AWS makes of the template, and has both linted,
-// where the tools for that are installed.
+// TestTranslation inspects the translation of the template by AWS's tool, and
+// lints both, if the tools are installed.
 func TestTranslation(t *testing.T) {
 	need.Programs(t)
 	root, err := Root()

@@ -420,7 +420,7 @@ func (w *world) sourceAt(src string) *source {
 	return nil
 }
 
-// goesOn checks that entries can be added and fetched after all that has happened.
+// goesOn checks that entries can be added and fetched at the end of the run.
 func (w *world) goesOn(ctx context.Context, c *client) {
 	// The sources of a bad manifest are unknown, so that no blob would be swept. The blobs of
 	// a good one are kept without a fetch.

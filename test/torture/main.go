@@ -1,8 +1,9 @@
-// Command torture runs the real binary under mixed load (uploads over HTTP and S3, files
-// dropped into its directory, fetches from a hostile publisher, cancellations, deletions) and
-// kills it at random moments. At times a second runner uses the same buckets. Then it waits
-// until all work has ended and checks the invariants: each acknowledged write is there, with
-// the digest of its bytes; no job is running; no file is left over.
+// Command torture runs the real binary under mixed load (uploads over HTTP and
+// S3, files dropped into its directory, fetches from a hostile publisher,
+// cancellations, deletions) and kills it at random moments. At times a second
+// runner uses the same buckets. Then it waits until all work has ended and
+// checks the invariants: each acknowledged write is stored, with the digest of
+// its bytes; no job is running; no file is left over.
 //
 // -seed determines the actions of each client and of the killer, but not how they
 // interleave. The exit status is 1 if an invariant does not hold.

@@ -1,5 +1,5 @@
-// Command panicking is a function whose handlers panic, for the tests of what
-// is around every function.
+// Command panicking is a function whose handlers panic, for the tests of the
+// adapter.
 package main
 
 import (
