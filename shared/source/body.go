@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// errStalled is the cause of the end of a body that stalls.
+// errStalled is the context's cause if a body stalls.
 var errStalled = errors.New("stalled")
 
-// A Body reads the bytes of a source from Offset on. It ends with [io.EOF] only
-// after all that the source promised. Other errors of Read are [*ShortBody]
-// (closed early), [*Retryable] (connection lost or stalled), and the error of
-// Open's context. Read is not safe for concurrent use. The caller must call Close,
-// which may be called at any time, from any goroutine, more than once.
+// A Body reads the bytes of a source from Offset on. Read returns [io.EOF] only after
+// all bytes that the source promised. Other errors of Read are [*ShortBody] (closed
+// early), [*Retryable] (connection lost or stalled), and the error of Open's context.
+// Read is not safe for concurrent use. The caller must call Close, which may be called
+// repeatedly, at any time and from any goroutine.
 type Body struct {
 	Size   int64 // bytes of the whole source, or -1 if unknown
 	Offset int64 // of the first byte that Read returns
 	// Ranged is false if the server sends the whole source, whether a range was
-	// asked for or not. Offset is 0 then.
+	// requested or not. Then Offset is 0.
 	Ranged bool
 	// Validators are those of this answer.
 	Validators Validators
@@ -31,10 +31,10 @@ type Body struct {
 	ctx    context.Context // the request's
 	cancel context.CancelCauseFunc
 	stall  time.Duration
-	timer  *time.Timer // runs during a Read only: a slow reader is no stall
+	timer  *time.Timer // runs only during a Read: a slow reader does not stall the source
 
 	want  int64 // bytes that the source must send, or -1 if unknown
-	limit int64 // most bytes to read, or 0 for no limit
+	limit int64 // maximum number of bytes to read, or 0 for no limit
 	got   int64
 	err   error
 }

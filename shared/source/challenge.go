@@ -12,17 +12,17 @@ import (
 type registryTransport struct {
 	http.RoundTripper
 	registry string   // HOST[:PORT]
-	plain    []string // hosts that may get credentials without TLS
+	plain    []string // hosts that may receive credentials without TLS
 }
 
-// RoundTrip sends no credentials in clear to another host than the registry. Of
-// the challenges of a 401 it leaves the one that oras-go can answer.
+// RoundTrip sends no credentials without TLS to hosts other than the registry. From a
+// 401 it removes all challenges but the one that oras-go can answer.
 func (t *registryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if host := req.URL.Host; req.URL.Scheme == "http" && host != t.registry && !slices.Contains(t.plain, host) {
 		switch authorization := req.Header.Get("Authorization"); {
 		case req.Method == http.MethodPost, authorization != "" && req.Response == nil:
 			return nil, &credentialError{fmt.Errorf("the token server %s is another host than %s and has no TLS, so they are not sent there; IMAGEROOT_PLAIN_HTTP=%s would allow that", host, t.registry, host)}
-		case authorization != "": // from the request that was redirected here
+		case authorization != "": // from the request before the redirect
 			req = req.Clone(req.Context())
 			req.Header.Del("Authorization")
 		}

@@ -43,8 +43,8 @@ func TestChooseChallenge(t *testing.T) {
 type loginRegistry struct {
 	*httptest.Server
 	challenge func(realm string) []string
-	realm     string       // the token server, if that is not the registry
-	clear     atomic.Value // the credentials that the token server was sent last
+	realm     string       // the token server, if it is not the registry
+	clear     atomic.Value // the credentials last sent to the token server
 }
 
 func newLoginRegistry(t *testing.T) *loginRegistry {
@@ -57,7 +57,7 @@ func newLoginRegistry(t *testing.T) *loginRegistry {
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch {
 		case req.URL.Path == "/token":
-			_ = req.ParseForm() // a form that cannot be read holds no credentials
+			_ = req.ParseForm() // an unreadable form has no credentials
 			r.clear.Store(req.Header.Get("Authorization") + req.PostForm.Get("refresh_token"))
 			_, _ = fmt.Fprint(w, `{"token":"t","access_token":"t"}`)
 		case req.Header.Get("Authorization") != "Bearer t":
@@ -80,7 +80,7 @@ func newLoginRegistry(t *testing.T) *loginRegistry {
 
 func (r *loginRegistry) host() string { return strings.TrimPrefix(r.URL, "http://") }
 
-// client has a stored credential for the registry.
+// client returns a client with a stored credential for the registry.
 func (r *loginRegistry) client(t *testing.T, auth string, plain ...string) *Client {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.json")
@@ -106,8 +106,8 @@ func TestSeveralChallenges(t *testing.T) {
 	}
 }
 
-// A stored credential is sent over plain HTTP to the registry that it is for, and to
-// no other host that the registry names.
+// A stored credential is sent over plain HTTP only to its registry, not to another host
+// that the registry names.
 func TestTokenServerInClear(t *testing.T) {
 	basic := `"auth":"` + base64.StdEncoding.EncodeToString([]byte("user:secret")) + `"`
 	other := func(r *loginRegistry) string { return strings.Replace(r.URL, "127.0.0.1", "localhost", 1) }

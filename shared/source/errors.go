@@ -11,17 +11,16 @@ import (
 
 var (
 	// ErrChanged is the error of [Client.Open] if the source no longer has the
-	// validators. Bytes of before and after must not be mixed: begin again without
-	// validators.
+	// validators. To avoid mixing old and new bytes, begin again without validators.
 	ErrChanged = errors.New("the source has changed since")
 
-	// ErrRange is the error of [Client.Open] if a server sends other bytes than
-	// the range that it was asked for. Asking for the whole may work.
+	// ErrRange is the error of [Client.Open] if a server sends other bytes than the
+	// requested range. A request for the whole source may work.
 	ErrRange = errors.New("the server does not keep to the range it was asked for")
 )
 
-// A Malformed is the error of a URL that can never be a source. Reason is a
-// sentence for people.
+// A Malformed is the error of a URL that can never be a source. Reason is a sentence
+// for users.
 type Malformed struct{ Reason string }
 
 func (e *Malformed) Error() string { return e.Reason }
@@ -33,12 +32,12 @@ func malformed(format string, args ...any) error {
 	return &Malformed{fmt.Sprintf(format, args...)}
 }
 
-// An Unresolvable is the error of a source that gives no image: it does not exist,
-// is not allowed, or is something else. Reason is a sentence for people. A retry
-// is useless unless Err holds a [*Retryable].
+// An Unresolvable is the error of a source that gives no image: it does not exist, is
+// not allowed, or is something else. Reason is a sentence for users. A retry is useless
+// unless Err wraps a [*Retryable].
 type Unresolvable struct {
 	Reason string
-	Status int   // of the HTTP answer that refuses, or 0
+	Status int   // of the refusing HTTP answer, or 0
 	Err    error // may be nil
 }
 
@@ -51,11 +50,11 @@ func unresolvable(err error, format string, args ...any) error {
 	return &Unresolvable{Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
-// A Retryable is a failure that may pass: a lost connection, an overloaded server.
-// Reason is a sentence for people.
+// A Retryable is a failure that may be temporary: a lost connection, an overloaded
+// server. Reason is a sentence for users.
 type Retryable struct {
 	Reason string
-	After  time.Duration // the wait that the server asks for (Retry-After), or 0
+	After  time.Duration // the delay that the server requests (Retry-After), or 0
 	Err    error         // may be nil
 }
 
@@ -67,11 +66,11 @@ func retryable(err error, format string, args ...any) error {
 	return &Retryable{Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
-// A ShortBody is the error of a source that ended before it had sent all that it
-// promised. It is an [io.ErrUnexpectedEOF].
+// A ShortBody is the error of a source that ended before it had sent all promised
+// bytes. It is an [io.ErrUnexpectedEOF].
 type ShortBody struct {
 	Host string
-	Want int64 // bytes promised, or -1 if only an end was
+	Want int64 // bytes promised, or -1 if the number was unknown
 	Got  int64 // bytes received
 }
 
@@ -84,8 +83,8 @@ func (e *ShortBody) Error() string {
 
 func (e *ShortBody) Unwrap() error { return io.ErrUnexpectedEOF }
 
-// MayRetry reports whether err is a [*Retryable] or [*ShortBody], and how long the
-// server asks to wait before a retry.
+// MayRetry reports whether err is a [*Retryable] or [*ShortBody], and the delay that
+// the server requests before a retry.
 func MayRetry(err error) (after time.Duration, ok bool) {
 	if r, ok := errors.AsType[*Retryable](err); ok {
 		return r.After, true

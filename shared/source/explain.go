@@ -22,7 +22,7 @@ import (
 // host, or ctx's error if ctx has ended.
 func (c *Client) explain(ctx context.Context, host string, err error) error {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
-		// After redirects it is another host that failed.
+		// After redirects, another host has failed.
 		if u, perr := url.Parse(ue.URL); perr == nil && u.Host != "" {
 			host = u.Host
 		}
@@ -34,7 +34,7 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	if c.config.UnusedProxy != "" {
 		direct = fmt.Sprintf("; %s is set, and imageroot uses no proxy: the host must be reachable without one", c.config.UnusedProxy)
 	}
-	if known, ok := errors.AsType[*Unresolvable](err); ok { // of checkRedirect
+	if known, ok := errors.AsType[*Unresolvable](err); ok { // from checkRedirect
 		return known
 	}
 	if refused, ok := errors.AsType[*netpolicy.Refused](err); ok {
@@ -59,7 +59,7 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	case network && nerr.Timeout():
 		return retryable(err, "%s did not answer in time%s", host, direct)
 	case errors.Is(err, io.EOF):
-		// Not wrapped: io.EOF is the end of a source.
+		// Do not wrap io.EOF, which means the end of a source.
 		return retryable(io.ErrUnexpectedEOF, "%s closed the connection without an answer", host)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return retryable(err, "%s closed the connection without an answer", host)
@@ -86,7 +86,7 @@ func isTLS(err error) bool {
 		strings.HasPrefix(cause(err).Error(), "tls: ")
 }
 
-// certificate says what is wrong with a certificate.
+// certificate describes what is wrong with a certificate.
 func (c *Client) certificate(err error) string {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		if now := c.config.Now(); now.Before(invalid.Cert.NotBefore) {
@@ -104,8 +104,7 @@ func (c *Client) certificate(err error) string {
 	return err.Error()
 }
 
-// status returns the error for an answer that is not a success, to a request for
-// what ("image").
+// status returns the error for an unsuccessful answer to a request for what ("image").
 func (c *Client) status(resp *http.Response, what string) error {
 	return refused(resp.Request.URL.Host, resp.StatusCode, what, c.retryAfter(resp.Header.Get("Retry-After")))
 }

@@ -16,8 +16,8 @@ import (
 	"imageroot/shared/image"
 )
 
-// newTransport returns a transport of HTTP/1.1 only: CDNs reset long HTTP/2
-// streams, and parallel ranges need parallel connections.
+// newTransport returns a transport for HTTP/1.1 only: CDNs reset long HTTP/2 streams,
+// and parallel ranges need parallel connections.
 func newTransport(config Config) *http.Transport {
 	t := config.Policy.Transport()
 	t.DisableCompression = true
@@ -30,8 +30,8 @@ func newTransport(config Config) *http.Transport {
 	return t
 }
 
-// session returns an HTTP client for the requests of one operation. Cookies that
-// a redirect sets are sent to their hosts, and end with the operation.
+// session returns an HTTP client for the requests of one operation. Cookies that a
+// redirect sets are sent to their hosts until the operation ends.
 func (c *Client) session() *http.Client {
 	jar, _ := cookiejar.New(&cookiejar.Options{PublicSuffixList: publicsuffix.List}) // never fails
 	return &http.Client{
@@ -53,13 +53,13 @@ func checkRedirect(jar http.CookieJar, req *http.Request, via []*http.Request) e
 	if len(via) > maxRedirects {
 		return unresolvable(nil, "%s redirects more than %d times", first, maxRedirects)
 	}
-	cookies := len(jar.Cookies(req.URL)) // with one more, the same URL may have another answer
+	cookies := len(jar.Cookies(req.URL)) // with one more cookie, the same URL may have another answer
 	for _, r := range via {
 		if r.URL.String() == req.URL.String() && len(r.Cookies()) == cookies {
 			return unresolvable(nil, "%s redirects in a loop, back to %s", first, req.URL.Host+req.URL.EscapedPath())
 		}
 	}
-	req.Header.Del("Referer") // it would show a signed URL to the next host
+	req.Header.Del("Referer") // it would disclose a signed URL to the next host
 	return nil
 }
 
@@ -78,8 +78,8 @@ func (c *Client) newRequest(ctx context.Context, method, target string) (*http.R
 	return req, nil
 }
 
-// ask sends a request for a range (a Range field) of target, or for the whole if
-// rang is empty. Its errors are those of explain.
+// ask sends a request for a range of target, given as a Range field, or for the whole
+// if rang is empty. Its errors are those of explain.
 func (c *Client) ask(ctx context.Context, client doer, method, target, rang string) (*http.Response, error) {
 	req, err := c.newRequest(ctx, method, target)
 	if err != nil {
@@ -95,7 +95,8 @@ func (c *Client) ask(ctx context.Context, client doer, method, target, rang stri
 	return resp, nil
 }
 
-// checkImage refuses an answer whose body cannot be the image of that name.
+// checkImage returns an error if the body of an answer cannot be the image of this
+// name.
 func checkImage(resp *http.Response, name image.Name) error {
 	host := resp.Request.URL.Host
 	if enc := encoding(resp); enc != "" && !compressedBy(name, enc) {
@@ -108,12 +109,12 @@ func checkImage(resp *http.Response, name image.Name) error {
 	return nil
 }
 
-// plainCodings are the codings that servers name for bytes without any: S3 clients
-// store the framing of their upload, others a charset or nothing.
+// plainCodings are the content codings that servers name although the bytes have none:
+// S3 clients store the framing of their upload, others a charset or nothing.
 var plainCodings = []string{"", "identity", "none", "binary", "utf-8", "utf8", "aws-chunked"}
 
-// encoding returns the content codings of an answer, in lower case, without those
-// that do not change the bytes.
+// encoding returns the content codings of an answer in lower case, without those that
+// do not change the bytes.
 func encoding(resp *http.Response) string {
 	var codings []string
 	for c := range strings.SplitSeq(strings.Join(resp.Header.Values("Content-Encoding"), ","), ",") {
@@ -124,17 +125,16 @@ func encoding(resp *http.Response) string {
 	return strings.Join(codings, ", ")
 }
 
-// compressedBy reports whether the content coding enc is the compression that
-// name's suffix stands for. Web servers that know .gz send such a file unchanged,
-// with Content-Encoding: x-gzip.
+// compressedBy reports whether the content coding enc is the compression of name's
+// suffix. Some web servers send a .gz file unchanged with Content-Encoding: x-gzip.
 func compressedBy(name image.Name, enc string) bool {
 	f, _ := image.FormatOf(name)
 	c, ok := f.Compression()
 	return ok && strings.TrimPrefix(enc, "x-") == c.Name
 }
 
-// validators returns the fields of an answer that survive a record and can be
-// sent back. JSON holds UTF-8 only; an ETag may have any byte from 0x80 on (RFC
+// validators returns the validators of an answer that can be stored in a record and
+// sent back. JSON holds UTF-8 only, but an ETag may have any byte from 0x80 on (RFC
 // 9110 section 8.8.3).
 func validators(resp *http.Response) Validators {
 	get := func(name string) string {

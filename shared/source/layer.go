@@ -12,8 +12,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// A manifest has the fields that image manifests, artifact manifests (retired) and
-// indexes of OCI share with Docker's manifests and manifest lists.
+// A manifest has the members that OCI's image manifests, artifact manifests (retired)
+// and indexes share with Docker's manifests and manifest lists.
 type manifest struct {
 	Manifests []ocispec.Descriptor `json:"manifests"`
 	Layers    []ocispec.Descriptor `json:"layers"`
@@ -43,8 +43,8 @@ func isSideFile(title string) bool {
 	return slices.ContainsFunc(sideSuffixes, func(s string) bool { return strings.HasSuffix(title, s) })
 }
 
-// candidates returns the layers that may be the image: no side files, and one layer
-// for each title and digest.
+// candidates returns the layers that may be the image: one for each title and digest,
+// without side files.
 func candidates(layers []ocispec.Descriptor) []ocispec.Descriptor {
 	type identity struct{ title, digest, part string }
 	var all []ocispec.Descriptor
@@ -75,8 +75,8 @@ func chooseLayer(layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
 	return slices.MaxFunc(candidates, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) }), nil
 }
 
-// choosePlatform returns the only manifest of an index, or the one for want. The
-// text of the error continues a reference: "REF is an index ...".
+// choosePlatform returns the only manifest of an index, or the one for platform want.
+// The text of the error continues a reference: "REF is an index ...".
 func choosePlatform(manifests []ocispec.Descriptor, want ocispec.Platform) (ocispec.Descriptor, error) {
 	var candidates, matches []ocispec.Descriptor
 	want.Architecture = architecture(want.Architecture)
@@ -129,7 +129,8 @@ func architecture(name string) string {
 	return name
 }
 
-// annotationsOf lists the annotations of d that differ from those of another of all.
+// annotationsOf lists the annotations of d that differ from those of another descriptor
+// in all.
 func annotationsOf(d ocispec.Descriptor, all []ocispec.Descriptor) string {
 	var differ []string
 	for _, key := range slices.Sorted(maps.Keys(d.Annotations)) {

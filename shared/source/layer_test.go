@@ -70,7 +70,7 @@ func part(d ocispec.Descriptor, n int, key string) ocispec.Descriptor {
 	return d
 }
 
-// TestSplit distinguishes the parts of one disk from several images.
+// Parts of one disk are distinguished from several images.
 func TestSplit(t *testing.T) {
 	titled := func(size int64, titles ...string) (layers []ocispec.Descriptor) {
 		for i, title := range titles {
@@ -114,8 +114,8 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// A layer without a title is named after its bytes. Of several, the first one's
-// bytes decide whether it is the beginning of a disk.
+// A layer without a title is named by its bytes. If there are several, the bytes of the
+// first decide whether it is the beginning of a disk.
 func TestUntitled(t *testing.T) {
 	btrfs := append(make([]byte, 0x10040), "_BHRfS_M"...)
 	disk := append(make([]byte, 510), "\x55\xaa and the rest of the disk"...)
@@ -196,7 +196,7 @@ func TestChoosePlatform(t *testing.T) {
 			t.Errorf("%s: chose %q, %v; want %q", tt.name, titleOf(got), err, want)
 		}
 	}
-	// An architecture has several names, and the error shows how choices differ.
+	// An architecture has several names, and the error shows how the choices differ.
 	disk := func(arch, kind string) ocispec.Descriptor {
 		d := m("linux", arch, kind)
 		d.Annotations = map[string]string{"disktype": kind, "org.opencontainers.image.version": "5.3"}
@@ -226,7 +226,7 @@ func TestChoosePlatform(t *testing.T) {
 	}
 }
 
-// A manifest that is full of descriptors takes linear time: with each compared to all
+// A manifest full of descriptors takes linear time: if each were compared with all
 // others, this test would not end in time.
 func TestManifestsThatAreFull(t *testing.T) {
 	const most = maxManifestBytes / 160

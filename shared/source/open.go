@@ -13,14 +13,13 @@ import (
 	"imageroot/shared/image"
 )
 
-// Open reads length bytes of a source from offset, or all to the end if length is
-// negative. A server may ignore the range: the body's Offset and Ranged say what
-// it holds. The error is [ErrChanged] if the source no longer has the validators
-// v.
+// Open reads length bytes of a source from offset on, or all bytes to the end if length
+// is negative. A server may ignore the range, so check the body's Offset and Ranged.
+// The error is [ErrChanged] if the source no longer has the validators v.
 //
-// Other errors are [*Retryable], [ErrRange] (ask for the whole), [*Malformed],
-// [*Unresolvable], and ctx's if ctx ends. Each call asks the URL of loc, since
-// URLs that it redirects to expire. ctx bounds the reading of the body too.
+// Other errors are [*Retryable], [ErrRange] (request the whole), [*Malformed],
+// [*Unresolvable], and ctx's if ctx ends. Each call requests the URL of loc, since URLs
+// that it redirects to expire. The end of ctx also ends the body.
 func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v Validators) (*Body, error) {
 	u, err := loc.Parse()
 	if err != nil {
@@ -32,8 +31,8 @@ func (c *Client) Open(ctx context.Context, loc Location, offset, length int64, v
 	return u.open(ctx, c, loc.Digest, offset, length, v)
 }
 
-// open is Open for the file at url. If name is not empty, the file is the image of
-// that name.
+// open is Open for the file at url. If name is not empty, the file must be an image of
+// this name.
 func (c *Client) open(ctx context.Context, client doer, url string, name image.Name, offset, length int64, v Validators) (*Body, error) {
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -49,8 +48,8 @@ func (c *Client) open(ctx context.Context, client doer, url string, name image.N
 			req.Header.Set("If-Range", ir)
 		}
 	}
-	// The time includes the documents of redirectors and token servers, which a
-	// server may send a byte at a time.
+	// The limit includes the documents of redirectors and token servers, which may
+	// arrive a byte at a time.
 	late := time.AfterFunc(c.config.ResolveTimeout, func() { cancel(errLate) })
 	resp, err := client.Do(req)
 	if late.Stop(); err != nil {
@@ -70,7 +69,7 @@ func (c *Client) open(ctx context.Context, client doer, url string, name image.N
 	return b, nil
 }
 
-// errLate is the cause of the end of a request without an answer in time.
+// errLate is the context's cause if a request has no answer in time.
 var errLate = errors.New("no answer in time")
 
 func (c *Client) late(host string) error {
@@ -84,7 +83,7 @@ func rangeField(offset, length int64) string {
 	return fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
 }
 
-// accept checks the answer to a request for a range, and describes it in b.
+// accept checks the answer to a request for a range, and sets the fields of b.
 func (c *Client) accept(b *Body, resp *http.Response, name image.Name, offset, length int64, v Validators) error {
 	asked := offset > 0 || length > 0
 	switch resp.StatusCode {
@@ -99,7 +98,7 @@ func (c *Client) accept(b *Body, resp *http.Response, name image.Name, offset, l
 			return c.status(resp, "image")
 		}
 		if unsatisfiedTotal(resp) == offset && !v.Differ(b.Validators) {
-			// Nothing is left: no error for a caller that resumes at the end.
+			// Nothing is left, which is no error for a caller that resumes at the end.
 			b.Size, b.Offset, b.Ranged = offset, offset, true
 			b.body = http.NoBody
 			return resp.Body.Close()
@@ -123,8 +122,8 @@ func (c *Client) accept(b *Body, resp *http.Response, name image.Name, offset, l
 	return nil
 }
 
-// acceptRange compares a 206 with the range that was asked for. A server may send
-// less (RFC 9110 section 15.3.7); the body then ends as a [ShortBody].
+// acceptRange compares a 206 with the requested range. A server may send less (RFC 9110
+// section 15.3.7). Then the body ends with a [ShortBody].
 func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
 	field := resp.Header.Get("Content-Range")
 	cr, err := parseContentRange(field)
@@ -157,8 +156,8 @@ func (b *Body) acceptRange(resp *http.Response, offset, length int64) error {
 // is inclusive; total is -1 if unknown.
 type contentRange struct{ start, end, total int64 }
 
-// The fields of a 206 and of a 416. Numbers of so many digits are far enough below the
-// largest int64 to add to.
+// The Content-Range fields of a 206 and of a 416. Numbers of 18 digits can be added
+// without overflow of an int64.
 var (
 	rangeOf     = regexp.MustCompile(`(?i)^bytes +(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$`)
 	unsatisfied = regexp.MustCompile(`(?i)^bytes +\*/(\d{1,18})$`)
@@ -187,7 +186,7 @@ func unsatisfiedTotal(resp *http.Response) int64 {
 	return -1
 }
 
-// number returns the number of at most 18 digits.
+// number parses at most 18 digits.
 func number(digits string) int64 {
 	n, _ := strconv.ParseInt(digits, 10, 64) // never fails
 	return n

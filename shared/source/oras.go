@@ -25,10 +25,10 @@ import (
 	"imageroot/shared/layout"
 )
 
-// maxManifestBytes is what registries accept as a manifest.
+// maxManifestBytes is the size up to which registries accept manifests.
 const maxManifestBytes = 4 << 20
 
-// An oras is an image in an OCI registry, pushed with oras or alike.
+// An oras is an image in an OCI registry, pushed with oras or a similar tool.
 type oras struct{ ref registry.Reference }
 
 func (o oras) String() string { return "oras://" + o.ref.String() }
@@ -69,10 +69,10 @@ func parseORAS(raw string, _ image.Name) (URL, error) {
 	return URL{Canonical: o.String(), Host: host, place: o}, nil
 }
 
-// Pinned is true: the digest of the layer names its content.
+// Pinned returns true: the digest of the layer names its content.
 func (oras) Pinned() bool { return true }
 
-// registryClient returns a client for one operation on the registry of ref.
+// registryClient returns a client for one operation in the registry of ref.
 func (c *Client) registryClient(ref registry.Reference, cred auth.CredentialFunc, tokens auth.Cache) *auth.Client {
 	client := c.session()
 	client.Transport = &registryTransport{client.Transport, ref.Host(), c.config.PlainHTTP}
@@ -95,8 +95,8 @@ func (e *credentialError) Error() string {
 
 func (e *credentialError) Unwrap() error { return e.err }
 
-// credential returns the stored credential for a registry. It reads the file each
-// time, so that a "docker login" takes effect at once.
+// credential returns the stored credential for a registry. It reads the file each time,
+// so that a "docker login" takes effect immediately.
 func (c *Client) credential(ctx context.Context, hostport string) (auth.Credential, error) {
 	if c.config.DockerConfig == "" {
 		return auth.EmptyCredential, nil
@@ -115,9 +115,9 @@ func (c *Client) credential(ctx context.Context, hostport string) (auth.Credenti
 	return cred, nil
 }
 
-// withCredentials runs op with the stored credentials, and again without if the
-// registry may have refused them: registries refuse expired ones for public images
-// too.
+// withCredentials runs op with the stored credentials, and again without them if the
+// registry may have refused them: registries refuse expired ones even for public
+// images.
 func (c *Client) withCredentials(ctx context.Context, ref registry.Reference, op func(*auth.Client) error) error {
 	err := op(c.registryClient(ref, c.credential, c.signedIn))
 	if err == nil || !refusesCredentials(err) {
@@ -230,7 +230,7 @@ func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref regist
 		}
 		return nil, err
 	}
-	const maxDepth = 3 // an index of indexes is rare; only a lie makes one that contains itself
+	const maxDepth = 3 // an index of indexes is rare, and only a hostile registry has one that contains itself
 	for depth := 0; len(m.Manifests) > 0; depth++ {
 		if depth == maxDepth {
 			return nil, unresolvable(nil, "%s is an index of indexes without end", ref)
@@ -246,8 +246,8 @@ func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref regist
 	return append(m.Layers, m.Blobs...), nil
 }
 
-// isAbsent reports whether a registry has no such manifest. For the digest of a
-// blob, some registries answer with another status than 404.
+// isAbsent reports whether err means that the registry has no such manifest. For the
+// digest of a blob, some registries answer with another status than 404.
 func isAbsent(err error) bool {
 	resp, ok := errors.AsType[*errcode.ErrorResponse](err)
 	return errors.Is(err, errdef.ErrNotFound) ||

@@ -2,12 +2,12 @@
 // and OCI registries (oras).
 //
 // [Client.Resolve] describes what a URL names, once, when an operator gives it.
-// [Client.Open] reads its bytes, from any offset if the server has ranges, and
-// distinguishes a body that was cut from one that has ended. The address policy checks
-// every connection of both, those to redirectors and token servers included.
+// [Client.Open] reads its bytes, from any offset if the server supports ranges, and
+// distinguishes a truncated body from a complete one. The address policy checks every
+// connection of both, including those to redirectors and token servers.
 //
-// Each scheme is a [place] in a file of its own, as oras.go; https and http share
-// web.go. What all share of HTTP is in http.go and open.go.
+// Each scheme is a [place] in its own file, such as oras.go. https and http share
+// web.go. The HTTP code that all share is in http.go and open.go.
 package source
 
 import (
@@ -35,18 +35,18 @@ import (
 type Config struct {
 	// Policy decides which addresses may be dialled.
 	Policy netpolicy.Policy
-	// DockerConfig is the path of a Docker configuration file with the
-	// credentials of registries. It is read each time a registry asks for
-	// credentials. It may be empty, and the file need not exist.
+	// DockerConfig is the path of a Docker configuration file with the credentials of
+	// registries. The file is read each time a registry requires credentials. The path
+	// may be empty, and the file need not exist.
 	DockerConfig string
-	// PlainHTTP lists registries (HOST or HOST:PORT) that are used without TLS,
-	// in addition to those on loopback.
+	// PlainHTTP lists registries (HOST or HOST:PORT) that are contacted without TLS, in
+	// addition to those on loopback.
 	PlainHTTP []string
-	// UnusedProxy is the name of an environment variable that names a proxy, or
-	// empty. The proxy is not used; errors of connections mention the variable.
+	// UnusedProxy is the name of an environment variable that names a proxy, or empty.
+	// The proxy is not used, but errors of connections mention the variable.
 	UnusedProxy string
-	// Platform chooses from an image index. An empty OS is linux, an empty
-	// architecture this machine's, with arm64 for 32-bit ARM.
+	// Platform selects a manifest of an image index. An empty OS means linux, and an
+	// empty architecture this machine's, or arm64 on 32-bit ARM.
 	Platform ocispec.Platform
 	// UserAgent is sent to servers; empty means "imageroot".
 	UserAgent string
@@ -54,9 +54,8 @@ type Config struct {
 	// system's.
 	RootCAs *x509.CertPool
 
-	// ResolveTimeout bounds a Resolve, and the wait for the answer to an Open:
-	// all requests together, those to redirectors and token servers included.
-	// Zero means a minute.
+	// ResolveTimeout bounds a Resolve, and the wait for the answer to an Open,
+	// including all requests to redirectors and token servers. Zero means a minute.
 	ResolveTimeout time.Duration
 	// HeaderTimeout bounds the wait for the answer to one request. Zero means 30 s.
 	HeaderTimeout time.Duration
@@ -122,9 +121,9 @@ type Validators struct {
 	LastModified string `json:"last_modified,omitempty"`
 }
 
-// Differ reports whether two validators are of different contents. Validators
-// without a field in common do not differ. ETags are compared weakly (RFC 9110
-// section 8.8.3.2): servers change a weak one with the content too.
+// Differ reports whether two validators belong to different contents. Validators
+// without a common field do not differ. ETags are compared weakly (RFC 9110 section
+// 8.8.3.2), since servers change weak ones with the content, too.
 func (v Validators) Differ(w Validators) bool {
 	if v.ETag != "" && w.ETag != "" {
 		return strings.TrimPrefix(v.ETag, "W/") != strings.TrimPrefix(w.ETag, "W/")
@@ -153,10 +152,10 @@ type Resolved struct {
 	SHA512 string
 }
 
-// Resolve describes what imageURL names. If the source is not pinned, the
-// checksum list at shaURL (optional) gives its digest. The error is a
-// [*Malformed] if a URL can never be a source, an [*Unresolvable] if the source
-// does not give an image, and ctx's error if ctx ends.
+// Resolve describes the source at imageURL. If it is not pinned, the checksum list at
+// shaURL (optional) gives its digest. The error is a [*Malformed] if a URL can never be
+// a source, an [*Unresolvable] if the source does not give an image, and ctx's error if
+// ctx ends.
 func (c *Client) Resolve(ctx context.Context, imageURL, shaURL string) (*Resolved, error) {
 	u, err := ParseURL(imageURL)
 	if err != nil {

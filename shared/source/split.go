@@ -15,8 +15,9 @@ import (
 	"imageroot/shared/image"
 )
 
-// partNumber returns the number of a layer that is part of a disk, or "". It is in an
-// annotation, or a parameter of the media type, whose name ends in part.number.
+// partNumber returns the number of a layer that is part of a disk, or "". It is the
+// value of an annotation, or of a parameter of the media type, whose name ends in
+// part.number.
 func partNumber(d ocispec.Descriptor) string {
 	_, params, _ := mime.ParseMediaType(d.MediaType)
 	for _, fields := range []map[string]string{d.Annotations, params} {
@@ -35,7 +36,7 @@ var (
 	behindImage = regexp.MustCompile(`(?i)^(.+?)[._-]?(?:(?:part|chunk|piece|slice|segment|vol)?[._-]?\d+(?:[._-]?of[._-]?\d+)?|a[a-z]{1,2})$`)
 	// partWithin matches a part's number before the suffix of an image.
 	partWithin = regexp.MustCompile(`(?i)^(.*?)[._-]?(?:part|chunk|piece|slice|segment)[._-]?\d+(?:[._-]?of[._-]?\d+)?(\..+)$`)
-	// numberWithin matches any number there.
+	// numberWithin matches any number before the suffix.
 	numberWithin = regexp.MustCompile(`^(.*?)(\d+)(\.[^0-9].*)$`)
 )
 
@@ -50,8 +51,8 @@ func wholeOf(title string) string {
 	return ""
 }
 
-// splitParts returns the candidates that are parts of one image by a part's number,
-// or by titles that are equal or numbered.
+// splitParts returns the candidates that are parts of one image, because they have part
+// numbers, or equal or numbered titles.
 func splitParts(candidates []ocispec.Descriptor) []ocispec.Descriptor {
 	var numbered []ocispec.Descriptor
 	groups := map[string][]ocispec.Descriptor{}
@@ -87,9 +88,9 @@ func splitParts(candidates []ocispec.Descriptor) []ocispec.Descriptor {
 	return nil
 }
 
-// cutEvenly reports whether titles count from 0 or 1 and all layers have the size of
-// the first, except for a smaller last one. Otherwise disk-1.img and disk-2.img are
-// two versions.
+// cutEvenly reports whether the titles count from 0 or 1 and all layers are of equal
+// size, except for a smaller last one. Otherwise disk-1.img and disk-2.img are two
+// versions.
 func cutEvenly(parts []ocispec.Descriptor) bool {
 	for i, p := range parts {
 		n, err := strconv.Atoi(numberWithin.FindStringSubmatch(titleOf(p))[2])
@@ -109,8 +110,8 @@ func errSplit(parts []ocispec.Descriptor) error {
 	return fmt.Errorf("holds a disk that is split over %d layers (the first is %.100s), and none of them is an image: push it as one layer", len(parts), title)
 }
 
-// checkWhole refuses several layers without a title if the first one begins like a
-// disk: the others may be the rest of it, or other disks.
+// checkWhole returns an error if there are several layers without a title and the first
+// one begins like a disk: the others may be the rest of it, or other disks.
 func (o oras) checkWhole(ctx context.Context, c *Client, layers []ocispec.Descriptor) error {
 	var untitled []ocispec.Descriptor
 	for _, l := range candidates(layers) {

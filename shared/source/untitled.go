@@ -14,8 +14,9 @@ import (
 	"imageroot/shared/unpack"
 )
 
-// nameUntitled names a layer without a title: as its repository if that is an
-// image's name (.../debian.img.xz), else by repository, digest and detected format.
+// nameUntitled returns a name for a layer without a title: that of its repository if it
+// is an image's name (.../debian.img.xz), or else one of repository, digest and
+// detected format.
 func (o oras) nameUntitled(ctx context.Context, c *Client, d digest.Digest) (image.Name, error) {
 	last := path.Base(o.ref.Repository)
 	if name := image.Name(last); name.Valid() {
@@ -49,11 +50,12 @@ func (o oras) head(ctx context.Context, c *Client, d digest.Digest) ([]byte, err
 }
 
 // formatOf detects the format of the image that begins with head. what describes the
-// bytes, for the error if they are no image.
+// bytes, for an error if they are not an image.
 func formatOf(head []byte) (format image.Format, what string) {
 	c := content.Head(head, int64(len(head)))
 	if c.Kind.Compressed() {
-		// Bytes that cannot be unpacked here (a large window, a cut block) pass.
+		// Accept bytes that cannot be decompressed here, because of a large window or a
+		// cut block.
 		r, err := unpack.NewReader(c.Kind, bytes.NewReader(head), unpack.Limit{Window: 8 << 20})
 		if wrong, ok := errors.AsType[*unpack.Error](err); ok && wrong.Problem == unpack.Damaged {
 			return "", "a damaged " + string(c.Kind) + " file"

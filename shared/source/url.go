@@ -13,18 +13,18 @@ import (
 	"imageroot/shared/source/scheme"
 )
 
-// maxURLBytes is far above what signed URLs need, and far below what a record
-// or a request line holds.
+// maxURLBytes is far above the length of signed URLs, and far below the limits of a
+// record or a request line.
 const maxURLBytes = 8 << 10
 
 // A URL is the parsed URL of a source. It is comparable.
 type URL struct {
-	// Canonical is the form in which sources are stored and compared: scheme and
-	// host in lower case, no fragment, valid UTF-8.
+	// Canonical is the form in which URLs are stored and compared: scheme and host in
+	// lower case, no fragment, valid UTF-8.
 	Canonical string
 	Host      string // HOST or HOST:PORT, for messages; not empty
-	// Name is the image name at the end of the path. It is empty if only
-	// resolving finds the name.
+	// Name is the image name at the end of the path. It is empty if only Resolve can
+	// find the name.
 	Name image.Name
 
 	place
@@ -32,8 +32,8 @@ type URL struct {
 
 // A place is a source of one scheme. Its type is comparable.
 type place interface {
-	// Pinned reports whether resolving finds a digest that stands for the content
-	// ([Location.Digest]). The source must be resolved before it is opened, and
+	// Pinned reports whether Resolve finds a digest that names the content
+	// ([Location.Digest]). Then the source must be resolved before it is opened, and
 	// needs no checksum list.
 	Pinned() bool
 	// resolve is [Client.Resolve], which sets URL and Format.
@@ -42,11 +42,11 @@ type place interface {
 	open(ctx context.Context, c *Client, digest string, offset, length int64, v Validators) (*Body, error)
 }
 
-// parsers has the parser of URLs for each of [scheme.All]. raw has passed
-// checkText, and begins with the scheme, in any case, and a colon. name is that of
-// a [Location], or empty: a place that is not pinned needs a name, from its URL or
-// else this one. Parsing the canonical form gives an equal URL. The error is a
-// [*Malformed] that repeats no password.
+// parsers has the parser of URLs for each of [scheme.All]. raw has passed checkText,
+// and begins with the scheme, in any case, and a colon. name is that of a [Location],
+// or empty. A place that is not pinned needs a name: that in its URL, or else this one.
+// Parsing the canonical form gives an equal URL. The error is a [*Malformed] that never
+// contains a password.
 var parsers = map[string]func(raw string, name image.Name) (URL, error){
 	"https": parseFile,
 	"http":  parseFile,
@@ -60,8 +60,8 @@ var schemeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*$`) // RFC 3986 sec
 // @sha256:DIGEST. The error is a [*Malformed].
 func ParseURL(raw string) (URL, error) { return Location{URL: raw}.Parse() }
 
-// Parse is [ParseURL] for a URL that need not end in an image name if l has a
-// Name, which then is that of the result.
+// Parse is [ParseURL], but if l has a Name, the URL need not end in an image name, and
+// the result has that Name.
 func (l Location) Parse() (URL, error) {
 	raw := strings.TrimSpace(l.URL)
 	if err := checkText(raw); err != nil {
@@ -100,8 +100,8 @@ func checkPort(port string) error {
 	return nil
 }
 
-// isLoopback reports whether a HOST or HOST:PORT says that it is this machine.
-// The address policy decides whether it may be dialled.
+// isLoopback reports whether a HOST or HOST:PORT names this machine. The address policy
+// decides whether it may be dialled.
 func isLoopback(hostport string) bool {
 	u := url.URL{Host: hostport}
 	host := u.Hostname()

@@ -34,14 +34,14 @@ func parseFile(raw string, name image.Name) (URL, error) {
 	}
 	switch {
 	case err == nil:
-		name = own // the server's coding of the file depends on it
+		name = own // the server's content coding depends on it
 	case name == "":
 		return URL{}, malformed("the URL must end in an image's file name: %v", err)
 	}
 	return URL{Canonical: u.String(), Host: u.Host, Name: name, place: web{u.String(), name}}, nil
 }
 
-// parseWeb parses an http or https URL of any file and makes it canonical.
+// parseWeb returns the canonical form of an http or https URL of any file.
 func parseWeb(raw string) (*url.URL, error) {
 	raw = strings.TrimSpace(raw)
 	if err := checkText(raw); err != nil {
@@ -72,9 +72,9 @@ func parseWeb(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// escapeQuery encodes bytes that a query may not have (RFC 3986 section 3.4) and
-// url.Parse accepts: a space would end the request line. The rest keeps its
-// spelling, since signatures cover it.
+// escapeQuery encodes bytes that url.Parse accepts but a query must not have (RFC 3986
+// section 3.4): a space would end the request line. It leaves the rest unchanged, since
+// signatures cover it.
 func escapeQuery(q string) string {
 	var b strings.Builder
 	for _, c := range []byte(q) {
@@ -119,13 +119,13 @@ func (w web) resolve(ctx context.Context, c *Client, shaURL string) (*Resolved, 
 	return r, nil
 }
 
-// probe describes the image without reading it: by HEAD, or by its first byte if
-// HEAD says too little (signed URLs allow GET only, some servers give no length).
-// final is the URL after redirects.
+// probe describes the image without reading it. It uses HEAD, or a GET of the first
+// byte if HEAD says too little (signed URLs may allow GET only, some servers give no
+// length). final is the URL after redirects.
 func (w web) probe(ctx context.Context, c *Client, client doer) (r *Resolved, final *url.URL, err error) {
 	resp, err := c.ask(ctx, client, http.MethodHead, w.url, "")
 	switch {
-	case ctx.Err() == nil && errors.Is(err, io.ErrUnexpectedEOF): // a server that does not know HEAD
+	case ctx.Err() == nil && errors.Is(err, io.ErrUnexpectedEOF): // the server does not support HEAD
 	case err != nil:
 		return nil, nil, err
 	default:
@@ -163,8 +163,8 @@ func (w web) described(resp *http.Response, size int64) (*Resolved, *url.URL, er
 	return &Resolved{Location: Location{Name: w.name}, Size: size, Validators: validators(resp)}, resp.Request.URL, nil
 }
 
-// publishedSum returns what a checksum list says of the image, at the operator's
-// URL or at the one that it redirects to ("latest.img").
+// publishedSum returns the digest in a checksum list of the image at the operator's
+// URL, or at the URL that it redirects to ("latest.img").
 func (w web) publishedSum(ctx context.Context, c *Client, client doer, list, final *url.URL) (checksum.Sum, error) {
 	resp, err := c.ask(ctx, client, http.MethodGet, list.String(), "")
 	if err != nil {
@@ -195,6 +195,6 @@ func (w web) publishedSum(ctx context.Context, c *Client, client doer, list, fin
 	return sum, nil
 }
 
-// locationOf returns u in the form of package checksum. Scheme and query do not
-// count: a list and an image of one server may differ in them.
+// locationOf returns u as a location of package checksum, without scheme and query, in
+// which a list and an image of one server may differ.
 func locationOf(u *url.URL) string { return u.Host + path.Clean("/"+u.Path) }

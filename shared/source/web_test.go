@@ -28,7 +28,7 @@ var payload = bytes.Repeat([]byte("0123456789"), 1000)
 
 const etag = `"v1"`
 
-// serve answers as a good server does.
+// serve answers like a correct server.
 func serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("ETag", etag)
 	http.ServeContent(w, r, "", time.Unix(1e9, 0), bytes.NewReader(payload))
@@ -63,7 +63,7 @@ func newSite(t *testing.T, handle http.HandlerFunc) *site {
 
 func (s *site) url(path string) string { return s.Server.URL + path }
 
-// read opens and reads x.img.
+// read opens x.img and reads it.
 func (s *site) read(offset, length int64, v Validators) (*Body, []byte, error) {
 	s.t.Helper()
 	b, err := s.Open(s.t.Context(), Location{URL: s.url("/x.img")}, offset, length, v)
@@ -74,7 +74,7 @@ func (s *site) read(offset, length int64, v Validators) (*Body, []byte, error) {
 	return b, data, errors.Join(err, b.Close(), b.Close())
 }
 
-// is names the kind of an error.
+// is returns the kind of an error.
 func is(err error) string {
 	_, bad := errors.AsType[*Malformed](err)
 	_, no := errors.AsType[*Unresolvable](err)
@@ -124,7 +124,7 @@ func TestOpenRanges(t *testing.T) {
 			t.Errorf("%d+%d: the body says %d bytes from %d, ranged %v, %+v", tt.offset, tt.length, b.Size, b.Offset, b.Ranged, b.Validators)
 		}
 	}
-	// A read from the end gets nothing, without an error.
+	// A read from the end returns no bytes and no error.
 	b, data, err := s.read(10000, -1, Validators{ETag: etag})
 	if err != nil || len(data) != 0 || b.Size != 10000 || b.Offset != 10000 || !b.Ranged {
 		t.Errorf("from the end: %d bytes, %v, %+v", len(data), err, b)
@@ -156,10 +156,10 @@ func TestOpenValidators(t *testing.T) {
 		{Validators{ETag: etag}, etag, "ok"},
 		{Validators{ETag: etag, LastModified: date}, etag, "ok"},
 		{Validators{LastModified: date}, date, "ok"},
-		{Validators{ETag: "W/" + etag}, "", "ok"}, // weak: no If-Range with it, but it compares
+		{Validators{ETag: "W/" + etag}, "", "ok"}, // weak: not sent in If-Range, but compared
 		{Validators{ETag: `"v0"`}, `"v0"`, "changed"},
 		{Validators{LastModified: "Sat, 01 Jan 2000 00:00:00 GMT"}, "Sat, 01 Jan 2000 00:00:00 GMT", "changed"},
-		{Validators{ETag: etag, LastModified: "Sat, 01 Jan 2000 00:00:00 GMT"}, etag, "ok"}, // a mirror with other times
+		{Validators{ETag: etag, LastModified: "Sat, 01 Jan 2000 00:00:00 GMT"}, etag, "ok"}, // a mirror with another time
 	} {
 		s.requests = nil
 		_, _, err := s.read(100, -1, tt.v)
@@ -175,7 +175,7 @@ func TestOpenValidators(t *testing.T) {
 	}
 }
 
-// A validator survives a record, and can be sent back.
+// A validator can be stored in a record and sent back.
 func TestValidatorsSurvive(t *testing.T) {
 	for _, field := range []string{
 		`"v1"`, `W/"v1"`, "v1", "\"caf\xc3\xa9\"", "\"caf\xe9\"", "\"\xff\xfe\"", "\"a\x01b\"", "\"a\x7f\"", `"` + strings.Repeat("x", 9000) + `"`,
@@ -271,7 +271,7 @@ func TestOpenOddServers(t *testing.T) {
 	}
 }
 
-// TestLyingBody has a server send more than its Content-Range says. The excess is not
+// In TestLyingBody, a server sends more than its Content-Range says. The excess is not
 // part of the image.
 func TestLyingBody(t *testing.T) {
 	s := newSite(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -302,7 +302,7 @@ func TestCompressedName(t *testing.T) {
 	}
 }
 
-// A source stalls if it sends nothing while it is read. A slow reader is no stall.
+// A source stalls if it sends nothing during a read. A slow reader does not stall it.
 func TestStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := func(sent []byte) *Body {
@@ -409,7 +409,7 @@ func TestRedirects(t *testing.T) {
 		{"/pair/a/x.img", "unresolvable", "in a loop"},
 		{"/file/x.img", "unresolvable", "not a source"},
 		{"/metadata/x.img", "unresolvable", "not a permitted source"},
-		{"/nowhere/x.img", "", ""}, // an error, whichever
+		{"/nowhere/x.img", "", ""}, // any error
 	} {
 		s.requests = nil
 		err := open(tt.path)
@@ -430,7 +430,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// A cookie that a redirect sets is sent to its host, until the request ends.
+// A cookie that a redirect sets is sent to its host until the operation ends.
 func TestRedirectCookies(t *testing.T) {
 	has := func(r *http.Request) bool { _, err := r.Cookie("pass"); return err == nil }
 	var other string
@@ -540,7 +540,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: resolved to %+v", tt.name, r)
 		}
 	}
-	// An overloaded server may work later, after the wait that it asks for.
+	// An overloaded server can be tried again after the delay that it requests.
 	s := newSite(t, answer(503, "", "Retry-After", "17"))
 	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
 	if after, ok := MayRetry(err); !ok || after != 17*time.Second {
@@ -563,8 +563,8 @@ func TestResolveTimeout(t *testing.T) {
 	}
 }
 
-// TestSlowDocuments has the documents before an answer (of a redirect, with a
-// token) arrive a byte at a time: the answer as a whole has a time limit.
+// In TestSlowDocuments, the documents before an answer (of a redirect, with a token)
+// arrive a byte at a time. The time limit includes them.
 func TestSlowDocuments(t *testing.T) {
 	drip := func(w http.ResponseWriter, r *http.Request, status int) {
 		if r.Method == http.MethodHead {
@@ -637,8 +637,8 @@ func TestResolveRefused(t *testing.T) {
 	}
 }
 
-// If a host cannot be reached and other programs would use a proxy, the error says
-// that this one does not.
+// If a host cannot be reached and other programs would use a proxy, the error says that
+// this program does not.
 func TestUnusedProxy(t *testing.T) {
 	gone := newSite(t, serve)
 	gone.Server.Close()
@@ -693,7 +693,7 @@ func TestSHAURL(t *testing.T) {
 	}{
 		{"/x.img", "/SHA256SUMS", "ok", layout.SHA256(hex("b", 64)), "", ""},
 		{"/x.img", "/SHA512SUMS", "ok", "", hex("d", 128), ""},
-		{"/latest.img", "/SHA256SUMS", "ok", layout.SHA256(hex("c", 64)), "", ""}, // by the name it redirects to
+		{"/latest.img", "/SHA256SUMS", "ok", layout.SHA256(hex("c", 64)), "", ""}, // by the name that it redirects to
 		{"/images/netboot/gtk/mini.iso", "/images/SHA256SUMS", "ok", layout.SHA256(hex("e", 64)), "", ""},
 		{"/images/my%20netboot/mini.iso?x=1", "/images/SHA256SUMS", "ok", layout.SHA256(hex("f", 64)), "", ""},
 		{"/images/netboot/mini.iso", "/images/SHA256SUMS", "unresolvable", "", "", "does not name"},

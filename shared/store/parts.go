@@ -5,16 +5,16 @@ import (
 	"io"
 )
 
-// PartSize returns the least multiple of unit, in bytes, that divides size bytes
-// into no more than most parts.
+// PartSize returns the smallest multiple of unit, in bytes, that divides size bytes
+// into at most most parts.
 func PartSize(size, unit, most int64) int64 {
 	most *= unit
 	return unit * max(1, (size+most-1)/most)
 }
 
-// ReadBlock reads until b is full or r ends, and returns r's error: io.EOF at
-// its end, even if b is not full. Unlike io.ReadFull, it does not make
-// io.ErrUnexpectedEOF of that, which is the error of a body that was cut.
+// ReadBlock reads until b is full or r returns an error, and returns that error: io.EOF
+// at the end of r, even if b is not full. Unlike io.ReadFull, it does not turn that
+// into io.ErrUnexpectedEOF, which is the error of a truncated body.
 func ReadBlock(r io.Reader, b []byte) (n int, err error) {
 	for n < len(b) && err == nil {
 		var m int
@@ -24,8 +24,7 @@ func ReadBlock(r io.Reader, b []byte) (n int, err error) {
 	return n, err
 }
 
-// ReadUpTo returns the next n bytes of r, or fewer if r ends before, which is no
-// error.
+// ReadUpTo returns the next n bytes of r, or fewer and no error if r ends before.
 func ReadUpTo(r io.Reader, n int) ([]byte, error) {
 	b := make([]byte, n)
 	n, err := ReadBlock(r, b)

@@ -18,15 +18,15 @@ type bzip2Stream struct {
 	in    *bufio.Reader
 	after int64
 
-	// Bits read from in and not used yet, the lowest of bits, and the first error
-	// of reading.
+	// The bits read from in and not used yet, which are the lowest of bits, and the
+	// first error of reading.
 	bits  uint64
 	nbits uint
 	err   error
 
-	level  int // of the stream: blocks have up to 100,000 times as many bytes; 0: no stream yet
+	level  int // of the stream: blocks have up to level times 100,000 bytes; 0: no stream yet
 	crc    uint32
-	block  []uint32 // the bytes of a block, and in the upper 24 bits which one follows
+	block  []uint32 // the bytes of a block, and in the upper 24 bits the index of the next one
 	inside bool     // of a block
 
 	// The block being read: the bytes left, the index of the next one, and the
@@ -43,7 +43,7 @@ type bzip2Stream struct {
 }
 
 const (
-	bzip2Symbols   = 258           // the most in a code: 255 bytes, two for runs, and the end
+	bzip2Symbols   = 258           // maximum in a code: 255 bytes, two for runs, and the end
 	bzip2Selectors = 2 + 900000/50 // further ones are read and ignored
 	bzip2Codes     = 6
 	bzip2Group     = 50 // symbols per selector
@@ -94,7 +94,7 @@ func (b *bzip2Stream) step() error {
 		b.wantCRC = b.read(32)
 		b.crc = (b.crc<<1 | b.crc>>31) ^ b.wantCRC
 		err := b.decode()
-		if b.err != nil { // which caused the other error
+		if b.err != nil { // the cause of the other error
 			return b.err
 		}
 		return err
@@ -127,7 +127,7 @@ func (b *bzip2Stream) begin() error {
 	return nil
 }
 
-// follow finds out if another stream follows one.
+// follow checks whether another stream follows.
 func (b *bzip2Stream) follow() error {
 	h, err := b.in.Peek(4)
 	switch {
@@ -145,7 +145,7 @@ func (b *bzip2Stream) follow() error {
 	return io.EOF
 }
 
-// fill reads until n bits, up to 32, are unused.
+// fill reads until n bits, at most 32, are available.
 func (b *bzip2Stream) fill(n uint) error {
 	for b.nbits < n {
 		c, err := b.in.ReadByte()
@@ -158,7 +158,7 @@ func (b *bzip2Stream) fill(n uint) error {
 	return nil
 }
 
-// read returns the next n bits. After the end of the input they are 0.
+// read returns the next n bits, which are 0 after the end of the input.
 func (b *bzip2Stream) read(n uint) uint32 {
 	if b.err == nil {
 		b.err = b.fill(n)
@@ -176,7 +176,7 @@ type bzip2Code struct {
 	limit, base [bzip2Longest + 3]int32
 	perm        [bzip2Symbols]uint16
 	n           int32                  // symbols
-	fast        [1 << bzip2Fast]uint16 // symbol, and bits of it in the lowest 5; 0: not known
+	fast        [1 << bzip2Fast]uint16 // symbol, and its length in the lowest 5 bits; 0: unknown
 }
 
 func (c *bzip2Code) set(lengths []uint8) {
@@ -230,7 +230,7 @@ func (c *bzip2Code) symbol(bits int32, n uint) (uint16, bool) {
 
 // decodeSymbol reads a symbol.
 func (b *bzip2Stream) decodeSymbol(c *bzip2Code) (uint16, error) {
-	// At the end of the input fewer bits may be left, and enough.
+	// At the end of the input, fewer bits may suffice.
 	if err := b.fill(bzip2Fast); err == nil {
 		if f := c.fast[b.bits>>(b.nbits-bzip2Fast)&(1<<bzip2Fast-1)]; f != 0 {
 			b.nbits -= uint(f & 31)
@@ -275,7 +275,7 @@ func (b *bzip2Stream) decode() error {
 	if len(symbols) == 0 || codes < 2 || codes > bzip2Codes || selectors == 0 {
 		return errBzip2
 	}
-	order := [bzip2Codes]uint8{0, 1, 2, 3, 4, 5} // codes, the last used first
+	order := [bzip2Codes]uint8{0, 1, 2, 3, 4, 5} // codes, most recently used first
 	for i := range selectors {
 		n := 0
 		for ; b.read(1) != 0; n++ {
@@ -391,7 +391,8 @@ func (b *bzip2Stream) untransform(origin int) {
 	b.inside, b.blockCRC, b.run, b.repeat = true, 0, 0, 0
 }
 
-// drain copies the next bytes of the block to p. Fewer than len(p) are the last.
+// drain copies the next bytes of the block to p. If it returns less than len(p), the
+// block has ended.
 func (b *bzip2Stream) drain(p []byte) int {
 	n := 0
 	for n < len(p) {

@@ -14,13 +14,13 @@ import (
 func zipped(text string) []byte {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
-	_, _ = io.WriteString(w, text) // a buffer does not fail
+	_, _ = io.WriteString(w, text) // a buffer never fails
 	_ = w.Close()
 	return b.Bytes()
 }
 
-// The kind of a stream is what its bytes say. A file may be put together of
-// several streams.
+// The bytes tell the kind of a stream. A file may be a concatenation of several
+// streams.
 func ExampleNewReader() {
 	file := append(zipped("hello, "), zipped("world")...)
 	kind := content.Head(file, int64(len(file))).Kind

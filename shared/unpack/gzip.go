@@ -121,7 +121,7 @@ func (g *gzipStream) next() error {
 	switch {
 	case len(magic) == 0:
 		return err
-	case len(magic) == 1 && magic[0] != 0: // gzip takes it for half a magic
+	case len(magic) == 1 && magic[0] != 0: // gzip treats it as half a magic
 		_, _ = g.in.Discard(1) // it was peeked
 		return io.ErrUnexpectedEOF
 	case string(magic) != "\x1f\x8b":

@@ -9,11 +9,11 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// An lzma2 reads the LZMA2 data of one block of xz after another. The library gets
-// the chunks of all blocks without the end markers between them, so it allocates a
-// dictionary once, although a file can ask for any size in any number of blocks. That
-// is correct because the first chunk of a block resets the dictionary and the state
-// of the decoder.
+// An lzma2 reads the LZMA2 data of one block of xz after another. The library receives
+// the chunks of all blocks without the end markers between them. So it allocates a
+// dictionary once, although a file can require any size in any number of blocks. That
+// is correct because the first chunk of a block resets the dictionary and the state of
+// the decoder.
 type lzma2 struct {
 	in         *bufio.Reader
 	window     int64 // the largest dictionary
@@ -24,8 +24,7 @@ type lzma2 struct {
 	begun      bool          // whether the block had a chunk
 	n          int64         // bytes of the block read
 
-	// What is left of the chunk: of its header and body, for decoder to read, and
-	// of its output.
+	// The unread rest of the chunk's header, body and output.
 	header    []byte
 	body, out int
 	buf       [6]byte // of header
@@ -42,7 +41,7 @@ func (l *lzma2) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	// No more than the chunk has, or the decoder would read the next header.
+	// Read no more than the chunk has, or the decoder would read the next header.
 	n, err := l.decoder.Read(p[:min(len(p), l.out)])
 	l.out -= n
 	switch {
@@ -94,9 +93,10 @@ func (l *lzma2) next() error {
 	if l.decoder != nil && l.dictionary <= l.capacity {
 		return nil
 	}
-	// At least double it, or blocks that ask for ever more would make many.
+	// At least double it, or blocks of growing dictionaries would need many
+	// allocations.
 	l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma.MinDictCap)
-	l.decoder = nil // frees it before the next is made
+	l.decoder = nil // free it before allocating the next
 	if err := l.grow(l.capacity); err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ type made struct {
 
 // matrix has the options of the tools, by kind.
 var matrix = []struct {
-	unpack  []string // a command to which the file is appended
+	unpack  []string // a command to which the file's path is appended
 	accepts []int    // statuses of the command beside 0
 	// strict is part of the error for damage that the tool does not detect; empty
 	// if there is none.
@@ -87,7 +87,7 @@ var matrix = []struct {
 		{"half a header behind", `gzip -c raw >x; printf '\037\213\010' >>x`, ""},
 		{"a long name", header(`\010`) + `; head -c 5000 /dev/zero | tr '\0' n >>x; printf '\0' >>x; ` + body, ""},
 		{"a comment", header(`\020`) + `; printf 'a comment\0' >>x; ` + body, ""},
-		{"extra", header(`\004`) + `; printf '\006\0BC\2\0\1\1' >>x; ` + body, ""}, // as bgzip has
+		{"extra", header(`\004`) + `; printf '\006\0BC\2\0\1\1' >>x; ` + body, ""}, // as bgzip writes
 		{"text", header(`\001`) + "; " + body, ""},
 		{"reserved", header(`\100`) + "; " + body, ""},
 		{"encrypted", header(`\040`) + "; " + body, ""},
@@ -115,9 +115,9 @@ var matrix = []struct {
 }
 
 const (
-	// header begins a member of gzip with flags, and body ends it.
+	// header begins a gzip member with flags, and body ends it.
 	body = "gzip -nc raw | tail -c +11 >>x"
-	// legacyZstd is a frame of zstd 0.7 with a block of no compression.
+	// legacyZstd is a frame of zstd 0.7 with an uncompressed block.
 	legacyZstd = `printf '\047\265\057\375\044\003\100\0\003abc\300\0\0' >x`
 )
 
@@ -125,8 +125,8 @@ func header(flags string) string {
 	return `printf '\037\213\010` + flags + `\0\0\0\0\0\003' >x`
 }
 
-// TestDeepMatrix: files made by tools, whole and damaged, are read to the same bytes that
-// the tool reads, or refused if the tool refuses them.
+// This package reads the same bytes as the tools from their files, whole and damaged,
+// or refuses them if the tool does.
 func TestDeepMatrix(t *testing.T) {
 	need.Programs(t, "bash")
 	for _, m := range matrix {
@@ -213,8 +213,8 @@ func weRead(data []byte) ([]byte, error) {
 	return read(c.Kind, bytes.NewReader(data), unpack.Limit{})
 }
 
-// crafted returns a script that makes files that today's bzip2 does not write: a
-// block of 1 or 4 times "a" with incomplete codes, many selectors, or randomised.
+// crafted returns a script that writes files unlike those of today's bzip2: a block of
+// run (1 or 4) times "a" with incomplete codes, many selectors, or randomised.
 func crafted(run, selectors int, randomised bool) string {
 	var bits []byte
 	add := func(n int, v uint64) {

@@ -4,9 +4,9 @@
 //
 // Within its [Limit] it accepts what the tools of the same names accept, apart from
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
-// is wrong, where, and what to do. It decodes on the caller's
-// goroutine. It holds the window of the stream (at most [Limit].Window) and less than
-// 8 MiB beside it, for any input.
+// is wrong, where, and what to do. It decodes on the caller's goroutine. Its memory is
+// the window of the stream (at most [Limit].Window) plus less than 8 MiB, for any
+// input.
 package unpack
 
 import (
@@ -19,20 +19,20 @@ import (
 	"imageroot/shared/content"
 )
 
-// DefaultWindow is the window of zstd --long=27, in bytes. That of xz -9 is half as
-// large.
+// DefaultWindow is the window of zstd --long=27, in bytes. The window of xz -9 is half
+// of that.
 const DefaultWindow = 128 << 20
 
-// A Limit bounds the memory of a stream. The output has no bound: 32 MB of zstd can
-// be a terabyte of zeros, which is a valid disk. A caller that keeps what it reads
-// needs a bound of its own.
+// A Limit bounds the memory of a stream. The output is unbounded: 32 MB of zstd can be
+// a terabyte of zeros, which is a valid disk. A caller that stores the output needs its
+// own bound.
 type Limit struct {
-	// Window is the largest number of bytes of output that zstd and xz may refer
-	// back to, all of which are held in memory. 0 means [DefaultWindow].
+	// Window is the maximum number of bytes of output that zstd and xz may refer back
+	// to, which are held in memory. 0 means [DefaultWindow].
 	Window int64
 	// Grow, if not nil, is called before the stream holds more than [Reader.Window]
-	// returned, since a later frame or block may have a larger window. It is called
-	// by Read, on its goroutine. The stream ends with its error, unchanged.
+	// returned, since a later frame or block may have a larger window. Read calls it,
+	// on the same goroutine. If it returns an error, Read returns that unchanged.
 	Grow func(window int64) error
 }
 
@@ -46,13 +46,13 @@ const (
 	Refused   Problem = "refused"   // it exceeds the limits, or uses an unsupported feature
 )
 
-// An Error describes what is wrong with a stream. Its text is a sentence for people.
+// An Error describes what is wrong with a stream. Its text is a sentence for users.
 // Errors of the underlying reader are never of this type.
 type Error struct {
 	Problem Problem
-	// Offset is the byte of the input at which the problem was found. Damage that
-	// a checksum found is before that: by up to a block of zstd or bzip2, or a
-	// whole member of gzip, block of xz or frame of zstd.
+	// Offset is the byte of the input at which the problem was detected. If a checksum
+	// detected it, the damage is before that, by up to a block of zstd or bzip2, or a
+	// whole gzip member, xz block or zstd frame.
 	Offset int64
 	Reason string
 }
@@ -62,9 +62,9 @@ func (e *Error) Error() string { return e.Reason }
 // bufferBytes is the size of a read of the input.
 const bufferBytes = 256 << 10
 
-// NewReader returns a reader that decompresses r, a stream of that kind. Its errors,
-// and those of NewReader, are an [*Error] or r's own. It may read r beyond the end of
-// the stream. The caller must close it, which does not close r.
+// NewReader returns a reader that decompresses r, a stream of this kind. Errors of both
+// are an [*Error] or r's own. It may read r beyond the end of the stream. The caller
+// must close it, which does not close r.
 func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	decode, ok := decoders[kind]
 	if !ok {
@@ -82,13 +82,12 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	return u, nil
 }
 
-// A decoder opens the stream in in. The stream may refer back to window bytes
-// and calls grow before it holds more than the returned window, which is what
-// the beginning of the stream says: 0 if that is not known, negative if it is
-// less than anything worth counting.
+// A decoder opens the stream in in. The stream may refer back to window bytes, and
+// calls grow before it holds more than the returned window. That is the window
+// according to the beginning of the stream: 0 if unknown, negative if negligible.
 type decoder func(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error)
 
-// decoders has one for each of image.Compressions.
+// decoders has the decoder of each of image.Compressions.
 var decoders = map[content.Kind]decoder{
 	content.Gzip:  newGzip,
 	content.Bzip2: newBzip2,
@@ -132,9 +131,9 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Window returns the number of bytes of memory that the stream needs for what it
-// refers back to, according to its beginning, or [Limit].Window if that does not
-// say. [Limit].Grow is called before the stream holds more.
+// Window returns the number of bytes that the stream may refer back to, and so holds in
+// memory, according to its beginning, or [Limit].Window if that does not say. The
+// stream calls [Limit].Grow before it holds more.
 func (u *Reader) Window() int64 {
 	if u.window == 0 {
 		return u.limit.Window
@@ -158,8 +157,8 @@ func (u *Reader) grow(window int64) error {
 // Consumed returns the number of bytes of the input that have been decompressed.
 func (u *Reader) Consumed() int64 { return u.source.n - int64(u.in.Buffered()) }
 
-// Trailing returns the number of bytes after the end of a gzip or bzip2 stream that
-// are no stream and were ignored. It is valid once Read has returned io.EOF.
+// Trailing returns the number of ignored bytes after the end of a gzip or bzip2 stream.
+// It is valid once Read has returned io.EOF.
 func (u *Reader) Trailing() int64 {
 	if t, ok := u.stream.(interface{ trailing() int64 }); ok {
 		return t.trailing()
@@ -211,8 +210,8 @@ func (u *Reader) explain(err error) error {
 // bytes are probably a stream with a damaged beginning.
 const maxTrailing = 64 << 10
 
-// skipTrailing reads what follows a stream and returns its length without the zeros
-// at its end, which are padding.
+// skipTrailing reads the bytes after a stream, and returns their number without
+// trailing zeros, which are padding.
 func skipTrailing(in *bufio.Reader) (n int64, err error) {
 	for total := int64(1); ; total++ {
 		b, err := in.ReadByte()
@@ -230,7 +229,7 @@ func skipTrailing(in *bufio.Reader) (n int64, err error) {
 	}
 }
 
-// size formats a number of bytes for people.
+// size formats a number of bytes for users.
 func size(n int64) string {
 	if n >= 1<<30 {
 		return fmt.Sprintf("%.3g GiB", float64(n)/(1<<30))

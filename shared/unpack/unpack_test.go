@@ -53,18 +53,18 @@ func disk(n int) []byte {
 	return b[:n]
 }
 
-// A sample is a file and what it decompresses to.
+// A sample is a file and its decompressed content.
 type sample struct {
 	name string
 	kind content.Kind
 	data []byte
 	want []byte
-	// unchecked says that no checksum is over some of its bytes: damage to them
-	// may go undetected.
+	// unchecked says that no checksum covers some of its bytes, so that damage to them
+	// may be undetected.
 	unchecked bool
 }
 
-// samples returns what the tools write for n bytes.
+// samples returns files that the tools write for n bytes.
 func samples(t testing.TB, n int) []sample {
 	t.Helper()
 	raw := disk(n)
@@ -131,7 +131,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// Empty input is compressed to something as well.
+// The compressed form of empty input is not empty.
 func TestEmpty(t *testing.T) {
 	for _, row := range image.Compressions {
 		if got, err := read(content.Kind(row.Name), bytes.NewReader(tool(t, nil, row.Name, "-c")), unpack.Limit{}); err != nil || len(got) > 0 {
@@ -189,7 +189,7 @@ func TestDamaged(t *testing.T) {
 				if !ok || e.Offset > int64(len(bad)) {
 					t.Fatalf("byte %d of %d: %v", i, len(bad), err)
 				}
-				if e.Offset < int64(i) && s.kind != content.XZ { // whose headers are refused where they begin
+				if e.Offset < int64(i) && s.kind != content.XZ { // an xz header is refused at its beginning
 					t.Errorf("byte %d of %d: found before, at %d: %v", i, len(bad), e.Offset, err)
 				}
 			}
@@ -225,8 +225,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Bytes that follow a gzip or bzip2 stream are ignored and counted, unless they are
-// so many that they may be the rest of an image.
+// Bytes after a gzip or bzip2 stream are ignored and counted, unless so many that they
+// may be the rest of an image.
 func TestTrailing(t *testing.T) {
 	raw := disk(5_000)
 	for kind, data := range map[content.Kind][]byte{
@@ -248,8 +248,8 @@ func TestTrailing(t *testing.T) {
 	}
 }
 
-// TestTrailingBzip2: like bzip2 -d, Read ignores bytes after a stream that do not
-// begin another one, even a single byte, and reports a second stream that is cut.
+// Like bzip2 -d, Read ignores bytes after a stream that do not begin another one, even
+// a single byte, and reports a second stream that is cut.
 func TestTrailingBzip2(t *testing.T) {
 	raw := disk(5_000)
 	data := tool(t, raw, "bzip2", "-c")
@@ -299,13 +299,13 @@ func allocates(f func()) int64 {
 	return int64(after.TotalAlloc - before.TotalAlloc)
 }
 
-// TestOneDictionary: the number of blocks in a file, and the dictionaries they ask
-// for, do not make the decoder allocate more than one that grows.
+// Whatever the number of blocks and the sizes of their dictionaries, the decoder
+// allocates one dictionary that grows.
 func TestOneDictionary(t *testing.T) {
 	raw := disk(200_000)
 	var growing []byte
 	zeros, n := make([]byte, 8<<20), 0
-	for size := 512 << 10; size <= len(zeros); size += 512 << 10 { // which the headers say
+	for size := 512 << 10; size <= len(zeros); size += 512 << 10 { // the size in the headers
 		growing = append(growing, tool(t, zeros[:size], "xz", "-c", "--lzma2=preset=0,dict=64MiB", "-T2")...)
 		n += size
 	}
@@ -330,8 +330,8 @@ func TestOneDictionary(t *testing.T) {
 	}
 }
 
-// xzBlocks is the beginning of a stream of xz, without checks, and the blocks of
-// the chunks that follow, of which each says to have a dictionary of 128 MiB.
+// xzBlocks returns the beginning of an xz stream without checks, and blocks of these
+// chunks, whose headers declare a dictionary of 128 MiB.
 func xzBlocks(blocks ...string) []byte {
 	sum := func(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b)) }
 	b := append([]byte("\xfd7zXZ\x00"), sum([]byte{0, 0})...)
@@ -343,8 +343,8 @@ func xzBlocks(blocks ...string) []byte {
 	return b
 }
 
-// TestEmptyBlocks: memory does not grow with the number of blocks with little or no
-// output, and an error of the input ends them.
+// Memory does not grow with the number of blocks with little or no output, and an error
+// of the input ends them.
 func TestEmptyBlocks(t *testing.T) {
 	cancelled := errors.New("cancelled")
 	for _, c := range []struct {
@@ -353,7 +353,7 @@ func TestEmptyBlocks(t *testing.T) {
 		most   int64
 	}{
 		{"\x00", 0, 8 << 20},
-		{"\x01\x00\x00x\x00", 1, 128<<20 + 16<<20}, // a byte, not compressed
+		{"\x01\x00\x00x\x00", 1, 128<<20 + 16<<20}, // an uncompressed byte
 	} {
 		const blocks = 200
 		data := xzBlocks(slices.Repeat([]string{c.chunks}, blocks)...)
@@ -371,8 +371,8 @@ func TestEmptyBlocks(t *testing.T) {
 	}
 }
 
-// TestChunks: sizes in the headers of chunks are checked, and a block cannot refer to
-// the one before.
+// The sizes in the headers of chunks are checked, and a block cannot refer to the
+// previous one.
 func TestChunks(t *testing.T) {
 	const one = "\x01\x00\x00x\x00"
 	for name, second := range map[string]string{
@@ -384,7 +384,7 @@ func TestChunks(t *testing.T) {
 		"longer than its data":      "\xe0\x00\x00\x00\x20\x5d" + strings.Repeat("\x00", 0x22),
 	} {
 		for before, data := range map[string][]byte{"": xzBlocks(second), "x": xzBlocks(one, second)} {
-			data = append(data, make([]byte, 100)...) // else it were cut short
+			data = append(data, make([]byte, 100)...) // otherwise it would be cut short
 			got, err := read(content.XZ, bytes.NewReader(data), unpack.Limit{})
 			if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Damaged || !strings.HasPrefix(string(got), before) || len(got) > len(before)+1 {
 				t.Errorf("%s, after %q: %q, %v", name, before, got, err)
@@ -405,8 +405,8 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// Each row of the table of compressions has a tool, a decoder and a suffix, and
-// content knows what the tool writes.
+// Each row of the table of compressions has a tool, a decoder and a suffix, and package
+// content detects the tool's output.
 func TestCompressions(t *testing.T) {
 	raw := disk(100_000)
 	for _, row := range image.Compressions {
@@ -453,7 +453,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// TestWindow: the memory that a stream needs is known before it is read.
+// The memory that a stream needs is known before it is read.
 func TestWindow(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
 	for _, tt := range []struct {
@@ -480,7 +480,7 @@ func TestWindow(t *testing.T) {
 		}
 		u.Close()
 	}
-	// A stream that does not say may need the most.
+	// A stream of unknown window may need the maximum.
 	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)
 	u, err := unpack.NewReader(content.Zstd, bytes.NewReader(append(skippable, tool(t, data, "zstd", "-c")...)), unpack.Limit{Window: 16 << 20})
 	if err != nil {
@@ -492,8 +492,7 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestGrow: Grow is called before a later frame or block with a larger window is
-// read.
+// Grow is called before a later frame or block with a larger window is read.
 func TestGrow(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
 	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)

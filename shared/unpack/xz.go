@@ -17,8 +17,8 @@ import (
 
 // An xzStream is one or more streams of the .xz file format, version 1.2.1
 // (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments name. The
-// library decodes the LZMA2 data only: its reader of .xz allocates any
-// dictionary that a file asks for.
+// library decodes only the LZMA2 data: its .xz reader would allocate any dictionary
+// that a file declares.
 type xzStream struct {
 	in     *bufio.Reader
 	lzma2  lzma2
@@ -33,7 +33,7 @@ type xzStream struct {
 	sizes  hash.Hash
 }
 
-// An xzBlock is a block being read. Sizes are bytes.
+// An xzBlock is a block being read. Sizes are in bytes.
 type xzBlock struct {
 	out             int64
 	header          int64
@@ -101,7 +101,7 @@ func (x *xzStream) begin() error {
 	return err
 }
 
-// newCheck returns the hash for the check of a stream's blocks (2.1.1.2).
+// newCheck returns the hash for the checks of a stream's blocks (2.1.1.2).
 func newCheck(flags [2]byte) (hash.Hash, error) {
 	switch flags {
 	case [2]byte{0, 0}:
@@ -144,7 +144,7 @@ func (x *xzStream) next() error {
 		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.lzma2.window))}
 	}
 	if b.saidOut >= 0 {
-		dictionary = min(dictionary, b.saidOut) // references do not go further
+		dictionary = min(dictionary, b.saidOut) // references cannot reach further
 	}
 	b.check, _ = newCheck(x.flags) // begin has checked the error
 	x.lzma2.begin(dictionary)

@@ -41,9 +41,9 @@ func windowOf(h *zstd.Header) int64 {
 	return int64(min(cmp.Or(h.WindowSize, h.FrameContentSize), 1<<62))
 }
 
-// A zstdFrames passes a stream on to the decoder, which allocates what any frame asks
-// for. It reads headers to have each frame's window granted before the decoder gets the
-// frame.
+// A zstdFrames passes a stream on to the decoder, which would allocate any window that
+// a frame declares. It reads each frame's header and has its window granted before the
+// decoder receives the frame.
 type zstdFrames struct {
 	in     *bufio.Reader
 	window int64
@@ -56,10 +56,10 @@ func (z *zstdFrames) Read(p []byte) (int, error) {
 	if z.left == 0 {
 		length, frame, err := z.frames.Next(z.in)
 		if err != nil {
-			length = math.MaxInt64 // the decoder reads the same and reports it
+			length = math.MaxInt64 // the decoder reads the same bytes and reports the error
 		}
 		z.left = length
-		if frame != nil && !frame.Skippable && windowOf(frame) <= z.window { // else it is refused
+		if frame != nil && !frame.Skippable && windowOf(frame) <= z.window { // otherwise the frame is refused
 			if err := z.grow(windowOf(frame)); err != nil {
 				return 0, err
 			}

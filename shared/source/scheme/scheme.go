@@ -1,5 +1,5 @@
-// Package scheme names the URL schemes of sources. It is apart from package
-// source so that programs that only check or show URLs link no client.
+// Package scheme names the URL schemes of sources. It is separate from package source,
+// so that programs that only check or show URLs link no client.
 package scheme
 
 import (
@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// A Scheme is a kind of source. Its URLs are such that url.Parse finds a host in
-// them, and no user name. The manifest checks that much; the parser of the scheme
-// checks the rest when the source is fetched.
+// A Scheme is a kind of source. In its URLs, url.Parse must find a host and no user
+// name. The manifest checks this. The parser of the scheme checks the rest when the
+// source is fetched.
 type Scheme struct {
 	Name      string // in lower case
-	Browsable bool   // a browser can follow such a URL
+	Browsable bool   // a browser can open such a URL
 }
 
 // All are the schemes that package source reads, in the order in which messages
@@ -23,7 +23,7 @@ var All = []Scheme{
 	{Name: "oras"},
 }
 
-// Of returns the scheme of a URL. Its ok is false if sources have no such scheme.
+// Of returns the scheme of a URL. ok is false if sources have no such scheme.
 func Of(url string) (s Scheme, ok bool) {
 	name, _, found := strings.Cut(url, ":")
 	i := slices.IndexFunc(All, func(s Scheme) bool { return strings.EqualFold(s.Name, name) })

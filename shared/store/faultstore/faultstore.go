@@ -1,6 +1,5 @@
 // Package faultstore implements [store.Root] over another root and injects faults,
-// before or after a write takes effect, so that tests can check that callers
-// handle both.
+// before or after a write takes effect, for tests of callers.
 package faultstore
 
 import (
@@ -48,7 +47,7 @@ type Call struct {
 	N int
 }
 
-// A Plan returns the fault of a call. Calls of it are serialised. A read fails
+// A Plan returns the fault of a call. It is never called concurrently. A read fails
 // with every fault but None.
 type Plan func(Call) Fault
 
@@ -63,7 +62,7 @@ func NthWrite(n int, f Fault) Plan {
 }
 
 // Random returns a plan that fails each call with probability p, with one of faults.
-// With the same seed it fails the same calls of the same sequence.
+// The same seed gives the same faults for the same sequence of calls.
 func Random(seed uint64, p float64, faults ...Fault) Plan {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	return func(Call) Fault {
@@ -76,8 +75,8 @@ func Random(seed uint64, p float64, faults ...Fault) Plan {
 
 // Root implements [store.Root] over another root. It is safe for concurrent use.
 //
-// Errors wrap Err, or [ErrInjected] if Err is nil. That of a write of a record
-// wraps [store.ErrUnknown] too, unless Plain is set. Both leave the outcome open.
+// Errors wrap Err, or [ErrInjected] if Err is nil. Errors of writes of records also
+// wrap [store.ErrUnknown], unless Plain is set. Both leave the outcome open.
 type Root struct {
 	root  store.Root
 	Plain bool  // set before use
@@ -92,14 +91,14 @@ type Root struct {
 
 var _ store.Root = (*Root)(nil)
 
-// New returns a Root over root. A nil plan has no faults.
+// New returns a Root over root. A nil plan injects no faults.
 func New(root store.Root, plan Plan) *Root {
 	r := &Root{root: root, late: map[store.Key][]func(){}}
 	r.Reset(plan)
 	return r
 }
 
-// Reset sets another plan, forgets all calls, and counts from 1 again.
+// Reset sets another plan, forgets all calls, and restarts the counts.
 func (r *Root) Reset(plan Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,7 +158,7 @@ func list[T any](r *Root, op, prefix string, all iter.Seq2[T, error]) iter.Seq2[
 	}
 }
 
-// write does a write that cannot be delayed.
+// write performs a write that cannot be delayed.
 func write[T any](r *Root, op string, key store.Key, do func() (T, error)) (v T, err error) {
 	f, injected := r.fault(op, key, true)
 	switch f {
@@ -173,7 +172,7 @@ func write[T any](r *Root, op string, key store.Key, do func() (T, error)) (v T,
 	return v, injected
 }
 
-// record does a write of a record.
+// record performs a write of a record.
 func (r *Root) record(ctx context.Context, op string, key store.Key, do func(context.Context) (string, error)) (tag string, err error) {
 	f, injected := r.fault(op, key, true)
 	switch f {

@@ -16,7 +16,7 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Root { return faultstore.New(memstore.New(), nil) })
 }
 
-// kinds returns which of the errors of package store err is.
+// kinds returns the names of the errors of package store that err matches.
 func kinds(err error) string {
 	var is []string
 	for _, e := range []error{faultstore.ErrInjected, store.ErrUnknown, store.ErrConflict, store.ErrNotFound} {
@@ -35,7 +35,7 @@ func TestFaults(t *testing.T) {
 		plain                 bool
 		record, object        string // the error
 		hasRecord, hasObject  bool
-		recordAfterNextCreate string // its content then
+		recordAfterNextCreate string // the content after the next create
 	}{
 		{faultstore.None, false, "", "", true, true, "one"},
 		{faultstore.Before, false, unknown, "injected fault", false, false, "two"},
@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 		if _, _, err := under.ReadRecord(ctx, "r"); (err == nil) != tt.hasRecord {
 			t.Errorf("%v: the record exists: %v, want %v", tt.fault, err == nil, tt.hasRecord)
 		}
-		// A late write arrives before the next write to its key, and no other.
+		// A late write arrives before the next write to its key, but not before others.
 		if _, err := r.CreateRecord(ctx, "other", nil); err != nil {
 			t.Errorf("%v: the next write: %v", tt.fault, err)
 		}

@@ -20,7 +20,7 @@ func Example() {
 		return
 	}
 
-	// With its ETag a reader gets this version or none.
+	// With its ETag, a reader gets this version or an error.
 	body, info, err := root.Get(ctx, "disk.img", store.Range{Offset: 1, Length: 4}, v.ETag)
 	if err != nil {
 		fmt.Println(err)

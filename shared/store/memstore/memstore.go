@@ -1,6 +1,6 @@
-// Package memstore implements [store.Root] in memory, for tests. It is as strict
-// as S3, so that code does not rely on more: parts have a least size,
-// times have a resolution of one second, and equal contents have equal ETags.
+// Package memstore implements [store.Root] in memory, for tests. It is as strict as S3,
+// so that code cannot rely on more: parts have a minimum size, times have a resolution
+// of one second, and equal contents have equal ETags.
 package memstore
 
 import (
@@ -67,7 +67,8 @@ func (r *Root) set(key store.Key, data []byte, etag string) store.Version {
 	return v
 }
 
-// lock returns the function that unlocks r, or ctx's error if ctx has ended.
+// lock locks r and returns the function that unlocks it, or ctx's error if ctx has
+// ended.
 func (r *Root) lock(ctx context.Context, doing string, key store.Key) (func(), error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s %q: %w", doing, key, err)
@@ -116,7 +117,7 @@ func (r *Root) Get(ctx context.Context, key store.Key, rg store.Range, ifMatch s
 	return &body{ctx: ctx, Reader: bytes.NewReader(data)}, o.Info, nil
 }
 
-// A body ends when the context that it was opened with ends, as a connection does.
+// Like a connection, a body ends with the context that it was opened with.
 type body struct {
 	ctx context.Context
 	*bytes.Reader
@@ -129,7 +130,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return b.Reader.Read(p)
 }
 
-// WriteTo hides that of bytes.Reader, which does not check the context.
+// WriteTo replaces that of bytes.Reader, which does not check the context.
 func (b *body) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{b})
 }
@@ -193,7 +194,7 @@ func (r *Root) List(ctx context.Context, prefix string, after store.Key) iter.Se
 	})
 }
 
-// list yields all, until ctx ends.
+// list yields the elements of all until ctx ends.
 func list[T any](ctx context.Context, prefix string, all func() []T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for items := all(); ; items = items[1:] {

@@ -1,6 +1,6 @@
-// Package probe checks that an S3 server has the features imageroot depends on,
-// before anything relies on them. Servers differ: one that ignores conditional
-// writes would lose jobs and digests silently.
+// Package probe checks that an S3 server has the features that imageroot depends on.
+// Without the check, a server that ignores conditional writes would silently lose jobs
+// and digests.
 package probe
 
 import (
@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	// patience is the longest time for a probe, tidyTime for removing what it
-	// wrote, and hurried for that if the caller's context has ended. A later probe
-	// removes what is left.
+	// patience is the time limit of a probe, tidyTime that of removing its objects, and
+	// hurried that of removing them if the caller's context has ended. A later probe
+	// removes the rest.
 	patience, tidyTime, hurried = 30 * time.Second, 10 * time.Second, time.Second
-	// leftAfter is the age at which objects of another probe are removed, because
-	// that must have been killed.
+	// leftAfter is the age at which objects of another probe are removed, which must
+	// have been killed.
 	leftAfter = time.Hour
 	// racers is the number of writers that race for one record.
 	racers = 8
@@ -39,10 +39,10 @@ func (e *LackError) Error() string {
 	return "the S3 server does not do what imageroot needs: " + strings.Join(e.Lacks, "; ")
 }
 
-// Check checks the server of a catalog root. It returns a [*LackError] if a
-// feature is missing, and any other error if that could not be found out. It takes
-// about forty small requests. What it writes has keys of its own, which it
-// removes; probes may run at the same time.
+// Check checks the server of a catalog root. It returns a [*LackError] if a feature is
+// missing, and any other error if the check could not be completed. It sends about
+// forty small requests. It writes only its own keys, and removes them. Probes may run
+// concurrently.
 func Check(ctx context.Context, catalog store.Root) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -77,12 +77,12 @@ func Check(ctx context.Context, catalog store.Root) error {
 	return nil
 }
 
-// lacks returns the error of a check that the server does not pass.
+// A lacks is the error of a check that the server does not pass.
 type lacks string
 
 func (l lacks) Error() string { return string(l) }
 
-// What servers are known to lack.
+// The features that servers may lack.
 const (
 	noCreate    = lacks("conditional create (If-None-Match: * on PUT)")
 	noReplace   = lacks("conditional replace (If-Match on PUT)")
@@ -101,8 +101,8 @@ type probe struct {
 	id   string
 
 	mu      sync.Mutex
-	keys    []store.Key // that may have been written
-	uploads []string    // of the key "multipart" that may be pending
+	keys    []store.Key // keys that may exist
+	uploads []string    // uploads of the key "multipart" that may be pending
 }
 
 // A check is a sequence of requests. The first one that fails decides its outcome and
@@ -119,7 +119,7 @@ func (p *probe) check(ctx context.Context) *check {
 	return &check{probe: p, ctx: ctx, cancel: cancel}
 }
 
-// end ends c with err, unless that is nil or c has ended.
+// end ends c with err, unless err is nil or c has ended.
 func (c *check) end(err error) {
 	if err != nil && c.err == nil {
 		c.err = err
@@ -127,8 +127,8 @@ func (c *check) end(err error) {
 	}
 }
 
-// ok ends c with lack if err is the server's response to a request, and with err if it
-// says nothing about the server's features.
+// ok ends c if err is not nil: with err if that says nothing about the server's
+// features, and otherwise with lack.
 func (c *check) ok(lack lacks, err error) {
 	if err == nil {
 		return
@@ -148,7 +148,7 @@ func (c *check) refused(lack lacks, err, want error) {
 	}
 }
 
-// is ends c with lack unless true holds.
+// is ends c with lack unless holds is true.
 func (c *check) is(lack lacks, holds bool) {
 	if !holds {
 		c.end(lack)
@@ -164,7 +164,7 @@ func (p *probe) key(what string) store.Key {
 	return key
 }
 
-// content returns the content of a write, which no other write has.
+// content returns content that no other write has.
 func (p *probe) content(what string) []byte { return []byte(p.id + " " + what) }
 
 func (c *check) holds(key store.Key, want []byte, tag string, lack lacks) {
@@ -205,7 +205,7 @@ func (c *check) race() {
 	c.won("replace", func(data []byte) (string, error) { return c.root.ReplaceRecord(c.ctx, key, data, tag) })
 }
 
-// won runs several writes at once and returns the tag of the one that won.
+// won runs several writes at once and returns the winner's tag.
 func (c *check) won(what string, write func(data []byte) (string, error)) (tag string) {
 	tags, errs := make([]string, racers), make([]error, racers)
 	var wg sync.WaitGroup
@@ -224,7 +224,7 @@ func (c *check) won(what string, write func(data []byte) (string, error)) (tag s
 			failed = err
 		}
 	}
-	if winners == 0 { // otherwise the outcome of those that failed may be unknown
+	if winners == 0 { // otherwise the outcome of the failed ones may be unknown
 		c.ok(noRace, failed)
 	}
 	c.is(noRace, winners == 1)
@@ -270,7 +270,7 @@ func (c *check) list() {
 	for _, key := range []store.Key{first, c.key("list-b"), c.key("list-c")} {
 		want[key] = c.put(key, c.content(string(key)))
 	}
-	delete(want, first) // the listing begins after it
+	delete(want, first) // the listing begins after first
 	for info, err := range c.root.List(c.ctx, string(layout.ProbeKey(c.id, "list-")), first) {
 		c.ok(noList, err)
 		v, ok := want[info.Key]
@@ -279,7 +279,7 @@ func (c *check) list() {
 	}
 	for _, err := range c.root.List(c.ctx, strings.TrimSuffix(layout.ProbePrefix, "/"), "") {
 		c.ok(noList, err)
-		c.end(noList) // they are below a slash
+		c.end(noList) // their keys have a slash
 	}
 	c.is(noList, len(want) == 0)
 }
@@ -314,8 +314,8 @@ func (c *check) multipart() {
 	}
 }
 
-// tidy removes what this probe and killed ones wrote. It ignores errors: the next
-// probe tries again.
+// tidy removes the objects of this probe and of killed ones. It ignores errors, since
+// the next probe tries again.
 func (p *probe) tidy(ctx context.Context) {
 	limit := tidyTime
 	if ctx.Err() != nil {

@@ -57,7 +57,7 @@ func TestGood(t *testing.T) {
 	tidy(t, root)
 }
 
-// A broken root does one thing wrong.
+// A broken root has one fault.
 type broken struct {
 	store.Root
 	create       func(ctx context.Context, key store.Key, data []byte) (string, error)
@@ -133,7 +133,7 @@ func TestLacks(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		root broken
-		want []string // in the line, each
+		want []string // each must be in the line
 	}{
 		{"create ignores its condition", broken{create: func(ctx context.Context, key store.Key, data []byte) (string, error) {
 			return put(ctx, mem, key, data)
@@ -214,7 +214,7 @@ func TestNoVerdict(t *testing.T) {
 	}
 }
 
-// A probe of a server that does not respond ends.
+// A probe ends if the server does not respond.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := probe.Check(t.Context(), &broken{Root: memstore.New(), create: func(ctx context.Context, _ store.Key, _ []byte) (string, error) {
@@ -227,8 +227,8 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// Probes that run at the same time do not disturb each other, and a later one removes
-// what a killed one has left.
+// Concurrent probes do not interfere, and a later one removes the objects of a killed
+// one.
 func TestBeside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := memstore.New()

@@ -1,8 +1,8 @@
 // Package reader gives random access to one version of an object.
 //
-// If the store is on this machine's disk ([store.Direct]), reads go there.
-// Otherwise the object is read in chunks of 1 MiB, one request each, of which the
-// eight used last are kept: reading in order takes one request per MiB.
+// If the store is on this machine's disk ([store.Direct]), reads go there. Otherwise
+// the object is read in chunks of 1 MiB, with one request for each, and the eight most
+// recently used are cached. So sequential reads take one request per MiB.
 package reader
 
 import (
@@ -15,25 +15,25 @@ import (
 )
 
 const (
-	// chunkBytes is the size of a request.
+	// chunkBytes is the size of a chunk.
 	chunkBytes = 1 << 20
-	// maxChunks is the number of chunks kept, for reads that alternate between
-	// several places.
+	// maxChunks is the number of cached chunks, for reads that alternate between
+	// several offsets.
 	maxChunks = 8
 )
 
-// A Reader is an io.ReaderAt of one version of an object. Reads are safe for
-// concurrent use. It must be closed after all of them have returned.
+// A Reader is an io.ReaderAt of one version of an object. Reads are safe for concurrent
+// use. The caller must close it after all of them have returned.
 type Reader struct {
 	ctx     context.Context
 	objects store.Objects
 	key     store.Key
 	version store.Version
 	body    io.ReadCloser // of the first request
-	direct  store.Direct  // nil: in chunks
+	direct  store.Direct  // nil: read in chunks
 
 	mu     sync.Mutex
-	chunks []*chunk // ordered by their last use
+	chunks []*chunk // least recently used first
 }
 
 type chunk struct {
@@ -43,13 +43,12 @@ type chunk struct {
 	err    error
 }
 
-// Open opens version v of an object. The error is [store.ErrChanged] if the object
-// is another version, from Open or from a later read, and otherwise the store's.
-// All reads use ctx.
+// Open opens version v of an object. If the object is another version, Open or a later
+// read returns [store.ErrChanged]. Other errors are the store's. All reads use ctx.
 func Open(ctx context.Context, objects store.Objects, key store.Key, v store.Version) (*Reader, error) {
 	r := &Reader{ctx: ctx, objects: objects, key: key, version: v}
 	if v.Size == 0 {
-		return r, nil // an empty object has no ranges
+		return r, nil // an empty object has no range
 	}
 	var err error
 	if r.body, err = r.get(0); err != nil {
@@ -69,10 +68,10 @@ func Open(ctx context.Context, objects store.Objects, key store.Key, v store.Ver
 // Size returns the size of the object in bytes.
 func (r *Reader) Size() int64 { return r.version.Size }
 
-// Local reports whether reads cost no requests.
+// Local reports whether reads send no requests.
 func (r *Reader) Local() bool { return r.direct != nil }
 
-// get opens the chunk with that number.
+// get opens the chunk with this number.
 func (r *Reader) get(number int64) (io.ReadCloser, error) {
 	body, info, err := r.objects.Get(r.ctx, r.key, store.Range{Offset: number * chunkBytes, Length: chunkBytes}, r.version.ETag)
 	if err == nil && info.Size != r.version.Size {
@@ -117,7 +116,7 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// chunk returns the chunk with that number, which may replace the least recently
+// chunk returns the chunk with this number. A new chunk may replace the least recently
 // used one.
 func (r *Reader) chunk(number int64) *chunk {
 	r.mu.Lock()

@@ -16,7 +16,7 @@ import (
 	"imageroot/shared/store/reader"
 )
 
-// counted is a root that counts requests, and fails those for which fails is true.
+// counted is a root that counts requests, and fails those for which fails returns true.
 type counted struct {
 	store.Root
 	gets  atomic.Int64
@@ -97,7 +97,7 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// Reads are of one version, or fail.
+// Reads return bytes of one version, or fail.
 func TestReplaced(t *testing.T) {
 	s := &counted{Root: memstore.New()}
 	v := put(t, s, random(2<<20))

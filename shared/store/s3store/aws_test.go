@@ -15,7 +15,7 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// TestCopyInParts copies as AWS requires for objects of more than 5 GiB.
+// TestCopyInParts copies in parts, as AWS requires for objects of more than 5 GiB.
 func TestCopyInParts(t *testing.T) {
 	root := openRoot(t)
 	const part = 5 << 20
@@ -38,7 +38,7 @@ func TestCopyInParts(t *testing.T) {
 	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, want %d: %v", len(got), len(data), err)
 	}
-	// A copy that fails leaves nothing.
+	// A failed copy leaves nothing.
 	if err := root.CopyInParts(t.Context(), "none.img", "missing.img", int64(len(data)), part); err == nil {
 		t.Error("nothing was copied")
 	}
@@ -51,7 +51,7 @@ func TestCopyInParts(t *testing.T) {
 // must not have a checksum that its upload did not announce.
 func TestAWSParts(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // what is short shows below
+		body, _ := io.ReadAll(r.Body) // a short body fails below
 		for name := range r.Header {
 			if n := strings.ToLower(name); strings.Contains(n, "checksum") || n == "x-amz-trailer" {
 				t.Errorf("%s %s has %s: %s", r.Method, r.URL, name, r.Header.Get(name))
@@ -68,7 +68,7 @@ func TestAWSParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("AWS_CA_BUNDLE", ca)
-	t.Setenv("AWS_ENDPOINT_URL_S3", server.URL) // unlike Config.Endpoint it changes nothing else from AWS
+	t.Setenv("AWS_ENDPOINT_URL_S3", server.URL) // unlike Config.Endpoint, it keeps all other settings for AWS
 	c, err := s3store.Open(t.Context(), s3store.Config{Region: "us-east-1", AccessKey: "KEY", SecretKey: "secret"})
 	if err != nil {
 		t.Fatal(err)

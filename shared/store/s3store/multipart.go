@@ -67,8 +67,7 @@ func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, par
 	if err != nil {
 		return store.Version{}, wrap("complete upload of", key, err)
 	}
-	// Some servers respond 200 for an upload that they do not know, so ask for the
-	// object.
+	// Some servers respond 200 for an unknown upload, so check the object.
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
@@ -85,7 +84,7 @@ func (r *Root) AbortUpload(ctx context.Context, key store.Key, id string) error 
 func (r *Root) PendingUploads(ctx context.Context, prefix string) iter.Seq2[store.PendingUpload, error] {
 	return func(yield func(store.PendingUpload, error) bool) {
 		// MinIO takes a prefix for the whole key of an upload, so this lists all
-		// uploads of the bucket. There are never many.
+		// uploads of the bucket. There are never many of them.
 		pages := s3.NewListMultipartUploadsPaginator(r.s3, &s3.ListMultipartUploadsInput{Bucket: &r.bucket})
 		for pages.HasMorePages() {
 			page, err := nextPage(ctx, pages)

@@ -81,8 +81,8 @@ type body struct {
 	end context.CancelFunc
 }
 
-// Read implements io.Reader. It checks the context itself, since the transport
-// does on another goroutine, which may be late.
+// Read implements io.Reader. It checks the context itself, since the transport does so
+// on another goroutine, perhaps late.
 func (b *body) Read(p []byte) (int, error) {
 	if err := b.ctx.Err(); err != nil {
 		return 0, err
@@ -104,18 +104,18 @@ func totalOf(contentRange string) (int64, error) {
 	return total, nil
 }
 
-// unknownSizePart is the number of bytes of a body of unknown size that are held
-// in memory. S3 needs the length of a part before its first byte.
+// unknownSizePart is the size of the first parts in which a body of unknown size is
+// buffered. S3 needs the length of a part before its first byte.
 const unknownSizePart = 16 << 20
 
-// Put implements store.Objects. A body of more than [store.MaxPutBytes], and one
-// of unknown size that does not fit into one part, becomes a multipart upload.
+// Put implements store.Objects. It sends a body of more than [store.MaxPutBytes], or of
+// unknown size and more than one part, as a multipart upload.
 func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
 	if size >= 0 && size <= store.MaxPutBytes {
 		return r.putOne(ctx, key, body, size)
 	}
 	if size > 0 {
-		// Few large parts: each is one request, streamed.
+		// Use few large parts: each is one streamed request.
 		left, part := size, store.PartSize(size, 1<<30, store.MaxParts)
 		return r.putParts(ctx, key, func(int32) (io.Reader, int64, error) {
 			n := min(part, left)
@@ -134,7 +134,7 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 		part := first
 		first = nil
 		if n > 1 {
-			// Later parts are larger, so that store.MaxParts are enough.
+			// Later parts are larger, so that store.MaxParts suffice.
 			part, err = store.ReadUpTo(body, unknownSizePart<<(n/2000))
 		}
 		return bytes.NewReader(part), int64(len(part)), err
@@ -153,8 +153,8 @@ func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size i
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
-// putParts writes an object as a multipart upload of the parts that next returns,
-// up to one of no bytes. It aborts the upload if it fails.
+// putParts writes an object as a multipart upload of the parts that next returns, until
+// an empty one. If it fails, it aborts the upload.
 func (r *Root) putParts(ctx context.Context, key store.Key, next func(n int32) (io.Reader, int64, error)) (_ store.Version, err error) {
 	id, err := r.CreateUpload(ctx, key)
 	if err != nil {
@@ -187,7 +187,7 @@ func (r *Root) putParts(ctx context.Context, key store.Key, next func(n int32) (
 	return r.CompleteUpload(ctx, key, id, parts)
 }
 
-// written returns the version of an object just written with the given ETag.
+// written returns the version of an object that was just written with this ETag.
 func (r *Root) written(ctx context.Context, key store.Key, etag string, size int64) (store.Version, error) {
 	info, err := r.Head(ctx, key)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (info.ETag != etag || info.Size != size) {
@@ -205,13 +205,14 @@ func streamed(o *s3.Options) {
 	o.Retryer = aws.NopRetryer{}
 }
 
-// slowest is the lowest speed of a server's disk, in bytes a second.
+// slowest is the minimum speed of a server's disk, in bytes per second.
 const slowest = 4 << 20
 
-// sending returns the context and the body for a request that sends size bytes of
-// body. The context ends if the server accepts no bytes for too long, or has all
-// and does not respond; the time that body takes does not count. The caller passes
-// the request's error to the function returned, which returns the error to report.
+// sending returns the context and the body for a request that sends size bytes of body.
+// The context ends if the server accepts no bytes, or has received all and does not
+// respond, for too long. The time that reads of body take does not count. The caller
+// must pass the request's error to the returned function, which returns the error to
+// report.
 func sending(ctx context.Context, body io.Reader, size int64) (context.Context, io.Reader, func(error) error) {
 	ctx, cancel := context.WithCancel(ctx)
 	answer := answerTimeout + time.Duration(size/slowest)*time.Second
@@ -224,7 +225,7 @@ func sending(ctx context.Context, body io.Reader, size int64) (context.Context, 
 		return err
 	}
 	if size == 0 {
-		// The client would send a reader of unknown length in chunks.
+		// The client would send an empty reader of unknown length in chunks.
 		return ctx, http.NoBody, sent
 	}
 	return ctx, &outgoing{body, size, late, answer}, sent
@@ -299,10 +300,10 @@ func (r *Root) List(ctx context.Context, prefix string, after store.Key) iter.Se
 }
 
 const (
-	// copyPart is the size of the parts of a large copy, if store.MaxParts are
-	// enough then. AWS takes a second or two for one, and 15 seconds for 1 GiB.
+	// copyPart is the size of the parts of a large copy, if store.MaxParts of them
+	// suffice. AWS takes a second or two for one, and 15 seconds for 1 GiB.
 	copyPart = 128 << 20
-	// copies is the number of parts copied at a time.
+	// copies is the number of parts copied in parallel.
 	copies = 16
 )
 
@@ -349,8 +350,8 @@ func (r *Root) copyParts(ctx context.Context, dst store.Key, source *string, siz
 	return err
 }
 
-// escapePath escapes a key for CopySource. It escapes "+" too, which some servers
-// take for a space there.
+// escapePath escapes a key for CopySource. It also escapes "+", which some servers take
+// for a space there.
 func escapePath(key string) string {
 	segments := strings.Split(key, "/")
 	for i, s := range segments {

@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// linkTime is the lifetime of a URL that a client follows at once.
+	// linkTime is the lifetime of a URL that a client follows immediately.
 	linkTime = time.Hour
-	// putTime is the lifetime of a URL to PUT an object to, which can be used more
-	// than once. It limits when a request begins, not how long it takes.
+	// putTime is the lifetime of a URL for a PUT, which can be used more than once. It
+	// limits the start of a request, not its duration.
 	putTime = 5 * time.Minute
-	// partTime is the lifetime of URLs for parts, which are sent one by one. It
-	// ends with the credentials that signed them, if that is earlier.
+	// partTime is the lifetime of URLs for parts, which are sent one by one. They
+	// expire earlier if the credentials that signed them do.
 	partTime = 12 * time.Hour
 )
 
@@ -31,7 +31,7 @@ func (r *Root) presign(expires time.Duration) *s3.PresignClient {
 	return s3.NewPresignClient(r.s3, func(o *s3.PresignOptions) {
 		o.Expires = expires
 		o.ClientOptions = append(o.ClientOptions, func(o *s3.Options) {
-			// There is no body yet that could have a checksum.
+			// There is no body yet to compute a checksum of.
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		})
 	})

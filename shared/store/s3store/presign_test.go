@@ -17,7 +17,7 @@ import (
 	"imageroot/shared/store/s3store"
 )
 
-// openRoot returns a root in a gateway of its own.
+// openRoot returns a root in a new gateway.
 func openRoot(t *testing.T) *s3store.Root {
 	t.Helper()
 	const access, secret = "PRESIGNTEST123456789", "presign-test-secret-0123456789abcdef"
@@ -36,7 +36,7 @@ func openRoot(t *testing.T) *s3store.Root {
 	return c.Root("images", "in here/")
 }
 
-// do sends a request as an HTTP client without S3 support does.
+// do sends a request like an HTTP client without S3 support.
 func do(t *testing.T, method, url string, body []byte, header ...string) (*http.Response, []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -69,7 +69,7 @@ func TestPresign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Fields that clients add themselves make no difference.
+	// Fields that clients add themselves are allowed.
 	if resp, body := do(t, http.MethodPut, url, data, "Content-Type", "application/x-whatever", "User-Agent", "test"); resp.StatusCode != http.StatusOK {
 		t.Fatalf("PUT: %s %s", resp.Status, body)
 	}

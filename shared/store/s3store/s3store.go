@@ -1,7 +1,7 @@
 // Package s3store implements [store.Root] over AWS S3 and other servers with its
 // protocol. It is the only store that imports the S3 client.
 //
-// The client retries requests, apart from those that stream a body, which is read
+// The client retries requests, except those that stream a body, which can be read only
 // once, and writes of records, whose outcome would become unclear.
 package s3store
 
@@ -37,11 +37,11 @@ type Config struct {
 	// AccessKey and SecretKey, if both are set, replace the standard credential
 	// chain.
 	AccessKey, SecretKey string
-	// Direct connects to the endpoint without a proxy, even if the environment
-	// has one, as for a server on this machine.
+	// Direct connects to the endpoint without a proxy, even if the environment names
+	// one. It is for servers on this machine.
 	Direct bool
-	// Dial, if not nil, opens all connections to the server, and the host of
-	// Endpoint is ignored. It implies Direct.
+	// Dial, if not nil, opens all connections to the server, whatever the host of
+	// Endpoint. It implies Direct.
 	Dial func(context.Context) (net.Conn, error)
 }
 
@@ -52,8 +52,7 @@ type Client struct {
 	transport   http.RoundTripper
 }
 
-// Explain adds to the error of the first request to a server what to do about
-// it, if that is known.
+// Explain adds advice to the error of the first request to a server, if it has any.
 func Explain(endpoint string, err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("the certificate of %s is not trusted: give its authority's in AWS_CA_BUNDLE (%w)", endpoint, err)
@@ -63,8 +62,8 @@ func Explain(endpoint string, err error) error {
 
 // Open returns a client. It does not contact the server.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
-	// One request can carry gigabytes, so timeouts here are only for what happens
-	// before the first byte.
+	// One request can carry gigabytes, so these timeouts apply only before its first
+	// byte.
 	httpClient := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) {
 		d.Timeout = 10 * time.Second
 	}).WithTransportOptions(func(t *http.Transport) {
@@ -94,7 +93,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		ac.Region = "us-east-1"
 	}
 	transport := http.DefaultTransport
-	if c, ok := ac.HTTPClient.(*awshttp.BuildableClient); ok { // which has the roots of AWS_CA_BUNDLE
+	if c, ok := ac.HTTPClient.(*awshttp.BuildableClient); ok { // it has the root certificates of AWS_CA_BUNDLE
 		transport = c.GetTransport()
 	}
 	return &Client{credentials: ac.Credentials, transport: transport, s3: s3.NewFromConfig(ac, func(o *s3.Options) {
@@ -110,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	})}, nil
 }
 
-// FindBucket returns [store.ErrNoBucket] if the bucket does not exist, and
+// FindBucket returns nil if the bucket exists, [store.ErrNoBucket] if it does not, and
 // [store.ErrDenied] if the server does not say.
 func (c *Client) FindBucket(ctx context.Context, bucket string) error {
 	_, err := c.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &bucket})
@@ -120,12 +119,12 @@ func (c *Client) FindBucket(ctx context.Context, bucket string) error {
 	return wrap("find bucket", bucket, err)
 }
 
-// EnsureBucket creates the bucket if it does not exist. The error is
-// [store.ErrDenied] if the credentials allow neither that nor the use of an
-// existing one, and wraps [ErrCredentials] too if the server does not know them.
+// EnsureBucket creates the bucket if it does not exist. The error is [store.ErrDenied]
+// if the credentials allow neither that nor the use of an existing bucket. It also
+// wraps [ErrCredentials] if the server does not know them.
 func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 	err := c.FindBucket(ctx, bucket)
-	// Credentials that may not list get "denied" for a missing bucket, too.
+	// Credentials without the right to list get "denied" for a missing bucket, too.
 	denied := errors.Is(err, store.ErrDenied)
 	if !denied && !errors.Is(err, store.ErrNoBucket) {
 		return err
@@ -146,16 +145,16 @@ func (c *Client) EnsureBucket(ctx context.Context, bucket string) error {
 // ErrCredentials means that the server does not know the credentials.
 var ErrCredentials = errors.New("the server does not know these credentials")
 
-// An Access is what another S3 client needs to use the same server with the same
+// An Access has what another S3 client needs to use the same server with the same
 // credentials.
 type Access struct {
 	Region                             string
 	AccessKey, SecretKey, SessionToken string
-	// Transport trusts the same certificates as this client.
+	// Transport trusts the certificates that this client trusts.
 	Transport http.RoundTripper
 }
 
-// Access returns credentials that are valid now, and may expire.
+// Access returns credentials that are valid now but may expire.
 func (c *Client) Access(ctx context.Context) (Access, error) {
 	creds, err := c.credentials.Retrieve(ctx)
 	if err != nil {
@@ -164,7 +163,7 @@ func (c *Client) Access(ctx context.Context) (Access, error) {
 	return Access{c.s3.Options().Region, creds.AccessKeyID, creds.SecretAccessKey, creds.SessionToken, c.transport}, nil
 }
 
-// Root returns the root at prefix in bucket. The prefix is empty or ends in "/".
+// Root returns the root at prefix in bucket. prefix must be empty or end in "/".
 func (c *Client) Root(bucket, prefix string) *Root {
 	return &Root{s3: c.s3, bucket: bucket, prefix: prefix}
 }
@@ -187,8 +186,8 @@ func unquote(etag *string) string { return strings.Trim(aws.ToString(etag), `"`)
 
 func quote(etag string) *string { return aws.String(`"` + etag + `"`) }
 
-// wrap adds to an error what was tried, and the error of package store that it is.
-// It returns nil for nil.
+// wrap adds to an error the operation and the matching error of package store. It
+// returns nil for nil.
 func wrap[S ~string](doing string, key S, err error) error {
 	if err == nil {
 		return nil
@@ -221,7 +220,7 @@ func kindOf(err error) error {
 	case "ServerDiskFailed": // the gateway inside
 		return store.ErrDisk
 	case "RequestTimeout", "IncompleteBody", "ExpiredToken", "TokenRefreshRequired", "OperationAborted":
-		// A 400 or 409 that is temporary.
+		// This 400 or 409 is temporary.
 		return store.ErrUnavailable
 	case "NotImplemented":
 		return errors.ErrUnsupported
@@ -255,8 +254,8 @@ func unanswered(err error) bool {
 	return sending || network || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// answerTimeout is the longest time for requests whose duration does not depend on
-// the size of the object.
+// answerTimeout bounds requests whose duration does not depend on the size of the
+// object.
 const answerTimeout = 30 * time.Second
 
 func brief(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -46,7 +46,7 @@ func (s *suite) hasParts(key store.Key, id string, want ...store.Part) {
 	}
 }
 
-// completes is a CompleteUpload of parts, which have data.
+// completes completes an upload, and checks that the object has data.
 func (s *suite) completes(key store.Key, id string, data []byte, parts ...store.Part) store.Version {
 	s.Helper()
 	v, err := s.root.CompleteUpload(s.ctx, key, id, parts)
@@ -62,7 +62,7 @@ func (s *suite) multipart() {
 	one, two, replaced, three := pattern(1, partBytes), pattern(2, partBytes), pattern(3, partBytes+7), pattern(4, 1000)
 	id := s.create(key)
 	s.hasParts(key, id)
-	// Parts arrive in any order, and again.
+	// Parts arrive in any order and repeatedly.
 	p3 := s.part(key, id, 3, three)
 	s.part(key, id, 2, two)
 	p1 := s.part(key, id, 1, one)
@@ -75,7 +75,7 @@ func (s *suite) multipart() {
 	s.lists("staging/", "", key)
 	s.noUploads()
 
-	// One small part is enough, and numbers may have gaps.
+	// One small part suffices, and numbers may have gaps.
 	id = s.create("small.img")
 	p := s.part("small.img", id, 7, three)
 	s.completes("small.img", id, three, p)

@@ -34,12 +34,12 @@ func (s *suite) putAndGet() {
 			s.Errorf("%q was last modified at %v", key, v.LastModified)
 		}
 	}
-	// One byte at a time is a reader too.
+	// A reader may return one byte at a time.
 	data := pattern(2, 1000)
 	s.puts("bytes.img", iotest.OneByteReader(bytes.NewReader(data)), 1000, data)
 
-	// Another content is another version, even if it has the same size and is
-	// written within the same second.
+	// Another content has another version, even with the same size and in the same
+	// second.
 	old := s.put("again.img", pattern(3, 1000))
 	v := s.put("again.img", pattern(4, 1000))
 	if v.Equal(old) || v.ETag == old.ETag {
@@ -66,7 +66,7 @@ func (s *suite) ranges() {
 		{store.Range{Offset: 10, Length: 20}, data[10:30]},
 		{store.Range{Offset: 999, Length: 1}, data[999:]},
 		{store.Range{Offset: 999, Length: -1}, data[999:]},
-		{store.Range{Offset: 990, Length: 100}, data[990:]}, // what there is
+		{store.Range{Offset: 990, Length: 100}, data[990:]}, // up to the end
 		{store.Range{Offset: 0, Length: 5000}, data},
 	} {
 		if info := s.hasRange("x.img", tt.r, "", tt.want); !info.Equal(v) || info.Key != "x.img" {
@@ -194,7 +194,7 @@ func (s *suite) cancelledPut() {
 			result <- err
 		}()
 		<-ctx.Done()
-		close(hang) // as the body of a request breaks with its context
+		close(hang) // like the body of a request, which ends with its context
 		if err := <-result; err == nil {
 			s.Error("a put whose context ended in the middle succeeded")
 		}
@@ -242,7 +242,7 @@ func (s *suite) copy() {
 	s.holds("blobs/x ü+.img", pattern(2, 10))
 }
 
-// hostileKeys has keys that are easily damaged by encodings.
+// hostileKeys has keys that encodings easily damage.
 var hostileKeys = []store.Key{
 	"a b.img", "a  b.img", "a+b.img", "50%.img", "%41.img", "%2F.img", "%2b.img", "a%20b.img", "a#b.img", "a?b=c&d.img",
 	"a&amp;b.img", `quote"'<b>.img`, "semi;colon,comma.img", "x=y@z:!$*()~_-[]{}|^`.img", "-rf.img", "tail.img ", "UPPER.img", "upper.img",
@@ -307,7 +307,7 @@ func (s *suite) list() {
 	s.lists("b.img", "", "b.img")
 
 	s.lists("", "a0", "ab", "b.img", "jobsx", "é.img")
-	s.lists("", "a00", "ab", "b.img", "jobsx", "é.img") // after what is not there
+	s.lists("", "a00", "ab", "b.img", "jobsx", "é.img") // after a key that does not exist
 	s.lists("", "a/x", "a0", "ab", "b.img", "jobsx", "é.img")
 	s.lists("", "é.img")
 	s.lists("a", "a-b", "a0", "ab")
@@ -407,7 +407,7 @@ func (s *suite) endedContext() {
 	}
 }
 
-// oneVersionWhole replaces an object repeatedly while reading it.
+// oneVersionWhole reads an object while replacing it repeatedly.
 func (s *suite) oneVersionWhole() {
 	const rounds = 40
 	content := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i%20)}, 200_000+i%20*1000) }
@@ -424,7 +424,7 @@ func (s *suite) oneVersionWhole() {
 					if errors.Is(err, store.ErrNotFound) {
 						s.Errorf("an object that is being replaced is missing: %v", err)
 					}
-					continue // an error is fair
+					continue // an error is allowed
 				}
 				if len(data) == 0 || int64(len(data)) != info.Size || !bytes.Equal(data, content(int(data[0]-'a'))) {
 					s.Errorf("a reader got %d bytes of an object of %d bytes, or two versions in one", len(data), info.Size)
@@ -447,7 +447,7 @@ func (s *suite) oneVersionWhole() {
 	wg.Wait()
 	s.holds("x.img", content(rounds))
 
-	// Of concurrent writers, the last one's bytes stay, whole.
+	// After concurrent writes, the bytes of one remain, whole.
 	errs := make(chan error, 8)
 	for i := range 8 {
 		go func() {

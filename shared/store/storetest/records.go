@@ -31,7 +31,7 @@ func (s *suite) write(key store.Key, data []byte, tag string) (string, error) {
 	return s.root.ReplaceRecord(s.ctx, key, data, tag)
 }
 
-// wins is a write that wins. It returns the new tag.
+// wins is a write that must win. It returns the new tag.
 func (s *suite) wins(what string, key store.Key, data []byte, tag string) string {
 	s.Helper()
 	tag, err := s.write(key, data, tag)
@@ -40,8 +40,8 @@ func (s *suite) wins(what string, key store.Key, data []byte, tag string) string
 	return tag
 }
 
-// loses is a write that loses, and leaves the content and the tag of the record, or no
-// record if that tag is empty.
+// loses is a write that must lose, and leave the content and the tag of the record, or
+// no record if contentTag is empty.
 func (s *suite) loses(what string, key store.Key, data []byte, tag string, content []byte, contentTag string) {
 	s.Helper()
 	_, err := s.write(key, data, tag)
@@ -132,8 +132,8 @@ func (s *suite) recordSizes() {
 	}
 }
 
-// race has each racer write at once. Exactly one must win, and its content must be the
-// one in force; the others must learn that they lost. It returns the new tag.
+// race makes all racers write at once. Exactly one must win, and its content must be in
+// force. The others must get ErrConflict. It returns the new tag.
 func (s *suite) race(key store.Key, tag string) string {
 	s.Helper()
 	type result struct {
@@ -172,7 +172,7 @@ func (s *suite) createRace() {
 	for round := range 10 {
 		key := store.Key(fmt.Sprintf("jobs/hash/%d.img", round))
 		s.race(key, "")
-		// And once more where one was deleted.
+		// Once more after a deletion.
 		s.must("delete", s.root.Delete(s.ctx, key))
 		s.race(key, "")
 	}
@@ -185,14 +185,14 @@ func (s *suite) replaceRace() {
 	}
 }
 
-// A counter is a record that loses an increment if any swap does not hold.
+// A counter is a record that loses an increment if a swap is not atomic.
 type counter struct {
 	record.Meta
 	N int `json:"n"`
 }
 
 func (s *suite) counter() {
-	const each = 3 // few enough that no racer can lose a hundred times
+	const each = 3 // so few that no racer can lose a hundred times
 	var wg sync.WaitGroup
 	for range racers {
 		wg.Go(func() {

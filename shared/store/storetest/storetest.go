@@ -17,7 +17,7 @@ import (
 )
 
 // Run tests the roots that open returns. Each must be empty and independent of the
-// others; a prefix of its own suffices.
+// others. A prefix of its own suffices.
 func Run(t *testing.T, open func(t *testing.T) store.Root) {
 	tests := []struct {
 		name string
@@ -53,7 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			// A test that hangs fails by itself, and the others still run.
+			// A hanging test fails alone, and the others still run.
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			tt.test(&suite{T: t, ctx: ctx, root: open(t)})
@@ -68,7 +68,7 @@ type suite struct {
 	root store.Root
 }
 
-// fails checks that err is the error want.
+// fails checks that err matches want.
 func (s *suite) fails(what string, err, want error) {
 	s.Helper()
 	if !errors.Is(err, want) {
@@ -90,7 +90,7 @@ func (s *suite) put(key store.Key, data []byte) store.Version {
 	return v
 }
 
-// puts is a Put of body, which has data.
+// puts calls Put with body, and checks that the object has data.
 func (s *suite) puts(key store.Key, body io.Reader, size int64, data []byte) store.Version {
 	s.Helper()
 	v, err := s.root.Put(s.ctx, key, body, size)
@@ -117,7 +117,7 @@ func (s *suite) read(key store.Key, r store.Range, ifMatch string) ([]byte, stor
 	return data, info, errors.Join(err, body.Close())
 }
 
-// hasRange checks a part of key, and returns the version of the whole.
+// hasRange checks a range of the object, and returns the Info of the whole.
 func (s *suite) hasRange(key store.Key, r store.Range, ifMatch string, want []byte) store.Info {
 	s.Helper()
 	got, info, err := s.read(key, r, ifMatch)
@@ -193,7 +193,7 @@ func pattern(seed byte, n int) []byte {
 	return data
 }
 
-// breaks returns n bytes of a pattern and then err.
+// breaks returns a reader of n bytes of a pattern and then err.
 func breaks(n int, err error) io.Reader {
 	return io.MultiReader(bytes.NewReader(pattern(2, n)), iotest.ErrReader(err))
 }
