@@ -12,7 +12,7 @@ import (
 )
 
 // TestEnvironment: the code reads what the template sets. A function with a
-// variable missing, or one too many, does not start and says why.
+// variable missing, or one too many, does not start and names it.
 func TestEnvironment(t *testing.T) {
 	w := newWorld(t)
 	starts := func(f *function, env []string) (bool, string) {

@@ -454,7 +454,7 @@ func (w *world) goesOn(ctx context.Context, c *client) {
 	w.stateBlobs(ctx, c)
 }
 
-// pendingUpload is the record of a resumable upload, as far as it is used here.
+// pendingUpload has the fields of an upload's record that are used here.
 type pendingUpload struct {
 	record.Meta
 	Name     string `json:"name"`

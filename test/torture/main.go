@@ -141,7 +141,7 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// random returns a generator that the seed and who determine.
+// random returns a generator that is determined by the seed and who.
 func (w *world) random(who uint64) *rand.Rand { return rand.New(rand.NewPCG(w.seed, who)) }
 
 func (w *world) open(ctx context.Context) error {
