@@ -11,7 +11,8 @@ import (
 )
 
 // serve runs the workers and the HTTP server until ctx ends or the server fails. Then it
-// drains requests and jobs for at most drainTime and cutTime, and closes the server.
+// drains requests for at most drainTime, waits for jobs and cut-off requests for at most
+// cutTime, writes the journal for at most cutTime, and closes the server.
 func (s *server) serve(ctx context.Context) error {
 	failed := make(chan error, 1)
 	go func() { failed <- s.http.Serve(s.listener) }()

@@ -39,7 +39,7 @@ const (
 	// connectionsEach those from one address.
 	connections, connectionsEach = 512, 128
 	// drainTime is the time for requests to end. cutTime is the time after that for
-	// jobs and for requests that were cut off to record their state.
+	// jobs and cut-off requests to record their state, and then for the journal.
 	drainTime, cutTime = 3 * time.Second, 5 * time.Second
 )
 

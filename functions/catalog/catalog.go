@@ -203,8 +203,8 @@ func ImagePath(sha256 layout.SHA256, name image.Name) string {
 }
 
 // RawPath returns the path of the disk in a row's image, or "" if /raw does not
-// serve one. It ends in the disk's name, since clients decompress by the suffix of
-// the image's.
+// serve one. It ends in the disk's name, not the image's, by whose suffix clients
+// would decompress.
 func (f *Function) RawPath(row *inventory.Row) string {
 	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
 		return ""

@@ -134,7 +134,7 @@ func (p *places) take(l *place, n int64) (victim *place, ok bool) {
 	return victim, false
 }
 
-// patienceLeft returns the nanoseconds until the client is too late.
+// patienceLeft returns the nanoseconds until the client's patience is used up.
 func (l *place) patienceLeft() int64 {
 	left := l.patience.Load()
 	if since := l.writing.Load(); since != 0 {

@@ -154,7 +154,7 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	there, err := c.Head(ctx, tr.cp.Key)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		// Moved to its key already, or gone.
+		// It was moved to its key already, or it is lost.
 		if there, err = c.Head(ctx, blob); errors.Is(err, store.ErrNotFound) || err == nil && there.Size != size {
 			return &restartError{err: errors.New("the store has lost the bytes that were fetched")}
 		}

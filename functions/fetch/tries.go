@@ -47,7 +47,7 @@ func (t *tries) progress(to int64) {
 	}
 }
 
-// give counts a failure that needs no wait, and reports whether to try again.
+// give counts a failure that needs no wait, and reports whether to retry.
 func (t *tries) give() bool {
 	t.failures++
 	return t.failures < shortTries

@@ -24,8 +24,8 @@ import (
 const (
 	// maxCrashes is how often a check may kill the process before it is given up.
 	maxCrashes = 5
-	// enoughTime is the minimum duration of a run that reaches its deadline for the
-	// check to be given up: another run would get no further.
+	// enoughTime is the duration of a run after which its deadline ends the check:
+	// another run would get no further.
 	enoughTime = 5 * time.Minute
 	// maxRawBytes is the largest disk in a qcow2 image that is hashed. A larger one
 	// is almost all zeros: only the clusters that the image has are read.
@@ -69,7 +69,7 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 	return work, turn.end, nil
 }
 
-// checked records the end of a check that failed each time it was tried, and queues
+// checked records that a check was given up because each try failed, and queues
 // other checks.
 func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 	if j.Status == job.Failed && !j.FailingSince.IsZero() {

@@ -10,7 +10,7 @@ import (
 
 // Reconcile compares the image root with the records and queues the work of lost
 // events: images without a digest of their version, digests without an image, bytes
-// without a content record, jobs whose lease has lapsed.
+// without a content record. It sends the tasks of active jobs again.
 func (f *Function) Reconcile(ctx context.Context) error {
 	names, err := f.Inventory.Unsettled(ctx)
 	if err != nil {

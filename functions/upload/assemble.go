@@ -178,8 +178,8 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	return nil
 }
 
-// GiveUp ends the upload that a message names as failed. It is called if the
-// assembly has failed too often.
+// GiveUp sets the upload of a message to failed. The queue calls it if the assembly
+// has failed too often.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	task, _ := queue.Decode(body)
 	id, ok := task.(queue.Assemble)

@@ -26,9 +26,9 @@ import (
 const (
 	// maxImageBytes is the size of S3's largest object.
 	maxImageBytes = 5 << 40
-	// assembleTime is how long the store may take to assemble an object. Until
-	// then, a store that no longer lists the parts may be assembling them, even if
-	// the process that requested it was killed.
+	// assembleTime is how long the store may take to assemble an object. During
+	// that time, a store that no longer lists the parts may be assembling them,
+	// even if the process that requested it was killed.
 	assembleTime = time.Hour
 )
 

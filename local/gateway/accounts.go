@@ -29,9 +29,9 @@ func (a accounts) GetUserAccount(access string) (auth.Account, error) {
 	return auth.Account{}, auth.ErrNoSuchUser
 }
 
-// An Uploader is the account for people. It may list, read, write and delete
-// the objects of one root, the operator's catalog.toml included, and nothing
-// else: see [actions].
+// An Uploader is the account of uploaders. It may list, read, write and delete the
+// objects of one root, the operator's catalog.toml included, and nothing else: see
+// [actions].
 type Uploader struct {
 	Access, Secret string
 	// Bucket and Prefix are the root. Prefix is empty or ends in a slash.

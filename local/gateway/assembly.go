@@ -62,7 +62,7 @@ func assemble(dir string, n int32, part *os.File) (locked *os.File) {
 	return f
 }
 
-// errNotPlaced means that a part stays in a file of its own.
+// errNotPlaced means that a part stays in its own file.
 var errNotPlaced = errors.New("the part stays by itself")
 
 // take is assemble with the assembly open. It returns nil holding the lock on the

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// A demand is a request header for something that the gateway does not do and
-// versitygw ignores.
+// A demand is a request header for a feature that the gateway lacks and versitygw
+// ignores.
 type demand struct {
 	prefix   string   // of its name, in lower case
 	harmless []string // values that demand nothing, in lower case

@@ -84,7 +84,7 @@ func probe(dir string) error {
 
 // Probe writes a hidden file with an extended attribute into dir and removes it.
 // rights is the reason that a file cannot be written, attributes the reason that
-// attributes are not kept. Each is nil or one sentence that names what to do.
+// attributes are not kept. Each is nil or one sentence that has the remedy.
 func Probe(dir string) (rights, attributes error) {
 	f, err := os.CreateTemp(dir, ".imageroot-probe-*")
 	switch {

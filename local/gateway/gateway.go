@@ -90,8 +90,8 @@ type Config struct {
 	Dir string
 	// AccessKey and SecretKey are the account that may do everything.
 	AccessKey, SecretKey string
-	// Uploader is another account, for people. Without an access key there is
-	// none.
+	// Uploader is the account of uploaders. Without an access key, it does not
+	// exist.
 	Uploader Uploader
 	// Changed is called for each object that was created, replaced or removed:
 	// through S3, or as a plain file in one of Watch's buckets. Calls may be
@@ -142,9 +142,9 @@ type Gateway struct {
 // settings in package variables.
 var running atomic.Bool
 
-// Start opens the directory and serves it. It returns once requests are
-// answered; ctx bounds only that. A process can run one gateway at a time. Each
-// error is one sentence that names what to do.
+// Start opens the directory and serves it. It returns once requests are answered;
+// ctx bounds only that. A process can run one gateway at a time. Each error is one
+// sentence that has the remedy.
 func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if cfg.AccessKey == "" || cfg.SecretKey == "" {
 		return nil, errors.New("the S3 gateway needs an access key and a secret key")

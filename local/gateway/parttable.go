@@ -47,7 +47,7 @@ func (t partTable) marshal() ([]byte, error) {
 func parsePartTable(data []byte) (partTable, error) {
 	var t partTable
 	if err := json.Unmarshal(data, &t); err != nil {
-		// versitygw's own form, which it writes by itself.
+		// An object written by versitygw alone has its own form.
 		m, err := vgw.UnmarshalMpUploadMetadata(data, false)
 		if err != nil {
 			return partTable{}, fmt.Errorf("part table: %w", err)

@@ -64,9 +64,9 @@ func (b *backend) subject(p place, f *os.File) subject {
 }
 
 // mark records that the gateway has just changed the file at p, if err is nil and
-// others change files of the bucket. Without the mark the object counts as
-// another version and is hashed again. A file that others have changed must not
-// be marked: its change would go unseen.
+// others change files of the bucket. Without the mark the object counts as another
+// version and is hashed again. A file that others have changed must not be marked:
+// the change would not make another version.
 func (b *backend) mark(p place, err error) {
 	if err != nil || p.folder() || b.attrs.since(p.bucket) == 0 {
 		return

@@ -143,8 +143,8 @@ func unreadable(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetBody(answer.XMLBody("", ""))
 }
 
-// guard is the middleware that logs errors and panics of versitygw, which would
-// print them to the terminal.
+// guard returns the middleware that logs errors and panics of versitygw, which
+// would print them to the terminal.
 func guard(log *slog.Logger) fiber.Handler {
 	return func(ctx fiber.Ctx) (err error) {
 		fail := func(what string, args ...any) error {

@@ -268,7 +268,7 @@ func (w *watcher) scan(bucket string, first bool) {
 }
 
 // unlisted returns the reason that S3 does not list an entry of a bucket's
-// directory, with what to do about it, or "" if S3 lists it.
+// directory, with the remedy, or "" if S3 lists it.
 func unlisted(name string, info fs.FileInfo) string {
 	switch {
 	case !listable(name):

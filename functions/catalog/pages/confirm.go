@@ -38,7 +38,8 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	return p.show(w, r, http.StatusOK, *c)
 }
 
-// addBack adds the page to return to to the URL of a form's action; see [web.Back].
+// addBack returns action, the URL of a form, with the page to return to; see
+// [web.Back].
 func addBack(action, page string) string {
 	separator := "?"
 	if strings.Contains(action, "?") {
