@@ -181,7 +181,7 @@ func TestPaging(t *testing.T) {
 			t.Errorf("limit %d: %d events, next %q, %v", limit, len(events), next, err)
 		}
 	}
-	// Older than a moment.
+	// Only events before a given time.
 	at := b.now.Add(-time.Hour)
 	if got, more := b.list(Filter{Before: layout.NewEventID(at, "ffffffffffffffff")}); len(got) != 0 || more {
 		t.Errorf("before everything: %v", got)

@@ -236,11 +236,11 @@ func (o *Operator) Authenticate(r *http.Request) error {
 // code Unauthorized, or TooMany with RetryAfter after wrong passwords from the same
 // address, or the error of the request's context if that ends before the check.
 //
-// Clients may share an address, behind a router or a proxy that is not trusted. Therefore
-// Login accepts a password that this process knows to be right, since it is configured or
-// was verified before, however many wrong ones came from its address. It admits the
-// attempts of all addresses with too many wrong passwords at a common rate, which bounds
-// guessing.
+// Clients may share an address, behind a router or a proxy that is not trusted.
+// Therefore Login accepts a password that this process knows to be right, since it is
+// configured or was verified before, however many wrong ones its address has sent. It
+// admits the attempts of all addresses with too many wrong passwords at a common rate,
+// which bounds guessing.
 func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string) error {
 	from := web.ClientIP(r)
 	err := o.tooMany(from)

@@ -259,7 +259,7 @@ func origin(field func(*Config) *string, what string) func(*Config, string) erro
 	}
 }
 
-// secret parses a value of at least least bytes, or an empty one.
+// secret parses an empty value, or one of least bytes or more.
 func secret(field func(*Config) *string, least int, what string) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		if v != "" && len(v) < least {

@@ -19,7 +19,7 @@ import (
 
 const token = "webhook-token-0123456789"
 
-// nobody authenticates no request.
+// nobody refuses every request.
 type nobody struct{}
 
 func (nobody) Authenticate(*http.Request) error { return problem.New(problem.Unauthorized, "nobody") }

@@ -81,7 +81,7 @@ func FormatList() string {
 // FormatOf returns the format that the suffix of name stands for. It does not
 // check the rest of name. A name that is only a suffix (".img") has no format.
 func FormatOf(name Name) (Format, bool) {
-	// At most one format matches: none ends in a dot and another one.
+	// At most one format matches, since no suffix ends in another one.
 	for _, f := range formats {
 		if hasSuffix(string(name), "."+string(f)) {
 			return f, true

@@ -19,14 +19,14 @@ import (
 // systems have the same limit for a path segment.
 const MaxNameBytes = 255
 
-// A NameError is the reason that a name cannot be an image's, as a sentence for
-// the person who chose the name.
+// A NameError is the reason that no image can have a name, as a sentence for the user
+// that chose the name.
 type NameError struct{ Reason string }
 
 func (e *NameError) Error() string { return e.Reason }
 
-// A Name is the name of an image, in UTF-8. [ParseName] checks names that come from
-// outside; see [Name.Valid] too.
+// A Name is the name of an image, in UTF-8. [ParseName] checks names from outside: see
+// also [Name.Valid].
 type Name string
 
 // ParseName returns s as the name of an image. If no image can have that name,

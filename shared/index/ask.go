@@ -77,7 +77,7 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	}
 	same := it.known() && s.same(it, found.after())
 	// A record never has the same content twice. An image, or an absence, can recur, so
-	// other processes may have seen another state since they were told of this one.
+	// other processes may have seen another state since this one was journalled.
 	once := s.records && !found.gone
 	if same && (!a.touched || it.told && once) {
 		return false, nil

@@ -51,8 +51,8 @@ const (
 // Config configures an [Index]. Images, Catalog, Now and Log are required.
 type Config struct {
 	Images, Catalog store.Root
-	// Quiet reports whether a record changed from old to new in a way that the
-	// journal leaves out, such as the progress of a job. Nil: none does.
+	// Quiet reports whether the journal may omit a record's change from old to new,
+	// such as the progress of a job. Nil: it omits none.
 	Quiet func(key store.Key, old, new []byte) bool
 	// Live reports whether a record can have quiet changes now. While the index is
 	// read, live records of other processes are read again once a second. Nil: none is
@@ -245,7 +245,7 @@ type question struct {
 	// touched says that this process, or a client that writes no journal, may have
 	// changed the key.
 	touched bool
-	// expected has changes that the journal, or this process, says were made.
+	// expected has changes known from the journal or made by this process.
 	expected []change
 }
 

@@ -59,7 +59,8 @@ const (
 // apply applies a change if it follows what the table holds, so that the table only
 // moves forward in the history of a key. The correctness of the index rests on this.
 //
-//   - A key that was never seen takes its creation or its deletion.
+//   - A key that was never seen takes its creation or its deletion, or any change if it
+//     is not a record.
 //   - A record takes a change whose before is the version that the table holds. A
 //     record never has the same content twice, so this happens once.
 //   - Every other change is in doubt, and the object itself is read: a late change, one

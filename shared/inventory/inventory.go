@@ -135,7 +135,7 @@ func (s *Snapshot) BySHA256(sha layout.SHA256) (*Row, bool) { return lookUp(s, s
 // An Other is an object or file in the image root that is not an image.
 type Other struct {
 	Name   string `json:"name"`
-	Reason string `json:"reason"` // why it is not an image, and what to do
+	Reason string `json:"reason"` // the reason that it is not an image, and what to do
 }
 
 // MinRef is the minimum number of hex digits in the ref of a row.

@@ -44,7 +44,7 @@ type piece struct {
 	hashState string
 	warnings  []string
 	// since is the time at which the name became known for these bytes. It is zero for
-	// names from the manifest, so that they come first.
+	// names from the manifest, so that they sort first.
 	since time.Time
 	row   int
 }

@@ -67,7 +67,7 @@ type Page struct {
 	Next  string // the cursor of the next page, "" on the last
 }
 
-// A QueryError says what is wrong with a query, for users.
+// A QueryError is the error of an invalid query. Reason is a sentence for users.
 type QueryError struct{ Reason string }
 
 func (e *QueryError) Error() string { return e.Reason }

@@ -23,6 +23,7 @@ type View struct {
 	Attempt    int            `json:"attempt"`
 }
 
+// View returns the job as the API shows it.
 func (j Job) View() View {
 	v := View{
 		Name: j.Name, Stage: j.Stage, Status: j.Status, BytesTotal: j.BytesTotal,

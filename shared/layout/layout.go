@@ -72,8 +72,8 @@ const (
 	ProbePrefix               = "probe/"
 )
 
-// Remedy returns the part of a sentence that says what a user must do about the damaged
-// record at key.
+// Remedy returns what a user must do about the damaged record at key, as part of a
+// sentence.
 func Remedy(key store.Key) string {
 	for _, kind := range []struct{ prefix, remedy string }{
 		{DigestPrefix, "none needed: the image is hashed again"},

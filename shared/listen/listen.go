@@ -176,7 +176,7 @@ type transport struct {
 	err    error // the reason of its end
 }
 
-// why returns the reason of the stream's end, for which minio-go returned err.
+// why returns the reason of the stream's end. err is the error of minio-go.
 func (t *transport) why(ctx context.Context, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

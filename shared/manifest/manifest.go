@@ -52,8 +52,8 @@ type Image struct {
 // maxProblems is the maximum number of problems in an [Error].
 const maxProblems = 10
 
-// An Error says why a manifest is refused. It has the first ten problems at most, in
-// the order of their lines.
+// An Error is the error of a refused manifest. It has the first problems, at most ten,
+// in the order of their lines.
 type Error struct{ Problems []Problem }
 
 // A Problem is one reason to refuse a manifest.

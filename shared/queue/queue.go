@@ -53,7 +53,8 @@ type Retry struct {
 	// failure. A durable queue drops the message: if the other process dies, its own
 	// message is redelivered.
 	Held bool
-	Err  error
+	// Err is the cause. It must not be nil.
+	Err error
 }
 
 func (e *Retry) Error() string { return e.Err.Error() }

@@ -6,15 +6,15 @@ import (
 )
 
 // PartSize returns the smallest multiple of unit, in bytes, that divides size bytes
-// into at most most parts.
+// into no more than most parts.
 func PartSize(size, unit, most int64) int64 {
 	most *= unit
 	return unit * max(1, (size+most-1)/most)
 }
 
 // ReadBlock reads until b is full or r returns an error, and returns that error: io.EOF
-// at the end of r, even if b is not full. Unlike io.ReadFull, it does not turn that
-// into io.ErrUnexpectedEOF, which is the error of a truncated body.
+// at the end of r, even if b is not full. Unlike io.ReadFull, it does not convert that
+// to io.ErrUnexpectedEOF, which is the error of a truncated body.
 func ReadBlock(r io.Reader, b []byte) (n int, err error) {
 	for n < len(b) && err == nil {
 		var m int

@@ -19,8 +19,8 @@ func zipped(text string) []byte {
 	return b.Bytes()
 }
 
-// The bytes tell the kind of a stream. A file may be a concatenation of several
-// streams.
+// Package content detects the kind of a stream from its bytes. A file may be a
+// concatenation of several streams.
 func ExampleNewReader() {
 	file := append(zipped("hello, "), zipped("world")...)
 	kind := content.Head(file, int64(len(file))).Kind

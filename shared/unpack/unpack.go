@@ -166,6 +166,8 @@ func (u *Reader) Trailing() int64 {
 	return 0
 }
 
+// Read implements io.Reader. It returns io.EOF only if the stream is complete. See
+// [NewReader] for other errors.
 func (u *Reader) Read(p []byte) (int, error) {
 	if u.err != nil {
 		return 0, u.err

@@ -89,6 +89,8 @@ func (r *Reader) take(body io.ReadCloser, number int64) ([]byte, error) {
 	return data, err
 }
 
+// ReadAt implements io.ReaderAt. If the object was replaced, the error is
+// [store.ErrChanged].
 func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	if r.direct != nil {
 		return r.direct.ReadObjectAt(p, off)
