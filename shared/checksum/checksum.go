@@ -11,9 +11,9 @@
 //     a name
 //   - a bare digest, alone in its file
 //
-// The algorithm of a digest is the one that its line names, else the one of a title
-// above it ("SHA256SUMS:"), else the one in the list's name, else the one with a digest
-// of this length. Digests of other algorithms than SHA-256 and SHA-512 are ignored.
+// The algorithm of a digest is that in its line, else that of a title above it
+// ("SHA256SUMS:"), else that in the list's name, else the one with digests of this
+// length. Digests of other algorithms than SHA-256 and SHA-512 are ignored.
 //
 // Of a PGP clear-signed list (RFC 9580 section 7) only the signed text counts. The
 // signature is not verified: a list is as trustworthy as the connection that it was

@@ -50,12 +50,12 @@ var mayBeUnset = []string{"S3_ENDPOINT", AllowNet, PlainHTTP}
 // secrets lists the settings whose value may be the ARN of a secret.
 var secrets = []string{Password, "TOKEN", "SESSION_KEY"}
 
-// LoadLambda reads the settings of a Lambda function from the environment: those of every
-// function and those named in reads. Each of these must be set, to an empty value if it is
-// optional (S3_ENDPOINT, ALLOW_NET and PLAIN_HTTP may be unset), and no other IMAGEROOT_*
-// variable may be set, so that the template and the code agree. If the value of PASSWORD,
-// TOKEN or SESSION_KEY is an ARN, LoadLambda calls lookup for the secret. The error names
-// the variable.
+// LoadLambda reads the settings of a Lambda function from the environment: those of
+// every function and those named in reads. Each of these must be set, even if it is
+// optional and its value empty, except that S3_ENDPOINT, ALLOW_NET and PLAIN_HTTP may
+// be unset. No other IMAGEROOT_* variable may be set. So the template and the code
+// agree. If the value of PASSWORD, TOKEN or SESSION_KEY is an ARN, LoadLambda calls
+// lookup for the secret. The error names the variable.
 func LoadLambda(ctx context.Context, lookup func(ctx context.Context, arn string) (string, error), reads ...string) (Config, error) {
 	reads = append(slices.Clone(everyFunction), reads...)
 	var c Config

@@ -63,10 +63,10 @@ const (
 //     is not a record.
 //   - A record takes a change whose before is the version that the table holds. A
 //     record never has the same content twice, so this happens once.
-//   - Every other change is in doubt, and the object itself is read: a late change, one
-//     that skips another, one of a deleted key (tombstones outlive the longest delay of
-//     an entry), and every change of an existing object that is not a record, since
-//     such an object can have the same version twice.
+//   - Every other change is in doubt, and the object itself is read. These are late
+//     changes, changes that skip another, changes of a deleted key (tombstones outlive
+//     the longest delay of an entry), and all changes of an existing object that is not
+//     a record. Such an object can have the same version twice.
 func (t *table) apply(s *section, c change, own bool) effect {
 	it := s.table[c.key]
 	next := item{version: c.version, data: c.data, gone: c.gone, told: true}

@@ -1,7 +1,7 @@
 // Package lambda runs a function's handlers as a Lambda function. It passes an event of
-// an HTTP API (payload format 2.0) to a net/http handler, handles the messages of an
-// SQS batch one by one and answers with a partial batch response, and turns an
-// EventBridge schedule into a reconcile task.
+// an HTTP API (payload format 2.0) to a net/http handler. It handles the messages of an
+// SQS batch one by one, and answers with a partial batch response. An EventBridge
+// schedule becomes a reconcile task.
 package lambda
 
 import (

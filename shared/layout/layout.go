@@ -2,32 +2,33 @@
 // package builds or parses keys.
 //
 //	IMAGE ROOT    NAME                      an image (package image)
-//	              NAME.sha256, NAME.sha512  the publisher's checksum file of NAME
+//	              NAME.sha256, NAME.sha512  sidecars of NAME: the publisher's checksum lists
 //	              catalog.toml              the operator's manifest
 //
 //	CATALOG ROOT  digests/NAME              digest record of the image NAME
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
-//	              fetched/REF               digest and size of the source REF as it was fetched
+//	              fetched/REF               digest and size of the bytes fetched from the source REF
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
-//	              contents/HEX              what is known of the bytes with that SHA-256
+//	              contents/HEX              what is known about the bytes with this SHA-256
 //	              staging/ID                bytes of a fetch whose SHA-256 is unknown; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
-//	              jobs/check/HEX            check job of the bytes with that SHA-256
+//	              jobs/check/HEX            check job of the bytes with this SHA-256
 //	              jobs/fetch/REF            fetch job of the source REF
 //	              events/STAMP-ID           activity, newest first in listing order
 //	              manifest/good             the last good manifest
 //	              auth/password             argon2id hash of the operator password
 //	              auth/session-key          key that signs session cookies
-//	              auth/ended                sessions that ended before they expired
-//	              index/current             which checkpoint of the index is in force
-//	              index/trimmed             up to which time entries of the journal were removed
+//	              auth/ended                sessions that ended before their expiry
+//	              index/current             the current checkpoint of the index
+//	              index/trimmed             the time before which journal entries are removed
 //	              index/ID                  a file of a checkpoint; ID is 16 hex digits
 //	              journal/STAMP-ID          an entry of the index's journal, oldest first in listing order
-//	              probe/ID-N                objects with which a start tries the server; ID is random
+//	              probe/ID-N                objects of the probe at start; ID is random
 //
-// REF and HEX are 64, an ID 32 or 64 lower-case hexadecimal digits. Each parser
-// accepts the keys of its builder and no other key, and no key is of two kinds.
+// REF and HEX are 64 lower-case hexadecimal digits, STAMP is 16. An ID is 64 in staging,
+// 32 in uploads and 16 in index, journal and events. Each parser accepts only the keys
+// of its builder, and no key is of two kinds.
 //
 // Keys of records have no suffix such as ".json", since a name may have 255 bytes,
 // which is the limit of file systems for a path segment.

@@ -120,10 +120,10 @@ func Remedy(key store.Key, err error) string {
 // whose Validate returns an error.
 type Validator interface{ Validate() error }
 
-// Decode returns the record in data, the content at key. The error is a
-// [NewerError] if the record's version is newer than the one that T knows, and a
-// [DamagedError] if data is not JSON of type T, lacks the nonce of a T that embeds
-// [Meta], or is not valid (see [Validator]).
+// Decode returns the record in data, the content at key. The error is a [NewerError] if
+// the record's version is newer than the one that T supports. It is a [DamagedError] if
+// data is not JSON of type T, lacks the nonce of a T that embeds [Meta], or is not
+// valid (see [Validator]).
 func Decode[T any](key store.Key, data []byte) (T, error) {
 	var v, zero T
 	err := json.Unmarshal(data, &v)
@@ -151,10 +151,10 @@ func Decode[T any](key store.Key, data []byte) (T, error) {
 	return v, nil
 }
 
-// Read returns the record at key and the tag of its content. The error is
-// store.ErrNotFound with an empty tag if there is no record, a [DamagedError] with
-// the tag of the damaged content if it is damaged, and a [NewerError] with an empty
-// tag, so that no write can replace it, if its version is newer.
+// Read returns the record at key and the tag of its content. If there is no record, the
+// error is store.ErrNotFound and the tag empty. If it is damaged, the error is a
+// [DamagedError] and the tag that of the damaged content. If its version is newer, the
+// error is a [NewerError] and the tag empty, so that no write can replace it.
 func Read[T any](ctx context.Context, s store.Records, key store.Key) (T, string, error) {
 	data, tag, err := s.ReadRecord(ctx, key)
 	if err != nil {
