@@ -22,26 +22,30 @@ func (ix *Index) Check(ctx context.Context) error {
 	case err != nil && !errors.Is(err, errNoCheckpoint):
 		return err
 	}
+	_, listed, lerr := ix.newEntries(ctx, cur.Until)
+	if lerr != nil {
+		return lerr
+	}
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if err != nil || !ix.agrees(files, cur) {
+	if err != nil || !ix.agrees(files, cur, listed) {
 		ix.cfg.Log.Info("the checkpoint of the index is written anew", "generation", cur.Generation, "because", err)
 		ix.wantBase, ix.retryAt = true, ix.cfg.Now()
 	}
 	return nil
 }
 
-// agrees reports whether a checkpoint, with the entries that it does not contain,
+// agrees reports whether a checkpoint, with the listed entries that it does not contain,
 // equals the table. The caller holds mu.
-func (ix *Index) agrees(files [2]file, cur Current) bool {
+func (ix *Index) agrees(files [2]file, cur Current, listed []layout.JournalID) bool {
 	contained := map[layout.JournalID]bool{}
 	for _, id := range files[1].entries {
 		contained[id] = true
 	}
 	except := map[place]bool{}
-	for id, places := range ix.journal.open {
-		if !contained[id] && !id.Time().Before(cur.Until) {
-			for _, p := range places {
+	for _, id := range listed {
+		if !contained[id] {
+			for _, p := range ix.journal.open[id] {
 				except[p] = true
 			}
 		}

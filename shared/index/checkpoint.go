@@ -85,7 +85,7 @@ func (ix *Index) load(ctx context.Context) error {
 		}
 	}
 	ix.journal = newJournal()
-	ix.journal.newest = cur.Until.Add(overlap)
+	ix.journal.newest, ix.journal.until = cur.Until.Add(overlap), cur.Until
 	for _, id := range files[1].entries {
 		ix.journal.note(id, nil)
 		ix.journal.see(id)

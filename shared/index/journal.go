@@ -26,6 +26,9 @@ type journal struct {
 	newest time.Time
 	// read has no entries from before pruned.
 	pruned time.Time
+	// until is that of the checkpoint that was loaded. The checkpoint contains every
+	// entry from before, but does not name them all.
+	until time.Time
 }
 
 func newJournal() journal {
@@ -153,6 +156,9 @@ func (ix *Index) poll(ctx context.Context) error {
 	ix.mu.Lock()
 	began := ix.cfg.Now()
 	from := ix.journal.settled(began)
+	if from.Before(ix.journal.until) { // by a clock that is behind
+		from = ix.journal.until
+	}
 	ix.mu.Unlock()
 	ids, listed, err := ix.newEntries(ctx, from)
 	if err != nil {

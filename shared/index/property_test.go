@@ -107,9 +107,14 @@ func (w *world) pass(d time.Duration) {
 }
 
 func (w *world) start() *process {
-	p := &process{w: w, lead: time.Duration(w.rnd(121)-60) * time.Second}
+	return w.startWith(time.Duration(w.rnd(121)-60)*time.Second, w.rnd(4) > 0)
+}
+
+// startWith starts a process whose clock is ahead by lead.
+func (w *world) startWith(lead time.Duration, compact bool) *process {
+	p := &process{w: w, lead: lead}
 	p.index = index.New(index.Config{
-		Images: &hooked{w.images, p}, Catalog: &hooked{w.catalog, p}, Compact: w.rnd(4) > 0, Patience: time.Hour,
+		Images: &hooked{w.images, p}, Catalog: &hooked{w.catalog, p}, Compact: compact, Patience: time.Hour,
 		Now: func() time.Time {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -483,4 +488,45 @@ func differ(got, want map[store.Key]string) string {
 		}
 	}
 	return b.String()
+}
+
+// TestSlowClock: a process whose clock is behind applies no entry from before the
+// checkpoint, which may lack the deletion that followed it.
+func TestSlowClock(t *testing.T) {
+	w := newWorld(t, 1)
+	w.nested = true
+	ctx := t.Context()
+	flush := func(p *process) {
+		if err := p.index.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(p *process, key store.Key) {
+		if _, err := p.images.Put(ctx, key, strings.NewReader("x"), 1); err != nil {
+			t.Fatal(err)
+		}
+		flush(p)
+	}
+	writer := w.startWith(time.Minute, false)
+	put(writer, "gone.img")
+	w.pass(10 * time.Second)
+	if err := writer.images.Delete(ctx, "gone.img"); err != nil {
+		t.Fatal(err)
+	}
+	flush(writer)
+	w.pass(175 * time.Second)
+	put(writer, "last.img")
+	// It builds the index from a listing, so its checkpoint knows of no deletion.
+	compactor := w.startWith(time.Minute, true)
+	if _, err := compactor.all(); err != nil {
+		t.Fatal(err)
+	}
+	flush(compactor)
+	if _, _, err := w.catalog.ReadRecord(ctx, layout.IndexKey); err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.startWith(-time.Minute, false).all()
+	if err != nil || !maps.Equal(got, w.truth()) {
+		t.Errorf("%s %v", differ(got, w.truth()), err)
+	}
 }
