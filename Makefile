@@ -52,12 +52,12 @@ testdeps: ## install what make test needs (Debian packages)
 # Tests that run programs other than go call test/need, and -short skips them.
 .PHONY: unit
 unit: ## the units, with Go alone (two minutes)
-	@$(GOTEST) -p 4 -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
+	@$(GOTEST) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
 	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
 .PHONY: test
 test: testdeps ## the units, and the real binary with curl, aws and rclone (five minutes, 3 GiB of disk)
-	@$(GOTEST) -p 3 -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
+	@$(GOTEST) -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
 	@echo "Left out: $$(grep -rh --include='*_test.go' '^func TestDeep' . | wc -l) tests that take minutes, gigabytes or root (make deep), the pages in Chromium (make browser),"
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
