@@ -47,6 +47,10 @@ func (ix *Index) compact(ctx context.Context) error {
 	defer ix.compacting.Unlock()
 	next, err := ix.prepare(ctx)
 	if err == nil && next != nil {
+		// It is completed even if ctx ends, as it does with an invocation at AWS: a
+		// checkpoint without its trim would leave old entries for keepEntries.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTime)
+		defer cancel()
 		err = ix.publish(ctx, next)
 	}
 	if err != nil && !errors.Is(err, store.ErrConflict) {
