@@ -19,10 +19,10 @@ import (
 
 const token = "webhook-token-0123456789"
 
-// nobody refuses every request.
-type nobody struct{}
+// A refuser refuses every request.
+type refuser struct{}
 
-func (nobody) Authenticate(*http.Request) error { return problem.New(problem.Unauthorized, "nobody") }
+func (refuser) Authenticate(*http.Request) error { return problem.New(problem.Unauthorized, "refused") }
 
 type told struct {
 	events     []objectevent.Event
@@ -32,7 +32,7 @@ type told struct {
 func handler(token string) (http.Handler, *told) {
 	var got told
 	h := &hook.Hook{Token: token, Event: func(e objectevent.Event) { got.events = append(got.events, e) }, Unreadable: func(error) { got.unreadable++ }}
-	return web.Handler(web.Config{Auth: nobody{}, Metric: metric.New(), Log: slog.New(slog.DiscardHandler)}, h.Routes()), &got
+	return web.Handler(web.Config{Auth: refuser{}, Metric: metric.New(), Log: slog.New(slog.DiscardHandler)}, h.Routes()), &got
 }
 
 func post(h http.Handler, body io.Reader, authorization ...string) *httptest.ResponseRecorder {

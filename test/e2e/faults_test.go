@@ -514,9 +514,9 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 	s.noHalves(t)
 }
 
-// somebody returns options for a server that runs as a user without privileges,
+// unprivileged returns options for a server that runs as a user without privileges,
 // over a directory of that user.
-func somebody(t *testing.T) Options {
+func unprivileged(t *testing.T) Options {
 	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
 	if err := os.Mkdir(data, 0o755); err != nil {
@@ -542,7 +542,7 @@ func somebody(t *testing.T) Options {
 func TestMissingRights(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)
-	o := somebody(t)
+	o := unprivileged(t)
 	s := Start(t, o)
 	writesStop(t, s, func(dir string) func() {
 		// A directory and everything below it.
