@@ -22,9 +22,10 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"imageroot/shared/store"
 )
@@ -303,21 +304,13 @@ func (ix *Index) wroteJustNow() bool {
 // parallel calls f for each element of list, up to readers at a time, and waits for all
 // calls.
 func parallel[T any](list []T, f func(int, T)) {
-	var wg sync.WaitGroup
-	for part := range slices.Chunk(indices(len(list)), max(1, (len(list)+readers-1)/readers)) {
-		wg.Go(func() {
-			for _, i := range part {
-				f(i, list[i])
-			}
+	var g errgroup.Group
+	g.SetLimit(readers)
+	for i, v := range list {
+		g.Go(func() error {
+			f(i, v)
+			return nil
 		})
 	}
-	wg.Wait()
-}
-
-func indices(n int) []int {
-	list := make([]int, n)
-	for i := range list {
-		list[i] = i
-	}
-	return list
+	_ = g.Wait() // no call returns an error
 }
