@@ -3,8 +3,6 @@ package fetch
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"time"
@@ -138,9 +136,7 @@ func (t *target) key() store.Key {
 	if t.sha256 != "" {
 		return layout.BlobKey(t.sha256)
 	}
-	id := make([]byte, 32)
-	_, _ = rand.Read(id) // never fails
-	return layout.StagingKey(hex.EncodeToString(id))
+	return layout.StagingKey(layout.NewStagingID())
 }
 
 // assembles reports whether key can be what [target.key] returned.

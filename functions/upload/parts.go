@@ -2,8 +2,6 @@ package upload
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -59,10 +57,8 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	if err := f.fits(size); err != nil {
 		return err
 	}
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails
 	p := &pending{
-		ID: hex.EncodeToString(id), Name: name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
+		ID: layout.NewUploadID(), Name: name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
 		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
 		WantSHA256: want,
 	}

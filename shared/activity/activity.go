@@ -5,8 +5,6 @@ package activity
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -118,10 +116,8 @@ const addTimeout = 10 * time.Second
 func (l *Log) Add(ctx context.Context, e Event) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTimeout)
 	defer cancel()
-	var nonce [8]byte
-	_, _ = rand.Read(nonce[:]) // never fails
 	e.TS = l.Now().UTC().Truncate(time.Microsecond)
-	e.ID = layout.NewEventID(e.TS, hex.EncodeToString(nonce[:]))
+	e.ID = layout.NewEventID(e.TS, layout.Nonce())
 	if e.Details == nil {
 		e.Details = map[string]any{}
 	}

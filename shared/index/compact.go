@@ -241,7 +241,7 @@ func (ix *Index) publish(ctx context.Context, c *checkpoint) (err error) {
 }
 
 func (ix *Index) writeFile(ctx context.Context, entries []layout.JournalID, changes []change) (File, error) {
-	f := File{ID: nonce(), Items: len(changes)}
+	f := File{ID: layout.Nonce(), Items: len(changes)}
 	data := ix.codec.encode(entries, slices.Values(changes))
 	v, err := ix.cfg.Catalog.Put(ctx, layout.CheckpointKey(f.ID), bytes.NewReader(data), int64(len(data)))
 	f.ETag = v.ETag

@@ -3,8 +3,6 @@ package index
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -35,9 +33,13 @@ func newJournal() journal {
 	return journal{read: map[layout.JournalID]bool{}, open: map[layout.JournalID][]place{}}
 }
 
-// note adds an entry that the table includes, with its keys.
-func (j *journal) note(id layout.JournalID, keys []place) {
+// note adds an entry that the table includes, with its changes.
+func (j *journal) note(id layout.JournalID, changes []change) {
 	j.read[id] = true
+	keys := make([]place, len(changes))
+	for i, c := range changes {
+		keys[i] = c.place
+	}
 	j.open[id] = keys
 }
 
@@ -127,28 +129,17 @@ func (ix *Index) writeEntry(ctx context.Context, batch []change) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
 	data := ix.codec.encode(nil, slices.Values(batch))
-	id := layout.NewJournalID(ix.cfg.Now(), nonce())
+	id := layout.NewJournalID(ix.cfg.Now(), layout.Nonce())
 	if _, err := ix.cfg.Catalog.Put(ctx, layout.JournalKey(id), bytes.NewReader(data), int64(len(data))); err != nil {
 		return fmt.Errorf("write a journal entry: %w", err)
-	}
-	keys := make([]place, len(batch))
-	for i, c := range batch {
-		keys[i] = c.place
 	}
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	ix.wroteAt = ix.cfg.Now()
 	if ix.loaded {
-		ix.journal.note(id, keys)
+		ix.journal.note(id, batch)
 	}
 	return nil
-}
-
-// nonce returns 16 random hexadecimal digits.
-func nonce() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }
 
 // poll reads and applies new entries. The caller holds update.
@@ -187,11 +178,7 @@ func (ix *Index) poll(ctx context.Context) error {
 	ix.mu.Lock()
 	ix.applyAll(found)
 	for i, id := range ids {
-		keys := make([]place, len(found[i]))
-		for n, c := range found[i] {
-			keys[n] = c.place
-		}
-		ix.journal.note(id, keys)
+		ix.journal.note(id, found[i])
 	}
 	for _, id := range listed {
 		ix.journal.see(id)

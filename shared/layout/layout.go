@@ -35,6 +35,7 @@
 package layout
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -216,6 +217,31 @@ func hexAfter[T ~string](key store.Key, prefix string, n int) (T, bool) {
 	return T(s), true
 }
 
+// NewUploadID returns a new ID of a resumable upload.
+func NewUploadID() string { return randomHex(32) }
+
+// NewStagingID returns a new ID for [StagingKey].
+func NewStagingID() string { return randomHex(64) }
+
+// Nonce returns 16 random hexadecimal digits, for an [EventID], a [JournalID] or the ID of
+// a [CheckpointKey].
+func Nonce() string { return randomHex(16) }
+
+func randomHex(digits int) string {
+	b := make([]byte, digits/2)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// stampOf returns the number before the nonce of an [EventID] or a [JournalID].
+func stampOf(id string) (n int64, ok bool) {
+	if len(id) != 33 || id[16] != '-' || !isHex(id[:16], 16) || !isHex(id[17:], 16) {
+		return 0, false
+	}
+	u, err := strconv.ParseUint(id[:16], 16, 64)
+	return int64(u), err == nil
+}
+
 // An EventID identifies an activity event. In byte order, the newest event is first.
 type EventID string
 
@@ -228,15 +254,11 @@ func NewEventID(t time.Time, nonce string) EventID {
 // Time returns the time of the event, in UTC. ok is false if [NewEventID] does not
 // return such an ID.
 func (id EventID) Time() (t time.Time, ok bool) {
-	s := string(id)
-	if len(s) != 33 || s[16] != '-' || !isHex(s[:16], 16) || !isHex(s[17:], 16) {
+	n, ok := stampOf(string(id))
+	if !ok {
 		return time.Time{}, false
 	}
-	n, err := strconv.ParseUint(s[:16], 16, 64)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return time.UnixMicro(int64(flip(int64(n)))).UTC(), true
+	return time.UnixMicro(int64(flip(n))).UTC(), true
 }
 
 // flip maps signed numbers to unsigned ones in reverse order, and back. It includes
@@ -264,10 +286,11 @@ func NewJournalID(t time.Time, nonce string) JournalID {
 // have the stamp of 1970.
 func JournalStamp(t time.Time) string { return fmt.Sprintf("%016x", max(0, t.UnixMicro())) }
 
-// Time returns the time of the entry, in UTC.
+// Time returns the time of the entry, in UTC, or the zero time if [NewJournalID] does not
+// return such an ID.
 func (id JournalID) Time() time.Time {
-	n, err := strconv.ParseInt(string(id[:min(16, len(id))]), 16, 64)
-	if err != nil {
+	n, ok := stampOf(string(id))
+	if !ok || n < 0 {
 		return time.Time{}
 	}
 	return time.UnixMicro(n).UTC()
@@ -278,11 +301,9 @@ func JournalKey(id JournalID) store.Key { return store.Key(JournalPrefix + strin
 
 // ParseJournalKey parses a [JournalKey].
 func ParseJournalKey(key store.Key) (id JournalID, ok bool) {
-	s, ok := strings.CutPrefix(string(key), JournalPrefix)
-	if !ok || len(s) != 33 || s[0] > '7' || s[16] != '-' || !isHex(s[:16], 16) || !isHex(s[17:], 16) {
-		return "", false
-	}
-	return JournalID(s), true
+	s, found := strings.CutPrefix(string(key), JournalPrefix)
+	n, ok := stampOf(s)
+	return JournalID(s), found && ok && n >= 0
 }
 
 // CheckpointKey returns the key of a file of a checkpoint.
