@@ -49,7 +49,7 @@ var measurements = []measurement{
 	{"upload", "PUT /images against aws s3 cp", (*bench).upload},
 	{"minio", "PUT, GET and hash over MinIO in place of the gateway inside", (*bench).minio},
 	{"fetch", "fetch job against curl and sha256sum", (*bench).fetch},
-	{"catalog", "the catalog and its page, by number of images", (*bench).catalog},
+	{"start", "starts, requests and memory, by number of images", (*bench).start},
 	{"link", "fetch job over a slow link against curl", (*bench).link},
 	{"resume", "what is done again after SIGKILL", (*bench).resume},
 	{"raw", "GET /raw against the tools of each kind", (*bench).raw},
@@ -63,6 +63,9 @@ type bench struct {
 	size   int64 // of the large file
 	rounds int
 	quick  bool
+	counts []int         // of images, for start
+	delay  time.Duration // of the store that is far away
+	minute time.Duration // a minute, unless quick
 	report *report
 	log    io.Writer // progress
 
@@ -92,6 +95,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 	only := flags.String("only", "", "run the measurements whose names match this regular expression: "+names())
 	quick := flags.Bool("quick", false, "small sizes: shows that the bench works; bounds are shown and not judged")
 	rounds := flags.Int("rounds", 3, "how often each side of a comparison is run")
+	counts := countsFlag{1000, 10_000, 100_000}
+	flags.Var(&counts, "images", "numbers of images in the stores of start")
+	delay := flags.Duration("delay", 20*time.Millisecond, "what each request to the far store of start takes")
+	minute := flags.Duration("minute", time.Minute, "how long start counts the requests of an open page")
 	to := flags.String("json", "", "write the numbers to this file too")
 	tmp := flags.String("dir", os.TempDir(), "where the temporary directory is made")
 	if err := flags.Parse(args); err != nil {
@@ -104,9 +111,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 	if err != nil {
 		return false, fmt.Errorf("-only: %w", err)
 	}
-	b := &bench{size: int64(size), rounds: *rounds, quick: *quick, log: stderr, report: newReport(ctx)}
+	b := &bench{size: int64(size), rounds: *rounds, quick: *quick, counts: counts, delay: *delay, minute: *minute, log: stderr, report: newReport(ctx)}
 	if b.quick {
 		b.size, b.rounds = min(b.size, 128*mib), 1
+		b.counts, b.minute = []int{200}, 10*time.Second
 	}
 	if b.dir, err = os.MkdirTemp(*tmp, "imageroot-bench-"); err != nil {
 		return false, err
@@ -189,6 +197,26 @@ func (b *bench) scaled(n int64) int64 {
 // say logs progress.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.log, "  "+format+"\n", args...)
+}
+
+// A countsFlag is a flag whose value is a list of numbers.
+type countsFlag []int
+
+func (f *countsFlag) String() string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(*f), " ", ","), "[]")
+}
+
+// Set implements flag.Value.
+func (f *countsFlag) Set(s string) error {
+	*f = nil
+	for part := range strings.SplitSeq(s, ",") {
+		n, err := strconv.Atoi(part)
+		if err != nil || n < 1 {
+			return errors.New("numbers of images are separated by commas: 1000,10000")
+		}
+		*f = append(*f, n)
+	}
+	return nil
 }
 
 // A bytesFlag is a flag whose value is a number of bytes, with an optional unit.

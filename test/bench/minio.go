@@ -31,8 +31,8 @@ func (b *bench) minio(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = m.Kill() }() // the results do not depend on its end
-	s, err := b.serverOver(ctx, "over-minio", m.URL)
-	if err != nil {
+	s := b.serverOver("over-minio", m.URL, minio.AccessKey, minio.SecretKey)
+	if err := s.start(ctx); err != nil {
 		return err
 	}
 	defer s.remove()

@@ -15,11 +15,13 @@ import (
 
 // Units of the measurements.
 const (
-	unitSeconds = "s"
-	unitMillis  = "ms"
-	unitMiB     = "MiB"
-	unitRows    = "rows"
-	unitShare   = "of the whole"
+	unitSeconds  = "s"
+	unitMillis   = "ms"
+	unitMiB      = "MiB"
+	unitRows     = "rows"
+	unitRequests = "requests"
+	unitDollars  = "dollars"
+	unitShare    = "of the whole"
 )
 
 // A series holds the samples of a measurement, one a round.

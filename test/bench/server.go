@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"imageroot/test/minio"
 	"imageroot/test/runner"
 )
 
@@ -41,30 +40,34 @@ type server struct {
 
 // server starts the binary over a new directory.
 func (b *bench) server(ctx context.Context, data string) (*server, error) {
-	s := &server{
-		data: b.path(data), access: accessKey, secret: secretKey,
+	s := b.serverIn(b.path(data))
+	return s, s.start(ctx)
+}
+
+// serverIn returns a server over a directory, which is not started.
+func (b *bench) serverIn(data string) *server {
+	return &server{
+		data: data, access: accessKey, secret: secretKey, http: newClient(),
 		launch: runner.Options{
 			Binary: b.binary,
-			Args:   []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", b.path(data)},
+			Args:   []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", data},
 			Env: []string{
 				"HOME=" + b.dir, "TMPDIR=" + b.dir, "IMAGEROOT_ALLOW_NET=loopback", "IMAGEROOT_PASSWORD=" + password,
 				"IMAGEROOT_TOKEN=" + token, "IMAGEROOT_S3_ACCESS_KEY=" + accessKey, "IMAGEROOT_S3_SECRET_KEY=" + secretKey,
 			},
 		},
 	}
-	return s, s.start(ctx)
 }
 
-// serverOver starts the binary over the MinIO server at endpoint.
-func (b *bench) serverOver(ctx context.Context, data, endpoint string) (*server, error) {
-	s := &server{data: b.path(data), access: minio.AccessKey, secret: minio.SecretKey, launch: runner.Options{
+// serverOver returns a server over the S3 server at endpoint, which is not started.
+func (b *bench) serverOver(data, endpoint, access, secret string) *server {
+	return &server{data: b.path(data), access: access, secret: secret, http: newClient(), launch: runner.Options{
 		Binary: b.binary, Args: []string{"--listen", "127.0.0.1:0", "--s3-endpoint", endpoint},
 		Env: []string{
 			"HOME=" + b.dir, "TMPDIR=" + b.dir, "IMAGEROOT_PASSWORD=" + password, "IMAGEROOT_TOKEN=" + token,
-			"AWS_ACCESS_KEY_ID=" + minio.AccessKey, "AWS_SECRET_ACCESS_KEY=" + minio.SecretKey, "AWS_REGION=us-east-1",
+			"AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret, "AWS_REGION=us-east-1",
 		},
 	}}
-	return s, s.start(ctx)
 }
 
 func (s *server) start(ctx context.Context) error {
@@ -74,12 +77,14 @@ func (s *server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		return err
-	}
-	s.Process, s.http = p, &http.Client{Transport: &http.Transport{DisableCompression: true}, Jar: jar}
+	s.Process = p
 	return nil
+}
+
+// newClient returns a client with its own cookies, which requests no compression.
+func newClient() *http.Client {
+	jar, _ := cookiejar.New(nil) // never fails
+	return &http.Client{Transport: &http.Transport{DisableCompression: true}, Jar: jar}
 }
 
 // restart stops the server gracefully and starts it again.

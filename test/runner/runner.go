@@ -40,6 +40,9 @@ type Options struct {
 	Args   []string
 	Env    []string // the whole environment; the last of equal names counts
 	Dir    string   // working directory
+	// Answers reports whether the process at the URL of its pages is ready. Nil asks
+	// /readyz.
+	Answers func(ctx context.Context, pages string) bool
 }
 
 // A Process is an imageroot that runs or has ended. Its methods are safe for
@@ -47,7 +50,7 @@ type Options struct {
 type Process struct {
 	Pages string        // "http://127.0.0.1:PORT", as printed by the process
 	S3    string        // the gateway inside; empty if another S3 server is used
-	Ready time.Duration // from the start to the first successful answer of /readyz
+	Ready time.Duration // from the start until the process was ready
 
 	cmd     *exec.Cmd
 	out     Buffer
@@ -65,6 +68,10 @@ var (
 // first, the error is an [*ExitError]. If ctx ends first, Start kills it.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	begin := time.Now()
+	answers := o.Answers
+	if answers == nil {
+		answers = answersReady
+	}
 	p := &Process{exited: make(chan struct{})}
 	p.cmd = exec.Command(o.Binary, o.Args...)
 	p.cmd.Env = o.Env
@@ -90,7 +97,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 				}
 				p.Pages = strings.TrimSuffix(string(m[1]), "/")
 			}
-		} else if answersReady(ctx, p.Pages) {
+		} else if answers(ctx, p.Pages) {
 			p.Ready = time.Since(begin)
 			// The line of the gateway may be printed after that of the pages.
 			if s := s3Line.FindSubmatch(p.out.Bytes()); s != nil {

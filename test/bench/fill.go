@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"imageroot/local/gateway"
+	"imageroot/shared/activity"
+	"imageroot/shared/content"
+	"imageroot/shared/digest"
+	"imageroot/shared/image"
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
+)
+
+// A filled store is the gateway, in this process, over a directory that has images and their
+// records, and no index.
+type filled struct {
+	dir     string
+	gateway *gateway.Gateway
+}
+
+// fill starts a store with count images. The files are written without S3, which would take
+// hours. Images are sparse, so their digests are invented; the program reads none of their
+// bytes, since all records are complete.
+func (b *bench) fill(ctx context.Context, dir string, count int) (*filled, error) {
+	f := &filled{dir: b.path(dir)}
+	g, err := gateway.Start(ctx, gateway.Config{
+		Listen: "127.0.0.1:0", Dir: f.dir, AccessKey: accessKey, SecretKey: secretKey,
+		Watch: []string{"images"}, Poll: time.Hour, Changed: func(gateway.Event) {}, Exempt: netip.Addr.IsLoopback,
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.gateway = g
+	client, err := s3store.Open(ctx, s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
+	if err != nil {
+		return nil, err
+	}
+	for _, bucket := range []string{"images", "catalog"} {
+		if err := client.EnsureBucket(ctx, bucket); err != nil {
+			return nil, err
+		}
+	}
+	for _, prefix := range []string{layout.DigestPrefix, layout.ContentPrefix} {
+		if err := os.MkdirAll(filepath.Join(f.dir, "catalog", prefix), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	for i := range count {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := f.add(i); err != nil {
+			return nil, err
+		}
+	}
+	// Without events, the page would list nothing.
+	log := &activity.Log{Root: client.Root("catalog", ""), Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	for i := range min(count, 50) {
+		log.Add(ctx, activity.Event{
+			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: nameOf(i), Actor: activity.System, Summary: "hashed " + nameOf(i),
+		})
+	}
+	return f, nil
+}
+
+func (f *filled) close() error { return f.gateway.Close() }
+
+// Parts of the names of images.
+var (
+	systems = []string{"debian-12-genericcloud", "ubuntu-24.04-server-cloudimg", "fedora-cloud-base-41", "alpine-virt-3.21", "freebsd-14.2-release", "opensuse-leap-15.6-minimal-vm", "rocky-9-genericcloud-base"}
+	archs   = []string{"amd64", "arm64", "riscv64"}
+	kinds   = []struct {
+		suffix string
+		kind   content.Kind
+		what   string
+		size   int64 // of a typical image
+	}{
+		{"qcow2", content.QCOW2, "a qcow2 image", 350 * mib},
+		{"img", content.GPT, "a disk with a GPT", 2 * gib},
+		{"iso", content.ISO9660, "an ISO 9660 image", 800 * mib},
+		{"img.xz", content.XZ, "an xz stream", 450 * mib},
+		{"raw.zst", content.Zstd, "a zstd stream", 500 * mib},
+	}
+)
+
+// nameOf returns the name of image i.
+func nameOf(i int) string {
+	built := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, i%700)
+	return fmt.Sprintf("%s-%s-%s-%05d.%s", systems[i%len(systems)], archs[i%len(archs)], built.Format("20060102"), i, kinds[i%len(kinds)].suffix)
+}
+
+// add creates image i and its records.
+func (f *filled) add(i int) error {
+	name, kind := image.Name(nameOf(i)), kinds[i%len(kinds)]
+	size := kind.size + int64(i)*4096
+	if err := sparse(filepath.Join(f.dir, "images", string(name)), size); err != nil {
+		return err
+	}
+	file, err := f.gateway.Open("images", string(name))
+	if err != nil {
+		return err
+	}
+	version := store.Version{ETag: file.ETag, Size: file.Size, LastModified: file.LastModified}
+	file.Close()
+	now := time.Now().UTC()
+	sum := func(what string) layout.SHA256 {
+		sum := sha256.Sum256([]byte(what + string(name)))
+		return layout.SHA256(hex.EncodeToString(sum[:]))
+	}
+	whole := sum("image ")
+	known := content.Record{
+		Meta: meta(), SHA256: whole, SizeBytes: size, SniffedAt: now,
+		Content: content.Content{Kind: kind.kind, What: kind.what},
+	}
+	if known.Checkable() {
+		disk := int64(8 * gib)
+		known.VirtualSize = &disk
+		known.Check = &content.Check{Verdict: content.Good, RawSizeBytes: &disk, RawSHA256: sum("disk "), At: now}
+	}
+	return f.write(map[store.Key]any{
+		layout.DigestKey(name):   &digest.Record{Meta: meta(), Name: name, Version: version, SHA256: whole, HashedAt: now, By: digest.ByUpload},
+		layout.ContentKey(whole): &known,
+	})
+}
+
+func meta() record.Meta { return record.Meta{Format: record.Format{Schema: 1}, Nonce: rand.Text()} }
+
+func (f *filled) write(records map[store.Key]any) error {
+	for key, v := range records {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(f.dir, "catalog", string(key)), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
