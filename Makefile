@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils xz:xz-utils zstd:zstd openssl:openssl zip:zip nginx:nginx-light busybox:busybox-static \
         jq:jq bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
-MORE  = gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd caddy:caddy buildah:buildah
+MORE  = gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy buildah:buildah
 
 # install installs the packages of the programs that are missing.
 define install
@@ -103,6 +103,14 @@ torture: ## mixed load with kills, then check every invariant (TORTURE='-duratio
 .PHONY: hostile
 hostile: ## 5,000 hostile connections of each kind: memory, and whether others are served (HOSTILE='-only raw')
 	$(GO) run ./test/hostile $(HOSTILE)
+
+# Its tags are no versions that Go knows.
+EMULATOR = aws-lambda-runtime-interface-emulator@v0.0.0-20261030222936-bef5c4ba774d
+
+.PHONY: emulator
+emulator: ## build AWS's Lambda emulator in tools/bin (seconds, once)
+	@$(GO) version -m tools/bin/aws-lambda-rie 2>/dev/null | grep -q '$(subst @,.*,$(EMULATOR))' || \
+	  GOBIN=$(CURDIR)/tools/bin CGO_ENABLED=0 nice $(GO) install -trimpath github.com/aws/$(subst @,/cmd/aws-lambda-rie@,$(EMULATOR))
 
 LAMBDA = -trimpath -tags lambda.norpc -ldflags '$(LDFLAGS)'
 
