@@ -84,7 +84,7 @@ func ServeStatic(w http.ResponseWriter, r *http.Request, name string) bool {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	data, etag := a.data, a.hash
-	if a.zipped != nil && web.AcceptsCoding(r, "gzip") {
+	if a.zipped != nil && web.Coding(r, "gzip") != "" {
 		data, etag = a.zipped, a.hash+"-gzip"
 		h.Set("Content-Encoding", "gzip")
 	}

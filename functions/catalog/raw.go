@@ -70,7 +70,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	rc := http.NewResponseController(w)
 	place := f.places.enter(web.ClientIP(r), f.Now, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer place.leave()
-	zstd := web.AcceptsCoding(r, "zstd")
+	zstd := web.Coding(r, "zstd") != ""
 	w = place.writer(w, zstd)
 	w.Header().Set("Vary", "Accept-Encoding")
 	switch no := what.NoDisk(); {

@@ -195,21 +195,40 @@ func TakeNotice(w http.ResponseWriter, r *http.Request) string {
 	return strings.ToValidUTF8(string(b), "")
 }
 
-// AcceptsCoding reports whether Accept-Encoding names a content coding with a weight
-// above 0 (RFC 9110 §12.5.3). It ignores "*".
-func AcceptsCoding(r *http.Request, coding string) bool {
-	for _, line := range r.Header.Values("Accept-Encoding") {
-		for field := range strings.SplitSeq(line, ",") {
-			name, weight, weighted := strings.Cut(field, ";")
-			if !strings.EqualFold(strings.TrimSpace(name), coding) {
-				continue
+// Coding returns the content coding for an answer (RFC 9110 §12.5.3): of those in offered
+// that Accept-Encoding names, the one with the highest weight, or the first of several.
+// It returns "" for no coding: if none is acceptable, or identity has a higher weight.
+// Many clients that send "*" decode nothing, so it only selects a coding if identity is
+// refused.
+func Coding(r *http.Request, offered ...string) string {
+	weights := map[string]float64{}
+	for field := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
+		name, params, weighted := strings.Cut(field, ";")
+		weight := 1.0
+		if weighted {
+			key, value, _ := strings.Cut(strings.TrimSpace(params), "=")
+			q, err := strconv.ParseFloat(value, 64)
+			if err != nil || !strings.EqualFold(key, "q") || !(q >= 0 && q <= 1) {
+				q = 0
 			}
-			_, q, _ := strings.Cut(weight, "=")
-			value, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
-			return !weighted || err == nil && value > 0
+			weight = q
+		}
+		weights[strings.ToLower(strings.TrimSpace(name))] = weight
+	}
+	others, rest := weights["*"]
+	identity, named := weights["identity"]
+	refused := named && identity == 0 || !named && rest && others == 0
+	best, most := "", 0.0
+	for _, coding := range offered {
+		weight, ok := weights[coding]
+		if !ok && refused {
+			weight = others
+		}
+		if weight > most && weight >= identity {
+			best, most = coding, weight
 		}
 	}
-	return false
+	return best
 }
 
 // Bearer returns the bearer token of a request (RFC 6750 section 2.1), which may be

@@ -606,15 +606,29 @@ func TestStopBody(t *testing.T) {
 	}
 }
 
-func TestAcceptsCoding(t *testing.T) {
-	for field, want := range map[string]bool{
-		"": false, "gzip": false, "zstd": true, "gzip, ZSTD": true, "zstd;q=0.5": true, "zstd; q=0": false, "zstd;q=0.0, *": false, "*": false,
-		"zstd;q=x": false, "xzstd": false, "zstd;": false,
+func TestCoding(t *testing.T) {
+	for field, want := range map[string]string{
+		"": "", "gzip": "gzip", "zstd": "zstd", "gzip, ZSTD": "zstd", "GZip": "gzip", "deflate, br": "", "gzip,deflate,br,zstd": "zstd",
+		// Weights.
+		"gzip;q=1.0, zstd;q=0.5": "gzip", "zstd;q=0.5": "zstd", "zstd ; Q=0.001": "zstd", "gzip;q=0, zstd;q=0": "", "zstd;q=0.000, gzip": "gzip",
+		"identity;q=0.5, gzip;q=0.1": "", "identity, gzip": "gzip", "identity;q=0.1, gzip;q=0.2, zstd;q=0.2": "zstd", "identity": "",
+		// The rest.
+		"*": "", "gzip, *": "gzip", "zstd;q=0.0, *": "", "*;q=0": "", "gzip, *;q=0": "gzip", "identity;q=0": "",
+		"identity;q=0, *": "zstd", "identity;q=0, *;q=0.5, gzip": "gzip", "identity;q=0, zstd;q=0, *": "gzip", "identity;q=0, *;q=0": "",
+		// Nonsense.
+		"zstd;q=x": "", "zstd;q=NaN": "", "zstd;q=-1": "", "zstd;q=2": "", "xzstd": "", "zstd;": "", ";;,,;q=1": "", "zstd;v=1": "",
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
-		r.Header.Set("Accept-Encoding", field)
-		if AcceptsCoding(r, "zstd") != want {
-			t.Errorf("Accept-Encoding: %q: %v", field, !want)
+		if field != "" {
+			r.Header.Set("Accept-Encoding", field)
 		}
+		if got := Coding(r, "zstd", "gzip"); got != want {
+			t.Errorf("Accept-Encoding: %q: %q, want %q", field, got, want)
+		}
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header["Accept-Encoding"] = []string{"br", "zstd;q=0, gzip"}
+	if got := Coding(r, "zstd", "gzip"); got != "gzip" {
+		t.Errorf("two fields: %q", got)
 	}
 }
