@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -161,24 +162,34 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return f.listings.send(w, r, s, "application/json", func(base string) ([]byte, error) {
-		list := make([]listed, 0, len(s.Rows))
-		for i := range s.Rows {
-			row := &s.Rows[i]
-			src, ok := publicURL(base, row)
-			if !ok {
-				continue
-			}
-			l := listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached, nil}
-			if path := f.RawPath(row); path != "" {
-				raw := base + path
-				l.RawURL = &raw
-			}
-			list = append(list, l)
+	return f.listings.send(w, r, s, "application/json", func(base string, to io.Writer) error { return f.encodeListing(s, base, to) })
+}
+
+// encodeListing writes the listing of s as JSON.
+func (f *Function) encodeListing(s *inventory.Snapshot, base string, to io.Writer) error {
+	before := "["
+	for i := range s.Rows {
+		row := &s.Rows[i]
+		src, ok := publicURL(base, row)
+		if !ok {
+			continue
 		}
-		data, err := json.Marshal(list)
-		return append(data, '\n'), err
-	})
+		l := listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached, nil}
+		if path := f.RawPath(row); path != "" {
+			raw := base + path
+			l.RawURL = &raw
+		}
+		data, err := json.Marshal(l)
+		if err != nil {
+			return err
+		}
+		if _, err := to.Write(append([]byte(before), data...)); err != nil {
+			return err
+		}
+		before = ","
+	}
+	_, err := io.WriteString(to, strings.TrimSuffix(before, ",")+"]\n")
+	return err
 }
 
 // publicURL returns the URL of a row's bytes: on this server if it has them, else

@@ -3,6 +3,11 @@ package catalog
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"hash"
+	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strconv"
@@ -10,81 +15,237 @@ import (
 	"time"
 	"weak"
 
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
 	"imageroot/shared/inventory"
+	"imageroot/shared/problem"
 	"imageroot/shared/web"
 )
 
-// maxCopies limits the bytes of all copies of a listing: the current one and older
-// ones that are still being sent.
-const maxCopies = 16 << 20
+const (
+	// maxCopies limits the bytes of all copies of a listing: the current one and older
+	// ones that are still being sent.
+	maxCopies = 16 << 20
+	// chunkBytes is the minimum size of a chunk of a listing, before compression, and
+	// so the memory of a client that does not read.
+	chunkBytes = 16 << 10
+	// baseMark stands for the base URL in a chunk. JSON and TOML escape this byte.
+	baseMark = 0
+)
 
-// copies holds encoded forms of a listing. All answers from one snapshot share one
-// copy, even with different base URLs, so a client that does not read costs no
-// memory.
+// copies holds the forms of a listing. All answers from one snapshot share one copy,
+// even with different base URLs and content codings, so a client that does not read
+// costs little memory.
 type copies struct {
 	mu   sync.Mutex
 	of   weak.Pointer[inventory.Snapshot] // the snapshot of the last copy
-	all  []*encoded                       // oldest first
+	all  []*listing                       // oldest first
 	size int64
 }
 
-// An encoded listing.
-type encoded struct {
-	parts   [][]byte // separated by the base URL
-	size    int64
+// A listing is compressed, in chunks: 100,000 images are 35 MB in plain text and 6 MB
+// here. An answer decompresses one chunk after the other, inserts its base URL and
+// encodes the chunk as the client accepts it.
+type listing struct {
+	chunks  [][]byte
+	size    int64  // of the chunks
+	text    int64  // of the decompressed chunks
+	bases   int64  // number of base URLs in it
+	sum     []byte // SHA-256 of the decompressed chunks
 	senders map[*http.ResponseController]struct{}
 }
 
-// send answers with the listing of s. encode returns it for a base URL.
-func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snapshot, contentType string, encode func(base string) ([]byte, error)) error {
+// An encoding writes a listing with this base URL, one image in each Write.
+type encoding func(base string, to io.Writer) error
+
+// send answers with the listing of s. It evaluates the request's conditions, and
+// chooses a content coding.
+func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snapshot, contentType string, encode encoding) error {
 	rc := http.NewResponseController(w)
-	e, err := c.take(s, rc, encode)
+	l, err := c.take(s, rc, encode)
 	if err != nil {
 		return err
 	}
-	defer c.give(e, rc)
-	base := []byte(web.BaseURL(r))
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.FormatInt(e.size+int64(len(e.parts)-1)*int64(len(base)), 10))
-	for i, part := range e.parts {
-		if i > 0 {
-			if _, err := w.Write(base); err != nil {
-				return nil // the client has left
-			}
+	defer c.give(l, rc)
+	base, coding := []byte(web.BaseURL(r)), web.Coding(r, "zstd", "gzip")
+	h := w.Header()
+	h.Set("ETag", l.tag(base, coding))
+	h.Set("Vary", "Accept-Encoding")
+	h.Set("Cache-Control", "no-cache")
+	switch conditions(r, h, time.Time{}) {
+	case http.StatusNotModified:
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	case http.StatusPreconditionFailed:
+		return problem.New(problem.Precondition, "the listing is not the version that the request's If-Match asks for")
+	}
+	h.Set("Content-Type", contentType)
+	if coding == "" {
+		h.Set("Content-Length", strconv.FormatInt(l.text+l.bases*int64(len(base)-1), 10))
+	} else {
+		h.Set("Content-Encoding", coding)
+	}
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	for piece, err := range l.encoded(base, coding) {
+		if err != nil {
+			return err
 		}
-		if _, err := w.Write(part); err != nil {
-			return nil
+		if _, err := w.Write(piece); err != nil {
+			return nil // the client has left
 		}
 	}
 	return nil
 }
 
+// tag returns the entity tag of the listing with this base URL in this content coding.
+// It depends on nothing else, so that all processes give the same one. That of a coding
+// is weak: another version of the program may compress to other bytes.
+func (l *listing) tag(base []byte, coding string) string {
+	sum := sha256.Sum256(append(slices.Clone(l.sum), base...))
+	tag := hex.EncodeToString(sum[:16])
+	if coding == "" {
+		return `"` + tag + `"`
+	}
+	return `W/"` + tag + "-" + coding + `"`
+}
+
+// scratch is the memory for one chunk, decompressed, before and after its base URLs
+// are inserted.
+type scratch struct{ marked, text []byte }
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// decoder decompresses the chunks of all listings.
+var decoder = sync.OnceValue(func() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		panic(err) // the options are valid
+	}
+	return d
+})
+
+// encoded yields the listing in pieces. A piece is valid until the next one. While the
+// caller has a piece, the iterator holds no other memory: neither does zstd, in which
+// each chunk is a frame, nor gzip, without back-references from one chunk to another.
+func (l *listing) encoded(base []byte, coding string) iter.Seq2[[]byte, error] {
+	var out bytes.Buffer
+	write, end := out.Write, func() error { return nil }
+	switch coding {
+	case "zstd":
+		write = func(text []byte) (int, error) { return out.Write(encoder().EncodeAll(text, out.AvailableBuffer())) }
+	case "gzip":
+		z, err := gzip.NewWriterLevel(&out, gzip.StatelessCompression)
+		if err != nil {
+			panic(err) // the level is valid
+		}
+		write, end = z.Write, z.Close
+	}
+	return func(yield func([]byte, error) bool) {
+		for _, chunk := range l.chunks {
+			out.Reset()
+			err := insert(base, chunk, write)
+			if !yield(out.Bytes(), err) || err != nil {
+				return
+			}
+		}
+		out.Reset()
+		if err := end(); err != nil || out.Len() > 0 {
+			yield(out.Bytes(), err)
+		}
+	}
+}
+
+// insert writes the text of a chunk with the base URL.
+func insert(base, chunk []byte, write func([]byte) (int, error)) (err error) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if s.marked, err = decoder().DecodeAll(chunk, s.marked[:0]); err != nil {
+		return err
+	}
+	s.text = s.text[:0]
+	for i, part := range bytes.Split(s.marked, []byte{baseMark}) {
+		if i > 0 {
+			s.text = append(s.text, base...)
+		}
+		s.text = append(s.text, part...)
+	}
+	_, err = write(s.text)
+	return err
+}
+
 // take returns the copy for s. The caller must give it back.
-func (c *copies) take(s *inventory.Snapshot, rc *http.ResponseController, encode func(base string) ([]byte, error)) (*encoded, error) {
+func (c *copies) take(s *inventory.Snapshot, rc *http.ResponseController, encode encoding) (*listing, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if of := weak.Make(s); c.of != of {
-		mark := rand.Text()
-		data, err := encode(mark)
+		l, err := newListing(encode)
 		if err != nil {
 			return nil, err
 		}
-		parts := bytes.Split(data, []byte(mark))
-		c.add(&encoded{parts, int64(len(data) - (len(parts)-1)*len(mark)), map[*http.ResponseController]struct{}{}})
+		c.add(l)
 		c.of = of
 	}
-	e := c.all[len(c.all)-1]
-	e.senders[rc] = struct{}{}
-	return e, nil
+	l := c.all[len(c.all)-1]
+	l.senders[rc] = struct{}{}
+	return l, nil
 }
 
-// add appends e, unless it equals the last copy.
-func (c *copies) add(e *encoded) {
-	if n := len(c.all); n > 0 && slices.EqualFunc(c.all[n-1].parts, e.parts, bytes.Equal) {
+func newListing(encode encoding) (*listing, error) {
+	m := chunker{mark: []byte(rand.Text()), sum: sha256.New()}
+	if err := encode(string(m.mark), &m); err != nil {
+		return nil, err
+	}
+	if len(m.chunk) > 0 {
+		m.cut()
+	}
+	m.listing.sum = m.sum.Sum(nil)
+	m.listing.senders = map[*http.ResponseController]struct{}{}
+	return &m.listing, nil
+}
+
+// A chunker makes the chunks of a listing with the base URL mark.
+type chunker struct {
+	listing
+	mark  []byte
+	sum   hash.Hash
+	chunk []byte
+}
+
+func (m *chunker) Write(p []byte) (int, error) {
+	for i, part := range bytes.Split(p, m.mark) {
+		if i > 0 {
+			m.chunk = append(m.chunk, baseMark)
+			m.bases++
+		}
+		m.chunk = append(m.chunk, part...)
+	}
+	if len(m.chunk) >= chunkBytes {
+		m.cut()
+	}
+	return len(p), nil
+}
+
+// cut ends a chunk.
+func (m *chunker) cut() {
+	m.sum.Write(m.chunk)
+	m.text += int64(len(m.chunk))
+	packed := bytes.Clone(encoder().EncodeAll(m.chunk, nil))
+	m.size += int64(len(packed))
+	m.chunks = append(m.chunks, packed)
+	m.chunk = m.chunk[:0]
+}
+
+// add appends l, unless it equals the last copy.
+func (c *copies) add(l *listing) {
+	if n := len(c.all); n > 0 && bytes.Equal(c.all[n-1].sum, l.sum) {
 		return
 	}
-	c.all = append(c.all, e)
-	c.size += e.size
+	c.all = append(c.all, l)
+	c.size += l.size
 	c.drop()
 	for c.size > maxCopies && len(c.all) > 1 {
 		// Cut off the clients that are still reading the oldest copy.
@@ -99,18 +260,18 @@ func (c *copies) add(e *encoded) {
 // drop removes the old copies that are not being sent.
 func (c *copies) drop() {
 	last := c.all[len(c.all)-1]
-	c.all = slices.DeleteFunc(c.all, func(e *encoded) bool {
-		gone := e != last && len(e.senders) == 0
+	c.all = slices.DeleteFunc(c.all, func(l *listing) bool {
+		gone := l != last && len(l.senders) == 0
 		if gone {
-			c.size -= e.size
+			c.size -= l.size
 		}
 		return gone
 	})
 }
 
-func (c *copies) give(e *encoded, rc *http.ResponseController) {
+func (c *copies) give(l *listing, rc *http.ResponseController) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(e.senders, rc)
+	delete(l.senders, rc)
 	c.drop()
 }

@@ -11,8 +11,6 @@ import (
 	"testing"
 
 	"imageroot/shared/content"
-	"imageroot/shared/image"
-	"imageroot/shared/layout"
 	"imageroot/shared/store/memstore"
 )
 
@@ -43,34 +41,29 @@ func heap() uint64 {
 // Answers that clients do not read take little memory, for any number of clients.
 func TestUnreadAnswersTakeLittleMemory(t *testing.T) {
 	f, h := newCatalog(t, memstore.New())
-	put := func(name image.Name, data []byte) {
-		t.Helper()
-		if _, err := f.Images.Put(t.Context(), layout.ImageKey(name), bytes.NewReader(data), int64(len(data))); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := f.Images.Put(t.Context(), "plain.img", bytes.NewReader(make([]byte, 1<<20)), 1<<20); err != nil {
+		t.Fatal(err)
 	}
-	put("plain.img", make([]byte, 1<<20))
-	var manifest strings.Builder
-	manifest.WriteString("version = 1\n")
-	for n := range 2000 {
-		fmt.Fprintf(&manifest, "[[images]]\nname = \"image-%d.img\"\nsrc = \"https://images.example.org/a-directory/image-%d.img\"\n", n, n)
-	}
-	put(image.Name(layout.ManifestKey), []byte(manifest.String()))
-
+	putManifest(t, f.Images, 2000)
 	const clients, each = 400, 40 << 10
-	for _, path := range []string{"/images", "/catalog.toml", "/images/plain.img", "/raw/plain.img"} {
+	for _, request := range []string{
+		"/images", "/images gzip", "/images zstd", "/catalog.toml", "/catalog.toml gzip", "/catalog.toml zstd", "/images/plain.img", "/raw/plain.img",
+	} {
+		path, coding, _ := strings.Cut(request, " ")
 		before := heap()
 		letGo := make(chan struct{})
 		var stuck, done sync.WaitGroup
 		stuck.Add(clients)
 		for range clients {
 			done.Go(func() {
-				h.ServeHTTP(&stuckClient{wrote: stuck.Done, letGo: letGo}, httptest.NewRequest(http.MethodGet, path, nil))
+				r := httptest.NewRequest(http.MethodGet, path, nil)
+				r.Header.Set("Accept-Encoding", coding)
+				h.ServeHTTP(&stuckClient{wrote: stuck.Done, letGo: letGo}, r)
 			})
 		}
 		stuck.Wait()
 		if held := int64(heap()) - int64(before); held > clients*each {
-			t.Errorf("%d unread answers to %s hold %d bytes", clients, path, held)
+			t.Errorf("%d unread answers to %s hold %d bytes", clients, request, held)
 		}
 		close(letGo)
 		done.Wait()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -28,37 +29,40 @@ func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	return f.exports.send(w, r, s, "application/toml; charset=utf-8", func(base string) ([]byte, error) {
-		return export(s, base).Encode()
+	return f.exports.send(w, r, s, "application/toml; charset=utf-8", func(base string, to io.Writer) error {
+		return manifest.Encode(to, exported(s, base))
 	})
 }
 
-func export(s *inventory.Snapshot, base string) *manifest.Manifest {
-	m := &manifest.Manifest{}
-	used := map[string]bool{} // names in a manifest differ by more than case
-	for i := range s.Rows {
-		row := &s.Rows[i]
-		src, ok := publicURL(base, row)
-		if !ok {
-			continue
-		}
-		name := row.Names[0]
-		if used[strings.ToLower(string(name))] {
-			if row.Ref == nil {
-				continue // a client could not distinguish the two
+// exported yields the images of s for a manifest.
+func exported(s *inventory.Snapshot, base string) iter.Seq[manifest.Image] {
+	return func(yield func(manifest.Image) bool) {
+		used := map[string]bool{} // names in a manifest differ by more than case
+		for i := range s.Rows {
+			row := &s.Rows[i]
+			src, ok := publicURL(base, row)
+			if !ok {
+				continue
 			}
-			name = apart(*row.Ref, name)
-		}
-		used[strings.ToLower(string(name))] = true
-		im := manifest.Image{Name: name, Src: src, SHA256: row.Digest(), Format: row.Format, SizeBytes: row.SizeBytes}
-		for _, source := range row.Sources {
-			if source.Location == src {
-				im.SHA512 = source.SHA512
+			name := row.Names[0]
+			if used[strings.ToLower(string(name))] {
+				if row.Ref == nil {
+					continue // a client could not distinguish the two
+				}
+				name = apart(*row.Ref, name)
+			}
+			used[strings.ToLower(string(name))] = true
+			im := manifest.Image{Name: name, Src: src, SHA256: row.Digest(), Format: row.Format, SizeBytes: row.SizeBytes}
+			for _, source := range row.Sources {
+				if source.Location == src {
+					im.SHA512 = source.SHA512
+				}
+			}
+			if !yield(im) {
+				return
 			}
 		}
-		m.Images = append(m.Images, im)
 	}
-	return m
 }
 
 // apart returns a unique name for a row whose name another row has: ref, a hyphen

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -21,7 +22,7 @@ import (
 // last piece to set trailers.
 func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object, head func(), body iter.Seq2[[]byte, error], tail func()) error {
 	h := w.Header()
-	switch conditions(r, h, c) {
+	switch conditions(r, h, c.Info.LastModified) {
 	case http.StatusNotModified:
 		h.Del("Content-Type")
 		w.WriteHeader(http.StatusNotModified)
@@ -57,13 +58,14 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 	return nil
 }
 
-// conditions returns the status that results from the request's preconditions.
-func conditions(r *http.Request, h http.Header, c *object) int {
+// conditions returns the status that results from the request's preconditions, for an
+// answer with the header h. modified may be zero.
+func conditions(r *http.Request, h http.Header, modified time.Time) int {
 	ask := r.Clone(r.Context())
 	ask.Header.Del("Range")
 	answer := web.Recorder{Fields: http.Header{"Etag": h["Etag"], "Content-Type": h["Content-Type"]}}
 	// net/http evaluates them (RFC 9110 §13) and needs no body for that.
-	http.ServeContent(&answer, ask, "", c.Info.LastModified, strings.NewReader(""))
+	http.ServeContent(&answer, ask, "", modified, strings.NewReader(""))
 	return answer.Status
 }
 

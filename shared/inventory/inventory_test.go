@@ -126,11 +126,11 @@ func (b *bench) rows(want ...string) *inventory.Snapshot {
 
 func (b *bench) manifest(images ...manifest.Image) {
 	b.t.Helper()
-	data, err := (&manifest.Manifest{Images: images}).Encode()
-	if err != nil {
+	var data strings.Builder
+	if err := manifest.Encode(&data, slices.Values(images)); err != nil {
 		b.t.Fatal(err)
 	}
-	b.image(image.Name(layout.ManifestKey), string(data))
+	b.image(image.Name(layout.ManifestKey), data.String())
 }
 
 func bytes(n int64) *int64 { return &n }

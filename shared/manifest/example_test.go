@@ -2,6 +2,8 @@ package manifest_test
 
 import (
 	"fmt"
+	"os"
+	"slices"
 
 	"imageroot/shared/manifest"
 )
@@ -39,10 +41,9 @@ sha-256 = "486e"
 	// line 6: images[0] "debian-12.qcow2": unknown key "sha-256"; known are name, src, sha256, sha512, format, size_bytes
 }
 
-func ExampleManifest_Encode() {
-	m := manifest.Manifest{Images: []manifest.Image{{Name: "x.img", Src: "https://example.org/x.img", Format: "img"}}}
-	data, err := m.Encode()
-	fmt.Print(string(data), err)
+func ExampleEncode() {
+	images := []manifest.Image{{Name: "x.img", Src: "https://example.org/x.img", Format: "img"}}
+	fmt.Print(manifest.Encode(os.Stdout, slices.Values(images)))
 	// Output:
 	// version = 1
 	//

@@ -20,6 +20,8 @@ package manifest
 
 import (
 	"fmt"
+	"io"
+	"iter"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -70,15 +72,22 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Encode returns the manifest as TOML. [Parse] returns an equal manifest from it if
-// each image is valid and the limits hold.
-func (m *Manifest) Encode() ([]byte, error) {
-	data, err := toml.Marshal(struct {
-		Version int     `toml:"version"`
-		Images  []Image `toml:"images,omitempty"`
-	}{version, m.Images})
-	if err != nil {
-		return nil, fmt.Errorf("encode manifest of %d images: %w", len(m.Images), err)
+// Encode writes a manifest of images as TOML, in one Write for its beginning and one
+// for each image. [Parse] returns these images if each is valid and the limits hold.
+func Encode(w io.Writer, images iter.Seq[Image]) error {
+	if _, err := fmt.Fprintf(w, "version = %d\n", version); err != nil {
+		return err
 	}
-	return data, nil
+	for im := range images {
+		data, err := toml.Marshal(struct {
+			Images []Image `toml:"images"`
+		}{[]Image{im}})
+		if err != nil {
+			return fmt.Errorf("encode the image %q of a manifest: %w", im.Name, err)
+		}
+		if _, err := w.Write(append([]byte{'\n'}, data...)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,9 +1,11 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,9 +77,15 @@ images = [{name = "a.img", src = "http://h/a", sha512 = "` + sum512 + `", size_b
 	}
 }
 
+func encode(images []Image) ([]byte, error) {
+	var b bytes.Buffer
+	err := Encode(&b, slices.Values(images))
+	return b.Bytes(), err
+}
+
 func roundTrip(t *testing.T, m *Manifest) {
 	t.Helper()
-	data, err := m.Encode()
+	data, err := encode(m.Images)
 	if err != nil {
 		t.Fatalf("Encode(%+v): %v", m, err)
 	}
@@ -184,7 +192,7 @@ func TestParseSources(t *testing.T) {
 	}
 	for _, tt := range tests {
 		m := Manifest{[]Image{{Name: "x.img", Src: tt.src, Format: "img"}}}
-		data, err := m.Encode()
+		data, err := encode(m.Images)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +221,7 @@ func TestLimits(t *testing.T) {
 	}
 	roundTrip(t, &m)
 	m.Images = append(m.Images, Image{Name: "one-more.img", Src: "http://h/", Format: "img"})
-	data, err := m.Encode()
+	data, err := encode(m.Images)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -679,7 +679,17 @@ func (s *server) testCatalog(t *testing.T) {
 	if a := s.get(t, "/catalog?q=DROPPED+iso", 200); fmt.Sprint(a.object["total"]) != "1" {
 		t.Errorf("%s", a.body)
 	}
-	s.do(t, request{method: "GET", target: "/images", status: 200, anonymous: true})
+	for _, target := range []string{"/images", "/catalog.toml"} {
+		for _, coding := range []string{"", "gzip", "zstd"} {
+			q := request{method: "GET", target: target, status: 200, anonymous: true, header: map[string]string{"Accept-Encoding": coding}}
+			a := s.do(t, q)
+			if a.header.Get("Content-Encoding") != coding {
+				t.Errorf("%s in %q: %v", target, coding, a.header)
+			}
+			q.status, q.header["If-None-Match"] = 304, a.header.Get("ETag")
+			s.do(t, q)
+		}
+	}
 	// A bad manifest that is written by S3 is a warning.
 	if _, err := s.images.Put(t.Context(), layout.ManifestKey, strings.NewReader("nonsense"), 8); err != nil {
 		t.Fatal(err)

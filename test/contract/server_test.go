@@ -3,6 +3,7 @@ package contract
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
@@ -433,7 +436,7 @@ func (s *server) judge(t *testing.T, op *operation, q request, resp *http.Respon
 	if q.method == http.MethodHead || !strings.HasSuffix(typ, "json") {
 		return a
 	}
-	v, err := decode(body)
+	v, err := decode(uncoded(t, resp.Header.Get("Content-Encoding"), body))
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", what, err, body)
 	}
@@ -450,6 +453,29 @@ func (s *server) judge(t *testing.T, op *operation, q request, resp *http.Respon
 		}
 	}
 	return a
+}
+
+// uncoded returns a body without its content coding.
+func uncoded(t *testing.T, coding string, body []byte) []byte {
+	t.Helper()
+	var err error
+	switch coding {
+	case "gzip":
+		var z *gzip.Reader
+		if z, err = gzip.NewReader(bytes.NewReader(body)); err == nil {
+			body, err = io.ReadAll(z)
+		}
+	case "zstd":
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(nil); err == nil {
+			defer z.Close()
+			body, err = z.DecodeAll(body, nil)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
 }
 
 // redescribed reports whether the description beside a reference to a response

@@ -598,6 +598,16 @@ func TestManifest(t *testing.T) {
 	w.want(200, "PUT", "/catalog.toml", []byte(manifest), "Content-Type", "application/toml")
 	if r := w.want(200, "GET", "/catalog.toml", nil); !strings.Contains(string(r.body), "m.img") {
 		t.Errorf("%v", r)
+	} else {
+		coded := w.want(200, "GET", "/catalog.toml", nil, "Accept-Encoding", "gzip")
+		z, err := gzip.NewReader(bytes.NewReader(coded.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, err := io.ReadAll(z); err != nil || !bytes.Equal(data, r.body) {
+			t.Errorf("in gzip: %s, %v", data, err)
+		}
+		w.want(304, "GET", "/catalog.toml", nil, "Accept-Encoding", "gzip", "If-None-Match", coded.header.Get("ETag"))
 	}
 	w.want(204, "DELETE", "/catalog.toml", nil)
 }
