@@ -165,20 +165,21 @@ func (l *Log) Sweep(ctx context.Context) error {
 type Filter struct {
 	Kind, SubjectKind, SubjectID, Actor, SourceIP string
 
-	Failed *bool
-	Before layout.EventID // only events older than this one
-	Limit  int            // the most events of one List; below 1, it counts as 1
+	OtherThan string // a kind of subject: events of all other kinds
+	Failed    *bool
+	Before    layout.EventID // only events older than this one
+	Limit     int            // the most events of one List; below 1, it counts as 1
 }
 
 // Match reports whether the filter selects e. It ignores Before and Limit.
 func (f *Filter) Match(e *Event) bool {
 	is := func(want, got string) bool { return want == "" || want == got }
 	return is(f.Kind, e.Kind) && is(f.SubjectKind, e.SubjectKind) && is(f.SubjectID, e.SubjectID) &&
-		is(f.Actor, e.Actor) && is(f.SourceIP, e.SourceIP) && (f.Failed == nil || *f.Failed == e.Failed())
+		is(f.Actor, e.Actor) && is(f.SourceIP, e.SourceIP) && (f.OtherThan == "" || f.OtherThan != e.SubjectKind) && (f.Failed == nil || *f.Failed == e.Failed())
 }
 
 const (
-	// batch is the number of events that are read in parallel.
+	// batch is the most events that are read in parallel.
 	batch = 32
 	// maxRead bounds the events that one List reads: a filter that selects few of them
 	// has more pages with fewer events.
@@ -197,7 +198,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		after = layout.EventKey(f.Before)
 	}
 	var ids []layout.EventID
-	done := 0
+	done, size := 0, min(batch, limit+1) // more only if the filter leaves events out
 	flush := func() error {
 		read, err := l.read(ctx, ids)
 		ids = ids[:0]
@@ -216,7 +217,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		if !ok {
 			continue
 		}
-		if ids = append(ids, id); len(ids) < batch {
+		if ids = append(ids, id); len(ids) < size {
 			continue
 		}
 		if err := flush(); err != nil {
@@ -225,9 +226,10 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		if len(events) > limit {
 			break
 		}
-		if done += batch; done >= maxRead {
+		if done += size; done >= maxRead {
 			return events, id, nil
 		}
+		size = min(batch, 2*size)
 	}
 	if err := flush(); err != nil {
 		return nil, "", err

@@ -119,6 +119,7 @@ func TestFilter(t *testing.T) {
 		{Filter{}, "5 4 3 2 1"},
 		{Filter{Kind: ImageHashed}, "2"},
 		{Filter{SubjectKind: SubjectImage}, "3 2 1"},
+		{Filter{OtherThan: SubjectAuth}, "4 3 2 1"},
 		{Filter{SubjectID: "a"}, "4 2 1"},
 		{Filter{SubjectKind: SubjectImage, SubjectID: "a"}, "2 1"},
 		{Filter{Actor: System}, "3 2"},

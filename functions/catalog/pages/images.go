@@ -1,11 +1,9 @@
 package pages
 
 import (
-	"cmp"
 	"context"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -146,17 +144,11 @@ func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, e
 	if k.cause == cause && !k.at.IsZero() && now.Sub(k.at) < eventsAge {
 		return k.fragment, nil
 	}
-	// Leave out the events about logging in.
-	var all []activity.Event
-	for _, kind := range []string{activity.SubjectImage, activity.SubjectCatalog} {
-		events, _, err := p.Activity.List(ctx, activity.Filter{SubjectKind: kind, Limit: pageEvents})
-		if err != nil {
-			return templates.Fragment{}, err
-		}
-		all = append(all, events...)
+	events, _, err := p.Activity.List(ctx, activity.Filter{OtherThan: activity.SubjectAuth, Limit: pageEvents})
+	if err != nil {
+		return templates.Fragment{}, err
 	}
-	slices.SortFunc(all, func(a, b activity.Event) int { return cmp.Compare(a.ID, b.ID) })
-	f, err := templates.NewFragment(templates.Recent{Events: p.eventViews(all[:min(len(all), pageEvents)])})
+	f, err := templates.NewFragment(templates.Recent{Events: p.eventViews(events)})
 	if err != nil {
 		return f, err
 	}
