@@ -26,7 +26,7 @@ define install
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 endef
 
-UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/torture -e /test/lambda -e /test/infra -e /test/s3suite)
+UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/lambda -e /test/infra -e /test/s3suite)
 
 .PHONY: help
 help: ## list the targets
@@ -97,7 +97,7 @@ s3suite: ## versitygw's own integration suite against the gateway inside (about 
 	$(GOTEST) -json ./test/s3suite | $(STRICT)
 
 .PHONY: torture
-torture: ## mixed load with kills, then check every invariant (TORTURE='-duration 10m -seed 7')
+torture: ## three runners under load, kills and a damaged index, then check every invariant (TORTURE='-duration 10m -seed 7')
 	$(GO) run ./test/torture $(TORTURE)
 
 .PHONY: hostile

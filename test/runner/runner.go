@@ -17,17 +17,26 @@ import (
 	"time"
 )
 
-// Build compiles the binary into dir and returns its path. It passes flags to
-// go build ("-race", "-ldflags=-s -w").
-func Build(ctx context.Context, dir string, flags ...string) (string, error) {
+// Root returns the directory of the module.
+func Root(ctx context.Context) (string, error) {
 	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("go env GOMOD: %w", err)
 	}
+	return filepath.Dir(strings.TrimSpace(string(gomod))), nil
+}
+
+// Build compiles the binary into dir and returns its path. It passes flags to
+// go build ("-race", "-ldflags=-s -w").
+func Build(ctx context.Context, dir string, flags ...string) (string, error) {
+	root, err := Root(ctx)
+	if err != nil {
+		return "", err
+	}
 	binary := filepath.Join(dir, "imageroot")
 	args := append([]string{"build", "-o", binary}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, "./local")...)
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(gomod)))
+	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build ./local: %w\n%s", err, out)
 	}

@@ -34,10 +34,11 @@ const (
 // check waits until no work is left and checks the invariants. It checks them again after
 // another start, and checks that files old enough have been swept.
 func (w *world) check(ctx context.Context) {
-	if w.second.gone() || w.first.gone() {
-		w.violate("a runner ended by itself")
+	for _, n := range w.nodes() {
+		if n.gone() {
+			w.violate("runner %d ended by itself", n.number)
+		}
 	}
-	w.did("stop runner 2", w.second.stop())
 	w.publisher.polite.Store(true)
 	c := &client{world: w, number: -1, rng: w.random(3)}
 	w.settled(ctx, c)
@@ -49,9 +50,13 @@ func (w *world) check(ctx context.Context) {
 		w.violate("the runner has %d MiB resident", mib)
 	}
 	w.did("kill runner 1", w.first.kill())
-	w.startFirst(ctx)
+	w.start(ctx, w.first)
 	w.settled(ctx, c)
 	w.state(ctx, c)
+	w.agree(ctx, c)
+	for _, n := range w.others {
+		w.did(fmt.Sprintf("stop runner %d", n.number), n.stop())
+	}
 	w.leftOver(ctx, c)
 	w.logs()
 	for range w.unnoted {
@@ -487,7 +492,7 @@ func (w *world) leftOver(ctx context.Context, c *client) {
 	if err != nil {
 		w.violate("%v", err)
 	}
-	w.startFirst(ctx)
+	w.start(ctx, w.first)
 	limit := 30 * time.Second
 	w.poll(ctx, limit, "the sweep of uploads", func() error {
 		named := map[string]bool{}
@@ -570,7 +575,7 @@ func expected(rel string) bool {
 
 // logs reports panics, data races and secrets in the logs, and counts logged errors.
 func (w *world) logs() {
-	for _, n := range []*node{w.first, w.second} {
+	for _, n := range w.nodes() {
 		bad := 0
 		for line := range strings.SplitSeq(n.logs(), "\n") {
 			switch {

@@ -96,8 +96,10 @@ func pause(ctx context.Context, d time.Duration) {
 
 // runner chooses the runner that receives a request.
 func (c *client) runner() *node {
-	if c.rng.IntN(3) == 0 && c.second.up() {
-		return c.second
+	if nodes := c.nodes(); c.rng.IntN(2) == 0 {
+		if n := nodes[c.rng.IntN(len(nodes))]; n.up() {
+			return n
+		}
 	}
 	return c.first
 }

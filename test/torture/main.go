@@ -1,15 +1,17 @@
-// Command torture runs the real binary under mixed load (uploads over HTTP and
-// S3, files dropped into its directory, fetches from a hostile publisher,
-// cancellations, deletions) and kills it at random moments. At times a second
-// runner uses the same buckets. Then it waits until all work has ended and
-// checks the invariants: each acknowledged write is stored, with the digest of
-// its bytes; no job is running; no file is left over.
+// Command torture runs three runners over the same buckets, with clocks up to a
+// minute apart, under mixed load: uploads over HTTP and S3, files dropped into the
+// directory, fetches from a hostile publisher, cancellations, deletions. It kills
+// them at random moments and damages the index. Then it waits until all work has
+// ended and checks the invariants: each acknowledged write is stored, with the
+// digest of its bytes; no job is running; the index and every runner say what the
+// records say; no file is left over.
 //
-// -seed determines the actions of each client and of the killer, but not how they
-// interleave. The exit status is 1 if an invariant does not hold.
+// -seed determines the actions of each client, of the killer and of the vandal, but
+// not how they interleave. The exit status is 1 if an invariant does not hold.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -27,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"imageroot/shared/layout"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/runner"
@@ -54,9 +57,11 @@ type options struct {
 // A world holds the state that the clients share.
 type world struct {
 	options
-	out       io.Writer
-	first     *node
-	second    *node
+	out    io.Writer
+	first  *node   // hosts the gateway
+	others []*node // use it as their S3 server
+	// newOther returns one more runner, which is not in others.
+	newOther  func() *node
 	publisher *publisher
 	model     *model
 	images    store.Root
@@ -84,7 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		dropped: map[string]bool{}, deleted: map[string]bool{}, cancelled: map[string]bool{}, unnoted: map[string]bool{},
 	}
 	flags := flag.NewFlagSet("torture", flag.ContinueOnError)
-	flags.DurationVar(&w.duration, "duration", time.Minute, "how long to torture before the checks")
+	flags.DurationVar(&w.duration, "duration", 50*time.Second, "how long to torture before the checks")
 	flags.Uint64Var(&w.seed, "seed", 0, "what the run does follows from it (default: chosen and printed)")
 	flags.IntVar(&w.clients, "clients", 6, "how many clients act at once")
 	flags.BoolVar(&w.race, "race", false, "build the binary with the race detector")
@@ -129,10 +134,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 // close stops what open has started, even if open failed.
 func (w *world) close() error {
 	var errs []error
-	for _, n := range []*node{w.second, w.first} {
-		if n != nil {
-			errs = append(errs, n.kill())
-		}
+	for _, n := range w.nodes() {
+		errs = append(errs, n.kill())
 	}
 	if w.publisher != nil {
 		w.publisher.CloseClientConnections()
@@ -141,11 +144,23 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
+// nodes returns all runners. Before open, there is none.
+func (w *world) nodes() []*node {
+	if w.first == nil {
+		return nil
+	}
+	return append([]*node{w.first}, w.others...)
+}
+
 // random returns a generator that is determined by the seed and who.
 func (w *world) random(who uint64) *rand.Rand { return rand.New(rand.NewPCG(w.seed, who)) }
 
 func (w *world) open(ctx context.Context) error {
-	var flags []string
+	changed, err := overlay(ctx, w.dir)
+	if err != nil {
+		return err
+	}
+	flags := []string{"-overlay", changed}
 	if w.race {
 		flags = append(flags, "-race")
 	}
@@ -158,8 +173,10 @@ func (w *world) open(ctx context.Context) error {
 		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	leads := slices.Clone(leads)
+	w.random(5).Shuffle(len(leads), func(i, j int) { leads[i], leads[j] = leads[j], leads[i] })
 	var s3 string
-	w.first, s3 = firstNode(w.dir, binary, w.model.died)
+	w.first, s3 = firstNode(w.dir, binary, w.model.died, leads[0])
 	if err := w.first.start(ctx); err != nil {
 		return err
 	}
@@ -167,7 +184,18 @@ func (w *world) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.second = secondNode(w.dir, binary, w.model.died, s3, program)
+	w.newOther = func() *node {
+		number := 2 + len(w.others)
+		return otherNode(number, w.dir, binary, w.model.died, s3, program, leads[(number-1)%len(leads)])
+	}
+	for range len(leads) - 1 {
+		w.others = append(w.others, w.newOther())
+	}
+	for _, n := range w.others {
+		if err := n.start(ctx); err != nil {
+			return err
+		}
+	}
 	root := func(bucket string, k key) (store.Root, error) {
 		c, err := s3store.Open(ctx, s3store.Config{Endpoint: s3, Region: "us-east-1", AccessKey: k.Access, SecretKey: k.Secret, Direct: true})
 		if err != nil {
@@ -191,6 +219,7 @@ func (w *world) torture(ctx context.Context) {
 		wg.Go(func() { (&client{w, i, w.random(100 + uint64(i))}).work(ctx) })
 	}
 	wg.Go(func() { w.killer(ctx, w.random(2)) })
+	wg.Go(func() { (&vandal{world: w, rng: w.random(4)}).work(ctx) })
 	wg.Wait()
 }
 
@@ -203,21 +232,22 @@ func (w *world) pauses() bool { return w.duration >= 3*time.Minute }
 // killer kills, stops and pauses runners, and starts them again.
 func (w *world) killer(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
-		pause(ctx, time.Duration(500+rng.IntN(6500))*time.Millisecond)
+		pause(ctx, time.Duration(500+rng.IntN(5500))*time.Millisecond)
 		if ctx.Err() != nil {
 			break
 		}
 		down := time.Duration(rng.IntN(1500)) * time.Millisecond
+		other := w.others[rng.IntN(len(w.others))]
 		switch n := rng.IntN(20); {
-		case n < 9:
+		case n < 6:
 			w.did("kill runner 1", w.first.kill())
 			pause(ctx, down)
-			w.startFirst(ctx)
-		case n < 11:
+			w.start(ctx, w.first)
+		case n < 8:
 			w.did("stop runner 1", w.first.stop())
 			pause(ctx, down)
-			w.startFirst(ctx)
-		case n < 12:
+			w.start(ctx, w.first)
+		case n < 9:
 			// Kill it while it starts.
 			w.did("kill runner 1", w.first.kill())
 			sctx, cancel := context.WithTimeout(ctx, time.Duration(rng.IntN(150))*time.Millisecond)
@@ -227,34 +257,67 @@ func (w *world) killer(ctx context.Context, rng *rand.Rand) {
 				w.count("killer", "kill runner 1 while it starts")
 			}
 			cancel()
-			w.startFirst(ctx)
-		case n < 16 && !w.second.up():
-			w.startSecond(ctx)
-		case n < 18:
-			w.did("kill runner 2", w.second.kill())
-		case n < 19:
-			w.did("stop runner 2", w.second.stop())
-		case w.pauses():
-			victim := []*node{w.first, w.second}[rng.IntN(2)]
+			w.start(ctx, w.first)
+		case n < 16 && !other.up():
+			w.start(ctx, other)
+		case n < 13:
+			w.did(fmt.Sprintf("kill runner %d", other.number), other.kill())
+		case n < 15:
+			w.did(fmt.Sprintf("stop runner %d", other.number), other.stop())
+		case n < 18 || !w.pauses():
+			// Whichever runner writes the checkpoint is in the middle of it.
+			if !w.checkpointBegins(ctx) {
+				break
+			}
+			pause(ctx, time.Duration(rng.IntN(20))*time.Millisecond)
+			w.count("killer", "kill all runners during a checkpoint")
+			var wg sync.WaitGroup
+			for _, n := range w.nodes() {
+				wg.Go(func() { w.did(fmt.Sprintf("kill runner %d", n.number), n.kill()) })
+			}
+			wg.Wait()
+			w.startAgain(ctx)
+		default:
+			victim := w.nodes()[rng.IntN(1+len(w.others))]
 			w.did(fmt.Sprintf("pause runner %d", victim.number), victim.pause(ctx, asleep))
 		}
 	}
-	w.startFirst(context.WithoutCancel(ctx))
+	w.startAgain(ctx)
 }
 
-func (w *world) startFirst(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+// checkpointBegins waits until a runner takes the lease for a checkpoint. It returns false
+// if none does within a few seconds.
+func (w *world) checkpointBegins(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	w.trace("start runner 1")
-	if err := w.first.start(ctx); err != nil {
-		w.violate("it does not start again: %v", err)
+	pointer := filepath.Join(w.dir, "data", "catalog", string(layout.IndexKey))
+	before, _ := os.ReadFile(pointer) // missing before the first checkpoint
+	for ctx.Err() == nil {
+		now, err := os.ReadFile(pointer)
+		if err == nil && bytes.Contains(now, []byte(`"owner"`)) && !bytes.Equal(now, before) {
+			return true
+		}
+		pause(ctx, time.Millisecond)
 	}
+	return false
 }
 
-func (w *world) startSecond(ctx context.Context) {
+// start starts a runner that is down. The first runner must be up, unless it is the one.
+func (w *world) start(ctx context.Context, n *node) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	w.did("start runner 2", w.second.start(ctx))
+	if n.up() {
+		return
+	}
+	w.did(fmt.Sprintf("start runner %d", n.number), n.start(ctx))
+}
+
+// startAgain starts all runners that are down.
+func (w *world) startAgain(ctx context.Context) {
+	w.start(ctx, w.first)
+	for _, n := range w.others {
+		w.start(ctx, n)
+	}
 }
 
 // did counts an action of the killer, which must succeed.

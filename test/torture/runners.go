@@ -43,7 +43,7 @@ type key struct {
 	Secret string `json:"program_secret_key"`
 }
 
-// environment returns the environment variables of both runners, and more.
+// environment returns the environment variables of all runners, and more.
 func environment(dir string, more ...string) []string {
 	return append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "IMAGEROOT_ALLOW_NET=loopback",
@@ -61,19 +61,19 @@ func newNode(number int, dir, binary string, died func(number int), env []string
 }
 
 // firstNode returns the runner with the gateway, and the gateway's URL.
-func firstNode(dir, binary string, died func(number int)) (n *node, s3 string) {
+func firstNode(dir, binary string, died func(number int), lead time.Duration) (n *node, s3 string) {
 	gateway := freeAddr()
-	env := environment(dir, "IMAGEROOT_S3_ACCESS_KEY="+accessKey, "IMAGEROOT_S3_SECRET_KEY="+secretKey)
+	env := environment(dir, leadVariable+"="+lead.String(), "IMAGEROOT_S3_ACCESS_KEY="+accessKey, "IMAGEROOT_S3_SECRET_KEY="+secretKey)
 	return newNode(1, dir, binary, died, env, "--s3-listen", gateway, "--data", filepath.Join(dir, "data")), "http://" + gateway
 }
 
-// secondNode returns the runner that uses the first one's gateway.
-func secondNode(dir, binary string, died func(number int), s3 string, k key) *node {
-	env := environment(dir, "AWS_ACCESS_KEY_ID="+k.Access, "AWS_SECRET_ACCESS_KEY="+k.Secret, "AWS_REGION=us-east-1")
-	return newNode(2, dir, binary, died, env, "--s3-endpoint", s3)
+// otherNode returns a runner that uses the first one's gateway.
+func otherNode(number int, dir, binary string, died func(number int), s3 string, k key, lead time.Duration) *node {
+	env := environment(dir, leadVariable+"="+lead.String(), "AWS_ACCESS_KEY_ID="+k.Access, "AWS_SECRET_ACCESS_KEY="+k.Secret, "AWS_REGION=us-east-1")
+	return newNode(number, dir, binary, died, env, "--s3-endpoint", s3)
 }
 
-// programKey reads the key with which imageroot uses the gateway and the second runner may,
+// programKey reads the key with which imageroot uses the gateway, and the other runners may,
 // too. The uploader's key is for the image root only.
 func programKey(dir string) (k key, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, "data", credentialsFile))
