@@ -83,16 +83,16 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 		return false, nil
 	}
 	if it.exists() && !same {
-		found.before = it.version.ETag
+		found.before = it.etag
 	}
 	// Every change of the table is in the journal or is about to be, so a state that
 	// the table already has need not be written again.
-	told := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, []byte(it.data), []byte(found.data)) ||
+	told := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, ix.table.data(it), []byte(found.data)) ||
 		(!a.touched || once) && slices.ContainsFunc(a.expected, func(c change) bool {
-			return s.same(item{version: c.version, gone: c.gone, seq: 1}, found.after())
+			return s.sameState(&c, &found)
 		})
 	if ix.keeps {
-		ix.table.set(s, a.place, item{version: found.version, data: found.data, gone: found.gone, told: told || a.tell}, false)
+		ix.table.set(s, found, told || a.tell, false)
 	}
 	if a.tell && !told {
 		ix.tell(found)

@@ -3,9 +3,12 @@ package index
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync"
 
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
+	"imageroot/shared/store"
 )
 
 // Check compares the current checkpoint with the index of this process. If the
@@ -15,68 +18,118 @@ import (
 func (ix *Index) Check(ctx context.Context) error {
 	ix.compacting.Lock()
 	defer ix.compacting.Unlock()
-	files, cur, err := ix.readCheckpoint(ctx)
+	c := comparison{ix: ix, except: map[place]bool{}, delta: map[place]bool{}}
+	cur, err := ix.readCheckpoint(ctx, func(cur Current, delta file) error {
+		_, listed, err := ix.newEntries(ctx, cur.Until)
+		if err == nil {
+			c.begin(delta, listed)
+		}
+		return err
+	}, c.base)
 	switch {
 	case errors.Is(err, record.ErrNewer):
 		return nil
 	case err != nil && !errors.Is(err, errNoCheckpoint):
 		return err
 	}
-	_, listed, lerr := ix.newEntries(ctx, cur.Until)
-	if lerr != nil {
-		return lerr
-	}
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if err != nil || !ix.agrees(files, cur, listed) {
+	if err != nil || !c.agrees() {
 		ix.cfg.Log.Info("the checkpoint of the index is written anew", "generation", cur.Generation, "because", err)
 		ix.wantBase, ix.retryAt = true, ix.cfg.Now()
 	}
 	return nil
 }
 
-// agrees reports whether a checkpoint, with the listed entries that it does not contain,
-// equals the table. The caller holds mu.
-func (ix *Index) agrees(files [2]file, cur Current, listed []layout.JournalID) bool {
+// A comparison of a checkpoint with the table.
+type comparison struct {
+	ix     *Index
+	except map[place]bool // keys that may differ
+	delta  map[place]bool // keys in the delta
+	began  uint64         // the table's seq: items that were set since may differ
+
+	mu      sync.Mutex
+	expect  int // items that the checkpoint must have
+	found   int
+	differs bool
+}
+
+// begin compares the delta of a checkpoint. The keys of the listed entries that the
+// checkpoint does not contain may differ.
+func (c *comparison) begin(delta file, listed []layout.JournalID) {
+	c.ix.mu.Lock()
 	contained := map[layout.JournalID]bool{}
-	for _, id := range files[1].entries {
+	for _, id := range delta.entries {
 		contained[id] = true
 	}
-	except := map[place]bool{}
 	for _, id := range listed {
 		if !contained[id] {
-			for _, p := range ix.journal.open[id] {
-				except[p] = true
+			for _, p := range c.ix.journal.open[id] {
+				c.except[p] = true
 			}
 		}
 	}
-	for _, c := range ix.pending {
-		except[c.place] = true
+	for _, p := range c.ix.pending {
+		c.except[p.place] = true
 	}
-	stored := map[place]change{}
-	for _, f := range files {
-		for _, c := range f.changes {
-			stored[c.place] = c
-		}
-	}
-	for _, s := range ix.sections {
+	c.began = c.ix.table.seq
+	for _, s := range c.ix.sections {
 		for key, it := range s.table {
-			p := place{s.root, key}
-			c, ok := stored[p]
-			delete(stored, p)
-			is := it.change(p)
-			if it.gone && (!ok || c.gone) || except[p] || ok && s.same(item{version: c.version, gone: c.gone, seq: 1}, is.after()) {
-				continue
-			}
-			if !ok || c.gone || it.gone || !ix.cfg.Quiet(key, []byte(c.data), []byte(it.data)) {
-				return false
+			if it.exists() && !c.except[place{s.root, key}] {
+				c.expect++
 			}
 		}
 	}
-	for p, c := range stored {
-		if !c.gone && !except[p] {
-			return false
+	c.ix.mu.Unlock()
+	c.compare(delta.changes)
+	for _, d := range delta.changes {
+		c.delta[place{d.root, store.Key(strings.Clone(string(d.key)))}] = true
+	}
+}
+
+// base compares changes of the base. It is safe for concurrent use.
+func (c *comparison) base(changes []change) {
+	n := 0
+	for _, b := range changes {
+		if !c.delta[b.place] {
+			changes[n] = b
+			n++
 		}
 	}
-	return true
+	c.compare(changes[:n])
+}
+
+func (c *comparison) compare(changes []change) {
+	c.ix.mu.Lock()
+	defer c.ix.mu.Unlock()
+	for i := range changes {
+		stored := &changes[i]
+		s := c.ix.section(stored.place)
+		var it item
+		if s != nil {
+			it = s.table[stored.key]
+		}
+		switch {
+		case c.except[stored.place], it.seq > c.began, stored.gone && !it.exists():
+		case !it.exists(), stored.gone,
+			!s.same(it, stored.after()) && !c.ix.cfg.Quiet(stored.key, []byte(stored.data), c.ix.table.data(it)):
+			c.differs = true
+		default:
+			c.found++
+		}
+	}
+}
+
+// agrees reports whether the checkpoint, with the listed entries that it does not
+// contain, equals the table. The caller holds Index.mu.
+func (c *comparison) agrees() bool {
+	changed := 0 // items that the checkpoint need not have
+	for _, s := range c.ix.sections {
+		for _, it := range s.table {
+			if it.seq > c.began {
+				changed++
+			}
+		}
+	}
+	return !c.differs && c.found+changed >= c.expect
 }

@@ -1,11 +1,19 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
@@ -61,7 +69,18 @@ type Trimmed struct {
 // load reads the checkpoint and the journal entries since. Without a usable checkpoint,
 // it builds the index from the records. The caller holds update.
 func (ix *Index) load(ctx context.Context) error {
-	files, cur, err := ix.readCheckpoint(ctx)
+	l := newLoading(ix)
+	j := newJournal()
+	cur, err := ix.readCheckpoint(ctx, func(cur Current, delta file) error {
+		j.newest, j.until = cur.Until.Add(overlap), cur.Until
+		for _, id := range delta.entries {
+			j.note(id, nil)
+			j.see(id)
+		}
+		clear(j.open) // the checkpoint contains them
+		l.add(delta.changes)
+		return nil
+	}, l.add)
 	switch {
 	case errors.Is(err, errNoCheckpoint):
 		ix.cfg.Log.Info("the index is built from the records", "because", err)
@@ -70,27 +89,8 @@ func (ix *Index) load(ctx context.Context) error {
 		return err
 	}
 	ix.mu.Lock()
-	for _, s := range ix.sections {
-		for key := range s.table {
-			s.changed[key] = struct{}{}
-		}
-		s.table = map[store.Key]item{}
-	}
-	clear(ix.table.live)
-	for _, f := range files {
-		for _, c := range f.changes {
-			if s := ix.section(c.place); s != nil {
-				ix.table.set(s, c.place, item{version: c.version, data: c.data, gone: c.gone}, false)
-			}
-		}
-	}
-	ix.journal = newJournal()
-	ix.journal.newest, ix.journal.until = cur.Until.Add(overlap), cur.Until
-	for _, id := range files[1].entries {
-		ix.journal.note(id, nil)
-		ix.journal.see(id)
-	}
-	clear(ix.journal.open) // the checkpoint contains them
+	l.commit()
+	ix.journal = j
 	ix.keeps, ix.generation, ix.wantBase = true, cur.Generation, false
 	// Pending and quiet changes of this process are in no entry.
 	for _, c := range ix.pending {
@@ -109,21 +109,121 @@ func (ix *Index) load(ctx context.Context) error {
 	return nil
 }
 
+// A loading is the tables of a checkpoint that is being read.
+type loading struct {
+	ix     *Index
+	mu     sync.Mutex
+	tables map[*section]map[store.Key]item
+	live   map[place]bool
+}
+
+func newLoading(ix *Index) *loading {
+	l := &loading{ix: ix, tables: map[*section]map[store.Key]item{}, live: map[place]bool{}}
+	for _, s := range ix.sections {
+		l.tables[s] = map[store.Key]item{}
+	}
+	return l
+}
+
+// add adds changes whose keys the checkpoint does not have yet. It is safe for
+// concurrent use.
+func (l *loading) add(changes []change) {
+	list := make([]loaded, 0, len(changes))
+	size := 0
+	l.ix.mu.Lock()
+	for i := range changes {
+		c := &changes[i]
+		if s := l.ix.section(c.place); s != nil {
+			list = append(list, loaded{change: c, section: s, item: s.table[c.key]})
+			size += len(c.key) + len(c.version.ETag)
+		}
+	}
+	l.ix.mu.Unlock()
+	// One string has those of all items: the strings of changes share the memory of
+	// the records.
+	var text strings.Builder
+	text.Grow(size)
+	cut := func(s string) string {
+		text.WriteString(s)
+		return text.String()[text.Len()-len(s):]
+	}
+	data := archive{codec: &l.ix.codec}
+	live := map[place]bool{}
+	for i := range list {
+		e := &list[i]
+		c := e.change
+		e.key = store.Key(cut(string(c.key)))
+		if !e.item.exists() || !e.section.same(e.item, c.after()) {
+			e.item = item{etag: cut(c.version.ETag), size: c.version.Size, modified: c.version.LastModified.Unix(), data: data.put(c.data), gone: c.gone}
+		}
+		e.item.told = false
+		if e.section.records && !c.gone && l.ix.cfg.Live(c.key, []byte(c.data)) {
+			live[place{c.root, e.key}] = true
+		}
+	}
+	data.finish()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range list {
+		table := l.tables[e.section]
+		if _, ok := table[e.key]; !ok {
+			table[e.key] = e.item
+		}
+	}
+	maps.Copy(l.live, live)
+}
+
+// A loaded is a change in a checkpoint, and the state of its key: the item of the index
+// if that has the same version, else a new one, whose seq is 0.
+type loaded struct {
+	change  *change
+	section *section
+	key     store.Key
+	item    item
+}
+
+// commit replaces the tables of the index. The caller holds Index.mu.
+func (l *loading) commit() {
+	t := &l.ix.table
+	t.seq++
+	for _, s := range l.ix.sections {
+		next := l.tables[s]
+		for key, old := range s.table {
+			if it, ok := next[key]; ok && it.seq == old.seq {
+				next[key] = it // with the key that the section has
+			} else {
+				s.changed[key] = struct{}{}
+			}
+		}
+		s.all = s.all || len(s.table) == 0
+		for key, it := range next {
+			if it.seq != 0 && it.seq == s.table[key].seq {
+				continue
+			}
+			it.seq = t.seq
+			next[key] = it
+			if !s.all {
+				s.changed[key] = struct{}{}
+			}
+		}
+		s.table = next
+	}
+	t.live = l.live
+}
+
 var errNoCheckpoint = errors.New("there is no checkpoint that can be used")
 
-// readCheckpoint reads the base and the delta of the current checkpoint. The error
-// matches errNoCheckpoint if there is no usable one.
-func (ix *Index) readCheckpoint(ctx context.Context) (files [2]file, cur Current, err error) {
+// readCheckpoint reads the current checkpoint. It calls delta once, and then base for
+// many changes at a time, concurrently. The keys of the delta are changed in the base,
+// too. The error matches errNoCheckpoint if there is no usable checkpoint: then what was
+// read is worth nothing. It may be that of delta.
+func (ix *Index) readCheckpoint(ctx context.Context, delta func(Current, file) error, base func([]change)) (cur Current, err error) {
 	cur, _, err = record.Read[Current](ctx, ix.cfg.Catalog, layout.IndexKey)
 	if err == nil {
 		err = ix.usable(ctx, cur)
 	}
 	if err == nil {
-		var errs [2]error
-		parallel([]File{cur.Base, cur.Delta}, func(i int, f File) {
-			files[i], errs[i] = ix.readFile(ctx, layout.CheckpointKey(f.ID))
-		})
-		err = errors.Join(errs[:]...)
+		err = ix.readBoth(ctx, cur, delta, base)
 	}
 	switch {
 	case errors.Is(err, errDamaged), errors.Is(err, record.ErrDamaged), errors.Is(err, record.ErrNewer):
@@ -131,7 +231,54 @@ func (ix *Index) readCheckpoint(ctx context.Context) (files [2]file, cur Current
 	case errors.Is(err, store.ErrNotFound):
 		err = errNoCheckpoint
 	}
-	return files, cur, err
+	return cur, err
+}
+
+// readBoth requests both files of a checkpoint at once, and reads the delta first.
+func (ix *Index) readBoth(ctx context.Context, cur Current, delta func(Current, file) error, base func([]change)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var deltaErr, baseErr error
+	deltaRead := make(chan struct{})
+	wg.Go(func() {
+		defer close(deltaRead)
+		f, err := ix.readFile(ctx, layout.CheckpointKey(cur.Delta.ID))
+		if err == nil {
+			err = delta(cur, f)
+		}
+		if deltaErr = err; err != nil {
+			cancel()
+		}
+	})
+	wg.Go(func() {
+		body, _, err := ix.cfg.Catalog.Get(ctx, layout.CheckpointKey(cur.Base.ID), store.All, "")
+		<-deltaRead
+		if baseErr = err; err == nil && deltaErr == nil {
+			baseErr = ix.parseParallel(body, base)
+		}
+		if err == nil {
+			body.Close()
+		}
+	})
+	wg.Wait()
+	return cmp.Or(deltaErr, baseErr)
+}
+
+// parseParallel reads a file and calls each for many of its changes at a time,
+// concurrently.
+func (ix *Index) parseParallel(r io.Reader, each func([]change)) error {
+	var parsing errgroup.Group
+	parsing.SetLimit(runtime.GOMAXPROCS(0))
+	err := ix.codec.scan(r, func(lines string) error {
+		parsing.Go(func() error {
+			f, err := parse(lines)
+			each(f.changes)
+			return err
+		})
+		return nil
+	})
+	return cmp.Or(parsing.Wait(), err)
 }
 
 func (ix *Index) usable(ctx context.Context, cur Current) error {

@@ -2,9 +2,13 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -65,8 +69,8 @@ type checkpoint struct {
 	tag     string             // of the record with the lease
 	open    []layout.JournalID // entries that it contains and the current one does not
 	entries []layout.JournalID // entries that its delta names
-	delta   []change
-	base    []change // nil: keep cur.Base
+	delta   []place            // keys
+	base    []place            // keys; nil: keep cur.Base
 	trim    time.Time
 }
 
@@ -176,25 +180,22 @@ func (ix *Index) collect(c *checkpoint, before file, full bool) *checkpoint {
 		clear(keys)
 		c.base = ix.all(now, keys)
 	}
-	for p := range keys {
-		if s := ix.section(p); s != nil && s.table[p.key].known() {
-			c.delta = append(c.delta, s.table[p.key].change(p))
-		}
-	}
+	c.delta = slices.Collect(maps.Keys(keys))
 	return c
 }
 
-// all returns the state of every key that exists. It adds deleted keys to gone, and
-// forgets those deleted more than keepGone ago. The caller holds mu.
-func (ix *Index) all(now time.Time, gone map[place]bool) []change {
-	list := []change{}
+// all returns every key that exists. It adds deleted keys to gone, and forgets those
+// deleted more than keepGone ago. The caller holds mu.
+func (ix *Index) all(now time.Time, gone map[place]bool) []place {
+	list := []place{}
 	for _, s := range ix.sections {
+		list = slices.Grow(list, len(s.table))
 		for key, it := range s.table {
 			p := place{s.root, key}
 			switch {
 			case !it.gone:
-				list = append(list, it.change(p))
-			case now.Sub(it.version.LastModified) > keepGone:
+				list = append(list, p)
+			case now.Sub(time.Unix(it.modified, 0)) > keepGone:
 				delete(s.table, key)
 			default:
 				gone[p] = true
@@ -204,9 +205,56 @@ func (ix *Index) all(now time.Time, gone map[place]bool) []change {
 	return list
 }
 
-// change returns the change that leads to this item.
-func (it item) change(p place) change {
-	return change{place: p, gone: it.gone, version: it.version, data: it.data}
+// states yields the states of the keys of list that are known, each as a change that
+// leads to it. A state may be newer than the call: whoever reads the checkpoint then
+// finds that the entry with the change does not follow, and reads the object. If fresh
+// is set, the data move there, so that blocks with few of them can be collected.
+func (ix *Index) states(list []place, fresh *archive) iter.Seq[change] {
+	return func(yield func(change) bool) {
+		reader := dataReader{codec: &ix.codec}
+		var items []item
+		for part := range slices.Chunk(list, 500) {
+			items = items[:0]
+			ix.mu.Lock()
+			for _, p := range part {
+				var it item
+				if s := ix.section(p); s != nil {
+					it = s.table[p.key]
+				}
+				items = append(items, it)
+			}
+			ix.mu.Unlock()
+			for i, it := range items {
+				if !it.known() {
+					continue
+				}
+				c := change{place: part[i], gone: it.gone, version: it.version(), data: string(reader.get(it.data))}
+				if fresh != nil {
+					items[i].data = fresh.put(c.data)
+				}
+				if !yield(c) {
+					return
+				}
+			}
+			if fresh != nil {
+				ix.move(part, items)
+			}
+		}
+	}
+}
+
+// move replaces the places of data.
+func (ix *Index) move(keys []place, items []item) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	for i, p := range keys {
+		if s := ix.section(p); s != nil {
+			if it := s.table[p.key]; it.known() && it.seq == items[i].seq {
+				it.data = items[i].data
+				s.table[p.key] = it
+			}
+		}
+	}
 }
 
 // publish writes the files of a checkpoint, swaps the record to them and removes old
@@ -214,11 +262,12 @@ func (it item) change(p place) change {
 // the record.
 func (ix *Index) publish(ctx context.Context, c *checkpoint) (err error) {
 	if c.base != nil {
-		if c.cur.Base, err = ix.writeFile(ctx, nil, c.base); err != nil {
+		fresh := archive{codec: &ix.codec}
+		if c.cur.Base, err = ix.writeFile(ctx, nil, c.base, &fresh); err != nil {
 			return err
 		}
 	}
-	if c.cur.Delta, err = ix.writeFile(ctx, c.entries, c.delta); err != nil {
+	if c.cur.Delta, err = ix.writeFile(ctx, c.entries, c.delta, nil); err != nil {
 		return err
 	}
 	c.cur.Owner, c.cur.LeaseUntil = "", time.Time{}
@@ -240,12 +289,41 @@ func (ix *Index) publish(ctx context.Context, c *checkpoint) (err error) {
 	return ix.trim(ctx, c)
 }
 
-func (ix *Index) writeFile(ctx context.Context, entries []layout.JournalID, changes []change) (File, error) {
-	f := File{ID: layout.Nonce(), Items: len(changes)}
-	data := ix.codec.encode(entries, slices.Values(changes))
-	v, err := ix.cfg.Catalog.Put(ctx, layout.CheckpointKey(f.ID), bytes.NewReader(data), int64(len(data)))
+// writeFile writes a file with the states of keys. Equal files need not be equal bytes,
+// but sorted keys compress better.
+func (ix *Index) writeFile(ctx context.Context, entries []layout.JournalID, keys []place, fresh *archive) (f File, err error) {
+	slices.SortFunc(keys, func(a, b place) int { return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.key, b.key)) })
+	f.ID = layout.Nonce()
+	var data pieces
+	if f.Items, err = ix.codec.encode(&data, entries, ix.states(keys, fresh)); err != nil {
+		return f, err
+	}
+	if fresh != nil {
+		fresh.finish()
+	}
+	v, err := ix.cfg.Catalog.Put(ctx, layout.CheckpointKey(f.ID), data.reader(), data.size)
 	f.ETag = v.ETag
 	return f, err
+}
+
+// pieces holds what was written to it. Unlike a bytes.Buffer, it never copies.
+type pieces struct {
+	list [][]byte
+	size int64
+}
+
+func (p *pieces) Write(b []byte) (int, error) {
+	p.list = append(p.list, bytes.Clone(b))
+	p.size += int64(len(b))
+	return len(b), nil
+}
+
+func (p *pieces) reader() io.Reader {
+	var list []io.Reader
+	for _, b := range p.list {
+		list = append(list, bytes.NewReader(b))
+	}
+	return io.MultiReader(list...)
 }
 
 // trim removes the entries from before c.trim, and old files that the checkpoint does

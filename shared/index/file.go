@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"iter"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -45,39 +49,88 @@ const maxFile = 2 << 30
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// A codec encodes and decodes files. It is safe for concurrent use.
+// chunkBytes is about the size of the pieces in which a file is encoded and decoded.
+const chunkBytes = 128 << 10
+
+// A codec encodes and decodes files, and packs blocks. It is safe for concurrent use.
 type codec struct {
-	once sync.Once
-	enc  *zstd.Encoder
-	dec  *zstd.Decoder
+	once     sync.Once
+	enc      *zstd.Encoder // for blocks
+	dec      *zstd.Decoder
+	blocks   atomic.Uint64 // blocks so far
+	encoders sync.Pool // of *zstd.Encoder, for files
+	decoders sync.Pool // of *zstd.Decoder
+}
+
+func newEncoder(concurrency int) *zstd.Encoder {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(concurrency), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	return enc
+}
+
+func newDecoder(concurrency int) *zstd.Decoder {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(concurrency), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(maxFile))
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	return dec
 }
 
 func (z *codec) open() {
 	z.once.Do(func() {
-		var err, err2 error
-		z.enc, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithLowerEncoderMem(true))
-		z.dec, err2 = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(maxFile))
-		if err = errors.Join(err, err2); err != nil {
-			panic(err) // the options are constant
-		}
+		cores := runtime.GOMAXPROCS(0)
+		z.enc, z.dec = newEncoder(cores), newDecoder(cores)
+		z.encoders.New = func() any { return newEncoder(1) }
+		z.decoders.New = func() any { return newDecoder(1) }
 	})
 }
 
-// encode returns the bytes of a file.
-func (z *codec) encode(entries []layout.JournalID, changes iter.Seq[change]) []byte {
-	b := append([]byte(nil), fileHead...)
-	lines := 1
+// pack compresses a block.
+func (z *codec) pack(raw []byte) []byte {
+	z.open()
+	return z.enc.EncodeAll(raw, nil)
+}
+
+// unpack decompresses a block that pack has returned, and appends it to raw.
+func (z *codec) unpack(packed, raw []byte) []byte {
+	z.open()
+	raw, err := z.dec.DecodeAll(packed, raw)
+	if err != nil {
+		panic(err) // the memory is damaged
+	}
+	return raw
+}
+
+// encode writes a file to w, and returns the number of its changes.
+func (z *codec) encode(w io.Writer, entries []layout.JournalID, changes iter.Seq[change]) (items int, err error) {
+	z.open()
+	enc := z.encoders.Get().(*zstd.Encoder)
+	defer z.encoders.Put(enc)
+	enc.Reset(w)
+	sum, lines := uint32(0), 1
+	b := append(make([]byte, 0, 2*chunkBytes), fileHead...)
+	flush := func() {
+		sum = crc32.Update(sum, castagnoli, b)
+		_, _ = enc.Write(b) // Close returns the error
+		b = b[:0]
+	}
 	for _, id := range entries {
 		b = fmt.Appendf(b, "entry\t%s\n", id)
 		lines++
 	}
 	for c := range changes {
-		b = c.append(b)
-		lines++
+		if b = c.append(b); len(b) >= chunkBytes {
+			flush()
+		}
+		items++
 	}
-	b = fmt.Appendf(b, "end\t%d\t%08x\n", lines, crc32.Checksum(b, castagnoli))
-	z.open()
-	return z.enc.EncodeAll(b, nil)
+	flush()
+	b = fmt.Appendf(b, "end\t%d\t%08x\n", lines+items, sum)
+	flush()
+	return items, enc.Close()
 }
 
 func (c *change) append(b []byte) []byte {
@@ -123,34 +176,109 @@ func parseField(s string) (string, error) {
 	return s, nil
 }
 
-// decode parses the bytes of a file. The strings of its changes share memory. The error
-// matches errDamaged.
-func (z *codec) decode(data []byte) (file, error) {
-	z.open()
-	raw, err := z.dec.DecodeAll(data, nil)
+// decode reads a file. The error matches errDamaged if the content is damaged.
+func (z *codec) decode(r io.Reader) (f file, err error) {
+	err = z.scan(r, func(lines string) error {
+		more, err := parse(lines)
+		f.entries, f.changes = append(f.entries, more.entries...), append(f.changes, more.changes...)
+		return err
+	})
 	if err != nil {
-		return file{}, fmt.Errorf("%w: %w", errDamaged, err)
+		return file{}, err
 	}
-	at := bytes.LastIndex(raw, []byte("\nend\t")) + 1
-	body, end := raw[:at], string(raw[at:])
-	lines := bytes.Count(body, []byte("\n"))
-	if end != fmt.Sprintf("end\t%d\t%08x\n", lines, crc32.Checksum(body, castagnoli)) {
-		return file{}, fmt.Errorf("%w: it has no end, or another than it says", errDamaged)
+	return f, nil
+}
+
+// scan decompresses a file and calls each for every few hundred lines of it. The lines
+// are what was written only if scan returns nil. The error matches errDamaged if the
+// content is damaged, and may be that of each or of r.
+func (z *codec) scan(r io.Reader, each func(lines string) error) error {
+	z.open()
+	dec := z.decoders.Get().(*zstd.Decoder)
+	defer z.decoders.Put(dec)
+	in := &input{r: r}
+	damaged := func(err error) error {
+		if in.err != nil {
+			return in.err
+		}
+		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	text, ok := strings.CutPrefix(string(body), fileHead)
-	if !ok {
-		return file{}, fmt.Errorf("%w: it has no head of this version", errDamaged)
+	if err := dec.Reset(in); err != nil {
+		return damaged(err)
 	}
-	f := file{changes: make([]change, 0, lines)}
-	for line := range strings.Lines(text) {
+	defer func() { _ = dec.Reset(nil) }() // it must not hold r
+	sum, lines, total := uint32(0), 0, 0
+	b := make([]byte, 0, chunkBytes)
+	for ended := false; !ended; {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, cap(b))
+		}
+		n, err := io.ReadFull(dec, b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		total += n
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && in.ended:
+			ended = true
+		case err != nil:
+			return damaged(err)
+		case total > maxFile:
+			return damaged(errors.New("it is too large"))
+		}
+		// The last line is held back: it may be the end.
+		body := b[:bytes.LastIndexByte(b[:max(0, len(b)-1)], '\n')+1]
+		if len(body) == 0 {
+			continue
+		}
+		sum = crc32.Update(sum, castagnoli, body)
+		text := string(body)
+		if lines == 0 {
+			var ok bool
+			if text, ok = strings.CutPrefix(text, fileHead); !ok {
+				return damaged(errors.New("it has no head of this version"))
+			}
+		}
+		lines += bytes.Count(body, []byte("\n"))
+		if err := each(text); err != nil {
+			return err
+		}
+		b = append(b[:0], b[len(body):]...)
+	}
+	if string(b) != fmt.Sprintf("end\t%d\t%08x\n", lines, sum) {
+		return damaged(errors.New("it has no end, or another than it says"))
+	}
+	return nil
+}
+
+// An input remembers the error of a reader.
+type input struct {
+	r     io.Reader
+	ended bool
+	err   error // except io.EOF
+}
+
+func (in *input) Read(p []byte) (int, error) {
+	n, err := in.r.Read(p)
+	if errors.Is(err, io.EOF) {
+		in.ended = true
+	} else if err != nil {
+		in.err = err
+	}
+	return n, err
+}
+
+// parse parses lines of a file except the first and the last. The strings of the
+// changes share the memory of lines. The error matches errDamaged.
+func parse(lines string) (f file, err error) {
+	f.changes = make([]change, 0, strings.Count(lines, "\n"))
+	for line := range strings.Lines(lines) {
 		line = line[:len(line)-1]
 		if id, ok := strings.CutPrefix(line, "entry\t"); ok {
-			f.entries = append(f.entries, layout.JournalID(id))
+			f.entries = append(f.entries, layout.JournalID(strings.Clone(id)))
 			continue
 		}
 		c, err := parseChange(line)
 		if err != nil {
-			return file{}, fmt.Errorf("%w: %w", errDamaged, err)
+			return f, fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		f.changes = append(f.changes, c)
 	}

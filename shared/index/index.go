@@ -107,10 +107,12 @@ func New(cfg Config) *Index {
 	if cfg.Live == nil {
 		cfg.Live = func(store.Key, []byte) bool { return false }
 	}
-	return &Index{
+	ix := &Index{
 		cfg: cfg, owner: rand.Text(), table: table{live: map[place]bool{}, isLive: cfg.Live},
 		dirty: map[place]question{}, quiet: map[place]quiet{}, journal: newJournal(),
 	}
+	ix.table.archive.codec, ix.table.reader.codec = &ix.codec, &ix.codec
+	return ix
 }
 
 // A rootID names one of the two roots, in memory and in files.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -128,9 +127,12 @@ func (ix *Index) takePending() []change {
 func (ix *Index) writeEntry(ctx context.Context, batch []change) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
-	data := ix.codec.encode(nil, slices.Values(batch))
+	var data bytes.Buffer
+	if _, err := ix.codec.encode(&data, nil, slices.Values(batch)); err != nil {
+		return err
+	}
 	id := layout.NewJournalID(ix.cfg.Now(), layout.Nonce())
-	if _, err := ix.cfg.Catalog.Put(ctx, layout.JournalKey(id), bytes.NewReader(data), int64(len(data))); err != nil {
+	if _, err := ix.cfg.Catalog.Put(ctx, layout.JournalKey(id), &data, int64(data.Len())); err != nil {
 		return fmt.Errorf("write a journal entry: %w", err)
 	}
 	ix.mu.Lock()
@@ -249,11 +251,7 @@ func (ix *Index) readFile(ctx context.Context, key store.Key) (file, error) {
 		return file{}, err
 	}
 	defer body.Close()
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return file{}, fmt.Errorf("read %q: %w", key, err)
-	}
-	f, err := ix.codec.decode(data)
+	f, err := ix.codec.decode(body)
 	if err != nil {
 		return file{}, fmt.Errorf("%q: %w", key, err)
 	}

@@ -2,6 +2,8 @@ package index
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"imageroot/shared/layout"
 	"imageroot/shared/store"
@@ -35,7 +37,8 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 	s := l.section
 	var read []asked
 	ix.mu.Lock()
-	for key, info := range l.infos {
+	for _, key := range slices.Sorted(maps.Keys(l.infos)) { // so that data are archived in order
+		info := l.infos[key]
 		p := place{s.root, key}
 		it := s.table[key]
 		switch {
@@ -50,7 +53,7 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 		if _, ok := l.infos[key]; ok || !it.exists() || it.seq > l.began {
 			continue
 		}
-		ix.found(s, tell, change{place: place{s.root, key}, before: it.version.ETag, gone: true, version: store.Version{LastModified: ix.cfg.Now().UTC()}})
+		ix.found(s, tell, change{place: place{s.root, key}, before: it.etag, gone: true, version: store.Version{LastModified: ix.cfg.Now().UTC()}})
 	}
 	ix.mu.Unlock()
 	return ix.ask(ctx, read)
@@ -58,7 +61,7 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 
 // found applies a difference found in a listing. The caller holds mu.
 func (ix *Index) found(s *section, tell bool, c change) {
-	ix.table.set(s, c.place, item{version: c.version, gone: c.gone, told: tell}, false)
+	ix.table.set(s, c, tell, false)
 	if tell {
 		ix.tell(c)
 	}

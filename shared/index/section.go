@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,6 +23,7 @@ type section struct {
 	// Guarded by Index.mu.
 	table   map[store.Key]item
 	changed map[store.Key]struct{} // since the last view
+	all     bool                   // everything has changed
 }
 
 // An Item is an object in the index.
@@ -138,42 +141,83 @@ func (s *Section[ID, T]) view() {
 		return
 	}
 	items := maps.Clone(s.items)
-	for key, it := range found {
-		id, _ := s.id(key)
-		delete(items, id)
-		old, was := s.damaged[id]
-		delete(s.damaged, id)
-		if !it.exists() {
-			continue
-		}
-		shown := Item[T]{Info: store.Info{Key: key, Version: it.version}}
-		if s.decode != nil {
-			var err error
-			if shown.Value, err = s.decode(key, []byte(it.data)); err != nil {
-				s.damaged[id] = leftOut{it.version, err}
-				if !was || !old.version.Equal(it.version) {
-					s.ix.cfg.Log.Warn("record left out", "key", key, "error", err, "remedy", record.Remedy(key, err))
+	if len(items) == 0 {
+		items = make(map[ID]Item[T], len(found))
+	}
+	for part := range slices.Chunk(found, 2000) {
+		values := s.decodeAll(part)
+		for i, c := range part {
+			id, _ := s.id(c.key)
+			delete(items, id)
+			old, was := s.damaged[id]
+			delete(s.damaged, id)
+			if !c.exists() {
+				continue
+			}
+			if err := values[i].err; err != nil {
+				s.damaged[id] = leftOut{c.version(), err}
+				if !was || !old.version.Equal(c.version()) {
+					s.ix.cfg.Log.Warn("record left out", "key", c.key, "error", err, "remedy", record.Remedy(c.key, err))
 				}
 				continue
 			}
+			items[id] = Item[T]{store.Info{Key: c.key, Version: c.version()}, values[i].value}
 		}
-		items[id] = shown
 	}
 	s.items = items
 	s.gen++
 }
 
-// take returns the items that have changed since the last call.
-func (ix *Index) take(s *section) map[store.Key]item {
+// A decoded is the value of a record, or the error of decoding it.
+type decoded[T any] struct {
+	value T
+	err   error
+}
+
+// decodeAll decodes the records that exist, on all cores if there are many.
+func (s *Section[ID, T]) decodeAll(found []keyed) []decoded[T] {
+	values := make([]decoded[T], len(found))
+	if s.decode == nil {
+		return values
+	}
+	var wg sync.WaitGroup
+	each := max(len(found)/runtime.GOMAXPROCS(0), 100)
+	for at := 0; at < len(found); at += each {
+		part, values := found[at:min(at+each, len(found))], values[at:]
+		wg.Go(func() {
+			data := dataReader{codec: &s.ix.codec}
+			for i, c := range part {
+				if c.exists() {
+					values[i].value, values[i].err = s.decode(c.key, data.get(c.data))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return values
+}
+
+// A keyed is an item with its key.
+type keyed struct {
+	key store.Key
+	item
+}
+
+// take returns the items that have changed since the last call, those whose data are
+// in one block together.
+func (ix *Index) take(s *section) []keyed {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if len(s.changed) == 0 {
-		return nil
+	if s.all {
+		for key := range s.table {
+			s.changed[key] = struct{}{}
+		}
 	}
-	found := make(map[store.Key]item, len(s.changed))
+	found := make([]keyed, 0, len(s.changed))
 	for key := range s.changed {
-		found[key] = s.table[key]
+		found = append(found, keyed{key, s.table[key]})
 	}
-	s.changed = map[store.Key]struct{}{}
+	s.changed, s.all = map[store.Key]struct{}{}, false
+	slices.SortFunc(found, func(a, b keyed) int { return a.data.compare(b.data) })
 	return found
 }

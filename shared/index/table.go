@@ -1,24 +1,36 @@
 package index
 
-import "imageroot/shared/store"
+import (
+	"time"
+
+	"imageroot/shared/store"
+)
 
 // A table has what the tables of all sections share. It is guarded by Index.mu.
 type table struct {
-	live   map[place]bool // live records that others write
-	isLive func(key store.Key, data []byte) bool
-	seq    uint64 // of the last set
+	live    map[place]bool // live records that others write
+	isLive  func(key store.Key, data []byte) bool
+	seq     uint64 // of the last set
+	archive archive
+	reader  dataReader
 }
 
 // An item is the state of a key. The zero item is the state of a key that was never
 // seen.
 type item struct {
-	version store.Version
-	data    string // of a record
-	gone    bool   // deleted, at version.LastModified
+	etag     string
+	size     int64
+	modified int64 // in Unix seconds; if gone, when the deletion was seen
+	data     datum // of a record
+	seq      uint64 // grows with each change of any item; 0: never seen
+	gone     bool   // deleted
 	// told says that this state need not be journalled: its entry was read, or is to be
 	// written, or the change is quiet.
 	told bool
-	seq  uint64 // grows with each change of any item; 0: never seen
+}
+
+func (it *item) version() store.Version {
+	return store.Version{ETag: it.etag, Size: it.size, LastModified: time.Unix(it.modified, 0).UTC()}
 }
 
 func (it item) known() bool  { return it.seq != 0 }
@@ -30,22 +42,35 @@ func (s *section) same(it item, v *store.Version) bool {
 		return v == nil && !it.exists()
 	}
 	if s.records {
-		return it.version.ETag == v.ETag // a record has each content once
+		return it.etag == v.ETag // a record has each content once
 	}
-	return it.version.Equal(*v)
+	return it.version().Equal(*v)
 }
 
-// set changes the state of a key. own says that this process wrote it.
-func (t *table) set(s *section, p place, it item, own bool) {
+// sameState reports whether two changes lead to the same state.
+func (s *section) sameState(c, d *change) bool {
+	return s.same(item{etag: c.version.ETag, size: c.version.Size, modified: c.version.LastModified.Unix(), gone: c.gone, seq: 1}, d.after())
+}
+
+// set changes the state of a key. told is that of the item, and own says that this
+// process wrote it.
+func (t *table) set(s *section, c change, told, own bool) {
 	t.seq++
-	it.seq = t.seq
-	s.table[p.key] = it
+	text := string(c.key) + c.version.ETag // a copy: c may share the memory of a file
+	p := place{c.root, store.Key(text[:len(c.key)])}
+	s.table[p.key] = item{
+		etag: text[len(c.key):], size: c.version.Size, modified: c.version.LastModified.Unix(), data: t.archive.put(c.data),
+		gone: c.gone, told: told, seq: t.seq,
+	}
 	s.changed[p.key] = struct{}{}
 	delete(t.live, p)
-	if s.records && !own && it.exists() && t.isLive(p.key, []byte(it.data)) {
+	if s.records && !own && !c.gone && t.isLive(p.key, []byte(c.data)) {
 		t.live[p] = true
 	}
 }
+
+// data returns the record of an item. It is valid until the next call.
+func (t *table) data(it item) []byte { return t.reader.get(it.data) }
 
 // An effect is what a change does to a table.
 type effect int
@@ -69,13 +94,12 @@ const (
 //     a record. Such an object can have the same version twice.
 func (t *table) apply(s *section, c change, own bool) effect {
 	it := s.table[c.key]
-	next := item{version: c.version, data: c.data, gone: c.gone, told: true}
 	switch {
 	case s.same(it, c.after()) && (it.known() || !c.gone):
 		return none
 	case !it.known() && (c.gone || !s.records || c.before == ""),
-		s.records && it.exists() && c.before != "" && c.before == it.version.ETag:
-		t.set(s, c.place, next, own)
+		s.records && it.exists() && c.before != "" && c.before == it.etag:
+		t.set(s, c, true, own)
 		return applied
 	}
 	return doubt

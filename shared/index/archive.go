@@ -1,0 +1,107 @@
+package index
+
+import (
+	"cmp"
+	"encoding/binary"
+	"sync"
+)
+
+// blockBytes is the size of a block before compression. Reading a record decompresses
+// its block.
+const blockBytes = 32 << 10
+
+// An archive keeps the data of records compressed, several in a block. Nothing is ever
+// removed: a block is collected when no datum refers to it any more.
+type archive struct {
+	codec *codec
+	last  *block // is not full
+}
+
+// A block has the data of several records.
+type block struct {
+	number uint64 // of all blocks so far
+	mu     sync.Mutex
+	raw    []byte // nil once it is packed
+	packed []byte
+}
+
+// A datum is the data of a record in an archive. The zero datum is empty.
+type datum struct {
+	block  *block
+	offset uint32
+}
+
+// compare orders data by block, and by their place in it.
+func (d datum) compare(e datum) int {
+	return cmp.Or(cmp.Compare(d.block.order(), e.block.order()), cmp.Compare(d.offset, e.offset))
+}
+
+func (b *block) order() uint64 {
+	if b == nil {
+		return 0
+	}
+	return b.number
+}
+
+// put adds data. Calls must not be concurrent.
+func (a *archive) put(data string) datum {
+	if data == "" {
+		return datum{}
+	}
+	if a.last == nil {
+		a.last = &block{number: a.codec.blocks.Add(1), raw: make([]byte, 0, blockBytes+blockBytes/4)}
+	}
+	b := a.last
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := datum{b, uint32(len(b.raw))}
+	b.raw = binary.AppendUvarint(b.raw, uint64(len(data)))
+	b.raw = append(b.raw, data...)
+	if len(b.raw) >= blockBytes {
+		a.pack(b)
+	}
+	return d
+}
+
+// finish compresses the last block, which may not be full.
+func (a *archive) finish() {
+	if b := a.last; b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		a.pack(b)
+	}
+}
+
+func (a *archive) pack(b *block) {
+	packed := a.codec.pack(b.raw)
+	b.packed, b.raw, a.last = append(make([]byte, 0, len(packed)), packed...), nil, nil
+}
+
+// A dataReader reads data. It decompresses a block once for successive data in it.
+type dataReader struct {
+	codec *codec
+	block *block
+	raw   []byte
+}
+
+// get returns the bytes of d, which are valid until the next call. It is safe for use
+// while data are put.
+func (r *dataReader) get(d datum) []byte {
+	if d.block == nil {
+		return nil
+	}
+	raw := r.raw
+	if r.block != d.block {
+		d.block.mu.Lock()
+		raw = d.block.raw
+		packed := d.block.packed
+		d.block.mu.Unlock()
+		if packed != nil {
+			r.raw = r.codec.unpack(packed, r.raw[:0])
+			r.block, raw = d.block, r.raw
+		}
+	}
+	size, n := binary.Uvarint(raw[d.offset:])
+	at := int(d.offset) + n
+	return raw[at : at+int(size) : at+int(size)]
+}
