@@ -138,7 +138,7 @@ invoke: ## every event of infra/events through sam local (needs sam and Docker; 
 	  echo "$$f $$e"; sam local invoke $$f --event $$e --env-vars infra/env.local.json || exit 1; done
 
 .PHONY: runtime
-runtime: deps ## the functions through the Lambda Runtime API, over S3 and SQS (about three minutes)
+runtime: deps emulator ## the functions under AWS's Lambda emulator, over S3 and SQS (about three minutes)
 	$(GOTEST) -json ./test/lambda | $(STRICT)
 
 .PHONY: check
@@ -158,7 +158,7 @@ fuzz: ## every fuzz target for a while (FUZZTIME=10s)
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),10s) $$p || exit 1; done; done
 
 .PHONY: bench
-bench: deps ## throughput, memory and size, as ratios to the usual tools
+bench: deps emulator ## throughput, memory and size, as ratios to the usual tools
 	$(GO) run ./test/bench
 
 .PHONY: dist

@@ -111,7 +111,7 @@ func TestPagesAndLogin(t *testing.T) {
 	}
 	w.want(304, "GET", "/static/"+css, nil, "If-None-Match", `"other,one", `+w.want(200, "GET", "/static/"+css, nil, "Accept-Encoding", "identity").header.Get("ETag"), "Accept-Encoding", "identity")
 	// The session is valid at the other functions too.
-	w.fn["UploadFunction"].restart()
+	w.fn["UploadFunction"].restart(nil)
 	for _, path := range []string{"/uploads", "/catalog/hashes", "/catalog/downloads", "/catalog/entries", "/events"} {
 		browse(200, "GET", path, nil)
 	}
@@ -194,7 +194,7 @@ func TestCheck(t *testing.T) {
 func TestLargePut(t *testing.T) {
 	w := newWorld(t)
 	event := strings.Replace(string(w.eventFile("upload-put")), `"content-length": "0"`, `"content-length": "5368709121"`, 1)
-	out, err := w.fn["UploadFunction"].invoke(t.Context(), []byte(event), time.Minute)
+	out, err := w.fn["UploadFunction"].invoke(t.Context(), []byte(event))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestHashOverInvocations(t *testing.T) {
 	hash.guard.mu.Lock()
 	hash.guard.rate = 16 << 20
 	hash.guard.mu.Unlock()
-	w.timeout.Store(int64(6 * time.Second)) // four of which are for the work
+	hash.limit(6 * time.Second) // four of which are for the work
 	path := filepath.Join(w.data, "imageroot-images-123456789012-us-east-1", "long.img")
 	f, err := os.Create(path)
 	if err != nil {
@@ -410,7 +410,7 @@ func TestKilled(t *testing.T) {
 		return len(jobs) == 1 && jobs[0].Status == "running"
 	})
 	// All instances are killed, as if Lambda's machine had failed.
-	w.killAll(hash)
+	hash.kill()
 	w.until("its lease is over", func() bool {
 		w.reconcile()
 		jobs := w.jobs("hashes")
@@ -490,7 +490,7 @@ func TestFetchOverInvocations(t *testing.T) {
 	const size, small = 400 << 20, 300 << 20
 	sum, smallSum := sumOf(t, io.NewSectionReader(pattern{}, 0, size)), sumOf(t, io.NewSectionReader(pattern{}, 0, small))
 	p := newPublisher(t, map[string]int64{"/known.img": size, "/unknown.img": small, "/little.img": 1 << 20}, map[string]string{"/SHA256SUMS": sum + "  known.img\n"}, 10<<20) // of six connections
-	w.timeout.Store(int64(9 * time.Second))                                                                                                                                    // six of which are for the work
+	w.fn["FetchFunction"].limit(9 * time.Second)                                                                                                                               // six of which are for the work
 	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img", "sha_url": p.URL + "/SHA256SUMS"})
 	w.want(409, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img"})
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "known.img"})
@@ -509,12 +509,12 @@ func TestFetchOverInvocations(t *testing.T) {
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "unknown.img"})
 	w.running("unknown.img")
 	w.want(204, "DELETE", "/catalog/downloads/unknown.img", nil)
-	w.timeout.Store(int64(6 * time.Second)) // four of which are for the work
+	w.fn["FetchFunction"].limit(6 * time.Second) // four of which are for the work
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "unknown.img"})
 	if job := w.ended("downloads", "unknown.img"); job.Status != "completed" || job.Attempt < 2 || job.SHA256 == nil || *job.SHA256 != smallSum {
 		t.Fatalf("%+v", job)
 	}
-	w.timeout.Store(int64(time.Minute))
+	w.fn["FetchFunction"].limit(time.Minute)
 
 	// Bytes without any source are removed with their entry.
 	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/little.img"})
@@ -580,7 +580,7 @@ func TestManifest(t *testing.T) {
 		if err := os.Remove(good); err != nil {
 			t.Fatal(err)
 		}
-		w.fn[id].restart()
+		w.fn[id].restart(nil)
 		look()
 		if _, err := os.Stat(good); err != nil {
 			t.Errorf("%s kept no copy: %v", id, err)
@@ -588,7 +588,7 @@ func TestManifest(t *testing.T) {
 		if err := os.Remove(filepath.Join(bucket("images"), "catalog.toml")); err != nil {
 			t.Fatal(err)
 		}
-		w.fn[id].restart()
+		w.fn[id].restart(nil)
 		w.until("the listing is made anew and the copy removed", func() bool {
 			look()
 			_, err := os.Stat(good)

@@ -1,6 +1,6 @@
-// Package lambda runs the compiled bootstraps of the functions as Lambda does:
-// events through the Runtime API, over the S3 gateway inside and a queue server,
-// with the environment and the policies of template.yaml in force.
+// Package lambda runs the compiled functions under AWS's Lambda emulator, over the
+// S3 gateway inside and a queue server, with the environment, the timeouts and the
+// policies of template.yaml in force.
 package lambda_test
 
 import (
@@ -18,13 +18,11 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +34,7 @@ import (
 
 	"imageroot/local/gateway"
 	"imageroot/shared/store/s3store"
+	"imageroot/test/emulator"
 	"imageroot/test/sqs"
 	"imageroot/test/template"
 )
@@ -47,11 +46,8 @@ const (
 	token     = "sam-local-token-0123456789"
 )
 
-// bootstraps are the binaries by the package under functions/.
-var (
-	bootstraps string
-	functions  = []string{"upload", "catalog", "addbyurl", "hash", "fetch"}
-)
+// bootstraps is the directory of the compiled functions.
+var bootstraps string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -68,13 +64,10 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(bootstraps)) }()
-	for _, f := range functions {
-		if err := build("amd64", f, "./functions/"+f+"/lambda"); err != nil {
+	for _, f := range []string{"upload", "catalog", "addbyurl", "hash", "fetch"} {
+		if err := emulator.Build(context.Background(), "", "./functions/"+f+"/lambda", bootstrap(f)); err != nil {
 			return 0, err
 		}
-	}
-	if err := build("amd64", "panicking", "./test/lambda/panicking"); err != nil {
-		return 0, err
 	}
 	if code = m.Run(); code != 0 {
 		return code, nil
@@ -85,20 +78,8 @@ func run(m *testing.M) (code int, err error) {
 	return 0, nil
 }
 
-// build compiles a bootstrap as make lambda does.
-func build(arch, name, pkg string) error {
-	root, err := template.Root()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", filepath.Join(bootstraps, arch, name, "bootstrap"), pkg)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-	}
-	return nil
-}
+// bootstrap returns the file of a compiled function.
+func bootstrap(name string) string { return filepath.Join(bootstraps, name, "bootstrap") }
 
 // unused reports grants of the template that no test has used: either the grant
 // is too much, or a test is missing.
@@ -132,8 +113,7 @@ type world struct {
 	sqs      *sqs.Server
 	api      *httptest.Server
 	fn       map[string]*function // by logical ID
-	timeout  atomic.Int64         // of functions that read queues, in nanoseconds
-	stop     context.CancelFunc
+	ctx      context.Context      // ends with the test
 	wg       sync.WaitGroup
 }
 
@@ -143,13 +123,11 @@ type function struct {
 	w     *world
 	id    string
 	guard *guard
-	env   []string
-	argv  []string
 
-	mu   sync.Mutex
-	idle []*process
-	all  []*process
-	cold time.Duration
+	mu         sync.Mutex
+	cfg        emulator.Config
+	generation int // of the instances that may get another event
+	idle, all  []*emulator.Emulator
 }
 
 // newWorld starts the stack, which ends with the test.
@@ -160,7 +138,6 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, tpl: tpl, sqs: sqs.Start(), fn: map[string]*function{}, data: t.TempDir()}
-	w.timeout.Store(int64(5 * time.Minute))
 	if w.routes, err = tpl.Routes(); err != nil {
 		t.Fatal(err)
 	}
@@ -203,27 +180,24 @@ func newWorld(t *testing.T) *world {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := &function{w: w, id: id, argv: []string{filepath.Join(bootstraps, "amd64", name, "bootstrap")}}
+		f := &function{w: w, id: id}
 		if f.guard, err = newGuard(id, grants, g.Endpoint(), w.sqs.URL(), secrets); err != nil {
 			t.Fatal(err)
 		}
-		f.env = f.environment()
+		timeout, memory := tpl.Setting(id, "Timeout").(int), tpl.Setting(id, "MemorySize").(int)
+		f.cfg = emulator.Config{Command: []string{bootstrap(name)}, Env: f.environment(), Timeout: time.Duration(timeout) * time.Second, Memory: memory}
 		w.fn[id] = f
 	}
 	w.api = httptest.NewServer(http.HandlerFunc(w.gatewayAPI))
-	ctx, cancel := context.WithCancel(context.Background())
-	w.stop = cancel
+	var cancel context.CancelFunc
+	w.ctx, cancel = context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		cancel()
 		w.api.CloseClientConnections()
 		w.api.Close()
 		w.wg.Wait()
 		for _, f := range w.fn {
-			f.mu.Lock()
-			for _, p := range f.idle {
-				p.kill()
-			}
-			f.mu.Unlock()
+			f.kill()
 			f.guard.close()
 			for _, d := range f.guard.denied {
 				t.Error(d)
@@ -240,7 +214,7 @@ func newWorld(t *testing.T) *world {
 				arn := fmt.Sprint(p["Queue"])
 				batch, _ := strconv.Atoi(fmt.Sprint(p["BatchSize"]))
 				for range 2 { // MaximumConcurrency
-					w.wg.Go(func() { f.poll(ctx, arn, int32(max(batch, 1))) })
+					w.wg.Go(func() { f.poll(w.ctx, arn, int32(max(batch, 1))) })
 				}
 			}
 		}
@@ -268,48 +242,62 @@ func (f *function) environment() []string {
 	return env
 }
 
-// invoke has an idle instance of the function handle an event.
-func (f *function) invoke(ctx context.Context, payload []byte, timeout time.Duration) ([]byte, error) {
+// invoke has an idle instance of the function handle an event, or a new one.
+func (f *function) invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	f.mu.Lock()
-	var p *process
+	var e *emulator.Emulator
 	if n := len(f.idle); n > 0 {
-		p, f.idle = f.idle[n-1], f.idle[:n-1]
+		e, f.idle = f.idle[n-1], f.idle[:n-1]
 	}
+	generation, cfg := f.generation, f.cfg
 	f.mu.Unlock()
-	if p == nil {
-		p = launch(f.w.t, f.argv, f.env)
+	if e == nil {
+		var err error
+		if e, err = emulator.Start(ctx, cfg); err != nil {
+			return nil, err
+		}
 		f.mu.Lock()
-		f.all = append(f.all, p)
+		f.all = append(f.all, e)
 		f.mu.Unlock()
 	}
-	out, err := p.invoke(ctx, payload, timeout)
-	select {
-	case <-p.exited:
-	default:
-		f.mu.Lock()
-		f.idle = append(f.idle, p)
-		f.cold = p.Cold
-		f.mu.Unlock()
+	out, err := e.Invoke(ctx, payload)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case generation != f.generation:
+		e.Kill()
+	case e.Alive():
+		f.idle = append(f.idle, e)
 	}
 	return out, err
 }
 
-// restart ends all idle instances, as Lambda may do at any time.
-func (f *function) restart() {
+// restart has new instances handle further events, after change has changed the
+// function. Lambda may do so at any time.
+func (f *function) restart(change func(cfg *emulator.Config)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, p := range f.idle {
-		p.kill()
+	if change != nil {
+		change(&f.cfg)
+	}
+	for _, e := range f.idle {
+		e.Kill()
 	}
 	f.idle = nil
+	f.generation++
 }
 
-// killAll kills all instances, idle or not.
-func (w *world) killAll(f *function) {
+// limit changes the function's timeout.
+func (f *function) limit(timeout time.Duration) {
+	f.restart(func(cfg *emulator.Config) { cfg.Timeout = timeout })
+}
+
+// kill kills all instances, idle or not.
+func (f *function) kill() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, p := range f.all {
-		p.kill()
+	for _, e := range f.all {
+		e.Kill()
 	}
 	f.idle = nil
 }
@@ -319,8 +307,8 @@ func (f *function) logs() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var b strings.Builder
-	for _, p := range f.idle {
-		b.WriteString(p.log.String())
+	for _, e := range f.idle {
+		b.WriteString(e.Log())
 	}
 	return b.String()
 }
@@ -373,7 +361,7 @@ func (w *world) gatewayAPI(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusRequestEntityTooLarge)
 		return
 	}
-	data, err := w.fn[rt.Function].invoke(r.Context(), payload, 30*time.Second)
+	data, err := w.fn[rt.Function].invoke(w.ctx, payload)
 	var out events.APIGatewayV2HTTPResponse
 	if err == nil {
 		err = json.Unmarshal(data, &out)
@@ -457,7 +445,7 @@ func (f *function) poll(ctx context.Context, arn string, batch int32) {
 			f.w.t.Error(err)
 			return
 		}
-		data, err := f.invoke(ctx, payload, time.Duration(f.w.timeout.Load()))
+		data, err := f.invoke(ctx, payload)
 		var failed events.SQSEventResponse
 		if err != nil || json.Unmarshal(data, &failed) != nil {
 			// No message is deleted; all are redelivered.
@@ -479,7 +467,7 @@ func (w *world) reconcile() {
 	w.t.Helper()
 	event := w.eventFile("reconcile")
 	for _, id := range []string{"UploadFunction", "HashFunction", "FetchFunction"} {
-		if _, err := w.fn[id].invoke(w.t.Context(), event, time.Minute); err != nil {
+		if _, err := w.fn[id].invoke(w.t.Context(), event); err != nil {
 			w.t.Errorf("reconcile of %s: %v", id, err)
 		}
 	}
@@ -614,4 +602,14 @@ func (w *world) ended(kind, name string) jobView {
 		return false
 	})
 	return job
+}
+
+// as decodes the answer of a function.
+func as[T any](t *testing.T, data []byte) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatalf("%s: %v", data, err)
+	}
+	return v
 }

@@ -1,5 +1,5 @@
-// Command panicking is a function whose handlers panic, for the tests of the
-// adapter.
+// Command failing is a function that fails in the ways a function can, by the path of
+// the request.
 package main
 
 import (
@@ -15,9 +15,14 @@ func main() {
 	lambda.Start(func(context.Context) (*lambda.Function, error) {
 		return &lambda.Function{
 			HTTP: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path != "/fine" {
+				switch r.URL.Path {
+				case "/panic":
 					w.WriteHeader(http.StatusCreated)
 					panic("a secret")
+				case "/exit":
+					os.Exit(3)
+				case "/hang":
+					select {}
 				}
 			}),
 			Handle: func(context.Context, []byte) error { panic("a secret") },
