@@ -7,7 +7,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/valyala/fasthttp"
-	"github.com/versity/versitygw/s3response"
 )
 
 // An encoding is the encoding-type of a listing, which versitygw does not read.
@@ -37,15 +36,5 @@ func (e encoding) encode(fields ...*string) {
 		if e != "" && f != nil {
 			*f = s3Encoding.Replace(url.QueryEscape(*f))
 		}
-	}
-}
-
-// listing encodes the fields that both versions of a listing have.
-func (e encoding) listing(objects []s3response.Object, prefixes []types.CommonPrefix) {
-	for _, o := range objects {
-		e.encode(o.Key)
-	}
-	for _, p := range prefixes {
-		e.encode(p.Prefix)
 	}
 }

@@ -14,26 +14,16 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-func (b *backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3response.ListObjectsResult, error) {
-	return ofBucket(ctx, b, "list", in.Bucket, func(ctx context.Context, dir string) (out s3response.ListObjectsResult, err error) {
-		enc, err := encodingOf(ctx)
-		if err != nil {
-			return out, err
-		}
-		asked := in.MaxKeys
-		in.Bucket = &dir
-		if !listablePrefix(dir, in.Prefix) {
-			in.MaxKeys = new(int32)
-		}
-		out, err = b.posix.ListObjectsParametrized(ctx, in, b.listed)
-		name := filepath.Base(dir)
-		out.Name, out.MaxKeys = &name, asked
-		out.CommonPrefixes = visible(out.CommonPrefixes)
-		out.EncodingType = types.EncodingType(enc)
-		enc.encode(out.Prefix, out.Delimiter, out.Marker, out.NextMarker)
-		enc.listing(out.Contents, out.CommonPrefixes)
-		return out, err
+// ListObjects is ListObjectsV2 with a marker, which is encoded, in place of a token.
+func (b *backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (out s3response.ListObjectsResult, err error) {
+	v2, err := b.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
+		Bucket: in.Bucket, Prefix: in.Prefix, Delimiter: in.Delimiter, MaxKeys: in.MaxKeys,
+		ContinuationToken: in.Marker, StartAfter: new(""), FetchOwner: new(true),
 	})
+	carry(&out, v2)
+	out.Marker, out.NextMarker = v2.ContinuationToken, v2.NextContinuationToken
+	encoding(out.EncodingType).encode(out.Marker, out.NextMarker)
+	return out, err
 }
 
 func (b *backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) (s3response.ListObjectsV2Result, error) {
@@ -57,7 +47,12 @@ func (b *backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 		// Tokens are opaque to the client and not encoded.
 		out.EncodingType = types.EncodingType(enc)
 		enc.encode(out.Prefix, out.Delimiter, out.StartAfter)
-		enc.listing(out.Contents, out.CommonPrefixes)
+		for _, o := range out.Contents {
+			enc.encode(o.Key)
+		}
+		for _, p := range out.CommonPrefixes {
+			enc.encode(p.Prefix)
+		}
 		return out, err
 	})
 }
