@@ -48,11 +48,11 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { _ = g.Close() })
 	t.Setenv("AWS_ACCESS_KEY_ID", access)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
-	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: access, SecretKey: secret})
+	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: access, SecretKey: secret})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &lab{t, g.Endpoint(), "", client.Root("images", ""), client.Root("catalog", "")}
+	return &lab{t, "http://" + g.Addr(), "", client.Root("images", ""), client.Root("catalog", "")}
 }
 
 // A running is a runner of a lab, with the session of its operator.

@@ -20,7 +20,7 @@ func TestDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.Close()
-	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: "ACCESSKEY", SecretKey: "a-secret-key", Direct: true})
+	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: "ACCESSKEY", SecretKey: "a-secret-key", Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -277,7 +277,7 @@ func openGateway(t *testing.T, dir string) *gateway.Gateway {
 
 func makeBuckets(t *testing.T, g *gateway.Gateway, buckets ...string) *s3store.Client {
 	t.Helper()
-	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: doctorKey, SecretKey: doctorSecret})
+	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: doctorKey, SecretKey: doctorSecret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +328,7 @@ func TestDoctorEndpoint(t *testing.T) {
 		return d.endpoint(t.Context())
 	}
 
-	found := examine(g.Endpoint())
+	found := examine("http://" + g.Addr())
 	expect(t, found, "s3", good)
 	expect(t, found, "clock", good)
 	expect(t, found, "server", warn)
@@ -339,7 +339,7 @@ func TestDoctorEndpoint(t *testing.T) {
 	}
 	client := makeBuckets(t, g, "images", "catalog")
 	d.cfg.Events = config.EventsPoll
-	found = examine(g.Endpoint())
+	found = examine("http://" + g.Addr())
 	expect(t, found, "server", good)
 	expect(t, found, "events", good, "15s")
 	if n := slices.IndexFunc(found, func(f finding) bool { return f.verdict != good }); n >= 0 {
@@ -347,16 +347,16 @@ func TestDoctorEndpoint(t *testing.T) {
 	}
 	untouched(t, client)
 	d.cfg.Events = config.EventsWebhook
-	expect(t, examine(g.Endpoint()), "events", good, "/hooks/minio")
+	expect(t, examine("http://"+g.Addr()), "events", good, "/hooks/minio")
 	d.cfg.Events = config.EventsListen
-	expect(t, examine(g.Endpoint()), "events", warn, "IMAGEROOT_WEBHOOK_TOKEN")
+	expect(t, examine("http://"+g.Addr()), "events", warn, "IMAGEROOT_WEBHOOK_TOKEN")
 	apart := d.cfg.CatalogRoot
 	d.cfg.CatalogRoot = config.Location{Bucket: "images", Prefix: "catalog/"}
-	expect(t, examine(g.Endpoint()), "roots", warn, "s3://images/catalog/")
+	expect(t, examine("http://"+g.Addr()), "roots", warn, "s3://images/catalog/")
 	d.cfg.CatalogRoot = apart
 
 	sign(doctorKey, "another secret")
-	found = examine(g.Endpoint())
+	found = examine("http://" + g.Addr())
 	expect(t, found, "server", warn)
 	for _, f := range found {
 		if f.what == "bucket" && (f.verdict != fail || !strings.Contains(f.is, "AWS_*")) {
@@ -364,7 +364,7 @@ func TestDoctorEndpoint(t *testing.T) {
 		}
 	}
 	sign("", "")
-	expect(t, examine(g.Endpoint()), "s3", fail, "AWS_ACCESS_KEY_ID")
+	expect(t, examine("http://"+g.Addr()), "s3", fail, "AWS_ACCESS_KEY_ID")
 
 	sign(doctorKey, doctorSecret)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -44,7 +44,7 @@ type backend struct {
 
 var _ vgw.Backend = (*backend)(nil)
 
-func openBackend(dir string, cfg Config) (*backend, error) {
+func openBackend(dir string, cfg Config, expect func(bucket, key string) func(bool)) (*backend, error) {
 	first, err := firstUse(dir)
 	if err != nil {
 		return nil, fmt.Errorf("the data directory %s cannot be written to: %w", dir, err)
@@ -54,10 +54,7 @@ func openBackend(dir string, cfg Config) (*backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backend{
-		posix: p, attrs: attrs, uploader: cfg.Uploader, dir: dir, log: cfg.Log, now: cfg.Now,
-		changed: cfg.Changed, expect: func(string, string) func(bool) { return func(bool) {} },
-	}, nil
+	return &backend{posix: p, attrs: attrs, uploader: cfg.Uploader, dir: dir, log: cfg.Log, now: cfg.Now, changed: cfg.Changed, expect: expect}, nil
 }
 
 // shareLocks makes all processes use the same lock files of a bucket, even if they

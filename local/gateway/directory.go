@@ -31,18 +31,11 @@ func buckets(dir string) ([]fs.FileInfo, error) {
 		// A bucket can be on another disk, behind a symbolic link.
 		info, err := os.Stat(filepath.Join(dir, e.Name()))
 		if err == nil && info.IsDir() {
-			found = append(found, named{info, e.Name()})
+			found = append(found, info)
 		}
 	}
 	return found, nil
 }
-
-type named struct {
-	fs.FileInfo
-	name string
-}
-
-func (n named) Name() string { return n.name }
 
 // openDir creates the data directory if it is missing and returns its absolute
 // path without symbolic links.

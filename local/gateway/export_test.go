@@ -10,3 +10,6 @@ import (
 func Answer(err error) s3err.S3Error {
 	return (&backend{log: slog.New(slog.DiscardHandler)}).answer("test", place{}, err).(s3err.S3Error)
 }
+
+// Endpoint returns the URL of a gateway that listens on one address.
+func (g *Gateway) Endpoint() string { return "http://" + g.Addr() }

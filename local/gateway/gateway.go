@@ -67,7 +67,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -134,7 +133,7 @@ type Gateway struct {
 	watcher *watcher
 	backend *backend
 	alive   *os.File
-	addr    *net.TCPAddr
+	addr    string
 	close   func() error
 }
 
@@ -173,7 +172,6 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	defer func() {
 		if err != nil {
 			g.release()
-			running.Store(false)
 		}
 	}()
 
@@ -190,11 +188,7 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 			ln.Close()
 		}
 	}()
-	addr, ok := ln.Addr().(*net.TCPAddr)
-	if !ok {
-		return nil, fmt.Errorf("the S3 gateway cannot serve %s: it is no TCP address", cfg.Listen)
-	}
-	g.addr = addr
+	g.addr = ln.Addr().String()
 
 	if g.alive, err = claim(dir, cfg.Log); err != nil {
 		return nil, err
@@ -202,24 +196,18 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if err := clearSettings(dir, cfg.Log); err != nil {
 		return nil, err
 	}
-	if g.backend, err = openBackend(dir, cfg); err != nil {
+	g.watcher = watch(dir, cfg)
+	if g.backend, err = openBackend(dir, cfg, g.watcher.expect); err != nil {
 		return nil, err
 	}
-	g.watcher, err = watch(dir, cfg)
-	if err != nil {
-		return nil, err
-	}
-	g.backend.expect = g.watcher.expect
 	g.inside = newInside()
 	public := quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.Exempt, Log: cfg.Log})
 	if g.server, err = serve(g.backend, cfg, public, g.inside); err != nil {
 		return nil, err
 	}
 	g.close = sync.OnceValue(func() error {
-		err := g.server.close(time.Second)
-		g.release()
-		running.Store(false)
-		return err
+		defer g.release()
+		return g.server.close(time.Second)
 	})
 	return g, nil
 }
@@ -229,21 +217,12 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 func (g *Gateway) Unlisted(bucket string) map[string]string { return g.watcher.unlisted(bucket) }
 
 // Addr returns the HOST:PORT that the gateway listens on, with the actual port.
-func (g *Gateway) Addr() string { return g.addr.String() }
+func (g *Gateway) Addr() string { return g.addr }
 
 // Dial opens a connection to the gateway from within this process. It does not
 // count against the limits of the listening address. It is safe for concurrent
 // use.
 func (g *Gateway) Dial(ctx context.Context) (net.Conn, error) { return g.inside.dial(ctx) }
-
-// Endpoint returns the URL at which this machine reaches the gateway.
-func (g *Gateway) Endpoint() string {
-	host := g.addr.IP.String()
-	if g.addr.IP.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return "http://" + net.JoinHostPort(host, fmt.Sprint(g.addr.Port))
-}
 
 // Close stops the gateway. Requests in flight get a second to end; then their
 // connections are closed. An upload that is cut off leaves the object unchanged.
@@ -258,7 +237,6 @@ func (g *Gateway) release() {
 	if g.backend != nil {
 		g.backend.Shutdown()
 	}
-	if g.alive != nil {
-		g.alive.Close()
-	}
+	g.alive.Close() // which accepts nil
+	running.Store(false)
 }

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -64,20 +63,15 @@ func socketPair() (a, b net.Conn, err error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		c, fileErr := net.FileConn(f) // which duplicates it
-		f.Close()
-		ends[i], err = c, errors.Join(err, fileErr)
-	}
-	if err != nil {
-		for _, c := range ends {
-			if c != nil {
-				c.Close()
-			}
-		}
+	one, other := os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair")
+	defer one.Close() // net.FileConn duplicates them
+	defer other.Close()
+	if a, err = net.FileConn(one); err != nil {
 		return nil, nil, err
 	}
-	return ends[0], ends[1], nil
+	if b, err = net.FileConn(other); err != nil {
+		a.Close()
+		return nil, nil, err
+	}
+	return a, b, nil
 }

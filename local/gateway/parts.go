@@ -117,27 +117,21 @@ func sentBefore(dir string, n int32, sum string, part *os.File) (etag string, ye
 		defer whole.Close()
 		before = whole.File
 	}
-	same, err := equal(io.NewSectionReader(part, 0, from.Size()), io.NewSectionReader(before, at, from.Size()))
-	return string(value), same && err == nil
+	return string(value), equal(io.NewSectionReader(part, 0, from.Size()), io.NewSectionReader(before, at, from.Size()))
 }
 
-// equal reports whether two readers of equal length have the same bytes.
-func equal(a, b io.Reader) (bool, error) {
+// equal reports whether two readers have the same bytes and neither fails.
+func equal(a, b io.Reader) bool {
 	const block = 256 << 10
 	one, other := make([]byte, block), make([]byte, block)
 	for {
 		n, err := io.ReadFull(a, one)
-		if _, otherErr := io.ReadFull(b, other[:n]); otherErr != nil {
-			return false, otherErr
-		}
-		if !bytes.Equal(one[:n], other[:n]) {
-			return false, nil
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return true, nil
+		m, _ := io.ReadFull(b, other) // if it fails, it has fewer bytes
+		if !bytes.Equal(one[:n], other[:m]) {
+			return false
 		}
 		if err != nil {
-			return false, err
+			return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 		}
 	}
 }

@@ -59,14 +59,10 @@ type watched struct {
 	reported map[string]time.Time // when an entry was last reported; kept for quiet
 }
 
-func watch(dir string, cfg Config) (*watcher, error) {
+func watch(dir string, cfg Config) *watcher {
 	w := &watcher{dir: dir, changed: cfg.Changed, log: cfg.Log, poll: cfg.Poll, stop: make(chan struct{}), ended: make(chan struct{}), buckets: map[string]*watched{}}
 	for _, b := range cfg.Watch {
 		w.buckets[b] = &watched{known: map[string]state{}, due: map[string]time.Time{}, writing: map[string]int{}, reported: map[string]time.Time{}}
-	}
-	if len(cfg.Watch) == 0 {
-		close(w.ended)
-		return w, nil
 	}
 	var err error
 	if w.notify, err = cfg.Notify(); err == nil {
@@ -80,7 +76,7 @@ func watch(dir string, cfg Config) (*watcher, error) {
 		w.scan(name, true)
 	}
 	go w.run()
-	return w, nil
+	return w
 }
 
 // close ends the watcher. It waits at most a second for a call of changed.

@@ -161,7 +161,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.endpoint = g.Endpoint()
+	w.endpoint = "http://" + g.Addr()
 	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: w.endpoint, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 		f := &function{w: w, id: id}
-		if f.guard, err = newGuard(id, grants, g.Endpoint(), w.sqs.URL(), secrets); err != nil {
+		if f.guard, err = newGuard(id, grants, "http://"+g.Addr(), w.sqs.URL(), secrets); err != nil {
 			t.Fatal(err)
 		}
 		timeout, memory := tpl.Setting(id, "Timeout").(int), tpl.Setting(id, "MemorySize").(int)

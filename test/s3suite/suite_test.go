@@ -35,7 +35,7 @@ func TestSuite(t *testing.T) {
 	t.Cleanup(func() { _ = g.Close() })
 	conf := integration.NewS3Conf(
 		integration.WithAccess(access), integration.WithSecret(secret), integration.WithRegion(region),
-		integration.WithEndpoint(g.Endpoint()), integration.WithPartSize(5<<20), integration.WithConcurrency(1))
+		integration.WithEndpoint("http://"+g.Addr()), integration.WithPartSize(5<<20), integration.WithConcurrency(1))
 
 	tests := integration.GetIntTests()
 	leftOut, failing := parse(t, slices.Sorted(maps.Keys(tests)))

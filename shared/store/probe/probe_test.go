@@ -278,7 +278,7 @@ func TestServers(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = g.Close() })
 	t.Run("the gateway inside", func(t *testing.T) {
-		root := open(t, g.Endpoint())
+		root := open(t, "http://"+g.Addr())
 		began := time.Now()
 		if err := probe.Check(t.Context(), root); err != nil {
 			t.Error(err)
@@ -293,7 +293,7 @@ func TestServers(t *testing.T) {
 		{"Range", http.MethodGet, "Range on GET"},
 	} {
 		t.Run("a server that ignores "+tt.header+" on "+tt.method, func(t *testing.T) {
-			proxy, err := strip.Proxy(g.Endpoint(), accessKey, secretKey, tt.method, tt.header)
+			proxy, err := strip.Proxy("http://"+g.Addr(), accessKey, secretKey, tt.method, tt.header)
 			if err != nil {
 				t.Fatal(err)
 			}

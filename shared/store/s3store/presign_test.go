@@ -26,7 +26,7 @@ func openRoot(t *testing.T) *s3store.Root {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Close() })
-	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true})
+	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}
