@@ -49,40 +49,33 @@ func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, e
 // publishers reads the digests in an image's sidecars.
 func (f *Function) publishers(ctx context.Context, name image.Name) ([]digest.Publisher, error) {
 	var all []digest.Publisher
-	type sidecar struct {
-		key       store.Key
-		algorithm string
-	}
-	var sidecars []sidecar
 	for _, alg := range []string{checksum.SHA256, checksum.SHA512} {
 		for _, spelling := range image.Spellings(name) {
-			sidecars = append(sidecars, sidecar{layout.SidecarKey(spelling, alg), alg})
+			key := layout.SidecarKey(spelling, alg)
+			if image.CheckSegment(string(key)) != nil {
+				continue // too long for a name, so there is no such file
+			}
+			body, info, err := f.Images.Get(ctx, key, store.All, "")
+			if errors.Is(err, store.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			said := digest.Publisher{Algorithm: alg, SidecarVersion: info.Version}
+			list, err := checksum.Parse(body, string(key))
+			body.Close()
+			var sum checksum.Sum
+			if err == nil {
+				sum, err = list.Find(string(name))
+			}
+			if err != nil {
+				said.Error = fmt.Sprintf("%s cannot be used: %v", key, err)
+			} else {
+				said.Algorithm, said.Expected = sum.Algorithm, sum.Hex
+			}
+			all = append(all, said)
 		}
-	}
-	for _, s := range sidecars {
-		if image.CheckSegment(string(s.key)) != nil {
-			continue // too long for a name, so there is no such file
-		}
-		body, info, err := f.Images.Get(ctx, s.key, store.All, "")
-		if errors.Is(err, store.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		said := digest.Publisher{Algorithm: s.algorithm, SidecarVersion: info.Version}
-		list, err := checksum.Parse(body, string(s.key))
-		body.Close()
-		var sum checksum.Sum
-		if err == nil {
-			sum, err = list.Find(string(name))
-		}
-		if err != nil {
-			said.Error = fmt.Sprintf("%s cannot be used: %v", s.key, err)
-		} else {
-			said.Algorithm, said.Expected = sum.Algorithm, sum.Hex
-		}
-		all = append(all, said)
 	}
 	return all, nil
 }
