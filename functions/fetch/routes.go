@@ -29,25 +29,13 @@ func (f *Function) Routes() []web.Route {
 	}
 }
 
-// A view is a fetch job in the API.
-type view struct {
-	job.View
-	BytesDownloaded int64 `json:"bytes_downloaded"`
-}
-
-func viewOf(j job.Job) view { return view{j.View(), j.BytesDone} }
-
 // list answers GET /catalog/downloads.
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	jobs, err := f.Inventory.Jobs(r.Context(), job.Fetch)
 	if err != nil {
 		return err
 	}
-	views := make([]view, len(jobs))
-	for i, j := range jobs {
-		views[i] = viewOf(j)
-	}
-	return web.JSON(w, http.StatusOK, map[string]any{"downloads": views, "max_parallel": f.Workers})
+	return web.JSON(w, http.StatusOK, map[string]any{"downloads": job.Views(jobs), "max_parallel": f.Workers})
 }
 
 // enqueue answers POST /catalog/downloads.
@@ -85,7 +73,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 				j = k
 			}
 		}
-		return web.Answer(w, r, http.StatusAccepted, viewOf(j), string(src.Name)+" is here already")
+		return web.Answer(w, r, http.StatusAccepted, j.View(), string(src.Name)+" is here already")
 	}
 	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(src.Ref)); err != nil {
 		return err // the fetch could not be published
@@ -98,7 +86,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "fetch of "+string(src.Name)+" queued")
+	return web.Answer(w, r, http.StatusAccepted, j.View(), "fetch of "+string(src.Name)+" queued")
 }
 
 // find returns the source that a request names.

@@ -28,24 +28,12 @@ func (f *Function) Routes() []web.Route {
 	}
 }
 
-// A view is a hash or check job in the API.
-type view struct {
-	job.View
-	BytesHashed int64 `json:"bytes_hashed"`
-}
-
-func viewOf(j job.Job) view { return view{j.View(), j.BytesDone} }
-
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	jobs, err := f.Inventory.Jobs(r.Context(), f.Runners().Kinds()...)
 	if err != nil {
 		return err
 	}
-	views := make([]view, len(jobs))
-	for i, j := range jobs {
-		views[i] = viewOf(j)
-	}
-	return web.JSON(w, http.StatusOK, map[string]any{"hashes": views, "max_parallel": f.Workers})
+	return web.JSON(w, http.StatusOK, map[string]any{"hashes": job.Views(jobs), "max_parallel": f.Workers})
 }
 
 func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
@@ -65,7 +53,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
-			return web.Answer(w, r, http.StatusAccepted, viewOf(j), "check of "+in.Name+" queued")
+			return web.Answer(w, r, http.StatusAccepted, j.View(), "check of "+in.Name+" queued")
 		}
 		return problem.New(problem.NotFound, "there is no image "+in.Name+" in the image root")
 	}
@@ -88,7 +76,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return web.Answer(w, r, http.StatusAccepted, viewOf(j), "hash of "+string(name)+" queued")
+	return web.Answer(w, r, http.StatusAccepted, j.View(), "hash of "+string(name)+" queued")
 }
 
 // checkFetched queues the check of fetched bytes of that name, and reports whether

@@ -7,8 +7,7 @@ import (
 	"imageroot/shared/layout"
 )
 
-// A View is a job in the API, without its progress, whose member has a different name
-// for each kind of job.
+// A View is a job in the API.
 type View struct {
 	Name       image.Name     `json:"name"`
 	Stage      string         `json:"stage,omitempty"`
@@ -21,6 +20,18 @@ type View struct {
 	FinishedAt *time.Time     `json:"finished_at"`
 	Error      *string        `json:"error"`
 	Attempt    int            `json:"attempt"`
+	// The bytes done have another name for a job with a source.
+	BytesHashed     *int64 `json:"bytes_hashed,omitempty"`
+	BytesDownloaded *int64 `json:"bytes_downloaded,omitempty"`
+}
+
+// Views returns jobs as the API lists them.
+func Views(jobs []Job) []View {
+	views := make([]View, len(jobs))
+	for i, j := range jobs {
+		views[i] = j.View()
+	}
+	return views
 }
 
 // View returns the job as the API shows it.
@@ -34,7 +45,9 @@ func (j Job) View() View {
 		v.SHA256, v.Ref = &j.SHA256, &ref
 	}
 	if j.Src != "" {
-		v.Src = &j.Src
+		v.Src, v.BytesDownloaded = &j.Src, &j.BytesDone
+	} else {
+		v.BytesHashed = &j.BytesDone
 	}
 	if j.Error != "" {
 		v.Error = &j.Error
