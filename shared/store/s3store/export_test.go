@@ -3,12 +3,10 @@ package s3store
 import (
 	"context"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
 	"imageroot/shared/store"
 )
 
 // CopyInParts is Copy for a server that refuses to copy in one request.
 func (r *Root) CopyInParts(ctx context.Context, dst, src store.Key, size, partSize int64) error {
-	return r.copyParts(ctx, dst, aws.String(r.bucket+"/"+escapePath(r.prefix+string(src))), size, partSize)
+	return r.copyParts(ctx, dst, r.source(src), size, partSize)
 }

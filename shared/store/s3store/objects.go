@@ -308,13 +308,19 @@ const (
 )
 
 func (r *Root) Copy(ctx context.Context, dst, src store.Key, size int64) error {
-	source := aws.String(url.PathEscape(r.bucket) + "/" + escapePath(r.prefix+string(src)))
+	source := r.source(src)
 	_, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &r.bucket, Key: r.key(dst), CopySource: source})
 	if err == nil || size <= store.MaxPutBytes {
 		return wrap("copy to "+string(dst), src, err)
 	}
 	// Some servers copy any size in one request, AWS up to 5 GiB.
 	return wrap("copy to "+string(dst), src, r.copyParts(ctx, dst, source, size, max(copyPart, (size+store.MaxParts-1)/store.MaxParts)))
+}
+
+// source returns the CopySource of an object.
+func (r *Root) source(key store.Key) *string {
+	path := (&url.URL{Path: r.bucket + "/" + r.prefix + string(key)}).EscapedPath()
+	return aws.String(strings.ReplaceAll(path, "+", "%2B")) // some servers take a plus for a space
 }
 
 // copyParts copies an object of size bytes in parts of partSize bytes.
@@ -348,14 +354,4 @@ func (r *Root) copyParts(ctx context.Context, dst store.Key, source *string, siz
 		_ = r.AbortUpload(context.WithoutCancel(ctx), dst, id)
 	}
 	return err
-}
-
-// escapePath escapes a key for CopySource. It also escapes "+", which some servers take
-// for a space there.
-func escapePath(key string) string {
-	segments := strings.Split(key, "/")
-	for i, s := range segments {
-		segments[i] = strings.ReplaceAll(url.PathEscape(s), "+", "%2B")
-	}
-	return strings.Join(segments, "/")
 }
