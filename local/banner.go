@@ -2,10 +2,10 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 
+	"imageroot/local/doctor"
 	"imageroot/shared/config"
 )
 
@@ -14,9 +14,9 @@ func (s *server) banner() string {
 	var b strings.Builder
 	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
 	fmt.Fprintf(&b, "imageroot %s\n\n", config.Version())
-	line("pages", localURL(s.listener.Addr().String()))
+	line("pages", doctor.LocalURL(s.listener.Addr().String(), "localhost"))
 	if s.gateway != nil {
-		line("s3", localURL(s.gateway.Addr()))
+		line("s3", doctor.LocalURL(s.gateway.Addr(), "localhost"))
 		line("images", filepath.Join(s.cfg.Data, s.cfg.ImageRoot.Bucket, s.cfg.ImageRoot.Prefix))
 	} else {
 		line("s3", s.cfg.S3Endpoint)
@@ -42,16 +42,4 @@ func (s *server) banner() string {
 	}
 	b.WriteString("\n")
 	return b.String()
-}
-
-// localURL returns the URL at which this machine reaches the listening address addr.
-func localURL(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "http://" + addr
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	return "http://" + net.JoinHostPort(host, port)
 }

@@ -12,7 +12,6 @@ import (
 	"imageroot/shared/listen"
 	"imageroot/shared/objectevent"
 	"imageroot/shared/queue"
-	"imageroot/shared/store/s3store"
 )
 
 // The intervals at which the image root is listed for changes without an event: pollFast if
@@ -111,7 +110,10 @@ func (s *server) listen(ctx context.Context) {
 	}
 	listener := &listen.Listener{
 		Endpoint: s.cfg.S3Endpoint, Bucket: at.Bucket, Prefix: at.Prefix, Log: s.log,
-		Access: func(ctx context.Context) (listen.Access, error) { return access(ctx, s.client) },
+		Access: func(ctx context.Context) (listen.Access, error) {
+			a, err := s.client.Access(ctx)
+			return listen.Access(a), err
+		},
 		Event:  func(o objectevent.Event) { e.changed(o.Bucket, o.Key) },
 		Up: func() {
 			last = ""
@@ -125,11 +127,6 @@ func (s *server) listen(ctx context.Context) {
 	if err := listener.Run(ctx); errors.Is(err, errors.ErrUnsupported) {
 		down(err)
 	}
-}
-
-func access(ctx context.Context, c *s3store.Client) (listen.Access, error) {
-	a, err := c.Access(ctx)
-	return listen.Access(a), err
 }
 
 // hook returns the webhook for the server's events. It acknowledges an event once that is on

@@ -223,7 +223,7 @@ func (d *doctor) pages(ctx context.Context) []finding {
 		return []finding{f}
 	}
 	var v struct{ Version string }
-	url := loopbackURL(d.cfg.Listen)
+	url := LocalURL(d.cfg.Listen, "127.0.0.1") // a machine may not resolve localhost
 	if d.get(ctx, url+"/healthz", nil) != nil {
 		return []finding{f}
 	}
@@ -244,12 +244,12 @@ func (d *doctor) proxy(context.Context) []finding {
 // UnusedProxy is the warning of config.Config.UnusedProxy, to be appended to its value.
 const UnusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
 
-// loopbackURL returns the URL at which this machine reaches the listening address addr. It
-// has no host name: a machine may not resolve localhost.
-func loopbackURL(addr string) string {
+// LocalURL returns the URL at which this machine reaches the listening address addr. Its
+// host is self if addr names none.
+func LocalURL(addr, self string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
-		addr = net.JoinHostPort("127.0.0.1", port)
+		addr = net.JoinHostPort(self, port)
 	}
 	return "http://" + addr
 }
@@ -310,7 +310,7 @@ func (d *doctor) gateway(ctx context.Context) []finding {
 		return []finding{f}
 	}
 	client, err := s3store.Open(ctx, s3store.Config{
-		Endpoint: loopbackURL(d.cfg.S3Listen), Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true,
+		Endpoint: LocalURL(d.cfg.S3Listen, "127.0.0.1"), Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true,
 	})
 	if err != nil {
 		return []finding{{fail, "s3", err.Error()}}

@@ -254,7 +254,7 @@ func TestDoctorPorts(t *testing.T) {
 		":8080": "http://127.0.0.1:8080", "0.0.0.0:1": "http://127.0.0.1:1", "[::]:1": "http://127.0.0.1:1",
 		"[::1]:1": "http://[::1]:1", "10.0.0.1:1": "http://10.0.0.1:1", "pi:1": "http://pi:1",
 	} {
-		if got := loopbackURL(addr); got != want {
+		if got := LocalURL(addr, "127.0.0.1"); got != want {
 			t.Errorf("%s is at %s, want %s", addr, got, want)
 		}
 	}
