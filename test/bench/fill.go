@@ -44,7 +44,7 @@ func (b *bench) fill(ctx context.Context, dir string, count int) (*filled, error
 		return nil, err
 	}
 	f.gateway = g
-	client, err := s3store.Open(ctx, s3store.Config{Endpoint: g.Endpoint(), Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
+	client, err := s3store.Open(ctx, s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Direct: true})
 	if err != nil {
 		return nil, err
 	}
