@@ -198,7 +198,7 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		after = layout.EventKey(f.Before)
 	}
 	var ids []layout.EventID
-	done, size := 0, min(batch, limit+1) // more only if the filter leaves events out
+	done, size := 0, min(batch, limit+1) // size is of the next batch
 	flush := func() error {
 		read, err := l.read(ctx, ids)
 		ids = ids[:0]
@@ -229,7 +229,8 @@ func (l *Log) List(ctx context.Context, f Filter) (events []Event, next layout.E
 		if done += size; done >= maxRead {
 			return events, id, nil
 		}
-		size = min(batch, 2*size)
+		// As many as will do if the filter selects as large a share of them as so far.
+		size = min(batch, 1+(limit+1-len(events))*done/max(len(events), 1))
 	}
 	if err := flush(); err != nil {
 		return nil, "", err

@@ -125,12 +125,16 @@ func newProxy(to string, delay time.Duration) (*proxy, error) {
 func (p *proxy) count(r *http.Request) {
 	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	op := operation{r.Method, key}
-	if q := r.URL.Query(); r.Method == http.MethodGet && (q.Has("list-type") || q.Has("uploads")) {
+	q := r.URL.Query()
+	if r.Method == http.MethodGet && (q.Has("list-type") || q.Has("uploads")) {
 		op = operation{"LIST", q.Get("prefix")}
 	}
 	op.of, _, _ = strings.Cut(op.of, "/")
 	if bucket == "images" {
 		op.of = bucket
+	}
+	if q.Has("uploads") {
+		op.of = "multipart uploads"
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

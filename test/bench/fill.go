@@ -6,8 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -53,7 +53,7 @@ func (b *bench) fill(ctx context.Context, dir string, count int) (*filled, error
 			return nil, err
 		}
 	}
-	for _, prefix := range []string{layout.DigestPrefix, layout.ContentPrefix} {
+	for _, prefix := range []string{layout.DigestPrefix, layout.ContentPrefix, layout.EventPrefix} {
 		if err := os.MkdirAll(filepath.Join(f.dir, "catalog", prefix), 0o755); err != nil {
 			return nil, err
 		}
@@ -66,12 +66,15 @@ func (b *bench) fill(ctx context.Context, dir string, count int) (*filled, error
 			return nil, err
 		}
 	}
-	// Without events, the page would list nothing.
-	log := &activity.Log{Root: client.Root("catalog", ""), Now: time.Now, Log: slog.New(slog.DiscardHandler)}
-	for i := range min(count, 50) {
-		log.Add(ctx, activity.Event{
-			Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: nameOf(i), Actor: activity.System, Summary: "hashed " + nameOf(i),
-		})
+	for i := range min(2*count, 3000) {
+		at := time.Now().UTC().Add(time.Duration(-i) * time.Minute).Truncate(time.Microsecond)
+		e := activity.Event{
+			ID: layout.NewEventID(at, layout.Nonce()), TS: at, Kind: activity.ImageHashed, SubjectKind: activity.SubjectImage, SubjectID: nameOf(i % count),
+			Actor: activity.System, Summary: "hashed " + nameOf(i%count), Details: map[string]any{},
+		}
+		if err := f.write(layout.EventKey(e.ID), &event{record.Format{Schema: 1}, e}); err != nil {
+			return nil, err
+		}
 	}
 	return f, nil
 }
@@ -130,23 +133,25 @@ func (f *filled) add(i int) error {
 		known.VirtualSize = &disk
 		known.Check = &content.Check{Verdict: content.Good, RawSizeBytes: &disk, RawSHA256: sum("disk "), At: now}
 	}
-	return f.write(map[store.Key]any{
-		layout.DigestKey(name):   &digest.Record{Meta: meta(), Name: name, Version: version, SHA256: whole, HashedAt: now, By: digest.ByUpload},
-		layout.ContentKey(whole): &known,
-	})
+	return errors.Join(
+		f.write(layout.ContentKey(whole), &known),
+		f.write(layout.DigestKey(name), &digest.Record{Meta: meta(), Name: name, Version: version, SHA256: whole, HashedAt: now, By: digest.ByUpload}),
+	)
+}
+
+// An event is an event as package activity stores it.
+type event struct {
+	record.Format
+	activity.Event
 }
 
 func meta() record.Meta { return record.Meta{Format: record.Format{Schema: 1}, Nonce: rand.Text()} }
 
-func (f *filled) write(records map[store.Key]any) error {
-	for key, v := range records {
-		data, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(f.dir, "catalog", string(key)), data, 0o600); err != nil {
-			return err
-		}
+// write writes a record.
+func (f *filled) write(key store.Key, record any) error {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return err
 	}
-	return nil
+	return os.WriteFile(filepath.Join(f.dir, "catalog", string(key)), data, 0o600)
 }

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"imageroot/test/emulator"
 )
 
 // lambdas lists the functions with the settings that each has in addition to the common ones.
@@ -44,8 +46,8 @@ func (b *bench) lambda(ctx context.Context) error {
 		return err
 	}
 	for _, f := range lambdas {
-		arm, err := b.bootstrap(ctx, f.name, "arm64")
-		if err != nil {
+		arm, here := b.path(f.name, "arm64", "bootstrap"), b.path(f.name, "bootstrap")
+		if err := emulator.Build(ctx, "arm64", "./functions/"+f.name+"/lambda", arm); err != nil {
 			return err
 		}
 		size, err := zipped(arm)
@@ -53,17 +55,12 @@ func (b *bench) lambda(ctx context.Context) error {
 			return err
 		}
 		b.report.absolute("lambda", f.name+", arm64, zipped", unitMiB, []float64{float64(size) / mib}, atMost(10))
-		here, err := b.bootstrap(ctx, f.name, "")
-		if err != nil {
+		if err := emulator.Build(ctx, "", "./functions/"+f.name+"/lambda", here); err != nil {
 			return err
 		}
 		var starts []float64
 		for range b.rounds {
-			took, err := coldStart(ctx, here, append([]string{
-				"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret,
-				"IMAGEROOT_IMAGE_ROOT=s3://images", "IMAGEROOT_CATALOG_ROOT=s3://catalog", "IMAGEROOT_S3_ENDPOINT=" + s.S3,
-				"IMAGEROOT_PUBLIC_READ=true", "IMAGEROOT_TOKEN=" + token, "IMAGEROOT_SESSION_KEY=" + strings.Repeat("0123456789abcdef", 2),
-			}, f.env...))
+			took, err := coldStart(ctx, here, append(functionEnv(s.S3, access, secret), f.env...))
 			if err != nil {
 				return err
 			}
@@ -86,20 +83,6 @@ func (s *server) programKey() (access, secret string, err error) {
 	}
 	err = json.Unmarshal(data, &c)
 	return c.Access, c.Secret, err
-}
-
-// bootstrap builds a function for an architecture, or for this machine's.
-func (b *bench) bootstrap(ctx context.Context, name, arch string) (string, error) {
-	out := b.path("lambda-"+name+arch, "bootstrap")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", out, "imageroot/functions/"+name+"/lambda")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if arch != "" {
-		cmd.Env = append(cmd.Env, "GOARCH="+arch)
-	}
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build of the %s function: %w\n%s", name, err, text)
-	}
-	return out, nil
 }
 
 // zipped returns the size of a zip archive of a file.

@@ -87,14 +87,6 @@ func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableCompression: true}, Jar: jar}
 }
 
-// restart stops the server gracefully and starts it again.
-func (s *server) restart(ctx context.Context) error {
-	if err := s.Stop(15 * time.Second); err != nil {
-		return err
-	}
-	return s.start(ctx)
-}
-
 // remove kills the server and removes its data.
 func (s *server) remove() {
 	_ = s.Kill() // the results do not depend on its end

@@ -20,8 +20,8 @@ import (
 const (
 	// warmRequests is the number of requests whose median is a warm time.
 	warmRequests = 20
-	// builtOver is the largest number of images whose first index is built over the delayed
-	// store: above, it would take minutes, and as many requests an image.
+	// builtOver is the largest number of images whose first index is built over the store that
+	// is far away: it takes a request for each record.
 	builtOver = 10_000
 	// refreshEvery is the interval at which the page asks for changes, as in app.js.
 	refreshEvery                 = 2 * time.Second
@@ -65,29 +65,28 @@ func (b *bench) startAt(ctx context.Context, count int) (err error) {
 	}
 	over := b.serverOver("over-far", far.URL, accessKey, secretKey)
 	over.launch.Env = append(over.launch.Env, "IMAGEROOT_EVENTS=off")
-	return b.starts(ctx, over, far, fmt.Sprintf("%d images, %v away", count, b.delay), count)
+	if err := b.starts(ctx, over, far, fmt.Sprintf("%d images, %v away", count, b.delay), count); err != nil {
+		return err
+	}
+	return b.catalogFunction(ctx, far, count)
 }
 
 // buildIndex measures the first start over a catalog without an index.
 func (b *bench) buildIndex(ctx context.Context, f *filled, far *proxy, count int) error {
-	what, through := fmt.Sprintf("%d images, %v away", count, b.delay), far
-	if count > builtOver {
-		near, err := newProxy(f.gateway.Addr(), 0)
-		if err != nil {
-			return err
-		}
-		defer near.close()
-		what, through = fmt.Sprintf("%d images", count), near
-	}
-	s := b.serverOver("over-far", through.URL, accessKey, secretKey)
+	s, what := b.serverOver("over-far", far.URL, accessKey, secretKey), fmt.Sprintf("%d images, %v away", count, b.delay)
 	s.launch.Env = append(s.launch.Env, "IMAGEROOT_EVENTS=off")
-	took, sent, err := s.firstAnswer(ctx, through, firstPaths[0])
+	if count > builtOver {
+		s, far, what = b.serverIn(f.dir), nil, fmt.Sprintf("%d images", count)
+	}
+	took, sent, err := s.firstAnswer(ctx, far, firstPaths[0])
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Kill() }()
 	b.report.absolute("start", what+", no index: GET /images", unitSeconds, []float64{took}, nil)
-	b.report.absolute("start", what+", no index: requests until GET /images is answered", unitRequests, []float64{float64(sent.total())}, nil)
+	if far != nil {
+		b.report.absolute("start", what+", no index: requests until GET /images is answered", unitRequests, []float64{float64(sent.total())}, nil)
+	}
 	b.say("%s, no index: %.1f s: %v", what, took, sent)
 	if err := s.mustList(ctx, count); err != nil {
 		return err
@@ -174,11 +173,10 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 			times, counts = append(times, took), append(counts, float64(sent.total()))
 			b.say("%s: start to GET %s: %.2f s, %v", what, path, took, sent)
 		}
-		limit := firstBound(count, path, p != nil)
-		b.report.absolute("start", what+": start to GET "+path, unitSeconds, times, limit)
-		if p != nil {
-			b.report.absolute("start", what+": requests until GET "+path+" is answered", unitRequests, counts, atMost(mostRequests))
+		if p == nil {
+			counts = nil
 		}
+		b.reportFirst(what, path, count, times, counts)
 	}
 	if err := s.mustList(ctx, count); err != nil {
 		return err
@@ -199,7 +197,14 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 	return s.Stop(time.Minute)
 }
 
-const mostRequests = 40
+// reportFirst adds the times and, unless counts is nil, the requests of first answers.
+func (b *bench) reportFirst(what, path string, count int, times, counts []float64) {
+	const most = 40
+	b.report.absolute("start", what+": start to GET "+path, unitSeconds, times, firstBound(count, path, counts != nil))
+	if counts != nil {
+		b.report.absolute("start", what+": requests until GET "+path+" is answered", unitRequests, counts, atMost(most))
+	}
+}
 
 // firstBound returns the bound of the first answer.
 func firstBound(count int, path string, far bool) *bound {

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"imageroot/test/emulator"
+	"imageroot/test/runner"
+)
+
+const (
+	functionTimeout = 30 * time.Second // API Gateway waits no longer
+	functionMemory  = 512              // MiB, as in template.yaml
+)
+
+// functionEnv returns the settings that all functions have in common.
+func functionEnv(endpoint, access, secret string) []string {
+	return []string{
+		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret,
+		"IMAGEROOT_IMAGE_ROOT=s3://images", "IMAGEROOT_CATALOG_ROOT=s3://catalog", "IMAGEROOT_S3_ENDPOINT=" + endpoint,
+		"IMAGEROOT_PUBLIC_READ=true", "IMAGEROOT_TOKEN=" + token, "IMAGEROOT_SESSION_KEY=" + strings.Repeat("0123456789abcdef", 2),
+	}
+}
+
+// catalogFunction measures the catalog function under the emulator, over the store that is far
+// away: the first answer of a new instance, and an open page.
+func (b *bench) catalogFunction(ctx context.Context, p *proxy, count int) error {
+	binary := b.path("catalog-function", "bootstrap")
+	if _, err := os.Stat(binary); err != nil {
+		if err := emulator.Build(ctx, "", "./functions/catalog/lambda", binary); err != nil {
+			return err
+		}
+	}
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return err
+	}
+	s := &server{Process: &runner.Process{Pages: "https://function.example"}}
+	cold := func() (*emulator.Emulator, error) {
+		e, err := emulator.Start(ctx, emulator.Config{
+			Command: []string{binary}, Env: append(functionEnv(p.URL, accessKey, secretKey), "IMAGEROOT_PASSWORD="+password),
+			Timeout: functionTimeout, Memory: functionMemory,
+		})
+		if err == nil {
+			s.http = &http.Client{Transport: invoker{e}, Jar: jar}
+		}
+		return e, err
+	}
+	e, err := cold()
+	if err != nil {
+		return err
+	}
+	defer func() { e.Kill() }()
+	if err := s.login(ctx); err != nil {
+		return err
+	}
+	what := fmt.Sprintf("%d images, %v away, catalog function", count, b.delay)
+	for _, path := range firstPaths {
+		var times, counts []float64
+		for range b.rounds {
+			e.Kill()
+			if e, err = cold(); err != nil {
+				return err
+			}
+			before, began := p.sent(), time.Now()
+			if _, err := s.getFrom(ctx, s.Pages, path); err != nil {
+				return err
+			}
+			took, sent := time.Since(began).Seconds(), p.sent().since(before)
+			times, counts = append(times, took), append(counts, float64(sent.total()))
+			b.say("%s: cold GET %s: %.2f s, %v", what, path, took, sent)
+		}
+		b.reportFirst(what, path, count, times, counts)
+	}
+	if err := b.openPage(ctx, s, p, what); err != nil {
+		return err
+	}
+	pid, err := e.PID()
+	if err != nil {
+		return err
+	}
+	peak, err := runner.Memory(pid, "VmHWM")
+	if err != nil {
+		return err
+	}
+	b.report.absolute("start", what+": peak memory", unitMiB, []float64{peak}, memoryBound(count))
+	return nil
+}
+
+// An invoker is the HTTP API in front of a function: it sends each request as an event.
+type invoker struct{ function *emulator.Emulator }
+
+// RoundTrip implements http.RoundTripper.
+func (i invoker) RoundTrip(r *http.Request) (*http.Response, error) {
+	event := events.APIGatewayV2HTTPRequest{
+		Version: "2.0", RawPath: r.URL.Path, RawQueryString: r.URL.RawQuery,
+		Headers: map[string]string{"host": r.URL.Host, "x-forwarded-proto": "https", "accept-encoding": "gzip"},
+		RequestContext: events.APIGatewayV2HTTPRequestContext{
+			DomainName: r.URL.Host, Stage: "$default",
+			HTTP: events.APIGatewayV2HTTPRequestContextHTTPDescription{Method: r.Method, Path: r.URL.Path, Protocol: "HTTP/1.1", SourceIP: "203.0.113.7"},
+		},
+	}
+	for name, values := range r.Header {
+		event.Headers[strings.ToLower(name)] = strings.Join(values, ",")
+	}
+	delete(event.Headers, "cookie")
+	for _, c := range r.Cookies() {
+		event.Cookies = append(event.Cookies, c.String())
+	}
+	if r.Body != nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		event.Body, event.IsBase64Encoded = base64.StdEncoding.EncodeToString(body), true
+	}
+	data, err := json.Marshal(event)
+	if err != nil {
+		return nil, err
+	}
+	if data, err = i.function.Invoke(r.Context(), data); err != nil {
+		return nil, err
+	}
+	var answer events.APIGatewayV2HTTPResponse
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return nil, err
+	}
+	body := io.Reader(strings.NewReader(answer.Body))
+	if answer.IsBase64Encoded {
+		body = base64.NewDecoder(base64.StdEncoding, body)
+	}
+	res := &http.Response{StatusCode: answer.StatusCode, Status: fmt.Sprint(answer.StatusCode), Header: http.Header{}, Body: io.NopCloser(body), Request: r}
+	for name, v := range answer.Headers {
+		res.Header.Set(name, v)
+	}
+	if res.Header.Get("Content-Encoding") == "gzip" {
+		unpacked, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, err
+		}
+		res.Body = unpacked
+	}
+	for _, c := range answer.Cookies {
+		res.Header.Add("Set-Cookie", c)
+	}
+	return res, nil
+}
