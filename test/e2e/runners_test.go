@@ -253,12 +253,15 @@ func TestRunnersShareTheWork(t *testing.T) {
 }
 
 // TestRunnersSeeEachOther tests that each of three runners sees the changes of
-// the others. A hosts the gateway, which reports events to it; B and C get no
-// events and see each other by the index alone. The log has the delays.
+// the others: of images, digests, entries, cached bytes and the manifest, and
+// jobs that are queued, start, end, fail and are cancelled. A hosts the gateway,
+// which reports events to it; B and C get no events and see each other by the
+// index alone. The log has the delays.
 func TestRunnersSeeEachOther(t *testing.T) {
 	t.Parallel()
-	a := Start(t, Options{})
-	b, c := Start(t, Options{Over: a}), Start(t, Options{Over: a})
+	one := []string{"--fetch-workers", "1"}
+	a := Start(t, Options{Args: one})
+	b, c := Start(t, Options{Over: a, Args: one}), Start(t, Options{Over: a, Args: one})
 	p := publish(t)
 	// seen waits until every runner shows a change.
 	seen := func(what string, wait func(s *Server)) {
@@ -269,22 +272,56 @@ func TestRunnersSeeEachOther(t *testing.T) {
 		}
 		t.Logf("%s: seen after %v", what, time.Since(began).Round(time.Millisecond))
 	}
+	status := func(kind, name, status string) func(s *Server) {
+		return func(s *Server) { s.WaitJob(t, kind, name, status) }
+	}
 
-	// A download that is queued at B and cancelled at C.
-	gone := make(chan struct{}, 1)
+	// Downloads at B: one that is cancelled at C, and one behind it. A and C are
+	// busy, so they leave it to B.
+	for i, s := range []*Server{a, c} {
+		name := fmt.Sprintf("busy-%d.img", i)
+		s.AddEntry(t, p.Stall("/"+name, content(1, 1<<20), nil), "").Must(t, http.StatusCreated)
+		s.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
+		s.WaitJob(t, downloads, name, "running")
+	}
+	gone, gate := make(chan struct{}, 1), make(chan struct{})
+	fetched := content(2, 100_000)
+	next := p.Gated("/next.img", fetched, gate, false)
 	b.AddEntry(t, p.Stall("/stalled.img", content(1, 1<<20), gone), "").Must(t, http.StatusCreated)
 	seen("an entry", func(s *Server) { s.WaitRow(t, "stalled.img", "is there", nil) })
 	b.Enqueue(t, downloads, "name", "stalled.img").Must(t, http.StatusAccepted)
-	seen("a download that runs", func(s *Server) { s.WaitJob(t, downloads, "stalled.img", "running") })
+	seen("a download that runs", status(downloads, "stalled.img", "running"))
+	b.AddEntry(t, next, "").Must(t, http.StatusCreated)
+	b.Enqueue(t, downloads, "name", "next.img").Must(t, http.StatusAccepted)
+	seen("a download that is queued", status(downloads, "next.img", "queued"))
 	c.Cancel(t, downloads, "stalled.img").Must(t, http.StatusNoContent)
-	seen("its cancellation", func(s *Server) { s.WaitJob(t, downloads, "stalled.img", "cancelled") })
+	seen("a cancelled download", status(downloads, "stalled.img", "cancelled"))
 	select {
 	case <-gone:
 	case <-time.After(within):
 		t.Error("after the cancel at C, B continues the fetch")
 	}
+	seen("a download that starts", status(downloads, "next.img", "running"))
+	close(gate)
+	b.WaitJob(t, downloads, "next.img", "completed")
+	seen("a download that has ended", status(downloads, "next.img", "completed"))
+	seen("its bytes", func(s *Server) {
+		s.WaitRow(t, "next.img", "is cached", func(r row) bool { return r.Cached })
+	})
+	b.AddEntry(t, p.File("/fails.img", content(1, 1000)), "").Must(t, http.StatusCreated)
+	p.Handle("/fails.img", http.NotFound)
+	b.Enqueue(t, downloads, "name", "fails.img").Must(t, http.StatusAccepted)
+	b.WaitJob(t, downloads, "fails.img", "failed")
+	seen("a download that has failed", status(downloads, "fails.img", "failed"))
 
-	up, dropped, fetched := content(2, 200_000), content(3, 300_000), content(4, 100_000)
+	// Images, and a hash at A that is cancelled at C.
+	a.putSlow(t, "slow.raw")
+	a.WaitJob(t, hashes, "slow.raw", "running")
+	seen("a hash that runs", status(hashes, "slow.raw", "running"))
+	seen("an image without a digest", func(s *Server) { s.WaitRow(t, "slow.raw", "is there", nil) })
+	c.Cancel(t, hashes, "slow.raw").Must(t, http.StatusNoContent)
+	seen("a cancelled hash", status(hashes, "slow.raw", "cancelled"))
+	up, dropped := content(3, 200_000), content(4, 300_000)
 	b.Put(t, "up.img", up)
 	seen("an upload", func(s *Server) { s.WaitHashed(t, "up.img", sum(up)) })
 	if a.front == nil {
@@ -294,14 +331,17 @@ func TestRunnersSeeEachOther(t *testing.T) {
 	}
 	a.WaitHashed(t, "dropped.img", sum(dropped))
 	seen("the digest of a file", func(s *Server) { s.WaitHashed(t, "dropped.img", sum(dropped)) })
-	b.AddEntry(t, p.File("/fetched.img", fetched), "").Must(t, http.StatusCreated)
-	b.Enqueue(t, downloads, "name", "fetched.img").Must(t, http.StatusAccepted)
-	b.WaitJob(t, downloads, "fetched.img", "completed")
-	seen("a download that has ended", func(s *Server) {
-		s.WaitRow(t, "fetched.img", "is cached", func(r row) bool { return r.Cached })
+
+	b.putManifest(t, manifestOf(manifestImage{Name: "listed.img", Src: p.File("/listed.img", up)})).Must(t, accepted...)
+	seen("a manifest", func(s *Server) { s.WaitRow(t, "listed.img", "is there", nil) })
+	b.Do(t, http.MethodDelete, "/catalog/cache/"+sum(fetched), nil).Must(t, http.StatusNoContent)
+	seen("bytes that are dropped", func(s *Server) {
+		s.WaitRow(t, "next.img", "is not cached", func(r row) bool { return !r.Cached })
 	})
+	c.Do(t, http.MethodDelete, "/catalog/entries?src="+url.QueryEscape(next), nil).Must(t, http.StatusNoContent)
+	seen("the deletion of an entry", func(s *Server) { s.WaitGone(t, "next.img") })
 	c.Do(t, http.MethodDelete, "/images/up.img", nil).Must(t, http.StatusNoContent)
-	seen("a deletion", func(s *Server) { s.WaitGone(t, "up.img") })
+	seen("the deletion of an image", func(s *Server) { s.WaitGone(t, "up.img") })
 }
 
 // TestDeepRunnersTakeOver runs four runners: A hosts the gateway and is busy; C
