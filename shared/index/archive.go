@@ -19,6 +19,7 @@ type archive struct {
 
 // A block has the data of several records.
 type block struct {
+	codec  *codec
 	number uint64 // of all blocks so far
 	mu     sync.Mutex
 	raw    []byte // nil once it is packed
@@ -49,7 +50,7 @@ func (a *archive) put(data string) datum {
 		return datum{}
 	}
 	if a.last == nil {
-		a.last = &block{number: a.codec.blocks.Add(1), raw: make([]byte, 0, blockBytes+blockBytes/4)}
+		a.last = &block{codec: a.codec, number: a.codec.blocks.Add(1), raw: make([]byte, 0, blockBytes+blockBytes/4)}
 	}
 	b := a.last
 	b.mu.Lock()
@@ -77,9 +78,9 @@ func (a *archive) pack(b *block) {
 	b.packed, b.raw, a.last = append(make([]byte, 0, len(packed)), packed...), nil, nil
 }
 
-// A dataReader reads data. It decompresses a block once for successive data in it.
+// A dataReader reads data one after another. It decompresses a block once for
+// successive data in it.
 type dataReader struct {
-	codec *codec
 	block *block
 	raw   []byte
 }
@@ -90,17 +91,57 @@ func (r *dataReader) get(d datum) []byte {
 	if d.block == nil {
 		return nil
 	}
-	raw := r.raw
-	if r.block != d.block {
-		d.block.mu.Lock()
-		raw = d.block.raw
-		packed := d.block.packed
-		d.block.mu.Unlock()
-		if packed != nil {
-			r.raw = r.codec.unpack(packed, r.raw[:0])
-			r.block, raw = d.block, r.raw
+	if r.block == d.block {
+		return d.in(r.raw)
+	}
+	raw, packed := d.block.content()
+	if raw == nil {
+		r.raw = d.block.codec.unpack(packed, r.raw[:0])
+		r.block, raw = d.block, r.raw
+	}
+	return d.in(raw)
+}
+
+// bytes returns the data. The caller must not change them. It keeps the blocks that were
+// read last decompressed, but costs more than a dataReader if many data are read.
+func (d datum) bytes() []byte {
+	if d.block == nil {
+		return nil
+	}
+	raw, packed := d.block.content()
+	if raw != nil {
+		return d.in(raw)
+	}
+	c := &d.block.codec.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, b := range c.blocks {
+		if b == d.block {
+			return d.in(c.raw[i])
 		}
 	}
+	c.next = (c.next + 1) % len(c.blocks)
+	c.blocks[c.next], c.raw[c.next] = d.block, d.block.codec.unpack(packed, nil)
+	return d.in(c.raw[c.next])
+}
+
+// A cache has decompressed blocks.
+type cache struct {
+	mu     sync.Mutex
+	blocks [8]*block
+	raw    [8][]byte
+	next   int
+}
+
+// content returns the raw bytes of a block, or the packed ones.
+func (b *block) content() (raw, packed []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.raw, b.packed
+}
+
+// in returns the bytes of d in the raw bytes of its block.
+func (d datum) in(raw []byte) []byte {
 	size, n := binary.Uvarint(raw[d.offset:])
 	at := int(d.offset) + n
 	return raw[at : at+int(size) : at+int(size)]

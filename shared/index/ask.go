@@ -87,7 +87,7 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	}
 	// Every change of the table is in the journal or is about to be, so a state that
 	// the table already has need not be written again.
-	told := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, ix.table.data(it), []byte(found.data)) ||
+	told := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, it.data.bytes(), []byte(found.data)) ||
 		(!a.touched || once) && slices.ContainsFunc(a.expected, func(c change) bool {
 			return s.sameState(&c, &found)
 		})

@@ -112,7 +112,7 @@ func (c *comparison) compare(changes []change) {
 		switch {
 		case c.except[stored.place], it.seq > c.began, stored.gone && !it.exists():
 		case !it.exists(), stored.gone,
-			!s.same(it, stored.after()) && !c.ix.cfg.Quiet(stored.key, []byte(stored.data), c.ix.table.data(it)):
+			!s.same(it, stored.after()) && !c.ix.cfg.Quiet(stored.key, []byte(stored.data), it.data.bytes()):
 			c.differs = true
 		default:
 			c.found++

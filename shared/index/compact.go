@@ -211,7 +211,7 @@ func (ix *Index) all(now time.Time, gone map[place]bool) []place {
 // is set, the data move there, so that blocks with few of them can be collected.
 func (ix *Index) states(list []place, fresh *archive) iter.Seq[change] {
 	return func(yield func(change) bool) {
-		reader := dataReader{codec: &ix.codec}
+		var reader dataReader
 		var items []item
 		for part := range slices.Chunk(list, 500) {
 			items = items[:0]

@@ -57,9 +57,10 @@ type codec struct {
 	once     sync.Once
 	enc      *zstd.Encoder // for blocks
 	dec      *zstd.Decoder
+	cache    cache
 	blocks   atomic.Uint64 // blocks so far
-	encoders sync.Pool // of *zstd.Encoder, for files
-	decoders sync.Pool // of *zstd.Decoder
+	encoders sync.Pool     // of *zstd.Encoder, for files
+	decoders sync.Pool     // of *zstd.Decoder
 }
 
 func newEncoder(concurrency int) *zstd.Encoder {

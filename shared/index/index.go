@@ -111,7 +111,7 @@ func New(cfg Config) *Index {
 		cfg: cfg, owner: rand.Text(), table: table{live: map[place]bool{}, isLive: cfg.Live},
 		dirty: map[place]question{}, quiet: map[place]quiet{}, journal: newJournal(),
 	}
-	ix.table.archive.codec, ix.table.reader.codec = &ix.codec, &ix.codec
+	ix.table.archive.codec = &ix.codec
 	return ix
 }
 

@@ -185,7 +185,7 @@ func (s *Section[ID, T]) decodeAll(found []keyed) []decoded[T] {
 	for at := 0; at < len(found); at += each {
 		part, values := found[at:min(at+each, len(found))], values[at:]
 		wg.Go(func() {
-			data := dataReader{codec: &s.ix.codec}
+			var data dataReader
 			for i, c := range part {
 				if c.exists() {
 					values[i].value, values[i].err = s.decode(c.key, data.get(c.data))

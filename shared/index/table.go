@@ -12,7 +12,6 @@ type table struct {
 	isLive  func(key store.Key, data []byte) bool
 	seq     uint64 // of the last set
 	archive archive
-	reader  dataReader
 }
 
 // An item is the state of a key. The zero item is the state of a key that was never
@@ -20,8 +19,8 @@ type table struct {
 type item struct {
 	etag     string
 	size     int64
-	modified int64 // in Unix seconds; if gone, when the deletion was seen
-	data     datum // of a record
+	modified int64  // in Unix seconds; if gone, when the deletion was seen
+	data     datum  // of a record
 	seq      uint64 // grows with each change of any item; 0: never seen
 	gone     bool   // deleted
 	// told says that this state need not be journalled: its entry was read, or is to be
@@ -68,9 +67,6 @@ func (t *table) set(s *section, c change, told, own bool) {
 		t.live[p] = true
 	}
 }
-
-// data returns the record of an item. It is valid until the next call.
-func (t *table) data(it item) []byte { return t.reader.get(it.data) }
 
 // An effect is what a change does to a table.
 type effect int
