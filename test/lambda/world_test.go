@@ -5,6 +5,7 @@ package lambda_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -28,7 +29,6 @@ import (
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
@@ -46,8 +46,10 @@ const (
 	token     = "sam-local-token-0123456789"
 )
 
-// bootstraps is the directory of the compiled functions.
-var bootstraps string
+var (
+	bootstraps string    // the directory of the compiled functions
+	moto       *sqs.Moto // nil if moto_server is not installed
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -68,6 +70,11 @@ func run(m *testing.M) (code int, err error) {
 		if err := emulator.Build(context.Background(), "", "./functions/"+f+"/lambda", bootstrap(f)); err != nil {
 			return 0, err
 		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if moto, err = sqs.StartMoto(ctx); err == nil {
+		defer moto.Close()
 	}
 	if code = m.Run(); code != 0 {
 		return code, nil
@@ -110,7 +117,7 @@ type world struct {
 	routes   []template.Route
 	data     string // directory of the gateway
 	endpoint string // of the gateway
-	sqs      *sqs.Server
+	queues   string // address of the queue server
 	api      *httptest.Server
 	fn       map[string]*function // by logical ID
 	ctx      context.Context      // ends with the test
@@ -130,25 +137,42 @@ type function struct {
 	idle, all  []*emulator.Emulator
 }
 
-// newWorld starts the stack, which ends with the test.
+// newWorld starts the stack, which ends with the test. Its queues are in moto_server if
+// that is installed.
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	if moto == nil {
+		return newHurriedWorld(t)
+	}
+	t.Log("the queues are in moto_server")
+	if err := moto.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return startWorld(t, moto.URL())
+}
+
+// newHurriedWorld is newWorld with the queue server of test/sqs, at which a message
+// waits 20 ms for each second of its delay.
+func newHurriedWorld(t *testing.T) *world {
+	t.Helper()
+	t.Log("the queues are in the server of test/sqs")
+	s := sqs.Start()
+	t.Cleanup(s.Close)
+	s.Hurry(20 * time.Millisecond)
+	return startWorld(t, s.URL())
+}
+
+func startWorld(t *testing.T, queues string) *world {
 	t.Helper()
 	tpl, err := template.Load(map[string]string{"AllowNet": "loopback"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, tpl: tpl, sqs: sqs.Start(), fn: map[string]*function{}, data: t.TempDir()}
+	w := &world{t: t, tpl: tpl, queues: queues, fn: map[string]*function{}, data: t.TempDir()}
 	if w.routes, err = tpl.Routes(); err != nil {
 		t.Fatal(err)
 	}
-	w.sqs.Hurry(20 * time.Millisecond)
-	for _, id := range tpl.Resources("AWS::SQS::Queue") {
-		p := tpl.Properties(id)
-		redrive := template.Map(p["RedrivePolicy"])
-		arn := fmt.Sprint(redrive["deadLetterTargetArn"])
-		count, _ := strconv.Atoi(fmt.Sprint(redrive["maxReceiveCount"])) // 0 without a dead-letter queue
-		w.sqs.Queue(id, 10*time.Minute, arn[strings.LastIndex(arn, ":")+1:], count)
-	}
+	w.createQueues()
 	images := fmt.Sprint(tpl.Properties("ImageBucket")["BucketName"])
 	g, err := gateway.Start(t.Context(), gateway.Config{
 		Listen: "127.0.0.1:0", Dir: w.data, AccessKey: accessKey, SecretKey: secretKey, Watch: []string{images},
@@ -181,7 +205,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 		f := &function{w: w, id: id}
-		if f.guard, err = newGuard(id, grants, "http://"+g.Addr(), w.sqs.URL(), secrets); err != nil {
+		if f.guard, err = newGuard(id, grants, "http://"+g.Addr(), queues, secrets); err != nil {
 			t.Fatal(err)
 		}
 		timeout, memory := tpl.Setting(id, "Timeout").(int), tpl.Setting(id, "MemorySize").(int)
@@ -203,7 +227,6 @@ func newWorld(t *testing.T) *world {
 				t.Error(d)
 			}
 		}
-		w.sqs.Close()
 		if err := g.Close(); err != nil {
 			t.Error(err)
 		}
@@ -403,16 +426,40 @@ func (w *world) changed(e gateway.Event) {
 	w.send("InspectionQueue", string(body))
 }
 
-// client returns a client of the queue server that bypasses the guards.
-func (w *world) client(endpoint string) *awssqs.Client {
-	return awssqs.NewFromConfig(aws.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("x", "y", "")},
-		func(o *awssqs.Options) { o.BaseEndpoint = &endpoint })
+// createQueues creates the queues of the template, dead-letter queues first.
+func (w *world) createQueues() {
+	w.t.Helper()
+	ids := w.tpl.Resources("AWS::SQS::Queue")
+	redrive := func(id string) map[string]any { return template.Map(w.tpl.Properties(id)["RedrivePolicy"]) }
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(len(redrive(a)), len(redrive(b))) })
+	for _, id := range ids {
+		arn := fmt.Sprint(redrive(id)["deadLetterTargetArn"])
+		count, _ := strconv.Atoi(fmt.Sprint(redrive(id)["maxReceiveCount"])) // 0 without a dead-letter queue
+		dead := ""
+		if count > 0 {
+			dead = arn[strings.LastIndex(arn, ":")+1:]
+		}
+		if _, err := sqs.Create(w.t.Context(), w.queues, id, 10*time.Minute, dead, count); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// queue returns the URL of a queue, by which the guards are bypassed.
+func (w *world) queue(name string) string { return w.queues + "/" + template.Account + "/" + name }
+
+// length returns the number of messages in a queue.
+func (w *world) length(name string) int {
+	w.t.Helper()
+	n, err := sqs.Len(w.t.Context(), w.queue(name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
 }
 
 func (w *world) send(queue, body string) {
-	_, err := w.client(w.sqs.URL()).SendMessage(context.Background(), &awssqs.SendMessageInput{
-		QueueUrl: aws.String(w.sqs.URL() + "/" + template.Account + "/" + queue), MessageBody: &body,
-	})
+	_, err := sqs.Client(w.queues).SendMessage(context.Background(), &awssqs.SendMessageInput{QueueUrl: aws.String(w.queue(queue)), MessageBody: &body})
 	if err != nil {
 		w.t.Errorf("send to %s: %v", queue, err)
 	}
@@ -421,7 +468,7 @@ func (w *world) send(queue, body string) {
 // poll is the event source mapping of a queue: it reads the queue with the
 // function's rights, and deletes the messages that the function has handled.
 func (f *function) poll(ctx context.Context, arn string, batch int32) {
-	c := f.w.client(f.guard.sqs.URL)
+	c := sqs.Client(f.guard.sqs.URL)
 	queue := f.guard.sqs.URL + "/" + template.Account + "/" + arn[strings.LastIndex(arn, ":")+1:]
 	if _, err := c.GetQueueAttributes(ctx, &awssqs.GetQueueAttributesInput{QueueUrl: &queue, AttributeNames: []types.QueueAttributeName{"All"}}); err != nil && ctx.Err() == nil {
 		f.w.t.Errorf("%s: %v", queue, err)

@@ -1,6 +1,6 @@
-// Package sqs is a queue server for tests that speaks SQS's JSON protocol:
-// delays, visibility, redelivery and dead letters behave as the documentation
-// of SQS says. Messages are in memory.
+// Package sqs has queue servers for tests that speak SQS's JSON protocol: moto_server,
+// and one of its own, whose delays, visibility, redelivery and dead letters behave as
+// the documentation of SQS says. Messages are in memory.
 package sqs
 
 import (
@@ -19,7 +19,11 @@ import (
 	"time"
 )
 
-// A Server runs until Close. It is safe for concurrent use.
+// account is the account of every queue.
+const account = "123456789012"
+
+// A Server is the package's own server. It runs until Close. It is safe for concurrent
+// use.
 type Server struct {
 	http *httptest.Server
 
@@ -32,7 +36,6 @@ type Server struct {
 
 // A queue is one queue of the server.
 type queue struct {
-	name       string
 	visibility time.Duration
 	dead       string // name of the dead-letter queue
 	maxReceive int
@@ -69,34 +72,6 @@ func (s *Server) Close() {
 	s.http.Close()
 }
 
-// account is the account of every queue.
-const account = "123456789012"
-
-// Queue creates a queue and returns its URL. If dead is not empty, a message
-// that was received maxReceive times moves to the queue of that name.
-func (s *Server) Queue(name string, visibility time.Duration, dead string, maxReceive int) (url string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queues[name] = &queue{name: name, visibility: visibility, dead: dead, maxReceive: maxReceive, changed: make(chan struct{})}
-	return s.http.URL + "/" + account + "/" + name
-}
-
-// Bodies returns the bodies of the messages in a queue, hidden ones included.
-func (s *Server) Bodies(name string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	q := s.queues[name]
-	if q == nil {
-		return nil
-	}
-	s.bury(q, time.Now())
-	var all []string
-	for _, m := range q.messages {
-		all = append(all, m.body)
-	}
-	return all
-}
-
 // Fail makes the actions fail for which f returns true. With a nil f, none
 // fails.
 func (s *Server) Fail(f func(action string) bool) {
@@ -114,6 +89,8 @@ func (s *Server) Seen(action string) int {
 
 // A request has the fields of every action.
 type request struct {
+	QueueName           string
+	Attributes          map[string]string
 	QueueURL            string
 	MessageBody         string
 	DelaySeconds        int
@@ -155,6 +132,8 @@ func (s *Server) act(r *http.Request, action string, in request) (any, *failure)
 	switch {
 	case failing:
 		return nil, &failure{http.StatusServiceUnavailable, "ServiceUnavailable", "made to fail"}
+	case action == "CreateQueue":
+		return s.create(in)
 	case q == nil:
 		return nil, &failure{http.StatusBadRequest, "QueueDoesNotExist", "there is no queue " + in.QueueURL}
 	}
@@ -164,7 +143,7 @@ func (s *Server) act(r *http.Request, action string, in request) (any, *failure)
 	case "ReceiveMessage":
 		return s.receive(r, q, in)
 	case "GetQueueAttributes":
-		return map[string]any{"Attributes": map[string]string{"VisibilityTimeout": strconv.Itoa(int(q.visibility.Seconds()))}}, nil
+		return s.attributes(q), nil
 	case "DeleteMessage":
 		return s.withReceipt(q, in, func(i int) { q.messages = slices.Delete(q.messages, i, i+1) })
 	case "ChangeMessageVisibility":
@@ -177,6 +156,47 @@ func (s *Server) act(r *http.Request, action string, in request) (any, *failure)
 		})
 	}
 	return nil, &failure{http.StatusBadRequest, "InvalidAction", "not an action of this server: " + action}
+}
+
+func (s *Server) create(in request) (any, *failure) {
+	var redrive struct {
+		DeadLetterTargetArn string
+		MaxReceiveCount     int
+	}
+	if policy := in.Attributes["RedrivePolicy"]; policy != "" {
+		if err := json.Unmarshal([]byte(policy), &redrive); err != nil {
+			return nil, &failure{http.StatusBadRequest, "InvalidParameterValue", "RedrivePolicy: " + err.Error()}
+		}
+	}
+	seconds, err := strconv.Atoi(cmp.Or(in.Attributes["VisibilityTimeout"], "30"))
+	if err != nil {
+		return nil, &failure{http.StatusBadRequest, "InvalidParameterValue", "VisibilityTimeout: " + err.Error()}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queues[in.QueueName] = &queue{
+		visibility: time.Duration(seconds) * time.Second, dead: redrive.DeadLetterTargetArn[strings.LastIndex(redrive.DeadLetterTargetArn, ":")+1:],
+		maxReceive: redrive.MaxReceiveCount, changed: make(chan struct{}),
+	}
+	return map[string]string{"QueueUrl": s.http.URL + "/" + account + "/" + in.QueueName}, nil
+}
+
+func (s *Server) attributes(q *queue) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.bury(q, now)
+	visible := 0
+	for _, m := range q.messages {
+		if !m.visible.After(now) {
+			visible++
+		}
+	}
+	return map[string]any{"Attributes": map[string]string{
+		"VisibilityTimeout":                     strconv.Itoa(int(q.visibility.Seconds())),
+		"ApproximateNumberOfMessages":           strconv.Itoa(visible),
+		"ApproximateNumberOfMessagesNotVisible": strconv.Itoa(len(q.messages) - visible), // delayed ones included
+	}}
 }
 
 func (q *queue) wake() {

@@ -1,20 +1,14 @@
 package sqsqueue_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
-	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -41,8 +35,7 @@ type received struct {
 
 func open(url string, giveUp queue.Handler) *received {
 	q := sqsqueue.New(sqsqueue.Config{AWS: awsConfig, URL: url, GiveUp: giveUp, Backoff: time.Second, Log: slog.New(slog.DiscardHandler)})
-	endpoint, _, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
-	return &received{q, awssqs.NewFromConfig(awsConfig, func(o *awssqs.Options) { o.BaseEndpoint = aws.String("http://" + endpoint) }), url}
+	return &received{q, sqs.Client(url), url}
 }
 
 func (q *received) Receive(ctx context.Context, workers int, handle queue.Handler) error {
@@ -74,93 +67,69 @@ func (q *received) receive(ctx context.Context, handle queue.Handler) {
 	}
 }
 
-func TestContract(t *testing.T) {
-	s := sqs.Start()
-	t.Cleanup(s.Close)
-	s.Queue("dead", time.Minute, "", 0)
-	var n atomic.Int32
-	queuetest.Run(t, func(t *testing.T) queuetest.Queue {
-		return open(s.Queue(fmt.Sprint("q", n.Add(1)), 5*time.Second, "dead", sqsqueue.MaxReceives), nil)
+// overServers runs a test with the URL of each queue server: of the one in test/sqs, at
+// which the delays of clients are shorter if second is, and of moto_server if it is
+// installed.
+func overServers(t *testing.T, second time.Duration, test func(t *testing.T, server string)) {
+	t.Run("own", func(t *testing.T) {
+		t.Parallel()
+		s := sqs.Start()
+		t.Cleanup(s.Close)
+		s.Hurry(second)
+		test(t, s.URL())
 	})
-}
-
-// TestContractOverMoto runs the suite over moto's server.
-func TestContractOverMoto(t *testing.T) {
-	need.Programs(t)
-	program, err := exec.LookPath("moto_server")
-	if err != nil {
-		t.Log("moto_server is not installed: the suite ran over the server in test/sqs only")
-		return
-	}
-	endpoint, ok := startMoto(t, program)
-	if !ok {
-		t.Log("moto_server does not start here: the suite ran over the server in test/sqs only")
-		return
-	}
-	client := awssqs.NewFromConfig(awsConfig, func(o *awssqs.Options) { o.BaseEndpoint = &endpoint })
-	var n atomic.Int32
-	queuetest.Run(t, func(t *testing.T) queuetest.Queue {
-		name := fmt.Sprint("q", n.Add(1))
-		out, err := client.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: &name, Attributes: map[string]string{"VisibilityTimeout": "5"}})
+	t.Run("moto", func(t *testing.T) {
+		t.Parallel()
+		need.Programs(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		m, err := sqs.StartMoto(ctx)
 		if err != nil {
-			t.Fatal(err)
+			t.Logf("over the server in test/sqs only: %v", err)
+			return
 		}
-		return open(*out.QueueUrl, nil)
+		t.Cleanup(m.Close)
+		test(t, m.URL())
 	})
 }
 
-func startMoto(t *testing.T, program string) (endpoint string, ok bool) {
+// create creates a queue at a server, and its dead-letter queue. It returns their URLs.
+func create(t *testing.T, server, name string, visibility time.Duration) (url, dead string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	dead, err := sqs.Create(t.Context(), server, "dead-"+name, time.Minute, "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	ln.Close()
-	cmd := exec.Command(program, "-H", "127.0.0.1", "-p", port)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
+	if url, err = sqs.Create(t.Context(), server, name, visibility, "dead-"+name, sqsqueue.MaxReceives); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		return "", false
+	return url, dead
+}
+
+// length returns the number of messages in a queue, or -1 if the server does not say.
+func length(url string) int {
+	n, err := sqs.Len(context.Background(), url)
+	if err != nil {
+		return -1
 	}
-	exited := make(chan struct{})
-	go func() {
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		}
-		_ = cmd.Wait() // killed, or failed to start
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its process group
-		<-exited
+	return n
+}
+
+func TestContract(t *testing.T) {
+	t.Parallel()
+	overServers(t, time.Second, func(t *testing.T, server string) {
+		var n atomic.Int32
+		queuetest.Run(t, func(t *testing.T) queuetest.Queue {
+			url, _ := create(t, server, fmt.Sprint("q", n.Add(1)), 5*time.Second)
+			return open(url, nil)
+		})
 	})
-	endpoint = "http://127.0.0.1:" + port
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if resp, err := http.Get(endpoint + "/moto-api/"); err == nil {
-			resp.Body.Close()
-			return endpoint, true
-		}
-		select {
-		case <-tick.C:
-		case <-exited:
-			return "", false
-		case <-ctx.Done():
-			return "", false
-		}
-	}
 }
 
 // receive runs a handler until done returns true or a time limit.
 func receive(t *testing.T, q *received, handle queue.Handler, done func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -184,94 +153,98 @@ func receive(t *testing.T, q *received, handle queue.Handler, done func() bool) 
 }
 
 func TestPoison(t *testing.T) {
-	for name, broken := range map[string]queue.Handler{
-		"error": func(context.Context, []byte) error { return errors.New("broken") },
-		"panic": func(context.Context, []byte) error { panic("broken") },
-		"retry": func(context.Context, []byte) error { return &queue.Retry{Err: errors.New("store")} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := sqs.Start()
-			defer s.Close()
-			s.Hurry(50 * time.Millisecond)
-			s.Queue("dead", time.Minute, "", 0)
-			var tries, given atomic.Int32
-			q := open(s.Queue("q", time.Minute, "dead", sqsqueue.MaxReceives), func(_ context.Context, body []byte) error {
-				if string(body) == "poison" {
-					given.Add(1)
-				}
-				return nil
-			})
-			for _, body := range []string{"poison", "good"} {
-				if err := q.Send(t.Context(), []byte(body), 0); err != nil {
-					t.Fatal(err)
-				}
-			}
-			receive(t, q, func(ctx context.Context, body []byte) error {
-				if string(body) == "good" {
+	t.Parallel()
+	overServers(t, 50*time.Millisecond, func(t *testing.T, server string) {
+		for name, broken := range map[string]queue.Handler{
+			"error": func(context.Context, []byte) error { return errors.New("broken") },
+			"panic": func(context.Context, []byte) error { panic("broken") },
+			"retry": func(context.Context, []byte) error { return &queue.Retry{Err: errors.New("store")} },
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				url, dead := create(t, server, name, time.Minute)
+				var tries, good, given atomic.Int32
+				q := open(url, func(_ context.Context, body []byte) error {
+					if string(body) == "poison" {
+						given.Add(1)
+					}
 					return nil
+				})
+				for _, body := range []string{"poison", "good"} {
+					if err := q.Send(t.Context(), []byte(body), 0); err != nil {
+						t.Fatal(err)
+					}
 				}
-				tries.Add(1)
-				return broken(ctx, body)
-			}, func() bool { return len(s.Bodies("dead")) > 0 })
-			if got := s.Bodies("dead"); !slices.Equal(got, []string{"poison"}) || len(s.Bodies("q")) != 0 {
-				t.Errorf("dead letters %q, queue %q", got, s.Bodies("q"))
-			}
-			// At its last receive it is given up without a try.
-			if tries.Load() != sqsqueue.MaxReceives-1 || given.Load() != 1 {
-				t.Errorf("%d tries, given up %d times", tries.Load(), given.Load())
-			}
-		})
-	}
+				receive(t, q, func(ctx context.Context, body []byte) error {
+					if string(body) == "good" {
+						good.Add(1)
+						return nil
+					}
+					tries.Add(1)
+					return broken(ctx, body)
+				}, func() bool { return length(dead) > 0 })
+				if n := length(dead); n != 1 || length(url) != 0 || good.Load() == 0 {
+					t.Errorf("%d dead letters, %d messages in the queue, the good one came %d times", n, length(url), good.Load())
+				}
+				// At its last receive it is given up without a try.
+				if tries.Load() != sqsqueue.MaxReceives-1 || given.Load() != 1 {
+					t.Errorf("%d tries, given up %d times", tries.Load(), given.Load())
+				}
+			})
+		}
+	})
 }
 
 // A task that needs more tries than a message has receives is sent anew.
 func TestHandOver(t *testing.T) {
-	for name, goesOn := range map[string]error{
-		"stopped": fmt.Errorf("hash: %w", &queue.Retry{Free: true, Err: context.DeadlineExceeded}),
-		"later":   queue.RetryAfter(0, errors.New("not yet")),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := sqs.Start()
-			defer s.Close()
-			s.Queue("dead", time.Minute, "", 0)
-			q := open(s.Queue("q", time.Minute, "dead", sqsqueue.MaxReceives), nil)
-			if err := q.Send(t.Context(), []byte("long"), 0); err != nil {
-				t.Fatal(err)
-			}
-			var runs atomic.Int32
-			const parts = 4 * sqsqueue.MaxReceives
-			receive(t, q, func(context.Context, []byte) error {
-				if runs.Add(1) < parts {
-					return goesOn
+	t.Parallel()
+	overServers(t, time.Second, func(t *testing.T, server string) {
+		for name, goesOn := range map[string]error{
+			"stopped": fmt.Errorf("hash: %w", &queue.Retry{Free: true, Err: context.DeadlineExceeded}),
+			"later":   queue.RetryAfter(0, errors.New("not yet")),
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				url, dead := create(t, server, name, time.Minute)
+				q := open(url, nil)
+				if err := q.Send(t.Context(), []byte("long"), 0); err != nil {
+					t.Fatal(err)
 				}
-				return nil
-			}, func() bool { return runs.Load() == parts && len(s.Bodies("q")) == 0 })
-			if runs.Load() != parts || len(s.Bodies("dead")) != 0 {
-				t.Errorf("%d runs, dead letters %q", runs.Load(), s.Bodies("dead"))
-			}
-		})
-	}
+				var runs atomic.Int32
+				const parts = 4 * sqsqueue.MaxReceives
+				receive(t, q, func(context.Context, []byte) error {
+					if runs.Add(1) < parts {
+						return goesOn
+					}
+					return nil
+				}, func() bool { return runs.Load() == parts && length(url) == 0 })
+				if n := length(dead); runs.Load() != parts || n != 0 {
+					t.Errorf("%d runs, %d dead letters", runs.Load(), n)
+				}
+			})
+		}
+	})
 }
 
 func TestBusyIsLeft(t *testing.T) {
 	s := sqs.Start()
 	defer s.Close()
-	q := open(s.Queue("q", time.Minute, "", 0), nil)
+	url, _ := create(t, s.URL(), "q", time.Minute)
+	q := open(url, nil)
 	if err := q.Send(t.Context(), []byte("held"), 0); err != nil {
 		t.Fatal(err)
 	}
 	receive(t, q, func(context.Context, []byte) error {
 		return &queue.Retry{After: time.Hour, Held: true, Err: errors.New("another process runs the job")}
-	}, func() bool { return s.Seen("ReceiveMessage") > 1 && len(s.Bodies("q")) == 0 })
+	}, func() bool { return s.Seen("ReceiveMessage") > 1 && length(url) == 0 })
 }
 
 // Every action fails now and then, and no message is lost.
 func TestServerFails(t *testing.T) {
 	s := sqs.Start()
 	defer s.Close()
-	q := open(s.Queue("q", time.Second, "", 0), nil)
+	url, _ := create(t, s.URL(), "q", time.Second)
+	q := open(url, nil)
 	for i := range 5 {
 		if err := q.Send(t.Context(), fmt.Append(nil, i), 0); err != nil {
 			t.Fatal(err)
@@ -285,7 +258,7 @@ func TestServerFails(t *testing.T) {
 		seen[string(body)] = true
 		count.Store(int32(len(seen)))
 		return nil
-	}, func() bool { return count.Load() == 5 && len(s.Bodies("q")) == 0 })
+	}, func() bool { return count.Load() == 5 && length(url) == 0 })
 	s.Fail(func(string) bool { return true })
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
