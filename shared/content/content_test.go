@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,36 +18,63 @@ import (
 	"imageroot/test/need"
 )
 
-// Add the directories of root's tools to PATH.
+var (
+	scratch string
+	made    = map[string]string{} // the directories below scratch, by script
+)
+
 func TestMain(m *testing.M) {
-	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
-	os.Exit(m.Run())
+	os.Exit(run(m))
 }
 
-// shell runs a script in its own directory and returns the file x that it writes.
-func shell(t testing.TB, script string) []byte {
+// run adds the directories of root's tools to PATH and removes scratch in the end.
+func run(m *testing.M) int {
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	var err error
+	if scratch, err = os.MkdirTemp("", "content-"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(scratch)
+	return m.Run()
+}
+
+// shell returns the file x that a script writes. It runs each script once, in its
+// own directory.
+func shell(t testing.TB, script string) *io.SectionReader {
 	t.Helper()
 	need.Programs(t, "sh")
-	dir := t.TempDir()
-	cmd := exec.Command("sh", "-ec", script)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
+	dir, ok := made[script]
+	if !ok {
+		dir = filepath.Join(scratch, strconv.Itoa(len(made)))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-ec", script)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		made[script] = dir
 	}
-	data, err := os.ReadFile(filepath.Join(dir, "x"))
+	f, err := os.Open(filepath.Join(dir, "x"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data
+	t.Cleanup(func() { f.Close() })
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return io.NewSectionReader(f, 0, info.Size())
 }
 
-func sniff(t testing.TB, data []byte) content.Content {
+func sniff(t testing.TB, file *io.SectionReader) content.Content {
 	t.Helper()
-	c, err := content.Sniff(bytes.NewReader(data), int64(len(data)), 100)
+	c, err := content.Sniff(file, file.Size(), 100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := content.Detect(bytes.NewReader(data), int64(len(data)))
+	d, err := content.Detect(file, file.Size())
 	if err != nil || d.Kind != c.Kind || d.NoDisk() != c.NoDisk() {
 		t.Errorf("Detect: %s, %v; Sniff: %s", d.Kind, err, c.Kind)
 	}
@@ -126,7 +154,7 @@ var disks = []disk{
 	{"vhd", "qemu-img create -q -f vpc x 10M", content.Unknown, "VHD", -1},
 	{"qed", "qemu-img create -q -f qed x 10M", content.Unknown, "QED", -1},
 	{"parallels", "qemu-img create -q -f parallels x 10M", content.Unknown, "Parallels", -1},
-	{"lzma", words + " | xz --format=lzma >x", content.Unknown, "LZMA", -1},
+	{"lzma", words + " | xz --format=lzma -0 >x", content.Unknown, "LZMA", -1},
 	{"lzma that says its size", words + " >y; xz --format=lzma -0 y; mv y.lzma x", content.Unknown, "LZMA", -1},
 	{"zlib", words + " | gzip -n >z; (printf '\\170\\234'; tail -c +11 z | head -c -8) >x", content.Unknown, "zlib", -1},
 	{"zip", "echo hello >f; zip -q x.zip f; mv x.zip x", content.Unknown, "ZIP", -1},
@@ -147,14 +175,14 @@ var disks = []disk{
 func TestSniff(t *testing.T) {
 	for _, d := range disks {
 		t.Run(d.name, func(t *testing.T) {
-			data := shell(t, d.script)
-			c := sniff(t, data)
+			file := shell(t, d.script)
+			c := sniff(t, file)
 			if c.Kind != d.kind || !strings.Contains(c.What, d.what) {
 				t.Errorf("%s, %s; want %s, %s", c.Kind, c.What, d.kind, d.what)
 			}
 			want := d.size
 			if want == 0 {
-				want = int64(len(data))
+				want = file.Size()
 			}
 			switch {
 			case c.VirtualSize == nil && want >= 0:
@@ -327,9 +355,9 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 // With few reads, less is detected, but nothing is wrong.
 func TestSeeks(t *testing.T) {
 	for _, d := range disks {
-		data := shell(t, d.script)
+		file := shell(t, d.script)
 		for _, seeks := range []int{0, 1, 2, 3, 5} {
-			c, err := content.Sniff(&limited{t, bytes.NewReader(data), seeks + 1}, int64(len(data)), seeks)
+			c, err := content.Sniff(&limited{t, file, seeks + 1}, file.Size(), seeks)
 			if err != nil || c.Kind != d.kind {
 				t.Errorf("%s, %d seeks: %s, %v", d.name, seeks, c.Kind, err)
 			}
@@ -357,10 +385,10 @@ func (f *failing) ReadAt(p []byte, off int64) (int, error) {
 
 func TestReadError(t *testing.T) {
 	for _, name := range []string{"qcow2", "xz", "zstd of a file", "mbr"} {
-		data := shell(t, disks[slices.IndexFunc(disks, func(d disk) bool { return d.name == name })].script)
+		file := shell(t, disks[slices.IndexFunc(disks, func(d disk) bool { return d.name == name })].script)
 		failed := 0
 		for reads := range 10 {
-			_, err := content.Sniff(&failing{bytes.NewReader(data), reads}, int64(len(data)), 100)
+			_, err := content.Sniff(&failing{file, reads}, file.Size(), 100)
 			if errors.Is(err, errFailed) {
 				failed++
 			} else if err != nil {
@@ -378,7 +406,11 @@ func TestReadError(t *testing.T) {
 
 func FuzzSniff(f *testing.F) {
 	for _, d := range disks {
-		if data := shell(f, d.script); len(data) < 1<<20 {
+		if file := shell(f, d.script); file.Size() < 1<<20 {
+			data, err := io.ReadAll(file)
+			if err != nil {
+				f.Fatal(err)
+			}
 			f.Add(data)
 			f.Add(data[:len(data)/2])
 		}
