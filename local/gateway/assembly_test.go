@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"testing"
 
-	"imageroot/local/gateway"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/need"
@@ -23,8 +22,8 @@ import (
 const mib = 1 << 20
 
 // assembly returns the path of an upload's assembly.
-func assembly(dir, key, id string) string {
-	return filepath.Join(uploadDir(dir, "images", key), id, "object")
+func assembly(dir, bucket, key, id string) string {
+	return filepath.Join(uploadDir(dir, bucket, key), id, "object")
 }
 
 // inode returns the inode of a file and the number of bytes that it occupies on the
@@ -64,6 +63,9 @@ func send(t *testing.T, r *s3store.Root, key, id string, parts ...sent) map[int3
 func TestPutTogether(t *testing.T) {
 	a, b, c := pattern(1, 6*mib), pattern(2, 6*mib), pattern(3, 6*mib)
 	long, short, tail := pattern(4, 9*mib), pattern(5, 5*mib), pattern(6, 1000)
+	dir := t.TempDir()
+	g := start(t, dir)
+	var buckets atomic.Int32
 	for name, test := range map[string]struct {
 		sent  []sent
 		asked []int32
@@ -87,9 +89,9 @@ func TestPutTogether(t *testing.T) {
 		"one that is not first":  {[]sent{{7, a}}, []int32{7}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			g := start(t, dir)
-			r := root(t, g.Endpoint(), "images")
+			t.Parallel()
+			bucket := fmt.Sprintf("images-%d", buckets.Add(1))
+			r := root(t, g.Endpoint(), bucket)
 			put(t, r, "a.img", []byte("old"))
 			before, _ := get(t, r, "a.img")
 			id, err := r.CreateUpload(t.Context(), "a.img")
@@ -120,8 +122,8 @@ func TestPutTogether(t *testing.T) {
 				t.Errorf("the object was %q before the upload was completed", before)
 			}
 			var into uint64
-			if _, err := os.Stat(assembly(dir, "a.img", id)); err == nil {
-				into, _ = inode(t, assembly(dir, "a.img", id))
+			if _, err := os.Stat(assembly(dir, bucket, "a.img", id)); err == nil {
+				into, _ = inode(t, assembly(dir, bucket, "a.img", id))
 			}
 			v, err := r.CompleteUpload(t.Context(), "a.img", id, parts)
 			if err != nil {
@@ -130,10 +132,10 @@ func TestPutTogether(t *testing.T) {
 			if got, now := get(t, r, "a.img"); !bytes.Equal(got, want) || !now.Equal(v) {
 				t.Errorf("the object has %d bytes of %d, others: %v", len(got), len(want), now)
 			}
-			if is, _ := inode(t, filepath.Join(dir, "images", "a.img")); (is == into) != test.kept {
+			if is, _ := inode(t, filepath.Join(dir, bucket, "a.img")); (is == into) != test.kept {
 				t.Errorf("the object is the file that parts were put into: %v, want %v", is == into, test.kept)
 			}
-			if left := debris(t, filepath.Join(dir, "images")); len(left) > 0 {
+			if left := debris(t, filepath.Join(dir, bucket)); len(left) > 0 {
 				t.Errorf("left %q", left)
 			}
 			if again, err := r.CompleteUpload(t.Context(), "a.img", id, parts); err != nil || !again.Equal(v) {
@@ -151,7 +153,7 @@ func TestPartsOnce(t *testing.T) {
 	g := start(t, dir, disk.under)
 	r := root(t, g.Endpoint(), "images")
 	id, parts := begin(t, r, "a.img", pattern(1, 16*mib), pattern(2, 16*mib), pattern(3, 100))
-	path := assembly(dir, "a.img", id)
+	path := assembly(dir, "images", "a.img", id)
 	for _, n := range []string{"1", "2"} {
 		if _, used := inode(t, filepath.Join(filepath.Dir(path), n)); used > 64<<10 {
 			t.Errorf("part %s has %d bytes on the disk", n, used)
@@ -175,45 +177,48 @@ func TestSamePartAtOnce(t *testing.T) {
 	endpoints := []string{g.Endpoint(), startChild(t, dir).endpoint}
 	r := root(t, g.Endpoint(), "images")
 	for round := range 6 {
-		key := store.Key(fmt.Sprint(round, ".img"))
-		id, err := r.CreateUpload(t.Context(), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		sent := map[string][]byte{}
-		for side := range 4 {
-			r := client(t, endpoints[side%2]).Root("images", "")
-			for n := int32(1); n <= 3; n++ {
-				wg.Go(func() {
-					data := pattern(round*100+side*10+int(n), 5*mib)
-					p, err := r.UploadPart(context.Background(), key, id, n, bytes.NewReader(data), int64(len(data)))
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					mu.Lock()
-					sent[p.ETag] = data
-					mu.Unlock()
-				})
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			t.Parallel()
+			key := store.Key(fmt.Sprint(round, ".img"))
+			id, err := r.CreateUpload(t.Context(), key)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		wg.Wait()
-		parts, err := r.ListParts(t.Context(), key, id)
-		if err != nil || len(parts) != 3 {
-			t.Fatalf("%d parts are listed (%v)", len(parts), err)
-		}
-		var want []byte
-		for _, p := range parts {
-			want = append(want, sent[p.ETag]...)
-		}
-		if _, err := r.CompleteUpload(t.Context(), key, id, parts); err != nil {
-			t.Fatal(err)
-		}
-		if got, _ := get(t, r, string(key)); !bytes.Equal(got, want) {
-			t.Errorf("%s: the object has %d bytes of %d, others", key, len(got), len(want))
-		}
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			sent := map[string][]byte{}
+			for side := range 4 {
+				r := client(t, endpoints[side%2]).Root("images", "")
+				for n := int32(1); n <= 3; n++ {
+					wg.Go(func() {
+						data := pattern(round*100+side*10+int(n), 5*mib)
+						p, err := r.UploadPart(context.Background(), key, id, n, bytes.NewReader(data), int64(len(data)))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						mu.Lock()
+						sent[p.ETag] = data
+						mu.Unlock()
+					})
+				}
+			}
+			wg.Wait()
+			parts, err := r.ListParts(t.Context(), key, id)
+			if err != nil || len(parts) != 3 {
+				t.Fatalf("%d parts are listed (%v)", len(parts), err)
+			}
+			var want []byte
+			for _, p := range parts {
+				want = append(want, sent[p.ETag]...)
+			}
+			if _, err := r.CompleteUpload(t.Context(), key, id, parts); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := get(t, r, string(key)); !bytes.Equal(got, want) {
+				t.Errorf("%s: the object has %d bytes of %d, others", key, len(got), len(want))
+			}
+		})
 	}
 }
 
@@ -346,103 +351,99 @@ func TestKilledAfterPublishing(t *testing.T) {
 // TestKilledWhilePartsArrive kills the process repeatedly, also during a part and
 // during the completion, and resumes from the parts that it lists.
 func TestKilledWhilePartsArrive(t *testing.T) {
-	dir := t.TempDir()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
 	const n, size = 6, 5 * mib
 	for round := range 3 {
-		key := store.Key(fmt.Sprint(round, ".img"))
-		var id string
-		done := false
-		for starts := 1; !done; starts++ {
-			if starts > 100 {
-				t.Fatalf("%s: it is not completed after %d starts", key, starts)
-			}
-			p := startChild(t, dir)
-			r := root(t, p.endpoint, "images")
-			if id == "" {
-				var err error
-				if id, err = r.CreateUpload(t.Context(), key); err != nil {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			t.Parallel()
+			dir, rnd := t.TempDir(), rand.New(rand.NewPCG(seed, uint64(round)))
+			key := store.Key(fmt.Sprint(round, ".img"))
+			var id string
+			done := false
+			for starts := 1; !done; starts++ {
+				if starts > 100 {
+					t.Fatalf("%s: it is not completed after %d starts", key, starts)
+				}
+				p := startChild(t, dir)
+				r := root(t, p.endpoint, "images")
+				if id == "" {
+					var err error
+					if id, err = r.CreateUpload(t.Context(), key); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				acts := 1 + rnd.IntN(3)
+				killed := make(chan struct{})
+				kill := sync.OnceFunc(func() { close(killed) })
+				wg.Go(func() {
+					defer stop()
+					<-killed
+					p.kill()
+				})
+				listed, err := r.ListParts(ctx, key, id)
+				if errors.Is(err, store.ErrNotFound) { // it was completed, and the answer was lost
+					kill()
+					wg.Wait()
+					break
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			ctx, stop := context.WithCancel(t.Context())
-			var wg sync.WaitGroup
-			acts := 1 + rnd.IntN(3)
-			killed := make(chan struct{})
-			kill := sync.OnceFunc(func() { close(killed) })
-			wg.Go(func() {
-				defer stop()
-				<-killed
-				p.kill()
-			})
-			listed, err := r.ListParts(ctx, key, id)
-			if errors.Is(err, store.ErrNotFound) { // it was completed, and the answer was lost
-				kill()
-				wg.Wait()
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			have := map[int32]store.Part{}
-			for _, part := range listed {
-				have[part.Number] = part
-			}
-			wg.Go(func() {
-				defer kill()
-				for i := int32(1); i <= n; i++ {
-					if _, ok := have[i]; ok {
-						continue
-					}
-					if acts--; acts == 0 {
-						go kill() // during this part
-					}
-					data := pattern(round*10+int(i), size)
-					part, err := r.UploadPart(ctx, key, id, i, bytes.NewReader(data), size)
-					if err != nil {
-						if acts > 0 {
-							t.Errorf("%s: part %d, before the process was killed: %v", key, i, err)
+				have := map[int32]store.Part{}
+				for _, part := range listed {
+					have[part.Number] = part
+				}
+				wg.Go(func() {
+					defer kill()
+					for i := int32(1); i <= n; i++ {
+						if _, ok := have[i]; ok {
+							continue
 						}
-						return
+						if acts--; acts == 0 {
+							go kill() // during this part
+						}
+						data := pattern(round*10+int(i), size)
+						part, err := r.UploadPart(ctx, key, id, i, bytes.NewReader(data), size)
+						if err != nil {
+							if acts > 0 {
+								t.Errorf("%s: part %d, before the process was killed: %v", key, i, err)
+							}
+							return
+						}
+						have[i] = part
 					}
-					have[i] = part
-				}
-				if acts > 0 {
-					if rnd.IntN(2) == 0 {
-						acts = 0
-						go kill() // during the completion
+					if acts > 0 {
+						if rnd.IntN(2) == 0 {
+							acts = 0
+							go kill() // during the completion
+						}
+						parts := make([]store.Part, n)
+						for i := range parts {
+							parts[i] = have[int32(i+1)]
+						}
+						_, err := r.CompleteUpload(ctx, key, id, parts)
+						done = err == nil
+						if err != nil && acts > 0 {
+							t.Errorf("%s: completing, before the process was killed: %v", key, err)
+						}
 					}
-					parts := make([]store.Part, n)
-					for i := range parts {
-						parts[i] = have[int32(i+1)]
-					}
-					_, err := r.CompleteUpload(ctx, key, id, parts)
-					done = err == nil
-					if err != nil && acts > 0 {
-						t.Errorf("%s: completing, before the process was killed: %v", key, err)
-					}
-				}
-			})
-			wg.Wait()
-		}
-		g, err := gateway.Start(t.Context(), config(dir))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var want []byte
-		for i := range n {
-			want = append(want, pattern(round*10+i+1, size)...)
-		}
-		if got, _ := get(t, root(t, g.Endpoint(), "images"), string(key)); !bytes.Equal(got, want) {
-			t.Errorf("%s: the object has %d bytes of %d, others", key, len(got), len(want))
-		}
-		if left := debris(t, filepath.Join(dir, "images")); len(left) > 0 {
-			t.Errorf("left %q", left)
-		}
-		if err := g.Close(); err != nil {
-			t.Error(err)
-		}
+				})
+				wg.Wait()
+			}
+			p := startChild(t, dir)
+			var want []byte
+			for i := range n {
+				want = append(want, pattern(round*10+i+1, size)...)
+			}
+			if got, _ := get(t, root(t, p.endpoint, "images"), string(key)); !bytes.Equal(got, want) {
+				t.Errorf("%s: the object has %d bytes of %d, others", key, len(got), len(want))
+			}
+			if left := debris(t, filepath.Join(dir, "images")); len(left) > 0 {
+				t.Errorf("left %q", left)
+			}
+		})
 	}
 }

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,21 +169,23 @@ func watchedBy(t *testing.T, test func(t *testing.T, images string, events *reco
 	})
 }
 
+// TestWatcher makes files and changes them, in each way under every name.
 func TestWatcher(t *testing.T) {
 	watchedBy(t, func(t *testing.T, images string, events *recorder) {
 		made := func(key string) gateway.Event { return gateway.Event{Bucket: "images", Key: key} }
 		gone := func(key string) gateway.Event { return gateway.Event{Bucket: "images", Key: key, Removed: true} }
 		outside := t.TempDir()
+		dropped := func(path string) error { return os.WriteFile(path, []byte("dropped"), 0o644) }
+		movedIn := func(path string) error {
+			part := filepath.Join(outside, "part")
+			return errors.Join(os.WriteFile(part, []byte("moved"), 0o644), os.Rename(part, path))
+		}
 		steps := []struct {
-			do   func(path string) error
-			want func(key string) gateway.Event
+			first, then func(path string) error
+			want        func(key string) gateway.Event // after then
 		}{
-			{func(path string) error { return os.WriteFile(path, []byte("dropped"), 0o644) }, made},
-			{func(path string) error { // moved over it
-				part := filepath.Join(images, ".part")
-				return errors.Join(os.WriteFile(part, []byte("replaced"), 0o644), os.Rename(part, path))
-			}, made},
-			{func(path string) error { // edited in place
+			{dropped, movedIn, made},
+			{movedIn, func(path string) error { // edited in place
 				f, err := os.OpenFile(path, os.O_WRONLY, 0)
 				if err != nil {
 					return err
@@ -190,22 +193,33 @@ func TestWatcher(t *testing.T) {
 				_, err = f.WriteAt([]byte("edit"), 2)
 				return errors.Join(err, f.Close())
 			}, made},
-			{func(path string) error { return os.Rename(path, filepath.Join(outside, filepath.Base(path))) }, gone},
-			{func(path string) error { return os.Rename(filepath.Join(outside, filepath.Base(path)), path) }, made},
-			{os.Remove, gone},
+			{dropped, func(path string) error { return os.Rename(path, filepath.Join(outside, filepath.Base(path))) }, gone},
+			{movedIn, os.Remove, gone},
 		}
-		for _, step := range steps {
-			before := map[string]int{} // an earlier step may have caused several events
-			for _, name := range hostileNames {
-				before[name] = events.count(step.want(name))
-				if err := step.do(filepath.Join(images, name)); err != nil {
-					t.Fatal(err)
+		each := func(do func(i int, key string)) {
+			for i := range steps {
+				for _, name := range hostileNames {
+					if name = fmt.Sprint(i, name); len(name) > 255 {
+						name = name[:251] + ".img"
+					}
+					do(i, name)
 				}
 			}
-			for _, name := range hostileNames {
-				events.await(t, before[name]+1, step.want(name))
-			}
 		}
+		each(func(i int, key string) {
+			if err := steps[i].first(filepath.Join(images, key)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		each(func(_ int, key string) { events.await(t, 1, made(key)) })
+		before := map[string]int{} // the first step may have caused several events
+		each(func(i int, key string) {
+			before[key] = events.count(steps[i].want(key))
+			if err := steps[i].then(filepath.Join(images, key)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		each(func(i int, key string) { events.await(t, before[key]+1, steps[i].want(key)) })
 		write(t, filepath.Join(images, "from.img"), "x")
 		events.await(t, 1, made("from.img"))
 		if err := os.Rename(filepath.Join(images, "from.img"), filepath.Join(images, "to.img")); err != nil {
