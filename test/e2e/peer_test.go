@@ -67,7 +67,7 @@ func TestPeerOverwrittenImage(t *testing.T) {
 	const name = "rolling.img"
 	contents := make([][]byte, 4)
 	for i := range contents {
-		contents[i] = content(uint64(i), 3<<20) // of one size, so that the size does not differ
+		contents[i] = content(uint64(i), 1<<20) // of one size, so that the size does not differ
 	}
 	s.Put(t, name, contents[0])
 
@@ -79,7 +79,7 @@ func TestPeerOverwrittenImage(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-time.After(20 * time.Millisecond):
 				}
 				want := sum(contents[i%len(contents)])
 				r, err := s.try(http.MethodGet, "/images/"+want, nil)
@@ -100,7 +100,7 @@ func TestPeerOverwrittenImage(t *testing.T) {
 	}
 	put := func(b []byte) { s.Put(t, name, b) }
 	drop := func(b []byte) { s.drop(t, name, b) }
-	copied := func(b []byte) { s.awsPut(t, name, b) }
+	copied := func(b []byte) { s.s3Put(t, name, b) }
 	ways := []func([]byte){put, copied, put, copied}
 	if *s3Endpoint == "" {
 		ways = append(ways, drop, put, drop, drop)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,10 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"imageroot/test/runner"
 )
@@ -31,8 +35,9 @@ func TestStart(t *testing.T) {
 		t.Error("GET /version: no version")
 	}
 	// Uploaders cannot read the catalog's bucket.
-	if buckets := s.aws(t, "s3", "ls"); !strings.Contains(buckets, s.ImageBucket) {
-		t.Errorf("bucket %s was not made: aws s3 ls says\n%s", s.ImageBucket, buckets)
+	buckets, err := s.uploader().ListBuckets(t.Context(), nil)
+	if err != nil || !slices.ContainsFunc(buckets.Buckets, func(b types.Bucket) bool { return *b.Name == s.ImageBucket }) {
+		t.Errorf("bucket %s was not made: %+v, %v", s.ImageBucket, buckets, err)
 	}
 	s.Put(t, "kept.img", content(1, 100_000))
 	s.Restart(t)
@@ -152,13 +157,15 @@ func TestStartSettings(t *testing.T) {
 			want := content(4, 10_000)
 			s.Put(t, "a.img", want)
 			s.WaitHashed(t, "a.img", sum(want))
-			root := "s3://" + disks + name + "/"
+			s.ImageBucket = disks + name
+			prefix := ""
 			if name == "prefix" {
-				root += "os/"
+				prefix = "os/"
 			}
-			s.aws(t, "s3", "cp", "--only-show-errors", root+"a.img", filepath.Join(t.TempDir(), "a.img"))
-			path := tempFile(t, content(5, 10_000))
-			s.aws(t, "s3", "cp", "--only-show-errors", path, root+"b.img")
+			if got, err := s.s3Get(t, prefix+"a.img"); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%d bytes, %v, or wrong ones", len(got), err)
+			}
+			s.s3Put(t, prefix+"b.img", content(5, 10_000))
 			s.WaitHashed(t, "b.img", sum(content(5, 10_000)))
 			if rows := s.Rows(t); len(rows) != 2 {
 				t.Errorf("the catalog has %d rows, want 2: %+v", len(rows), rows)
