@@ -187,14 +187,14 @@ func (l *lab) records() map[string]store.Key {
 	found := map[string]store.Key{}
 	for _, prefix := range []string{
 		layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
-		layout.CheckJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/",
+		layout.CheckJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
 	} {
 		for info, err := range l.catalog.List(l.Context(), prefix, "") {
 			if err != nil {
 				l.Fatal(err)
 			}
 			kind := prefix
-			if prefix == "auth/" || prefix == "manifest/" {
+			if prefix == "auth/" || prefix == "manifest/" || prefix == layout.ProbePrefix {
 				kind = string(info.Key) // its own kind
 			}
 			found[kind] = info.Key

@@ -120,7 +120,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 	}
 	images, catalogRoot := s.root(client, cfg.ImageRoot), s.root(client, cfg.CatalogRoot)
 	if s.gateway == nil {
-		if err := probe.Check(ctx, catalogRoot); err != nil {
+		if err := probe.CheckOnce(ctx, catalogRoot, endpoint, time.Now(), log); err != nil {
 			return nil, fmt.Errorf("%s cannot be used: %w", endpoint, err)
 		}
 		if cfg.SharedBucket() {

@@ -24,6 +24,7 @@
 //	              index/trimmed             the time before which journal entries are removed
 //	              index/ID                  a file of a checkpoint; ID is 16 hex digits
 //	              journal/STAMP-ID          an entry of the index's journal, oldest first in listing order
+//	              probe/passed              the server that has passed the probe
 //	              probe/ID-N                objects of the probe at start; ID is random
 //
 // REF and HEX are 64 lower-case hexadecimal digits, STAMP is 16. An ID is 64 in staging,
@@ -72,6 +73,7 @@ const (
 	TrimmedKey      store.Key = "index/trimmed"
 	JournalPrefix             = "journal/"
 	ProbePrefix               = "probe/"
+	PassedKey       store.Key = "probe/passed"
 )
 
 // Remedy returns what a user must do about the damaged record at key, as part of a
@@ -86,6 +88,7 @@ func Remedy(key store.Key) string {
 		{EntryPrefix, "add the image's URL again, or delete the record from the catalog root"},
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
 		{IndexPrefix, "none needed: the index is built again from the records"},
+		{ProbePrefix, "none needed: the server is probed again"},
 		{UploadPrefix, "upload the image again; the record and its parts are removed after seven days"},
 	} {
 		if strings.HasPrefix(string(key), kind.prefix) {

@@ -41,14 +41,14 @@ func (e *LackError) Error() string {
 
 // Check checks the server of a catalog root. It returns a [*LackError] if a feature is
 // missing, and any other error if the check could not be completed. It sends about
-// forty small requests. It writes only its own keys, and removes them. Probes may run
+// sixty small requests. It writes only its own keys, and removes them. Probes may run
 // concurrently.
 func Check(ctx context.Context, catalog store.Root) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	p := &probe{root: catalog, id: rand.Text()}
 	defer p.tidy(ctx)
-	methods := []func(*check){(*check).create, (*check).replace, (*check).read, (*check).list, (*check).multipart}
+	methods := []func(*check){(*check).create, (*check).replace, (*check).read, (*check).list, (*check).multipart, (*check).race}
 	checks := make([]*check, len(methods))
 	var wg sync.WaitGroup
 	for i, run := range methods {
@@ -56,10 +56,8 @@ func Check(ctx context.Context, catalog store.Root) error {
 		wg.Go(func() { run(checks[i]) })
 	}
 	wg.Wait()
-	if checks[0].err == nil && checks[1].err == nil {
-		race := p.check(ctx)
-		race.race()
-		checks = append(checks, race)
+	if checks[0].err != nil || checks[1].err != nil {
+		checks = checks[:len(checks)-1] // the race depends on both
 	}
 	var lack LackError
 	for _, c := range checks {
@@ -331,7 +329,7 @@ func (p *probe) tidy(ctx context.Context) {
 		}
 		if strings.HasPrefix(string(info.Key), string(layout.ProbeKey(p.id, ""))) {
 			now = info.LastModified
-		} else {
+		} else if info.Key != layout.PassedKey {
 			old = append(old, info)
 		}
 	}
