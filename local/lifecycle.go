@@ -88,7 +88,6 @@ func (s *server) reconcile(ctx context.Context) {
 	defer jobs.Stop()
 	var task queue.Task = queue.Reconcile{}
 	for {
-		s.restoreBuckets(ctx)
 		for _, q := range []queue.Sender{s.queues.inspections, s.queues.jobs[job.Fetch], s.queues.assemblies} {
 			_ = q.Send(ctx, task.Encode(), 0) // never fails
 		}
@@ -105,6 +104,7 @@ func (s *server) reconcile(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		s.restoreBuckets(ctx)
 	}
 }
 
