@@ -34,12 +34,6 @@ func (h Handler) Safely(ctx context.Context, body []byte) (err error) {
 	return h(ctx, body)
 }
 
-// A Receiver delivers messages to a handler, up to workers at once, until ctx ends.
-// Receive then waits for the running handlers and returns ctx's error.
-type Receiver interface {
-	Receive(ctx context.Context, workers int, handle Handler) error
-}
-
 // A Retry is the error of a [Handler] that controls the redelivery of its message.
 // After any other error, the try counts as a failure and the queue chooses the delay.
 type Retry struct {

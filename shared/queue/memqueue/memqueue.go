@@ -12,9 +12,9 @@ import (
 	"imageroot/shared/queue"
 )
 
-// A Queue implements queue.Sender and queue.Receiver. It merges a message with an equal
-// one that waits, and keeps the earlier time. So it holds at most one message for each
-// task. It is safe for concurrent use.
+// A Queue implements queue.Sender, and delivers what was sent. It merges a message with
+// an equal one that waits, and keeps the earlier time. So it holds at most one message
+// for each task. It is safe for concurrent use.
 type Queue struct {
 	log *slog.Logger
 
@@ -30,10 +30,7 @@ type message struct {
 	failures int
 }
 
-var (
-	_ queue.Sender   = (*Queue)(nil)
-	_ queue.Receiver = (*Queue)(nil)
-)
+var _ queue.Sender = (*Queue)(nil)
 
 // New returns an empty queue.
 func New(log *slog.Logger) *Queue {
@@ -59,13 +56,6 @@ func (q *Queue) add(m *message) {
 	}
 	close(q.changed)
 	q.changed = make(chan struct{})
-}
-
-// Len returns the number of waiting messages.
-func (q *Queue) Len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.waiting)
 }
 
 // take removes and returns the first message that is due. If none is due, it returns
@@ -94,8 +84,9 @@ const (
 	maxBackoff   = time.Minute
 )
 
-// Receive implements queue.Receiver. A message whose handler fails is redelivered after
-// 1 s, 2 s and so on, up to a minute, forever.
+// Receive delivers messages to a handler, up to workers at once, until ctx ends. It then
+// waits for the running handlers and returns ctx's error. A message whose handler fails
+// is redelivered after 1 s, 2 s and so on, up to a minute, forever.
 func (q *Queue) Receive(ctx context.Context, workers int, handle queue.Handler) error {
 	var wg sync.WaitGroup
 	for range workers {

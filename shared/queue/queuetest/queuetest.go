@@ -17,7 +17,9 @@ import (
 // A Queue is both ends of a queue.
 type Queue interface {
 	queue.Sender
-	queue.Receiver
+	// Receive delivers messages, up to workers at once, until ctx ends. It then waits
+	// for the running handlers and returns ctx's error.
+	Receive(ctx context.Context, workers int, handle queue.Handler) error
 }
 
 // Run tests the queues that open returns, which must be empty. They must redeliver a
@@ -68,14 +70,13 @@ type handled struct {
 	seen map[string]int
 }
 
-func (h *handled) add(body []byte) (times int) {
+func (h *handled) add(body []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.seen == nil {
 		h.seen = map[string]int{}
 	}
 	h.seen[string(body)]++
-	return h.seen[string(body)]
 }
 
 func (h *handled) count() int {
