@@ -147,10 +147,7 @@ func readHead(r io.ReaderAt, size int64) ([]byte, error) {
 	if n == len(head) {
 		return head, nil
 	}
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return nil, err
+	return nil, unexpected(err)
 }
 
 // A seeker reads an image at any offset, a limited number of times.
