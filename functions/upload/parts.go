@@ -86,11 +86,11 @@ func (f *Function) wanted(r *http.Request, member string) (layout.SHA256, error)
 		return "", problem.New(problem.Invalid, err.Error())
 	case member != "" && !ok:
 		return "", problem.New(problem.Malformed, "sha256 must be the SHA-256 of the image, 64 digits of lower case hexadecimal")
-	case e != nil && e.SHA256 == "":
+	case e.SHA512 != "" && e.SHA256 == "":
 		return "", problem.New(problem.NotImplemented, "an upload in parts is compared with a SHA-256 only: send that")
-	case e != nil && sha256 != "" && e.SHA256 != sha256:
+	case e.SHA256 != "" && sha256 != "" && e.SHA256 != sha256:
 		return "", problem.New(problem.Invalid, "sha256 and Repr-Digest contradict each other")
-	case e != nil:
+	case e.SHA256 != "":
 		sha256 = e.SHA256
 	}
 	if sha256 != "" && f.Links != nil {
@@ -216,8 +216,8 @@ func (f *Function) putPart(w http.ResponseWriter, r *http.Request) error {
 	sum, inOrder := hasherFor(&p, n)
 	src := io.Reader(&wholeBody{web.Body(w, r)})
 	var verify func(*digest.Hasher) error
-	if want.Expected != nil { // own is of this part alone, sum of all parts so far
-		own := digest.New(want.has512())
+	if want != (expected{}) { // own is of this part alone, sum of all parts so far
+		own := digest.New(want.SHA512 != "")
 		src = io.TeeReader(src, own)
 		verify = func(*digest.Hasher) error { return want.verify(own) }
 	}

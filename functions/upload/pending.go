@@ -153,7 +153,7 @@ func (p *pending) verify(parts []store.Part) error {
 		return problem.New(problem.Conflict, "the SHA-256 of the parts is not known, since they did not come in order or a part was replaced: "+
 			"begin another upload and send them in order, or complete it with the etags of the parts in place of the SHA-256")
 	}
-	return expected{&digest.Expected{SHA256: p.WantSHA256}}.verify(sum)
+	return expected{SHA256: p.WantSHA256}.verify(sum)
 }
 
 // chain appends a part to a chain of ETags, which identifies parts and their

@@ -136,7 +136,7 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name,
 		}
 		return want.verify(sum)
 	}
-	body := digest.NewReader(&wholeBody{web.Body(w, r)}, digest.New(want.has512()), verify, f.Metric.BytesUploaded)
+	body := digest.NewReader(&wholeBody{web.Body(w, r)}, digest.New(want.SHA512 != ""), verify, f.Metric.BytesUploaded)
 	version, err := f.Images.Put(ctx, layout.ImageKey(name), body, r.ContentLength)
 	sum, berr := stop(w, r, body)
 	size := sum.Offset()
@@ -198,22 +198,19 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 	return web.Answer(w, r, http.StatusNoContent, nil, string(name)+" was deleted")
 }
 
-// expected holds the digests that the request declares for its body, or nil.
-type expected struct{ *digest.Expected }
+// expected holds the digests that the request declares for its body.
+type expected digest.Expected
 
 func parseExpected(r *http.Request) (expected, error) {
 	e, err := digest.ParseRequest(r.Header)
 	if err != nil {
 		return expected{}, problem.New(problem.Invalid, err.Error())
 	}
-	return expected{e}, nil
+	return expected(e), nil
 }
-
-func (e expected) has512() bool { return e.Expected != nil && e.SHA512 != "" }
 
 func (e expected) verify(sum *digest.Hasher) error {
 	switch {
-	case e.Expected == nil:
 	case e.SHA256 != "" && e.SHA256 != sum.Sum256():
 		return problem.Newf(problem.Invalid, "the request says SHA-256 %s and the body has %s; nothing was changed", e.SHA256, sum.Sum256())
 	case e.SHA512 != "" && e.SHA512 != sum.Sum512():

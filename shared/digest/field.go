@@ -23,20 +23,18 @@ type Expected struct {
 
 // ParseRequest returns the digests that a request has for its body, in Repr-Digest
 // and Content-Digest (RFC 9530 sections 2 and 3, which are equal for a PUT of a whole
-// body) and S3's x-amz-checksum-sha256. It returns nil if the request has none.
-// Algorithms other than SHA-256 and SHA-512 are ignored in the first two, as RFC 9530
-// requires.
+// body) and S3's x-amz-checksum-sha256. Algorithms other than SHA-256 and SHA-512 are
+// ignored in the first two, as RFC 9530 requires.
 //
 // The error is a sentence for the client: a field is malformed, two digests
 // contradict each other, or the request has a checksum that is not compared
 // (Content-MD5, and the others of S3).
-func ParseRequest(h http.Header) (*Expected, error) {
-	var e Expected
+func ParseRequest(h http.Header) (e Expected, err error) {
 	for name := range h {
 		sum, ok := strings.CutPrefix(name, "X-Amz-Checksum-")
 		if name == "Content-Md5" || ok && !slices.Contains([]string{"Sha256", "Algorithm", "Mode", "Type"}, sum) {
 			// Ignoring it would accept bytes that the client wants refused.
-			return nil, fmt.Errorf("%s is not compared here; send Repr-Digest or x-amz-checksum-sha256 instead", strings.ToLower(name))
+			return e, fmt.Errorf("%s is not compared here; send Repr-Digest or x-amz-checksum-sha256 instead", strings.ToLower(name))
 		}
 	}
 	for _, name := range []string{"Repr-Digest", "Content-Digest"} {
@@ -45,29 +43,26 @@ func ParseRequest(h http.Header) (*Expected, error) {
 		for _, line := range h.Values(name) {
 			dict, err := httpsfv.UnmarshalDictionary([]string{line})
 			if err != nil {
-				return nil, fmt.Errorf("%s is malformed; it must be like sha-256=:BASE64: with the base64 of the digest", name)
+				return e, fmt.Errorf("%s is malformed; it must be like sha-256=:BASE64: with the base64 of the digest", name)
 			}
 			if err := read(name, dict, "sha-256", 32, &e.SHA256); err != nil {
-				return nil, err
+				return e, err
 			}
 			if err := read(name, dict, "sha-512", 64, &e.SHA512); err != nil {
-				return nil, err
+				return e, err
 			}
 		}
 	}
 	for _, value := range h.Values("X-Amz-Checksum-Sha256") {
 		sum, err := base64.StdEncoding.Strict().DecodeString(value)
 		if err != nil || len(sum) != 32 {
-			return nil, errors.New("x-amz-checksum-sha256 is malformed; it must be the base64 of 32 bytes")
+			return e, errors.New("x-amz-checksum-sha256 is malformed; it must be the base64 of 32 bytes")
 		}
 		if err := agree("x-amz-checksum-sha256", "SHA-256", sum, &e.SHA256); err != nil {
-			return nil, err
+			return e, err
 		}
 	}
-	if e == (Expected{}) {
-		return nil, nil
-	}
-	return &e, nil
+	return e, nil
 }
 
 func read[T ~string](field string, dict *httpsfv.Dictionary, key string, size int, into *T) error {
