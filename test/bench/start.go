@@ -103,15 +103,22 @@ func (b *bench) buildIndex(ctx context.Context, f *filled, far *proxy, count int
 
 // mustList returns an error unless the catalog has count rows.
 func (s *server) mustList(ctx context.Context, count int) error {
-	data, err := s.do(ctx, http.MethodGet, "/catalog?limit=1", nil)
+	total, err := s.total(ctx, "")
+	if err == nil && total != count {
+		err = fmt.Errorf("the catalog has %d rows, want %d", total, count)
+	}
+	return err
+}
+
+// total returns the number of rows of the catalog that a search finds.
+func (s *server) total(ctx context.Context, search string) (int, error) {
+	data, err := s.do(ctx, http.MethodGet, "/catalog?limit=1&q="+url.QueryEscape(search), nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var page struct{ Total int }
-	if err := json.Unmarshal(data, &page); err != nil || page.Total != count {
-		return errors.Join(err, fmt.Errorf("the catalog has %d rows, want %d", page.Total, count))
-	}
-	return nil
+	err = json.Unmarshal(data, &page)
+	return page.Total, err
 }
 
 // firstAnswer starts the server. It returns the seconds until the whole answer of a GET of path,
@@ -183,6 +190,9 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 	}
 	if p != nil {
 		if err := b.openPage(ctx, s, p, what); err != nil {
+			return err
+		}
+		if err := b.second(ctx, s, p, what); err != nil {
 			return err
 		}
 	}
@@ -287,6 +297,48 @@ func (b *bench) openPage(ctx context.Context, s *server, p *proxy, what string) 
 		b.report.absolute("start", what+": "+methods[0]+" a minute while a page is open", unitRequests, []float64{b.aMinute(open.of(methods...))}, nil)
 	}
 	b.report.absolute("start", what+": price of an hour of that", unitDollars, []float64{open.dollars() * float64(time.Hour) / float64(b.minute)}, nil)
+	return nil
+}
+
+// second measures the time after which a runner that is asked shows what another one, over the
+// same store, has changed.
+func (b *bench) second(ctx context.Context, s *server, p *proxy, what string) error {
+	other := b.serverOver("over-far-too", p.URL, accessKey, secretKey)
+	other.launch.Env = append(other.launch.Env, "IMAGEROOT_EVENTS=off")
+	if err := other.start(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = other.Kill() }()
+	const name = "of-another-runner.img"
+	seen := func(total int) (float64, error) {
+		began := time.Now()
+		err := until(ctx, time.Minute, 50*time.Millisecond, "change of another runner", func() (bool, error) {
+			n, err := s.total(ctx, name)
+			return n == total, err
+		})
+		return time.Since(began).Seconds(), err
+	}
+	var added, removed []float64
+	for range b.rounds {
+		if err := other.uploadZeros(ctx, name, mib); err != nil {
+			return err
+		}
+		took, err := seen(1)
+		if err != nil {
+			return err
+		}
+		added = append(added, took)
+		if _, err := other.do(ctx, http.MethodDelete, "/images/"+name, nil); err != nil {
+			return err
+		}
+		if took, err = seen(0); err != nil {
+			return err
+		}
+		removed = append(removed, took)
+	}
+	b.report.absolute("start", what+": an upload to another runner, until it is seen", unitSeconds, added, atMost(2))
+	b.report.absolute("start", what+": its deletion, until it is seen", unitSeconds, removed, atMost(2))
+	b.say("%s: seen after %v, and %v", what, series{Unit: unitSeconds, Samples: added}, series{Unit: unitSeconds, Samples: removed})
 	return nil
 }
 
