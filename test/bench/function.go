@@ -67,7 +67,7 @@ func (b *bench) catalogFunction(ctx context.Context, p *proxy, count int) error 
 	}
 	what := fmt.Sprintf("%d images, %v away, catalog function", count, b.delay)
 	for _, path := range firstPaths {
-		var times, counts []float64
+		var all []first
 		for range b.rounds {
 			e.Kill()
 			if e, err = cold(); err != nil {
@@ -77,11 +77,17 @@ func (b *bench) catalogFunction(ctx context.Context, p *proxy, count int) error 
 			if _, err := s.getFrom(ctx, s.Pages, path); err != nil {
 				return err
 			}
-			took, sent := time.Since(began).Seconds(), p.sent().since(before)
-			times, counts = append(times, took), append(counts, float64(sent.total()))
-			b.say("%s: cold GET %s: %.2f s, %v", what, path, took, sent)
+			f := first{took: time.Since(began).Seconds(), sent: p.sent().since(before)}
+			pid, err := e.PID()
+			if err != nil {
+				return err
+			}
+			if f.used, err = cpuTime(pid); err != nil {
+				return err
+			}
+			all = append(all, f)
 		}
-		b.reportFirst(what, path, count, times, counts)
+		b.reportFirst(what, path, firstBound(count, path, true), all)
 	}
 	if err := b.openPage(ctx, s, p, what); err != nil {
 		return err

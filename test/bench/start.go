@@ -168,7 +168,7 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 		return err
 	}
 	for _, path := range firstPaths {
-		var times, counts []float64
+		var all []first
 		for range b.rounds {
 			if err := s.Stop(time.Minute); err != nil {
 				return err
@@ -177,13 +177,13 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 			if err != nil {
 				return err
 			}
-			times, counts = append(times, took), append(counts, float64(sent.total()))
-			b.say("%s: start to GET %s: %.2f s, %v", what, path, took, sent)
+			used, err := cpuTime(s.PID())
+			if err != nil {
+				return err
+			}
+			all = append(all, first{took, used, sent})
 		}
-		if p == nil {
-			counts = nil
-		}
-		b.reportFirst(what, path, count, times, counts)
+		b.reportFirst(what, path, firstBound(count, path, p != nil), all)
 	}
 	if err := s.mustList(ctx, count); err != nil {
 		return err
@@ -207,11 +207,24 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 	return s.Stop(time.Minute)
 }
 
-// reportFirst adds the times and, unless counts is nil, the requests of first answers.
-func (b *bench) reportFirst(what, path string, count int, times, counts []float64) {
+// A first is the first answer after a start.
+type first struct {
+	took float64       // seconds
+	used time.Duration // of the processor, by the process
+	sent requests      // until then, over the proxy; nil without one
+}
+
+// reportFirst adds the rows of the first answers to a path.
+func (b *bench) reportFirst(what, path string, limit *bound, all []first) {
 	const most = 40
-	b.report.absolute("start", what+": start to GET "+path, unitSeconds, times, firstBound(count, path, counts != nil))
-	if counts != nil {
+	var times, used, counts []float64
+	for _, f := range all {
+		times, used, counts = append(times, f.took), append(used, f.used.Seconds()), append(counts, float64(f.sent.total()))
+		b.say("%s: start to GET %s: %.2f s, %.2f s of the processor, requests: %v", what, path, f.took, f.used.Seconds(), f.sent)
+	}
+	b.report.absolute("start", what+": start to GET "+path, unitSeconds, times, limit)
+	b.report.absolute("start", what+": processor time until then", unitSeconds, used, nil)
+	if all[0].sent != nil {
 		b.report.absolute("start", what+": requests until GET "+path+" is answered", unitRequests, counts, atMost(most))
 	}
 }
