@@ -122,9 +122,10 @@ func (n *node) kill() error {
 	return n.finish(func(p *runner.Process) error { return p.Kill() })
 }
 
-// stop ends the runner with a signal that it handles, which must take less than 5 s.
+// stop ends the runner with a signal that it handles. The limit is more than the 13 s that
+// it gives requests, jobs and the journal.
 func (n *node) stop() error {
-	const limit = 5 * time.Second
+	const limit = 30 * time.Second
 	return n.finish(func(p *runner.Process) error { return p.Stop(limit) })
 }
 
