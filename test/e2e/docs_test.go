@@ -21,7 +21,7 @@ func TestGuides(t *testing.T) {
 	dir := t.TempDir()
 	pub := publish(t)
 	s := Start(t, Options{Data: filepath.Join(dir, "data")})
-	if err := sh(t, dir, `mkdir tmp; truncate -s 64M raw
+	if err := sh(t, dir, `mkdir tmp; truncate -s 16M raw
 printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\100\0\0' | dd of=raw bs=1 seek=446 conv=notrunc status=none; printf '\125\252' | dd of=raw bs=1 seek=510 conv=notrunc status=none
 qemu-img convert -O qcow2 raw debian-12.qcow2; cp raw other; printf other | dd of=other bs=1 seek=1048576 conv=notrunc status=none
 xz -0 -c raw >os.img.xz; zstd -q -c other >ci-runner.img.zst`); err != nil {

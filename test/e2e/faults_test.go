@@ -445,7 +445,7 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 	old := content(1, 200_000)
 	s.Put(t, "old.img", old)
 	s.AddEntry(t, p.File("/idle.img", content(2, 100_000)), "").Must(t, http.StatusCreated)
-	image := content(3, partBytes+partBytes/2)
+	image := content(3, partBytes+16<<20)
 	for _, dir := range []string{s.ImageBucket, s.CatalogBuck, ""} {
 		what := "DATA/" + dir
 		name := "fetch-" + dir + ".img"

@@ -574,12 +574,12 @@ func TestServeFlash(t *testing.T) {
 	s := Start(t, Options{})
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk.raw")
-	run(t, nil, "qemu-img", "create", "-q", "-f", "raw", disk, "64M")
+	run(t, nil, "qemu-img", "create", "-q", "-f", "raw", disk, "16M")
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, off := range []int64{0, 17 << 20, 63 << 20} {
+	for i, off := range []int64{0, 5 << 20, 15 << 20} {
 		if _, err := f.WriteAt(content(uint64(i), 1<<20), off); err != nil {
 			t.Fatal(err)
 		}
