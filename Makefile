@@ -52,7 +52,7 @@ testdeps: ## install what make test needs (Debian packages)
 # Tests that run programs other than go call test/need, and -short skips them.
 .PHONY: unit
 unit: ## the units, with Go alone (two minutes)
-	@$(GOTEST) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
+	@$(GOTEST) -parallel 6 -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
 	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
 .PHONY: test

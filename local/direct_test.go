@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"imageroot/local/gateway"
@@ -24,10 +26,9 @@ func TestDirect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
+	var n atomic.Int32
 	storetest.Run(t, func(t *testing.T) store.Root {
-		n++
-		at := config.Location{Bucket: "bucket-" + string(rune('a'+n/26)) + string(rune('a'+n%26)), Prefix: "some/"}
+		at := config.Location{Bucket: fmt.Sprintf("bucket-%d", n.Add(1)), Prefix: "some/"}
 		if err := client.EnsureBucket(t.Context(), at.Bucket); err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // Run tests the roots that open returns. Each must be empty and independent of the
-// others. A prefix of its own suffices.
+// others. A prefix of its own suffices. Run calls open concurrently.
 func Run(t *testing.T, open func(t *testing.T) store.Root) {
 	tests := []struct {
 		name string
@@ -51,14 +51,17 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 		{"ReplaceRace", (*suite).replaceRace},
 		{"Counter", (*suite).counter},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			// A hanging test fails alone, and the others still run.
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			tt.test(&suite{T: t, ctx: ctx, root: open(t)})
-		})
-	}
+	t.Run("Contract", func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				// A hanging test fails alone, and the others still run.
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				tt.test(&suite{T: t, ctx: ctx, root: open(t)})
+			})
+		}
+	})
 }
 
 // A suite is one test and its own root.
