@@ -42,7 +42,7 @@ func (f *Function) answer(ctx context.Context, e *events.APIGatewayV2HTTPRequest
 	f.HTTP.ServeHTTP(w, r)
 	out = w.answer()
 	if data, err := json.Marshal(out); err != nil || len(data) > maxAnswer {
-		return fail(r, problem.Newf(problem.NotImplemented, "the answer has %d bytes, and no more than %d pass here: ask for less", len(data), maxAnswer))
+		return fail(r, problem.Newf(problem.NotImplemented, "the answer has %d bytes, and no more than %d pass here: ask for less, or accept zstd", len(data), maxAnswer))
 	}
 	return out
 }
