@@ -40,7 +40,7 @@ func (w *world) agree(ctx context.Context, c *client) {
 			return err
 		}
 		w.start(ctx, fresh)
-		if !strings.Contains(fresh.process.Log(), "the index is built from the records") {
+		if !strings.Contains(fresh.logs(), "the index is built from the records") {
 			return errors.New("another runner has written a checkpoint before")
 		}
 		return nil
