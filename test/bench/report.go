@@ -20,7 +20,7 @@ const (
 	unitMiB      = "MiB"
 	unitRows     = "rows"
 	unitRequests = "requests"
-	unitDollars  = "dollars"
+	unitCents    = "cents"
 	unitShare    = "of the whole"
 )
 

@@ -309,7 +309,7 @@ func (b *bench) openPage(ctx context.Context, s *server, p *proxy, what string) 
 	for _, methods := range [][]string{{"LIST"}, {"GET", "HEAD"}, {"PUT", "POST"}} {
 		b.report.absolute("start", what+": "+methods[0]+" a minute while a page is open", unitRequests, []float64{b.aMinute(open.of(methods...))}, nil)
 	}
-	b.report.absolute("start", what+": price of an hour of that", unitDollars, []float64{open.dollars() * float64(time.Hour) / float64(b.minute)}, nil)
+	b.report.absolute("start", what+": price of an hour of that", unitCents, []float64{100 * open.dollars() * float64(time.Hour) / float64(b.minute)}, nil)
 	return nil
 }
 
