@@ -96,12 +96,7 @@ func (b *bench) catalogFunction(ctx context.Context, p *proxy, count int) error 
 	if err != nil {
 		return err
 	}
-	peak, err := runner.Memory(pid, "VmHWM")
-	if err != nil {
-		return err
-	}
-	b.report.absolute("start", what+": peak memory", unitMiB, []float64{peak}, memoryBound(count))
-	return nil
+	return b.peakMemory(pid, what, count)
 }
 
 // An invoker is the HTTP API in front of a function: it sends each request as an event.

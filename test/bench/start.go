@@ -98,7 +98,25 @@ func (b *bench) buildIndex(ctx context.Context, f *filled, far *proxy, count int
 	if err != nil {
 		return err
 	}
+	if err := b.peakMemory(s.PID(), what+", no index", count); err != nil {
+		return err
+	}
 	return s.Stop(time.Minute)
+}
+
+// peakMemory adds the row of the peak memory of a process.
+func (b *bench) peakMemory(pid int, what string, count int) error {
+	peak, err := runner.Memory(pid, "VmHWM")
+	if err != nil {
+		return err
+	}
+	limit := atMost(80)
+	if count >= 100_000 {
+		limit = atMost(250)
+	}
+	b.report.absolute("start", what+": peak memory", unitMiB, []float64{peak}, limit)
+	b.say("%s: peak memory %.0f MiB", what, peak)
+	return nil
 }
 
 // mustList returns an error unless the catalog has count rows.
@@ -199,11 +217,9 @@ func (b *bench) starts(ctx context.Context, s *server, p *proxy, what string, co
 	if err := b.warm(ctx, s, what, count); err != nil {
 		return err
 	}
-	peak, err := runner.Memory(s.PID(), "VmHWM")
-	if err != nil {
+	if err := b.peakMemory(s.PID(), what, count); err != nil {
 		return err
 	}
-	b.report.absolute("start", what+": peak memory", unitMiB, []float64{peak}, memoryBound(count))
 	return s.Stop(time.Minute)
 }
 
@@ -238,13 +254,6 @@ func firstBound(count int, path string, far bool) *bound {
 		return atMost(2.5)
 	}
 	return atMost(1)
-}
-
-func memoryBound(count int) *bound {
-	if count >= 100_000 {
-		return atMost(250)
-	}
-	return atMost(80)
 }
 
 // warm measures answers of a running server.
