@@ -114,7 +114,7 @@ func (s *server) listen(ctx context.Context) {
 			a, err := s.client.Access(ctx)
 			return listen.Access(a), err
 		},
-		Event:  func(o objectevent.Event) { e.changed(o.Bucket, o.Key) },
+		Event: func(o objectevent.Event) { e.changed(o.Bucket, o.Key) },
 		Up: func() {
 			last = ""
 			e.setArriving(true)
