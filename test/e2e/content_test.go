@@ -268,7 +268,7 @@ func slowImages(t testing.TB) (brief, slow []byte) {
 		}
 		return out
 	}
-	brief = pack(content(62, 8<<20))
+	brief = pack(content(62, 2<<20))
 	const stream = 32 << 20
 	return brief, append(bytes.Repeat(brief, 4), bytes.Repeat(pack(make([]byte, stream)), 24<<30/stream)...)
 }
@@ -330,7 +330,7 @@ func TestCheckJobs(t *testing.T) {
 
 	s.Enqueue(t, hashes, "name", second).Must(t, http.StatusAccepted)
 	s.waitCheck(t, second, "completed", func(j job) bool { return j.Status == "completed" })
-	if r := s.WaitHashed(t, second, sum(brief)); r.RawSize == nil || *r.RawSize != 8<<20 || len(r.Warnings) != 0 {
+	if r := s.WaitHashed(t, second, sum(brief)); r.RawSize == nil || *r.RawSize != 2<<20 || len(r.Warnings) != 0 {
 		t.Errorf("checked: %+v", r)
 	}
 }
