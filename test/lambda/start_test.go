@@ -82,7 +82,7 @@ func TestFailures(t *testing.T) {
 	if err := emulator.Build(t.Context(), "", "./test/lambda/failing", bootstrap("failing")); err != nil {
 		t.Fatal(err)
 	}
-	e := launch(t, emulator.Config{Command: []string{bootstrap("failing")}})
+	e := launch(t, emulator.Config{Command: []string{bootstrap("failing")}, Timeout: 10 * time.Second})
 	get := func(path string) ([]byte, error) {
 		return e.Invoke(t.Context(), []byte(`{"version":"2.0","rawPath":"`+path+`","requestContext":{"http":{"method":"GET","path":"`+path+`"}}}`))
 	}
