@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -305,6 +306,22 @@ func TestServers(t *testing.T) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
 			tidy(t, root)
+			if tt.method != http.MethodPut {
+				return
+			}
+			// It is found where a server that has passed was before.
+			const endpoint = "http://s3.example"
+			log := slog.New(slog.DiscardHandler)
+			if err := probe.CheckOnce(t.Context(), open(t, "http://"+g.Addr()), endpoint, time.Now(), log); err != nil {
+				t.Error(err)
+			}
+			err = probe.CheckOnce(t.Context(), root, endpoint, time.Now(), log)
+			if _, lack := errors.AsType[*probe.LackError](err); !lack || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+			if err := root.Delete(t.Context(), layout.PassedKey); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
