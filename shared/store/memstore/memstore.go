@@ -8,14 +8,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/md5"
-	"encoding/hex"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +27,6 @@ type Root struct {
 	mu      sync.Mutex
 	objects map[store.Key]object
 	uploads map[string]*upload // by ID
-	created int                // uploads so far
 }
 
 type object struct {
@@ -45,7 +43,6 @@ type upload struct {
 type part struct {
 	data []byte
 	store.Part
-	arrived time.Time
 }
 
 var _ store.Root = (*Root)(nil)
@@ -56,8 +53,7 @@ func New() *Root {
 }
 
 func etagOf(data []byte) string {
-	sum := md5.Sum(data)
-	return hex.EncodeToString(sum[:])
+	return fmt.Sprintf("%x", md5.Sum(data))
 }
 
 // set stores an object. The caller holds mu.
@@ -67,23 +63,13 @@ func (r *Root) set(key store.Key, data []byte, etag string) store.Version {
 	return v
 }
 
-// lock locks r and returns the function that unlocks it, or ctx's error if ctx has
-// ended.
-func (r *Root) lock(ctx context.Context, doing string, key store.Key) (func(), error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("%s %q: %w", doing, key, err)
-	}
-	r.mu.Lock()
-	return r.mu.Unlock, nil
-}
-
 // find returns an object.
 func (r *Root) find(ctx context.Context, key store.Key) (object, error) {
-	unlock, err := r.lock(ctx, "read", key)
-	if err != nil {
-		return object{}, err
+	if err := ctx.Err(); err != nil {
+		return object{}, fmt.Errorf("read %q: %w", key, err)
 	}
-	defer unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	o, ok := r.objects[key]
 	if !ok {
 		return o, fmt.Errorf("read %q: %w", key, store.ErrNotFound)
@@ -171,11 +157,11 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 }
 
 func (r *Root) Delete(ctx context.Context, key store.Key) error {
-	unlock, err := r.lock(ctx, "delete", key)
-	if err != nil {
-		return err
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("delete %q: %w", key, err)
 	}
-	defer unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	delete(r.objects, key)
 	return nil
 }
@@ -222,13 +208,12 @@ func (r *Root) Copy(ctx context.Context, dst, src store.Key, _ int64) error {
 }
 
 func (r *Root) CreateUpload(ctx context.Context, key store.Key) (string, error) {
-	unlock, err := r.lock(ctx, "begin upload of", key)
-	if err != nil {
-		return "", err
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("begin upload of %q: %w", key, err)
 	}
-	defer unlock()
-	r.created++
-	id := "upload-" + strconv.Itoa(r.created)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := rand.Text()
 	r.uploads[id] = &upload{key: key, initiated: time.Now().UTC(), parts: map[int32]part{}}
 	return id, nil
 }
@@ -260,7 +245,9 @@ func (r *Root) UploadPart(ctx context.Context, key store.Key, id string, n int32
 		return store.Part{}, err
 	}
 	p := store.Part{Number: n, ETag: etagOf(data), Size: size}
-	u.parts[n] = part{data, p, time.Now().UTC()}
+	arrived := p
+	arrived.LastModified = time.Now().UTC()
+	u.parts[n] = part{data, arrived}
 	return p, nil
 }
 
@@ -273,9 +260,7 @@ func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store
 	}
 	var parts []store.Part
 	for _, n := range slices.Sorted(maps.Keys(u.parts)) {
-		p := u.parts[n]
-		p.LastModified = p.arrived
-		parts = append(parts, p.Part)
+		parts = append(parts, u.parts[n].Part)
 	}
 	return parts, nil
 }

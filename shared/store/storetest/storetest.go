@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -188,11 +189,7 @@ func short(data []byte) string {
 // pattern returns n bytes without short repetitions.
 func pattern(seed byte, n int) []byte {
 	data := make([]byte, n)
-	x := uint32(seed) + 1
-	for i := range data {
-		x = x*1664525 + 1013904223
-		data[i] = byte(x >> 24)
-	}
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(data) // never fails
 	return data
 }
 
