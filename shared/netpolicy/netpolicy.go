@@ -39,7 +39,7 @@ type Policy struct {
 	// "0.0.0.0", "::") stands for every address of this machine. A name is resolved at
 	// each dial. If that fails, the dial fails.
 	Endpoints []string
-	// Resolver resolves names. Nil means [net.DefaultResolver].
+	// Resolver resolves names. Nil means the one of the system.
 	Resolver *net.Resolver
 }
 
@@ -115,10 +115,8 @@ func (p *Policy) Check(ctx context.Context, addr netip.AddrPort) error {
 
 func (p *Policy) check(ctx context.Context, addr netip.AddrPort) error {
 	ip := addr.Addr()
-	for _, prefix := range p.Allow {
-		if prefix.Contains(ip) {
-			return nil
-		}
+	if slices.ContainsFunc(p.Allow, func(n netip.Prefix) bool { return n.Contains(ip) }) {
+		return nil
 	}
 	if ip.IsLoopback() {
 		if p.Loopback {
@@ -171,11 +169,7 @@ func (p *Policy) lookup(ctx context.Context, host string) ([]netip.Addr, error) 
 	case err == nil:
 		return []netip.Addr{ip}, nil
 	}
-	r := p.Resolver
-	if r == nil {
-		r = net.DefaultResolver
-	}
-	return r.LookupNetIP(ctx, "ip", host)
+	return p.Resolver.LookupNetIP(ctx, "ip", host)
 }
 
 func machineAddrs() ([]netip.Addr, error) {
