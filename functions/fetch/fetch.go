@@ -22,18 +22,11 @@ import (
 	"imageroot/shared/store"
 )
 
-// Sources reads from upstreams. [source.Client] implements it.
-type Sources interface {
-	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
-	Open(ctx context.Context, loc source.Location, offset, length int64, v source.Validators) (*source.Body, error)
-	Reach() string
-}
-
 // Function is the fetch function: its routes and its worker. All fields are required
 // except Whole and Limits. It is safe for concurrent use.
 type Function struct {
 	Catalog store.Root
-	Sources Sources
+	Sources *source.Client
 	Jobs    *job.Jobs
 	// Inspections is the queue for the contents that were fetched.
 	Inspections queue.Sender

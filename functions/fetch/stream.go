@@ -17,7 +17,7 @@ const connections = 6
 // A streamConfig configures a [stream].
 type streamConfig struct {
 	Limits     // with defaults
-	sources    Sources
+	sources    *source.Client
 	loc        source.Location
 	offset     int64 // of the first byte to return
 	size       int64 // of the source, negative if unknown
