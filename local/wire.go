@@ -127,15 +127,15 @@ func countJobs(inv *inventory.Inventory) map[[2]string]int {
 	defer cancel()
 	counts := map[[2]string]int{}
 	for _, k := range job.Kinds {
-		jobs, err := inv.Jobs(ctx, k)
+		jobs, err := inv.RecentJobs(ctx, 0, k)
 		if err != nil {
 			continue
 		}
 		for _, status := range []job.Status{job.Queued, job.Running} {
 			counts[[2]string{k.Name, string(status)}] = 0
 		}
-		for _, j := range jobs {
-			counts[[2]string{k.Name, string(j.Status)}]++
+		for status, n := range jobs.Counts {
+			counts[[2]string{k.Name, string(status)}] = n
 		}
 	}
 	return counts

@@ -168,14 +168,20 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 // encodeListing writes the listing of s as JSON.
 func (f *Function) encodeListing(s *inventory.Snapshot, base string, to io.Writer) error {
 	before := "["
-	for i := range s.Rows {
-		row := &s.Rows[i]
-		src, ok := publicURL(base, row)
+	for h := range s.Heads() {
+		src, ok := publicURL(base, h)
 		if !ok {
 			continue
 		}
-		l := listed{row.Names[0], string(row.Format), row.SizeBytes, src, row.Ref, row.Cached, nil}
-		if path := f.RawPath(row); path != "" {
+		l := listed{Name: h.Name, Format: string(h.Format()), URL: src, Cached: h.Cached}
+		if h.SizeBytes >= 0 {
+			l.SizeBytes = &h.SizeBytes
+		}
+		if h.SHA256 != "" {
+			ref := h.SHA256.Short()
+			l.Ref = &ref
+		}
+		if path := f.RawPath(h); path != "" {
 			raw := base + path
 			l.RawURL = &raw
 		}
@@ -195,16 +201,12 @@ func (f *Function) encodeListing(s *inventory.Snapshot, base string, to io.Write
 // publicURL returns the URL of a row's bytes: on this server if it has them, else
 // at a source. It returns false for a local image without a digest: clients could
 // not verify it.
-func publicURL(base string, row *inventory.Row) (string, bool) {
-	if row.Cached {
-		return base + ImagePath(row.Digest(), row.Names[0]), row.SHA256 != nil
+func publicURL(base string, h *inventory.Head) (string, bool) {
+	if h.Cached {
+		return base + ImagePath(h.SHA256, h.Name), h.SHA256 != ""
 	}
-	for _, s := range row.Sources {
-		if s.Kind != inventory.Local {
-			return s.Location, true
-		}
-	}
-	return "", false
+	_, location := h.Source()
+	return location, true
 }
 
 // ImagePath returns the path of an image by its SHA-256. The name gives clients
@@ -216,11 +218,11 @@ func ImagePath(sha256 layout.SHA256, name image.Name) string {
 // RawPath returns the path of the disk in a row's image, or "" if /raw does not
 // serve one. It ends in the disk's name, not the image's, by whose suffix clients
 // would decompress.
-func (f *Function) RawPath(row *inventory.Row) string {
-	if !row.Cached || row.SHA256 == nil || f.ImageLinks != nil || row.Known != nil && row.Known.NoDisk() != "" {
+func (f *Function) RawPath(h *inventory.Head) string {
+	if !h.Cached || h.SHA256 == "" || f.ImageLinks != nil || h.NoDisk {
 		return ""
 	}
-	return "/raw/" + string(row.Digest()) + "/" + url.PathEscape(string(image.DiskName(row.Names[0])))
+	return "/raw/" + string(h.SHA256) + "/" + url.PathEscape(string(image.DiskName(h.Name)))
 }
 
 func (f *Function) events(w http.ResponseWriter, r *http.Request) error {

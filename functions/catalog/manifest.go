@@ -38,24 +38,28 @@ func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error 
 func exported(s *inventory.Snapshot, base string) iter.Seq[manifest.Image] {
 	return func(yield func(manifest.Image) bool) {
 		used := map[string]bool{} // names in a manifest differ by more than case
-		for i := range s.Rows {
-			row := &s.Rows[i]
-			src, ok := publicURL(base, row)
+		for h := range s.Heads() {
+			src, ok := publicURL(base, h)
 			if !ok {
 				continue
 			}
-			name := row.Names[0]
+			name := h.Name
 			if used[strings.ToLower(string(name))] {
-				if row.Ref == nil {
+				if h.SHA256 == "" {
 					continue // a client could not distinguish the two
 				}
-				name = apart(*row.Ref, name)
+				name = apart(h.SHA256.Short(), name)
 			}
 			used[strings.ToLower(string(name))] = true
-			im := manifest.Image{Name: name, Src: src, SHA256: row.Digest(), Format: row.Format, SizeBytes: row.SizeBytes}
-			for _, source := range row.Sources {
-				if source.Location == src {
-					im.SHA512 = source.SHA512
+			im := manifest.Image{Name: name, Src: src, SHA256: h.SHA256, Format: h.Format()}
+			if h.SizeBytes >= 0 {
+				im.SizeBytes = &h.SizeBytes
+			}
+			if !h.Cached {
+				for _, source := range s.Row(h).Sources {
+					if source.Location == src {
+						im.SHA512 = source.SHA512
+					}
 				}
 			}
 			if !yield(im) {

@@ -206,16 +206,15 @@ func (f *Function) fillChecks(ctx context.Context) error {
 	if f.Jobs.Queues[job.Check] == f.Jobs.Queues[job.Hash] {
 		most = maxTurns
 	}
-	for i := range s.Rows {
-		r := &s.Rows[i]
+	for h := range s.Heads() {
 		if len(active) >= most {
 			break
 		}
-		if !r.Cached || r.Known == nil || !r.Known.Pending() || active[r.Known.SHA256] {
+		if !h.Cached || !h.Pending || active[h.SHA256] {
 			continue
 		}
-		active[r.Known.SHA256] = true
-		if _, err := f.enqueueCheck(ctx, r.Known.SHA256, r.Names[0], r.Known.SizeBytes, activity.System, ""); err != nil && !errors.Is(err, record.ErrNewer) {
+		active[h.SHA256] = true
+		if _, err := f.enqueueCheck(ctx, h.SHA256, h.Name, s.Row(h).Known.SizeBytes, activity.System, ""); err != nil && !errors.Is(err, record.ErrNewer) {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package index
 
 import (
-	"cmp"
 	"encoding/binary"
 	"sync"
 )
@@ -20,7 +19,6 @@ type archive struct {
 // A block has the data of several records.
 type block struct {
 	codec  *codec
-	number uint64 // of all blocks so far
 	mu     sync.Mutex
 	raw    []byte // nil once it is packed
 	packed []byte
@@ -32,25 +30,13 @@ type datum struct {
 	offset uint32
 }
 
-// compare orders data by block, and by their place in it.
-func (d datum) compare(e datum) int {
-	return cmp.Or(cmp.Compare(d.block.order(), e.block.order()), cmp.Compare(d.offset, e.offset))
-}
-
-func (b *block) order() uint64 {
-	if b == nil {
-		return 0
-	}
-	return b.number
-}
-
 // put adds data. Calls must not be concurrent.
 func (a *archive) put(data string) datum {
 	if data == "" {
 		return datum{}
 	}
 	if a.last == nil {
-		a.last = &block{codec: a.codec, number: a.codec.blocks.Add(1), raw: make([]byte, 0, blockBytes+blockBytes/4)}
+		a.last = &block{codec: a.codec, raw: make([]byte, 0, blockBytes+blockBytes/4)}
 	}
 	b := a.last
 	b.mu.Lock()

@@ -249,10 +249,7 @@ func (ix *Index) move(keys []place, items []item) {
 	defer ix.mu.Unlock()
 	for i, p := range keys {
 		if s := ix.section(p); s != nil {
-			if it := s.table[p.key]; it.known() && it.seq == items[i].seq {
-				it.data = items[i].data
-				s.table[p.key] = it
-			}
+			s.move(p.key, items[i])
 		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -58,9 +57,8 @@ type codec struct {
 	enc      *zstd.Encoder // for blocks
 	dec      *zstd.Decoder
 	cache    cache
-	blocks   atomic.Uint64 // blocks so far
-	encoders sync.Pool     // of *zstd.Encoder, for files
-	decoders sync.Pool     // of *zstd.Decoder
+	encoders sync.Pool // of *zstd.Encoder, for files
+	decoders sync.Pool // of *zstd.Decoder
 }
 
 func newEncoder(concurrency int) *zstd.Encoder {

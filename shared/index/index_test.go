@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,23 +74,21 @@ func (b *bench) flush() {
 	}
 }
 
-func (b *bench) holds(want map[string]int) uint64 {
+func (b *bench) holds(want map[string]int) index.Items[string, int] {
 	b.t.Helper()
-	items, gen, err := b.numbers.All(context.Background())
+	items, err := b.numbers.All(context.Background())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	got := map[string]int{}
-	for id, it := range items {
-		got[id] = it.Value
-		if it.Info.Key != store.Key("p/"+id) || it.Info.ETag == "" {
-			b.t.Errorf("the item %q is of %+v", id, it.Info)
-		}
-	}
-	if !maps.Equal(got, want) {
+	if got := maps.Collect(items.Values()); !maps.Equal(got, want) {
 		b.t.Errorf("the index has %v, want %v", got, want)
 	}
-	return gen
+	for id, info := range items.All() {
+		if info.Key != store.Key("p/"+id) || info.ETag == "" {
+			b.t.Errorf("the item %q is of %+v", id, info)
+		}
+	}
+	return items
 }
 
 // calls returns the numbers of calls of the catalog root since the last call.
@@ -109,10 +108,10 @@ func TestTouch(t *testing.T) {
 		b.put("b", "2")
 		b.put("~not", "3")
 		b.put("dir/a", "4")
-		gen := b.holds(map[string]int{"a": 1, "b": 2})
+		first := b.holds(map[string]int{"a": 1, "b": 2})
 		b.calls()
-		if again := b.holds(map[string]int{"a": 1, "b": 2}); again != gen || len(b.calls()) != 0 {
-			t.Errorf("a second All went from generation %d to %d", gen, again)
+		if again := b.holds(map[string]int{"a": 1, "b": 2}); !again.Same(first) || len(b.calls()) != 0 {
+			t.Errorf("without a change, a second All returned other items, or asked the store")
 		}
 
 		// An untouched change from outside is not seen. A touched one is, at once.
@@ -121,12 +120,15 @@ func TestTouch(t *testing.T) {
 		b.delete("b")
 		b.holds(map[string]int{"a": 1, "b": 2})
 		b.TouchCatalog("p/a")
-		gen2 := b.holds(map[string]int{"a": 10, "b": 2})
+		second := b.holds(map[string]int{"a": 10, "b": 2})
 		b.TouchCatalog("p/b")
 		b.TouchCatalog("p/c")
-		gen3 := b.holds(map[string]int{"a": 10, "c": 3})
-		if gen == gen2 || gen2 == gen3 || gen == gen3 {
-			t.Errorf("changes went with the generations %d, %d, %d", gen, gen2, gen3)
+		third := b.holds(map[string]int{"a": 10, "c": 3})
+		if second.Same(first) || third.Same(second) || third.Same(first) {
+			t.Error("changed items are the same")
+		}
+		if got := third.Changes(first); !slices.Equal(got, []string{"a", "b", "c"}) {
+			t.Errorf("the changed items are %q", got)
 		}
 		b.calls()
 		b.TouchCatalog("p/~not")
@@ -360,7 +362,7 @@ func TestErrors(t *testing.T) {
 			}
 			return faultstore.None
 		})
-		if _, _, err := b.numbers.All(t.Context()); err != nil {
+		if _, err := b.numbers.All(t.Context()); err != nil {
 			failed++
 			if !errors.Is(err, faultstore.ErrInjected) {
 				t.Errorf("call %d failed: %v", n, err)
@@ -382,8 +384,8 @@ func TestErrors(t *testing.T) {
 			}
 			return faultstore.None
 		})
-		if items, _, err := b.numbers.All(t.Context()); err == nil && len(items) != 1 || err != nil && !errors.Is(err, faultstore.ErrInjected) {
-			t.Errorf("a first All whose request %d fails has %v: %v", n, items, err)
+		if items, err := b.numbers.All(t.Context()); err == nil && items.Len() != 1 || err != nil && !errors.Is(err, faultstore.ErrInjected) {
+			t.Errorf("a first All whose request %d fails has %d: %v", n, items.Len(), err)
 		}
 		b.catalog.Reset(nil)
 		b.holds(map[string]int{"a": 1})
@@ -464,9 +466,9 @@ func TestImages(t *testing.T) {
 	}
 	has := func(key store.Key, v store.Version) {
 		t.Helper()
-		items, _, err := b.pictures.All(t.Context())
-		if err != nil || !items[key].Info.Equal(v) {
-			t.Errorf("%s is %+v, want %+v: %v", key, items[key].Info, v, err)
+		items, err := b.pictures.All(t.Context())
+		if info, ok := items.Info(key); err != nil || !ok || !info.Equal(v) {
+			t.Errorf("%s is %+v, want %+v: %v", key, info, v, err)
 		}
 	}
 	has("a.img", put("a.img", "one"))
@@ -520,14 +522,14 @@ func TestTouchWhileAnotherAsks(t *testing.T) {
 		}
 		ix.TouchCatalog("p/a")
 	}
-	if _, _, err := numbers.All(t.Context()); err != nil { // nothing yet
+	if _, err := numbers.All(t.Context()); err != nil { // nothing yet
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	look := func(want int) {
 		wg.Go(func() {
-			items, _, err := numbers.All(t.Context())
-			if got := items["a"].Value; err != nil || got < want {
+			items, err := numbers.All(t.Context())
+			if got, _ := items.Value("a"); err != nil || got < want {
 				t.Errorf("after the touch of version %d an All has %d, %v", want, got, err)
 			}
 		})
@@ -572,9 +574,9 @@ func TestConcurrent(t *testing.T) {
 				if err == nil {
 					tag, err = root.ReplaceRecord(t.Context(), key, []byte(fmt.Sprint(i+1)), tag)
 				}
-				items, _, aerr := b.numbers.All(t.Context())
-				if err = errors.Join(err, aerr); err != nil || items[fmt.Sprint(w)].Value != i+1 {
-					t.Errorf("after writing %d, %d has %d, %v", i+1, w, items[fmt.Sprint(w)].Value, err)
+				items, aerr := b.numbers.All(t.Context())
+				if got, _ := items.Value(fmt.Sprint(w)); errors.Join(err, aerr) != nil || got != i+1 {
+					t.Errorf("after writing %d, %d has %d, %v", i+1, w, got, errors.Join(err, aerr))
 					return
 				}
 			}

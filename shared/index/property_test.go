@@ -395,17 +395,18 @@ func (w *world) keepOld() {
 func (p *process) all() (map[store.Key]string, error) {
 	ctx := context.Background()
 	all := map[store.Key]string{}
-	pictures, _, err := p.pictures.All(ctx)
-	for _, it := range pictures {
-		all[it.Info.Key] = it.Info.ETag
+	pictures, err := p.pictures.All(ctx)
+	for _, info := range pictures.All() {
+		all[info.Key] = info.ETag
 	}
-	blobs, _, err2 := p.blobs.All(ctx)
-	for _, it := range blobs {
-		all[it.Info.Key] = it.Info.ETag
+	blobs, err2 := p.blobs.All(ctx)
+	for _, info := range blobs.All() {
+		all[info.Key] = info.ETag
 	}
-	digests, _, err3 := p.digests.All(ctx)
-	for _, it := range digests {
-		all[it.Info.Key] = it.Info.ETag + " " + it.Value
+	digests, err3 := p.digests.All(ctx)
+	for id, info := range digests.All() {
+		value, _ := digests.Value(id)
+		all[info.Key] = info.ETag + " " + value
 	}
 	return all, errors.Join(err, err2, err3)
 }

@@ -3,13 +3,14 @@ package index
 import (
 	"context"
 	"errors"
-	"maps"
+	"iter"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
 	"imageroot/shared/record"
+	"imageroot/shared/sorted"
 	"imageroot/shared/store"
 )
 
@@ -24,13 +25,18 @@ type section struct {
 	table   map[store.Key]item
 	changed map[store.Key]struct{} // since the last view
 	all     bool                   // everything has changed
+	items   sorted.List[*keyed]    // of the last view
 }
 
-// An Item is an object in the index.
-type Item[T any] struct {
-	Info  store.Info
-	Value T
+// A keyed is an item with its key. It is immutable, except for the place of its data.
+type keyed struct {
+	key store.Key
+	item
 }
+
+func order(a, b *keyed) int { return strings.Compare(string(a.key), string(b.key)) }
+
+func (k *keyed) info() store.Info { return store.Info{Key: k.key, Version: k.version()} }
 
 // A Section has the objects of one kind by their IDs. It is safe for concurrent use.
 type Section[ID ~string, T any] struct {
@@ -40,15 +46,139 @@ type Section[ID ~string, T any] struct {
 	decode func(key store.Key, data []byte) (T, error) // nil: all values are zero
 
 	mu      sync.Mutex
-	items   map[ID]Item[T] // never changed once published
-	damaged map[ID]leftOut
-	gen     uint64
+	decoded sorted.List[*keyed] // those of which damaged has all that cannot be decoded
+	damaged map[store.Key]leftOut
 }
 
 // A leftOut is a record that cannot be decoded.
 type leftOut struct {
-	version store.Version
-	err     error
+	item *keyed
+	err  error
+}
+
+// Items are the objects of a section at one moment, sorted by ID. They are immutable and
+// safe for concurrent use.
+type Items[ID ~string, T any] struct {
+	list sorted.List[*keyed]
+	of   *Section[ID, T]
+}
+
+// Len returns the number of objects, including records that cannot be decoded.
+func (v Items[ID, T]) Len() int { return v.list.Len() }
+
+// Same reports whether w is the same list.
+func (v Items[ID, T]) Same(w Items[ID, T]) bool { return v.list.Same(w.list) }
+
+// All returns the objects with their IDs, including records that cannot be decoded.
+func (v Items[ID, T]) All() iter.Seq2[ID, store.Info] {
+	return func(yield func(ID, store.Info) bool) {
+		for it := range v.list.All() {
+			if id, _ := v.of.id(it.key); !yield(id, it.info()) {
+				return
+			}
+		}
+	}
+}
+
+// Values returns the values with their IDs. It leaves out records that cannot be
+// decoded. It decodes on all cores.
+func (v Items[ID, T]) Values() iter.Seq2[ID, T] {
+	type decoded struct {
+		value T
+		ok    bool
+	}
+	const most = 4096
+	return func(yield func(ID, T) bool) {
+		for part := range chunks(v.list.All(), most) {
+			values := make([]decoded, len(part))
+			var wg sync.WaitGroup
+			each := max(len(part)/runtime.GOMAXPROCS(0), 100)
+			for at := 0; at < len(part); at += each {
+				wg.Go(func() {
+					var data dataReader
+					for i := at; i < min(at+each, len(part)); i++ {
+						values[i].value, values[i].ok = v.decode(part[i], data.get)
+					}
+				})
+			}
+			wg.Wait()
+			for i, it := range part {
+				if id, _ := v.of.id(it.key); values[i].ok && !yield(id, values[i].value) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// chunks returns the elements of all in slices of up to n.
+func chunks[T any](all iter.Seq[T], n int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		part := make([]T, 0, n)
+		for e := range all {
+			if part = append(part, e); len(part) == n {
+				if !yield(part) {
+					return
+				}
+				part = part[:0]
+			}
+		}
+		if len(part) > 0 {
+			yield(part)
+		}
+	}
+}
+
+// Info returns the object with this ID.
+func (v Items[ID, T]) Info(id ID) (store.Info, bool) {
+	it, ok := v.find(id)
+	if !ok {
+		return store.Info{}, false
+	}
+	return it.info(), true
+}
+
+// Value returns the value with this ID. It returns false if the record does not exist
+// or cannot be decoded. It decodes the record at each call: records take less memory
+// than values.
+func (v Items[ID, T]) Value(id ID) (value T, ok bool) {
+	it, ok := v.find(id)
+	if !ok {
+		return value, false
+	}
+	return v.value(it)
+}
+
+// Changes returns the IDs of the objects that differ from those of before.
+func (v Items[ID, T]) Changes(before Items[ID, T]) []ID {
+	added, removed := v.list.Diff(order, before.list)
+	ids := make([]ID, 0, len(added))
+	for _, it := range append(added, removed...) {
+		id, _ := v.of.id(it.key)
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+func (v Items[ID, T]) find(id ID) (*keyed, bool) {
+	return v.list.Find(func(it *keyed) int { return strings.Compare(string(it.key[len(v.of.prefix):]), string(id)) })
+}
+
+func (v Items[ID, T]) value(it *keyed) (value T, ok bool) { return v.decode(it, datum.bytes) }
+
+func (v Items[ID, T]) decode(it *keyed, read func(datum) []byte) (value T, ok bool) {
+	if v.of.decode == nil {
+		return value, true
+	}
+	v.of.ix.mu.Lock()
+	data := it.data
+	v.of.ix.mu.Unlock()
+	value, err := v.of.decode(it.key, read(data))
+	if err != nil {
+		v.of.leaveOut(it, err)
+	}
+	return value, err == nil
 }
 
 // Images registers the objects at the top level of the image root. All sections must be
@@ -65,8 +195,8 @@ func Blobs[ID ~string](ix *Index, prefix string, id func(key store.Key) (ID, boo
 	return register[ID, struct{}](ix, section{root: catalogRoot, prefix: prefix}, id, nil)
 }
 
-// Records is [Blobs] for records of type T. A record that cannot be decoded is left
-// out, and each version of it is logged once.
+// Records is [Blobs] for records of type T. A record that cannot be decoded has no value,
+// and each version of it is logged once.
 func Records[T any, ID ~string](ix *Index, prefix string, id func(key store.Key) (ID, bool)) *Section[ID, T] {
 	return register(ix, section{root: catalogRoot, prefix: prefix, records: true}, id, record.Decode[T])
 }
@@ -80,24 +210,20 @@ func register[ID ~string, T any](ix *Index, core section, id func(store.Key) (ID
 		_, ok := id(key)
 		return ok
 	}
-	s := &Section[ID, T]{section: core, ix: ix, id: id, decode: decode, items: map[ID]Item[T]{}, damaged: map[ID]leftOut{}}
+	s := &Section[ID, T]{section: core, ix: ix, id: id, decode: decode, damaged: map[store.Key]leftOut{}}
 	ix.sections = append(ix.sections, &s.section)
 	return s
 }
 
-// All returns the items by ID, and a number that changes whenever they change. The
-// caller must not modify the map. It includes every write through this process and
-// every key touched before the call, and the changes of other processes about a second
-// after their journal entries. If the journal cannot be read, All returns what is
+// All returns the objects of the section. They include every write through this process
+// and every key touched before the call, and the changes of other processes about a
+// second after their journal entries. If the journal cannot be read, All returns what is
 // known. Any other error of the store is returned.
-func (s *Section[ID, T]) All(ctx context.Context) (map[ID]Item[T], uint64, error) {
+func (s *Section[ID, T]) All(ctx context.Context) (Items[ID, T], error) {
 	if err := s.ix.refresh(ctx); err != nil {
-		return nil, 0, err
+		return Items[ID, T]{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.view()
-	return s.items, s.gen, nil
+	return s.view(), nil
 }
 
 // Refresh compares the section with a listing of the store, corrects the index, and
@@ -119,105 +245,94 @@ func (s *Section[ID, T]) Refresh(ctx context.Context) error {
 	return s.ix.askDirty(ctx)
 }
 
-// LeftOut returns the IDs of the records that All leaves out because decoding failed
-// with an error that matches cause, or with any error if cause is nil.
+// LeftOut returns the IDs of the records that cannot be decoded because of an error that
+// matches cause, or of any error if cause is nil.
 func (s *Section[ID, T]) LeftOut(cause error) []ID {
+	items := s.view()
+	s.mu.Lock()
+	decoded := s.decoded
+	s.mu.Unlock()
+	changed, _ := items.list.Diff(order, decoded)
+	for _, it := range changed {
+		items.value(it)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.view()
+	s.decoded = items.list
 	var ids []ID
-	for id, d := range s.damaged {
-		if cause == nil || errors.Is(d.err, cause) {
+	for key, d := range s.damaged {
+		id, _ := s.id(key)
+		if it, ok := items.find(id); !ok || it != d.item {
+			delete(s.damaged, key)
+		} else if cause == nil || errors.Is(d.err, cause) {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
-// view brings items up to date with the table. The caller holds s.mu.
-func (s *Section[ID, T]) view() {
-	found := s.ix.take(&s.section)
-	if len(found) == 0 {
+// leaveOut notes that the record it cannot be decoded, and logs it, unless there is
+// another version of it by now.
+func (s *Section[ID, T]) leaveOut(it *keyed, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, _ := s.id(it.key)
+	if now, ok := s.current().find(id); !ok || now != it {
 		return
 	}
-	items := maps.Clone(s.items)
-	if len(items) == 0 {
-		items = make(map[ID]Item[T], len(found))
+	old, was := s.damaged[it.key]
+	s.damaged[it.key] = leftOut{it, err}
+	if !was || !old.item.version().Equal(it.version()) {
+		s.ix.cfg.Log.Warn("record left out", "key", it.key, "error", err, "remedy", record.Remedy(it.key, err))
 	}
-	for part := range slices.Chunk(found, 2000) {
-		values := s.decodeAll(part)
-		for i, c := range part {
-			id, _ := s.id(c.key)
-			delete(items, id)
-			old, was := s.damaged[id]
-			delete(s.damaged, id)
-			if !c.exists() {
-				continue
-			}
-			if err := values[i].err; err != nil {
-				s.damaged[id] = leftOut{c.version(), err}
-				if !was || !old.version.Equal(c.version()) {
-					s.ix.cfg.Log.Warn("record left out", "key", c.key, "error", err, "remedy", record.Remedy(c.key, err))
-				}
-				continue
-			}
-			items[id] = Item[T]{store.Info{Key: c.key, Version: c.version()}, values[i].value}
-		}
-	}
-	s.items = items
-	s.gen++
 }
 
-// A decoded is the value of a record, or the error of decoding it.
-type decoded[T any] struct {
-	value T
-	err   error
+// view returns the items, up to date with the table.
+func (s *Section[ID, T]) view() Items[ID, T] {
+	s.ix.mu.Lock()
+	s.section.view()
+	s.ix.mu.Unlock()
+	return s.current()
 }
 
-// decodeAll decodes the records that exist, on all cores if there are many.
-func (s *Section[ID, T]) decodeAll(found []keyed) []decoded[T] {
-	values := make([]decoded[T], len(found))
-	if s.decode == nil {
-		return values
-	}
-	var wg sync.WaitGroup
-	each := max(len(found)/runtime.GOMAXPROCS(0), 100)
-	for at := 0; at < len(found); at += each {
-		part, values := found[at:min(at+each, len(found))], values[at:]
-		wg.Go(func() {
-			var data dataReader
-			for i, c := range part {
-				if c.exists() {
-					values[i].value, values[i].err = s.decode(c.key, data.get(c.data))
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return values
+// current returns the items of the last view.
+func (s *Section[ID, T]) current() Items[ID, T] {
+	s.ix.mu.Lock()
+	defer s.ix.mu.Unlock()
+	return Items[ID, T]{s.items, s}
 }
 
-// A keyed is an item with its key.
-type keyed struct {
-	key store.Key
-	item
-}
-
-// take returns the items that have changed since the last call, those whose data are
-// in one block together.
-func (ix *Index) take(s *section) []keyed {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
+// view brings items up to date with the table. The caller holds Index.mu.
+func (s *section) view() {
 	if s.all {
 		for key := range s.table {
 			s.changed[key] = struct{}{}
 		}
 	}
-	found := make([]keyed, 0, len(s.changed))
-	for key := range s.changed {
-		found = append(found, keyed{key, s.table[key]})
+	if len(s.changed) == 0 {
+		return
 	}
+	var removed, added []*keyed
+	for key := range s.changed {
+		if it := s.table[key]; it.exists() {
+			added = append(added, &keyed{key, it})
+		} else {
+			removed = append(removed, &keyed{key, it})
+		}
+	}
+	s.items = s.items.With(order, removed, added)
 	s.changed, s.all = map[store.Key]struct{}{}, false
-	slices.SortFunc(found, func(a, b keyed) int { return a.data.compare(b.data) })
-	return found
+}
+
+// move sets the place of the data of an item.
+func (s *section) move(key store.Key, to item) {
+	it := s.table[key]
+	if !it.known() || it.seq != to.seq {
+		return
+	}
+	it.data = to.data
+	s.table[key] = it
+	if k, ok := s.items.Find(func(k *keyed) int { return strings.Compare(string(k.key), string(key)) }); ok && k.seq == to.seq {
+		k.data = to.data
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path"
 	"reflect"
 	"slices"
@@ -86,6 +87,14 @@ func sha(c string) layout.SHA256 { return layout.SHA256(strings.Repeat(c, 64)) }
 
 func src(name string) string { return "https://example.org/" + name }
 
+// all returns all rows of a snapshot.
+func all(s *inventory.Snapshot) (rows []inventory.Row) {
+	for r := range s.Rows() {
+		rows = append(rows, *r)
+	}
+	return rows
+}
+
 // line formats a row: names|ref|format|size|sources|cached|state|warnings.
 func line(r inventory.Row) string {
 	ref, size := "-", "-"
@@ -109,7 +118,7 @@ func (b *bench) rows(want ...string) *inventory.Snapshot {
 	b.t.Helper()
 	s := b.snapshot()
 	var got []string
-	for _, r := range s.Rows {
+	for _, r := range all(s) {
 		got = append(got, line(r))
 		if r.Names == nil || r.Sources == nil || r.Warnings == nil {
 			b.t.Errorf("a list of the row %q is nil, which JSON shows as null", line(r))
@@ -138,7 +147,7 @@ func bytes(n int64) *int64 { return &n }
 func TestEmpty(t *testing.T) {
 	b := newBench(t)
 	s := b.rows()
-	if s.Problem != "" || s.Rows == nil {
+	if s.Problem != "" || s.Len() != 0 {
 		t.Errorf("an empty catalog: %+v", s)
 	}
 }
@@ -193,7 +202,7 @@ func TestDigestOfAnotherVersion(t *testing.T) {
 	} {
 		b.image("y.img", "one")
 		b.hashed("y.img", other, sha("a"))
-		for _, r := range b.snapshot().Rows {
+		for _, r := range all(b.snapshot()) {
 			if r.SHA256 != nil {
 				t.Errorf("a record of another %s is believed: %s", name, line(r))
 			}
@@ -297,15 +306,15 @@ func TestFetched(t *testing.T) {
 	// A fetch finds digest and size. The row is cached once the blob exists.
 	b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("e.img"), SHA256: sha("f"), SizeBytes: 9})
 	s := b.rows("e.img|f|img|9|url https://example.org/e.img|false|hashed|")
-	if s.Rows[0].Blob {
+	if all(s)[0].Blob {
 		t.Error("a blob is there that is not")
 	}
 	b.record(layout.BlobKey(sha("f")), "bytes")
 	s = b.rows("e.img|f|img|9|url https://example.org/e.img|true|hashed|")
-	if !s.Rows[0].Blob {
+	if !all(s)[0].Blob {
 		t.Error("the blob is not there")
 	}
-	if _, ok := s.Rows[0].Local(); ok {
+	if _, ok := all(s)[0].Local(); ok {
 		t.Error("what was fetched is local")
 	}
 	// The digest and size that the entry was added with stay.
@@ -351,8 +360,8 @@ func TestPrimaryName(t *testing.T) {
 		t.Helper()
 		for range 2 {
 			s := b.snapshot()
-			if len(s.Rows) != 1 || strings.ReplaceAll(image.Join(s.Rows[0].Names), ", ", " ") != want || string(s.Rows[0].Format) != strings.TrimPrefix(path.Ext(string(s.Rows[0].Names[0])), ".") {
-				t.Errorf("the rows are %v, want one of the names %q", s.Rows, want)
+			if s.Len() != 1 || strings.ReplaceAll(image.Join(all(s)[0].Names), ", ", " ") != want || string(all(s)[0].Format) != strings.TrimPrefix(path.Ext(string(all(s)[0].Names[0])), ".") {
+				t.Errorf("the rows are %v, want one of the names %q", all(s), want)
 			}
 			b.Inventory = b.restart()
 		}
@@ -389,14 +398,14 @@ func TestFailedFetch(t *testing.T) {
 		b.record(layout.FetchJobKey(ref), job.Job{Name: "e.img", Src: src("e.img"), Status: status, Error: "the source has gone"})
 	}
 	fetch(job.Failed)
-	if s := b.rows(row + "false|published|fetching https://example.org/e.img failed: the source has gone"); !s.Rows[0].FetchFailed {
+	if s := b.rows(row + "false|published|fetching https://example.org/e.img failed: the source has gone"); !all(s)[0].FetchFailed {
 		t.Error("the row does not say that the fetch failed")
 	}
 	fetch(job.Running)
 	b.rows(row + "false|published|")
 	fetch(job.Failed)
 	b.manifest(manifest.Image{Name: "e.img", Src: src("e.img"), SHA256: sha("a"), Format: "img", SizeBytes: bytes(3)})
-	if w := b.snapshot().Rows[0].Warnings; len(w) != 1 {
+	if w := all(b.snapshot())[0].Warnings; len(w) != 1 {
 		t.Errorf("the failure of a URL in an entry and in the manifest is warned of as %q", w)
 	}
 	if err := b.images.Delete(t.Context(), layout.ManifestKey); err != nil {
@@ -481,7 +490,7 @@ func TestPublisherWarning(t *testing.T) {
 		Name: "x.img", Version: v, SHA256: sha("a"), By: digest.ByHash,
 		Publishers: []digest.Publisher{{Algorithm: "sha256", Expected: string(sha("b")), Match: false}},
 	})
-	row := b.snapshot().Rows[0]
+	row := all(b.snapshot())[0]
 	if len(row.Warnings) != 1 || !strings.Contains(row.Warnings[0], string(sha("b"))) {
 		t.Errorf("an image that is not what its publisher says has the warnings %q", row.Warnings)
 	}
@@ -558,8 +567,8 @@ func TestErrors(t *testing.T) {
 				}
 				return faultstore.None
 			})
-			if s, err := b.Snapshot(t.Context()); err == nil && len(s.Rows) != 2 {
-				t.Errorf("call %d failed, and the snapshot has %d rows", n, len(s.Rows))
+			if s, err := b.Snapshot(t.Context()); err == nil && s.Len() != 2 {
+				t.Errorf("call %d failed, and the snapshot has %d rows", n, s.Len())
 			} else if err != nil {
 				failed++
 				if !errors.Is(err, faultstore.ErrInjected) {
@@ -609,6 +618,25 @@ func TestJobsInOrder(t *testing.T) {
 			t.Errorf("the %s jobs are %s, want %s", kind, got, want)
 		}
 	}
+	// The most recent ones, after changes.
+	recent := func(ended int, want string, counts map[job.Status]int) {
+		t.Helper()
+		l, err := b.RecentJobs(t.Context(), ended, job.Hash, job.Check)
+		var names []string
+		for _, j := range l.Jobs {
+			names = append(names, string(j.Name))
+		}
+		if got := strings.Join(names, " "); err != nil || got != want || !maps.Equal(l.Counts, counts) {
+			t.Errorf("the %d most recent jobs are %s of %v, want %s of %v: %v", ended, got, l.Counts, want, counts, err)
+		}
+	}
+	recent(1, "running.img first.img second.img done.img", map[job.Status]int{job.Running: 1, job.Queued: 2, job.Completed: 1, job.Cancelled: 1, job.Failed: 1})
+	b.record(layout.HashJobKey("first.img"), job.Job{Name: "first.img", Status: job.Completed, FinishedAt: at(9)})
+	b.record(layout.CheckJobKey(sha("a")), job.Job{Name: "checked.img", Status: job.Completed, FinishedAt: at(8)})
+	b.TouchCatalog(layout.HashJobKey("first.img"))
+	b.TouchCatalog(layout.CheckJobKey(sha("a")))
+	recent(2, "running.img second.img first.img checked.img", map[job.Status]int{job.Running: 1, job.Queued: 1, job.Completed: 3, job.Cancelled: 1, job.Failed: 1})
+	recent(0, "running.img second.img", map[job.Status]int{job.Running: 1, job.Queued: 1, job.Completed: 3, job.Cancelled: 1, job.Failed: 1})
 }
 
 // A write through an observed root is in the next snapshot.
@@ -619,8 +647,8 @@ func TestObserve(t *testing.T) {
 	count := func(want int, what string) {
 		t.Helper()
 		s, err := inv.Snapshot(t.Context())
-		if err != nil || len(s.Rows) != want {
-			t.Fatalf("after %s: %v, %d rows, want %d", what, err, len(s.Rows), want)
+		if err != nil || s.Len() != want {
+			t.Fatalf("after %s: %v, %d rows, want %d", what, err, s.Len(), want)
 		}
 	}
 	must := func(err error) {
@@ -652,8 +680,8 @@ func TestObserve(t *testing.T) {
 	count(3, "CreateRecord")
 	_, err = catalog.ReplaceRecord(ctx, key, []byte(`{"nonce":"n","url":"https://example.org/e.img","name":"f.img","format":"img"}`), tag)
 	must(err)
-	if s, err := inv.Snapshot(ctx); err != nil || s.Rows[2].Names[0] != "f.img" {
-		t.Errorf("after ReplaceRecord: %+v, %v", s.Rows, err)
+	if s, err := inv.Snapshot(ctx); err != nil || all(s)[2].Names[0] != "f.img" {
+		t.Errorf("after ReplaceRecord: %+v, %v", all(s), err)
 	}
 	must(catalog.Delete(ctx, key))
 	count(2, "Delete of a record")

@@ -25,31 +25,27 @@ type manifestFile struct {
 	known   bool // version is of the manifest that was read
 	parsed  *manifest.Manifest
 	problem string
-	gen     uint64
 	// forgotten says that neither a manifest nor a copy of one exists.
 	forgotten bool
 }
 
-// read returns the manifest to use (nil if there is none), the problem of the one in
-// the image root, and a generation that changes with both.
-func (f *manifestFile) read(ctx context.Context, images map[store.Key]index.Item[struct{}]) (*manifest.Manifest, string, uint64, error) {
+// read returns the manifest to use (nil if there is none) and the problem of the one in
+// the image root. Both are the same while the object is.
+func (f *manifestFile) read(ctx context.Context, images index.Items[store.Key, struct{}]) (*manifest.Manifest, string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	it, ok := images[layout.ManifestKey]
+	info, ok := images.Info(layout.ManifestKey)
 	if !ok {
-		if f.parsed != nil || f.problem != "" {
-			f.gen++
-		}
 		f.parsed, f.problem, f.known = nil, "", false
 		f.forget(ctx)
-		return nil, "", f.gen, nil
+		return nil, "", nil
 	}
-	if f.known && f.version.Equal(it.Info.Version) {
-		return f.parsed, f.problem, f.gen, nil
+	if f.known && f.version.Equal(info.Version) {
+		return f.parsed, f.problem, nil
 	}
 	data, err := readManifest(ctx, f.images)
 	if errors.Is(err, store.ErrNotFound) {
-		return f.parsed, f.problem, f.gen, nil // being removed
+		return f.parsed, f.problem, nil // being removed
 	}
 	var m *manifest.Manifest
 	if err == nil {
@@ -69,11 +65,10 @@ func (f *manifestFile) read(ctx context.Context, images map[store.Key]index.Item
 		f.parsed, err = f.lastGood(ctx)
 	}
 	if err != nil {
-		return nil, "", 0, err
+		return nil, "", err
 	}
-	f.version, f.known, f.forgotten = it.Info.Version, true, false
-	f.gen++
-	return f.parsed, f.problem, f.gen, nil
+	f.version, f.known, f.forgotten = info.Version, true, false
+	return f.parsed, f.problem, nil
 }
 
 var errTooLarge = fmt.Errorf("it is larger than %d bytes", manifest.MaxBytes)

@@ -5,12 +5,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
-
-	"golang.org/x/text/unicode/norm"
+	"sync"
 
 	"imageroot/shared/image"
+	"imageroot/shared/sorted"
 )
 
 // Limits of [Query.Limit].
@@ -19,24 +21,19 @@ const (
 	MaxLimit     = 500
 )
 
-// A sortField is a field that a [Query] can sort by. set sets Text or Number of a row's
-// key to its value.
+// A sortField is a field that a [Query] can sort by. set sets Text or Number of a key
+// to the value of a head.
 type sortField struct {
 	name string
-	set  func(k *key, r *Row)
+	set  func(k *key, h *Head)
 }
 
 var sortFields = []sortField{
-	{"name", func(k *key, r *Row) { k.Text = strings.ToLower(string(r.Names[0])) }},
-	{"size", func(k *key, r *Row) {
-		k.Number = -1
-		if r.SizeBytes != nil {
-			k.Number = *r.SizeBytes
-		}
-	}},
-	{"format", func(k *key, r *Row) { k.Text = string(r.Format) }},
-	{"sha256", func(k *key, r *Row) { k.Text = string(r.Digest()) }},
-	{"state", func(k *key, r *Row) { k.Text = r.HashState }},
+	{"name", func(k *key, h *Head) { k.Text = h.lower }},
+	{"size", func(k *key, h *Head) { k.Number = h.SizeBytes }},
+	{"format", func(k *key, h *Head) { k.Text = string(h.Format()) }},
+	{"sha256", func(k *key, h *Head) { k.Text = string(h.SHA256) }},
+	{"state", func(k *key, h *Head) { k.Text = h.HashState }},
 }
 
 // Sorts returns the fields that a [Query] can sort by. A "-" before a field reverses
@@ -79,7 +76,7 @@ type cursor struct {
 	Key  key    `json:"k"`
 }
 
-// key orders rows by the sorted field, then by name, digest and source.
+// key is the place of a row: the value of the sorted field, then name, digest and source.
 type key struct {
 	Text   string     `json:"t,omitempty"`
 	Number int64      `json:"n,omitempty"`
@@ -87,18 +84,109 @@ type key struct {
 	ID     string     `json:"i"`
 }
 
-func keyOf(r *Row, by sortField) key {
-	k := key{Name: r.Names[0], ID: string(r.Digest()) + " " + r.Sources[0].Kind + " " + r.Sources[0].Location}
-	by.set(&k, r)
+// value returns a key with only the value of the sorted field.
+func (f sortField) value(h *Head) (k key) {
+	f.set(&k, h)
 	return k
 }
 
-func (k key) compare(l key, reverse bool) int {
-	c := cmp.Or(cmp.Compare(k.Text, l.Text), cmp.Compare(k.Number, l.Number))
-	if reverse {
-		c = -c
+func (f sortField) key(h *Head) key {
+	k := f.value(h)
+	k.Name, k.ID = h.Name, id(h)
+	return k
+}
+
+func id(h *Head) string {
+	kind, location := h.Source()
+	return string(h.SHA256) + " " + kind + " " + location
+}
+
+// order puts heads with equal values in the order of rows.
+func (f sortField) order(a, b *Head) int {
+	return cmp.Or(f.value(a).compareValue(f.value(b)), compareHeads(a, b))
+}
+
+func (k key) compareValue(l key) int {
+	return cmp.Or(cmp.Compare(k.Text, l.Text), cmp.Compare(k.Number, l.Number))
+}
+
+// isAfter reports whether h is after k among the heads with the same value.
+func isAfter(h *Head, k key) bool {
+	if h.Name != k.Name {
+		return h.Name > k.Name
 	}
-	return cmp.Or(c, cmp.Compare(k.Name, l.Name), cmp.Compare(k.ID, l.ID))
+	return id(h) > k.ID
+}
+
+// orders are the lists of heads that are sorted by other fields than the name. Each is
+// made when it is needed first, and kept from then on.
+type orders struct {
+	mu    sync.Mutex
+	lists map[string]sorted.List[*Head] // by the name of the field
+}
+
+// by returns the heads sorted by a field.
+func (s *Snapshot) by(f sortField) sorted.List[*Head] {
+	if f.name == "name" {
+		return s.rows
+	}
+	s.orders.mu.Lock()
+	defer s.orders.mu.Unlock()
+	if list, ok := s.orders.lists[f.name]; ok {
+		return list
+	}
+	if s.orders.lists == nil {
+		s.orders.lists = map[string]sorted.List[*Head]{}
+	}
+	list := sorted.List[*Head]{}.With(f.order, nil, slices.Collect(s.rows.All()))
+	s.orders.lists[f.name] = list
+	return list
+}
+
+// follow makes the lists that before has.
+func (o *orders) follow(before *orders, removed, added []*Head) {
+	before.mu.Lock()
+	lists := maps.Clone(before.lists)
+	before.mu.Unlock()
+	for _, f := range sortFields {
+		if list, ok := lists[f.name]; ok {
+			lists[f.name] = list.With(f.order, slices.Clone(removed), slices.Clone(added))
+		}
+	}
+	o.lists = lists
+}
+
+// inOrderOf yields the heads in the order of a query, from the value of after on, or
+// all if that is nil. In reverse, heads with equal values stay in the order of rows.
+func inOrderOf(list sorted.List[*Head], f sortField, reverse bool, after *key) iter.Seq[*Head] {
+	compare := func(h *Head) int {
+		if after == nil {
+			return 0
+		}
+		return f.value(h).compareValue(*after)
+	}
+	if !reverse {
+		return list.From(compare)
+	}
+	return func(yield func(*Head) bool) {
+		var equal []*Head
+		flush := func() bool {
+			for _, h := range slices.Backward(equal) {
+				if !yield(h) {
+					return false
+				}
+			}
+			equal = equal[:0]
+			return true
+		}
+		for h := range list.Backward(compare) {
+			if len(equal) > 0 && f.value(equal[0]).compareValue(f.value(h)) != 0 && !flush() {
+				return
+			}
+			equal = append(equal, h)
+		}
+		flush()
+	}
 }
 
 // Query returns a page of rows. If the query is invalid, the error is a [*QueryError].
@@ -120,40 +208,47 @@ func (s *Snapshot) Query(q Query) (Page, error) {
 		}
 		after = &c.Key
 	}
-	words := strings.Fields(strings.ToLower(norm.NFC.String(q.Text)))
-	type keyed struct {
-		key
-		row *Row
+	words := strings.Fields(fold(q.Text))
+	list, f := s.by(sortFields[field]), sortFields[field]
+	var p Page
+	from := after
+	if len(words) > 0 {
+		from = nil // all matches count
+	} else {
+		p.Total = s.Len()
 	}
-	found := make([]keyed, 0, len(s.Rows))
-	for i := range s.Rows {
-		if r := &s.Rows[i]; s.matches(i, words) {
-			found = append(found, keyed{keyOf(r, sortFields[field]), r})
+	var last *Head
+	for h := range inOrderOf(list, f, reverse, from) {
+		if len(words) > 0 {
+			if !h.matches(words) {
+				continue
+			}
+			p.Total++
 		}
-	}
-	order := func(a, b keyed) int { return a.compare(b.key, reverse) }
-	if !slices.IsSortedFunc(found, order) {
-		slices.SortFunc(found, order)
-	}
-	p := Page{Total: len(found)}
-	start := 0
-	if after != nil {
-		i, at := slices.BinarySearchFunc(found, *after, func(e keyed, t key) int { return e.compare(t, reverse) })
-		if start = i; at {
-			start++
+		if after != nil {
+			c := f.value(h).compareValue(*after)
+			if reverse {
+				c = -c
+			}
+			if c < 0 || c == 0 && !isAfter(h, *after) {
+				continue
+			}
 		}
-	}
-	rest := found[start:]
-	if len(rest) > limit {
-		rest = rest[:limit]
-		data, err := json.Marshal(cursor{cmp.Or(q.Sort, "name"), rest[limit-1].key})
-		if err != nil {
-			return Page{}, err
+		if len(p.Rows) < limit {
+			p.Rows = append(p.Rows, s.Row(h))
+			last = h
+			continue
 		}
-		p.Next = base64.RawURLEncoding.EncodeToString(data)
-	}
-	for _, e := range rest {
-		p.Rows = append(p.Rows, e.row)
+		if p.Next == "" {
+			data, err := json.Marshal(cursor{cmp.Or(q.Sort, "name"), f.key(last)})
+			if err != nil {
+				return Page{}, err
+			}
+			p.Next = base64.RawURLEncoding.EncodeToString(data)
+		}
+		if len(words) == 0 {
+			break
+		}
 	}
 	return p, nil
 }
@@ -166,32 +261,12 @@ func parseCursor(s string) (c cursor, err error) {
 	return c, json.Unmarshal(data, &c)
 }
 
-func (s *Snapshot) matches(i int, words []string) bool {
+// matches reports whether a row has all words, which are in lower case.
+func (h *Head) matches(words []string) bool {
 	for _, w := range words {
-		r := &s.Rows[i]
-		raw := r.RawSHA256 != nil && strings.HasPrefix(string(*r.RawSHA256), w)
-		if !raw && !strings.Contains(s.text(i), w) && !strings.HasPrefix(string(r.Digest()), w) {
+		if !strings.Contains(h.text, w) && !strings.HasPrefix(string(h.SHA256), w) && !strings.HasPrefix(string(h.rawSHA256), w) {
 			return false
 		}
 	}
 	return true
-}
-
-// text returns the text that a search matches, in lower case. It is computed once for
-// each snapshot.
-func (s *Snapshot) text(i int) string {
-	s.textOnce.Do(func() {
-		s.texts = make([]string, len(s.Rows))
-		for i := range s.Rows {
-			var b strings.Builder
-			for _, n := range s.Rows[i].Names {
-				b.WriteString(string(n) + "\n")
-			}
-			for _, src := range s.Rows[i].Sources {
-				b.WriteString(src.Location + "\n")
-			}
-			s.texts[i] = strings.ToLower(norm.NFC.String(b.String()))
-		}
-	})
-	return s.texts[i]
 }

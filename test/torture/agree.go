@@ -9,6 +9,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,14 +91,15 @@ func (w *world) catalogOf(ctx context.Context, catalog store.Root) (string, erro
 		return "", err
 	}
 	versions := map[string]store.Version{}
-	for _, r := range s.Rows {
+	rows := slices.Collect(s.Rows())
+	for _, r := range rows {
 		for _, name := range r.Names {
 			if info, ok := s.Image(name); ok {
 				versions[string(name)] = info.Version
 			}
 		}
 	}
-	data, err := json.Marshal([]any{s.Rows, versions, jobs})
+	data, err := json.Marshal([]any{rows, versions, jobs})
 	return string(data), err
 }
 

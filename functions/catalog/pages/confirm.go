@@ -97,8 +97,8 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 			Action:   imagesPath, Button: "Upload this one too", Choice: true,
 		}, nil
 	case "entry":
-		row := withSource(s, inventory.URL, key)
-		if row == nil {
+		row, ok := s.ByEntry(layout.RefOf(key))
+		if !ok {
 			return nil, nil
 		}
 		c := &templates.Confirm{
@@ -138,15 +138,4 @@ func facts(row *inventory.Row, name image.Name) []templates.Detail {
 		list = append(list, templates.Detail{Name: "Also", Value: image.Join(others)})
 	}
 	return list
-}
-
-// withSource returns the row with that source, or nil.
-func withSource(s *inventory.Snapshot, kind, location string) *inventory.Row {
-	for i := range s.Rows {
-		is := func(src inventory.Source) bool { return src.Kind == kind && src.Location == location }
-		if slices.ContainsFunc(s.Rows[i].Sources, is) {
-			return &s.Rows[i]
-		}
-	}
-	return nil
 }

@@ -84,11 +84,11 @@ func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err
 	if err != nil {
 		return parts, err
 	}
-	downloads, err := p.Inventory.Jobs(ctx, job.Fetch)
+	downloads, err := p.Inventory.RecentJobs(ctx, pageJobs, job.Fetch)
 	if err != nil {
 		return parts, err
 	}
-	hashes, err := p.Inventory.Jobs(ctx, job.Hash, job.Check)
+	hashes, err := p.Inventory.RecentJobs(ctx, pageJobs, job.Hash, job.Check)
 	if err != nil {
 		return parts, err
 	}
@@ -105,7 +105,7 @@ func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err
 			return parts, err
 		}
 	}
-	if parts.Catalog, err = p.rows(r, s, v, downloads); err != nil {
+	if parts.Catalog, err = p.rows(r, s, v, downloads.Jobs); err != nil {
 		return parts, err
 	}
 	parts.Recent, err = p.recent(ctx, parts.Summary.Version+parts.Catalog.Version+statuses(downloads)+statuses(hashes))
@@ -125,13 +125,7 @@ func othersView(others []inventory.Other) templates.Others {
 }
 
 func (p *Pages) summary(s *inventory.Snapshot) templates.Summary {
-	var stored int64
-	for i := range s.Rows {
-		if row := &s.Rows[i]; row.Cached && row.SizeBytes != nil {
-			stored += *row.SizeBytes
-		}
-	}
-	return templates.Summary{Count: count(int64(len(s.Rows))), One: len(s.Rows) == 1, Stored: sizeOf(stored), Location: p.Location}
+	return templates.Summary{Count: count(int64(s.Len())), One: s.Len() == 1, Stored: sizeOf(s.StoredBytes), Location: p.Location}
 }
 
 // recent returns the newest events. It lists them again if cause has changed or they

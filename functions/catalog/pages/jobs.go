@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/templates"
 )
@@ -18,41 +19,37 @@ import (
 const pageJobs = 20
 
 // statuses returns a string that changes when a job changes its status.
-func statuses(jobs []job.Job) string {
-	n := map[job.Status]int{}
+func statuses(l inventory.Listing) string {
 	var last time.Time
-	for i := range jobs {
-		n[jobs[i].Status]++
-		if t := jobs[i].FinishedAt; t != nil && t.After(last) {
+	for i := range l.Jobs {
+		if t := l.Jobs[i].FinishedAt; t != nil && t.After(last) {
 			last = *t
 		}
 	}
-	return fmt.Sprint(n, last.UnixNano()) // fmt sorts maps by key
+	return fmt.Sprint(l.Counts, last.UnixNano()) // fmt sorts maps by key
 }
 
 // jobViews returns the jobs to show: the running ones, the next ones, and those
-// that ended last.
-func jobViews(jobs []job.Job, prefix, path string, now time.Time) templates.Jobs {
-	n := map[job.Status]int64{}
-	for i := range jobs {
-		n[jobs[i].Status]++
-	}
+// that ended last. l must have all active jobs and the last pageJobs that ended.
+func jobViews(l inventory.Listing, prefix, path string, now time.Time) templates.Jobs {
 	var counts []string
+	total := 0
 	for _, s := range []job.Status{job.Running, job.Queued, job.Failed, job.Cancelled, job.Completed} {
-		if n[s] > 0 {
-			counts = append(counts, count(n[s])+" "+string(s))
+		if n := l.Counts[s]; n > 0 {
+			counts = append(counts, count(int64(n))+" "+string(s))
+			total += n
 		}
 	}
 	v := templates.Jobs{Counts: strings.Join(counts, ", ")}
 	// Active jobs are first in the list. Some of those that ended last are shown,
 	// however many are queued.
-	active := int(n[job.Running] + n[job.Queued])
+	jobs, active := l.Jobs, l.Counts[job.Running]+l.Counts[job.Queued]
 	ended := min(len(jobs)-active, max(pageJobs-active, pageJobs/4))
 	shown := slices.Concat(jobs[:min(active, pageJobs-ended)], jobs[active:active+ended])
 	for i := range shown {
 		v.List = append(v.List, jobView(&shown[i], prefix, path, now))
 	}
-	if hidden := len(jobs) - len(v.List); hidden > 0 {
+	if hidden := total - len(v.List); hidden > 0 {
 		v.More = "and " + count(int64(hidden)) + " more"
 	}
 	return v

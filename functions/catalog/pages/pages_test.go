@@ -416,7 +416,14 @@ func TestJobViews(t *testing.T) {
 			jobs = append(jobs, j)
 		}
 	}
-	v := jobViews(jobs, "h", "/catalog/hashes/", now)
+	listing := func(jobs []job.Job) inventory.Listing {
+		l := inventory.Listing{Jobs: jobs, Counts: map[job.Status]int{}}
+		for _, j := range jobs {
+			l.Counts[j.Status]++
+		}
+		return l
+	}
+	v := jobViews(listing(jobs), "h", "/catalog/hashes/", now)
 	if v.Counts != "2 running, 3,000 queued, 700 failed" || len(v.List) != pageJobs || v.More != "and 3,682 more" {
 		t.Errorf("%q, %d, %q", v.Counts, len(v.List), v.More)
 	}
@@ -430,10 +437,10 @@ func TestJobViews(t *testing.T) {
 	if status["running"] != 2 || status["queued"] != 13 || status["failed"] != 5 {
 		t.Errorf("%v", status)
 	}
-	if v := jobViews(jobs[3002:], "h", "", now); len(v.List) != pageJobs {
+	if v := jobViews(listing(jobs[3002:]), "h", "", now); len(v.List) != pageJobs {
 		t.Errorf("%d ended jobs are shown", len(v.List))
 	}
-	if v := jobViews(jobs[:1], "h", "", now); len(v.List) != 1 || v.More != "" {
+	if v := jobViews(listing(jobs[:1]), "h", "", now); len(v.List) != 1 || v.More != "" {
 		t.Errorf("%+v", v)
 	}
 }

@@ -70,7 +70,7 @@ func (p *Pages) rows(r *http.Request, s *inventory.Snapshot, v url.Values, downl
 	if q.Cursor != "" {
 		c.First = imagesPath + "?" + with(known(v), "cursor", "")
 	}
-	if len(s.Rows) == 0 {
+	if s.Len() == 0 {
 		c.Begin = &templates.Begin{Location: p.Location, Shell: p.shell(r)}
 		for _, f := range image.Formats() {
 			c.Begin.Formats = append(c.Begin.Formats, string(f))
@@ -174,7 +174,7 @@ func (p *Pages) rowView(row *inventory.Row, fetching map[string]string) template
 	if row.Cached && row.SHA256 != nil {
 		v.Download = catalog.ImagePath(row.Digest(), row.Names[0])
 		if k := row.Known; k != nil && !k.Kind.Raw() {
-			v.Raw, v.Disk = p.RawPath(row), string(image.DiskName(row.Names[0]))
+			v.Raw, v.Disk = p.RawPath(row.Head), string(image.DiskName(row.Names[0]))
 		}
 	}
 	if name, ok := row.Local(); ok && row.SHA256 == nil && row.HashState != string(job.Queued) && row.HashState != string(job.Running) {
