@@ -63,7 +63,7 @@ func (ix *Index) ask(ctx context.Context, list []asked) error {
 func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	s := ix.section(a.place)
 	ix.mu.Lock()
-	seq := s.table[a.key].seq
+	seq := s.get(a.key).number()
 	ix.mu.Unlock()
 	found, err := ix.readObject(ctx, s, a.place)
 	if err != nil {
@@ -71,8 +71,8 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	}
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	it := s.table[a.key]
-	if it.seq != seq {
+	it := s.get(a.key)
+	if it.number() != seq {
 		return true, nil // found may be older
 	}
 	same := it.known() && s.same(it, found.after())

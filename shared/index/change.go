@@ -46,7 +46,7 @@ func (ix *Index) wrote(key store.Key, before string, v store.Version, data []byt
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	c := change{place: p, before: before, version: v, data: string(data)}
-	it := s.table[key]
+	it := s.get(key)
 	isQuiet := it.exists() && it.etag == before && ix.cfg.Quiet(key, it.data.bytes(), data)
 	if ix.keeps && ix.table.apply(s, c, true) == doubt {
 		ix.doubt(p, question{expected: []change{c}})

@@ -74,8 +74,8 @@ func (c *comparison) begin(delta file, listed []layout.JournalID) {
 	}
 	c.began = c.ix.table.seq
 	for _, s := range c.ix.sections {
-		for key, it := range s.table {
-			if it.exists() && !c.except[place{s.root, key}] {
+		for it := range s.existing().All() {
+			if !c.except[place{s.root, it.key}] {
 				c.expect++
 			}
 		}
@@ -88,7 +88,7 @@ func (c *comparison) begin(delta file, listed []layout.JournalID) {
 }
 
 // base compares changes of the base. It is safe for concurrent use.
-func (c *comparison) base(changes []change) {
+func (c *comparison) base(_ int, changes []change) {
 	n := 0
 	for _, b := range changes {
 		if !c.delta[b.place] {
@@ -105,12 +105,12 @@ func (c *comparison) compare(changes []change) {
 	for i := range changes {
 		stored := &changes[i]
 		s := c.ix.section(stored.place)
-		var it item
+		var it *item
 		if s != nil {
-			it = s.table[stored.key]
+			it = s.get(stored.key)
 		}
 		switch {
-		case c.except[stored.place], it.seq > c.began, stored.gone && !it.exists():
+		case c.except[stored.place], it.number() > c.began, stored.gone && !it.exists():
 		case !it.exists(), stored.gone,
 			!s.same(it, stored.after()) && !c.ix.cfg.Quiet(stored.key, []byte(stored.data), it.data.bytes()):
 			c.differs = true
@@ -125,7 +125,12 @@ func (c *comparison) compare(changes []change) {
 func (c *comparison) agrees() bool {
 	changed := 0 // items that the checkpoint need not have
 	for _, s := range c.ix.sections {
-		for _, it := range s.table {
+		for it := range s.existing().All() {
+			if it.seq > c.began {
+				changed++
+			}
+		}
+		for _, it := range s.gone {
 			if it.seq > c.began {
 				changed++
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
+	"imageroot/shared/sorted"
 	"imageroot/shared/store"
 )
 
@@ -69,7 +69,7 @@ type Trimmed struct {
 // load reads the checkpoint and the journal entries since. Without a usable checkpoint,
 // it builds the index from the records. The caller holds update.
 func (ix *Index) load(ctx context.Context) error {
-	l := newLoading(ix)
+	l := loading{ix: ix}
 	j := newJournal()
 	cur, err := ix.readCheckpoint(ctx, func(cur Current, delta file) error {
 		j.newest, j.until = cur.Until.Add(overlap), cur.Until
@@ -78,7 +78,7 @@ func (ix *Index) load(ctx context.Context) error {
 			j.see(id)
 		}
 		clear(j.open) // the checkpoint contains them
-		l.add(delta.changes)
+		l.delta = l.items(delta.changes)
 		return nil
 	}, l.add)
 	switch {
@@ -109,33 +109,46 @@ func (ix *Index) load(ctx context.Context) error {
 	return nil
 }
 
-// A loading is the tables of a checkpoint that is being read.
+// A loading is the items of a checkpoint that is being read.
 type loading struct {
-	ix     *Index
-	mu     sync.Mutex
-	tables map[*section]map[store.Key]item
-	live   map[place]bool
+	ix    *Index
+	delta []loaded
+	mu    sync.Mutex
+	base  [][]loaded // in the order of the file
 }
 
-func newLoading(ix *Index) *loading {
-	l := &loading{ix: ix, tables: map[*section]map[store.Key]item{}, live: map[place]bool{}}
-	for _, s := range ix.sections {
-		l.tables[s] = map[store.Key]item{}
+// A loaded is an item that was read. It is the item of the index if that has the same
+// version, else a new one, whose seq is 0.
+type loaded struct {
+	section *section
+	item    *item
+	live    bool
+}
+
+// add adds the nth changes of the base. It is safe for concurrent use.
+func (l *loading) add(n int, changes []change) {
+	list := l.items(changes)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.base) <= n {
+		l.base = append(l.base, nil)
 	}
-	return l
+	l.base[n] = list
 }
 
-// add adds changes whose keys the checkpoint does not have yet. It is safe for
-// concurrent use.
-func (l *loading) add(changes []change) {
-	list := make([]loaded, 0, len(changes))
+func (l *loading) items(changes []change) []loaded {
+	list := make([]loaded, len(changes))
 	size := 0
 	l.ix.mu.Lock()
 	for i := range changes {
 		c := &changes[i]
 		if s := l.ix.section(c.place); s != nil {
-			list = append(list, loaded{change: c, section: s, item: s.table[c.key]})
-			size += len(c.key) + len(c.version.ETag)
+			list[i].section = s
+			if it := s.get(c.key); it.exists() && s.same(it, c.after()) {
+				list[i].item = it
+			} else {
+				size += len(c.key) + len(c.version.ETag)
+			}
 		}
 	}
 	l.ix.mu.Unlock()
@@ -148,67 +161,59 @@ func (l *loading) add(changes []change) {
 		return text.String()[text.Len()-len(s):]
 	}
 	data := archive{codec: &l.ix.codec}
-	live := map[place]bool{}
 	for i := range list {
-		e := &list[i]
-		c := e.change
-		e.key = store.Key(cut(string(c.key)))
-		if !e.item.exists() || !e.section.same(e.item, c.after()) {
-			e.item = item{etag: cut(c.version.ETag), size: c.version.Size, modified: c.version.LastModified.Unix(), data: data.put(c.data), gone: c.gone}
+		c, e := &changes[i], &list[i]
+		if e.section == nil {
+			continue
 		}
-		e.item.told = false
-		if e.section.records && !c.gone && l.ix.cfg.Live(c.key, []byte(c.data)) {
-			live[place{c.root, e.key}] = true
+		if e.item == nil {
+			e.item = &item{
+				key: store.Key(cut(string(c.key))), etag: cut(c.version.ETag), size: c.version.Size, modified: c.version.LastModified.Unix(),
+				data: data.put(c.data), gone: c.gone,
+			}
 		}
+		e.live = e.section.records && !c.gone && l.ix.cfg.Live(c.key, []byte(c.data))
 	}
 	data.finish()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, e := range list {
-		table := l.tables[e.section]
-		if _, ok := table[e.key]; !ok {
-			table[e.key] = e.item
-		}
-	}
-	maps.Copy(l.live, live)
+	return slices.DeleteFunc(list, func(e loaded) bool { return e.section == nil })
 }
 
-// A loaded is a change in a checkpoint, and the state of its key: the item of the index
-// if that has the same version, else a new one, whose seq is 0.
-type loaded struct {
-	change  *change
-	section *section
-	key     store.Key
-	item    item
-}
-
-// commit replaces the tables of the index. The caller holds Index.mu.
+// commit replaces the items of the index. The caller holds Index.mu.
 func (l *loading) commit() {
 	t := &l.ix.table
 	t.seq++
+	clear(t.live)
 	for _, s := range l.ix.sections {
-		next := l.tables[s]
-		for key, old := range s.table {
-			if it, ok := next[key]; ok && it.seq == old.seq {
-				next[key] = it // with the key that the section has
-			} else {
-				s.changed[key] = struct{}{}
-			}
-		}
-		s.all = s.all || len(s.table) == 0
-		for key, it := range next {
-			if it.seq != 0 && it.seq == s.table[key].seq {
-				continue
-			}
-			it.seq = t.seq
-			next[key] = it
-			if !s.all {
-				s.changed[key] = struct{}{}
-			}
-		}
-		s.table = next
+		s.items, s.recent, s.gone = sorted.List[*item]{}, map[store.Key]*item{}, map[store.Key]*item{}
 	}
-	t.live = l.live
+	existing := map[*section][]*item{}
+	set := func(e loaded) {
+		if e.item.told = false; e.item.seq == 0 {
+			e.item.seq = t.seq
+		}
+		if p := (place{e.section.root, e.item.key}); e.live {
+			t.live[p] = true
+		} else {
+			delete(t.live, p)
+		}
+	}
+	for _, list := range l.base {
+		for _, e := range list {
+			set(e)
+			if e.item.gone {
+				e.section.recent[e.item.key] = e.item
+			} else {
+				existing[e.section] = append(existing[e.section], e.item)
+			}
+		}
+	}
+	for s, items := range existing {
+		s.items = s.items.With(order, nil, items)
+	}
+	for _, e := range l.delta {
+		set(e)
+		e.section.recent[e.item.key] = e.item
+	}
 }
 
 var errNoCheckpoint = errors.New("there is no checkpoint that can be used")
@@ -217,7 +222,7 @@ var errNoCheckpoint = errors.New("there is no checkpoint that can be used")
 // many changes at a time, concurrently. The keys of the delta are changed in the base,
 // too. The error matches errNoCheckpoint if there is no usable checkpoint: then what was
 // read is worth nothing. It may be that of delta.
-func (ix *Index) readCheckpoint(ctx context.Context, delta func(Current, file) error, base func([]change)) (cur Current, err error) {
+func (ix *Index) readCheckpoint(ctx context.Context, delta func(Current, file) error, base func(int, []change)) (cur Current, err error) {
 	cur, _, err = record.Read[Current](ctx, ix.cfg.Catalog, layout.IndexKey)
 	if err == nil {
 		err = ix.usable(ctx, cur)
@@ -235,7 +240,7 @@ func (ix *Index) readCheckpoint(ctx context.Context, delta func(Current, file) e
 }
 
 // readBoth requests both files of a checkpoint at once, and reads the delta first.
-func (ix *Index) readBoth(ctx context.Context, cur Current, delta func(Current, file) error, base func([]change)) error {
+func (ix *Index) readBoth(ctx context.Context, cur Current, delta func(Current, file) error, base func(int, []change)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -266,14 +271,17 @@ func (ix *Index) readBoth(ctx context.Context, cur Current, delta func(Current, 
 }
 
 // parseParallel reads a file and calls each for many of its changes at a time,
-// concurrently.
-func (ix *Index) parseParallel(r io.Reader, each func([]change)) error {
+// concurrently. n counts the calls in the order of the file.
+func (ix *Index) parseParallel(r io.Reader, each func(n int, changes []change)) error {
+	calls := 0
 	var parsing errgroup.Group
 	parsing.SetLimit(runtime.GOMAXPROCS(0))
 	err := ix.codec.scan(r, func(lines string) error {
+		n := calls
+		calls++
 		parsing.Go(func() error {
 			f, err := parse(lines)
-			each(f.changes)
+			each(n, f.changes)
 			return err
 		})
 		return nil

@@ -189,67 +189,56 @@ func (ix *Index) collect(c *checkpoint, before file, full bool) *checkpoint {
 func (ix *Index) all(now time.Time, gone map[place]bool) []place {
 	list := []place{}
 	for _, s := range ix.sections {
-		list = slices.Grow(list, len(s.table))
-		for key, it := range s.table {
-			p := place{s.root, key}
-			switch {
-			case !it.gone:
-				list = append(list, p)
-			case now.Sub(time.Unix(it.modified, 0)) > keepGone:
-				delete(s.table, key)
-			default:
-				gone[p] = true
+		list = slices.Grow(list, s.existing().Len())
+		for it := range s.existing().All() {
+			list = append(list, place{s.root, it.key})
+		}
+		for key, it := range s.gone {
+			if now.Sub(time.Unix(it.modified, 0)) > keepGone {
+				delete(s.gone, key)
+			} else {
+				gone[place{s.root, key}] = true
 			}
 		}
 	}
 	return list
 }
 
-// states yields the states of the keys of list that are known, each as a change that
+// statesOf yields the states of the keys of list that are known, each as a change that
 // leads to it. A state may be newer than the call: whoever reads the checkpoint then
 // finds that the entry with the change does not follow, and reads the object. If fresh
 // is set, the data move there, so that blocks with few of them can be collected.
-func (ix *Index) states(list []place, fresh *archive) iter.Seq[change] {
+func (ix *Index) statesOf(list []place, fresh *archive) iter.Seq[change] {
 	return func(yield func(change) bool) {
 		var reader dataReader
-		var items []item
+		items, data := []*item{}, []datum{}
 		for part := range slices.Chunk(list, 500) {
-			items = items[:0]
+			items, data = items[:0], data[:0]
 			ix.mu.Lock()
 			for _, p := range part {
-				var it item
 				if s := ix.section(p); s != nil {
-					it = s.table[p.key]
+					if it := s.get(p.key); it.known() {
+						items, data = append(items, it), append(data, it.data)
+					}
 				}
-				items = append(items, it)
 			}
 			ix.mu.Unlock()
 			for i, it := range items {
-				if !it.known() {
-					continue
-				}
-				c := change{place: part[i], gone: it.gone, version: it.version(), data: string(reader.get(it.data))}
+				c := change{place: place{part[i].root, it.key}, gone: it.gone, version: it.info().Version, data: string(reader.get(data[i]))}
 				if fresh != nil {
-					items[i].data = fresh.put(c.data)
+					data[i] = fresh.put(c.data)
 				}
 				if !yield(c) {
 					return
 				}
 			}
 			if fresh != nil {
-				ix.move(part, items)
+				ix.mu.Lock()
+				for i, it := range items {
+					it.data = data[i]
+				}
+				ix.mu.Unlock()
 			}
-		}
-	}
-}
-
-// move replaces the places of data.
-func (ix *Index) move(keys []place, items []item) {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	for i, p := range keys {
-		if s := ix.section(p); s != nil {
-			s.move(p.key, items[i])
 		}
 	}
 }
@@ -292,7 +281,7 @@ func (ix *Index) writeFile(ctx context.Context, entries []layout.JournalID, keys
 	slices.SortFunc(keys, func(a, b place) int { return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.key, b.key)) })
 	f.ID = layout.Nonce()
 	var data pieces
-	if f.Items, err = ix.codec.encode(&data, entries, ix.states(keys, fresh)); err != nil {
+	if f.Items, err = ix.codec.encode(&data, entries, ix.statesOf(keys, fresh)); err != nil {
 		return f, err
 	}
 	if fresh != nil {

@@ -40,17 +40,18 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 	for _, key := range slices.Sorted(maps.Keys(l.infos)) { // so that data are archived in order
 		info := l.infos[key]
 		p := place{s.root, key}
-		it := s.table[key]
+		it := s.get(key)
 		switch {
 		case it.known() && s.same(it, &info.Version):
-		case s.records || it.seq > l.began: // the listing may be older
+		case s.records || it.number() > l.began: // the listing may be older
 			read = append(read, asked{p, question{}, tell})
 		default:
 			ix.found(s, tell, change{place: p, version: info.Version})
 		}
 	}
-	for key, it := range s.table {
-		if _, ok := l.infos[key]; ok || !it.exists() || it.seq > l.began {
+	for it := range s.existing().All() {
+		key := it.key
+		if _, ok := l.infos[key]; ok || it.seq > l.began {
 			continue
 		}
 		ix.found(s, tell, change{place: place{s.root, key}, before: it.etag, gone: true, version: store.Version{LastModified: ix.cfg.Now().UTC()}})

@@ -21,22 +21,8 @@ type section struct {
 	has     func(key store.Key) bool // for a key in root
 	records bool
 
-	// Guarded by Index.mu.
-	table   map[store.Key]item
-	changed map[store.Key]struct{} // since the last view
-	all     bool                   // everything has changed
-	items   sorted.List[*keyed]    // of the last view
+	states
 }
-
-// A keyed is an item with its key. It is immutable, except for the place of its data.
-type keyed struct {
-	key store.Key
-	item
-}
-
-func order(a, b *keyed) int { return strings.Compare(string(a.key), string(b.key)) }
-
-func (k *keyed) info() store.Info { return store.Info{Key: k.key, Version: k.version()} }
 
 // A Section has the objects of one kind by their IDs. It is safe for concurrent use.
 type Section[ID ~string, T any] struct {
@@ -46,20 +32,20 @@ type Section[ID ~string, T any] struct {
 	decode func(key store.Key, data []byte) (T, error) // nil: all values are zero
 
 	mu      sync.Mutex
-	decoded sorted.List[*keyed] // those of which damaged has all that cannot be decoded
+	decoded sorted.List[*item] // those of which damaged has all that cannot be decoded
 	damaged map[store.Key]leftOut
 }
 
 // A leftOut is a record that cannot be decoded.
 type leftOut struct {
-	item *keyed
+	item *item
 	err  error
 }
 
 // Items are the objects of a section at one moment, sorted by ID. They are immutable and
 // safe for concurrent use.
 type Items[ID ~string, T any] struct {
-	list sorted.List[*keyed]
+	list sorted.List[*item]
 	of   *Section[ID, T]
 }
 
@@ -161,13 +147,13 @@ func (v Items[ID, T]) Changes(before Items[ID, T]) []ID {
 	return slices.Compact(ids)
 }
 
-func (v Items[ID, T]) find(id ID) (*keyed, bool) {
-	return v.list.Find(func(it *keyed) int { return strings.Compare(string(it.key[len(v.of.prefix):]), string(id)) })
+func (v Items[ID, T]) find(id ID) (*item, bool) {
+	return v.list.Find(func(it *item) int { return strings.Compare(string(it.key[len(v.of.prefix):]), string(id)) })
 }
 
-func (v Items[ID, T]) value(it *keyed) (value T, ok bool) { return v.decode(it, datum.bytes) }
+func (v Items[ID, T]) value(it *item) (value T, ok bool) { return v.decode(it, datum.bytes) }
 
-func (v Items[ID, T]) decode(it *keyed, read func(datum) []byte) (value T, ok bool) {
+func (v Items[ID, T]) decode(it *item, read func(datum) []byte) (value T, ok bool) {
 	if v.of.decode == nil {
 		return value, true
 	}
@@ -202,7 +188,7 @@ func Records[T any, ID ~string](ix *Index, prefix string, id func(key store.Key)
 }
 
 func register[ID ~string, T any](ix *Index, core section, id func(store.Key) (ID, bool), decode func(store.Key, []byte) (T, error)) *Section[ID, T] {
-	core.table, core.changed = map[store.Key]item{}, map[store.Key]struct{}{}
+	core.recent, core.gone = map[store.Key]*item{}, map[store.Key]*item{}
 	core.has = func(key store.Key) bool {
 		if !strings.HasPrefix(string(key), core.prefix) {
 			return false
@@ -273,16 +259,16 @@ func (s *Section[ID, T]) LeftOut(cause error) []ID {
 
 // leaveOut notes that the record it cannot be decoded, and logs it, unless there is
 // another version of it by now.
-func (s *Section[ID, T]) leaveOut(it *keyed, err error) {
+func (s *Section[ID, T]) leaveOut(it *item, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id, _ := s.id(it.key)
-	if now, ok := s.current().find(id); !ok || now != it {
+	if now, ok := s.view().find(id); !ok || now != it {
 		return
 	}
 	old, was := s.damaged[it.key]
 	s.damaged[it.key] = leftOut{it, err}
-	if !was || !old.item.version().Equal(it.version()) {
+	if !was || !old.item.info().Equal(it.info().Version) {
 		s.ix.cfg.Log.Warn("record left out", "key", it.key, "error", err, "remedy", record.Remedy(it.key, err))
 	}
 }
@@ -290,49 +276,6 @@ func (s *Section[ID, T]) leaveOut(it *keyed, err error) {
 // view returns the items, up to date with the table.
 func (s *Section[ID, T]) view() Items[ID, T] {
 	s.ix.mu.Lock()
-	s.section.view()
-	s.ix.mu.Unlock()
-	return s.current()
-}
-
-// current returns the items of the last view.
-func (s *Section[ID, T]) current() Items[ID, T] {
-	s.ix.mu.Lock()
 	defer s.ix.mu.Unlock()
-	return Items[ID, T]{s.items, s}
-}
-
-// view brings items up to date with the table. The caller holds Index.mu.
-func (s *section) view() {
-	if s.all {
-		for key := range s.table {
-			s.changed[key] = struct{}{}
-		}
-	}
-	if len(s.changed) == 0 {
-		return
-	}
-	var removed, added []*keyed
-	for key := range s.changed {
-		if it := s.table[key]; it.exists() {
-			added = append(added, &keyed{key, it})
-		} else {
-			removed = append(removed, &keyed{key, it})
-		}
-	}
-	s.items = s.items.With(order, removed, added)
-	s.changed, s.all = map[store.Key]struct{}{}, false
-}
-
-// move sets the place of the data of an item.
-func (s *section) move(key store.Key, to item) {
-	it := s.table[key]
-	if !it.known() || it.seq != to.seq {
-		return
-	}
-	it.data = to.data
-	s.table[key] = it
-	if k, ok := s.items.Find(func(k *keyed) int { return strings.Compare(string(k.key), string(key)) }); ok && k.seq == to.seq {
-		k.data = to.data
-	}
+	return Items[ID, T]{s.existing(), s}
 }
