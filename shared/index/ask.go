@@ -32,12 +32,12 @@ func (ix *Index) askDirty(ctx context.Context) error {
 	return err
 }
 
-// An asked is a key to read from the store. If tell is set, the result goes to the
+// An asked is a key to read from the store. If journal is set, the result goes to the
 // journal.
 type asked struct {
 	place
 	question
-	tell bool
+	journal bool
 }
 
 // ask reads the objects from the store and updates the table. The caller holds update.
@@ -79,7 +79,7 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	// A record never has the same content twice. An image, or an absence, can recur, so
 	// other processes may have seen another state since this one was journalled.
 	once := s.records && !found.gone
-	if same && (!a.touched || it.told && once) {
+	if same && (!a.touched || it.journalled && once) {
 		return false, nil
 	}
 	if it.exists() && !same {
@@ -87,15 +87,15 @@ func (ix *Index) askOne(ctx context.Context, a asked) (again bool, err error) {
 	}
 	// Every change of the table is in the journal or is about to be, so a state that
 	// the table already has need not be written again.
-	told := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, it.data.bytes(), []byte(found.data)) ||
+	journalled := !same && it.exists() && !found.gone && ix.cfg.Quiet(a.key, it.data.bytes(), []byte(found.data)) ||
 		(!a.touched || once) && slices.ContainsFunc(a.expected, func(c change) bool {
 			return s.sameState(&c, &found)
 		})
 	if ix.keeps {
-		ix.table.set(s, found, told || a.tell, false)
+		ix.table.set(s, found, journalled || a.journal, false)
 	}
-	if a.tell && !told {
-		ix.tell(found)
+	if a.journal && !journalled {
+		ix.toJournal(found)
 	}
 	return false, nil
 }

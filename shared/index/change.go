@@ -59,15 +59,15 @@ func (ix *Index) wrote(key store.Key, before string, v store.Version, data []byt
 		ix.quiet[p] = quiet{c.before, v.ETag}
 		return
 	}
-	ix.tell(c)
+	ix.toJournal(c)
 }
 
 // maxQuiet bounds the number of runs. Further quiet changes are journalled.
 const maxQuiet = 10_000
 
-// tell queues a change for the journal. It merges the change with the last one in the
-// queue if it follows that one. The caller holds mu.
-func (ix *Index) tell(c change) {
+// toJournal queues a change for the journal. It merges the change with the last one in
+// the queue if it follows that one. The caller holds mu.
+func (ix *Index) toJournal(c change) {
 	if n := len(ix.pending); n > 0 {
 		last := &ix.pending[n-1]
 		if last.place == c.place && !last.gone && !c.gone && last.version.ETag == c.before {

@@ -188,7 +188,7 @@ func (l *loading) commit() {
 	}
 	existing := map[*section][]*item{}
 	set := func(e loaded) {
-		if e.item.told = false; e.item.seq == 0 {
+		if e.item.journalled = false; e.item.seq == 0 {
 			e.item.seq = t.seq
 		}
 		if p := (place{e.section.root, e.item.key}); e.live {

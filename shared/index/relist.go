@@ -31,9 +31,9 @@ func (ix *Index) list(ctx context.Context, s *section) (listing, error) {
 	return l, nil
 }
 
-// compare updates a section from a listing, and reads the records that differ. If tell
-// is set, the differences go to the journal. The caller holds update.
-func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
+// compare updates a section from a listing, and reads the records that differ. If
+// journal is set, the differences go to the journal. The caller holds update.
+func (ix *Index) compare(ctx context.Context, l listing, journal bool) error {
 	s := l.section
 	var read []asked
 	ix.mu.Lock()
@@ -44,9 +44,9 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 		switch {
 		case it.known() && s.same(it, &info.Version):
 		case s.records || it.number() > l.began: // the listing may be older
-			read = append(read, asked{p, question{}, tell})
+			read = append(read, asked{p, question{}, journal})
 		default:
-			ix.found(s, tell, change{place: p, version: info.Version})
+			ix.found(s, journal, change{place: p, version: info.Version})
 		}
 	}
 	for it := range s.existing().All() {
@@ -54,17 +54,17 @@ func (ix *Index) compare(ctx context.Context, l listing, tell bool) error {
 		if _, ok := l.infos[key]; ok || it.seq > l.began {
 			continue
 		}
-		ix.found(s, tell, change{place: place{s.root, key}, before: it.etag, gone: true, version: store.Version{LastModified: ix.cfg.Now().UTC()}})
+		ix.found(s, journal, change{place: place{s.root, key}, before: it.etag, gone: true, version: store.Version{LastModified: ix.cfg.Now().UTC()}})
 	}
 	ix.mu.Unlock()
 	return ix.ask(ctx, read)
 }
 
 // found applies a difference found in a listing. The caller holds mu.
-func (ix *Index) found(s *section, tell bool, c change) {
-	ix.table.set(s, c, tell, false)
-	if tell {
-		ix.tell(c)
+func (ix *Index) found(s *section, journal bool, c change) {
+	ix.table.set(s, c, journal, false)
+	if journal {
+		ix.toJournal(c)
 	}
 }
 

@@ -17,7 +17,7 @@ type table struct {
 }
 
 // An item is the state of a key. The nil item is the state of a key that was never seen.
-// Only data and told change, and are guarded by Index.mu.
+// Only data and journalled change, and are guarded by Index.mu.
 type item struct {
 	key      store.Key
 	etag     string
@@ -26,9 +26,9 @@ type item struct {
 	data     datum  // of a record
 	seq      uint64 // grows with each change of any item
 	gone     bool   // deleted
-	// told says that this state need not be journalled: its entry was read, or is to be
-	// written, or the change is quiet.
-	told bool
+	// journalled says that this state needs no further entry: its entry was read, or is
+	// to be written, or the change is quiet.
+	journalled bool
 }
 
 func (it *item) info() store.Info {
@@ -103,15 +103,15 @@ func (s *section) sameState(c, d *change) bool {
 	return s.same(&item{etag: c.version.ETag, size: c.version.Size, modified: c.version.LastModified.Unix(), gone: c.gone}, d.after())
 }
 
-// set changes the state of a key. told is that of the item, and own says that this
-// process wrote it.
-func (t *table) set(s *section, c change, told, own bool) {
+// set changes the state of a key. journalled is that of the item, and own says that
+// this process wrote it.
+func (t *table) set(s *section, c change, journalled, own bool) {
 	t.seq++
 	text := string(c.key) + c.version.ETag // a copy: c may share the memory of a file
 	p := place{c.root, store.Key(text[:len(c.key)])}
 	s.recent[p.key] = &item{
 		key: p.key, etag: text[len(c.key):], size: c.version.Size, modified: c.version.LastModified.Unix(),
-		data: t.archive.put(c.data), seq: t.seq, gone: c.gone, told: told,
+		data: t.archive.put(c.data), seq: t.seq, gone: c.gone, journalled: journalled,
 	}
 	if len(s.recent) > 1000+s.items.Len()/8 {
 		s.existing()
