@@ -278,13 +278,24 @@ func (inv *Inventory) Incomplete(s *Snapshot) bool {
 	return s.Problem != "" || len(inv.digests.LeftOut(nil))+len(inv.entries.LeftOut(nil))+len(inv.fetched.LeftOut(nil)) > 0
 }
 
-// Unnamed calls [Inventory.Refresh]. It returns the digests of blobs and the refs of
-// fetched records that are older than age and that no source names. Both are nil if the
-// catalog is [Inventory.Incomplete].
+// Unnamed returns the digests of blobs and the refs of fetched records that are older
+// than age and that no source names. Before it returns any, it calls
+// [Inventory.Refresh]. Both are nil if the catalog is [Inventory.Incomplete].
 func (inv *Inventory) Unnamed(ctx context.Context, age time.Duration) (blobs []layout.SHA256, fetched []layout.Ref, err error) {
-	if err := errors.Join(inv.Refresh(ctx), inv.jobs[job.Fetch].Refresh(ctx)); err != nil {
+	if err := inv.jobs[job.Fetch].Refresh(ctx); err != nil {
 		return nil, nil, err
 	}
+	blobs, fetched, err = inv.unnamed(ctx, age)
+	if err != nil || len(blobs)+len(fetched) == 0 {
+		return nil, nil, err
+	}
+	if err := inv.Refresh(ctx); err != nil {
+		return nil, nil, err
+	}
+	return inv.unnamed(ctx, age)
+}
+
+func (inv *Inventory) unnamed(ctx context.Context, age time.Duration) (blobs []layout.SHA256, fetched []layout.Ref, err error) {
 	s, err := inv.Snapshot(ctx)
 	if err != nil || inv.Incomplete(s) {
 		return nil, nil, err
