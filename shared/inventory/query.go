@@ -21,19 +21,18 @@ const (
 	MaxLimit     = 500
 )
 
-// A sortField is a field that a [Query] can sort by. set sets Text or Number of a key
-// to the value of a head.
+// A sortField is a field that a [Query] can sort by. value returns the value of a head.
 type sortField struct {
-	name string
-	set  func(k *key, h *Head)
+	name  string
+	value func(h *Head) (text string, number int64)
 }
 
 var sortFields = []sortField{
-	{"name", func(k *key, h *Head) { k.Text = h.lower }},
-	{"size", func(k *key, h *Head) { k.Number = h.SizeBytes }},
-	{"format", func(k *key, h *Head) { k.Text = string(h.Format()) }},
-	{"sha256", func(k *key, h *Head) { k.Text = string(h.SHA256) }},
-	{"state", func(k *key, h *Head) { k.Text = h.HashState }},
+	{"name", func(h *Head) (string, int64) { return h.lower, 0 }},
+	{"size", func(h *Head) (string, int64) { return "", h.SizeBytes }},
+	{"format", func(h *Head) (string, int64) { return string(h.Format()), 0 }},
+	{"sha256", func(h *Head) (string, int64) { return string(h.SHA256), 0 }},
+	{"state", func(h *Head) (string, int64) { return h.HashState, 0 }},
 }
 
 // Sorts returns the fields that a [Query] can sort by. A "-" before a field reverses
@@ -84,16 +83,9 @@ type key struct {
 	ID     string     `json:"i"`
 }
 
-// value returns a key with only the value of the sorted field.
-func (f sortField) value(h *Head) (k key) {
-	f.set(&k, h)
-	return k
-}
-
 func (f sortField) key(h *Head) key {
-	k := f.value(h)
-	k.Name, k.ID = h.Name, id(h)
-	return k
+	text, number := f.value(h)
+	return key{text, number, h.Name, id(h)}
 }
 
 func id(h *Head) string {
@@ -103,11 +95,21 @@ func id(h *Head) string {
 
 // order puts heads with equal values in the order of rows.
 func (f sortField) order(a, b *Head) int {
-	return cmp.Or(f.value(a).compareValue(f.value(b)), compareHeads(a, b))
+	if c := f.compare(a, b); c != 0 {
+		return c
+	}
+	return compareHeads(a, b)
 }
 
-func (k key) compareValue(l key) int {
-	return cmp.Or(cmp.Compare(k.Text, l.Text), cmp.Compare(k.Number, l.Number))
+// compare compares the values of two heads.
+func (f sortField) compare(a, b *Head) int {
+	text, number := f.value(b)
+	return f.compareTo(a, text, number)
+}
+
+func (f sortField) compareTo(h *Head, text string, number int64) int {
+	t, n := f.value(h)
+	return cmp.Or(strings.Compare(t, text), cmp.Compare(n, number))
 }
 
 // isAfter reports whether h is after k among the heads with the same value.
@@ -163,7 +165,7 @@ func inOrderOf(list sorted.List[*Head], f sortField, reverse bool, after *key) i
 		if after == nil {
 			return 0
 		}
-		return f.value(h).compareValue(*after)
+		return f.compareTo(h, after.Text, after.Number)
 	}
 	if !reverse {
 		return list.From(compare)
@@ -180,7 +182,7 @@ func inOrderOf(list sorted.List[*Head], f sortField, reverse bool, after *key) i
 			return true
 		}
 		for h := range list.Backward(compare) {
-			if len(equal) > 0 && f.value(equal[0]).compareValue(f.value(h)) != 0 && !flush() {
+			if len(equal) > 0 && f.compare(equal[0], h) != 0 && !flush() {
 				return
 			}
 			equal = append(equal, h)
@@ -226,7 +228,7 @@ func (s *Snapshot) Query(q Query) (Page, error) {
 			p.Total++
 		}
 		if after != nil {
-			c := f.value(h).compareValue(*after)
+			c := f.compareTo(h, after.Text, after.Number)
 			if reverse {
 				c = -c
 			}
