@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"strings"
 
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
@@ -68,6 +70,31 @@ func (d *direct) Get(ctx context.Context, key store.Key, r store.Range, ifMatch 
 		return nil, store.Info{}, err
 	}
 	return &directBody{ctx, f, length}, info, nil
+}
+
+// List implements store.Objects.
+func (d *direct) List(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error] {
+	return func(yield func(store.Info, error) bool) {
+		from := ""
+		if after != "" {
+			from = d.location.Prefix + string(after)
+		}
+		for o, err := range d.gateway.List(d.location.Bucket, d.location.Prefix+prefix, from) {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
+				// S3 returns the error of the contract.
+				d.Root.List(ctx, prefix, after)(yield)
+				return
+			}
+			key := store.Key(strings.TrimPrefix(o.Key, d.location.Prefix))
+			if !yield(store.Info{Key: key, Version: store.Version{ETag: o.ETag, Size: o.Size, LastModified: o.LastModified}}, nil) {
+				return
+			}
+			after = key
+		}
+	}
 }
 
 // A directBody reads a range of a file. It returns io.EOF only after the whole range.

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -55,5 +58,51 @@ func TestDirect(t *testing.T) {
 	}
 	if n, err := body.(store.Direct).ReadObjectAt(p, 7); n != 3 || !errors.Is(err, io.EOF) || string(p[:n]) != "789" {
 		t.Errorf("at the end: %d, %v, %q", n, err, p)
+	}
+}
+
+// A listing from the disk is that of S3, whatever files there are.
+func TestDirectList(t *testing.T) {
+	dir := t.TempDir()
+	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: dir, AccessKey: "ACCESSKEY", SecretKey: "a-secret-key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: "ACCESSKEY", SecretKey: "a-secret-key", Direct: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.EnsureBucket(t.Context(), "bucket"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"b", "a b", "a+b", "Z", "ä", ".hidden", "new\nline", "\xff", "folder/in", "folder/also in", "folder/.hidden", "folder/deeper/down", "folder.img", "folder-", ".hidden-folder/in",
+	} {
+		path := filepath.Join(dir, "bucket", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(name), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink("b", filepath.Join(dir, "bucket", "link")), os.Symlink("folder", filepath.Join(dir, "bucket", "linked")),
+		os.Mkdir(filepath.Join(dir, "bucket", "empty"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []config.Location{{Bucket: "bucket"}, {Bucket: "bucket", Prefix: "folder/"}, {Bucket: "missing"}} {
+		through := client.Root(root.Bucket, root.Prefix)
+		direct := (&server{gateway: g}).root(client, root)
+		for _, prefix := range []string{"", "a", "f", "folder", "folder/", "folder/d", "folder/in", "empty/", "link/", "linked/", ".hidden", "deeper/", "missing/", "b/", "../", "//", "ä"} {
+			for _, after := range []store.Key{"", "a", "a b", "folder/also in", "folder/in", "zz"} {
+				list := func(r store.Root) (all []string) {
+					for info, err := range r.List(t.Context(), prefix, after) {
+						all = append(all, fmt.Sprint(info.Key, info.ETag, info.Size, info.LastModified.Unix(), errors.Is(err, store.ErrNotFound), err == nil)) // S3 has whole seconds
+					}
+					return all
+				}
+				if got, want := list(direct), list(through); !slices.Equal(got, want) {
+					t.Errorf("%v, prefix %q, after %q:\n%q, and through S3\n%q", root, prefix, after, got, want)
+				}
+			}
+		}
 	}
 }

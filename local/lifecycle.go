@@ -22,8 +22,11 @@ func (s *server) serve(ctx context.Context) error {
 	for _, w := range s.workers {
 		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
 	}
-	wg.Go(func() { s.reconcile(work) })
-	wg.Go(func() { s.events.poll(work) })
+	// What lists whole buckets begins when the catalog is in memory: first answers wait
+	// for that.
+	ready := closed(func() { _, _ = s.kit.Inventory.Snapshot(work) }) // each reader of it sees the error
+	wg.Go(func() { <-ready; s.reconcile(work) })
+	wg.Go(func() { <-ready; s.events.poll(work) })
 	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
 	wg.Go(func() { s.kit.Inventory.Run(work) })
