@@ -22,11 +22,9 @@ func (s *server) serve(ctx context.Context) error {
 	for _, w := range s.workers {
 		wg.Go(func() { _ = w.queue.Receive(work, w.parallel, w.handle) }) // returns work's end
 	}
-	// What lists whole buckets begins when the catalog is in memory: first answers wait
-	// for that.
-	ready := closed(func() { _, _ = s.kit.Inventory.Snapshot(work) }) // each reader of it sees the error
-	wg.Go(func() { <-ready; s.reconcile(work) })
-	wg.Go(func() { <-ready; s.events.poll(work) })
+	answered := closed(func() { s.answerFirst(work) })
+	wg.Go(func() { <-answered; s.reconcile(work) })
+	wg.Go(func() { <-answered; s.events.poll(work) })
 	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
 	wg.Go(func() { s.kit.Inventory.Run(work) })
@@ -59,6 +57,25 @@ func (s *server) serve(ctx context.Context) error {
 		s.log.Warn("other processes learn what changed last when they reconcile", "error", err)
 	}
 	return errors.Join(err, s.stop())
+}
+
+// answerFirst returns when the catalog is in memory and no request is being answered, or
+// after firstTime. What lists whole buckets begins then, so that the first requests need
+// not share the processor with it.
+func (s *server) answerFirst(ctx context.Context) {
+	_, _ = s.kit.Inventory.Snapshot(ctx) // who needs it sees the error
+	ctx, cancel := context.WithTimeout(ctx, firstTime)
+	defer cancel()
+	tick := time.NewTicker(firstTime / 100)
+	defer tick.Stop()
+	for !s.requests.TryLock() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.requests.Unlock()
 }
 
 // closed returns a channel that is closed once wait has returned.

@@ -41,6 +41,8 @@ const (
 	// drainTime is the time for requests to end. cutTime is the time after that for
 	// jobs and cut-off requests to record their state, and then for the journal.
 	drainTime, cutTime = 3 * time.Second, 5 * time.Second
+	// firstTime is how long the work of a start waits for requests at most.
+	firstTime = 5 * time.Second
 )
 
 // A server is the running program.
