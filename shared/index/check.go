@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
@@ -48,7 +47,7 @@ type comparison struct {
 	delta  map[place]bool // keys in the delta
 	began  uint64         // the table's seq: items that were set since may differ
 
-	mu      sync.Mutex
+	// Guarded by Index.mu.
 	expect  int // items that the checkpoint must have
 	found   int
 	differs bool
