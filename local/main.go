@@ -11,22 +11,18 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"imageroot/local/doctor"
 	"imageroot/shared/config"
+	"imageroot/shared/kit"
 	"imageroot/shared/web"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// Most of the heap is the index, which changes little: half of it is room enough for
-	// garbage. GOGC may say otherwise.
-	if set := debug.SetGCPercent(50); set != 100 {
-		debug.SetGCPercent(set)
-	}
+	kit.SaveMemory()
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {

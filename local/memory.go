@@ -16,9 +16,9 @@ const (
 	busy  = 16 << 20
 	spare = 8 << 20
 	// memoryLimit is the limit of the Go runtime, unless GOMEMLIMIT is set or the live heap
-	// is more than half of it. The index of 100,000 images needs half, and without a limit
-	// a start with them takes 130 MiB more.
-	memoryLimit = 200 << 20
+	// is more than two thirds of it. The index of 100,000 images is less than that, and
+	// without a limit a start with them takes 130 MiB more.
+	memoryLimit = 190 << 20
 )
 
 // trim limits the memory of the Go runtime, and returns memory to the system once the work that needed it is complete. The Go runtime
@@ -32,7 +32,7 @@ func trim(ctx context.Context) {
 	limited := debug.SetMemoryLimit(-1) < math.MaxInt64
 	for {
 		if !limited {
-			debug.SetMemoryLimit(max(memoryLimit, 2*liveHeap()))
+			debug.SetMemoryLimit(max(memoryLimit, liveHeap()/2*3))
 		}
 		runtime.ReadMemStats(&m)
 		switch worked := m.TotalAlloc-before >= busy && before != 0; {

@@ -41,6 +41,7 @@ type Cloud struct {
 // others check sessions with the stored hash. Only the one that reads config.HashJobQueue,
 // which every image passes, writes checkpoints of the index.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
+	kit.SaveMemory()
 	awsConfig, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the configuration for AWS: %w", err)

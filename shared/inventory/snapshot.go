@@ -320,6 +320,5 @@ func (s *Snapshot) Image(name image.Name) (store.Info, bool) {
 // Blob returns the blob with this digest.
 func (s *Snapshot) Blob(sha256 layout.SHA256) (store.Info, bool) { return s.in.blobs.Info(sha256) }
 
-// fold returns s in lower case and in Unicode's composed form.
-// search text
+// fold returns s as searches compare it: in lower case and in Unicode's composed form.
 func fold(s string) string { return strings.ToLower(norm.NFC.String(s)) }
