@@ -18,17 +18,24 @@ import (
 	"imageroot/shared/store/storetest"
 )
 
-// A read from the disk returns the same as one through S3.
-func TestDirect(t *testing.T) {
-	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: "ACCESSKEY", SecretKey: "a-secret-key"})
+// startGateway starts a gateway that ends with the test, and returns a client of it.
+func startGateway(t *testing.T, dir string) (*gateway.Gateway, *s3store.Client) {
+	t.Helper()
+	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: dir, AccessKey: "ACCESSKEY", SecretKey: "a-secret-key"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.Close()
+	t.Cleanup(func() { _ = g.Close() })
 	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: "ACCESSKEY", SecretKey: "a-secret-key", Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return g, client
+}
+
+// A read from the disk returns the same as one through S3.
+func TestDirect(t *testing.T) {
+	g, client := startGateway(t, t.TempDir())
 	var n atomic.Int32
 	storetest.Run(t, func(t *testing.T) store.Root {
 		at := config.Location{Bucket: fmt.Sprintf("bucket-%d", n.Add(1)), Prefix: "some/"}
@@ -64,15 +71,7 @@ func TestDirect(t *testing.T) {
 // A listing from the disk is that of S3, whatever files there are.
 func TestDirectList(t *testing.T) {
 	dir := t.TempDir()
-	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: dir, AccessKey: "ACCESSKEY", SecretKey: "a-secret-key"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	client, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: "ACCESSKEY", SecretKey: "a-secret-key", Direct: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g, client := startGateway(t, dir)
 	if err := client.EnsureBucket(t.Context(), "bucket"); err != nil {
 		t.Fatal(err)
 	}
