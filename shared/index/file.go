@@ -206,7 +206,7 @@ func (z *codec) scan(r io.Reader, each func(lines string) error) error {
 		return damaged(err)
 	}
 	defer func() { _ = dec.Reset(nil) }() // it must not hold r
-	sum, lines, total := uint32(0), 0, 0
+	sum, lines, total := uint32(0), 0, int64(0)
 	b := make([]byte, 0, chunkBytes)
 	for ended := false; !ended; {
 		if len(b) == cap(b) {
@@ -214,7 +214,7 @@ func (z *codec) scan(r io.Reader, each func(lines string) error) error {
 		}
 		n, err := io.ReadFull(dec, b[len(b):cap(b)])
 		b = b[:len(b)+n]
-		total += n
+		total += int64(n)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && in.ended:
 			ended = true
