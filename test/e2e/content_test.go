@@ -256,7 +256,7 @@ func TestContentByDigest(t *testing.T) {
 
 // slowImages returns an image whose check takes a fraction of a second, and one
 // whose check takes a minute or more: noise in bzip2, then 24 GiB of zeros in
-// streams of a few bytes each.
+// streams of a few bytes each, then noise that a check reads late.
 func slowImages(t testing.TB) (brief, slow []byte) {
 	t.Helper()
 	pack := func(b []byte) []byte {
@@ -270,7 +270,8 @@ func slowImages(t testing.TB) (brief, slow []byte) {
 	}
 	brief = pack(content(62, 2<<20))
 	const stream = 32 << 20
-	return brief, append(bytes.Repeat(brief, 4), bytes.Repeat(pack(make([]byte, stream)), 24<<30/stream)...)
+	noise := bytes.Repeat(brief, 2)
+	return brief, slices.Concat(noise, bytes.Repeat(pack(make([]byte, stream)), 24<<30/stream), noise)
 }
 
 // TestCheckJobs turns checks off, cancels them, requests them again, and
