@@ -160,6 +160,7 @@ func TestRunnersShareTheWork(t *testing.T) {
 	c.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
 	c.Enqueue(t, downloads, "name", "left.img").Must(t, http.StatusAccepted)
 	src.WaitPast(t)
+	a.WaitJob(t, downloads, "left.img", "running") // C has told the others
 	c.Kill(t)
 	killed, before := time.Now(), len(src.Asked(0))
 	src.Open()
