@@ -176,24 +176,20 @@ func groups(pieces []*piece) iter.Seq[[]*piece] {
 // merge makes a snapshot from nothing.
 func (in *inputs) merge() *Snapshot {
 	s := &Snapshot{Problem: in.problem, in: *in}
-	// Decoding records takes most of the time, so decode both kinds at once.
-	var inspected []inspection
-	var wg sync.WaitGroup
-	wg.Go(func() { inspected = in.inspections() })
 	rows := slices.Collect(groups(in.pieces()))
-	wg.Wait()
 	found := make([]findings, len(rows))
 	i := 0
-	for _, c := range inspected { // in the order of rows
-		for i < len(rows) && rows[i][0].sha256 < c.sha256 {
+	for sha, rec := range in.contents.Values() { // in the order of rows
+		for i < len(rows) && rows[i][0].sha256 < sha {
 			i++
 		}
-		if i < len(rows) && rows[i][0].sha256 == c.sha256 {
-			rows[i][0].sha256 = c.sha256 // shares the memory of the key
-			found[i] = c.findings
+		if i < len(rows) && rows[i][0].sha256 == sha {
+			rows[i][0].sha256 = sha // shares the memory of the key
+			found[i] = findingsOf(&rec)
 		}
 	}
 	heads := make([]*Head, len(rows))
+	var wg sync.WaitGroup
 	each := max(len(rows)/runtime.GOMAXPROCS(0), 100)
 	for at := 0; at < len(rows); at += each {
 		wg.Go(func() {
@@ -212,21 +208,6 @@ func (in *inputs) merge() *Snapshot {
 	}
 	s.others(keys)
 	return s
-}
-
-// An inspection is what a content record says.
-type inspection struct {
-	sha256   layout.SHA256
-	findings findings
-}
-
-// inspections returns those of all content records, sorted by digest.
-func (in *inputs) inspections() []inspection {
-	list := make([]inspection, 0, in.contents.Len())
-	for sha, rec := range in.contents.Values() {
-		list = append(list, inspection{sha, findingsOf(&rec)})
-	}
-	return list
 }
 
 // replace removes heads from the lists and adds others.
