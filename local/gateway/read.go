@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
-	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -132,83 +128,6 @@ type File struct {
 	ETag         string // as S3 has it, without quotes
 	Size         int64  // bytes
 	LastModified time.Time
-}
-
-// A Listed is an object in a listing.
-type Listed struct {
-	Key, ETag    string
-	Size         int64 // bytes
-	LastModified time.Time
-}
-
-// List yields what S3 lists with this prefix, the delimiter "/" and this start: the
-// objects of one directory whose keys are greater than after, in byte order. It reads
-// the directory once, while each page of an S3 listing reads and sorts all of it. An
-// error is of S3 or the file system, and is yielded last. It is safe for concurrent use.
-func (g *Gateway) List(bucket, prefix, after string) iter.Seq2[Listed, error] {
-	return func(yield func(Listed, error) bool) {
-		name, dir, err := g.backend.bucket(&bucket)
-		if err != nil {
-			yield(Listed{}, err)
-			return
-		}
-		if !listablePrefix(dir, &prefix) {
-			return
-		}
-		parent := prefix[:strings.LastIndexByte(prefix, '/')+1]
-		keys, err := regularFiles(filepath.Join(dir, parent), func(name string) bool {
-			key := parent + name
-			return key > after && strings.HasPrefix(key, prefix) && !hidden(key) && listable(key)
-		})
-		if err != nil {
-			yield(Listed{}, err)
-			return
-		}
-		since := g.backend.attrs.since(name)
-		for _, key := range keys {
-			key = parent + key
-			v, err := subject{path: filepath.Join(dir, key), since: since}.version()
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-				continue // it was removed meanwhile
-			}
-			if err != nil {
-				yield(Listed{}, err)
-				return
-			}
-			if !yield(Listed{key, strings.Trim(v.etag(), `"`), v.size, v.modTime()}, nil) {
-				return
-			}
-		}
-	}
-}
-
-// regularFiles returns the sorted names of the regular files in a directory for which
-// wanted is true. If the directory does not exist, there are none.
-func regularFiles(dir string, wanted func(name string) bool) (names []string, err error) {
-	const batch = 1000
-	f, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	for {
-		entries, err := f.ReadDir(batch)
-		for _, e := range entries {
-			if e.Type().IsRegular() && wanted(e.Name()) {
-				names = append(names, e.Name())
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			slices.Sort(names)
-			return names, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 }
 
 // Open opens an object from within the process. Reading it copies the bytes once;

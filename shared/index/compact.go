@@ -205,9 +205,9 @@ func (ix *Index) all(now time.Time, gone map[place]bool) []place {
 }
 
 // statesOf yields the states of the keys of list that are known, each as a change that
-// leads to it. A state may be newer than the call: whoever reads the checkpoint then
-// finds that the entry with the change does not follow, and reads the object. If fresh
-// is set, the data move there, so that blocks with few of them can be collected.
+// leads to it. A state may be newer than the call. Then a reader of the checkpoint finds
+// an entry that does not follow the state, and reads the object. If fresh is set, the
+// data move there, so that blocks with few of them can be collected.
 func (ix *Index) statesOf(list []place, fresh *archive) iter.Seq[change] {
 	return func(yield func(change) bool) {
 		var reader dataReader

@@ -292,7 +292,8 @@ func (p *proxy) quiet(ctx context.Context) error {
 	return until(ctx, quietPatience, 100*time.Millisecond, "quiet store", func() (bool, error) { return p.quietFor() > calm, nil })
 }
 
-// openPage counts the requests of a server while nobody asks, and while the page is open.
+// openPage counts the requests that a server sends to the store without clients, and with
+// one open page.
 func (b *bench) openPage(ctx context.Context, s *server, p *proxy, what string) error {
 	counted := func(name string, during func() error) (requests, error) {
 		if err := p.quiet(ctx); err != nil {
