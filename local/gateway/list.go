@@ -82,10 +82,23 @@ func listablePrefix(dir string, prefix *string) bool {
 	return err == nil && info.IsDir()
 }
 
+// shown reports whether listings contain a key if there is such an object.
+func shown(key string) bool { return !hidden(key) && listable(key) }
+
+// listed returns the version of a file of a listing, and false if the file was removed
+// meanwhile.
+func (s subject) listed() (v version, found bool, err error) {
+	v, err = s.version()
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return version{}, false, nil
+	}
+	return v, err == nil, err
+}
+
 func visible(prefixes []types.CommonPrefix) []types.CommonPrefix {
 	var kept []types.CommonPrefix
 	for _, p := range prefixes {
-		if p.Prefix != nil && !hidden(*p.Prefix) && listable(*p.Prefix) {
+		if p.Prefix != nil && shown(*p.Prefix) {
 			kept = append(kept, p)
 		}
 	}
@@ -102,7 +115,7 @@ func (b *backend) listed(dir string, fetchOwner bool) vgw.GetObjFunc {
 	}
 	folder := b.posix.FileToObj(dir, fetchOwner)
 	return func(key string, d fs.DirEntry) (s3response.Object, error) {
-		if hidden(key) || !listable(key) {
+		if !shown(key) {
 			return s3response.Object{}, vgw.ErrSkipObj
 		}
 		if d.IsDir() {
@@ -112,12 +125,12 @@ func (b *backend) listed(dir string, fetchOwner bool) vgw.GetObjFunc {
 			return s3response.Object{}, vgw.ErrSkipObj
 		}
 		file := subject{path: filepath.Join(dir, key), since: since}
-		v, err := file.version()
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			return s3response.Object{}, vgw.ErrSkipObj
-		}
+		v, found, err := file.listed()
 		if err != nil {
 			return s3response.Object{}, err
+		}
+		if !found {
+			return s3response.Object{}, vgw.ErrSkipObj
 		}
 		etag, modified := v.etag(), v.modTime()
 		object := s3response.Object{
@@ -158,7 +171,7 @@ func (g *Gateway) List(bucket, prefix, after string) iter.Seq2[Listed, error] {
 		parent := prefix[:strings.LastIndexByte(prefix, '/')+1]
 		keys, err := regularFiles(filepath.Join(dir, parent), func(name string) bool {
 			key := parent + name
-			return key > after && strings.HasPrefix(key, prefix) && !hidden(key) && listable(key)
+			return key > after && strings.HasPrefix(key, prefix) && shown(key)
 		})
 		if err != nil {
 			yield(Listed{}, err)
@@ -167,13 +180,13 @@ func (g *Gateway) List(bucket, prefix, after string) iter.Seq2[Listed, error] {
 		since := g.backend.attrs.since(name)
 		for _, key := range keys {
 			key = parent + key
-			v, err := subject{path: filepath.Join(dir, key), since: since}.version()
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-				continue // it was removed meanwhile
-			}
+			v, found, err := subject{path: filepath.Join(dir, key), since: since}.listed()
 			if err != nil {
 				yield(Listed{}, err)
 				return
+			}
+			if !found {
+				continue
 			}
 			if !yield(Listed{key, strings.Trim(v.etag(), `"`), v.size, v.modTime()}, nil) {
 				return
