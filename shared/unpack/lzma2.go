@@ -5,33 +5,33 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-
-	"github.com/ulikunitz/xz/lzma"
 )
 
-// An lzma2 reads the LZMA2 data of one block of xz after another. The library receives
-// the chunks of all blocks without the end markers between them. So it allocates a
-// dictionary once, although a file can require any size in any number of blocks. That
-// is correct because the first chunk of a block resets the dictionary and the state of
-// the decoder.
+// lzma2MinWindow is the smallest dictionary.
+const lzma2MinWindow = 4 << 10
+
+// An lzma2 reads the LZMA2 data of one block of xz after another. All share a dictionary,
+// although a file can require any size in any number of blocks.
 type lzma2 struct {
 	in         *bufio.Reader
 	window     int64 // the largest dictionary
 	grow       func(int64) error
-	decoder    *lzma.Reader2 // nil before the first chunk
-	capacity   int64         // of decoder's dictionary
-	dictionary int64         // of the block
-	begun      bool          // whether the block had a chunk
-	n          int64         // bytes of the block read
+	decoder    *lzmaDecoder // nil before the first chunk
+	capacity   int64        // of decoder's dictionary
+	dictionary int64        // of the block
+	n          int64        // bytes of the block read
 
-	// The unread rest of the chunk's header, body and output.
-	header    []byte
-	body, out int
-	buf       [6]byte // of header
+	// The least control byte of the next chunk that is allowed, apart from 0 and 1.
+	least byte
+
+	// The chunk being read.
+	out    int   // bytes of output left
+	packed bool  // compressed
+	err    error // of reading the input, which ends before the chunk
 }
 
 // begin begins a block that refers back up to dictionary bytes.
-func (l *lzma2) begin(dictionary int64) { l.dictionary, l.begun, l.n = dictionary, false, 0 }
+func (l *lzma2) begin(dictionary int64) { l.dictionary, l.least, l.n = dictionary, 0xe0, 0 }
 
 // Read implements io.Reader. It returns io.EOF at the end of the block, and reads
 // nothing after that.
@@ -41,83 +41,108 @@ func (l *lzma2) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	// Read no more than the chunk has, or the decoder would read the next header.
-	n, err := l.decoder.Read(p[:min(len(p), l.out)])
-	l.out -= n
-	switch {
-	case err != nil:
-		return n, unexpected(err)
-	case l.out == 0 && l.body > 0:
-		return n, errors.New("a chunk is longer than its data")
+	d := l.decoder
+	from := d.pos
+	limit := from + min(len(p), l.out, d.size-from)
+	var err error
+	if l.packed {
+		err = d.decode(limit)
+	} else {
+		var n int
+		n, err = io.ReadFull(l.in, d.ring[from:limit])
+		l.n += int64(n)
+		d.pos += n
+		err = unexpected(err)
 	}
-	return n, nil
+	n := copy(p, d.ring[from:d.pos])
+	l.out -= n
+	if d.pos == d.size {
+		d.pos, d.wrapped = 0, true
+	}
+	if err == nil && l.out == 0 && l.packed && !d.finish() {
+		err = errors.New("a chunk is not as long as its data")
+	}
+	if err != nil && l.err != nil {
+		err = l.err
+	}
+	return n, err
 }
 
 // next reads the header of the next chunk, which the .xz specification does not
 // define: a control byte (what is reset, whether the chunk is compressed), the size of
 // the output less one, the compressed size less one, and properties.
 func (l *lzma2) next() error {
-	control, err := l.in.ReadByte()
-	if err != nil {
+	var h [6]byte
+	read := func(p []byte) error {
+		n, err := io.ReadFull(l.in, p)
+		l.n += int64(n)
 		return unexpected(err)
 	}
-	l.n++
-	length := 3
+	if err := read(h[:1]); err != nil {
+		return err
+	}
+	control, length := h[0], 3
 	switch {
 	case control == 0:
 		return io.EOF
-	case !l.begun && control != 1 && control < 0xe0:
+	case l.least == 0xe0 && control != 1 && control < 0xe0:
 		return errors.New("a block begins without a dictionary")
 	case control >= 0xc0:
 		length = 6
-	case control >= 0x80:
+	case control >= 0x80 && control >= l.least:
 		length = 5
 	case control > 2:
 		return errors.New("a chunk of no kind that there is")
 	}
-	l.begun = true
-	h := l.buf[:length]
-	h[0] = control
-	n, err := io.ReadFull(l.in, h[1:])
-	l.n += int64(n)
-	if err != nil {
-		return unexpected(err)
-	}
-	l.header = h
-	l.out = int(binary.BigEndian.Uint16(h[1:])) + 1
-	l.body = l.out
-	if control >= 0x80 {
-		l.out += int(control&0x1f) << 16
-		l.body = int(binary.BigEndian.Uint16(h[3:])) + 1
-	}
-	if l.decoder != nil && l.dictionary <= l.capacity {
-		return nil
-	}
-	// At least double it, or blocks of growing dictionaries would need many
-	// allocations.
-	l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma.MinDictCap)
-	l.decoder = nil // free it before allocating the next
-	if err := l.grow(l.capacity); err != nil {
+	if err := read(h[1:length]); err != nil {
 		return err
 	}
-	l.decoder, err = lzma.Reader2Config{DictCap: int(l.capacity)}.NewReader2((*chunk)(l))
-	return err
+	if l.least == 0xe0 {
+		if err := l.allocate(); err != nil {
+			return err
+		}
+	}
+	d := l.decoder
+	if control == 1 || control >= 0xe0 {
+		d.forget()
+		l.least = 0xc0
+	}
+	l.out = int(binary.BigEndian.Uint16(h[1:])) + 1
+	if l.packed = control >= 0x80; !l.packed {
+		return nil
+	}
+	l.out += int(control&0x1f) << 16
+	if control >= 0xc0 {
+		if !d.setProperties(h[5]) {
+			return errors.New("wrong properties of a chunk")
+		}
+		l.least = 0
+	}
+	if control >= 0xa0 {
+		d.resetState()
+	}
+	// Decode what there is, if the input ends in the chunk.
+	body := d.in[:int(binary.BigEndian.Uint16(h[3:]))+1]
+	n, err := io.ReadFull(l.in, body)
+	l.n += int64(n)
+	if l.err = unexpected(err); l.err != nil && n < 5 {
+		return l.err
+	}
+	return d.start(n)
 }
 
-// A chunk is what the decoder of an lzma2 reads.
-type chunk lzma2
-
-func (c *chunk) Read(p []byte) (n int, err error) {
-	if len(c.header) > 0 {
-		n = copy(p, c.header)
-		c.header = c.header[n:]
-		return n, nil
+// allocate makes a decoder for the block, unless there is one whose dictionary suffices.
+func (l *lzma2) allocate() error {
+	if l.decoder == nil || l.dictionary > l.capacity {
+		// At least double it, or blocks of growing dictionaries would need many
+		// allocations.
+		l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma2MinWindow)
+		l.decoder = nil // free it before allocating the next
+		if err := l.grow(l.capacity); err != nil {
+			return err
+		}
+		l.decoder = newLZMA(l.capacity)
 	}
-	if c.body == 0 {
-		return 0, io.EOF
-	}
-	n, err = c.in.Read(p[:min(len(p), c.body)])
-	c.body -= n
-	c.n += int64(n)
-	return n, err
+	l.decoder.window = uint32(max(l.dictionary, lzma2MinWindow))
+	return nil
 }

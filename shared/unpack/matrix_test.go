@@ -48,6 +48,7 @@ var matrix = []struct {
 		{"no compression", "head -c 3000 /dev/urandom >noise; xz -c noise >x", ""},
 		{"lc, lp, pb", "xz --lzma2=preset=6,lc=1,lp=2,pb=0 -c raw >x", ""},
 		{"small dictionary", "xz --lzma2=dict=4KiB -c raw >x", ""},
+		{"small dictionary, no check", "xz --lzma2=preset=9e,dict=4KiB,lc=0,lp=4,pb=4 --check=none -c raw >x", ""},
 		{"streams", "xz -c raw >x; xz --check=crc32 -c raw >>x", ""},
 		{"streams and padding", "xz -c raw >x; head -c 8 /dev/zero >>x; xz -c raw >>x; head -c 4 /dev/zero >>x", ""},
 		{"wrong padding", "xz -c raw >x; head -c 3 /dev/zero >>x", ""},

@@ -86,6 +86,8 @@ func samples(t testing.TB, n int) []sample {
 		{content.XZ, false, []string{"xz", "-c", "-T1", "--block-list=10000,7,0"}},
 		{content.XZ, false, []string{"xz", "-c", "-2e", "--check=sha256"}},
 		{content.XZ, false, []string{"xz", "-c", "-0", "--check=crc32"}},
+		{content.XZ, false, []string{"xz", "-c", "--lzma2=preset=9e,dict=4KiB,lc=0,lp=4,pb=4"}}, // a dictionary that wraps around
+		{content.XZ, false, []string{"xz", "-c", "--lzma2=preset=1,dict=5000,lc=4,pb=0"}},
 		{content.Zstd, false, []string{"zstd", "-c"}},
 		{content.Zstd, false, []string{"zstd", "-c", "-19", "--long=27"}},
 		{content.Zstd, true, []string{"zstd", "-c", "--no-check", "-1"}},
@@ -449,6 +451,21 @@ func FuzzRead(f *testing.F) {
 		}
 		if err != nil && (e.Offset < 0 || e.Offset > int64(len(data))) {
 			t.Fatalf("at %d of %d bytes: %v", e.Offset, len(data), err)
+		}
+	})
+}
+
+// Chunks without checksums cannot do more harm than to be refused.
+func FuzzChunks(f *testing.F) {
+	for _, options := range []string{"preset=6", "lc=4,pb=0", "lc=1,lp=3,pb=4,nice=5"} {
+		f.Add(tool(f, disk(2_000), "xz", "-c", "--format=raw", "--lzma2="+options))
+	}
+	f.Add([]byte("\x01\x00\x00x\x02\x00\x00y\x00"))
+	f.Fuzz(func(t *testing.T, chunks []byte) {
+		_, err := read(content.XZ, bytes.NewReader(xzBlocks(string(chunks))), unpack.Limit{})
+		e, ok := errors.AsType[*unpack.Error](err)
+		if !ok || e.Offset < 0 {
+			t.Fatal(err) // it has no index
 		}
 	})
 }

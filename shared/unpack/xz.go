@@ -16,9 +16,7 @@ import (
 )
 
 // An xzStream is one or more streams of the .xz file format, version 1.2.1
-// (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments name. The
-// library decodes only the LZMA2 data: its .xz reader would allocate any dictionary
-// that a file declares.
+// (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments name.
 type xzStream struct {
 	in     *bufio.Reader
 	lzma2  lzma2
