@@ -454,6 +454,35 @@ func TestShutdownHandsBack(t *testing.T) {
 	})
 }
 
+// A lastWrite is a store over which a write takes effect, but is answered only after
+// ended.
+type lastWrite struct {
+	store.Records
+	ended func()
+}
+
+func (s *lastWrite) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {
+	tag, err := s.Records.ReplaceRecord(ctx, key, data, tag)
+	s.ended()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("%w: %w", store.ErrUnknown, ctx.Err())
+	}
+	return tag, err
+}
+
+// A shutdown in the middle of a claim leaves the job to others at once, too.
+func TestShutdownInAClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New()
+		enqueue(t, newJobs(s, "a"))
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := newJobs(&lastWrite{s, cancel}, "a").Work(ctx, key, until)
+		if j := read(t, s); j.Status != job.Queued {
+			t.Errorf("the job is %s (%v)", j.Status, err)
+		}
+	})
+}
+
 func TestRetryKeepsCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()

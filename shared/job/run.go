@@ -121,7 +121,9 @@ func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key store.
 // is Free if the run has changed the checkpoint.
 func (j *Jobs) Work(ctx context.Context, key store.Key, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
-	if err := r.claim(ctx); err != nil {
+	// A claim that the end of ctx cut off could take effect, and nobody would run the job
+	// before the lease ends.
+	if err := r.claim(context.WithoutCancel(ctx)); err != nil {
 		return r.job, err
 	}
 	wctx, stop := context.WithCancelCause(ctx)
