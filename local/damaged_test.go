@@ -14,6 +14,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,9 @@ const labPassword = "correct horse battery"
 
 func newLab(t *testing.T) *lab {
 	const access, secret = "LABTEST123456789012", "lab-test-secret-0123456789abcdefghi"
+	// Each runner would limit the memory of this process as if it were the only one.
+	before := debug.SetMemoryLimit(1 << 30)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
 	g, err := gateway.Start(t.Context(), gateway.Config{
 		Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret,
 		Exempt: func(netip.Addr) bool { return true }, // all runners have one address

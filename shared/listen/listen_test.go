@@ -181,6 +181,7 @@ func (s *server) next(t *testing.T) *stream {
 }
 
 func TestStream(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	l := listen(t, s.URL)
 	st := s.next(t)
@@ -210,6 +211,7 @@ func TestStream(t *testing.T) {
 
 // Up is called before the first event, however soon that follows.
 func TestUpBeforeEvents(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	l := listen(t, s.URL)
 	for range 3 {
@@ -226,6 +228,7 @@ func TestUpBeforeEvents(t *testing.T) {
 
 // However a stream ends, Down is called and another stream follows.
 func TestEnds(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*stream){
 		"closed": func(st *stream) { close(st.work) },
 		"cut":    func(st *stream) { st.cut(t) },
@@ -241,6 +244,7 @@ func TestEnds(t *testing.T) {
 		"without end": func(st *stream) { st.send(string(bytes.Repeat([]byte("x"), 5<<20))) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newServer(t)
 			l := listen(t, s.URL)
 			for range 2 {
@@ -264,6 +268,7 @@ func TestEnds(t *testing.T) {
 // A silent stream counts as dead, whether it was not answered, never sent a byte, or
 // fell silent later.
 func TestSilence(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	l := listen(t, s.URL, func(l *Listener) { l.Silence = 100 * time.Millisecond })
 	s.next(t) // no head either, like MinIO's last source release
@@ -292,6 +297,7 @@ func TestSilence(t *testing.T) {
 
 // Pings keep a stream alive.
 func TestPings(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	const silence = 3 * time.Second
 	l := listen(t, s.URL, func(l *Listener) { l.Silence = silence })
@@ -309,6 +315,7 @@ func TestPings(t *testing.T) {
 
 // An unreachable server is tried again until it answers.
 func TestAway(t *testing.T) {
+	t.Parallel()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -342,6 +349,7 @@ func TestAway(t *testing.T) {
 
 // A server without an event stream is not tried again.
 func TestUnsupported(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]func(w http.ResponseWriter){
 		"a listing": func(w http.ResponseWriter) {
 			w.Header().Set("Content-Type", "application/xml")
@@ -352,6 +360,7 @@ func TestUnsupported(t *testing.T) {
 		"405": func(w http.ResponseWriter) { w.WriteHeader(http.StatusMethodNotAllowed) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w) }))
 			defer s.Close()
 			l := listen(t, s.URL)
@@ -376,6 +385,7 @@ func TestUnsupported(t *testing.T) {
 // After a refusal that may be temporary, the Listener tries again, and Down gets the
 // server's reason.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	requests := 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
