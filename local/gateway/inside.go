@@ -2,16 +2,15 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
+	"time"
 )
 
-// An inside listener accepts connections that this process dials. It has no
-// address, so no other process can reach it.
+// An inside listener accepts connections that this process dials. They are in its
+// memory, so no other process can reach it.
 type inside struct {
 	dialled chan net.Conn
 	closed  chan struct{}
@@ -24,10 +23,8 @@ func newInside() *inside {
 
 // dial opens a connection to the listener.
 func (l *inside) dial(ctx context.Context) (net.Conn, error) {
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, fmt.Errorf("connect to the S3 gateway inside: %w", err)
-	}
+	ours, theirs := pipe()
+	var err error
 	select {
 	case l.dialled <- theirs:
 		return ours, nil
@@ -55,23 +52,28 @@ func (l *inside) Close() error {
 	return nil
 }
 
-func (l *inside) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
+func (l *inside) Addr() net.Addr { return ends{}.LocalAddr() }
 
-// socketPair returns the two ends of a connection.
-func socketPair() (a, b net.Conn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	one, other := os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair")
-	defer one.Close() // net.FileConn duplicates them
-	defer other.Close()
-	if a, err = net.FileConn(one); err != nil {
-		return nil, nil, err
-	}
-	if b, err = net.FileConn(other); err != nil {
-		a.Close()
-		return nil, nil, err
-	}
-	return a, b, nil
+// An ends is one end of a connection in memory.
+type ends struct{ in, out net.Conn }
+
+// pipe returns the two ends of a connection.
+func pipe() (a, b ends) {
+	var toA, toB, fromA, fromB net.Conn
+	toA, fromB = net.Pipe()
+	toB, fromA = net.Pipe()
+	return ends{toA, fromA}, ends{toB, fromB}
+}
+
+func (e ends) Read(p []byte) (int, error)         { return e.in.Read(p) }
+func (e ends) Write(p []byte) (int, error)        { return e.out.Write(p) }
+func (e ends) CloseWrite() error                  { return e.out.Close() }
+func (e ends) Close() error                       { return errors.Join(e.in.Close(), e.out.Close()) }
+func (e ends) LocalAddr() net.Addr                { return &net.UnixAddr{Net: "unix"} }
+func (e ends) RemoteAddr() net.Addr               { return e.LocalAddr() }
+func (e ends) SetReadDeadline(t time.Time) error  { return e.in.SetReadDeadline(t) }
+func (e ends) SetWriteDeadline(t time.Time) error { return e.out.SetWriteDeadline(t) }
+
+func (e ends) SetDeadline(t time.Time) error {
+	return errors.Join(e.SetReadDeadline(t), e.SetWriteDeadline(t))
 }
