@@ -12,10 +12,11 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/store"
+	"imageroot/shared/store/s3store"
 )
 
-// A direct is a root in the gateway whose objects are read from the disk and not through S3:
-// on a small machine, hashing and serving would spend most of their time in the protocol.
+// A direct is a root in the gateway whose bytes are read from the disk and written to it, and
+// not sent through S3: on a small machine, most of the time would go to the protocol.
 type direct struct {
 	store.Root
 	gateway  *gateway.Gateway
@@ -95,6 +96,36 @@ func (d *direct) List(ctx context.Context, prefix string, after store.Key) iter.
 			after = key
 		}
 	}
+}
+
+// Put implements store.Objects.
+func (d *direct) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	etag, err := d.gateway.Put(ctx, d.location.Bucket, d.location.Prefix+string(key), body, size)
+	if err != nil {
+		return store.Version{}, failed("write", key, err)
+	}
+	info, err := d.Head(ctx, key)
+	if errors.Is(err, store.ErrNotFound) || err == nil && info.ETag != etag {
+		err = fmt.Errorf("write %q: %w", key, store.ErrChanged)
+	}
+	return info.Version, err
+}
+
+// UploadPart implements store.Multipart.
+func (d *direct) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
+	etag, err := d.gateway.PutPart(ctx, d.location.Bucket, d.location.Prefix+string(key), id, n, body, size)
+	if err != nil {
+		return store.Part{}, failed("send part of", key, err)
+	}
+	return store.Part{Number: n, ETag: etag, Size: size}, nil
+}
+
+// failed adds to an error of the gateway the operation and the error of package store.
+func failed(doing string, key store.Key, err error) error {
+	if kind := s3store.Kind(gateway.Fault(err)); kind != nil {
+		return fmt.Errorf("%s %q: %w (%w)", doing, key, kind, err)
+	}
+	return fmt.Errorf("%s %q: %w", doing, key, err)
 }
 
 // A directBody reads a range of a file. It returns io.EOF only after the whole range.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/store/storetest"
 )
@@ -33,7 +35,7 @@ func startGateway(t *testing.T, dir string) (*gateway.Gateway, *s3store.Client) 
 	return g, client
 }
 
-// A read from the disk returns the same as one through S3.
+// Reads from the disk and writes to it do the same as those through S3.
 func TestDirect(t *testing.T) {
 	g, client := startGateway(t, t.TempDir())
 	var n atomic.Int32
@@ -65,6 +67,66 @@ func TestDirect(t *testing.T) {
 	}
 	if n, err := body.(store.Direct).ReadObjectAt(p, 7); n != 3 || !errors.Is(err, io.EOF) || string(p[:n]) != "789" {
 		t.Errorf("at the end: %d, %v, %q", n, err, p)
+	}
+}
+
+// An upload whose writes fail, before or after they took effect, is completed by retries
+// and leaves nothing.
+func TestDirectFaults(t *testing.T) {
+	dir := t.TempDir()
+	g, client := startGateway(t, dir)
+	at := config.Location{Bucket: "bucket"}
+	if err := client.EnsureBucket(t.Context(), at.Bucket); err != nil {
+		t.Fatal(err)
+	}
+	direct := (&server{gateway: g}).root(client, at)
+	first, last := bytes.Repeat([]byte("0123456789abcdef"), store.MinPartBytes/16), []byte("end")
+	const key = "a.img"
+	for n := range 5 {
+		for _, f := range []faultstore.Fault{faultstore.Before, faultstore.After} {
+			root := faultstore.New(direct, faultstore.NthWrite(n, f))
+			again := func(write func() error) {
+				t.Helper()
+				err := write()
+				if errors.Is(err, faultstore.ErrInjected) {
+					err = write()
+				}
+				if err != nil {
+					t.Fatalf("write %d fails %v: %v", n, f, err)
+				}
+			}
+			var id string
+			again(func() (err error) {
+				id, err = root.CreateUpload(t.Context(), key)
+				return err
+			})
+			var parts []store.Part
+			for i, data := range [][]byte{first, last} {
+				again(func() error {
+					p, err := root.UploadPart(t.Context(), key, id, int32(i+1), bytes.NewReader(data), int64(len(data)))
+					if err == nil {
+						parts = append(parts, p)
+					}
+					return err
+				})
+			}
+			again(func() error {
+				_, err := root.CompleteUpload(t.Context(), key, id, parts)
+				return err
+			})
+			if got, err := os.ReadFile(filepath.Join(dir, at.Bucket, key)); err != nil || !bytes.Equal(got, slices.Concat(first, last)) {
+				t.Errorf("write %d fails %v: the object has %d bytes, %v", n, f, len(got), err)
+			}
+			for u, err := range direct.PendingUploads(t.Context(), "") {
+				// The answer of the first write was lost, and with it the ID.
+				if err != nil || n != 1 || f != faultstore.After {
+					t.Errorf("write %d fails %v: %+v is left (%v)", n, f, u, err)
+				}
+				if err := direct.AbortUpload(t.Context(), u.Key, u.ID); err != nil {
+					t.Error(err)
+				}
+			}
+		}
 	}
 }
 

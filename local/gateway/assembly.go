@@ -28,15 +28,16 @@ const (
 )
 
 // An assembly is the file that becomes the object of a multipart upload. Parts are
-// moved into it as they arrive. The offset of each assumes that all parts before it
-// have the size of the first one to arrive, as clients cut objects. The part's own
-// file keeps its size and attributes. So completing the upload writes nothing a
-// second time, and the disk need not hold the object twice.
+// written to it by the program (see [stream]), or moved into it as they arrive. The
+// offset of each assumes that all parts before it have the size of the first one to
+// arrive, as clients cut objects. The part's own file keeps its size and attributes.
+// So completing the upload writes nothing a second time, and the disk need not hold
+// the object twice.
 //
 // A part that does not fit there keeps its bytes. So does one whose number was
 // sent before, since the earlier one may be read until it is replaced. A writer
-// of a part holds the upload, and a lock on the bytes until the part has its
-// name: another part of that number would overwrite them.
+// of a part has a lock on the bytes until the part has its name: another part of that
+// number would overwrite them, and a completed upload must not be written to.
 type assembly struct {
 	*os.File
 	has, end int64 // the bytes of parts in it, and the end of the last one; see fits
@@ -48,41 +49,47 @@ type assembly struct {
 // locked is nil.
 func assemble(dir string, n int32, part *os.File) (locked *os.File) {
 	info, err := part.Stat()
-	if err != nil || info.Size() < vgw.MinPartSize {
-		return nil // it can only be the last, and is quick to copy
-	}
-	f, err := os.OpenFile(filepath.Join(dir, assemblyName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil
 	}
-	if err := (&assembly{File: f}).take(dir, n, part, info.Size()); err != nil {
-		f.Close()
+	a, at := placeFor(dir, n, info.Size())
+	if a == nil {
 		return nil
 	}
-	return f
+	if err := a.take(at, part, info.Size()); err != nil {
+		a.Close()
+		return nil
+	}
+	return a.File
 }
 
-// errNotPlaced means that a part stays in its own file.
-var errNotPlaced = errors.New("the part stays by itself")
-
-// take is assemble with the assembly open. It returns nil holding the lock on the
-// bytes.
-func (a *assembly) take(dir string, n int32, part *os.File, size int64) error {
-	if !a.alone() {
-		return errNotPlaced
+// placeFor returns the assembly of the upload in dir and the offset of part n in it,
+// which has size bytes. The bytes are locked until the assembly is closed. It returns
+// nil if the part stays in its own file. The caller need not hold the upload.
+func placeFor(dir string, n int32, size int64) (_ *assembly, at int64) {
+	if size < vgw.MinPartSize {
+		return nil, 0 // it can only be the last, and is quick to copy
 	}
+	path := filepath.Join(dir, assemblyName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, 0
+	}
+	a := &assembly{File: f}
 	stride, err := a.stride(size)
-	if err != nil || size > stride {
-		return errors.Join(err, errNotPlaced)
+	at = int64(n-1) * stride
+	if err == nil && size <= stride && a.lock(at, size) == nil && isAt(f, path) && a.alone() {
+		if _, err := os.Lstat(filepath.Join(dir, fmt.Sprint(n))); errors.Is(err, fs.ErrNotExist) {
+			return a, at
+		}
 	}
-	at := int64(n-1) * stride
-	if err := a.lock(at, size); err != nil {
-		return err
-	}
-	if _, err := os.Lstat(filepath.Join(dir, fmt.Sprint(n))); !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, errNotPlaced)
-	}
-	err = a.write(at, part)
+	f.Close()
+	return nil, 0
+}
+
+// take moves the bytes of a part to the reserved offset at.
+func (a *assembly) take(at int64, part *os.File, size int64) error {
+	err := a.write(at, part)
 	if err == nil {
 		err = a.Sync()
 	}
@@ -157,8 +164,8 @@ func (a *assembly) write(at int64, from *os.File) error {
 	return err
 }
 
-// lock locks bytes of the assembly until it is closed. It fails if another
-// writer, in any process, has locked some of them.
+// lock locks bytes of the assembly until it is closed, all from at on if length is 0.
+// It fails if another writer, in any process, has locked some of them.
 func (a *assembly) lock(at, length int64) error {
 	return unix.FcntlFlock(a.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: length})
 }
@@ -196,11 +203,11 @@ func layoutOf(dir string, parts []types.CompletedPart) layout {
 	return l
 }
 
-// fits reports whether each part in the assembly has its offset in l. Then the
-// assembly can become the object: completing it, even if that is interrupted,
-// overwrites no part.
+// fits reports whether each part in the assembly has its offset in l, and no other
+// is being written. Then the assembly can become the object: completing it, even if
+// that is interrupted, overwrites no part. It is locked until it is closed.
 func (a *assembly) fits(dir string, l layout) (bool, error) {
-	if a == nil || !a.alone() {
+	if a == nil || a.lock(0, 0) != nil || !a.alone() {
 		return false, nil
 	}
 	entries, err := os.ReadDir(dir)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,7 +16,6 @@ import (
 	"testing"
 
 	"imageroot/shared/store"
-	"imageroot/shared/store/s3store"
 	"imageroot/test/need"
 )
 
@@ -43,8 +43,13 @@ type sent struct {
 	data []byte
 }
 
+// A sender sends parts, through S3 or from within the process.
+type sender interface {
+	UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error)
+}
+
 // send sends parts one after another and returns the last of each number.
-func send(t *testing.T, r *s3store.Root, key, id string, parts ...sent) map[int32]store.Part {
+func send(t *testing.T, r sender, key, id string, parts ...sent) map[int32]store.Part {
 	t.Helper()
 	all := map[int32]store.Part{}
 	for _, p := range parts {
@@ -88,17 +93,21 @@ func TestPutTogether(t *testing.T) {
 		"one tail":               {[]sent{{1, tail}}, []int32{1}, false},
 		"one that is not first":  {[]sent{{7, a}}, []int32{7}, false},
 	} {
-		t.Run(name, func(t *testing.T) {
+		complete := func(t *testing.T, within bool) {
 			t.Parallel()
 			bucket := fmt.Sprintf("images-%d", buckets.Add(1))
 			r := root(t, g.Endpoint(), bucket)
+			var from sender = r
+			if within {
+				from = insider{g, bucket}
+			}
 			put(t, r, "a.img", []byte("old"))
 			before, _ := get(t, r, "a.img")
 			id, err := r.CreateUpload(t.Context(), "a.img")
 			if err != nil {
 				t.Fatal(err)
 			}
-			etags := send(t, r, "a.img", id, test.sent...)
+			etags := send(t, from, "a.img", id, test.sent...)
 			data := map[int32][]byte{}
 			for _, p := range test.sent {
 				data[p.n] = p.data
@@ -141,7 +150,9 @@ func TestPutTogether(t *testing.T) {
 			if again, err := r.CompleteUpload(t.Context(), "a.img", id, parts); err != nil || !again.Equal(v) {
 				t.Errorf("the repeat: %+v (%v), the first: %+v", again, err, v)
 			}
-		})
+		}
+		t.Run(name, func(t *testing.T) { complete(t, false) })
+		t.Run(name+", from within", func(t *testing.T) { complete(t, true) })
 	}
 }
 

@@ -53,3 +53,9 @@ func (free space) room(dir string, size int64) error {
 	}
 	return nil
 }
+
+// more returns a function that returns errFull if the file system of dir can hold nothing
+// more of an image.
+func (free space) more(dir string) func() error {
+	return func() error { return free.room(dir, smallWrite+1) }
+}

@@ -43,7 +43,7 @@
 //
 //	directory.go    opening it, and cleaning up after a killed process
 //	place.go        the file of a key
-//	body.go         the body of a write
+//	body.go         the body of a write; stream.go: from within the process
 //	version.go      ETags and versions of files
 //	attributes.go   extended attributes; parttable.go is the largest
 //	settings.go     settings of buckets, which are removed at the start

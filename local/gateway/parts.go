@@ -33,14 +33,19 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 	if in.ContentLength != nil {
 		size = *in.ContentLength
 	}
+	dir := filepath.Join(p.uploads(), id)
+	within, _ := in.Body.(*stream)
+	if within != nil {
+		size, within.room = within.size, b.attrs.free.more(p.dir)
+		within.place = func() (*assembly, int64) { return placeFor(dir, *in.PartNumber, size) }
+	}
 	if err := b.attrs.free.room(p.dir, size); err != nil {
 		return nil, err
 	}
-	if in.Body != nil {
+	if in.Body != nil && within == nil {
 		in.Body = &upload{in.Body, size}
 	}
 	in.Bucket, in.Key, in.UploadId = &p.dir, &p.key, &id
-	dir := filepath.Join(p.uploads(), id)
 	var held, locked *os.File
 	var etag string
 	out, err := b.posix.UploadPartWithPostFunc(ctx, &in, func(part *os.File) (err error) {
@@ -50,9 +55,14 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 		if etag, err = distinguish(dir, *in.PartNumber, part); err != nil {
 			return err
 		}
-		locked = assemble(dir, *in.PartNumber, part)
+		if within == nil || within.assembly == nil {
+			locked = assemble(dir, *in.PartNumber, part)
+		}
 		return part.Sync()
 	})
+	if within != nil {
+		within.close(err == nil)
+	}
 	locked.Close() // Close accepts nil
 	held.Close()
 	if err != nil {
@@ -71,14 +81,22 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 
 // distinguish gives a part an ETag of its own and returns it. versitygw stores a
 // CRC, which other bytes can be made to have. The same bytes sent again as part n
-// of the upload in dir keep their ETag.
+// of the upload in dir keep their ETag. Bytes that are in the assembly already are
+// the first ones.
 func distinguish(dir string, n int32, part *os.File) (string, error) {
 	value, err := xattr.FGet(part, attrPrefix+attrETag)
 	if err != nil {
 		return "", err
 	}
 	sum := strings.Trim(string(value), `"`)
-	etag, again := sentBefore(dir, n, sum, part)
+	_, in, err := placed(subject{file: part})
+	if err != nil {
+		return "", err
+	}
+	etag, again := "", false
+	if !in {
+		etag, again = sentBefore(dir, n, sum, part)
+	}
 	if !again {
 		etag = fmt.Sprintf("%q", sum+"-"+rand.Text())
 	}

@@ -26,13 +26,17 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	if in.ContentLength != nil {
 		size = *in.ContentLength
 	}
+	within, _ := in.Body.(*stream)
+	if within != nil {
+		size, within.room = max(0, within.size), b.attrs.free.more(p.dir)
+	}
 	if err := errors.Join(p.writable(), b.attrs.free.room(p.dir, size)); err != nil {
 		return s3response.PutObjectOutput{}, err
 	}
 	if file, ok := in.Body.(s3utils.MpFileReader); ok {
 		size += int64(len("\r\n")) // the line break may be missing after the last boundary
 		in.Body, in.ContentLength = &formFile{MpFileReader: file}, &size
-	} else if in.Body != nil {
+	} else if in.Body != nil && within == nil {
 		in.Body = &upload{in.Body, size}
 	}
 	in.Bucket, in.Key = &p.dir, &p.key

@@ -153,6 +153,21 @@ func (r *Reader) Blocks() iter.Seq2[[]byte, error] {
 	}
 }
 
+// WriteTo implements [io.WriterTo]. It passes w the blocks of [Reader.Blocks].
+func (r *Reader) WriteTo(w io.Writer) (n int64, err error) {
+	for block, err := range r.Blocks() {
+		if err != nil {
+			return n, err
+		}
+		m, err := w.Write(block)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
 // Peek returns at least one of the next bytes without consuming them, or none and a nil
 // error at the end.
 func (r *Reader) Peek() ([]byte, error) {

@@ -199,7 +199,17 @@ func wrap[S ~string](doing string, key S, err error) error {
 }
 
 func kindOf(err error) error {
-	switch code(err) {
+	kind := Kind(code(err), status(err))
+	if kind == nil && status(err) == 0 && unanswered(err) {
+		return store.ErrUnavailable
+	}
+	return kind
+}
+
+// Kind returns the error of package store for an S3 error code and an HTTP status, or
+// nil. Either may be missing.
+func Kind(code string, status int) error {
+	switch code {
 	case "NoSuchKey", "NotFound", "NoSuchUpload":
 		return store.ErrNotFound
 	case "NoSuchBucket":
@@ -225,20 +235,20 @@ func kindOf(err error) error {
 	case "NotImplemented":
 		return errors.ErrUnsupported
 	}
-	switch s := status(err); {
-	case s == http.StatusNotFound:
+	switch {
+	case status == http.StatusNotFound:
 		return store.ErrNotFound
-	case s == http.StatusPreconditionFailed:
+	case status == http.StatusPreconditionFailed:
 		return store.ErrConflict
-	case s == http.StatusForbidden:
+	case status == http.StatusForbidden:
 		return store.ErrDenied
-	case s == http.StatusInsufficientStorage:
+	case status == http.StatusInsufficientStorage:
 		return store.ErrFull
-	case s == http.StatusNotImplemented:
+	case status == http.StatusNotImplemented:
 		return errors.ErrUnsupported
-	case s >= 500, s == http.StatusTooManyRequests, s == http.StatusRequestTimeout, s == 0 && unanswered(err):
+	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
 		return store.ErrUnavailable
-	case s >= 400:
+	case status >= 400:
 		return store.ErrRefused
 	}
 	return nil
