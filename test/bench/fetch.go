@@ -80,15 +80,15 @@ func (s *server) fetchOnce(ctx context.Context, imageURL string, want *sample) (
 	return end.Sub(began).Seconds(), end.Sub(came).Seconds(), err
 }
 
-// fetch compares a fetch job with curl and sha256sum, from the same loopback
-// web server.
+// fetch compares a fetch job with curl and sha256sum, and with downloads that are synced but
+// not hashed, from the same loopback web server.
 func (b *bench) fetch(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {
 		return err
 	}
-	// The parts, the object that they make, and a copy if its digest is not known.
-	if err := b.room(3 * f.size); err != nil {
+	// The object, and a copy if its digest is not known.
+	if err := b.room(2 * f.size); err != nil {
 		return err
 	}
 	origin := f.publish()
@@ -100,7 +100,7 @@ func (b *bench) fetch(ctx context.Context) error {
 	defer s.remove()
 	imageURL := origin.URL + "/large.img"
 	for _, known := range []bool{true, false} {
-		var afterwards []float64
+		var afterwards, used []float64
 		ours := func(int) (float64, error) {
 			if err := s.add(ctx, imageURL, known); err != nil {
 				return 0, err
@@ -111,21 +111,32 @@ func (b *bench) fetch(ctx context.Context) error {
 			if err := settle(f.path); err != nil {
 				return 0, err
 			}
+			before, err := cpuTime(s.PID())
+			if err != nil {
+				return 0, err
+			}
 			took, after, err := s.fetchOnce(ctx, imageURL, f)
 			if err != nil {
 				return 0, err
 			}
-			afterwards = append(afterwards, after)
-			return took, s.forget(ctx, imageURL, f.sha256)
-		}
-		var durable []float64
-		peer := func(int) (float64, error) {
-			if err := settle(f.path); err != nil {
+			now, err := cpuTime(s.PID())
+			if err != nil {
 				return 0, err
 			}
-			took, more, err := b.curlAndSum(ctx, imageURL, f.sha256)
-			durable = append(durable, took+more)
-			return took, err
+			afterwards = append(afterwards, after)
+			used = append(used, (now-before).Seconds()*gib/float64(f.size))
+			return took, s.forget(ctx, imageURL, f.sha256)
+		}
+		var synced, split []float64
+		peer := func(int) (float64, error) {
+			both, sum, err := b.download(ctx, f, []string{"curl", "-sS", "--fail", "-o", b.path("peer.img"), imageURL})
+			if err != nil {
+				return 0, err
+			}
+			synced = append(synced, both.whole())
+			eight, _, err := b.download(ctx, f, []string{"aria2c", "-q", "-x8", "-s8", "--allow-overwrite=true", "-d", b.dir, "-o", "peer.img", imageURL})
+			split = append(split, eight.whole())
+			return both.came + sum, err
 		}
 		o, p, err := b.turns(ours, peer)
 		if err != nil {
@@ -137,34 +148,45 @@ func (b *bench) fetch(ctx context.Context) error {
 		}
 		mine := series{"imageroot", unitSeconds, o}
 		b.report.longer("fetch", what, mine, series{"curl -o; sha256sum", unitSeconds, p}, atMost(1))
-		b.report.longer("fetch", what, mine, series{"the same, and sync", unitSeconds, durable}, nil)
+		b.report.longer("fetch", what, mine, series{"curl -o; sync", unitSeconds, synced}, atMost(1.1))
+		b.report.longer("fetch", what, mine, series{"aria2c -x8; sync", unitSeconds, split}, nil)
+		b.report.absolute("fetch", what+": processor time for 1 GiB", unitSeconds, used, atMost(2))
 		b.report.absolute("fetch", what+": of that, after the last byte", unitSeconds, afterwards, nil)
 	}
 	return nil
 }
 
-// curlAndSum downloads with curl and runs sha256sum on the file. It returns the seconds of
-// both, and the seconds of the fsync that then makes the file durable, as imageroot's is.
-func (b *bench) curlAndSum(ctx context.Context, imageURL, sha256 string) (took, more float64, err error) {
-	path := b.path("curled.img")
+// A download has the seconds that a client took for a file, and those of the fsync that then
+// makes the file durable, as imageroot's is.
+type download struct{ came, synced float64 }
+
+func (d download) whole() float64 { return d.came + d.synced }
+
+// download runs a client that writes the sample to peer.img, syncs that, and returns the seconds
+// that sha256sum then takes for it.
+func (b *bench) download(ctx context.Context, of *sample, client []string) (d download, sum float64, err error) {
+	if err := settle(of.path); err != nil {
+		return d, 0, err
+	}
+	path := b.path("peer.img")
 	defer os.Remove(path)
-	if took, err = (tool{args: []string{"curl", "-sS", "--fail", "-o", path, imageURL}}).time(ctx, b.dir); err != nil {
-		return 0, 0, err
-	}
-	var out strings.Builder
-	sum, err := tool{args: []string{"sha256sum", path}, out: &out}.time(ctx, b.dir)
-	if err != nil {
-		return 0, 0, err
-	}
-	if !strings.Contains(out.String(), sha256) {
-		return 0, 0, fmt.Errorf("sha256sum says %s, want %s", out.String(), sha256)
+	if d.came, err = (tool{args: client}).time(ctx, b.dir); err != nil {
+		return d, 0, err
 	}
 	began := time.Now()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		return 0, 0, err
+		return d, 0, err
 	}
 	defer f.Close()
-	err = f.Sync()
-	return took + sum, time.Since(began).Seconds(), err
+	if err := f.Sync(); err != nil {
+		return d, 0, err
+	}
+	d.synced = time.Since(began).Seconds()
+	var out strings.Builder
+	sum, err = tool{args: []string{"sha256sum", path}, out: &out}.time(ctx, b.dir)
+	if err == nil && !strings.Contains(out.String(), of.sha256) {
+		err = fmt.Errorf("sha256sum says %s, want %s", out.String(), of.sha256)
+	}
+	return d, sum, err
 }

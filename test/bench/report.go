@@ -112,7 +112,7 @@ type report struct {
 
 func newReport(ctx context.Context) *report {
 	r := &report{Date: time.Now().UTC(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Load: loadAverage()}
-	for _, tool := range [][]string{{"curl", "--version"}, {"aws", "--version"}, {"openssl", "version"}, {"sha256sum", "--version"}} {
+	for _, tool := range [][]string{{"curl", "--version"}, {"aria2c", "--version"}, {"aws", "--version"}, {"openssl", "version"}, {"sha256sum", "--version"}} {
 		out, err := exec.CommandContext(ctx, tool[0], tool[1:]...).Output()
 		first, _, _ := strings.Cut(string(out), "\n")
 		if err != nil {

@@ -8,13 +8,19 @@ import (
 	"strings"
 )
 
-// upload compares a PUT, which computes the digest, with the AWS client's copy to the same
-// gateway, which does not.
+// upload compares a PUT, which computes the digest and syncs the image, with the AWS client's
+// copy to the same gateway, which computes none, and with a PUT to nginx and sha256sum, which
+// sync nothing.
 func (b *bench) upload(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {
 		return err
 	}
+	nginx, stop, err := b.nginx(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	// The parts of the AWS client's copy are on the disk twice for a moment.
 	if err := b.room(2 * f.size); err != nil {
 		return err
@@ -52,7 +58,13 @@ func (b *bench) upload(ctx context.Context) error {
 		}
 		return took, after()
 	}
+	var unsynced []float64
 	peer := func(int) (float64, error) {
+		plain, err := b.putToNginx(ctx, nginx, f)
+		if err != nil {
+			return 0, err
+		}
+		unsynced = append(unsynced, plain)
 		if err := settle(f.path); err != nil {
 			return 0, err
 		}
@@ -81,6 +93,7 @@ func (b *bench) upload(ctx context.Context) error {
 	what := formatBytes(f.size) + " uploaded"
 	mine := series{"imageroot", unitSeconds, o}
 	b.report.longer("upload", what+", with its digest", mine, series{"aws s3 cp, no digest", unitSeconds, p}, atMost(1))
+	b.report.longer("upload", what+", with its digest", mine, series{"PUT to nginx; sha256sum, not synced", unitSeconds, unsynced}, atMost(1))
 	b.report.longer("upload", what+", with its digest", mine, series{"aws s3 cp; sha256sum", unitSeconds, both}, nil)
 	b.report.absolute("upload", "what the AWS client takes to start", unitSeconds, starts, nil)
 	return nil
