@@ -48,16 +48,20 @@ deps: ## install what every target needs (Debian packages)
 testdeps: ## install what make test needs (Debian packages)
 	$(call install,$(NEEDS))
 
+# Many tests wait more than they compute: two packages run on each processor, and
+# six tests of each package.
+PARALLEL = -p $$((2 * $$(nproc))) -parallel 6
+
 # The names of tests that take minutes, gigabytes or root begin with TestDeep.
 # Tests that run programs other than go call test/need, and -short skips them.
 .PHONY: unit
-unit: ## the units, with Go alone (two minutes)
-	@$(GOTEST) -parallel 6 -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
+unit: ## the units, with Go alone (75 seconds on two cores)
+	@$(GOTEST) $(PARALLEL) -short -skip '^TestDeep' -json $(UNIT) | $(STRICT) -may-skip 'left out with -short'
 	@echo 'Left out: units that run other programs, and the real binary with curl, aws and rclone (make test).'
 
 .PHONY: test
 test: testdeps ## the units, and the real binary with curl, aws and rclone (five minutes, 3 GiB of disk)
-	@$(GOTEST) -parallel 6 -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
+	@$(GOTEST) $(PARALLEL) -skip '^TestDeep' -json ./test/e2e $(UNIT) | $(STRICT)
 	@echo "Left out: $$(grep -rh --include='*_test.go' '^func TestDeep' . | wc -l) tests that take minutes, gigabytes or root (make deep), the pages in Chromium (make browser),"
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
