@@ -64,7 +64,7 @@ func (s *server) wire() error {
 	}
 	fetcher := &fetch.Function{
 		Catalog: k.Catalog, Sources: client, Jobs: k.Jobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
-		Free: s.free, Workers: k.FetchWorkers, Now: k.Now, Log: s.log,
+		Free: s.free, Workers: k.FetchWorkers, Connections: k.FetchConnections, Now: k.Now, Log: s.log,
 	}
 	uploader := &upload.Function{
 		Images: k.Images, Catalog: k.Catalog, Inspections: q.inspections, Assemblies: q.assemblies, Activity: k.Activity, Metric: k.Metric,

@@ -20,13 +20,19 @@ import (
 
 // Limits are the sizes and waits of a fetch. A zero field has its default.
 type Limits struct {
-	// SegmentBytes is the length of one ranged request, 4 MiB by default. A
-	// fetch holds as many segments in memory as it has connections.
+	// SegmentBytes is the maximum length of one ranged request, 16 MiB by default.
 	SegmentBytes int64
-	// PartBytes is the size of the parts in which an image is stored, and the
-	// maximum that is fetched again after a kill: 64 MiB by default. Images that
-	// would need more than [store.MaxParts] parts get larger ones.
+	// MemoryBytes is the maximum that a fetch holds of segments that arrive before
+	// their turn, 24 MiB by default.
+	MemoryBytes int64
+	// PartBytes is the size of the parts in which an image is stored, 32 MiB by
+	// default. Images that would need more than [store.MaxParts] parts get larger
+	// ones.
 	PartBytes int64
+	// AheadBytes is how far beyond the last stored part the source is requested, and
+	// so the maximum that is fetched again after a kill: 64 MiB by default, and at
+	// least a part.
+	AheadBytes int64
 	// UnknownPartBytes is the same for a source of unknown length: 16 MiB by
 	// default, doubled after every 2,000 parts. Such a part is held in memory,
 	// since S3 needs its length first.
@@ -43,8 +49,10 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	return Limits{
-		SegmentBytes:     cmp.Or(l.SegmentBytes, 4<<20),
-		PartBytes:        cmp.Or(l.PartBytes, 64<<20),
+		SegmentBytes:     cmp.Or(l.SegmentBytes, 16<<20),
+		MemoryBytes:      cmp.Or(l.MemoryBytes, 24<<20),
+		PartBytes:        cmp.Or(l.PartBytes, 32<<20),
+		AheadBytes:       cmp.Or(l.AheadBytes, l.PartBytes, 64<<20),
 		UnknownPartBytes: cmp.Or(l.UnknownPartBytes, 16<<20),
 		FirstWait:        cmp.Or(l.FirstWait, 500*time.Millisecond),
 		LeastBytes:       cmp.Or(l.LeastBytes, 2<<20),
@@ -134,7 +142,7 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
 		Limits:  tr.f.Limits.withDefaults(),
-		sources: tr.f.Sources, loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
+		sources: tr.f.Sources, hosts: &tr.f.hosts, most: cmp.Or(tr.f.Connections, connections), loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
 		verified: tr.t.verified() && !tr.pure, whole: tr.pure,
 		count: tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
 	})

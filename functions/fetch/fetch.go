@@ -23,7 +23,7 @@ import (
 )
 
 // Function is the fetch function: its routes and its worker. All fields are required
-// except Whole and Limits. It is safe for concurrent use.
+// except Whole, Connections and Limits. It is safe for concurrent use.
 type Function struct {
 	Catalog store.Root
 	Sources *source.Client
@@ -41,10 +41,15 @@ type Function struct {
 	// Whole reads each part into memory before it goes to the store, for stores
 	// such as Amazon S3 that end a request that is idle for some seconds, which it
 	// is while a source stalls. It takes memory for one part per worker.
-	Whole  bool
-	Limits Limits
-	Now    func() time.Time
-	Log    *slog.Logger
+	Whole bool
+	// Connections is the maximum number of connections to one host, 16 if it is 0.
+	// Each fetch has one, even if that are more.
+	Connections int
+	Limits      Limits
+	Now         func() time.Time
+	Log         *slog.Logger
+
+	hosts hosts
 }
 
 // A target is a source to fetch and what the catalog knows of it.

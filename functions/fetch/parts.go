@@ -42,8 +42,7 @@ func (tr *transfer) copy(ctx context.Context, s *stream) error {
 			if length = min(tr.cp.PartSize, left); length == 0 {
 				return ends(s, size)
 			}
-			// Nothing beyond this part is requested before the part is stored.
-			s.allow(tr.sum.Offset() + length)
+			s.allow(tr.sum.Offset() + max(length, s.AheadBytes))
 			body = io.LimitReader(s, length)
 			if tr.f.Whole && length <= maxWhole {
 				part, err := store.ReadUpTo(s, int(length))

@@ -7,17 +7,17 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"imageroot/shared/source"
 )
-
-// connections is the number of ranged requests in flight at once.
-const connections = 6
 
 // A streamConfig configures a [stream].
 type streamConfig struct {
 	Limits     // with defaults
 	sources    *source.Client
+	hosts      *hosts
+	most       int // connections to a host
 	loc        source.Location
 	offset     int64 // of the first byte to return
 	size       int64 // of the source, negative if unknown
@@ -49,17 +49,19 @@ type stream struct {
 	tries tries
 
 	// In segments over several; nil while in order:
+	lane    *lane
 	order   chan *segment
-	buffers chan []byte
 	current *segment
+	buf     []byte // of current
+	read    int    // bytes of buf that Read has returned
 	err     error
+	hungry  atomic.Bool // Read waits for the source
+	capped  atomic.Bool // the rest of the source is requested, or may not be
 
 	mu      sync.Mutex
 	stopped bool
 	limit   int64         // the end of what may be requested
 	raised  chan struct{} // closed when limit is raised
-	width   int           // maximum number of segments in flight
-	lent    int           // buffers in use or in buffers
 	workers sync.WaitGroup
 }
 
@@ -113,10 +115,11 @@ func (s *stream) begin() error {
 	if s.offset > 0 && s.offset == s.size {
 		return nil // nothing is left
 	}
-	length := s.SegmentBytes
+	length := min(s.SegmentBytes, firstBytes)
 	if s.whole {
 		length = -1
 	}
+	began := time.Now()
 	body, err := s.open(s.offset, length, &s.tries)
 	if err != nil {
 		return err
@@ -130,12 +133,12 @@ func (s *stream) begin() error {
 	}
 	switch {
 	case s.whole:
-	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+s.SegmentBytes && !s.joinable():
+	case body.Ranged && body.Size < 0, body.Ranged && body.Size > s.offset+length && !s.joinable():
 		// Ranges that cannot be joined: read the rest in order.
 		body.Close()
 		return s.reopen(nil)
-	case body.Ranged && body.Size > s.offset+s.SegmentBytes:
-		s.parallel(body)
+	case body.Ranged && body.Size > s.offset+length:
+		s.parallel(body, s.offset+length, time.Since(began))
 		return nil
 	}
 	s.body = body
@@ -148,17 +151,7 @@ func (s *stream) joinable() bool {
 	return s.verified || s.validators != source.Validators{}
 }
 
-// parallel starts reading in segments. first is the body of the first one.
-func (s *stream) parallel(first *source.Body) {
-	s.order = make(chan *segment, connections)
-	s.buffers = make(chan []byte, connections)
-	s.widen(connections)
-	s.limit = s.offset + s.SegmentBytes
-	s.workers.Go(func() { s.schedule(first) })
-}
-
-// allow raises the end of the requests to limit, and doubles the number of segments in
-// flight, if it was narrowed.
+// allow raises the end of the requests to limit.
 func (s *stream) allow(limit int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,37 +159,7 @@ func (s *stream) allow(limit int64) {
 		s.limit = limit
 		close(s.raised)
 		s.raised = make(chan struct{})
-		if s.order != nil {
-			s.widen(min(2*s.width, connections))
-		}
 	}
-}
-
-// widen allows width segments in flight.
-func (s *stream) widen(width int) {
-	for s.width = width; s.lent < width; s.lent++ {
-		s.buffers <- nil // allocated when it is needed
-	}
-}
-
-// narrow halves the number of segments in flight: a server that fails may be
-// overloaded.
-func (s *stream) narrow() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.width = max(1, s.width/2)
-}
-
-// recycle gives the buffer of a segment to the next one, or drops it if the stream was
-// narrowed.
-func (s *stream) recycle(buf []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lent > s.width {
-		s.lent--
-		return
-	}
-	s.buffers <- buf // never blocks: the channel has room for all buffers
 }
 
 // interrupt makes a blocked Read fail.
@@ -210,7 +173,7 @@ func (s *stream) interrupt() {
 // Close ends all requests and waits for their end.
 func (s *stream) Close() {
 	s.interrupt()
-	s.workers.Wait()
+	s.leave()
 	if s.body != nil {
 		s.body.Close()
 	}
@@ -316,29 +279,11 @@ func (s *stream) skip() error {
 
 // open requests part of the source. It retries after temporary failures.
 func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
-	validators := s.validators
-	if s.verified {
-		validators = source.Validators{}
-	}
 	for {
-		body, err := s.sources.Open(s.ctx, s.loc, offset, length, validators)
-		if err == nil && (offset > 0 || s.begun) && body.Size >= 0 && s.size >= 0 && body.Size != s.size {
-			body.Close()
-			err = fmt.Errorf("it had %d bytes and has %d now: %w", s.size, body.Size, source.ErrChanged)
-		}
+		body, err := s.request(offset, length)
 		switch {
 		case err == nil:
-			if s.validators.Differ(body.Validators) {
-				s.mixed.Store(true)
-			}
 			return body, nil
-		case errors.Is(err, source.ErrChanged):
-			changed := &restartError{err: fmt.Errorf("the source changed while it was fetched: %w", err)}
-			// Another mirror may have the bytes with the digest.
-			if !s.verified || t.wait(s.ctx, err) != nil {
-				return nil, changed
-			}
-			continue
 		case errors.Is(err, source.ErrRange) && (offset > 0 || length > 0):
 			// The server ignores the range: request the whole.
 			if offset, length = 0, -1; t.give() {
@@ -346,174 +291,39 @@ func (s *stream) open(offset, length int64, t *tries) (*source.Body, error) {
 			}
 			return nil, err
 		}
-		if err := t.wait(s.ctx, err); err != nil {
+		if err := s.retry(t, err); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// A segment is part of the source in memory.
-type segment struct {
-	offset int64
-	buf    []byte
-	ready  chan struct{} // closed when buf is filled or err is set
-	err    error
-	read   int // bytes of buf that Read has returned
-}
-
-// errNoRange is the error of a segment whose answer is not the requested range.
-var errNoRange = errors.New("the source no longer keeps to ranges")
-
-func (s *stream) schedule(first *source.Body) {
-	defer close(s.order)
-	offset := s.offset
-	for offset < s.size {
-		end, ok := s.mayAsk(offset)
-		if !ok {
-			break
-		}
-		var buf []byte
-		select {
-		case buf = <-s.buffers:
-		case <-s.ctx.Done():
-		}
-		if s.ctx.Err() != nil {
-			break
-		}
-		if buf == nil {
-			buf = make([]byte, s.SegmentBytes)
-		}
-		g := &segment{offset: offset, buf: buf[:end-offset], ready: make(chan struct{})}
-		offset = end
-		body := first
-		first = nil
-		s.workers.Go(func() {
-			defer close(g.ready)
-			g.err = s.fill(g, body)
-		})
-		s.order <- g // never blocks: the channel has room for all buffers
+// request requests part of the source once.
+func (s *stream) request(offset, length int64) (*source.Body, error) {
+	validators := s.validators
+	if s.verified {
+		validators = source.Validators{}
 	}
-	if first != nil {
-		first.Close()
-	}
-}
-
-// mayAsk waits until a segment from offset may be requested, and returns its end. ok is
-// false if the stream ends before.
-func (s *stream) mayAsk(offset int64) (end int64, ok bool) {
-	for {
-		s.mu.Lock()
-		limit, raised := min(s.limit, s.size), s.raised
-		s.mu.Unlock()
-		if offset < limit {
-			return min(offset+s.SegmentBytes, limit), true
-		}
-		select {
-		case <-raised:
-		case <-s.ctx.Done():
-			return 0, false
-		}
-	}
-}
-
-// fill reads a segment, first from body unless it is nil.
-func (s *stream) fill(g *segment, body *source.Body) error {
-	t := tries{first: s.FirstWait, most: shortTries} // reading in order has more tries
-	filled := 0
-	for {
-		if body == nil {
-			b, err := s.open(g.offset+int64(filled), int64(len(g.buf)-filled), &t)
-			if t.failures > 0 {
-				s.narrow()
-			}
-			if err != nil {
-				return err
-			}
-			if !b.Ranged {
-				b.Close()
-				return errNoRange
-			}
-			body = b
-		}
-		err := s.fillFrom(g, body, &filled)
+	body, err := s.sources.Open(s.ctx, s.loc, offset, length, validators)
+	switch {
+	case err != nil:
+		return nil, err
+	case (offset > 0 || s.begun) && body.Size >= 0 && s.size >= 0 && body.Size != s.size:
 		body.Close()
-		body = nil
-		if filled == len(g.buf) {
-			return nil
-		}
-		t.progress(int64(filled))
-		if err := t.wait(s.ctx, err); err != nil {
-			return err
-		}
+		return nil, fmt.Errorf("it had %d bytes and has %d now: %w", s.size, body.Size, source.ErrChanged)
+	case s.validators.Differ(body.Validators):
+		s.mixed.Store(true)
 	}
+	return body, nil
 }
 
-func (s *stream) fillFrom(g *segment, body *source.Body, filled *int) error {
-	for *filled < len(g.buf) {
-		n, err := body.Read(g.buf[*filled:])
-		*filled += n
-		s.got(n)
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				// A server may send less than was requested.
-				err = &source.ShortBody{Host: s.loc.URL, Want: int64(len(g.buf)), Got: int64(*filled)}
-			}
-			return err
+// retry returns nil when it is time to request again after err.
+func (s *stream) retry(t *tries, err error) error {
+	changed := errors.Is(err, source.ErrChanged)
+	// Another mirror may have the bytes with the digest.
+	if !changed || s.verified {
+		if werr := t.wait(s.ctx, err); werr == nil || !changed {
+			return werr
 		}
 	}
-	return nil
-}
-
-func (s *stream) readSegments(p []byte) (int, error) {
-	if s.err != nil {
-		return 0, s.err
-	}
-	for s.current == nil {
-		var g *segment
-		var ok bool
-		if g, ok = <-s.order; !ok {
-			if s.err = s.ctx.Err(); s.err == nil {
-				s.err = io.EOF
-			}
-			return 0, s.err
-		}
-		<-g.ready
-		if g.err != nil {
-			if _, ok := errors.AsType[*restartError](g.err); !ok && s.outer.Err() == nil {
-				return s.inOrder(p) // which may work if ranges fail
-			}
-			s.err = g.err
-			return 0, s.err
-		}
-		s.current = g
-	}
-	g := s.current
-	n := copy(p, g.buf[g.read:])
-	g.read += n
-	s.offset += int64(n)
-	if g.read == len(g.buf) {
-		s.current = nil
-		s.recycle(g.buf[:cap(g.buf)])
-	}
-	return n, nil
-}
-
-// inOrder drops the segments and continues over one connection.
-func (s *stream) inOrder(p []byte) (int, error) {
-	s.cancel(nil)
-	s.workers.Wait()
-	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return 0, context.Cause(s.ctx)
-	}
-	s.ctx, s.cancel = context.WithCancelCause(s.outer)
-	s.mu.Unlock()
-	s.pace.renew()
-	s.order = nil
-	s.received.Store(s.offset)
-	if err := s.reopen(nil); err != nil {
-		return 0, err
-	}
-	return s.readBody(p)
+	return &restartError{err: fmt.Errorf("the source changed while it was fetched: %w", err)}
 }

@@ -144,3 +144,10 @@ func mayPass(err error) bool {
 	u, ok := errors.AsType[*source.Unresolvable](err)
 	return ok && u.Status != 0 || errors.Is(err, source.ErrChanged)
 }
+
+// refusal reports whether err may mean that the source gets too many requests, and the
+// delay that it requests.
+func refusal(err error) (after time.Duration, ok bool) {
+	after, ok = source.MayRetry(err)
+	return after, ok || mayPass(err) && !errors.Is(err, source.ErrChanged)
+}

@@ -45,6 +45,7 @@ type Config struct {
 	PublicRead               bool
 	HashWorkers              int  // 1 to 64
 	FetchWorkers             int  // 1 to 64
+	FetchConnections         int  // to one host, 1 to 64
 	Check                    bool // decompress each image once it is hashed
 	TrustedProxies           web.Proxies
 	PublicURL                string // without a trailing slash; empty: the host of each request
@@ -115,6 +116,7 @@ var settings = []setting{
 	{"TRUSTED_PROXIES", "", "proxies (addresses and CIDRs, separated by commas) whose X-Forwarded-For and X-Forwarded-Proto are believed", trustedProxies},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
+	{"FETCH_CONNECTIONS", "16", "how many connections to one host all fetches use at most", workers(func(c *Config) *int { return &c.FetchConnections })},
 	{"CHECK", "true", "whether images are decompressed once, to check that they are complete", boolean(func(c *Config) *bool { return &c.Check })},
 	{"ALLOW_NET", "", "networks that sources may be in beyond the default policy: CIDRs, loopback, private", allowNet},
 	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are contacted without TLS", plainHTTP},
@@ -210,13 +212,13 @@ func usage(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("imageroot: a catalog for OS disk images\n\n  imageroot [FLAGS]         runs it\n  imageroot doctor [FLAGS]  checks the setup that these flags describe, and reports what is wrong\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
 	for _, s := range settings {
-		fmt.Fprintf(&b, "  --%-15s %s", s.flag(), s.usage)
+		fmt.Fprintf(&b, "  --%-17s %s", s.flag(), s.usage)
 		if s.value != "" {
 			fmt.Fprintf(&b, " (default %s)", s.value)
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("  --version         print the version and exit\n")
+	b.WriteString("  --version           print the version and exit\n")
 	_, _ = io.WriteString(w, b.String())
 }
 

@@ -31,7 +31,7 @@ func load(args ...string) (Config, error) { return Load(args, io.Discard) }
 func defaults() Config {
 	return Config{
 		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data",
-		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, DockerConfig: "/home/me/.docker/config.json",
+		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, FetchConnections: 16, DockerConfig: "/home/me/.docker/config.json",
 	}
 }
 
@@ -67,6 +67,7 @@ func TestSettings(t *testing.T) {
 		{"CHECK", "false", func(c *Config) { c.Check = false }, ""},
 		{"HASH_WORKERS", "64", func(c *Config) { c.HashWorkers = 64 }, ""},
 		{"FETCH_WORKERS", "1", func(c *Config) { c.FetchWorkers = 1 }, ""},
+		{"FETCH_CONNECTIONS", "4", func(c *Config) { c.FetchConnections = 4 }, ""},
 		{"ALLOW_NET", "loopback, 10.0.0.0/8", func(c *Config) { c.AllowNet = "loopback, 10.0.0.0/8" }, ""},
 		{"PUBLIC_URL", "https://images.example.org/", func(c *Config) { c.PublicURL = "https://images.example.org" }, ""},
 		{"TRUSTED_PROXIES", "127.0.0.1, 10.89.0.7/24", func(c *Config) {
@@ -180,6 +181,7 @@ func TestRefused(t *testing.T) {
 		{"HASH_WORKERS", "0", "from 1 to 64"},
 		{"HASH_WORKERS", "65", "from 1 to 64"},
 		{"FETCH_WORKERS", "two", "from 1 to 64"},
+		{"FETCH_CONNECTIONS", "0", "from 1 to 64"},
 		{"ALLOW_NET", "everything", "not a network"},
 		{"PLAIN_HTTP", "http://registry", "HOST"},
 		{"TRUSTED_PROXIES", "proxy.lan", "CIDR"},

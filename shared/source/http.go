@@ -24,7 +24,7 @@ func newTransport(config Config) *http.Transport {
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
 	t.ResponseHeaderTimeout = config.HeaderTimeout
-	t.MaxIdleConnsPerHost = 8
+	t.MaxIdleConnsPerHost = 64
 	t.ReadBufferSize = 64 << 10
 	t.TLSClientConfig = &tls.Config{RootCAs: config.RootCAs, Time: config.Now}
 	return t

@@ -24,7 +24,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &fetch.Function{
 		Catalog: c.Catalog, Sources: client, Jobs: c.Jobs, Inspections: c.Queue(c.Lambda.InspectionQueue, nil), Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
-		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Now: c.Now, Log: c.Log,
+		Free: c.Free, Whole: true, Workers: c.FetchWorkers, Connections: c.FetchConnections, Now: c.Now, Log: c.Log,
 	}
 	return c.Function(f.Routes(), nil, f.Handle, c.JobQueue(c.Lambda.FetchJobQueue, f.Runners())), nil
 }
