@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +26,8 @@ const (
 type slowLink struct {
 	listener net.Listener
 	to       string
+	most     int64 // connections at once, beyond which it resets them; 0 is no limit
+	open     atomic.Int64
 	// delivered counts the bytes that have reached clients.
 	delivered atomic.Int64
 
@@ -32,8 +37,9 @@ type slowLink struct {
 	over  bool
 }
 
-// openLink opens a slow link to the server at serverURL.
-func openLink(serverURL string) (*slowLink, error) {
+// openLink opens a slow link to the server at serverURL. It resets connections beyond most,
+// unless that is 0.
+func openLink(serverURL string, most int64) (*slowLink, error) {
 	u, err := url.Parse(serverURL)
 	if err != nil {
 		return nil, err
@@ -42,7 +48,7 @@ func openLink(serverURL string) (*slowLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &slowLink{listener: ln, to: u.Host, conns: map[net.Conn]struct{}{}}
+	l := &slowLink{listener: ln, to: u.Host, most: most, conns: map[net.Conn]struct{}{}}
 	l.wg.Go(l.accept)
 	return l, nil
 }
@@ -87,8 +93,15 @@ func (l *slowLink) accept() {
 		if err != nil {
 			return // the link is closed
 		}
-		if l.hold(c) {
-			l.wg.Go(func() { l.connect(c) })
+		if l.most > 0 && l.open.Load() >= l.most {
+			_ = c.(*net.TCPConn).SetLinger(0) // a reset
+			c.Close()
+		} else if l.hold(c) {
+			l.open.Add(1)
+			l.wg.Go(func() {
+				defer l.open.Add(-1)
+				l.connect(c)
+			})
 		}
 	}
 }
@@ -157,8 +170,9 @@ func carry(to, from net.Conn, delivered *atomic.Int64) {
 	}
 }
 
-// link compares a fetch job over a slow link, which uses several connections,
-// with curl, which uses one.
+// link compares a fetch job over a slow link, which uses several connections, with curl, which
+// uses one, and with aria2c, which is told how many. It does so again with a server that takes
+// eight connections at most.
 func (b *bench) link(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {
@@ -169,17 +183,34 @@ func (b *bench) link(ctx context.Context) error {
 	}
 	origin := f.publish()
 	defer origin.Close()
-	l, err := openLink(origin.URL)
-	if err != nil {
-		return err
-	}
-	defer l.close()
 	s, err := b.server(ctx, "link")
 	if err != nil {
 		return err
 	}
 	defer s.remove()
-	imageURL := l.URL() + "/large.img"
+	const eight = "aria2c -x8"
+	if err := b.overLink(ctx, s, f, origin.URL, 0, map[string]*bound{
+		"curl": atLeast(7), eight: atLeast(1), "aria2c -x16": atLeast(0.75),
+	}); err != nil {
+		return err
+	}
+	return b.overLink(ctx, s, f, origin.URL, 8, map[string]*bound{eight: atLeast(0.8)})
+}
+
+// overLink compares fetches of f over a slow link to a server that takes most connections, or
+// any number if most is 0. The bounds are those of the ratios to the tools that they name.
+func (b *bench) overLink(ctx context.Context, s *server, f *sample, serverURL string, most int64, bounds map[string]*bound) error {
+	// A link for each side: imageroot keeps connections that it may use again.
+	var urls [2]string
+	for i := range urls {
+		l, err := openLink(serverURL, most)
+		if err != nil {
+			return err
+		}
+		defer l.close()
+		urls[i] = l.URL() + "/large.img"
+	}
+	imageURL := urls[0]
 	ours := func(int) (float64, error) {
 		if err := s.add(ctx, imageURL, true); err != nil {
 			return 0, err
@@ -193,17 +224,45 @@ func (b *bench) link(ctx context.Context) error {
 		}
 		return took, s.forget(ctx, imageURL, f.sha256)
 	}
-	peer := func(int) (float64, error) {
-		if err := settle(f.path); err != nil {
-			return 0, err
+	names := slices.Sorted(maps.Keys(bounds))
+	took := map[string][]float64{}
+	peers := func(round int) (float64, error) {
+		for _, name := range names {
+			if err := settle(f.path); err != nil {
+				return 0, err
+			}
+			t, err := downloader(name, b.dir, urls[1]).time(ctx, b.dir)
+			if err != nil {
+				return 0, err
+			}
+			b.say("round %d: %s %s", round+1, name, format(t))
+			took[name] = append(took[name], t)
 		}
-		return tool{args: []string{"curl", "-sS", "--fail", "-o", "/dev/null", imageURL}}.time(ctx, b.dir)
+		return took[names[0]][round], nil
 	}
-	o, p, err := b.turns(ours, peer)
+	o, _, err := b.turns(ours, peers)
 	if err != nil {
 		return err
 	}
 	what := fmt.Sprintf("%s, %v away, %d MB/s a connection", formatBytes(f.size), roundTrip, linkRate/1_000_000)
-	b.report.faster("link", what, series{"imageroot", unitSeconds, o}, series{"curl -o /dev/null", unitSeconds, p}, atLeast(3))
+	if most > 0 {
+		what += fmt.Sprintf(", %d connections at most", most)
+	}
+	for _, name := range names {
+		b.report.faster("link", what, series{"imageroot", unitSeconds, o}, series{name, unitSeconds, took[name]}, bounds[name])
+	}
 	return nil
+}
+
+// downloader returns the command by which the named tool downloads a URL: curl, or aria2c and its
+// number of connections.
+func downloader(name, dir, imageURL string) tool {
+	if name == "curl" {
+		return tool{args: []string{"curl", "-sS", "--fail", "-o", "/dev/null", imageURL}}
+	}
+	connections := strings.TrimPrefix(name, "aria2c -x")
+	return tool{args: []string{
+		"aria2c", "-q", "-x" + connections, "-s" + connections, "-k1M", "--file-allocation=none", "--allow-overwrite=true",
+		"-d", dir, "-o", "aria2c.img", imageURL,
+	}}
 }

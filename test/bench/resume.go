@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// onePart is the most of a download that a kill may repeat, in MiB: one part, and the
-	// overhead of HTTP.
-	onePart = 64 + 0.1
+	// fetchedAgain is the most of a download that a kill may repeat, in MiB, with the overhead
+	// of HTTP.
+	fetchedAgain = 64 + 0.1
 	// hashedAgain is the largest share of a file that a hash job killed at a half may read
 	// afterwards.
 	hashedAgain = 0.6
@@ -39,7 +39,7 @@ func (b *bench) resumeFetch(ctx context.Context) error {
 	}
 	origin := f.publish()
 	defer origin.Close()
-	l, err := openLink(origin.URL) // slow enough to kill the server in the middle
+	l, err := openLink(origin.URL, 0) // slow enough to kill the server in the middle
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (b *bench) resumeFetch(ctx context.Context) error {
 		}
 	}
 	what := fmt.Sprintf("fetch of %s killed half way: bytes fetched again", formatBytes(f.size))
-	b.report.absolute("resume", what, unitMiB, again, neverOver(onePart))
+	b.report.absolute("resume", what, unitMiB, again, neverOver(fetchedAgain))
 	return nil
 }
 
