@@ -27,17 +27,20 @@ import (
 	"imageroot/shared/web"
 )
 
-// Function is the catalog function. All fields are required except ImageLinks
-// and CatalogLinks. It is safe for concurrent use.
+// Function is the catalog function. All fields are required except ImageLinks,
+// CatalogLinks and MaxAnswer. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
 	// they are not nil, clients get the bytes of images from the store.
 	ImageLinks, CatalogLinks store.Presigner
-	Inventory                *inventory.Inventory
-	Activity                 *activity.Log
-	Metric                   *metric.Set
-	Version                  string
+	// MaxAnswer is the size in bytes above which a listing is an object that the client
+	// is redirected to with CatalogLinks, or 0 if there is no limit.
+	MaxAnswer int64
+	Inventory *inventory.Inventory
+	Activity  *activity.Log
+	Metric    *metric.Set
+	Version   string
 	// Ready returns an error if a bucket cannot be reached, and [store.ErrNoBucket]
 	// if one is known not to exist.
 	Ready func(context.Context) error
@@ -162,7 +165,7 @@ func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return f.listings.send(w, r, s, "application/json", func(base string, to io.Writer) error { return f.encodeListing(s, base, to) })
+	return f.sendListing(w, r, &f.listings, s, "application/json", func(base string, to io.Writer) error { return f.encodeListing(s, base, to) })
 }
 
 // encodeListing writes the listing of s as JSON.

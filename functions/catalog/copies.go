@@ -59,9 +59,9 @@ type listing struct {
 // An encoding writes a listing with this base URL, one image in each Write.
 type encoding func(base string, to io.Writer) error
 
-// send answers with the listing of s. It evaluates the request's conditions, and
-// chooses a content coding.
-func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snapshot, contentType string, encode encoding) error {
+// sendListing answers with the listing of s, from c. It evaluates the request's
+// conditions, and chooses a content coding.
+func (f *Function) sendListing(w http.ResponseWriter, r *http.Request, c *copies, s *inventory.Snapshot, contentType string, encode encoding) error {
 	rc := http.NewResponseController(w)
 	l, err := c.take(s, rc, encode)
 	if err != nil {
@@ -80,9 +80,12 @@ func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snaps
 	case http.StatusPreconditionFailed:
 		return problem.New(problem.Precondition, "the listing is not the version that the request's If-Match asks for")
 	}
+	if f.MaxAnswer > 0 && l.estimate(base, coding) > f.MaxAnswer && r.Method == http.MethodGet {
+		return f.redirectListing(w, r, l, base, coding, contentType)
+	}
 	h.Set("Content-Type", contentType)
 	if coding == "" {
-		h.Set("Content-Length", strconv.FormatInt(l.text+l.bases*int64(len(base)-1), 10))
+		h.Set("Content-Length", strconv.FormatInt(l.length(base), 10))
 	} else {
 		h.Set("Content-Encoding", coding)
 	}
@@ -100,6 +103,9 @@ func (c *copies) send(w http.ResponseWriter, r *http.Request, s *inventory.Snaps
 	}
 	return nil
 }
+
+// length returns the number of bytes of the listing with this base URL.
+func (l *listing) length(base []byte) int64 { return l.text + l.bases*int64(len(base)-1) }
 
 // tag returns the entity tag of the listing with this base URL in this content coding.
 // It depends on nothing else, so that all processes give the same one. That of a coding

@@ -29,7 +29,7 @@ func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	return f.exports.send(w, r, s, "application/toml; charset=utf-8", func(base string, to io.Writer) error {
+	return f.sendListing(w, r, &f.exports, s, "application/toml; charset=utf-8", func(base string, to io.Writer) error {
 		return manifest.Encode(to, exported(s, base))
 	})
 }

@@ -184,7 +184,13 @@ func (f *Function) links(c *object) store.Presigner {
 // redirect sends the client to the store, which handles ranges and conditions.
 // The answer has no validators, since the store has others.
 func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
-	url, err := links.PresignGet(r.Context(), c.Info.Key, string(c.name), r.Method == http.MethodHead)
+	var url string
+	var err error
+	if r.Method == http.MethodHead {
+		url, err = links.PresignHead(r.Context(), c.Info.Key)
+	} else {
+		url, err = links.PresignGet(r.Context(), c.Info.Key, store.Attachment(string(c.name)))
+	}
 	if err != nil {
 		return err
 	}

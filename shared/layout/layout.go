@@ -24,6 +24,7 @@
 //	              index/trimmed             the time before which journal entries are removed
 //	              index/ID                  a file of a checkpoint; ID is 16 hex digits
 //	              journal/STAMP-ID          an entry of the index's journal, oldest first in listing order
+//	              listings/HEX              a listing too large for an answer on AWS; HEX is made of its entity tag
 //	              probe/passed              the server that has passed the probe
 //	              probe/ID-N                objects of the probe at start; ID is random
 //
@@ -72,6 +73,7 @@ const (
 	IndexKey        store.Key = "index/current"
 	TrimmedKey      store.Key = "index/trimmed"
 	JournalPrefix             = "journal/"
+	ListingPrefix             = "listings/"
 	ProbePrefix               = "probe/"
 	PassedKey       store.Key = "probe/passed"
 )
@@ -147,6 +149,7 @@ func DigestKey(name image.Name) store.Key  { return store.Key(DigestPrefix + nam
 func EntryKey(ref Ref) store.Key           { return store.Key(EntryPrefix + ref) }
 func FetchedKey(ref Ref) store.Key         { return store.Key(FetchedPrefix + ref) }
 func BlobKey(sha256 SHA256) store.Key      { return store.Key(BlobPrefix + sha256) }
+func ListingKey(sha256 SHA256) store.Key   { return store.Key(ListingPrefix + sha256) }
 func ContentKey(sha256 SHA256) store.Key   { return store.Key(ContentPrefix + sha256) }
 func StagingKey(id string) store.Key       { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
 func UploadKey(id string) store.Key        { return store.Key(UploadPrefix + id) }

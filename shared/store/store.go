@@ -19,6 +19,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"mime"
 	"time"
 )
 
@@ -210,9 +211,19 @@ type Presigner interface {
 	PresignPut(ctx context.Context, key Key, sha256 string) (url string, err error)
 	// PresignPart returns a URL for a PUT of part n of an upload.
 	PresignPart(ctx context.Context, key Key, id string, n int32) (url string, err error)
-	// PresignGet returns a URL for a GET of an object, or for a HEAD if head is true.
-	// Clients that save the response name the file filename.
-	PresignGet(ctx context.Context, key Key, filename string, head bool) (url string, err error)
+	// PresignGet returns a URL for a GET of an object, answered with these header
+	// fields.
+	PresignGet(ctx context.Context, key Key, h GetHeader) (url string, err error)
+	// PresignHead returns a URL for a HEAD of an object.
+	PresignHead(ctx context.Context, key Key) (url string, err error)
+}
+
+// GetHeader has the values of header fields. Fields that are empty are not sent.
+type GetHeader struct{ Disposition, Type, Encoding string }
+
+// Attachment is the header of a response that clients save to a file with this name.
+func Attachment(filename string) GetHeader {
+	return GetHeader{Disposition: mime.FormatMediaType("attachment", map[string]string{"filename": filename}), Type: "application/octet-stream"}
 }
 
 // MaxRecordBytes is the maximum size of a record.

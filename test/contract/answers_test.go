@@ -823,6 +823,16 @@ func (s *server) testAtAWS(t *testing.T) {
 	})
 	aws.cut(t, "PUT", "/images/lab.img", store.MaxPutBytes+1, 413)
 
+	aws.do(t, request{
+		method: "PUT", target: "/catalog.toml", status: 200, header: map[string]string{"Content-Type": "application/toml"},
+		body: "version = 1\n[[images]]\nname = 'far.img'\nsrc = 'https://images.example.org/" + strings.Repeat("far/", 25) + "far.img'\n",
+	})
+	for _, target := range []string{"/images", "/catalog.toml"} {
+		if to := aws.get(t, target, 307).header.Get("Location"); !strings.HasPrefix(to, "https://images.s3.us-east-1.amazonaws.com/listings/") {
+			t.Errorf("%s leads to %s", target, to)
+		}
+	}
+
 	a := aws.send(t, "POST", "/uploads", 201, `{"name": "lab.img", "size_bytes": 3}`)
 	if to, _ := a.at(t, "parts.0.url").(string); !strings.HasPrefix(to, "https://images.s3.us-east-1.amazonaws.com/lab.img?") {
 		t.Errorf("the part goes to %q", to)

@@ -116,8 +116,12 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	adder := &addbyurl.Function{
 		Catalog: s.catalog, Sources: sources, Inventory: inv, Uncache: s.fetcher.Uncache, Activity: s.activity, Now: time.Now, Log: log,
 	}
+	var maxAnswer int64
+	if setup.links != nil {
+		maxAnswer = 100
+	}
 	lister := &catalog.Function{
-		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, Inventory: inv, Activity: s.activity, Metric: m, Version: "test",
+		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, CatalogLinks: setup.links, MaxAnswer: maxAnswer, Inventory: inv, Activity: s.activity, Metric: m, Version: "test",
 		Ready: func(context.Context) error {
 			if err := s.ready.Load(); err != nil {
 				return *err

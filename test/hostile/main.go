@@ -26,6 +26,7 @@ import (
 	"syscall"
 	"time"
 
+	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/runner"
 )
@@ -184,7 +185,7 @@ func (w *world) start(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if w.object, err = client.Root("images", "").PresignGet(ctx, plain, plain, false); err != nil {
+	if w.object, err = client.Root("images", "").PresignGet(ctx, plain, store.Attachment(plain)); err != nil {
 		return err
 	}
 	content := make([]byte, 64<<20)

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/runner"
 )
@@ -212,7 +213,7 @@ func TestProxyServes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed, err := afar.Root("images", "").PresignGet(t.Context(), "from-afar.img", "from-afar.img", false)
+	signed, err := afar.Root("images", "").PresignGet(t.Context(), "from-afar.img", store.Attachment("from-afar.img"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package lambda_test
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -23,6 +24,11 @@ import (
 	"time"
 
 	"github.com/aws/aws-lambda-go/events"
+
+	"imageroot/shared/entry"
+	"imageroot/shared/image"
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
 )
 
 func encode(t *testing.T, v any) []byte {
@@ -667,4 +673,37 @@ func TestReconcile(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.hashed("dropped.img", hexSum([]byte("dropped")))
+}
+
+// A listing that is too large for an answer of Lambda is an object in S3.
+func TestLargeListing(t *testing.T) {
+	w := newWorld(t)
+	dir := filepath.Join(w.data, fmt.Sprint(w.tpl.Properties("CatalogBucket")["BucketName"]), layout.EntryPrefix)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const entries = 2200
+	long := strings.Repeat("0123456789abcdef", 125)
+	for i := range entries {
+		e := &entry.Entry{Meta: record.Meta{Nonce: rand.Text()}, Name: image.Name(fmt.Sprintf("%04d.img", i)), Format: "img", AddedAt: time.Now()}
+		e.URL = "https://images.example.org/" + long + "/" + string(e.Name)
+		if err := os.WriteFile(filepath.Join(dir, string(layout.RefOf(e.URL))), encode(t, e), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{"/images", "/catalog.toml"} {
+		small := w.want(200, "GET", path, nil, "Accept-Encoding", "zstd")
+		if small.header.Get("Content-Encoding") != "zstd" {
+			t.Errorf("%v", small.header)
+		}
+		away := w.want(307, "GET", path, nil, "Accept-Encoding", "identity")
+		whole := w.want(200, "GET", away.header.Get("Location"), nil)
+		if n := strings.Count(string(whole.body), long); n != entries {
+			t.Errorf("%s has %d of %d entries", path, n, entries)
+		}
+		if ct := whole.header.Get("Content-Type"); ct != w.want(200, "HEAD", path, nil).header.Get("Content-Type") {
+			t.Errorf("%s in S3: %s", path, ct)
+		}
+		w.want(304, "GET", away.header.Get("Location"), nil, "If-None-Match", whole.header.Get("ETag"))
+	}
 }

@@ -11,6 +11,10 @@ import (
 	"imageroot/shared/lambda"
 )
 
+// maxAnswer limits the size of a listing in an answer: Lambda's limit is 6 MiB, with the
+// body as a JSON string, which is a third larger in base64.
+const maxAnswer = 4 << 20
+
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
@@ -19,7 +23,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		return nil, err
 	}
 	f := &catalog.Function{
-		Images: c.Images, Catalog: c.Catalog, ImageLinks: c.ImageLinks, CatalogLinks: c.CatalogLinks,
+		Images: c.Images, Catalog: c.Catalog, ImageLinks: c.ImageLinks, CatalogLinks: c.CatalogLinks, MaxAnswer: maxAnswer,
 		Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric, Version: config.Version(), Ready: c.Ready, Now: c.Now, Log: c.Log,
 	}
 	p := &pages.Pages{Function: f, Auth: c.Operator, Location: c.ImageRoot.String(), S3Endpoint: c.S3Endpoint}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
-	"mime"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -55,15 +54,20 @@ func (r *Root) PresignPart(ctx context.Context, key store.Key, id string, n int3
 	}))
 }
 
-func (r *Root) PresignGet(ctx context.Context, key store.Key, filename string, head bool) (string, error) {
-	if head {
-		return link(r.presign(linkTime).PresignHeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)}))
+func (r *Root) PresignGet(ctx context.Context, key store.Key, h store.GetHeader) (string, error) {
+	in := &s3.GetObjectInput{Bucket: &r.bucket, Key: r.key(key)}
+	for field, value := range map[**string]string{
+		&in.ResponseContentDisposition: h.Disposition, &in.ResponseContentType: h.Type, &in.ResponseContentEncoding: h.Encoding,
+	} {
+		if value != "" {
+			*field = &value
+		}
 	}
-	disposition := mime.FormatMediaType("attachment", map[string]string{"filename": filename})
-	return link(r.presign(linkTime).PresignGetObject(ctx, &s3.GetObjectInput{
-		Bucket: &r.bucket, Key: r.key(key), ResponseContentDisposition: &disposition,
-		ResponseContentType: aws.String("application/octet-stream"),
-	}))
+	return link(r.presign(linkTime).PresignGetObject(ctx, in))
+}
+
+func (r *Root) PresignHead(ctx context.Context, key store.Key) (string, error) {
+	return link(r.presign(linkTime).PresignHeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)}))
 }
 
 func link(req *v4.PresignedHTTPRequest, err error) (string, error) {

@@ -86,7 +86,7 @@ func TestPresign(t *testing.T) {
 		t.Error("a forged signature is taken")
 	}
 
-	if url, err = root.PresignGet(t.Context(), key, "säve as.img", false); err != nil {
+	if url, err = root.PresignGet(t.Context(), key, store.Attachment("säve as.img")); err != nil {
 		t.Fatal(err)
 	}
 	resp, body := do(t, http.MethodGet, url, nil)
@@ -96,7 +96,7 @@ func TestPresign(t *testing.T) {
 	if resp, body := do(t, http.MethodGet, url, nil, "Range", "bytes=4-8"); resp.StatusCode != http.StatusPartialContent || string(body) != "bytes" {
 		t.Errorf("GET of a range: %s %q", resp.Status, body)
 	}
-	if url, err = root.PresignGet(t.Context(), key, key, true); err != nil {
+	if url, err = root.PresignHead(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
 	if resp, _ := do(t, http.MethodHead, url, nil); resp.StatusCode != http.StatusOK || resp.ContentLength != int64(len(data)) {
