@@ -14,6 +14,11 @@ const blockBytes = 32 << 10
 type archive struct {
 	codec *codec
 	last  *block // is not full
+	// bulk is set if nothing is read before finish. Then blocks are filled in the same
+	// memory, one after another.
+	bulk   bool
+	spare  []byte
+	packed []byte // memory to compress in
 }
 
 // A block has the data of several records.
@@ -36,7 +41,10 @@ func (a *archive) put(data string) datum {
 		return datum{}
 	}
 	if a.last == nil {
-		a.last = &block{codec: a.codec, raw: make([]byte, 0, blockBytes+blockBytes/4)}
+		if a.spare == nil {
+			a.spare = make([]byte, 0, blockBytes+blockBytes/4)
+		}
+		a.last, a.spare = &block{codec: a.codec, raw: a.spare}, nil
 	}
 	b := a.last
 	b.mu.Lock()
@@ -60,8 +68,11 @@ func (a *archive) finish() {
 }
 
 func (a *archive) pack(b *block) {
-	packed := a.codec.pack(b.raw)
-	b.packed, b.raw, a.last = append(make([]byte, 0, len(packed)), packed...), nil, nil
+	a.packed = a.codec.pack(b.raw, a.packed[:0])
+	if a.bulk {
+		a.spare = b.raw[:0]
+	}
+	b.packed, b.raw, a.last = append(make([]byte, 0, len(a.packed)), a.packed...), nil, nil
 }
 
 // A dataReader reads data one after another. It decompresses a block once for

@@ -160,7 +160,7 @@ func (l *loading) items(changes []change) []loaded {
 		text.WriteString(s)
 		return text.String()[text.Len()-len(s):]
 	}
-	data := archive{codec: &l.ix.codec}
+	data := archive{codec: &l.ix.codec, bulk: true}
 	for i := range list {
 		c, e := &changes[i], &list[i]
 		if e.section == nil {

@@ -87,10 +87,10 @@ func (z *codec) open() {
 	})
 }
 
-// pack compresses a block.
-func (z *codec) pack(raw []byte) []byte {
+// pack compresses a block, and appends it to packed.
+func (z *codec) pack(raw, packed []byte) []byte {
 	z.open()
-	return z.enc.EncodeAll(raw, nil)
+	return z.enc.EncodeAll(raw, packed)
 }
 
 // unpack decompresses a block that pack has returned, and appends it to raw.

@@ -21,8 +21,11 @@ func Quiet(key store.Key, old, new []byte) bool {
 // Live reports whether the record at key is a running job, which can have [Quiet]
 // changes.
 func Live(key store.Key, data []byte) bool {
+	if !isJob(key) {
+		return false // most records, at a start
+	}
 	var j Job
-	return isJob(key) && json.Unmarshal(data, &j) == nil && j.Status == Running
+	return json.Unmarshal(data, &j) == nil && j.Status == Running
 }
 
 // still returns a running job without the fields that quiet changes affect, and false
