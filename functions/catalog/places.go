@@ -21,6 +21,8 @@ const (
 	// maxPlaces limits the bytes that all images being unpacked take together. The
 	// limit is lower if the process has little memory.
 	maxPlaces = 256 << 20
+	// spareShare is the share of maxPlaces for decompressing faster.
+	spareShare = 4
 	// leastRate is the number of bytes a second that a client must read while
 	// others wait for its place. Each byte of an encoded answer counts as
 	// encodedWorth bytes.
@@ -57,6 +59,7 @@ type place struct {
 	cut     func() // ends the answer
 	left    chan struct{}
 	held    int64
+	extra   int64 // the part of held that spare added
 
 	patience atomic.Int64 // nanoseconds, without the write in progress
 	writing  atomic.Int64 // the start of the write in progress, in Unix nanoseconds, or 0
@@ -75,7 +78,7 @@ func (p *places) enter(from string, now func() time.Time, cut func()) *place {
 }
 
 // grow enlarges the share to n bytes plus [placeBytes], unless it is larger
-// already. It returns [errNoPlace] if there is no room, even after it has cut off
+// already without what spare added, which ends. It returns [errNoPlace] if there is no room, even after it has cut off
 // other clients.
 func (l *place) grow(ctx context.Context, n int64) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
@@ -97,25 +100,49 @@ func (l *place) grow(ctx context.Context, n int64) error {
 	}
 }
 
+// spare enlarges the share to n bytes plus [placeBytes], to decompress faster, and returns
+// whether there is room for that. It cuts off nobody, and all images together get no more
+// than a quarter of the memory in this way.
+func (l *place) spare(n int64) bool {
+	p := l.of
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	more := n + placeBytes - l.held
+	if more <= 0 {
+		return true
+	}
+	all, extra := more, more
+	for o := range p.open {
+		all += o.held
+		extra += o.extra
+	}
+	if total := p.total(); all > total || extra > total/spareShare {
+		return false
+	}
+	l.held += more
+	l.extra += more
+	return true
+}
+
 // take gives l a share of n bytes. If ok is false, victim is the place to cut off
 // for that, or nil if there is none.
 func (p *places) take(l *place, n int64) (victim *place, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n <= l.held {
+	if n <= l.held-l.extra {
 		return nil, true
 	}
 	all, by := n, map[netip.Prefix]int64{l.network: n} // including the share of n bytes
 	for o := range p.open {
 		if o != l {
 			all += o.held
-			by[o.network] += o.held
+			by[o.network] += o.held - o.extra
 		}
 	}
 	total, its := p.total(), by[l.network]
 	crowded := its > total/2 && its > n
 	if !crowded && (all <= total || all == n) {
-		l.held = n
+		l.held, l.extra = n, 0
 		if p.open == nil {
 			p.open = map[*place]struct{}{}
 		}
@@ -126,7 +153,7 @@ func (p *places) take(l *place, n int64) (victim *place, ok bool) {
 	for o := range p.open {
 		left := o.patienceLeft()
 		may := left <= 0 && (!crowded || o.network == l.network) ||
-			!crowded && o.network != l.network && by[o.network]-o.held >= its
+			!crowded && o.network != l.network && by[o.network]-(o.held-o.extra) >= its
 		if o != l && may && (victim == nil || left < least) {
 			victim, least = o, left
 		}

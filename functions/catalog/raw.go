@@ -189,7 +189,10 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	defer cancel()
 	packed := &objectReader{ctx: ctx, object: c}
 	defer packed.Close()
-	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{Grow: grow})
+	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{
+		Grow:  grow,
+		Spare: func(n int64) bool { return place.spare(encoding + n) },
+	})
 	if err != nil {
 		return unreadable(err)
 	}

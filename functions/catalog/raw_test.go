@@ -554,6 +554,36 @@ func TestRawMemory(t *testing.T) {
 	others(maxPlaces).leave() // all memory was returned
 }
 
+// Memory to decompress faster is a quarter of the total, and does not count as an
+// address's.
+func TestRawSpare(t *testing.T) {
+	var p places
+	enter := func(from string) *place {
+		l := p.enter(from, time.Now, func() {})
+		if err := l.grow(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	a, b := enter("192.0.2.1"), enter("192.0.2.1")
+	if a.spare(maxPlaces/4+1) || !a.spare(maxPlaces/4) || !a.spare(maxPlaces/4) || b.spare(1) {
+		t.Error("the memory is not a quarter of the total")
+	}
+	if err := b.grow(t.Context(), maxPlaces/2-2*placeBytes); err != nil {
+		t.Error(err)
+	}
+	if err := a.grow(t.Context(), 1); err == nil {
+		t.Error("an address has more than its half")
+	}
+	b.leave()
+	if err := a.grow(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	if c := enter("192.0.2.2"); !c.spare(maxPlaces / 4) {
+		t.Error("the memory was not returned")
+	}
+}
+
 // A placeTest has clients of /raw that read at a given pace, with its own clock.
 type placeTest struct {
 	t   *testing.T

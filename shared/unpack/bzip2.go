@@ -53,7 +53,7 @@ const (
 
 var errBzip2 = errors.New("wrong codes of a block")
 
-func newBzip2(in *bufio.Reader, _ int64, _ func(int64) error) (stream, int64, error) {
+func newBzip2(in *bufio.Reader, _ memory) (stream, int64, error) {
 	return &bzip2Stream{in: in, block: make([]uint32, 0, 100_000)}, -1, nil
 }
 

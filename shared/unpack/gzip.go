@@ -21,7 +21,7 @@ type gzipStream struct {
 	after   int64
 }
 
-func newGzip(in *bufio.Reader, _ int64, _ func(int64) error) (stream, int64, error) {
+func newGzip(in *bufio.Reader, _ memory) (stream, int64, error) {
 	if err := gzipHeader(in); err != nil {
 		return nil, 0, err
 	}

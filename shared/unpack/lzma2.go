@@ -1,7 +1,6 @@
 package unpack
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -13,9 +12,8 @@ const lzma2MinWindow = 4 << 10
 // An lzma2 reads the LZMA2 data of one block of xz after another. All share a dictionary,
 // although a file can require any size in any number of blocks.
 type lzma2 struct {
-	in         *bufio.Reader
-	window     int64 // the largest dictionary
-	grow       func(int64) error
+	in         io.Reader
+	memory     memory
 	decoder    *lzmaDecoder // nil before the first chunk
 	capacity   int64        // of decoder's dictionary
 	dictionary int64        // of the block
@@ -33,29 +31,28 @@ type lzma2 struct {
 // begin begins a block that refers back up to dictionary bytes.
 func (l *lzma2) begin(dictionary int64) { l.dictionary, l.least, l.n = dictionary, 0xe0, 0 }
 
-// Read implements io.Reader. It returns io.EOF at the end of the block, and reads
-// nothing after that.
-func (l *lzma2) Read(p []byte) (int, error) {
+// advance decodes at most n bytes, which are valid until the next call. It returns io.EOF
+// at the end of the block, and reads nothing after that.
+func (l *lzma2) advance(n int) ([]byte, error) {
 	if l.out == 0 {
 		if err := l.next(); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	d := l.decoder
 	from := d.pos
-	limit := from + min(len(p), l.out, d.size-from)
+	limit := from + min(n, l.out, d.size-from)
 	var err error
 	if l.packed {
 		err = d.decode(limit)
 	} else {
-		var n int
 		n, err = io.ReadFull(l.in, d.ring[from:limit])
 		l.n += int64(n)
 		d.pos += n
 		err = unexpected(err)
 	}
-	n := copy(p, d.ring[from:d.pos])
-	l.out -= n
+	out := d.ring[from:d.pos]
+	l.out -= len(out)
 	if d.pos == d.size {
 		d.pos, d.wrapped = 0, true
 	}
@@ -65,7 +62,7 @@ func (l *lzma2) Read(p []byte) (int, error) {
 	if err != nil && l.err != nil {
 		err = l.err
 	}
-	return n, err
+	return out, err
 }
 
 // next reads the header of the next chunk, which the .xz specification does not
@@ -136,9 +133,9 @@ func (l *lzma2) allocate() error {
 	if l.decoder == nil || l.dictionary > l.capacity {
 		// At least double it, or blocks of growing dictionaries would need many
 		// allocations.
-		l.capacity = max(l.dictionary, min(2*l.capacity, l.window), lzma2MinWindow)
+		l.capacity = max(l.dictionary, min(2*l.capacity, l.memory.window), lzma2MinWindow)
 		l.decoder = nil // free it before allocating the next
-		if err := l.grow(l.capacity); err != nil {
+		if err := l.memory.grow(l.capacity); err != nil {
 			return err
 		}
 		l.decoder = newLZMA(l.capacity)

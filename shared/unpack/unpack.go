@@ -34,6 +34,11 @@ type Limit struct {
 	// returned, since a later frame or block may have a larger window. Read calls it,
 	// on the same goroutine. If it returns an error, Read returns that unchanged.
 	Grow func(window int64) error
+	// Spare, if not nil, is called before the stream holds n bytes, more than
+	// [Reader.Window] returned and at most Window, to decode blocks in parallel. If it
+	// returns false, the stream uses fewer bytes and is slower. Read calls it, on the
+	// same goroutine.
+	Spare func(n int64) bool
 }
 
 // A Problem is the kind of an [Error].
@@ -74,7 +79,7 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
 	var err error
-	u.stream, u.window, err = decode(u.in, limit.Window, u.grow)
+	u.stream, u.window, err = decode(u.in, memory{limit.Window, u.grow, u.spare, u.position})
 	if err != nil {
 		return nil, u.explain(err)
 	}
@@ -82,10 +87,17 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	return u, nil
 }
 
-// A decoder opens the stream in in. The stream may refer back to window bytes, and
-// calls grow before it holds more than the returned window. That is the window
-// according to the beginning of the stream: 0 if unknown, negative if negligible.
-type decoder func(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error)
+// A decoder opens the stream in in. The stream may hold the returned window: that
+// according to the beginning of the stream, 0 if unknown, negative if negligible.
+type decoder func(in *bufio.Reader, memory memory) (stream, int64, error)
+
+// A memory tells a stream how many bytes it may hold.
+type memory struct {
+	window int64                 // the maximum
+	grow   func(int64) error     // must be called before it needs more than it may hold
+	spare  func(int64) bool      // returns whether it may hold more, without which it can do
+	at     func() (offset int64) // of the next byte of in
+}
 
 // decoders has the decoder of each of image.Compressions.
 var decoders = map[content.Kind]decoder{
@@ -154,8 +166,30 @@ func (u *Reader) grow(window int64) error {
 	return nil
 }
 
-// Consumed returns the number of bytes of the input that have been decompressed.
-func (u *Reader) Consumed() int64 { return u.source.n - int64(u.in.Buffered()) }
+// spare returns whether the stream may hold n bytes.
+func (u *Reader) spare(n int64) bool {
+	if n > u.held {
+		if n > u.limit.Window || u.limit.Spare != nil && !u.limit.Spare(n) {
+			return false
+		}
+		u.held = n
+	}
+	return true
+}
+
+// Consumed returns the number of bytes of the input that have been decompressed. Of blocks
+// that are decoded in parallel, it counts those that have been read to their end.
+func (u *Reader) Consumed() int64 {
+	if p, ok := u.stream.(interface{ consumed() (int64, bool) }); ok {
+		if n, ok := p.consumed(); ok {
+			return n
+		}
+	}
+	return u.position()
+}
+
+// position returns the offset of the next byte of the input to be used.
+func (u *Reader) position() int64 { return u.source.n - int64(u.in.Buffered()) }
 
 // Trailing returns the number of ignored bytes after the end of a gzip or bzip2 stream.
 // It is valid once Read has returned io.EOF.

@@ -302,7 +302,7 @@ func allocates(f func()) int64 {
 }
 
 // Whatever the number of blocks and the sizes of their dictionaries, the decoder
-// allocates one dictionary that grows.
+// allocates one dictionary that grows, or no more than it decodes.
 func TestOneDictionary(t *testing.T) {
 	raw := disk(200_000)
 	var growing []byte
@@ -318,7 +318,7 @@ func TestOneDictionary(t *testing.T) {
 	}{
 		{"blocks", tool(t, raw, "xz", "-c", "-9", "-T1", "--block-size=20000"), raw, 64<<20 + 8<<20},
 		{"streams", bytes.Repeat(tool(t, raw, "xz", "-c", "-9", "-T1"), 6), bytes.Repeat(raw, 6), 64<<20 + 16<<20},
-		{"ever more", growing, make([]byte, n), 16<<20 + 8<<20},
+		{"ever more", growing, make([]byte, n), int64(n) + 16<<20},
 	} {
 		u, err := unpack.NewReader(content.XZ, bytes.NewReader(c.data), unpack.Limit{})
 		if err != nil {
@@ -506,6 +506,62 @@ func TestWindow(t *testing.T) {
 	defer u.Close()
 	if got := u.Window(); got != 16<<20 {
 		t.Errorf("after a skippable frame: %d", got)
+	}
+}
+
+// Blocks that are decoded in parallel are read in order, as those that are not: whether
+// there is memory for that or not, and up to the damage or the end of a file. [Limit].Spare
+// is asked before.
+func TestParallel(t *testing.T) {
+	raw := disk(1 << 20)
+	data := tool(t, raw, "xz", "-c", "-T2", "--block-size=65536", "--lzma2=dict=64KiB")
+	damaged, twice := bytes.Clone(data), slices.Concat(data, data)
+	damaged[len(data)/2] ^= 1
+	for name, in := range map[string][]byte{"whole": data, "twice": twice, "damaged": damaged, "cut": data[:len(data)/2], "cut before the index": data[:len(data)-100]} {
+		var want []byte
+		var wantErr error
+		for _, most := range []int64{0, 100_000, 300_000, unpack.DefaultWindow} { // 0: one after the other
+			asked := int64(0)
+			u, err := unpack.NewReader(content.XZ, bytes.NewReader(in), unpack.Limit{Spare: func(n int64) bool {
+				if n > most {
+					return false
+				}
+				asked = max(asked, n)
+				return true
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(u)
+			if most == 0 {
+				want, wantErr = got, err
+				continue
+			}
+			a, _ := errors.AsType[*unpack.Error](err)
+			b, _ := errors.AsType[*unpack.Error](wantErr)
+			if !bytes.Equal(got, want) || (err == nil) != (wantErr == nil) || a != nil && (b == nil || a.Problem != b.Problem) {
+				t.Errorf("%s, %d: %d bytes, %v; want %d, %v", name, most, len(got), err, len(want), wantErr)
+			}
+			if a != nil && a.Offset < b.Offset {
+				t.Errorf("%s, %d: at %d, before %d", name, most, a.Offset, b.Offset)
+			}
+			if runtime.GOMAXPROCS(0) > 1 && most == unpack.DefaultWindow && asked < 2*65536 {
+				t.Errorf("%s: %d bytes were asked for", name, asked)
+			}
+			u.Close()
+		}
+	}
+	// Close ends the decoding of blocks that were not read.
+	u, err := unpack.NewReader(content.XZ, bytes.NewReader(data), unpack.Limit{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	u.Close()
+	if _, err := u.Read(make([]byte, 1)); err == nil {
+		t.Error("a read after Close")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"hash/crc32"
 	"hash/crc64"
 	"io"
+	"runtime"
 	"slices"
 )
 
@@ -19,11 +20,15 @@ import (
 // (https://tukaani.org/xz/xz-file-format.txt), whose sections the comments name.
 type xzStream struct {
 	in     *bufio.Reader
+	memory memory
 	lzma2  lzma2
 	first  bool     // no stream has begun yet
-	block  *xzBlock // nil: none is being read
+	block  *xzBlock // whose header was read last; nil: none, or it is decoded by a job
+	begun  bool     // whether lzma2 reads the block
 	flags  [2]byte  // of the stream being read
 	inside bool     // of a stream
+	err    error    // of what follows the jobs
+	jobs   xzJobs
 
 	// What the index must contain (section 4.3): the number of blocks, and a hash
 	// of their sizes, since there may be too many to keep.
@@ -36,40 +41,99 @@ type xzBlock struct {
 	out             int64
 	header          int64
 	saidIn, saidOut int64     // according to the header; negative: unknown
+	dictionary      int64     // it refers back up to
 	check           hash.Hash // nil: none
+	littleEndian    bool      // the check
 }
 
-func newXZ(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error) {
-	return &xzStream{in: in, lzma2: lzma2{in: in, window: window, grow: grow}, first: true}, xzWindow(in), nil
+func newXZ(in *bufio.Reader, memory memory) (stream, int64, error) {
+	x := &xzStream{in: in, memory: memory, lzma2: lzma2{in: in, memory: memory}, first: true}
+	x.jobs.serial = runtime.GOMAXPROCS(0) == 1
+	return x, xzWindow(in), nil
 }
 
-func (x *xzStream) Close() {}
+func (x *xzStream) Close() { x.jobs.stop() }
 
 func (x *xzStream) Read(p []byte) (int, error) {
 	for {
-		if !x.inside {
-			if err := x.begin(); err != nil {
-				return 0, err
+		ready := x.ready()
+		switch {
+		case len(x.jobs.queue) > 0:
+			n, err := x.jobs.read(p, !ready)
+			if n > 0 || err != nil || len(p) == 0 {
+				return n, err
 			}
-		}
-		if x.block == nil {
-			if err := x.next(); err != nil {
-				return 0, err
+		case x.err != nil:
+			return 0, x.err
+		case x.begun:
+			n, err := x.readBlock(p)
+			if n > 0 || err != nil || len(p) == 0 {
+				return n, err
 			}
 			continue
 		}
-		n, err := x.lzma2.Read(p)
-		x.block.out += int64(n)
-		if x.block.check != nil {
-			x.block.check.Write(p[:n])
-		}
-		if errors.Is(err, io.EOF) {
-			err = x.end()
-		}
-		if n > 0 || err != nil || len(p) == 0 {
-			return n, err
+		if ready {
+			x.err = x.step()
 		}
 	}
+}
+
+// ready returns whether step can be called.
+func (x *xzStream) ready() bool {
+	return x.err == nil && !x.begun && (x.block == nil || len(x.jobs.queue) == 0 || x.jobs.room(x.block, x.memory))
+}
+
+// step reads the next header, index and footer, or block.
+func (x *xzStream) step() error {
+	switch {
+	case !x.inside:
+		return x.begin()
+	case x.block == nil:
+		return x.next()
+	case x.jobs.room(x.block, x.memory):
+		b := x.block
+		x.block = nil
+		return x.startJob(b)
+	}
+	// Blocks after it could be decoded by jobs again, but then a file could require any
+	// number of allocations.
+	x.jobs = xzJobs{serial: true}
+	x.lzma2.begin(x.block.dictionary)
+	x.begun = true
+	return nil
+}
+
+// readBlock reads a block without a job.
+func (x *xzStream) readBlock(p []byte) (int, error) {
+	out, err := x.lzma2.advance(len(p))
+	n := copy(p, out)
+	x.block.write(p[:n])
+	if errors.Is(err, io.EOF) {
+		b := x.block
+		x.block, x.begun = nil, false
+		after, err := b.readAfter(x.in, x.lzma2.n)
+		if err != nil {
+			return n, err
+		}
+		x.count(b, x.lzma2.n, b.out)
+		return n, b.verify(x.lzma2.n, after)
+	}
+	return n, err
+}
+
+// startJob reads a block and starts a job that decodes it.
+func (x *xzStream) startJob(b *xzBlock) error {
+	j := x.jobs.get(b)
+	n, err := io.ReadFull(x.in, j.packed)
+	j.packed = j.packed[:n]
+	if err == nil {
+		j.after, err = b.readAfter(x.in, b.saidIn)
+	}
+	err = unexpected(err)
+	j.cut, j.end = err, x.memory.at()
+	x.count(b, b.saidIn, b.saidOut)
+	x.jobs.start(j)
+	return err
 }
 
 // begin skips padding (section 2.2) and reads the header of the next stream (2.1.1),
@@ -138,14 +202,15 @@ func (x *xzStream) next() error {
 		return err
 	}
 	b.header = int64(len(h))
-	if dictionary > x.lzma2.window {
-		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.lzma2.window))}
+	if dictionary > x.memory.window {
+		return &Error{Refused, 0, fmt.Sprintf("the xz data has a dictionary of %s, and no more than %s are held in memory for it; compress the image again with xz -9 at the most", size(dictionary), size(x.memory.window))}
 	}
 	if b.saidOut >= 0 {
 		dictionary = min(dictionary, b.saidOut) // references cannot reach further
 	}
-	b.check, _ = newCheck(x.flags) // begin has checked the error
-	x.lzma2.begin(dictionary)
+	b.dictionary = dictionary
+	b.check, _ = newCheck(x.flags)                      // begin has checked the error
+	b.littleEndian = x.flags[1] == 1 || x.flags[1] == 4 // 3.4
 	x.block = b
 	return nil
 }
@@ -192,33 +257,56 @@ func xzWindow(in *bufio.Reader) int64 {
 	return 0
 }
 
-// end reads the padding (3.3) and the check (3.4) after a block's data.
-func (x *xzStream) end() error {
-	b := x.block
-	x.block = nil
+// write adds decoded bytes to the check.
+func (b *xzBlock) write(p []byte) {
+	b.out += int64(len(p))
+	if b.check != nil {
+		b.check.Write(p)
+	}
+}
+
+// readAfter reads the padding (3.3) and the check (3.4) after a block's data of n bytes.
+func (b *xzBlock) readAfter(in io.Reader, n int64) ([]byte, error) {
+	after := make([]byte, -n&3+b.checkSize())
+	_, err := io.ReadFull(in, after)
+	return after, unexpected(err)
+}
+
+// verify checks a block whose n bytes of data are decoded.
+func (b *xzBlock) verify(n int64, after []byte) error {
+	padding := -n & 3
 	var sum []byte
 	if b.check != nil {
 		sum = b.check.Sum(nil)
 	}
-	if f := x.flags[1]; f == 1 || f == 4 { // 3.4: little endian
+	if b.littleEndian {
 		slices.Reverse(sum)
 	}
-	padding := -x.lzma2.n & 3
-	after := make([]byte, int(padding)+len(sum))
-	if _, err := io.ReadFull(x.in, after); err != nil {
-		return unexpected(err)
-	}
 	switch {
-	case b.saidIn >= 0 && b.saidIn != x.lzma2.n, b.saidOut >= 0 && b.saidOut != b.out:
-		return errors.New("a block is not as long as its header says")
+	case b.saidIn >= 0 && b.saidIn != n, b.saidOut >= 0 && b.saidOut != b.out:
+		return errXZSizes
 	case !bytes.Equal(after[:padding], make([]byte, padding)):
 		return errors.New("wrong padding of a block")
 	case !bytes.Equal(after[padding:], sum):
 		return errors.New("wrong checksum of a block")
 	}
-	x.blocks++
-	addSizes(x.sizes, uint64(b.header+x.lzma2.n)+uint64(len(sum)), uint64(b.out))
 	return nil
+}
+
+var errXZSizes = errors.New("a block is not as long as its header says")
+
+// count adds a block to what the index must contain.
+func (x *xzStream) count(b *xzBlock, in, out int64) {
+	x.blocks++
+	addSizes(x.sizes, uint64(b.header+in+b.checkSize()), uint64(out))
+}
+
+// checkSize returns the number of bytes of the check.
+func (b *xzBlock) checkSize() int64 {
+	if b.check == nil {
+		return 0
+	}
+	return int64(b.check.Size())
 }
 
 // addSizes adds a block to the hash of all sizes.

@@ -19,13 +19,13 @@ type zstdStream struct {
 	window int64
 }
 
-func newZstd(in *bufio.Reader, window int64, grow func(int64) error) (stream, int64, error) {
+func newZstd(in *bufio.Reader, memory memory) (stream, int64, error) {
 	first := zstdWindow(in)
 	// One block at a time is as fast as the zstd tool, and errors have an offset in
 	// the input.
-	d, err := zstd.NewReader(&zstdFrames{in: in, window: window, grow: grow}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(uint64(window)), zstd.WithDecoderMaxMemory(uint64(window)))
-	return zstdStream{d, window}, first, err
+	d, err := zstd.NewReader(&zstdFrames{in: in, memory: memory}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(uint64(memory.window)), zstd.WithDecoderMaxMemory(uint64(memory.window)))
+	return zstdStream{d, memory.window}, first, err
 }
 
 // zstdWindow returns the window of the first frame, and 0 if it is unknown.
@@ -46,8 +46,7 @@ func windowOf(h *zstd.Header) int64 {
 // decoder receives the frame.
 type zstdFrames struct {
 	in     *bufio.Reader
-	window int64
-	grow   func(int64) error
+	memory memory
 	frames content.ZstdFrames
 	left   int64 // bytes to pass on before the next header
 }
@@ -59,8 +58,8 @@ func (z *zstdFrames) Read(p []byte) (int, error) {
 			length = math.MaxInt64 // the decoder reads the same bytes and reports the error
 		}
 		z.left = length
-		if frame != nil && !frame.Skippable && windowOf(frame) <= z.window { // otherwise the frame is refused
-			if err := z.grow(windowOf(frame)); err != nil {
+		if frame != nil && !frame.Skippable && windowOf(frame) <= z.memory.window { // otherwise the frame is refused
+			if err := z.memory.grow(windowOf(frame)); err != nil {
 				return 0, err
 			}
 		}

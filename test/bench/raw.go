@@ -28,9 +28,12 @@ type rawKind struct {
 }
 
 var rawKinds = []rawKind{
-	{"disk.img.zst", "zstd -q -c $disk", "zstd -dc %s", atLeast(0.7)},
+	{"disk.img.zst", "zstd -q -c $disk", "zstd -dc %s", atLeast(1)},
 	{"disk.img.gz", "gzip -c $disk", "gzip -dc %s", atLeast(1)},
-	{"disk.img.xz", "xz -1 -T1 -c $disk", "xz -dc %s", nil},
+	{"disk.img.xz", "xz -1 -T1 -c $disk", "xz -dc %s", atLeast(0.9)},
+	{"blocks.img.xz", "xz -1 -T2 -c $disk", "xz -dc -T1 %s", atLeast(1.6)},
+	{"disk.img.bz2", "bzip2 -c $disk", "bzip2 -dc %s", atLeast(1)},
+	{"pbzip2.img.bz2", "pbzip2 -c $disk", "bzip2 -dc %s", atLeast(1)},
 	{"zlib.qcow2", "qemu-img convert -c -O qcow2 $disk $out", "qemu-img convert -O raw %s raw.out", atLeast(0.7)},
 	{"zstd.qcow2", "qemu-img convert -c -O qcow2 -o compression_type=zstd $disk $out", "qemu-img convert -O raw %s raw.out", atLeast(0.7)},
 	{"plain.qcow2", "qemu-img convert -O qcow2 $disk $out", "qemu-img dd -O raw bs=4M if=%s of=raw.out", atLeast(0.7)},
