@@ -55,10 +55,12 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 		if etag, err = distinguish(dir, *in.PartNumber, part); err != nil {
 			return err
 		}
-		if within == nil || within.assembly == nil {
+		if within != nil && within.assembly != nil {
+			err = within.assembly.Sync()
+		} else {
 			locked = assemble(dir, *in.PartNumber, part)
 		}
-		return part.Sync()
+		return errors.Join(err, part.Sync())
 	})
 	if within != nil {
 		within.close(err == nil)

@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -95,7 +96,7 @@ func (s *stream) Algorithm() string { return "crc64nvme" }
 func (s *stream) Checksum() string { return base64.StdEncoding.EncodeToString(s.sum.Sum(nil)) }
 
 // WriteTo implements io.WriterTo for a temporary file of versitygw's. The bytes of a
-// part for which the assembly has room go there, durably; its own file gets the size.
+// part for which the assembly has room go there; its own file gets the size.
 func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	staged, ok := w.(interface{ File() *os.File })
 	if !ok {
@@ -122,7 +123,7 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 		return s.written, errCut
 	}
 	if s.assembly != nil {
-		err = errors.Join(s.assembly.Sync(), own.Truncate(s.size), xattr.FSet(own, attrPrefix+attrAt, fmt.Append(nil, s.at)))
+		err = errors.Join(own.Truncate(s.size), xattr.FSet(own, attrPrefix+attrAt, fmt.Append(nil, s.at)))
 	}
 	return s.written, err
 }
@@ -131,8 +132,12 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 // so that the sync at the end has little left to do.
 const ahead = 8 << 20
 
+// writeBytes is the size of one write. For a larger one, Linux allocates larger pieces of
+// contiguous memory for its cache, which can take longer than copying the bytes.
+const writeBytes = 128 << 10
+
 // Write implements io.Writer for WriteTo.
-func (s *stream) Write(p []byte) (int, error) {
+func (s *stream) Write(p []byte) (n int, err error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -148,10 +153,16 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 	}
 	_, _ = s.sum.Write(p)
-	var n int
-	n, s.failed = s.file.WriteAt(p, s.at+s.written)
-	s.written += int64(n)
-	return n, s.failed
+	for block := range slices.Chunk(p, writeBytes) {
+		var m int
+		m, s.failed = s.file.WriteAt(block, s.at+s.written)
+		s.written += int64(m)
+		n += m
+		if s.failed != nil {
+			return n, s.failed
+		}
+	}
+	return n, nil
 }
 
 // close releases the assembly, if it has the bytes. If the part was not written, it
