@@ -69,8 +69,9 @@ func (h *hosts) join(name string, most, buffers int) *lane {
 	return &lane{host: to, room: sync.NewCond(&to.mu), free: buffers}
 }
 
-// leave ends the use of a lane without connections.
-func (l *lane) leave() {
+// leave ends the use of a lane without connections. It reports whether the host has no
+// other.
+func (l *lane) leave() (last bool) {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
 	l.mu.Lock()
@@ -79,6 +80,7 @@ func (l *lane) leave() {
 		delete(l.all.byName, l.name)
 	}
 	l.changed.Broadcast()
+	return l.lanes == 0
 }
 
 // wake lets the lane's waits see that their context has ended.
@@ -99,6 +101,7 @@ func (l *lane) connect(ctx context.Context, n int) (cuts int, ok bool) {
 		l.changed.Wait()
 	}
 	l.waiting = slices.DeleteFunc(l.waiting, func(m int) bool { return m == n })
+	l.changed.Broadcast() // another may be the earliest now
 	if ctx.Err() != nil {
 		return 0, false
 	}
@@ -193,8 +196,9 @@ func (l *lane) get(ctx context.Context, n, size int) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for ctx.Err() == nil && l.free <= n-l.first {
-		l.stuck++
-		l.changed.Broadcast()
+		if l.stuck++; l.stuck == l.own {
+			l.changed.Broadcast()
+		}
 		l.room.Wait()
 		l.stuck--
 	}

@@ -50,7 +50,9 @@ func (s *stream) parallel(body *source.Body, end int64, lag time.Duration) {
 func (s *stream) leave() {
 	s.workers.Wait()
 	if s.lane != nil {
-		s.lane.leave()
+		if s.lane.leave() {
+			s.sources.Close() // the host's idle connections would count against others
+		}
 		s.lane, s.order, s.current, s.buf = nil, nil, nil, nil
 	}
 }
