@@ -205,6 +205,7 @@ func Start(ctx context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.server, err = serve(g.backend, cfg, public, g.inside); err != nil {
 		return nil, err
 	}
+	g.watcher.start()
 	g.close = sync.OnceValue(func() error {
 		defer g.release()
 		return g.server.close(time.Second)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -30,7 +31,7 @@ type watcher struct {
 	poll    time.Duration
 	notify  *fsnotify.Watcher // nil if the system gives no notifications
 	stop    chan struct{}
-	ended   chan struct{}
+	ended   chan struct{} // nil before start
 
 	mu      sync.Mutex
 	buckets map[string]*watched // fixed set
@@ -59,8 +60,9 @@ type watched struct {
 	reported map[string]time.Time // when an entry was last reported; kept for quiet
 }
 
+// watch returns a watcher whose mu is locked. The caller must call start or close.
 func watch(dir string, cfg Config) *watcher {
-	w := &watcher{dir: dir, changed: cfg.Changed, log: cfg.Log, poll: cfg.Poll, stop: make(chan struct{}), ended: make(chan struct{}), buckets: map[string]*watched{}}
+	w := &watcher{dir: dir, changed: cfg.Changed, log: cfg.Log, poll: cfg.Poll, stop: make(chan struct{}), buckets: map[string]*watched{}}
 	for _, b := range cfg.Watch {
 		w.buckets[b] = &watched{known: map[string]state{}, due: map[string]time.Time{}, writing: map[string]int{}, reported: map[string]time.Time{}}
 	}
@@ -71,21 +73,47 @@ func watch(dir string, cfg Config) *watcher {
 	if err != nil {
 		w.log.Warn("the system gives no notifications of files; changes are found every "+w.poll.String(), slog.Any("error", err))
 	}
-	// The first reconciliation covers the files that exist at the start.
-	for name := range w.buckets {
-		w.scan(name, true)
-	}
-	go w.run()
+	w.mu.Lock()
 	return w
+}
+
+// start starts the watcher. It reports what changes from now on. Until it has read the
+// buckets' directories, who needs mu waits. The program's first reconciliation covers the
+// files that exist at the start.
+func (w *watcher) start() {
+	// The clock of files ticks every few milliseconds. A file that changes after a tick is
+	// newer than the files of before.
+	before := fileTime()
+	since := fileTime()
+	for ; since == before; since = fileTime() {
+		time.Sleep(time.Millisecond)
+	}
+	w.ended = make(chan struct{})
+	go func() {
+		for name := range w.buckets {
+			w.compare(name, since)
+		}
+		w.mu.Unlock()
+		w.run()
+	}()
+}
+
+// fileTime returns the change time of a file that changes now; see ctimeOf.
+func fileTime() int64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &t) // cannot fail
+	return t.Nano()
 }
 
 // close ends the watcher. It waits at most a second for a call of changed.
 func (w *watcher) close() {
 	close(w.stop)
-	select {
-	case <-w.ended:
-	case <-time.After(time.Second):
-		w.log.Warn("a receiver of events about changed files blocks")
+	if w.ended != nil {
+		select {
+		case <-w.ended:
+		case <-time.After(time.Second):
+			w.log.Warn("a receiver of events about changed files blocks")
+		}
 	}
 	if w.notify != nil {
 		w.notify.Close()
@@ -136,7 +164,7 @@ func (w *watcher) notified(e fsnotify.Event) {
 	parent = filepath.Clean(parent)
 	if parent == w.dir {
 		if _, ok := w.buckets[name]; ok {
-			w.scan(name, false) // the bucket itself was created or removed
+			w.scan(name) // the bucket itself was created or removed
 		}
 		return
 	}
@@ -222,15 +250,21 @@ func (w *watcher) examine(now time.Time) {
 
 func (w *watcher) scanAll() {
 	for name := range w.buckets {
-		w.scan(name, false)
+		w.scan(name)
 	}
 }
 
 // scan compares a bucket's directory with the known entries and schedules those
-// that differ. The first scan only records the entries.
-func (w *watcher) scan(bucket string, first bool) {
+// that differ.
+func (w *watcher) scan(bucket string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.compare(bucket, 0)
+}
+
+// compare is scan for callers that hold w.mu. It only records entries that are not known
+// and were last changed before since, in nanoseconds since 1970.
+func (w *watcher) compare(bucket string, since int64) {
 	b := w.buckets[bucket]
 	dir := filepath.Join(w.dir, bucket)
 	w.follow(b, dir)
@@ -250,9 +284,10 @@ func (w *watcher) scan(bucket string, first bool) {
 		}
 		there[e.Name()] = true
 		is := stateOf(e.Name(), info)
-		if first {
+		before, was := b.known[e.Name()]
+		if !was && ctimeOf(info) < since {
 			b.known[e.Name()] = is
-		} else if before, was := b.known[e.Name()]; !was || before != is {
+		} else if !was || before != is {
 			b.schedule(e.Name())
 		}
 	}
