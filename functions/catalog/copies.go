@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
@@ -119,8 +121,8 @@ func (l *listing) tag(base []byte, coding string) string {
 	return `W/"` + tag + "-" + coding + `"`
 }
 
-// scratch is the memory for one chunk, decompressed, before and after its base URLs
-// are inserted.
+// scratch is the memory for one chunk: with marks (or compressed), and with base URLs (or
+// marks).
 type scratch struct{ marked, text []byte }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -202,11 +204,18 @@ func (c *copies) take(s *inventory.Snapshot, rc *http.ResponseController, encode
 
 func newListing(encode encoding) (*listing, error) {
 	m := chunker{mark: []byte(rand.Text()), sum: sha256.New()}
-	if err := encode(string(m.mark), &m); err != nil {
+	m.compressing.SetLimit(runtime.GOMAXPROCS(0))
+	err := encode(string(m.mark), &m)
+	if err == nil && len(m.chunk) > 0 {
+		m.cut()
+	}
+	_ = m.compressing.Wait() // never fails
+	if err != nil {
 		return nil, err
 	}
-	if len(m.chunk) > 0 {
-		m.cut()
+	for _, c := range m.compressed {
+		m.chunks = append(m.chunks, *c)
+		m.size += int64(len(*c))
 	}
 	m.listing.sum = m.sum.Sum(nil)
 	m.listing.senders = map[*http.ResponseController]struct{}{}
@@ -216,9 +225,11 @@ func newListing(encode encoding) (*listing, error) {
 // A chunker makes the chunks of a listing with the base URL mark.
 type chunker struct {
 	listing
-	mark  []byte
-	sum   hash.Hash
-	chunk []byte
+	mark        []byte
+	sum         hash.Hash
+	chunk       []byte
+	compressed  []*[]byte
+	compressing errgroup.Group
 }
 
 func (m *chunker) Write(p []byte) (int, error) {
@@ -235,14 +246,19 @@ func (m *chunker) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// cut ends a chunk.
+// cut ends a chunk, and compresses it while the next one is made.
 func (m *chunker) cut() {
 	m.sum.Write(m.chunk)
 	m.text += int64(len(m.chunk))
-	packed := bytes.Clone(encoder().EncodeAll(m.chunk, nil))
-	m.size += int64(len(packed))
-	m.chunks = append(m.chunks, packed)
-	m.chunk = m.chunk[:0]
+	to, s := new([]byte), scratches.Get().(*scratch)
+	m.chunk, s.text = s.text[:0], m.chunk
+	m.compressed = append(m.compressed, to)
+	m.compressing.Go(func() error {
+		defer scratches.Put(s)
+		s.marked = encoder().EncodeAll(s.text, s.marked[:0])
+		*to = bytes.Clone(s.marked)
+		return nil
+	})
 }
 
 // add appends l, unless it equals the last copy.
