@@ -9,8 +9,8 @@ import (
 )
 
 // upload compares a PUT, which computes the digest and syncs the image, with the AWS client's
-// copy to the same gateway, which computes none, and with a PUT to nginx and sha256sum, which
-// sync nothing.
+// copy to the same gateway, which computes none, and with a PUT to nginx and openssl dgst,
+// which sync nothing.
 func (b *bench) upload(ctx context.Context) error {
 	f, err := b.large(ctx)
 	if err != nil {
@@ -93,7 +93,7 @@ func (b *bench) upload(ctx context.Context) error {
 	what := formatBytes(f.size) + " uploaded"
 	mine := series{"imageroot", unitSeconds, o}
 	b.report.longer("upload", what+", with its digest", mine, series{"aws s3 cp, no digest", unitSeconds, p}, atMost(1))
-	b.report.longer("upload", what+", with its digest", mine, series{"PUT to nginx; sha256sum, not synced", unitSeconds, unsynced}, atMost(1))
+	b.report.longer("upload", what+", with its digest", mine, series{"PUT to nginx; openssl dgst, not synced", unitSeconds, unsynced}, atMost(1))
 	b.report.longer("upload", what+", with its digest", mine, series{"aws s3 cp; sha256sum", unitSeconds, both}, nil)
 	b.report.absolute("upload", "what the AWS client takes to start", unitSeconds, starts, nil)
 	return nil
