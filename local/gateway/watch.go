@@ -83,10 +83,11 @@ func watch(dir string, cfg Config) *watcher {
 func (w *watcher) start() {
 	// The clock of files ticks every few milliseconds. A file that changes after a tick is
 	// newer than the files of before.
-	before := fileTime()
-	since := fileTime()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	before, since := fileTime(), fileTime()
 	for ; since == before; since = fileTime() {
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 	w.ended = make(chan struct{})
 	go func() {
