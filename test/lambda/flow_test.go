@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -440,8 +441,26 @@ func TestKilled(t *testing.T) {
 // pattern, of the size of each, and checksum lists.
 type publisher struct {
 	*httptest.Server
-	rate int64 // bytes a second of a connection
+	rate int64 // bytes a second of all connections, or 0 if there is no limit
 	etag atomic.Value
+
+	mu   sync.Mutex
+	next time.Time // when the next bytes may be sent
+}
+
+// wait waits until n bytes may be sent after those before.
+func (p *publisher) wait(n int) {
+	if p.rate == 0 {
+		return
+	}
+	p.mu.Lock()
+	if now := time.Now(); p.next.Before(now) {
+		p.next = now
+	}
+	p.next = p.next.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
+	until := p.next
+	p.mu.Unlock()
+	time.Sleep(time.Until(until))
 }
 
 func newPublisher(t *testing.T, images map[string]int64, lists map[string]string, rate int64) *publisher {
@@ -480,9 +499,7 @@ func (w *slowWriter) Write(b []byte) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		if w.p.rate > 0 {
-			time.Sleep(time.Duration(m) * time.Second / time.Duration(w.p.rate))
-		}
+		w.p.wait(m)
 	}
 	return n, nil
 }
@@ -506,8 +523,8 @@ func TestFetchOverInvocations(t *testing.T) {
 	w := newWorld(t)
 	const size, small = 400 << 20, 300 << 20
 	sum, smallSum := sumOf(t, io.NewSectionReader(pattern{}, 0, size)), sumOf(t, io.NewSectionReader(pattern{}, 0, small))
-	p := newPublisher(t, map[string]int64{"/known.img": size, "/unknown.img": small, "/little.img": 1 << 20}, map[string]string{"/SHA256SUMS": sum + "  known.img\n"}, 10<<20) // of six connections
-	w.fn["FetchFunction"].limit(9 * time.Second)                                                                                                                               // six of which are for the work
+	p := newPublisher(t, map[string]int64{"/known.img": size, "/unknown.img": small, "/little.img": 1 << 20}, map[string]string{"/SHA256SUMS": sum + "  known.img\n"}, 50<<20)
+	w.fn["FetchFunction"].limit(9 * time.Second) // six of which are for the work
 	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img", "sha_url": p.URL + "/SHA256SUMS"})
 	w.want(409, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img"})
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "known.img"})
@@ -515,7 +532,7 @@ func TestFetchOverInvocations(t *testing.T) {
 	if job.Status != "completed" || job.Attempt < 2 || job.SHA256 == nil || *job.SHA256 != sum {
 		t.Fatalf("%+v", job)
 	}
-	t.Logf("%d MiB at about 60 MiB/s, 9 s each: %d invocations of the job", size>>20, job.Attempt)
+	t.Logf("%d MiB at 50 MiB/s, 9 s each: %d invocations of the job", size>>20, job.Attempt)
 	r := w.served(sum)
 	if got := w.want(206, "GET", r.header.Get("Location"), nil, "Range", "bytes=16-31"); len(got.body) != 16 || got.body[0] != 17 || got.body[15] != 32 {
 		t.Errorf("%v: %v", got.status, got.body)
