@@ -73,11 +73,11 @@ func TestDeepStoreDown(t *testing.T) {
 
 	old := content(2, 300_000)
 	b.Put(t, "old.img", old)
-	image := content(3, partBytes+partBytes/2)
+	image := content(3, aheadBytes+aheadBytes/2)
 	during := func(t *testing.T, what string, down, up func(), statuses ...int) {
 		t.Helper()
 		name := what + ".img"
-		src := p.Dammed(t, "/"+name, image, partBytes+8<<20)
+		src := p.Dammed(t, "/"+name, image, aheadBytes+8<<20)
 		b.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
 		b.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
 		src.WaitPast(t)
@@ -445,12 +445,12 @@ func writesStop(t *testing.T, s *Server, take func(dir string) (undo func())) {
 	old := content(1, 200_000)
 	s.Put(t, "old.img", old)
 	s.AddEntry(t, p.File("/idle.img", content(2, 100_000)), "").Must(t, http.StatusCreated)
-	image := content(3, partBytes+16<<20)
+	image := content(3, aheadBytes+16<<20)
 	for _, dir := range []string{s.ImageBucket, s.CatalogBuck, ""} {
 		what := "DATA/" + dir
 		name := "fetch-" + dir + ".img"
 		want := image[len(dir):] // contents differ
-		src := p.Dammed(t, "/"+name, want, partBytes+8<<20)
+		src := p.Dammed(t, "/"+name, want, aheadBytes+8<<20)
 		fetched := s.metrics(t).value(bytesFetched)
 		s.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
 		s.Enqueue(t, downloads, "name", name).Must(t, http.StatusAccepted)
@@ -635,8 +635,8 @@ func TestDeepStopHandsJobsBack(t *testing.T) {
 	needsPlainFiles(t)
 	s := Start(t, Options{})
 	p := publish(t)
-	image := content(1, partBytes+partBytes/2)
-	src := p.Dammed(t, "/fetched.img", image, partBytes+8<<20)
+	image := content(1, aheadBytes+aheadBytes/2)
+	src := p.Dammed(t, "/fetched.img", image, aheadBytes+8<<20)
 	s.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
 	s.Enqueue(t, downloads, "name", "fetched.img").Must(t, http.StatusAccepted)
 	src.WaitPast(t)

@@ -16,9 +16,13 @@ import (
 	"time"
 )
 
-// partBytes is the size of the parts in which a fetch stores its image, and so
-// the most that is fetched again after a kill.
-const partBytes = 64 << 20
+const (
+	// partBytes is the size of the parts in which a fetch stores its image.
+	partBytes = 32 << 20
+	// aheadBytes is the most that a fetch requests beyond the parts in its checkpoint, and
+	// so the most that is fetched again after a kill.
+	aheadBytes = 64 << 20
+)
 
 // A dammed source serves its content only up to a point until it is opened. It
 // serves ranges, and records the start of each requested range.
@@ -63,14 +67,14 @@ func (d *dammed) Asked(since int) []int64 {
 	return append([]int64{}, d.from[since:]...)
 }
 
-// WaitPast waits until a range after the first part is requested: by then that
-// part is stored and in a checkpoint.
+// WaitPast waits until a range so far ahead is requested that the first part is stored and
+// in a checkpoint.
 func (d *dammed) WaitPast(t testing.TB) {
 	t.Helper()
 	eventually(t, within, "the first part is stored", func() error {
 		asked := d.Asked(0)
 		for _, from := range asked {
-			if from >= partBytes {
+			if from >= aheadBytes {
 				return nil
 			}
 		}
@@ -155,8 +159,8 @@ func TestRunnersShareTheWork(t *testing.T) {
 	// A fetch that a third runner leaves behind, and that is not requested
 	// again.
 	c := Start(t, Options{Over: a})
-	left := content(2, partBytes+partBytes/2)
-	src := p.Dammed(t, "/left.img", left, partBytes+1<<20)
+	left := content(2, aheadBytes+aheadBytes/2)
+	src := p.Dammed(t, "/left.img", left, aheadBytes+1<<20)
 	c.AddEntry(t, src.URL, "").Must(t, http.StatusCreated)
 	c.Enqueue(t, downloads, "name", "left.img").Must(t, http.StatusAccepted)
 	src.WaitPast(t)
@@ -365,11 +369,11 @@ func TestDeepRunnersTakeOver(t *testing.T) {
 		src    *dammed
 		before int // requests of the first owner
 	}
-	image := content(2, 2*partBytes+12345)
+	image := content(2, 2*aheadBytes+12345)
 	fetches := []*fetch{{at: c, name: "killed.img"}, {at: d, name: "paused-1.img", summed: true}, {at: d, name: "paused-2.img"}}
 	bytesOf := func(i int) []byte { return image[i:] } // different content for each
 	for i, f := range fetches {
-		f.src = p.Dammed(t, "/"+f.name, bytesOf(i), partBytes+8<<20)
+		f.src = p.Dammed(t, "/"+f.name, bytesOf(i), aheadBytes+8<<20)
 		if f.summed {
 			f.at.addSummed(t, p, f.src.URL, bytesOf(i))
 		} else {
