@@ -2,12 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
+
+	"imageroot/test/nginx"
 )
 
 // nginx starts a web server that takes files by PUT, without a digest and without syncing
@@ -23,42 +22,12 @@ func (b *bench) nginx(ctx context.Context) (url string, stop func(), err error) 
 	}
 	addr := ln.Addr().String()
 	ln.Close()
-	conf := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, `
-daemon off;
-master_process off;
-pid %[1]s/pid;
-error_log %[1]s/log;
-events {}
-http {
-	access_log off;
-	client_body_temp_path %[1]s/body;
-	proxy_temp_path %[1]s/proxy;
-	fastcgi_temp_path %[1]s/fastcgi;
-	scgi_temp_path %[1]s/scgi;
-	uwsgi_temp_path %[1]s/uwsgi;
-	server {
-		listen %[2]s;
-		root %[1]s;
-		client_max_body_size 0;
-		dav_methods PUT;
-	}
-}
-`, dir, addr), 0o600); err != nil {
-		return "", nil, err
-	}
-	program, err := exec.LookPath("nginx")
+	end, err := nginx.Start(ctx, dir, addr, "root "+dir+"; dav_methods PUT;")
 	if err != nil {
-		program = "/usr/sbin/nginx" // not in the PATH of every user
-	}
-	cmd := exec.CommandContext(ctx, program, "-c", conf, "-e", filepath.Join(dir, "log"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
 		return "", nil, err
 	}
 	stop = func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		end()
 		_ = os.RemoveAll(dir)
 	}
 	// curl waits until nginx listens.

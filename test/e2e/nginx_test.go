@@ -2,15 +2,13 @@ package e2e
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
+	"imageroot/test/nginx"
 	"imageroot/test/runner"
 )
 
@@ -20,42 +18,13 @@ func (s *Server) nginx(t testing.TB) *Server {
 	t.Helper()
 	addr := freeAddr(t, "127.0.0.6")
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, `
-daemon off;
-master_process off; # whose workers would be of another user
-pid %[1]s/pid;
-error_log %[1]s/log;
-events {}
-http {
-	access_log off;
-	client_body_temp_path %[1]s/body;
-	proxy_temp_path %[1]s/proxy;
-	fastcgi_temp_path %[1]s/fastcgi;
-	scgi_temp_path %[1]s/scgi;
-	uwsgi_temp_path %[1]s/uwsgi;
-	server {
-		listen %[2]s;
-		client_max_body_size 0;
-		location / { proxy_pass %[3]s; }
-	}
-}
-`, dir, addr, s.Pages), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program, err := exec.LookPath("nginx")
+	stop, err := nginx.Start(t.Context(), dir, addr, "location / { proxy_pass "+s.Pages+"; }")
 	if err != nil {
-		program = "/usr/sbin/nginx" // not in the PATH of every user
-	}
-	cmd := exec.CommandContext(t.Context(), program, "-c", conf, "-e", filepath.Join(dir, "log"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if log, err := os.ReadFile(filepath.Join(dir, "log")); t.Failed() && err == nil {
+		stop()
+		if log, err := os.ReadFile(filepath.Join(dir, nginx.Log)); t.Failed() && err == nil {
 			t.Logf("nginx:\n%s", tail(string(log)))
 		}
 	})
