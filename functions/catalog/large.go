@@ -29,8 +29,7 @@ func (l *listing) estimate(base []byte, coding string) int64 {
 // redirectListing redirects the client to an object with the listing, and creates the
 // object unless an earlier request for the same bytes did.
 func (f *Function) redirectListing(w http.ResponseWriter, r *http.Request, l *listing, base []byte, coding, contentType string) error {
-	h := w.Header()
-	name := sha256.Sum256([]byte(h.Get("ETag")))
+	name := sha256.Sum256([]byte(w.Header().Get("ETag")))
 	key := layout.ListingKey(layout.SHA256(hex.EncodeToString(name[:])))
 	info, err := f.Catalog.Head(r.Context(), key)
 	if errors.Is(err, store.ErrNotFound) || err == nil && f.Now().Sub(info.LastModified) > listingAge {
@@ -43,10 +42,7 @@ func (f *Function) redirectListing(w http.ResponseWriter, r *http.Request, l *li
 	if err != nil {
 		return err
 	}
-	h.Del("ETag") // the object has another
-	h.Set("Cache-Control", "no-store")
-	h.Set("Location", url)
-	w.WriteHeader(http.StatusTemporaryRedirect)
+	sendAway(w, url)
 	return nil
 }
 

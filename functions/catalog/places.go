@@ -77,9 +77,9 @@ func (p *places) enter(from string, now func() time.Time, cut func()) *place {
 	return l
 }
 
-// grow enlarges the share to n bytes plus [placeBytes], unless it is larger
-// already without what spare added, which ends. It returns [errNoPlace] if there is no room, even after it has cut off
-// other clients.
+// grow enlarges the share to n bytes plus [placeBytes], unless it is larger already. What
+// spare added does not count, and is given back if the share grows. grow returns
+// [errNoPlace] if there is no room, even after it has cut off other clients.
 func (l *place) grow(ctx context.Context, n int64) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
@@ -101,8 +101,8 @@ func (l *place) grow(ctx context.Context, n int64) error {
 }
 
 // spare enlarges the share to n bytes plus [placeBytes], to decompress faster, and returns
-// whether there is room for that. It cuts off nobody, and all images together get no more
-// than a quarter of the memory in this way.
+// whether there is room for that. It does not cut off other clients, and limits what all
+// images get in this way to a quarter of the memory.
 func (l *place) spare(n int64) bool {
 	p := l.of
 	p.mu.Lock()

@@ -194,6 +194,12 @@ func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Pre
 	if err != nil {
 		return err
 	}
+	sendAway(w, url)
+	return nil
+}
+
+// sendAway answers with a redirect to url, and without the fields of the object there.
+func sendAway(w http.ResponseWriter, url string) {
 	h := w.Header()
 	for _, name := range []string{"ETag", "Content-Disposition", "Content-Type"} {
 		h.Del(name)
@@ -201,7 +207,6 @@ func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Pre
 	h.Set("Cache-Control", "no-store")
 	h.Set("Location", url)
 	w.WriteHeader(http.StatusTemporaryRedirect)
-	return nil
 }
 
 // maxRanges limits the ranges of one request: each is a request to the store.

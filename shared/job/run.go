@@ -121,8 +121,8 @@ func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key store.
 // is Free if the run has changed the checkpoint.
 func (j *Jobs) Work(ctx context.Context, key store.Key, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
-	// A claim that the end of ctx cut off could take effect, and nobody would run the job
-	// before the lease ends.
+	// If the end of ctx interrupted a claim, the store might still carry it out. Nobody would
+	// run the job until that lease ends.
 	if err := r.claim(context.WithoutCancel(ctx)); err != nil {
 		return r.job, err
 	}

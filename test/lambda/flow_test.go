@@ -460,7 +460,7 @@ func (p *publisher) wait(n int) {
 	p.next = p.next.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
 	until := p.next
 	p.mu.Unlock()
-	time.Sleep(time.Until(until))
+	time.Sleep(time.Until(until)) // the rate is what the source is about
 }
 
 func newPublisher(t *testing.T, images map[string]int64, lists map[string]string, rate int64) *publisher {
