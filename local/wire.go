@@ -98,6 +98,7 @@ func (s *server) wire() error {
 			defer s.requests.RUnlock()
 			handler.ServeHTTP(w, r)
 		}),
+		ConnContext: web.KeepEnding,
 		// A body of gigabytes has no deadline: package web ends requests that stall.
 		ReadHeaderTimeout: web.HeaderTimeout,
 		IdleTimeout:       2 * time.Minute,

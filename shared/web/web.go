@@ -147,7 +147,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.cfg.Proxies.resolve(r)
 	r = r.WithContext(context.WithValue(r.Context(), configKey{}, &h.cfg))
 	id := requestID(r)
-	rw := &responseWriter{ResponseWriter: w}
+	rw := &responseWriter{ResponseWriter: w, ending: endingOf(r)}
 	body := &requestBody{ReadCloser: r.Body, left: r.ContentLength}
 	if r.ContentLength != 0 { // net/http compares with http.NoBody
 		r.Body = body
@@ -180,7 +180,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.cfg.Metric.Request(methodLabel(r.Method), pattern, rw.code(), took)
 		h.log(rt, r, rw, id, took, err, cut)
 		if cut {
-			abort(w, r)
+			rw.ending.reset()
+			panic(http.ErrAbortHandler)
 		}
 	}()
 	if err == nil {
@@ -196,25 +197,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		h.fail(rw, r, err)
 	}
+	rw.complete()
 	if rw.stopped || body.unread() {
 		linger(rw)
 	}
-}
-
-// abort breaks the connection of an answer that cannot be completed. In HTTP/1.0 the
-// end of the connection ends the body, so only a reset marks it as incomplete.
-// Otherwise a proxy that uses HTTP/1.0 would forward a partial body as a complete one.
-func abort(w http.ResponseWriter, r *http.Request) {
-	if !r.ProtoAtLeast(1, 1) {
-		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
-			if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-				_ = tcp.SetLinger(0) // it is closed anyway
-			}
-			conn.Close()
-			return
-		}
-	}
-	panic(http.ErrAbortHandler)
 }
 
 // find returns the route of a request and sets its path values.
@@ -410,6 +396,8 @@ type responseWriter struct {
 	stack   []byte                   // of a panic
 	stall   *http.ResponseController // of streams
 	still   time.Time                // when the write deadline was set
+	failed  bool                     // a write has
+	ending  ending
 }
 
 // leave bounds the wait for the rest of the request's body.
@@ -424,6 +412,9 @@ func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 func (w *responseWriter) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
+		if w.stall != nil {
+			w.ending.reset()
+		}
 	}
 	w.alive()
 	w.ResponseWriter.WriteHeader(status)
@@ -445,7 +436,19 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	w.alive()
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
+	w.failed = w.failed || err != nil
 	return n, err
+}
+
+// complete tells the client that nothing is missing, if so.
+func (w *responseWriter) complete() {
+	if w.stall == nil || w.failed {
+		return
+	}
+	if w.bytes > 0 && w.stall.Flush() != nil {
+		return
+	}
+	w.ending.close()
 }
 
 func (w *responseWriter) code() int { return cmp.Or(w.status, http.StatusOK) }

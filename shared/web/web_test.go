@@ -412,32 +412,26 @@ func TestBrokenAnswer(t *testing.T) {
 		}},
 		Route{Pattern: "GET /whole", Handle: says("whole")},
 	)
-	srv := httptest.NewServer(s)
-	defer srv.Close()
+	srv := httptest.NewUnstartedServer(s)
+	srv.Config.ConnContext = KeepEnding
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	srv.Start()
+	defer srv.Close()
 	for path, words := range map[string]string{"/error": "the disk went away", "/panic": "at the disk", "/abort": ""} {
-		resp, err := http.Get(srv.URL + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err == nil || string(body) != "half" {
-			t.Errorf("%s: read %q, %v", path, body, err)
-		}
-		// In HTTP/1.0 the end of the connection ends a body, but a reset does not.
-		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path); err != nil {
-			t.Fatal(err)
-		}
-		answer, err := io.ReadAll(conn)
-		conn.Close()
-		if !errors.Is(err, syscall.ECONNRESET) || !strings.HasPrefix(string(answer), "HTTP/1.0 200") && len(answer) > 0 {
-			t.Errorf("%s in HTTP/1.0: read %q, %v", path, answer, err)
+		for _, proto := range []string{"HTTP/1.0", "HTTP/1.1"} {
+			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			if _, err := fmt.Fprintf(conn, "GET %s %s\r\nHost: localhost\r\n\r\n", path, proto); err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(conn)
+			conn.Close()
+			if !errors.Is(err, syscall.ECONNRESET) || !strings.HasPrefix(string(answer), proto+" 200") && len(answer) > 0 {
+				t.Errorf("%s in %s: read %q, %v", path, proto, answer, err)
+			}
 		}
 		srv.CloseClientConnections()
 		for end := time.Now().Add(5 * time.Second); !strings.Contains(s.log.String(), path) && time.Now().Before(end); {

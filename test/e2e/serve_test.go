@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -651,6 +652,37 @@ func getAround(t *testing.T, s *Server, path string, some int, happen func()) ([
 	happen()
 	close(happened)
 	return append(got, <-rest...), err
+}
+
+// The system resets the connections of a process that is killed while it sends images,
+// since programs that write disks may ignore that an answer has ended early.
+func TestServeKilled(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{})
+	s.dropSparse(t, "big.img", 1<<30)
+	s.WaitRow(t, "big.img", "is listed", func(row) bool { return true })
+	var broken []io.Reader
+	for _, ask := range []string{"/images/big.img HTTP/1.1", "/raw/big.img HTTP/1.1", "/raw/big.img HTTP/1.0"} {
+		conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.Pages, "http://"), within)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(within))
+		if _, err := fmt.Fprintf(conn, "GET %s\r\nHost: localhost\r\n\r\n", ask); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(io.Discard, conn, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		broken = append(broken, conn)
+	}
+	s.Kill(t)
+	for i, conn := range broken {
+		if n, err := io.Copy(io.Discard, conn); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("answer %d: %d more bytes, then %v, want a reset", i, n, err)
+		}
+	}
 }
 
 // TestServeDuringOverwrite overwrites an image during a download, which ends
