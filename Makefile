@@ -26,7 +26,7 @@ define install
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 endef
 
-UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/bench -e /test/lambda -e /test/infra -e /test/s3suite)
+UNIT = $(shell $(GO) list ./... | grep -v -e /test/e2e -e /test/integration -e /test/browser -e /test/lambda -e /test/infra -e /test/s3suite)
 
 .PHONY: help
 help: ## list the targets
@@ -164,6 +164,11 @@ fuzz: ## every fuzz target for a while (FUZZTIME=10s)
 .PHONY: bench
 bench: deps emulator ## throughput, memory and size, as ratios to the usual tools
 	$(GO) run ./test/bench
+
+.PHONY: benchmarks
+benchmarks: deps emulator servers ## measure, and write docs/benchmarks.md and its plots from the numbers (BENCH='-only raw')
+	@$(GO) run ./test/bench -json docs/benchmarks.json $(BENCH); missed=$$?; \
+	$(GO) run ./test/bench -page docs/benchmarks.json && exit $$missed
 
 .PHONY: dist
 dist: ## release binaries in dist/, with checksums and bills of materials (CycloneDX)

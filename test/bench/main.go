@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -99,7 +98,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 	flags.Var(&counts, "images", "numbers of images in the stores of start")
 	delay := flags.Duration("delay", 20*time.Millisecond, "what each request to the far store of start takes")
 	minute := flags.Duration("minute", time.Minute, "how long start counts the requests of an open page")
-	to := flags.String("json", "", "write the numbers to this file too")
+	to := flags.String("json", "", "write the numbers to this file too, in place of its older ones of the same measurements")
+	page := flags.String("page", "", "measure nothing: write the page and the plots of this file of -json, NAME.json, beside it: NAME.md and NAME-*.svg")
 	tmp := flags.String("dir", os.TempDir(), "where the temporary directory is made")
 	if err := flags.Parse(args); err != nil {
 		return false, err
@@ -107,11 +107,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 	if flags.NArg() > 0 || *rounds < 1 || size < mib {
 		return false, errors.New("bench takes flags only; -rounds is at least 1 and -size at least 1MiB")
 	}
+	if *page != "" {
+		return true, writePage(*page)
+	}
 	wanted, err := regexp.Compile(*only)
 	if err != nil {
 		return false, fmt.Errorf("-only: %w", err)
 	}
-	b := &bench{size: int64(size), rounds: *rounds, quick: *quick, counts: counts, delay: *delay, minute: *minute, log: stderr, report: newReport(ctx)}
+	b := &bench{size: int64(size), rounds: *rounds, quick: *quick, counts: counts, delay: *delay, minute: *minute, log: stderr}
 	if b.quick {
 		b.size, b.rounds = min(b.size, 128*mib), 1
 		b.counts, b.minute = []int{200}, 10*time.Second
@@ -123,13 +126,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 	if b.binary, err = runner.Build(ctx, b.dir, "-trimpath", "-ldflags=-s -w"); err != nil {
 		return false, err
 	}
-	fmt.Fprint(stdout, b.report.machine())
-	ran := 0
+	b.report = &report{
+		Date: time.Now().UTC().Truncate(time.Second), Command: commandLine(args), Revision: revision(ctx), Machine: thisMachine(ctx, b.dir), Load: loadAverage(),
+	}
+	fmt.Fprintf(stdout, "%+v; load average %s\n\n", b.report.Machine, b.report.Load)
 	for _, m := range measurements {
 		if !wanted.MatchString(m.name) {
 			continue
 		}
-		ran++
 		began := time.Now()
 		fmt.Fprintf(b.log, "%s: %s (load %s)\n", m.name, m.what, loadAverage())
 		if err := m.run(b, ctx); err != nil {
@@ -138,20 +142,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (met bool
 			return false, fmt.Errorf("%s: %w", m.name, err)
 		}
 		fmt.Fprintf(b.log, "%s: took %v (load %s)\n", m.name, time.Since(began).Round(time.Second), loadAverage())
+		b.report.Measurements = append(b.report.Measurements, m.name)
+		if *to != "" {
+			if err := b.report.save(*to); err != nil {
+				return false, err
+			}
+		}
 	}
-	if ran == 0 {
+	if len(b.report.Measurements) == 0 {
 		return false, fmt.Errorf("-only %q matches none of %s", *only, names())
 	}
 	fmt.Fprint(stdout, b.report.table())
-	if *to != "" {
-		data, err := json.MarshalIndent(b.report, "", "  ")
-		if err != nil {
-			return false, err
-		}
-		if err := os.WriteFile(*to, append(data, '\n'), 0o644); err != nil {
-			return false, err
-		}
-	}
 	missed := b.report.missed()
 	switch {
 	case b.quick:
@@ -179,6 +180,18 @@ func (b *bench) binarySize(context.Context) error {
 	}
 	b.report.absolute("size", "binary, stripped", unitMiB, []float64{float64(info.Size()) / mib}, atMost(45))
 	return nil
+}
+
+// commandLine returns the command that a shell runs the bench with.
+func commandLine(args []string) string {
+	line := "go run ./test/bench"
+	for _, arg := range args {
+		if strings.ContainsAny(arg, "|^$*()[]?\\ ") {
+			arg = "'" + arg + "'"
+		}
+		line += " " + arg
+	}
+	return line
 }
 
 // path returns a path in the bench's directory.

@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -98,33 +94,16 @@ type row struct {
 	Met         *bool    `json:"met,omitempty"`
 }
 
-// A report holds all measurements.
+// A report holds the measurements of one run.
 type report struct {
-	Date    time.Time `json:"date"`
-	CPU     string    `json:"cpu"`
-	Cores   int       `json:"cores"`
-	Go      string    `json:"go"`
-	Tools   []string  `json:"tools"`
-	Load    string    `json:"load_average_at_start"`
-	LoadEnd string    `json:"load_average_at_end"`
-	Rows    []row     `json:"rows"`
-}
-
-func newReport(ctx context.Context) *report {
-	r := &report{Date: time.Now().UTC(), CPU: cpuModel(), Cores: runtime.NumCPU(), Go: runtime.Version(), Load: loadAverage()}
-	for _, tool := range [][]string{{"curl", "--version"}, {"aria2c", "--version"}, {"aws", "--version"}, {"openssl", "version"}, {"sha256sum", "--version"}} {
-		out, err := exec.CommandContext(ctx, tool[0], tool[1:]...).Output()
-		first, _, _ := strings.Cut(string(out), "\n")
-		if err != nil {
-			first = tool[0] + " is missing"
-		}
-		r.Tools = append(r.Tools, first)
-	}
-	return r
-}
-
-func (r *report) machine() string {
-	return fmt.Sprintf("%s, %d cores, %s; load average %s\n%s\n\n", r.CPU, r.Cores, r.Go, r.Load, strings.Join(r.Tools, "\n"))
+	Date         time.Time `json:"date"`
+	Command      string    `json:"command"`
+	Revision     string    `json:"revision"`     // of imageroot
+	Measurements []string  `json:"measurements"` // that have completed
+	Machine      machine   `json:"machine"`
+	Load         string    `json:"load_average_at_start"`
+	LoadEnd      string    `json:"load_average_at_end"`
+	Rows         []row     `json:"rows"`
 }
 
 // faster adds the ratio of throughputs, ours divided by the peer's, from the times for the same
@@ -173,7 +152,6 @@ func (r *report) missed() int {
 
 // table returns all rows as text.
 func (r *report) table() string {
-	r.LoadEnd = loadAverage()
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\twhat\timageroot\tinstead\t\tratio\tbound\t")
@@ -182,7 +160,7 @@ func (r *report) table() string {
 		ours, peer, peerName, ratio, limit, verdict := row.Ours.String(), "", "", "", "", ""
 		if row.Peer != nil {
 			peer, peerName, ratio = row.Peer.String(), row.Peer.Name, fmt.Sprintf("%.2f of %s", *row.Ratio, row.Of)
-			if row.Ours.noisy() || row.Peer.noisy() {
+			if row.noisy() {
 				ratio, noisy = ratio+" ~", true
 			}
 		}
@@ -195,25 +173,11 @@ func (r *report) table() string {
 		fmt.Fprintln(w, strings.Join([]string{row.Measurement, row.What, ours, peer, peerName, ratio, limit, verdict}, "\t"))
 	}
 	_ = w.Flush() // a strings.Builder does not fail
-	fmt.Fprintf(&text, "\nmedian (least-most); load average %s at the start, %s at the end\n", r.Load, r.LoadEnd)
+	fmt.Fprintf(&text, "\nmedian (least-most); load average %s at the start, %s at the end\n", r.Load, loadAverage())
 	if noisy {
 		text.WriteString("~ the samples of a side lie more than 25 % apart: something else was running, or the disk was busy\n")
 	}
 	return text.String()
-}
-
-func cpuModel() string {
-	f, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.HasPrefix(name, "model name") {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
 }
 
 // loadAverage returns the load of the machine over 1, 5 and 15 minutes.

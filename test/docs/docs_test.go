@@ -36,7 +36,7 @@ var (
 	fence   = regexp.MustCompile("(?ms)^```.*?^```$")
 	span    = regexp.MustCompile("`[^`\n]*`")
 	heading = regexp.MustCompile(`(?m)^#+ +(.+?) *$`)
-	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+	link    = regexp.MustCompile(`(?:\]\(|<img src=")([^()\s"]+)[)"]`)
 )
 
 // documents returns the Markdown files by path, without those of builds.
