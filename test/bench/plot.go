@@ -36,9 +36,8 @@ func groups(rows []row) []group {
 const plotStyle = `
 text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328 }
 .what, .ours { font-weight: 600 }
-.what { font-size: 14px }
 .page { fill: #fff }
-.bar { fill: #8c959f }
+.bar { fill: #818b98 }
 .bar.ours { fill: #0969da }
 .range { stroke: #1f2328; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
@@ -53,7 +52,7 @@ text { fill: #e6edf3 }
 // plot returns an SVG of horizontal bars. Each group has its own scale. The width of the bars is
 // relative and the size of the text is not, so the picture fits phones too.
 func plot(title string, groups []group) string {
-	const characters = 42 // of a line, which fit into 300 pixels
+	const characters = 36 // of a line, which fit into 300 pixels in wide fonts too
 	var body strings.Builder
 	y := 8
 	text := func(class, name, value string) {
