@@ -191,7 +191,7 @@ func (l *lab) records() map[string]store.Key {
 	found := map[string]store.Key{}
 	for _, prefix := range []string{
 		layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
-		layout.CheckJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
+		layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
 	} {
 		for info, err := range l.catalog.List(l.Context(), prefix, "") {
 			if err != nil {
@@ -251,6 +251,8 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	r.until("the end of the jobs", func() bool {
 		return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("c.img").Cached
 	})
+	r.do(202, http.MethodPost, "/catalog/disks", `{"name": "a.img.gz"}`)
+	r.until("a disk", func() bool { return strings.Contains(r.do(200, http.MethodGet, "/catalog/disks", ""), `"stored_bytes":65536`) })
 	r.send(http.MethodPost, "/ui/logout", "", "")
 	r.stop()
 
@@ -269,7 +271,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 // reads are the requests that must succeed even if one record is damaged or newer. They
 // read all records: events that a filter does not select are read, too.
 var reads = []string{
-	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/downloads",
+	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/disks", "/catalog/downloads",
 	"/uploads", "/events?subject_id=none", "/ui/images", "/ui/events",
 }
 
@@ -313,6 +315,8 @@ func TestNewerRecords(t *testing.T) {
 					{http.MethodPut, "/images/b.img", string(disk[1:])},
 					{http.MethodPost, "/catalog/hashes", `{"name": "a.img.gz"}`},
 					{http.MethodDelete, "/catalog/hashes/a.img.gz", ""},
+					{http.MethodPost, "/catalog/disks", `{"name": "a.img.gz"}`},
+					{http.MethodDelete, "/catalog/disks/" + path.Base(string(kinds[layout.DiskJobPrefix])), ""},
 					{http.MethodPost, "/catalog/entries", `{"refresh": true, ` + c + `}`},
 					{http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`},
 					{http.MethodDelete, "/uploads/" + path.Base(string(kinds[layout.UploadPrefix])), ""},
@@ -341,7 +345,7 @@ func TestDamagedRecords(t *testing.T) {
 			garbled[i] ^= byte(0x80 + i)
 		}
 		another := whole[string(kinds[layout.HashJobPrefix])]
-		if kind == layout.HashJobPrefix || kind == layout.CheckJobPrefix || kind == layout.FetchJobPrefix {
+		if kind == layout.HashJobPrefix || kind == layout.CheckJobPrefix || kind == layout.DiskJobPrefix || kind == layout.FetchJobPrefix {
 			another = whole[string(kinds[layout.EntryPrefix])]
 		}
 		for how, bad := range map[string][]byte{

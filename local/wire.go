@@ -55,12 +55,16 @@ func (s *server) wire() error {
 	if !k.Check {
 		delete(k.Jobs.Queues, job.Check)
 	}
+	if k.Disks == config.DisksOff {
+		delete(k.Jobs.Queues, job.Disk)
+	}
 	k.Metric.Jobs(func() map[[2]string]int { return countJobs(k.Inventory) })
 
 	hasher := &hash.Function{
 		Images: k.Images, Catalog: k.Catalog, Bucket: k.ImageRoot.Bucket, Prefix: k.ImageRoot.Prefix,
 		Jobs: k.Jobs, Inspections: q.inspections, Inventory: k.Inventory, Metric: k.Metric,
-		Workers: k.HashWorkers, Now: k.Now, Log: s.log,
+		Workers: k.HashWorkers, DisksMax: k.DisksMax, Sparse: s.gateway != nil, AllDisks: k.Disks == config.DisksAll, Free: s.free,
+		Now: k.Now, Log: s.log,
 	}
 	fetcher := &fetch.Function{
 		Catalog: k.Catalog, Sources: client, Jobs: k.Jobs, Inspections: q.inspections, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
@@ -76,6 +80,9 @@ func (s *server) wire() error {
 	lister := &catalog.Function{
 		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),
 		Ready: s.ready, Now: k.Now, Log: s.log,
+	}
+	if k.Disks == config.DisksRequest || k.Disks == config.DisksAll {
+		lister.MakeDisk = hasher.RequestDisk
 	}
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{

@@ -28,7 +28,7 @@ import (
 )
 
 // Function is the catalog function. All fields are required except ImageLinks,
-// CatalogLinks and MaxAnswer. It is safe for concurrent use.
+// CatalogLinks, MaxAnswer and MakeDisk. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
@@ -37,6 +37,10 @@ type Function struct {
 	// MaxAnswer is the size in bytes above which a listing is an object that the client
 	// is redirected to with CatalogLinks, or 0 if there is no limit.
 	MaxAnswer int64
+	// MakeDisk has the disk of an image made, and returns whether it is in the making, and
+	// how many bytes of it are written. Nil: a request for a disk that is not there makes
+	// none.
+	MakeDisk  func(ctx context.Context, sha256 layout.SHA256, name image.Name) (active bool, written int64, err error)
 	Inventory *inventory.Inventory
 	Activity  *activity.Log
 	Metric    *metric.Set

@@ -57,15 +57,26 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	if f.links(c) != nil {
 		return elsewhere(r, c)
 	}
+	disk, err := f.disk(r.Context(), c)
+	if err != nil {
+		return err
+	}
+	if disk != nil {
+		defer f.use(r.Context(), disk)()
+		c = disk
+	}
 	file, err := reader.Open(r.Context(), c.Root, c.Info.Key, c.Info.Version)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	what, err := content.Detect(file, c.Info.Size)
-	if err != nil {
-		return err
+	var what content.Content // of a disk: raw, whatever it is made of
+	if disk == nil {
+		if what, err = content.Detect(file, c.Info.Size); err != nil {
+			return err
+		}
 	}
+	name := c.name
 	c.name = image.DiskName(nameFor(r, c.name))
 	rc := http.NewResponseController(w)
 	place := f.places.enter(web.ClientIP(r), f.Now, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
@@ -78,6 +89,9 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return problem.New(problem.Malformed, no)
 	case what.Kind.Compressed():
 		file.Close()
+		if err := f.makeDisk(r, c.sha256, name); err != nil {
+			return err
+		}
 		return f.sendUnpacked(w, r, c, what.Kind, zstd, place)
 	case what.Kind == content.QCOW2:
 		if err := place.grow(r.Context(), 0); err != nil {
@@ -112,7 +126,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	file.Close() // the answer may take hours
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
-	describe(w.Header(), c, "-raw", c.sha256)
+	if disk != nil {
+		describe(w.Header(), c, "-raw", c.rawSHA256)
+	} else {
+		describe(w.Header(), c, "-raw", c.sha256)
+	}
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 

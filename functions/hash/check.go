@@ -77,7 +77,7 @@ func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 			return err
 		}
 	}
-	return f.fillChecks(ctx)
+	return errors.Join(f.fillChecks(ctx), f.fillDisks(ctx))
 }
 
 // tries is the checkpoint of a check. Each run begins at the first byte: the
@@ -196,20 +196,16 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	}
 	// u is not closed, since blocks may still read it. It holds only memory.
 	h := digest.New(false)
-	var head, foot []byte
+	var ends ends
 	for block, err := range blocks(u) {
-		if len(head) < content.HeadBytes {
-			head = append(head, block[:min(len(block), content.HeadBytes-len(head))]...)
-		}
-		foot = append(foot, block[max(0, len(block)-content.FootBytes):]...)
-		foot = foot[max(0, len(foot)-content.FootBytes):]
+		ends.add(block)
 		_, _ = h.Write(block) // a hash does not fail
 		r.Report(in.n.Load(), at.Info.Size, nil)
 		switch {
 		case ctx.Err() != nil:
 			return content.Check{}, ctx.Err()
 		case errors.Is(err, io.EOF):
-			return unpacked(kind, h, head, foot, u.Trailing()), nil
+			return unpacked(kind, h, ends, u.Trailing()), nil
 		case err != nil:
 			return unpackVerdict(err)
 		case h.Offset() > most:
@@ -221,15 +217,27 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
 }
 
+// ends has the first and the last bytes of a stream.
+type ends struct{ head, foot []byte }
+
+// add adds the next bytes.
+func (e *ends) add(block []byte) {
+	if len(e.head) < content.HeadBytes {
+		e.head = append(e.head, block[:min(len(block), content.HeadBytes-len(e.head))]...)
+	}
+	e.foot = append(e.foot, block[max(0, len(block)-content.FootBytes):]...)
+	e.foot = e.foot[max(0, len(e.foot)-content.FootBytes):]
+}
+
 // unpacked returns the verdict on a stream that is whole.
-func unpacked(kind content.Kind, h *digest.Hasher, head, foot []byte, trailing int64) content.Check {
+func unpacked(kind content.Kind, h *digest.Hasher, ends ends, trailing int64) content.Check {
 	size := h.Offset()
 	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}
 	if trailing > 0 {
 		verdict.Warnings = append(verdict.Warnings, fmt.Sprintf("%d bytes after the end of the %s data are ignored, as %s itself does; some publishers put a signature there", trailing, kind, kind))
 	}
-	inside := content.Head(head, size)
-	inside.Foot(foot, size)
+	inside := content.Head(ends.head, size)
+	inside.Foot(ends.foot, size)
 	for _, w := range inside.Warnings {
 		verdict.Warnings = append(verdict.Warnings, "decompressed: "+w)
 	}

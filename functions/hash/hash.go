@@ -1,5 +1,5 @@
 // Package hash reads each image once, records its SHA-256, and compares that with
-// its sidecars. It also inspects contents and checks them.
+// its sidecars. It also inspects contents, checks them, and expands their disks.
 package hash
 
 import (
@@ -29,7 +29,7 @@ import (
 const Settle = 2 * time.Second
 
 // Function is the hash function: its routes and its worker. All fields are required
-// except Prefix. It is safe for concurrent use.
+// except Prefix and those about disks. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// Bucket and Prefix are those of the image root, as object events name them.
@@ -43,8 +43,17 @@ type Function struct {
 	Metric      *metric.Set
 	// Workers is the number of hash jobs that run at once, as lists show it.
 	Workers int
-	Now     func() time.Time
-	Log     *slog.Logger
+	// DisksMax is the number of bytes in the store that disks may take together. Sparse
+	// is true if the store keeps holes, so that zeros take none.
+	DisksMax int64
+	Sparse   bool
+	// AllDisks is true if each image gets a disk, while there is room.
+	AllDisks bool
+	// Free returns the bytes that the store has room for, or a negative number if that is
+	// unknown. It may be nil.
+	Free func() int64
+	Now  func() time.Time
+	Log  *slog.Logger
 
 	turns turns // of checks
 }
@@ -54,6 +63,7 @@ func (f *Function) Runners() job.Runners {
 	return job.Runners{
 		{Kind: job.Hash, Jobs: f.Jobs, Work: f.hash, Then: f.hashed},
 		{Kind: job.Check, Jobs: f.Jobs, Begin: f.beginCheck, Then: f.checked},
+		{Kind: job.Disk, Jobs: f.Jobs, Work: f.makeDisk, Then: f.diskMade},
 	}
 }
 

@@ -22,6 +22,9 @@ func (f *Function) Reconcile(ctx context.Context) error {
 	if err := f.reconcileContents(ctx); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
+	if err := f.reconcileDisks(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
 	return f.Runners().Resume(ctx, f.Inventory.Jobs)
 }
 

@@ -25,11 +25,14 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /catalog/hashes", Access: web.Operator, Handle: f.list, Quiet: true},
 		{Pattern: "POST /catalog/hashes", Access: web.Operator, Handle: f.post},
 		{Pattern: "DELETE /catalog/hashes/{name}", Access: web.Operator, Handle: f.cancel},
+		{Pattern: "GET /catalog/disks", Access: web.Operator, Handle: f.listDisks, Quiet: true},
+		{Pattern: "POST /catalog/disks", Access: web.Operator, Handle: f.postDisk},
+		{Pattern: "DELETE /catalog/disks/{sha256}", Access: web.Operator, Handle: f.deleteDisk},
 	}
 }
 
 func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
-	jobs, err := f.Inventory.Jobs(r.Context(), f.Runners().Kinds()...)
+	jobs, err := f.Inventory.Jobs(r.Context(), job.Hash, job.Check)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -59,7 +61,8 @@ func Fault(err error) (code string, status int) {
 
 // A stream is the body of a write from within the process. versitygw lets it write
 // itself to the file, since it is an io.WriterTo, and then requests the checksum, as
-// it does for one that follows a request's body.
+// it does for one that follows a request's body. Pages of zeros become holes in the file of
+// an object.
 type stream struct {
 	ctx  context.Context
 	body io.Reader
@@ -122,7 +125,9 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 		s.err = err
 		return s.written, errCut
 	}
-	if s.assembly != nil {
+	if s.assembly == nil {
+		err = own.Truncate(s.written) // it may end with a hole
+	} else {
 		err = errors.Join(own.Truncate(s.size), xattr.FSet(own, attrPrefix+attrAt, fmt.Append(nil, s.at)))
 	}
 	return s.written, err
@@ -154,15 +159,46 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	}
 	_, _ = s.sum.Write(p)
 	for block := range slices.Chunk(p, writeBytes) {
-		var m int
-		m, s.failed = s.file.WriteAt(block, s.at+s.written)
-		s.written += int64(m)
-		n += m
-		if s.failed != nil {
-			return n, s.failed
+		for run, zeros := range runs(block) {
+			m := len(run)
+			if !zeros || s.assembly != nil { // an assembly may have had other bytes there
+				m, s.failed = s.file.WriteAt(run, s.at+s.written)
+			}
+			s.written += int64(m)
+			n += m
+			if s.failed != nil {
+				return n, s.failed
+			}
 		}
 	}
 	return n, nil
+}
+
+// pageBytes is the size of the pieces in which zeros are looked for, that of a page of most
+// file systems.
+const pageBytes = 4 << 10
+
+var zeroPage [pageBytes]byte
+
+// runs yields the runs of pages of b that are all zeros, and the others.
+func runs(b []byte) iter.Seq2[[]byte, bool] {
+	return func(yield func([]byte, bool) bool) {
+		begin, last := 0, false
+		for at := 0; at < len(b); at += pageBytes {
+			page := b[at:min(at+pageBytes, len(b))]
+			zeros := bytes.Equal(page, zeroPage[:len(page)])
+			if zeros != last && at > begin {
+				if !yield(b[begin:at], last) {
+					return
+				}
+				begin = at
+			}
+			last = zeros
+		}
+		if begin < len(b) {
+			yield(b[begin:], last)
+		}
+	}
 }
 
 // close releases the assembly, if it has the bytes. If the part was not written, it

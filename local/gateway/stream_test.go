@@ -120,6 +120,34 @@ func TestWithinLikeS3(t *testing.T) {
 	}
 }
 
+// Zeros of an object take no room on the disk, wherever they are.
+func TestHoles(t *testing.T) {
+	dir := t.TempDir()
+	g := start(t, dir)
+	r := root(t, g.Endpoint(), "images")
+	some, hole := pattern(1, 64<<10), make([]byte, mib)
+	for name, data := range map[string][]byte{
+		"begin.img": slices.Concat(hole, some), "middle.img": slices.Concat(some, hole, some[:5000]),
+		"end.img": slices.Concat(some, hole), "odd.img": slices.Concat(some[:777], hole, some, hole[:100]), "all.img": hole,
+	} {
+		for _, size := range []int64{-1, int64(len(data))} {
+			if _, err := g.Put(t.Context(), "images", name, bytes.NewReader(data), size); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := get(t, r, name); !bytes.Equal(got, data) {
+				t.Errorf("%s has %d bytes of %d, others", name, len(got), len(data))
+			}
+			if _, used := inode(t, filepath.Join(dir, "images", name)); used > 256<<10 {
+				t.Errorf("%s takes %d bytes on the disk", name, used)
+			}
+			put(t, r, "network.img", data)
+			if got, want := sum(t, g, name), sum(t, g, "network.img"); got != want {
+				t.Errorf("the checksum of %s is %s, want %s", name, got, want)
+			}
+		}
+	}
+}
+
 // sum returns the CRC-64 of an image.
 func sum(t *testing.T, g *gateway.Gateway, key string) string {
 	t.Helper()

@@ -28,6 +28,8 @@ const (
 	ImageHashed       = "image.hashed"
 	ImageHashFailed   = "image.hash_failed"
 	ImageCheckFailed  = "image.check_failed"
+	ImageDiskMade     = "image.disk_made"
+	ImageDiskFailed   = "image.disk_failed"
 	ImageFetched      = "image.fetched"
 	ImageFetchFailed  = "image.fetch_failed"
 	ImageDeleted      = "image.deleted"
@@ -57,8 +59,8 @@ const (
 // Kinds lists every kind of event.
 func Kinds() []string {
 	return []string{
-		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageFetched, ImageFetchFailed, ImageDeleted,
-		ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
+		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageDiskMade, ImageDiskFailed,
+		ImageFetched, ImageFetchFailed, ImageDeleted, ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
 	}
 }
 
@@ -69,7 +71,7 @@ func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, Sub
 func Actors() []string { return []string{Operator, System} }
 
 // failed lists the kinds that report a failure.
-var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
+var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageDiskFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
 
 // An Event is one event of the log.
 type Event struct {

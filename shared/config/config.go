@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -43,10 +44,12 @@ type Config struct {
 	Events                   string // one of the Events constants
 	WebhookToken             string // empty: no webhook
 	PublicRead               bool
-	HashWorkers              int  // 1 to 64
-	FetchWorkers             int  // 1 to 64
-	FetchConnections         int  // to one host, 1 to 64
-	Check                    bool // decompress each image once it is hashed
+	HashWorkers              int    // 1 to 64
+	FetchWorkers             int    // 1 to 64
+	FetchConnections         int    // to one host, 1 to 64
+	Check                    bool   // decompress each image once it is hashed
+	Disks                    string // one of the Disks constants
+	DisksMax                 int64  // bytes that disks may take together
 	TrustedProxies           web.Proxies
 	PublicURL                string // without a trailing slash; empty: the host of each request
 	// AllowNet names the networks that sources may be in beyond the default policy. Its
@@ -72,6 +75,14 @@ const (
 	EventsWebhook = "webhook" // messages that the server POSTs; like poll until the first
 	EventsPoll    = "poll"    // a listing every 15 seconds
 	EventsOff     = "off"     // only the listing every 5 minutes
+)
+
+// The values of Config.Disks, which say for which compressed images a disk is made.
+const (
+	DisksOff     = "off"     // none
+	DisksManual  = "manual"  // for those that an operator asks for
+	DisksRequest = "request" // also when a request needs one
+	DisksAll     = "all"     // also for every image, while there is room
 )
 
 const prefix = "IMAGEROOT_"
@@ -109,7 +120,7 @@ var settings = []setting{
 	{"S3_SECRET_KEY", "", "secret key of the gateway inside (default: generated)", secretKey},
 	{"PASSWORD", "", "operator password (default: generated)", secret(func(c *Config) *string { return &c.Password }, auth.MinPassword, "password")},
 	{"TOKEN", "", "API token for scripts (default: none)", token(func(c *Config) *string { return &c.Token })},
-	{"EVENTS", EventsAuto, "how to learn of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", events},
+	{"EVENTS", EventsAuto, "how to learn of objects that others put into --s3-endpoint: auto, listen, webhook, poll, off", oneOf(func(c *Config) *string { return &c.Events }, EventsAuto, EventsListen, EventsWebhook, EventsPoll, EventsOff)},
 	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
 	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", boolean(func(c *Config) *bool { return &c.PublicRead })},
 	{"PUBLIC_URL", "", "URL of the pages and API as clients reach them, for listings (default: the host that each asks for)", origin(func(c *Config) *string { return &c.PublicURL }, "a server, like https://images.example.org")},
@@ -118,6 +129,8 @@ var settings = []setting{
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
 	{"FETCH_CONNECTIONS", "16", "how many connections to one host all fetches use at most", workers(func(c *Config) *int { return &c.FetchConnections })},
 	{"CHECK", "true", "whether images are decompressed once, to check that they are complete", boolean(func(c *Config) *bool { return &c.Check })},
+	{"DISKS", DisksRequest, "for which compressed images a disk is made, which machines can read from anywhere: off, manual, request (when one is needed), all", oneOf(func(c *Config) *string { return &c.Disks }, DisksOff, DisksManual, DisksRequest, DisksAll)},
+	{"DISKS_MAX", "32GiB", "what these disks may take together, like 500GB or 32GiB; those used least recently are removed for others", size(func(c *Config) *int64 { return &c.DisksMax })},
 	{"ALLOW_NET", "", "networks that sources may be in beyond the default policy: CIDRs, loopback, private", allowNet},
 	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are contacted without TLS", plainHTTP},
 }
@@ -291,13 +304,42 @@ func token(field func(*Config) *string) func(*Config, string) error {
 	}
 }
 
-func events(c *Config, v string) error {
-	all := []string{EventsAuto, EventsListen, EventsWebhook, EventsPoll, EventsOff}
-	if !slices.Contains(all, v) {
-		return fmt.Errorf("%q is none of %s", v, strings.Join(all, ", "))
+func oneOf(field func(*Config) *string, all ...string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if !slices.Contains(all, v) {
+			return fmt.Errorf("%q is none of %s", v, strings.Join(all, ", "))
+		}
+		*field(c) = v
+		return nil
 	}
-	c.Events = v
-	return nil
+}
+
+// units are the units of sizes, the longest names first.
+var units = []struct {
+	name  string
+	bytes int64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"", 1},
+}
+
+// size parses a number of bytes with a unit.
+func size(field func(*Config) *int64) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		for _, unit := range units {
+			digits, ok := strings.CutSuffix(v, unit.name)
+			if !ok {
+				continue
+			}
+			n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+			if err != nil || n < 1 || n > math.MaxInt64/unit.bytes {
+				break
+			}
+			*field(c) = n * unit.bytes
+			return nil
+		}
+		return fmt.Errorf("%q is not a size, like 500GB or 32GiB", v)
+	}
 }
 
 func boolean(field func(*Config) *bool) func(*Config, string) error {

@@ -31,7 +31,7 @@ func load(args ...string) (Config, error) { return Load(args, io.Discard) }
 func defaults() Config {
 	return Config{
 		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data",
-		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, FetchConnections: 16, DockerConfig: "/home/me/.docker/config.json",
+		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, FetchConnections: 16, Disks: DisksRequest, DisksMax: 32 << 30, DockerConfig: "/home/me/.docker/config.json",
 	}
 }
 
@@ -64,6 +64,10 @@ func TestSettings(t *testing.T) {
 		{"WEBHOOK_TOKEN", "0123456789abcdef", func(c *Config) { c.WebhookToken = "0123456789abcdef" }, ""},
 		{"PUBLIC_READ", "false", func(c *Config) { c.PublicRead = false }, ""},
 		{"PUBLIC_READ", "0", func(c *Config) { c.PublicRead = false }, ""},
+		{"DISKS", "all", func(c *Config) { c.Disks = DisksAll }, ""},
+		{"DISKS_MAX", "500GB", func(c *Config) { c.DisksMax = 500e9 }, ""},
+		{"DISKS_MAX", "3 MiB", func(c *Config) { c.DisksMax = 3 << 20 }, ""},
+		{"DISKS_MAX", "1234", func(c *Config) { c.DisksMax = 1234 }, ""},
 		{"CHECK", "false", func(c *Config) { c.Check = false }, ""},
 		{"HASH_WORKERS", "64", func(c *Config) { c.HashWorkers = 64 }, ""},
 		{"FETCH_WORKERS", "1", func(c *Config) { c.FetchWorkers = 1 }, ""},
@@ -178,6 +182,10 @@ func TestRefused(t *testing.T) {
 		{"TOKEN", "with spaces in it all", "visible ASCII"},
 		{"PUBLIC_READ", "maybe", "neither true nor false"},
 		{"CHECK", "maybe", "neither true nor false"},
+		{"DISKS", "some", "off, manual, request, all"},
+		{"DISKS_MAX", "much", "32GiB"},
+		{"DISKS_MAX", "0GiB", "32GiB"},
+		{"DISKS_MAX", "9999999999TiB", "32GiB"},
 		{"HASH_WORKERS", "0", "from 1 to 64"},
 		{"HASH_WORKERS", "65", "from 1 to 64"},
 		{"FETCH_WORKERS", "two", "from 1 to 64"},

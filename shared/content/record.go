@@ -20,7 +20,27 @@ type Record struct {
 	SniffedAt time.Time `json:"sniffed_at"` // UTC
 	// Check is the result of reading the whole image; nil: not checked yet.
 	Check *Check `json:"check,omitempty"`
+	// Disk is the expanded disk in the catalog root; nil: there is none.
+	Disk *Disk `json:"disk,omitempty"`
 }
+
+// A Disk is the expanded disk of an image. It is an object of its own, whose bytes never
+// differ, since they are verified before it is visible. Sizes are in bytes.
+type Disk struct {
+	SizeBytes int64 `json:"size_bytes"`
+	// StoredBytes is what the object takes in the store: less than SizeBytes if the
+	// store keeps holes.
+	StoredBytes int64     `json:"stored_bytes"`
+	MadeAt      time.Time `json:"made_at"` // UTC
+	// UsedAt is when it was last read, to within UseStep; UTC.
+	UsedAt time.Time `json:"used_at"`
+}
+
+// UseStep is the interval at which the use of a disk is recorded.
+const UseStep = 5 * time.Minute
+
+// InUse reports whether the disk may be in use, in any process.
+func (d *Disk) InUse(now time.Time) bool { return now.Sub(d.UsedAt) < 2*UseStep }
 
 func (r *Record) Validate() error {
 	if !r.SHA256.Valid() || r.SizeBytes < 0 || r.Kind == "" {

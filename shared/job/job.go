@@ -35,7 +35,7 @@ func (s Status) Active() bool { return s == Queued || s == Running }
 type Job struct {
 	record.Meta
 	Name       image.Name    `json:"name"`
-	Stage      string        `json:"stage,omitempty"` // "check" for a check job, else ""
+	Stage      string        `json:"stage,omitempty"` // "check" for a check job, "disk" for a disk job, else ""
 	Ref        layout.Ref    `json:"ref,omitempty"`
 	Src        string        `json:"src,omitempty"`
 	Status     Status        `json:"status"`

@@ -45,6 +45,12 @@ var (
 		ID:    func(j Job) string { return string(j.SHA256) },
 		Event: checkEvent,
 	}
+	// Disk expands the disk in an image. The ID is the image's SHA-256.
+	Disk = &Kind{
+		Name: "disk", Member: "disk", Prefix: layout.DiskJobPrefix, ParseKey: ids(layout.DiskJobSHA256),
+		ID:    func(j Job) string { return string(j.SHA256) },
+		Event: diskEvent,
+	}
 	// Fetch downloads a source. The ID is its ref.
 	Fetch = &Kind{
 		Name: "fetch", Member: "ref", Prefix: layout.FetchJobPrefix, ParseKey: ids(layout.FetchJobRef),
@@ -62,7 +68,7 @@ func ids[T ~string](parse func(store.Key) (T, bool)) func(store.Key) (string, bo
 }
 
 // Kinds are all kinds of jobs.
-var Kinds = []*Kind{Hash, Check, Fetch}
+var Kinds = []*Kind{Hash, Check, Disk, Fetch}
 
 // Names returns the names of [Kinds].
 func Names() []string {
@@ -97,6 +103,22 @@ func checkEvent(j Job) activity.Event {
 		Kind: activity.ImageCheckFailed, SubjectID: string(j.SHA256), Summary: "check of " + string(j.Name) + " failed",
 		Details: map[string]any{"name": j.Name, "sha256": j.SHA256, "error": j.Error},
 	}
+}
+
+func diskEvent(j Job) activity.Event {
+	switch j.Status {
+	case Completed:
+		return activity.Event{
+			Kind: activity.ImageDiskMade, SubjectID: string(j.SHA256), Summary: "made the disk of " + string(j.Name),
+			Details: map[string]any{"name": j.Name, "sha256": j.SHA256, "size_bytes": j.BytesDone},
+		}
+	case Failed:
+		return activity.Event{
+			Kind: activity.ImageDiskFailed, SubjectID: string(j.SHA256), Summary: "could not make the disk of " + string(j.Name),
+			Details: map[string]any{"name": j.Name, "sha256": j.SHA256, "error": j.Error},
+		}
+	}
+	return activity.Event{}
 }
 
 func fetchEvent(j Job) activity.Event {

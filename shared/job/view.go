@@ -20,9 +20,10 @@ type View struct {
 	FinishedAt *time.Time     `json:"finished_at"`
 	Error      *string        `json:"error"`
 	Attempt    int            `json:"attempt"`
-	// The bytes done have another name for a job with a source.
+	// The bytes done, by what the job does.
 	BytesHashed     *int64 `json:"bytes_hashed,omitempty"`
 	BytesDownloaded *int64 `json:"bytes_downloaded,omitempty"`
+	BytesWritten    *int64 `json:"bytes_written,omitempty"` // of a disk
 }
 
 // Views returns jobs as the API lists them.
@@ -44,9 +45,12 @@ func (j Job) View() View {
 		ref := j.SHA256.Short()
 		v.SHA256, v.Ref = &j.SHA256, &ref
 	}
-	if j.Src != "" {
+	switch {
+	case j.Src != "":
 		v.Src, v.BytesDownloaded = &j.Src, &j.BytesDone
-	} else {
+	case j.Stage == Disk.Name:
+		v.BytesWritten = &j.BytesDone
+	default:
 		v.BytesHashed = &j.BytesDone
 	}
 	if j.Error != "" {

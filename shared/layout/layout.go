@@ -9,11 +9,13 @@
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
 //	              fetched/REF               digest and size of the bytes fetched from the source REF
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
+//	              disks/HEX                 the expanded disk in the image with this SHA-256
 //	              contents/HEX              what is known about the bytes with this SHA-256
 //	              staging/ID                bytes of a fetch whose SHA-256 is unknown; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
 //	              jobs/check/HEX            check job of the bytes with this SHA-256
+//	              jobs/disk/HEX             disk job of the image with this SHA-256
 //	              jobs/fetch/REF            fetch job of the source REF
 //	              events/STAMP-ID           activity, newest first in listing order
 //	              manifest/good             the last good manifest
@@ -58,11 +60,13 @@ const (
 	EntryPrefix               = "entries/"
 	FetchedPrefix             = "fetched/"
 	BlobPrefix                = "blobs/"
+	DiskPrefix                = "disks/"
 	ContentPrefix             = "contents/"
 	StagingPrefix             = "staging/"
 	UploadPrefix              = "uploads/"
 	HashJobPrefix             = "jobs/hash/"
 	CheckJobPrefix            = "jobs/check/"
+	DiskJobPrefix             = "jobs/disk/"
 	FetchJobPrefix            = "jobs/fetch/"
 	EventPrefix               = "events/"
 	GoodManifestKey store.Key = "manifest/good"
@@ -86,6 +90,7 @@ func Remedy(key store.Key) string {
 		{ContentPrefix, "none needed: the bytes are inspected again"},
 		{HashJobPrefix, "none needed: a job that is still due is queued again"},
 		{CheckJobPrefix, "none needed: a job that is still due is queued again"},
+		{DiskJobPrefix, "none needed: the disk is made again when it is needed"},
 		{FetchJobPrefix, "fetch the image again; what was fetched of it is removed after a day"},
 		{EntryPrefix, "add the image's URL again, or delete the record from the catalog root"},
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
@@ -149,12 +154,14 @@ func DigestKey(name image.Name) store.Key  { return store.Key(DigestPrefix + nam
 func EntryKey(ref Ref) store.Key           { return store.Key(EntryPrefix + ref) }
 func FetchedKey(ref Ref) store.Key         { return store.Key(FetchedPrefix + ref) }
 func BlobKey(sha256 SHA256) store.Key      { return store.Key(BlobPrefix + sha256) }
+func DiskKey(sha256 SHA256) store.Key      { return store.Key(DiskPrefix + sha256) }
 func ListingKey(sha256 SHA256) store.Key   { return store.Key(ListingPrefix + sha256) }
 func ContentKey(sha256 SHA256) store.Key   { return store.Key(ContentPrefix + sha256) }
 func StagingKey(id string) store.Key       { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
 func UploadKey(id string) store.Key        { return store.Key(UploadPrefix + id) }
 func HashJobKey(name image.Name) store.Key { return store.Key(HashJobPrefix + name) }
 func CheckJobKey(sha256 SHA256) store.Key  { return store.Key(CheckJobPrefix + sha256) }
+func DiskJobKey(sha256 SHA256) store.Key   { return store.Key(DiskJobPrefix + sha256) }
 func FetchJobKey(ref Ref) store.Key        { return store.Key(FetchJobPrefix + ref) }
 func EventKey(id EventID) store.Key        { return store.Key(EventPrefix + id) }
 func ProbeKey(id, what string) store.Key   { return store.Key(ProbePrefix + id + "-" + what) }
@@ -188,6 +195,14 @@ func FetchJobRef(key store.Key) (Ref, bool) {
 
 func BlobSHA256(key store.Key) (SHA256, bool) {
 	return hexAfter[SHA256](key, BlobPrefix, 64)
+}
+
+func DiskSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, DiskPrefix, 64)
+}
+
+func DiskJobSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, DiskJobPrefix, 64)
 }
 
 func ContentSHA256(key store.Key) (SHA256, bool) {

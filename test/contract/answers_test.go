@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -32,6 +33,8 @@ var unseen = map[string]string{
 	"HEAD /raw/{key} 501":                  notAWS,
 	"GET /raw/{key}/{name} 501":            notAWS,
 	"HEAD /raw/{key}/{name} 501":           notAWS,
+	"POST /catalog/disks 501":              notAWS,
+	"Disk.name null":                       "an image was deleted, and the next reconciliation removes its disk",
 	"PUT /images/{key} 408":                "it takes two minutes",
 	"PUT /uploads/{id}/parts/{number} 408": "it takes two minutes",
 }
@@ -53,6 +56,7 @@ func TestAnswers(t *testing.T) {
 		{"entries", s.testEntries},
 		{"downloads", s.testDownloads},
 		{"hashes", s.testHashes},
+		{"disks", s.testDisks},
 		{"manifest", s.testManifest},
 		{"catalog", s.testCatalog},
 		{"events", s.testEvents},
@@ -632,6 +636,66 @@ func (s *server) testChecks(t *testing.T) {
 	s.hashes.work(t, s.hasher.Handle)
 	if a := s.get(t, "/catalog?q=whole.img", 200); a.at(t, "images.0.raw_sha256") != a.at(t, "images.0.sha256") ||
 		a.at(t, "images.0.raw_size_bytes") != a.at(t, "images.0.size_bytes") || a.at(t, "images.0.virtual_size_bytes") == nil {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func (s *server) testDisks(t *testing.T) {
+	const name = "packed.img.gz"
+	disk := bytes.Repeat([]byte("\x00\x01\x02"), 1000)
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write(disk); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.images.Put(t.Context(), name, &packed, -1); err != nil {
+		t.Fatal(err)
+	}
+	post := func(status int, fields ...string) *answer {
+		t.Helper()
+		return s.send(t, "POST", "/catalog/disks", status, quote(fields...))
+	}
+	part := func(status int) *answer {
+		t.Helper()
+		return s.do(t, request{method: http.MethodGet, target: "/raw/packed.img", status: status, header: map[string]string{"Range": "bytes=5-"}})
+	}
+	post(409, "name", name)
+	s.send(t, "POST", "/catalog/hashes", 202, quote("name", name))
+	s.hashes.work(t, s.hasher.Handle)
+	if a := part(503); a.header.Get("Retry-After") == "" {
+		t.Errorf("%v", a.header)
+	}
+	sha, _ := post(202, "name", name).object["sha256"].(string)
+	if a := s.get(t, "/catalog/disks", 200); a.at(t, "jobs.0.status") != "queued" || a.at(t, "jobs.0.name") != name {
+		t.Errorf("%s", a.body)
+	}
+	s.disks.work(t, s.hasher.Handle)
+	if a := post(202, "sha256", sha); a.object["status"] != "completed" {
+		t.Errorf("%s", a.body)
+	}
+	s.form(t, "/catalog/disks", 202, url.Values{"name": {name}})
+	if a := s.get(t, "/catalog/disks", 200); a.at(t, "disks.0.name") != name || fmt.Sprint(a.at(t, "disks.0.size_bytes")) != "3000" || a.at(t, "stored_bytes") == nil {
+		t.Errorf("%s", a.body)
+	}
+	if a := part(206); !bytes.Equal(a.body, disk[5:]) {
+		t.Errorf("%d bytes, %d wanted, or wrong ones", len(a.body), len(disk)-5)
+	}
+	s.send(t, "DELETE", "/catalog/disks/"+sha, 204, "")
+	s.send(t, "DELETE", "/catalog/disks/"+sha, 404, "")
+	post(404, "name", "nothing.img")
+	post(422, "name", "whole.img")
+
+	if _, err := s.images.Put(t.Context(), "cut.img.gz", strings.NewReader("\x1f\x8b\x08\x00\x00\x00"), 6); err != nil {
+		t.Fatal(err)
+	}
+	s.send(t, "POST", "/catalog/hashes", 202, quote("name", "cut.img.gz"))
+	s.hashes.work(t, s.hasher.Handle)
+	post(202, "name", "cut.img.gz")
+	s.disks.work(t, s.hasher.Handle)
+	if a := s.get(t, "/catalog/disks", 200); a.at(t, "jobs.0.status") != "failed" || a.at(t, "jobs.0.error") == nil {
 		t.Errorf("%s", a.body)
 	}
 }

@@ -69,7 +69,7 @@ type server struct {
 	uploader *upload.Function
 	hook     *hook.Hook
 
-	hashes, checks, fetches, assemblies mailbox
+	hashes, checks, disks, fetches, assemblies mailbox
 
 	free  atomic.Int64 // free space of the store in bytes; negative: not known
 	ready atomic.Pointer[error]
@@ -98,11 +98,11 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	s.activity = &activity.Log{Root: s.catalog, Now: time.Now, Log: log}
 	jobs := &job.Jobs{
 		Records: s.catalog, Owner: "test", Now: time.Now, Activity: s.activity, Metric: m, Log: log,
-		Queues: job.Queues{job.Hash: &s.hashes, job.Check: &s.checks, job.Fetch: &s.fetches},
+		Queues: job.Queues{job.Hash: &s.hashes, job.Check: &s.checks, job.Disk: &s.disks, job.Fetch: &s.fetches},
 	}
 	s.hasher = &hash.Function{
 		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Inspections: new(mailbox),
-		Inventory: inv, Metric: m, Workers: 1, Now: time.Now, Log: log,
+		Inventory: inv, Metric: m, Workers: 1, DisksMax: 1 << 30, Now: time.Now, Log: log,
 	}
 	s.fetcher = &fetch.Function{
 		Catalog: s.catalog, Sources: sources, Jobs: jobs, Inspections: new(mailbox), Inventory: inv, Activity: s.activity, Metric: m,
@@ -129,6 +129,9 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 			return nil
 		},
 		Now: time.Now, Log: log,
+	}
+	if setup.links == nil {
+		lister.MakeDisk = s.hasher.RequestDisk
 	}
 	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {

@@ -25,6 +25,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		Workers: c.HashWorkers, Now: c.Now, Log: c.Log,
 	}
 	jobs := c.JobQueue(c.Lambda.HashJobQueue, f.Runners())
+	delete(c.Jobs.Queues, job.Disk) // a function cannot run for as long as a large one takes
 	if !c.Check {
 		delete(c.Jobs.Queues, job.Check)
 	}

@@ -1,0 +1,93 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"imageroot/shared/content"
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/problem"
+	"imageroot/shared/record"
+)
+
+// disk returns the object that has the expanded disk in c, or nil if there is none.
+func (f *Function) disk(ctx context.Context, c *object) (*object, error) {
+	if c.known == nil || c.known.Disk == nil {
+		return nil, nil
+	}
+	key := layout.DiskKey(c.sha256)
+	info, err := f.Catalog.Head(ctx, key)
+	if notFound(err) || err == nil && info.Size != c.known.Disk.SizeBytes {
+		return nil, nil // it was removed
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := *c
+	d.Place = inventory.Place{Root: f.Catalog, Info: info}
+	return &d, nil
+}
+
+// use records that the disk in c is in use until the returned function is called, so that
+// no process removes it.
+func (f *Function) use(ctx context.Context, c *object) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for last := c.known.Disk.UsedAt; ; last = f.Now() {
+			if f.Now().Sub(last) >= content.UseStep {
+				if err := f.used(context.WithoutCancel(ctx), c.sha256); err != nil {
+					f.Log.Warn("the use of a disk was not recorded", "sha256", c.sha256, "error", err)
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(content.UseStep):
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (f *Function) used(ctx context.Context, sha256 layout.SHA256) error {
+	const patience = 10 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
+		now := f.Now().UTC()
+		if !exists || rec.Disk == nil || now.Sub(rec.Disk.UsedAt) < content.UseStep {
+			return record.ErrKeep
+		}
+		rec.Disk.UsedAt = now
+		return nil
+	})
+	return err
+}
+
+// makeDisk queues the job that makes the disk of an image for a request of a range, which
+// only a disk can answer. It returns nil if the client should have the whole stream
+// instead.
+func (f *Function) makeDisk(r *http.Request, sha256 layout.SHA256, name image.Name) error {
+	asked := r.Header.Get("Range")
+	if f.MakeDisk == nil || asked == "" || ignoredRange(r) || strings.HasPrefix(strings.ReplaceAll(asked, " ", ""), "bytes=0-") || sha256 == "" {
+		return nil
+	}
+	active, written, err := f.MakeDisk(r.Context(), sha256, name)
+	if errors.Is(err, record.ErrNewer) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !active {
+		return nil
+	}
+	return problem.Newf(problem.Unavailable, "the image is compressed, so parts of its disk can be read only once it is expanded; that has begun, and %d bytes are written: try again soon", written)
+}

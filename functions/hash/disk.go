@@ -1,0 +1,217 @@
+package hash
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"imageroot/shared/content"
+	"imageroot/shared/digest"
+	"imageroot/shared/job"
+	"imageroot/shared/layout"
+	"imageroot/shared/record"
+	"imageroot/shared/store"
+	"imageroot/shared/unpack"
+)
+
+// makeDisk expands the disk in the image with this SHA-256. It is the Work of a
+// [job.Runner]. Each run begins at the first byte: nothing of a run that stops before
+// the end is kept.
+func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
+	sha256 := layout.SHA256(id)
+	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, errDeleted
+	case err != nil:
+		return nil, job.StoreFailed(err)
+	case rec.NoDisk() != "":
+		return nil, errors.New(rec.NoDisk())
+	case r.Job().Attempt > maxRuns:
+		return nil, fmt.Errorf("given up after %d runs, each of which ended with this program", maxRuns)
+	}
+	if there, err := f.Catalog.Head(ctx, layout.DiskKey(sha256)); err == nil && rec.Disk != nil && there.Size == rec.Disk.SizeBytes {
+		return made(rec.Disk.SizeBytes), nil
+	}
+	at, err := f.find(ctx, sha256)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errDeleted
+	}
+	if err != nil {
+		return nil, job.StoreFailed(err)
+	}
+	verdict, disk, err := f.expand(ctx, at, &rec, r)
+	if wrong, ok := errors.AsType[*unpack.Error](err); ok {
+		if verdict, err = unpackVerdict(wrong); err == nil {
+			if verdict, err = f.recordVerdict(ctx, sha256, verdict); err == nil {
+				err = errors.New(verdict.Reason)
+			}
+		}
+	}
+	switch {
+	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
+		f.Inventory.Touch(at.Place) // the other root may have the same bytes
+		return nil, replaced()
+	case err != nil:
+		return nil, err
+	}
+	err = job.Publish(ctx, r, layout.ContentKey(sha256), disk.SizeBytes, func(rec *content.Record) error {
+		if rec.SHA256 == "" {
+			return errDeleted
+		}
+		rec.Disk = &disk
+		if rec.Check == nil {
+			verdict.At = disk.MadeAt
+			rec.Check = &verdict
+		}
+		return nil
+	})
+	return made(disk.SizeBytes), err
+}
+
+// diskMade queues the job of another disk, if each image is to have one.
+func (f *Function) diskMade(ctx context.Context, _ string, _ job.Job) error { return f.fillDisks(ctx) }
+
+// maxRuns is how often a disk job may begin: its runs end early only if they, or others,
+// end this program.
+const maxRuns = 20
+
+var errDeleted = errors.New("the image was deleted")
+
+func made(size int64) func(*job.Job) {
+	return func(j *job.Job) { j.BytesDone, j.BytesTotal = size, &size }
+}
+
+// expand writes the disk in the image at a place to the catalog root. The error is that
+// of a job's work, or of the store, or an [*unpack.Error].
+func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r *job.Run) (verdict content.Check, disk content.Disk, err error) {
+	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
+	if err != nil {
+		return verdict, disk, unlessChanged(err)
+	}
+	defer body.Close()
+	if info.Size != at.Info.Size {
+		return verdict, disk, store.ErrChanged
+	}
+	u, err := unpack.NewReader(rec.Kind, body, unpack.Limit{})
+	if err != nil {
+		return verdict, disk, err
+	}
+	total := int64(-1)
+	if size := rec.Virtual(); size != nil {
+		total = *size
+	}
+	src := &expansion{ctx: ctx, src: u, most: maxWork(at.Info.Size), room: func(stored int64) error { return f.makeRoom(ctx, rec.SHA256, stored) }, sparse: f.Sparse}
+	stream := digest.NewReader(src, digest.New(false), func(h *digest.Hasher) error {
+		verdict = unpacked(rec.Kind, h, src.ends, u.Trailing())
+		size, sum := rec.Raw()
+		switch {
+		case verdict.NoDisk != "":
+			return errors.New(verdict.NoDisk)
+		case sum != "" && (sum != verdict.RawSHA256 || *size != *verdict.RawSizeBytes):
+			return fmt.Errorf("it expands to %d bytes with the SHA-256 %s, and the check counted %d with %s: this machine or its disk is faulty", *verdict.RawSizeBytes, verdict.RawSHA256, *size, sum)
+		}
+		if err := src.room(src.stored); err != nil {
+			return err
+		}
+		return at.Unchanged(ctx)
+	}, func(int) { r.Report(src.size, total, nil) })
+	_, err = f.Catalog.Put(ctx, layout.DiskKey(rec.SHA256), stream, -1)
+	// u is not closed, since blocks may still read it. It holds only memory.
+	_, rerr := stream.Stop(func() { body.Close() })
+	switch {
+	case rerr != nil && !errors.Is(rerr, digest.ErrStopped):
+		return verdict, disk, rerr
+	case ctx.Err() != nil:
+		return verdict, disk, context.Cause(ctx)
+	case errors.Is(err, store.ErrFull):
+		return verdict, disk, f.full(src.stored, total)
+	case err != nil && !errors.Is(err, store.ErrChanged): // one that was replaced has the same bytes
+		return verdict, disk, job.StoreFailed(err)
+	}
+	now := f.Now().UTC()
+	return verdict, content.Disk{SizeBytes: src.size, StoredBytes: src.stored, MadeAt: now, UsedAt: now}, nil
+}
+
+// unlessChanged is [job.StoreFailed] for an error that does not say that the object has
+// changed.
+func unlessChanged(err error) error {
+	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return job.StoreFailed(err)
+}
+
+const (
+	// pageBytes is the size of a run of zeros that a store with holes does not keep.
+	pageBytes = 4 << 10
+	// roomBytes is the number of stored bytes after which room for them is made.
+	roomBytes = 64 << 20
+)
+
+// An expansion reads the bytes of a disk, within limits.
+type expansion struct {
+	ctx    context.Context
+	src    io.Reader
+	most   int64                    // of size
+	room   func(stored int64) error // makes room for that many bytes of this disk
+	sparse bool                     // whether the store keeps holes
+
+	size, stored, checked int64
+	ends                  ends
+}
+
+func (e *expansion) Read(p []byte) (int, error) {
+	if err := e.ctx.Err(); err != nil {
+		return 0, context.Cause(e.ctx)
+	}
+	n, err := store.ReadBlock(e.src, p)
+	p = p[:n]
+	e.ends.add(p)
+	e.size += int64(n)
+	if e.sparse {
+		e.stored += filled(p)
+	} else {
+		e.stored = e.size
+	}
+	if e.size > e.most {
+		return n, fmt.Errorf("it expands to more than %d GiB, which is too much for an image of its size", e.most>>30)
+	}
+	if e.stored >= e.checked+roomBytes {
+		e.checked = e.stored
+		if no := e.room(e.stored); no != nil {
+			return n, no
+		}
+	}
+	return n, err
+}
+
+var zeroPage [pageBytes]byte
+
+// filled returns the size of the pages of p that are not zeros.
+func filled(p []byte) (n int64) {
+	for len(p) > 0 {
+		page := p[:min(len(p), pageBytes)]
+		if !bytes.Equal(page, zeroPage[:len(page)]) {
+			n += int64(len(page))
+		}
+		p = p[len(page):]
+	}
+	return n
+}
+
+// full returns the error of a store without room for a disk of which stored bytes were
+// written. total is its size, negative if it is unknown.
+func (f *Function) full(stored, total int64) error {
+	what := "the disk"
+	if total >= 0 {
+		what = fmt.Sprintf("the disk of %d bytes", total)
+	}
+	left := ""
+	if f.Free != nil && f.Free() >= 0 {
+		left = fmt.Sprintf(", which has %d bytes free", f.Free())
+	}
+	return fmt.Errorf("%s does not fit into the store%s; %d bytes were written: delete images or disks that are not needed", what, left, stored)
+}
