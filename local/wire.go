@@ -81,6 +81,9 @@ func (s *server) wire() error {
 		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),
 		Ready: s.ready, Now: k.Now, Log: s.log,
 	}
+	if k.Disks != config.DisksOff {
+		lister.DisksMax = k.DisksMax
+	}
 	if k.Disks == config.DisksRequest || k.Disks == config.DisksAll {
 		lister.MakeDisk = hasher.RequestDisk
 	}

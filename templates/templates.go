@@ -73,5 +73,6 @@ func (Summary) template() string   { return "summary" }
 func (Catalog) template() string   { return "catalog" }
 func (Downloads) template() string { return "downloads" }
 func (Hashes) template() string    { return "hashes" }
+func (Disks) template() string     { return "disks" }
 func (Recent) template() string    { return "recent" }
 func (Others) template() string    { return "others" }

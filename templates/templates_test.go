@@ -23,7 +23,7 @@ import (
 // views are all structs that have a template.
 func views() []View {
 	return []View{
-		&Login{}, &Problem{}, &Images{}, &Events{}, &Live{}, &Confirm{}, &Summary{}, &Catalog{}, &Downloads{}, &Hashes{}, &Recent{}, &Others{},
+		&Login{}, &Problem{}, &Images{}, &Events{}, &Live{}, &Confirm{}, &Summary{}, &Catalog{}, &Downloads{}, &Hashes{}, &Disks{}, &Recent{}, &Others{},
 	}
 }
 

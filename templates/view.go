@@ -68,7 +68,7 @@ type Images struct {
 
 // Parts are the parts of the page of images that are sent again when they change.
 type Parts struct {
-	Summary, Catalog, Downloads, Hashes, Recent, Others Fragment
+	Summary, Catalog, Downloads, Hashes, Disks, Recent, Others Fragment
 }
 
 // Add is the form of an image's URL.
@@ -162,6 +162,8 @@ type Row struct {
 	// if it has other bytes, and Disk the name of that.
 	Download  string
 	Raw, Disk string
+	// MakeDisk is set if the disk can be expanded, and is not.
+	MakeDisk bool
 	// Hash is the name of the image to hash, or "".
 	Hash string
 	// Check is the name of the image to check, or "".
@@ -193,6 +195,25 @@ type (
 	Hashes    struct{ Jobs }
 )
 
+// Disks are the expanded disks, and the jobs that make them.
+type Disks struct {
+	Jobs   Jobs
+	Count  string
+	One    bool
+	Stored Size  // what they take
+	Limit  *Size // what they may take; nil if none are made
+	List   []Disk
+	More   string // how many are not shown, or ""
+}
+
+// A Disk is the expanded disk of an image.
+type Disk struct {
+	ID           string
+	Name         image.Name
+	SHA256       layout.SHA256
+	Size, Stored Size
+}
+
 // Jobs is a list of jobs.
 type Jobs struct {
 	Counts string // "1 running, 3 queued"
@@ -200,11 +221,11 @@ type Jobs struct {
 	More   string // how many are not shown, or ""
 }
 
-// A Job is a hash, check or fetch job.
+// A Job is a hash, check, disk or fetch job.
 type Job struct {
 	ID     string
 	Name   image.Name
-	Stage  string // "check" or ""
+	Stage  string // "check", "disk" or ""
 	Status string
 	// Active is set if it can be cancelled.
 	Active bool

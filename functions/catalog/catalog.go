@@ -28,7 +28,7 @@ import (
 )
 
 // Function is the catalog function. All fields are required except ImageLinks,
-// CatalogLinks, MaxAnswer and MakeDisk. It is safe for concurrent use.
+// CatalogLinks, MaxAnswer, DisksMax and MakeDisk. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
@@ -37,6 +37,8 @@ type Function struct {
 	// MaxAnswer is the size in bytes above which a listing is an object that the client
 	// is redirected to with CatalogLinks, or 0 if there is no limit.
 	MaxAnswer int64
+	// DisksMax is what disks may take together in the store, in bytes; 0 if none are made.
+	DisksMax int64
 	// MakeDisk has the disk of an image made, and returns whether it is in the making, and
 	// how many bytes of it are written. Nil: a request for a disk that is not there makes
 	// none.

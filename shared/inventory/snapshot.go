@@ -55,6 +55,7 @@ type findings struct {
 	Inspected bool // there is a content record
 	Pending   bool // see content.Record.Pending
 	NoDisk    bool // it is known that the image holds no disk that can be read
+	Disk      bool // its expanded disk is in the catalog root
 	rawSHA256 layout.SHA256
 }
 

@@ -34,6 +34,11 @@ type kept struct {
 		at       time.Time // zero if there is no fragment
 		cause    string    // the cause of listing them; see recent
 	}
+	disks struct {
+		sync.Mutex
+		snapshot *inventory.Snapshot
+		view     templates.Disks // without jobs
+	}
 }
 
 func (p *Pages) images(w http.ResponseWriter, r *http.Request) error {
@@ -64,7 +69,7 @@ func (p *Pages) live(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var changed []templates.Fragment
-	for _, f := range []templates.Fragment{parts.Summary, parts.Catalog, parts.Downloads, parts.Hashes, parts.Recent, parts.Others} {
+	for _, f := range []templates.Fragment{parts.Summary, parts.Catalog, parts.Downloads, parts.Hashes, parts.Disks, parts.Recent, parts.Others} {
 		if v.Get("v-"+f.ID) != f.Version {
 			f.OOB = true
 			changed = append(changed, f)
@@ -92,6 +97,12 @@ func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err
 	if err != nil {
 		return parts, err
 	}
+	making, err := p.Inventory.RecentJobs(ctx, pageJobs, job.Disk)
+	if err != nil {
+		return parts, err
+	}
+	disks := p.disks(s)
+	disks.Jobs = jobViews(making, "k", "/catalog/disks/", now)
 	for _, part := range []struct {
 		to   *templates.Fragment
 		view templates.View
@@ -99,6 +110,7 @@ func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err
 		{&parts.Summary, p.summary(s)},
 		{&parts.Downloads, templates.Downloads{Jobs: jobViews(downloads, "d", "/catalog/downloads/", now)}},
 		{&parts.Hashes, templates.Hashes{Jobs: jobViews(hashes, "h", "/catalog/hashes/", now)}},
+		{&parts.Disks, disks},
 		{&parts.Others, othersView(s.Others)},
 	} {
 		if *part.to, err = templates.NewFragment(part.view); err != nil {
@@ -108,8 +120,41 @@ func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err
 	if parts.Catalog, err = p.rows(r, s, v, downloads.Jobs); err != nil {
 		return parts, err
 	}
-	parts.Recent, err = p.recent(ctx, parts.Summary.Version+parts.Catalog.Version+statuses(downloads)+statuses(hashes))
+	parts.Recent, err = p.recent(ctx, parts.Summary.Version+parts.Catalog.Version+statuses(downloads)+statuses(hashes)+statuses(making))
 	return parts, err
+}
+
+// disks returns the view of the disks in a snapshot, without jobs.
+func (p *Pages) disks(s *inventory.Snapshot) templates.Disks {
+	const most = 100
+	k := &p.kept.disks
+	k.Lock()
+	defer k.Unlock()
+	if k.snapshot == s {
+		return k.view
+	}
+	var v templates.Disks
+	n, stored := 0, int64(0)
+	for h := range s.Heads() {
+		if !h.Disk {
+			continue
+		}
+		disk := s.Row(h).Known.Disk
+		n, stored = n+1, stored+disk.StoredBytes
+		if n <= most {
+			v.List = append(v.List, templates.Disk{ID: "k" + h.SHA256.Short(), Name: h.Name, SHA256: h.SHA256, Size: sizeOf(disk.SizeBytes), Stored: sizeOf(disk.StoredBytes)})
+		}
+	}
+	v.Count, v.One, v.Stored = count(int64(n)), n == 1, sizeOf(stored)
+	if p.DisksMax > 0 {
+		limit := sizeOf(p.DisksMax)
+		v.Limit = &limit
+	}
+	if n > most {
+		v.More = "and " + count(int64(n-most)) + " more"
+	}
+	k.snapshot, k.view = s, v
+	return v
 }
 
 func othersView(others []inventory.Other) templates.Others {

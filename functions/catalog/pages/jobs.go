@@ -61,7 +61,11 @@ func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 		Src: j.Src, Done: sizeOf(j.BytesDone), Error: j.Error,
 	}
 	if v.Active {
-		v.Cancel = path + url.PathEscape(string(j.Name)) + "?_method=DELETE"
+		key := string(j.Name)
+		if j.Stage == job.Disk.Name {
+			key = string(j.SHA256)
+		}
+		v.Cancel = path + url.PathEscape(key) + "?_method=DELETE"
 		if j.Src != "" {
 			v.Cancel += "&src=" + url.QueryEscape(j.Src)
 		}
