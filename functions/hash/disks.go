@@ -106,8 +106,11 @@ func (f *Function) dropDisk(ctx context.Context, sha256 layout.SHA256) error {
 }
 
 // reconcileDisks removes objects that runs have left when they were killed, and disks of
-// images that are gone.
+// images that are gone. It does nothing where no disks are made.
 func (f *Function) reconcileDisks(ctx context.Context) error {
+	if f.DisksMax == 0 {
+		return nil
+	}
 	disks, unknown, err := f.disks(ctx)
 	if err != nil {
 		return err

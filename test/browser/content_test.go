@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestContent shows the content of an image: the size of its disk, and its
-// faults.
+// TestContent shows the content of an image: the size of its disk, its faults, and that
+// its disk can be expanded.
 func TestContent(t *testing.T) {
 	s := start(t)
 	put := func(name string, data []byte) { s.call(t, "PUT", "/images/"+name, bytes.NewReader(data)) }
@@ -59,8 +59,15 @@ func TestContent(t *testing.T) {
 	}
 	p.until("the failed check", "[...document.querySelectorAll('#hashes .job')].some(j => j.dataset.name === 'short.img.gz' && j.dataset.stage === 'check' && j.dataset.status === 'failed')")
 	p.until("the activity", has("#recent", "check of short.img.gz failed"))
+	p.clickOn("Make disk", row("lab.img.gz")+"?.querySelector('[aria-label=\"Make the disk of lab.img.gz\"]')")
+	p.until("the disk", has("#disks", "1 expanded disk takes"))
+	p.until("the disk's job", "[...document.querySelectorAll('#disks .job')].some(j => j.dataset.name === 'lab.img.gz' && j.dataset.status === 'completed')")
+	p.until("no button", "!"+row("lab.img.gz")+"?.querySelector('[aria-label^=\"Make the disk\"]')")
+	p.until("the activity", has("#recent", "made the disk of lab.img.gz"))
 	if twice := eval[[]string](p, "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)"); len(twice) > 0 {
 		t.Errorf("ids that are there twice: %q", twice)
 	}
 	p.shots("images-content")
+	p.clickOn("Remove", "document.querySelector('[aria-label=\"Remove the disk of lab.img.gz\"]')")
+	p.until("no disk", has("#disks", "0 expanded disks take"))
 }
