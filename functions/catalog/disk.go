@@ -75,8 +75,8 @@ func (f *Function) used(ctx context.Context, sha256 layout.SHA256) error {
 // only a disk can answer. It returns nil if the client should have the whole stream
 // instead.
 func (f *Function) makeDisk(r *http.Request, sha256 layout.SHA256, name image.Name) error {
-	asked := r.Header.Get("Range")
-	if f.MakeDisk == nil || asked == "" || ignoredRange(r) || strings.HasPrefix(strings.ReplaceAll(asked, " ", ""), "bytes=0-") || sha256 == "" {
+	asked := strings.ReplaceAll(r.Header.Get("Range"), " ", "")
+	if f.MakeDisk == nil || sha256 == "" || asked == "" || asked == "bytes=0-" || ignoredRange(r) {
 		return nil
 	}
 	active, written, err := f.MakeDisk(r.Context(), sha256, name)

@@ -89,8 +89,10 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return problem.New(problem.Malformed, no)
 	case what.Kind.Compressed():
 		file.Close()
-		if err := f.makeDisk(r, c.sha256, name); err != nil {
-			return err
+		if !zstd { // which has no ranges
+			if err := f.makeDisk(r, c.sha256, name); err != nil {
+				return err
+			}
 		}
 		return f.sendUnpacked(w, r, c, what.Kind, zstd, place)
 	case what.Kind == content.QCOW2:
