@@ -4,11 +4,13 @@ const (
 	// firstWidth is the number of connections that a host gets before anything is
 	// known of it.
 	firstWidth = 4
+	// farWidth is that number for a host that is far away, where each trial takes long.
+	farWidth = 8
 	// trialSteps is how long a trial of more connections waits for a better rate,
 	// since TCP starts slowly.
 	trialSteps = 20
 	// minRest and maxRest bound the steps between a trial and the next.
-	minRest = 8
+	minRest = 32
 	maxRest = 256
 )
 
@@ -27,8 +29,8 @@ type climb struct {
 	cautious bool    // the host has refused connections: add one at a time
 }
 
-func newClimb(most int) climb {
-	return climb{width: min(firstWidth, most), most: most, failed: minRest}
+func newClimb(first, most int) climb {
+	return climb{width: min(first, most), most: most, failed: minRest}
 }
 
 // step ends an interval in which the host sent at rate, in any unit.

@@ -28,7 +28,7 @@ func TestClimb(t *testing.T) {
 	} {
 		for _, noise := range []float64{0, 0.05} {
 			random := rand.New(rand.NewPCG(1, 2))
-			c := newClimb(tt.most)
+			c := newClimb(firstWidth, tt.most)
 			peak, sum := 0, 0
 			const steps, counted = 20_000, 10_000
 			for i := range steps {
@@ -52,7 +52,7 @@ func TestClimb(t *testing.T) {
 func TestClimbRefused(t *testing.T) {
 	t.Parallel()
 	const limit, steps = 8, 20_000
-	c := newClimb(16)
+	c := newClimb(firstWidth, 16)
 	refusals, sum := 0, 0
 	for range steps {
 		if c.width > limit {

@@ -113,7 +113,7 @@ func TestSharedHost(t *testing.T) {
 	all := &hosts{}
 	var lanes []*lane
 	for range 3 {
-		l := all.join("host", 5, 8)
+		l := all.join("host", 5, 8, 0)
 		defer l.leave()
 		lanes = append(lanes, l)
 	}
@@ -171,7 +171,7 @@ func TestFetchesFromOneHost(t *testing.T) {
 // A host that asks for a pause gets no request meanwhile, also of other segments.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
-	l := (&hosts{}).join("host", 16, 8)
+	l := (&hosts{}).join("host", 16, 8, 0)
 	defer l.leave()
 	cuts, _ := l.connect(t.Context(), 0)
 	l.refused(cuts, time.Hour)
@@ -199,5 +199,20 @@ func TestFewBuffers(t *testing.T) {
 		w.finish(f)
 		w.has(many)
 		w.clean()
+	}
+}
+
+// A host that is far away gets more connections from the start, as far as it may.
+func TestFarHost(t *testing.T) {
+	t.Parallel()
+	all := &hosts{}
+	width := func(name string, most int, lag time.Duration) int {
+		l := all.join(name, most, 8, lag)
+		defer l.leave()
+		return l.width
+	}
+	near, far, few := width("near", 16, time.Millisecond), width("far", 16, time.Second), width("few", 2, time.Second)
+	if near >= far || far > 16 || few != 2 {
+		t.Errorf("%d connections to a near host, %d to a far one, %d to one that may get 2", near, far, few)
 	}
 }

@@ -10,6 +10,9 @@ import (
 // minStep is the shortest interval over which a rate is measured.
 const minStep = 50 * time.Millisecond
 
+// farLag is how long a host that is far away takes to answer.
+const farLag = 20 * time.Millisecond
+
 // hosts are the hosts that the fetches of this process read in segments now. The zero
 // value has none. It is safe for concurrent use.
 type hosts struct {
@@ -50,13 +53,18 @@ type lane struct {
 	stuck   int        // of own: those that wait for a buffer
 }
 
-// join returns a lane with that many buffers to a host, which gets most connections.
-func (h *hosts) join(name string, most, buffers int) *lane {
+// join returns a lane with that many buffers to a host, which has answered after lag and
+// gets most connections.
+func (h *hosts) join(name string, most, buffers int, lag time.Duration) *lane {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	to := h.byName[name]
 	if to == nil {
-		to = &host{all: h, name: name, climb: newClimb(most)}
+		first := firstWidth
+		if lag >= farLag {
+			first = farWidth
+		}
+		to = &host{all: h, name: name, climb: newClimb(first, most)}
 		to.changed = sync.NewCond(&to.mu)
 		if h.byName == nil {
 			h.byName = map[string]*host{}
@@ -66,6 +74,7 @@ func (h *hosts) join(name string, most, buffers int) *lane {
 	to.mu.Lock()
 	defer to.mu.Unlock()
 	to.lanes++
+	to.lag = max(to.lag, lag)
 	return &lane{host: to, room: sync.NewCond(&to.mu), free: buffers}
 }
 

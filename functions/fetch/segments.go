@@ -38,8 +38,7 @@ var errNoRange = errors.New("the source no longer keeps to ranges")
 // and was answered after lag.
 func (s *stream) parallel(body *source.Body, end int64, lag time.Duration) {
 	u, _ := s.loc.Parse() // never fails: it was opened
-	s.lane = s.hosts.join(u.Host, s.most, int(s.MemoryBytes/s.bufferSize()))
-	s.lane.answered(lag)
+	s.lane = s.hosts.join(u.Host, s.most, int(s.MemoryBytes/s.bufferSize()), lag)
 	s.order = make(chan *segment, s.most)
 	s.limit = end
 	context.AfterFunc(s.ctx, s.lane.wake)
