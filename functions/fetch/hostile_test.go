@@ -196,7 +196,10 @@ func TestHostileSources(t *testing.T) {
 				w := newWorld(t, o.url(), tt.known)
 				w.enqueue()
 				f := w.process("a", w.root)
-				f.Whole, f.Sources = whole, w.sourcesOf("a", 200*time.Millisecond)
+				f.Whole = whole
+				if strings.Contains(tt.name, "stall") { // on a busy machine, the others may seem to
+					f.Sources = w.sourcesOf("a", 200*time.Millisecond)
+				}
 				w.finish(f)
 				if tt.want == nil {
 					w.failed(tt.words...)
