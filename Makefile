@@ -159,7 +159,7 @@ check: ## formatting, vet, staticcheck, known vulnerabilities, races
 fuzz: ## every fuzz target for a while (FUZZTIME=10s)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -h '^func Fuzz' $$p/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
-	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),10s) $$p || exit 1; done; done
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),10s) -fuzzminimizetime 10x $$p || exit 1; done; done
 
 .PHONY: bench
 bench: deps emulator ## throughput, memory and size, as ratios to the usual tools

@@ -7,6 +7,8 @@ import (
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+
+	"imageroot/shared/guard"
 )
 
 // readCompressed reads part of a compressed cluster. It expands a whole cluster
@@ -37,7 +39,6 @@ func (i *Image) expand(cluster []byte, e extent) error {
 	if !ok {
 		x = &inflater{}
 	}
-	defer i.inflater.Put(x)
 	// The file may end within the last sector.
 	have := min(e.bytes, i.size-e.host)
 	if int64(cap(x.in)) < have {
@@ -47,9 +48,10 @@ func (i *Image) expand(cluster []byte, e extent) error {
 	if err := readFull(i.file, x.in, e.host); err != nil {
 		return err
 	}
-	err := x.expand(cluster, i.header.Compression)
+	err := guard.Call(func() error { return x.expand(cluster, i.header.Compression) })
 	switch {
 	case err == nil:
+		i.inflater.Put(x) // after a panic, its decoders are in no state for another cluster
 		return nil
 	case have < e.bytes && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)):
 		return truncated("the compressed cluster at byte %d extends beyond the end of the file", e.host)

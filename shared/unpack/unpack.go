@@ -4,9 +4,10 @@
 //
 // Within its [Limit] it accepts what the tools of the same names accept, apart from
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
-// is wrong, where, and what to do. It decodes on the caller's goroutine. Its memory is
-// the window of the stream (at most [Limit].Window) plus less than 8 MiB, for any
-// input.
+// is wrong, where, and what to do. Its memory is the window of the stream (at most
+// [Limit].Window) plus less than 8 MiB, for any input. It decodes on the caller's
+// goroutine, and blocks of xz on others. A panic of a decoder is damage of the
+// file.
 package unpack
 
 import (
@@ -17,6 +18,7 @@ import (
 	"io"
 
 	"imageroot/shared/content"
+	"imageroot/shared/guard"
 )
 
 // DefaultWindow is the window of zstd --long=27, in bytes. The window of xz -9 is half
@@ -28,7 +30,8 @@ const DefaultWindow = 128 << 20
 // own bound.
 type Limit struct {
 	// Window is the maximum number of bytes of output that zstd and xz may refer back
-	// to, which are held in memory. 0 means [DefaultWindow].
+	// to, which are held in memory, and of blocks decoded in parallel. 0 means
+	// [DefaultWindow].
 	Window int64
 	// Grow, if not nil, is called before the stream holds more than [Reader.Window]
 	// returned, since a later frame or block may have a larger window. Read calls it,
@@ -79,7 +82,10 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
 	var err error
-	u.stream, u.window, err = decode(u.in, memory{limit.Window, u.grow, u.spare, u.position})
+	err = guard.Call(func() (err error) {
+		u.stream, u.window, err = decode(u.in, memory{limit.Window, u.grow, u.spare, u.position})
+		return err
+	})
 	if err != nil {
 		return nil, u.explain(err)
 	}
@@ -143,8 +149,8 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Window returns the number of bytes that the stream may refer back to, and so holds in
-// memory, according to its beginning, or [Limit].Window if that does not say. The
+// Window returns the number of bytes that the stream holds in memory, since it may refer
+// back to them, according to its beginning, or [Limit].Window if that does not say. The
 // stream calls [Limit].Grow before it holds more.
 func (u *Reader) Window() int64 {
 	if u.window == 0 {
@@ -206,7 +212,11 @@ func (u *Reader) Read(p []byte) (int, error) {
 	if u.err != nil {
 		return 0, u.err
 	}
-	n, err := u.stream.Read(p)
+	var n int
+	err := guard.Call(func() (err error) {
+		n, err = u.stream.Read(p)
+		return err
+	})
 	if err != nil {
 		u.err = u.explain(err)
 	}

@@ -332,13 +332,19 @@ func TestOneDictionary(t *testing.T) {
 	}
 }
 
+// Properties of LZMA2 in the header of an xz block.
+const (
+	dictionary64KiB  = 8
+	dictionary128MiB = 30
+)
+
 // xzBlocks returns the beginning of an xz stream without checks, and blocks of these
-// chunks, whose headers declare a dictionary of 128 MiB.
-func xzBlocks(blocks ...string) []byte {
+// chunks, whose headers declare a dictionary of this size.
+func xzBlocks(dictionary byte, blocks ...string) []byte {
 	sum := func(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b)) }
 	b := append([]byte("\xfd7zXZ\x00"), sum([]byte{0, 0})...)
 	for _, chunks := range blocks {
-		b = append(b, sum([]byte{2, 0, 0x21, 1, 30, 0, 0, 0})...)
+		b = append(b, sum([]byte{2, 0, 0x21, 1, dictionary, 0, 0, 0})...)
 		b = append(b, chunks...)
 		b = append(b, make([]byte, -len(chunks)&3)...)
 	}
@@ -358,7 +364,7 @@ func TestEmptyBlocks(t *testing.T) {
 		{"\x01\x00\x00x\x00", 1, 128<<20 + 16<<20}, // an uncompressed byte
 	} {
 		const blocks = 200
-		data := xzBlocks(slices.Repeat([]string{c.chunks}, blocks)...)
+		data := xzBlocks(dictionary128MiB, slices.Repeat([]string{c.chunks}, blocks)...)
 		var got int64
 		var err error
 		used := allocates(func() {
@@ -385,7 +391,7 @@ func TestChunks(t *testing.T) {
 		"too short to be decoded":   "\xe0\x00\x00\x00\x00\x5d\x00\x00",
 		"longer than its data":      "\xe0\x00\x00\x00\x20\x5d" + strings.Repeat("\x00", 0x22),
 	} {
-		for before, data := range map[string][]byte{"": xzBlocks(second), "x": xzBlocks(one, second)} {
+		for before, data := range map[string][]byte{"": xzBlocks(dictionary64KiB, second), "x": xzBlocks(dictionary64KiB, one, second)} {
 			data = append(data, make([]byte, 100)...) // otherwise it would be cut short
 			got, err := read(content.XZ, bytes.NewReader(data), unpack.Limit{})
 			if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Damaged || !strings.HasPrefix(string(got), before) || len(got) > len(before)+1 {
@@ -462,7 +468,7 @@ func FuzzChunks(f *testing.F) {
 	}
 	f.Add([]byte("\x01\x00\x00x\x02\x00\x00y\x00"))
 	f.Fuzz(func(t *testing.T, chunks []byte) {
-		_, err := read(content.XZ, bytes.NewReader(xzBlocks(string(chunks))), unpack.Limit{})
+		_, err := read(content.XZ, bytes.NewReader(xzBlocks(dictionary64KiB, string(chunks))), unpack.Limit{})
 		e, ok := errors.AsType[*unpack.Error](err)
 		if !ok || e.Offset < 0 {
 			t.Fatal(err) // it has no index

@@ -2,11 +2,14 @@ package unpack
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"imageroot/shared/guard"
 )
 
 // xzJobs decode blocks in parallel, as many as there are processors. A block can be decoded
@@ -133,35 +136,44 @@ func (j *xzJob) read(p []byte, wait bool) (int, error) {
 
 // run decodes the block.
 func (j *xzJob) run(stopped *atomic.Bool) {
+	j.add(0, guard.Call(func() error { return j.decode(stopped) }))
+}
+
+// decode decodes the block, and returns io.EOF at its end.
+func (j *xzJob) decode(stopped *atomic.Bool) error {
 	const step = 256 << 10
 	b := j.block
 	l := lzma2{in: bytes.NewReader(j.packed), decoder: j.decoder, capacity: j.capacity()}
 	l.begin(b.dictionary)
-	for err := error(nil); err == nil; {
-		var out []byte
+	for {
 		// One byte more than there should be has room, too.
-		out, err = l.advance(min(step, int(b.saidOut-b.out)+1))
+		out, err := l.advance(min(step, int(b.saidOut-b.out)+1))
 		if int64(len(out)) > b.saidOut-b.out {
-			out, err = nil, errXZSizes
+			return errXZSizes
 		}
 		b.write(out)
+		j.add(len(out), nil)
 		switch {
 		case errors.Is(err, io.EOF) && j.cut == nil:
-			if failed := b.verify(l.n, j.after); failed != nil {
-				err = failed
-			}
+			return cmp.Or(b.verify(l.n, j.after), io.EOF)
 		case errors.Is(err, io.EOF):
-			err = j.cut
+			return j.cut
 		case errors.Is(err, io.ErrUnexpectedEOF) && j.cut == nil:
-			err = errXZSizes
+			return errXZSizes
+		case err != nil:
+			return err
 		case stopped.Load():
-			err = io.ErrClosedPipe
+			return io.ErrClosedPipe
 		}
-		j.mu.Lock()
-		j.decoded, j.err = j.decoded+len(out), err
-		j.mu.Unlock()
-		j.changed.Signal()
 	}
+}
+
+// add reports further decoded bytes, and the end of decoding unless err is nil.
+func (j *xzJob) add(n int, err error) {
+	j.mu.Lock()
+	j.decoded, j.err = j.decoded+n, err
+	j.mu.Unlock()
+	j.changed.Signal()
 }
 
 // consumed returns the offset of the input after the last block that was read to its end, if
