@@ -15,6 +15,9 @@ func (s *server) banner() string {
 	line := func(what, is string) { fmt.Fprintf(&b, "  %-11s %s\n", what, is) }
 	fmt.Fprintf(&b, "imageroot %s\n\n", config.Version())
 	line("pages", doctor.LocalURL(s.listener.Addr().String(), "localhost"))
+	if s.nbdListener != nil {
+		line("nbd", strings.Replace(doctor.LocalURL(s.nbdListener.Addr().String(), "localhost"), "http:", "nbd:", 1))
+	}
 	if s.gateway != nil {
 		line("s3", doctor.LocalURL(s.gateway.Addr(), "localhost"))
 		line("images", filepath.Join(s.cfg.Data, s.cfg.ImageRoot.Bucket, s.cfg.ImageRoot.Prefix))

@@ -9,6 +9,8 @@ import (
 	"iter"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/store"
@@ -157,5 +159,21 @@ func (b *directBody) ReadObjectAt(p []byte, off int64) (int, error) {
 	}
 	return b.file.ReadAt(p, off)
 }
+
+// ObjectExtent implements store.Direct.
+func (b *directBody) ObjectExtent(off, limit int64) (int64, bool, error) {
+	data, err := b.file.Seek(off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		data, err = limit, nil // there is none up to the end of the file
+	}
+	if err != nil || data > off {
+		return min(data, limit) - off, true, err
+	}
+	hole, err := b.file.Seek(off, unix.SEEK_HOLE)
+	return min(hole, limit) - off, false, err
+}
+
+// ObjectSame implements store.Direct.
+func (b *directBody) ObjectSame() bool { return b.file.Same() }
 
 func (b *directBody) Close() error { return b.file.Close() }

@@ -68,6 +68,11 @@ func TestDirect(t *testing.T) {
 	if n, err := body.(store.Direct).ReadObjectAt(p, 7); n != 3 || !errors.Is(err, io.EOF) || string(p[:n]) != "789" {
 		t.Errorf("at the end: %d, %v, %q", n, err, p)
 	}
+	if direct := body.(store.Direct); !direct.ObjectSame() {
+		t.Error("an object that nobody has touched has changed")
+	} else if err := root.Delete(t.Context(), "key"); err != nil || direct.ObjectSame() {
+		t.Errorf("an object that is removed has not changed (%v)", err)
+	}
 }
 
 // An upload whose writes fail, before or after they took effect, is completed by retries

@@ -14,8 +14,15 @@ import (
 // drains requests for at most drainTime, waits for jobs and cut-off requests for at most
 // cutTime, writes the journal for at most cutTime, and closes the server.
 func (s *server) serve(ctx context.Context) error {
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- s.http.Serve(s.listener) }()
+	if s.nbdListener != nil {
+		go func() {
+			if err := s.nbd.Serve(s.nbdListener); err != nil {
+				failed <- err
+			}
+		}()
+	}
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	var wg sync.WaitGroup
@@ -40,9 +47,11 @@ func (s *server) serve(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	drain, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
+	disks := closed(func() { s.nbd.Shutdown(drain) })
 	if s.http.Shutdown(drain) != nil {
 		_ = s.http.Close()
 	}
+	<-disks
 	end, cancelEnd := context.WithTimeout(ctx, cutTime)
 	defer cancelEnd()
 	if !isClosed(end, closed(s.requests.Lock)) {
@@ -132,6 +141,9 @@ func (s *server) reconcile(ctx context.Context) {
 func (s *server) stop() error {
 	if s.listener != nil {
 		_ = s.listener.Close() // serve has usually closed it
+	}
+	if s.nbdListener != nil {
+		_ = s.nbdListener.Close()
 	}
 	if s.gateway != nil {
 		return s.gateway.Close()

@@ -20,6 +20,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/kit"
+	"imageroot/shared/nbd"
 	"imageroot/shared/queue"
 	"imageroot/shared/queue/memqueue"
 	"imageroot/shared/quota"
@@ -53,6 +54,8 @@ type server struct {
 	password    string           // generated at this start, over another S3 server
 	gateway     *gateway.Gateway // nil if another S3 server is used
 	listener    net.Listener
+	nbdListener net.Listener // nil: no NBD
+	nbd         *nbd.Server
 	http        *http.Server
 	requests    sync.RWMutex // read-locked by each request
 	workers     []worker
@@ -96,6 +99,9 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *server,
 		return nil, fmt.Errorf("cannot listen on %s for pages and API (--listen): %w", cfg.Listen, err)
 	}
 	s.listener = quota.NewListener(ln, quota.Config{Total: connections, Each: connectionsEach, Still: time.Second, Exempt: cfg.TrustedProxies.Has, Log: log})
+	if err := s.listenNBD(ctx); err != nil {
+		return nil, err
+	}
 	s.queues = newQueues(log)
 	ready := make(chan struct{}) // closed once s.kit is set, or start has failed
 	started := sync.OnceFunc(func() { close(ready) })

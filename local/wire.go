@@ -87,6 +87,7 @@ func (s *server) wire() error {
 	if k.Disks == config.DisksRequest || k.Disks == config.DisksAll {
 		lister.MakeDisk = hasher.RequestDisk
 	}
+	s.wireNBD(lister)
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},

@@ -56,6 +56,7 @@ type Function struct {
 	listings copies // GET /images
 	exports  copies // GET /catalog.toml
 	places   places // GET /raw
+	disks    disks  // that OpenDisk has opened
 }
 
 // Routes returns the function's routes.

@@ -76,10 +76,19 @@ func (f *Function) used(ctx context.Context, sha256 layout.SHA256) error {
 // instead.
 func (f *Function) makeDisk(r *http.Request, sha256 layout.SHA256, name image.Name) error {
 	asked := strings.ReplaceAll(r.Header.Get("Range"), " ", "")
-	if f.MakeDisk == nil || sha256 == "" || asked == "" || asked == "bytes=0-" || ignoredRange(r) {
+	if asked == "" || asked == "bytes=0-" || ignoredRange(r) {
 		return nil
 	}
-	active, written, err := f.MakeDisk(r.Context(), sha256, name)
+	return f.expand(r.Context(), sha256, name)
+}
+
+// expand queues the job that makes the disk of an image, and returns the problem that says
+// so. It returns nil if no disk is made.
+func (f *Function) expand(ctx context.Context, sha256 layout.SHA256, name image.Name) error {
+	if f.MakeDisk == nil || sha256 == "" {
+		return nil
+	}
+	active, written, err := f.MakeDisk(ctx, sha256, name)
 	if errors.Is(err, record.ErrNewer) {
 		return nil
 	}

@@ -123,7 +123,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		if err := place.grow(r.Context(), frameBuffers); err != nil {
 			return unreadable(err)
 		}
-		return f.sendEncoded(w, r, c, frames(objectSection{file}))
+		return f.sendEncoded(w, r, c, frames(newObjectSection(file)))
 	}
 	file.Close() // the answer may take hours
 	body := &objectReader{ctx: r.Context(), object: c}

@@ -111,6 +111,12 @@ type onDiskBody struct {
 
 func (b onDiskBody) ReadObjectAt(p []byte, off int64) (int, error) { return b.object.ReadAt(p, off) }
 
+func (b onDiskBody) ObjectExtent(off, limit int64) (int64, bool, error) {
+	return limit - off, false, nil
+}
+
+func (b onDiskBody) ObjectSame() bool { return false }
+
 func (b onDiskBody) Close() error {
 	b.root.open.Add(-1)
 	return b.ReadCloser.Close()

@@ -38,19 +38,24 @@ func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
 
 // serve finds the object that a request names and sends it.
 func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot, string) (*object, error), send func(http.ResponseWriter, *http.Request, *object) error) error {
-	// The snapshot may be older than the object: send checks the version before
-	// it writes a byte.
+	return f.withObject(r.Context(), r.PathValue("key"), find, func(c *object) error { return send(w, r, c) })
+}
+
+// withObject finds the object that key names and calls do with it, which must return
+// [store.ErrChanged] if the object has another version now.
+func (f *Function) withObject(ctx context.Context, key string, find func(*inventory.Snapshot, string) (*object, error), do func(*object) error) error {
+	// The snapshot may be older than the object: do checks the version first.
 	const tries = 3
 	for range tries {
-		s, err := f.Inventory.Snapshot(r.Context())
+		s, err := f.Inventory.Snapshot(ctx)
 		if err != nil {
 			return err
 		}
-		c, err := find(s, r.PathValue("key"))
+		c, err := find(s, key)
 		if err != nil {
 			return err
 		}
-		err = send(w, r, c)
+		err = do(c)
 		if !errors.Is(err, store.ErrChanged) && !notFound(err) {
 			return err
 		}

@@ -128,6 +128,14 @@ type File struct {
 	ETag         string // as S3 has it, without quotes
 	Size         int64  // bytes
 	LastModified time.Time
+	opened       fs.FileInfo
+}
+
+// Same reports whether no program has changed the file, its attributes or its names since
+// it was opened. A change within the same tick of the kernel's clock is not seen.
+func (f *File) Same() bool {
+	now, err := f.Stat()
+	return err == nil && stampOf(now) == stampOf(f.opened) && ctimeOf(now) == ctimeOf(f.opened)
 }
 
 // Open opens an object from within the process. Reading it copies the bytes once;
@@ -149,10 +157,14 @@ func (g *Gateway) Open(bucket, key string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := g.backend.subject(p, f).version()
+	info, err := f.Stat()
+	var v version
+	if err == nil {
+		v, err = g.backend.subject(p, f).version()
+	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &File{f, strings.Trim(v.etag(), `"`), v.size, v.modTime()}, nil
+	return &File{f, strings.Trim(v.etag(), `"`), v.size, v.modTime(), info}, nil
 }

@@ -36,6 +36,7 @@ func (l Location) String() string { return "s3://" + l.Bucket + "/" + l.Prefix }
 type Config struct {
 	ImageRoot, CatalogRoot   Location
 	Listen, S3Listen         string // HOST:PORT
+	NBDListen                string // HOST:PORT; empty: no NBD
 	Data                     string // directory
 	S3Endpoint               string // URL of an S3 server; empty: the gateway
 	S3AccessKey, S3SecretKey string // the uploader's, for the gateway; empty: generated
@@ -109,11 +110,22 @@ func address(field func(*Config) *string) func(*Config, string) error {
 	}
 }
 
+// optional parses a value that may be empty.
+func optional(assign func(*Config, string) error) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if v == "" {
+			return nil
+		}
+		return assign(c, v)
+	}
+}
+
 var settings = []setting{
 	{"IMAGE_ROOT", "s3://images", "where images are: s3://BUCKET[/PREFIX]", func(c *Config, v string) (err error) { c.ImageRoot, err = parseLocation(v); return err }},
 	{"CATALOG_ROOT", "s3://catalog", "where the catalog is: s3://BUCKET[/PREFIX]", func(c *Config, v string) (err error) { c.CatalogRoot, err = parseLocation(v); return err }},
 	{"LISTEN", ":8080", "address of pages and API; port 0 takes a free one", address(func(c *Config) *string { return &c.Listen })},
 	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", address(func(c *Config) *string { return &c.S3Listen })},
+	{"NBD_LISTEN", "", "address of the images as NBD exports, like :10809 (default: none)", optional(address(func(c *Config) *string { return &c.NBDListen }))},
 	{"DATA", "./data", "directory of the gateway inside; DATA/images/NAME are plain files", text(func(c *Config) *string { return &c.Data })},
 	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", origin(func(c *Config) *string { return &c.S3Endpoint }, "an S3 server, like http://127.0.0.1:9000")},
 	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", secret(func(c *Config) *string { return &c.S3AccessKey }, 3, "access key")},
@@ -197,6 +209,8 @@ func Load(args []string, help io.Writer) (Config, error) {
 			from["CATALOG_ROOT"], c.CatalogRoot, c.ImageRoot, filepath.Join(c.Data, c.CatalogRoot.Bucket, c.CatalogRoot.Prefix), filepath.Join(c.Data, "catalog"))
 	case c.Events != EventsAuto && c.S3Endpoint == "":
 		return Config{}, fmt.Errorf("%s: the gateway inside tells of its objects itself; %s is for another S3 server (%s)", from["EVENTS"], c.Events, from["S3_ENDPOINT"])
+	case c.NBDListen != "" && !c.PublicRead:
+		return Config{}, fmt.Errorf("%s: NBD has no credentials, so it cannot be open while %s is false", from["NBD_LISTEN"], from["PUBLIC_READ"])
 	case c.Events == EventsWebhook && c.WebhookToken == "":
 		return Config{}, fmt.Errorf("%s: webhook needs the token that the server is to send (%s)", from["EVENTS"], from["WEBHOOK_TOKEN"])
 	}

@@ -52,6 +52,7 @@ func TestSettings(t *testing.T) {
 		{"CATALOG_ROOT", "s3://images/own", func(c *Config) { c.CatalogRoot, c.S3Endpoint = Location{"images", "own/"}, "http://s3" }, "--s3-endpoint=http://s3"},
 		{"LISTEN", "127.0.0.1:0", func(c *Config) { c.Listen = "127.0.0.1:0" }, ""},
 		{"S3_LISTEN", "[::1]:9001", func(c *Config) { c.S3Listen = "[::1]:9001" }, ""},
+		{"NBD_LISTEN", ":10809", func(c *Config) { c.NBDListen = ":10809" }, ""},
 		{"DATA", "/srv/images", func(c *Config) { c.Data = "/srv/images" }, ""},
 		{"S3_ENDPOINT", "https://s3.example:9000/", func(c *Config) { c.S3Endpoint = "https://s3.example:9000" }, ""},
 		{"S3_SECRET_KEY", "a secret key", func(c *Config) { c.S3AccessKey, c.S3SecretKey = "key", "a secret key" }, "--s3-access-key=key"},
@@ -131,6 +132,13 @@ func TestWebhook(t *testing.T) {
 	}
 	if _, err := load(endpoint, "--events=webhook"); err == nil || !strings.Contains(err.Error(), "IMAGEROOT_WEBHOOK_TOKEN") {
 		t.Errorf("a webhook without its token: %v", err)
+	}
+}
+
+func TestNBDNeedsPublicRead(t *testing.T) {
+	clean(t)
+	if _, err := load("--nbd-listen=:10809", "--public-read=false"); err == nil || !strings.Contains(err.Error(), "IMAGEROOT_PUBLIC_READ") && !strings.Contains(err.Error(), "--public-read") {
+		t.Errorf("NBD for everybody, though images are not: %v", err)
 	}
 }
 

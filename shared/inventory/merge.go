@@ -269,7 +269,7 @@ func (r *Row) add(p *piece) {
 }
 
 func findingsOf(known *content.Record) findings {
-	f := findings{Inspected: true, Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil}
+	f := findings{Inspected: true, Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed()}
 	_, f.rawSHA256 = known.Raw()
 	return f
 }

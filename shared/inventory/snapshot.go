@@ -56,6 +56,7 @@ type findings struct {
 	Pending   bool // see content.Record.Pending
 	NoDisk    bool // it is known that the image holds no disk that can be read
 	Disk      bool // its expanded disk is in the catalog root
+	Packed    bool // the image is compressed
 	rawSHA256 layout.SHA256
 }
 

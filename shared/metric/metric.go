@@ -81,6 +81,14 @@ func (s *Set) Request(method, route string, code int, took time.Duration) {
 // panics.
 func (s *Set) Jobs(count func() map[[2]string]int) { s.registry.MustRegister(jobs(count)) }
 
+// NBD adds a gauge of open connections. Each scrape calls count, which must be safe for
+// concurrent use. A second call of NBD panics.
+func (s *Set) NBD(count func() int) {
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "imageroot", Name: "nbd_connections", Help: "Open connections to NBD exports.",
+	}, func() float64 { return float64(count()) }))
+}
+
 type jobs func() map[[2]string]int
 
 var jobsDesc = prometheus.NewDesc("imageroot_jobs", "Jobs that are listed, by status.", []string{"kind", "status"}, nil)

@@ -106,6 +106,30 @@ func (i *Image) Zeros(off int64) (int64, error) {
 	return min(n, max(0, i.header.Size-off)), nil
 }
 
+// maxRun limits the table entries that one Extent reads.
+const maxRun = 8192
+
+// Extent returns the number of bytes from off to limit at most that are all zero
+// according to the tables, or all stored. The run may continue behind it. off must be
+// less than limit, and both within the disk.
+func (i *Image) Extent(off, limit int64) (n int64, zeros bool, err error) {
+	for entries := 0; off+n < limit && entries < maxRun; entries++ {
+		e, err := i.lookup(off + n)
+		if err != nil && n > 0 {
+			break // a call for that offset returns the error
+		}
+		if err != nil {
+			return 0, false, err
+		}
+		if n > 0 && (e.kind == zero) != zeros {
+			break
+		}
+		zeros = e.kind == zero
+		n += e.length
+	}
+	return min(n, limit-off), zeros, nil
+}
+
 // Check reads every table but no data, and returns an [*Error] if part of the disk is
 // not within the file. Other errors are the file's.
 func (i *Image) Check() error {

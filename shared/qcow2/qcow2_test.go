@@ -132,6 +132,16 @@ func checkSame(t *testing.T, image, want []byte) {
 		}
 		off += n + 4096
 	}
+	for off := int64(0); off < i.Size(); {
+		n, zeros, err := i.Extent(off, min(off+1<<20, i.Size()))
+		if err != nil || n <= 0 || n > min(1<<20, i.Size()-off) {
+			t.Fatalf("an extent of %d bytes from %d on, %v", n, off, err)
+		}
+		if known, _ := i.Zeros(off); zeros != (known > 0) || zeros && n > known {
+			t.Fatalf("an extent of %d bytes from %d on, zero: %v; %d are known to be zero", n, off, zeros, known)
+		}
+		off += n
+	}
 	var wg sync.WaitGroup
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 4 {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config configures a [Listener]. All fields are required except Exempt.
+// Config configures a [Listener]. All fields are required except Exempt and Lasting.
 type Config struct {
 	// Total is the maximum number of open connections, and Each the maximum from one
 	// network: see [Network].
@@ -26,7 +26,11 @@ type Config struct {
 	// Still is the time without traffic after which a connection may be closed in
 	// favour of another one of its network.
 	Still time.Duration
-	Log   *slog.Logger
+	// Lasting means that a connection that is vouched for is in use even while it is
+	// idle. A new one replaces it only if it is above Total and the network of the
+	// replaced one keeps as many connections as the new one's has then.
+	Lasting bool
+	Log     *slog.Logger
 }
 
 // unsentBytes bounds the unsent data that the kernel buffers for a client that does not
@@ -115,8 +119,12 @@ func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 	if crowded || len(l.open) >= l.cfg.Total {
 		now := l.now()
 		victim = l.stillest(now, func(o *Conn) bool { return !crowded || o.peers == c.peers })
-		if crowded && !victim.still(now) {
+		if crowded && (!victim.still(now) || l.keeps(victim, c)) {
 			l.refuse("connections from one address are refused: it has as many as it may", c)
+			return false, nil
+		}
+		if l.keeps(victim, c) {
+			l.refuse("connections are refused: there are as many as there may be", c)
 			return false, nil
 		}
 		l.remove(victim)
@@ -128,6 +136,11 @@ func (l *Listener) admit(c *Conn) (ok bool, victim *Conn) {
 		l.by[c.network] = c.peers
 	}
 	return true, victim
+}
+
+// keeps reports whether a lasting connection stays although there is no room for c.
+func (l *Listener) keeps(o, c *Conn) bool {
+	return l.cfg.Lasting && o.vouched.Load() && *o.peers <= *c.peers+1
 }
 
 // stillest returns the connection to replace among those for which may returns true.

@@ -167,6 +167,27 @@ func TestNewConnectionGetsPlaceOfStillOne(t *testing.T) {
 	}
 }
 
+// A lasting connection stays, unless its network has more than that of a new client.
+func TestLastingConnectionsStay(t *testing.T) {
+	s := newSite(t, Config{Total: 4, Each: 2, Still: time.Nanosecond, Lasting: true})
+	mounted, _ := s.dial(s.vouched)
+	second, _ := s.dial(s.vouched)
+	if _, ok := s.dial(s.vouched); ok {
+		t.Error("a third connection of an address is accepted")
+	}
+	if !s.echoes(mounted) || !s.echoes(second) {
+		t.Error("it has replaced a lasting one")
+	}
+	for _, from := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.4"} {
+		if _, ok := s.dial(from); !ok {
+			t.Errorf("%s is refused", from) // the last one replaces one that nobody vouches for
+		}
+	}
+	if !s.echoes(mounted) || !s.echoes(second) {
+		t.Error("a lasting connection was closed")
+	}
+}
+
 func TestNetwork(t *testing.T) {
 	for a, b := range map[string]string{"2001:db8::1": "2001:db8::2", "::ffff:192.0.2.1": "192.0.2.1", "fe80::1%eth0": "fe80::2"} {
 		if Network(netip.MustParseAddr(a)) != Network(netip.MustParseAddr(b)) {

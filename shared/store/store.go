@@ -149,6 +149,13 @@ type Direct interface {
 	// ReadObjectAt is io.ReaderAt's ReadAt for the whole object, not for the requested
 	// range. It works until the reader is closed, and is safe for concurrent use.
 	ReadObjectAt(p []byte, off int64) (int, error)
+	// ObjectExtent returns the number of bytes from off to limit at most that are all
+	// stored, or all a hole, which reads as zeros. Both must be within the object. The
+	// caller must not use Read any more.
+	ObjectExtent(off, limit int64) (n int64, hole bool, err error)
+	// ObjectSame reports whether nothing has changed the object since it was opened. If
+	// it returns false, [Objects.Head] tells whether it is still the same version.
+	ObjectSame() bool
 }
 
 // A Part is a part of a multipart upload that has arrived.

@@ -118,6 +118,19 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
+// Extent returns the number of bytes from off to limit at most that are all stored, or
+// all a hole, which reads as zeros. Only the store of this machine's disk knows of holes.
+func (r *Reader) Extent(off, limit int64) (n int64, hole bool, err error) {
+	if r.direct != nil {
+		return r.direct.ObjectExtent(off, limit)
+	}
+	return limit - off, false, nil
+}
+
+// Same reports whether it is known, without a request, that the object has not changed
+// since it was opened.
+func (r *Reader) Same() bool { return r.direct != nil && r.direct.ObjectSame() }
+
 // chunk returns the chunk with this number. A new chunk may replace the least recently
 // used one.
 func (r *Reader) chunk(number int64) *chunk {

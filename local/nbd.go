@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"net/http"
+	"time"
+
+	"imageroot/functions/catalog"
+	"imageroot/shared/nbd"
+	"imageroot/shared/problem"
+	"imageroot/shared/quota"
+	"imageroot/shared/store"
+)
+
+// exportConnections limits the connections to the NBD port, and exportConnectionsEach
+// those from one address.
+const exportConnections, exportConnectionsEach = 512, 128
+
+// listenNBD opens the NBD port if there is to be one.
+func (s *server) listenNBD(ctx context.Context) error {
+	if s.cfg.NBDListen == "" {
+		return nil
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.NBDListen)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s for NBD (--nbd-listen): %w", s.cfg.NBDListen, err)
+	}
+	s.nbdListener = quota.NewListener(ln, quota.Config{
+		Total: exportConnections, Each: exportConnectionsEach, Still: time.Second, Lasting: true, Exempt: s.cfg.TrustedProxies.Has, Log: s.log,
+	})
+	return nil
+}
+
+// wireNBD makes every image of lister an export.
+func (s *server) wireNBD(lister *catalog.Function) {
+	e := exports{lister}
+	s.nbd = nbd.New(nbd.Config{Open: e.open, Names: e.names, Sent: s.kit.Metric.BytesServed, Log: s.log})
+	s.kit.Metric.NBD(s.nbd.Connections)
+}
+
+// exports are the images as [nbd.Config] has them.
+type exports struct{ catalog *catalog.Function }
+
+func (e exports) open(ctx context.Context, name string) (nbd.Disk, error) {
+	disk, err := e.catalog.OpenDisk(ctx, name)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	return exported{disk}, nil
+}
+
+func (e exports) names(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for name, err := range e.catalog.DiskNames(ctx) {
+			if !yield(string(name), err) {
+				return
+			}
+		}
+	}
+}
+
+// refusal returns err as an [*nbd.Refusal], unless it is internal.
+func refusal(err error) error {
+	p := problem.From(err)
+	if p.Code.Status() == http.StatusInternalServerError {
+		return err
+	}
+	return &nbd.Refusal{Reason: p.Detail, Unknown: p.Code == problem.NotFound}
+}
+
+// An exported disk tells its client that the image has changed.
+type exported struct{ *catalog.Disk }
+
+func (e exported) ReadAt(p []byte, off int64) (int, error) {
+	n, err := e.Disk.ReadAt(p, off)
+	return n, explain(err)
+}
+
+func (e exported) Extent(off, limit int64) (int64, bool, error) {
+	n, hole, err := e.Disk.Extent(off, limit)
+	return n, hole, explain(err)
+}
+
+func explain(err error) error {
+	if errors.Is(err, store.ErrChanged) {
+		return &nbd.Refusal{Reason: "the image was replaced, edited or removed: connect again"}
+	}
+	return err
+}

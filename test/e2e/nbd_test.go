@@ -1,0 +1,237 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"imageroot/test/need"
+	"imageroot/test/runner"
+)
+
+var nbdLine = regexp.MustCompile(`(?m)^\s*nbd\s+(nbd://\S+)`)
+
+// nbdServer starts a server with NBD exports, and returns the URL that they have in
+// common.
+func nbdServer(t testing.TB, o Options) (s *Server, exports string) {
+	t.Helper()
+	need.Programs(t, "nbdinfo", "nbdcopy", "qemu-img", "qemu-io")
+	o.Env = append([]string{"IMAGEROOT_CHECK=false"}, o.Env...)
+	o.Args = append(o.Args, "--nbd-listen", "127.0.0.1:0")
+	s = Start(t, o)
+	m := nbdLine.FindStringSubmatch(s.Stdout())
+	if m == nil {
+		t.Fatalf("no line of NBD:\n%s", s.Stdout())
+	}
+	return s, m[1] + "/"
+}
+
+// runIn runs a program in a directory, and returns its output and whether it has succeeded.
+func runIn(t testing.TB, dir, name string, args ...string) (string, bool) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err == nil
+}
+
+// TestNBDReads reads every kind of image that has a disk with other programs, which get
+// what qemu-img converts, and skip what they are told is zero.
+func TestNBDReads(t *testing.T) {
+	t.Parallel()
+	s, exports := nbdServer(t, Options{})
+	m := newMaker(t)
+	var names []string
+	digests := map[string]string{}
+	for _, p := range packedImages {
+		packed := strings.Contains(p.unpack, " -dc ")
+		if packed && p.name != "a.img.xz" {
+			continue
+		}
+		data := m.make(p.pack)
+		digests[p.name] = s.Put(t, p.name, data).SHA256
+		if packed {
+			continue
+		}
+		names = append(names, p.name)
+		if err := os.WriteFile(m.path("x"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := sh(t, m.dir, p.unpack+"; rm x; mv y "+p.name+".y"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, far := nbdServer(t, Options{Over: s})
+	for _, name := range names {
+		if err := sh(t, m.dir, "qemu-img convert -f raw -O raw '"+exports+name+"' disk; cmp disk "+name+".y; rm disk; "+
+			"nbdcopy '"+exports+digests[name]+"' disk; cmp disk "+name+".y; rm disk; "+
+			"nbdcopy '"+far+digests[name][:12]+"' disk; cmp disk "+name+".y; rm disk"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		checkMap(t, m, exports+name, name+".y")
+	}
+	if *s3Endpoint == "" { // a dropped file has holes, one that was uploaded has none
+		if err := sh(t, m.dir, "cp --sparse=always raw '"+s.imagePath("dropped.img")+"'"); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, "dropped.img")
+		s.WaitRow(t, "dropped.img", "listed", nil)
+		if holes := checkMap(t, m, exports+"dropped.img", "raw"); holes < 4<<20 {
+			t.Errorf("%d bytes of a sparse file are holes", holes)
+		}
+	}
+	if holes := checkMap(t, m, exports+"v3.qcow2", "v3.qcow2.y"); holes < 4<<20 {
+		t.Errorf("%d bytes of a qcow2 image are holes", holes)
+	}
+	list, ok := runIn(t, m.dir, "nbdinfo", "--list", exports)
+	for _, name := range names {
+		if !ok || !strings.Contains(list, `export="`+name+`"`) && name != "dropped.img" { // one name for each content
+			t.Errorf("%s is not listed:\n%s", name, list)
+		}
+	}
+	for _, name := range []string{"a.img.xz", "nothing.img", ""} { // of the first one, a disk is made then
+		if out, ok := runIn(t, m.dir, "qemu-img", "info", exports+name); ok || strings.Contains(list, `export="`+name+`"`) {
+			t.Errorf("%s is an export: %s", name, out)
+		}
+	}
+	eventually(t, within, "the disk of a compressed image", func() error {
+		out, ok := runIn(t, m.dir, "qemu-img", "convert", "-f", "raw", "-O", "raw", exports+"a.img.xz", "disk")
+		if !ok && strings.Contains(out, "is compressed") {
+			return errors.New(out)
+		}
+		if !ok {
+			t.Fatal(out)
+		}
+		return nil
+	})
+	if err := sh(t, m.dir, "cmp disk raw"); err != nil {
+		t.Error(err)
+	}
+	if list, _ := runIn(t, m.dir, "nbdinfo", "--list", exports); !strings.Contains(list, `export="a.img.xz"`) {
+		t.Errorf("a compressed image with a disk is not listed:\n%s", list)
+	}
+	if holes := checkMap(t, m, exports+"a.img.xz", "raw"); *s3Endpoint == "" && holes < 4<<20 {
+		t.Errorf("%d bytes of the disk of a compressed image are holes", holes)
+	}
+	if out, _ := runIn(t, m.dir, "qemu-io", "-f", "raw", "-c", "write 0 4k", exports+names[0]); strings.Contains(out, "wrote ") {
+		t.Errorf("a write has succeeded: %s", out)
+	}
+	s.Stop(t)
+}
+
+// checkMap compares the map of an export with the disk in a file, and returns the number
+// of bytes in holes.
+func checkMap(t *testing.T, m *maker, export, file string) (holes int) {
+	t.Helper()
+	out, ok := runIn(t, m.dir, "nbdinfo", "--map", export)
+	disk, err := os.ReadFile(m.path(file))
+	if !ok || err != nil {
+		t.Fatalf("%s: %s, %v", export, out, err)
+	}
+	end := 0
+	for _, l := range regexp.MustCompile(`(?m)^\s*(\d+)\s+(\d+)\s+(\d)\s`).FindAllStringSubmatch(out, -1) {
+		from, _ := strconv.Atoi(l[1])
+		n, _ := strconv.Atoi(l[2])
+		if from != end || from+n > len(disk) {
+			t.Fatalf("%s: %d bytes from %d on, after %d", export, n, from, end)
+		}
+		end = from + n
+		if l[3] == "3" {
+			holes += n
+			if !bytes.Equal(disk[from:end], make([]byte, n)) {
+				t.Errorf("%s: %d bytes from %d on are said to be zero", export, n, from)
+			}
+		}
+	}
+	if end != len(disk) {
+		t.Errorf("%s: the map ends at %d of %d:\n%s", export, end, len(disk), out)
+	}
+	return holes
+}
+
+// TestNBDChangedImage tests that a client that has an image open gets no bytes of what
+// replaces it.
+func TestNBDChangedImage(t *testing.T) {
+	t.Parallel()
+	s, exports := nbdServer(t, Options{})
+	const size = 8 << 20
+	for what, change := range map[string]func(name string){
+		"replaced": func(name string) { s.Put(t, name, content(72, size)) },
+		"edited": func(name string) {
+			needsPlainFiles(t)
+			if err := sh(t, t.TempDir(), "printf x | dd of='"+s.imagePath(name)+"' bs=1 seek=6000000 conv=notrunc status=none"); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"removed": func(name string) { s.Do(t, "DELETE", imageRoute(name), nil).Must(t, 204) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			name := what + ".img"
+			s.Put(t, name, content(71, size))
+			cmd := exec.CommandContext(t.Context(), "qemu-io", "-r", "-f", "raw", exports+name)
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out runner.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintln(in, "read 0 1M")
+			eventually(t, within, "the first read", func() error {
+				if !strings.Contains(out.String(), "read 1048576/1048576 bytes at offset 0") {
+					return fmt.Errorf("the output is %s", out.String())
+				}
+				return nil
+			})
+			change(name)
+			fmt.Fprintln(in, "read 5M 1M")
+			in.Close()
+			_ = cmd.Wait()
+			if got := out.String(); !strings.Contains(got, "read failed") {
+				t.Errorf("the second read: %s", got)
+			}
+		})
+	}
+}
+
+// TestNBDStrangers tests that connections that are cut off at any byte, or never ask for
+// an export, do no harm.
+func TestNBDStrangers(t *testing.T) {
+	t.Parallel()
+	s, exports := nbdServer(t, Options{})
+	image := content(73, 1<<20)
+	s.Put(t, "a.img", image)
+	addr := strings.Trim(strings.TrimPrefix(exports, "nbd:"), "/")
+	hello := "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x0b\x00\x00\x00\x05a.img\x00\x00" +
+		strings.Repeat("\x25\x60\x95\x13\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00", 3)
+	for n := range 150 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write([]byte(hello[:n%len(hello)]))
+		if n%3 != 0 {
+			_ = c.Close()
+		} else {
+			t.Cleanup(func() { _ = c.Close() })
+		}
+	}
+	if err := sh(t, t.TempDir(), "nbdcopy '"+exports+"a.img' disk; echo '"+sum(image)+"  disk' | sha256sum -c --quiet"); err != nil {
+		t.Error(err)
+	}
+	began := time.Now()
+	s.Stop(t)
+	if took := time.Since(began); took > within {
+		t.Errorf("it stops after %v", took)
+	}
+}
