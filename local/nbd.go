@@ -7,9 +7,12 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"os"
+	"strings"
 	"time"
 
 	"imageroot/functions/catalog"
+	"imageroot/shared/cow"
 	"imageroot/shared/nbd"
 	"imageroot/shared/problem"
 	"imageroot/shared/quota"
@@ -35,22 +38,42 @@ func (s *server) listenNBD(ctx context.Context) error {
 	return nil
 }
 
-// wireNBD makes every image of lister an export.
+// wireNBD makes every image of lister an export. Layers are in the data directory; over
+// another S3 server there may be none, so they are among the temporary files.
 func (s *server) wireNBD(lister *catalog.Function) {
-	e := exports{lister}
+	dir := os.TempDir()
+	if s.gateway != nil {
+		dir = s.cfg.Data
+	}
+	e := exports{lister, cow.NewBudget(dir, s.cfg.NBDCowMax)}
 	s.nbd = nbd.New(nbd.Config{Open: e.open, Names: e.names, Sent: s.kit.Metric.BytesServed, Log: s.log})
-	s.kit.Metric.NBD(s.nbd.Connections)
+	s.kit.Metric.NBD(s.nbd.Connections, e.layers.Used)
 }
 
-// exports are the images as [nbd.Config] has them.
-type exports struct{ catalog *catalog.Function }
+// exports are the images as [nbd.Config] has them. An image is one by its name, and a
+// writable one by its name after cowPrefix.
+type exports struct {
+	catalog *catalog.Function
+	layers  *cow.Budget
+}
+
+const cowPrefix = "cow/"
 
 func (e exports) open(ctx context.Context, name string) (nbd.Disk, error) {
-	disk, err := e.catalog.OpenDisk(ctx, name)
+	image, writable := strings.CutPrefix(name, cowPrefix)
+	disk, err := e.catalog.OpenDisk(ctx, image)
 	if err != nil {
 		return nil, refusal(err)
 	}
-	return exported{disk}, nil
+	if !writable {
+		return exported{disk}, nil
+	}
+	layer, err := e.layers.Open(exported{disk})
+	if err != nil {
+		_ = disk.Close()
+		return nil, err
+	}
+	return layer, nil
 }
 
 func (e exports) names(ctx context.Context) iter.Seq2[string, error] {

@@ -37,6 +37,7 @@ type Config struct {
 	ImageRoot, CatalogRoot   Location
 	Listen, S3Listen         string // HOST:PORT
 	NBDListen                string // HOST:PORT; empty: no NBD
+	NBDCowMax                int64  // bytes
 	Data                     string // directory
 	S3Endpoint               string // URL of an S3 server; empty: the gateway
 	S3AccessKey, S3SecretKey string // the uploader's, for the gateway; empty: generated
@@ -126,6 +127,7 @@ var settings = []setting{
 	{"LISTEN", ":8080", "address of pages and API; port 0 takes a free one", address(func(c *Config) *string { return &c.Listen })},
 	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", address(func(c *Config) *string { return &c.S3Listen })},
 	{"NBD_LISTEN", "", "address of the images as NBD exports, like :10809 (default: none)", optional(address(func(c *Config) *string { return &c.NBDListen }))},
+	{"NBD_COW_MAX", "4GiB", "how much all clients of NBD may write to cow/NAME together, like 500MiB", size(func(c *Config) *int64 { return &c.NBDCowMax })},
 	{"DATA", "./data", "directory of the gateway inside; DATA/images/NAME are plain files", text(func(c *Config) *string { return &c.Data })},
 	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", origin(func(c *Config) *string { return &c.S3Endpoint }, "an S3 server, like http://127.0.0.1:9000")},
 	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", secret(func(c *Config) *string { return &c.S3AccessKey }, 3, "access key")},

@@ -30,7 +30,7 @@ func load(args ...string) (Config, error) { return Load(args, io.Discard) }
 
 func defaults() Config {
 	return Config{
-		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data",
+		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data", NBDCowMax: 4 << 30,
 		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, FetchConnections: 16, Disks: DisksRequest, DisksMax: 32 << 30, DockerConfig: "/home/me/.docker/config.json",
 	}
 }
@@ -53,6 +53,7 @@ func TestSettings(t *testing.T) {
 		{"LISTEN", "127.0.0.1:0", func(c *Config) { c.Listen = "127.0.0.1:0" }, ""},
 		{"S3_LISTEN", "[::1]:9001", func(c *Config) { c.S3Listen = "[::1]:9001" }, ""},
 		{"NBD_LISTEN", ":10809", func(c *Config) { c.NBDListen = ":10809" }, ""},
+		{"NBD_COW_MAX", "500MiB", func(c *Config) { c.NBDCowMax = 500 << 20 }, ""},
 		{"DATA", "/srv/images", func(c *Config) { c.Data = "/srv/images" }, ""},
 		{"S3_ENDPOINT", "https://s3.example:9000/", func(c *Config) { c.S3Endpoint = "https://s3.example:9000" }, ""},
 		{"S3_SECRET_KEY", "a secret key", func(c *Config) { c.S3AccessKey, c.S3SecretKey = "key", "a secret key" }, "--s3-access-key=key"},
@@ -188,6 +189,8 @@ func TestRefused(t *testing.T) {
 		{"PASSWORD", "short", "8 characters"},
 		{"TOKEN", "short", "16 characters"},
 		{"TOKEN", "with spaces in it all", "visible ASCII"},
+		{"NBD_LISTEN", "10809", "address to listen on"},
+		{"NBD_COW_MAX", "much", "32GiB"},
 		{"PUBLIC_READ", "maybe", "neither true nor false"},
 		{"CHECK", "maybe", "neither true nor false"},
 		{"DISKS", "some", "off, manual, request, all"},

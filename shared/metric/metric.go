@@ -81,12 +81,15 @@ func (s *Set) Request(method, route string, code int, took time.Duration) {
 // panics.
 func (s *Set) Jobs(count func() map[[2]string]int) { s.registry.MustRegister(jobs(count)) }
 
-// NBD adds a gauge of open connections. Each scrape calls count, which must be safe for
-// concurrent use. A second call of NBD panics.
-func (s *Set) NBD(count func() int) {
-	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "imageroot", Name: "nbd_connections", Help: "Open connections to NBD exports.",
-	}, func() float64 { return float64(count()) }))
+// NBD adds gauges of the open connections, and of the bytes that their writes take. Each
+// scrape calls both functions, which must be safe for concurrent use. A second call of NBD
+// panics.
+func (s *Set) NBD(connections func() int, layers func() int64) {
+	gauge := func(name, help string, get func() float64) {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "imageroot", Name: name, Help: help}, get))
+	}
+	gauge("nbd_connections", "Open connections to the NBD port.", func() float64 { return float64(connections()) })
+	gauge("nbd_cow_bytes", "Bytes that the writes of NBD clients take on the disk.", func() float64 { return float64(layers()) })
 }
 
 type jobs func() map[[2]string]int

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -122,7 +123,7 @@ func config() Config {
 			case "rw":
 				return &writable{memory{data: content()}}, nil
 			case "full":
-				return &writable{memory{data: content(), fail: ErrNoSpace}}, nil
+				return &writable{memory{data: content(), fail: syscall.ENOSPC}}, nil
 			case "bad":
 				return &memory{data: content(), fail: &Refusal{Reason: "it is broken"}}, nil
 			case "broken":

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -389,7 +390,7 @@ func (c *conn) failed(r request, err error) error {
 		c.s.cfg.Log.Warn("a disk that is exported by NBD fails", "ip", c.ip(), "export", c.name, "error", err)
 	}
 	no, reason := ioError, ""
-	if errors.Is(err, ErrNoSpace) {
+	if errors.Is(err, syscall.ENOSPC) {
 		no = noSpace
 	}
 	if e, ok := errors.AsType[*Refusal](err); ok {

@@ -1,18 +1,14 @@
 package nbd
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"time"
 )
 
-// ErrNoSpace is wrapped by the error of a [Writable] that has no room for a write.
-var ErrNoSpace = errors.New("no space left for writes")
-
 // A Writable is a disk that its client may change. Only this client sees the changes, so
 // flushing has nothing to do. The methods that change it are not called concurrently
-// with each other.
+// with each other. If there is no room, their errors wrap [syscall.ENOSPC].
 type Writable interface {
 	Disk
 	io.WriterAt

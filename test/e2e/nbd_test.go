@@ -235,3 +235,58 @@ func TestNBDStrangers(t *testing.T) {
 		t.Errorf("it stops after %v", took)
 	}
 }
+
+// TestNBDWrites writes to cow/NAME, which only the connection that wrote sees, and only
+// until it ends.
+func TestNBDWrites(t *testing.T) {
+	t.Parallel()
+	s, exports := nbdServer(t, Options{Env: []string{"IMAGEROOT_NBD_COW_MAX=4MiB"}})
+	m := newMaker(t)
+	for name, pack := range map[string]string{"a.qcow2": "qemu-img convert -O qcow2 -c raw x", "a.img": "cp raw x"} {
+		s.Put(t, name, m.make(pack))
+		out, ok := runIn(t, m.dir, "qemu-io", "-f", "raw",
+			"-c", "write -P 7 1000K 70K", "-c", "flush", "-c", "write -z 3M 64K", "-c", "discard 4M 1M", "-c", "write -P 9 1001K 1K",
+			"-c", "read -P 7 1000K 1K", "-c", "read -P 9 1001K 1K", "-c", "read -P 7 1002K 68K", "-c", "read -P 0 3M 64K",
+			exports+"cow/"+name)
+		if !ok || strings.Count(out, "bytes at offset") != 8 || strings.Contains(out, "failed") {
+			t.Errorf("%s: %s", name, out)
+		}
+		out, ok = runIn(t, m.dir, "qemu-io", "-f", "raw", "-c", "write 0 6M", "-c", "read 6M 1M", exports+"cow/"+name)
+		if !strings.Contains(out, "No space left on device") || !strings.Contains(out, "read 1048576/1048576") {
+			t.Errorf("%s, a write beyond the limit: %v, %s", name, ok, out)
+		}
+		// The client is killed while it has written something.
+		cmd := exec.CommandContext(t.Context(), "qemu-io", "-f", "raw", exports+"cow/"+name)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(in, "write 1M 2M")
+		eventually(t, within, "the write", func() error {
+			if taken := s.metrics(t).value("imageroot_nbd_cow_bytes"); taken < 2<<20 {
+				return fmt.Errorf("%v bytes are written", taken)
+			}
+			return nil
+		})
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		eventually(t, within, "the end of the layer", func() error {
+			m := s.metrics(t)
+			if bytes, open := m.value("imageroot_nbd_cow_bytes"), m.value("imageroot_nbd_connections"); bytes != 0 || open != 0 {
+				return fmt.Errorf("%v bytes, %v connections", bytes, open)
+			}
+			return nil
+		})
+		for _, export := range []string{name, "cow/" + name} {
+			if err := sh(t, m.dir, "nbdcopy '"+exports+export+"' disk; cmp disk raw; rm disk"); err != nil {
+				t.Errorf("%s: %v", export, err)
+			}
+		}
+	}
+	if out, _ := runIn(t, m.dir, "nbdinfo", exports+"cow/a.img"); !strings.Contains(out, "can_multi_conn: false") || !strings.Contains(out, "is_read_only: false") {
+		t.Errorf("cow/a.img: %s", out)
+	}
+}
