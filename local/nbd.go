@@ -35,7 +35,8 @@ func (s *server) listenNBD(ctx context.Context) error {
 	s.nbdListener = quota.NewListener(ln, quota.Config{
 		Total: exportConnections, Each: exportConnectionsEach, Still: time.Second, Lasting: true, Exempt: s.cfg.TrustedProxies.Has, Log: s.log,
 	})
-	return nil
+	s.nbdTLS, err = nbdTLS(s.cfg, s.log)
+	return err
 }
 
 // wireNBD makes every image of lister an export. Layers are in the data directory; over
@@ -46,7 +47,7 @@ func (s *server) wireNBD(lister *catalog.Function) {
 		dir = s.cfg.Data
 	}
 	e := exports{lister, cow.NewBudget(dir, s.cfg.NBDCowMax)}
-	s.nbd = nbd.New(nbd.Config{Open: e.open, Names: e.names, Sent: s.kit.Metric.BytesServed, Log: s.log})
+	s.nbd = nbd.New(nbd.Config{Open: e.open, Names: e.names, TLS: s.nbdTLS, Sent: s.kit.Metric.BytesServed, Log: s.log})
 	s.kit.Metric.NBD(s.nbd.Connections, e.layers.Used)
 }
 

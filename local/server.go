@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,6 +56,7 @@ type server struct {
 	gateway     *gateway.Gateway // nil if another S3 server is used
 	listener    net.Listener
 	nbdListener net.Listener // nil: no NBD
+	nbdTLS      *tls.Config  // nil: NBD without TLS
 	nbd         *nbd.Server
 	http        *http.Server
 	requests    sync.RWMutex // read-locked by each request

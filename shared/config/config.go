@@ -54,6 +54,8 @@ type Config struct {
 	DisksMax                 int64  // bytes that disks may take together
 	TrustedProxies           web.Proxies
 	PublicURL                string // without a trailing slash; empty: the host of each request
+	// The paths of PEM files; empty: NBD without TLS, and without certificates of clients.
+	NBDTLSCert, NBDTLSKey, NBDTLSClientCA string
 	// AllowNet names the networks that sources may be in beyond the default policy. Its
 	// syntax is that of netpolicy.Parse.
 	AllowNet string
@@ -128,6 +130,9 @@ var settings = []setting{
 	{"S3_LISTEN", ":9000", "address of the S3 gateway inside", address(func(c *Config) *string { return &c.S3Listen })},
 	{"NBD_LISTEN", "", "address of the images as NBD exports, like :10809 (default: none)", optional(address(func(c *Config) *string { return &c.NBDListen }))},
 	{"NBD_COW_MAX", "4GiB", "how much all clients of NBD may write to cow/NAME together, like 500MiB", size(func(c *Config) *int64 { return &c.NBDCowMax })},
+	{"NBD_TLS_CERT", "", "PEM file of a certificate, with which NBD requires TLS", text(func(c *Config) *string { return &c.NBDTLSCert })},
+	{"NBD_TLS_KEY", "", "PEM file of the key of that certificate", text(func(c *Config) *string { return &c.NBDTLSKey })},
+	{"NBD_TLS_CLIENT_CA", "", "PEM file of the authorities of whose certificates NBD clients need one", text(func(c *Config) *string { return &c.NBDTLSClientCA })},
 	{"DATA", "./data", "directory of the gateway inside; DATA/images/NAME are plain files", text(func(c *Config) *string { return &c.Data })},
 	{"S3_ENDPOINT", "", "URL of an S3 server to use instead of the gateway inside, with AWS_* credentials", origin(func(c *Config) *string { return &c.S3Endpoint }, "an S3 server, like http://127.0.0.1:9000")},
 	{"S3_ACCESS_KEY", "", "access key of the gateway inside (default: generated)", secret(func(c *Config) *string { return &c.S3AccessKey }, 3, "access key")},
@@ -211,8 +216,12 @@ func Load(args []string, help io.Writer) (Config, error) {
 			from["CATALOG_ROOT"], c.CatalogRoot, c.ImageRoot, filepath.Join(c.Data, c.CatalogRoot.Bucket, c.CatalogRoot.Prefix), filepath.Join(c.Data, "catalog"))
 	case c.Events != EventsAuto && c.S3Endpoint == "":
 		return Config{}, fmt.Errorf("%s: the gateway inside tells of its objects itself; %s is for another S3 server (%s)", from["EVENTS"], c.Events, from["S3_ENDPOINT"])
-	case c.NBDListen != "" && !c.PublicRead:
-		return Config{}, fmt.Errorf("%s: NBD has no credentials, so it cannot be open while %s is false", from["NBD_LISTEN"], from["PUBLIC_READ"])
+	case (c.NBDTLSCert == "") != (c.NBDTLSKey == ""):
+		return Config{}, fmt.Errorf("%s: give the certificate and its key both, or neither (%s)", from["NBD_TLS_CERT"], from["NBD_TLS_KEY"])
+	case c.NBDTLSClientCA != "" && c.NBDTLSCert == "":
+		return Config{}, fmt.Errorf("%s: certificates of clients need TLS (%s)", from["NBD_TLS_CLIENT_CA"], from["NBD_TLS_CERT"])
+	case c.NBDListen != "" && !c.PublicRead && c.NBDTLSClientCA == "":
+		return Config{}, fmt.Errorf("%s: while %s is false, clients of NBD need certificates, since it has no other credentials (%s)", from["NBD_LISTEN"], from["PUBLIC_READ"], from["NBD_TLS_CLIENT_CA"])
 	case c.Events == EventsWebhook && c.WebhookToken == "":
 		return Config{}, fmt.Errorf("%s: webhook needs the token that the server is to send (%s)", from["EVENTS"], from["WEBHOOK_TOKEN"])
 	}

@@ -53,6 +53,8 @@ func TestSettings(t *testing.T) {
 		{"LISTEN", "127.0.0.1:0", func(c *Config) { c.Listen = "127.0.0.1:0" }, ""},
 		{"S3_LISTEN", "[::1]:9001", func(c *Config) { c.S3Listen = "[::1]:9001" }, ""},
 		{"NBD_LISTEN", ":10809", func(c *Config) { c.NBDListen = ":10809" }, ""},
+		{"NBD_TLS_CERT", "c.pem", func(c *Config) { c.NBDTLSCert, c.NBDTLSKey = "c.pem", "k.pem" }, "--nbd-tls-key=k.pem"},
+		{"NBD_TLS_KEY", "k.pem", func(c *Config) { c.NBDTLSCert, c.NBDTLSKey = "c.pem", "k.pem" }, "--nbd-tls-cert=c.pem"},
 		{"NBD_COW_MAX", "500MiB", func(c *Config) { c.NBDCowMax = 500 << 20 }, ""},
 		{"DATA", "/srv/images", func(c *Config) { c.Data = "/srv/images" }, ""},
 		{"S3_ENDPOINT", "https://s3.example:9000/", func(c *Config) { c.S3Endpoint = "https://s3.example:9000" }, ""},
@@ -108,6 +110,7 @@ func TestSettings(t *testing.T) {
 			}
 		})
 	}
+	seen["NBD_TLS_CLIENT_CA"] = true // in TestNBDCredentials, since it needs two others
 	var help strings.Builder
 	if _, err := Load([]string{"--help"}, &help); !errors.Is(err, ErrHelp) {
 		t.Errorf("--help: %v", err)
@@ -136,8 +139,15 @@ func TestWebhook(t *testing.T) {
 	}
 }
 
-func TestNBDNeedsPublicRead(t *testing.T) {
+func TestNBDCredentials(t *testing.T) {
 	clean(t)
+	c, err := load("--nbd-listen=:10809", "--public-read=false", "--nbd-tls-cert=c.pem", "--nbd-tls-key=k.pem", "--nbd-tls-client-ca=ca.pem")
+	if err != nil || c.NBDTLSClientCA != "ca.pem" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := load("--nbd-listen=:10809", "--public-read=false", "--nbd-tls-cert=c.pem", "--nbd-tls-key=k.pem"); err == nil {
+		t.Error("NBD for everybody, though images are not")
+	}
 	if _, err := load("--nbd-listen=:10809", "--public-read=false"); err == nil || !strings.Contains(err.Error(), "IMAGEROOT_PUBLIC_READ") && !strings.Contains(err.Error(), "--public-read") {
 		t.Errorf("NBD for everybody, though images are not: %v", err)
 	}
@@ -191,6 +201,8 @@ func TestRefused(t *testing.T) {
 		{"TOKEN", "with spaces in it all", "visible ASCII"},
 		{"NBD_LISTEN", "10809", "address to listen on"},
 		{"NBD_COW_MAX", "much", "32GiB"},
+		{"NBD_TLS_CERT", "c.pem", "both"},
+		{"NBD_TLS_CLIENT_CA", "ca.pem", "IMAGEROOT_NBD_TLS_CERT"},
 		{"PUBLIC_READ", "maybe", "neither true nor false"},
 		{"CHECK", "maybe", "neither true nor false"},
 		{"DISKS", "some", "off, manual, request, all"},

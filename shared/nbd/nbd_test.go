@@ -3,8 +3,11 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"math/rand/v2"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -342,4 +345,48 @@ func TestShutdown(t *testing.T) {
 		}
 		unread.isClosed()
 	})
+}
+
+func TestTLS(t *testing.T) {
+	web := httptest.NewTLSServer(nil) // for its certificate
+	defer web.Close()
+	cfg := config()
+	cfg.TLS = &tls.Config{Certificates: web.TLS.Certificates}
+	_, connect := start(t, cfg)
+	c := connect().greet()
+	for _, opt := range []option{optList, optInfo, optGo, optStructuredReply, optSetMeta, 99} {
+		if got, _ := c.ask(opt, ""); got != repTLSRequired {
+			t.Errorf("option %d without TLS: %#x", opt, got)
+		}
+	}
+	if got, _ := c.ask(optStartTLS, "x"); got != repInvalid {
+		t.Errorf("STARTTLS with data: %#x", got)
+	}
+	if got, _ := c.ask(optStartTLS, ""); got != repAck {
+		t.Fatalf("STARTTLS: %#x", got)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	c.Conn = tls.Client(c.Conn, &tls.Config{RootCAs: roots, ServerName: "example.com"})
+	if got, _ := c.ask(optStartTLS, ""); got != repInvalid {
+		t.Errorf("STARTTLS within TLS: %#x", got)
+	}
+	if got, names := c.ask(optList, ""); got != repAck || len(names) != 3 {
+		t.Errorf("LIST within TLS: %#x, %q", got, names)
+	}
+	c.ask(optGo, text("disk")+"\x00\x00")
+	if a := c.do(cmdRead, 0, 0, diskBytes, ""); a.no != ok || !bytes.Equal(a.data, original()) {
+		t.Errorf("a read within TLS: error %d, or wrong bytes", a.no)
+	}
+
+	plain := connect().greet()
+	plain.option(optExportName, "disk")
+	plain.isClosed()
+	// What follows STARTTLS must not count as sent in TLS.
+	early := connect().greet()
+	go early.put(uint64(magicOption), optStartTLS, uint32(0), uint64(magicOption), optList, uint32(0))
+	if got, _ := early.reply(optStartTLS); got != repAck {
+		t.Errorf("%#x", got)
+	}
+	early.isClosed()
 }

@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -288,5 +291,72 @@ func TestNBDWrites(t *testing.T) {
 	}
 	if out, _ := runIn(t, m.dir, "nbdinfo", exports+"cow/a.img"); !strings.Contains(out, "can_multi_conn: false") || !strings.Contains(out, "is_read_only: false") {
 		t.Errorf("cow/a.img: %s", out)
+	}
+}
+
+// pemFiles writes a certificate and its key as CERT and KEY into a directory, which it
+// returns.
+func pemFiles(t testing.TB, dir, cert, key string) string {
+	t.Helper()
+	pair := certificate(t)
+	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]pem.Block{
+		cert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestNBDTLS tests that clients need TLS if there is a certificate, and a certificate of
+// their own if there are authorities of clients, which is so with PUBLIC_READ=false.
+func TestNBDTLS(t *testing.T) {
+	t.Parallel()
+	server := pemFiles(t, t.TempDir(), "cert.pem", "key.pem")
+	known, stranger := t.TempDir(), t.TempDir()
+	for _, dir := range []string{known, stranger} {
+		pemFiles(t, dir, "client-cert.pem", "client-key.pem")
+		if err := sh(t, dir, "cp '"+server+"/cert.pem' ca-cert.pem"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bare := t.TempDir()
+	if err := sh(t, bare, "cp '"+server+"/cert.pem' ca-cert.pem"); err != nil {
+		t.Fatal(err)
+	}
+	image := content(74, 3<<20)
+	for _, certified := range []bool{false, true} {
+		o := Options{Args: []string{"--nbd-tls-cert", server + "/cert.pem", "--nbd-tls-key", server + "/key.pem"}}
+		if certified {
+			o.Args = append(o.Args, "--nbd-tls-client-ca", known+"/client-cert.pem", "--public-read=false")
+		}
+		s, exports := nbdServer(t, o)
+		s.Put(t, "a.img", image)
+		if out, ok := runIn(t, bare, "nbdinfo", exports+"a.img"); ok {
+			t.Errorf("without TLS: %s", out)
+		}
+		over := strings.Replace(exports, "nbd:", "nbds:", 1)
+		for dir, want := range map[string]bool{known: true, stranger: !certified, bare: !certified} {
+			out, ok := runIn(t, bare, "nbdcopy", over+"a.img?tls-certificates="+dir, "disk")
+			if ok != want {
+				t.Errorf("certificates of clients: %v, known: %v: %s", certified, dir == known, out)
+			}
+			if disk, _ := os.ReadFile(filepath.Join(bare, "disk")); ok && !bytes.Equal(disk, image) {
+				t.Errorf("wrong bytes")
+			}
+		}
+		if certified {
+			continue // qemu takes no certificate of an authority for a client's
+		}
+		host, port, _ := strings.Cut(strings.Trim(strings.TrimPrefix(exports, "nbd:"), "/"), ":")
+		if out, ok := runIn(t, bare, "qemu-img", "info", "--object", "tls-creds-x509,id=tls,endpoint=client,dir="+bare,
+			"--image-opts", "driver=nbd,host="+host+",port="+port+",export=a.img,tls-creds=tls"); !ok {
+			t.Errorf("qemu: %s", out)
+		}
 	}
 }
