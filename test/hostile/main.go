@@ -57,6 +57,7 @@ func main() {
 type kind struct {
 	name string
 	s3   bool
+	nbd  bool
 	// send is the beginning of a request.
 	send string
 	// Then drip is sent, and reads bytes are read, each second.
@@ -99,8 +100,23 @@ func kinds(object string) []kind {
 		{name: "S3: unread objects", s3: true, send: get(object)},
 		{name: "S3: half bodies", s3: true, send: put, drip: "x"},
 		{name: "S3: 1,600 query parameters", s3: true, send: get(query(1600)), drip: strings.Repeat(get(query(1600)), 4), reads: 400},
+		{name: "NBD: half handshakes", nbd: true, send: "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x63\xff\xff\xff\xff", drip: strings.Repeat("x", 1<<10)},
+		{name: "NBD: unread lists", nbd: true, send: "\x00\x00\x00\x03" + strings.Repeat("IHAVEOPT\x00\x00\x00\x03\x00\x00\x00\x00", 100)},
+		{name: "NBD: unread disks", nbd: true, send: exportOf(plain) + strings.Repeat(ofDisk(0), 40)},
+		{name: "NBD: slow readers of disks", nbd: true, send: exportOf(plain) + strings.Repeat(ofDisk(0), 40), reads: 100},
+		{name: "NBD: half writes", nbd: true, send: exportOf("cow/"+plain) + ofDisk(1) + strings.Repeat("x", 64<<10), drip: "x"},
 		{name: "S3: 90 long query parameters", s3: true, send: get(query(90)), drip: strings.Repeat(get(query(90)), 4), reads: 400},
 	}
+}
+
+// exportOf returns the beginning of a session with an NBD export.
+func exportOf(name string) string {
+	return "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x01\x00\x00\x00" + string(rune(len(name))) + name
+}
+
+// ofDisk returns a request for the first 32 MiB of an NBD export: 0 reads and 1 writes.
+func ofDisk(command byte) string {
+	return "\x25\x60\x95\x13\x00\x00\x00" + string(rune(command)) + strings.Repeat("\x00", 16) + "\x02\x00\x00\x00"
 }
 
 // query returns the path of a presigned GET with a wrong signature and n
@@ -172,7 +188,7 @@ func (w *world) start(ctx context.Context, dir string) error {
 	}
 	data := filepath.Join(dir, "data")
 	w.process, err = runner.Start(ctx, runner.Options{
-		Binary: binary, Dir: dir, Args: []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", data},
+		Binary: binary, Dir: dir, Args: []string{"--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--nbd-listen", "127.0.0.1:0", "--data", data},
 		Env: []string{
 			"GOMEMLIMIT=100MiB", "HOME=" + dir, "TMPDIR=" + dir, "IMAGEROOT_TOKEN=" + token,
 			"IMAGEROOT_S3_ACCESS_KEY=" + accessKey, "IMAGEROOT_S3_SECRET_KEY=" + secretKey,
@@ -250,6 +266,10 @@ func (w *world) try(ctx context.Context, k kind, addresses int) error {
 		target = w.process.S3
 	}
 	target = strings.TrimPrefix(target, "http://")
+	if k.nbd {
+		_, target, _ = strings.Cut(w.process.Stdout(), "nbd://")
+		target, _, _ = strings.Cut(target, "\n")
+	}
 	hostile, leave := context.WithCancel(ctx)
 	defer leave()
 	var wg sync.WaitGroup
