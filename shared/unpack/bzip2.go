@@ -3,20 +3,27 @@ package unpack
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
-	"math"
 	"math/bits"
+	"runtime"
+
+	"imageroot/shared/guard"
 )
 
 // A bzip2Stream is one or more streams of bzip2. It accepts and refuses what bzip2
 // 1.0.8 does, whose decompress.c is the only description of the format.
 // compress/bzip2 differs: it decodes incomplete codes as other symbols, and accepts a
 // block that ends in a run without its length.
+//
+// The codes of blocks are read one after the other, since nothing says where the next block
+// begins. The Burrows-Wheeler transforms of several blocks are undone in parallel.
 type bzip2Stream struct {
-	in    *bufio.Reader
-	after int64
+	in     *bufio.Reader
+	memory memory
+	after  int64
 
 	// The bits read from in and not used yet, which are the lowest of bits, and the
 	// first error of reading.
@@ -26,14 +33,14 @@ type bzip2Stream struct {
 
 	level  int // of the stream: blocks have up to level times 100,000 bytes; 0: no stream yet
 	crc    uint32
-	block  []uint32 // the bytes of a block, and in the upper 24 bits the index of the next one
-	inside bool     // of a block
+	ahead  []*bzip2Block // whose codes are read
+	idle   []*bzip2Block
+	failed error // of what follows ahead
 
-	// The block being read: the bytes left, the index of the next one, and the
-	// checksums computed and expected.
-	left              int
-	next              uint32
-	blockCRC, wantCRC uint32
+	// The block being read, or nil; the bytes left of it; and its checksum.
+	block    *bzip2Block
+	left     []byte
+	blockCRC uint32
 	// Four equal bytes are followed by the number of further ones.
 	last        byte
 	run, repeat int
@@ -53,16 +60,31 @@ const (
 
 var errBzip2 = errors.New("wrong codes of a block")
 
-func newBzip2(in *bufio.Reader, _ memory) (stream, int64, error) {
-	return &bzip2Stream{in: in, block: make([]uint32, 0, 100_000)}, -1, nil
+func newBzip2(in *bufio.Reader, memory memory) (stream, int64, error) {
+	return &bzip2Stream{in: in, memory: memory}, bzip2BlockBytes, nil
 }
 
 func (b *bzip2Stream) trailing() int64 { return b.after }
-func (b *bzip2Stream) Close()          {}
+
+func (b *bzip2Stream) Close() {
+	for _, block := range b.ahead {
+		<-block.done
+	}
+	b.ahead, b.failed = nil, io.ErrClosedPipe
+}
+
+// consumed returns the offset of the input after the block being read.
+func (b *bzip2Stream) consumed() (int64, bool) {
+	if b.block == nil {
+		return 0, false
+	}
+	return b.block.end, true
+}
 
 func (b *bzip2Stream) Read(p []byte) (int, error) {
 	for {
-		if b.inside {
+		switch {
+		case b.block != nil:
 			n := b.drain(p)
 			if n > 0 || len(p) == 0 {
 				b.blockCRC = bzip2CRC(b.blockCRC, p[:n])
@@ -71,15 +93,28 @@ func (b *bzip2Stream) Read(p []byte) (int, error) {
 			if b.run == 4 {
 				return 0, errors.New("a block ends in a run without its length")
 			}
-			if b.blockCRC != b.wantCRC {
+			if b.blockCRC != b.block.wantCRC {
 				return 0, errors.New("wrong checksum of a block")
 			}
-			b.inside = false
-		}
-		if err := b.step(); err != nil {
-			return 0, err
+			b.idle, b.block = append(b.idle, b.block), nil
+		case b.failed == nil && b.room():
+			b.failed = b.step()
+		case len(b.ahead) > 0:
+			b.block, b.ahead = b.ahead[0], b.ahead[1:]
+			if err := <-b.block.done; err != nil {
+				return 0, err
+			}
+			b.left, b.blockCRC, b.run, b.repeat = b.block.data, 0, 0, 0
+		default:
+			return 0, b.failed
 		}
 	}
+}
+
+// room returns whether there is room for a further block.
+func (b *bzip2Stream) room() bool {
+	n := len(b.ahead)
+	return n == 0 || n < runtime.GOMAXPROCS(0) && (len(b.idle) > 0 || b.memory.spare(int64(n+1)*bzip2BlockBytes))
 }
 
 // step reads the header of a stream, a block, or the end of a stream.
@@ -91,8 +126,6 @@ func (b *bzip2Stream) step() error {
 	case b.err != nil:
 		return b.err
 	case magic == 0x314159265359:
-		b.wantCRC = b.read(32)
-		b.crc = (b.crc<<1 | b.crc>>31) ^ b.wantCRC
 		err := b.decode()
 		if b.err != nil { // the cause of the other error
 			return b.err
@@ -228,17 +261,8 @@ func (c *bzip2Code) symbol(bits int32, n uint) (uint16, bool) {
 	return c.perm[i], true
 }
 
-// decodeSymbol reads a symbol.
+// decodeSymbol reads a symbol, bit by bit.
 func (b *bzip2Stream) decodeSymbol(c *bzip2Code) (uint16, error) {
-	// At the end of the input, fewer bits may suffice.
-	if err := b.fill(bzip2Fast); err == nil {
-		if f := c.fast[b.bits>>(b.nbits-bzip2Fast)&(1<<bzip2Fast-1)]; f != 0 {
-			b.nbits -= uint(f & 31)
-			return f >> 5, nil
-		}
-	} else if !errors.Is(err, io.ErrUnexpectedEOF) {
-		b.err = err
-	}
 	bits := int32(b.read(c.min))
 	for n := c.min; n <= bzip2Longest && b.err == nil; n++ {
 		if bits <= c.limit[n] {
@@ -252,8 +276,10 @@ func (b *bzip2Stream) decodeSymbol(c *bzip2Code) (uint16, error) {
 	return 0, errBzip2
 }
 
-// decode reads a block after its checksum.
+// decode reads a block after its magic, and has its transform undone.
 func (b *bzip2Stream) decode() error {
+	sum := b.read(32)
+	b.crc = (b.crc<<1 | b.crc>>31) ^ sum
 	if b.read(1) != 0 {
 		return &Error{Refused, 0, "the bzip2 data has randomised blocks, which no bzip2 since 1999 makes; decompress it with bzip2 and compress it again"}
 	}
@@ -311,26 +337,47 @@ func (b *bzip2Stream) decode() error {
 	if b.err != nil {
 		return b.err
 	}
-	if err := b.decodeBlock(symbols, b.selectors[:selectors]); err != nil {
+	block := &bzip2Block{}
+	if n := len(b.idle); n > 0 {
+		block, b.idle = b.idle[n-1], b.idle[:n-1]
+	}
+	if err := b.decodeBlock(block, symbols, b.selectors[:selectors]); err != nil {
 		return err
 	}
-	if origin >= len(b.block) {
+	if origin >= len(block.data) {
 		return errors.New("a block begins outside of itself")
 	}
-	b.untransform(origin)
+	block.origin, block.wantCRC, block.end = origin, sum, b.memory.at()
+	b.start(block)
 	return nil
+}
+
+// start has the transform of a block undone.
+func (b *bzip2Stream) start(block *bzip2Block) {
+	b.ahead = append(b.ahead, block)
+	done := make(chan error, 1) // once it is sent to, the block may have another one
+	block.done = done
+	run := func() { done <- guard.Call(block.untransform) }
+	if runtime.GOMAXPROCS(0) == 1 {
+		run()
+	} else {
+		go run()
+	}
 }
 
 // decodeBlock reads the symbols of a block and undoes its move-to-front coding and
 // run-length coding of the first position.
-func (b *bzip2Stream) decodeBlock(symbols, selectors []byte) error {
+func (b *bzip2Stream) decodeBlock(block *bzip2Block, symbols, selectors []byte) error {
 	most, end := b.level*100_000, uint16(len(symbols)+1)
-	if cap(b.block) < most {
-		b.block = make([]uint32, 0, most)
+	if cap(block.data) < most {
+		block.data = make([]byte, most)
 	}
-	b.block = b.block[:0]
+	data := block.data[:most]
+	var front [256]byte // symbols, most recently used first
+	copy(front[:], symbols)
 	var code *bzip2Code
-	run, power := 0, 1
+	n, run, power := 0, 0, 1
+	bits, nbits := b.bits, b.nbits // in registers
 	for left := 0; ; left-- {
 		if left == 0 {
 			if len(selectors) == 0 {
@@ -338,9 +385,26 @@ func (b *bzip2Stream) decodeBlock(symbols, selectors []byte) error {
 			}
 			code, selectors, left = &b.codes[selectors[0]], selectors[1:], bzip2Group
 		}
-		symbol, err := b.decodeSymbol(code)
-		if err != nil {
-			return err
+		if nbits < bzip2Fast && b.in.Buffered() >= 4 {
+			next, _ := b.in.Peek(4) // they are buffered
+			bits = bits<<32 | uint64(binary.BigEndian.Uint32(next))
+			nbits += 32
+			_, _ = b.in.Discard(4)
+		}
+		symbol := uint16(0)
+		if nbits >= bzip2Fast {
+			symbol = code.fast[bits>>((nbits-bzip2Fast)&63)&(1<<bzip2Fast-1)]
+		}
+		if symbol != 0 {
+			nbits -= uint(symbol & 31)
+			symbol >>= 5
+		} else {
+			var err error
+			b.bits, b.nbits = bits, nbits
+			if symbol, err = b.decodeSymbol(code); err != nil {
+				return err
+			}
+			bits, nbits = b.bits, b.nbits
 		}
 		if symbol < 2 {
 			if power >= 2<<20 {
@@ -350,77 +414,69 @@ func (b *bzip2Stream) decodeBlock(symbols, selectors []byte) error {
 			power <<= 1
 			continue
 		}
-		if run > most-len(b.block) {
-			return errors.New("a block is too long")
+		if run > 0 {
+			if run > most-n {
+				return errors.New("a block is too long")
+			}
+			c, more := front[0], data[n:n+run]
+			for i := range more {
+				more[i] = c
+			}
+			n += run
+			run, power = 0, 1
 		}
-		for range run {
-			b.block = append(b.block, uint32(symbols[0]))
-		}
-		run, power = 0, 1
 		if symbol == end {
+			b.bits, b.nbits = bits, nbits
+			block.data = data[:n]
 			return nil
 		}
-		if len(b.block) == most {
+		if n == most {
 			return errors.New("a block is too long")
 		}
-		n := symbol - 1
-		c := symbols[n]
-		copy(symbols[1:n+1], symbols[:n])
-		symbols[0] = c
-		b.block = append(b.block, uint32(c))
+		i := uint8(symbol - 1)
+		c := front[i]
+		if i < 16 {
+			for ; i > 0; i-- {
+				front[i] = front[i-1]
+			}
+		} else {
+			copy(front[1:], front[:i])
+		}
+		front[0] = c
+		data[n] = c
+		n++
 	}
-}
-
-// untransform undoes the Burrows-Wheeler transform and prepares drain.
-func (b *bzip2Stream) untransform(origin int) {
-	var at [256]uint32
-	for _, c := range b.block {
-		at[c]++
-	}
-	sum := uint32(0)
-	for c, n := range at {
-		at[c] = sum
-		sum += n
-	}
-	for i, v := range b.block {
-		c := v & math.MaxUint8
-		b.block[at[c]] |= uint32(i) << 8
-		at[c]++
-	}
-	b.next, b.left = b.block[origin]>>8, len(b.block)
-	b.inside, b.blockCRC, b.run, b.repeat = true, 0, 0, 0
 }
 
 // drain copies the next bytes of the block to p. If it returns less than len(p), the
 // block has ended.
 func (b *bzip2Stream) drain(p []byte) int {
-	n := 0
+	n, used, run, last := 0, 0, b.run, b.last
 	for n < len(p) {
 		if b.repeat > 0 {
-			p[n] = b.last
+			p[n] = last
 			n++
 			b.repeat--
 			continue
 		}
-		if b.left == 0 {
+		if used == len(b.left) {
 			break
 		}
-		v := b.block[b.next]
-		b.next = v >> 8
-		b.left--
-		c := byte(v)
+		c := b.left[used]
+		used++
 		switch {
-		case b.run == 4:
-			b.repeat, b.run = int(c), 0
+		case run == 4:
+			b.repeat, run = int(c), 0
 			continue
-		case b.run > 0 && c == b.last:
-			b.run++
+		case run > 0 && c == last:
+			run++
 		default:
-			b.run, b.last = 1, c
+			run, last = 1, c
 		}
 		p[n] = c
 		n++
 	}
+	b.left, b.run, b.last = b.left[used:], run, last
 	return n
 }
 

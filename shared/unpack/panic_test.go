@@ -23,7 +23,10 @@ func TestPanic(t *testing.T) {
 	job := xz.jobs.get(&xzBlock{saidOut: 1})
 	job.decoder = nil
 	xz.jobs.start(job)
-	for name, s := range map[string]stream{"on the caller's": panickingStream{}, "of xz": xz} {
+	block := &bzip2Block{data: []byte{0}, origin: 1}
+	bzip2 := &bzip2Stream{failed: io.EOF}
+	bzip2.start(block)
+	for name, s := range map[string]stream{"on the caller's": panickingStream{}, "of xz": xz, "of bzip2": bzip2} {
 		u := reader(s)
 		_, err := u.Read(make([]byte, 1))
 		if e, ok := errors.AsType[*Error](err); !ok || e.Problem != Damaged {

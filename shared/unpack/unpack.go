@@ -6,7 +6,7 @@
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
 // is wrong, where, and what to do. Its memory is the window of the stream (at most
 // [Limit].Window) plus less than 8 MiB, for any input. It decodes on the caller's
-// goroutine, and blocks of xz on others. A panic of a decoder is damage of the
+// goroutine, and blocks of xz and bzip2 on others. A panic of a decoder is damage of the
 // file.
 package unpack
 

@@ -485,7 +485,7 @@ func TestWindow(t *testing.T) {
 		want    int64
 	}{
 		{content.Gzip, []string{"gzip", "-c"}, 0},
-		{content.Bzip2, []string{"bzip2", "-c"}, 0},
+		{content.Bzip2, []string{"bzip2", "-c"}, 4_500_000},
 		{content.XZ, []string{"xz", "-c", "-0"}, 256 << 10},
 		{content.XZ, []string{"xz", "-c", "-9"}, 64 << 20},
 		{content.XZ, []string{"xz", "-c", "-9", "-T2", "--block-size=1000000"}, 64 << 20},
@@ -520,45 +520,60 @@ func TestWindow(t *testing.T) {
 // is asked before.
 func TestParallel(t *testing.T) {
 	raw := disk(1 << 20)
-	data := tool(t, raw, "xz", "-c", "-T2", "--block-size=65536", "--lzma2=dict=64KiB")
-	damaged, twice := bytes.Clone(data), slices.Concat(data, data)
-	damaged[len(data)/2] ^= 1
-	for name, in := range map[string][]byte{"whole": data, "twice": twice, "damaged": damaged, "cut": data[:len(data)/2], "cut before the index": data[:len(data)-100]} {
-		var want []byte
-		var wantErr error
-		for _, most := range []int64{0, 100_000, 300_000, unpack.DefaultWindow} { // 0: one after the other
-			asked := int64(0)
-			u, err := unpack.NewReader(content.XZ, bytes.NewReader(in), unpack.Limit{Spare: func(n int64) bool {
-				if n > most {
-					return false
+	for _, c := range []struct {
+		kind    content.Kind
+		command []string
+		block   int64 // the least memory of a block
+	}{
+		{content.XZ, []string{"xz", "-c", "-T2", "--block-size=65536", "--lzma2=dict=64KiB"}, 65536},
+		{content.Bzip2, []string{"bzip2", "-c", "-1"}, 900_000},
+	} {
+		data := tool(t, raw, c.command[0], c.command[1:]...)
+		damaged, twice := bytes.Clone(data), slices.Concat(data, data)
+		damaged[len(data)/2] ^= 1
+		for name, in := range map[string][]byte{"whole": data, "twice": twice, "damaged": damaged, "cut": data[:len(data)/2], "cut before the index": data[:len(data)-100]} {
+			name = string(c.kind) + ", " + name
+			var want []byte
+			var wantErr error
+			for _, most := range []int64{0, 100_000, 300_000, unpack.DefaultWindow} { // 0: one after the other
+				asked := int64(0)
+				u, err := unpack.NewReader(c.kind, bytes.NewReader(in), unpack.Limit{Spare: func(n int64) bool {
+					if n > most {
+						return false
+					}
+					asked = max(asked, n)
+					return true
+				}})
+				if err != nil {
+					t.Fatal(err)
 				}
-				asked = max(asked, n)
-				return true
-			}})
-			if err != nil {
-				t.Fatal(err)
+				got, err := io.ReadAll(u)
+				if most == 0 {
+					want, wantErr = got, err
+					continue
+				}
+				a, _ := errors.AsType[*unpack.Error](err)
+				b, _ := errors.AsType[*unpack.Error](wantErr)
+				if !bytes.Equal(got, want) || (err == nil) != (wantErr == nil) || a != nil && (b == nil || a.Problem != b.Problem) {
+					t.Errorf("%s, %d: %d bytes, %v; want %d, %v", name, most, len(got), err, len(want), wantErr)
+				}
+				if a != nil && a.Offset < b.Offset {
+					t.Errorf("%s, %d: at %d, before %d", name, most, a.Offset, b.Offset)
+				}
+				if runtime.GOMAXPROCS(0) > 1 && most == unpack.DefaultWindow && asked < 2*c.block {
+					t.Errorf("%s: %d bytes were asked for", name, asked)
+				}
+				u.Close()
 			}
-			got, err := io.ReadAll(u)
-			if most == 0 {
-				want, wantErr = got, err
-				continue
-			}
-			a, _ := errors.AsType[*unpack.Error](err)
-			b, _ := errors.AsType[*unpack.Error](wantErr)
-			if !bytes.Equal(got, want) || (err == nil) != (wantErr == nil) || a != nil && (b == nil || a.Problem != b.Problem) {
-				t.Errorf("%s, %d: %d bytes, %v; want %d, %v", name, most, len(got), err, len(want), wantErr)
-			}
-			if a != nil && a.Offset < b.Offset {
-				t.Errorf("%s, %d: at %d, before %d", name, most, a.Offset, b.Offset)
-			}
-			if runtime.GOMAXPROCS(0) > 1 && most == unpack.DefaultWindow && asked < 2*65536 {
-				t.Errorf("%s: %d bytes were asked for", name, asked)
-			}
-			u.Close()
 		}
+		closeEarly(t, c.kind, data)
 	}
-	// Close ends the decoding of blocks that were not read.
-	u, err := unpack.NewReader(content.XZ, bytes.NewReader(data), unpack.Limit{})
+}
+
+// closeEarly tests that Close ends the decoding of blocks that were not read.
+func closeEarly(t *testing.T, kind content.Kind, data []byte) {
+	t.Helper()
+	u, err := unpack.NewReader(kind, bytes.NewReader(data), unpack.Limit{})
 	if err != nil {
 		t.Fatal(err)
 	}
