@@ -64,7 +64,8 @@ type sample struct {
 	unchecked bool
 }
 
-// samples returns files that the tools write for n bytes.
+// samples returns files that the tools write for n bytes. Most windows are small: tests
+// read a sample a thousand times.
 func samples(t testing.TB, n int) []sample {
 	t.Helper()
 	raw := disk(n)
@@ -81,15 +82,15 @@ func samples(t testing.TB, n int) []sample {
 		{content.Gzip, false, []string{"gzip", "-1", "-c"}},
 		{content.Bzip2, false, []string{"bzip2", "-c"}},
 		{content.Bzip2, false, []string{"bzip2", "-1", "-c"}},
-		{content.XZ, false, []string{"xz", "-c", "-T1"}},
-		{content.XZ, false, []string{"xz", "-c", "-T2", "--block-size=20000"}}, // sizes in block headers
-		{content.XZ, false, []string{"xz", "-c", "-T1", "--block-list=10000,7,0"}},
+		{content.XZ, false, []string{"xz", "-c", "-T1", "--lzma2=dict=64KiB"}},
+		{content.XZ, false, []string{"xz", "-c", "-T2", "--block-size=20000", "--lzma2=dict=64KiB"}}, // sizes in block headers
+		{content.XZ, false, []string{"xz", "-c", "-T1", "--block-list=10000,7,0", "--lzma2=dict=64KiB"}},
 		{content.XZ, false, []string{"xz", "-c", "-2e", "--check=sha256"}},
 		{content.XZ, false, []string{"xz", "-c", "-0", "--check=crc32"}},
 		{content.XZ, false, []string{"xz", "-c", "--lzma2=preset=9e,dict=4KiB,lc=0,lp=4,pb=4"}}, // a dictionary that wraps around
 		{content.XZ, false, []string{"xz", "-c", "--lzma2=preset=1,dict=5000,lc=4,pb=0"}},
 		{content.Zstd, false, []string{"zstd", "-c"}},
-		{content.Zstd, false, []string{"zstd", "-c", "-19", "--long=27"}},
+		{content.Zstd, false, []string{"zstd", "-c", "-19", "--long=17"}},
 		{content.Zstd, true, []string{"zstd", "-c", "--no-check", "-1"}},
 	} {
 		name := strings.Join(c.command, " ")
@@ -101,8 +102,8 @@ func samples(t testing.TB, n int) []sample {
 		}
 		add(sample{name + ", twice", c.kind, bytes.Join(parts, nil), raw, c.unchecked})
 	}
-	add(sample{"pbzip2", content.Bzip2, tool(t, raw, "pbzip2", "-c", "-b1"), raw, false})
-	one := tool(t, raw, "xz", "-c")
+	add(sample{"pbzip2", content.Bzip2, tool(t, raw, "pbzip2", "-c", "-b1", "-1"), raw, false})
+	one := tool(t, raw, "xz", "-c", "--lzma2=dict=64KiB")
 	add(sample{"xz, padded", content.XZ, slices.Concat(one, make([]byte, 8), one), slices.Concat(raw, raw), true})
 	add(sample{"gzip, padded", content.Gzip, append(tool(t, raw, "gzip", "-c"), make([]byte, 1000)...), raw, true})
 	return all
@@ -478,7 +479,7 @@ func FuzzChunks(f *testing.F) {
 
 // The memory that a stream needs is known before it is read.
 func TestWindow(t *testing.T) {
-	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // two blocks of xz
 	for _, tt := range []struct {
 		kind    content.Kind
 		command []string
