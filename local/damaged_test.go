@@ -252,7 +252,9 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 		return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("c.img").Cached
 	})
 	r.do(202, http.MethodPost, "/catalog/disks", `{"name": "a.img.gz"}`)
-	r.until("a disk", func() bool { return strings.Contains(r.do(200, http.MethodGet, "/catalog/disks", ""), `"stored_bytes":65536`) })
+	r.until("a disk", func() bool {
+		return strings.Contains(r.do(200, http.MethodGet, "/catalog/disks", ""), `"stored_bytes":65536`)
+	})
 	r.send(http.MethodPost, "/ui/logout", "", "")
 	r.stop()
 

@@ -81,8 +81,7 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	limit.Window = cmp.Or(limit.Window, DefaultWindow)
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
-	var err error
-	err = guard.Call(func() (err error) {
+	err := guard.Call(func() (err error) {
 		u.stream, u.window, err = decode(u.in, memory{limit.Window, u.grow, u.spare, u.position})
 		return err
 	})
