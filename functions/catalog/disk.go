@@ -36,26 +36,33 @@ func (f *Function) disk(ctx context.Context, c *object) (*object, error) {
 // use records that the disk in c is in use until the returned function is called, so that
 // no process removes it.
 func (f *Function) use(ctx context.Context, c *object) (end func()) {
+	record := func() {
+		if err := f.used(context.WithoutCancel(ctx), c.sha256); err != nil {
+			f.Log.Warn("the use of a disk was not recorded", "sha256", c.sha256, "error", err)
+		}
+	}
+	if f.Now().Sub(c.known.Disk.UsedAt) >= content.UseStep {
+		record()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for last := c.known.Disk.UsedAt; ; last = f.Now() {
-			if f.Now().Sub(last) >= content.UseStep {
-				if err := f.used(context.WithoutCancel(ctx), c.sha256); err != nil {
-					f.Log.Warn("the use of a disk was not recorded", "sha256", c.sha256, "error", err)
-				}
-			}
+		tick := time.NewTicker(content.UseStep / 2)
+		defer tick.Stop()
+		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(content.UseStep):
+			case <-tick.C:
+				record()
 			}
 		}
 	}()
 	return func() { cancel(); <-done }
 }
 
+// used records a use, unless the last one is recent.
 func (f *Function) used(ctx context.Context, sha256 layout.SHA256) error {
 	const patience = 10 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)

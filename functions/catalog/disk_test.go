@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"imageroot/shared/content"
@@ -12,6 +13,7 @@ import (
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
+	"imageroot/shared/store/memstore"
 )
 
 // hashed stores an image with its records, and returns its SHA-256.
@@ -75,6 +77,46 @@ func TestRawDisk(t *testing.T) {
 		rec, _, err := record.Read[content.Record](t.Context(), s.f.Catalog, layout.ContentKey(sha))
 		if err != nil || !rec.Disk.UsedAt.After(old) {
 			t.Errorf("the use was not recorded: %+v, %v", rec.Disk, err)
+		}
+	})
+}
+
+// A disk is in use for as long as somebody reads it.
+func TestDiskInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := newCatalog(t, memstore.New())
+		sha := sum([]byte("x"))
+		for _, before := range []time.Duration{0, time.Minute, time.Hour} { // when it was used last
+			used := time.Now().Add(-before).UTC()
+			rec := content.Record{
+				SHA256: sha, SizeBytes: 1, Content: content.Content{Kind: content.Gzip}, Disk: &content.Disk{SizeBytes: 1, MadeAt: used, UsedAt: used},
+			}
+			_, tag, err := f.Catalog.ReadRecord(t.Context(), layout.ContentKey(sha))
+			if err != nil && !notFound(err) {
+				t.Fatal(err)
+			}
+			if _, err := record.Swap(t.Context(), f.Catalog, layout.ContentKey(sha), &rec, tag); err != nil {
+				t.Fatal(err)
+			}
+			end := f.use(t.Context(), &object{sha256: sha, known: &rec})
+			inUse := func() bool {
+				now, _, err := record.Read[content.Record](t.Context(), f.Catalog, layout.ContentKey(sha))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return now.Disk.InUse(time.Now())
+			}
+			for minute := range 60 {
+				if !inUse() {
+					t.Fatalf("used %v before: not in use after %d minutes", before, minute)
+				}
+				time.Sleep(time.Minute)
+			}
+			end()
+			time.Sleep(time.Hour)
+			if inUse() {
+				t.Errorf("used %v before: in use although nobody reads it", before)
+			}
 		}
 	})
 }

@@ -154,9 +154,14 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 // recordVerdict records a verdict, unless there is one, and returns the recorded
 // one. It needs no fence: a verdict is of content, which does not change.
 func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check) (content.Check, error) {
+	return f.replaceVerdict(ctx, sha256, verdict, func(*content.Check) bool { return false })
+}
+
+// replaceVerdict is recordVerdict, but replaces a verdict for which replace returns true.
+func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, replace func(*content.Check) bool) (content.Check, error) {
 	verdict.At = f.Now().UTC()
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
-		if !exists || rec.Check != nil {
+		if !exists || rec.Check != nil && !replace(rec.Check) {
 			return record.ErrKeep
 		}
 		rec.Check = &verdict

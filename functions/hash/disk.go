@@ -30,7 +30,7 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 	case rec.NoDisk() != "":
 		return nil, errors.New(rec.NoDisk())
 	case r.Job().Attempt > maxRuns:
-		return nil, fmt.Errorf("given up after %d runs, each of which ended with this program", maxRuns)
+		return nil, fmt.Errorf("given up after %d runs, none of which got to the end", maxRuns)
 	}
 	if there, err := f.Catalog.Head(ctx, layout.DiskKey(sha256)); err == nil && rec.Disk != nil && there.Size == rec.Disk.SizeBytes {
 		return made(rec.Disk.SizeBytes), nil
@@ -45,7 +45,7 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 	verdict, disk, err := f.expand(ctx, at, &rec, r)
 	if wrong, ok := errors.AsType[*unpack.Error](err); ok {
 		if verdict, err = unpackVerdict(wrong); err == nil {
-			if verdict, err = f.recordVerdict(ctx, sha256, verdict); err == nil {
+			if verdict, err = f.replaceVerdict(ctx, sha256, verdict, unfinished); err == nil {
 				err = errors.New(verdict.Reason)
 			}
 		}
@@ -62,7 +62,7 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 			return errDeleted
 		}
 		rec.Disk = &disk
-		if rec.Check == nil {
+		if rec.Check == nil || unfinished(rec.Check) {
 			verdict.At = disk.MadeAt
 			rec.Check = &verdict
 		}
@@ -71,11 +71,15 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 	return made(disk.SizeBytes), err
 }
 
+// unfinished reports whether a check did not get to the end of the image.
+func unfinished(c *content.Check) bool {
+	return c.Verdict == content.Unchecked || c.Verdict == content.Cancelled
+}
+
 // diskMade queues the job of another disk, if each image is to have one.
 func (f *Function) diskMade(ctx context.Context, _ string, _ job.Job) error { return f.fillDisks(ctx) }
 
-// maxRuns is how often a disk job may begin: its runs end early only if they, or others,
-// end this program.
+// maxRuns is how often a disk job may begin, since each run may be what ends this program.
 const maxRuns = 20
 
 var errDeleted = errors.New("the image was deleted")
@@ -102,6 +106,9 @@ func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r 
 	total := int64(-1)
 	if size := rec.Virtual(); size != nil {
 		total = *size
+	}
+	if !f.Sparse && total > f.DisksMax {
+		return verdict, disk, f.tooLarge()
 	}
 	src := &expansion{ctx: ctx, src: u, most: maxWork(at.Info.Size), room: func(stored int64) error { return f.makeRoom(ctx, rec.SHA256, stored) }, sparse: f.Sparse}
 	stream := digest.NewReader(src, digest.New(false), func(h *digest.Hasher) error {

@@ -121,6 +121,9 @@ func TestDiskFails(t *testing.T) {
 		reason  string
 	}{
 		{"cut", good[:1_000_000], nil, content.Truncated, "cut short"},
+		{"cut, which no check has found", good[:1_000_000], func(rec *content.Record) {
+			rec.Check = &content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}
+		}, content.Truncated, "cut short"},
 		{"damaged", append(slices.Clone(good[:len(good)-8]), "12345678"...), nil, content.Damaged, "damaged"},
 		{"a tar", packed(t, slices.Concat(make([]byte, 257), []byte("ustar"), make([]byte, 2*mib))), nil, "", "tar"},
 		{"faulty", good, func(rec *content.Record) {

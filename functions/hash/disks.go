@@ -60,29 +60,31 @@ func (f *Function) disks(ctx context.Context) (disks []kept, unknown []layout.SH
 // there is room for a disk that takes that many bytes.
 func (f *Function) makeRoom(ctx context.Context, sha256 layout.SHA256, stored int64) error {
 	if stored > f.DisksMax {
-		return fmt.Errorf("the disk takes more than the %d bytes that disks may take together: raise IMAGEROOT_DISKS_MAX", f.DisksMax)
+		return f.tooLarge()
 	}
 	disks, _, err := f.disks(ctx)
 	if err != nil {
 		return job.StoreFailed(err)
 	}
-	total := stored
+	disks = slices.DeleteFunc(disks, func(d kept) bool { return d.sha256 == sha256 })
+	total, idle := stored, int64(0)
 	for _, d := range disks {
-		if d.sha256 != sha256 {
-			total += d.StoredBytes
+		total += d.StoredBytes
+		if !d.InUse(f.Now()) {
+			idle += d.StoredBytes
 		}
 	}
 	for _, d := range disks {
-		if total <= f.DisksMax {
+		if total <= f.DisksMax || total-idle > f.DisksMax {
 			break
 		}
-		if d.sha256 == sha256 || d.InUse(f.Now()) {
-			continue
-		}
-		if err := f.dropDisk(ctx, d.sha256); err != nil {
+		dropped, err := f.dropDisk(ctx, d.sha256, func(d *content.Disk) bool { return d.InUse(f.Now()) })
+		if err != nil {
 			return job.StoreFailed(err)
 		}
-		total -= d.StoredBytes
+		if dropped {
+			total -= d.StoredBytes
+		}
 	}
 	if total > f.DisksMax {
 		return fmt.Errorf("the disks in use and this one take more than the %d bytes that disks may take together: try again when they are not in use, or raise IMAGEROOT_DISKS_MAX", f.DisksMax)
@@ -90,19 +92,29 @@ func (f *Function) makeRoom(ctx context.Context, sha256 layout.SHA256, stored in
 	return nil
 }
 
-// dropDisk removes a disk. The record goes first, so that a disk that is known is there.
-func (f *Function) dropDisk(ctx context.Context, sha256 layout.SHA256) error {
+func (f *Function) tooLarge() error {
+	return fmt.Errorf("the disk takes more than the %d bytes that disks may take together: raise IMAGEROOT_DISKS_MAX", f.DisksMax)
+}
+
+// dropDisk removes a disk and returns true, unless stay returns true. The record goes
+// first, so that a disk that is known is there. stay may be nil.
+func (f *Function) dropDisk(ctx context.Context, sha256 layout.SHA256, stay func(*content.Disk) bool) (bool, error) {
+	stays := false
 	_, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
+		stays = false
 		if !exists || rec.Disk == nil {
+			return record.ErrKeep
+		}
+		if stays = stay != nil && stay(rec.Disk); stays {
 			return record.ErrKeep
 		}
 		rec.Disk = nil
 		return nil
 	})
-	if err != nil {
-		return err
+	if err != nil || stays {
+		return false, err
 	}
-	return f.Catalog.Delete(ctx, layout.DiskKey(sha256))
+	return true, f.Catalog.Delete(ctx, layout.DiskKey(sha256))
 }
 
 // reconcileDisks removes objects that runs have left when they were killed, and disks of
@@ -133,7 +145,7 @@ func (f *Function) reconcileDisks(ctx context.Context) error {
 		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, record.ErrDamaged) {
 			return err
 		}
-		if err := f.dropDisk(ctx, sha256); err != nil {
+		if _, err := f.dropDisk(ctx, sha256, nil); err != nil {
 			return err
 		}
 	}
@@ -338,7 +350,7 @@ func (f *Function) deleteDisk(w http.ResponseWriter, r *http.Request) error {
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return err
 	case err == nil:
-		if err := f.dropDisk(ctx, sha256); err != nil {
+		if _, err := f.dropDisk(ctx, sha256, nil); err != nil {
 			return err
 		}
 	}

@@ -101,14 +101,18 @@ var original = sync.OnceValue(func() []byte {
 	return data
 })
 
-// pipes is a listener of connections in memory.
+// pipes is a listener of connections in memory. Accepting nil fails, as if the process had too many files open.
 type pipes chan net.Conn
 
 func (p pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p; ok {
+	switch c, ok := <-p; {
+	case !ok:
+		return nil, net.ErrClosed
+	case c == nil:
+		return nil, syscall.EMFILE
+	default:
 		return c, nil
 	}
-	return nil, net.ErrClosed
 }
 func (p pipes) Close() error   { close(p); return nil }
 func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }

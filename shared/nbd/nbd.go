@@ -6,8 +6,8 @@
 // the metadata context base:allocation.
 //
 // Clients are not trusted. A connection without a disk has 8 KiB of buffers and must
-// choose its disk within ten seconds; one that stands still in the middle of a message
-// is closed after two minutes. A connection with a disk may be idle for as long as it
+// choose its disk within ten seconds; one that stands still in the data of a write is
+// closed after two minutes. A connection with a disk may be idle for as long as it
 // likes, since a mounted disk is. The buffers of all requests in flight have 32 MiB
 // together: connections that get none of them are served in smaller pieces.
 package nbd
@@ -65,6 +65,8 @@ const (
 	handshakeTime = 10 * time.Second
 	// stallTime is the time in which a piece of a message must be sent or received.
 	stallTime = 2 * time.Minute
+	// acceptAgain is the wait after a connection could not be accepted.
+	acceptAgain = 100 * time.Millisecond
 	// maxInFlight is the number of requests of one connection that are answered at
 	// once, besides the one that is answered by the connection's own goroutine.
 	maxInFlight = 16
@@ -112,8 +114,14 @@ func (s *Server) Serve(ln net.Listener) error {
 		if err != nil && s.isClosed() {
 			return nil
 		}
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return err
+		}
+		if err != nil {
+			// The system has no room for another connection, which may change.
+			s.cfg.Log.Warn("nbd", "error", err)
+			<-time.After(acceptAgain)
+			continue
 		}
 		c := &conn{s: s, raw: raw}
 		if !s.add(c) {

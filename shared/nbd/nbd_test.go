@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -344,6 +345,24 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("it takes %v", took)
 		}
 		unread.isClosed()
+	})
+}
+
+// A connection that cannot be accepted does not end the server.
+func TestAcceptFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ln := New(config()), make(pipes)
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(ln) }()
+		ln <- nil
+		mine, its := net.Pipe()
+		ln <- its
+		c := (&client{t: t, Conn: mine}).open("disk", true)
+		c.Close()
+		s.Shutdown(t.Context())
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	})
 }
 

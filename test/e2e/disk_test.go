@@ -21,14 +21,16 @@ type disksPage struct {
 		SizeBytes   int64  `json:"size_bytes"`
 		StoredBytes int64  `json:"stored_bytes"`
 	} `json:"disks"`
-	StoredBytes int64 `json:"stored_bytes"`
-	Jobs        []struct {
-		Name         string `json:"name"`
-		Status       string `json:"status"`
-		BytesWritten int64  `json:"bytes_written"`
-		Error        string `json:"error"`
-		Attempt      int    `json:"attempt"`
-	} `json:"jobs"`
+	StoredBytes int64     `json:"stored_bytes"`
+	Jobs        []diskJob `json:"jobs"`
+}
+
+type diskJob struct {
+	Name         string `json:"name"`
+	Status       string `json:"status"`
+	BytesWritten int64  `json:"bytes_written"`
+	Error        string `json:"error"`
+	Attempt      int    `json:"attempt"`
 }
 
 func (s *Server) disks(t testing.TB) (p disksPage) {
@@ -40,11 +42,11 @@ func (s *Server) disks(t testing.TB) (p disksPage) {
 }
 
 // waitDisk waits until the job of an image's disk is as wanted.
-func (s *Server) waitDisk(t testing.TB, name, what string, ok func(status string, written int64) bool) {
+func (s *Server) waitDisk(t testing.TB, name, what string, ok func(diskJob) bool) {
 	t.Helper()
 	eventually(t, within, "the disk of "+name+" is "+what, func() error {
 		for _, j := range s.disks(t).Jobs {
-			if j.Name == name && ok(j.Status, j.BytesWritten) {
+			if j.Name == name && ok(j) {
 				return nil
 			}
 		}
@@ -52,9 +54,7 @@ func (s *Server) waitDisk(t testing.TB, name, what string, ok func(status string
 	})
 }
 
-func is(want string) func(string, int64) bool {
-	return func(status string, _ int64) bool { return status == want }
-}
+func is(status string) func(diskJob) bool { return func(j diskJob) bool { return j.Status == status } }
 
 func (s *Server) makeDisk(t testing.TB, name string) *Reply {
 	t.Helper()
@@ -122,8 +122,8 @@ func TestDeepDiskKilled(t *testing.T) {
 	s.Put(t, "big.img.gz", m.make("cp raw b; truncate -s 512M b; gzip -1 -c b >y; for i in 1 2 3 4 5 6 7 8; do cat y; done >x; rm y"))
 	s.WaitRow(t, "big.img.gz", "hashed", func(r row) bool { return r.SHA256 != "" })
 	s.makeDisk(t, "big.img.gz").Must(t, http.StatusAccepted)
-	for range 10 {
-		s.waitDisk(t, "big.img.gz", "in the making", func(status string, written int64) bool { return status == "running" && written > 300<<20 })
+	for kills := range 10 {
+		s.waitDisk(t, "big.img.gz", "in the making again", func(j diskJob) bool { return j.Status == "running" && j.Attempt > kills })
 		s.Kill(t)
 		s.start(t)
 	}

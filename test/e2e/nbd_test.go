@@ -258,6 +258,14 @@ func TestNBDWrites(t *testing.T) {
 		if !strings.Contains(out, "No space left on device") || !strings.Contains(out, "read 1048576/1048576") {
 			t.Errorf("%s, a write beyond the limit: %v, %s", name, ok, out)
 		}
+		noLayers := func() error {
+			m := s.metrics(t)
+			if bytes, open := m.value("imageroot_nbd_cow_bytes"), m.value("imageroot_nbd_connections"); bytes != 0 || open != 0 {
+				return fmt.Errorf("%v bytes, %v connections", bytes, open)
+			}
+			return nil
+		}
+		eventually(t, within, "the end of the layer", noLayers)
 		// The client is killed while it has written something.
 		cmd := exec.CommandContext(t.Context(), "qemu-io", "-f", "raw", exports+"cow/"+name)
 		in, err := cmd.StdinPipe()
@@ -276,13 +284,7 @@ func TestNBDWrites(t *testing.T) {
 		})
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		eventually(t, within, "the end of the layer", func() error {
-			m := s.metrics(t)
-			if bytes, open := m.value("imageroot_nbd_cow_bytes"), m.value("imageroot_nbd_connections"); bytes != 0 || open != 0 {
-				return fmt.Errorf("%v bytes, %v connections", bytes, open)
-			}
-			return nil
-		})
+		eventually(t, within, "the end of the layer", noLayers)
 		for _, export := range []string{name, "cow/" + name} {
 			if err := sh(t, m.dir, "nbdcopy '"+exports+export+"' disk; cmp disk raw; rm disk"); err != nil {
 				t.Errorf("%s: %v", export, err)
