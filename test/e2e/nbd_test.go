@@ -166,15 +166,15 @@ func TestNBDChangedImage(t *testing.T) {
 	t.Parallel()
 	s, exports := nbdServer(t, Options{})
 	const size = 8 << 20
-	for what, change := range map[string]func(name string){
-		"replaced": func(name string) { s.Put(t, name, content(72, size)) },
-		"edited": func(name string) {
+	for what, change := range map[string]func(t *testing.T, name string){
+		"replaced": func(t *testing.T, name string) { s.Put(t, name, content(72, size)) },
+		"edited": func(t *testing.T, name string) {
 			needsPlainFiles(t)
 			if err := sh(t, t.TempDir(), "printf x | dd of='"+s.imagePath(name)+"' bs=1 seek=6000000 conv=notrunc status=none"); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"removed": func(name string) { s.Do(t, "DELETE", imageRoute(name), nil).Must(t, 204) },
+		"removed": func(t *testing.T, name string) { s.Do(t, "DELETE", imageRoute(name), nil).Must(t, 204) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			name := what + ".img"
@@ -196,7 +196,7 @@ func TestNBDChangedImage(t *testing.T) {
 				}
 				return nil
 			})
-			change(name)
+			change(t, name)
 			fmt.Fprintln(in, "read 5M 1M")
 			in.Close()
 			_ = cmd.Wait()
@@ -217,12 +217,12 @@ func TestNBDStrangers(t *testing.T) {
 	addr := strings.Trim(strings.TrimPrefix(exports, "nbd:"), "/")
 	hello := "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x0b\x00\x00\x00\x05a.img\x00\x00" +
 		strings.Repeat("\x25\x60\x95\x13\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00", 3)
-	for n := range 150 {
+	for n := range len(hello) { // fewer than one address may have
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = c.Write([]byte(hello[:n%len(hello)]))
+		_, _ = c.Write([]byte(hello[:n]))
 		if n%3 != 0 {
 			_ = c.Close()
 		} else {
