@@ -81,7 +81,7 @@ func TestRawDisk(t *testing.T) {
 	})
 }
 
-// A disk is in use for as long as somebody reads it.
+// A disk stays in use while a client reads it.
 func TestDiskInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _ := newCatalog(t, memstore.New())

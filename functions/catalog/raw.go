@@ -128,11 +128,11 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	file.Close() // the answer may take hours
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
+	sum := c.sha256
 	if disk != nil {
-		describe(w.Header(), c, "-raw", c.rawSHA256)
-	} else {
-		describe(w.Header(), c, "-raw", c.sha256)
+		sum = c.rawSHA256
 	}
+	describe(w.Header(), c, "-raw", sum)
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 

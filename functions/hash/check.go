@@ -98,7 +98,7 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return content.Check{}, job.StoreFailed(err)
 	case err != nil:
-		return content.Check{}, errors.New("the image was deleted")
+		return content.Check{}, errDeleted
 	case rec.Check != nil:
 		return *rec.Check, nil
 	case before.Begun >= maxCrashes:
@@ -125,7 +125,7 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	}
 	at, err := f.find(ctx, sha256)
 	if errors.Is(err, store.ErrNotFound) {
-		return content.Check{}, errors.New("the image was deleted")
+		return content.Check{}, errDeleted
 	}
 	if err != nil {
 		return content.Check{}, job.StoreFailed(err)
@@ -171,7 +171,7 @@ func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, ver
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
 	case rec.Check == nil:
-		return content.Check{}, errors.New("the image was deleted")
+		return content.Check{}, errDeleted
 	}
 	return *rec.Check, nil
 }

@@ -1,7 +1,6 @@
 package hash
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,8 +81,6 @@ func (f *Function) diskMade(ctx context.Context, _ string, _ job.Job) error { re
 // maxRuns is how often a disk job may begin, since each run may be what ends this program.
 const maxRuns = 20
 
-var errDeleted = errors.New("the image was deleted")
-
 func made(size int64) func(*job.Job) {
 	return func(j *job.Job) { j.BytesDone, j.BytesTotal = size, &size }
 }
@@ -151,12 +148,8 @@ func unlessChanged(err error) error {
 	return job.StoreFailed(err)
 }
 
-const (
-	// pageBytes is the size of a run of zeros that a store with holes does not keep.
-	pageBytes = 4 << 10
-	// roomBytes is the number of stored bytes after which room for them is made.
-	roomBytes = 64 << 20
-)
+// roomBytes is the number of stored bytes after which room for them is made.
+const roomBytes = 64 << 20
 
 // An expansion reads the bytes of a disk, within limits.
 type expansion struct {
@@ -178,10 +171,10 @@ func (e *expansion) Read(p []byte) (int, error) {
 	p = p[:n]
 	e.ends.add(p)
 	e.size += int64(n)
-	if e.sparse {
-		e.stored += filled(p)
-	} else {
-		e.stored = e.size
+	for run, zeros := range store.Runs(p) {
+		if !zeros || !e.sparse {
+			e.stored += int64(len(run))
+		}
 	}
 	if e.size > e.most {
 		return n, fmt.Errorf("it expands to more than %d GiB, which is too much for an image of its size", e.most>>30)
@@ -193,20 +186,6 @@ func (e *expansion) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-var zeroPage [pageBytes]byte
-
-// filled returns the size of the pages of p that are not zeros.
-func filled(p []byte) (n int64) {
-	for len(p) > 0 {
-		page := p[:min(len(p), pageBytes)]
-		if !bytes.Equal(page, zeroPage[:len(page)]) {
-			n += int64(len(page))
-		}
-		p = p[len(page):]
-	}
-	return n
 }
 
 // full returns the error of a store without room for a disk of which stored bytes were

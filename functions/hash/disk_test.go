@@ -293,7 +293,7 @@ func TestDiskKilled(t *testing.T) {
 	}
 }
 
-// Reconciling removes what nobody knows, and nothing else.
+// Reconcile removes the disks that no record has or whose image is gone, and no others.
 func TestReconcileDisks(t *testing.T) {
 	bubble(t, func(w *world) {
 		p, _ := w.expanding("a", w.catalog, 1<<30)

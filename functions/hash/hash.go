@@ -238,12 +238,14 @@ func replaced() error {
 	return &queue.Retry{After: Settle, Err: errors.New("the object was replaced while it was read")}
 }
 
+var errDeleted = errors.New("the image was deleted")
+
 // hash reads the current version of an image and publishes its digest.
 func (f *Function) hash(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
 	name := image.Name(id)
 	info, err := f.Images.Head(ctx, layout.ImageKey(name))
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, errors.New("the image was deleted")
+		return nil, errDeleted
 	}
 	if err != nil {
 		return nil, job.StoreFailed(err)

@@ -1,14 +1,12 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +17,8 @@ import (
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 	"golang.org/x/sys/unix"
+
+	"imageroot/shared/store"
 )
 
 // Put replaces or creates an object from within the process, with all that holds for
@@ -159,7 +159,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	}
 	_, _ = s.sum.Write(p)
 	for block := range slices.Chunk(p, writeBytes) {
-		for run, zeros := range runs(block) {
+		for run, zeros := range store.Runs(block) {
 			m := len(run)
 			if !zeros || s.assembly != nil { // an assembly may have had other bytes there
 				m, s.failed = s.file.WriteAt(run, s.at+s.written)
@@ -172,33 +172,6 @@ func (s *stream) Write(p []byte) (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// pageBytes is the size of the pieces in which zeros are looked for, that of a page of most
-// file systems.
-const pageBytes = 4 << 10
-
-var zeroPage [pageBytes]byte
-
-// runs yields the runs of pages of b that are all zeros, and the others.
-func runs(b []byte) iter.Seq2[[]byte, bool] {
-	return func(yield func([]byte, bool) bool) {
-		begin, last := 0, false
-		for at := 0; at < len(b); at += pageBytes {
-			page := b[at:min(at+pageBytes, len(b))]
-			zeros := bytes.Equal(page, zeroPage[:len(page)])
-			if zeros != last && at > begin {
-				if !yield(b[begin:at], last) {
-					return
-				}
-				begin = at
-			}
-			last = zeros
-		}
-		if begin < len(b) {
-			yield(b[begin:], last)
-		}
-	}
 }
 
 // close releases the assembly, if it has the bytes. If the part was not written, it

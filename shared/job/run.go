@@ -121,8 +121,8 @@ func Publish[T any, P record.Pointer[T]](ctx context.Context, r *Run, key store.
 // is Free if the run has changed the checkpoint.
 func (j *Jobs) Work(ctx context.Context, key store.Key, work func(context.Context, *Run) (func(*Job), error)) (Job, error) {
 	r := &Run{jobs: j, key: key, saves: make(chan chan error)}
-	// If the end of ctx interrupted a claim, the store might still carry it out. Nobody would
-	// run the job until that lease ends.
+	// The store may carry out a claim that the end of ctx interrupts. No process could then
+	// run the job until the lease ends.
 	if err := r.claim(context.WithoutCancel(ctx)); err != nil {
 		return r.job, err
 	}
