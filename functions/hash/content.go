@@ -1,21 +1,26 @@
 package hash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/boot"
 	"imageroot/shared/content"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/qcow2"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/reader"
+	"imageroot/shared/unpack"
 )
 
 // A place is where bytes are stored, and their primary name.
@@ -64,10 +69,12 @@ func (f *Function) listed(ctx context.Context, sha256 layout.SHA256) (place, err
 }
 
 // inspectContent detects the format of the bytes with this SHA-256, wherever they are
-// stored, and queues checks.
+// stored, and queues checks. In a record of an earlier version, which lacks it, it adds
+// which firmware can start the disk.
 func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) error {
-	_, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
-	if !errors.Is(err, store.ErrNotFound) {
+	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
+	missing := errors.Is(err, store.ErrNotFound)
+	if err != nil && !missing || err == nil && rec.Boot != nil {
 		return err
 	}
 	at, err := f.find(ctx, sha256)
@@ -77,7 +84,11 @@ func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) err
 	if err != nil {
 		return err
 	}
-	if _, err := f.learn(ctx, sha256, at); err != nil {
+	var known *content.Content
+	if !missing {
+		known = &rec.Content
+	}
+	if _, err := f.learn(ctx, sha256, at, known); err != nil {
 		return err
 	}
 	return f.fillChecks(ctx)
@@ -94,7 +105,7 @@ const (
 func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) error {
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	if errors.Is(err, store.ErrNotFound) {
-		rec, err = f.learn(ctx, sha256, at)
+		rec, err = f.learn(ctx, sha256, at, nil)
 	}
 	if err != nil || f.runner(job.Check).Off() || !rec.Pending() {
 		return err
@@ -103,10 +114,11 @@ func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) 
 	return err
 }
 
-// learn records the format of the bytes with this SHA-256. The record is zero if
-// they were replaced meanwhile, which causes another event.
-func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place) (content.Record, error) {
-	found, err := f.detect(ctx, at)
+// learn records the format of the bytes with this SHA-256, unless it is known, and which
+// firmware can start the disk in them. The record is zero if they were replaced
+// meanwhile, which causes another event.
+func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place, known *content.Content) (content.Record, error) {
+	found, ways, err := f.detect(ctx, at, known)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		f.Inventory.Touch(at.Place)
 		return content.Record{}, nil
@@ -115,31 +127,99 @@ func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place) (c
 		return content.Record{}, fmt.Errorf("inspect %s: %w", at.name, err)
 	}
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
-		if exists {
+		if exists && rec.Boot != nil {
 			return record.ErrKeep
 		}
-		rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.Info.Size, found, f.Now().UTC()
+		if !exists {
+			rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.Info.Size, found, f.Now().UTC()
+		}
+		rec.Boot = &ways
 		return nil
 	})
 	return rec, err
 }
 
-// detect returns the format of the bytes at a place.
-func (f *Function) detect(ctx context.Context, at place) (content.Content, error) {
+// detect returns the format of the bytes at a place, which is known's if that is not nil,
+// and which firmware can start the disk in them.
+func (f *Function) detect(ctx context.Context, at place, known *content.Content) (found content.Content, ways boot.Ways, err error) {
 	r, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
-		return content.Content{}, err
+		return found, ways, err
 	}
 	defer r.Close()
 	n := seeks
 	if r.Local() {
 		n = fileSeeks
 	}
-	found, err := content.Sniff(r, at.Info.Size, n)
-	if err != nil {
-		return content.Content{}, err
+	if known != nil {
+		found = *known
+	} else if found, err = content.Sniff(r, at.Info.Size, n); err != nil {
+		return found, ways, err
 	}
-	return found, at.Unchanged(ctx)
+	if ways, err = bootWays(ctx, at, r, found); err != nil {
+		return found, ways, err
+	}
+	return found, ways, at.Unchanged(ctx)
+}
+
+// bootWays returns which firmware can start the disk in an image, none if it cannot be
+// read.
+func bootWays(ctx context.Context, at place, r *reader.Reader, c content.Content) (boot.Ways, error) {
+	switch {
+	case c.NoDisk() != "":
+		return boot.Ways{}, nil
+	case c.Kind.Compressed():
+		head, err := unpackHead(ctx, at, c.Kind)
+		if err != nil {
+			return boot.Ways{}, err
+		}
+		return boot.Find(bytes.NewReader(head))
+	case c.Kind != content.QCOW2:
+		return boot.Find(r)
+	}
+	disk, err := qcow2.Open(r, r.Size())
+	if err == nil {
+		var ways boot.Ways
+		if ways, err = boot.Find(disk); err == nil {
+			return ways, nil
+		}
+	}
+	if _, bad := errors.AsType[*qcow2.Error](err); bad {
+		err = nil
+	}
+	return boot.Ways{}, err
+}
+
+const (
+	// headBytes is the part of a compressed disk in which firmware must find what it
+	// starts: the boot catalog of an ISO image may be behind partition tables.
+	headBytes = 1 << 20
+	// packedBytes limits what is read for it: several blocks of bzip2.
+	packedBytes = 4 << 20
+)
+
+// unpackHead returns the first headBytes of a compressed disk, or fewer if it is shorter,
+// damaged, or takes more than packedBytes for them.
+func unpackHead(ctx context.Context, at place, kind content.Kind) ([]byte, error) {
+	packed, info, err := at.Root.Get(ctx, at.Info.Key, store.Range{Length: packedBytes}, at.Info.ETag)
+	if err != nil {
+		return nil, err
+	}
+	defer packed.Close()
+	if info.Size != at.Info.Size {
+		return nil, store.ErrChanged
+	}
+	var head []byte
+	// Without Spare, blocks are not decoded in parallel, beyond what is needed.
+	u, err := unpack.NewReader(kind, packed, unpack.Limit{Spare: func(int64) bool { return false }})
+	if err == nil {
+		defer u.Close()
+		head, err = io.ReadAll(io.LimitReader(u, headBytes))
+	}
+	if _, bad := errors.AsType[*unpack.Error](err); bad {
+		err = nil
+	}
+	return head, err
 }
 
 // enqueueCheck queues a check job, unless it is active. A job that has ended

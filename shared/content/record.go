@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"imageroot/shared/boot"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 )
@@ -18,6 +19,8 @@ type Record struct {
 	SizeBytes int64         `json:"size_bytes"`
 	Content
 	SniffedAt time.Time `json:"sniffed_at"` // UTC
+	// Boot is which firmware can start the disk; nil: it was not found out yet.
+	Boot *boot.Ways `json:"boot,omitempty"`
 	// Check is the result of reading the whole image; nil: not checked yet.
 	Check *Check `json:"check,omitempty"`
 	// Disk is the expanded disk in the catalog root; nil: there is none.

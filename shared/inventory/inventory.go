@@ -253,16 +253,17 @@ func (inv *Inventory) Refresh(ctx context.Context) error {
 		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
 }
 
-// Unknown returns the digests of cached bytes without a content record, and of content
-// records older than age without a row. It lists nothing, so call it after
-// [Inventory.Unsettled]. records is nil if the catalog is [Inventory.Incomplete].
+// Unknown returns the digests of cached bytes without a content record that has all that
+// an inspection finds, and of content records older than age without a row. It lists
+// nothing, so call it after [Inventory.Unsettled]. records is nil if the catalog is
+// [Inventory.Incomplete].
 func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, records []layout.SHA256, err error) {
 	s, err := inv.Snapshot(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	for h := range s.Heads() {
-		if h.SHA256 != "" && h.Cached && !h.Inspected {
+		if h.SHA256 != "" && h.Cached && (!h.Inspected || !h.BootKnown) {
 			bytes = append(bytes, h.SHA256)
 		}
 	}

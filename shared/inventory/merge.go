@@ -270,6 +270,9 @@ func (r *Row) add(p *piece) {
 
 func findingsOf(known *content.Record) findings {
 	f := findings{Inspected: true, Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed()}
+	if f.BootKnown = known.Boot != nil; f.BootKnown {
+		f.Boot = *known.Boot
+	}
 	_, f.rawSHA256 = known.Raw()
 	return f
 }

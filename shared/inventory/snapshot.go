@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/text/unicode/norm"
 
+	"imageroot/shared/boot"
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/sorted"
@@ -57,6 +58,10 @@ type findings struct {
 	NoDisk    bool // it is known that the image holds no disk that can be read
 	Disk      bool // its expanded disk is in the catalog root
 	Packed    bool // the image is compressed
+	// Boot is which firmware can start the disk. It is not known if there is no content
+	// record, or one of an earlier version.
+	Boot      boot.Ways
+	BootKnown bool
 	rawSHA256 layout.SHA256
 }
 
