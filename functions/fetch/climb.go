@@ -100,13 +100,18 @@ func (c *climb) refuse() {
 	c.pause()
 }
 
+// limit returns the maximum number of connections at once, some of which are about to end.
+func (c *climb) limit() int {
+	if c.cautious {
+		return c.width
+	}
+	return min(c.width+c.width/2, c.most)
+}
+
 // planned returns the number of connections to expect while a range is read.
 func (c *climb) planned() int {
-	switch {
-	case c.rest > 0 || c.down:
+	if c.before > 0 || c.rest > 0 || c.down {
 		return c.width
-	case c.cautious:
-		return c.next()
 	}
-	return c.most
+	return c.next()
 }

@@ -175,7 +175,7 @@ func TestRetryAfter(t *testing.T) {
 	defer l.leave()
 	cuts, _ := l.connect(t.Context(), 0)
 	l.refused(cuts, time.Hour)
-	l.disconnect()
+	l.disconnect(false)
 	l.waiting = []int{1}
 	if l.mayConnect(1) {
 		t.Error("a request before the host wants one")
@@ -214,5 +214,59 @@ func TestFarHost(t *testing.T) {
 	near, far, few := width("near", 16, time.Millisecond), width("far", 16, time.Second), width("few", 2, time.Second)
 	if near >= far || far > 16 || few != 2 {
 		t.Errorf("%d connections to a near host, %d to a far one, %d to one that may get 2", near, far, few)
+	}
+}
+
+// The place of a connection whose end is near is free for the next request, unless the host
+// has refused connections. The setting and the width bound those that are open.
+func TestEnds(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name        string
+		width, most int
+		cautious    bool
+		open        int
+	}{
+		{"half as many more", 4, 24, false, 6},
+		{"the setting", 4, 5, false, 5},
+		{"a host that has refused", 4, 24, true, 4},
+		{"one connection", 1, 24, false, 1},
+	} {
+		var all hosts
+		l := all.join("host", tt.most, 8, time.Second)
+		l.width, l.cautious = tt.width, tt.cautious
+		open := 0
+		connects := func() bool {
+			l.mu.Lock()
+			l.waiting = []int{open}
+			ok := l.mayConnect(open)
+			l.waiting = nil
+			l.mu.Unlock()
+			if ok {
+				l.connect(t.Context(), open)
+				open++
+			}
+			return ok
+		}
+		for connects() {
+		}
+		if open != tt.width {
+			t.Errorf("%s: %d connections before one ends, want %d", tt.name, open, tt.width)
+		}
+		for range tt.width {
+			l.ends()
+			for connects() {
+			}
+		}
+		if open != tt.open {
+			t.Errorf("%s: %d connections are open, want %d", tt.name, open, tt.open)
+		}
+		for i := range open {
+			l.disconnect(i < tt.width)
+		}
+		if l.running != 0 || l.host.ending != 0 || l.own != 0 || l.ending != 0 {
+			t.Errorf("%s: connections are left: %+v", tt.name, l.host)
+		}
+		l.leave()
 	}
 }

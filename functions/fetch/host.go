@@ -29,7 +29,8 @@ type host struct {
 	climb
 	changed *sync.Cond // more connections are allowed
 	lanes   int
-	running int
+	running int       // connections
+	ending  int       // of running: those whose end is near
 	cuts    int       // number of refusals that took connections away
 	until   time.Time // no request before, as the host has asked
 
@@ -50,6 +51,7 @@ type lane struct {
 	first   int        // number of the segment that is read
 	waiting []int      // numbers of the segments that wait for a connection
 	own     int        // connections
+	ending  int        // of own
 	stuck   int        // of own: those that wait for a buffer
 }
 
@@ -127,15 +129,41 @@ func (l *lane) mayConnect(n int) bool {
 		return false
 	}
 	share := (l.width + l.lanes - 1) / l.lanes
-	return n == slices.Min(l.waiting) && (l.own < share && l.running < max(l.width, l.lanes) || n == l.first && l.own == l.stuck)
+	return n == slices.Min(l.waiting) && (l.own-l.ending < share && l.running-l.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes) || n == l.first && l.own == l.stuck)
 }
 
-func (l *lane) disconnect() {
+// ends frees the place of a connection that has so few bytes left that the answer to the
+// next request would come after them. The caller must call disconnect with ending set.
+func (l *lane) ends() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ending++
+	l.host.ending++
+	l.changed.Broadcast()
+}
+
+// disconnect ends a connection. ending is set if ends was called.
+func (l *lane) disconnect(ending bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own--
 	l.running--
+	if ending {
+		l.ending--
+		l.host.ending--
+	}
 	l.changed.Broadcast()
+}
+
+// left returns the number of bytes that come while the host answers a request, if
+// a connection has brought n bytes since began.
+func (h *host) left(n int64, began time.Time) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lag < farLag {
+		return 0
+	}
+	return int64(float64(n) * h.lag.Seconds() / time.Since(began).Seconds())
 }
 
 // answered records how long the host took to answer.

@@ -11,7 +11,7 @@ import (
 
 const (
 	// connections is the default of [Function.Connections].
-	connections = 16
+	connections = 24
 	// firstBytes is the maximum length of the first request, and minRange the minimum of
 	// the others, except at the end of the source or of what may be requested.
 	firstBytes = 2 << 20
@@ -27,6 +27,7 @@ type segment struct {
 	end     int64
 	buf     []byte // the buffer that is being filled
 	filled  int
+	ending  bool        // its place among the connections is free
 	buffers chan []byte // full ones, in order; closed at the end, or if err is set
 	err     error
 }
@@ -115,10 +116,10 @@ func (s *stream) mayAsk(offset int64) (limit int64, ok bool) {
 
 // length returns the length of a segment from offset. Since the segments before it take
 // memory for half their length on average, it is as long as the memory allows. Near the
-// end of the source, connections share the rest.
+// end of the source, connections share what is not received, so that all end at once.
 func (s *stream) length(offset int64) int64 {
 	n := int64(s.lane.planned())
-	return min(2*s.MemoryBytes/n, max(minRange, (s.size-offset)/n), s.SegmentBytes)
+	return min(2*s.MemoryBytes/n, max(minRange, (s.size-s.received.Load())/n), s.SegmentBytes)
 }
 
 // fill receives a segment over a connection, first from body unless it is nil. cuts is
@@ -133,7 +134,8 @@ func (s *stream) fill(g *segment, body *source.Body, cuts int) error {
 			// Over fewer connections, the request may succeed at once.
 			soon = s.lane.refused(cuts, after) && t.failures == 0 && t.give()
 		}
-		s.lane.disconnect()
+		s.lane.disconnect(g.ending)
+		g.ending = false
 		if err == nil {
 			return nil
 		}
@@ -164,6 +166,7 @@ func (s *stream) receive(g *segment, body *source.Body) (err error) {
 	if !body.Ranged {
 		return errNoRange
 	}
+	answered, from := time.Now(), g.offset
 	for g.offset < g.end {
 		if g.buf == nil {
 			if g.buf = s.lane.get(s.ctx, g.number, int(s.bufferSize())); g.buf == nil {
@@ -178,6 +181,10 @@ func (s *stream) receive(g *segment, body *source.Body) (err error) {
 		if g.filled == len(g.buf) || g.offset == g.end {
 			g.buffers <- g.buf[:g.filled]
 			g.buf, g.filled = nil, 0
+			if !g.ending && g.end-g.offset <= s.lane.left(g.offset-from, answered) {
+				g.ending = true
+				s.lane.ends()
+			}
 		}
 		switch {
 		case err == nil || g.offset == g.end:

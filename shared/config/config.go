@@ -146,7 +146,7 @@ var settings = []setting{
 	{"TRUSTED_PROXIES", "", "proxies (addresses and CIDRs, separated by commas) whose X-Forwarded-For and X-Forwarded-Proto are believed", trustedProxies},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
-	{"FETCH_CONNECTIONS", "16", "how many connections to one host all fetches use at most", workers(func(c *Config) *int { return &c.FetchConnections })},
+	{"FETCH_CONNECTIONS", "24", "how many connections to one host all fetches use at most", workers(func(c *Config) *int { return &c.FetchConnections })},
 	{"CHECK", "true", "whether images are decompressed once, to check that they are complete", boolean(func(c *Config) *bool { return &c.Check })},
 	{"DISKS", DisksRequest, "for which compressed images a disk is made, which machines can read from anywhere: off, manual, request (when one is needed), all", oneOf(func(c *Config) *string { return &c.Disks }, DisksOff, DisksManual, DisksRequest, DisksAll)},
 	{"DISKS_MAX", "32GiB", "what these disks may take together, like 500GB or 32GiB; those used least recently are removed for others", size(func(c *Config) *int64 { return &c.DisksMax })},

@@ -31,7 +31,7 @@ func load(args ...string) (Config, error) { return Load(args, io.Discard) }
 func defaults() Config {
 	return Config{
 		ImageRoot: Location{"images", ""}, CatalogRoot: Location{"catalog", ""}, Listen: ":8080", S3Listen: ":9000", Data: "./data", NBDCowMax: 4 << 30,
-		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, FetchConnections: 16, Disks: DisksRequest, DisksMax: 32 << 30, DockerConfig: "/home/me/.docker/config.json",
+		Events: EventsAuto, PublicRead: true, Check: true, HashWorkers: 1, FetchWorkers: 2, FetchConnections: 24, Disks: DisksRequest, DisksMax: 32 << 30, DockerConfig: "/home/me/.docker/config.json",
 	}
 }
 

@@ -190,11 +190,11 @@ func (b *bench) link(ctx context.Context) error {
 	defer s.remove()
 	const eight = "aria2c -x8"
 	if err := b.overLink(ctx, s, f, origin.URL, 0, map[string]*bound{
-		"curl": atLeast(7), eight: atLeast(1), "aria2c -x16": atLeast(0.65),
+		"curl": atLeast(7), eight: atLeast(1), "aria2c -x16": atLeast(1),
 	}); err != nil {
 		return err
 	}
-	return b.overLink(ctx, s, f, origin.URL, 8, map[string]*bound{eight: atLeast(0.75)})
+	return b.overLink(ctx, s, f, origin.URL, 8, map[string]*bound{eight: atLeast(0.8)})
 }
 
 // overLink compares fetches of f over a slow link to a server that takes most connections, or
