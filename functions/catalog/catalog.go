@@ -72,6 +72,9 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /raw/{key}", Access: web.Open, Handle: f.raw, Stream: true},
 		{Pattern: "GET /raw/{key}/{name}", Access: web.Open, Handle: f.raw, Stream: true},
 
+		{Pattern: "GET /boot.ipxe", Access: web.Open, Handle: f.bootMenu},
+		{Pattern: "GET /boot/{key}", Access: web.Open, Handle: f.bootImage},
+
 		{Pattern: "GET /catalog", Access: web.Operator, Handle: f.rows},
 		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.exportManifest},
 		{Pattern: "PUT /catalog.toml", Access: web.Operator, Handle: f.replaceManifest, MaxBody: maxManifestBody},

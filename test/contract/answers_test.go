@@ -20,6 +20,7 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/layout"
+	"imageroot/shared/queue"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
@@ -52,6 +53,7 @@ func TestAnswers(t *testing.T) {
 		{"images", s.testImages},
 		{"serve", s.testServe},
 		{"raw", s.testRaw},
+		{"boot", s.testBoot},
 		{"uploads", s.testUploads},
 		{"entries", s.testEntries},
 		{"downloads", s.testDownloads},
@@ -307,6 +309,33 @@ func (s *server) testRaw(t *testing.T) {
 			s.do(t, request{method: op.method, target: strings.Replace(strings.Replace(op.path, "{key}", "page.img", 1), "{name}", "x", 1), status: 422})
 		}
 	}
+}
+
+func (s *server) testBoot(t *testing.T) {
+	disk := make([]byte, 1<<20)
+	copy(disk, "\xeb\xfe")
+	copy(disk[510:], "\x55\xaa")
+	const name = "boots.img"
+	s.do(t, request{method: "PUT", target: "/images/" + name, status: 201, header: octets, body: string(disk)})
+	if err := s.hasher.Handle(t.Context(), queue.InspectImage(name).Encode()); err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{"", "?q=boots", "?page=1"} {
+		if a := s.get(t, "/boot.ipxe"+query, 200); !strings.HasPrefix(string(a.body), "#!ipxe\n") || !strings.Contains(string(a.body), " boots.img ") {
+			t.Errorf("%s", a.body)
+		}
+	}
+	s.get(t, "/boot.ipxe?page=0", 400)
+	s.get(t, "/boot.ipxe?q="+strings.Repeat("x", 101), 400)
+	if a := s.get(t, "/boot/"+name+".ipxe", 200); !strings.Contains(string(a.body), "sanboot ../raw/") {
+		t.Errorf("%s", a.body)
+	}
+	s.get(t, "/boot/other.img.ipxe", 404)
+	s.get(t, "/boot/"+name, 404)
+	s.images.moving.Store(true)
+	s.get(t, "/boot/"+name+".ipxe", 409)
+	s.images.moving.Store(false)
+	s.send(t, "DELETE", "/images/"+name, 204, "")
 }
 
 func (s *server) testUploads(t *testing.T) {
