@@ -85,7 +85,7 @@ func (s *server) wire() error {
 		lister.DisksMax = k.DisksMax
 	}
 	if k.Disks == config.DisksRequest || k.Disks == config.DisksAll {
-		lister.MakeDisk = hasher.RequestDisk
+		lister.MakeDisk = k.Jobs.RequestDisk
 	}
 	s.wireNBD(lister)
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}

@@ -32,7 +32,7 @@ import (
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
-	// they are not nil, clients get the bytes of images from the store.
+	// they are not nil, clients get the bytes of images and disks from the store.
 	ImageLinks, CatalogLinks store.Presigner
 	// MaxAnswer is the size in bytes above which a listing is an object that the client
 	// is redirected to with CatalogLinks, or 0 if there is no limit.
@@ -229,13 +229,18 @@ func ImagePath(sha256 layout.SHA256, name image.Name) string {
 }
 
 // RawPath returns the path of the disk in a row's image, or "" if /raw does not
-// serve one. It ends in the disk's name, not the image's, by whose suffix clients
+// serve one now. It ends in the disk's name, not the image's, by whose suffix clients
 // would decompress.
 func (f *Function) RawPath(h *inventory.Head) string {
-	if !h.Cached || h.SHA256 == "" || f.ImageLinks != nil || h.NoDisk {
+	if !h.Cached || h.SHA256 == "" || h.NoDisk || f.ImageLinks != nil && !h.Disk && (!h.Inspected || h.Packed || h.QCOW2) {
 		return ""
 	}
 	return "/raw/" + string(h.SHA256) + "/" + url.PathEscape(string(image.DiskName(h.Name)))
+}
+
+// CanMakeDisk reports whether there may be an expanded disk of a row's image, and is none.
+func (f *Function) CanMakeDisk(h *inventory.Head) bool {
+	return f.DisksMax > 0 && h.Cached && h.SHA256 != "" && !h.NoDisk && !h.Disk && (h.Packed || h.QCOW2 && f.ImageLinks != nil)
 }
 
 func (f *Function) events(w http.ResponseWriter, r *http.Request) error {

@@ -33,17 +33,34 @@ func (f *Function) disk(ctx context.Context, c *object) (*object, error) {
 	return &d, nil
 }
 
+// linkedDisk is disk for a client that reads the disk from the store, which this records as
+// a use.
+func (f *Function) linkedDisk(r *http.Request, c *object) (*object, error) {
+	if c.known == nil || c.known.Disk == nil {
+		return nil, nil
+	}
+	f.useOnce(r.Context(), c) // before it is looked up, so that it is not removed after that
+	return f.disk(r.Context(), c)
+}
+
+// useOnce records that the disk in c is used now.
+func (f *Function) useOnce(ctx context.Context, c *object) {
+	if f.Now().Sub(c.known.Disk.UsedAt) >= content.UseStep {
+		f.record(ctx, c)
+	}
+}
+
+// record records a use of the disk in c, or logs why it could not.
+func (f *Function) record(ctx context.Context, c *object) {
+	if err := f.used(context.WithoutCancel(ctx), c.sha256); err != nil {
+		f.Log.Warn("the use of a disk was not recorded", "sha256", c.sha256, "error", err)
+	}
+}
+
 // use records that the disk in c is in use until the returned function is called, so that
 // no process removes it.
 func (f *Function) use(ctx context.Context, c *object) (end func()) {
-	record := func() {
-		if err := f.used(context.WithoutCancel(ctx), c.sha256); err != nil {
-			f.Log.Warn("the use of a disk was not recorded", "sha256", c.sha256, "error", err)
-		}
-	}
-	if f.Now().Sub(c.known.Disk.UsedAt) >= content.UseStep {
-		record()
-	}
+	f.useOnce(ctx, c)
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -55,7 +72,7 @@ func (f *Function) use(ctx context.Context, c *object) (end func()) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				record()
+				f.record(ctx, c)
 			}
 		}
 	}()
@@ -105,5 +122,5 @@ func (f *Function) expand(ctx context.Context, sha256 layout.SHA256, name image.
 	if !active {
 		return nil
 	}
-	return problem.Newf(problem.Unavailable, "the image is compressed, so parts of its disk can be read only once it is expanded; that has begun, and %d bytes are written: try again soon", written)
+	return problem.Newf(problem.Unavailable, "%s is expanded first, so that any part of its disk can be read; %d bytes are written: try again soon", name, written)
 }

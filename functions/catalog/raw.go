@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -24,7 +23,8 @@ import (
 
 // raw answers GET and HEAD of /raw/{key}[/{name}]: the bytes to write to a disk.
 // Plain images are sent unchanged, compressed ones decompressed, and qcow2 ones as
-// the guest's disk.
+// the guest's disk. If no bytes pass through this server, it redirects: see
+// [Function.linkRaw].
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
 	return f.serve(w, r, f.findDisk, f.sendRaw)
 }
@@ -55,7 +55,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		}
 	}
 	if f.links(c) != nil {
-		return elsewhere(r, c)
+		return f.linkRaw(w, r, c)
 	}
 	disk, err := f.disk(r.Context(), c)
 	if err != nil {
@@ -134,31 +134,6 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	}
 	describe(w.Header(), c, "-raw", sum)
 	return f.sendRanges(w, r, c, c.Info.Size, body)
-}
-
-// elsewhere returns the error that tells a client how to unpack the image itself,
-// since no bytes pass through this server.
-func elsewhere(r *http.Request, c *object) error {
-	key := string(c.sha256)
-	if key == "" {
-		key = url.PathEscape(string(c.Info.Key))
-	}
-	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(string(c.name))
-	format, _ := image.FormatOf(c.name)
-	kind := content.KindOf(format)
-	if c.known != nil {
-		kind = c.known.Kind
-	}
-	unpack := ""
-	if kind.Compressed() {
-		unpack = string(kind) + " -d | " // a kind has the name of its tool
-	}
-	const curl = `curl -fL -w '%{stderr}%header{problem-detail}\n'` // prints the reason of a failure
-	how := fmt.Sprintf("%s '%s' | %sdd of=/dev/sdX bs=4M", curl, from, unpack)
-	if kind == content.QCOW2 {
-		how = fmt.Sprintf("%s -o disk.qcow2 '%s' && qemu-img convert -O raw disk.qcow2 /dev/sdX", curl, from)
-	}
-	return problem.New(problem.NotImplemented, "the bytes of images do not pass through this server, so it cannot unpack them; have the machine do it: "+how)
 }
 
 // diskClusters is the maximum number of clusters of a qcow2 image in memory at

@@ -178,42 +178,6 @@ func cutOff(c *object, err error) error {
 	return fmt.Errorf("image %q: cut off while it was sent: %v", c.Info.Key, err)
 }
 
-// links returns the presigner of URLs of c, or nil if this server sends the bytes.
-func (f *Function) links(c *object) store.Presigner {
-	if c.Local {
-		return f.ImageLinks
-	}
-	return f.CatalogLinks
-}
-
-// redirect sends the client to the store, which handles ranges and conditions.
-// The answer has no validators, since the store has others.
-func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
-	var url string
-	var err error
-	if r.Method == http.MethodHead {
-		url, err = links.PresignHead(r.Context(), c.Info.Key)
-	} else {
-		url, err = links.PresignGet(r.Context(), c.Info.Key, store.Attachment(string(c.name)))
-	}
-	if err != nil {
-		return err
-	}
-	sendAway(w, url)
-	return nil
-}
-
-// sendAway answers with a redirect to url, and without the fields of the object there.
-func sendAway(w http.ResponseWriter, url string) {
-	h := w.Header()
-	for _, name := range []string{"ETag", "Content-Disposition", "Content-Type"} {
-		h.Del(name)
-	}
-	h.Set("Cache-Control", "no-store")
-	h.Set("Location", url)
-	w.WriteHeader(http.StatusTemporaryRedirect)
-}
-
 // maxRanges limits the ranges of one request: each is a request to the store.
 const maxRanges = 16
 

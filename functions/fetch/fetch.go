@@ -265,9 +265,9 @@ func (f *Function) inUse(jobs []job.Job) used {
 }
 
 // sweepParts removes the parts and the staged objects of fetches that no job will
-// resume, and the parts of disks, which no job resumes.
+// resume.
 func (f *Function) sweepParts(ctx context.Context, inUse used) error {
-	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix, layout.DiskPrefix} {
+	for _, prefix := range []string{layout.BlobPrefix, layout.StagingPrefix} {
 		for u, err := range f.Catalog.PendingUploads(ctx, prefix) {
 			if err != nil {
 				return fmt.Errorf("reconcile: %w", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
@@ -12,7 +11,6 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
-	"imageroot/shared/unpack"
 )
 
 // makeDisk expands the disk in the image with this SHA-256. It is the Work of a
@@ -28,6 +26,8 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 		return nil, job.StoreFailed(err)
 	case rec.NoDisk() != "":
 		return nil, errors.New(rec.NoDisk())
+	case limited(ctx) && rec.Check != nil && rec.Check.Reason == reasonTime:
+		return nil, errTooLong
 	case r.Job().Attempt > maxRuns:
 		return nil, fmt.Errorf("given up after %d runs, none of which got to the end", maxRuns)
 	}
@@ -41,15 +41,18 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 	if err != nil {
 		return nil, job.StoreFailed(err)
 	}
+	started := f.Now()
 	verdict, disk, err := f.expand(ctx, at, &rec, r)
-	if wrong, ok := errors.AsType[*unpack.Error](err); ok {
-		if verdict, err = unpackVerdict(wrong); err == nil {
-			if verdict, err = f.replaceVerdict(ctx, sha256, verdict, unfinished); err == nil {
-				err = errors.New(verdict.Reason)
-			}
+	if fault, ok := faultVerdict(err); ok {
+		if verdict, err = f.replaceVerdict(ctx, sha256, fault, unfinished); err == nil {
+			err = errors.New(verdict.Reason)
 		}
 	}
 	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
+		// The next run would begin at the first byte, too. This is not an error of the run,
+		// which would be retried since ctx has ended.
+		return func(j *job.Job) { j.Status, j.Error = job.Failed, errTooLong.Error() }, nil
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
 		f.Inventory.Touch(at.Place) // the other root may have the same bytes
 		return nil, replaced()
@@ -86,30 +89,31 @@ func made(size int64) func(*job.Job) {
 }
 
 // expand writes the disk in the image at a place to the catalog root. The error is that
-// of a job's work, or of the store, or an [*unpack.Error].
+// of a job's work, or of the store, or one for [faultVerdict].
 func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r *job.Run) (verdict content.Check, disk content.Disk, err error) {
-	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
-	if err != nil {
-		return verdict, disk, unlessChanged(err)
-	}
-	defer body.Close()
-	if info.Size != at.Info.Size {
-		return verdict, disk, store.ErrChanged
-	}
-	u, err := unpack.NewReader(rec.Kind, body, unpack.Limit{})
+	p, err := open(ctx, at, rec.Kind)
 	if err != nil {
 		return verdict, disk, err
 	}
-	total := int64(-1)
+	defer p.close()
+	src := &expansion{diskSource: p, ctx: ctx, total: -1, most: maxWork(at.Info.Size), image: at.Info.Size, began: f.Now(), now: f.Now, sparse: f.Sparse}
+	src.room = func(stored int64) error { return f.makeRoom(ctx, rec.SHA256, stored) }
 	if size := rec.Virtual(); size != nil {
-		total = *size
+		src.total = *size
 	}
-	if !f.Sparse && total > f.DisksMax {
+	switch counted, _ := rec.Raw(); {
+	case src.total > src.most:
+		return verdict, disk, src.tooMuch()
+	case f.Sparse: // how much it takes is not known
+	case src.total > f.DisksMax:
 		return verdict, disk, f.tooLarge()
+	case counted != nil:
+		if err := src.reserve(*counted); err != nil {
+			return verdict, disk, err
+		}
 	}
-	src := &expansion{ctx: ctx, src: u, most: maxWork(at.Info.Size), room: func(stored int64) error { return f.makeRoom(ctx, rec.SHA256, stored) }, sparse: f.Sparse}
 	stream := digest.NewReader(src, digest.New(false), func(h *digest.Hasher) error {
-		verdict = unpacked(rec.Kind, h, src.ends, u.Trailing())
+		verdict = p.verdict(h, src.ends)
 		size, sum := rec.Raw()
 		switch {
 		case verdict.NoDisk != "":
@@ -121,17 +125,16 @@ func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r 
 			return err
 		}
 		return at.Unchanged(ctx)
-	}, func(int) { r.Report(src.size, total, nil) })
+	}, func(int) { r.Report(src.size, src.total, nil) })
 	_, err = f.Catalog.Put(ctx, layout.DiskKey(rec.SHA256), stream, -1)
-	// u is not closed, since blocks may still read it. It holds only memory.
-	_, rerr := stream.Stop(func() { body.Close() })
+	_, rerr := stream.Stop(p.stop)
 	switch {
 	case rerr != nil && !errors.Is(rerr, digest.ErrStopped):
 		return verdict, disk, rerr
 	case ctx.Err() != nil:
 		return verdict, disk, context.Cause(ctx)
 	case errors.Is(err, store.ErrFull):
-		return verdict, disk, f.full(src.stored, total)
+		return verdict, disk, f.full(src.stored, src.total)
 	case err != nil && !errors.Is(err, store.ErrChanged): // one that was replaced has the same bytes
 		return verdict, disk, job.StoreFailed(err)
 	}
@@ -146,46 +149,6 @@ func unlessChanged(err error) error {
 		return err
 	}
 	return job.StoreFailed(err)
-}
-
-// roomBytes is the number of stored bytes after which room for them is made.
-const roomBytes = 64 << 20
-
-// An expansion reads the bytes of a disk, within limits.
-type expansion struct {
-	ctx    context.Context
-	src    io.Reader
-	most   int64                    // of size
-	room   func(stored int64) error // makes room for that many bytes of this disk
-	sparse bool                     // whether the store keeps holes
-
-	size, stored, checked int64
-	ends                  ends
-}
-
-func (e *expansion) Read(p []byte) (int, error) {
-	if err := e.ctx.Err(); err != nil {
-		return 0, context.Cause(e.ctx)
-	}
-	n, err := store.ReadBlock(e.src, p)
-	p = p[:n]
-	e.ends.add(p)
-	e.size += int64(n)
-	for run, zeros := range store.Runs(p) {
-		if !zeros || !e.sparse {
-			e.stored += int64(len(run))
-		}
-	}
-	if e.size > e.most {
-		return n, fmt.Errorf("it expands to more than %d GiB, which is too much for an image of its size", e.most>>30)
-	}
-	if e.stored >= e.checked+roomBytes {
-		e.checked = e.stored
-		if no := e.room(e.stored); no != nil {
-			return n, no
-		}
-	}
-	return n, err
 }
 
 // full returns the error of a store without room for a disk of which stored bytes were

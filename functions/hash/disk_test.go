@@ -43,7 +43,7 @@ func (w *world) add(p *process, name image.Name, data []byte) layout.SHA256 {
 // expand makes the disk of a content and returns its job.
 func (w *world) expand(p *process, sha256 layout.SHA256) job.Job {
 	w.t.Helper()
-	if _, _, err := p.RequestDisk(w.t.Context(), sha256, imageName); err != nil {
+	if _, _, err := p.Jobs.RequestDisk(w.t.Context(), sha256, imageName); err != nil {
 		w.t.Fatal(err)
 	}
 	w.until(p, job.Disk.Task(string(sha256)))
@@ -157,7 +157,7 @@ func TestDiskFails(t *testing.T) {
 			}
 			w.events(activity.ImageDiskFailed, activity.ImageHashed)
 			// A request does not try it again and again, an operator may.
-			if active, _, err := p.RequestDisk(w.t.Context(), sha, imageName); err != nil || active {
+			if active, _, err := p.Jobs.RequestDisk(w.t.Context(), sha, imageName); err != nil || active {
 				t.Errorf("%s: requested again: %v, %v", tt.name, active, err)
 			}
 		})
@@ -200,7 +200,7 @@ func TestDisksMakeRoom(t *testing.T) {
 		if got := there(); got != "012" {
 			t.Errorf("disks %s, want 012", got)
 		}
-		time.Sleep(2 * again)
+		time.Sleep(2 * time.Hour)
 		_, _, err := record.Change(w.t.Context(), w.catalog, layout.ContentKey(shas[0]), func(rec *content.Record, _ bool) error {
 			rec.Disk.UsedAt = time.Now()
 			return nil
@@ -262,7 +262,7 @@ func TestDiskKilled(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				_, _, _ = b.RequestDisk(context.Background(), sha, imageName)
+				_, _, _ = b.Jobs.RequestDisk(context.Background(), sha, imageName)
 				_ = b.Handle(context.Background(), job.Disk.Task(string(sha)).Encode())
 			}()
 			select {

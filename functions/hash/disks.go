@@ -27,15 +27,31 @@ type kept struct {
 	content.Disk
 }
 
+// inUse reports whether a client may read the disk.
+func (f *Function) inUse(d *content.Disk) bool { return d.InUse(f.Now().Add(-f.LinkTime)) }
+
+// expands reports whether images of this kind are expanded into disks.
+func (f *Function) expands(k content.Kind) bool {
+	return k.Compressed() || k == content.QCOW2 && f.LinkTime > 0
+}
+
 // disks returns the disks in the catalog root, the least recently used ones first, and
 // the digests of objects that no record knows.
 func (f *Function) disks(ctx context.Context) (disks []kept, unknown []layout.SHA256, err error) {
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	for info, err := range f.Catalog.List(ctx, layout.DiskPrefix, "") {
 		if err != nil {
 			return nil, nil, err
 		}
 		sha256, ok := layout.DiskSHA256(info.Key)
 		if !ok {
+			continue
+		}
+		if row, ok := s.BySHA256(sha256); ok && row.Known != nil && row.Known.Disk != nil && row.Known.Disk.SizeBytes == info.Size {
+			disks = append(disks, kept{sha256, *row.Known.Disk}) // without a request
 			continue
 		}
 		rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
@@ -70,7 +86,7 @@ func (f *Function) makeRoom(ctx context.Context, sha256 layout.SHA256, stored in
 	total, idle := stored, int64(0)
 	for _, d := range disks {
 		total += d.StoredBytes
-		if !d.InUse(f.Now()) {
+		if !f.inUse(&d.Disk) {
 			idle += d.StoredBytes
 		}
 	}
@@ -78,7 +94,7 @@ func (f *Function) makeRoom(ctx context.Context, sha256 layout.SHA256, stored in
 		if total <= f.DisksMax || total-idle > f.DisksMax {
 			break
 		}
-		dropped, err := f.dropDisk(ctx, d.sha256, func(d *content.Disk) bool { return d.InUse(f.Now()) })
+		dropped, err := f.dropDisk(ctx, d.sha256, f.inUse)
 		if err != nil {
 			return job.StoreFailed(err)
 		}
@@ -132,24 +148,53 @@ func (f *Function) reconcileDisks(ctx context.Context) error {
 		return err
 	}
 	for _, d := range disks {
-		if row, ok := s.BySHA256(d.sha256); (!ok || !row.Cached) && !f.Inventory.Incomplete(s) && !d.InUse(f.Now()) {
+		if row, ok := s.BySHA256(d.sha256); (!ok || !row.Cached) && !f.Inventory.Incomplete(s) && !f.inUse(&d.Disk) {
 			unknown = append(unknown, d.sha256)
 		}
 	}
 	for _, sha256 := range unknown {
-		// A run may be about to record it.
-		j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.DiskJobKey(sha256))
-		if j.Status.Active() || errors.Is(err, record.ErrNewer) {
-			continue
+		making, err := f.making(ctx, sha256) // and about to record it
+		if err == nil && !making {
+			_, err = f.dropDisk(ctx, sha256, nil)
 		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, record.ErrDamaged) {
-			return err
-		}
-		if _, err := f.dropDisk(ctx, sha256, nil); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+	if err := f.abortExpansions(ctx); err != nil {
+		return err
+	}
 	return f.fillDisks(ctx)
+}
+
+// making reports whether a run may be making the disk of the image with this SHA-256.
+func (f *Function) making(ctx context.Context, sha256 layout.SHA256) (bool, error) {
+	j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.DiskJobKey(sha256))
+	switch {
+	case errors.Is(err, record.ErrNewer):
+		return true, nil
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, record.ErrDamaged):
+		return false, nil
+	}
+	return j.Status.Active(), err
+}
+
+// abortExpansions removes the parts of disks whose runs were killed.
+func (f *Function) abortExpansions(ctx context.Context) error {
+	for u, err := range f.Catalog.PendingUploads(ctx, layout.DiskPrefix) {
+		if err != nil {
+			return err
+		}
+		sha256, _ := layout.DiskSHA256(u.Key)
+		making, err := f.making(ctx, sha256)
+		if err == nil && !making {
+			err = f.Catalog.AbortUpload(ctx, u.Key, u.ID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fillDisks queues a job for one of the images without a disk, if each is to have one
@@ -186,36 +231,18 @@ func (f *Function) fillDisks(ctx context.Context) error {
 			continue
 		}
 		known := s.Row(h).Known
-		if known == nil || !known.Kind.Compressed() || known.Disk != nil {
+		if known == nil || !f.expands(known.Kind) || known.Disk != nil {
 			continue
 		}
 		if size := known.Virtual(); size == nil || *size > left {
 			continue // of a size that is not known, the check will tell
 		}
-		_, _, err := f.RequestDisk(ctx, h.SHA256, h.Name)
+		_, _, err := f.Jobs.RequestDisk(ctx, h.SHA256, h.Name)
 		if !errors.Is(err, record.ErrNewer) {
 			return err
 		}
 	}
 	return nil
-}
-
-// again is how long a disk job that has failed or was cancelled is not queued again for
-// a request that needs the disk.
-const again = time.Hour
-
-// RequestDisk queues the disk job of a content, for a request that needs its disk. It
-// returns whether the disk is in the making, and how many bytes of it are written.
-func (f *Function) RequestDisk(ctx context.Context, sha256 layout.SHA256, name image.Name) (active bool, written int64, err error) {
-	recent := func(j job.Job) bool { return j.Status != job.Completed && f.Now().Sub(*j.FinishedAt) < again }
-	j, err := f.enqueueDisk(ctx, sha256, name, recent, activity.System, "")
-	return j.Status.Active(), j.BytesDone, err
-}
-
-func (f *Function) enqueueDisk(ctx context.Context, sha256 layout.SHA256, name image.Name, keep func(job.Job) bool, actor, ip string) (job.Job, error) {
-	return f.runner(job.Disk).Enqueue(ctx, string(sha256), keep, func(j *job.Job) {
-		j.Name, j.Stage, j.SHA256, j.Actor, j.SourceIP = name, job.Disk.Name, sha256, actor, ip
-	})
 }
 
 // A diskView is a disk in the API.
@@ -277,7 +304,7 @@ func (f *Function) postDisk(w http.ResponseWriter, r *http.Request) error {
 		return problem.Newf(problem.Conflict, "%s is not hashed yet: try again when it is", name)
 	case known.NoDisk() != "":
 		return problem.New(problem.Malformed, known.NoDisk())
-	case !known.Kind.Compressed():
+	case !f.expands(known.Kind):
 		return problem.Newf(problem.Malformed, "%s is its own disk: /raw serves any part of it already", name)
 	}
 	if err := errors.Join(record.CheckVersion[content.Record](r.Context(), f.Catalog, layout.ContentKey(sha256)),
@@ -289,7 +316,7 @@ func (f *Function) postDisk(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	there := func(j job.Job) bool { return j.Status == job.Completed && err == nil && row.Known.Disk != nil }
-	j, err := f.enqueueDisk(r.Context(), sha256, name, there, activity.Operator, web.ClientIP(r))
+	j, err := f.Jobs.EnqueueDisk(r.Context(), sha256, name, there, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err
 	}

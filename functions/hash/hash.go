@@ -47,6 +47,9 @@ type Function struct {
 	// is true if the store keeps holes, so that zeros take none.
 	DisksMax int64
 	Sparse   bool
+	// LinkTime is how long after its use was recorded a client may begin to read a disk from
+	// the store; 0 if clients read from this program. Then qcow2 images are their own disks.
+	LinkTime time.Duration
 	// AllDisks is true if each image gets a disk, while there is room.
 	AllDisks bool
 	// Free returns the bytes that the store has room for, or a negative number if that is

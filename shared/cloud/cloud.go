@@ -38,7 +38,7 @@ type Cloud struct {
 // Open reads the settings of every function and those that reads names (see
 // config.LoadLambda), and opens the kit and its operator with them. Only a function that
 // reads config.Password stores the hash of the password and can begin sessions; the
-// others check sessions with the stored hash. Only the one that reads config.HashJobQueue,
+// others check sessions with the stored hash. Only the one that reads config.HashWorkers,
 // which every image passes, writes checkpoints of the index.
 func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	kit.SaveMemory()
@@ -59,7 +59,7 @@ func Open(ctx context.Context, reads ...string) (*Cloud, error) {
 	c.ImageLinks, c.CatalogLinks = images, catalog
 	c.Kit = kit.New(kit.Config{
 		Config: cfg, Images: images, Catalog: catalog, Server: kit.HostPort(cfg.S3Endpoint),
-		Compact: slices.Contains(reads, config.HashJobQueue),
+		Compact: slices.Contains(reads, config.HashWorkers),
 		Follow:  !slices.Contains(reads, config.Password),
 		Log:     slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})),
 	})

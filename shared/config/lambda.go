@@ -24,6 +24,8 @@ const (
 	HashWorkers     = "HASH_WORKERS"
 	FetchWorkers    = "FETCH_WORKERS"
 	Check           = "CHECK"
+	Disks           = "DISKS"
+	DisksMax        = "DISKS_MAX"
 	AllowNet        = "ALLOW_NET"
 	PlainHTTP       = "PLAIN_HTTP"
 	InspectionQueue = "INSPECTION_QUEUE"
@@ -37,7 +39,7 @@ var everyFunction = []string{"IMAGE_ROOT", "CATALOG_ROOT", "S3_ENDPOINT", "PUBLI
 
 var lambdaSettings = []setting{
 	{InspectionQueue, "", "URL of the inspections queue", queueURL(func(c *Config) *string { return &c.Lambda.InspectionQueue })},
-	{HashJobQueue, "", "URL of the hash jobs queue, which check jobs share", queueURL(func(c *Config) *string { return &c.Lambda.HashJobQueue })},
+	{HashJobQueue, "", "URL of the hash jobs queue, which check jobs and disk jobs share", queueURL(func(c *Config) *string { return &c.Lambda.HashJobQueue })},
 	{FetchJobQueue, "", "URL of the fetch jobs queue", queueURL(func(c *Config) *string { return &c.Lambda.FetchJobQueue })},
 	{AssemblyQueue, "", "URL of the assemblies queue", queueURL(func(c *Config) *string { return &c.Lambda.AssemblyQueue })},
 	{"SESSION_KEY", "", "what session cookies are signed with", sessionKey},

@@ -269,7 +269,7 @@ func (r *Row) add(p *piece) {
 }
 
 func findingsOf(known *content.Record) findings {
-	f := findings{Inspected: true, Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed()}
+	f := findings{Inspected: true, Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed(), QCOW2: known.Kind == content.QCOW2}
 	if f.BootKnown = known.Boot != nil; f.BootKnown {
 		f.Boot = *known.Boot
 	}

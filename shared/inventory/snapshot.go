@@ -58,6 +58,7 @@ type findings struct {
 	NoDisk    bool // it is known that the image holds no disk that can be read
 	Disk      bool // its expanded disk is in the catalog root
 	Packed    bool // the image is compressed
+	QCOW2     bool // the image is a qcow2 one
 	// Boot is which firmware can start the disk. It is not known if there is no content
 	// record, or one of an earlier version.
 	Boot      boot.Ways

@@ -208,6 +208,10 @@ type Multipart interface {
 	PendingUploads(ctx context.Context, prefix string) iter.Seq2[PendingUpload, error]
 }
 
+// LinkTime is how long URLs of [Presigner.PresignGet] and [Presigner.PresignHead] are valid.
+// A request that begins in time may take longer.
+const LinkTime = time.Hour
+
 // A Presigner issues URLs that each authorise one operation on one object until
 // they expire, so that the bytes do not pass through this program. It does not
 // contact the server.

@@ -128,10 +128,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 			}
 			return nil
 		},
-		Now: time.Now, Log: log,
-	}
-	if setup.links == nil {
-		lister.MakeDisk = s.hasher.RequestDisk
+		MakeDisk: jobs.RequestDisk, Now: time.Now, Log: log,
 	}
 	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {

@@ -33,6 +33,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"imageroot/local/gateway"
+	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/emulator"
 	"imageroot/test/sqs"
@@ -118,6 +119,7 @@ type world struct {
 	data     string // directory of the gateway
 	endpoint string // of the gateway
 	queues   string // address of the queue server
+	catalog  store.Root
 	api      *httptest.Server
 	fn       map[string]*function // by logical ID
 	ctx      context.Context      // ends with the test
@@ -195,6 +197,7 @@ func startWorld(t *testing.T, queues string) *world {
 			t.Fatal(err)
 		}
 	}
+	w.catalog = client.Root(fmt.Sprint(tpl.Properties("CatalogBucket")["BucketName"]), "")
 	secrets := map[string]string{}
 	for id, v := range map[string]string{"PasswordSecret": password, "TokenSecret": token, "SessionKeySecret": strings.Repeat("0123456789abcdef", 4)} {
 		secrets["arn:aws:secretsmanager:us-east-1:"+template.Account+":secret:"+id] = v

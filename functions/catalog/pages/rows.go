@@ -175,7 +175,7 @@ func (p *Pages) rowView(row *inventory.Row, fetching map[string]string) template
 		v.Download = catalog.ImagePath(row.Digest(), row.Names[0])
 		if k := row.Known; k != nil && !k.Kind.Raw() {
 			v.Raw, v.Disk = p.RawPath(row.Head), string(image.DiskName(row.Names[0]))
-			v.MakeDisk = p.DisksMax > 0 && v.Raw != "" && k.Kind.Compressed() && k.Disk == nil
+			v.MakeDisk = p.CanMakeDisk(row.Head)
 		}
 	}
 	if name, ok := row.Local(); ok && row.SHA256 == nil && row.HashState != string(job.Queued) && row.HashState != string(job.Running) {

@@ -9,12 +9,13 @@ import (
 	"imageroot/shared/config"
 	"imageroot/shared/job"
 	"imageroot/shared/lambda"
+	"imageroot/shared/store"
 )
 
 func main() { lambda.Start(open) }
 
 func open(ctx context.Context) (*lambda.Function, error) {
-	c, err := cloud.Open(ctx, config.InspectionQueue, config.HashJobQueue, config.HashWorkers, config.Check)
+	c, err := cloud.Open(ctx, config.InspectionQueue, config.HashJobQueue, config.HashWorkers, config.Check, config.Disks, config.DisksMax)
 	if err != nil {
 		return nil, err
 	}
@@ -22,10 +23,12 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	f := &hash.Function{
 		Images: c.Images, Catalog: c.Catalog, Bucket: c.ImageRoot.Bucket, Prefix: c.ImageRoot.Prefix,
 		Jobs: c.Jobs, Inspections: inspections, Inventory: c.Inventory, Metric: c.Metric,
-		Workers: c.HashWorkers, Now: c.Now, Log: c.Log,
+		Workers: c.HashWorkers, DisksMax: c.DisksMax, AllDisks: c.Disks == config.DisksAll, LinkTime: store.LinkTime, Now: c.Now, Log: c.Log,
 	}
 	jobs := c.JobQueue(c.Lambda.HashJobQueue, f.Runners())
-	delete(c.Jobs.Queues, job.Disk) // a function cannot run for as long as a large one takes
+	if c.Disks == config.DisksOff {
+		delete(c.Jobs.Queues, job.Disk)
+	}
 	if !c.Check {
 		delete(c.Jobs.Queues, job.Check)
 	}

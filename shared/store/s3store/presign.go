@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// linkTime is the lifetime of a URL that a client follows immediately.
-	linkTime = time.Hour
 	// putTime is the lifetime of a URL for a PUT, which can be used more than once. It
 	// limits the start of a request, not its duration.
 	putTime = 5 * time.Minute
@@ -63,11 +61,11 @@ func (r *Root) PresignGet(ctx context.Context, key store.Key, h store.GetHeader)
 			*field = &value
 		}
 	}
-	return link(r.presign(linkTime).PresignGetObject(ctx, in))
+	return link(r.presign(store.LinkTime).PresignGetObject(ctx, in))
 }
 
 func (r *Root) PresignHead(ctx context.Context, key store.Key) (string, error) {
-	return link(r.presign(linkTime).PresignHeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)}))
+	return link(r.presign(store.LinkTime).PresignHeadObject(ctx, &s3.HeadObjectInput{Bucket: &r.bucket, Key: r.key(key)}))
 }
 
 func link(req *v4.PresignedHTTPRequest, err error) (string, error) {
