@@ -103,7 +103,7 @@ func (l *lab) run() *running {
 	l.Helper()
 	r := &running{lab: l}
 	var err error
-	if r.server, r.log, err = l.open("--password", labPassword, "--allow-net", "loopback"); err != nil {
+	if r.server, r.log, err = l.open("--password", labPassword, "--allow-net", "loopback", "--nbd-listen", "127.0.0.1:0"); err != nil {
 		l.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(l.Context())
@@ -190,7 +190,7 @@ func (l *lab) records() map[string]store.Key {
 	}
 	found := map[string]store.Key{}
 	for _, prefix := range []string{
-		layout.DigestPrefix, layout.EntryPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
+		layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
 		layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
 	} {
 		for info, err := range l.catalog.List(l.Context(), prefix, "") {
@@ -247,6 +247,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	r.do(200, http.MethodPut, "/catalog.toml", "version = 1\n")
 	r.do(201, http.MethodPost, "/catalog/entries", fmt.Sprintf(`{"image_url": %q}`, l.origin+"/c.img"))
 	r.do(202, http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`)
+	r.do(200, http.MethodPost, "/nbdmux/exports", fmt.Sprintf(`{"name": "c", "src_url": %q}`, l.origin+"/c.img"))
 	r.do(201, http.MethodPost, "/uploads", `{"name": "d.img", "size_bytes": 10}`)
 	r.until("the end of the jobs", func() bool {
 		return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("c.img").Cached
@@ -274,7 +275,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 // read all records: events that a filter does not select are read, too.
 var reads = []string{
 	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/disks", "/catalog/downloads",
-	"/uploads", "/events?subject_id=none", "/ui/images", "/ui/events",
+	"/nbdmux/exports", "/uploads", "/events?subject_id=none", "/ui/images", "/ui/events",
 }
 
 // TestNewerRecords writes a record of each kind as a newer version would. The
@@ -321,6 +322,8 @@ func TestNewerRecords(t *testing.T) {
 					{http.MethodDelete, "/catalog/disks/" + path.Base(string(kinds[layout.DiskJobPrefix])), ""},
 					{http.MethodPost, "/catalog/entries", `{"refresh": true, ` + c + `}`},
 					{http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`},
+					{http.MethodPost, "/nbdmux/exports", fmt.Sprintf(`{"name": "c", "src_url": %q}`, l.origin+"/c.img")},
+					{http.MethodDelete, "/nbdmux/exports/c", ""},
 					{http.MethodDelete, "/uploads/" + path.Base(string(kinds[layout.UploadPrefix])), ""},
 				} {
 					r.send(req[0], req[1], "application/json", req[2])

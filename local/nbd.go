@@ -7,11 +7,13 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
 
 	"imageroot/functions/catalog"
+	"imageroot/functions/exports"
 	"imageroot/shared/cow"
 	"imageroot/shared/nbd"
 	"imageroot/shared/problem"
@@ -39,29 +41,48 @@ func (s *server) listenNBD(ctx context.Context) error {
 	return err
 }
 
-// wireNBD makes every image of lister an export. Layers are in the data directory; over
-// another S3 server there may be none, so they are among the temporary files.
-func (s *server) wireNBD(lister *catalog.Function) {
+// nbdPort returns the port of NBD, or 0 if it is off.
+func (s *server) nbdPort() int {
+	if s.nbdListener == nil {
+		return 0
+	}
+	addr, _ := netip.ParseAddrPort(s.nbdListener.Addr().String())
+	return int(addr.Port())
+}
+
+// wireNBD makes every image of lister an export, beside those that named has. Layers are in
+// the data directory; over another S3 server there may be none, so they are among the
+// temporary files.
+func (s *server) wireNBD(lister *catalog.Function, named *exports.Function) {
 	dir := os.TempDir()
 	if s.gateway != nil {
 		dir = s.cfg.Data
 	}
-	e := exports{lister, cow.NewBudget(dir, s.cfg.NBDCowMax)}
+	e := served{lister, named, cow.NewBudget(dir, s.cfg.NBDCowMax)}
 	s.nbd = nbd.New(nbd.Config{Open: e.open, Names: e.names, TLS: s.nbdTLS, Sent: s.kit.Metric.BytesServed, Log: s.log})
 	s.kit.Metric.NBD(s.nbd.Connections, e.layers.Used)
 }
 
-// exports are the images as [nbd.Config] has them. An image is one by its name, and a
-// writable one by its name after cowPrefix.
-type exports struct {
+// served are the disks as [nbd.Config] has them. An image is one by its name, and a
+// writable one by its name after cowPrefix. An export that an operator has named has
+// precedence over an image of that name.
+type served struct {
 	catalog *catalog.Function
+	named   *exports.Function
 	layers  *cow.Budget
 }
 
 const cowPrefix = "cow/"
 
-func (e exports) open(ctx context.Context, name string) (nbd.Disk, error) {
+func (e served) open(ctx context.Context, name string) (nbd.Disk, error) {
 	image, writable := strings.CutPrefix(name, cowPrefix)
+	sha256, readOnly, found, err := e.named.Find(ctx, image)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	if found {
+		image, writable = string(sha256), writable || !readOnly
+	}
 	disk, err := e.catalog.OpenDisk(ctx, image)
 	if err != nil {
 		return nil, refusal(err)
@@ -77,14 +98,8 @@ func (e exports) open(ctx context.Context, name string) (nbd.Disk, error) {
 	return layer, nil
 }
 
-func (e exports) names(ctx context.Context) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		for name, err := range e.catalog.DiskNames(ctx) {
-			if !yield(string(name), err) {
-				return
-			}
-		}
-	}
+func (e served) names(ctx context.Context) iter.Seq2[string, error] {
+	return e.named.Names(ctx, e.catalog.DiskNames(ctx))
 }
 
 // refusal returns err as an [*nbd.Refusal], unless it is internal.

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"imageroot/functions/exports"
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/inventory"
@@ -58,6 +59,7 @@ type server struct {
 	nbdListener net.Listener // nil: no NBD
 	nbdTLS      *tls.Config  // nil: NBD without TLS
 	nbd         *nbd.Server
+	exports     *exports.Function
 	http        *http.Server
 	requests    sync.RWMutex // read-locked by each request
 	workers     []worker

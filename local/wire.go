@@ -13,6 +13,7 @@ import (
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
 	"imageroot/functions/catalog/pages"
+	"imageroot/functions/exports"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -87,7 +88,16 @@ func (s *server) wire() error {
 	if k.Disks == config.DisksRequest || k.Disks == config.DisksAll {
 		lister.MakeDisk = k.Jobs.RequestDisk
 	}
-	s.wireNBD(lister)
+	exporting := exports.Config{
+		Catalog: k.Catalog, Inventory: k.Inventory, Add: adder.Ensure, Fetch: fetcher.Request, Port: s.nbdPort(),
+		Activity: k.Activity, Now: k.Now, Log: s.log,
+	}
+	if k.Disks != config.DisksOff {
+		exporting.Expand = k.Jobs.NeedDisk
+	}
+	s.exports = exports.New(exporting)
+	hasher.Needed = s.exports.Needed
+	s.wireNBD(lister, s.exports)
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address()}
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},
@@ -101,8 +111,8 @@ func (s *server) wire() error {
 	}}}
 	handler := web.Handler(web.Config{
 		Auth: k.Operator, PublicRead: k.PublicRead, Proxies: k.TrustedProxies, PublicURL: k.PublicURL,
-		Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: k.Metric, Log: s.log,
-	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.hook().Routes(), own)
+		Pages: site.Places(), ErrorPage: site.ErrorPage, PlainErrors: exports.Prefix, Metric: k.Metric, Log: s.log,
+	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.exports.Routes(), s.hook().Routes(), own)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.requests.RLock()

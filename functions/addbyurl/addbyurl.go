@@ -118,20 +118,58 @@ func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 	}
 	e, refreshed, err := f.resolve(r, in.ImageURL, in.SHAURL, in.Refresh)
 	if err != nil {
-		f.Activity.ByOperator(r, activity.EntryAddFailed, in.ImageURL, "could not add "+in.ImageURL, map[string]any{"error": problem.From(err).Detail})
 		return err
 	}
-	summary, status := "added "+e.URL, http.StatusCreated
+	status := http.StatusCreated
 	if refreshed {
-		summary, status = "refreshed "+e.URL, http.StatusOK
+		status = http.StatusOK
 	}
-	f.Activity.ByOperator(r, activity.EntryAdded, e.URL, summary, map[string]any{"name": e.Name, "sha256": e.SHA256, "refreshed": refreshed})
-	return web.Answer(w, r, status, viewOf(e), summary)
+	return web.Answer(w, r, status, viewOf(e), summary(e, refreshed))
 }
 
-// resolve resolves a URL and writes its entry. refreshed is true if the entry existed.
-func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh bool) (_ entry.Entry, refreshed bool, err error) {
-	ctx := r.Context()
+func summary(e entry.Entry, refreshed bool) string {
+	if refreshed {
+		return "refreshed " + e.URL
+	}
+	return "added " + e.URL
+}
+
+// Ensure returns the ref of the source with this URL. It adds an entry unless the catalog
+// has the source.
+func (f *Function) Ensure(r *http.Request, imageURL string) (layout.Ref, error) {
+	u, err := source.ParseURL(imageURL)
+	if err != nil {
+		return "", err
+	}
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return "", err
+	}
+	for _, url := range []string{imageURL, u.Canonical} { // the URL in a manifest may not be canonical
+		if _, ok := s.BySource(layout.RefOf(url)); ok {
+			return layout.RefOf(url), nil
+		}
+	}
+	_, _, err = f.resolve(r, imageURL, "", false)
+	if errors.Is(err, errAlready) { // another request has added it
+		err = nil
+	}
+	return layout.RefOf(u.Canonical), err
+}
+
+// resolve resolves a URL and writes its entry, and an event. refreshed is true if the
+// entry existed.
+func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh bool) (e entry.Entry, refreshed bool, err error) {
+	e, refreshed, err = f.write(r.Context(), imageURL, shaURL, refresh)
+	if err != nil {
+		f.Activity.ByOperator(r, activity.EntryAddFailed, imageURL, "could not add "+imageURL, map[string]any{"error": problem.From(err).Detail})
+		return e, false, err
+	}
+	f.Activity.ByOperator(r, activity.EntryAdded, e.URL, summary(e, refreshed), map[string]any{"name": e.Name, "sha256": e.SHA256, "refreshed": refreshed})
+	return e, refreshed, nil
+}
+
+func (f *Function) write(ctx context.Context, imageURL, shaURL string, refresh bool) (_ entry.Entry, refreshed bool, err error) {
 	u, err := source.ParseURL(imageURL)
 	if err != nil {
 		return entry.Entry{}, false, err
@@ -184,8 +222,11 @@ func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh boo
 	return e, existed, nil
 }
 
+// errAlready is in the problem of an entry that exists.
+var errAlready = errors.New("the entry exists")
+
 func already(url string) error {
-	return problem.New(problem.Conflict, url+` is in the catalog already; send it with "refresh": true to resolve it again`)
+	return problem.Wrap(problem.Conflict, url+` is in the catalog already; send it with "refresh": true to resolve it again`, errAlready)
 }
 
 func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {

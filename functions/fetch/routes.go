@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -75,18 +76,39 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 		}
 		return web.Answer(w, r, http.StatusAccepted, j.View(), string(src.Name)+" is here already")
 	}
-	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(src.Ref)); err != nil {
-		return err // the fetch could not be published
-	}
 	keep := func(job.Job) bool { return false } // a job that ended stored no bytes, or they were dropped
-	j, err := f.runner().Enqueue(ctx, string(src.Ref), keep, func(j *job.Job) {
-		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
-		j.Actor, j.SourceIP, j.Reach = activity.Operator, web.ClientIP(r), f.Sources.Reach()
-	})
+	j, err := f.queue(ctx, row, src, keep, activity.Operator, web.ClientIP(r))
 	if err != nil {
 		return err
 	}
 	return web.Answer(w, r, http.StatusAccepted, j.View(), "fetch of "+string(src.Name)+" queued")
+}
+
+// queue queues the fetch job of a source of row.
+func (f *Function) queue(ctx context.Context, row *inventory.Row, src inventory.Source, keep func(job.Job) bool, actor, ip string) (job.Job, error) {
+	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(src.Ref)); err != nil {
+		return job.Job{}, err // the fetch could not be published
+	}
+	return f.runner().Enqueue(ctx, string(src.Ref), keep, func(j *job.Job) {
+		j.Name, j.Ref, j.Src, j.BytesTotal, j.SHA256 = src.Name, src.Ref, src.Location, row.SizeBytes, row.Digest()
+		j.Actor, j.SourceIP, j.Reach = actor, ip, f.Sources.Reach()
+	})
+}
+
+// Request queues the fetch job of a source in a row whose bytes are not here. A job that
+// has failed or was cancelled is queued again only for an operator, whose IP address is ip;
+// ip is empty for the system.
+func (f *Function) Request(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) error {
+	i := slices.IndexFunc(row.Sources, func(s inventory.Source) bool { return s.Ref == ref })
+	if i < 0 {
+		return nil // it was removed from the catalog
+	}
+	actor, keep := activity.Operator, func(job.Job) bool { return false }
+	if ip == "" {
+		actor, keep = activity.System, func(j job.Job) bool { return j.Status != job.Completed }
+	}
+	_, err := f.queue(ctx, row, row.Sources[i], keep, actor, ip)
+	return err
 }
 
 // find returns the source that a request names.

@@ -82,14 +82,21 @@ func (f *Function) makeRoom(ctx context.Context, sha256 layout.SHA256, stored in
 	if err != nil {
 		return job.StoreFailed(err)
 	}
+	var needed map[layout.SHA256]bool
+	if f.Needed != nil {
+		if needed, err = f.Needed(ctx); err != nil {
+			return job.StoreFailed(err)
+		}
+	}
 	disks = slices.DeleteFunc(disks, func(d kept) bool { return d.sha256 == sha256 })
 	total, idle := stored, int64(0)
 	for _, d := range disks {
 		total += d.StoredBytes
-		if !f.inUse(&d.Disk) {
+		if !f.inUse(&d.Disk) && !needed[d.sha256] {
 			idle += d.StoredBytes
 		}
 	}
+	disks = slices.DeleteFunc(disks, func(d kept) bool { return needed[d.sha256] })
 	for _, d := range disks {
 		if total <= f.DisksMax || total-idle > f.DisksMax {
 			break
@@ -103,7 +110,7 @@ func (f *Function) makeRoom(ctx context.Context, sha256 layout.SHA256, stored in
 		}
 	}
 	if total > f.DisksMax {
-		return fmt.Errorf("the disks in use and this one take more than the %d bytes that disks may take together: try again when they are not in use, or raise IMAGEROOT_DISKS_MAX", f.DisksMax)
+		return fmt.Errorf("the disks in use or exported and this one take more than the %d bytes that disks may take together: try again when they are not in use, or raise IMAGEROOT_DISKS_MAX", f.DisksMax)
 	}
 	return nil
 }

@@ -52,6 +52,8 @@ type Function struct {
 	LinkTime time.Duration
 	// AllDisks is true if each image gets a disk, while there is room.
 	AllDisks bool
+	// Needed returns the images whose disks are not removed for others. It may be nil.
+	Needed func(ctx context.Context) (map[layout.SHA256]bool, error)
 	// Free returns the bytes that the store has room for, or a negative number if that is
 	// unknown. It may be nil.
 	Free func() int64

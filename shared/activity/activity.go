@@ -37,6 +37,8 @@ const (
 	EntryAdded        = "catalog.entry.added"
 	EntryAddFailed    = "catalog.entry.add_failed"
 	EntryDeleted      = "catalog.entry.deleted"
+	ExportAdded       = "catalog.export.added"
+	ExportDeleted     = "catalog.export.deleted"
 	ManifestReplaced  = "catalog.manifest.replaced"
 	LoginSucceeded    = "auth.login.succeeded"
 	LoginFailed       = "auth.login.failed"
@@ -60,7 +62,8 @@ const (
 func Kinds() []string {
 	return []string{
 		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageDiskMade, ImageDiskFailed,
-		ImageFetched, ImageFetchFailed, ImageDeleted, ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
+		ImageFetched, ImageFetchFailed, ImageDeleted, ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
+		ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
+	"imageroot/shared/export"
 	"imageroot/shared/image"
 	"imageroot/shared/index"
 	"imageroot/shared/job"
@@ -124,6 +125,7 @@ type Inventory struct {
 	entries  *index.Section[layout.Ref, entry.Entry]
 	fetched  *index.Section[layout.Ref, entry.Fetched]
 	contents *index.Section[layout.SHA256, content.Record]
+	exports  *index.Section[layout.ExportName, export.Record]
 	jobs     map[*job.Kind]*jobs
 	manifest manifestFile
 
@@ -145,6 +147,7 @@ func New(cfg Config) *Inventory {
 		entries:  index.Records[entry.Entry](ix, layout.EntryPrefix, layout.EntryRef),
 		fetched:  index.Records[entry.Fetched](ix, layout.FetchedPrefix, layout.FetchedRef),
 		contents: index.Records[content.Record](ix, layout.ContentPrefix, layout.ContentSHA256),
+		exports:  index.Records[export.Record](ix, layout.ExportPrefix, layout.ExportOf),
 		jobs:     map[*job.Kind]*jobs{},
 	}
 	for _, k := range job.Kinds {
@@ -158,6 +161,7 @@ func New(cfg Config) *Inventory {
 // writers that died, changes without an event, and damage.
 func (inv *Inventory) Reconcile(ctx context.Context) error {
 	errs := []error{inv.Refresh(ctx)}
+	inv.exports.LeftOut(nil) // logs damage, since nothing else may read them for long
 	for _, k := range job.Kinds {
 		errs = append(errs, inv.jobs[k].Refresh(ctx))
 	}
@@ -250,7 +254,7 @@ func sameSidecars(images index.Items[store.Key, struct{}], name image.Name, publ
 // Refresh compares everything except jobs with the store: see [index.Section.Refresh].
 func (inv *Inventory) Refresh(ctx context.Context) error {
 	return errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
-		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx))
+		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx), inv.exports.Refresh(ctx))
 }
 
 // Unknown returns the digests of cached bytes without a content record that has all that
@@ -332,6 +336,11 @@ func (inv *Inventory) Entries(ctx context.Context) ([]entry.Entry, error) {
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// Exports returns the exports that operators have named.
+func (inv *Inventory) Exports(ctx context.Context) (index.Items[layout.ExportName, export.Record], error) {
+	return inv.exports.All(ctx)
 }
 
 // logOthers logs each object that is not an image, once while it exists. The caller

@@ -194,6 +194,16 @@ func (inv *Inventory) RecentJobs(ctx context.Context, ended int, kinds ...*job.K
 	return l, nil
 }
 
+// Job returns the job of this kind with this ID, and false if there is none.
+func (inv *Inventory) Job(ctx context.Context, kind *job.Kind, id string) (job.Job, bool, error) {
+	items, err := inv.jobs[kind].All(ctx)
+	if err != nil {
+		return job.Job{}, false, err
+	}
+	j, ok := items.Value(id)
+	return j, ok, nil
+}
+
 // NewerFetchJobs reports whether a newer version of imageroot has written fetch jobs.
 // Their checkpoints cannot be read.
 func (inv *Inventory) NewerFetchJobs() bool {

@@ -21,6 +21,18 @@ func (j *Jobs) RequestDisk(ctx context.Context, sha256 layout.SHA256, name image
 	return job.Status.Active(), job.BytesDone, err
 }
 
+// NeedDisk queues the disk job of a content that an export names. For an operator, whose
+// IP address is ip, it queues a job that has failed or was cancelled again at once. For the
+// system, whose ip is empty, it is RequestDisk.
+func (j *Jobs) NeedDisk(ctx context.Context, sha256 layout.SHA256, name image.Name, ip string) error {
+	if ip == "" {
+		_, _, err := j.RequestDisk(ctx, sha256, name)
+		return err
+	}
+	_, err := j.EnqueueDisk(ctx, sha256, name, func(Job) bool { return false }, activity.Operator, ip)
+	return err
+}
+
 // EnqueueDisk queues the disk job of a content: see [Runner.Enqueue].
 func (j *Jobs) EnqueueDisk(ctx context.Context, sha256 layout.SHA256, name image.Name, keep func(Job) bool, actor, ip string) (Job, error) {
 	r := &Runner{Kind: Disk, Jobs: j}

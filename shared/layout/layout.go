@@ -7,6 +7,7 @@
 //
 //	CATALOG ROOT  digests/NAME              digest record of the image NAME
 //	              entries/REF               an entry; REF is the SHA-256 of its URL
+//	              exports/EXPORT            an export that an operator has named
 //	              fetched/REF               digest and size of the bytes fetched from the source REF
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
 //	              disks/HEX                 the expanded disk in the image with this SHA-256
@@ -30,7 +31,7 @@
 //	              probe/passed              the server that has passed the probe
 //	              probe/ID-N                objects of the probe at start; ID is random
 //
-// REF and HEX are 64 lower-case hexadecimal digits, STAMP is 16. An ID is 64 in staging,
+// REF and HEX are 64 lower-case hexadecimal digits, STAMP is 16. EXPORT is an [ExportName]. An ID is 64 in staging,
 // 32 in uploads and 16 in index, journal and events. Each parser accepts only the keys
 // of its builder, and no key is of two kinds.
 //
@@ -44,6 +45,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +60,7 @@ const (
 
 	DigestPrefix              = "digests/"
 	EntryPrefix               = "entries/"
+	ExportPrefix              = "exports/"
 	FetchedPrefix             = "fetched/"
 	BlobPrefix                = "blobs/"
 	DiskPrefix                = "disks/"
@@ -93,6 +96,7 @@ func Remedy(key store.Key) string {
 		{DiskJobPrefix, "none needed: the disk is made again when it is needed"},
 		{FetchJobPrefix, "fetch the image again; what was fetched of it is removed after a day"},
 		{EntryPrefix, "add the image's URL again, or delete the record from the catalog root"},
+		{ExportPrefix, "add the export again, or delete it"},
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
 		{IndexPrefix, "none needed: the index is built again from the records"},
 		{ProbePrefix, "none needed: the server is probed again"},
@@ -134,6 +138,15 @@ func RefOf(url string) Ref {
 	return Ref(hex.EncodeToString(sum[:]))
 }
 
+// An ExportName is the name of an export that an operator has named: up to 64 letters and
+// digits of ASCII, dots, hyphens and underscores, of which the first is a letter or digit.
+type ExportName string
+
+var exportNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// ParseExportName returns s as the name of an export, and false if it cannot be one.
+func ParseExportName(s string) (ExportName, bool) { return ExportName(s), exportNames.MatchString(s) }
+
 func isHex(s string, n int) bool { return len(s) == n && strings.Trim(s, "0123456789abcdef") == "" }
 
 // ImageKey returns the key of an image in the image root.
@@ -152,6 +165,7 @@ func ImageKeys(name image.Name) []store.Key {
 
 func DigestKey(name image.Name) store.Key  { return store.Key(DigestPrefix + name) }
 func EntryKey(ref Ref) store.Key           { return store.Key(EntryPrefix + ref) }
+func ExportKey(name ExportName) store.Key  { return store.Key(ExportPrefix + name) }
 func FetchedKey(ref Ref) store.Key         { return store.Key(FetchedPrefix + ref) }
 func BlobKey(sha256 SHA256) store.Key      { return store.Key(BlobPrefix + sha256) }
 func DiskKey(sha256 SHA256) store.Key      { return store.Key(DiskPrefix + sha256) }
@@ -183,6 +197,12 @@ func HashJobName(key store.Key) (image.Name, bool) {
 
 func EntryRef(key store.Key) (Ref, bool) {
 	return hexAfter[Ref](key, EntryPrefix, 64)
+}
+
+func ExportOf(key store.Key) (ExportName, bool) {
+	s, found := strings.CutPrefix(string(key), ExportPrefix)
+	name, ok := ParseExportName(s)
+	return name, found && ok
 }
 
 func FetchedRef(key store.Key) (Ref, bool) {

@@ -18,6 +18,7 @@ import (
 
 	"imageroot/shared/metric"
 	"imageroot/shared/problem"
+	"imageroot/shared/visible"
 )
 
 // An Access is the authentication that a route requires.
@@ -95,8 +96,11 @@ type Config struct {
 	Pages     Pages
 	// ErrorPage, if not nil, answers browsers with status and a page about e.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *problem.Error, status int)
-	Metric    *metric.Set
-	Log       *slog.Logger
+	// PlainErrors, if not empty, is the beginning of the paths whose errors are answered
+	// as {"error": detail}, as clients of another program expect it.
+	PlainErrors string
+	Metric      *metric.Set
+	Log         *slog.Logger
 }
 
 // Pages has the paths of pages. The zero Pages means that there are none.
@@ -308,6 +312,10 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	e := problem.From(err)
+	if h.cfg.PlainErrors != "" && strings.HasPrefix(r.URL.Path, h.cfg.PlainErrors) {
+		_ = JSON(w, problem.Prepare(w, e), map[string]string{"error": visible.Text(e.Detail)}) // always encodes
+		return
+	}
 	if WantsPage(r) && h.cfg.ErrorPage != nil {
 		h.cfg.ErrorPage(w, r, e, problem.Prepare(w, e))
 		return

@@ -7,6 +7,7 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -53,6 +54,7 @@ func TestAnswers(t *testing.T) {
 		{"downloads", s.testDownloads},
 		{"hashes", s.testHashes},
 		{"disks", s.testDisks},
+		{"exports", s.testExports},
 		{"manifest", s.testManifest},
 		{"catalog", s.testCatalog},
 		{"events", s.testEvents},
@@ -721,6 +723,54 @@ func (s *server) testDisks(t *testing.T) {
 	if a := s.get(t, "/catalog/disks", 200); a.at(t, "jobs.0.status") != "failed" || a.at(t, "jobs.0.error") == nil {
 		t.Errorf("%s", a.body)
 	}
+}
+
+func (s *server) testExports(t *testing.T) {
+	const route = "/nbdmux/exports"
+	s.do(t, request{method: "GET", target: "/nbdmux/healthz", status: 200, anonymous: true})
+	post := func(status int, name, src string) *answer {
+		t.Helper()
+		return s.send(t, "POST", route, status, quote("name", name, "src_url", src))
+	}
+	is := func(name, status string) {
+		t.Helper()
+		var all []object
+		a := s.do(t, request{method: "GET", target: route, status: 200, anonymous: true})
+		if err := json.Unmarshal(a.body, &all); err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(all, func(x object) bool { return x["name"] == name })
+		if i < 0 || all[i]["status"] != status {
+			t.Errorf("%s, where %s is not %s", a.body, name, status)
+		}
+	}
+	p := newPublisher(t)
+	post(400, "../lab", p.url+"/lab.img")
+	post(400, "lab", "")
+	post(400, "lab", p.url+"/nothing.img")
+	post(422, "lab", "ftp://images.example.org/lab.img")
+	s.send(t, "POST", route, 200, `{"name": "lab", "src_url": "`+p.url+`/lab.img", "format": "img", "readonly": true}`)
+	is("lab", "queued")
+	s.fetches.work(t, s.fetcher.Handle)
+	is("lab", "fetching") // it waits for its inspection
+
+	if _, err := s.images.Put(t.Context(), "unhashed.img", strings.NewReader("new"), 3); err != nil {
+		t.Fatal(err)
+	}
+	post(409, "own", s.url+"/images/unhashed.img")
+	s.send(t, "DELETE", "/images/unhashed.img", 204, "")
+	post(200, "own", s.url+"/images/packed.img.gz")
+	is("own", "decompressing")
+	s.disks.work(t, s.hasher.Handle)
+	is("own", "ready")
+	s.form(t, route, 200, url.Values{"name": {"own"}, "src_url": {s.url + "/images/packed.img.gz"}, "readonly": {"false"}})
+	s.send(t, "DELETE", "/images/packed.img.gz", 204, "")
+	is("own", "failed")
+	s.exports.Port = 0
+	is("own", "failed")
+	post(501, "own", s.url+"/images/packed.img.gz")
+	s.send(t, "DELETE", route+"/own", 204, "")
+	s.send(t, "DELETE", route+"/own", 404, "")
 }
 
 func (s *server) testManifest(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
 	"imageroot/functions/catalog/pages"
+	"imageroot/functions/exports"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -30,7 +31,7 @@ var forPeople = []string{
 func tables() [][]web.Route {
 	return [][]web.Route{
 		new(upload.Function).Routes(), new(catalog.Function).Routes(), new(addbyurl.Function).Routes(),
-		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(hook.Hook).Routes(), new(pages.Pages).Routes(),
+		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(exports.Function).Routes(), new(hook.Hook).Routes(), new(pages.Pages).Routes(),
 	}
 }
 

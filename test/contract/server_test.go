@@ -28,6 +28,7 @@ import (
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
 	"imageroot/functions/catalog/pages"
+	"imageroot/functions/exports"
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
@@ -67,6 +68,7 @@ type server struct {
 	hasher   *hash.Function
 	fetcher  *fetch.Function
 	uploader *upload.Function
+	exports  *exports.Function
 	hook     *hook.Hook
 
 	hashes, checks, disks, fetches, assemblies mailbox
@@ -130,14 +132,18 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		},
 		MakeDisk: jobs.RequestDisk, Now: time.Now, Log: log,
 	}
+	s.exports = exports.New(exports.Config{
+		Catalog: s.catalog, Inventory: inv, Add: adder.Ensure, Fetch: s.fetcher.Request, Expand: jobs.NeedDisk, Port: 10809,
+		Activity: s.activity, Now: time.Now, Log: log,
+	})
 	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		m.Handler().ServeHTTP(w, r)
 		return nil
 	}}}
 	h := httptest.NewServer(web.Handler(web.Config{
-		Auth: operator, PublicRead: setup.publicRead, Pages: site.Places(), ErrorPage: site.ErrorPage, Metric: m, Log: log,
-	}, s.uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.hook.Routes(), runner))
+		Auth: operator, PublicRead: setup.publicRead, Pages: site.Places(), ErrorPage: site.ErrorPage, PlainErrors: exports.Prefix, Metric: m, Log: log,
+	}, s.uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.exports.Routes(), s.hook.Routes(), runner))
 	t.Cleanup(h.Close)
 	s.url = h.URL
 	return s

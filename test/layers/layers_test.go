@@ -63,7 +63,7 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/queue/mem":    {"local"},
 		"imageroot/shared/queue/sqs":    {"shared/cloud", "shared/lambda"},
 		"imageroot/shared/lambda":       {"shared/cloud"},
-		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "local", "shared/cloud", "shared/inventory", "shared/kit"},
+		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "functions/exports", "local", "shared/cloud", "shared/inventory", "shared/kit"},
 		"imageroot/shared/cloud":        {}, // Lambda entries only
 		"imageroot/templates":           {"functions/catalog/pages"},
 		"imageroot/local":               {"local", "local/doctor"},
@@ -72,6 +72,7 @@ func TestImports(t *testing.T) {
 		"imageroot/functions/addbyurl":  {"local"},
 		"imageroot/functions/hash":      {"local"},
 		"imageroot/functions/fetch":     {"local"},
+		"imageroot/functions/exports":   {"local"},
 		"imageroot/shared/config":       {"local", "local/doctor", "shared/cloud", "shared/kit", "shared/kit/sources"},
 		"imageroot/shared/kit":          {"local", "shared/cloud", "shared/kit/sources"},
 		"imageroot/shared/store/s3stor": {"local", "local/doctor", "shared/cloud"},
