@@ -15,16 +15,17 @@ export PATH := $(PATH):/usr/sbin:/sbin
 export CGO_ENABLED = 0
 export GOFLAGS += -gcflags=all=-dwarf=false
 
-# The programs that make test runs, and those of other targets, as
-# COMMAND:PACKAGE of Debian.
+# The programs that make test and make deep run, and those of other targets, as
+# COMMAND:PACKAGE of Debian, or FILE:PACKAGE.
 NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:libnbd-bin xz:xz-utils zstd:zstd openssl:openssl zip:zip nginx:nginx-light busybox:busybox-static aria2c:aria2 \
         jq:jq bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
-        sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools
+        sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools \
+        mcopy:mtools qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
 MORE  = gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy buildah:buildah
 
 # install installs the packages of the programs that are missing.
 define install
-	@missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
+	@missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || test -e $${n%%:*} || missing="$$missing $${n##*:}"; done; \
 	test -z "$$missing" || { \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	  echo "The tests need Debian packages that are not installed. This takes root, and nothing else does: $$sudo apt-get install$$missing"; \

@@ -146,6 +146,34 @@ func escaped(s string) string {
 	return b.String()
 }
 
+// Firmware knows a disk by its media type.
+func TestBootMediaTypes(t *testing.T) {
+	const other, img, iso = "application/octet-stream", "application/vnd.efi-img", "application/vnd.efi-iso"
+	s := newRawServer(t, false)
+	s.hashed("bios.img", []byte("bios\x00"), bios)
+	s.hashed("uefi.img", []byte("uefi\x00"), uefi)
+	s.hashed("cd.iso", []byte("cd\x00"), content.Record{Content: content.Content{Kind: content.ISO9660}, Boot: uefi.Boot})
+	packed := content.Record{Content: content.Content{Kind: content.Gzip}, Boot: uefi.Boot}
+	s.hashed("packed.img.gz", gzipped(t, []byte("packed\x00")), packed)
+	s.hashed("packed.iso.gz", gzipped(t, []byte("packed iso\x00")), packed)
+	s.put("new.img", []byte("new\x00"))
+	for path, want := range map[string]string{
+		"/images/bios.img": other, "/raw/bios.img": other,
+		"/images/uefi.img": img, "/raw/uefi.img": img,
+		"/images/cd.iso": iso, "/raw/cd.iso": iso, "/raw/cd.iso/x.img": iso,
+		"/images/packed.img.gz": other, "/raw/packed.img": img,
+		"/images/packed.iso.gz": other, "/raw/packed.iso": iso,
+		"/images/new.img": other, "/raw/new.img": other,
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			r := s.want(s.ask(method, path), 200)
+			if got := r.header.Get("Content-Type"); got != want || !strings.HasPrefix(r.header.Get("Content-Disposition"), "attachment") {
+				t.Errorf("%s %s: %s, want %s", method, path, got, want)
+			}
+		}
+	}
+}
+
 func TestBootImage(t *testing.T) {
 	s := newRawServer(t, false)
 	sha := s.hashed("b.img", []byte("b"), bios)

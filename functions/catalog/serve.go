@@ -139,10 +139,26 @@ func describe(h http.Header, c *object, suffix string, sha256 layout.SHA256) {
 	if sha256 != "" {
 		h.Set("Repr-Digest", digest.FormatReprDigest(sha256))
 	}
-	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Type", mediaType(c, suffix != ""))
 	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": string(c.name)}))
 	// Caches may store it, but must revalidate (RFC 9111 §5.2.2.4).
 	h.Set("Cache-Control", "no-cache")
+}
+
+// mediaType returns the media type of the image in c, or of the disk in it. That of a disk
+// which UEFI starts has the firmware boot it from memory (UEFI specification, section
+// 24.7). IANA has registered them with a dot in place of the hyphen, which no firmware
+// knows.
+func mediaType(c *object, disk bool) string {
+	const iso, img = "application/vnd.efi-iso", "application/vnd.efi-img"
+	if c.known == nil || c.known.Boot == nil || !c.known.Boot.UEFI || !disk && !c.known.Kind.Raw() {
+		return "application/octet-stream"
+	}
+	format, _ := image.FormatOf(c.name)
+	if c.known.Kind == content.ISO9660 || format == "iso" && !c.known.Kind.Raw() {
+		return iso
+	}
+	return img
 }
 
 // A body is read by [http.ServeContent].

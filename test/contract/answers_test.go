@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 	"imageroot/shared/store"
@@ -332,6 +333,31 @@ func (s *server) testBoot(t *testing.T) {
 	s.get(t, "/boot/"+name+".ipxe", 409)
 	s.images.moving.Store(false)
 	s.send(t, "DELETE", "/images/"+name, 204, "")
+
+	// UEFI HTTP boot knows disks by their media type.
+	disk[446+4], disk[446+12] = 0xef, 1
+	cd := make([]byte, 40<<10)
+	copy(cd[16*2048:], "\x01CD001")
+	copy(cd[17*2048:], "\x00CD001\x01EL TORITO SPECIFICATION")
+	cd[17*2048+0x47] = 19
+	copy(cd[19*2048:], "\x01\xef")
+	copy(cd[19*2048+30:], "\x55\xaa\x88")
+	for name, b := range map[string][]byte{"efi.img": disk, "efi.iso": cd} {
+		s.do(t, request{method: "PUT", target: "/images/" + name, status: 201, header: octets, body: string(b)})
+		if err := s.hasher.Handle(t.Context(), queue.InspectImage(image.Name(name)).Encode()); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{"/images/" + name, "/images/" + name + "/x", "/raw/" + name, "/raw/" + name + "/x"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				a := s.do(t, request{method: method, target: path, status: 200})
+				if got, want := a.header.Get("Content-Type"), "application/vnd.efi-"+name[len("efi."):]; got != want {
+					t.Errorf("%s %s: %s, want %s", method, path, got, want)
+				}
+			}
+			s.do(t, request{method: "GET", target: path, status: 206, header: map[string]string{"Range": "bytes=0-9"}})
+		}
+		s.send(t, "DELETE", "/images/"+name, 204, "")
+	}
 }
 
 func (s *server) testUploads(t *testing.T) {
