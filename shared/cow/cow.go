@@ -61,6 +61,7 @@ type Disk struct {
 	// of the disk a bitmap that says which ones those are. The others are the base's.
 	file   *os.File
 	bitmap int64 // its offset
+	punch  func(fd int, mode uint32, off, length int64) error
 
 	mu   sync.RWMutex // the file
 	held int64        // bytes of the budget
@@ -78,7 +79,7 @@ func (b *Budget) Open(base Base) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a layer: %w", err)
 	}
-	d := &Disk{base: base, budget: b, file: file}
+	d := &Disk{base: base, budget: b, file: file, punch: unix.Fallocate}
 	blocks := (base.Size() + block - 1) / block
 	d.bitmap = blocks * block
 	if err := file.Truncate(d.bitmap + blocks/8 + 1); err != nil {
@@ -179,7 +180,7 @@ func (d *Disk) Zero(off, n int64) error {
 		if _, err := d.write(make([]byte, from*block-off), off); err != nil {
 			return err
 		}
-		if err := unix.Fallocate(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from*block, (to-from)*block); err != nil {
+		if err := d.clear(from*block, to*block); err != nil {
 			return err
 		}
 		if err := d.own(from, to); err != nil {
@@ -188,6 +189,28 @@ func (d *Disk) Zero(off, n int64) error {
 		_, err := d.write(make([]byte, max(0, end-to*block)), to*block)
 		return err
 	})
+}
+
+// clear makes bytes of the layer zero. A file system without holes keeps their room.
+func (d *Disk) clear(from, to int64) error {
+	err := d.punch(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	var zeros [16 * block]byte
+	for from < to {
+		n, own, err := d.run(from, min(to, from+int64(len(zeros))))
+		if err != nil {
+			return err
+		}
+		if own { // what was never written is zero
+			if _, err := d.file.WriteAt(zeros[:n], from); err != nil {
+				return err
+			}
+		}
+		from += n
+	}
+	return nil
 }
 
 // change calls do, which writes at most n bytes and the blocks around them.
