@@ -90,7 +90,7 @@ const (
 )
 
 // errTooLong is the error of an expansion that does not end before its deadline.
-var errTooLong = errors.New("expanding it takes longer than a function at AWS may run (15 minutes): unpack it on the machine, or store it less compressed or in pieces that are smaller")
+var errTooLong = errors.New("expanding it takes longer than a function at AWS may run (15 minutes): unpack it on the machine that needs it, or store it uncompressed, since a plain image is its own disk")
 
 // limited reports whether a run has a deadline.
 func limited(ctx context.Context) bool {

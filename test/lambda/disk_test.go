@@ -76,6 +76,7 @@ func TestDisk(t *testing.T) {
 	sum := hexSum(packed)
 	w.put("packed.img.gz", packed)
 	w.served(sum)
+	w.send("HashJobQueue", `{"disk":"`+sum+`"}`) // of no job
 	if got := w.raw("/raw/packed.img", "bytes=31457000-31457999"); !bytes.Equal(got, disk[31457000:31458000]) {
 		t.Error("a part of the disk has other bytes")
 	}
@@ -93,6 +94,10 @@ func TestDisk(t *testing.T) {
 	if list := string(w.want(200, "GET", "/images", nil).body); !strings.Contains(list, "/raw/"+sum+"/packed.img") {
 		t.Errorf("the listing does not name the disk: %s", list)
 	}
+	for range 3 {
+		w.send("HashJobQueue", `{"disk":"`+sum+`"}`)
+	}
+	w.until("all messages are gone", func() bool { return w.length("HashJobQueue") == 0 })
 	if d := w.disks(); len(d.Disks) != 1 || d.Disks[0].SHA256 != sum || len(d.Jobs) != 1 || d.Jobs[0].Status != "completed" || d.Jobs[0].Attempt != 1 {
 		t.Errorf("%+v", d)
 	}

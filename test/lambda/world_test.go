@@ -113,7 +113,7 @@ func unused() error {
 
 // A world is the stack of template.yaml, running here.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	tpl      *template.Template
 	routes   []template.Route
 	data     string // directory of the gateway
@@ -141,7 +141,7 @@ type function struct {
 
 // newWorld starts the stack, which ends with the test. Its queues are in moto_server if
 // that is installed.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	if moto == nil {
 		return newHurriedWorld(t)
@@ -155,7 +155,7 @@ func newWorld(t *testing.T) *world {
 
 // newHurriedWorld is newWorld with the queue server of test/sqs, at which a message
 // waits 20 ms for each second of its delay.
-func newHurriedWorld(t *testing.T) *world {
+func newHurriedWorld(t testing.TB) *world {
 	t.Helper()
 	t.Log("the queues are in the server of test/sqs")
 	s := sqs.Start()
@@ -164,7 +164,7 @@ func newHurriedWorld(t *testing.T) *world {
 	return startWorld(t, s.URL())
 }
 
-func startWorld(t *testing.T, queues string) *world {
+func startWorld(t testing.TB, queues string) *world {
 	t.Helper()
 	tpl, err := template.Load(map[string]string{"AllowNet": "loopback"})
 	if err != nil {
@@ -655,7 +655,7 @@ func (w *world) ended(kind, name string) jobView {
 }
 
 // as decodes the answer of a function.
-func as[T any](t *testing.T, data []byte) T {
+func as[T any](t testing.TB, data []byte) T {
 	t.Helper()
 	var v T
 	if err := json.Unmarshal(data, &v); err != nil {

@@ -3,12 +3,16 @@ package s3store_test
 import (
 	"bytes"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"imageroot/shared/store"
@@ -76,5 +80,54 @@ func TestAWSParts(t *testing.T) {
 	p, err := c.Root("images", "").UploadPart(t.Context(), "x.img", "id", 1, strings.NewReader("part"), 4)
 	if err != nil || p.ETag != "e" {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// TestPartsAgain: a part of a body of unknown size is sent again if S3 fails for a while,
+// and the upload ends if S3 fails for longer.
+func TestPartsAgain(t *testing.T) {
+	var mu sync.Mutex
+	failures := map[string]int{} // left, by the number of the part
+	root := openRootThrough(t, func(gateway *url.URL) http.Handler {
+		proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = gateway.Scheme, gateway.Host, r.In.Host // which the signature covers
+		}}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			n := r.URL.Query().Get("partNumber")
+			failures[n]--
+			fail := n != "" && failures[n] >= 0
+			mu.Unlock()
+			if fail {
+				_, _ = io.Copy(io.Discard, r.Body) // what it sends is not stored
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+			proxy.ServeHTTP(w, r)
+		})
+	})
+	data := bytes.Repeat([]byte("0123456789abcdef!"), 70<<20/17)
+	put := func() error {
+		_, err := root.Put(t.Context(), "x.img", bytes.NewReader(data), -1)
+		return err
+	}
+	failures["2"], failures["5"] = 1, 1
+	if err := put(); err != nil {
+		t.Fatal(err)
+	}
+	body, _, err := root.Get(t.Context(), "x.img", store.All, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, want %d: %v", len(got), len(data), err)
+	}
+	failures["3"] = 100
+	if err := put(); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a store that fails: %v", err)
+	}
+	for u, err := range root.PendingUploads(t.Context(), "") {
+		t.Errorf("left: %+v, %v", u, err)
 	}
 }

@@ -2,6 +2,7 @@ package s3store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,9 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -104,9 +107,15 @@ func totalOf(contentRange string) (int64, error) {
 	return total, nil
 }
 
-// unknownSizePart is the size of the first parts in which a body of unknown size is
-// buffered. S3 needs the length of a part before its first byte.
-const unknownSizePart = 16 << 20
+const (
+	// unknownSizePart is the size of the first parts in which a body of unknown size is
+	// buffered. S3 needs the length of a part before its first byte. Later parts are larger,
+	// so that store.MaxParts suffice.
+	unknownSizePart = 16 << 20
+	// partsInFlight is the number of these parts that are sent while the next one is read,
+	// and partTries how often each is.
+	partsInFlight, partTries = 2, 3
+)
 
 // Put implements store.Objects. It sends a body of more than [store.MaxPutBytes], or of
 // unknown size and more than one part, as a multipart upload.
@@ -115,13 +124,7 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 		return r.putOne(ctx, key, body, size)
 	}
 	if size > 0 {
-		// Use few large parts: each is one streamed request.
-		left, part := size, store.PartSize(size, 1<<30, store.MaxParts)
-		return r.putParts(ctx, key, func(int32) (io.Reader, int64, error) {
-			n := min(part, left)
-			left -= n
-			return io.LimitReader(body, n), n, nil
-		})
+		return r.putParts(ctx, key, func(id string) ([]store.Part, error) { return r.sendStream(ctx, key, id, body, size) })
 	}
 	first, err := store.ReadUpTo(body, unknownSizePart)
 	if err != nil {
@@ -130,15 +133,7 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 	if len(first) < unknownSizePart {
 		return r.putOne(ctx, key, bytes.NewReader(first), int64(len(first)))
 	}
-	return r.putParts(ctx, key, func(n int32) (io.Reader, int64, error) {
-		part := first
-		first = nil
-		if n > 1 {
-			// Later parts are larger, so that store.MaxParts suffice.
-			part, err = store.ReadUpTo(body, unknownSizePart<<(n/2000))
-		}
-		return bytes.NewReader(part), int64(len(part)), err
-	})
+	return r.putParts(ctx, key, func(id string) ([]store.Part, error) { return r.sendBuffered(ctx, key, id, first, body) })
 }
 
 func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
@@ -153,9 +148,9 @@ func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size i
 	return r.written(ctx, key, unquote(out.ETag), size)
 }
 
-// putParts writes an object as a multipart upload of the parts that next returns, until
-// an empty one. If it fails, it aborts the upload.
-func (r *Root) putParts(ctx context.Context, key store.Key, next func(n int32) (io.Reader, int64, error)) (_ store.Version, err error) {
+// putParts writes an object as a multipart upload of the parts that send sends. If it
+// fails, it aborts the upload.
+func (r *Root) putParts(ctx context.Context, key store.Key, send func(id string) ([]store.Part, error)) (_ store.Version, err error) {
 	id, err := r.CreateUpload(ctx, key)
 	if err != nil {
 		return store.Version{}, err
@@ -166,25 +161,77 @@ func (r *Root) putParts(ctx context.Context, key store.Key, next func(n int32) (
 			_ = r.AbortUpload(context.WithoutCancel(ctx), key, id)
 		}
 	}()
-	var parts []store.Part
-	for n := int32(1); ; n++ {
-		body, size, err := next(n)
-		if err != nil {
-			return store.Version{}, fmt.Errorf("write %q: %w", key, err)
-		}
-		if size == 0 {
-			break
-		}
-		if n > store.MaxParts {
-			return store.Version{}, fmt.Errorf("write %q: %w", key, store.ErrTooLarge)
-		}
-		part, err := r.UploadPart(ctx, key, id, n, body, size)
-		if err != nil {
-			return store.Version{}, err
-		}
-		parts = append(parts, part)
+	parts, err := send(id)
+	if err != nil {
+		return store.Version{}, err
 	}
 	return r.CompleteUpload(ctx, key, id, parts)
+}
+
+// sendStream sends size bytes of body in few large parts: each is one streamed request.
+func (r *Root) sendStream(ctx context.Context, key store.Key, id string, body io.Reader, size int64) ([]store.Part, error) {
+	var parts []store.Part
+	for most := store.PartSize(size, 1<<30, store.MaxParts); size > 0; {
+		n := min(most, size)
+		part, err := r.UploadPart(ctx, key, id, int32(len(parts)+1), io.LimitReader(body, n), n)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+		size -= n
+	}
+	return parts, nil
+}
+
+// sendBuffered sends the first part and the rest of body. It holds partsInFlight parts, and
+// the next one.
+func (r *Root) sendBuffered(ctx context.Context, key store.Key, id string, part []byte, body io.Reader) ([]store.Part, error) {
+	var mu sync.Mutex
+	var parts []store.Part
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(partsInFlight)
+	var err error
+	for n := int32(1); len(part) > 0 && err == nil && gctx.Err() == nil; n++ {
+		if n > store.MaxParts {
+			err = store.ErrTooLarge
+			break
+		}
+		data := part
+		group.Go(func() error {
+			sent, err := r.sendPart(gctx, key, id, n, data)
+			mu.Lock()
+			defer mu.Unlock()
+			parts = append(parts, sent)
+			return err
+		})
+		part, err = store.ReadUpTo(body, unknownSizePart<<((n+1)/2000))
+	}
+	if failed := group.Wait(); failed != nil {
+		return nil, failed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write %q: %w", key, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(parts, func(a, b store.Part) int { return cmp.Compare(a.Number, b.Number) })
+	return parts, nil
+}
+
+// sendPart sends a part that is in memory, again if S3 fails for a while.
+func (r *Root) sendPart(ctx context.Context, key store.Key, id string, n int32, part []byte) (store.Part, error) {
+	for try := 1; ; try++ {
+		sent, err := r.UploadPart(ctx, key, id, n, bytes.NewReader(part), int64(len(part)))
+		if try == partTries || !errors.Is(err, store.ErrUnavailable) {
+			return sent, err
+		}
+		select {
+		case <-time.After(time.Duration(try) * time.Second):
+		case <-ctx.Done():
+			return store.Part{}, err
+		}
+	}
 }
 
 // written returns the version of an object that was just written with this ETag.

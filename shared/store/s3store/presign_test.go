@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -20,13 +22,25 @@ import (
 // openRoot returns a root in a new gateway.
 func openRoot(t *testing.T) *s3store.Root {
 	t.Helper()
+	return openRootThrough(t, nil)
+}
+
+// openRootThrough returns a root whose requests pass through a proxy, unless it is nil.
+func openRootThrough(t *testing.T, proxy func(gateway *url.URL) http.Handler) *s3store.Root {
+	t.Helper()
 	const access, secret = "PRESIGNTEST123456789", "presign-test-secret-0123456789abcdef"
 	g, err := gateway.Start(t.Context(), gateway.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), AccessKey: access, SecretKey: secret})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Close() })
-	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: "http://" + g.Addr(), Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true})
+	endpoint := "http://" + g.Addr()
+	if proxy != nil {
+		server := httptest.NewServer(proxy(&url.URL{Scheme: "http", Host: g.Addr()}))
+		t.Cleanup(server.Close)
+		endpoint = server.URL
+	}
+	c, err := s3store.Open(t.Context(), s3store.Config{Endpoint: endpoint, Region: "us-east-1", AccessKey: access, SecretKey: secret, Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}
