@@ -220,15 +220,7 @@ func (b *script) line(format string, args ...any) {
 }
 
 func (b *script) send(w http.ResponseWriter, r *http.Request) error {
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(b.text.Len()))
-	h.Set("Cache-Control", "no-cache")
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write([]byte(b.text.String())) // the client may have disconnected
-	}
-	return nil
+	return sendText(w, r, b.text.String())
 }
 
 // shown returns text as words that iPXE only displays: it expands ${NAME}, ends a command

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"imageroot/functions/catalog/feed"
 	"imageroot/shared/activity"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
@@ -55,13 +56,14 @@ type Function struct {
 
 	listings copies // GET /images
 	exports  copies // GET /catalog.toml
+	feeds    [len(feed.All)]copies
 	places   places // GET /raw
 	disks    disks  // that OpenDisk has opened
 }
 
 // Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
-	return []web.Route{
+	return append(f.feedRoutes(), []web.Route{
 		{Pattern: "GET /healthz", Access: web.Always, Handle: f.healthz, Quiet: true},
 		{Pattern: "GET /readyz", Access: web.Open, Handle: f.readyz, Quiet: true},
 		{Pattern: "GET /version", Access: web.Open, Handle: f.version},
@@ -81,7 +83,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "DELETE /catalog.toml", Access: web.Operator, Handle: f.removeManifest},
 
 		{Pattern: "GET /events", Access: web.Operator, Handle: f.events},
-	}
+	}...)
 }
 
 func (f *Function) healthz(w http.ResponseWriter, _ *http.Request) error {

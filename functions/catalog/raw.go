@@ -26,6 +26,9 @@ import (
 // the guest's disk. If no bytes pass through this server, it redirects: see
 // [Function.linkRaw].
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
+	if key, name, ok := checksumOf(r); ok {
+		return f.rawChecksum(w, r, key, name)
+	}
 	return f.serve(w, r, f.findDisk, f.sendRaw)
 }
 

@@ -33,6 +33,9 @@ type object struct {
 }
 
 func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
+	if key, name, ok := checksumOf(r); ok {
+		return f.imageChecksum(w, r, key, name)
+	}
 	return f.serve(w, r, f.find, f.send)
 }
 

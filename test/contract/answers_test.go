@@ -50,6 +50,7 @@ func TestAnswers(t *testing.T) {
 		{"serve", s.testServe},
 		{"raw", s.testRaw},
 		{"boot", s.testBoot},
+		{"checksums", s.testChecksums},
 		{"uploads", s.testUploads},
 		{"entries", s.testEntries},
 		{"downloads", s.testDownloads},
@@ -305,6 +306,14 @@ func (s *server) testRaw(t *testing.T) {
 			s.do(t, request{method: op.method, target: sample(op), status: 404})
 			s.do(t, request{method: op.method, target: strings.Replace(strings.Replace(op.path, "{key}", "page.img", 1), "{name}", "x", 1), status: 422})
 		}
+	}
+}
+
+func (s *server) testChecksums(t *testing.T) {
+	for _, path := range []string{"/images/SHA256SUMS", "/raw/SHA256SUMS"} {
+		a := s.get(t, path, 200)
+		s.do(t, request{method: "GET", target: path, status: 304, header: map[string]string{"If-None-Match": a.header.Get("ETag")}})
+		s.do(t, request{method: "GET", target: path, status: 200, header: map[string]string{"Accept-Encoding": "gzip"}})
 	}
 }
 

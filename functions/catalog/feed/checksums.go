@@ -1,0 +1,60 @@
+package feed
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+)
+
+const checksumType = "text/plain; charset=utf-8"
+
+// Checksum returns the line of a file in a checksum file, as sha256sum of GNU coreutils
+// writes it. Names of images have no character that it would escape.
+func Checksum(sha256 layout.SHA256, name string) string {
+	return fmt.Sprintf("%s  %s\n", sha256, name)
+}
+
+// listable reports whether other programs can read a line with this name: many split it at
+// white space, and reject the whole file.
+func listable(name image.Name) bool { return !strings.ContainsFunc(string(name), unicode.IsSpace) }
+
+// encodeChecksums writes a checksum file of all names by which /images serves an image.
+func encodeChecksums(to io.Writer, s *inventory.Snapshot, _ Server) error {
+	for h := range s.Heads() {
+		if !h.Cached || h.SHA256 == "" {
+			continue
+		}
+		var lines strings.Builder
+		for _, name := range s.Row(h).Names {
+			if row, ok := s.ByName(name); ok && row.Digest() == h.SHA256 && listable(name) {
+				lines.WriteString(Checksum(h.SHA256, string(name)))
+			}
+		}
+		if _, err := io.WriteString(to, lines.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encodeRawChecksums writes a checksum file of all disks that /raw serves by their names.
+func encodeRawChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
+	for h := range s.Heads() {
+		if on.RawPath(h) == "" {
+			continue
+		}
+		disk, row := image.DiskName(h.Name), s.Row(h)
+		if row.RawSHA256 == nil || len(s.ByDisk(disk)) != 1 || !listable(disk) {
+			continue
+		}
+		if _, err := io.WriteString(to, Checksum(*row.RawSHA256, string(disk))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

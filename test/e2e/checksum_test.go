@@ -1,0 +1,61 @@
+package e2e
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"imageroot/test/need"
+)
+
+// TestChecksumFiles verifies downloads with the checksum files beside them: sha256sum
+// accepts them, and refuses an image or a list in which a byte has changed.
+func TestChecksumFiles(t *testing.T) {
+	t.Parallel()
+	const pull = "/lib/systemd/systemd-pull"
+	need.Programs(t, "curl", "sha256sum", pull)
+	s, m := Start(t, Options{}), newMaker(t)
+	for name, pack := range map[string]string{"a.img": "cp raw x", "again.img": "cp raw x", "b.img.gz": "gzip -c raw >x", "c.qcow2": "qemu-img convert -O qcow2 raw x"} {
+		s.Put(t, name, m.make(pack))
+		s.WaitRow(t, name, "checked", func(r row) bool { return r.RawSHA256 != "" })
+	}
+	for from, names := range map[string]string{"/images/": "a.img again.img b.img.gz c.qcow2", "/raw/": "b.img a.img c.img"} {
+		script := "set -e; mkdir -p d; cd d; rm -rf *; curl -sSf -O '" + s.Pages + from + "SHA256SUMS'; for f in " + names +
+			"; do curl -sSf --retry 9 -O '" + s.Pages + from + "'$f -O '" + s.Pages + from + "'$f.sha256; sha256sum --quiet -c $f.sha256; grep -qF $f SHA256SUMS; done; sha256sum --quiet -c --ignore-missing SHA256SUMS"
+		if err := sh(t, m.dir, script); err != nil {
+			t.Fatalf("%s: %v", from, err)
+		}
+		name := strings.Fields(names)[0]
+		for what, change := range map[string]string{
+			"image": "printf x | dd of=" + name + " bs=1 seek=1000 conv=notrunc status=none",
+			"list":  "sed -i 'y/0123456789abcdef/123456789abcdef0/' SHA256SUMS",
+		} {
+			if err := sh(t, m.dir, "rm -rf e; cp -r d e; cd e; "+change); err != nil {
+				t.Fatal(err)
+			}
+			if err := sh(t, m.dir, "cd e; sha256sum --quiet -c --ignore-missing SHA256SUMS"); err == nil {
+				t.Errorf("%s, a changed %s: it is accepted", from, what)
+			}
+		}
+	}
+
+	// systemd-pull finds the checksum file by itself.
+	get := func(from string) error {
+		return sh(t, m.dir, pull+" raw --direct --verify=checksum --settings=no --roothash=no --verity=no --sync=no '"+from+"/images/a.img' \"$PWD/pulled\"")
+	}
+	if err := get(s.Pages); err != nil {
+		t.Errorf("systemd-pull: %v", err)
+	}
+	damages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := s.Do(t, "GET", r.URL.Path, nil).Must(t, 200).Body
+		if !strings.Contains(r.URL.Path, "sha256") {
+			body[1000]++
+		}
+		_, _ = w.Write(body)
+	}))
+	defer damages.Close()
+	if err := get(damages.URL); err == nil || !strings.Contains(err.Error(), "checksum") {
+		t.Errorf("systemd-pull of a damaged image: %v", err)
+	}
+}
