@@ -273,7 +273,7 @@ func findingsOf(known *content.Record) findings {
 	if f.BootKnown = known.Boot != nil; f.BootKnown {
 		f.Boot = *known.Boot
 	}
-	_, f.rawSHA256 = known.Raw()
+	_, f.RawSHA256 = known.Raw()
 	return f
 }
 
@@ -281,8 +281,8 @@ func findingsOf(known *content.Record) findings {
 func (in *inputs) head(pieces []*piece, f findings) *Head {
 	r := in.row(pieces)
 	h := &Head{Name: r.Names[0], SHA256: r.Digest(), SizeBytes: -1, HashState: r.HashState, Cached: r.Cached, findings: f}
-	if h.rawSHA256 == h.SHA256 {
-		h.rawSHA256 = h.SHA256 // shares its memory
+	if h.RawSHA256 == h.SHA256 {
+		h.RawSHA256 = h.SHA256 // shares its memory
 	}
 	if r.SizeBytes != nil {
 		h.SizeBytes = *r.SizeBytes

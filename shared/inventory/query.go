@@ -266,7 +266,7 @@ func parseCursor(s string) (c cursor, err error) {
 // matches reports whether a row has all words, which are in lower case.
 func (h *Head) matches(words []string) bool {
 	for _, w := range words {
-		if !strings.Contains(h.text, w) && !strings.HasPrefix(string(h.SHA256), w) && !strings.HasPrefix(string(h.rawSHA256), w) {
+		if !strings.Contains(h.text, w) && !strings.HasPrefix(string(h.SHA256), w) && !strings.HasPrefix(string(h.RawSHA256), w) {
 			return false
 		}
 	}

@@ -63,7 +63,7 @@ type findings struct {
 	// record, or one of an earlier version.
 	Boot      boot.Ways
 	BootKnown bool
-	rawSHA256 layout.SHA256
+	RawSHA256 layout.SHA256 // of the disk; "" if it is unknown
 }
 
 // more is what only some heads have.
@@ -91,7 +91,8 @@ func (h *Head) Format() image.Format {
 	return format
 }
 
-func (h *Head) names() []image.Name {
+// Names returns all names of the row, the primary one first.
+func (h *Head) Names() []image.Name {
 	if h.more != nil {
 		return h.more.names
 	}
@@ -225,15 +226,15 @@ func (s *Snapshot) ByRef(ref string) (*Row, bool) {
 // preferred, then a cached one. If there is none, it tries the other [image.Spellings].
 func (s *Snapshot) ByName(name image.Name) (*Row, bool) {
 	for _, spelling := range image.Spellings(name) {
-		if h := s.named(spelling); h != nil {
+		if h := s.Named(spelling); h != nil {
 			return s.Row(h), true
 		}
 	}
 	return nil, false
 }
 
-// named returns the head with exactly this name, or nil.
-func (s *Snapshot) named(name image.Name) (best *Head) {
+// Named returns the head with exactly this name, or nil: the one that ByName prefers.
+func (s *Snapshot) Named(name image.Name) (best *Head) {
 	for l := range under(s.byName, string(name)) {
 		h := l.head
 		if best == nil || !best.hasLocal(name) && (h.hasLocal(name) || h.Cached && !best.Cached) {
@@ -268,15 +269,15 @@ func (s *Snapshot) ByDisk(disk image.Name) []image.Name {
 }
 
 func (s *Snapshot) byDiskSpelled(disk image.Name) (names []image.Name) {
-	if s.named(disk) != nil {
+	if s.Named(disk) != nil {
 		return []image.Name{disk}
 	}
 	for _, cached := range []bool{true, false} {
 		seen := map[string]bool{}
 		for l := range under(s.byDisk, string(disk)) {
-			name := l.head.names()[l.at]
-			h := s.named(name)
-			raw := cmp.Or(string(h.rawSHA256), string(h.SHA256), string(name))
+			name := l.head.Names()[l.at]
+			h := s.Named(name)
+			raw := cmp.Or(string(h.RawSHA256), string(h.SHA256), string(name))
 			if h.Cached == cached && !seen[raw] {
 				seen[raw] = true
 				names = append(names, name)
@@ -293,7 +294,7 @@ func (s *Snapshot) byDiskSpelled(disk image.Name) (names []image.Name) {
 // a digest.
 func (s *Snapshot) rawPath(sha layout.SHA256, name image.Name) string {
 	disk := image.DiskName(name)
-	if names := s.ByDisk(disk); len(names) == 1 && s.named(names[0]).SHA256 == sha {
+	if names := s.ByDisk(disk); len(names) == 1 && s.Named(names[0]).SHA256 == sha {
 		return "/raw/" + url.PathEscape(string(disk))
 	}
 	return "/raw/" + string(sha) + "/" + url.PathEscape(string(disk))

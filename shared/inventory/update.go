@@ -246,14 +246,14 @@ func (s *Snapshot) count(h *Head, sign int64) {
 }
 
 func (h *Head) labelNames() (all []labelled) {
-	for i, n := range h.names() {
+	for i, n := range h.Names() {
 		all = append(all, labelled{string(n), h, i})
 	}
 	return all
 }
 
 func (h *Head) labelDisks() (all []labelled) {
-	for i, n := range h.names() {
+	for i, n := range h.Names() {
 		if disk := image.DiskName(n); disk != n {
 			all = append(all, labelled{string(disk), h, i})
 		}

@@ -30,8 +30,8 @@ func encodeChecksums(to io.Writer, s *inventory.Snapshot, _ Server) error {
 			continue
 		}
 		var lines strings.Builder
-		for _, name := range s.Row(h).Names {
-			if row, ok := s.ByName(name); ok && row.Digest() == h.SHA256 && listable(name) {
+		for _, name := range h.Names() {
+			if s.Named(name) == h && listable(name) {
 				lines.WriteString(Checksum(h.SHA256, string(name)))
 			}
 		}
@@ -48,11 +48,11 @@ func encodeRawChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
 		if on.RawPath(h) == "" {
 			continue
 		}
-		disk, row := image.DiskName(h.Name), s.Row(h)
-		if row.RawSHA256 == nil || len(s.ByDisk(disk)) != 1 || !listable(disk) {
+		disk := image.DiskName(h.Name)
+		if h.RawSHA256 == "" || len(s.ByDisk(disk)) != 1 || !listable(disk) {
 			continue
 		}
-		if _, err := io.WriteString(to, Checksum(*row.RawSHA256, string(disk))); err != nil {
+		if _, err := io.WriteString(to, Checksum(h.RawSHA256, string(disk))); err != nil {
 			return err
 		}
 	}
