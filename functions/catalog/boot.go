@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"imageroot/shared/content"
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
 )
@@ -66,7 +67,7 @@ func (f *Function) bootMenu(w http.ResponseWriter, r *http.Request) error {
 		case !h.Boot.BIOS:
 			on = "iseq ${platform} efi && "
 		}
-		b.line("%sitem -- %s %s ||", on, h.SHA256, title(s.Row(h)))
+		b.line("%sitem -- %s %s ||", on, h.SHA256, f.title(s.Row(h)))
 	}
 	more := first+len(items) < total && len(items) > 0
 	b.line("item --gap -- -")
@@ -105,7 +106,12 @@ func (f *Function) bootMenu(w http.ResponseWriter, r *http.Request) error {
 
 // boots reports whether machines can boot the image of a row from here.
 func (f *Function) boots(h *inventory.Head) bool {
-	return h.Boot.Any() && f.RawPath(h) != "" && (!h.Packed || h.Disk || f.MakeDisk != nil)
+	return h.Boot.Any() && h.Cached && h.SHA256 != "" && !h.NoDisk && (!f.expandedFirst(h) || f.MakeDisk != nil)
+}
+
+// expandedFirst reports whether no range of a disk can be read before it is expanded.
+func (f *Function) expandedFirst(h *inventory.Head) bool {
+	return !h.Disk && (h.Packed || h.QCOW2 && f.ImageLinks != nil)
 }
 
 // named reports whether the primary name has all words, which are in lower case. Other
@@ -121,7 +127,7 @@ func named(h *inventory.Head, words []string) bool {
 }
 
 // title returns the text of a row in the menu, for a screen of 80 columns.
-func title(r *inventory.Row) string {
+func (f *Function) title(r *inventory.Row) string {
 	const most = 48
 	t := shown(string(r.Names[0]))
 	if len(t) > most {
@@ -130,7 +136,7 @@ func title(r *inventory.Row) string {
 	if size := r.VirtualSizeBytes; size != nil {
 		t += fmt.Sprintf(" (%d MiB)", (*size+1<<20-1)>>20)
 	}
-	if r.Head.Packed && !r.Head.Disk {
+	if f.expandedFirst(r.Head) {
 		t += " - expanded first"
 	}
 	return t
@@ -181,7 +187,7 @@ func (f *Function) bootState(ctx context.Context, c *object, begin bool) (wait, 
 	if no := c.known.NoDisk(); no != "" {
 		return "", no, nil
 	}
-	if !c.known.Kind.Compressed() {
+	if !c.known.Kind.Compressed() && (c.known.Kind != content.QCOW2 || f.links(c) == nil) {
 		return "", "", nil
 	}
 	disk, err := f.disk(ctx, c)
@@ -189,7 +195,7 @@ func (f *Function) bootState(ctx context.Context, c *object, begin bool) (wait, 
 		return "", "", err
 	}
 	if !begin {
-		return "it is compressed", "", nil
+		return "its disk is made first", "", nil
 	}
 	var active bool
 	var written int64
@@ -199,7 +205,7 @@ func (f *Function) bootState(ctx context.Context, c *object, begin bool) (wait, 
 		}
 	}
 	if !active {
-		return "", "it is compressed, and this server makes no disk of it or failed to: an operator sees the reason in the list of disks", nil
+		return "", "its disk has to be made first, and this server does not make it, or failed to: an operator sees the reason in the list of disks", nil
 	}
 	wait = fmt.Sprintf("its disk is being made, %d MiB are written", written>>20)
 	if size := c.known.Virtual(); size != nil {

@@ -205,7 +205,7 @@ func TestBootImage(t *testing.T) {
 			t.Errorf("%q, want %q", lines, want)
 		}
 	}
-	says("makes no disk")
+	says("does not make it")
 	s.f.MakeDisk = func(_ context.Context, sha layout.SHA256, _ image.Name) (bool, int64, error) {
 		if asked++; sha != disk {
 			t.Errorf("asked for the disk of %s", sha)
@@ -224,4 +224,29 @@ func TestBootImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	says("sanboot ../raw/" + string(disk))
+}
+
+// On AWS, /raw leads to objects, and a qcow2 image needs a disk, too.
+func TestBootLinks(t *testing.T) {
+	s := newLinkedServer(t)
+	s.hashed("plain.img", []byte("plain\x00"), uefi)
+	s.hashed("guest.qcow2", []byte("guest\x00"), content.Record{Content: content.Content{Kind: content.QCOW2}, Boot: bios.Boot})
+	if got := items(s.lines("/boot.ipxe")); len(got) != 1 || !strings.Contains(got[0], " plain.img ") {
+		t.Errorf("%q", got)
+	}
+	s.f.MakeDisk = func(context.Context, layout.SHA256, image.Name) (bool, int64, error) { return true, 0, nil }
+	if got := items(s.lines("/boot.ipxe")); len(got) != 2 || !strings.Contains(got[0], "expanded first") {
+		t.Errorf("%q", got)
+	}
+	if lines := s.lines("/boot/guest.qcow2.ipxe"); !slices.Contains(lines, "sleep 5") {
+		t.Errorf("%q", lines)
+	}
+	if lines := s.lines("/boot/plain.img.ipxe"); !strings.Contains(lines[2], "sanboot ../raw/") {
+		t.Errorf("%q", lines)
+	}
+	for _, path := range []string{"/raw/plain.img", "/images/plain.img"} {
+		if at := s.want(s.ask("GET", path), 307).header.Get("Location"); !strings.Contains(at, "?type=application%2Fvnd.efi-img&") {
+			t.Errorf("%s leads to %s", path, at)
+		}
+	}
 }

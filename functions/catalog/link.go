@@ -29,7 +29,9 @@ func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Pre
 	if r.Method == http.MethodHead {
 		url, err = links.PresignHead(r.Context(), c.Info.Key)
 	} else {
-		url, err = links.PresignGet(r.Context(), c.Info.Key, store.Attachment(string(c.name)))
+		answer := store.Attachment(string(c.name))
+		answer.Type = w.Header().Get("Content-Type") // of describe
+		url, err = links.PresignGet(r.Context(), c.Info.Key, answer)
 	}
 	if err != nil {
 		return err

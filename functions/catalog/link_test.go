@@ -26,7 +26,7 @@ func (bucketLinks) PresignPart(context.Context, store.Key, string, int32) (strin
 }
 
 func (l bucketLinks) PresignGet(_ context.Context, key store.Key, h store.GetHeader) (string, error) {
-	return "https://" + l.bucket + "/" + string(key) + "?as=" + url.QueryEscape(h.Disposition), nil
+	return "https://" + l.bucket + "/" + string(key) + "?type=" + url.QueryEscape(h.Type) + "&as=" + url.QueryEscape(h.Disposition), nil
 }
 
 func (l bucketLinks) PresignHead(_ context.Context, key store.Key) (string, error) {
