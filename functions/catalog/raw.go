@@ -68,6 +68,10 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		defer f.use(r.Context(), disk)()
 		c = disk
 	}
+	zstd := web.Coding(r, "zstd") != ""
+	if plain := disk != nil || c.known != nil && !c.known.Kind.Compressed() && c.known.Kind != content.QCOW2; plain && !zstd {
+		return f.sendPlain(w, r, c, disk != nil)
+	}
 	file, err := reader.Open(r.Context(), c.Root, c.Info.Key, c.Info.Version)
 	if err != nil {
 		return err
@@ -84,7 +88,6 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	rc := http.NewResponseController(w)
 	place := f.places.enter(web.ClientIP(r), f.Now, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer place.leave()
-	zstd := web.Coding(r, "zstd") != ""
 	w = place.writer(w, zstd)
 	w.Header().Set("Vary", "Accept-Encoding")
 	switch no := what.NoDisk(); {
@@ -129,12 +132,19 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return f.sendEncoded(w, r, c, frames(newObjectSection(file)))
 	}
 	file.Close() // the answer may take hours
+	return f.sendPlain(w, r, c, disk != nil)
+}
+
+// sendPlain answers with an object that is a disk: a plain image, or an expanded disk.
+func (f *Function) sendPlain(w http.ResponseWriter, r *http.Request, c *object, expanded bool) error {
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
 	sum := c.sha256
-	if disk != nil {
+	if expanded {
 		sum = c.rawSHA256
 	}
+	c.name = image.DiskName(nameFor(r, c.name))
+	w.Header().Set("Vary", "Accept-Encoding")
 	describe(w.Header(), c, "-raw", sum)
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }

@@ -311,39 +311,49 @@ const (
 	// the memory. At most largeCopies answers have such a buffer, so that clients
 	// that do not read hold little memory.
 	copyBuffer, largeCopies = 256 << 10, 64
-	// smallBuffer is the size of a write of all other answers, and of each until
-	// its client has read provenBytes.
-	smallBuffer, provenBytes = 8 << 10, 16 << 20
+	// smallBuffer is the size of a write of all other answers. Until a client has read
+	// provenBytes it gets at most firstBuffer bytes, which as many answers have: a range
+	// is often that short.
+	smallBuffer, firstBuffer, provenBytes = 8 << 10, 64 << 10, 16 << 20
 )
 
-// large holds the buffers of copyBuffer bytes, nil for one that is not allocated
-// yet.
-var large = func() chan []byte {
+// large and first hold the buffers of copyBuffer and firstBuffer bytes, nil for one that
+// is not allocated yet.
+var large, first = newPool(), newPool()
+
+func newPool() chan []byte {
 	c := make(chan []byte, largeCopies)
 	for range largeCopies {
 		c <- nil
 	}
 	return c
-}()
+}
+
+// take returns a buffer of size bytes out of pool, and a function that gives it back, or a
+// small one if there is none.
+func take(pool chan []byte, size int) (buffer []byte, give func()) {
+	select {
+	case b := <-pool:
+		if b == nil {
+			b = make([]byte, size)
+		}
+		return b, func() { pool <- b }
+	default:
+		return make([]byte, smallBuffer), func() {}
+	}
+}
 
 // ReadFrom implements [io.ReaderFrom], to choose the buffer.
 func (w *verifiedWriter) ReadFrom(src io.Reader) (int64, error) {
 	out := struct{ io.Writer }{w}
-	small := make([]byte, smallBuffer)
-	n, err := io.CopyBuffer(out, io.LimitReader(src, provenBytes), small)
+	buffer, give := take(first, firstBuffer)
+	n, err := io.CopyBuffer(out, io.LimitReader(src, provenBytes), buffer)
+	give()
 	if err != nil || n < provenBytes {
 		return n, err
 	}
-	buffer := small
-	select {
-	case b := <-large:
-		if b == nil {
-			b = make([]byte, copyBuffer)
-		}
-		defer func() { large <- b }()
-		buffer = b
-	default:
-	}
+	buffer, give = take(large, copyBuffer)
+	defer give()
 	m, err := io.CopyBuffer(out, struct{ io.Reader }{src}, buffer)
 	return n + m, err
 }

@@ -14,12 +14,12 @@ const (
 	readAhead  = 3
 )
 
-// blocks yields the bytes of r in blocks, and reads ahead while the caller works on
+// blocks yields the bytes of r in blocks of size bytes, and reads ahead while the caller works on
 // one: on two cores, reading does not delay hashing. The last pair has the error
 // that ended the reading, which may be io.EOF, and may have bytes. A block is valid
 // until the next iteration. A caller that stops before the end must close r, since
 // a read may be in flight.
-func blocks(r io.Reader) iter.Seq2[[]byte, error] {
+func blocks(r io.Reader, size int) iter.Seq2[[]byte, error] {
 	type block struct {
 		data []byte
 		err  error
@@ -27,7 +27,7 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		free, full := make(chan []byte, readAhead), make(chan block, readAhead)
 		for range readAhead {
-			free <- make([]byte, blockBytes)
+			free <- make([]byte, size)
 		}
 		defer close(free)
 		go func() {
@@ -44,7 +44,32 @@ func blocks(r io.Reader) iter.Seq2[[]byte, error] {
 			if !yield(b.data, b.err) {
 				return
 			}
-			free <- b.data[:blockBytes] // has room, too
+			free <- b.data[:size] // has room, too
 		}
 	}
+}
+
+// An aheadReader is a reader of [blocks]. The caller must call stop after the last Read.
+type aheadReader struct {
+	next  func() ([]byte, error, bool)
+	stop  func()
+	block []byte
+	err   error
+}
+
+func newAheadReader(r io.Reader, size int) *aheadReader {
+	next, stop := iter.Pull2(blocks(r, size))
+	return &aheadReader{next: next, stop: stop}
+}
+
+// Read implements [io.Reader].
+func (a *aheadReader) Read(p []byte) (int, error) {
+	if len(a.block) == 0 && a.err == nil {
+		a.block, a.err, _ = a.next()
+	}
+	n := copy(p, a.block)
+	if a.block = a.block[n:]; len(a.block) == 0 {
+		return n, a.err
+	}
+	return n, nil
 }

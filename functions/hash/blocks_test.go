@@ -33,7 +33,7 @@ func TestBlocks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []byte
 			var end error
-			for block, err := range blocks(tt.body) {
+			for block, err := range blocks(tt.body, blockBytes) {
 				if end != nil {
 					t.Fatalf("a block of %d bytes after %v", len(block), end)
 				}
@@ -58,7 +58,7 @@ func TestBlocksStopped(t *testing.T) {
 				}
 			}
 		}()
-		for range blocks(r) {
+		for range blocks(r, blockBytes) {
 			break
 		}
 		r.Close()

@@ -202,7 +202,7 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	// u is not closed, since blocks may still read it. It holds only memory.
 	h := digest.New(false)
 	var ends ends
-	for block, err := range blocks(u) {
+	for block, err := range blocks(u, blockBytes) {
 		ends.add(block)
 		_, _ = h.Write(block) // a hash does not fail
 		r.Report(in.n.Load(), at.Info.Size, nil)
@@ -319,7 +319,7 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *
 	h := digest.New(false)
 	// After an early return, a read in flight fails, at the latest when the file is
 	// closed.
-	for block, err := range blocks(io.NewSectionReader(disk, 0, size)) {
+	for block, err := range blocks(io.NewSectionReader(disk, 0, size), blockBytes) {
 		_, _ = h.Write(block) // a hash does not fail
 		off += int64(len(block))
 		r.Report(off, size, nil)

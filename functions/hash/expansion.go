@@ -47,8 +47,9 @@ func open(ctx context.Context, at place, kind content.Kind) (*diskSource, error)
 		return nil, err
 	}
 	verdict := func(h *digest.Hasher, ends ends) content.Check { return unpacked(kind, h, ends, u.Trailing()) }
+	ahead := newAheadReader(u, 128<<10) // the next blocks are decompressed while one is hashed
 	// u is not closed, since blocks may still read it. It holds only memory.
-	return &diskSource{u, in, verdict, end, end}, nil
+	return &diskSource{ahead, in, verdict, end, func() { end(); ahead.stop() }}, nil
 }
 
 func openQCOW2(ctx context.Context, at place) (*diskSource, error) {

@@ -305,7 +305,7 @@ func (f *Function) read(ctx context.Context, name image.Name, info store.Info, h
 	}
 	next := h.Offset()
 	var last time.Time // of a checkpoint
-	for block, err := range blocks(body) {
+	for block, err := range blocks(body, blockBytes) {
 		_, _ = h.Write(block) // a hash does not fail
 		f.Metric.BytesHashed(len(block))
 		if done, now := h.Offset(), f.Now(); done >= next || err != nil || now.Sub(last) >= checkpointTime {

@@ -52,6 +52,8 @@ var measurements = []measurement{
 	{"link", "fetch job over a slow link against curl", (*bench).link},
 	{"resume", "what is done again after SIGKILL", (*bench).resume},
 	{"raw", "GET /raw against the tools of each kind", (*bench).raw},
+	{"disk", "disk job against the tools of each kind and dd", (*bench).disk},
+	{"ranges", "parts of a disk by NBD and GET /raw against nbdkit and nginx", (*bench).ranges},
 	{"memory", "peak memory under load, and idle", (*bench).memory},
 }
 
