@@ -156,7 +156,7 @@ func (f *Function) detect(ctx context.Context, at place, known *content.Content)
 	} else if found, err = content.Sniff(r, at.Info.Size, n); err != nil {
 		return found, ways, err
 	}
-	if ways, err = bootWays(ctx, at, r, found); err != nil {
+	if ways, err = f.bootWays(ctx, at, r, found); err != nil {
 		return found, ways, err
 	}
 	return found, ways, at.Unchanged(ctx)
@@ -164,12 +164,12 @@ func (f *Function) detect(ctx context.Context, at place, known *content.Content)
 
 // bootWays returns which firmware can start the disk in an image, none if it cannot be
 // read.
-func bootWays(ctx context.Context, at place, r *reader.Reader, c content.Content) (boot.Ways, error) {
+func (f *Function) bootWays(ctx context.Context, at place, r *reader.Reader, c content.Content) (boot.Ways, error) {
 	switch {
 	case c.NoDisk() != "":
 		return boot.Ways{}, nil
 	case c.Kind.Compressed():
-		head, err := unpackHead(ctx, at, c.Kind)
+		head, err := f.unpackHead(ctx, at, c.Kind)
 		if err != nil {
 			return boot.Ways{}, err
 		}
@@ -199,8 +199,11 @@ const (
 )
 
 // unpackHead returns the first headBytes of a compressed disk, or fewer if it is shorter,
-// damaged, or takes more than packedBytes for them.
-func unpackHead(ctx context.Context, at place, kind content.Kind) ([]byte, error) {
+// damaged, or takes more than packedBytes for them. It unpacks one image at a time, since
+// each takes the memory of its window.
+func (f *Function) unpackHead(ctx context.Context, at place, kind content.Kind) ([]byte, error) {
+	f.heads.Lock()
+	defer f.heads.Unlock()
 	packed, info, err := at.Root.Get(ctx, at.Info.Key, store.Range{Length: packedBytes}, at.Info.ETag)
 	if err != nil {
 		return nil, err

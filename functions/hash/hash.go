@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"imageroot/shared/activity"
@@ -60,7 +61,8 @@ type Function struct {
 	Now  func() time.Time
 	Log  *slog.Logger
 
-	turns turns // of checks
+	turns turns      // of checks
+	heads sync.Mutex // held while the beginning of a disk is unpacked
 }
 
 // Runners returns the runners of the function's jobs.
