@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"imageroot/shared/content"
@@ -31,25 +32,90 @@ func open(ctx context.Context, at place, kind content.Kind) (*diskSource, error)
 	if kind == content.QCOW2 {
 		return openQCOW2(ctx, at)
 	}
-	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
-	if err != nil {
-		return nil, unlessChanged(err)
-	}
-	end := func() { body.Close() }
-	if info.Size != at.Info.Size {
-		end()
-		return nil, store.ErrChanged
-	}
-	in := &counted{r: body}
+	ctx, stop := context.WithCancel(ctx)
+	image := &stored{ctx: ctx, at: at}
+	in := &counted{r: image}
 	u, err := unpack.NewReader(kind, in, unpack.Limit{})
+	end := func() { stop(); image.close() }
 	if err != nil {
 		end()
-		return nil, err
+		return nil, unlessFault(err)
 	}
 	verdict := func(h *digest.Hasher, ends ends) content.Check { return unpacked(kind, h, ends, u.Trailing()) }
 	ahead := newAheadReader(u, 128<<10) // the next blocks are decompressed while one is hashed
 	// u is not closed, since blocks may still read it. It holds only memory.
-	return &diskSource{ahead, in, verdict, end, func() { end(); ahead.stop() }}, nil
+	return &diskSource{ahead, in, verdict, stop, func() { end(); ahead.stop() }}, nil
+}
+
+// A stored reads the object at a place. It opens the object again where the connection to
+// the store breaks, which may happen in minutes of work.
+type stored struct {
+	ctx    context.Context
+	at     place
+	off    int64
+	failed int // times since the last byte
+
+	mu   sync.Mutex // another goroutine may close it during a Read
+	body io.ReadCloser
+}
+
+// maxFailed is how often a connection may break without a byte.
+const maxFailed = 3
+
+func (s *stored) Read(p []byte) (int, error) {
+	for {
+		n, err := s.read(p)
+		if s.off += int64(n); n > 0 {
+			s.failed = 0
+			return n, nil // an error comes again
+		}
+		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) || s.ctx.Err() != nil || s.failed == maxFailed {
+			return 0, err
+		}
+		s.failed++
+		s.close()
+	}
+}
+
+func (s *stored) read(p []byte) (int, error) {
+	if s.off == s.at.Info.Size {
+		return 0, io.EOF
+	}
+	body, err := s.open()
+	if err != nil {
+		return 0, err
+	}
+	n, err := body.Read(p)
+	if errors.Is(err, io.EOF) && s.off+int64(n) < s.at.Info.Size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (s *stored) open() (io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.body != nil || s.ctx.Err() != nil {
+		return s.body, s.ctx.Err()
+	}
+	body, info, err := s.at.Root.Get(s.ctx, s.at.Info.Key, store.Range{Offset: s.off, Length: -1}, s.at.Info.ETag)
+	if err != nil {
+		return nil, err
+	}
+	if s.body = body; info.Size != s.at.Info.Size {
+		return nil, store.ErrChanged
+	}
+	return body, nil
+}
+
+// close ends the connection. ctx has ended, or Read opens another one.
+func (s *stored) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.body != nil {
+		s.body.Close()
+		s.body = nil
+	}
 }
 
 func openQCOW2(ctx context.Context, at place) (*diskSource, error) {
@@ -63,7 +129,7 @@ func openQCOW2(ctx context.Context, at place) (*diskSource, error) {
 	disk, err := qcow2.Open(file, at.Info.Size)
 	if err != nil {
 		end()
-		return nil, err
+		return nil, unlessFault(err)
 	}
 	verdict := func(h *digest.Hasher, _ ends) content.Check {
 		size := h.Offset()
@@ -80,6 +146,14 @@ func faultVerdict(err error) (content.Check, bool) {
 		verdict, other = diskVerdict(err, 0)
 	}
 	return verdict, other == nil && err != nil
+}
+
+// unlessFault is [unlessChanged] for an error that is not a fault of the image.
+func unlessFault(err error) error {
+	if _, fault := faultVerdict(err); fault {
+		return err
+	}
+	return unlessChanged(err)
 }
 
 const (
@@ -127,6 +201,9 @@ func (e *expansion) Read(p []byte) (int, error) {
 		return 0, context.Cause(e.ctx)
 	}
 	n, err := store.ReadBlock(e.diskSource, p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return n, unlessFault(err)
+	}
 	p = p[:n]
 	e.ends.add(p)
 	e.size += int64(n)

@@ -3,6 +3,7 @@ package hash
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
+	"imageroot/shared/store/faultstore"
 	"imageroot/test/need"
 )
 
@@ -202,6 +204,95 @@ func TestReconcileParts(t *testing.T) {
 		}
 		if keys := left(); len(keys) != 1 || keys[0] != layout.BlobKey(gone) {
 			t.Errorf("left: %v", keys)
+		}
+	})
+}
+
+// A store that fails anywhere leaves a disk that is right, or none, and no parts.
+func TestDiskFaults(t *testing.T) {
+	raw := noise(1, 100_000)
+	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+		for n := 1; ; n++ {
+			done := false
+			bubble(t, func(w *world) {
+				s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
+				p, _ := w.expanding("a", s, 1<<30)
+				p.LinkTime, p.Sparse = time.Hour, false
+				sha := w.add(p, imageName, packed(t, raw))
+				for range 20 {
+					if _, _, err := p.Jobs.RequestDisk(w.t.Context(), sha, imageName); err != nil {
+						continue // the client asks again
+					}
+					w.until(p, job.Disk.Task(string(sha)))
+					if w.known(sha).Disk != nil {
+						break
+					}
+				}
+				if err := p.Reconcile(w.t.Context()); err != nil && !errors.Is(err, faultstore.ErrInjected) {
+					t.Error(err)
+				}
+				if d := w.known(sha).Disk; d == nil || !bytes.Equal(w.disk(sha), raw) {
+					t.Fatalf("write %d, %v: %+v, %d bytes, %+v", n, fault, d, len(w.disk(sha)), w.diskJob(sha))
+				}
+				for u, err := range w.catalog.PendingUploads(w.t.Context(), "") {
+					t.Errorf("write %d, %v: left: %+v, %v", n, fault, u, err)
+				}
+				done = s.Writes() < n
+			})
+			if done || t.Failed() {
+				break
+			}
+		}
+	}
+	for seed := range uint64(10) {
+		bubble(t, func(w *world) {
+			sha := w.add(w.process("setup", w.catalog), imageName, packed(t, raw))
+			s := faultstore.New(w.catalog, faultstore.Random(seed, 0.05, faultstore.Before, faultstore.After, faultstore.Late))
+			p, _ := w.expanding("a", s, 1<<30)
+			p.LinkTime, p.Sparse = time.Hour, false
+			for range 100 {
+				_, _, _ = p.Jobs.RequestDisk(w.t.Context(), sha, imageName)
+				_ = p.Handle(w.t.Context(), job.Disk.Task(string(sha)).Encode()) // the queue redelivers it
+				if w.known(sha).Disk != nil {
+					break
+				}
+				time.Sleep(time.Minute)
+			}
+			if w.known(sha).Disk == nil || !bytes.Equal(w.disk(sha), raw) {
+				t.Errorf("seed %d: %+v, %d bytes, %+v", seed, w.known(sha).Disk, len(w.disk(sha)), w.diskJob(sha))
+			}
+		})
+	}
+}
+
+// A connection to the store that breaks is opened again. If it breaks again and again, the
+// job is tried later.
+func TestDiskConnection(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, _ := w.expanding("a", w.catalog, 1<<30)
+		sha := w.add(p, imageName, packed(t, middling))
+		broken := errors.New("connection reset by peer")
+		last := int64(-1)
+		p.tap.read = func(_ context.Context, offset int64) error {
+			if offset == last {
+				return nil
+			}
+			last = offset
+			return broken // once at each offset
+		}
+		if j := w.expand(p, sha); j.Status != job.Completed || j.Attempt != 1 || !bytes.Equal(w.disk(sha), middling) {
+			t.Errorf("%+v", j)
+		}
+		again := w.add(p, imageName, packed(t, holed(3)))
+		repaired := time.Now().Add(time.Minute)
+		p.tap.read = func(_ context.Context, offset int64) error {
+			if offset > mib && time.Now().Before(repaired) {
+				return broken
+			}
+			return nil
+		}
+		if j := w.expand(p, again); j.Status != job.Completed || j.Attempt < 2 {
+			t.Errorf("%+v", j)
 		}
 	})
 }
