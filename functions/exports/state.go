@@ -225,7 +225,7 @@ func (f *Function) Find(ctx context.Context, name string) (sha256 layout.SHA256,
 }
 
 // Names yields the names of the exports that are ready, and then those of images that no
-// such export has. An error is yielded last.
+// export has. An error is yielded last.
 func (f *Function) Names(ctx context.Context, images iter.Seq2[image.Name, error]) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		s, err := f.states(ctx)
@@ -239,8 +239,7 @@ func (f *Function) Names(ctx context.Context, images iter.Seq2[image.Name, error
 			}
 		}
 		for name, err := range images {
-			x, ok := s.exports.Value(layout.ExportName(name))
-			if (!ok || s.of(x).status != ready) && !yield(string(name), err) {
+			if _, named := s.exports.Info(layout.ExportName(name)); !named && !yield(string(name), err) {
 				return
 			}
 		}

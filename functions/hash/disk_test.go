@@ -221,6 +221,33 @@ func TestDisksMakeRoom(t *testing.T) {
 	})
 }
 
+// Disks that exports need stay, however long they are not used.
+func TestNeededDisksStay(t *testing.T) {
+	bubble(t, func(w *world) {
+		const each = 2*mib + 1000 // stored of each
+		p, _ := w.expanding("a", w.catalog, 2*each)
+		var shas []layout.SHA256
+		for i := range 4 {
+			shas = append(shas, w.add(p, image.Name(fmt.Sprintf("%d.img", i)), packed(t, holed(uint64(i+1)))))
+		}
+		needed := map[layout.SHA256]bool{shas[0]: true}
+		p.Needed = func(context.Context) (map[layout.SHA256]bool, error) { return needed, nil }
+		for i := range 3 {
+			if j := w.expand(p, shas[i]); j.Status != job.Completed {
+				t.Fatalf("disk %d: %+v", i, j)
+			}
+			time.Sleep(time.Hour)
+		}
+		if w.disk(shas[0]) == nil || w.disk(shas[1]) != nil || w.disk(shas[2]) == nil {
+			t.Error("the disk that is needed was removed for another, or that was not made")
+		}
+		needed[shas[2]] = true
+		if j := w.expand(p, shas[3]); j.Status != job.Failed || !strings.Contains(j.Error, "exported") {
+			t.Errorf("%+v", j)
+		}
+	})
+}
+
 // A fullRoot has no room for objects.
 type fullRoot struct{ store.Root }
 
