@@ -139,9 +139,10 @@ func (f *Function) advance(ctx context.Context, x export.Record, s state, ip str
 }
 
 const (
-	// step is how often Run looks at exports that are not ready, and idle how often at
-	// all, since another process may have added one and died.
-	step, idle = time.Second, 10 * time.Minute
+	// step is how often Run reads the states of exports while one waits, and idle how often
+	// otherwise: another process may have added one and died, and after a start, the index
+	// may lack an export or its entry until it is compared with the records.
+	step, idle = time.Second, 30 * time.Second
 )
 
 // Run queues the jobs that exports wait for, until ctx ends.
