@@ -45,8 +45,7 @@ func startMachine(t *testing.T, args ...string) *machine {
 	ctx, cancel := context.WithTimeout(context.Background(), most)
 	args = append([]string{"-accel", "tcg", "-m", "512", "-nodefaults", "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot"}, args...)
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	m := &machine{t: t, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = m, m
 	var err error
