@@ -16,7 +16,8 @@ var diskKinds = []struct {
 	name, pack, unpack string
 	bound              *bound
 }{
-	{"disk.img.zst", "zstd -q -c", "zstd -dc", atLeast(0.75)},
+	// The job also computes the SHA-256, which takes longer than zstd.
+	{"disk.img.zst", "zstd -q -c", "zstd -dc", atLeast(0.6)},
 	{"disk.img.gz", "gzip -c", "gzip -dc", atLeast(1)},
 	{"disk.img.xz", "xz -1 -T1 -c", "xz -dc", atLeast(0.9)},
 }

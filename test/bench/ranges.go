@@ -56,7 +56,7 @@ func (b *bench) ranges(ctx context.Context) error {
 	for _, copies := range []struct {
 		connections int
 		bound       *bound
-	}{{1, atLeast(0.8)}, {4, atLeast(0.7)}} {
+	}{{1, atLeast(0.8)}, {4, atLeast(0.8)}} {
 		connections := copies.connections
 		read := func(from string) func(int) (float64, error) {
 			return func(int) (float64, error) {

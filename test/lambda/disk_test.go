@@ -44,7 +44,8 @@ func someDisk() []byte {
 func (w *world) disks() (d struct {
 	Disks []struct{ SHA256 string }
 	Jobs  []jobView
-}) {
+},
+) {
 	w.t.Helper()
 	return as[struct {
 		Disks []struct{ SHA256 string }
