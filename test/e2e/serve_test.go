@@ -470,7 +470,7 @@ func TestServeNothing(t *testing.T) {
 	p := publish(t)
 	b := content(1, 10_000)
 	s.Put(t, "there.img", b)
-	s.s3Put(t, "there.img.sha256", []byte(sum(b)+"  there.img\n"))
+	s.s3Put(t, "there.img.asc", []byte("a signature"))
 	remote := content(2, 10_000)
 	sums := p.File("/sums", []byte(sum(remote)+"  remote.img\n"))
 	s.AddEntry(t, p.File("/remote.img", remote), sums).Must(t, http.StatusCreated)
@@ -478,7 +478,7 @@ func TestServeNothing(t *testing.T) {
 		"/images/nothing.img", "/images/" + sum([]byte("nothing")), "/images/" + sum([]byte("nothing")) + "/there.img",
 		"/images/" + sum(b)[:12], "/images/" + sum(b)[:63], "/images/" + sum(b) + "0", // neither a digest nor a name
 		"/images/there", "/images/THERE.IMG.", "/images/remote.img", "/images/" + sum(remote), // known, but not cached
-		"/images/there.img.sha256", "/images/catalog.toml", "/images/%2e%2e", "/images/..%2fimages%2fthere.img",
+		"/images/there.img.asc", "/images/catalog.toml", "/images/%2e%2e", "/images/..%2fimages%2fthere.img",
 		"/images/" + sum(b) + "/a/b", "/images/%00", "/images/" + strings.Repeat("0", 64),
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {

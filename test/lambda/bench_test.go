@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"testing"
 
 	"imageroot/test/emulator"
@@ -62,10 +62,14 @@ func BenchmarkDisk(b *testing.B) {
 // files returns the bytes of files of the Go toolchain, after a sector of zeros.
 func files(b *testing.B, size int) []byte {
 	b.Helper()
+	root, err := exec.CommandContext(b.Context(), "go", "env", "GOROOT").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
 	var all bytes.Buffer
 	all.Write(make([]byte, 512))
 	for all.Len() < size {
-		err := filepath.WalkDir(runtime.GOROOT(), func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(strings.TrimSpace(string(root)), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return err
 			}
