@@ -81,12 +81,12 @@ func watch(dir string, cfg Config) *watcher {
 // buckets' directories, who needs mu waits. The program's first reconciliation covers the
 // files that exist at the start.
 func (w *watcher) start() {
-	// The clock of files ticks every few milliseconds. A file that changes after a tick is
-	// newer than the files of before.
+	// The clock of files ticks every few milliseconds, but some files have the exact time.
+	// Once it is past now, all that changes is newer than the files of before.
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	before, since := fileTime(), fileTime()
-	for ; since == before; since = fileTime() {
+	since := time.Now().UnixNano()
+	for fileTime() <= since {
 		<-tick.C
 	}
 	w.ended = make(chan struct{})
@@ -99,7 +99,7 @@ func (w *watcher) start() {
 	}()
 }
 
-// fileTime returns the change time of a file that changes now; see ctimeOf.
+// fileTime returns the earliest change time of a file that changes now; see ctimeOf.
 func fileTime() int64 {
 	var t unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &t) // cannot fail

@@ -48,11 +48,15 @@ func encodeRawChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
 		if on.RawPath(h) == "" {
 			continue
 		}
-		disk := image.DiskName(h.Name)
-		if h.RawSHA256 == "" || len(s.ByDisk(disk)) != 1 || !listable(disk) {
-			continue
+		lines := "" // two names may have one disk
+		for _, name := range h.Names() {
+			disk := image.DiskName(name)
+			found, line := s.ByDisk(disk), Checksum(h.RawSHA256, string(disk))
+			if h.RawSHA256 != "" && len(found) == 1 && s.Named(found[0]) == h && listable(disk) && !strings.Contains(lines, line) {
+				lines += line
+			}
 		}
-		if _, err := io.WriteString(to, Checksum(h.RawSHA256, string(disk))); err != nil {
+		if _, err := io.WriteString(to, lines); err != nil {
 			return err
 		}
 	}
