@@ -106,12 +106,7 @@ func (f *Function) bootMenu(w http.ResponseWriter, r *http.Request) error {
 
 // boots reports whether machines can boot the image of a row from here.
 func (f *Function) boots(h *inventory.Head) bool {
-	return h.Boot.Any() && h.Cached && h.SHA256 != "" && !h.NoDisk && (!f.expandedFirst(h) || f.MakeDisk != nil)
-}
-
-// expandedFirst reports whether no range of a disk can be read before it is expanded.
-func (f *Function) expandedFirst(h *inventory.Head) bool {
-	return !h.Disk && (h.Packed || h.QCOW2 && f.ImageLinks != nil)
+	return h.Boot.Any() && hasDisk(h) && (!f.expandedFirst(h) || f.MakeDisk != nil)
 }
 
 // named reports whether the primary name has all words, which are in lower case. Other

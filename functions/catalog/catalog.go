@@ -234,7 +234,7 @@ func ImagePath(sha256 layout.SHA256, name image.Name) string {
 // serve one now. It ends in the disk's name, not the image's, by whose suffix clients
 // would decompress.
 func (f *Function) RawPath(h *inventory.Head) string {
-	if !h.Cached || h.SHA256 == "" || h.NoDisk || f.ImageLinks != nil && !h.Disk && (!h.Inspected || h.Packed || h.QCOW2) {
+	if !hasDisk(h) || f.ImageLinks != nil && (!h.Inspected || f.expandedFirst(h)) {
 		return ""
 	}
 	return "/raw/" + string(h.SHA256) + "/" + url.PathEscape(string(image.DiskName(h.Name)))
@@ -242,7 +242,16 @@ func (f *Function) RawPath(h *inventory.Head) string {
 
 // CanMakeDisk reports whether there may be an expanded disk of a row's image, and is none.
 func (f *Function) CanMakeDisk(h *inventory.Head) bool {
-	return f.DisksMax > 0 && h.Cached && h.SHA256 != "" && !h.NoDisk && !h.Disk && (h.Packed || h.QCOW2 && f.ImageLinks != nil)
+	return f.DisksMax > 0 && hasDisk(h) && f.expandedFirst(h)
+}
+
+// hasDisk reports whether the image of a row is here, and no reason is known that there is
+// no disk in it.
+func hasDisk(h *inventory.Head) bool { return h.Cached && h.SHA256 != "" && !h.NoDisk }
+
+// expandedFirst reports whether no range of a disk can be read before it is expanded.
+func (f *Function) expandedFirst(h *inventory.Head) bool {
+	return !h.Disk && (h.Packed || h.QCOW2 && f.ImageLinks != nil)
 }
 
 func (f *Function) events(w http.ResponseWriter, r *http.Request) error {

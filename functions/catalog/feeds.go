@@ -20,8 +20,8 @@ func (f *Function) feedRoutes() (routes []web.Route) {
 			if err != nil {
 				return err
 			}
-			return f.sendListing(w, r, &f.feeds[i], s, d.ContentType, func(base string, to io.Writer) error {
-				return d.Encode(to, s, feed.Server{BaseURL: base, RawPath: f.RawPath})
+			return f.sendListing(w, r, &f.feeds[i], s, d.ContentType, func(_ string, to io.Writer) error {
+				return d.Encode(to, s, feed.Server{RawPath: f.RawPath})
 			})
 		}})
 	}

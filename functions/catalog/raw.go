@@ -68,6 +68,8 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		defer f.use(r.Context(), disk)()
 		c = disk
 	}
+	name := c.name
+	c.name = image.DiskName(nameFor(r, c.name))
 	zstd := web.Coding(r, "zstd") != ""
 	if plain := disk != nil || c.known != nil && !c.known.Kind.Compressed() && c.known.Kind != content.QCOW2; plain && !zstd {
 		return f.sendPlain(w, r, c, disk != nil)
@@ -83,8 +85,6 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 			return err
 		}
 	}
-	name := c.name
-	c.name = image.DiskName(nameFor(r, c.name))
 	rc := http.NewResponseController(w)
 	place := f.places.enter(web.ClientIP(r), f.Now, func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer place.leave()
@@ -143,7 +143,6 @@ func (f *Function) sendPlain(w http.ResponseWriter, r *http.Request, c *object, 
 	if expanded {
 		sum = c.rawSHA256
 	}
-	c.name = image.DiskName(nameFor(r, c.name))
 	w.Header().Set("Vary", "Accept-Encoding")
 	describe(w.Header(), c, "-raw", sum)
 	return f.sendRanges(w, r, c, c.Info.Size, body)

@@ -128,8 +128,14 @@ func (l *lane) mayConnect(n int) bool {
 	if time.Now().Before(l.until) {
 		return false
 	}
+	if n != slices.Min(l.waiting) {
+		return false
+	}
+	if n == l.first && l.own == l.stuck {
+		return true
+	}
 	share := (l.width + l.lanes - 1) / l.lanes
-	return n == slices.Min(l.waiting) && (l.own-l.ending < share && l.running-l.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes) || n == l.first && l.own == l.stuck)
+	return l.own-l.ending < share && l.running-l.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes)
 }
 
 // ends frees the place of a connection that has so few bytes left that the answer to the

@@ -14,8 +14,8 @@ const (
 	readAhead  = 3
 )
 
-// blocks yields the bytes of r in blocks of size bytes, and reads ahead while the caller works on
-// one: on two cores, reading does not delay hashing. The last pair has the error
+// blocks yields the bytes of r in blocks of size bytes, and reads ahead while the caller
+// works on one: on two cores, reading does not delay hashing. The last pair has the error
 // that ended the reading, which may be io.EOF, and may have bytes. A block is valid
 // until the next iteration. A caller that stops before the end must close r, since
 // a read may be in flight.

@@ -177,17 +177,15 @@ func (f *Function) bootWays(ctx context.Context, at place, r *reader.Reader, c c
 	case c.Kind != content.QCOW2:
 		return boot.Find(r)
 	}
+	var ways boot.Ways
 	disk, err := qcow2.Open(r, r.Size())
 	if err == nil {
-		var ways boot.Ways
-		if ways, err = boot.Find(disk); err == nil {
-			return ways, nil
-		}
+		ways, err = boot.Find(disk)
 	}
 	if _, bad := errors.AsType[*qcow2.Error](err); bad {
 		err = nil
 	}
-	return boot.Ways{}, err
+	return ways, err
 }
 
 const (

@@ -188,7 +188,7 @@ func TestDisksMakeRoom(t *testing.T) {
 			if j := w.expand(p, shas[i]); j.Status != job.Completed {
 				t.Fatalf("disk %d: %+v", i, j)
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // the next one is used later
 		}
 		if got := there(); got != "012" {
 			t.Fatalf("disks %s, want 012", got)
@@ -200,7 +200,7 @@ func TestDisksMakeRoom(t *testing.T) {
 		if got := there(); got != "012" {
 			t.Errorf("disks %s, want 012", got)
 		}
-		time.Sleep(2 * time.Hour)
+		time.Sleep(2 * time.Hour) // none is in use any more
 		_, _, err := record.Change(w.t.Context(), w.catalog, layout.ContentKey(shas[0]), func(rec *content.Record, _ bool) error {
 			rec.Disk.UsedAt = time.Now()
 			return nil
@@ -236,7 +236,7 @@ func TestNeededDisksStay(t *testing.T) {
 			if j := w.expand(p, shas[i]); j.Status != job.Completed {
 				t.Fatalf("disk %d: %+v", i, j)
 			}
-			time.Sleep(time.Hour)
+			time.Sleep(time.Hour) // it is not in use any more
 		}
 		if w.disk(shas[0]) == nil || w.disk(shas[1]) != nil || w.disk(shas[2]) == nil {
 			t.Error("the disk that is needed was removed for another, or that was not made")

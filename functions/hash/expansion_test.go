@@ -152,11 +152,11 @@ func TestDiskLinked(t *testing.T) {
 		if j := w.expand(p, first); j.Status != job.Completed {
 			t.Fatalf("%+v", j)
 		}
-		time.Sleep(69 * time.Minute)
+		time.Sleep(69 * time.Minute) // a client may have begun with the last URL nine minutes ago
 		if j := w.expand(p, second); j.Status != job.Failed || !strings.Contains(j.Error, "in use") || w.disk(first) == nil {
 			t.Errorf("%+v", j)
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // no URL is valid any more
 		if j := w.expand(p, second); j.Status != job.Completed || w.disk(first) != nil {
 			t.Errorf("%+v, the first is there: %v", j, w.disk(first) != nil)
 		}
@@ -256,7 +256,7 @@ func TestDiskFaults(t *testing.T) {
 				if w.known(sha).Disk != nil {
 					break
 				}
-				time.Sleep(time.Minute)
+				time.Sleep(time.Minute) // the message comes again, and the lease of a run has ended
 			}
 			if w.known(sha).Disk == nil || !bytes.Equal(w.disk(sha), raw) {
 				t.Errorf("seed %d: %+v, %d bytes, %+v", seed, w.known(sha).Disk, len(w.disk(sha)), w.diskJob(sha))

@@ -34,7 +34,7 @@ const (
 // what is not there counts as empty.
 func Find(r io.ReaderAt) (Ways, error) {
 	d := disk{r: r}
-	mbr := d.read(0, sector)
+	mbr := d.mbr()
 	gpt, cd := d.gpt(), d.elTorito()
 	w := Ways{BIOS: hasCode(mbr) || cd.BIOS, UEFI: hasType(mbr) || gpt || cd.UEFI}
 	if d.err != nil {
@@ -65,22 +65,33 @@ func (d *disk) read(off int64, n int) []byte {
 	return nil
 }
 
-// hasCode reports whether a BIOS runs this sector, and its code is not that by which
-// mkfs.fat and mkntfs say that there is none.
-func hasCode(sector []byte) bool {
-	const code, signature = 440, 510
-	return sector != nil && sector[signature] == 0x55 && sector[signature+1] == 0xaa &&
-		len(bytes.Trim(sector[:code], "\x00")) > 0 && !bytes.Contains(sector, []byte("This is not a bootable disk"))
+// signature is the offset of 55 AA in a master boot record.
+const signature = 510
+
+// mbr returns the master boot record, or nil if there is none.
+func (d *disk) mbr() []byte {
+	b := d.read(0, sector)
+	if b == nil || b[signature] != 0x55 || b[signature+1] != 0xaa {
+		return nil
+	}
+	return b
+}
+
+// hasCode reports whether a BIOS runs a master boot record, and its code is not that by
+// which mkfs.fat and mkntfs say that there is none.
+func hasCode(mbr []byte) bool {
+	const code = 440
+	return mbr != nil && len(bytes.Trim(mbr[:code], "\x00")) > 0 && !bytes.Contains(mbr, []byte("This is not a bootable disk"))
 }
 
 // hasType reports whether a master boot record has an EFI system partition (UEFI
 // specification, section 5.2).
-func hasType(sector []byte) bool {
-	const table, size, signature, esp = 446, 16, 510, 0xef
-	if sector == nil || sector[signature] != 0x55 || sector[signature+1] != 0xaa {
+func hasType(mbr []byte) bool {
+	const table, size, esp = 446, 16, 0xef
+	if mbr == nil {
 		return false
 	}
-	for e := sector[table:signature]; len(e) > 0; e = e[size:] {
+	for e := mbr[table:signature]; len(e) > 0; e = e[size:] {
 		if e[0]&0x7f != 0 { // no partition table, but code
 			return false
 		}

@@ -31,9 +31,9 @@
 //	              probe/passed              the server that has passed the probe
 //	              probe/ID-N                objects of the probe at start; ID is random
 //
-// REF and HEX are 64 lower-case hexadecimal digits, STAMP is 16. EXPORT is an [ExportName]. An ID is 64 in staging,
-// 32 in uploads and 16 in index, journal and events. Each parser accepts only the keys
-// of its builder, and no key is of two kinds.
+// REF and HEX are 64 lower-case hexadecimal digits, STAMP is 16. EXPORT is an
+// [ExportName]. An ID is 64 in staging, 32 in uploads and 16 in index, journal and events.
+// Each parser accepts only the keys of its builder, and no key is of two kinds.
 //
 // Keys of records have no suffix such as ".json", since a name may have 255 bytes,
 // which is the limit of file systems for a path segment.

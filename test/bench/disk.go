@@ -25,12 +25,8 @@ var diskKinds = []struct {
 // disk compares the job that makes the disk of a compressed image with the kind's own tool and
 // dd, both until the disk is in a sparse file that is synced. The job verifies the disk, too.
 func (b *bench) disk(ctx context.Context) error {
-	size := b.scaled(rawSize)
-	if err := b.room(4 * size); err != nil {
-		return err
-	}
-	raw := b.path("raw.img")
-	if err := filesOf(ctx, raw, size); err != nil {
+	raw, size, err := b.files(ctx, 4)
+	if err != nil {
 		return err
 	}
 	defer os.Remove(raw)

@@ -42,12 +42,8 @@ var rawKinds = []rawKind{
 // raw compares GET /raw of an image of each kind with the kind's own tool. The disk has programs
 // and their sources, and an eighth of it is empty.
 func (b *bench) raw(ctx context.Context) error {
-	size := b.scaled(rawSize)
-	if err := b.room(5 * size); err != nil {
-		return err
-	}
-	disk := b.path("raw.img")
-	if err := filesOf(ctx, disk, size); err != nil {
+	disk, size, err := b.files(ctx, 5)
+	if err != nil {
 		return err
 	}
 	defer os.Remove(disk)
@@ -103,6 +99,15 @@ func (b *bench) raw(ctx context.Context) error {
 	}
 	b.report.absolute("raw", "peak memory", unitMiB, []float64{peak}, atMost(rawMemory))
 	return nil
+}
+
+// files makes a disk of rawSize as filesOf does, if there is room for so many of its size.
+func (b *bench) files(ctx context.Context, copies int64) (path string, size int64, err error) {
+	path, size = b.path("raw.img"), b.scaled(rawSize)
+	if err := b.room(copies * size); err != nil {
+		return "", 0, err
+	}
+	return path, size, filesOf(ctx, path, size)
 }
 
 // filesOf makes a disk of the files of the Go distribution, which each machine that runs this

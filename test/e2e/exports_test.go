@@ -99,7 +99,7 @@ func TestExports(t *testing.T) {
 		t.Errorf("listed: %s", list)
 	}
 
-	// Added again, it stays as it is. A second name fetches nothing.
+	// Adding the export again changes nothing, and another export of the image fetches nothing.
 	s.addExport(t, "lab-disk", src).Must(t, 200).JSON(t, &x)
 	if x.Status != "ready" {
 		t.Errorf("added again: %+v", x)

@@ -18,7 +18,6 @@ type Feed struct {
 
 // A Server is where a feed is served.
 type Server struct {
-	BaseURL string
 	// RawPath returns the path of the disk in a row's image, or "" if there is none now.
 	RawPath func(*inventory.Head) string
 }
