@@ -270,3 +270,35 @@ func TestEnds(t *testing.T) {
 		l.leave()
 	}
 }
+
+// Connections of all fetches from a host whose end is near leave their places, so that none
+// of them waits for the others.
+func TestEndsOfSharedHost(t *testing.T) {
+	t.Parallel()
+	var all hosts
+	lanes := []*lane{all.join("host", 24, 8, time.Second), all.join("host", 24, 8, time.Second)}
+	lanes[0].width = 4
+	connects := func(l *lane) bool {
+		l.mu.Lock()
+		l.waiting = []int{l.own}
+		ok := l.mayConnect(l.own)
+		l.waiting = nil
+		l.mu.Unlock()
+		if ok {
+			l.connect(t.Context(), l.own)
+		}
+		return ok
+	}
+	for _, l := range lanes {
+		for connects(l) {
+		}
+	}
+	for _, l := range lanes {
+		l.ends()
+	}
+	for i, l := range lanes {
+		if !connects(l) {
+			t.Errorf("fetch %d gets no connection in place of the one that ends", i)
+		}
+	}
+}

@@ -135,7 +135,7 @@ func (l *lane) mayConnect(n int) bool {
 		return true
 	}
 	share := (l.width + l.lanes - 1) / l.lanes
-	return l.own-l.ending < share && l.running-l.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes)
+	return l.own-l.ending < share && l.running-l.host.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes)
 }
 
 // ends frees the place of a connection that has so few bytes left that the answer to the
