@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"imageroot/shared/boot"
+	"imageroot/shared/disk"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 )
@@ -21,6 +22,8 @@ type Record struct {
 	SniffedAt time.Time `json:"sniffed_at"` // UTC
 	// Boot is which firmware can start the disk; nil: it was not found out yet.
 	Boot *boot.Ways `json:"boot,omitempty"`
+	// Inside is what an inspection found in the disk; nil: it was not inspected yet.
+	Inside *disk.Inside `json:"inside,omitempty"`
 	// Check is the result of reading the whole image; nil: not checked yet.
 	Check *Check `json:"check,omitempty"`
 	// Disk is the expanded disk in the catalog root; nil: there is none.
