@@ -1,6 +1,7 @@
 // Command imageroot is a catalog for OS disk images on one machine. It runs the handlers of
-// all functions in one process, over its own S3 gateway or another S3 server. "imageroot
-// doctor" examines a setup, and --help lists the settings.
+// all functions in one process, over its own S3 gateway or another S3 server. With a command
+// it is a client of such a server, or "imageroot doctor", which examines a setup. --help lists
+// the commands and the settings.
 package main
 
 import (
@@ -11,8 +12,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
+	"imageroot/client"
+	"imageroot/client/exit"
 	"imageroot/local/doctor"
 	"imageroot/shared/config"
 	"imageroot/shared/kit"
@@ -27,17 +31,41 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "imageroot:", err)
-		os.Exit(1)
+		os.Exit(exit.Code(err))
 	}
 }
 
-// run is the program: imageroot, or imageroot doctor. It returns nil once ctx has ended and
-// everything has stopped, and an error if it cannot start or the doctor finds a failure.
+// run is the program: the command that args begin with, or else the server. It returns nil
+// once the command has succeeded, or once ctx has ended and the server has stopped.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	diagnose := len(args) > 0 && args[0] == "doctor"
-	if diagnose {
-		args = args[1:]
+	if !isCommand(args) {
+		return configured(args, stdout, func(cfg config.Config) error { return serve(ctx, cfg, stdout, stderr) })
 	}
+	return client.Run(ctx, args, client.Program{
+		Usage: config.Usage,
+		Doctor: func(ctx context.Context, args []string) error {
+			return configured(args, stdout, func(cfg config.Config) error { return examine(ctx, cfg, stdout) })
+		},
+		Environment: config.LoadClient(), Version: config.Version(),
+		Stdin: os.Stdin, Stdout: stdout, Stderr: stderr,
+	})
+}
+
+// isCommand reports whether args are for package client, which prints the help, too. Those of
+// the server are flags only.
+func isCommand(args []string) bool {
+	if len(args) == 0 {
+		return false
+	}
+	switch args[0] {
+	case "-h", "-help", "--help":
+		return true
+	}
+	return !strings.HasPrefix(args[0], "-")
+}
+
+// configured calls do with the settings of the server, unless args ask for something else.
+func configured(args []string, stdout io.Writer, do func(config.Config) error) error {
 	cfg, err := config.Load(args, stdout)
 	switch {
 	case errors.Is(err, config.ErrHelp):
@@ -47,9 +75,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	case err != nil:
 		return err
-	case diagnose:
-		return examine(ctx, cfg, stdout)
 	}
+	return do(cfg)
+}
+
+// serve runs the server until ctx ends.
+func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) error {
 	s, err := start(ctx, cfg, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: web.CutAttr})))
 	if err != nil {
 		if ctx.Err() != nil {

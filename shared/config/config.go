@@ -179,18 +179,18 @@ func Load(args []string, help io.Writer) (Config, error) {
 	version := fs.Bool("version", false, "print the version and exit")
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		usage(help)
+		Usage(help)
 		return Config{}, ErrHelp
 	case err != nil:
 		return Config{}, fmt.Errorf("%s (--help lists the flags)", oneLine(err))
 	case fs.NArg() > 0:
-		return Config{}, fmt.Errorf("%q is not a flag, and the one command, doctor, comes before the flags (--help lists the flags)", fs.Arg(0))
+		return Config{}, fmt.Errorf("%q is not a flag, and a command, like doctor, comes before the flags (--help lists both)", fs.Arg(0))
 	case *version:
 		return Config{}, ErrVersion
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if err := checkNames(os.Environ()); err != nil {
+	if err := checkNames(os.Environ(), clientURL); err != nil {
 		return Config{}, err
 	}
 	var c Config
@@ -246,9 +246,10 @@ func checkNames(environ []string, more ...setting) error {
 	return nil
 }
 
-func usage(w io.Writer) {
+// Usage writes the flags of the server to w.
+func Usage(w io.Writer) {
 	var b strings.Builder
-	b.WriteString("imageroot: a catalog for OS disk images\n\n  imageroot [FLAGS]         runs it\n  imageroot doctor [FLAGS]  checks the setup that these flags describe, and reports what is wrong\n\nEach flag is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
+	b.WriteString("The server:\n  imageroot [FLAGS]         runs it\n  imageroot doctor [FLAGS]  checks the setup that these flags describe, and reports what is wrong\n\nEach flag of the server is an environment variable too: --image-root is IMAGEROOT_IMAGE_ROOT.\n\n")
 	for _, s := range settings {
 		fmt.Fprintf(&b, "  --%-17s %s", s.flag(), s.usage)
 		if s.value != "" {

@@ -1,0 +1,166 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"imageroot/client/exit"
+	"imageroot/shared/image"
+	"imageroot/shared/visible"
+)
+
+// A Row is an image of the catalog: CatalogRow of docs/openapi.yaml. What is null there is
+// empty or nil here.
+type Row struct {
+	Ref              string            `json:"ref"`
+	SHA256           string            `json:"sha256"`
+	Names            []string          `json:"names"` // the primary name first
+	Format           string            `json:"format"`
+	SizeBytes        *int64            `json:"size_bytes"`
+	Sources          []Source          `json:"sources"`
+	Cached           bool              `json:"cached"`
+	HashState        string            `json:"hash_state"`
+	Content          string            `json:"content"`
+	VirtualSizeBytes *int64            `json:"virtual_size_bytes"`
+	RawSizeBytes     *int64            `json:"raw_size_bytes"`
+	RawSHA256        string            `json:"raw_sha256"`
+	Metadata         map[string]Stated `json:"metadata"`
+	Warnings         []string          `json:"warnings"`
+
+	JSON json.RawMessage `json:"-"` // the row as the server sent it
+}
+
+// A Source is where the bytes of an image are: kind local, manifest or url.
+type Source struct {
+	Kind     string `json:"kind"`
+	Location string `json:"location"`
+}
+
+// Stated is a value of the metadata, and who states it.
+type Stated struct {
+	Value any    `json:"value"`
+	From  string `json:"from"`
+}
+
+// Name returns the primary name.
+func (r *Row) Name() string {
+	if len(r.Names) == 0 {
+		return ""
+	}
+	return r.Names[0]
+}
+
+// Text returns a value of the metadata as text, or "" if it is not known.
+func (r *Row) Text(field string) string {
+	switch v := r.Metadata[field].Value.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	case []any:
+		words := make([]string, len(v))
+		for i := range v {
+			words[i] = fmt.Sprint(v[i])
+		}
+		return strings.Join(words, ", ")
+	case map[string]any:
+		var words []string
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			words = append(words, fmt.Sprintf("%s=%v", k, v[k]))
+		}
+		return strings.Join(words, " ")
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// HasName reports whether name is one of the image's names, in any Unicode normal form.
+func (r *Row) HasName(name string) bool {
+	return slices.ContainsFunc(r.Names, func(n string) bool {
+		return slices.Contains(image.Spellings(image.Name(n)), image.Name(name))
+	})
+}
+
+// Catalog iterates over the rows that a query of GET /catalog selects. It needs the operator.
+func (c *Client) Catalog(ctx context.Context, query url.Values) iter.Seq2[*Row, error] {
+	return func(yield func(*Row, error) bool) {
+		q := maps.Clone(query)
+		if q == nil {
+			q = url.Values{}
+		}
+		q.Set("limit", "500")
+		for {
+			var page struct {
+				Images []json.RawMessage `json:"images"`
+				Next   string            `json:"next"`
+			}
+			if err := c.JSON(ctx, http.MethodGet, "/catalog", q, nil, &page); err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, raw := range page.Images {
+				r := &Row{JSON: raw}
+				if err := json.Unmarshal(raw, r); err != nil {
+					yield(nil, fmt.Errorf("%s did not answer as imageroot does: %w", c.URL(), err))
+					return
+				}
+				if !yield(r, nil) {
+					return
+				}
+			}
+			if page.Next == "" {
+				return
+			}
+			q.Set("cursor", page.Next)
+		}
+	}
+}
+
+// minPrefix is the least number of digits that select an image by the beginning of its SHA-256.
+const minPrefix = 4
+
+// isHex reports whether s may be the beginning of a SHA-256.
+func isHex(s string) bool {
+	return len(s) >= minPrefix && len(s) <= 64 && strings.Trim(strings.ToLower(s), "0123456789abcdef") == ""
+}
+
+// Find returns the image with this name, SHA-256, or beginning of a SHA-256, which must be
+// that of one image only. A name takes precedence. It needs the operator.
+func (c *Client) Find(ctx context.Context, key string) (*Row, error) {
+	var named, begun []*Row
+	for r, err := range c.Catalog(ctx, url.Values{"q": {key}}) {
+		switch {
+		case err != nil:
+			return nil, err
+		case r.HasName(key):
+			named = append(named, r)
+		case isHex(key) && strings.HasPrefix(r.SHA256, strings.ToLower(key)):
+			begun = append(begun, r)
+		}
+	}
+	if len(named) == 0 {
+		named = begun
+	}
+	switch len(named) {
+	case 0:
+		return nil, &Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("%s has no image %q (imageroot ls lists the images)", c.URL(), visible.Text(key))}
+	case 1:
+		return named[0], nil
+	}
+	var which strings.Builder
+	for i, r := range named {
+		if i == 10 {
+			fmt.Fprintf(&which, "\n  and %d more", len(named)-i)
+			break
+		}
+		fmt.Fprintf(&which, "\n  %-12s  %s", r.Ref, visible.Text(r.Name()))
+	}
+	return nil, exit.With(exit.Usage, fmt.Errorf("%q is several images; give more of the SHA-256 of one:%s", visible.Text(key), which.String()))
+}

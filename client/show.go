@@ -1,0 +1,93 @@
+package client
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"imageroot/client/api"
+)
+
+func (a *app) show() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show NAME|SHA256",
+		Short: "Show what is known of an image",
+		Long: `Shows what the server knows of an image: names, sizes, digests, sources, metadata and warnings.
+
+An image is named by a name, by its SHA-256, or by the beginning of that, if it is of one image only.`,
+		Example: `  imageroot show debian-13.qcow2
+  imageroot show 080acf35a507
+  imageroot show --json debian-13.qcow2 | jq -r .raw_sha256`,
+		Args: one("image"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, r, err := a.find(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(r.JSON)
+			}
+			return a.printImage(r)
+		},
+	}
+}
+
+func (a *app) printImage(r *api.Row) error {
+	var b strings.Builder
+	put := func(what string, values ...string) {
+		for i, v := range values {
+			if v == "" {
+				continue
+			}
+			if i > 0 {
+				what = ""
+			}
+			fmt.Fprintf(&b, "%-14s %s\n", what, line(v))
+		}
+	}
+	put("Name", r.Names...)
+	put("SHA-256", r.SHA256)
+	put("Format", strings.TrimSpace(r.Format+" "+aside(r.Content)))
+	put("Size", exact(r.SizeBytes))
+	put("Disk", exact(r.RawSizeBytes))
+	put("Disk SHA-256", r.RawSHA256)
+	put("State", state(r))
+	for _, field := range slices.Sorted(maps.Keys(r.Metadata)) {
+		put(label(field), strings.TrimSpace(r.Text(field)+" "+aside(r.Metadata[field].From)))
+	}
+	var sources []string
+	for _, s := range r.Sources {
+		sources = append(sources, s.Kind+" "+s.Location)
+	}
+	put("Sources", sources...)
+	put("Warnings", r.Warnings...)
+	_, err := fmt.Fprint(a.Stdout, b.String())
+	return err
+}
+
+// label returns the name of a field of the metadata for people: "release_date" is "Release date".
+func label(field string) string {
+	if field == "" {
+		return ""
+	}
+	words := strings.ReplaceAll(field, "_", " ")
+	return strings.ToUpper(words[:1]) + words[1:]
+}
+
+func aside(text string) string {
+	if text == "" {
+		return ""
+	}
+	return "(" + text + ")"
+}
+
+// exact returns a number of bytes in two forms, or "" if it is not known.
+func exact(n *int64) string {
+	if n == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s (%d bytes)", bytesText(*n), *n)
+}
