@@ -24,6 +24,9 @@ import (
 const (
 	// maxImageBytes is the size of S3's largest object.
 	maxImageBytes = 5 << 40
+	// maxComplete limits the request that completes an upload, which has the ETags of up
+	// to store.MaxParts parts.
+	maxComplete = 1 << 20
 	// assembleTime is how long the store may take to assemble an object. During
 	// that time, a store that no longer lists the parts may be assembling them,
 	// even if the process that requested it was killed.

@@ -56,7 +56,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /uploads/{id}", Access: web.Operator, Handle: f.show, Quiet: true},
 		{Pattern: "DELETE /uploads/{id}", Access: web.Operator, Handle: f.abandon},
 		{Pattern: "PUT /uploads/{id}/parts/{number}", Access: web.Operator, Handle: f.putPart, Stream: true, Quiet: true},
-		{Pattern: "POST /uploads/{id}/complete", Access: web.Operator, Handle: f.complete},
+		{Pattern: "POST /uploads/{id}/complete", Access: web.Operator, Handle: f.complete, MaxBody: maxComplete},
 	}
 }
 

@@ -948,7 +948,11 @@ func (s *server) testBodies(t *testing.T) {
 		}
 		path := sample(op)
 		s.send(t, op.method, path, 422, "{")
-		s.send(t, op.method, path, 413, `{"pad": "`+strings.Repeat("x", web.MaxBody)+`"}`)
+		limit := web.MaxBody
+		if op.id == "POST /uploads/{id}/complete" {
+			limit = 1 << 20 // it has ETags of 10,000 parts
+		}
+		s.send(t, op.method, path, 413, `{"pad": "`+strings.Repeat("x", limit)+`"}`)
 		s.do(t, request{method: op.method, target: path, status: 415, body: "{}", header: map[string]string{"Content-Type": "text/plain"}})
 	}
 	if tested == 0 {
