@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imageroot/client/api"
+	"imageroot/client/progress"
 )
 
 func (a *app) show() *cobra.Command {
@@ -89,5 +90,5 @@ func exact(n *int64) string {
 	if n == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s (%d bytes)", bytesText(*n), *n)
+	return fmt.Sprintf("%s (%d bytes)", progress.Bytes(*n), *n)
 }

@@ -1,12 +1,12 @@
 package client
 
 import (
-	"fmt"
 	"io"
 	"strings"
 
 	"github.com/mattn/go-runewidth"
 
+	"imageroot/client/progress"
 	"imageroot/shared/visible"
 )
 
@@ -86,18 +86,5 @@ func size(n *int64) string {
 	if n == nil {
 		return "?"
 	}
-	return bytesText(*n)
-}
-
-func bytesText(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
-	f, i := float64(n), 0
-	for f >= 1024 && i < len(units)-1 {
-		f /= 1024
-		i++
-	}
-	if i == 0 || f >= 100 {
-		return fmt.Sprintf("%.0f %s", f, units[i])
-	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
+	return progress.Bytes(*n)
 }

@@ -88,6 +88,26 @@ func (r *Row) HasName(name string) bool {
 	})
 }
 
+// Local reports whether the image root has the image under name.
+func (r *Row) Local(name string) bool {
+	return slices.ContainsFunc(r.Sources, func(s Source) bool {
+		return s.Kind == "local" && slices.Contains(image.Spellings(image.Name(s.Location)), image.Name(name))
+	})
+}
+
+// Stored returns the image that the image root has under name, or nil if there is none.
+func (c *Client) Stored(ctx context.Context, name string) (*Row, error) {
+	for r, err := range c.Catalog(ctx, url.Values{"q": {name}}) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Local(name) {
+			return r, nil
+		}
+	}
+	return nil, nil
+}
+
 // Catalog iterates over the rows that a query of GET /catalog selects. It needs the operator.
 func (c *Client) Catalog(ctx context.Context, query url.Values) iter.Seq2[*Row, error] {
 	return func(yield func(*Row, error) bool) {

@@ -56,7 +56,7 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/hook":         {"local"},
 		"github.com/pelletier/go-toml":  {"shared/manifest", "client"},
 		"github.com/spf13/cobra":        {"client"},
-		"github.com/vbauerster/mpb":     {"client"},
+		"github.com/vbauerster/mpb":     {"client/progress"},
 		"imageroot/client":              {"local", "client", "client/api", "client/flash"},
 		"github.com/klauspost/compress": {"shared/content", "shared/index", "shared/qcow2", "shared/unpack", "functions/catalog"},
 		"github.com/prometheus":         {"shared/metric"},

@@ -1,0 +1,79 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// States of a resumable upload.
+const (
+	Uploading = "uploading"
+	Completed = "completed"
+	Failed    = "failed"
+)
+
+// An Upload is a resumable upload: Upload of docs/openapi.yaml. What is null there is empty here.
+type Upload struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	SizeBytes int64  `json:"size_bytes"`
+	PartSize  int64  `json:"part_size"`
+	Status    string `json:"status"`
+	SHA256    string `json:"sha256"`
+	Error     string `json:"error"`
+	// Hashed is the SHA-256 of the first bytes that have arrived, or nil.
+	Hashed *struct {
+		SizeBytes int64  `json:"size_bytes"`
+		SHA256    string `json:"sha256"`
+	} `json:"hashed"`
+	Parts []Part `json:"parts"` // only while the status is Uploading, and not in lists
+}
+
+// A Part is a part of an upload.
+type Part struct {
+	Number    int    `json:"number"`
+	URL       string `json:"url"`
+	SizeBytes int64  `json:"size_bytes"`
+	Done      bool   `json:"done"`
+	ETag      string `json:"etag"`
+}
+
+// Direct reports whether the part goes to the store of the server rather than to the server.
+func (p *Part) Direct() bool { return strings.Contains(p.URL, "://") }
+
+// BeginUpload begins a resumable upload.
+func (c *Client) BeginUpload(ctx context.Context, name string, size int64) (u Upload, err error) {
+	return u, c.JSON(ctx, http.MethodPost, "/uploads", nil, map[string]any{"name": name, "size_bytes": size}, &u)
+}
+
+// Upload returns the state of an upload.
+func (c *Client) Upload(ctx context.Context, id string) (u Upload, err error) {
+	return u, c.JSON(ctx, http.MethodGet, uploadPath(id), nil, nil, &u)
+}
+
+// Uploads returns those that have not ended, without their parts.
+func (c *Client) Uploads(ctx context.Context) ([]Upload, error) {
+	var list struct {
+		Uploads []Upload `json:"uploads"`
+	}
+	return list.Uploads, c.JSON(ctx, http.MethodGet, "/uploads", nil, nil, &list)
+}
+
+// CompleteUpload has the parts with these ETags assembled, which [Client.Upload] then tells
+// of. Unless sha256 is empty, the image must have it.
+func (c *Client) CompleteUpload(ctx context.Context, id string, etags []string, sha256 string) error {
+	body := map[string]any{"etags": etags}
+	if sha256 != "" {
+		body["sha256"] = sha256
+	}
+	return c.JSON(ctx, http.MethodPost, uploadPath(id)+"/complete", nil, body, nil)
+}
+
+// AbandonUpload removes an upload and its parts.
+func (c *Client) AbandonUpload(ctx context.Context, id string) error {
+	return c.JSON(ctx, http.MethodDelete, uploadPath(id), nil, nil, nil)
+}
+
+func uploadPath(id string) string { return "/uploads/" + url.PathEscape(id) }
