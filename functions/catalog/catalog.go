@@ -74,6 +74,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /raw/{key}", Access: web.Open, Handle: f.raw, Stream: true},
 		{Pattern: "GET /raw/{key}/{name}", Access: web.Open, Handle: f.raw, Stream: true},
 
+		{Pattern: "GET /flash.sh", Access: web.Open, Handle: f.flash},
 		{Pattern: "GET /boot.ipxe", Access: web.Open, Handle: f.bootMenu},
 		{Pattern: "GET /boot/{key}", Access: web.Open, Handle: f.bootImage},
 

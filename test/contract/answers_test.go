@@ -331,6 +331,12 @@ func (s *server) testBoot(t *testing.T) {
 			t.Errorf("%s", a.body)
 		}
 	}
+	for query, want := range map[string]string{"": "#!/bin/sh\n", "?name=" + name: "state ready\nsize 1048576\n", "?name=other.img": "state fail\n"} {
+		if a := s.get(t, "/flash.sh"+query, 200); !strings.HasPrefix(string(a.body), want) {
+			t.Errorf("%s: %s", query, a.body)
+		}
+	}
+	s.get(t, "/flash.sh?name=boots.img&from=x", 400)
 	s.get(t, "/boot.ipxe?page=0", 400)
 	s.get(t, "/boot.ipxe?q="+strings.Repeat("x", 101), 400)
 	if a := s.get(t, "/boot/"+name+".ipxe", 200); !strings.Contains(string(a.body), "sanboot ../raw/") {

@@ -4,8 +4,10 @@
 package need
 
 import (
+	"context"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -49,4 +51,23 @@ func Mount(t testing.TB, kind, options string) string {
 		}
 	})
 	return dir
+}
+
+// Loop returns the path of a block device that has the bytes of a file, for the test. It
+// needs root and losetup.
+func Loop(t testing.TB, file string, options ...string) string {
+	t.Helper()
+	Root(t)
+	Programs(t, "losetup")
+	out, err := exec.CommandContext(t.Context(), "losetup", append(options, "--find", "--show", file)...).Output()
+	if err != nil {
+		t.Fatalf("losetup: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("losetup: %v %s", err, out)
+		}
+	})
+	return device
 }
