@@ -60,7 +60,7 @@ func openState(dir string, h stateHead) (*uploadState, error) {
 	if err != nil {
 		return s, nil
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(f); err != nil {
 		_ = f.Close()
 		return nil, errBusy
 	}
@@ -124,3 +124,6 @@ func (s *uploadState) close(done bool) {
 	}
 	_ = s.f.Close()
 }
+
+// lock locks a file for this process, and returns an error if another process has it.
+func lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }

@@ -146,8 +146,8 @@ func (c *Client) Catalog(ctx context.Context, query url.Values) iter.Seq2[*Row, 
 // minPrefix is the least number of digits that select an image by the beginning of its SHA-256.
 const minPrefix = 4
 
-// isHex reports whether s may be the beginning of a SHA-256.
-func isHex(s string) bool {
+// IsPrefix reports whether s may be the beginning of a SHA-256 by which to find an image.
+func IsPrefix(s string) bool {
 	return len(s) >= minPrefix && len(s) <= 64 && strings.Trim(strings.ToLower(s), "0123456789abcdef") == ""
 }
 
@@ -161,7 +161,7 @@ func (c *Client) Find(ctx context.Context, key string) (*Row, error) {
 			return nil, err
 		case r.HasName(key):
 			named = append(named, r)
-		case isHex(key) && strings.HasPrefix(r.SHA256, strings.ToLower(key)):
+		case IsPrefix(key) && strings.HasPrefix(r.SHA256, strings.ToLower(key)):
 			begun = append(begun, r)
 		}
 	}
