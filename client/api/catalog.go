@@ -83,15 +83,24 @@ func (r *Row) Text(field string) string {
 
 // HasName reports whether name is one of the image's names, in any Unicode normal form.
 func (r *Row) HasName(name string) bool {
-	return slices.ContainsFunc(r.Names, func(n string) bool {
-		return slices.Contains(image.Spellings(image.Name(n)), image.Name(name))
-	})
+	return slices.ContainsFunc(r.Names, func(n string) bool { return SameName(n, name) })
+}
+
+// SameName reports whether two names differ at most in Unicode's normal form.
+func SameName(a, b string) bool {
+	return slices.Contains(image.Spellings(image.Name(a)), image.Name(b))
+}
+
+// Decode replaces the row by that in a document of the server's.
+func (r *Row) Decode(doc json.RawMessage) error {
+	*r = Row{JSON: doc}
+	return json.Unmarshal(doc, r)
 }
 
 // Local reports whether the image root has the image under name.
 func (r *Row) Local(name string) bool {
 	return slices.ContainsFunc(r.Sources, func(s Source) bool {
-		return s.Kind == "local" && slices.Contains(image.Spellings(image.Name(s.Location)), image.Name(name))
+		return s.Kind == "local" && SameName(s.Location, name)
 	})
 }
 
@@ -126,8 +135,8 @@ func (c *Client) Catalog(ctx context.Context, query url.Values) iter.Seq2[*Row, 
 				return
 			}
 			for _, raw := range page.Images {
-				r := &Row{JSON: raw}
-				if err := json.Unmarshal(raw, r); err != nil {
+				r := new(Row)
+				if err := r.Decode(raw); err != nil {
 					yield(nil, fmt.Errorf("%s did not answer as imageroot does: %w", c.URL(), err))
 					return
 				}

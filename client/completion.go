@@ -1,0 +1,63 @@
+package client
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) completion() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "completion bash|zsh|fish",
+		Short: "Print the script that completes commands in a shell",
+		Long:  `Prints the script with which a shell completes commands, flags and the names of images.`,
+		Example: `  imageroot completion bash > ~/.local/share/bash-completion/completions/imageroot
+  imageroot completion zsh > ~/.zfunc/_imageroot     # with fpath+=~/.zfunc before compinit
+  imageroot completion fish > ~/.config/fish/completions/imageroot.fish`,
+		Args:      cobra.MatchAll(one("shell"), cobra.OnlyValidArgs),
+		ValidArgs: []string{"bash", "zsh", "fish"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch root := cmd.Root(); args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(a.Stdout, true)
+			case "zsh":
+				return root.GenZshCompletion(a.Stdout)
+			default:
+				return root.GenFishCompletion(a.Stdout, true)
+			}
+		},
+	}
+	return cmd
+}
+
+// images completes the name of an image, as the first argument.
+func (a *app) images(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	c, err := a.connect()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+	defer cancel()
+	var names []string
+	for r, err := range c.Catalog(ctx, url.Values{"q": {begun}}) {
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		for _, name := range r.Names {
+			// A name that a shell would show differently is not offered.
+			if strings.HasPrefix(name, begun) && name == line(name) {
+				names = append(names, name)
+			}
+		}
+		if len(names) >= 100 {
+			break
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
