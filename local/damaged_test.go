@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -190,7 +192,7 @@ func (l *lab) records() map[string]store.Key {
 	}
 	found := map[string]store.Key{}
 	for _, prefix := range []string{
-		layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.UploadPrefix, layout.HashJobPrefix,
+		layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.MetadataPrefix, layout.UploadPrefix, layout.HashJobPrefix,
 		layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
 	} {
 		for info, err := range l.catalog.List(l.Context(), prefix, "") {
@@ -256,6 +258,8 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	r.until("a disk", func() bool {
 		return strings.Contains(r.do(200, http.MethodGet, "/catalog/disks", ""), `"stored_bytes":65536`)
 	})
+	sum := sha256.Sum256(disk)
+	r.do(200, http.MethodPatch, "/catalog/images/"+hex.EncodeToString(sum[:]), `{"title": "Other"}`)
 	r.send(http.MethodPost, "/ui/logout", "", "")
 	r.stop()
 
@@ -324,6 +328,7 @@ func TestNewerRecords(t *testing.T) {
 					{http.MethodPost, "/catalog/downloads", `{"name": "c.img"}`},
 					{http.MethodPost, "/nbdmux/exports", fmt.Sprintf(`{"name": "c", "src_url": %q}`, l.origin+"/c.img")},
 					{http.MethodDelete, "/nbdmux/exports/c", ""},
+					{http.MethodPatch, "/catalog/images/" + path.Base(string(kinds[layout.MetadataPrefix])), `{"title": "Another"}`},
 					{http.MethodDelete, "/uploads/" + path.Base(string(kinds[layout.UploadPrefix])), ""},
 				} {
 					r.send(req[0], req[1], "application/json", req[2])

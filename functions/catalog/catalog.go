@@ -79,6 +79,8 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /boot/{key}", Access: web.Open, Handle: f.bootImage},
 
 		{Pattern: "GET /catalog", Access: web.Operator, Handle: f.rows},
+		{Pattern: "GET /catalog/images/{sha256}", Access: web.Operator, Handle: f.describe},
+		{Pattern: "PATCH /catalog/images/{sha256}", Access: web.Operator, Handle: f.patch},
 		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.exportManifest},
 		{Pattern: "PUT /catalog.toml", Access: web.Operator, Handle: f.replaceManifest, MaxBody: maxManifestBody},
 		{Pattern: "DELETE /catalog.toml", Access: web.Operator, Handle: f.removeManifest},

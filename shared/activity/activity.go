@@ -32,6 +32,7 @@ const (
 	ImageDiskFailed   = "image.disk_failed"
 	ImageFetched      = "image.fetched"
 	ImageFetchFailed  = "image.fetch_failed"
+	ImageDescribed    = "image.described"
 	ImageDeleted      = "image.deleted"
 	ImageUncached     = "image.uncached"
 	EntryAdded        = "catalog.entry.added"
@@ -62,7 +63,7 @@ const (
 func Kinds() []string {
 	return []string{
 		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageDiskMade, ImageDiskFailed,
-		ImageFetched, ImageFetchFailed, ImageDeleted, ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
+		ImageFetched, ImageFetchFailed, ImageDescribed, ImageDeleted, ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
 		ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
 	}
 }

@@ -244,7 +244,7 @@ func TestSweep(t *testing.T) {
 
 func TestLists(t *testing.T) {
 	kinds := Kinds()
-	if len(kinds) != 20 {
+	if len(kinds) != 21 {
 		t.Errorf("%d kinds", len(kinds))
 	}
 	for _, k := range failed {

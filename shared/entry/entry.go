@@ -9,6 +9,7 @@ import (
 
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 	"imageroot/shared/record"
 )
 
@@ -32,6 +33,8 @@ type Entry struct {
 	// Changed describes how the source differs from that state. It is empty until a
 	// fetch has detected a difference.
 	Changed string `json:"changed,omitempty"`
+	// Metadata is what the annotations of an artifact in a registry say; nil: nothing.
+	Metadata *metadata.Fields `json:"metadata,omitempty"`
 }
 
 // Validate implements record.Validator.

@@ -19,6 +19,7 @@ import (
 	"imageroot/shared/index"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -56,8 +57,8 @@ const (
 type Row struct {
 	Ref    *string        `json:"ref"` // the first MinRef hex digits of SHA256
 	SHA256 *layout.SHA256 `json:"sha256"`
-	// Names begins with the primary name: a name from the manifest if there is one,
-	// else the name known longest.
+	// Names begins with the primary name: the one that the operator chose, else a name
+	// from the manifest if there is one, else the name known longest.
 	Names     []image.Name `json:"names"`
 	Format    image.Format `json:"format"`
 	SizeBytes *int64       `json:"size_bytes"`
@@ -71,7 +72,11 @@ type Row struct {
 	VirtualSizeBytes *int64         `json:"virtual_size_bytes"`
 	RawSizeBytes     *int64         `json:"raw_size_bytes"`
 	RawSHA256        *layout.SHA256 `json:"raw_sha256"`
-	Warnings         []string       `json:"warnings"`
+	// SameDisk are other contents with the same disk, in other wrappers, at most
+	// [MaxSameDisk] of them.
+	SameDisk []SameDisk      `json:"same_disk"`
+	Metadata metadata.Merged `json:"metadata"`
+	Warnings []string        `json:"warnings"`
 
 	// Head is that of the row in its snapshot.
 	Head *Head `json:"-"`
@@ -125,6 +130,7 @@ type Inventory struct {
 	entries  *index.Section[layout.Ref, entry.Entry]
 	fetched  *index.Section[layout.Ref, entry.Fetched]
 	contents *index.Section[layout.SHA256, content.Record]
+	metadata *index.Section[layout.SHA256, metadata.Record]
 	exports  *index.Section[layout.ExportName, export.Record]
 	jobs     map[*job.Kind]*jobs
 	manifest manifestFile
@@ -147,6 +153,7 @@ func New(cfg Config) *Inventory {
 		entries:  index.Records[entry.Entry](ix, layout.EntryPrefix, layout.EntryRef),
 		fetched:  index.Records[entry.Fetched](ix, layout.FetchedPrefix, layout.FetchedRef),
 		contents: index.Records[content.Record](ix, layout.ContentPrefix, layout.ContentSHA256),
+		metadata: index.Records[metadata.Record](ix, layout.MetadataPrefix, layout.MetadataSHA256),
 		exports:  index.Records[export.Record](ix, layout.ExportPrefix, layout.ExportOf),
 		jobs:     map[*job.Kind]*jobs{},
 	}
@@ -254,7 +261,7 @@ func sameSidecars(images index.Items[store.Key, struct{}], name image.Name, publ
 // Refresh compares everything except jobs with the store: see [index.Section.Refresh].
 func (inv *Inventory) Refresh(ctx context.Context) error {
 	return errors.Join(inv.images.Refresh(ctx), inv.digests.Refresh(ctx), inv.entries.Refresh(ctx),
-		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx), inv.exports.Refresh(ctx))
+		inv.fetched.Refresh(ctx), inv.blobs.Refresh(ctx), inv.contents.Refresh(ctx), inv.metadata.Refresh(ctx), inv.exports.Refresh(ctx))
 }
 
 // Unknown returns the digests of cached bytes without a content record that has all that
@@ -372,8 +379,12 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	get(func() (e error) { in.entries, e = inv.entries.All(ctx); return })
 	get(func() (e error) { in.fetched, e = inv.fetched.All(ctx); return })
 	get(func() (e error) { in.contents, e = inv.contents.All(ctx); return })
+	get(func() (e error) { in.metadata, e = inv.metadata.All(ctx); return })
 	get(func() (e error) { in.hashJobs, e = inv.jobs[job.Hash].byID(ctx); return })
 	get(func() (e error) { in.fetchJobs, e = inv.jobs[job.Fetch].byID(ctx); return })
+	for i, kind := range contentJobs {
+		get(func() (e error) { in.contentJobs[i], e = inv.jobs[kind].byID(ctx); return })
+	}
 	get(func() (e error) { in.manifest, in.problem, e = inv.manifest.read(ctx, in.images); return })
 	if inv.cfg.Hidden != nil {
 		in.hidden = inv.cfg.Hidden()

@@ -16,6 +16,7 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
+	"imageroot/shared/metadata"
 	"imageroot/shared/sorted"
 	"imageroot/shared/store"
 )
@@ -28,12 +29,19 @@ type inputs struct {
 	entries   index.Items[layout.Ref, entry.Entry]
 	fetched   index.Items[layout.Ref, entry.Fetched]
 	contents  index.Items[layout.SHA256, content.Record]
+	metadata  index.Items[layout.SHA256, metadata.Record]
 	hashJobs  sorted.List[*jobHead]
 	fetchJobs sorted.List[*jobHead]
-	hidden    []Other
-	manifest  *manifest.Manifest // nil: none
-	problem   string
+	// contentJobs are those of the kinds in contentJobs.
+	contentJobs [len(contentJobs)]sorted.List[*jobHead]
+	hidden      []Other
+	manifest    *manifest.Manifest // nil: none
+	problem     string
 }
+
+// contentJobs are the kinds of jobs whose IDs are digests, and whose failure a row has to
+// say.
+var contentJobs = [...]*job.Kind{job.Check, job.Disk}
 
 // A member identifies one source: an image in the image root, an image of the manifest
 // by its place in it, or an entry.
@@ -68,6 +76,7 @@ type piece struct {
 	cached    bool
 	hashState string
 	warnings  []string
+	said      metadata.Source // what the source says about the image
 	// since is the time at which the name became known for these bytes. It is zero for
 	// names from the manifest, so that they sort first.
 	since time.Time
@@ -77,22 +86,15 @@ type piece struct {
 func (in *inputs) pieces() []*piece {
 	pieces := make([]*piece, 0, in.images.Len()+in.entries.Len())
 	// Images and digests have the same order.
-	next, stop := iter.Pull2(in.digests.Values())
+	digestOf, stop := ascending(in.digests)
 	defer stop()
-	name, rec, more := next()
 	for key, info := range in.images.All() {
 		local, ok := layout.ImageName(key)
 		if !ok {
 			continue
 		}
-		for more && name < local {
-			name, rec, more = next()
-		}
-		var found *digest.Record
-		if more && name == local {
-			found = &rec
-		}
-		p := in.local(local, info, found)
+		rec, _ := digestOf(local)
+		p := in.local(local, info, rec)
 		pieces = append(pieces, &p)
 	}
 	if in.manifest != nil {
@@ -108,6 +110,32 @@ func (in *inputs) pieces() []*piece {
 	return pieces
 }
 
+// ascending returns a function that finds values by IDs that ascend from call to call, and
+// costs less than [index.Items.Value] then. It returns nil for a value that does not exist
+// or cannot be decoded, else the ID in the memory of the index. stop must be called.
+func ascending[ID ~string, T any](items index.Items[ID, T]) (find func(ID) (*T, ID), stop func()) {
+	next, stop := iter.Pull2(items.Values())
+	at, value, more := next()
+	return func(id ID) (*T, ID) {
+		for more && at < id {
+			at, value, more = next()
+		}
+		if !more || at != id {
+			return nil, id
+		}
+		found := value
+		return &found, at
+	}, stop
+}
+
+// lookUp returns the value with this ID, or nil.
+func lookUp[ID ~string, T any](items index.Items[ID, T], id ID) *T {
+	if v, ok := items.Value(id); ok {
+		return &v
+	}
+	return nil
+}
+
 // piece returns the piece of a member, and false if it does not exist.
 func (in *inputs) piece(m member) (piece, bool) {
 	switch {
@@ -116,11 +144,7 @@ func (in *inputs) piece(m member) (piece, bool) {
 		if !ok {
 			return piece{}, false
 		}
-		var found *digest.Record
-		if rec, ok := in.digests.Value(m.local); ok {
-			found = &rec
-		}
-		return in.local(m.local, info, found), true
+		return in.local(m.local, info, lookUp(in.digests, m.local)), true
 	case m.listed != 0:
 		return in.listed(m.listed), true
 	}
@@ -175,6 +199,7 @@ func (in *inputs) listed(n int) piece {
 	if im.SizeBytes != nil {
 		p.size = *im.SizeBytes
 	}
+	p.said = metadata.Source{From: metadata.Manifest, Fields: &im.Fields}
 	in.learn(&p)
 	p.since = time.Time{}
 	return p
@@ -193,6 +218,7 @@ func (in *inputs) added(ref layout.Ref, e entry.Entry) piece {
 	if e.Changed != "" {
 		p.warnings = append(p.warnings, e.Changed)
 	}
+	p.said = metadata.Source{From: metadata.Annotation, Fields: e.Metadata}
 	in.learn(&p)
 	return p
 }
@@ -218,12 +244,17 @@ func (in *inputs) learn(p *piece) {
 	}
 }
 
+// known is what the records of a content say; the zero value if it is not known.
+type known struct {
+	content *content.Record
+	words   *metadata.Record // of the operator
+}
+
 // row returns the row of pieces that have the same digest, or of one piece. The pieces
-// are in the order of their members. It lacks what the content record says, and
-// failures to fetch.
-func (in *inputs) row(pieces []*piece) Row {
+// are in the order of their members. raw is that of [Row.describe].
+func (in *inputs) row(pieces []*piece, k known, raw func(image.Name) string) Row {
 	p := pieces[0]
-	r := Row{HashState: p.hashState, Warnings: []string{}}
+	r := Row{HashState: p.hashState, SameDisk: []SameDisk{}, Warnings: []string{}}
 	if sha := p.sha256; sha != "" {
 		ref := sha.Short()
 		r.Ref, r.SHA256 = &ref, &sha
@@ -233,12 +264,51 @@ func (in *inputs) row(pieces []*piece) Row {
 	for _, p := range pieces {
 		r.add(p)
 	}
-	oldest := slices.Clone(pieces) // oldest first
-	slices.SortStableFunc(oldest, func(a, b *piece) int { return a.since.Compare(b.since) })
-	for _, p := range oldest {
+	ordered := slices.Clone(pieces)
+	slices.SortStableFunc(ordered, func(a, b *piece) int { return k.compareNames(a, b) })
+	for _, p := range ordered {
 		r.name(p)
 	}
+	in.noteFailures(&r)
+	if k.content != nil {
+		r.describe(k.content, raw)
+	}
+	r.Metadata = metadata.Merge(k.sources(pieces, r.Names)...)
+	if k.words != nil && k.words.Name == r.Names[0] {
+		r.Metadata.Name = &metadata.Value[image.Name]{Value: r.Names[0], From: metadata.Operator}
+	}
 	return r
+}
+
+// compareNames puts the name that the operator chose first, then the one known longest.
+func (k known) compareNames(a, b *piece) int {
+	if k.words != nil && a.name != b.name {
+		switch k.words.Name {
+		case a.name:
+			return -1
+		case b.name:
+			return 1
+		}
+	}
+	return a.since.Compare(b.since)
+}
+
+// sources returns what all origins say, in their order of precedence.
+func (k known) sources(pieces []*piece, names []image.Name) []metadata.Source {
+	sources := make([]metadata.Source, 0, 3+len(pieces)+len(names))
+	if k.words != nil {
+		sources = append(sources, metadata.Source{From: metadata.Operator, Fields: &k.words.Fields})
+	}
+	for _, p := range pieces { // the manifest is before entries
+		sources = append(sources, p.said)
+	}
+	if k.content != nil {
+		sources = append(sources, metadata.Source{From: metadata.Inspection, Fields: metadata.FromInside(k.content.Inside)})
+	}
+	for _, n := range names {
+		sources = append(sources, metadata.Source{From: metadata.Name, Fields: metadata.FromName(n)})
+	}
+	return sources
 }
 
 // name adds a name. The first one is the primary name.
@@ -278,9 +348,12 @@ func findingsOf(known *content.Record) findings {
 }
 
 // head returns the head of the row of pieces.
-func (in *inputs) head(pieces []*piece, f findings) *Head {
-	r := in.row(pieces)
-	h := &Head{Name: r.Names[0], SHA256: r.Digest(), SizeBytes: -1, HashState: r.HashState, Cached: r.Cached, findings: f}
+func (in *inputs) head(pieces []*piece, k known) *Head {
+	r := in.row(pieces, k, func(image.Name) string { return "" })
+	h := &Head{Name: r.Names[0], SHA256: r.Digest(), SizeBytes: -1, HashState: r.HashState, Cached: r.Cached}
+	if k.content != nil {
+		h.findings = findingsOf(k.content)
+	}
 	if h.RawSHA256 == h.SHA256 {
 		h.RawSHA256 = h.SHA256 // shares its memory
 	}
@@ -308,6 +381,9 @@ func (in *inputs) head(pieces []*piece, f findings) *Head {
 			h.more.members = append(h.more.members, p.member)
 		}
 	}
+	failure := in.contentFailure(h.SHA256)
+	h.Attention = len(r.Warnings) > 0 || failure != ""
+	h.facts = factsOf(&r, h.text, failure)
 	return h
 }
 
@@ -319,24 +395,23 @@ func (s *Snapshot) Row(h *Head) *Row {
 		p, _ := s.in.piece(m) // it exists: the head was made of it
 		pieces = append(pieces, &p)
 	}
-	r := s.in.row(pieces)
-	r.Head = h
-	s.noteFailures(&r)
+	k := known{words: lookUp(s.in.metadata, h.SHA256)}
 	if h.Inspected {
-		known, _ := s.in.contents.Value(h.SHA256)
-		s.describe(&r, &known)
+		k.content = lookUp(s.in.contents, h.SHA256)
 	}
+	r := s.in.row(pieces, k, func(name image.Name) string { return s.rawPath(h.SHA256, name) })
+	r.Head, r.SameDisk = h, s.sameDisk(h)
 	return &r
 }
 
 // noteFailures adds warnings of failed fetches to a row that is not cached, one for
 // each URL: an entry and the manifest may have the same URL.
-func (s *Snapshot) noteFailures(r *Row) {
+func (in *inputs) noteFailures(r *Row) {
 	if r.Cached {
 		return
 	}
 	for _, src := range r.Sources {
-		j, ok := findJob(s.in.fetchJobs, string(src.Ref))
+		j, ok := findJob(in.fetchJobs, string(src.Ref))
 		if !ok || j.status != job.Failed {
 			continue
 		}
@@ -347,19 +422,30 @@ func (s *Snapshot) noteFailures(r *Row) {
 	}
 }
 
-// describe adds the content record to a row.
-func (s *Snapshot) describe(r *Row, known *content.Record) {
+// contentFailure returns what failed jobs of [contentJobs] say, or "".
+func (in *inputs) contentFailure(sha layout.SHA256) (failure string) {
+	for _, jobs := range in.contentJobs {
+		if j, ok := findJob(jobs, string(sha)); ok && j.status == job.Failed {
+			failure += j.failure + "\n"
+		}
+	}
+	return failure
+}
+
+// describe adds the content record to a row. raw returns the path of /raw for an image of
+// this name, or "".
+func (r *Row) describe(known *content.Record, raw func(image.Name) string) {
 	r.Known, r.Content, r.VirtualSizeBytes = known, &known.Kind, known.Virtual()
 	var sha layout.SHA256
 	if r.RawSizeBytes, sha = known.Raw(); sha != "" {
 		r.RawSHA256 = &sha
 	}
 	for _, name := range r.Names {
-		raw := ""
+		path := ""
 		if known.NoDisk() == "" {
-			raw = s.rawPath(r.Digest(), name)
+			path = raw(name)
 		}
-		if m := known.Mismatch(name, raw); m != "" {
+		if m := known.Mismatch(name, path); m != "" {
 			r.Warnings = append(r.Warnings, string(name)+" is "+m)
 		}
 	}

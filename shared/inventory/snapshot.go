@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/url"
 	"strings"
+	"unique"
 
 	"golang.org/x/text/unicode/norm"
 
@@ -32,6 +33,7 @@ type Snapshot struct {
 	byName  sorted.List[labelled]
 	byDisk  sorted.List[labelled] // by image.DiskName, if it differs from the name
 	byRef   sorted.List[labelled] // by the refs of URL sources
+	byRaw   sorted.List[*Head]    // by RawSHA256, those that are not their own disk
 	objects []Other               // those of Others that are objects
 	orders  orders
 }
@@ -43,11 +45,14 @@ type Head struct {
 	SizeBytes int64         // negative if it is unknown
 	HashState string
 	Cached    bool
+	// Attention is true if the row has warnings, or a job of it has failed.
+	Attention bool
 	findings
 
 	lower string // Name in lower case
 	text  string // what a search matches, in lower case
-	more  *more  // nil for one image in the image root of this name
+	facts unique.Handle[facts]
+	more  *more // nil for one image in the image root of this name
 }
 
 // findings are those of the content record of a row. The zero value is that of a row
@@ -140,6 +145,11 @@ func compareHeads(a, b *Head) int {
 	kind, location := a.Source()
 	kind2, location2 := b.Source()
 	return cmp.Or(strings.Compare(kind, kind2), strings.Compare(location, location2))
+}
+
+// byRawSHA256 puts the contents with one disk beside each other.
+func byRawSHA256(a, b *Head) int {
+	return cmp.Or(cmp.Compare(a.RawSHA256, b.RawSHA256), bySHA256(a, b))
 }
 
 func bySHA256(a, b *Head) int { return cmp.Compare(a.SHA256, b.SHA256) }

@@ -24,7 +24,7 @@ func (s *Snapshot) next(in inputs) *Snapshot {
 	}
 	images := in.images.Changes(s.in.images)
 	changed := !in.blobs.Same(s.in.blobs) || !in.contents.Same(s.in.contents) || !in.entries.Same(s.in.entries) ||
-		!in.fetched.Same(s.in.fetched) || !in.digests.Same(s.in.digests)
+		!in.fetched.Same(s.in.fetched) || !in.digests.Same(s.in.digests) || !in.metadata.Same(s.in.metadata)
 	u := update{before: s, in: &in, members: map[member]bool{}, heads: map[*Head]bool{}}
 	for _, key := range images {
 		if name, ok := layout.ImageName(key); ok {
@@ -51,13 +51,25 @@ func (s *Snapshot) next(in inputs) *Snapshot {
 	for _, sha := range in.contents.Changes(s.in.contents) {
 		u.drop(s.headOf(sha))
 	}
-	failed := len(changedJobs(in.fetchJobs, s.in.fetchJobs)) > 0
-	if !changed && !failed && len(images) == 0 && s.Problem == in.problem && slices.Equal(s.in.hidden, in.hidden) {
+	for _, sha := range in.metadata.Changes(s.in.metadata) {
+		u.drop(s.headOf(sha))
+	}
+	for _, ref := range changedJobs(in.fetchJobs, s.in.fetchJobs) {
+		changed = true
+		u.dropSourced(layout.Ref(ref))
+	}
+	for i := range contentJobs {
+		for _, sha := range changedJobs(in.contentJobs[i], s.in.contentJobs[i]) {
+			changed = true
+			u.drop(s.headOf(layout.SHA256(sha)))
+		}
+	}
+	if !changed && len(images) == 0 && s.Problem == in.problem && slices.Equal(s.in.hidden, in.hidden) {
 		return s
 	}
 	next := &Snapshot{
 		Problem: in.problem, StoredBytes: s.StoredBytes, in: in, objects: s.objects,
-		rows: s.rows, bySHA: s.bySHA, byName: s.byName, byDisk: s.byDisk, byRef: s.byRef,
+		rows: s.rows, bySHA: s.bySHA, byName: s.byName, byDisk: s.byDisk, byRef: s.byRef, byRaw: s.byRaw,
 	}
 	added := u.made()
 	removed := slices.Collect(maps.Keys(u.heads))
@@ -145,11 +157,8 @@ func (u *update) made() []*Head {
 	}
 	heads := make([]*Head, 0, len(pieces))
 	for group := range groups(pieces) {
-		var f findings
-		if rec, ok := u.in.contents.Value(group[0].sha256); ok {
-			f = findingsOf(&rec)
-		}
-		heads = append(heads, u.in.head(group, f))
+		sha := group[0].sha256
+		heads = append(heads, u.in.head(group, known{lookUp(u.in.contents, sha), lookUp(u.in.metadata, sha)}))
 	}
 	return heads
 }
@@ -177,28 +186,31 @@ func groups(pieces []*piece) iter.Seq[[]*piece] {
 func (in *inputs) merge() *Snapshot {
 	s := &Snapshot{Problem: in.problem, in: *in}
 	rows := slices.Collect(groups(in.pieces()))
-	found := make([]findings, len(rows))
-	i := 0
-	for sha, rec := range in.contents.Values() { // in the order of rows
-		for i < len(rows) && rows[i][0].sha256 < sha {
-			i++
-		}
-		if i < len(rows) && rows[i][0].sha256 == sha {
-			rows[i][0].sha256 = sha // shares the memory of the key
-			found[i] = findingsOf(&rec)
-		}
-	}
+	contentOf, stop := ascending(in.contents) // in the order of rows
+	defer stop()
+	wordsOf, stop := ascending(in.metadata)
+	defer stop()
 	heads := make([]*Head, len(rows))
-	var wg sync.WaitGroup
-	each := max(len(rows)/runtime.GOMAXPROCS(0), 100)
-	for at := 0; at < len(rows); at += each {
-		wg.Go(func() {
-			for i := at; i < min(at+each, len(rows)); i++ {
-				heads[i] = in.head(rows[i], found[i])
-			}
-		})
+	const most = 4096 // records that are decoded at once
+	for from := 0; from < len(rows); from += most {
+		part := rows[from:min(from+most, len(rows))]
+		records := make([]known, len(part))
+		for i, pieces := range part {
+			sha := &pieces[0].sha256
+			records[i].words, _ = wordsOf(*sha)
+			records[i].content, *sha = contentOf(*sha) // shares its memory
+		}
+		var wg sync.WaitGroup
+		each := max(len(part)/runtime.GOMAXPROCS(0), 100)
+		for at := 0; at < len(part); at += each {
+			wg.Go(func() {
+				for i := at; i < min(at+each, len(part)); i++ {
+					heads[from+i] = in.head(part[i], records[i])
+				}
+			})
+		}
+		wg.Wait()
 	}
-	wg.Wait()
 	s.replace(nil, heads)
 	keys := make([]store.Key, 0)
 	for key := range in.images.All() {
@@ -235,6 +247,10 @@ func (s *Snapshot) replace(removed, added []*Head) {
 		return slices.DeleteFunc(slices.Clone(heads), func(h *Head) bool { return h.SHA256 == "" })
 	}
 	wg.Go(func() { s.bySHA = s.bySHA.With(bySHA256, hashed(removed), hashed(added)) })
+	unlike := func(heads []*Head) []*Head {
+		return slices.DeleteFunc(hashed(heads), func(h *Head) bool { return h.RawSHA256 == "" || h.RawSHA256 == h.SHA256 })
+	}
+	wg.Go(func() { s.byRaw = s.byRaw.With(byRawSHA256, unlike(removed), unlike(added)) })
 	wg.Go(func() { s.rows = s.rows.With(byRowName, slices.Clone(removed), slices.Clone(added)) })
 	wg.Wait()
 }

@@ -12,6 +12,7 @@
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
 //	              disks/HEX                 the expanded disk in the image with this SHA-256
 //	              contents/HEX              what is known about the bytes with this SHA-256
+//	              metadata/HEX              what the operator says about the bytes with this SHA-256
 //	              staging/ID                bytes of a fetch whose SHA-256 is unknown; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
@@ -65,6 +66,7 @@ const (
 	BlobPrefix                = "blobs/"
 	DiskPrefix                = "disks/"
 	ContentPrefix             = "contents/"
+	MetadataPrefix            = "metadata/"
 	StagingPrefix             = "staging/"
 	UploadPrefix              = "uploads/"
 	HashJobPrefix             = "jobs/hash/"
@@ -91,6 +93,7 @@ func Remedy(key store.Key) string {
 	for _, kind := range []struct{ prefix, remedy string }{
 		{DigestPrefix, "none needed: the image is hashed again"},
 		{ContentPrefix, "none needed: the bytes are inspected again"},
+		{MetadataPrefix, "describe the image again, or delete the record from the catalog root"},
 		{HashJobPrefix, "none needed: a job that is still due is queued again"},
 		{CheckJobPrefix, "none needed: a job that is still due is queued again"},
 		{DiskJobPrefix, "none needed: the disk is made again when it is needed"},
@@ -171,6 +174,7 @@ func BlobKey(sha256 SHA256) store.Key      { return store.Key(BlobPrefix + sha25
 func DiskKey(sha256 SHA256) store.Key      { return store.Key(DiskPrefix + sha256) }
 func ListingKey(sha256 SHA256) store.Key   { return store.Key(ListingPrefix + sha256) }
 func ContentKey(sha256 SHA256) store.Key   { return store.Key(ContentPrefix + sha256) }
+func MetadataKey(sha256 SHA256) store.Key  { return store.Key(MetadataPrefix + sha256) }
 func StagingKey(id string) store.Key       { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
 func UploadKey(id string) store.Key        { return store.Key(UploadPrefix + id) }
 func HashJobKey(name image.Name) store.Key { return store.Key(HashJobPrefix + name) }
@@ -227,6 +231,10 @@ func DiskJobSHA256(key store.Key) (SHA256, bool) {
 
 func ContentSHA256(key store.Key) (SHA256, bool) {
 	return hexAfter[SHA256](key, ContentPrefix, 64)
+}
+
+func MetadataSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, MetadataPrefix, 64)
 }
 
 func CheckJobSHA256(key store.Key) (SHA256, bool) {

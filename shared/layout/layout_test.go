@@ -35,6 +35,7 @@ var parsers = []parser{
 	of("fetched", FetchedRef, FetchedKey),
 	of("blob", BlobSHA256, BlobKey),
 	of("content", ContentSHA256, ContentKey),
+	of("metadata", MetadataSHA256, MetadataKey),
 	of("check job", CheckJobSHA256, CheckJobKey),
 	of("staging", StagingID, StagingKey),
 	of("upload", UploadID, UploadKey),
@@ -226,6 +227,7 @@ func FuzzKeys(f *testing.F) {
 			{FetchJobKey(RefOf(s)), "fetch job"},
 			{BlobKey(SHA256(RefOf(s))), "blob"},
 			{ContentKey(SHA256(RefOf(s))), "content"},
+			{MetadataKey(SHA256(RefOf(s))), "metadata"},
 			{CheckJobKey(SHA256(RefOf(s))), "check job"},
 		} {
 			if got := kindOf(t, k.key); got != k.kind {

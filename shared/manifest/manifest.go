@@ -28,6 +28,7 @@ import (
 
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 )
 
 // Limits of a manifest that [Parse] accepts.
@@ -49,6 +50,7 @@ type Image struct {
 	SHA512    string        `toml:"sha512,omitempty"` // lower-case hexadecimal, or empty if unknown
 	Format    image.Format  `toml:"format,omitempty"` // that of Name
 	SizeBytes *int64        `toml:"size_bytes,omitempty"`
+	metadata.Fields
 }
 
 // maxProblems is the maximum number of problems in an [Error].

@@ -371,13 +371,13 @@ func requestID(r *http.Request) string {
 }
 
 // override sets the method of a form, which can only POST, to the query parameter
-// "_method": DELETE or PUT. The cross-origin check is the same for both.
+// "_method": DELETE, PUT or PATCH. The cross-origin check is the same for both.
 func override(r *http.Request) {
 	if r.Method != http.MethodPost || !isForm(r) {
 		return
 	}
 	switch m := r.URL.Query().Get("_method"); m {
-	case http.MethodDelete, http.MethodPut:
+	case http.MethodDelete, http.MethodPut, http.MethodPatch:
 		r.Method = m
 	}
 }

@@ -20,9 +20,12 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/content"
+	inside "imageroot/shared/disk"
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
@@ -58,6 +61,7 @@ func TestAnswers(t *testing.T) {
 		{"disks", s.testDisks},
 		{"exports", s.testExports},
 		{"manifest", s.testManifest},
+		{"details", s.testDetails},
 		{"catalog", s.testCatalog},
 		{"events", s.testEvents},
 		{"queries", s.testQueries},
@@ -841,6 +845,87 @@ func (s *server) testManifest(t *testing.T) {
 	s.send(t, "DELETE", "/catalog.toml", 204, "")
 	s.send(t, "DELETE", "/catalog.toml", 404, "")
 	put(200, example)
+}
+
+// testDetails tests what is known about one image, and what the operator says about it.
+func (s *server) testDetails(t *testing.T) {
+	// Two wrappers of one disk, of which one was inspected.
+	disk := strings.Repeat("\x00details", 100)
+	for name, body := range map[string]string{"debian-12-amd64.img": disk, "wrapped.img.gz": "\x1f\x8b\x08details"} {
+		s.do(t, request{method: "PUT", target: "/images/" + name, status: 201, header: octets, body: body})
+		for _, algorithm := range []string{"sha256", "sha512"} {
+			list := "no digest"
+			if algorithm == "sha256" {
+				list = sha256Of(body)
+			}
+			if _, err := s.images.Put(t.Context(), layout.SidecarKey(image.Name(name), algorithm), strings.NewReader(list), int64(len(list))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // the digest with its sidecars, then the content
+			if err := s.hasher.Handle(t.Context(), queue.InspectImage(image.Name(name)).Encode()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	plain, wrapped := sha256Of(disk), sha256Of("\x1f\x8b\x08details")
+	for _, sum := range []string{plain, wrapped} {
+		_, _, err := record.Change(t.Context(), s.catalog, layout.ContentKey(layout.SHA256(sum)), func(c *content.Record, _ bool) error {
+			c.SHA256, c.SizeBytes, c.Kind = layout.SHA256(sum), 1, content.MBR
+			if sum == wrapped {
+				c.Kind = content.Gzip
+				c.Check = &content.Check{Verdict: content.Good, RawSHA256: layout.SHA256(plain)}
+			} else {
+				c.Inside = &inside.Inside{Title: "Debian GNU/Linux 12 (bookworm)", System: "debian", Architecture: inside.AMD64}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	target := "/catalog/images/" + plain
+	a := s.get(t, target, 200)
+	unsaid := a.header.Get("ETag")
+	s.get(t, "/catalog/images/"+strings.ToUpper(wrapped), 200)
+	s.get(t, "/catalog/images/"+labSHA256, 200)
+	s.get(t, "/catalog/images/nonsense", 404)
+	patch := func(status int, body string, fields ...string) *answer {
+		t.Helper()
+		q := request{method: "PATCH", target: target, status: status, body: body, header: map[string]string{"Content-Type": "application/merge-patch+json"}}
+		for i := 0; i < len(fields); i += 2 {
+			q.header[fields[i]] = fields[i+1]
+		}
+		return s.do(t, q)
+	}
+	const all = `{"title": "Lab", "description": "Two\nlines", "system": "debian", "version": "12", "architecture": "x86_64", "release_date": "2026-11-02",
+		"icon": "https://example.org/i.svg", "devices": ["pi5-64bit"], "init_format": "cloudinit", "home_page": "https://example.org/",
+		"labels": {"rack": "3", "old": null}, "name": "debian-12-amd64.img"}`
+	a = patch(200, all, "If-Match", unsaid)
+	if a.header.Get("ETag") == unsaid || !strings.Contains(string(a.body), `"architecture":{"value":"amd64","from":"operator"}`) {
+		t.Errorf("%v %s", a.header, a.body)
+	}
+	patch(412, all, "If-Match", unsaid)
+	s.send(t, "PATCH", target, 200, `{"title": null}`)
+	s.do(t, request{
+		method: "PATCH", target: target, status: 200, body: url.Values{"version": {""}, "labels": {"row=2"}}.Encode(),
+		header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"},
+	})
+	patch(400, `{"name": "another.img"}`)
+	for _, bad := range []string{`{"colour": "red"}`, `{"title": 5}`, `{"title": "\u202e"}`, `{"architecture": "z80"}`, `[]`, `null`} {
+		patch(422, bad)
+	}
+	s.send(t, "PATCH", "/catalog/images/"+zeros, 404, "{}")
+	const newer = `{"schema": 99, "nonce": "x"}`
+	if _, err := s.catalog.Put(t.Context(), layout.MetadataKey(layout.SHA256(wrapped)), strings.NewReader(newer), int64(len(newer))); err != nil {
+		t.Fatal(err)
+	}
+	s.send(t, "PATCH", "/catalog/images/"+wrapped, 409, `{"title": "x"}`)
+}
+
+func sha256Of(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
 }
 
 func (s *server) testCatalog(t *testing.T) {

@@ -124,6 +124,8 @@ func checkString(schema object, v, at string) []string {
 	case "":
 	case "date-time":
 		_, err = time.Parse(time.RFC3339Nano, v)
+	case "date":
+		_, err = time.Parse(time.DateOnly, v)
 	case "uri", "uri-reference":
 		var u *url.URL
 		if u, err = url.Parse(v); err == nil && format == "uri" && !u.IsAbs() {

@@ -366,7 +366,7 @@ func (s *server) judgeRequest(t *testing.T, op *operation, r *http.Request, body
 	s.cover.note("%s request %s", op.id, typ)
 	seen := func(at, member string, _ bool) { s.cover.note("request %s.%s", at, member) }
 	switch typ {
-	case "application/json":
+	case "application/json", "application/merge-patch+json":
 		v, err := decode([]byte(body))
 		if err != nil {
 			t.Fatal(err)

@@ -25,6 +25,7 @@ var grammar = map[string]map[string]string{
 	"tag":     {"name!": "string", "description": "string"},
 	"path": {
 		"parameters": "[]&parameter", "get": "operation", "head": "operation", "put": "operation", "post": "operation", "delete": "operation",
+		"patch": "operation",
 	},
 	"operation": {
 		"operationId!": "string", "tags!": "[]string", "summary!": "string", "description": "string", "security": "[]security",
@@ -291,7 +292,7 @@ func (v *validator) operations() {
 			tags[fmt.Sprint(tag)] = true
 		}
 		v.parameters(op)
-		if op.body != nil && op.method != "PUT" && op.method != "POST" {
+		if op.body != nil && op.method != "PUT" && op.method != "POST" && op.method != "PATCH" {
 			v.fail(op.id, "a %s has no body", op.method)
 		}
 		for status := range op.responses {

@@ -18,6 +18,7 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
+	"imageroot/shared/metadata"
 	"imageroot/shared/problem"
 	"imageroot/shared/source/scheme"
 	"imageroot/shared/store"
@@ -59,6 +60,18 @@ func TestValues(t *testing.T) {
 	}
 	enum("formats", schema("ImageFormat"), formats)
 	enum("sorts", query("sort"), sorts)
+	enum("origins of metadata", schema("MetadataOrigin"), constants(t, "metadata/metadata.go", "Origin"))
+	enum("formats of the first start", schema("MetadataPatch/properties/init_format"), append(slices.Clone(metadata.InitFormats), fmt.Sprint(nil)))
+	for _, a := range metadata.Architectures {
+		if !strings.Contains(text(schema("MetadataPatch/properties/architecture"), "description"), "`"+a+"`") {
+			t.Errorf("%s leaves out the architecture %s", file, a)
+		}
+	}
+	for _, key := range append(metadata.Keys(), "name") {
+		if child(schema("MetadataPatch"), "properties")[key] == nil || child(schema("Metadata"), "properties")[key] == nil {
+			t.Errorf("%s leaves out the field %s of metadata", file, key)
+		}
+	}
 	enum("kinds of contents", schema("CatalogRow/properties/content"), append(constants(t, "content/content.go", "Kind"), fmt.Sprint(nil)))
 	enum("codes", schema("Problem/properties/code"), codes)
 	enum("kinds of events", schema("EventKind"), activity.Kinds())
@@ -77,6 +90,8 @@ func TestValues(t *testing.T) {
 		got, want any
 	}{
 		{"bytes of a name", schema("ImageName")["maxLength"], image.MaxNameBytes},
+		{"devices", schema("MetadataPatch/properties/devices")["maxItems"], metadata.MaxDevices},
+		{"rows with the same disk", schema("CatalogRow/properties/same_disk")["maxItems"], inventory.MaxSameDisk},
 		{"rows of a page", query("limit")["maximum"], inventory.MaxLimit},
 		{"rows of a page if none are asked for", query("limit")["default"], inventory.DefaultLimit},
 		{"parts of an upload", schema("Upload/properties/parts")["maxItems"], store.MaxParts},
@@ -98,6 +113,8 @@ func TestValues(t *testing.T) {
 		{"a head", info, web.MaxHeaderBytes},
 		{"a manifest", put, manifest.MaxBytes},
 		{"a manifest", put, manifest.MaxImages},
+		{"metadata", text(schema("MetadataPatch"), "description"), metadata.MaxBytes},
+		{"labels", text(schema("MetadataPatch/properties/labels"), "description"), metadata.MaxLabels},
 		{"a checksum list", text(schema("EntryRequest/properties/sha_url"), "description"), checksum.MaxBytes},
 	} {
 		if !slices.Contains(strings.Fields(l.in), strconv.Itoa(l.n)) {
