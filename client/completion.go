@@ -35,7 +35,10 @@ func (a *app) completion() *cobra.Command {
 
 // images completes the name of an image, as the first argument.
 func (a *app) images(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
+	switch {
+	case len(args) == 1 && cmd.Name() == "flash":
+		return nil, cobra.ShellCompDirectiveDefault // a device
+	case len(args) > 0:
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	c, err := a.connect()

@@ -68,7 +68,7 @@ func (f *Function) flashState(w http.ResponseWriter, r *http.Request, name strin
 	case p.Code == problem.Unavailable, p.Code == problem.TooMany:
 		lines = flashReason(flashWait, p.Detail)
 	case p.Code.Status() < http.StatusInternalServerError:
-		lines = flashReason(flashFail, p.Detail)
+		lines = flashReason(flashFail, p.Detail) + "code " + string(p.Code) + "\n"
 	default:
 		return err
 	}
