@@ -16,6 +16,7 @@ import (
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 	"imageroot/shared/problem"
 	"imageroot/shared/record"
 	"imageroot/shared/source"
@@ -206,7 +207,8 @@ func (f *Function) write(ctx context.Context, imageURL, shaURL string, refresh b
 		*e = entry.Entry{
 			Meta: old.Meta, URL: found.URL, SHAURL: shaURL, Name: found.Name, Format: string(found.Format),
 			SHA256: found.SHA256, SHA512: found.SHA512, AddedAt: f.Now().UTC(),
-			Source: entry.Source{ETag: found.ETag, LastModified: found.LastModified, Digest: found.Digest},
+			Source:   entry.Source{ETag: found.ETag, LastModified: found.LastModified, Digest: found.Digest},
+			Metadata: metadata.FromAnnotations(found.About.Annotations, found.About.Architecture, found.About.Variant),
 		}
 		if found.Size >= 0 {
 			e.SizeBytes = &found.Size

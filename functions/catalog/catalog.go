@@ -151,7 +151,9 @@ func Search(s *inventory.Snapshot, q inventory.Query) (inventory.Page, error) {
 // ParseQuery reads a query on rows from the query of a URL. It returns a problem if the
 // limit is not a positive number.
 func ParseQuery(v url.Values) (inventory.Query, error) {
-	q := inventory.Query{Text: v.Get("q"), Sort: v.Get("sort"), Cursor: v.Get("cursor")}
+	q := inventory.Query{Text: v.Get("q"), Sort: v.Get("sort"), Cursor: v.Get("cursor"), Filter: inventory.Filter{
+		Architectures: v["arch"], Systems: v["os"], Labels: v["label"], Formats: v["format"], States: v["state"],
+	}}
 	if l := v.Get("limit"); l != "" {
 		n, err := strconv.Atoi(l)
 		if err != nil || n < 1 {

@@ -51,7 +51,7 @@ func exported(s *inventory.Snapshot, base string) iter.Seq[manifest.Image] {
 				name = apart(h.SHA256.Short(), name)
 			}
 			used[strings.ToLower(string(name))] = true
-			im := manifest.Image{Name: name, Src: src, SHA256: h.SHA256, Format: h.Format()}
+			im := manifest.Image{Name: name, Src: src, SHA256: h.SHA256, Format: h.Format(), Fields: s.Said(h)}
 			if h.SizeBytes >= 0 {
 				im.SizeBytes = &h.SizeBytes
 			}

@@ -8,6 +8,7 @@ import (
 
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 )
 
 // facts are what a query selects rows by beside their names. Most rows share theirs with
@@ -18,13 +19,32 @@ type facts struct {
 	// text is what a search finds and the text of the head lacks: metadata, the kind of
 	// the content, warnings.
 	text string
+	said said
+}
+
+// said are values that are not from the name of the image.
+type said struct {
+	title, system, version, architecture, date string
+	more                                       bool // there are others
+}
+
+// Said returns the metadata of the row that are not from its name: see [metadata.Merged].
+func (s *Snapshot) Said(h *Head) metadata.Fields {
+	f := h.facts.Value().said
+	if f.more {
+		return s.Row(h).Metadata.Said()
+	}
+	return metadata.Fields{Title: f.title, System: f.system, Version: f.version, Architecture: f.architecture, ReleaseDate: f.date}
 }
 
 // factsOf returns the facts of a row. text is that of its head, and failure what failed
 // jobs say that its warnings do not.
 func factsOf(r *Row, text, failure string) unique.Handle[facts] {
 	m := &r.Metadata
-	f := facts{system: m.System.Get(), architecture: m.Architecture.Get()}
+	of := m.Said()
+	f := facts{system: m.System.Get(), architecture: m.Architecture.Get(), said: said{of.Title, of.System, of.Version, of.Architecture, of.ReleaseDate, false}}
+	of.Title, of.System, of.Version, of.Architecture, of.ReleaseDate = "", "", "", "", ""
+	f.said.more = !of.Empty()
 	labels := m.Labels.Get()
 	if len(labels) > 0 {
 		f.labels = "\n"

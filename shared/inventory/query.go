@@ -47,10 +47,12 @@ func Sorts() []string {
 
 // A Query selects rows of a snapshot.
 type Query struct {
-	// Text is words separated by spaces. A row matches if each word is part of a name
-	// or of a source's location, or a prefix of the row's SHA-256 or of its disk's.
-	// Case and Unicode normal form are ignored.
-	Text   string
+	// Text is words separated by spaces. A row matches if each word is part of a name,
+	// of a source's location, of the metadata, of the kind of the content or of a
+	// warning, or a prefix of the row's SHA-256 or of its disk's. Case and Unicode normal
+	// form are ignored.
+	Text string
+	Filter
 	Sort   string // one of [Sorts], or "" for name
 	Limit  int    // 1 to MaxLimit; 0: DefaultLimit
 	Cursor string // Page.Next of the previous page; "": the first page
@@ -211,18 +213,23 @@ func (s *Snapshot) Query(q Query) (Page, error) {
 		after = &c.Key
 	}
 	words := strings.Fields(fold(q.Text))
+	tests, err := q.tests()
+	if err != nil {
+		return Page{}, err
+	}
+	all := len(words)+len(tests) == 0
 	list, f := s.by(sortFields[field]), sortFields[field]
 	var p Page
 	from := after
-	if len(words) > 0 {
-		from = nil // all matches count
-	} else {
+	if all {
 		p.Total = s.Len()
+	} else {
+		from = nil // all matches count
 	}
 	var last *Head
 	for h := range inOrderOf(list, f, reverse, from) {
-		if len(words) > 0 {
-			if !h.matches(words) {
+		if !all {
+			if !h.matches(words, tests) {
 				continue
 			}
 			p.Total++
@@ -248,7 +255,7 @@ func (s *Snapshot) Query(q Query) (Page, error) {
 			}
 			p.Next = base64.RawURLEncoding.EncodeToString(data)
 		}
-		if len(words) == 0 {
+		if all {
 			break
 		}
 	}
@@ -263,10 +270,17 @@ func parseCursor(s string) (c cursor, err error) {
 	return c, json.Unmarshal(data, &c)
 }
 
-// matches reports whether a row has all words, which are in lower case.
-func (h *Head) matches(words []string) bool {
+// matches reports whether a row has all words, which are in lower case, and passes all
+// tests.
+func (h *Head) matches(words []string, tests []test) bool {
+	f := h.facts.Value()
+	for _, t := range tests {
+		if !t(h, &f) {
+			return false
+		}
+	}
 	for _, w := range words {
-		if !strings.Contains(h.text, w) && !strings.HasPrefix(string(h.SHA256), w) && !strings.HasPrefix(string(h.RawSHA256), w) {
+		if !strings.Contains(h.text, w) && !strings.Contains(f.text, w) && !strings.HasPrefix(string(h.SHA256), w) && !strings.HasPrefix(string(h.RawSHA256), w) {
 			return false
 		}
 	}

@@ -38,7 +38,7 @@ sha-256 = "486e"
 	fmt.Println(err)
 	// Output:
 	// line 5: images[0] "debian-12.qcow2": src names no host
-	// line 6: images[0] "debian-12.qcow2": unknown key "sha-256"; known are name, src, sha256, sha512, format, size_bytes
+	// line 6: images[0] "debian-12.qcow2": unknown key "sha-256"; known are name, src, sha256, sha512, format, size_bytes, arch, title, description, system, version, architecture, release_date, icon, init_format, home_page, devices, labels
 }
 
 func ExampleEncode() {

@@ -11,7 +11,22 @@
 //	format = "qcow2"                             # must match the suffix of the name
 //	size_bytes = 1234
 //
-// version must precede the first image. Two names must differ in more than case. A src
+// and what the image is, in the fields of package metadata, of which "arch" is another name
+// of architecture:
+//
+//	title = "Debian 12"
+//	description = "..."
+//	system = "debian"
+//	version = "12"
+//	architecture = "amd64"
+//	release_date = "2026-11-28"
+//	icon = "https://..."
+//	devices = ["pi5-64bit"]
+//	init_format = "cloudinit"
+//	home_page = "https://..."
+//	labels = {channel = "stable"}                # or a table [images.labels]
+//
+// The version of the manifest must precede the first image. Two names must differ in more than case. A src
 // must not contain a user name or password.
 //
 // A manifest is accepted or refused as a whole. Unknown keys are refused: with a

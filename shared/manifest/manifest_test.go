@@ -14,6 +14,7 @@ import (
 
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 )
 
 var (
@@ -36,6 +37,37 @@ size_bytes = 1_234
 [[images]] # from a registry
 src = 'oras://localhost:5000/os/pi@sha256:abc'
 name = `
+
+const described = `version = 1
+[[images]]
+name = "x.img"
+title = "Debian for the lab"
+description = """
+Two
+lines"""
+src = "http://h/x"
+system = "debian"
+version = "12"
+arch = "AArch64"
+release_date = "2026-11-28"
+icon = "https://h/i.svg"
+devices = ["pi4-64bit", "pi5-64bit"]
+init_format = "cloudinit"
+home_page = "https://h/"
+[images.labels]
+channel = "stable"
+"h/a.b" = ""
+rack = "3"
+[[images]]
+name = "y.img"
+src = "http://h/y"
+labels = {a = "1", "b.c" = "2"}
+[[images]]
+name = "z.img"
+src = "http://h/z"
+architecture = "amd64"
+labels.a = "1"
+`
 
 func TestParse(t *testing.T) {
 	tests := []struct {
@@ -61,6 +93,17 @@ images = [{name = "a.img", src = "http://h/a", sha512 = "` + sum512 + `", size_b
 		{
 			"BOM, CRLF, escapes, quoted keys", "\ufeffversion = 1\r\n[[\"images\"]]\r\n\"name\" = \"\\u00dc #1+2 50% \\\"x\\\".img\"\r\nsrc = \"HTTP://h/%20?q=1#f\"\r\n",
 			[]Image{{Name: `Ü #1+2 50% "x".img`, Src: "HTTP://h/%20?q=1#f", Format: "img"}},
+		},
+		{
+			"metadata", described, []Image{
+				{Name: "x.img", Src: "http://h/x", Format: "img", Fields: metadata.Fields{
+					Title: "Debian for the lab", Description: "Two\nlines", System: "debian", Version: "12", Architecture: "arm64", ReleaseDate: "2026-11-28",
+					Icon: "https://h/i.svg", Devices: []string{"pi4-64bit", "pi5-64bit"}, InitFormat: "cloudinit", HomePage: "https://h/",
+					Labels: map[string]string{"channel": "stable", "h/a.b": "", "rack": "3"},
+				}},
+				{Name: "y.img", Src: "http://h/y", Format: "img", Fields: metadata.Fields{Labels: map[string]string{"a": "1", "b.c": "2"}}},
+				{Name: "z.img", Src: "http://h/z", Format: "img", Fields: metadata.Fields{Architecture: "amd64", Labels: map[string]string{"a": "1"}}},
+			},
 		},
 	}
 	for _, tt := range tests {
@@ -109,6 +152,18 @@ func TestParseErrors(t *testing.T) {
 		name, doc string
 		want      []string // the beginning of each problem, as "line N: reason"
 	}{
+		{"a wrong type of metadata", row("title = 1\ndevices = 'pi5'\nlabels = []\nversion = 12"), []string{
+			"line 5: images[0] \"x.img\": title must be a string", "line 6: images[0] \"x.img\": devices must be an array of strings",
+			"line 7: images[0] \"x.img\": labels must be a table of strings", "line 8: images[0] \"x.img\": version must stand before",
+		}},
+		{"metadata that are not valid", row("\narch = 'z80'"), []string{"line 6: images[0] \"x.img\": architecture must be one of amd64, "}},
+		{"arch and architecture", row("arch = 'arm64'\narchitecture = 'arm64'"), []string{"line 6: images[0] \"x.img\": architecture is given twice"}},
+		{"labels", row("labels.a = 1\nlabels.b.c = 'x'\nlabels.d = 'x'\nlabels.d = 'y'\n[images.labels]\n[images.labels]"), []string{
+			"line 5: images[0] \"x.img\": the label \"a\" must be a string", "line 6: images[0] \"x.img\": put the key of a label that has a dot in quotes",
+			"line 8: images[0] \"x.img\": the label \"d\" is given twice", "line 10: unknown table \"images.labels\"",
+		}},
+		{"a label with a key that is none", row("labels = {' ' = 'x'}"), []string{"line 5: images[0] \"x.img\": labels has the key"}},
+		{"labels of no image", "version = 1\n[images.labels]\na = 'x'", []string{"line 2: unknown table \"images.labels\""}},
 		{"empty", "", []string{"line 1: the key version is missing"}},
 		{"other version", "\nversion = 2", []string{"line 2: version must be 1"}},
 		{"version as a string", `version = "1"`, []string{"line 1: version must be 1"}},

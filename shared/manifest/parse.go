@@ -16,6 +16,7 @@ import (
 
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
 	"imageroot/shared/source/scheme"
 )
 
@@ -49,6 +50,7 @@ type parser struct {
 	version bool           // the version key was read
 	array   bool           // "images = [...]" was read
 	row     *row           // of the current [[images]] table
+	labels  bool           // below [images.labels], of that row
 	names   map[string]int // name in lower case to the index of its row
 
 	// The last offset of lineAt and its line. Offsets mostly ascend, so finding
@@ -97,15 +99,21 @@ func (p *parser) parse() {
 		switch e := p.toml.Expression(); e.Kind {
 		case unstable.KeyValue:
 			switch {
+			case p.labels:
+				p.label(p.row, e, false)
 			case p.row != nil:
 				p.rowValue(p.row, e)
 			case !inTable:
 				p.topValue(e)
 			}
 		case unstable.Table, unstable.ArrayTable:
-			p.finish(p.row)
-			p.row = nil
 			inTable = true
+			if key, line := p.key(e); key == "images.labels" && e.Kind == unstable.Table && p.row != nil && !p.labels {
+				p.labelTable(p.row, line)
+				continue
+			}
+			p.finish(p.row)
+			p.row, p.labels = nil, false
 			p.header(e)
 		}
 	}
@@ -229,6 +237,13 @@ func (p *parser) failRow(r *row, line int, format string, args ...any) {
 
 func (p *parser) rowValue(r *row, e *unstable.Node) {
 	key, line := p.key(e)
+	if strings.HasPrefix(key, "labels.") {
+		p.label(r, e, true)
+		return
+	}
+	if key == "arch" {
+		key = "architecture"
+	}
 	if _, twice := r.lines[key]; twice {
 		p.failRow(r, line, "%s is given twice", key)
 		return
@@ -267,13 +282,82 @@ func (p *parser) rowValue(r *row, e *unstable.Node) {
 			break
 		}
 		r.image.SizeBytes = &n
-	case "version":
-		p.failRow(r, line, "version must stand before the first [[images]]")
+	case "devices":
+		r.image.Devices = p.strings(r, line, key, v)
+	case "labels":
+		if v.Kind != unstable.InlineTable {
+			p.failRow(r, line, "labels must be a table of strings")
+			break
+		}
+		for kv := v.Children(); kv.Next(); {
+			p.label(r, kv.Node(), false)
+		}
 	default:
-		p.failRow(r, line, "unknown key %.100q; known are name, src, sha256, sha512, format, size_bytes", key)
-		return // not added to lines: the number of unknown keys is unbounded
+		to, ok := r.image.Text(key)
+		if !ok {
+			p.failRow(r, line, "unknown key %.100q; known are name, src, sha256, sha512, format, size_bytes, arch, %s", key, strings.Join(metadata.Keys(), ", "))
+			return // not added to lines: the number of unknown keys is unbounded
+		}
+		if _, err := integer(v); err == nil && key == "version" {
+			p.failRow(r, line, "version must stand before the first [[images]] if it is the manifest's, and be a string if it is the image's")
+			break
+		}
+		*to = text()
 	}
 	r.lines[key] = line
+}
+
+// strings returns an array of strings.
+func (p *parser) strings(r *row, line int, key string, v *unstable.Node) (all []string) {
+	for it := v.Children(); v.Kind == unstable.Array && it.Next(); {
+		if it.Node().Kind != unstable.String || len(all) == metadata.MaxDevices {
+			all = nil
+			break
+		}
+		all = append(all, string(it.Node().Data))
+	}
+	if len(all) == 0 {
+		p.failRow(r, line, "%s must be an array of strings, at most %d", key, metadata.MaxDevices)
+	}
+	return all
+}
+
+// labelTable begins [images.labels].
+func (p *parser) labelTable(r *row, line int) {
+	p.labels = true
+	if _, twice := r.lines["labels"]; twice {
+		p.failRow(r, line, "labels is given twice")
+	}
+	r.lines["labels"] = line
+}
+
+// label parses a label of a row: a key and value in an inline table or below
+// [images.labels], or, if dotted is true, one whose key begins with "labels.".
+func (p *parser) label(r *row, e *unstable.Node, dotted bool) {
+	_, line := p.key(e)
+	var parts []string
+	for it := e.Key(); it.Next() && len(parts) < 3; {
+		parts = append(parts, string(it.Node().Data))
+	}
+	if dotted {
+		parts = parts[1:]
+	}
+	key := parts[0]
+	_, twice := r.image.Labels[key]
+	switch v := e.Value(); {
+	case len(parts) > 1:
+		p.failRow(r, line, "put the key of a label that has a dot in quotes")
+	case v.Kind != unstable.String:
+		p.failRow(r, line, "the label %.100q must be a string", key)
+	case twice:
+		p.failRow(r, line, "the label %.100q is given twice", key)
+	case len(r.image.Labels) == metadata.MaxLabels:
+		p.failRow(r, line, "labels has more than %d labels", metadata.MaxLabels)
+	case r.image.Labels == nil:
+		r.image.Labels = map[string]string{key: string(v.Data)}
+	default:
+		r.image.Labels[key] = string(v.Data)
+	}
 }
 
 func (p *parser) digest(r *row, line int, key, s string, digits int) string {
@@ -303,6 +387,10 @@ func (p *parser) finish(r *row) {
 	}
 	if _, ok := r.lines["src"]; !ok {
 		p.failRow(r, r.line, "src is missing")
+	}
+	if e, ok := errors.AsType[*metadata.Error](r.image.Check()); ok {
+		field, _, _ := strings.Cut(e.Field, ".")
+		p.failRow(r, cmp.Or(r.lines[field], r.line), "%s", e)
 	}
 	p.manifest.Images[r.index] = r.image
 }

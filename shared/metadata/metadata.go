@@ -140,6 +140,18 @@ func Merge(sources ...Source) (m Merged) {
 	return m
 }
 
+// Said returns the values that are not from the name of the image: another catalog does not
+// find them out by itself.
+func (m *Merged) Said() (f Fields) {
+	for _, t := range texts {
+		if v := *t.of(m); v != nil && v.From != Name {
+			*t.in(&f) = v.Value
+		}
+	}
+	f.Devices, f.Labels = m.Devices.Get(), m.Labels.Get()
+	return f
+}
+
 // FromInside returns what an inspection says, or nil if it says nothing.
 func FromInside(in *disk.Inside) *Fields {
 	if in == nil || in.System+in.Version+in.Title+string(in.Architecture)+in.ReleaseDate == "" {

@@ -32,7 +32,7 @@ func (w Words) Patch(patch map[string]any) (Words, error) {
 	var next Words
 	if err := json.Unmarshal(data, &next); err != nil {
 		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			field, _, _ := strings.Cut(e.Field, ".")
+			field, _, _ := strings.Cut(strings.TrimPrefix(e.Field, "Fields."), ".")
 			return w, invalid(field, "must be %s, not %s", kindOf(field), article(e.Value))
 		}
 		return w, err

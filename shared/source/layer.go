@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"imageroot/shared/image"
 )
 
 // A manifest has the members that OCI's image manifests, artifact manifests (retired)
@@ -18,6 +20,21 @@ type manifest struct {
 	Manifests []ocispec.Descriptor `json:"manifests"`
 	Layers    []ocispec.Descriptor `json:"layers"`
 	Blobs     []ocispec.Descriptor `json:"blobs"`
+
+	Annotations map[string]string `json:"annotations"`
+}
+
+// add adds annotations, which count more than those that a has.
+func (a *About) add(annotations map[string]string) {
+	if a.Annotations == nil {
+		a.Annotations = map[string]string{}
+	}
+	for key, value := range annotations {
+		if _, err := image.ParseName(value); key == ocispec.AnnotationTitle && err == nil {
+			continue
+		}
+		a.Annotations[key] = value
+	}
 }
 
 // titleOf returns the file name of a layer (its title annotation), or "".

@@ -288,3 +288,44 @@ func TestFormatOf(t *testing.T) {
 		}
 	}
 }
+
+// What an artifact says about itself is said by its layer, its manifest and its index, in
+// this order of precedence.
+func TestAbout(t *testing.T) {
+	blob := layer("x.img", 10)
+	blob.Annotations["org.opencontainers.image.version"] = "of the layer"
+	m := manifest{Layers: []ocispec.Descriptor{blob}, Annotations: map[string]string{
+		"org.opencontainers.image.version": "of the manifest", "org.opencontainers.image.vendor": "of the manifest", ocispec.AnnotationTitle: "x.img",
+	}}
+	data, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := manifest{
+		Manifests: []ocispec.Descriptor{{
+			MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data), Size: int64(len(data)),
+			Platform: &ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, Annotations: map[string]string{"org.opencontainers.image.url": "of the index"},
+		}},
+		Annotations: map[string]string{ocispec.AnnotationTitle: "A title", "org.opencontainers.image.vendor": "of the index"},
+	}
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		if strings.HasSuffix(r.URL.Path, "/v1") {
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+			_ = json.NewEncoder(w).Encode(index)
+			return
+		}
+		_, _ = w.Write(data)
+	})
+	r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/x:v1"), "http://"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"org.opencontainers.image.version": "of the layer", "org.opencontainers.image.vendor": "of the manifest",
+		"org.opencontainers.image.url": "of the index", ocispec.AnnotationTitle: "A title",
+	}
+	if !maps.Equal(r.About.Annotations, want) || r.About.Architecture != "arm" || r.About.Variant != "v7" {
+		t.Errorf("%+v", r.About)
+	}
+}

@@ -188,8 +188,9 @@ func (c *Client) repository(client *auth.Client, ref registry.Reference) *remote
 // resolve finds the layer that is the image, and pins its digest.
 func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, error) {
 	var layers []ocispec.Descriptor
+	var about About
 	err := c.withCredentials(ctx, o.ref, func(client *auth.Client) (err error) {
-		layers, err = c.findLayers(ctx, client, o.ref)
+		layers, about, err = c.findLayers(ctx, client, o.ref)
 		return err
 	})
 	if err != nil {
@@ -199,7 +200,8 @@ func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, erro
 	if err != nil {
 		return nil, unresolvable(nil, "%s %v", o.ref, err)
 	}
-	r := &Resolved{Location: Location{Name: image.Name(titleOf(layer)), Digest: layer.Digest.String()}, Size: layer.Size}
+	r := &Resolved{Location: Location{Name: image.Name(titleOf(layer)), Digest: layer.Digest.String()}, Size: layer.Size, About: about}
+	r.About.add(layer.Annotations)
 	switch layer.Digest.Algorithm() {
 	case digest.SHA256:
 		r.SHA256 = layout.SHA256(layer.Digest.Encoded())
@@ -217,33 +219,39 @@ func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, erro
 	return r, nil
 }
 
-// findLayers returns the layers of the manifest that ref names, or the one blob that
-// it names.
-func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref registry.Reference) ([]ocispec.Descriptor, error) {
+// findLayers returns the layers of the manifest that ref names, and what it says about
+// them, or the one blob that it names.
+func (c *Client) findLayers(ctx context.Context, client *auth.Client, ref registry.Reference) (layers []ocispec.Descriptor, about About, err error) {
 	repo := c.repository(client, ref)
 	m, err := fetchManifest(ctx, repo, ref.Reference)
 	if err != nil {
 		if d, derr := ref.Digest(); derr == nil && isAbsent(err) {
 			if layer, err := repo.Blobs().Resolve(ctx, d.String()); err == nil || !errors.Is(err, errdef.ErrNotFound) {
-				return []ocispec.Descriptor{layer}, err
+				return []ocispec.Descriptor{layer}, about, err
 			}
 		}
-		return nil, err
+		return nil, about, err
 	}
+	about.add(m.Annotations)
 	const maxDepth = 3 // an index of indexes is rare, and only a hostile registry has one that contains itself
 	for depth := 0; len(m.Manifests) > 0; depth++ {
 		if depth == maxDepth {
-			return nil, unresolvable(nil, "%s is an index of indexes without end", ref)
+			return nil, about, unresolvable(nil, "%s is an index of indexes without end", ref)
 		}
 		chosen, err := choosePlatform(m.Manifests, c.config.Platform)
 		if err != nil {
-			return nil, unresolvable(nil, "%s %v", ref, err)
+			return nil, about, unresolvable(nil, "%s %v", ref, err)
 		}
+		if p := chosen.Platform; p != nil {
+			about.Architecture, about.Variant = p.Architecture, p.Variant
+		}
+		about.add(chosen.Annotations)
 		if m, err = fetchManifest(ctx, repo, chosen.Digest.String()); err != nil {
-			return nil, err
+			return nil, about, err
 		}
+		about.add(m.Annotations)
 	}
-	return append(m.Layers, m.Blobs...), nil
+	return append(m.Layers, m.Blobs...), about, nil
 }
 
 // isAbsent reports whether err means that the registry has no such manifest. For the

@@ -150,6 +150,18 @@ type Resolved struct {
 	// At most one is known.
 	SHA256 layout.SHA256
 	SHA512 string
+	// About is what an artifact in a registry says about itself.
+	About About
+}
+
+// About is what an artifact in a registry says about itself, in the terms of the OCI image
+// specification.
+type About struct {
+	// Annotations are those of the layer, of its manifest and of the index, of which the
+	// first that has a key counts. A title is never the name of a file.
+	Annotations map[string]string
+	// Architecture and Variant are of the platform that an index names.
+	Architecture, Variant string
 }
 
 // Resolve describes the source at imageURL. If it is not pinned, the checksum list at

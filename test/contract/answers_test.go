@@ -942,6 +942,12 @@ func (s *server) testCatalog(t *testing.T) {
 	if a := s.get(t, "/catalog?q=DROPPED+iso", 200); fmt.Sprint(a.object["total"]) != "1" {
 		t.Errorf("%s", a.body)
 	}
+	// What testDetails has said.
+	for _, filter := range []string{"arch=amd64&arch=arm64&format=img", "os=Debian&os=other&format=img", "label=row", "label=row%3D2&state=cached", "format=img&state=attention&q=pi5+cloudinit"} {
+		if a := s.get(t, "/catalog?"+filter, 200); fmt.Sprint(a.object["total"]) != "1" {
+			t.Errorf("%s: %s", filter, a.body)
+		}
+	}
 	for _, target := range []string{"/images", "/catalog.toml"} {
 		for _, coding := range []string{"", "gzip", "zstd"} {
 			q := request{method: "GET", target: target, status: 200, anonymous: true, header: map[string]string{"Accept-Encoding": coding}}

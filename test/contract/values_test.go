@@ -60,6 +60,8 @@ func TestValues(t *testing.T) {
 	}
 	enum("formats", schema("ImageFormat"), formats)
 	enum("sorts", query("sort"), sorts)
+	enum("architectures", query("arch"), metadata.Architectures)
+	enum("states", query("state"), inventory.States())
 	enum("origins of metadata", schema("MetadataOrigin"), constants(t, "metadata/metadata.go", "Origin"))
 	enum("formats of the first start", schema("MetadataPatch/properties/init_format"), append(slices.Clone(metadata.InitFormats), fmt.Sprint(nil)))
 	for _, a := range metadata.Architectures {
