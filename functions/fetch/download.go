@@ -30,7 +30,7 @@ type Limits struct {
 	// ones.
 	PartBytes int64
 	// AheadBytes is how far beyond the last stored part the source is requested, and
-	// so the maximum that is fetched again after a kill: 64 MiB by default, and at
+	// so the maximum that is fetched again after a kill: 96 MiB by default, and at
 	// least a part.
 	AheadBytes int64
 	// UnknownPartBytes is the same for a source of unknown length: 16 MiB by
@@ -52,7 +52,7 @@ func (l Limits) withDefaults() Limits {
 		SegmentBytes:     cmp.Or(l.SegmentBytes, 16<<20),
 		MemoryBytes:      cmp.Or(l.MemoryBytes, 24<<20),
 		PartBytes:        cmp.Or(l.PartBytes, 32<<20),
-		AheadBytes:       cmp.Or(l.AheadBytes, l.PartBytes, 64<<20),
+		AheadBytes:       cmp.Or(l.AheadBytes, l.PartBytes, 96<<20),
 		UnknownPartBytes: cmp.Or(l.UnknownPartBytes, 16<<20),
 		FirstWait:        cmp.Or(l.FirstWait, 500*time.Millisecond),
 		LeastBytes:       cmp.Or(l.LeastBytes, 2<<20),

@@ -21,7 +21,7 @@ const (
 	partBytes = 32 << 20
 	// aheadBytes is the most that a fetch requests beyond the parts in its checkpoint, and
 	// so the most that is fetched again after a kill.
-	aheadBytes = 64 << 20
+	aheadBytes = 96 << 20
 )
 
 // A dammed source serves its content only up to a point until it is opened. It
