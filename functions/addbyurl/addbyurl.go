@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"imageroot/shared/activity"
@@ -25,9 +26,10 @@ import (
 	"imageroot/shared/web"
 )
 
-// A Resolver describes what a URL names (see [source.Client.Resolve]).
+// A Resolver describes what a URL names: see the methods of [source.Client].
 type Resolver interface {
 	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
+	FindChecksums(ctx context.Context, imageURL string) (shaURL string, r *source.Resolved, err error)
 }
 
 // A Function handles the routes of entries. All fields are required. It is safe for
@@ -49,6 +51,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /catalog/entries", Access: web.Operator, Handle: f.list},
 		{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: f.add},
 		{Pattern: "DELETE /catalog/entries", Access: web.Operator, Handle: f.remove},
+		{Pattern: "POST /catalog/sources", Access: web.Operator, Handle: f.describe, Quiet: true},
 	}
 }
 
@@ -105,19 +108,66 @@ func (f *Function) list(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, map[string]any{"entries": views})
 }
 
-func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
+// errNoURL is the problem of a request without a URL.
+var errNoURL = problem.New(problem.Malformed, "image_url is missing: give the "+scheme.List("://")+" URL of an image")
+
+// describe answers POST /catalog/sources: what a URL names, and the checksum list beside
+// it. It changes nothing.
+func (f *Function) describe(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		ImageURL string `json:"image_url"`
-		SHAURL   string `json:"sha_url"`
-		Refresh  bool   `json:"refresh"`
 	}
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
 	if in.ImageURL == "" {
-		return problem.New(problem.Malformed, "image_url is missing: give the "+scheme.List("://")+" URL of an image")
+		return errNoURL
 	}
-	e, refreshed, err := f.resolve(r, in.ImageURL, in.SHAURL, in.Refresh)
+	shaURL, found, err := f.Sources.FindChecksums(r.Context(), in.ImageURL)
+	if err != nil {
+		return err
+	}
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Name      image.Name     `json:"name"`
+		Src       string         `json:"src"`
+		Format    string         `json:"format"`
+		SizeBytes *int64         `json:"size_bytes"`
+		SHAURL    *string        `json:"sha_url"`
+		SHA256    *layout.SHA256 `json:"sha256"`
+		SHA512    *string        `json:"sha512"`
+		Known     bool           `json:"known"`
+	}{Name: found.Name, Src: found.URL, Format: string(found.Format), SHAURL: optional(shaURL), SHA256: optional(found.SHA256), SHA512: optional(found.SHA512)}
+	if found.Size >= 0 {
+		answer.SizeBytes = &found.Size
+	}
+	_, answer.Known = s.BySource(layout.RefOf(found.URL))
+	return web.JSON(w, http.StatusOK, answer)
+}
+
+// A request is what an operator gives to add an entry.
+type request struct {
+	ImageURL string `json:"image_url"`
+	SHAURL   string `json:"sha_url"`
+	SHA256   string `json:"sha256"` // of the image, from elsewhere
+	Refresh  bool   `json:"refresh"`
+}
+
+func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
+	var in request
+	if err := web.Decode(w, r, &in); err != nil {
+		return err
+	}
+	if in.ImageURL == "" {
+		return errNoURL
+	}
+	if in.SHA256 = strings.ToLower(strings.TrimSpace(in.SHA256)); in.SHA256 != "" && !layout.SHA256(in.SHA256).Valid() {
+		return problem.New(problem.Malformed, "sha256 is not a SHA-256: it has 64 hexadecimal digits")
+	}
+	e, refreshed, err := f.resolve(r, in)
 	if err != nil {
 		return err
 	}
@@ -151,7 +201,7 @@ func (f *Function) Ensure(r *http.Request, imageURL string) (layout.Ref, error) 
 			return layout.RefOf(url), nil
 		}
 	}
-	_, _, err = f.resolve(r, imageURL, "", false)
+	_, _, err = f.resolve(r, request{ImageURL: imageURL})
 	if errors.Is(err, errAlready) { // another request has added it
 		err = nil
 	}
@@ -160,18 +210,19 @@ func (f *Function) Ensure(r *http.Request, imageURL string) (layout.Ref, error) 
 
 // resolve resolves a URL and writes its entry, and an event. refreshed is true if the
 // entry existed.
-func (f *Function) resolve(r *http.Request, imageURL, shaURL string, refresh bool) (e entry.Entry, refreshed bool, err error) {
-	e, refreshed, err = f.write(r.Context(), imageURL, shaURL, refresh)
+func (f *Function) resolve(r *http.Request, in request) (e entry.Entry, refreshed bool, err error) {
+	e, refreshed, err = f.write(r.Context(), in)
 	if err != nil {
-		f.Activity.ByOperator(r, activity.EntryAddFailed, imageURL, "could not add "+imageURL, map[string]any{"error": problem.From(err).Detail})
+		f.Activity.ByOperator(r, activity.EntryAddFailed, in.ImageURL, "could not add "+in.ImageURL, map[string]any{"error": problem.From(err).Detail})
 		return e, false, err
 	}
 	f.Activity.ByOperator(r, activity.EntryAdded, e.URL, summary(e, refreshed), map[string]any{"name": e.Name, "sha256": e.SHA256, "refreshed": refreshed})
 	return e, refreshed, nil
 }
 
-func (f *Function) write(ctx context.Context, imageURL, shaURL string, refresh bool) (_ entry.Entry, refreshed bool, err error) {
-	u, err := source.ParseURL(imageURL)
+func (f *Function) write(ctx context.Context, in request) (_ entry.Entry, refreshed bool, err error) {
+	shaURL, refresh := in.SHAURL, in.Refresh
+	u, err := source.ParseURL(in.ImageURL)
 	if err != nil {
 		return entry.Entry{}, false, err
 	}
@@ -186,9 +237,15 @@ func (f *Function) write(ctx context.Context, imageURL, shaURL string, refresh b
 	if shaURL == "" && refresh {
 		shaURL = old.SHAURL
 	}
-	found, err := f.Sources.Resolve(ctx, imageURL, shaURL)
+	found, err := f.Sources.Resolve(ctx, in.ImageURL, shaURL)
 	if err != nil {
 		return entry.Entry{}, false, err
+	}
+	if given := layout.SHA256(in.SHA256); given != "" {
+		if found.SHA256 != "" && found.SHA256 != given {
+			return entry.Entry{}, false, problem.New(problem.Invalid, "the publisher says that the SHA-256 is "+string(found.SHA256)+", not the one that was given: find out which one is right")
+		}
+		found.SHA256, found.SHA512 = given, "" // at most one is kept
 	}
 	if u.Pinned() {
 		shaURL = "" // a pinned source needs no checksum list

@@ -46,6 +46,11 @@ func (p *publisher) Resolve(_ context.Context, imageURL, shaURL string) (*source
 	return &found, nil
 }
 
+func (p *publisher) FindChecksums(ctx context.Context, imageURL string) (string, *source.Resolved, error) {
+	r, err := p.Resolve(ctx, imageURL, "")
+	return "", r, err
+}
+
 // A world is a catalog root with the function over it.
 type world struct {
 	t        *testing.T
@@ -203,6 +208,24 @@ func TestAddFails(t *testing.T) {
 	if len(w.source.asked) > 0 {
 		t.Errorf("asked for %v", w.source.asked)
 	}
+}
+
+// A digest that the operator gives is the image's, unless the publisher says another one.
+func TestGivenDigest(t *testing.T) {
+	given := strings.Repeat("c", 64)
+	body := `{"image_url": "` + imageURL + `", "sha256": "` + strings.ToUpper(given) + `"}`
+	w := newWorld(t)
+	w.source.found.SHA256 = ""
+	w.must(201, http.MethodPost, "/catalog/entries", body)
+	if e := w.entry(); e == nil || string(e.SHA256) != given {
+		t.Errorf("%+v", e)
+	}
+	w = newWorld(t)
+	w.source.found.SHA256 = layout.SHA256(strings.Repeat("a", 64))
+	if rec := w.must(400, http.MethodPost, "/catalog/entries", body); !strings.Contains(rec.Body.String(), strings.Repeat("a", 64)) || w.entry() != nil {
+		t.Errorf("%s", rec.Body)
+	}
+	w.must(422, http.MethodPost, "/catalog/entries", `{"image_url": "`+imageURL+`", "sha256": "abc"}`)
 }
 
 // TestFaults fails each write once: the status agrees with the result, and a retry

@@ -110,13 +110,18 @@ func (w web) resolve(ctx context.Context, c *Client, shaURL string) (*Resolved, 
 	if err != nil {
 		return nil, err
 	}
+	r.learn(sum)
+	return r, nil
+}
+
+// learn sets the publisher's digest.
+func (r *Resolved) learn(sum checksum.Sum) {
 	switch sum.Algorithm {
 	case checksum.SHA256:
 		r.SHA256 = layout.SHA256(sum.Hex)
 	case checksum.SHA512:
 		r.SHA512 = sum.Hex
 	}
-	return r, nil
 }
 
 // probe describes the image without reading it. It uses HEAD, or a GET of the first

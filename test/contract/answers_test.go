@@ -538,7 +538,8 @@ func (s *server) testEntries(t *testing.T) {
 	}
 	add(409, "image_url", lab)
 	s.send(t, "POST", "/catalog/entries", 200, `{"image_url": "`+lab+`", "refresh": true}`)
-	s.form(t, "/catalog/entries", 200, url.Values{"image_url": {lab}, "sha_url": {""}, "refresh": {"true"}})
+	s.form(t, "/catalog/entries", 200, url.Values{"image_url": {lab}, "sha_url": {""}, "sha256": {labSHA256}, "refresh": {"true"}})
+	s.send(t, "POST", "/catalog/entries", 200, `{"image_url": "`+lab+`", "refresh": true, "sha256": "`+labSHA256+`"}`)
 	if a := add(201, "image_url", p.url+"/deb.qcow2", "sha_url", p.url+"/SHA512SUMS"); a.object["sha512"] == nil || a.object["sha256"] != nil {
 		t.Errorf("%s", a.body)
 	}
@@ -551,6 +552,23 @@ func (s *server) testEntries(t *testing.T) {
 	add(422, "image_url", "ftp://example.org/x.img")
 	add(422, "image_url", "")
 	add(422)
+
+	describe := func(status int, fields ...string) *answer {
+		t.Helper()
+		return s.send(t, "POST", "/catalog/sources", status, quote(fields...))
+	}
+	if a := describe(200, "image_url", lab); a.object["sha_url"] != p.url+"/SHA256SUMS" || a.object["sha256"] != labSHA256 || a.object["known"] != true {
+		t.Errorf("%s", a.body)
+	}
+	s.form(t, "/catalog/sources", 200, url.Values{"image_url": {p.url + "/endless.img"}})
+	if a := describe(200, "image_url", p.url+"/deb.qcow2"); a.object["sha512"] == nil {
+		t.Errorf("%s", a.body)
+	}
+	describe(400, "image_url", p.url+"/nothing.img")
+	describe(422, "image_url", "ftp://example.org/x.img")
+	describe(422)
+	s.send(t, "POST", "/catalog/entries", 400, `{"image_url": "`+lab+`", "refresh": true, "sha256": "`+strings.Repeat("a", 64)+`"}`)
+	add(422, "image_url", lab, "sha256", "abc")
 
 	// A fetch detects that its source has changed.
 	changed := p.url + "/changed.img"
