@@ -175,7 +175,7 @@ func (f *Function) cancel(w http.ResponseWriter, r *http.Request) error {
 		return problem.New(problem.NotFound, "there is no download of "+string(name))
 	}
 	for _, j := range jobs {
-		if !j.Status.Active() {
+		if !j.Status.Cancellable() {
 			continue
 		}
 		if _, err := f.runner().Cancel(r.Context(), job.Fetch.ID(j)); err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -182,7 +182,7 @@ func (f *Function) cancelChecks(r *http.Request, name image.Name) (found bool, e
 	}
 	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return j.Name != name && (sha == "" || j.SHA256 != sha) })
 	found = len(jobs) > 0
-	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return !j.Status.Active() })
+	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return !j.Status.Cancellable() })
 	for _, j := range jobs {
 		if err := f.checkVersions(ctx, j.SHA256); err != nil {
 			return found, err

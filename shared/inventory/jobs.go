@@ -209,3 +209,33 @@ func (inv *Inventory) Job(ctx context.Context, kind *job.Kind, id string) (job.J
 func (inv *Inventory) NewerFetchJobs() bool {
 	return len(inv.jobs[job.Fetch].LeftOut(record.ErrNewer)) > 0
 }
+
+// FailedJobs returns the failed jobs of these kinds whose end is the newest, at most that
+// many.
+func (inv *Inventory) FailedJobs(ctx context.Context, most int, kinds ...*job.Kind) ([]job.Job, error) {
+	var failed []job.Job
+	for _, kind := range kinds {
+		k := inv.jobs[kind]
+		k.mu.Lock()
+		err := k.update(ctx)
+		ordered, items, left := k.ordered, k.items, min(k.counts[job.Failed], most)
+		k.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		for h := range ordered.All() {
+			if left == 0 {
+				break
+			}
+			if h.status != job.Failed {
+				continue
+			}
+			left--
+			if j, ok := items.Value(h.id); ok {
+				failed = append(failed, j)
+			}
+		}
+	}
+	slices.SortStableFunc(failed, func(a, b job.Job) int { return b.FinishedAt.Compare(*a.FinishedAt) })
+	return failed[:min(len(failed), most)], nil
+}

@@ -31,6 +31,9 @@ const (
 // Active reports whether the job is queued or running.
 func (s Status) Active() bool { return s == Queued || s == Running }
 
+// Cancellable reports whether [Jobs.Cancel] changes the job: it is active or has failed.
+func (s Status) Cancellable() bool { return s.Active() || s == Failed }
+
 // A Job is the record. Times are UTC, sizes are in bytes.
 type Job struct {
 	record.Meta

@@ -51,7 +51,8 @@ func (j *Jobs) Enqueue(ctx context.Context, key store.Key, keep func(Job) bool, 
 	return job, queued, err
 }
 
-// end ends an active job with status, unless change returns false. change sets the
+// end ends an active job with status, unless change returns false. It ends a failed one
+// as [Cancelled], too. change sets the
 // other fields. It returns the current job, with before set if this call ended it. The
 // error matches store.ErrNotFound if there is no job.
 func (j *Jobs) end(ctx context.Context, key store.Key, status Status, change func(job *Job, now time.Time) bool) (Job, error) {
@@ -62,7 +63,7 @@ func (j *Jobs) end(ctx context.Context, key store.Key, status Status, change fun
 		switch {
 		case !exists:
 			return store.ErrNotFound
-		case !job.Status.Active() || !change(job, now):
+		case !job.Status.Active() && (status != Cancelled || job.Status != Failed), !change(job, now):
 			return record.ErrKeep
 		}
 		before = &was
@@ -77,8 +78,8 @@ func (j *Jobs) end(ctx context.Context, key store.Key, status Status, change fun
 	return job, err
 }
 
-// Cancel cancels an active job and returns the current job. It does not change a job
-// that has ended. The error matches store.ErrNotFound if there is no job.
+// Cancel cancels an active job, or dismisses the failure of a failed one, and returns the
+// current job. It does not change a job that has ended otherwise. The error matches store.ErrNotFound if there is no job.
 func (j *Jobs) Cancel(ctx context.Context, key store.Key) (Job, error) {
 	return j.end(ctx, key, Cancelled, func(*Job, time.Time) bool { return true })
 }
