@@ -65,14 +65,16 @@ func NewFragment(v View) (Fragment, error) {
 
 func (Login) template() string     { return "login" }
 func (Images) template() string    { return "images" }
+func (AddPage) template() string   { return "add" }
+func (ImagePage) template() string { return "image" }
+func (About) template() string     { return "about" }
 func (Live) template() string      { return "live" }
 func (Confirm) template() string   { return "confirm" }
 func (Events) template() string    { return "events" }
 func (Problem) template() string   { return "problem" }
-func (Summary) template() string   { return "summary" }
 func (Catalog) template() string   { return "catalog" }
-func (Downloads) template() string { return "downloads" }
-func (Hashes) template() string    { return "hashes" }
+func (Running) template() string   { return "running" }
+func (Ended) template() string     { return "ended" }
 func (Disks) template() string     { return "disks" }
 func (Recent) template() string    { return "recent" }
 func (Others) template() string    { return "others" }

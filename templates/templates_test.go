@@ -23,7 +23,8 @@ import (
 // views are all structs that have a template.
 func views() []View {
 	return []View{
-		&Login{}, &Problem{}, &Images{}, &Events{}, &Live{}, &Confirm{}, &Summary{}, &Catalog{}, &Downloads{}, &Hashes{}, &Disks{}, &Recent{}, &Others{},
+		&Login{}, &Problem{}, &Images{}, &Events{}, &Live{}, &Confirm{}, &AddPage{}, &ImagePage{}, &About{},
+		&Catalog{}, &Running{}, &Ended{}, &Disks{}, &Recent{}, &Others{},
 	}
 }
 
@@ -61,7 +62,7 @@ func fill(v reflect.Value) {
 }
 
 // valueAttribute finds what is for programs: it stays as it is.
-var valueAttribute = regexp.MustCompile(`(value|data-copy)="[^"]*"`)
+var valueAttribute = regexp.MustCompile(`(value|data-copy|data-batch)="[^"]*"`)
 
 // Every template renders its struct, whichever of its fields are set.
 func TestEveryViewRenders(t *testing.T) {
@@ -141,21 +142,21 @@ func called(n parse.Node, visit func(string)) {
 }
 
 func setStatus(v View, status string) {
-	set := func(jobs *Jobs) {
-		for i := range jobs.List {
-			jobs.List[i].Status = status
+	set := func(jobs []Job) {
+		for i := range jobs {
+			jobs[i].Status = status
 		}
 	}
 	switch v := v.(type) {
-	case *Downloads:
-		set(&v.Jobs)
-	case *Hashes:
-		set(&v.Jobs)
+	case *Running:
+		set(v.List)
+	case *Ended:
+		set(v.Failed)
+		set(v.List)
+	case *About:
+		set(v.Jobs)
+		v.Flash = nil
 	case *Catalog:
-		for i := range v.Rows {
-			v.Rows[i].SHA256, v.Rows[i].State, v.Rows[i].Fetching = "", status, status
-			v.Rows[i].Cached = false
-		}
 		v.Begin = nil
 	}
 }
@@ -196,23 +197,23 @@ func TestNamesAreShown(t *testing.T) {
 			t.Errorf("the page lacks %+q:\n%s", want, out)
 		}
 	}
-	c, err := Render(Catalog{Rows: []Row{{Name: name, SHA256: "00", Sources: []Source{{What: "image", Key: name, Name: name}}}}})
+	c, err := Render(Catalog{Rows: []Row{{Name: name, Batch: `{"name":"` + name + `"}`}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(c), `name="key" value="`+name+`"`) {
+	if !strings.Contains(string(c), `data-batch="{&#34;name&#34;:&#34;`+name+`&#34;}"`) {
 		t.Errorf("the form names another image:\n%+q", c)
 	}
 }
 
 func TestFragmentVersion(t *testing.T) {
-	a, err := NewFragment(Summary{Count: "1"})
+	a, err := NewFragment(Recent{Events: []Event{{Summary: "1"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := NewFragment(Summary{Count: "2"})
-	again, _ := NewFragment(Summary{Count: "1"})
-	if a.Version == b.Version || a.Version != again.Version || a.ID != "summary" {
+	b, _ := NewFragment(Recent{})
+	again, _ := NewFragment(Recent{Events: []Event{{Summary: "1"}}})
+	if a.Version == b.Version || a.Version != again.Version || a.ID != "recent" {
 		t.Errorf("versions %q, %q, %q of %q", a.Version, b.Version, again.Version, a.ID)
 	}
 }

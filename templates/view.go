@@ -15,6 +15,10 @@ type Frame struct {
 	Here string
 	// SignedIn shows the navigation.
 	SignedIn bool
+	// Strip has the running jobs. Live is the URL that answers with the fragments of the
+	// page that have changed, or "" if none change.
+	Strip Fragment
+	Live  string
 	// Notice is the result of the last action.
 	Notice string
 }
@@ -57,32 +61,42 @@ func (t Time) Machine() string { return t.At.UTC().Format(time.RFC3339) }
 // Absolute returns the time for people.
 func (t Time) Absolute() string { return t.At.UTC().Format("2006-01-02 15:04:05 UTC") }
 
+// Date returns the day.
+func (t Time) Date() string { return t.At.UTC().Format("2006-01-02") }
+
 // Images is the page of the catalog.
 type Images struct {
 	Frame
-	Add    Add
-	Query  Query
-	Upload Shell
+	Add   Add
+	Query Query
 	Parts
 }
 
 // Parts are the parts of the page of images that are sent again when they change.
 type Parts struct {
-	Summary, Catalog, Downloads, Hashes, Disks, Recent, Others Fragment
+	Catalog, Ended, Disks, Recent, Others Fragment
 }
 
-// Add is the form of an image's URL.
+// AddPage is the page of the forms that add images, for browsers without scripts.
+type AddPage struct {
+	Frame
+	Add Add
+}
+
+// Add has the forms that add images.
 type Add struct {
-	ImageURL, SHAURL string
-	Refresh          bool
-	Error            string
+	ImageURL, SHAURL, SHA256 string
+	Refresh                  bool
+	Error                    string
+	Upload                   Shell
 }
 
 // Query is the form of a search.
 type Query struct {
-	Text  string
-	Sort  string
-	Sorts []Option
+	Text    string
+	Sort    string
+	Sorts   []Option
+	Filters []Detail // the other fields of the query
 }
 
 // An Option is one of a select.
@@ -98,8 +112,6 @@ type Shell struct {
 
 // Summary is the size of the catalog.
 type Summary struct {
-	Count    string
-	One      bool
 	Stored   Size
 	Location string
 }
@@ -108,10 +120,12 @@ type Summary struct {
 type Catalog struct {
 	// Problem is the error of the manifest, or "".
 	Problem string
+	Summary Summary
+	Chips   []Chip
 	Rows    []Row
 	Total   string
 	One     bool
-	// Searched is set if the query has words.
+	// Searched is set if the query has words or filters.
 	Searched bool
 	// First and Next are the URLs of pages, or "".
 	First, Next string
@@ -119,6 +133,16 @@ type Catalog struct {
 	// Begin is set if the catalog is empty.
 	Begin *Begin
 }
+
+// A Chip is a link to the rows of a filter.
+type Chip struct {
+	ID, Text, URL string
+	On            bool
+	Remove        bool // the link removes the filter
+}
+
+// A Link is a text with a URL.
+type Link struct{ Text, URL string }
 
 // A Column is the head of a column.
 type Column struct {
@@ -139,25 +163,39 @@ type Begin struct {
 // A Row is one content of the catalog.
 type Row struct {
 	ID     string // for elements: stays with the row
-	Before string // the ID of the element before the row
+	Page   string // the URL of the image's page
 	Name   image.Name
-	Others []image.Name // names
-	SHA256 layout.SHA256
-	Ref    string
-	State  string // unhashed, queued, running, failed, published, hashed
+	Title  string // or ""
+	Status Status
 	Format string
-	Size   *Size
-	// Content is the kind of the bytes in words, or "". Virtual is the size of the
-	// disk that they need, if it is another one.
-	Content string
+	// System and Arch are what runs on it, with URLs of the rows that have it.
+	System, Arch *Link
+	Size         *Size
+	// Virtual is the size of the disk, if it is another one.
 	Virtual *Size
-	Cached  bool
-	// Fetching is the status of the fetch job, or "".
+	Added   *Time
+	// Warning is the first warning, or "".
+	Warning string
+	// Failed is set if the last try to hash or fetch failed. Dismiss is the URL that ends
+	// that.
+	Failed  bool
+	Dismiss string
+	// Fetching is the location that it is being fetched from, or "".
 	Fetching string
-	// FetchFailed is set if the bytes are missing because the fetch failed.
-	FetchFailed bool
-	Warnings    []string
-	Sources     []Source
+	Actions
+	// Batch is the JSON of what can be done with several rows.
+	Batch string
+}
+
+// A Status is the state of an image in words.
+type Status struct {
+	Kind string // for styles: good, busy, waiting, missing, failed
+	Text string
+	Busy bool // a job runs
+}
+
+// Actions are what can be done with an image.
+type Actions struct {
 	// Download is the path of the bytes, or "". Raw is the path of the disk in them,
 	// if it has other bytes, and Disk the name of that.
 	Download  string
@@ -189,15 +227,24 @@ type Source struct {
 	Name      image.Name
 }
 
-// Downloads and Hashes are lists of jobs.
-type (
-	Downloads struct{ Jobs }
-	Hashes    struct{ Jobs }
-)
+// Running are the jobs that have not ended.
+type Running struct {
+	List []Job
+	More string // how many are not shown, or ""
+}
 
-// Disks are the expanded disks, and the jobs that make them.
+// Ended are the jobs that have ended: those that failed, and the others.
+type Ended struct {
+	Failures   int
+	Failed     []Job
+	MoreFailed string // how many are not shown, or ""
+	Counts     string // "3 completed, 1 cancelled"
+	List       []Job
+	More       string // how many are not shown, or ""
+}
+
+// Disks are the expanded disks.
 type Disks struct {
-	Jobs   Jobs
 	Count  string
 	One    bool
 	Stored Size  // what they take
@@ -214,22 +261,18 @@ type Disk struct {
 	Size, Stored Size
 }
 
-// Jobs is a list of jobs.
-type Jobs struct {
-	Counts string // "1 running, 3 queued"
-	List   []Job
-	More   string // how many are not shown, or ""
-}
-
 // A Job is a hash, check, disk or fetch job.
 type Job struct {
 	ID     string
 	Name   image.Name
+	Page   string // the URL of the image's page, or ""
 	Stage  string // "check", "disk" or ""
+	Verb   string // what it does: "hashing", "fetching", ...
 	Status string
 	// Active is set if it can be cancelled.
 	Active bool
-	Cancel string // the path to cancel it at
+	Cancel string // the path to cancel it at, or to dismiss its failure
+	Retry  *Retry // of a failed job
 	Src    string
 	Done   Size
 	Total  *Size
@@ -239,6 +282,9 @@ type Job struct {
 	Error      string
 	When       *Time
 }
+
+// A Retry is the form that queues a job again.
+type Retry struct{ Action, Field, Value string }
 
 // Others are the objects in the image root that are not images.
 type Others struct {
@@ -260,6 +306,7 @@ type Event struct {
 	Failed    bool
 	Subject   string // "image", "catalog" or "auth"
 	SubjectID string
+	Page      string // the URL of the image's page, or ""
 	Actor     string
 	SourceIP  string
 	Summary   string
@@ -299,4 +346,103 @@ type Confirm struct {
 	Back   string // the URL of the page that asks
 	// Choice marks a question of the page's script, which posts nothing.
 	Choice bool
+}
+
+// ImagePage is the page of an image.
+type ImagePage struct {
+	Frame
+	About Fragment
+	Edit  *Edit // nil if the image has no digest yet
+}
+
+// About is what changes of the page of an image.
+type About struct {
+	Gone   bool   // it was deleted, and nothing else is set
+	ID     string // of its elements
+	Page   string // its URL
+	Name   image.Name
+	Title  string // or ""
+	Status Status
+	// Description is the text about it, or "". HomePage is its URL, or "".
+	Description, HomePage string
+	Facts                 []Fact
+	Labels                []Link
+	Boots                 []string // sentences
+	Partitions            []Partition
+	Unknown               []string // sentences about what could not be read
+	Flash                 *Flash   // nil if there are no bytes here
+	SHA256, RawSHA256     layout.SHA256
+	SameDisk              []Link // other images with this disk
+	Verified              []Verified
+	Names                 []image.Name
+	Sources               []Source
+	Warnings              []Warning
+	Failed                bool
+	Dismiss               string
+	Actions
+	Jobs   []Job
+	Served []Served
+	Events []Event
+}
+
+// A Fact is a property of an image, and where it is from: "said by the operator".
+type Fact struct {
+	Name, Value, From string
+	URL               string // of the images that have it, or ""
+}
+
+// A Partition is one of a disk. X and Width are of a drawing that is 1000 wide.
+type Partition struct {
+	Number   int
+	Text     string // what is in it
+	Label    string
+	Start    Size
+	Size     Size
+	X, Width int
+	Color    int // 0 to 5
+}
+
+// Flash has the commands that write an image to a disk.
+type Flash struct {
+	Disk     *Size // the least size of the disk; nil if it is not known
+	Commands []Command
+}
+
+// A Command is a line for a terminal.
+type Command struct {
+	Title string
+	Text  string
+	Note  string // or ""
+	Open  bool   // shown at once
+}
+
+// Verified is the result of a comparison with what a publisher says.
+type Verified struct {
+	Kind string // good, bad or missing
+	Text string
+}
+
+// A Warning is a sentence about a fault, and the action that helps, or "".
+type Warning struct {
+	Text string
+}
+
+// Served is a client that got the bytes.
+type Served struct {
+	To   string
+	What string
+	When Time
+}
+
+// Edit is the form of what the operator says about an image.
+type Edit struct {
+	Action string
+	Fields []Field
+}
+
+// A Field is one of a form. Value is what the operator said, Other what is known without.
+type Field struct {
+	Name, Text, Value, Other string
+	Long                     bool
+	Options                  []Option
 }

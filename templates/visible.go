@@ -11,7 +11,7 @@ import (
 )
 
 // exact are the attributes for programs, not for people.
-var exact = map[string]bool{"value": true, "data-copy": true}
+var exact = map[string]bool{"value": true, "data-copy": true, "data-batch": true}
 
 // textOnly are the elements whose content is text without markup.
 var textOnly = map[string]bool{"title": true, "option": true}

@@ -171,7 +171,8 @@ func (l *Log) Sweep(ctx context.Context) error {
 type Filter struct {
 	Kind, SubjectKind, SubjectID, Actor, SourceIP string
 
-	OtherThan string // a kind of subject: events of all other kinds
+	Subjects  []string // of any of these IDs; nil: of any at all
+	OtherThan string   // a kind of subject: events of all other kinds
 	Failed    *bool
 	Before    layout.EventID // only events older than this one
 	Limit     int            // the most events of one List; below 1, it counts as 1
@@ -181,7 +182,7 @@ type Filter struct {
 func (f *Filter) Match(e *Event) bool {
 	is := func(want, got string) bool { return want == "" || want == got }
 	return is(f.Kind, e.Kind) && is(f.SubjectKind, e.SubjectKind) && is(f.SubjectID, e.SubjectID) &&
-		is(f.Actor, e.Actor) && is(f.SourceIP, e.SourceIP) && (f.OtherThan == "" || f.OtherThan != e.SubjectKind) && (f.Failed == nil || *f.Failed == e.Failed())
+		is(f.Actor, e.Actor) && is(f.SourceIP, e.SourceIP) && (f.Subjects == nil || slices.Contains(f.Subjects, e.SubjectID)) && (f.OtherThan == "" || f.OtherThan != e.SubjectKind) && (f.Failed == nil || *f.Failed == e.Failed())
 }
 
 const (

@@ -323,6 +323,9 @@ func (r *Row) name(p *piece) {
 
 func (r *Row) add(p *piece) {
 	r.Sources = append(r.Sources, p.source)
+	if !p.since.IsZero() && (r.Since.IsZero() || p.since.Before(r.Since)) {
+		r.Since = p.since
+	}
 	r.Cached = r.Cached || p.cached
 	if r.HashState == Published && (r.Cached || p.hashState == Hashed) {
 		r.HashState = Hashed

@@ -11,6 +11,7 @@
   dark.addEventListener('change', setTheme);
 
   const byID = (id) => document.getElementById(id);
+  const hasherURL = document.currentScript.dataset.hasher;
 
   // visible returns text in which characters that are invisible or change the
   // direction are shown as the server shows them: "[U+202E]".
@@ -58,7 +59,8 @@
     return `The server answered with status ${res.status}.`;
   }
 
-  const logIn = { text: 'Log in', href: '/ui/login?next=/ui/images' };
+  // logIn is the link to the log-in page, which leads back to this page.
+  const logIn = () => ({ text: 'Log in', href: `/ui/login?next=${encodeURIComponent(location.pathname + location.search)}` });
   const unreachable = 'The server cannot be reached. Try again.';
 
   // ---- refreshing ----
@@ -75,7 +77,11 @@
     if (document.visibilityState === 'visible' && !pressed) refresh();
   }
 
-  const liveURL = () => `/ui/images/live${location.search}`;
+  // The page of the images has its query in its URL, others have theirs in the element.
+  const liveURL = () => {
+    const url = byID('live').getAttribute('hx-get');
+    return location.pathname === '/ui/images' ? url + location.search : url;
+  };
   const isLive = (e) => e.target instanceof Element && e.target.id === 'live';
 
   // placeOf returns the IDs of the places near an element of a fragment: its row,
@@ -87,12 +93,33 @@
     return [row, row?.nextElementSibling, row?.previousElementSibling].flatMap((e) => e?.id || []).concat(`${fragment.id}-title`);
   }
 
+  // anchorOf returns the elements in sight, the first of which must not move when others
+  // change, and where they are.
+  function anchorOf() {
+    return [...document.querySelectorAll('#rows tr[id], #about [id], main h2[id]')]
+      .map((e) => ({ id: e.id, top: e.getBoundingClientRect().top }))
+      .filter(({ top }) => top >= byID('top').offsetHeight && top < innerHeight);
+  }
+
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets = [sheet];
+
+  // keepPlace scrolls so that the first of these elements that is still there is where it was.
+  function keepPlace(anchors) {
+    sheet.replaceSync(`:root { --head: ${byID('top').offsetHeight}px; }`);
+    const a = anchors.find(({ id }) => byID(id));
+    if (a) scrollBy({ top: byID(a.id).getBoundingClientRect().top - a.top, behavior: 'instant' });
+  }
+
   function watchLive() {
     let focused = []; // the places for the focus if its element is removed
+    let anchor; // an element that must not move, and where it is
     let jobs = new Map();
     // Details that were opened stay open.
     Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, e) => name !== 'open' || e.tagName !== 'DETAILS';
     const statuses = () => new Map([...document.querySelectorAll('.job')].map((j) => [j.id, j.dataset.status]));
+    keepPlace([]);
+    showChanges();
 
     document.addEventListener('htmx:configRequest', (e) => {
       if (!isLive(e)) return;
@@ -103,10 +130,11 @@
     document.addEventListener('htmx:beforeOnLoad', (e) => {
       if (!isLive(e) || e.detail.xhr.status !== 401 || !byID('uploads').hasChildNodes()) return;
       e.preventDefault();
-      if (!byID('status').hasChildNodes()) say(byID('status'), 'danger', 'You are no longer logged in.', logIn);
+      if (!byID('status').hasChildNodes()) say(byID('status'), 'danger', 'You are no longer logged in.', logIn());
     });
     document.addEventListener('htmx:beforeSwap', (e) => {
       focused = placeOf(document.activeElement);
+      if (isLive(e)) anchor = anchorOf();
       jobs = statuses();
       // Drop answers to requests from before a search.
       if (isLive(e) && (pressed || e.detail.pathInfo.requestPath !== liveURL())) e.detail.shouldSwap = false;
@@ -127,11 +155,19 @@
         }
       }
       jobs = statuses();
+      showChanges();
+      if (anchor) keepPlace(anchor);
+      anchor = undefined;
     });
     document.addEventListener('htmx:pushedIntoHistory', () => {
       const query = new URLSearchParams(location.search);
       byID('sort').value = query.get('sort') || 'name';
       if (document.activeElement !== byID('q')) byID('q').value = query.get('q') || '';
+      // The filters of the page stay those of a search.
+      for (const f of document.querySelectorAll('#search [data-filter]')) f.remove();
+      for (const [name, value] of query) {
+        if (!['q', 'sort', 'cursor', 'limit'].includes(name)) byID('search').append(el('input', { type: 'hidden', name, value, 'data-filter': '' }));
+      }
     });
     for (const [down, up] of [['pointerdown', 'pointerup'], ['keydown', 'keyup']]) {
       addEventListener(down, (e) => { pressed = down === 'pointerdown' || e.key === ' '; }, true);
@@ -140,6 +176,233 @@
     for (const end of ['pointercancel', 'dragend', 'blur']) addEventListener(end, () => { pressed = false; });
     setInterval(tick, refreshEvery);
     document.addEventListener('visibilitychange', tick);
+  }
+
+  // showChanges updates what the script adds to the server's fragments.
+  function showChanges() {
+    localTimes();
+    showRates();
+    showFailures();
+    showSelection();
+    mark();
+  }
+
+  // localTimes shows times in the time zone of the browser.
+  function localTimes() {
+    const two = (n) => String(n).padStart(2, '0');
+    const dateOf = (t) => `${t.getFullYear()}-${two(t.getMonth() + 1)}-${two(t.getDate())}`;
+    for (const e of document.querySelectorAll('[data-local]')) {
+      const t = new Date(e.dataset.local);
+      e.textContent = `${dateOf(t)} ${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}`;
+    }
+    for (const e of document.querySelectorAll('time[data-date]')) e.textContent = dateOf(new Date(e.dateTime));
+    for (const e of document.querySelectorAll('time[title]')) e.title = new Date(e.dateTime).toLocaleString();
+  }
+
+  const rates = new Map(); // by the ID of a job: the last times and bytes
+
+  // showRates adds rate and time left to the running jobs, and their progress to the rows
+  // of their images.
+  function showRates() {
+    const now = performance.now();
+    const running = document.querySelectorAll('#running .job[data-status=running]');
+    const ids = new Set([...running].map((j) => j.id));
+    for (const id of rates.keys()) if (!ids.has(id)) rates.delete(id);
+    for (const j of running) {
+      const bar = j.querySelector('progress');
+      if (!bar?.max || !bar.hasAttribute('value')) continue;
+      let samples = rates.get(j.id);
+      if (!samples) rates.set(j.id, samples = []);
+      if (samples.at(-1)?.[1] !== bar.value) samples.push([now, bar.value]);
+      while (samples.length > 2 && now - samples[0][0] > 15000) samples.shift();
+      const [then, before] = samples[0];
+      const rate = (bar.value - before) / ((now - then) / 1000);
+      j.querySelector('[data-rate]').textContent = now - then > 500 && rate > 0
+        ? `, ${sizeText(rate)}/s, ${durationText((bar.max - bar.value) / rate)} left` : '';
+      for (const row of document.querySelectorAll('#rows tr[data-batch]')) {
+        const b = JSON.parse(row.dataset.batch);
+        if (b.id !== j.id && row.dataset.src !== j.dataset.src && b.name !== j.dataset.name) continue;
+        const own = row.querySelector('progress');
+        if (own) [own.max, own.value] = [bar.max, bar.value];
+      }
+    }
+  }
+
+  const title = document.title;
+
+  // showFailures counts them in the title.
+  function showFailures() {
+    const n = byID('failures')?.dataset.count;
+    document.title = n > 0 ? `(${n}) ${title}` : title;
+  }
+
+  // ---- selected rows ----
+
+  const selected = new Map(); // what can be done with a row, by its ID
+
+  // showSelection checks the boxes of the selected rows, which a refresh has unchecked, and
+  // shows what can be done with them.
+  function showSelection() {
+    const bar = byID('batch');
+    if (!bar || !byID('rows') && !selected.size) return;
+    const rows = [...document.querySelectorAll('#rows tr[data-batch]')];
+    for (const row of rows) {
+      if (selected.has(row.id)) selected.set(row.id, JSON.parse(row.dataset.batch));
+      byID(`${row.id}-pick`).checked = selected.has(row.id);
+    }
+    const all = byID('pick-all');
+    if (all) {
+      all.checked = rows.length > 0 && rows.every((r) => selected.has(r.id));
+      all.indeterminate = !all.checked && rows.some((r) => selected.has(r.id));
+    }
+    bar.hidden = selected.size === 0;
+    if (bar.hidden) return bar.replaceChildren();
+    const list = [...selected.values()];
+    const counted = (field) => list.filter((b) => b[field]?.length).length;
+    const text = `${selected.size} selected`;
+    const buttons = [['fetch', 'Fetch'], ['hash', 'Check'], ['delete', 'Delete…']].filter(([field]) => counted(field))
+      .map(([field, label]) => ({ field, label: `${label}${counted(field) < list.length ? ` (${counted(field)})` : ''}` }));
+    const shown = JSON.stringify([text, buttons]);
+    if (bar.dataset.shown === shown && bar.hasChildNodes()) return;
+    bar.dataset.shown = shown;
+    bar.replaceChildren(el('span', { class: 'fw-semibold' }, text));
+    for (const { field, label } of buttons) {
+      const b = el('button', { type: 'button', id: `batch-${field}`, class: `btn btn-sm ${field === 'delete' ? 'btn-outline-danger' : 'btn-outline-secondary'}` }, label);
+      b.addEventListener('click', () => (field === 'delete' ? askDelete(list) : runBatch(field, list)));
+      bar.append(b);
+    }
+    const clear = el('button', { type: 'button', id: 'batch-clear', class: 'btn btn-sm btn-link' }, 'Select none');
+    clear.addEventListener('click', () => { selected.clear(); showSelection(); byID('pick-all')?.focus(); });
+    bar.append(clear);
+  }
+
+  document.addEventListener('change', (e) => {
+    if (!e.target.matches('.pick input')) return;
+    const rows = e.target.id === 'pick-all' ? [...document.querySelectorAll('#rows tr[data-batch]')] : [e.target.closest('tr')];
+    for (const row of rows) {
+      if (e.target.checked) selected.set(row.id, JSON.parse(row.dataset.batch));
+      else selected.delete(row.id);
+    }
+    showSelection();
+  });
+
+  // askDelete asks before it deletes all images of a list.
+  function askDelete(list) {
+    const some = list.filter((b) => b.delete?.length);
+    const names = el('ul', { class: 'small list-unstyled' });
+    for (const b of some.slice(0, 20)) names.append(el('li', { class: 'text-break' }, el('bdi', {}, b.name)));
+    if (some.length > 20) names.append(el('li', {}, `and ${some.length - 20} more`));
+    const yes = el('button', { type: 'button', class: 'btn btn-danger', id: 'delete-selected' }, 'Delete');
+    yes.addEventListener('click', () => { byID('dialog').close('yes'); runBatch('delete', some); });
+    byID('dialog-body').replaceChildren(
+      el('h2', { class: 'h5', id: 'confirm-title' }, `Delete ${some.length} ${some.length === 1 ? 'image' : 'images'}?`),
+      el('p', {}, 'The objects are removed from the image root, and the URLs from the catalog, with the bytes that were fetched from them. This cannot be undone. Images of the manifest stay.'),
+      names, el('div', { class: 'd-flex justify-content-end gap-2' },
+        el('button', { type: 'button', class: 'btn btn-outline-secondary', 'data-close': '' }, 'Keep'), yes));
+    byID('dialog').returnValue = '';
+    byID('dialog').showModal();
+  }
+
+  // runBatch does one thing with each image of a list, and says what failed.
+  async function runBatch(field, list) {
+    const forms = list.flatMap((b) => {
+      switch (field) {
+        case 'fetch': return b.fetch ? [[b.name, '/catalog/downloads', { src: b.fetch }]] : [];
+        case 'hash': return b.hash ? [[b.name, '/catalog/hashes', { name: b.hash }]] : [];
+        default: return (b.delete ?? []).map((path) => [b.name, path, {}]);
+      }
+    });
+    const failed = [];
+    for (const [i, [name, path, form]] of forms.entries()) {
+      say(byID('status'), 'secondary', `${i + 1} of ${forms.length}: ${name}`);
+      try {
+        const res = await fetch(path, { method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams(form) });
+        if (res.status === 401) return say(byID('status'), 'danger', 'You are no longer logged in.', logIn());
+        if (!res.ok) failed.push(`${name}: ${await problemOf(res)}`);
+      } catch {
+        failed.push(`${name}: ${unreachable}`);
+      }
+    }
+    selected.clear();
+    const done = { fetch: 'queued', hash: 'queued', delete: 'deleted' }[field];
+    if (failed.length) say(byID('status'), 'danger', `${failed.length} of ${forms.length} failed. ${failed.slice(0, 5).join(' ')}`);
+    else say(byID('status'), 'success', `${list.filter((b) => b[field]?.length).length} ${done}.`);
+    showSelection();
+    refresh();
+  }
+
+  // ---- adding by URL ----
+
+  let found; // what the server last said about a URL
+
+  // lookUp asks the server about the URL in the form: name, size, and checksum lists
+  // beside it.
+  async function lookUp() {
+    const url = byID('image-url').value.trim();
+    const place = byID('found');
+    if (found?.url === url) return;
+    found = { url };
+    if (!/^[a-z]+:\/\/[^/]+\/./i.test(url)) return place.replaceChildren();
+    place.replaceChildren('Asking the source…');
+    const mine = found;
+    try {
+      const res = await fetch('/catalog/sources', {
+        method: 'POST', headers: { Accept: 'application/json', 'Content-Type': 'application/json' }, body: JSON.stringify({ image_url: url }),
+      });
+      if (mine !== found) return;
+      if (!res.ok) return place.replaceChildren(el('span', { class: 'text-danger-emphasis' }, await problemOf(res)));
+      const s = await res.json();
+      if (mine !== found) return;
+      const text = [s.name, s.size_bytes === null ? 'size unknown' : sizeText(s.size_bytes)];
+      if (s.sha_url) {
+        byID('sha-url').value = s.sha_url;
+        text.push(`verified against ${s.sha_url}`);
+      } else if (s.sha256) text.push('the registry has its digest');
+      else text.push('no checksum list was found beside it: give one, or the digest, or it is listed by what comes');
+      if (s.known) text.push('it is in the catalog already');
+      place.replaceChildren(el('bdi', {}, text.join(' · ')));
+    } catch {
+      if (mine === found) place.replaceChildren(unreachable);
+    }
+  }
+
+  function watchAdd() {
+    const input = byID('image-url');
+    let timer;
+    input.addEventListener('input', () => {
+      byID('sha-url').value = '';
+      clearTimeout(timer);
+      timer = setTimeout(lookUp, 400);
+    });
+    if (input.value) lookUp();
+  }
+
+  // added fetches an image that was added, if the form says so, and shows its row.
+  async function added(form, answer) {
+    const dialog = byID('add');
+    if (form.id !== 'add-url') return;
+    byID('found').replaceChildren();
+    found = undefined;
+    if (byID('fetch-now')?.checked && answer.src) {
+      const res = await fetch('/catalog/downloads', { method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams({ src: answer.src }) });
+      if (!res.ok) say(byID('status'), 'danger', await problemOf(res));
+    }
+    if (dialog?.open) dialog.close('done');
+    marked = answer.name;
+  }
+
+  let marked; // the name of the image that was added last
+
+  // mark scrolls to the row of the image that was added, and marks it for a while.
+  function mark() {
+    if (!marked) return;
+    const name = [...document.querySelectorAll('#rows [data-name]')].find((a) => a.title === visible(marked));
+    if (!name) return;
+    marked = undefined;
+    const row = name.closest('tr');
+    row.classList.add('marked');
+    row.scrollIntoView({ block: 'nearest' });
+    setTimeout(() => row.classList.remove('marked'), 6000);
   }
 
   // ---- forms ----
@@ -155,12 +418,15 @@
       const res = await fetch(form.getAttribute('action'), {
         method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams(new FormData(form)),
       });
-      if (res.status === 401) return say(place, 'danger', 'You are no longer logged in.', logIn);
+      if (res.status === 401) return say(place, 'danger', 'You are no longer logged in.', logIn());
       if (!res.ok) return say(place, 'danger', await problemOf(res));
       const answer = res.headers.get('Content-Type')?.includes('json') ? await res.json() : {};
       const done = form.dataset.done.replace('{name}', answer.name ?? 'the image');
       if (form.hasAttribute('data-reset')) form.reset();
-      if (form.closest('dialog')) {
+      if (form.id === 'add-url') {
+        await added(form, answer);
+        say(byID('add')?.open === false ? byID('status') : place, 'success', done);
+      } else if (form.closest('dialog')) {
         byID('dialog').close('done');
         say(byID('status'), 'success', done);
       } else if (form.closest('#confirm')) {
@@ -222,7 +488,13 @@
     const close = e.target.closest('[data-close]');
     if (close?.closest('dialog')) {
       e.preventDefault();
-      byID('dialog').close('');
+      close.closest('dialog').close('');
+    }
+    const open = e.target.closest('[data-dialog]');
+    if (open && byID(open.dataset.dialog)) {
+      e.preventDefault();
+      byID(open.dataset.dialog).showModal();
+      byID('image-url').focus();
     }
     const copy = e.target.closest('[data-copy]');
     if (copy) copyText(copy);
@@ -310,7 +582,7 @@
   function sha256(blob) {
     return new Promise((resolve, reject) => {
       if (!hasher) {
-        hasher = new Worker(byID('upload').dataset.hasher);
+        hasher = new Worker(hasherURL);
         hasher.addEventListener('message', ({ data }) => {
           hashing.get(data.id).resolve(data.sum);
           hashing.delete(data.id);
@@ -722,21 +994,29 @@
     input.addEventListener('change', () => {
       const files = [...input.files];
       input.value = ''; // so that the same file can be chosen again
+      if (byID('add')?.open) byID('add').close('');
       add(files);
     });
-    const zone = byID('upload');
-    const hasFiles = (e) => [...(e.dataTransfer?.types ?? [])].includes('Files');
+    const hint = byID('drop-hint');
+    const has = (e, type) => [...(e.dataTransfer?.types ?? [])].includes(type);
+    const takes = (e) => has(e, 'Files') || has(e, 'text/uri-list');
     addEventListener('dragover', (e) => {
-      if (!hasFiles(e)) return;
+      if (!takes(e)) return;
       e.preventDefault();
-      byID('drop').classList.toggle('over', zone.contains(e.target));
+      if (hint) hint.hidden = false;
     });
-    addEventListener('dragleave', (e) => { if (!e.relatedTarget) byID('drop').classList.remove('over'); });
+    addEventListener('dragleave', (e) => { if (!e.relatedTarget && hint) hint.hidden = true; });
+    addEventListener('dragend', () => { if (hint) hint.hidden = true; });
     addEventListener('drop', (e) => {
-      if (!hasFiles(e)) return;
-      e.preventDefault(); // else the browser opens a file that was dropped beside
-      byID('drop').classList.remove('over');
-      if (zone.contains(e.target)) addDropped(e.dataTransfer);
+      if (!takes(e)) return;
+      e.preventDefault(); // else the browser opens the file
+      if (hint) hint.hidden = true;
+      if (has(e, 'Files')) return addDropped(e.dataTransfer);
+      const url = e.dataTransfer.getData('text/uri-list').split(/\r?\n/).find((l) => l && !l.startsWith('#'));
+      if (!url) return;
+      if (!byID('add')?.open) byID('add')?.showModal();
+      byID('image-url').value = url;
+      byID('image-url').dispatchEvent(new Event('input'));
     });
     addEventListener('beforeunload', (e) => { if (uploading) e.preventDefault(); });
     showUnfinished();
@@ -745,5 +1025,6 @@
   document.addEventListener('DOMContentLoaded', () => {
     if (byID('live')) watchLive();
     if (byID('upload')) watchUploads();
+    if (byID('add-url')) watchAdd();
   });
 })();

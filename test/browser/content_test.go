@@ -43,13 +43,12 @@ func TestContent(t *testing.T) {
 		return row(name) + "?.querySelector('[data-label=" + column + "]')?.textContent"
 	}
 	warned := func(name, s string) string {
-		return fmt.Sprintf("[...%s?.querySelectorAll('.warning') ?? []].some(w => w.querySelector('.badge')?.textContent === 'Warning' && w.textContent.includes(%s))", row(name), js(s))
+		return fmt.Sprintf("[...%s?.querySelectorAll('.warning') ?? []].some(w => w.textContent.includes('Warning:') && w.textContent.includes(%s))", row(name), js(s))
 	}
 	p.until("the qcow2 called img", warned("noble-server-cloudimg-amd64.img", "named .img, but it is a qcow2 image"))
-	p.until("its disk", cell("noble-server-cloudimg-amd64.img", "Size")+"?.includes('disk: 3.5 GiB')")
-	p.until("the disk of another", cell("good.qcow2", "Size")+"?.includes('disk: 3.5 GiB')")
-	p.until("what it is", cell("good.qcow2", "Format")+"?.includes('a qcow2 image')")
-	p.until("what was counted", cell("lab.img.gz", "Size")+"?.includes('disk: 24.0 MiB')")
+	p.until("its disk", cell("noble-server-cloudimg-amd64.img", "Disk")+" === '3.5 GiB'")
+	p.until("the disk of another", cell("good.qcow2", "Disk")+" === '3.5 GiB'")
+	p.until("what was counted", cell("lab.img.gz", "Disk")+" === '24.0 MiB'")
 	p.until("the cut one", warned("short.img.gz", fmt.Sprintf("ends at byte %d", packed.Len()/2)))
 	p.until("the page", warned("debian-12-netinst.iso", "this is a web page"))
 	for _, name := range []string{"good.qcow2", "lab.img.gz"} {
@@ -57,17 +56,29 @@ func TestContent(t *testing.T) {
 			t.Errorf("%s is warned of", name)
 		}
 	}
-	p.until("the failed check", "[...document.querySelectorAll('#hashes .job')].some(j => j.dataset.name === 'short.img.gz' && j.dataset.stage === 'check' && j.dataset.status === 'failed')")
+	p.until("the failed check", "[...document.querySelectorAll('#failures .job')].some(j => j.dataset.name === 'short.img.gz' && j.dataset.stage === 'check' && j.dataset.status === 'failed')")
 	p.until("the activity", has("#recent", "check of short.img.gz failed"))
-	p.clickOn("Make disk", row("lab.img.gz")+"?.querySelector('[aria-label=\"Make the disk of lab.img.gz\"]')")
+	p.until("the failures are counted", "document.title.startsWith('(1) ')")
+	p.imagePage("good.qcow2")
+	p.until("what it is", has("#about", "a qcow2 image"))
+	p.shots("image")
+	p.navigate("/ui/images")
+	p.imagePage("lab.img.gz")
+	p.clickOn("Make disk", "document.querySelector('#about [id$=-disk]')")
+	p.until("the disk", has("#about", "any part of it can be read"))
+	p.until("no button", "!document.querySelector('#about [id$=-disk]')")
+	p.navigate("/ui/images")
 	p.until("the disk", has("#disks", "1 expanded disk takes"))
-	p.until("the disk's job", "[...document.querySelectorAll('#disks .job')].some(j => j.dataset.name === 'lab.img.gz' && j.dataset.status === 'completed')")
-	p.until("no button", "!"+row("lab.img.gz")+"?.querySelector('[aria-label^=\"Make the disk\"]')")
 	p.until("the activity", has("#recent", "made the disk of lab.img.gz"))
+	eval[bool](p, "(document.querySelectorAll('details').forEach(d => { d.open = true; }), true)")
 	if twice := eval[[]string](p, "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)"); len(twice) > 0 {
 		t.Errorf("ids that are there twice: %q", twice)
 	}
 	p.shots("images-content")
 	p.clickOn("Remove", "document.querySelector('[aria-label=\"Remove the disk of lab.img.gz\"]')")
-	p.until("no disk", has("#disks", "0 expanded disks take"))
+	p.until("no disk", "!document.querySelector('#disks-fold')")
+
+	// A failure stays until it is dismissed.
+	p.clickOn("Dismiss", "document.querySelector('#failures [aria-label=\"Dismiss the failure of short.img.gz\"]')")
+	p.until("it is gone", "![...document.querySelectorAll('#failures section .job')].some(j => j.dataset.name === 'short.img.gz')")
 }

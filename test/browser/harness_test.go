@@ -380,13 +380,32 @@ func has(selector, s string) string {
 
 // row returns a script for the row of an image.
 func row(name string) string {
-	return fmt.Sprintf("[...document.querySelectorAll('#catalog tbody tr')].find(r => r.querySelector('[data-name]')?.textContent === %s)", js(name))
+	return fmt.Sprintf("[...document.querySelectorAll('#catalog tbody tr')].find(r => r.querySelector('[data-name]')?.title === %s)", js(name))
 }
 
-// jobOf returns a script for the newest job of a name in "downloads" or
-// "hashes".
+// hashed returns a script that is true if the row of an image leads to the page of a digest.
+func hashed(name, sha256 string) string {
+	return row(name) + "?.querySelector('[data-name]').pathname === '/ui/images/" + sha256 + "'"
+}
+
+// jobOf returns a script for the newest job of a name, which is one of the "downloads" or
+// of the "hashes".
 func jobOf(list, name string) string {
-	return fmt.Sprintf("[...document.querySelectorAll('#%s .job')].find(j => j.dataset.name === %s)", list, js(name))
+	return fmt.Sprintf("[...document.querySelectorAll('.job')].find(j => j.dataset.name === %s && (j.dataset.src !== '') === %v)", js(name), list == "downloads")
+}
+
+// openAdd opens the dialog that adds images.
+func (p *Page) openAdd() {
+	p.t.Helper()
+	p.click("#add-open")
+	p.until("the dialog to add", "document.getElementById('add').open")
+}
+
+// imagePage opens the page of an image, by the link in its row.
+func (p *Page) imagePage(name string) {
+	p.t.Helper()
+	p.clickOn("the link to "+name, row(name)+"?.querySelector('[data-name]')")
+	p.until("the page of "+name, "document.readyState === 'complete' && document.getElementById('about')")
 }
 
 func (p *Page) navigate(path string) {
@@ -574,7 +593,7 @@ const spills = `(() => {
 		const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
 		while (texts.nextNode()) {
 			const e = texts.currentNode.parentElement;
-			if (!e.checkVisibility() || e.closest('summary, .visually-hidden')) continue;
+			if (!e.checkVisibility() || e.closest('summary, .line, .visually-hidden')) continue;
 			const range = document.createRange();
 			range.selectNodeContents(texts.currentNode);
 			const box = range.getBoundingClientRect();

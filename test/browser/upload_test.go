@@ -86,8 +86,8 @@ func TestUpload(t *testing.T) {
 	p.untilUpload(name, "done")
 	p.untilUpload("small.iso", "done")
 	// The digest was computed during the upload.
-	p.until("the row", row(name)+"?.textContent.includes("+js(bigSum[:12])+")")
-	p.until("the other row", row("small.iso")+"?.textContent.includes("+js(smallSum[:12])+")")
+	p.until("the row", hashed(name, bigSum))
+	p.until("the other row", hashed("small.iso", smallSum))
 	p.marked("uploading")
 	want, err := os.ReadFile(big)
 	if err != nil {
@@ -107,17 +107,16 @@ func TestUploadDropped(t *testing.T) {
 		files.items.add(new File(['one'], 'one.img'));
 		files.items.add(new File(['two'], 'two.raw'));
 		const at = (element, type) => element.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
-		at(document.getElementById('drop'), 'dragover');
-		window.over = document.getElementById('drop').classList.contains('over');
-		window.missed = !at(document.querySelector('h1'), 'drop'); // the browser must not open it
-		at(document.getElementById('drop'), 'drop');
+		at(document.querySelector('h1'), 'dragover');
+		window.over = !document.getElementById('drop-hint').hidden;
+		window.taken = !at(document.querySelector('footer'), 'drop'); // the browser must not open it
 		return true;
 	})()`)
 	p.untilUpload("one.img", "done")
 	p.untilUpload("two.raw", "done")
 	p.until("the rows", row("one.img")+" && "+row("two.raw"))
-	if !eval[bool](p, "window.over && window.missed && document.querySelectorAll('#uploads .upload').length === 2") {
-		t.Error("the place to drop does not show, or a file that missed it was taken or opened")
+	if !eval[bool](p, "window.over && window.taken && document.getElementById('drop-hint').hidden && document.querySelectorAll('#uploads .upload').length === 2") {
+		t.Error("the page does not say that it takes the files, or the browser opened them")
 	}
 }
 
@@ -146,13 +145,13 @@ func TestUploadRefused(t *testing.T) {
 	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm-title", "Replace same.img?"))
 	p.clickOn("Keep", "document.querySelector('#confirm [data-close]')")
 	p.until("the dialog is closed", "!document.getElementById('dialog').open")
-	if s.call(t, "GET", "/images/same.img", nil); eval[bool](p, row("same.img")+"?.textContent.includes("+js(sum[:12])+")") {
+	if s.call(t, "GET", "/images/same.img", nil); eval[bool](p, hashed("same.img", sum)) {
 		t.Error("the image was replaced without an answer")
 	}
 	p.choose(second)
 	p.until("the question again", "document.getElementById('dialog').open && document.getElementById('confirm')")
 	p.clickOn("Replace", "document.querySelector('#confirm .btn-danger')")
-	p.until("the new digest", row("same.img")+"?.textContent.includes("+js(sum[:12])+")")
+	p.until("the new digest", hashed("same.img", sum))
 }
 
 // TestUploadSurvivesCuts breaks the connection, by the network or by ending the
@@ -185,7 +184,7 @@ func TestUploadSurvivesCuts(t *testing.T) {
 	s.run(t)
 	p.network(-1, false)
 	p.untilUpload("cut.img", "done")
-	p.until("the row", row("cut.img")+"?.textContent.includes("+js(sum[:12])+")")
+	p.until("the row", hashed("cut.img", sum))
 	p.marked("two cuts")
 	s.noUploads(t)
 }
@@ -217,7 +216,7 @@ func TestUploadGoesOnAfterReload(t *testing.T) {
 	p.network(-1, false)
 	p.choose(file)
 	p.untilUpload("reload.img", "done")
-	p.until("the row", row("reload.img")+"?.textContent.includes("+js(sum[:12])+")")
+	p.until("the row", hashed("reload.img", sum))
 	if n := p.asked("PUT " + parts + "1"); n != before || before != 1 {
 		t.Errorf("the first part was sent %d times", n)
 	}
@@ -266,13 +265,13 @@ func TestUploadOfAnotherFile(t *testing.T) {
 	p.network(-1, false)
 	p.choose(files[1])
 	p.until("the other file is uploaded", "document.querySelector('#uploads .upload[data-state=done]')")
-	p.until("the row", row("disk.img")+"?.textContent.includes("+js(sums[1][:12])+")")
+	p.until("the row", hashed("disk.img", sums[1]))
 	// The first upload is unchanged, and resumes.
 	p.untilUpload("disk.img", "unfinished")
 	p.shot("images-upload-two-files")
 	p.choose(files[0])
-	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm-title", "Replace disk.img?")+" || "+row("disk.img")+"?.textContent.includes("+js(sums[0][:12])+")")
-	p.until("the first file", row("disk.img")+"?.textContent.includes("+js(sums[0][:12])+")")
+	p.until("the question", "document.getElementById('dialog').open && "+has("#confirm-title", "Replace disk.img?")+" || "+hashed("disk.img", sums[0]))
+	p.until("the first file", hashed("disk.img", sums[0]))
 }
 
 // TestUploadOfOneNameTwice asks about a second file of a name that is being
@@ -333,7 +332,7 @@ func TestUploadUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	last, _ := imageFile(t, "last.img", mib)
-	x, y := p.place("the place to drop", "document.getElementById('drop')")
+	x, y := p.place("the page", "document.querySelector('h1')")
 	for _, step := range []input.DispatchDragEventType{"dragEnter", "dragOver", "drop"} {
 		command(p, input.DispatchDragEvent, input.DispatchDragEventParams{
 			Type: step, X: x, Y: y, Data: &input.DragData{Items: []*input.DragDataItem{}, Files: []string{folder, last}, DragOperationsMask: 1},

@@ -34,7 +34,11 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) error {
 	}
 	c.Frame = p.frame(w, r, c.Question, "images")
 	c.Back = pageOr(web.Back(r))
-	c.Action = addBack(c.Action, c.Back)
+	after := c.Back
+	if strings.HasPrefix(after, imagesPath+"/") { // the page of what may be gone then
+		after = imagesPath
+	}
+	c.Action = addBack(c.Action, after)
 	return p.show(w, r, http.StatusOK, *c)
 }
 
@@ -46,6 +50,16 @@ func addBack(action, page string) string {
 		separator = "&"
 	}
 	return action + separator + url.Values{"_back": {page}}.Encode()
+}
+
+// deleteImage returns the URL that deletes an image of the image root.
+func deleteImage(name image.Name) string {
+	return "/images/" + url.PathEscape(string(name)) + "?_method=DELETE"
+}
+
+// deleteEntry returns the URL that deletes the entry of a source.
+func deleteEntry(src string) string {
+	return "/catalog/entries?" + url.Values{"_method": {"DELETE"}, "src": {src}}.Encode()
 }
 
 // question returns the question about key, or nil if key does not exist.
@@ -62,7 +76,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 		}
 		c := &templates.Confirm{
 			Question: "Delete " + key + "?", Text: "The object is removed from the image root. This cannot be undone.",
-			Action: "/images/" + url.PathEscape(key) + "?_method=DELETE", Button: "Delete", Done: key + " was deleted.",
+			Action: deleteImage(name), Button: "Delete", Done: key + " was deleted.",
 		}
 		if row, ok := s.ByName(name); ok {
 			c.Facts = facts(row, name)
@@ -105,7 +119,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 			Question: "Delete the entry " + string(row.Names[0]) + "?",
 			Text:     "The URL is removed from the catalog. Bytes that were fetched from it are dropped unless another source names them.",
 			Facts:    append([]templates.Detail{{Name: "URL", Value: key}}, facts(row, row.Names[0])...),
-			Action:   "/catalog/entries?" + url.Values{"_method": {"DELETE"}, "src": {key}}.Encode(),
+			Action:   deleteEntry(key),
 			Button:   "Delete", Done: "The entry " + string(row.Names[0]) + " was deleted.",
 		}
 		return c, nil

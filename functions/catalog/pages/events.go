@@ -10,6 +10,9 @@ import (
 
 	"imageroot/functions/catalog"
 	"imageroot/shared/activity"
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/templates"
 )
@@ -34,6 +37,11 @@ func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 		},
 		Filtered: len(v) > 0,
 	}
+	var err error
+	if page.Strip, err = p.strip(r.Context()); err != nil {
+		return err
+	}
+	page.Live = stripPath
 	filter, err := catalog.ParseFilter(v)
 	for _, n := range []int{20, catalog.DefaultEvents, 100, catalog.MaxEvents} {
 		page.Limits = append(page.Limits, templates.Option{Value: strconv.Itoa(n), Text: strconv.Itoa(n) + " events", Selected: n == filter.Limit})
@@ -47,7 +55,11 @@ func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page.Events = p.eventViews(events)
+	s, err := p.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	page.Events = p.eventViews(s, events)
 	if older != "" {
 		page.Older = eventsPath + "?" + with(v, "before", string(older))
 	}
@@ -76,14 +88,15 @@ func options(selected, all string, values ...string) []templates.Option {
 	return list
 }
 
-func (p *Pages) eventViews(events []activity.Event) []templates.Event {
+// eventViews returns events, with links to the images that s has.
+func (p *Pages) eventViews(s *inventory.Snapshot, events []activity.Event) []templates.Event {
 	now := p.Now()
 	views := make([]templates.Event, len(events))
 	for i := range events {
 		e := &events[i]
 		v := templates.Event{
 			When: timeOf(e.TS, now), Kind: e.Kind, Failed: e.Failed(), Subject: e.SubjectKind, SubjectID: e.SubjectID,
-			Actor: e.Actor, SourceIP: e.SourceIP, Summary: e.Summary,
+			Page: subjectPage(s, e), Actor: e.Actor, SourceIP: e.SourceIP, Summary: e.Summary,
 		}
 		for _, name := range slices.Sorted(maps.Keys(e.Details)) {
 			if text := detail(name, e.Details[name]); text != "" {
@@ -93,6 +106,21 @@ func (p *Pages) eventViews(events []activity.Event) []templates.Event {
 		views[i] = v
 	}
 	return views
+}
+
+// subjectPage returns the page of the image that an event is about, or "".
+func subjectPage(s *inventory.Snapshot, e *activity.Event) string {
+	switch e.SubjectKind {
+	case activity.SubjectImage:
+		if h := s.Named(image.Name(e.SubjectID)); h != nil {
+			return imagePath(h.SHA256, h.Name, "")
+		}
+	case activity.SubjectCatalog:
+		if row, ok := s.BySource(layout.RefOf(e.SubjectID)); ok {
+			return pageOf(row)
+		}
+	}
+	return ""
 }
 
 // detail formats a value of an event's details, which were decoded from JSON.

@@ -9,7 +9,6 @@ import (
 
 	"imageroot/shared/activity"
 	"imageroot/shared/inventory"
-	"imageroot/shared/job"
 	"imageroot/templates"
 )
 
@@ -37,39 +36,81 @@ type kept struct {
 	disks struct {
 		sync.Mutex
 		snapshot *inventory.Snapshot
-		view     templates.Disks // without jobs
+		view     templates.Disks
 	}
 }
 
 func (p *Pages) images(w http.ResponseWriter, r *http.Request) error {
-	page, err := p.imagesPage(w, r, r.URL.Query(), templates.Add{})
+	page, err := p.imagesPage(w, r, r.URL.Query())
 	if err != nil {
 		return err
 	}
 	return p.show(w, r, http.StatusOK, page)
 }
 
-func (p *Pages) imagesPage(w http.ResponseWriter, r *http.Request, v url.Values, add templates.Add) (*templates.Images, error) {
-	parts, err := p.parts(r, v)
+func (p *Pages) imagesPage(w http.ResponseWriter, r *http.Request, v url.Values) (*templates.Images, error) {
+	strip, parts, err := p.parts(r, v)
 	if err != nil {
 		return nil, err
 	}
-	return &templates.Images{
-		Frame: p.frame(w, r, "Images", "images"), Add: add, Upload: p.shell(r),
-		Query: templates.Query{Text: v.Get("q"), Sorts: sorts(v.Get("sort"))}, Parts: parts,
-	}, nil
+	page := &templates.Images{
+		Frame: p.frame(w, r, "Images", "images"), Add: templates.Add{Upload: p.shell(r)},
+		Query: templates.Query{Text: v.Get("q"), Sorts: sorts(v.Get("sort")), Filters: filtersOf(v)}, Parts: parts,
+	}
+	page.Strip, page.Live = strip, livePath
+	return page, nil
+}
+
+// add answers GET /ui/add.
+func (p *Pages) add(w http.ResponseWriter, r *http.Request) error {
+	return p.showAdd(w, r, http.StatusOK, templates.Add{ImageURL: r.URL.Query().Get("url")})
+}
+
+// showAdd answers with the page of the forms that add images.
+func (p *Pages) showAdd(w http.ResponseWriter, r *http.Request, status int, add templates.Add) error {
+	page := templates.AddPage{Frame: p.frame(w, r, "Add image", "images"), Add: add}
+	page.Add.Upload = p.shell(r)
+	var err error
+	if page.Strip, err = p.strip(r.Context()); err != nil {
+		return err
+	}
+	page.Live = stripPath
+	return p.show(w, r, status, page)
+}
+
+// strip returns the fragment of the jobs that run.
+func (p *Pages) strip(ctx context.Context) (templates.Fragment, error) {
+	jobs, err := p.jobs(ctx)
+	if err != nil {
+		return templates.Fragment{}, err
+	}
+	return templates.NewFragment(runningView(jobs, p.Now()))
 }
 
 // live answers GET /ui/images/live: the parts of the page whose version is not the
 // browser's.
 func (p *Pages) live(w http.ResponseWriter, r *http.Request) error {
-	v := r.URL.Query()
-	parts, err := p.parts(r, v)
+	strip, parts, err := p.parts(r, r.URL.Query())
 	if err != nil {
 		return err
 	}
+	return p.showChanged(w, r, strip, parts.Catalog, parts.Ended, parts.Disks, parts.Recent, parts.Others)
+}
+
+// liveStrip answers GET /ui/live: the strip, if it has changed.
+func (p *Pages) liveStrip(w http.ResponseWriter, r *http.Request) error {
+	strip, err := p.strip(r.Context())
+	if err != nil {
+		return err
+	}
+	return p.showChanged(w, r, strip)
+}
+
+// showChanged answers with the fragments whose version is not the browser's.
+func (p *Pages) showChanged(w http.ResponseWriter, r *http.Request, fragments ...templates.Fragment) error {
+	v := r.URL.Query()
 	var changed []templates.Fragment
-	for _, f := range []templates.Fragment{parts.Summary, parts.Catalog, parts.Downloads, parts.Hashes, parts.Disks, parts.Recent, parts.Others} {
+	for _, f := range fragments {
 		if v.Get("v-"+f.ID) != f.Version {
 			f.OOB = true
 			changed = append(changed, f)
@@ -83,48 +124,41 @@ func (p *Pages) live(w http.ResponseWriter, r *http.Request) error {
 }
 
 // parts returns the parts of the page that change.
-func (p *Pages) parts(r *http.Request, v url.Values) (parts templates.Parts, err error) {
+func (p *Pages) parts(r *http.Request, v url.Values) (strip templates.Fragment, parts templates.Parts, err error) {
 	ctx, now := r.Context(), p.Now()
 	s, err := p.Inventory.Snapshot(ctx)
 	if err != nil {
-		return parts, err
+		return strip, parts, err
 	}
-	downloads, err := p.Inventory.RecentJobs(ctx, pageJobs, job.Fetch)
+	jobs, err := p.jobs(ctx)
 	if err != nil {
-		return parts, err
+		return strip, parts, err
 	}
-	hashes, err := p.Inventory.RecentJobs(ctx, pageJobs, job.Hash, job.Check)
+	failed, err := p.Inventory.FailedJobs(ctx, pageJobs, kinds...)
 	if err != nil {
-		return parts, err
+		return strip, parts, err
 	}
-	making, err := p.Inventory.RecentJobs(ctx, pageJobs, job.Disk)
-	if err != nil {
-		return parts, err
-	}
-	disks := p.disks(s)
-	disks.Jobs = jobViews(making, "k", "/catalog/disks/", now)
 	for _, part := range []struct {
 		to   *templates.Fragment
 		view templates.View
 	}{
-		{&parts.Summary, p.summary(s)},
-		{&parts.Downloads, templates.Downloads{Jobs: jobViews(downloads, "d", "/catalog/downloads/", now)}},
-		{&parts.Hashes, templates.Hashes{Jobs: jobViews(hashes, "h", "/catalog/hashes/", now)}},
-		{&parts.Disks, disks},
+		{&strip, runningView(jobs, now)},
+		{&parts.Ended, endedView(jobs, failed, now)},
+		{&parts.Disks, p.disks(s)},
 		{&parts.Others, othersView(s.Others)},
 	} {
 		if *part.to, err = templates.NewFragment(part.view); err != nil {
-			return parts, err
+			return strip, parts, err
 		}
 	}
-	if parts.Catalog, err = p.rows(r, s, v, downloads.Jobs); err != nil {
-		return parts, err
+	if parts.Catalog, err = p.rows(r, s, v, jobs); err != nil {
+		return strip, parts, err
 	}
-	parts.Recent, err = p.recent(ctx, parts.Summary.Version+parts.Catalog.Version+statuses(downloads)+statuses(hashes)+statuses(making))
-	return parts, err
+	parts.Recent, err = p.recent(ctx, s, parts.Catalog.Version+statuses(jobs))
+	return strip, parts, err
 }
 
-// disks returns the view of the disks in a snapshot, without jobs.
+// disks returns the view of the disks in a snapshot.
 func (p *Pages) disks(s *inventory.Snapshot) templates.Disks {
 	const most = 100
 	k := &p.kept.disks
@@ -169,13 +203,9 @@ func othersView(others []inventory.Other) templates.Others {
 	return v
 }
 
-func (p *Pages) summary(s *inventory.Snapshot) templates.Summary {
-	return templates.Summary{Count: count(int64(s.Len())), One: s.Len() == 1, Stored: sizeOf(s.StoredBytes), Location: p.Location}
-}
-
 // recent returns the newest events. It lists them again if cause has changed or they
 // are older than eventsAge.
-func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, error) {
+func (p *Pages) recent(ctx context.Context, s *inventory.Snapshot, cause string) (templates.Fragment, error) {
 	now := p.Now()
 	k := &p.kept.events
 	k.Lock()
@@ -187,7 +217,7 @@ func (p *Pages) recent(ctx context.Context, cause string) (templates.Fragment, e
 	if err != nil {
 		return templates.Fragment{}, err
 	}
-	f, err := templates.NewFragment(templates.Recent{Events: p.eventViews(events)})
+	f, err := templates.NewFragment(templates.Recent{Events: p.eventViews(s, events)})
 	if err != nil {
 		return f, err
 	}

@@ -1,6 +1,8 @@
 package pages
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -12,11 +14,25 @@ import (
 
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
+	"imageroot/shared/layout"
 	"imageroot/templates"
 )
 
-// pageJobs is the maximum number of jobs in each list of the page.
-const pageJobs = 20
+const (
+	// pageRunning is the maximum number of jobs in the strip.
+	pageRunning = 6
+	// pageJobs is the maximum number of jobs in each list of ended ones.
+	pageJobs = 20
+)
+
+// kinds are the kinds of jobs that the pages show.
+var kinds = []*job.Kind{job.Hash, job.Check, job.Disk, job.Fetch}
+
+// jobs returns the jobs of the pages: those that have not ended, and the last ones that
+// have.
+func (p *Pages) jobs(ctx context.Context) (inventory.Listing, error) {
+	return p.Inventory.RecentJobs(ctx, pageJobs, kinds...)
+}
 
 // statuses returns a string that changes when a job changes its status.
 func statuses(l inventory.Listing) string {
@@ -29,47 +45,80 @@ func statuses(l inventory.Listing) string {
 	return fmt.Sprint(l.Counts, last.UnixNano()) // fmt sorts maps by key
 }
 
-// jobViews returns the jobs to show: the running ones, the next ones, and those
-// that ended last. l must have all active jobs and the last pageJobs that ended.
-func jobViews(l inventory.Listing, prefix, path string, now time.Time) templates.Jobs {
-	var counts []string
-	total := 0
-	for _, s := range []job.Status{job.Running, job.Queued, job.Failed, job.Cancelled, job.Completed} {
-		if n := l.Counts[s]; n > 0 {
-			counts = append(counts, count(int64(n))+" "+string(s))
-			total += n
-		}
+// runningView returns the first active jobs of l, which begins with all of them.
+func runningView(l inventory.Listing, now time.Time) (v templates.Running) {
+	active := l.Counts[job.Running] + l.Counts[job.Queued]
+	for i := range l.Jobs[:min(active, pageRunning, len(l.Jobs))] {
+		v.List = append(v.List, jobView(&l.Jobs[i], now))
 	}
-	v := templates.Jobs{Counts: strings.Join(counts, ", ")}
-	// Active jobs are first in the list. Some of those that ended last are shown,
-	// however many are queued.
-	jobs, active := l.Jobs, l.Counts[job.Running]+l.Counts[job.Queued]
-	ended := min(len(jobs)-active, max(pageJobs-active, pageJobs/4))
-	shown := slices.Concat(jobs[:min(active, pageJobs-ended)], jobs[active:active+ended])
-	for i := range shown {
-		v.List = append(v.List, jobView(&shown[i], prefix, path, now))
-	}
-	if hidden := total - len(v.List); hidden > 0 {
+	if hidden := active - len(v.List); hidden > 0 {
 		v.More = "and " + count(int64(hidden)) + " more"
 	}
 	return v
 }
 
-func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
-	v := templates.Job{
-		ID: prefix + "-" + shortHash(string(j.Name)+"\n"+j.Src+j.Stage), Name: j.Name, Stage: j.Stage, Status: string(j.Status), Active: j.Status.Active(),
-		Src: j.Src, Done: sizeOf(j.BytesDone), Error: j.Error,
+// endedView returns the jobs that have ended: those in failed, and of l those that did
+// not fail.
+func endedView(l inventory.Listing, failed []job.Job, now time.Time) templates.Ended {
+	v := templates.Ended{Failures: l.Counts[job.Failed]}
+	for i := range failed {
+		v.Failed = append(v.Failed, jobView(&failed[i], now))
 	}
-	if v.Active {
-		key := string(j.Name)
-		if j.Stage == job.Disk.Name {
-			key = string(j.SHA256)
+	var counts []string
+	total := 0
+	for _, s := range []job.Status{job.Completed, job.Cancelled} {
+		if n := l.Counts[s]; n > 0 {
+			counts = append(counts, count(int64(n))+" "+string(s))
+			total += n
 		}
-		v.Cancel = path + url.PathEscape(key) + "?_method=DELETE"
-		if j.Src != "" {
-			v.Cancel += "&src=" + url.QueryEscape(j.Src)
+	}
+	v.Counts = strings.Join(counts, ", ")
+	for i := range l.Jobs {
+		if s := l.Jobs[i].Status; s == job.Completed || s == job.Cancelled {
+			v.List = append(v.List, jobView(&l.Jobs[i], now))
 		}
-		v.Cancel = addBack(v.Cancel, "#"+v.ID)
+	}
+	if hidden := total - len(v.List); hidden > 0 && len(v.List) > 0 {
+		v.More = "and " + count(int64(hidden)) + " more"
+	}
+	if hidden := v.Failures - len(v.Failed); hidden > 0 {
+		v.MoreFailed = "and " + count(int64(hidden)) + " more"
+	}
+	return v
+}
+
+// A jobKind is what the pages know of a kind of job.
+type jobKind struct {
+	prefix string // of the IDs of elements
+	path   string // of the route of its jobs
+	verb   string
+	field  string // of the form that queues it again
+}
+
+// kindOf returns the kind of a job.
+func kindOf(j *job.Job) jobKind {
+	switch {
+	case j.Stage == job.Disk.Name:
+		return jobKind{"k", "/catalog/disks", "making the disk", "name"}
+	case j.Stage == job.Check.Name:
+		return jobKind{"h", "/catalog/hashes", "checking", "name"}
+	case j.Src != "":
+		return jobKind{"d", "/catalog/downloads", "fetching", "src"}
+	}
+	return jobKind{"h", "/catalog/hashes", "hashing", "name"}
+}
+
+func jobView(j *job.Job, now time.Time) templates.Job {
+	kind := kindOf(j)
+	v := templates.Job{
+		ID: kind.prefix + "-" + shortHash(string(j.Name)+"\n"+j.Src+j.Stage), Name: j.Name, Page: jobPage(j), Stage: j.Stage, Verb: kind.verb,
+		Status: string(j.Status), Active: j.Status.Active(), Src: j.Src, Done: sizeOf(j.BytesDone), Error: j.Error,
+	}
+	if j.Status.Cancellable() {
+		v.Cancel = addBack(cancelPath(j), "#"+v.ID)
+	}
+	if j.Status == job.Failed {
+		v.Retry = &templates.Retry{Action: addBack(kind.path, "#"+v.ID), Field: kind.field, Value: cmp.Or(j.Src, string(j.Name))}
 	}
 	if j.BytesTotal != nil {
 		total := sizeOf(*j.BytesTotal)
@@ -86,6 +135,35 @@ func jobView(j *job.Job, prefix, path string, now time.Time) templates.Job {
 		v.When = &t
 	}
 	return v
+}
+
+// cancelPath returns the URL that cancels a job, or dismisses its failure.
+func cancelPath(j *job.Job) string {
+	key := string(j.Name)
+	if j.Stage == job.Disk.Name {
+		key = string(j.SHA256)
+	}
+	path := kindOf(j).path + "/" + url.PathEscape(key) + "?_method=DELETE"
+	if j.Src != "" {
+		path += "&src=" + url.QueryEscape(j.Src)
+	}
+	return path
+}
+
+// jobPage returns the page of a job's image.
+func jobPage(j *job.Job) string {
+	if j.Src == "" && j.SHA256 != "" {
+		return imagePath(j.SHA256, "", "")
+	}
+	return imagePath("", j.Name, j.Src)
+}
+
+// isOf reports whether a job is one of the image of a row.
+func isOf(j *job.Job, row *inventory.Row) bool {
+	if j.Src != "" {
+		return slices.ContainsFunc(row.Sources, func(s inventory.Source) bool { return s.Location == j.Src || s.Ref == layout.RefOf(j.Src) })
+	}
+	return slices.Contains(row.Names, j.Name) || j.SHA256 != "" && j.SHA256 == row.Digest()
 }
 
 // shortHash returns the ID of the element that shows s.

@@ -26,6 +26,8 @@ type Pages struct {
 	// has no host (":9000") or an unspecified address, the host of the client's
 	// request is used. It is "" on AWS.
 	S3Endpoint string
+	// NBDPort is the port of the NBD exports, or 0 if there are none.
+	NBDPort int
 
 	kept     kept
 	failures failures
@@ -45,6 +47,10 @@ func (p *Pages) Routes() []web.Route {
 		{Pattern: "GET " + imagesPath, Access: web.Page, Handle: p.images},
 		{Pattern: "GET " + livePath, Access: web.Page, Handle: p.live, Quiet: true},
 		{Pattern: "GET " + confirmPath, Access: web.Page, Handle: p.confirm},
+		{Pattern: "GET " + imagesPath + "/{key}", Access: web.Page, Handle: p.image},
+		{Pattern: "GET " + imagesPath + "/{key}/live", Access: web.Page, Handle: p.liveImage, Quiet: true},
+		{Pattern: "GET " + addPath, Access: web.Page, Handle: p.add},
+		{Pattern: "GET " + stripPath, Access: web.Page, Handle: p.liveStrip, Quiet: true},
 		{Pattern: "GET " + eventsPath, Access: web.Page, Handle: p.eventsPage},
 	}
 }
@@ -55,6 +61,8 @@ const (
 	imagesPath  = prefix + "images"
 	livePath    = imagesPath + "/live"
 	confirmPath = imagesPath + "/confirm"
+	addPath     = prefix + "add"
+	stripPath   = prefix + "live"
 	eventsPath  = prefix + "events"
 	loginPath   = prefix + "login"
 )
@@ -128,10 +136,10 @@ func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Err
 	if signedIn && isAddForm(r) {
 		// Show the form again, with its values.
 		add := templates.Add{
-			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"),
+			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"), SHA256: r.PostForm.Get("sha256"),
 			Refresh: r.PostForm.Get("refresh") == "true", Error: e.Detail,
 		}
-		if page, err := p.imagesPage(w, r, url.Values{}, add); err == nil && p.show(w, r, status, page) == nil {
+		if p.showAdd(w, r, status, add) == nil {
 			return
 		}
 	}

@@ -221,7 +221,7 @@ func TestLive(t *testing.T) {
 	for _, m := range versionOf.FindAllStringSubmatch(c.get("/ui/images").Body.String(), -1) {
 		versions.Set("v-"+m[1], m[2])
 	}
-	parts := map[string]bool{"summary": true, "catalog": true, "downloads": false, "hashes": false, "recent": false, "others": false}
+	parts := map[string]bool{"catalog": true, "running": false, "ended": false, "recent": false, "others": false}
 	for id := range parts {
 		if !versions.Has("v-" + id) {
 			t.Fatalf("the page has no %s: %v", id, versions)
@@ -311,9 +311,11 @@ func TestRawDiskLinks(t *testing.T) {
 	}
 	c := &client{t: t, handler: h}
 	c.login()
-	page := c.get("/ui/images").Body.String()
-	if !strings.Contains(page, `/disk.img"`) || strings.Count(page, `href="/raw/`) != 1 {
-		t.Errorf("links to disks: %q", regexp.MustCompile(`href="/raw/[^"]*"`).FindAllString(page, -1))
+	for name, want := range map[string]int{"disk.img.gz": 1, "plain.img": 0, "tar.img.gz": 0} {
+		page := c.get("/ui/images/" + name).Body.String()
+		if strings.Count(page, `href="/raw/`) != want || want > 0 && !strings.Contains(page, `/disk.img"`) {
+			t.Errorf("%s: links to disks: %q", name, regexp.MustCompile(`href="/raw/[^"]*"`).FindAllString(page, -1))
+		}
 	}
 }
 
@@ -423,24 +425,23 @@ func TestJobViews(t *testing.T) {
 		}
 		return l
 	}
-	v := jobViews(listing(jobs), "h", "/catalog/hashes/", now)
-	if v.Counts != "2 running, 3,000 queued, 700 failed" || len(v.List) != pageJobs || v.More != "and 3,682 more" {
-		t.Errorf("%q, %d, %q", v.Counts, len(v.List), v.More)
+	running := runningView(listing(jobs), now)
+	if len(running.List) != pageRunning || running.More != "and 2,996 more" || running.List[2].Status != "queued" {
+		t.Errorf("%d, %q", len(running.List), running.More)
 	}
-	status := map[string]int{}
-	for _, j := range v.List {
-		status[j.Status]++
-		if j.Active != (j.Cancel != "") {
-			t.Errorf("%+v", j)
+	for i := range jobs {
+		if jobs[i].Status == job.Failed && i%2 == 0 {
+			jobs[i].Status = job.Completed
 		}
 	}
-	if status["running"] != 2 || status["queued"] != 13 || status["failed"] != 5 {
-		t.Errorf("%v", status)
+	v := endedView(listing(jobs), jobs[3003:3004], now)
+	if v.Counts != "350 completed" || v.Failures != 350 || len(v.Failed) != 1 || v.MoreFailed != "and 349 more" || len(v.List) != 350 {
+		t.Errorf("%q, %d, %d, %q, %d", v.Counts, v.Failures, len(v.Failed), v.MoreFailed, len(v.List))
 	}
-	if v := jobViews(listing(jobs[3002:]), "h", "", now); len(v.List) != pageJobs {
-		t.Errorf("%d ended jobs are shown", len(v.List))
+	if j := v.Failed[0]; j.Active || j.Retry == nil || j.Cancel == "" {
+		t.Errorf("a failed job is neither retried nor dismissed: %+v", j)
 	}
-	if v := jobViews(listing(jobs[:1]), "h", "", now); len(v.List) != 1 || v.More != "" {
+	if v := runningView(listing(jobs[:1]), now); len(v.List) != 1 || v.More != "" {
 		t.Errorf("%+v", v)
 	}
 }
