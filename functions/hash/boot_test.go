@@ -97,8 +97,8 @@ func TestBootUnreadable(t *testing.T) {
 			p := w.process("a", w.catalog)
 			at := p.imageAt(imageName, w.put(imageName, data))
 			at.Info.Size++ // not the version that is there
-			if found, ways, err := p.detect(t.Context(), at, &content.Content{Kind: kind}); err == nil {
-				t.Errorf("%s: %+v %+v", kind, found, ways)
+			if found, err := p.detect(t.Context(), at, content.Record{Content: content.Content{Kind: kind}}); err == nil {
+				t.Errorf("%s: %+v", kind, found)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/disk"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/qcow2"
@@ -73,7 +74,7 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 // other checks.
 func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 	if j.Status == job.Failed && !j.FailingSince.IsZero() {
-		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
+		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}, nil); err != nil {
 			return err
 		}
 	}
@@ -99,10 +100,10 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 		return content.Check{}, job.StoreFailed(err)
 	case err != nil:
 		return content.Check{}, errDeleted
-	case rec.Check != nil:
+	case rec.Check != nil && !rec.Pending():
 		return *rec.Check, nil
 	case before.Begun >= maxCrashes:
-		return f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)})
+		return f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)}, nil)
 	}
 	mark := func(t tries) json.RawMessage {
 		data, err := json.Marshal(t)
@@ -130,14 +131,14 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	if err != nil {
 		return content.Check{}, job.StoreFailed(err)
 	}
-	verdict, err := f.examine(ctx, at, &rec, r, turn)
+	verdict, inside, err := f.examine(ctx, at, &rec, r, turn)
 	if err == nil {
 		err = at.Unchanged(ctx)
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
 		// The next run would begin at the first byte, too.
-		return f.recordVerdict(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime})
+		return f.recordVerdict(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime}, nil)
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
@@ -148,23 +149,33 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
 	}
-	return f.recordVerdict(ctx, sha256, verdict)
+	return f.recordVerdict(ctx, sha256, verdict, inside)
 }
 
-// recordVerdict records a verdict, unless there is one, and returns the recorded
-// one. It needs no fence: a verdict is of content, which does not change.
-func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check) (content.Check, error) {
-	return f.replaceVerdict(ctx, sha256, verdict, func(*content.Check) bool { return false })
+// recordVerdict records a verdict, unless there is one, and returns the recorded one. It also
+// records what is inside the disk; nil: the run did not find out. It needs no fence: both
+// are of content, which does not change.
+func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, inside *disk.Inside) (content.Check, error) {
+	return f.replaceVerdict(ctx, sha256, verdict, inside, func(*content.Check) bool { return false })
 }
 
 // replaceVerdict is recordVerdict, but replaces a verdict for which replace returns true.
-func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, replace func(*content.Check) bool) (content.Check, error) {
+func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, inside *disk.Inside, replace func(*content.Check) bool) (content.Check, error) {
 	verdict.At = f.Now().UTC()
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
-		if !exists || rec.Check != nil && !replace(rec.Check) {
+		kept := !exists || rec.Check != nil && !replace(rec.Check)
+		if kept && !rec.Pending() {
 			return record.ErrKeep
 		}
-		rec.Check = &verdict
+		if inside == nil && rec.Check != nil {
+			inside = disk.Unread() // a second run would not get further
+		}
+		if rec.Stale() && inside != nil {
+			rec.Inside = inside
+		}
+		if !kept {
+			rec.Check = &verdict
+		}
 		return nil
 	})
 	switch {
@@ -176,16 +187,33 @@ func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, ver
 	return *rec.Check, nil
 }
 
-// examine reads the bytes at a place to their end. The error is the store's, that
-// of ctx, or errTurn; a fault of the image is a verdict.
-func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, error) {
+// examine reads the bytes at a place to their end, and inspects the disk in a compressed
+// image on the way. The error is the store's, that of ctx, or errTurn; a fault of the image is
+// a verdict.
+func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, *disk.Inside, error) {
 	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
 	case kind == content.QCOW2:
-		return f.examineDisk(ctx, at, r, turn)
+		verdict, err := f.examineDisk(ctx, at, r, turn)
+		return verdict, nil, err
 	case rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
-		return beyond(most, 0), nil
+		return beyond(most, 0), nil, nil
 	}
+	passing := disk.NewStream(unpackXZ)
+	defer passing.Stop()
+	verdict, err := f.examinePacked(ctx, at, kind, most, passing, r, turn)
+	if err != nil {
+		return verdict, nil, err
+	}
+	inside := passing.End(verdict.Verdict == content.Good)
+	if verdict.NoDisk != "" {
+		inside = disk.Inside{Inspector: disk.Version}
+	}
+	return verdict, &inside, nil
+}
+
+// examinePacked is examine for a compressed image. What it expands to goes to passing as well.
+func (f *Function) examinePacked(ctx context.Context, at place, kind content.Kind, most int64, passing *disk.Stream, r *job.Run, turn *turn) (content.Check, error) {
 	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
 	if err != nil {
 		return content.Check{}, err
@@ -204,7 +232,8 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	var ends ends
 	for block, err := range blocks(u, blockBytes) {
 		ends.add(block)
-		_, _ = h.Write(block) // a hash does not fail
+		_, _ = h.Write(block) // neither fails
+		_, _ = passing.Write(block)
 		r.Report(in.n.Load(), at.Info.Size, nil)
 		switch {
 		case ctx.Err() != nil:

@@ -1,7 +1,6 @@
 package hash
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,13 +8,11 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
-	"imageroot/shared/boot"
 	"imageroot/shared/content"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
-	"imageroot/shared/qcow2"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -69,12 +66,12 @@ func (f *Function) listed(ctx context.Context, sha256 layout.SHA256) (place, err
 }
 
 // inspectContent detects the format of the bytes with this SHA-256, wherever they are
-// stored, and queues checks. In a record of an earlier version, which lacks it, it adds
-// which firmware can start the disk.
+// stored, inspects the disk in them, and queues checks. In a record of an earlier version it
+// adds what that lacks.
 func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) error {
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	missing := errors.Is(err, store.ErrNotFound)
-	if err != nil && !missing || err == nil && rec.Boot != nil {
+	if err != nil && !missing || err == nil && !rec.Inspectable() {
 		return err
 	}
 	at, err := f.find(ctx, sha256)
@@ -84,11 +81,7 @@ func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) err
 	if err != nil {
 		return err
 	}
-	var known *content.Content
-	if !missing {
-		known = &rec.Content
-	}
-	if _, err := f.learn(ctx, sha256, at, known); err != nil {
+	if _, err := f.learn(ctx, sha256, at, rec); err != nil {
 		return err
 	}
 	return f.fillChecks(ctx)
@@ -105,7 +98,7 @@ const (
 func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) error {
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	if errors.Is(err, store.ErrNotFound) {
-		rec, err = f.learn(ctx, sha256, at, nil)
+		rec, err = f.learn(ctx, sha256, at, rec)
 	}
 	if err != nil || f.runner(job.Check).Off() || !rec.Pending() {
 		return err
@@ -114,11 +107,11 @@ func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) 
 	return err
 }
 
-// learn records the format of the bytes with this SHA-256, unless it is known, and which
-// firmware can start the disk in them. The record is zero if they were replaced
-// meanwhile, which causes another event.
-func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place, known *content.Content) (content.Record, error) {
-	found, ways, err := f.detect(ctx, at, known)
+// learn records the format of the bytes with this SHA-256, unless it is known, and what an
+// inspection finds in the disk. known is zero or the record. The result is zero if the bytes
+// were replaced meanwhile, which causes another event.
+func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place, known content.Record) (content.Record, error) {
+	found, err := f.detect(ctx, at, known)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		f.Inventory.Touch(at.Place)
 		return content.Record{}, nil
@@ -127,65 +120,44 @@ func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place, kn
 		return content.Record{}, fmt.Errorf("inspect %s: %w", at.name, err)
 	}
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
-		if exists && rec.Boot != nil {
+		if exists && !rec.Inspectable() {
 			return record.ErrKeep
 		}
 		if !exists {
-			rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.Info.Size, found, f.Now().UTC()
+			rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.Info.Size, found.Content, f.Now().UTC()
 		}
-		rec.Boot = &ways
+		if rec.Boot == nil {
+			rec.Boot = found.Boot
+		}
+		if rec.Stale() && found.Inside != nil {
+			rec.Inside = found.Inside
+		}
 		return nil
 	})
 	return rec, err
 }
 
-// detect returns the format of the bytes at a place, which is known's if that is not nil,
-// and which firmware can start the disk in them.
-func (f *Function) detect(ctx context.Context, at place, known *content.Content) (found content.Content, ways boot.Ways, err error) {
+// detect returns a record with the format of the bytes at a place, unless known has it, and
+// with what an inspection finds in the disk.
+func (f *Function) detect(ctx context.Context, at place, known content.Record) (content.Record, error) {
 	r, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
-		return found, ways, err
+		return known, err
 	}
 	defer r.Close()
 	n := seeks
 	if r.Local() {
 		n = fileSeeks
 	}
-	if known != nil {
-		found = *known
-	} else if found, err = content.Sniff(r, at.Info.Size, n); err != nil {
-		return found, ways, err
-	}
-	if ways, err = f.bootWays(ctx, at, r, found); err != nil {
-		return found, ways, err
-	}
-	return found, ways, at.Unchanged(ctx)
-}
-
-// bootWays returns which firmware can start the disk in an image, none if it cannot be
-// read.
-func (f *Function) bootWays(ctx context.Context, at place, r *reader.Reader, c content.Content) (boot.Ways, error) {
-	switch {
-	case c.NoDisk() != "":
-		return boot.Ways{}, nil
-	case c.Kind.Compressed():
-		head, err := f.unpackHead(ctx, at, c.Kind)
-		if err != nil {
-			return boot.Ways{}, err
+	if known.Kind == "" {
+		if known.Content, err = content.Sniff(r, at.Info.Size, n); err != nil {
+			return known, err
 		}
-		return boot.Find(bytes.NewReader(head))
-	case c.Kind != content.QCOW2:
-		return boot.Find(r)
 	}
-	var ways boot.Ways
-	disk, err := qcow2.Open(r, r.Size())
-	if err == nil {
-		ways, err = boot.Find(disk)
+	if err := f.inspectDisk(ctx, at, r, &known); err != nil {
+		return known, err
 	}
-	if _, bad := errors.AsType[*qcow2.Error](err); bad {
-		err = nil
-	}
-	return ways, err
+	return known, at.Unchanged(ctx)
 }
 
 const (

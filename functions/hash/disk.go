@@ -9,6 +9,7 @@ import (
 	"imageroot/shared/digest"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
+	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
@@ -44,7 +45,7 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 	started := f.Now()
 	verdict, disk, err := f.expand(ctx, at, &rec, r)
 	if fault, ok := faultVerdict(err); ok {
-		if verdict, err = f.replaceVerdict(ctx, sha256, fault, unfinished); err == nil {
+		if verdict, err = f.replaceVerdict(ctx, sha256, fault, nil, unfinished); err == nil {
 			err = errors.New(verdict.Reason)
 		}
 	}
@@ -78,8 +79,16 @@ func unfinished(c *content.Check) bool {
 	return c.Verdict == content.Unchecked || c.Verdict == content.Cancelled
 }
 
-// diskMade queues the job of another disk, if each image is to have one.
-func (f *Function) diskMade(ctx context.Context, _ string, _ job.Job) error { return f.fillDisks(ctx) }
+// diskMade has the disk inspected, and queues the job of another one, if each image is to have
+// one.
+func (f *Function) diskMade(ctx context.Context, _ string, j job.Job) error {
+	if j.Status == job.Completed {
+		if err := f.Inspections.Send(ctx, queue.InspectContent(j.SHA256).Encode(), 0); err != nil {
+			return err
+		}
+	}
+	return f.fillDisks(ctx)
+}
 
 // maxRuns is how often a disk job may begin, since each run may be what ends this program.
 const maxRuns = 20

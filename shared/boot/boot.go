@@ -29,18 +29,34 @@ const (
 	maxTable = 64 << 10
 )
 
-// Find reads the beginning of a disk: the first sector, the GUID partition table (at most
+// Find returns what firmware can start the disk, as [Inspect] finds it.
+func Find(r io.ReaderAt) (Ways, error) {
+	f, err := Inspect(r)
+	return Ways{BIOS: f.Code || f.CD.BIOS, UEFI: f.ESP || f.CD.UEFI}, err
+}
+
+// Found is what firmware finds on a disk.
+type Found struct {
+	Code bool // the first sector has boot code
+	ESP  bool // a partition table has an EFI system partition
+	CD   Ways // what the El Torito catalog has entries for
+	// CDImage is the offset of the file system that the catalog has for UEFI; 0: none.
+	CDImage int64
+}
+
+// Inspect reads the beginning of a disk: the first sector, the GUID partition table (at most
 // 64 KiB), and the El Torito boot catalog (one sector). The error is r's, except io.EOF:
 // what is not there counts as empty.
-func Find(r io.ReaderAt) (Ways, error) {
+func Inspect(r io.ReaderAt) (Found, error) {
 	d := disk{r: r}
 	mbr := d.mbr()
-	gpt, cd := d.gpt(), d.elTorito()
-	w := Ways{BIOS: hasCode(mbr) || cd.BIOS, UEFI: hasType(mbr) || gpt || cd.UEFI}
+	gpt := d.gpt()
+	f := Found{Code: hasCode(mbr), ESP: hasType(mbr) || gpt}
+	f.CD, f.CDImage = d.elTorito()
 	if d.err != nil {
-		return Ways{}, d.err
+		return Found{}, d.err
 	}
-	return w, nil
+	return f, nil
 }
 
 // A disk keeps the first error of its reader.
@@ -77,11 +93,10 @@ func (d *disk) mbr() []byte {
 	return b
 }
 
-// hasCode reports whether a BIOS runs a master boot record, and its code is not that by
-// which mkfs.fat and mkntfs say that there is none.
+// hasCode reports whether a BIOS runs a master boot record, from its first byte on, and its
+// code is not that by which mkfs.fat and mkntfs say that there is none.
 func hasCode(mbr []byte) bool {
-	const code = 440
-	return mbr != nil && len(bytes.Trim(mbr[:code], "\x00")) > 0 && !bytes.Contains(mbr, []byte("This is not a bootable disk"))
+	return mbr != nil && mbr[0] != 0 && !bytes.Contains(mbr, []byte("This is not a bootable disk"))
 }
 
 // hasType reports whether a master boot record has an EFI system partition (UEFI
@@ -128,16 +143,16 @@ func (d *disk) gpt() bool {
 
 // elTorito returns what the boot catalog of an ISO 9660 image has for which firmware (El
 // Torito Bootable CD-ROM Format Specification 1.0, section 2; UEFI specification, section
-// 13.3.2.1).
-func (d *disk) elTorito() (w Ways) {
+// 13.3.2.1), and the offset of what it has for UEFI.
+func (d *disk) elTorito() (w Ways, efi int64) {
 	const record, catalog, entry = 17 * cdSector, 0x47, 32
 	b := d.read(record, cdSector)
 	if !bytes.HasPrefix(b, []byte("\x00CD001\x01EL TORITO SPECIFICATION")) {
-		return w
+		return w, 0
 	}
 	c := d.read(int64(binary.LittleEndian.Uint32(b[catalog:]))*cdSector, cdSector)
 	if c == nil || c[0] != 1 || c[30] != 0x55 || c[31] != 0xaa { // the validation entry
-		return w
+		return w, 0
 	}
 	platform := c[1]
 	for e := c[entry:]; len(e) > 0; e = e[entry:] {
@@ -146,8 +161,10 @@ func (d *disk) elTorito() (w Ways) {
 			platform = e[1]
 		case 0x88: // bootable
 			w.BIOS = w.BIOS || platform == 0
-			w.UEFI = w.UEFI || platform == 0xef
+			if platform == 0xef && !w.UEFI {
+				w.UEFI, efi = true, int64(binary.LittleEndian.Uint32(e[8:]))*cdSector
+			}
 		}
 	}
-	return w
+	return w, efi
 }

@@ -102,8 +102,25 @@ func (r *Record) NoDisk() string {
 // Checkable reports whether the image can be checked: it is compressed or qcow2.
 func (r *Record) Checkable() bool { return r.Kind.Compressed() || r.Kind == QCOW2 }
 
-// Pending reports whether the image can be checked and has not been.
-func (r *Record) Pending() bool { return r.Checkable() && r.Check == nil }
+// Pending reports whether the image has to be read to its end: it can be checked and has not
+// been, or it is a good compressed one whose disk was not inspected while it was checked.
+func (r *Record) Pending() bool {
+	if r.Check == nil {
+		return r.Checkable()
+	}
+	return r.Kind.Compressed() && r.Check.Verdict == Good && r.NoDisk() == "" && r.Disk == nil && r.Stale()
+}
+
+// Stale reports whether an inspection of the disk may find more than is known.
+func (r *Record) Stale() bool {
+	return r.Inside == nil || r.Inside.Inspector < disk.Version || r.Inside.Partial && r.Disk != nil
+}
+
+// Inspectable reports whether an inspection is missing that does not have to read the whole
+// image.
+func (r *Record) Inspectable() bool {
+	return r.Boot == nil || r.Stale() && !r.Pending()
+}
 
 // Raw returns the size in bytes and the SHA-256 of the disk in the image, or nil and
 // "" if they are unknown.

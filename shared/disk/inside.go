@@ -10,7 +10,7 @@ type Inside struct {
 	// Inspector is the version of the inspection, see [Version].
 	Inspector int `json:"inspector"`
 	// Table is the kind of the partition table.
-	Table Table `json:"table"`
+	Table Table `json:"table,omitempty"`
 	// SectorBytes is the size of the sectors in which the partition table counts; 0 if
 	// there is none.
 	SectorBytes int `json:"sector_bytes,omitempty"`
@@ -32,8 +32,12 @@ type Inside struct {
 	// ReleaseDate is the day on which the image was made, as the image states it:
 	// YYYY-MM-DD.
 	ReleaseDate string `json:"release_date,omitempty"`
-	// SBOM is the path of a list of the software in the disk, in its root file system.
+	// SBOM is the path of a file or a directory with a list of the software in the root file
+	// system.
 	SBOM string `json:"sbom,omitempty"`
+	// Partial reports that the disk was read in order, as a [Stream] does, and that an
+	// inspection of the expanded disk finds more.
+	Partial bool `json:"partial,omitempty"`
 	// Unknown are sentences about what could not be read.
 	Unknown []string `json:"unknown,omitempty"`
 }

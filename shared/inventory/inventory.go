@@ -277,7 +277,7 @@ func (inv *Inventory) Unknown(ctx context.Context, age time.Duration) (bytes, re
 		return nil, nil, err
 	}
 	for h := range s.Heads() {
-		if h.SHA256 != "" && h.Cached && (!h.Inspected || !h.BootKnown) {
+		if h.SHA256 != "" && h.Cached && (!h.Inspected || h.Missing) {
 			bytes = append(bytes, h.SHA256)
 		}
 	}

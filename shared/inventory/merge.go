@@ -342,8 +342,8 @@ func (r *Row) add(p *piece) {
 }
 
 func findingsOf(known *content.Record) findings {
-	f := findings{Inspected: true, Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed(), QCOW2: known.Kind == content.QCOW2}
-	if f.BootKnown = known.Boot != nil; f.BootKnown {
+	f := findings{Inspected: true, Missing: known.Inspectable(), Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed(), QCOW2: known.Kind == content.QCOW2}
+	if known.Boot != nil {
 		f.Boot = *known.Boot
 	}
 	_, f.RawSHA256 = known.Raw()

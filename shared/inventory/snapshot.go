@@ -59,15 +59,14 @@ type Head struct {
 // without one.
 type findings struct {
 	Inspected bool // there is a content record
+	Missing   bool // an inspection: see content.Record.Inspectable
 	Pending   bool // see content.Record.Pending
 	NoDisk    bool // it is known that the image holds no disk that can be read
 	Disk      bool // its expanded disk is in the catalog root
 	Packed    bool // the image is compressed
 	QCOW2     bool // the image is a qcow2 one
-	// Boot is which firmware can start the disk. It is not known if there is no content
-	// record, or one of an earlier version.
+	// Boot is which firmware can start the disk, as far as that is known.
 	Boot      boot.Ways
-	BootKnown bool
 	RawSHA256 layout.SHA256 // of the disk; "" if it is unknown
 }
 
