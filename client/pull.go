@@ -196,8 +196,7 @@ func (p *pull) place(r remote) (string, error) {
 
 // download writes the bytes to path, and returns their number.
 func (p *pull) download(ctx context.Context, r remote, path string) (int64, error) {
-	// The name has the digest, so the bytes there are always the beginning of these.
-	part := fmt.Sprintf("%s.%.12s.part", path, r.sha256)
+	part := partOf(path, r.sha256)
 	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return 0, err
@@ -226,6 +225,15 @@ func (p *pull) download(ctx context.Context, r remote, path string) (int64, erro
 		return 0, err
 	}
 	return w.size, os.Rename(part, path)
+}
+
+// partOf returns the path of the file for the first bytes of a download to path. Its name has
+// the digest, so that they are always the beginning of these bytes.
+func partOf(path, sha256 string) string {
+	dir, name := filepath.Split(path)
+	end := fmt.Sprintf(".%.12s.part", sha256)
+	name = strings.ToValidUTF8(name[:min(len(name), image.MaxNameBytes-len(end))], "")
+	return filepath.Join(dir, name+end)
 }
 
 // transfer writes the bytes from w.size on, and tries again where the connection breaks.

@@ -260,13 +260,13 @@ func (c *Client) problem(res *http.Response) *Problem {
 	}
 	from := res.Request.URL.Scheme + "://" + res.Request.URL.Host
 	switch {
+	case p.Status == http.StatusUnauthorized && from != c.URL():
+		p.Detail = fmt.Sprintf("%s redirects to %s, where its credentials are not sent: imageroot login %[2]s", c.URL(), from)
 	case p.Detail == "":
 		p.Detail = fmt.Sprintf("%s answered %s, which is not an answer of imageroot", from, res.Status)
 		if res.StatusCode == http.StatusRequestEntityTooLarge {
 			p.Detail = "a proxy in front of " + c.URL() + " refuses requests of this size: allow larger ones in its settings (nginx: client_max_body_size 0)"
 		}
-	case p.Status == http.StatusUnauthorized && from != c.URL():
-		p.Detail = fmt.Sprintf("%s redirects to %s, where its credentials are not sent: imageroot login %[2]s", c.URL(), from)
 	case p.Status == http.StatusUnauthorized:
 		p.Detail = fmt.Sprintf("%s (imageroot login %s)", p.Detail, c.URL())
 	}

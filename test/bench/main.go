@@ -46,6 +46,7 @@ var measurements = []measurement{
 	{"hash", "hash job against openssl dgst", (*bench).hash},
 	{"serve", "GET /images against aws s3 cp", (*bench).serve},
 	{"upload", "PUT /images against aws s3 cp and nginx", (*bench).upload},
+	{"commands", "imageroot push and pull against aws s3 cp and curl", (*bench).commands},
 	{"minio", "PUT, GET and hash over MinIO in place of the gateway inside", (*bench).minio},
 	{"fetch", "fetch job against curl, sha256sum and aria2c", (*bench).fetch},
 	{"start", "starts, requests and memory, by number of images", (*bench).start},
