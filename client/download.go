@@ -26,8 +26,10 @@ type download struct {
 }
 
 const (
-	downloadBlock  = 512 << 10
-	downloadBlocks = 4
+	// downloadBlock is a size that stays in the cache of a processor, from the network to
+	// the file and the hash.
+	downloadBlock  = 64 << 10
+	downloadBlocks = 32
 )
 
 // newDownload returns a download that writes by calling put, and begins anew by calling empty.

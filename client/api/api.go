@@ -56,6 +56,9 @@ func ParseURL(s string) (string, error) {
 	return u.Scheme + "://" + strings.ToLower(u.Host), nil
 }
 
+// readBuffer is the size from which a read of an answer copies no bytes twice.
+const readBuffer = 64 << 10
+
 // New returns a client. It makes no request.
 func New(cfg Config) (*Client, error) {
 	base, err := url.Parse(cfg.URL)
@@ -68,7 +71,7 @@ func New(cfg Config) (*Client, error) {
 	transport.Protocols.SetHTTP1(true)
 	transport.DisableCompression = true // images are wanted as they are
 	transport.MaxIdleConnsPerHost = 16
-	transport.ReadBufferSize, transport.WriteBufferSize = 256<<10, 256<<10
+	transport.ReadBufferSize, transport.WriteBufferSize = readBuffer, 256<<10
 	c := &Client{cfg: cfg, base: base}
 	c.http = &http.Client{Transport: &credentials{Config: cfg, base: base, next: transport}}
 	return c, nil
