@@ -150,7 +150,7 @@ func (f *Function) change(r *http.Request, d *Described, patch map[string]any) e
 		}
 		next, err := rec.Words.Patch(patch)
 		if e, ok := errors.AsType[*metadata.Error](err); ok {
-			return problem.Wrap(problem.Malformed, e.Error(), err)
+			return problem.New(problem.Malformed, e.Error())
 		}
 		if err != nil {
 			return err

@@ -185,6 +185,13 @@ func benchmarkCatalog(b *testing.B, l *large, n int) {
 		b.Run("search/"+what, func(b *testing.B) { query(b, s, inventory.Query{Text: text}) })
 		b.Run("search-size/"+what, func(b *testing.B) { query(b, s, inventory.Query{Text: text, Sort: "-size"}) })
 	}
+	for what, f := range map[string]inventory.Filter{
+		"arch": {Architectures: []string{"arm64", "amd64"}}, "os": {Systems: []string{"debian"}}, "label": {Labels: []string{"rack=3", "row"}},
+		"state": {States: []string{inventory.Attention}}, "all": {Systems: []string{"debian"}, Formats: []string{"img", "iso"}, States: []string{inventory.Cached}},
+	} {
+		b.Run("filter/"+what, func(b *testing.B) { query(b, s, inventory.Query{Filter: f}) })
+		b.Run("filter-size-search/"+what, func(b *testing.B) { query(b, s, inventory.Query{Filter: f, Text: "generic", Sort: "-size"}) })
+	}
 	page, err := s.Query(inventory.Query{Sort: "-name"})
 	if err != nil {
 		b.Fatal(err)

@@ -56,7 +56,7 @@ func States() []string {
 }
 
 // A test is the filter of one field.
-type test func(h *Head, f *facts) bool
+type test func(h *Head, f facts) bool
 
 // tests returns a test for each field that has values. The error is a [*QueryError].
 func (f Filter) tests() (tests []test, err error) {
@@ -77,7 +77,7 @@ func (f Filter) tests() (tests []test, err error) {
 			}
 			any = append(any, t)
 		}
-		tests = append(tests, func(h *Head, f *facts) bool {
+		tests = append(tests, func(h *Head, f facts) bool {
 			return slices.ContainsFunc(any, func(t test) bool { return t(h, f) })
 		})
 	}
@@ -86,30 +86,30 @@ func (f Filter) tests() (tests []test, err error) {
 		if !ok {
 			return nil, &QueryError{fmt.Sprintf("the architecture %.40q is not known: use one of %s", v, strings.Join(metadata.Architectures, ", "))}
 		}
-		return func(_ *Head, f *facts) bool { return f.architecture == a }, nil
+		return func(_ *Head, f facts) bool { return f.architecture == a }, nil
 	})
 	add(f.Systems, func(v string) (test, error) {
 		v = strings.ToLower(v)
-		return func(_ *Head, f *facts) bool { return f.system == v }, nil
+		return func(_ *Head, f facts) bool { return f.system == v }, nil
 	})
 	add(f.Labels, func(v string) (test, error) {
 		sought := "\n" + v + "\n"
 		if !strings.Contains(v, "=") {
 			sought = "\n" + v + "="
 		}
-		return func(_ *Head, f *facts) bool { return strings.Contains(f.labels, sought) }, nil
+		return func(_ *Head, f facts) bool { return strings.Contains(f.labels, sought) }, nil
 	})
 	add(f.Formats, func(v string) (test, error) {
 		format := image.Format(strings.ToLower(v))
 		if !slices.Contains(image.Formats(), format) {
 			return nil, &QueryError{fmt.Sprintf("the format %.40q is not known: use one of %s", v, image.FormatList())}
 		}
-		return func(h *Head, _ *facts) bool { return h.Format() == format }, nil
+		return func(h *Head, _ facts) bool { return h.Format() == format }, nil
 	})
 	add(f.States, func(v string) (test, error) {
 		for _, s := range states {
 			if s.name == v {
-				return func(h *Head, _ *facts) bool { return s.has(h) }, nil
+				return func(h *Head, _ facts) bool { return s.has(h) }, nil
 			}
 		}
 		return nil, &QueryError{fmt.Sprintf("the state %.40q is not known: use one of %s", v, strings.Join(States(), ", "))}

@@ -15,12 +15,14 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/disk"
 	"imageroot/shared/entry"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
+	"imageroot/shared/metadata"
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
@@ -379,12 +381,109 @@ func TestPrimaryName(t *testing.T) {
 	// A name in the manifest takes precedence.
 	b.manifest(manifest.Image{Name: "chosen.iso", Src: src("c.iso"), SHA256: sha("a")})
 	names("chosen.iso m.img e.img z.img a.raw")
+	// The operator has the last word, while the image has that name.
+	words := metadata.Record{SHA256: sha("a"), Words: metadata.Words{Name: "z.img"}}
+	b.record(layout.MetadataKey(sha("a")), words)
+	names("z.img chosen.iso m.img e.img a.raw")
+	words.Name = "gone.img"
+	b.record(layout.MetadataKey(sha("a")), words)
+	names("chosen.iso m.img e.img z.img a.raw")
 	for _, key := range []string{string(layout.ManifestKey), "m.img"} {
 		if err := b.images.Delete(t.Context(), store.Key(key)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	names("e.img z.img a.raw")
+}
+
+// Metadata come from all origins, and queries select rows by them.
+func TestMetadata(t *testing.T) {
+	b := newBench(t)
+	hashed := func(name image.Name, data, sum string) { b.hashed(string(name), b.image(name, data), sha(sum)) }
+	hashed("Debian-12-arm64.img", "one", "a")
+	hashed("disk.img.gz", "two", "b")
+	hashed("same.qcow2", "three", "c")
+	b.manifest(
+		manifest.Image{Name: "listed.iso", Src: src("listed.iso"), SHA256: sha("d"), Fields: metadata.Fields{Title: "Listed", System: "ubuntu", Labels: map[string]string{"rack": "1"}}},
+		manifest.Image{Name: "failed.img", Src: src("failed.img"), SHA256: sha("e")},
+	)
+	b.record(layout.EntryKey(layout.RefOf(src("listed.iso"))), entry.Entry{
+		URL: src("listed.iso"), Name: "listed.iso", SHA256: sha("d"), Metadata: &metadata.Fields{Title: "Annotated", Description: "of a Registry"},
+	})
+	b.record(layout.FetchJobKey(layout.RefOf(src("failed.img"))), job.Job{Name: "failed.img", Src: src("failed.img"), Status: job.Failed, Error: "no route"})
+	raw := &content.Check{Verdict: content.Good, RawSHA256: sha("a")}
+	b.record(layout.ContentKey(sha("a")), content.Record{
+		SHA256: sha("a"), Content: content.Content{Kind: content.GPT}, Inside: &disk.Inside{System: "debian", Version: "12.8", Title: "Debian GNU/Linux 12"},
+	})
+	b.record(layout.ContentKey(sha("b")), content.Record{SHA256: sha("b"), Content: content.Content{Kind: content.Gzip}, Check: raw})
+	b.record(layout.ContentKey(sha("c")), content.Record{SHA256: sha("c"), Content: content.Content{Kind: content.QCOW2}, Check: raw})
+	b.record(layout.MetadataKey(sha("b")), metadata.Record{SHA256: sha("b"), Words: metadata.Words{Fields: metadata.Fields{
+		Title: "Packed", Architecture: "riscv64", Labels: map[string]string{"rack": "2", "row/a.b": ""},
+	}}})
+	b.record(layout.DiskJobKey(sha("c")), job.Job{Name: "same.qcow2", Stage: "disk", Status: job.Failed, Error: "no Room left"})
+	for range 2 { // the second time, everything is read from the store
+		s := b.snapshot()
+		for _, tt := range []struct {
+			query inventory.Query
+			want  string
+		}{
+			{inventory.Query{}, "Debian-12-arm64.img disk.img.gz failed.img listed.iso same.qcow2"},
+			{inventory.Query{Filter: inventory.Filter{Architectures: []string{"AArch64", "riscv64", ""}}}, "Debian-12-arm64.img disk.img.gz"},
+			{inventory.Query{Filter: inventory.Filter{Systems: []string{"Ubuntu"}}}, "listed.iso"},
+			{inventory.Query{Filter: inventory.Filter{Systems: []string{"ubuntu", "debian"}}, Limit: 1, Sort: "-name"}, "listed.iso ..."},
+			{inventory.Query{Filter: inventory.Filter{Labels: []string{"rack"}}}, "disk.img.gz listed.iso"},
+			{inventory.Query{Filter: inventory.Filter{Labels: []string{"rack=2", "row/a.b="}}}, "disk.img.gz"},
+			{inventory.Query{Filter: inventory.Filter{Labels: []string{"ack=2", "rack=", "2"}}}, ""},
+			{inventory.Query{Filter: inventory.Filter{Formats: []string{"img", "ISO"}}}, "Debian-12-arm64.img failed.img listed.iso"},
+			{inventory.Query{Filter: inventory.Filter{States: []string{inventory.Attention}}}, "failed.img same.qcow2"},
+			{inventory.Query{Filter: inventory.Filter{States: []string{inventory.Available}}}, "failed.img listed.iso"},
+			{inventory.Query{Filter: inventory.Filter{States: []string{inventory.Cached}, Labels: []string{"rack"}}, Text: "packed"}, "disk.img.gz"},
+			{inventory.Query{Text: "gnu/linux"}, "Debian-12-arm64.img"},
+			{inventory.Query{Text: "registry listed"}, "listed.iso"},
+			{inventory.Query{Text: "annotated"}, ""}, // the manifest has another title
+			{inventory.Query{Text: "gpt"}, "Debian-12-arm64.img"},
+			{inventory.Query{Text: "room"}, "same.qcow2"},
+			{inventory.Query{Text: "no route"}, "failed.img"},
+			{inventory.Query{Text: "rack=1"}, "listed.iso"},
+			{inventory.Query{Text: string(sha("a")[:20])}, "Debian-12-arm64.img disk.img.gz same.qcow2"},
+		} {
+			page, err := s.Query(tt.query)
+			var names []string
+			for _, r := range page.Rows {
+				names = append(names, string(r.Names[0]))
+			}
+			if page.Next != "" {
+				names = append(names, "...")
+			}
+			if got := strings.Join(names, " "); err != nil || got != tt.want {
+				t.Errorf("%+v: %q, %v, want %q", tt.query, got, err, tt.want)
+			}
+		}
+		for _, f := range []inventory.Filter{
+			{Architectures: []string{"z80"}}, {Formats: []string{"tar"}}, {States: []string{"nonsense"}}, {Labels: slices.Repeat([]string{"a"}, inventory.MaxFilter+1)},
+		} {
+			if _, err := s.Query(inventory.Query{Filter: f}); err == nil {
+				t.Errorf("%+v is valid", f)
+			}
+		}
+		row, _ := s.ByName("disk.img.gz")
+		if same := row.SameDisk; len(same) != 2 || same[0].Name != "Debian-12-arm64.img" || same[1].SHA256 != sha("c") {
+			t.Errorf("the same disk is in %+v", same)
+		}
+		row, _ = s.ByName("Debian-12-arm64.img")
+		if m := row.Metadata; m.Version.Value != "12.8" || m.Version.From != metadata.Inspection || m.Architecture.From != metadata.Name || m.Title.Get() != "Debian GNU/Linux 12" {
+			t.Errorf("%+v", m)
+		}
+		said := s.Said(row.Head)
+		if said.Title != "Debian GNU/Linux 12" || said.Architecture != "" {
+			t.Errorf("%+v", said)
+		}
+		row, _ = s.ByName("listed.iso")
+		if said := s.Said(row.Head); said.Description != "of a Registry" || said.Labels["rack"] != "1" {
+			t.Errorf("%+v", said)
+		}
+		b.Inventory = b.restart()
+	}
 }
 
 // A failed fetch shows in the row until the bytes are cached or another fetch begins.

@@ -18,6 +18,7 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
+	"imageroot/shared/metadata"
 	"imageroot/shared/store"
 )
 
@@ -67,7 +68,7 @@ func (w *random) change() string {
 	ref := layout.RefOf(url)
 	status := pick(r, []job.Status{job.Queued, job.Running, job.Failed, job.Cancelled, job.Completed})
 	j := job.Job{Name: name, Status: status, Error: pick(r, []string{"one", "two"}), BytesDone: int64(r.IntN(3)), QueuedAt: w.time()}
-	switch n := r.IntN(12); n {
+	switch n := r.IntN(14); n {
 	case 0, 1, 2:
 		key := layout.ImageKey(name)
 		switch r.IntN(6) {
@@ -122,6 +123,14 @@ func (w *random) change() string {
 		j.Src = url
 		w.put(layout.FetchJobKey(ref), j)
 		return "fetch job " + url
+	case 11:
+		w.put(layout.MetadataKey(sum), metadata.Record{SHA256: sum, Words: metadata.Words{Name: name, Fields: metadata.Fields{
+			Title: pick(r, []string{"", "Zwölf", "b"}), Labels: pick(r, []map[string]string{nil, {"rack": "3"}}),
+		}}})
+		return "metadata " + string(sum[:1])
+	case 12:
+		w.put(pick(r, []store.Key{layout.CheckJobKey(sum), layout.DiskJobKey(sum)}), j)
+		return "content job " + string(sum[:1])
 	default:
 		var list []manifest.Image
 		for i, u := range randomURLs {
@@ -160,7 +169,10 @@ func described(t *testing.T, s *inventory.Snapshot) (lines []string) {
 	say("numbers", []int64{int64(s.Len()), s.StoredBytes})
 	for r := range s.Rows() {
 		say("row", r)
-		say("more", []any{r.Known, r.Blob, r.FetchFailed, r.Head, r.Head.Format()})
+		say("more", []any{r.Known, r.Blob, r.FetchFailed, r.Head, r.Head.Format(), s.Said(r.Head), s.Publishers(r)})
+		if len(r.Warnings) > 0 && !r.Head.Attention {
+			t.Errorf("%v needs no attention: %q", r.Names, r.Warnings)
+		}
 	}
 	for _, n := range randomNames {
 		row, ok := s.ByName(n)
@@ -177,10 +189,13 @@ func described(t *testing.T, s *inventory.Snapshot) (lines []string) {
 		byRef, ok2 := s.ByRef(string(sum[:20]))
 		say("digest "+string(sum[:1]), []string{name(row, ok), name(byRef, ok2)})
 	}
-	for _, text := range []string{"", "b", "\u00dc img", string(sha("a")[:8])} {
+	for i, text := range []string{"", "b", "\u00dc img", string(sha("a")[:8]), "zw\u00f6lf", "one", "rack="} {
 		for _, field := range inventory.Sorts() {
 			for _, sort := range []string{field, "-" + field} {
 				q := inventory.Query{Text: text, Sort: sort, Limit: 3}
+				if i > 0 {
+					q.States = []string{inventory.Attention, inventory.Cached, inventory.Available}[:i%4]
+				}
 				for {
 					page, err := s.Query(q)
 					if err != nil {

@@ -275,7 +275,7 @@ func parseCursor(s string) (c cursor, err error) {
 func (h *Head) matches(words []string, tests []test) bool {
 	f := h.facts.Value()
 	for _, t := range tests {
-		if !t(h, &f) {
+		if !t(h, f) {
 			return false
 		}
 	}

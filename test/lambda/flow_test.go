@@ -591,6 +591,13 @@ func TestRefused(t *testing.T) {
 // one.
 func TestManifest(t *testing.T) {
 	w := newWorld(t)
+	w.put("described.img", []byte("described"))
+	described := "/catalog/images/" + hexSum([]byte("described"))
+	w.until("the image is hashed", func() bool { return w.do("GET", described, nil).status == 200 })
+	w.want(200, "PATCH", described, map[string]string{"title": "Described"})
+	if r := w.want(200, "GET", "/catalog?q=described", nil); !strings.Contains(string(r.body), `"title":{"value":"Described","from":"operator"}`) {
+		t.Errorf("%v", r)
+	}
 	const manifest = "version = 1\n[[images]]\nname = \"m.img\"\nsrc = \"https://example.com/m.img\"\n"
 	snapshots := map[string]func(){
 		"HashFunction": func() { // an event of the manifest has it read
