@@ -127,7 +127,8 @@ func TestDescribe(t *testing.T) {
 		return true
 	})
 	eventually(t, within, "both agree", func() error {
-		if other, otherTag := b.described(t, sum(image)); otherTag != tag || len(other.Metadata["labels"].Value.(map[string]any)) != len(labels) {
+		other, otherTag := b.described(t, sum(image))
+		if got, _ := other.Metadata["labels"].Value.(map[string]any); otherTag != tag || len(got) != len(labels) {
 			return fmt.Errorf("one has %+v", other)
 		}
 		return nil
