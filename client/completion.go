@@ -33,7 +33,7 @@ func (a *app) completion() *cobra.Command {
 	return cmd
 }
 
-// images completes the name of an image, as the first argument.
+// images completes the name of an image, as the first argument. The second one of flash is a file.
 func (a *app) images(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 	switch {
 	case len(args) == 1 && cmd.Name() == "flash":

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,7 +17,8 @@ func (a *app) show() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show NAME|SHA256",
 		Short: "Show what is known of an image",
-		Long: `Shows what the server knows of an image: names, sizes, digests, sources, metadata and warnings.
+		Long: `Shows what the server knows of an image: names, sizes, digests, metadata, what is in its disk, sources, what
+the publishers say, and warnings. Behind a value is where it comes from.
 
 An image is named by a name, by its SHA-256, or by the beginning of that, if it is of one image only.`,
 		Example: `  imageroot show debian-13.qcow2
@@ -24,7 +26,10 @@ An image is named by a name, by its SHA-256, or by the beginning of that, if it 
   imageroot show --json debian-13.qcow2 | jq -r .raw_sha256`,
 		Args: one("image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, r, err := a.find(cmd.Context(), args[0])
+			c, r, err := a.find(cmd.Context(), args[0])
+			if err == nil && r.SHA256 != "" {
+				r, err = c.Details(cmd.Context(), r.SHA256)
+			}
 			if err != nil {
 				return err
 			}
@@ -59,14 +64,61 @@ func (a *app) printImage(r *api.Row) error {
 	for _, field := range slices.Sorted(maps.Keys(r.Metadata)) {
 		put(label(field), strings.TrimSpace(r.Text(field)+" "+aside(r.Metadata[field].From)))
 	}
+	put("Inside", inside(r.Inside)...)
 	var sources []string
 	for _, s := range r.Sources {
 		sources = append(sources, s.Kind+" "+s.Location)
 	}
 	put("Sources", sources...)
+	var publishers []string
+	for _, p := range r.Publishers {
+		publishers = append(publishers, verdict(p))
+	}
+	put("Publishers", publishers...)
 	put("Warnings", r.Warnings...)
 	_, err := fmt.Fprint(a.Stdout, b.String())
 	return err
+}
+
+// inside returns lines about the disk: its partitions, how it boots, and what is not known.
+func inside(d *api.Inside) []string {
+	if d == nil {
+		return nil
+	}
+	lines := []string{}
+	if d.Table != "" {
+		lines = append(lines, "partition table "+d.Table)
+	}
+	for _, p := range d.Partitions {
+		words := fmt.Sprintf("%d: %s", p.Number, progress.Bytes(p.SizeBytes))
+		for _, w := range []string{cmp.Or(p.Filesystem, p.Type), p.Label, p.FSLabel} {
+			if w != "" {
+				words += ", " + w
+			}
+		}
+		lines = append(lines, words)
+	}
+	for _, b := range d.Boot {
+		lines = append(lines, strings.TrimSpace("boots by "+b.Kind+" "+b.Arch))
+	}
+	if d.CloudInit != nil {
+		lines = append(lines, map[bool]string{true: "has cloud-init", false: "has no cloud-init"}[*d.CloudInit])
+	}
+	return append(lines, d.Unknown...)
+}
+
+// verdict returns a sentence about what a publisher says.
+func verdict(p api.Publisher) string {
+	switch {
+	case p.Error != "":
+		return p.List + ": " + p.Error
+	case p.Match == nil:
+		return p.List + ": not compared yet"
+	case *p.Match:
+		return strings.TrimSpace(fmt.Sprintf("%s: the %s is right %s", p.List, p.Algorithm, aside(p.At)))
+	default:
+		return fmt.Sprintf("%s: the %s is another one", p.List, p.Algorithm)
+	}
 }
 
 // label returns the name of a field of the metadata for people: "release_date" is "Release date".

@@ -34,7 +34,39 @@ type Row struct {
 	Metadata         map[string]Stated `json:"metadata"`
 	Warnings         []string          `json:"warnings"`
 
+	// Only [Client.Details] has these.
+	Inside     *Inside     `json:"inside"` // nil if the server has not looked yet
+	Publishers []Publisher `json:"publishers"`
+
 	JSON json.RawMessage `json:"-"` // the row as the server sent it
+}
+
+// Inside is what the server found in the disk of an image.
+type Inside struct {
+	Table      string `json:"table"`
+	Partitions []struct {
+		Number     int    `json:"number"`
+		Type       string `json:"type"`
+		Label      string `json:"label"`
+		SizeBytes  int64  `json:"size_bytes"`
+		Filesystem string `json:"filesystem"`
+		FSLabel    string `json:"fs_label"`
+	} `json:"partitions"`
+	Boot []struct {
+		Kind string `json:"kind"`
+		Arch string `json:"arch"`
+	} `json:"boot"`
+	CloudInit *bool    `json:"cloud_init"`
+	Unknown   []string `json:"unknown"`
+}
+
+// A Publisher is what a source says of the digest of its bytes.
+type Publisher struct {
+	List      string `json:"list"`
+	Algorithm string `json:"algorithm"`
+	Match     *bool  `json:"match"` // nil: not compared
+	At        string `json:"at"`
+	Error     string `json:"error"`
 }
 
 // A Source is where the bytes of an image are: kind local, manifest or url.
@@ -150,6 +182,16 @@ func (c *Client) Catalog(ctx context.Context, query url.Values) iter.Seq2[*Row, 
 			q.Set("cursor", page.Next)
 		}
 	}
+}
+
+// Details returns all that the server knows of the bytes with a SHA-256.
+func (c *Client) Details(ctx context.Context, sha256 string) (*Row, error) {
+	var doc json.RawMessage
+	if err := c.JSON(ctx, http.MethodGet, "/catalog/images/"+sha256, nil, nil, &doc); err != nil {
+		return nil, err
+	}
+	r := new(Row)
+	return r, r.Decode(doc)
 }
 
 // minPrefix is the least number of digits that select an image by the beginning of its SHA-256.

@@ -524,6 +524,25 @@ func TestCommands(t *testing.T) {
 	if out := sh.must(t, "show", "a.img"); !strings.Contains(out, sum(data)) || !strings.Contains(out, src) {
 		t.Errorf("show:\n%s", out)
 	}
+	sh.must(t, "label", "a.img", "room=lab", "owner=ada", "--title", "Lab machines", "--architecture", "x86_64")
+	if out := sh.must(t, "label", "a.img", "owner-"); strings.Contains(out, "ada") || !strings.Contains(out, "room=lab (operator)") || !strings.Contains(out, "Lab machines (operator)") {
+		t.Errorf("label: %s", out)
+	}
+	for args, found := range map[string]bool{"--label room=lab": true, "--label room=hall": false, "--arch amd64": true, "--arch arm64": false, "--os debian": false, "--state nonsense": false} {
+		r := sh.run(t, "", append([]string{"ls", "-q"}, strings.Fields(args)...)...)
+		if strings.Contains(r.out, "a.img") != found {
+			t.Errorf("ls %s: %+v", args, r)
+		}
+	}
+	sh.fails(t, 1, "architecture", "label", "a.img", "--architecture", "vax")
+	sh.fails(t, 2, "KEY=VALUE", "label", "a.img", "room")
+	given := p.File("/given.img", data[1:])
+	sh.fails(t, 1, "failed", "add", "--fetch", given, "--sha256", sum(data[2:]))
+	sh.must(t, "rm", "--yes", "given.img")
+	if out := sh.must(t, "add", "--fetch", given, "--sha256", sum(data[1:])); !strings.Contains(out, sum(data[1:])) {
+		t.Errorf("add --fetch: %s", out)
+	}
+	sh.must(t, "rm", "--yes", "given.img")
 	// There is no terminal.
 	sh.fails(t, 2, "--yes", "rm", "a.img")
 	sh.must(t, "rm", "--cached", "--yes", "a.img")
