@@ -192,7 +192,7 @@ func (l *lab) records() map[string]store.Key {
 	}
 	found := map[string]store.Key{}
 	for _, prefix := range []string{
-		layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.MetadataPrefix, layout.UploadPrefix, layout.HashJobPrefix,
+		layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.MetadataPrefix, layout.ServedPrefix, layout.UploadPrefix, layout.HashJobPrefix,
 		layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
 	} {
 		for info, err := range l.catalog.List(l.Context(), prefix, "") {
@@ -260,6 +260,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	})
 	sum := sha256.Sum256(disk)
 	r.do(200, http.MethodPatch, "/catalog/images/"+hex.EncodeToString(sum[:]), `{"title": "Other"}`)
+	r.do(200, http.MethodGet, "/images/other.img", "") // its delivery is recorded at the end
 	r.send(http.MethodPost, "/ui/logout", "", "")
 	r.stop()
 
@@ -314,6 +315,7 @@ func TestNewerRecords(t *testing.T) {
 				for _, path := range reads {
 					r.do(200, http.MethodGet, path, "")
 				}
+				r.send(http.MethodGet, "/catalog/images/"+path.Base(string(kinds[layout.ServedPrefix])), "", "")
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
 				r.until("a digest", func() bool { return r.row("new.img").HashState == "hashed" })
 				r.until("a line with the key and its versions", func() bool { return named(r.log.String()) })
@@ -370,6 +372,7 @@ func TestDamagedRecords(t *testing.T) {
 				for _, path := range reads {
 					r.do(200, http.MethodGet, path, "")
 				}
+				r.send(http.MethodGet, "/catalog/images/"+path.Base(string(kinds[layout.ServedPrefix])), "", "")
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
 				r.until("the repair", func() bool {
 					return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("other.img").HashState == "hashed"

@@ -36,6 +36,7 @@ func (s *server) serve(ctx context.Context) error {
 	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
 	wg.Go(func() { s.kit.Inventory.Run(work) })
+	wg.Go(func() { s.kit.Served.Run(work) })
 
 	var err error
 	select {
@@ -63,6 +64,7 @@ func (s *server) serve(ctx context.Context) error {
 	}
 	last, cancelLast := context.WithTimeout(ctx, cutTime)
 	defer cancelLast()
+	s.kit.Served.Flush(last)
 	if err := s.kit.Inventory.Flush(last); err != nil {
 		s.log.Warn("other processes learn what changed last when they reconcile", "error", err)
 	}
@@ -124,6 +126,9 @@ func (s *server) reconcile(ctx context.Context) {
 		if task == (queue.Reconcile{}) {
 			if err := s.kit.Activity.Sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("old events stay for now", "error", err)
+			}
+			if err := s.kit.Served.Sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("old records of deliveries stay for now", "error", err)
 			}
 		}
 		select {

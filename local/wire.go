@@ -79,7 +79,7 @@ func (s *server) wire() error {
 		Catalog: k.Catalog, Sources: client, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
 	}
 	lister := &catalog.Function{
-		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric, Version: config.Version(),
+		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Served: k.Served, Metric: k.Metric, Version: config.Version(),
 		Ready: s.ready, Now: k.Now, Log: s.log,
 	}
 	if k.Disks != config.DisksOff {

@@ -24,6 +24,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/problem"
+	"imageroot/shared/served"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
 )
@@ -46,6 +47,7 @@ type Function struct {
 	MakeDisk  func(ctx context.Context, sha256 layout.SHA256, name image.Name) (active bool, written int64, err error)
 	Inventory *inventory.Inventory
 	Activity  *activity.Log
+	Served    *served.Log
 	Metric    *metric.Set
 	Version   string
 	// Ready returns an error if a bucket cannot be reached, and [store.ErrNoBucket]

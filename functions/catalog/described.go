@@ -18,6 +18,7 @@ import (
 	"imageroot/shared/metadata"
 	"imageroot/shared/problem"
 	"imageroot/shared/record"
+	"imageroot/shared/served"
 	"imageroot/shared/store"
 	"imageroot/shared/web"
 )
@@ -27,6 +28,8 @@ type Described struct {
 	*inventory.Row
 	Inside     *disk.Inside          `json:"inside"`
 	Publishers []inventory.Publisher `json:"publishers"`
+	// Served are the last deliveries, the newest first.
+	Served []served.Delivery `json:"served"`
 	// Operator are the words of the operator, which a PATCH changes.
 	Operator metadata.Words `json:"operator"`
 
@@ -69,7 +72,11 @@ func (f *Function) Describe(ctx context.Context, sha256 string) (*Described, err
 	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, record.ErrNewer) {
 		return nil, err
 	}
-	d := &Described{Row: row, Publishers: s.Publishers(row), Operator: words.Words, tag: tagOf(&words)}
+	deliveries, err := f.Served.List(ctx, sha)
+	if err != nil {
+		return nil, err
+	}
+	d := &Described{Row: row, Served: deliveries, Publishers: s.Publishers(row), Operator: words.Words, tag: tagOf(&words)}
 	if row.Known != nil {
 		d.Inside = row.Known.Inside
 	}

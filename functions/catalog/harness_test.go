@@ -10,6 +10,7 @@ import (
 	"imageroot/shared/activity"
 	"imageroot/shared/inventory"
 	"imageroot/shared/metric"
+	"imageroot/shared/served"
 	"imageroot/shared/store"
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/web"
@@ -23,7 +24,7 @@ func newCatalog(t testing.TB, images store.Root) (*Function, http.Handler) {
 	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: time.Now, Log: log})
 	f := &Function{
 		Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(catalog), Inventory: inv,
-		Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",
+		Activity: &activity.Log{Root: catalog, Now: time.Now, Log: log}, Served: &served.Log{Root: catalog, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",
 		Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
 	}
 	return f, web.Handler(web.Config{Auth: everybody{}, PublicRead: true, Metric: f.Metric, Log: log}, f.Routes())

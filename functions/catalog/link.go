@@ -23,7 +23,7 @@ func (f *Function) links(c *object) store.Presigner {
 
 // redirect sends the client to the store, which handles ranges and conditions.
 // The answer has no validators, since the store has others.
-func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
+func (f *Function) redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Presigner) error {
 	var url string
 	var err error
 	if r.Method == http.MethodHead {
@@ -37,6 +37,7 @@ func redirect(w http.ResponseWriter, r *http.Request, c *object, links store.Pre
 		return err
 	}
 	sendAway(w, url)
+	f.delivered(r, c, true)
 	return nil
 }
 
@@ -71,7 +72,7 @@ func (f *Function) linkRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	}
 	c.name = name
 	describe(w.Header(), c, "-raw", sum)
-	return redirect(w, r, c, f.links(c))
+	return f.redirect(w, r, c, f.links(c))
 }
 
 // kindOf returns the kind of the bytes of c. It returns a problem if they hold no disk.

@@ -16,6 +16,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
 	"imageroot/shared/qcow2"
+	"imageroot/shared/served"
 	"imageroot/shared/store/reader"
 	"imageroot/shared/unpack"
 	"imageroot/shared/web"
@@ -57,6 +58,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 			return problem.New(problem.Malformed, no)
 		}
 	}
+	c.what = served.Disk
 	if f.links(c) != nil {
 		return f.linkRaw(w, r, c)
 	}

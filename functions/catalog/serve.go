@@ -26,6 +26,7 @@ type object struct {
 	sha256 layout.SHA256 // "" if unknown
 
 	known *content.Record // nil if the content was not inspected
+	what  string          // [served.Disk] if the disk in it is sent, else "" for its bytes
 
 	// The disk in it; unknown if rawSHA256 is "".
 	rawSize   int64
@@ -124,7 +125,7 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	c.name = nameFor(r, c.name)
 	describe(w.Header(), c, "", c.sha256)
 	if links := f.links(c); links != nil {
-		return redirect(w, r, c, links)
+		return f.redirect(w, r, c, links)
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()
@@ -182,6 +183,9 @@ func (f *Function) sendRanges(w http.ResponseWriter, r *http.Request, c *object,
 		return problem.Newf(problem.Range, "the image has %d bytes, and the range is outside of them", size)
 	case http.StatusPreconditionFailed:
 		return failedPrecondition()
+	}
+	if out.whole() {
+		f.delivered(r, c, false)
 	}
 	err := errors.Join(body.failure(), out.err)
 	if err != nil && out.started {
@@ -269,6 +273,7 @@ type verifiedWriter struct {
 	unchanged func() error
 
 	started bool
+	tail    bool  // the answer has the end of the body, and not only a few bytes of it
 	left    int64 // bytes of the body still to write, or negative if unknown
 	refused int   // an error status of net/http, which a problem replaces
 	err     error
@@ -282,6 +287,9 @@ func (w *verifiedWriter) WriteHeader(status int) {
 		return
 	}
 	w.started, w.left = true, -1
+	defer func() {
+		w.tail = status == http.StatusOK || status == http.StatusPartialContent && w.left >= minTail && isEnd(w.Header().Get("Content-Range"))
+	}()
 	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
 		w.left = n
 	}

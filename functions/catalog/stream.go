@@ -55,6 +55,7 @@ func (f *Function) sendStream(w http.ResponseWriter, r *http.Request, c *object,
 		}
 	}
 	tail()
+	f.delivered(r, c, false)
 	return nil
 }
 

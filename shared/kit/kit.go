@@ -20,6 +20,7 @@ import (
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
+	"imageroot/shared/served"
 	"imageroot/shared/store"
 )
 
@@ -48,6 +49,7 @@ type Kit struct {
 	Config
 	Inventory *inventory.Inventory
 	Activity  *activity.Log
+	Served    *served.Log
 	Jobs      *job.Jobs
 	Metric    *metric.Set
 	Operator  *auth.Operator // nil until OpenOperator
@@ -62,6 +64,7 @@ func New(cfg Config) *Kit {
 	})
 	k.Images, k.Catalog = k.Inventory.ObserveImages(k.Images), k.Inventory.ObserveCatalog(k.Catalog)
 	k.Activity = &activity.Log{Root: k.Catalog, Now: k.Now, Log: k.Log}
+	k.Served = &served.Log{Root: k.Catalog, Now: k.Now, Log: k.Log}
 	k.Jobs = &job.Jobs{Records: k.Catalog, Owner: rand.Text(), Now: k.Now, Activity: k.Activity, Metric: k.Metric, Log: k.Log}
 	return k
 }

@@ -13,6 +13,7 @@
 //	              disks/HEX                 the expanded disk in the image with this SHA-256
 //	              contents/HEX              what is known about the bytes with this SHA-256
 //	              metadata/HEX              what the operator says about the bytes with this SHA-256
+//	              served/HEX                who got the bytes with this SHA-256 last
 //	              staging/ID                bytes of a fetch whose SHA-256 is unknown; ID is random
 //	              uploads/ID                a resumable upload; ID is 32 hex digits
 //	              jobs/hash/NAME            hash job of the image NAME
@@ -67,6 +68,7 @@ const (
 	DiskPrefix                = "disks/"
 	ContentPrefix             = "contents/"
 	MetadataPrefix            = "metadata/"
+	ServedPrefix              = "served/"
 	StagingPrefix             = "staging/"
 	UploadPrefix              = "uploads/"
 	HashJobPrefix             = "jobs/hash/"
@@ -94,6 +96,7 @@ func Remedy(key store.Key) string {
 		{DigestPrefix, "none needed: the image is hashed again"},
 		{ContentPrefix, "none needed: the bytes are inspected again"},
 		{MetadataPrefix, "describe the image again, or delete the record from the catalog root"},
+		{ServedPrefix, "none needed: the record begins anew"},
 		{HashJobPrefix, "none needed: a job that is still due is queued again"},
 		{CheckJobPrefix, "none needed: a job that is still due is queued again"},
 		{DiskJobPrefix, "none needed: the disk is made again when it is needed"},
@@ -175,6 +178,7 @@ func DiskKey(sha256 SHA256) store.Key      { return store.Key(DiskPrefix + sha25
 func ListingKey(sha256 SHA256) store.Key   { return store.Key(ListingPrefix + sha256) }
 func ContentKey(sha256 SHA256) store.Key   { return store.Key(ContentPrefix + sha256) }
 func MetadataKey(sha256 SHA256) store.Key  { return store.Key(MetadataPrefix + sha256) }
+func ServedKey(sha256 SHA256) store.Key    { return store.Key(ServedPrefix + sha256) }
 func StagingKey(id string) store.Key       { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
 func UploadKey(id string) store.Key        { return store.Key(UploadPrefix + id) }
 func HashJobKey(name image.Name) store.Key { return store.Key(HashJobPrefix + name) }
@@ -235,6 +239,10 @@ func ContentSHA256(key store.Key) (SHA256, bool) {
 
 func MetadataSHA256(key store.Key) (SHA256, bool) {
 	return hexAfter[SHA256](key, MetadataPrefix, 64)
+}
+
+func ServedSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, ServedPrefix, 64)
 }
 
 func CheckJobSHA256(key store.Key) (SHA256, bool) {

@@ -36,6 +36,7 @@ var parsers = []parser{
 	of("blob", BlobSHA256, BlobKey),
 	of("content", ContentSHA256, ContentKey),
 	of("metadata", MetadataSHA256, MetadataKey),
+	of("served", ServedSHA256, ServedKey),
 	of("check job", CheckJobSHA256, CheckJobKey),
 	of("staging", StagingID, StagingKey),
 	of("upload", UploadID, UploadKey),
@@ -228,6 +229,7 @@ func FuzzKeys(f *testing.F) {
 			{BlobKey(SHA256(RefOf(s))), "blob"},
 			{ContentKey(SHA256(RefOf(s))), "content"},
 			{MetadataKey(SHA256(RefOf(s))), "metadata"},
+			{ServedKey(SHA256(RefOf(s))), "served"},
 			{CheckJobKey(SHA256(RefOf(s))), "check job"},
 		} {
 			if got := kindOf(t, k.key); got != k.kind {

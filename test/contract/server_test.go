@@ -42,6 +42,7 @@ import (
 	"imageroot/shared/objectevent"
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
+	"imageroot/shared/served"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/store/memstore"
@@ -64,6 +65,7 @@ type server struct {
 	catalog   store.Root
 	inventory *inventory.Inventory
 	activity  *activity.Log
+	served    *served.Log
 
 	hasher   *hash.Function
 	fetcher  *fetch.Function
@@ -97,6 +99,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	sources := source.New(source.Config{Policy: netpolicy.Policy{Loopback: true}})
 	t.Cleanup(sources.Close)
 	m := metric.New()
+	s.served = &served.Log{Root: s.catalog, Now: time.Now, Log: log}
 	s.activity = &activity.Log{Root: s.catalog, Now: time.Now, Log: log}
 	jobs := &job.Jobs{
 		Records: s.catalog, Owner: "test", Now: time.Now, Activity: s.activity, Metric: m, Log: log,
@@ -124,6 +127,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	}
 	lister := &catalog.Function{
 		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, CatalogLinks: setup.links, MaxAnswer: maxAnswer, Inventory: inv, Activity: s.activity, Metric: m, Version: "test",
+		Served: s.served,
 		Ready: func(context.Context) error {
 			if err := s.ready.Load(); err != nil {
 				return *err

@@ -25,7 +25,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &catalog.Function{
 		Images: c.Images, Catalog: c.Catalog, ImageLinks: c.ImageLinks, CatalogLinks: c.CatalogLinks, MaxAnswer: maxAnswer,
-		Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric, Version: config.Version(), Ready: c.Ready, Now: c.Now, Log: c.Log,
+		Inventory: c.Inventory, Activity: c.Activity, Served: c.Served, Metric: c.Metric, Version: config.Version(), Ready: c.Ready, Now: c.Now, Log: c.Log,
 	}
 	if c.Disks != config.DisksOff {
 		f.DisksMax = c.DisksMax

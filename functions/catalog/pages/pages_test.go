@@ -28,6 +28,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/record"
+	"imageroot/shared/served"
 	"imageroot/shared/store"
 	"imageroot/shared/store/memstore"
 	"imageroot/shared/store/s3store"
@@ -49,7 +50,7 @@ func newPages(t testing.TB) (*Pages, http.Handler) {
 	p := &Pages{
 		Function: &catalog.Function{
 			Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(records), Inventory: inv,
-			Activity: &activity.Log{Root: records, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",
+			Activity: &activity.Log{Root: records, Now: time.Now, Log: log}, Served: &served.Log{Root: records, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",
 			Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
 		},
 		Auth: operator, Location: "s3://images/", S3Endpoint: ":9000",
