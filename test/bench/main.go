@@ -47,6 +47,7 @@ var measurements = []measurement{
 	{"serve", "GET /images against aws s3 cp", (*bench).serve},
 	{"upload", "PUT /images against aws s3 cp and nginx", (*bench).upload},
 	{"commands", "imageroot push and pull against aws s3 cp and curl", (*bench).commands},
+	{"flash", "imageroot flash and flash.sh against curl, dd and sha256sum", (*bench).flash},
 	{"minio", "PUT, GET and hash over MinIO in place of the gateway inside", (*bench).minio},
 	{"fetch", "fetch job against curl, sha256sum and aria2c", (*bench).fetch},
 	{"start", "starts, requests and memory, by number of images", (*bench).start},
