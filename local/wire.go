@@ -98,7 +98,7 @@ func (s *server) wire() error {
 	s.exports = exports.New(exporting)
 	hasher.Needed = s.exports.Needed
 	s.wireNBD(lister, s.exports)
-	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), NBDPort: s.nbdPort()}
+	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},
 		{q.assemblies, assemblers, uploader.Handle},

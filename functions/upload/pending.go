@@ -82,8 +82,11 @@ type view struct {
 	SHA256    *layout.SHA256 `json:"sha256"`
 	Error     *string        `json:"error"`
 	CreatedAt time.Time      `json:"created_at"`
-	Hashed    *hashed        `json:"hashed,omitempty"`
-	Parts     []partView     `json:"parts,omitempty"`
+	// ArrivedBytes is the number of the first bytes that have arrived, without those that
+	// came before their turn.
+	ArrivedBytes int64      `json:"arrived_bytes"`
+	Hashed       *hashed    `json:"hashed,omitempty"`
+	Parts        []partView `json:"parts,omitempty"`
 }
 
 // hashed is the SHA-256 of the first bytes of an upload.
@@ -102,6 +105,12 @@ type partView struct {
 
 func (p *pending) view() view {
 	v := view{ID: p.ID, Name: p.Name, SizeBytes: p.SizeBytes, PartSize: p.PartSize, Status: p.Status, CreatedAt: p.CreatedAt}
+	switch p.Status {
+	case uploading:
+		v.ArrivedBytes = max(0, p.Hashed.Offset)
+	case completing, completed:
+		v.ArrivedBytes = p.SizeBytes
+	}
 	if p.SHA256 != "" {
 		v.SHA256 = &p.SHA256
 	}

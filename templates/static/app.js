@@ -960,6 +960,21 @@
     add(files.filter((_, i) => !isFolder[i]));
   }
 
+  // showOthers lists the uploads of others in the strip, or of other pages of this browser.
+  async function showOthers() {
+    const list = byID('others-uploads');
+    if (!list || document.visibilityState !== 'visible') return;
+    const known = kept.files();
+    const open = (await openUploads() ?? []).filter((u) => !isHere(u.id) && !known.has(u.id));
+    list.replaceChildren(...open.map((u) => {
+      const text = u.status === 'completing' ? assembling(u) : `${sizeText(u.arrived_bytes)} of ${sizeText(u.size_bytes)}`;
+      return el('li', { class: 'job', 'data-id': u.id },
+        el('span', { class: 'job-name' }, el('bdi', {}, u.name), el('span', { class: 'text-body-secondary' }, ' · uploading elsewhere')),
+        el('progress', { class: 'bar', max: u.size_bytes, value: u.arrived_bytes, 'aria-label': `Upload of ${u.name}` }),
+        el('span', { class: 'small text-body-secondary' }, text));
+    }));
+  }
+
   // showUnfinished lists the uploads that earlier pages have begun.
   async function showUnfinished() {
     const known = kept.files();
@@ -1026,5 +1041,9 @@
     if (byID('live')) watchLive();
     if (byID('upload')) watchUploads();
     if (byID('add-url')) watchAdd();
+    if (byID('others-uploads')) {
+      showOthers();
+      setInterval(showOthers, 3 * refreshEvery);
+    }
   });
 })();

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -26,7 +27,7 @@ func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := templates.Events{
 		Frame:     p.frame(w, r, "Activity", "events"),
-		Kinds:     options(v.Get("kind"), "all kinds", activity.Kinds()...),
+		Kinds:     kindOptions(v.Get("kind")),
 		Subjects:  options(v.Get("subject_kind"), "all", activity.SubjectKinds()...),
 		Actors:    options(v.Get("actor"), "all", activity.Actors()...),
 		SubjectID: v.Get("subject_id"), SourceIP: v.Get("source_ip"),
@@ -95,7 +96,7 @@ func (p *Pages) eventViews(s *inventory.Snapshot, events []activity.Event) []tem
 	for i := range events {
 		e := &events[i]
 		v := templates.Event{
-			When: timeOf(e.TS, now), Kind: e.Kind, Failed: e.Failed(), Subject: e.SubjectKind, SubjectID: e.SubjectID,
+			When: timeOf(e.TS, now), Kind: kindWords(e.Kind), Failed: e.Failed(), Subject: e.SubjectKind, SubjectID: e.SubjectID,
 			Page: subjectPage(s, e), Actor: e.Actor, SourceIP: e.SourceIP, Summary: e.Summary,
 		}
 		for _, name := range slices.Sorted(maps.Keys(e.Details)) {
@@ -106,6 +107,26 @@ func (p *Pages) eventViews(s *inventory.Snapshot, events []activity.Event) []tem
 		views[i] = v
 	}
 	return views
+}
+
+// words are the kinds of events as people say them.
+var words = map[string]string{
+	activity.ImageUploaded: "uploaded", activity.ImageUploadFailed: "upload failed", activity.ImageHashed: "hashed", activity.ImageHashFailed: "hash failed",
+	activity.ImageCheckFailed: "check failed", activity.ImageDiskMade: "disk made", activity.ImageDiskFailed: "disk failed",
+	activity.ImageFetched: "fetched", activity.ImageFetchFailed: "fetch failed", activity.ImageDescribed: "described", activity.ImageDeleted: "deleted",
+	activity.ImageUncached: "bytes dropped", activity.EntryAdded: "URL added", activity.EntryAddFailed: "adding a URL failed", activity.EntryDeleted: "URL deleted",
+	activity.ExportAdded: "export added", activity.ExportDeleted: "export deleted", activity.ManifestReplaced: "manifest replaced",
+	activity.LoginSucceeded: "logged in", activity.LoginFailed: "log-in failed", activity.Logout: "logged out",
+}
+
+func kindWords(kind string) string { return cmp.Or(words[kind], kind) }
+
+func kindOptions(selected string) []templates.Option {
+	list := options(selected, "all kinds", activity.Kinds()...)
+	for i := range list[1:] {
+		list[i+1].Text = kindWords(list[i+1].Value)
+	}
+	return list
 }
 
 // subjectPage returns the page of the image that an event is about, or "".

@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"regexp"
@@ -394,7 +395,7 @@ func (p *Pages) flash(r *http.Request, row *inventory.Row) *templates.Flash {
 	if !row.Cached || row.SHA256 == nil {
 		return nil
 	}
-	base, sha, name := web.BaseURL(r), row.Digest(), row.Names[0]
+	base, sha, name := p.baseURL(r), row.Digest(), row.Names[0]
 	f := &templates.Flash{}
 	if row.VirtualSizeBytes != nil {
 		s := sizeOf(*row.VirtualSizeBytes)
@@ -424,13 +425,26 @@ func (p *Pages) flash(r *http.Request, row *inventory.Row) *templates.Flash {
 	add("With bmaptool", "sudo bmaptool copy --nobmap "+download+" /dev/sdX", "")
 	add("With qemu-img, for a virtual machine", "qemu-img convert -p -O qcow2 "+raw+" vm.qcow2", "")
 	if p.NBDPort != 0 {
-		host := (&url.URL{Host: r.Host}).Hostname()
+		host := hostOf(base)
 		add("Over NBD", "nbdcopy nbd://"+host+":"+strconv.Itoa(p.NBDPort)+"/"+string(sha)+" /dev/sdX", "")
 	}
 	if row.Known != nil && row.Known.Boot != nil && row.Known.Boot.Any() {
 		add("Boot it over the network, in iPXE", "chain "+base+"/boot/"+string(sha)+".ipxe", "")
 	}
 	return f
+}
+
+// baseURL returns the URL of this server for machines on its network.
+func (p *Pages) baseURL(r *http.Request) string {
+	base := web.BaseURL(r)
+	u, err := url.Parse(base)
+	if err != nil || p.Address == "" {
+		return base
+	}
+	if a, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && a.IsLoopback() {
+		u.Host = p.Address
+	}
+	return u.String()
 }
 
 func rawDigest(row *inventory.Row) layout.SHA256 {

@@ -26,6 +26,9 @@ type Pages struct {
 	// has no host (":9000") or an unspecified address, the host of the client's
 	// request is used. It is "" on AWS.
 	S3Endpoint string
+	// Address is the HOST:PORT of this server for machines on its network, or "" if it is
+	// unknown. Commands have it if the page was opened on this machine.
+	Address string
 	// NBDPort is the port of the NBD exports, or 0 if there are none.
 	NBDPort int
 

@@ -515,3 +515,27 @@ func BenchmarkImages(b *testing.B) {
 		})
 	}
 }
+
+// Every kind of event has words for people.
+func TestKindWords(t *testing.T) {
+	for _, kind := range activity.Kinds() {
+		if words[kind] == "" {
+			t.Errorf("%s has no words", kind)
+		}
+	}
+}
+
+// A page that was opened on the server itself has commands for other machines.
+func TestBaseURL(t *testing.T) {
+	p := &Pages{Address: "192.0.2.7:8080"}
+	for host, want := range map[string]string{
+		"localhost:8080": "http://192.0.2.7:8080", "127.0.0.1:8080": "http://192.0.2.7:8080", "[::1]:8080": "http://192.0.2.7:8080",
+		"pi:8080": "http://pi:8080", "10.0.0.1": "http://10.0.0.1",
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Host = host
+		if got := p.baseURL(r); got != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
+		}
+	}
+}
