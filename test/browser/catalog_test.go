@@ -347,6 +347,18 @@ func TestManyRows(t *testing.T) {
 		t.Errorf("the page sends %d rows, want 100", n)
 	}
 	p.shot("images-many-rows")
+	// The catalog is what is seen first.
+	inSight := "[...document.querySelectorAll('#catalog tbody tr')].filter(r => r.getBoundingClientRect().bottom <= innerHeight).length"
+	for _, size := range []struct {
+		width, height int64
+		least         int
+	}{{1280, 900, 12}, {375, 812, 5}} {
+		p.size(size.width, size.height)
+		if n := eval[int](p, inSight); n < size.least {
+			t.Errorf("%d rows are in sight at %d x %d, want %d", n, size.width, size.height, size.least)
+		}
+	}
+	p.size(1280, 900)
 
 	// Search follows typing, which is not interrupted.
 	p.typeInto("#q", "host-0042")
