@@ -166,7 +166,7 @@ func described(t *testing.T, s *inventory.Snapshot) (lines []string) {
 	}
 	say("problem", s.Problem)
 	say("others", s.Others)
-	say("numbers", []int64{int64(s.Len()), s.StoredBytes})
+	say("numbers", []int64{int64(s.Len()), s.StoredBytes, int64(s.Attention)})
 	for r := range s.Rows() {
 		say("row", r)
 		say("more", []any{r.Known, r.Blob, r.FetchFailed, r.Head, r.Head.Format(), s.Said(r.Head), s.Publishers(r)})

@@ -26,6 +26,8 @@ type Snapshot struct {
 	Others []Other
 	// StoredBytes is the number of bytes of all rows that are cached.
 	StoredBytes int64
+	// Attention is the number of rows that have warnings or a failed job.
+	Attention int
 
 	in      inputs
 	rows    sorted.List[*Head]
@@ -340,6 +342,3 @@ func (s *Snapshot) Blob(sha256 layout.SHA256) (store.Info, bool) { return s.in.b
 
 // fold returns s as searches compare it: in lower case and in Unicode's composed form.
 func fold(s string) string { return strings.ToLower(norm.NFC.String(s)) }
-
-// Attention returns the number of rows that need attention: they have warnings or failures.
-func (s *Snapshot) Attention() int { return 0 }

@@ -68,7 +68,7 @@ func (s *Snapshot) next(in inputs) *Snapshot {
 		return s
 	}
 	next := &Snapshot{
-		Problem: in.problem, StoredBytes: s.StoredBytes, in: in, objects: s.objects,
+		Problem: in.problem, StoredBytes: s.StoredBytes, Attention: s.Attention, in: in, objects: s.objects,
 		rows: s.rows, bySHA: s.bySHA, byName: s.byName, byDisk: s.byDisk, byRef: s.byRef, byRaw: s.byRaw,
 	}
 	added := u.made()
@@ -258,6 +258,9 @@ func (s *Snapshot) replace(removed, added []*Head) {
 func (s *Snapshot) count(h *Head, sign int64) {
 	if h.Cached && h.SizeBytes > 0 {
 		s.StoredBytes += sign * h.SizeBytes
+	}
+	if h.Attention {
+		s.Attention += int(sign)
 	}
 }
 

@@ -26,7 +26,7 @@ truncate -s 64M disk
 printf 'label: gpt\nsize=16M,type=U,name=boot\ntype=L,name=system\n' | sfdisk -q disk
 truncate -s 40M fs
 mkfs.ext4 -q -L rootfs -d root fs
-dd if=fs of=disk bs=1M seek=18 conv=notrunc status=none`)
+dd if=fs of=disk bs=1M seek=17 conv=notrunc status=none`)
 	script.Dir = dir
 	if out, err := script.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

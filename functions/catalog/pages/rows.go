@@ -126,13 +126,13 @@ func chips(s *inventory.Snapshot, v url.Values) []templates.Chip {
 	var list []templates.Chip
 	states := []struct{ value, text string }{
 		{"", "All " + count(int64(s.Len()))},
-		{"attention", count(int64(s.Attention())) + " need attention"},
+		{"attention", count(int64(s.Attention)) + " need attention"},
 		{"cached", "Here"},
 		{"available", "Elsewhere"},
 	}
 	for _, state := range states {
 		on := base.Get("state") == state.value
-		if state.value == "attention" && s.Attention() == 0 && !on {
+		if state.value == "attention" && s.Attention == 0 && !on {
 			continue
 		}
 		list = append(list, templates.Chip{ID: "state-" + cmp.Or(state.value, "all"), Text: state.text, URL: imagesPath + "?" + with(base, "state", state.value), On: on})
