@@ -176,10 +176,34 @@ func (w *wire) total() (n int64) {
 	return n
 }
 
+// now is total for callers without the lock.
+func (w *wire) now() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.total()
+}
+
 func (w *wire) set(up, down func(total int64, b []byte) error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.up, w.down = up, down
+}
+
+// run runs a command while up and down apply, which may signal it, and returns its output.
+func (w *wire) run(t testing.TB, cmd *exec.Cmd, up, down func(total int64, b []byte) error) string {
+	t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	w.mu.Lock() // they are called under it, so after the start
+	w.up, w.down = up, down
+	err := cmd.Start()
+	w.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	w.set(nil, nil)
+	return out.String()
 }
 
 // A tap passes the bytes that are read to see.
@@ -234,18 +258,17 @@ func testPushKilled(t *testing.T, size int64) {
 		cmd := sh.command("push", "lab.img")
 		// In the middle of a part, just before its end, and just after its beginning.
 		at := size*kill/4/uploadPart*uploadPart + []int64{0, uploadPart / 2, uploadPart - 1, 1}[kill] + (kill-1)*uploadPart
-		w.set(func(total int64, _ []byte) error {
+		out := w.run(t, cmd, func(total int64, _ []byte) error {
 			if total >= at {
 				_ = cmd.Process.Kill()
 				return io.ErrUnexpectedEOF
 			}
 			return nil
 		}, nil)
-		if out, err := cmd.CombinedOutput(); err == nil || strings.Contains(string(out), "SHA-256") {
+		if cmd.ProcessState.Success() || strings.Contains(out, "SHA-256") {
 			t.Fatalf("it was to be killed after %d bytes: %s", at, out)
 		}
 	}
-	w.set(nil, nil)
 	out := sh.must(t, "push", "lab.img")
 	want := sha256sum(t, path)
 	if !strings.Contains(out, want) {
@@ -278,7 +301,7 @@ func TestPushResumes(t *testing.T) {
 	sh := newShell(t, w.URL, "IMAGEROOT_TOKEN="+token)
 	data := content(1, 3*uploadPart)
 	sh.file(t, "a.img", data)
-	cut := false
+	cut := false // under the lock
 	w.set(func(total int64, _ []byte) error {
 		if total > uploadPart*3/2 && !cut {
 			cut = true
@@ -293,18 +316,17 @@ func TestPushResumes(t *testing.T) {
 	killAt := func(name string, at int64) {
 		t.Helper()
 		cmd := sh.command("push", name)
-		before := w.total()
-		w.set(func(total int64, _ []byte) error {
+		before := w.now()
+		out := w.run(t, cmd, func(total int64, _ []byte) error {
 			if total-before >= at {
 				_ = cmd.Process.Kill()
 				return io.ErrUnexpectedEOF
 			}
 			return nil
 		}, nil)
-		if out, err := cmd.CombinedOutput(); err == nil {
+		if cmd.ProcessState.Success() {
 			t.Fatalf("it was to be killed: %s", out)
 		}
-		w.set(nil, nil)
 	}
 	data[0]++
 	sh.file(t, "b.img", data)
@@ -312,11 +334,11 @@ func TestPushResumes(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(sh.home, ".local")); err != nil {
 		t.Fatal(err)
 	}
-	before := w.total()
+	before := w.now()
 	if out := sh.must(t, "push", "b.img"); !strings.Contains(out, sum(data)) {
 		t.Errorf("%s", out)
 	}
-	if sent := w.total() - before; sent != 2*uploadPart {
+	if sent := w.now() - before; sent != 2*uploadPart {
 		t.Errorf("%d bytes were sent to resume after the first part", sent)
 	}
 
@@ -325,11 +347,11 @@ func TestPushResumes(t *testing.T) {
 	killAt("c.img", uploadPart*3/2)
 	data[1]++
 	sh.file(t, "c.img", data)
-	before = w.total()
+	before = w.now()
 	if out := sh.must(t, "push", "c.img"); !strings.Contains(out, sum(data)) {
 		t.Errorf("%s", out)
 	}
-	if sent := w.total() - before; sent != int64(len(data)) {
+	if sent := w.now() - before; sent != int64(len(data)) {
 		t.Errorf("%d bytes were sent of a file that has changed", sent)
 	}
 	s.WaitHashed(t, "c.img", sum(data))
@@ -361,7 +383,7 @@ func TestPushRefused(t *testing.T) {
 	sh.file(t, "a.txt", data)
 	sh.file(t, "empty.img", nil)
 	sh.must(t, "push", "a.img")
-	sent := w.total()
+	sent := w.now()
 	if out := sh.must(t, "push", "a.img"); !strings.Contains(out, "already") {
 		t.Errorf("the same again: %s", out)
 	}
@@ -375,8 +397,8 @@ func TestPushRefused(t *testing.T) {
 	if needsRoom := *s3Endpoint == ""; needsRoom {
 		sh.fails(t, 1, "", "push", "vast.img")
 	}
-	if w.total() != sent {
-		t.Errorf("%d bytes were sent", w.total()-sent)
+	if w.now() != sent {
+		t.Errorf("%d bytes were sent", w.now()-sent)
 	}
 	r := sh.run(t, "", "push", "--json", "--force", "--name", "a.img", "b.img")
 	var docs []uploaded
@@ -401,14 +423,6 @@ func TestPull(t *testing.T) {
 	clear(data[5<<20 : 15<<20])
 	s.Put(t, "a.img", data)
 	half := int64(len(data)) / 2
-	limit := func(at int64) func(int64, []byte) error {
-		return func(total int64, _ []byte) error {
-			if total > at {
-				return io.ErrUnexpectedEOF
-			}
-			return nil
-		}
-	}
 	w.set(nil, func(total int64, _ []byte) error {
 		if total > half {
 			w.down = nil
@@ -420,10 +434,12 @@ func TestPull(t *testing.T) {
 		t.Errorf("it said %q", out)
 	}
 	sh.is(t, "a.img", data)
-	if over := w.read - int64(len(data)); over > 2<<20 {
+	w.mu.Lock()
+	read, last := w.read, w.asked[len(w.asked)-1]
+	w.mu.Unlock()
+	if over := read - int64(len(data)); over > 2<<20 {
 		t.Errorf("%d bytes more than the image has were read", over)
 	}
-	last := w.asked[len(w.asked)-1]
 	if last.Get("Range") == "" || last.Get("If-Range") == "" {
 		t.Errorf("the second request had %v", last)
 	}
@@ -434,18 +450,17 @@ func TestPull(t *testing.T) {
 	}
 	// Killed and run again.
 	cmd := sh.command("pull", "a.img", "-o", "k.img")
-	before := w.read
-	w.set(nil, func(total int64, _ []byte) error {
+	before := read
+	out := w.run(t, cmd, nil, func(total int64, _ []byte) error {
 		if total-before > half {
 			_ = cmd.Process.Kill()
 			return io.ErrUnexpectedEOF
 		}
 		return nil
 	})
-	if out, err := cmd.CombinedOutput(); err == nil {
+	if cmd.ProcessState.Success() {
 		t.Fatalf("it was to be killed: %s", out)
 	}
-	w.set(nil, nil)
 	sh.must(t, "pull", "a.img", "-o", "k.img")
 	sh.is(t, "k.img", data)
 	// By the beginning of the digest: that needs the catalog.
@@ -471,11 +486,10 @@ func TestPull(t *testing.T) {
 	}
 	// Ctrl-C.
 	cmd = sh.command("pull", "a.img", "-o", "c.img")
-	w.set(nil, func(int64, []byte) error { return cmd.Process.Signal(syscall.SIGINT) })
-	if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 130 || !strings.Contains(string(out), "resumes") {
-		t.Errorf("Ctrl-C: %v %s", err, out)
+	out = w.run(t, cmd, nil, func(int64, []byte) error { return cmd.Process.Signal(syscall.SIGINT) })
+	if cmd.ProcessState.ExitCode() != 130 || !strings.Contains(out, "resumes") {
+		t.Errorf("Ctrl-C: %v %s", cmd.ProcessState, out)
 	}
-	w.set(nil, limit(1<<40))
 }
 
 // TestPullRaw downloads the disk of a compressed image.
