@@ -196,6 +196,20 @@ func (p *Pages) about(r *http.Request) (*inventory.Row, templates.About, error) 
 		}
 	}
 	v.Boots = boots(row)
+	if row.SHA256 != nil {
+		const most = 10
+		deliveries, err := p.Served.List(ctx, *row.SHA256)
+		if err != nil {
+			return nil, templates.About{}, err
+		}
+		for _, d := range deliveries[:min(len(deliveries), most)] {
+			what := d.What
+			if d.Link {
+				what += ", by a link to the store"
+			}
+			v.Served = append(v.Served, templates.Served{To: d.To, What: what, When: timeOf(d.At, now)})
+		}
+	}
 	v.Events, err = p.eventsOf(ctx, s, row)
 	return row, v, err
 }
@@ -370,7 +384,7 @@ func partitions(in *disk.Inside) (list []templates.Partition) {
 			continue
 		}
 		v := templates.Partition{
-			Number: p.Number, Text: cmp.Or(p.Filesystem, "unknown content"), Label: cmp.Or(p.FSLabel, p.Label), Start: sizeOf(p.StartBytes), Size: sizeOf(p.SizeBytes),
+			Number: p.Number, Text: cmp.Or(p.Filesystem, "unknown"), Label: cmp.Or(p.FSLabel, p.Label), Start: sizeOf(p.StartBytes), Size: sizeOf(p.SizeBytes),
 			X: int(float64(p.StartBytes) / float64(end) * width), Width: max(least, int(float64(p.SizeBytes)/float64(end)*width)), Color: i % colors,
 		}
 		list = append(list, v)
