@@ -10,19 +10,35 @@ import (
 	"imageroot/shared/disk"
 )
 
-// fuzz inspects what the fuzzer makes of images, at any offset and in passing: an inspection
-// neither panics nor reads without end.
-func fuzz(f *testing.F, seeds func(l *lab) [][]byte) {
-	for _, seed := range seeds(newLab(f)) {
-		f.Add(seed)
+// fuzz inspects images that the fuzzer damages, at any offset and in passing: an inspection
+// neither panics nor reads without end. What the fuzzer makes are the bytes to replace, since
+// whole images are too large for it: three bytes say which one of those in granules that are
+// not zero, and one has its value.
+func fuzz(f *testing.F, images func(l *lab) [][]byte) {
+	const granule = 64
+	seeds := images(newLab(f))
+	used := make([][]int, len(seeds))
+	for n, b := range seeds {
+		for at := 0; at+granule <= len(b); at += granule {
+			if len(bytes.Trim(b[at:at+granule], "\x00")) > 0 {
+				used[n] = append(used[n], at)
+			}
+		}
+		f.Add(byte(n), []byte{0, 0, 0, b[used[n][0]]})
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(t *testing.T, image byte, changes []byte) {
+		n := int(image) % len(seeds)
+		b := bytes.Clone(seeds[n])
+		for ; len(changes) >= 4; changes = changes[4:] {
+			at := (int(changes[0])<<16 | int(changes[1])<<8 | int(changes[2])) % (len(used[n]) * granule)
+			b[used[n][at/granule]+at%granule] = changes[3]
+		}
 		r := &counting{Reader: bytes.NewReader(b)}
 		at, err := disk.Inspect(r, int64(len(b)), reads, xz)
 		if err != nil || r.reads > reads {
 			t.Fatalf("%d reads: %v", r.reads, err)
 		}
-		for _, in := range []disk.Inside{at, streamed(b, 10_000)} {
+		for _, in := range []disk.Inside{at, streamed(b, 100_000)} {
 			text, err := json.Marshal(in)
 			if err != nil || len(text) > 64<<10 {
 				t.Fatalf("%d bytes: %v", len(text), err)
