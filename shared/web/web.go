@@ -298,15 +298,23 @@ func (*loginRequired) Error() string { return "log-in required" }
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if login, ok := errors.AsType[*loginRequired](err); ok {
 		w.Header().Set("Cache-Control", "no-store")
-		if r.Header.Get("HX-Request") != "" {
-			w.Header().Set("HX-Redirect", h.cfg.Pages.Login)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
+		part, next := r.Header.Get("HX-Request") != "", login.next
+		if part { // the page that it is a part of
+			u, err := url.Parse(r.Header.Get("HX-Current-URL"))
+			if err != nil || u.Host != r.Host {
+				u = &url.URL{Path: h.cfg.Pages.Home}
+			}
+			next = u.RequestURI()
 		}
 		const most = 2048 // fits in a head and a form
 		target := h.cfg.Pages.Login
-		if len(login.next) <= most {
-			target += "?next=" + url.QueryEscape(login.next)
+		if len(next) <= most {
+			target += "?next=" + url.QueryEscape(next)
+		}
+		if part {
+			w.Header().Set("HX-Redirect", target)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
 		}
 		http.Redirect(w, r, target, http.StatusSeeOther)
 		return

@@ -199,9 +199,14 @@ func TestAccess(t *testing.T) {
 	if loc := s.do("GET", "/ui/page?a=b&c=%20", "").Header().Get("Location"); loc != "/ui/login?next=%2Fui%2Fpage%3Fa%3Db%26c%3D%2520" {
 		t.Errorf("sent to log in at %s", loc)
 	}
-	rec := s.do("GET", "/ui/page", "", "HX-Request", "true")
-	if rec.Code != 401 || rec.Header().Get("HX-Redirect") != "/ui/login" {
-		t.Errorf("a part of a page: %d, HX-Redirect %q", rec.Code, rec.Header().Get("HX-Redirect"))
+	// A part of a page leads to the log-in page, which leads back to the page.
+	for page, next := range map[string]string{
+		"http://example.com/ui/page?a=b": "%2Fui%2Fpage%3Fa%3Db", "https://evil.example/ui/page": "%2Fui%2Fimages", "": "%2Fui%2Fimages", "%": "%2Fui%2Fimages",
+	} {
+		rec := s.do("GET", "/ui/page", "", "HX-Request", "true", "HX-Current-URL", page)
+		if to := rec.Header().Get("HX-Redirect"); rec.Code != 401 || to != "/ui/login?next="+next {
+			t.Errorf("a part of the page %q: %d, HX-Redirect %q", page, rec.Code, to)
+		}
 	}
 }
 

@@ -42,9 +42,13 @@ func TestLogIn(t *testing.T) {
 	p.press(kb.Enter)
 	p.until("the page of images", "location.pathname === '/ui/images' && document.getElementById('live')")
 
-	// A page whose session ends elsewhere must show that.
+	// A page whose session ends elsewhere must show that, and logging in leads back to it.
+	p.navigate("/ui/images?sort=-name&state=cached")
 	eval[bool](p, "(fetch('/ui/logout', { method: 'POST' }), true)")
 	p.until("the log-in page", "location.pathname === '/ui/login'")
+	p.typeInto("#password", password)
+	p.press(kb.Enter)
+	p.until("where it was", "location.pathname + location.search === '/ui/images?sort=-name&state=cached'")
 }
 
 func TestEmpty(t *testing.T) {

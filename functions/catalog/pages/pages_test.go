@@ -248,7 +248,8 @@ func TestLive(t *testing.T) {
 	// Without a session, htmx is redirected to the log-in page.
 	r := httptest.NewRequest(http.MethodGet, "/ui/images/live", nil)
 	r.Header.Set("HX-Request", "true")
-	if w := (&client{t: t, handler: h}).do(r); w.Code != http.StatusUnauthorized || w.Header().Get("HX-Redirect") != "/ui/login" {
+	r.Header.Set("HX-Current-URL", "http://"+r.Host+"/ui/images?q=a&sort=-name")
+	if w := (&client{t: t, handler: h}).do(r); w.Code != http.StatusUnauthorized || w.Header().Get("HX-Redirect") != "/ui/login?next=%2Fui%2Fimages%3Fq%3Da%26sort%3D-name" {
 		t.Errorf("without a session: %d %v", w.Code, w.Header())
 	}
 }
@@ -265,7 +266,7 @@ func TestAddFormAgain(t *testing.T) {
 	}}
 	c := &client{t: t, handler: p.site(refuse)}
 	form := url.Values{"image_url": {`https://example.org/"><b>.img`}, "sha_url": {"https://example.org/SUMS"}, "refresh": {"true"}}
-	if w := c.post("/catalog/entries", form); w.Code != http.StatusUnauthorized || strings.Contains(w.Body.String(), "SUMS") || !strings.Contains(w.Body.String(), `href="/ui/login"`) {
+	if w := c.post("/catalog/entries", form); w.Code != http.StatusUnauthorized || strings.Contains(w.Body.String(), "SUMS") || !strings.Contains(w.Body.String(), `href="/ui/login?next=%2fui%2fimages"`) {
 		t.Errorf("without a session: %d\n%s", w.Code, w.Body)
 	}
 	c.login()
