@@ -46,7 +46,6 @@ type cloud struct {
 	mu    sync.Mutex
 	parts map[string][]byte
 	age   int // of the URLs that the store takes
-	now   int
 	image []byte
 	name  string
 	looks int // at the catalog, since the image is complete

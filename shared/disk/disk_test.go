@@ -455,8 +455,13 @@ func testDamaged(t *testing.T, c image) {
 // contradicts returns what was told that is not true.
 func contradicts(in, truth disk.Inside) string {
 	for _, c := range [][3]string{
-		{"system", in.System, truth.System}, {"version", in.Version, truth.Version}, {"codename", in.Codename, truth.Codename}, {"title", in.Title, truth.Title},
-		{"architecture", string(in.Architecture), string(truth.Architecture)}, {"date", in.ReleaseDate, truth.ReleaseDate}, {"list", in.SBOM, truth.SBOM},
+		{"system", in.System, truth.System},
+		{"version", in.Version, truth.Version},
+		{"codename", in.Codename, truth.Codename},
+		{"title", in.Title, truth.Title},
+		{"architecture", string(in.Architecture), string(truth.Architecture)},
+		{"date", in.ReleaseDate, truth.ReleaseDate},
+		{"list", in.SBOM, truth.SBOM},
 	} {
 		if c[1] != "" && c[1] != c[2] {
 			return c[0]

@@ -231,8 +231,14 @@ var beginnings = []struct {
 	magic string
 	keep  int
 }{
-	{"\x7fELF", 64}, {"MZ", 1024}, {"Raspberry Pi reference", pageBytes}, {"build_name:", pageBytes}, {"# Created by", pageBytes},
-	{"PRETTY_NAME=", pageBytes}, {"NAME=", pageBytes}, {"ID=", pageBytes},
+	{"\x7fELF", 64},
+	{"MZ", 1024},
+	{"Raspberry Pi reference", pageBytes},
+	{"build_name:", pageBytes},
+	{"# Created by", pageBytes},
+	{"PRETTY_NAME=", pageBytes},
+	{"NAME=", pageBytes},
+	{"ID=", pageBytes},
 	{".          \x10", pageBytes}, // a directory of FAT
 }
 
