@@ -28,6 +28,12 @@ var (
 const (
 	blockBytes = 64 << 10
 	maxBlocks  = 32 // cached
+
+	// maxWork limits the bytes that the parsers are given, since what is cached costs no
+	// block: directories and links that lead to each other may be read for ever. Each read
+	// counts as readWork bytes more, and what is unpacked as unpackWork.
+	maxWork              = 256 << 20
+	readWork, unpackWork = 64, 32 << 10
 )
 
 // A source reads a disk in blocks, of which it caches a few, and no more blocks than its
@@ -36,6 +42,7 @@ type source struct {
 	r      io.ReaderAt
 	size   int64
 	left   int     // blocks that may be read
+	work   int64   // of maxWork, done
 	stream *Stream // r, if it is one: it has no blocks
 	blocks []block // least recently used first
 	err    error   // the first error of r that is not about the disk
@@ -102,12 +109,12 @@ func (p span) keep(off, n int64) {
 
 // read fills b with the bytes at an offset of the disk.
 func (s *source) read(b []byte, off int64) error {
+	if err := s.spend(len(b) + readWork); err != nil {
+		return err
+	}
 	for len(b) > 0 {
 		var n int
 		if s.stream != nil {
-			if s.left--; s.left < 0 {
-				return errSpent
-			}
 			if err := s.stream.read(b, off); err != nil {
 				return err
 			}
@@ -123,6 +130,14 @@ func (s *source) read(b []byte, off int64) error {
 			n = copy(b, data[off%blockBytes:])
 		}
 		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+// spend counts work, and returns errSpent if there was too much of it.
+func (s *source) spend(work int) error {
+	if s.work += int64(work); s.work > maxWork {
+		return errSpent
 	}
 	return nil
 }

@@ -95,6 +95,9 @@ func (s *squash) expand(off int64, n, limit int, plain bool) ([]byte, error) {
 	if err != nil || plain {
 		return b, err
 	}
+	if err := s.spend(limit + unpackWork); err != nil {
+		return nil, err
+	}
 	b, err = s.unpack(b, limit)
 	if _, said := errors.AsType[fault](err); !said && (err != nil || len(b) > limit) {
 		err = errDamaged
@@ -105,6 +108,9 @@ func (s *squash) expand(off int64, n, limit int, plain bool) ([]byte, error) {
 // meta returns n bytes of metadata: at an offset in what the block at another offset holds,
 // and the position after them.
 func (s *squash) meta(block, off int64, n int) ([]byte, int64, int64, error) {
+	if err := s.spend(n + readWork); err != nil { // it may be cached
+		return nil, 0, 0, err
+	}
 	var out []byte
 	for {
 		m, ok := s.metadata[block]

@@ -54,7 +54,7 @@ func NewStream(xz Unpacker) *Stream {
 	s.keep(0, headBytes)
 	s.next, s.stop = iter.Pull(func(yield func(struct{}) bool) {
 		s.wait = yield
-		s.inside = inspect(&source{stream: s, size: math.MaxInt64 / 2, left: 1 << 20}, xz)
+		s.inside = inspect(&source{stream: s, size: math.MaxInt64 / 2}, xz)
 	})
 	s.resume()
 	return s
