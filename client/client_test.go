@@ -106,3 +106,16 @@ func TestTable(t *testing.T) {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
+
+// TestSameInShells tests which names are completed: bash evaluates what it has completed.
+func TestSameInShells(t *testing.T) {
+	for name, want := range map[string]bool{
+		"debian-13.1_arm64+x,@%.img": true, "Grüße.img": true, "e\u0301.img": true,
+		"a$(id).img": false, "a`id`.img": false, "a;id.img": false, "a b.img": false, "a --url=b.img": false, "-o.img": false,
+		"~root.img": false, "{a,b}.img": false, "a*.img": false, "a'.img": false, "a&.img": false, "a\u202e.img": false, "a\u00a0b.img": false,
+	} {
+		if got := sameInShells(name); got != want {
+			t.Errorf("%q is completed: %v", name, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -33,6 +34,14 @@ func (a *app) completion() *cobra.Command {
 	return cmd
 }
 
+// sameInShells reports whether a shell takes a name as it is. Others are not completed: of
+// several names, bash inserts what they have in common without quotes, and then evaluates it.
+func sameInShells(name string) bool {
+	return name != "" && name[0] != '-' && name == line(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.In(r, unicode.L, unicode.M, unicode.N) && !strings.ContainsRune("._+,@%-", r)
+	})
+}
+
 // images completes the name of an image, as the first argument. The second one of flash is a file.
 func (a *app) images(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 	switch {
@@ -53,8 +62,7 @@ func (a *app) images(cmd *cobra.Command, args []string, begun string) ([]string,
 			return nil, cobra.ShellCompDirectiveError
 		}
 		for _, name := range r.Names {
-			// A name that a shell would show differently is not offered.
-			if strings.HasPrefix(name, begun) && name == line(name) {
+			if strings.HasPrefix(name, begun) && sameInShells(name) {
 				names = append(names, name)
 			}
 		}

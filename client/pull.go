@@ -15,12 +15,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"imageroot/client/api"
 	"imageroot/client/exit"
 	"imageroot/client/progress"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
+	"imageroot/shared/layout"
 )
 
 // A pull is the command imageroot pull.
@@ -137,6 +139,9 @@ func (p *pull) ask(ctx context.Context, key string) (r remote, err error) {
 	if e, err := digest.ParseRequest(http.Header{"Repr-Digest": res.Header.Values("Repr-Digest")}); err == nil {
 		r.sha256 = string(e.SHA256)
 	}
+	if sha256, ok := layout.ParseSHA256(strings.ToLower(key)); ok && !p.raw {
+		r.sha256 = string(sha256) // whatever the server says
+	}
 	if name, err := image.ParseName(key); err == nil {
 		r.name = string(name)
 		if p.raw {
@@ -197,7 +202,7 @@ func (p *pull) place(r remote) (string, error) {
 // download writes the bytes to path, and returns their number.
 func (p *pull) download(ctx context.Context, r remote, path string) (int64, error) {
 	part := partOf(path, r.sha256)
-	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o666)
 	if err != nil {
 		return 0, err
 	}
