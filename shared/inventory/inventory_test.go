@@ -244,8 +244,15 @@ func TestMerge(t *testing.T) {
 			t.Errorf("ByName(%s): %+v, %v", name, row, ok)
 		}
 	}
-	if row, ok := s.BySource(ref); !ok || row.Digest() != sha("a") {
+	row, ok := s.BySource(ref)
+	if !ok || row.Digest() != sha("a") {
 		t.Errorf("BySource: %+v, %v", row, ok)
+	}
+	// Nothing was fetched, but the uploads were hashed.
+	for _, p := range s.Publishers(row) {
+		if p.Match == nil || !*p.Match {
+			t.Errorf("%s is not verified by the upload: %+v", p.Location, p)
+		}
 	}
 	if _, ok := s.ByName("A.IMG"); ok {
 		t.Error("a name is found in another case")

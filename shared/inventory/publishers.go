@@ -56,6 +56,10 @@ func (s *Snapshot) Publishers(r *Row) []Publisher {
 		}
 		for _, said := range [][2]string{{"sha256", string(src.SHA256)}, {"sha512", src.SHA512}} {
 			if p.Algorithm, p.Expected = said[0], said[1]; p.Expected != "" {
+				if p.Match == nil && r.HashState == Hashed && p.Expected == string(r.Digest()) { // the upload of the same bytes was hashed
+					match := true
+					p.Match = &match
+				}
 				all = append(all, p)
 			}
 		}
