@@ -21,7 +21,7 @@ func (a *app) fetch() *cobra.Command {
 		Use:   "fetch NAME|SHA256",
 		Short: "Have the server fetch an image that it knows by URL",
 		Long: `Has the server download an image that it knows by URL, verified, and waits for the end. Ctrl-C ends the
-waiting only: the server goes on.`,
+waiting only: the server continues.`,
 		Example: `  imageroot fetch debian-13.qcow2
   imageroot fetch --detach debian-13.qcow2
   imageroot fetch --cancel debian-13.qcow2`,
@@ -94,7 +94,7 @@ func (a *app) wait(ctx context.Context, c *api.Client, job api.FetchJob) (api.Fe
 			err = trying(ctx, bar, func(func()) (err error) { job, err = c.FetchJob(ctx, job); return err })
 		}
 		if errors.Is(err, context.Canceled) {
-			return job, exit.With(exit.Interrupted, fmt.Errorf("the server goes on fetching %s; the same command waits for it again, and --cancel ends it", line(job.Name)))
+			return job, exit.With(exit.Interrupted, fmt.Errorf("the server still fetches %s; the same command waits for it again, and --cancel ends it", line(job.Name)))
 		}
 		if err != nil {
 			return job, err
@@ -126,6 +126,9 @@ publisher's that has it. For an image in a registry, its own digest is used.`,
 				return err
 			}
 			entry, err := c.AddEntry(cmd.Context(), api.EntryRequest{ImageURL: args[0], SHAURL: shaURL, SHA256: sha256, Refresh: refresh})
+			if !refresh && api.IsStatus(err, http.StatusConflict) {
+				return fmt.Errorf("the catalog has %s already: imageroot fetch fetches it, and --refresh asks the source again", line(args[0]))
+			}
 			if err != nil {
 				return err
 			}
@@ -148,7 +151,7 @@ publisher's that has it. For an image in a registry, its own digest is used.`,
 }
 
 func (a *app) printEntry(e api.Entry) error {
-	digest := "its publisher gives no digest"
+	digest := "without a digest to compare it with (--refresh with --sha-url or --sha256 gives one)"
 	switch {
 	case e.SHA256 != "":
 		digest = "SHA-256 " + e.SHA256

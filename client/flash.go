@@ -51,8 +51,8 @@ It refuses a disk that is mounted or otherwise in use, that has the running syst
 small. It shows what DEVICE is and what is on it, and asks on the terminal before it overwrites that. DEVICE
 may be a regular file that is large enough.
 
-Zeros are not written if the device makes holes by itself, or has zeros there. A download that is cut off goes
-on. If the command is ended, the same one resumes, after it has compared what is on the device.
+Zeros are not written if the device makes holes by itself, or has zeros there. A download that is cut off
+resumes. If the command is ended, the same one resumes, after it has compared what is on the device.
 
 The device is opened as you: run it as root, or let your user write to the device.`,
 		Example: `  imageroot flash raspios-lite.img.xz /dev/sdX

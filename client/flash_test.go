@@ -137,7 +137,7 @@ func TestFlash(t *testing.T) {
 	}{
 		{"too small", exit.Failure, []string{"--yes", "a.img", small}},
 		{"no image", exit.NotFound, []string{"--yes", "b.img", small}},
-		{"no such file", exit.Failure, []string{"--yes", "a.img", small + "x"}},
+		{"does not exist", exit.Failure, []string{"--yes", "a.img", small + "x"}},
 		{"neither a disk", exit.Failure, []string{"--yes", "a.img", "/dev/null"}},
 		{"give an image and a device", exit.Usage, []string{"a.img"}},
 	} {

@@ -63,7 +63,7 @@ A filter that is given several times selects images that have any of its values.
 	f.StringArrayVar(&systems, "os", nil, "only images of this system, like debian or raspbian")
 	f.StringArrayVar(&labels, "label", nil, "only images with this label: key=value, or key")
 	f.StringArrayVar(&formats, "format", nil, "only images of this format, like qcow2 or img.xz")
-	f.StringArrayVar(&states, "state", nil, "only images in this state")
+	f.StringArrayVar(&states, "state", nil, "only images in this state: cached (their bytes are here), available (elsewhere), attention, failed and so on")
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -103,6 +104,9 @@ func (p *push) push(ctx context.Context, path string) (pushed, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
+		if perr, ok := errors.AsType[*fs.PathError](err); ok {
+			err = perr.Err // the caller names the file
+		}
 		return pushed{}, err
 	}
 	defer f.Close()

@@ -113,7 +113,7 @@ func verdict(p api.Publisher) string {
 	case p.Error != "":
 		return p.List + ": " + p.Error
 	case p.Match == nil:
-		return p.List + ": not compared yet"
+		return p.List + ": the bytes are compared when they are fetched"
 	case *p.Match:
 		return strings.TrimSpace(fmt.Sprintf("%s: the %s is right %s", p.List, p.Algorithm, aside(p.At)))
 	default:

@@ -195,7 +195,7 @@ func TestWriteZeros(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	empty := file(t, 0)
-	for path, why := range map[string]string{"/dev/null": "neither", t.TempDir(): "neither", "/nonexistent": "no such file", empty: "no bytes"} {
+	for path, why := range map[string]string{"/dev/null": "neither", t.TempDir(): "neither", "/nonexistent": "does not exist", empty: "no bytes"} {
 		if d, err := Open(path); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %v %v", path, d, err)
 		}

@@ -88,7 +88,7 @@ func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 	}
 	name, err := image.ParseName(key)
 	if err != nil {
-		return nil, problem.New(problem.NotFound, "neither the SHA-256 nor the name of an image: "+err.Error())
+		return nil, problem.New(problem.NotFound, "there is no image of this name here: "+err.Error())
 	}
 	row, ok := s.ByName(name)
 	if !ok {
