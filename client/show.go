@@ -90,7 +90,10 @@ func inside(d *api.Inside) []string {
 		lines = append(lines, "partition table "+d.Table)
 	}
 	for _, p := range d.Partitions {
-		words := fmt.Sprintf("%d: %s", p.Number, progress.Bytes(p.SizeBytes))
+		words := "whole disk: " + progress.Bytes(p.SizeBytes)
+		if p.Number > 0 {
+			words = fmt.Sprintf("%d: %s", p.Number, progress.Bytes(p.SizeBytes))
+		}
 		for _, w := range []string{cmp.Or(p.Filesystem, p.Type), p.Label, p.FSLabel} {
 			if w != "" {
 				words += ", " + w
