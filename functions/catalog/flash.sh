@@ -169,6 +169,7 @@ examine() {
   [ "$(cat "$sys/ro")" = 0 ] || die "$device is read-only"
   whole=$sys # the disk that it is, or is on
   [ -e "$sys/partition" ] && whole=${sys%/*}
+  identity=$(cat "$whole/diskseq" "$sys/size" 2>/dev/null)
   for disk in $(system_disks); do
     [ "$disk" = "${whole##*/}" ] && die "$device is on the disk that runs this system"
   done
@@ -182,6 +183,17 @@ examine() {
   if [ "$whole" = "$sys" ] && has blockdev; then
     case $(blockdev --rereadpt "$real" 2>&1) in *[Bb]usy*) die "$device is in use: the kernel says that it is busy" ;; esac
   fi
+}
+
+# still ends if the device that was examined was taken out: dd would make a file of its name,
+# or write to the disk that has the name now.
+still() {
+  if [ -z "$sys" ]; then
+    [ -f "$real" ] && return
+  elif [ -b "$real" ] && [ "$(cat "$whole/diskseq" "$sys/size" 2>/dev/null)" = "$identity" ]; then
+    return
+  fi
+  die "$device was removed or replaced meanwhile: start again"
 }
 
 # refuse_used ends if a disk or a partition, by its directory in /sys, is in use.
@@ -292,6 +304,7 @@ download() {
   from=0 idle=0
   exec 3>&2
   while :; do
+    still
     # dd joins what the pipe has to blocks (ibs, obs), and syncs the device at its end.
     report=$({
       { fetch "$server/$path" "$from"; echo "download $?" >&4; } |
@@ -323,6 +336,7 @@ download() {
 
 # compare reads the device and compares the SHA-256 of its bytes with the server's.
 compare() {
+  still
   direct=iflag=direct way='from the device'
   if ! dd if="$real" of=/dev/null bs=$block count=1 iflag=direct 2>/dev/null; then
     direct=

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -297,6 +298,38 @@ func TestFlashScriptResumes(t *testing.T) {
 				flashed(t, path, disk)
 			})
 		}
+	}
+}
+
+// A device that is removed during a cut is not made anew as a file.
+func TestFlashScriptDeviceRemoved(t *testing.T) {
+	s := newRawServer(t, false)
+	disk := pattern(3 << 20)
+	s.hashed("a.img", disk, content.Record{Content: content.Content{Kind: content.MBR}})
+	for _, r := range rescues(t) {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			path := device(t, len(disk))
+			cut := between(t, s, func(w io.Writer, disk io.Reader) bool {
+				_, _ = io.CopyN(w, disk, 2<<20)
+				_ = http.NewResponseController(w.(http.ResponseWriter)).Flush()
+				f, err := os.Open(path)
+				first := []byte{0xaa}
+				for err == nil && first[0] == 0xaa { // until dd has written
+					time.Sleep(10 * time.Millisecond)
+					_, err = f.ReadAt(first, 0)
+				}
+				_ = f.Close()
+				_ = os.Remove(path)
+				return false
+			})
+			if out, err := r.run(t, cut, "--yes", "a.img", path); err == nil || !strings.Contains(out, "was removed or replaced") {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if _, err := os.Lstat(path); !os.IsNotExist(err) {
+				t.Errorf("a file was made: %v", err)
+			}
+		})
 	}
 }
 
