@@ -115,8 +115,9 @@ func (a *app) add() *cobra.Command {
 		Long: `Adds an image that is on another server to the catalog. The server asks there for its name, size and digest,
 and fetches it when it is asked to, by --fetch or imageroot fetch.
 
-What is fetched is compared with the digest: --sha256 gives it, --sha-url names a checksum list of the
-publisher's that has it. For an image in a registry, its own digest is used.`,
+What is fetched is compared with the publisher's digest. The server looks for the usual checksum lists
+beside the image; --sha-url names another one, and --sha256 gives the digest itself. For an image in a
+registry, its own digest is used.`,
 		Example: `  imageroot add https://example.org/debian-13.qcow2 --sha-url https://example.org/SHA512SUMS
   imageroot add --fetch https://example.org/lab.img.xz --sha256 080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e`,
 		Args: one("URL"),
@@ -124,6 +125,9 @@ publisher's that has it. For an image in a registry, its own digest is used.`,
 			c, err := a.connect()
 			if err != nil {
 				return err
+			}
+			if shaURL == "" && sha256 == "" {
+				shaURL = c.FindChecksums(cmd.Context(), args[0])
 			}
 			entry, err := c.AddEntry(cmd.Context(), api.EntryRequest{ImageURL: args[0], SHAURL: shaURL, SHA256: sha256, Refresh: refresh})
 			if !refresh && api.IsStatus(err, http.StatusConflict) {

@@ -171,7 +171,7 @@ type Row struct {
 	// System and Arch are what runs on it, with URLs of the rows that have it.
 	System, Arch *Link
 	Size         *Size
-	// Virtual is the size of the disk, if it is another one.
+	// Virtual is the size of the disk.
 	Virtual *Size
 	Added   *Time
 	// Warning is the first warning, or "".

@@ -32,6 +32,18 @@ type Entry struct {
 	JSON json.RawMessage `json:"-"` // the entry as the server sent it
 }
 
+// FindChecksums returns the URL of a checksum list beside the image at a URL, which names
+// it, or "" if there is none, or the server does not say.
+func (c *Client) FindChecksums(ctx context.Context, imageURL string) string {
+	var found struct {
+		SHAURL string `json:"sha_url"`
+	}
+	if err := c.JSON(ctx, http.MethodPost, "/catalog/sources", nil, EntryRequest{ImageURL: imageURL}, &found); err != nil {
+		return "" // to add the image says why
+	}
+	return found.SHAURL
+}
+
 // AddEntry adds an image by URL. If the request has a SHA-256, the entry has it, too.
 func (c *Client) AddEntry(ctx context.Context, q EntryRequest) (e Entry, err error) {
 	if err := c.JSON(ctx, http.MethodPost, "/catalog/entries", nil, q, &e.JSON); err != nil {

@@ -356,7 +356,7 @@
       const text = [s.name, s.size_bytes === null ? 'size unknown' : sizeText(s.size_bytes)];
       if (s.sha_url) {
         byID('sha-url').value = s.sha_url;
-        text.push(`verified against ${s.sha_url}`);
+        text.push(`will be verified against ${s.sha_url}`);
       } else if (s.sha256) text.push('the registry has its digest');
       else text.push('no checksum list was found beside it: give one, or the digest, or it is listed by what comes');
       if (s.known) text.push('it is in the catalog already');

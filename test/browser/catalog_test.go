@@ -50,7 +50,7 @@ func TestAddByURL(t *testing.T) {
 
 	// The server finds the checksum list, and says what it knows.
 	p.typeInto("#image-url", pub.URL+"/image-0.img")
-	p.until("what it is", has("#found", "image-0.img · 24.0 MiB · verified against "+pub.URL+"/SHA256SUMS"))
+	p.until("what it is", has("#found", "image-0.img · 24.0 MiB · will be verified against "+pub.URL+"/SHA256SUMS"))
 	p.shots("images-add")
 	p.press(kb.Enter)
 	p.until("the good news", has("#status", "Added image-0.img"))

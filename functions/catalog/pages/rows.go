@@ -127,8 +127,8 @@ func chips(s *inventory.Snapshot, v url.Values) []templates.Chip {
 	states := []struct{ value, text string }{
 		{"", "All " + count(int64(s.Len()))},
 		{"attention", count(int64(s.Attention)) + " need attention"},
-		{"cached", "Here"},
-		{"available", "Elsewhere"},
+		{"cached", "Cached"},
+		{"available", "Available"},
 	}
 	for _, state := range states {
 		on := base.Get("state") == state.value
@@ -237,7 +237,7 @@ func (p *Pages) rowView(row *inventory.Row, fetching map[string]job.Status) temp
 		s := sizeOf(*row.SizeBytes)
 		v.Size = &s
 	}
-	if d := row.VirtualSizeBytes; d != nil && (row.SizeBytes == nil || *d != *row.SizeBytes) {
+	if d := row.VirtualSizeBytes; d != nil {
 		s := sizeOf(*d)
 		v.Virtual = &s
 	}
