@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -45,12 +46,32 @@ func (p *Part) Direct() bool { return strings.Contains(p.URL, "://") }
 
 // BeginUpload begins a resumable upload.
 func (c *Client) BeginUpload(ctx context.Context, name string, size int64) (u Upload, err error) {
-	return u, c.JSON(ctx, http.MethodPost, "/uploads", nil, map[string]any{"name": name, "size_bytes": size}, &u)
+	if err := c.JSON(ctx, http.MethodPost, "/uploads", nil, map[string]any{"name": name, "size_bytes": size}, &u); err != nil {
+		return u, err
+	}
+	return u, u.check()
+}
+
+// check returns an error if the parts are not those of the upload, which a caller would
+// index and divide by.
+func (u *Upload) check() error {
+	ok := u.SizeBytes > 0 && u.PartSize > 0 && (len(u.Parts) == 0 || int64(len(u.Parts)) == (u.SizeBytes+u.PartSize-1)/u.PartSize)
+	for i, p := range u.Parts {
+		at := int64(i) * u.PartSize
+		ok = ok && p.Number == i+1 && p.SizeBytes == min(u.PartSize, u.SizeBytes-at)
+	}
+	if !ok {
+		return errors.New("the server has sent an upload whose parts are not those of its size")
+	}
+	return nil
 }
 
 // Upload returns the state of an upload.
 func (c *Client) Upload(ctx context.Context, id string) (u Upload, err error) {
-	return u, c.JSON(ctx, http.MethodGet, uploadPath(id), nil, nil, &u)
+	if err := c.JSON(ctx, http.MethodGet, uploadPath(id), nil, nil, &u); err != nil {
+		return u, err
+	}
+	return u, u.check()
 }
 
 // Uploads returns those that have not ended, without their parts.

@@ -93,6 +93,9 @@ func (k kernel) open(path string) (*Device, error) {
 		}
 		return nil, err
 	}
+	if opened, err := d.file.Stat(); err != nil || !os.SameFile(info, opened) || opened.Sys().(*syscall.Stat_t).Rdev != stat.Rdev {
+		return nil, errors.Join(fmt.Errorf("%s has just been replaced by another: try again", path), d.file.Close())
+	}
 	if d.Size, err = d.file.Seek(0, 2); err == nil && d.Size == 0 {
 		err = fmt.Errorf("%s has no bytes: there is no medium, or the file is empty", path)
 	}
