@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -33,14 +34,20 @@ type proxy struct {
 	client    *http.Client
 }
 
+// freePort returns a port on which nothing listens. It is below those that the kernel gives
+// to connections of other programs, one of which could take it before the proxy does.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, n, tries = 20000, 10000, 100
+	for range tries {
+		port := first + rand.IntN(n)
+		if l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 func startProxy(t *testing.T, pages, s3 string) *proxy {
