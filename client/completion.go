@@ -34,8 +34,9 @@ func (a *app) completion() *cobra.Command {
 	return cmd
 }
 
-// sameInShells reports whether a shell takes a name as it is. Others are not completed: of
-// several names, bash inserts what they have in common without quotes, and then evaluates it.
+// sameInShells reports whether a name needs no quotes in a shell. Other names are not
+// completed: bash inserts the common prefix of several names without quotes, and the
+// completion script then evaluates it.
 func sameInShells(name string) bool {
 	return name != "" && name[0] != '-' && name == line(name) && !strings.ContainsFunc(name, func(r rune) bool {
 		return !unicode.In(r, unicode.L, unicode.M, unicode.N) && !strings.ContainsRune("._+,@%-", r)

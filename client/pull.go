@@ -302,8 +302,8 @@ func (p *pull) get(ctx context.Context, r remote, w *download, count func(int)) 
 	}
 }
 
-// toStdout writes the bytes to standard output. If the connection breaks, it goes on; if
-// the digest is wrong, that is known only after the bytes.
+// toStdout writes the bytes to standard output. It resumes after a broken connection. It
+// returns an error for a wrong digest after it has written the bytes.
 func (p *pull) toStdout(ctx context.Context, r remote) error {
 	w := newDownload(func(b []byte, _ int64) error { _, err := p.Stdout.Write(b); return err },
 		func() error { return errors.New("the server cannot resume where the connection broke") })

@@ -15,8 +15,8 @@ import (
 	"imageroot/client/exit"
 )
 
-// TestPullHostile tests that a download by a SHA-256 has that, whatever the server says, and
-// that what is written goes through no link that somebody else has made.
+// TestPullHostile tests that a download by SHA-256 is verified against that SHA-256, whatever
+// the server says, and that the .part file is not opened through a symbolic link.
 func TestPullHostile(t *testing.T) {
 	image := "these bytes"
 	sum := digestOf([]byte(image))

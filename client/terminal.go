@@ -11,7 +11,7 @@ import (
 	"golang.org/x/term"
 )
 
-// errNoTerminal is returned by functions that ask something if there is nobody to ask.
+// errNoTerminal is the error of a question if there is no terminal.
 var errNoTerminal = errors.New("there is no terminal to ask on")
 
 // isTerminal reports whether w is a terminal.

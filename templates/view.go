@@ -359,7 +359,6 @@ type ImagePage struct {
 type About struct {
 	Gone   bool   // it was deleted, and nothing else is set
 	ID     string // of its elements
-	Page   string // its URL
 	Name   image.Name
 	Title  string // or ""
 	Status Status
@@ -374,9 +373,8 @@ type About struct {
 	SHA256, RawSHA256     layout.SHA256
 	SameDisk              []Link // other images with this disk
 	Verified              []Verified
-	Names                 []image.Name
 	Sources               []Source
-	Warnings              []Warning
+	Warnings              []string
 	Failed                bool
 	Dismiss               string
 	Actions
@@ -419,11 +417,6 @@ type Command struct {
 // Verified is the result of a comparison with what a publisher says.
 type Verified struct {
 	Kind string // good, bad or missing
-	Text string
-}
-
-// A Warning is a sentence about a fault, and the action that helps, or "".
-type Warning struct {
 	Text string
 }
 

@@ -11,7 +11,7 @@ import (
 
 // Patch returns w as changed by a merge patch (RFC 7396): a member of the patch replaces
 // that of w, null removes it, and labels are merged one by one. The error is an [*Error] if
-// a member is unknown or the result is not valid. w stays as it is.
+// a member is unknown or the result is not valid. Patch does not change w.
 func (w Words) Patch(patch map[string]any) (Words, error) {
 	for key := range patch {
 		if !slices.Contains(append(Keys(), "name"), key) {

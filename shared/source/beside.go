@@ -20,30 +20,34 @@ var checksumNames = []string{
 // FindChecksums looks for a checksum list beside the image at imageURL, which names it. It
 // returns the URL of the list and the image as [Client.Resolve] describes it with that, or
 // "" and the image without a digest if there is none. A pinned source needs no list. It
-// requests at most four lists at once. The errors are those of Resolve.
+// requests at most four lists at once. The errors are those of Resolve without a list.
 func (c *Client) FindChecksums(ctx context.Context, imageURL string) (shaURL string, r *Resolved, err error) {
-	r, err = c.Resolve(ctx, imageURL, "")
-	if err != nil {
-		return "", nil, err
-	}
-	u, err := ParseURL(r.URL)
-	if err != nil {
-		return "", nil, err
-	}
-	w, ok := u.place.(web)
-	if !ok {
-		return "", r, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.config.ResolveTimeout)
-	defer cancel()
-	client := c.session()
-	_, final, err := w.probe(ctx, c, client)
-	if err != nil {
-		return "", r, nil
-	}
+	r, err = c.resolve(ctx, imageURL, func(ctx context.Context, p place) (*Resolved, error) {
+		w, ok := p.(web)
+		if !ok {
+			return p.resolve(ctx, c, "")
+		}
+		client := c.session()
+		r, final, err := w.probe(ctx, c, client)
+		if err != nil {
+			return nil, err
+		}
+		list, sum := w.findSum(ctx, c, client, final)
+		if list != "" {
+			shaURL = list
+			r.learn(sum)
+		}
+		return r, nil
+	})
+	return shaURL, r, err
+}
+
+// findSum returns the URL of the first list of checksumNames that names the image, and its
+// digest there, or "".
+func (w web) findSum(ctx context.Context, c *Client, client doer, final *url.URL) (string, checksum.Sum) {
 	asked, err := parseWeb(w.url)
 	if err != nil {
-		return "", nil, err
+		return "", checksum.Sum{}
 	}
 	const atOnce = 4
 	sums := make([]*checksum.Sum, len(checksumNames))
@@ -61,11 +65,10 @@ func (c *Client) FindChecksums(ctx context.Context, imageURL string) (shaURL str
 	wg.Wait()
 	for i, sum := range sums {
 		if sum != nil {
-			r.learn(*sum)
-			return beside(asked, checksumNames[i]).String(), r, nil
+			return beside(asked, checksumNames[i]).String(), *sum
 		}
 	}
-	return "", r, nil
+	return "", checksum.Sum{}
 }
 
 // beside returns the URL of a file in the directory of u. NAME in its name stands for that

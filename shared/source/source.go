@@ -169,13 +169,18 @@ type About struct {
 // a source, an [*Unresolvable] if the source does not give an image, and ctx's error if
 // ctx ends.
 func (c *Client) Resolve(ctx context.Context, imageURL, shaURL string) (*Resolved, error) {
+	return c.resolve(ctx, imageURL, func(ctx context.Context, p place) (*Resolved, error) { return p.resolve(ctx, c, shaURL) })
+}
+
+// resolve is Resolve with the description that ask gets from the source.
+func (c *Client) resolve(ctx context.Context, imageURL string, ask func(context.Context, place) (*Resolved, error)) (*Resolved, error) {
 	u, err := ParseURL(imageURL)
 	if err != nil {
 		return nil, err
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.ResolveTimeout)
 	defer cancel()
-	r, err := u.resolve(limited, c, shaURL)
+	r, err := ask(limited, u.place)
 	if err != nil {
 		if ctx.Err() == nil && limited.Err() != nil {
 			err = c.late(u.Host)

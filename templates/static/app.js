@@ -221,7 +221,7 @@
         ? `, ${sizeText(rate)}/s, ${durationText((bar.max - bar.value) / rate)} left` : '';
       for (const row of document.querySelectorAll('#rows tr[data-batch]')) {
         const b = JSON.parse(row.dataset.batch);
-        if (b.id !== j.id && row.dataset.src !== j.dataset.src && b.name !== j.dataset.name) continue;
+        if (row.dataset.src !== j.dataset.src && b.name !== j.dataset.name) continue;
         const own = row.querySelector('progress');
         if (own) [own.max, own.value] = [bar.max, bar.value];
       }
@@ -963,7 +963,8 @@
   // showOthers lists the uploads of others in the strip, or of other pages of this browser.
   async function showOthers() {
     const list = byID('others-uploads');
-    if (!list || document.visibilityState !== 'visible') return;
+    setTimeout(showOthers, (list.hasChildNodes() ? 3 : 15) * refreshEvery); // asking costs the store a listing
+    if (document.visibilityState !== 'visible') return;
     const known = kept.files();
     const open = (await openUploads() ?? []).filter((u) => !isHere(u.id) && !known.has(u.id));
     list.replaceChildren(...open.map((u) => {
@@ -1041,9 +1042,6 @@
     if (byID('live')) watchLive();
     if (byID('upload')) watchUploads();
     if (byID('add-url')) watchAdd();
-    if (byID('others-uploads')) {
-      showOthers();
-      setInterval(showOthers, 3 * refreshEvery);
-    }
+    if (byID('others-uploads')) showOthers();
   });
 })();

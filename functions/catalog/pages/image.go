@@ -23,6 +23,7 @@ import (
 	"imageroot/shared/layout"
 	"imageroot/shared/metadata"
 	"imageroot/shared/problem"
+	"imageroot/shared/served"
 	"imageroot/shared/source/scheme"
 	"imageroot/shared/web"
 	"imageroot/templates"
@@ -158,14 +159,14 @@ func (p *Pages) about(r *http.Request) (*inventory.Row, templates.About, error) 
 	if !ok {
 		return nil, templates.About{}, problem.New(problem.NotFound, "there is no such image: it was deleted or replaced, or its digest has become known meanwhile")
 	}
-	jobs, err := p.Inventory.RecentJobs(ctx, -1, kinds...)
+	jobs, err := p.jobsOf(ctx, row)
 	if err != nil {
 		return nil, templates.About{}, err
 	}
 	fetching := fetching(jobs)
 	v := templates.About{
-		ID: rowID(row), Page: pageOf(row), Name: row.Names[0], Status: statusOf(row, fetching), SHA256: row.Digest(),
-		Names: row.Names, Sources: p.sources(row), Failed: hasFailed(row), Actions: p.actions(row, fetching),
+		ID: rowID(row), Name: row.Names[0], Status: statusOf(row, fetching), SHA256: row.Digest(),
+		Warnings: row.Warnings, Sources: p.sources(row), Failed: hasFailed(row), Actions: p.actions(row, fetching),
 		Facts: factsOf(row), Flash: p.flash(r, row), Verified: verified(s.Publishers(row), row, now),
 		Title: row.Metadata.Title.Get(), Description: row.Metadata.Description.Get(), HomePage: webLink(row.Metadata.HomePage.Get()),
 	}
@@ -186,37 +187,74 @@ func (p *Pages) about(r *http.Request) (*inventory.Row, templates.About, error) 
 	if v.Failed {
 		v.Dismiss = dismissPath(row)
 	}
-	for _, w := range row.Warnings {
-		v.Warnings = append(v.Warnings, templates.Warning{Text: w})
-	}
 	for i := range jobs.Jobs {
-		const most = 5
-		if j := &jobs.Jobs[i]; isOf(j, row) && len(v.Jobs) < most {
-			v.Jobs = append(v.Jobs, jobView(j, now))
-		}
+		v.Jobs = append(v.Jobs, jobView(&jobs.Jobs[i], now))
 	}
 	v.Boots = boots(row)
+	past, err := p.past(ctx, s, row, statuses(jobs))
+	if err != nil {
+		return nil, templates.About{}, err
+	}
+	for _, d := range past.served {
+		what := d.What
+		if d.Link {
+			what += ", by a link to the store"
+		}
+		v.Served = append(v.Served, templates.Served{To: d.To, What: what, When: timeOf(d.At, now)})
+	}
+	v.Events = p.eventViews(s, past.events)
+	return row, v, nil
+}
+
+// A past is what has happened to an image.
+type past struct {
+	snapshot *inventory.Snapshot
+	jobs     string // see statuses
+	at       time.Time
+	events   []activity.Event
+	served   []served.Delivery
+}
+
+const (
+	// pastAge is how long the past of an image is cached if nothing else changes: it costs
+	// the store a listing of the activity.
+	pastAge = 30 * time.Second
+	// keptPasts is the maximum number of images whose past is cached.
+	keptPasts = 16
+	// pastMost is the maximum number of its events, and of its deliveries.
+	pastMost = 10
+)
+
+// past returns the newest events and deliveries of an image.
+func (p *Pages) past(ctx context.Context, s *inventory.Snapshot, row *inventory.Row, jobs string) (past, error) {
+	now, id := p.Now(), rowID(row)
+	k := &p.kept.pasts
+	k.Lock()
+	defer k.Unlock()
+	if old, ok := k.byRow[id]; ok && old.snapshot == s && old.jobs == jobs && now.Sub(old.at) < pastAge {
+		return old, nil
+	}
+	events, err := p.eventsOf(ctx, row)
+	if err != nil {
+		return past{}, err
+	}
+	next := past{snapshot: s, jobs: jobs, at: now, events: events}
 	if row.SHA256 != nil {
-		const most = 10
 		deliveries, err := p.Served.List(ctx, *row.SHA256)
 		if err != nil {
-			return nil, templates.About{}, err
+			return past{}, err
 		}
-		for _, d := range deliveries[:min(len(deliveries), most)] {
-			what := d.What
-			if d.Link {
-				what += ", by a link to the store"
-			}
-			v.Served = append(v.Served, templates.Served{To: d.To, What: what, When: timeOf(d.At, now)})
-		}
+		next.served = deliveries[:min(len(deliveries), pastMost)]
 	}
-	v.Events, err = p.eventsOf(ctx, s, row)
-	return row, v, err
+	if len(k.byRow) >= keptPasts || k.byRow == nil {
+		k.byRow = map[string]past{}
+	}
+	k.byRow[id] = next
+	return next, nil
 }
 
 // eventsOf returns the newest events of an image, under all its names and sources.
-func (p *Pages) eventsOf(ctx context.Context, s *inventory.Snapshot, row *inventory.Row) ([]templates.Event, error) {
-	const most = 10
+func (p *Pages) eventsOf(ctx context.Context, row *inventory.Row) ([]activity.Event, error) {
 	subjects := []string{string(row.Digest())}
 	for _, n := range row.Names {
 		subjects = append(subjects, string(n))
@@ -224,11 +262,8 @@ func (p *Pages) eventsOf(ctx context.Context, s *inventory.Snapshot, row *invent
 	for _, s := range row.Sources {
 		subjects = append(subjects, s.Location)
 	}
-	events, _, err := p.Activity.List(ctx, activity.Filter{Subjects: subjects, Limit: most})
-	if err != nil {
-		return nil, err
-	}
-	return p.eventViews(s, events), nil
+	events, _, err := p.Activity.List(ctx, activity.Filter{Subjects: subjects, Limit: pastMost})
+	return events, err
 }
 
 // factsOf returns what is known about an image.

@@ -33,6 +33,10 @@ type kept struct {
 		at       time.Time // zero if there is no fragment
 		cause    string    // the cause of listing them; see recent
 	}
+	pasts struct {
+		sync.Mutex
+		byRow map[string]past // by the ID of the row
+	}
 	disks struct {
 		sync.Mutex
 		snapshot *inventory.Snapshot

@@ -7,14 +7,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
-	"imageroot/shared/layout"
 	"imageroot/templates"
 )
 
@@ -158,12 +156,27 @@ func jobPage(j *job.Job) string {
 	return imagePath("", j.Name, j.Src)
 }
 
-// isOf reports whether a job is one of the image of a row.
-func isOf(j *job.Job, row *inventory.Row) bool {
-	if j.Src != "" {
-		return slices.ContainsFunc(row.Sources, func(s inventory.Source) bool { return s.Location == j.Src || s.Ref == layout.RefOf(j.Src) })
+// jobsOf returns the jobs of the image of a row.
+func (p *Pages) jobsOf(ctx context.Context, row *inventory.Row) (l inventory.Listing, err error) {
+	add := func(kind *job.Kind, id string) {
+		if id == "" || err != nil {
+			return
+		}
+		j, ok, jerr := p.Inventory.Job(ctx, kind, id)
+		if err = jerr; ok {
+			l.Jobs = append(l.Jobs, j)
+		}
 	}
-	return slices.Contains(row.Names, j.Name) || j.SHA256 != "" && j.SHA256 == row.Digest()
+	for _, name := range row.Names {
+		add(job.Hash, string(name))
+	}
+	for _, kind := range []*job.Kind{job.Check, job.Disk} {
+		add(kind, string(row.Digest()))
+	}
+	for _, s := range row.Sources {
+		add(job.Fetch, string(s.Ref))
+	}
+	return l, err
 }
 
 // shortHash returns the ID of the element that shows s.
