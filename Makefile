@@ -74,7 +74,7 @@ test: testdeps ## the units, and the real binary with curl, aws and rclone (five
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
 .PHONY: deep
-deep: testdeps ## the tests that take minutes, 25 GiB of disk or root
+deep: testdeps ## the tests that take minutes, 6 GiB of disk or root
 	@$(GOTEST) -run '^TestDeep' -json $$(grep -rl --include='*_test.go' '^func TestDeep' . | xargs -n1 dirname | sort -u) | $(STRICT)
 
 .PHONY: infra

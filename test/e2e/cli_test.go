@@ -231,7 +231,7 @@ func TestPushKilled(t *testing.T) {
 
 // TestDeepPushKilled does the same with 4 GiB.
 func TestDeepPushKilled(t *testing.T) {
-	needsDisk(t, 9)
+	needsDisk(t, 6)
 	testPushKilled(t, 4<<30)
 }
 

@@ -20,7 +20,6 @@ const mostSmall = 100
 // and hashes it again as a dropped file, in a hundredth of its size.
 func TestDeepSmallMemory(t *testing.T) {
 	needsPlainFiles(t)
-	needsDisk(t, 20)
 	s := Start(t, Options{Env: []string{"GOMEMLIMIT=100MiB"}})
 	const size, want = 8 << 30, "ebfb4ef19ae410f190327b5ebd312711263bc7579970e87d9c1e2d84e06b3c25"
 	path := filepath.Join(t.TempDir(), "large")
