@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 
@@ -103,6 +104,13 @@ or elsewhere: imageroot login says which. To begin with one on this machine:
 		root.AddCommand(c)
 	}
 	root.SetHelpCommandGroupID(groupOther)
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Args = func(_ *cobra.Command, args []string) error {
+			_, _, err := root.Find(args)
+			return err
+		}
+	}
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(c *cobra.Command, args []string) {
 		help(c, args)
@@ -132,6 +140,15 @@ func one(what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// wrongUsage gives err the status of a wrong command line if the server says that the values
+// on it are wrong.
+func wrongUsage(err error) error {
+	if api.IsStatus(err, http.StatusBadRequest) || api.IsStatus(err, http.StatusUnprocessableEntity) {
+		return exit.With(exit.Usage, err)
+	}
+	return err
 }
 
 // warn prints a line for people, beside the output.

@@ -2,13 +2,17 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
 )
+
+var shells = []string{"bash", "zsh", "fish"}
 
 func (a *app) completion() *cobra.Command {
 	cmd := &cobra.Command{
@@ -18,8 +22,13 @@ func (a *app) completion() *cobra.Command {
 		Example: `  imageroot completion bash > ~/.local/share/bash-completion/completions/imageroot
   imageroot completion zsh > ~/.zfunc/_imageroot     # with fpath+=~/.zfunc before compinit
   imageroot completion fish > ~/.config/fish/completions/imageroot.fish`,
-		Args:      cobra.MatchAll(one("shell"), cobra.OnlyValidArgs),
-		ValidArgs: []string{"bash", "zsh", "fish"},
+		ValidArgs: shells,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains(shells, args[0]) {
+				return errors.New("give one of " + strings.Join(shells, ", "))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch root := cmd.Root(); args[0] {
 			case "bash":

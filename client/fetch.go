@@ -133,6 +133,9 @@ registry, its own digest is used.`,
 			if !refresh && api.IsStatus(err, http.StatusConflict) {
 				return fmt.Errorf("the catalog has %s already: imageroot fetch fetches it, and --refresh asks the source again", line(args[0]))
 			}
+			if api.IsStatus(err, http.StatusUnprocessableEntity) { // the URL or the digest does not parse
+				return exit.With(exit.Usage, err)
+			}
 			if err != nil {
 				return err
 			}

@@ -68,7 +68,7 @@ what the manifest, the publisher or the image itself says. What you set takes pr
 			}
 			var doc json.RawMessage
 			if err := c.JSON(cmd.Context(), http.MethodPatch, "/catalog/images/"+r.SHA256, nil, patch, &doc); err != nil {
-				return err
+				return wrongUsage(err)
 			}
 			if a.json {
 				return a.printJSON(doc)

@@ -43,7 +43,7 @@ A filter that is given several times selects images that have any of its values.
 			rows := []*api.Row{}
 			for r, err := range c.Catalog(cmd.Context(), query) {
 				if err != nil {
-					return err
+					return wrongUsage(err)
 				}
 				rows = append(rows, r)
 			}

@@ -74,7 +74,7 @@ func configured(args []string, stdout io.Writer, do func(config.Config) error) e
 		_, err := fmt.Fprintln(stdout, "imageroot", config.Version())
 		return err
 	case err != nil:
-		return err
+		return exit.With(exit.Usage, err)
 	}
 	return do(cfg)
 }

@@ -542,13 +542,26 @@ func TestCommands(t *testing.T) {
 	if out := sh.must(t, "label", "a.img", "owner-"); strings.Contains(out, "ada") || !strings.Contains(out, "room=lab (operator)") || !strings.Contains(out, "Lab machines (operator)") {
 		t.Errorf("label: %s", out)
 	}
-	for args, found := range map[string]bool{"--label room=lab": true, "--label room=hall": false, "--arch amd64": true, "--arch arm64": false, "--os debian": false, "--state nonsense": false} {
+	for args, found := range map[string]bool{"--label room=lab": true, "--label room=hall": false, "--arch amd64": true, "--arch arm64": false, "--os debian": false} {
 		r := sh.run(t, "", append([]string{"ls", "-q"}, strings.Fields(args)...)...)
 		if strings.Contains(r.out, "a.img") != found {
 			t.Errorf("ls %s: %+v", args, r)
 		}
 	}
-	sh.fails(t, 1, "architecture", "label", "a.img", "--architecture", "vax")
+	for _, wrong := range [][]string{
+		{"failed, cached", "ls", "--state", "nonsense"},
+		{"name, size", "ls", "--sort", "nonsense"},
+		{"amd64, arm64", "ls", "--arch", "vax"},
+		{"qcow2", "ls", "--format", "vmdk"},
+		{"amd64, arm64", "label", "a.img", "--architecture", "vax"},
+		{"cloudinit", "label", "a.img", "--init-format", "sysv"},
+		{"2026-", "label", "a.img", "--release-date", "today"},
+		{"a.img", "label", "a.img", "--name", "other.img"},
+		{"64 hexadecimal digits", "add", src, "--sha256", "abc"},
+		{"http", "add", "gopher://example.org/a.img"},
+	} {
+		sh.fails(t, 2, wrong[0], wrong[1:]...)
+	}
 	sh.fails(t, 2, "KEY=VALUE", "label", "a.img", "room")
 	given := p.File("/given.img", data[1:])
 	sh.fails(t, 1, "failed", "add", "--fetch", given, "--sha256", sum(data[2:]))
@@ -602,7 +615,11 @@ func TestCommandLine(t *testing.T) {
 	sh.fails(t, 2, "URL", "ls", "--url", "ftp://x")
 	sh.fails(t, 1, "cannot reach http://127.0.0.1:9", "ls")
 	sh.fails(t, 2, "no such file", "ls", "--token-file", "none")
-	sh.fails(t, 1, "before the flags", "--listen", ":0", "ls")
+	sh.fails(t, 2, "before the flags", "--listen", ":0", "ls")
+	sh.fails(t, 2, "bash, zsh, fish", "completion", "tcsh")
+	sh.fails(t, 2, "did you mean show", "help", "shwo")
+	sh.fails(t, 2, "-nonsense", "doctor", "--nonsense")
+	sh.fails(t, 2, "from 1 to 32", "push", "--parallel", "99", "a.img")
 	if out := sh.must(t, "--help"); !strings.Contains(out, "--s3-listen") || !strings.Contains(out, "push ") {
 		t.Errorf("--help:\n%s", out)
 	}
@@ -747,7 +764,7 @@ func TestHostileServer(t *testing.T) {
 			t.Errorf("%q: %q", args, out)
 		}
 	}
-	sh.fails(t, 1, "[U+001B][2Jb[U+202E]c", "ls", "problem")
+	sh.fails(t, 2, "[U+001B][2Jb[U+202E]c", "ls", "problem")
 	// A port that nothing serves, and a server that is no imageroot.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
