@@ -58,7 +58,7 @@ A filter that is given several times selects images that have any of its values.
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&quiet, "quiet", "q", false, "print only the names")
-	f.StringVar(&sort, "sort", "", "order: name, size, format, sha256 or state, with - before it the reverse")
+	f.StringVar(&sort, "sort", "", "order: name, size, format, sha256, state or added, with - before it the reverse")
 	f.StringArrayVar(&archs, "arch", nil, "only images for this architecture, like amd64 or arm64")
 	f.StringArrayVar(&systems, "os", nil, "only images of this system, like debian or raspbian")
 	f.StringArrayVar(&labels, "label", nil, "only images with this label: key=value, or key")

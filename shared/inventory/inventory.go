@@ -84,9 +84,9 @@ type Row struct {
 	Known *content.Record `json:"-"`
 	// Blob is true if the catalog root has the bytes.
 	Blob bool `json:"-"`
-	// Since is the time since which a source is known to have the bytes; zero if that is
-	// unknown.
-	Since time.Time `json:"-"`
+	// Added is the time at which the first of the sources became known here; zero if
+	// that is unknown, as it is for the manifest until a fetch.
+	Added time.Time `json:"-"`
 	// FetchFailed is true if the bytes are missing because a fetch failed.
 	FetchFailed bool `json:"-"`
 }

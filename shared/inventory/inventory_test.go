@@ -403,6 +403,42 @@ func TestPrimaryName(t *testing.T) {
 	names("e.img z.img a.raw")
 }
 
+// An image is added when the first of its sources becomes known here, and a later fetch
+// or hash does not move it.
+func TestAdded(t *testing.T) {
+	b := newBench(t)
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	hashed := func(name, sum string, days int) {
+		v := b.image(image.Name(name), name)
+		b.record(layout.DigestKey(image.Name(name)), digest.Record{Name: image.Name(name), Version: v, SHA256: sha(sum), HashedAt: at.AddDate(0, 0, days), By: digest.ByHash})
+	}
+	hashed("second.img", "b", 2)
+	hashed("again.img", "b", 9) // the same bytes
+	hashed("fourth.img", "d", 4)
+	b.image("last.img", "not hashed yet")
+	b.manifest(manifest.Image{Name: "listed.img", Src: src("listed.img"), SHA256: sha("e")})
+	ref := layout.RefOf(src("third.img"))
+	b.record(layout.EntryKey(ref), entry.Entry{URL: src("third.img"), Name: "third.img", Format: "img", AddedAt: at.AddDate(0, 0, 3)})
+	for _, fetched := range []bool{false, true} {
+		if fetched {
+			b.record(layout.FetchedKey(ref), entry.Fetched{Src: src("third.img"), SHA256: sha("c"), SizeBytes: 3, At: at.AddDate(0, 0, 8)})
+		}
+		for sort, want := range map[string]string{
+			"added":  "listed.img second.img third.img fourth.img last.img",
+			"-added": "last.img fourth.img third.img second.img listed.img",
+		} {
+			page, err := b.snapshot().Query(inventory.Query{Sort: sort})
+			var names []string
+			for _, r := range page.Rows {
+				names = append(names, string(r.Names[0]))
+			}
+			if got := strings.Join(names, " "); err != nil || got != want {
+				t.Errorf("fetched %v, %s: %q, %v, want %q", fetched, sort, got, err, want)
+			}
+		}
+	}
+}
+
 // Metadata come from all origins, and queries select rows by them.
 func TestMetadata(t *testing.T) {
 	b := newBench(t)

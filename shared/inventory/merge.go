@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -80,6 +81,8 @@ type piece struct {
 	// since is the time at which the name became known for these bytes. It is zero for
 	// names from the manifest, so that they sort first.
 	since time.Time
+	// added is the time at which the source became known here; zero if that is unknown.
+	added time.Time
 }
 
 // pieces returns all pieces in the order of their members.
@@ -162,10 +165,11 @@ func (in *inputs) local(name image.Name, info store.Info, rec *digest.Record) pi
 	p := piece{
 		member: member{local: name},
 		source: Source{Kind: Local, Location: string(name), Name: name},
-		name:   name, format: format, size: info.Size, cached: true, hashState: Unhashed,
+		name:   name, format: format, size: info.Size, cached: true, hashState: Unhashed, added: info.LastModified,
 	}
 	if rec != nil && rec.Version.Equal(info.Version) {
 		p.sha256, p.hashState, p.since = rec.SHA256, Hashed, rec.Since()
+		p.added = p.since
 		if len(rec.Publishers) == 0 {
 			return p
 		}
@@ -210,7 +214,7 @@ func (in *inputs) added(ref layout.Ref, e entry.Entry) piece {
 	p := piece{
 		member: member{entry: ref},
 		source: Source{Kind: URL, Location: e.URL, Name: e.Name, Ref: ref, SHA256: e.SHA256, SHA512: e.SHA512, SizeBytes: e.SizeBytes},
-		name:   e.Name, format: image.Format(e.Format), sha256: e.SHA256, size: -1, hashState: Unhashed, since: e.Since(),
+		name:   e.Name, format: image.Format(e.Format), sha256: e.SHA256, size: -1, hashState: Unhashed, since: e.Since(), added: e.Since(),
 	}
 	if e.SizeBytes != nil {
 		p.size = *e.SizeBytes
@@ -231,6 +235,7 @@ func (in *inputs) learn(p *piece) {
 	f, ok := in.fetched.Value(p.source.Ref)
 	if ok && p.sha256 == "" {
 		p.sha256, p.since = f.SHA256, f.Since()
+		p.added = cmp.Or(p.added, p.since)
 		if p.size < 0 {
 			p.size = f.SizeBytes
 		}
@@ -323,8 +328,8 @@ func (r *Row) name(p *piece) {
 
 func (r *Row) add(p *piece) {
 	r.Sources = append(r.Sources, p.source)
-	if !p.since.IsZero() && (r.Since.IsZero() || p.since.Before(r.Since)) {
-		r.Since = p.since
+	if !p.added.IsZero() && (r.Added.IsZero() || p.added.Before(r.Added)) {
+		r.Added = p.added
 	}
 	r.Cached = r.Cached || p.cached
 	if r.HashState == Published && (r.Cached || p.hashState == Hashed) {
@@ -353,7 +358,7 @@ func findingsOf(known *content.Record) findings {
 // head returns the head of the row of pieces.
 func (in *inputs) head(pieces []*piece, k known) *Head {
 	r := in.row(pieces, k, func(image.Name) string { return "" })
-	h := &Head{Name: r.Names[0], SHA256: r.Digest(), SizeBytes: -1, HashState: r.HashState, Cached: r.Cached}
+	h := &Head{Name: r.Names[0], SHA256: r.Digest(), SizeBytes: -1, HashState: r.HashState, Cached: r.Cached, added: seconds(r.Added)}
 	if k.content != nil {
 		h.findings = findingsOf(k.content)
 	}
@@ -388,6 +393,14 @@ func (in *inputs) head(pieces []*piece, k known) *Head {
 	h.Attention = len(r.Warnings) > 0 || failure != ""
 	h.facts = factsOf(&r, h.text, failure)
 	return h
+}
+
+// seconds returns the Unix time of t, or 0 if t is zero or outside of the range.
+func seconds(t time.Time) uint32 {
+	if s := t.Unix(); s > 0 && s <= math.MaxUint32 {
+		return uint32(s)
+	}
+	return 0
 }
 
 // Row returns the row of a head of this snapshot.

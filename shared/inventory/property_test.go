@@ -253,6 +253,7 @@ func TestQueryOrder(t *testing.T) {
 		"format": func(r *inventory.Row) (string, int64) { return string(r.Format), 0 },
 		"sha256": func(r *inventory.Row) (string, int64) { return string(r.Digest()), 0 },
 		"state":  func(r *inventory.Row) (string, int64) { return r.HashState, 0 },
+		"added":  func(r *inventory.Row) (string, int64) { return "", max(0, r.Added.Unix()) },
 		"size": func(r *inventory.Row) (string, int64) {
 			if r.SizeBytes == nil {
 				return "", -1

@@ -33,6 +33,7 @@ var sortFields = []sortField{
 	{"format", func(h *Head) (string, int64) { return string(h.Format()), 0 }},
 	{"sha256", func(h *Head) (string, int64) { return string(h.SHA256), 0 }},
 	{"state", func(h *Head) (string, int64) { return h.HashState, 0 }},
+	{"added", func(h *Head) (string, int64) { return "", int64(h.added) }},
 }
 
 // Sorts returns the fields that a [Query] can sort by. A "-" before a field reverses

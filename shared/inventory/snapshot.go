@@ -49,6 +49,7 @@ type Head struct {
 	Cached    bool
 	// Attention is true if the row has warnings, or a job of it has failed.
 	Attention bool
+	added     uint32 // the Unix time of Row.Added; 0 if unknown. A longer type would need more memory.
 	findings
 
 	lower string // Name in lower case

@@ -157,7 +157,7 @@ func columns(v url.Values, sort string) []templates.Column {
 		{ID: "format", Text: "Format"},
 		{ID: "size", Text: "Size"},
 		{Text: "Disk"},
-		{Text: "Added"},
+		{ID: "added", Text: "Added"},
 		{Text: "Actions"},
 	}
 	for i := range list {
@@ -187,6 +187,8 @@ func sorts(selected string) []templates.Option {
 		{Value: "-name", Text: "Name, Z to A"},
 		{Value: "-size", Text: "Size, largest first"},
 		{Value: "size", Text: "Size, smallest first"},
+		{Value: "-added", Text: "Added, newest first"},
+		{Value: "added", Text: "Added, oldest first"},
 		{Value: "format", Text: "Format"},
 		{Value: "-format", Text: "Format, reversed"},
 		{Value: "sha256", Text: "Digest"},
@@ -251,8 +253,8 @@ func (p *Pages) rowView(row *inventory.Row, fetching map[string]job.Status) temp
 	if arch := row.Metadata.Architecture.Get(); arch != "" {
 		v.Arch = filterLink("arch", arch, arch)
 	}
-	if !row.Since.IsZero() {
-		v.Added = &templates.Time{At: row.Since}
+	if !row.Added.IsZero() {
+		v.Added = &templates.Time{At: row.Added}
 	}
 	if v.Failed {
 		v.Dismiss = addBack(dismissPath(row), "#"+v.ID)
