@@ -63,7 +63,7 @@ A filter that is given several times selects images that have any of its values.
 	f.StringArrayVar(&systems, "os", nil, "only images of this system, like debian or raspbian")
 	f.StringArrayVar(&labels, "label", nil, "only images with this label: key=value, or key")
 	f.StringArrayVar(&formats, "format", nil, "only images of this format, like qcow2 or img.xz")
-	f.StringArrayVar(&states, "state", nil, "only images in this state: cached (their bytes are here), available (elsewhere), attention, failed and so on")
+	f.StringArrayVar(&states, "state", nil, "only images in this state: cached (the server has their bytes), available (it can fetch them), attention, failed and so on")
 	return cmd
 }
 
@@ -105,10 +105,10 @@ func (a *app) printTable(rows []*api.Row) error {
 
 // state returns the state of an image in a word or two.
 func state(r *api.Row) string {
-	s := "here"
+	s := "cached"
 	switch {
 	case !r.Cached:
-		s = "not fetched"
+		s = "available"
 	case r.HashState != "hashed" && r.HashState != "published":
 		s = r.HashState
 	}

@@ -130,7 +130,7 @@ func (p *pull) ask(ctx context.Context, key string) (r remote, err error) {
 	header := http.Header{"Accept": {"*/*"}}
 	res, err := p.Send(ctx, api.Request{Method: http.MethodHead, Path: r.path, Header: header, NoRedirect: true})
 	if api.IsStatus(err, http.StatusNotFound) {
-		return r, &api.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("%s has no image %q, or has not fetched it (imageroot ls lists the images)", p.URL(), key)}
+		return r, &api.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("%s has no image %q, or it is available but not cached (imageroot ls lists the images)", p.URL(), key)}
 	}
 	if err != nil {
 		return r, p.reason(ctx, r, err)

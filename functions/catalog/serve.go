@@ -105,7 +105,7 @@ func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name image.
 	if at, ok := s.Locate(row, f.Images, f.Catalog); ok {
 		return newObject(at, name, row), nil
 	}
-	return nil, problem.New(problem.NotFound, "the image is known, but its bytes are not here: fetch it first")
+	return nil, problem.New(problem.NotFound, "the image is available, but not cached: fetch it first")
 }
 
 func newObject(at inventory.Place, name image.Name, row *inventory.Row) *object {

@@ -306,7 +306,7 @@ func (f *Function) postDisk(w http.ResponseWriter, r *http.Request) error {
 	sha256, name := row.Digest(), row.Names[0]
 	switch known := row.Known; {
 	case !row.Cached:
-		return problem.Newf(problem.NotFound, "the bytes of %s are not here: fetch it first", name)
+		return problem.Newf(problem.NotFound, "%s is available, but not cached: fetch it first", name)
 	case sha256 == "" || known == nil:
 		return problem.Newf(problem.Conflict, "%s is not hashed yet: try again when it is", name)
 	case known.NoDisk() != "":

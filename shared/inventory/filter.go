@@ -25,8 +25,8 @@ const MaxFilter = 50
 
 // Other states of a [Filter] than those of [Row.HashState].
 const (
-	Cached    = "cached"    // the bytes are here
-	Available = "available" // the bytes are not here
+	Cached    = "cached"    // the store has the bytes
+	Available = "available" // the store does not have the bytes
 	Attention = "attention" // there are warnings, or a job has failed
 )
 

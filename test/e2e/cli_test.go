@@ -518,7 +518,7 @@ func TestCommands(t *testing.T) {
 	list := p.File("/SHA256SUMS", fmt.Appendf(nil, "%s  a.img\n", sum(data)))
 	sh.must(t, "add", src, "--sha-url", list)
 	sh.fails(t, 1, "already", "add", src)
-	if out := sh.must(t, "ls"); !regexp.MustCompile(`(?m)^a\.img .*not fetched`).MatchString(out) {
+	if out := sh.must(t, "ls"); !regexp.MustCompile(`(?m)^a\.img .*available`).MatchString(out) {
 		t.Errorf("ls:\n%s", out)
 	}
 	if out := sh.must(t, "fetch", "a.img"); !strings.Contains(out, sum(data)) {

@@ -295,7 +295,7 @@ func dismissPath(row *inventory.Row) string {
 	return cancelPath(&j)
 }
 
-// fetchFrom returns the location that an image that is not here is fetched from, or "".
+// fetchFrom returns the location that an image that is not cached is fetched from, or "".
 func fetchFrom(row *inventory.Row) string {
 	i := slices.IndexFunc(row.Sources, func(s inventory.Source) bool { return s.Kind != inventory.Local })
 	if i < 0 || row.Cached {
