@@ -1038,7 +1038,17 @@
     showUnfinished();
   }
 
+  // foldFilters folds the filters of the events where they would fill the screen, unless
+  // they have an error.
+  function foldFilters() {
+    const wide = matchMedia('(min-width: 992px)');
+    const fold = () => { byID('filters').open = wide.matches || !!byID('filters').querySelector('[role=alert]'); };
+    wide.addEventListener('change', fold);
+    fold();
+  }
+
   document.addEventListener('DOMContentLoaded', () => {
+    if (byID('filters')) foldFilters();
     if (byID('live')) watchLive();
     if (byID('upload')) watchUploads();
     if (byID('add-url')) watchAdd();

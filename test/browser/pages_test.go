@@ -238,6 +238,15 @@ func TestEvents(t *testing.T) {
 	p.clickOn("All activity", "document.querySelector('a[href=\"/ui/events?subject_kind=image\"]')")
 	p.until("the timeline", "location.pathname === '/ui/events' && document.querySelector('tbody tr')")
 	p.shots("events")
+	p.size(375, 812)
+	p.until("the filters are folded", "!document.getElementById('filters').open")
+	if n := eval[int](p, "[...document.querySelectorAll('tbody tr')].filter(r => r.getBoundingClientRect().bottom <= innerHeight).length"); n < 4 {
+		t.Errorf("%d events are in sight on a phone, want 4", n)
+	}
+	p.click("#filters summary")
+	p.until("they open", "document.getElementById('kind').checkVisibility()")
+	p.size(1280, 900)
+	p.until("they are open where there is room", "document.getElementById('filters').open && !document.querySelector('#filters summary').checkVisibility()")
 	rows := "document.querySelectorAll('tbody tr').length"
 	first := eval[int](p, rows)
 	p.click("#older")
