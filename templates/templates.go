@@ -26,6 +26,7 @@ var static, _ = fs.Sub(staticFiles, "static") // a valid path is no error
 // test that links this package.
 var pages = template.Must(template.New("").Option("missingkey=error").Funcs(template.FuncMap{
 	"static": staticURL,
+	"cut":    cutOf,
 }).ParseFS(pageFiles, "page/*.tmpl"))
 
 // A View is a struct with a template.

@@ -17,6 +17,7 @@ import (
 	"text/template/parse"
 	"time"
 
+	"imageroot/shared/image"
 	"imageroot/shared/visible"
 )
 
@@ -203,6 +204,21 @@ func TestNamesAreShown(t *testing.T) {
 	}
 	if !strings.Contains(string(c), `data-batch="{&#34;name&#34;:&#34;`+name+`&#34;}"`) {
 		t.Errorf("the form names another image:\n%+q", c)
+	}
+}
+
+func TestCut(t *testing.T) {
+	for name, want := range map[image.Name]string{
+		"debian-12-generic-arm64.qcow2.img": "debian-12-generic-a|rm64.qcow2.img",
+		"short.img.zst":                     "|short.img.zst",
+		"14-letters.img":                    "|14-letters.img",
+		"combined-e\u0301-arm64.img.xz":     "combined-|e\u0301-arm64.img.xz",
+		"\u05d0-right-to-left-name.img":     "\u05d0-right-to-left-name.img|",
+		"":                                  "|",
+	} {
+		if c := cutOf(name); c.Start+"|"+c.End != want {
+			t.Errorf("%q is cut into %q and %q, want %q", name, c.Start, c.End, want)
+		}
 	}
 }
 

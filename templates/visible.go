@@ -3,10 +3,13 @@ package templates
 import (
 	"bytes"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/html"
 	"golang.org/x/text/unicode/bidi"
+	"golang.org/x/text/unicode/norm"
 
+	"imageroot/shared/image"
 	"imageroot/shared/visible"
 )
 
@@ -52,6 +55,26 @@ func showAll(page []byte) []byte {
 		}
 		b.WriteString(raw)
 	}
+}
+
+// A cut is a name in two parts. Where there is no room for both, the first one is shortened.
+type cut struct{ Start, End string }
+
+// cutOf cuts a name before its last characters, in which names of images differ: the
+// version and the suffix. A name with right-to-left letters stays whole, since its parts
+// would change places.
+func cutOf(name image.Name) cut {
+	const end = 14 // characters
+	s := string(name)
+	if strings.ContainsFunc(s, isRightToLeft) {
+		return cut{Start: s}
+	}
+	at := len(s)
+	for n := 0; at > 0 && (n < end || !norm.NFC.PropertiesString(s[at:]).BoundaryBefore()); n++ {
+		_, size := utf8.DecodeLastRuneInString(s[:at])
+		at -= size
+	}
+	return cut{s[:at], s[at:]}
 }
 
 func isRightToLeft(r rune) bool {

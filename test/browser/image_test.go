@@ -38,6 +38,35 @@ dd if=fs of=disk bs=1M seek=17 conv=notrunc status=none`)
 	return data
 }
 
+// TestSameDisk tells images with the same title by the ends of their names.
+func TestSameDisk(t *testing.T) {
+	s := start(t)
+	disk := systemDisk(t)
+	names := []string{"debian-12-generic-amd64-of-2026.img", "debian-12-generic-amd64-of-2027.img"}
+	for i, name := range names {
+		disk[len(disk)-1] = byte(i)
+		s.call(t, "PUT", "/images/"+name, bytes.NewReader(disk))
+	}
+	p := open(t, s)
+	p.login()
+	for _, name := range names {
+		p.until("the system in the row", row(name)+"?.textContent.includes('Debian 12')")
+	}
+	for _, width := range []int64{1280, 992, 375} {
+		p.size(width, 900)
+		for _, name := range names {
+			in := row(name) + ".querySelector('.end')"
+			seen := "(() => { const e = " + in + ".getBoundingClientRect(), cell = " + in + ".closest('td').getBoundingClientRect(); return e.width > 0 && e.left >= cell.left && e.right <= cell.right + 1; })()"
+			if end := eval[string](p, in+".textContent"); name[len(name)-len(end):] != end || len(end) < len("2026.img") || !eval[bool](p, seen) {
+				t.Errorf("at %d pixels, the row of %s does not show the end %q", width, name, end)
+			}
+			if text := eval[string](p, row(name)+".querySelector('.file').innerText"); text != name {
+				t.Errorf("copied, the name is %q", text)
+			}
+		}
+	}
+}
+
 // TestImagePage shows what is inside an image, and changes what is known about it.
 func TestImagePage(t *testing.T) {
 	s := start(t)
