@@ -17,6 +17,7 @@ import (
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
+	"imageroot/functions/withcache"
 	"imageroot/local/doctor"
 	"imageroot/shared/auth"
 	"imageroot/shared/config"
@@ -98,6 +99,9 @@ func (s *server) wire() error {
 	s.exports = exports.New(exporting)
 	hasher.Needed = s.exports.Needed
 	s.wireNBD(lister, s.exports)
+	cache := withcache.New(withcache.Config{
+		Inventory: k.Inventory, Document: lister.Document, Serve: lister.Serve, Version: config.Version(), Activity: k.Activity, Now: k.Now,
+	})
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},
@@ -112,7 +116,7 @@ func (s *server) wire() error {
 	handler := web.Handler(web.Config{
 		Auth: k.Operator, PublicRead: k.PublicRead, Proxies: k.TrustedProxies, PublicURL: k.PublicURL,
 		Pages: site.Places(), ErrorPage: site.ErrorPage, PlainErrors: exports.Prefix, Metric: k.Metric, Log: s.log,
-	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.exports.Routes(), s.hook().Routes(), own)
+	}, uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), hasher.Routes(), fetcher.Routes(), s.exports.Routes(), cache.Routes(), s.hook().Routes(), own)
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.requests.RLock()

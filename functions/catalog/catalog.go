@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"imageroot/functions/catalog/feed"
 	"imageroot/shared/activity"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
@@ -56,11 +55,8 @@ type Function struct {
 	Now   func() time.Time
 	Log   *slog.Logger
 
-	listings copies // GET /images
-	exports  copies // GET /catalog.toml
-	feeds    [len(feed.All)]copies
-	places   places // GET /raw
-	disks    disks  // that OpenDisk has opened
+	places places // GET /raw
+	disks  disks  // that OpenDisk has opened
 }
 
 // Routes returns the function's routes.
@@ -70,7 +66,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /readyz", Access: web.Open, Handle: f.readyz, Quiet: true},
 		{Pattern: "GET /version", Access: web.Open, Handle: f.version},
 
-		{Pattern: "GET /images", Access: web.Open, Handle: f.listing},
+		{Pattern: "GET /images", Access: web.Open, Handle: f.Document("application/json", f.encodeListing)},
 		{Pattern: "GET /images/{key}", Access: web.Open, Handle: f.image, Stream: true},
 		{Pattern: "GET /images/{key}/{name}", Access: web.Open, Handle: f.image, Stream: true},
 		{Pattern: "GET /raw/{key}", Access: web.Open, Handle: f.raw, Stream: true},
@@ -83,7 +79,7 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /catalog", Access: web.Operator, Handle: f.rows},
 		{Pattern: "GET /catalog/images/{sha256}", Access: web.Operator, Handle: f.describe},
 		{Pattern: "PATCH /catalog/images/{sha256}", Access: web.Operator, Handle: f.patch},
-		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.exportManifest},
+		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.Document("application/toml; charset=utf-8", encodeManifest)},
 		{Pattern: "PUT /catalog.toml", Access: web.Operator, Handle: f.replaceManifest, MaxBody: maxManifestBody},
 		{Pattern: "DELETE /catalog.toml", Access: web.Operator, Handle: f.removeManifest},
 
@@ -178,17 +174,8 @@ type listed struct {
 	RawURL *string `json:"raw_url"`
 }
 
-// listing answers GET /images: each content once, by its primary name.
-func (f *Function) listing(w http.ResponseWriter, r *http.Request) error {
-	s, err := f.Inventory.Snapshot(r.Context())
-	if err != nil {
-		return err
-	}
-	return f.sendListing(w, r, &f.listings, s, "application/json", func(base string, to io.Writer) error { return f.encodeListing(s, base, to) })
-}
-
-// encodeListing writes the listing of s as JSON.
-func (f *Function) encodeListing(s *inventory.Snapshot, base string, to io.Writer) error {
+// encodeListing writes GET /images: each content once, by its primary name.
+func (f *Function) encodeListing(to io.Writer, s *inventory.Snapshot, base string) error {
 	before := "["
 	for h := range s.Heads() {
 		src, ok := publicURL(base, h)

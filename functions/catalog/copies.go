@@ -61,6 +61,20 @@ type listing struct {
 // An encoding writes a listing with this base URL, one image in each Write.
 type encoding func(base string, to io.Writer) error
 
+// Document returns a handler that answers with a document about all images. encode writes
+// that of a snapshot, one image in each Write; base is the URL of this server. It is called
+// once for each snapshot.
+func (f *Function) Document(contentType string, encode func(to io.Writer, s *inventory.Snapshot, base string) error) web.HandlerFunc {
+	c := new(copies)
+	return func(w http.ResponseWriter, r *http.Request) error {
+		s, err := f.Inventory.Snapshot(r.Context())
+		if err != nil {
+			return err
+		}
+		return f.sendListing(w, r, c, s, contentType, func(base string, to io.Writer) error { return encode(to, s, base) })
+	}
+}
+
 // sendListing answers with the listing of s, from c. It evaluates the request's
 // conditions, and chooses a content coding.
 func (f *Function) sendListing(w http.ResponseWriter, r *http.Request, c *copies, s *inventory.Snapshot, contentType string, encode encoding) error {

@@ -8,22 +8,17 @@ import (
 
 	"imageroot/functions/catalog/feed"
 	"imageroot/shared/image"
+	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
 	"imageroot/shared/web"
 )
 
 // feedRoutes returns the routes of the table of feeds.
 func (f *Function) feedRoutes() (routes []web.Route) {
-	for i, d := range feed.All {
-		routes = append(routes, web.Route{Pattern: "GET " + d.Path, Access: web.Open, Handle: func(w http.ResponseWriter, r *http.Request) error {
-			s, err := f.Inventory.Snapshot(r.Context())
-			if err != nil {
-				return err
-			}
-			return f.sendListing(w, r, &f.feeds[i], s, d.ContentType, func(_ string, to io.Writer) error {
-				return d.Encode(to, s, feed.Server{RawPath: f.RawPath})
-			})
-		}})
+	for _, d := range feed.All {
+		routes = append(routes, web.Route{Pattern: "GET " + d.Path, Access: web.Open, Handle: f.Document(d.ContentType, func(to io.Writer, s *inventory.Snapshot, _ string) error {
+			return d.Encode(to, s, feed.Server{RawPath: f.RawPath})
+		})})
 	}
 	return routes
 }

@@ -22,16 +22,10 @@ import (
 // maxManifestBody lets replaceManifest read one byte more than a manifest may have.
 const maxManifestBody = manifest.MaxBytes + 1
 
-// exportManifest answers GET /catalog.toml: the whole catalog as a manifest for
-// another server.
-func (f *Function) exportManifest(w http.ResponseWriter, r *http.Request) error {
-	s, err := f.Inventory.Snapshot(r.Context())
-	if err != nil {
-		return err
-	}
-	return f.sendListing(w, r, &f.exports, s, "application/toml; charset=utf-8", func(base string, to io.Writer) error {
-		return manifest.Encode(to, exported(s, base))
-	})
+// encodeManifest writes GET /catalog.toml: the whole catalog as a manifest for another
+// server.
+func encodeManifest(to io.Writer, s *inventory.Snapshot, base string) error {
+	return manifest.Encode(to, exported(s, base))
 }
 
 // exported yields the images of s for a manifest.

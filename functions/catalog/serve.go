@@ -45,6 +45,17 @@ func (f *Function) serve(w http.ResponseWriter, r *http.Request, find func(*inve
 	return f.withObject(r.Context(), r.PathValue("key"), find, func(c *object) error { return send(w, r, c) })
 }
 
+// Serve answers with the bytes of the row that find returns, as /images does.
+func (f *Function) Serve(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot) (*inventory.Row, error)) error {
+	return f.withObject(r.Context(), "", func(s *inventory.Snapshot, _ string) (*object, error) {
+		row, err := find(s)
+		if err != nil {
+			return nil, err
+		}
+		return f.cached(s, row, row.Names[0])
+	}, func(c *object) error { return f.send(w, r, c) })
+}
+
 // withObject finds the object that key names and calls do with it, which must return
 // [store.ErrChanged] if the object has another version now.
 func (f *Function) withObject(ctx context.Context, key string, find func(*inventory.Snapshot, string) (*object, error), do func(*object) error) error {

@@ -35,6 +35,7 @@ const (
 	ImageDescribed    = "image.described"
 	ImageDeleted      = "image.deleted"
 	ImageUncached     = "image.uncached"
+	ImageMissed       = "image.missed"
 	EntryAdded        = "catalog.entry.added"
 	EntryAddFailed    = "catalog.entry.add_failed"
 	EntryDeleted      = "catalog.entry.deleted"
@@ -57,13 +58,14 @@ const (
 const (
 	Operator = "operator"
 	System   = "system"
+	Client   = "client" // without credentials
 )
 
 // Kinds lists every kind of event.
 func Kinds() []string {
 	return []string{
 		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageDiskMade, ImageDiskFailed,
-		ImageFetched, ImageFetchFailed, ImageDescribed, ImageDeleted, ImageUncached, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
+		ImageFetched, ImageFetchFailed, ImageDescribed, ImageDeleted, ImageUncached, ImageMissed, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
 		ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
 	}
 }
@@ -72,7 +74,7 @@ func Kinds() []string {
 func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, SubjectAuth} }
 
 // Actors lists every actor.
-func Actors() []string { return []string{Operator, System} }
+func Actors() []string { return []string{Operator, System, Client} }
 
 // failed lists the kinds that report a failure.
 var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageDiskFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}

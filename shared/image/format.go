@@ -1,8 +1,10 @@
 package image
 
 import (
+	"cmp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // A Format is the suffix of an image name in lower case, without the leading
@@ -110,6 +112,26 @@ func DiskName(name Name) Name {
 	}
 	c, _ := format.Compression()
 	return name[:len(name)-len(c.Suffix)]
+}
+
+// Titled returns the name of an image of this format that has a title: the title, without
+// what no name can have, and the suffix of the format unless it ends in that.
+func Titled(title string, format Format) Name {
+	suffix := "." + string(format)
+	if hasSuffix(title, suffix) {
+		title = title[:len(title)-len(suffix)]
+	}
+	title = strings.TrimLeft(strings.Map(func(r rune) rune {
+		if CheckSegment("x"+string(r)) != nil {
+			return '-'
+		}
+		return r
+	}, strings.ToValidUTF8(title, "-")), ".")
+	for len(title)+len(suffix) > MaxNameBytes {
+		_, n := utf8.DecodeLastRuneInString(title)
+		title = title[:len(title)-n]
+	}
+	return Name(cmp.Or(title, "image") + suffix)
 }
 
 // hasSuffix reports whether name ends in suffix, which is ASCII, and has more

@@ -36,8 +36,9 @@ type Source struct {
 	Kind     string `json:"kind"`
 	Location string `json:"location"`
 
-	Name image.Name `json:"-"`
-	Ref  layout.Ref `json:"-"` // of the URL; "" for a local image
+	Name  image.Name `json:"-"`
+	Ref   layout.Ref `json:"-"` // of the URL; "" for a local image
+	Title string     `json:"-"` // that the manifest or the entry gives the image; or ""
 	// What the manifest or the entry says about the bytes; "" or nil if nothing.
 	SHA256    layout.SHA256 `json:"-"`
 	SHA512    string        `json:"-"`

@@ -197,7 +197,7 @@ func (in *inputs) listed(n int) piece {
 	im := &in.manifest.Images[n-1]
 	p := piece{
 		member: member{listed: n},
-		source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.RefOf(im.Src), SHA256: im.SHA256, SHA512: im.SHA512, SizeBytes: im.SizeBytes},
+		source: Source{Kind: Manifest, Location: im.Src, Name: im.Name, Ref: layout.RefOf(im.Src), SHA256: im.SHA256, SHA512: im.SHA512, SizeBytes: im.SizeBytes, Title: im.Title},
 		name:   im.Name, format: im.Format, sha256: im.SHA256, size: -1, hashState: Unhashed,
 	}
 	if im.SizeBytes != nil {
@@ -221,6 +221,9 @@ func (in *inputs) added(ref layout.Ref, e entry.Entry) piece {
 	}
 	if e.Changed != "" {
 		p.warnings = append(p.warnings, e.Changed)
+	}
+	if e.Metadata != nil {
+		p.source.Title = e.Metadata.Title
 	}
 	p.said = metadata.Source{From: metadata.Annotation, Fields: e.Metadata}
 	in.learn(&p)

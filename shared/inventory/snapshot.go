@@ -134,6 +134,14 @@ func (h *Head) Source() (kind, location string) {
 	return Local, string(h.Name)
 }
 
+// Sources returns the sources of a row in their order.
+func (s *Snapshot) Sources(h *Head) []Source {
+	if h.more == nil { // most rows: without making the row
+		return []Source{{Kind: Local, Location: string(h.Name), Name: h.Name}}
+	}
+	return s.Row(h).Sources
+}
+
 // byRowName is the order of rows. It is that of a [Query] by name.
 func byRowName(a, b *Head) int {
 	return cmp.Or(strings.Compare(a.lower, b.lower), compareHeads(a, b))

@@ -37,6 +37,12 @@ import (
 var unseen = map[string]string{
 	"HashJob.bytes_total null":             "the size is known when the job is queued; the file keeps clients from relying on it",
 	"POST /catalog/disks 501":              "disks are turned on at the server of this test",
+	"CacheCatalog.fetched_at":              "there is no manifest by URL at the server of this test",
+	"CacheCatalog.last_error":              "the manifest of this test has no error",
+	"CacheEntry.arch":                      "these images say little about themselves",
+	"CacheEntry.description":               "these images say little about themselves",
+	"CacheEntry.netboot_ref":               "these images say little about themselves",
+	"CacheEntry.resolved_src":              "these images say little about themselves",
 	"Disk.name null":                       "an image was deleted, and the next reconciliation removes its disk",
 	"PUT /images/{key} 408":                "it takes two minutes",
 	"PUT /uploads/{id}/parts/{number} 408": "it takes two minutes",
@@ -61,6 +67,7 @@ func TestAnswers(t *testing.T) {
 		{"hashes", s.testHashes},
 		{"disks", s.testDisks},
 		{"exports", s.testExports},
+		{"withcache", s.testWithcache},
 		{"manifest", s.testManifest},
 		{"details", s.testDetails},
 		{"catalog", s.testCatalog},
@@ -835,6 +842,33 @@ func (s *server) testExports(t *testing.T) {
 	post(501, "own", s.url+"/images/packed.img.gz")
 	s.send(t, "DELETE", route+"/own", 204, "")
 	s.send(t, "DELETE", route+"/own", 404, "")
+}
+
+func (s *server) testWithcache(t *testing.T) {
+	get := func(status int, target string, header ...string) *answer {
+		t.Helper()
+		q := request{method: "GET", target: "/withcache/" + target, status: status, anonymous: true, header: map[string]string{}}
+		for i := 0; i < len(header); i += 2 {
+			q.header[header[i]] = header[i+1]
+		}
+		return s.do(t, q)
+	}
+	by := func(src string) string { return "b/" + base64.RawURLEncoding.EncodeToString([]byte(src)) + "/x.img" }
+	get(200, "healthz")
+	catalog := get(200, "catalog")
+	get(200, "catalog", "Accept-Encoding", "gzip")
+	get(304, "catalog", "If-None-Match", catalog.header.Get("ETag"))
+	src := text(catalog.at(t, "entries.0").(object), "src")
+	whole := get(200, by(src))
+	get(206, by(src), "Range", "bytes=0-0", "If-Range", whole.header.Get("ETag"), "If-Match", whole.header.Get("ETag"))
+	get(304, by(src), "If-None-Match", whole.header.Get("ETag"))
+	get(412, by(src), "If-Match", `"other"`)
+	get(416, by(src), "Range", "bytes=1000000000-")
+	get(200, "blob?url="+url.QueryEscape(src))
+	get(400, "blob")
+	get(404, "blob?url=https://images.example.org/missing.img")
+	get(400, "b/%20/x.img")
+	get(404, by("https://images.example.org/missing.img"))
 }
 
 func (s *server) testManifest(t *testing.T) {

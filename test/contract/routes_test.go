@@ -17,6 +17,7 @@ import (
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
+	"imageroot/functions/withcache"
 	"imageroot/shared/hook"
 	"imageroot/shared/web"
 )
@@ -31,7 +32,7 @@ var forPeople = []string{
 func tables() [][]web.Route {
 	return [][]web.Route{
 		new(upload.Function).Routes(), new(catalog.Function).Routes(), new(addbyurl.Function).Routes(),
-		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(exports.Function).Routes(), new(hook.Hook).Routes(), new(pages.Pages).Routes(),
+		new(hash.Function).Routes(), new(fetch.Function).Routes(), new(exports.Function).Routes(), new(withcache.Function).Routes(), new(hook.Hook).Routes(), new(pages.Pages).Routes(),
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 	"imageroot/functions/fetch"
 	"imageroot/functions/hash"
 	"imageroot/functions/upload"
+	"imageroot/functions/withcache"
 	"imageroot/shared/activity"
 	"imageroot/shared/auth"
 	"imageroot/shared/hook"
@@ -140,6 +141,9 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		Catalog: s.catalog, Inventory: inv, Add: adder.Ensure, Fetch: s.fetcher.Request, Expand: jobs.NeedDisk, Port: 10809,
 		Activity: s.activity, Now: time.Now, Log: log,
 	})
+	cache := withcache.New(withcache.Config{
+		Inventory: inv, Document: lister.Document, Serve: lister.Serve, Version: "test", Activity: s.activity, Now: time.Now,
+	})
 	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		m.Handler().ServeHTTP(w, r)
@@ -147,7 +151,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	}}}
 	h := httptest.NewServer(web.Handler(web.Config{
 		Auth: operator, PublicRead: setup.publicRead, Pages: site.Places(), ErrorPage: site.ErrorPage, PlainErrors: exports.Prefix, Metric: m, Log: log,
-	}, s.uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.exports.Routes(), s.hook.Routes(), runner))
+	}, s.uploader.Routes(), lister.Routes(), site.Routes(), adder.Routes(), s.hasher.Routes(), s.fetcher.Routes(), s.exports.Routes(), cache.Routes(), s.hook.Routes(), runner))
 	t.Cleanup(h.Close)
 	s.url = h.URL
 	return s

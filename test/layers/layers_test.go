@@ -77,6 +77,7 @@ func TestImports(t *testing.T) {
 		"imageroot/functions/hash":      {"local"},
 		"imageroot/functions/fetch":     {"local"},
 		"imageroot/functions/exports":   {"local"},
+		"imageroot/functions/withcache": {"local"},
 		"imageroot/shared/config":       {"client", "local", "local/doctor", "shared/cloud", "shared/kit", "shared/kit/sources"},
 		"imageroot/shared/kit":          {"local", "shared/cloud", "shared/kit/sources"},
 		"imageroot/shared/store/s3stor": {"local", "local/doctor", "shared/cloud"},

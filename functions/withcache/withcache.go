@@ -1,0 +1,162 @@
+// Package withcache has the API of withcache, a cache of images by URL, over the catalog,
+// so that clients of withcache (bty is one) can use this server: the catalog of the images
+// whose bytes are here, the bytes by the URL of their source, and entries.
+package withcache
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"imageroot/shared/activity"
+	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
+	"imageroot/shared/metadata"
+	"imageroot/shared/web"
+)
+
+// Config configures a [Function]. All fields are required.
+type Config struct {
+	Inventory *inventory.Inventory
+	// Document returns a handler that answers with a document about all images, which
+	// encode writes for each snapshot, one image in each Write.
+	Document func(contentType string, encode func(to io.Writer, s *inventory.Snapshot, base string) error) web.HandlerFunc
+	// Serve answers with the bytes of the row that find returns.
+	Serve    func(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot) (*inventory.Row, error)) error
+	Version  string
+	Activity *activity.Log
+	Now      func() time.Time
+}
+
+// A Function has the routes. It is safe for concurrent use.
+type Function struct {
+	Config
+	misses misses
+}
+
+// New returns a function.
+func New(cfg Config) *Function { return &Function{Config: cfg} }
+
+// Prefix is the path below which the routes are. Clients take it as a part of the URL of
+// their server.
+const Prefix = "/withcache/"
+
+// Routes returns the routes of f.
+func (f *Function) Routes() []web.Route {
+	return []web.Route{
+		{Pattern: "GET " + Prefix + "healthz", Access: web.Always, Handle: f.healthz, Quiet: true},
+		{Pattern: "GET " + Prefix + "catalog", Access: web.Open, Handle: f.catalog()},
+		{Pattern: "GET " + Prefix + "b/{source}/{name...}", Access: web.Open, Handle: f.bytes, Stream: true},
+		{Pattern: "GET " + Prefix + "blob", Access: web.Open, Handle: f.bytes, Stream: true},
+	}
+}
+
+func (f *Function) healthz(w http.ResponseWriter, _ *http.Request) error {
+	return web.JSON(w, http.StatusOK, map[string]string{"status": "ok", "service": "withcache", "version": f.Version})
+}
+
+// An item is an entry of the catalog: a source whose bytes are here.
+type item struct {
+	Name        string        `json:"name"`
+	Src         string        `json:"src"`
+	ResolvedSrc string        `json:"resolved_src,omitempty"`
+	Format      image.Format  `json:"format"`
+	Arch        string        `json:"arch,omitempty"`
+	SHA256      layout.SHA256 `json:"sha256"`
+	SizeBytes   int64         `json:"size_bytes"`
+	Description string        `json:"description,omitempty"`
+	NetbootRef  string        `json:"netboot_ref,omitempty"`
+}
+
+// Labels that are members of an item.
+const netbootRef, resolvedSrc = "netboot_ref", "resolved_src"
+
+// machines are the architectures whose name that uname prints, as in an item, is another
+// one in metadata.
+var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l", "i386": "i686", "ppc64el": "ppc64le", "loong64": "loongarch64"}
+
+func machine(architecture string) string {
+	if m, ok := machines[architecture]; ok {
+		return m
+	}
+	return architecture
+}
+
+// catalog returns the handler of GET /withcache/catalog.
+func (f *Function) catalog() web.HandlerFunc {
+	if f.Document == nil {
+		return nil // of a function that only tells its routes
+	}
+	return f.Document("application/json", encode)
+}
+
+func encode(to io.Writer, s *inventory.Snapshot, base string) error {
+	var lastError *string
+	if s.Problem != "" {
+		lastError = &s.Problem
+	}
+	head, err := json.Marshal(struct {
+		URL       string  `json:"url"`
+		EnvURL    string  `json:"env_url"`
+		FetchedAt *string `json:"fetched_at"`
+		LastError *string `json:"last_error"`
+	}{LastError: lastError})
+	if err != nil {
+		return err
+	}
+	before := string(head[:len(head)-1]) + `,"entries":[`
+	for h := range s.Heads() {
+		if !h.Cached || h.SHA256 == "" {
+			continue
+		}
+		said := s.Said(h)
+		seen := ""
+		for _, src := range s.Sources(h) {
+			if src.Kind != inventory.Local && src.Location == seen {
+				continue // an entry that the manifest has, too
+			}
+			seen = src.Location
+			data, err := json.Marshal(itemOf(h, src, said, base))
+			if err != nil {
+				return err
+			}
+			if _, err := to.Write(append([]byte(before), data...)); err != nil {
+				return err
+			}
+			before = ",\n"
+		}
+	}
+	if before != ",\n" {
+		if _, err := io.WriteString(to, before); err != nil {
+			return err
+		}
+	}
+	_, err = io.WriteString(to, "]}\n")
+	return err
+}
+
+// itemOf returns the item of a source of a row whose bytes are here.
+func itemOf(h *inventory.Head, src inventory.Source, said metadata.Fields, base string) item {
+	format, _ := image.FormatOf(src.Name)
+	it := item{
+		Name: nameOf(src, format), Src: src.Location, Format: format, Arch: machine(said.Architecture), SHA256: h.SHA256, SizeBytes: h.SizeBytes,
+		Description: said.Description, NetbootRef: said.Labels[netbootRef],
+	}
+	if src.Kind == inventory.Local {
+		it.Src = base + inventory.OwnPath(src.Name)
+	} else {
+		it.ResolvedSrc = said.Labels[resolvedSrc]
+	}
+	return it
+}
+
+// nameOf returns the name of a source for a client: its title, if the name was made of
+// that.
+func nameOf(src inventory.Source, format image.Format) string {
+	if src.Title != "" && image.Titled(src.Title, format) == src.Name {
+		return src.Title
+	}
+	return string(src.Name)
+}

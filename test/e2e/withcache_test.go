@@ -1,0 +1,172 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A cacheEntry is an entry as clients of withcache read it.
+type cacheEntry struct {
+	Name        string `json:"name"`
+	Src         string `json:"src"`
+	ResolvedSrc string `json:"resolved_src"`
+	Format      string `json:"format"`
+	Arch        string `json:"arch"`
+	SHA256      string `json:"sha256"`
+	SizeBytes   int64  `json:"size_bytes"`
+	Description string `json:"description"`
+	NetbootRef  string `json:"netboot_ref"`
+}
+
+// cache returns the entries by their names.
+func (s *Server) cache(t testing.TB) map[string]cacheEntry {
+	t.Helper()
+	var c struct {
+		LastError *string      `json:"last_error"`
+		Entries   []cacheEntry `json:"entries"`
+	}
+	s.get(t, "/withcache/catalog", anonymous).Must(t, 200).JSON(t, &c)
+	byName := map[string]cacheEntry{}
+	for _, e := range c.Entries {
+		byName[e.Name] = e
+	}
+	if len(byName) != len(c.Entries) || c.Entries == nil || c.LastError != nil {
+		t.Errorf("%+v", c)
+	}
+	return byName
+}
+
+// cachedAt returns the path by which clients of withcache ask for the bytes of a URL.
+func cachedAt(src string) string {
+	name := "download"
+	if u, err := url.Parse(src); err == nil {
+		name = filepath.Base(u.Path)
+	}
+	return "/withcache/b/" + base64.RawURLEncoding.EncodeToString([]byte(src)) + "/" + url.PathEscape(name)
+}
+
+// Images are listed with a URL by which their bytes are served, whatever host name it has.
+func TestWithcacheBytes(t *testing.T) {
+	t.Parallel()
+	p := publish(t)
+	s := Start(t, Options{})
+	if got := s.cache(t); len(got) != 0 {
+		t.Errorf("an empty catalog: %+v", got)
+	}
+	data, remote := content(1, 300_000), content(2, 200_000)
+	const name = "lab disk+1 ü.img"
+	s.Put(t, name, data)
+	src := p.File("/remote.img", remote)
+	s.AddEntry(t, src, "").Must(t, 201)
+	if _, ok := s.cache(t)["remote.img"]; ok {
+		t.Error("an entry that is not fetched is listed")
+	}
+	s.get(t, cachedAt(src), anonymous).Problem(t, []int{404})
+	s.Fetch(t, "remote.img")
+
+	entries := s.cache(t)
+	own := entries[name]
+	if own.SHA256 != sum(data) || own.SizeBytes != int64(len(data)) || own.Format != "img" || !strings.HasPrefix(own.Src, s.Pages+"/images/") {
+		t.Errorf("%+v", own)
+	}
+	if e := entries["remote.img"]; e.Src != src || e.SHA256 != sum(remote) || len(entries) != 2 {
+		t.Errorf("%+v", entries)
+	}
+	if got := s.get(t, strings.TrimPrefix(own.Src, s.Pages), anonymous).Must(t, 200); string(got.Body) != string(data) {
+		t.Errorf("src: %v", got)
+	}
+	port := s.Pages[strings.LastIndexByte(s.Pages, ':'):]
+	elsewhere := strings.Replace(own.Src, s.Pages, "http://cache.lab.example:8081", 1)
+	for _, by := range []struct {
+		src  string
+		want []byte
+	}{
+		{own.Src, data}, {elsewhere, data}, {strings.Replace(own.Src, "http://", "https://", 1), data},
+		{s.Pages + "/images/" + url.PathEscape(name), data}, {"http://pi/images/" + sum(data) + "/x.img", data}, {"http://pi/images/" + sum(remote), remote},
+		{src, remote}, {strings.ToUpper(src[:4]) + src[4:], remote}, {"https://registry.example/v2/lab/os/blobs/sha256:" + sum(remote), remote},
+	} {
+		for _, path := range []string{cachedAt(by.src), "/withcache/blob?url=" + url.QueryEscape(by.src)} {
+			got := s.get(t, path, anonymous).Must(t, 200)
+			if string(got.Body) != string(by.want) || got.Header.Get("X-Withcache-Sha256") != sum(by.want) {
+				t.Errorf("%s: %v", by.src, got)
+			}
+		}
+		head := s.Do(t, http.MethodHead, cachedAt(by.src), nil, anonymous).Must(t, 200)
+		if head.Header.Get("Content-Length") != fmt.Sprint(len(by.want)) || head.Header.Get("X-Withcache-Sha256") != sum(by.want) {
+			t.Errorf("HEAD %s: %v", by.src, head.Header)
+		}
+	}
+	// Another server's file of the same name is another image.
+	s.get(t, cachedAt("http://other.example"+port+"/images/"+url.PathEscape(name)), anonymous).Problem(t, []int{404})
+
+	part := s.get(t, cachedAt(src), anonymous, header("Range", "bytes=100-199")).Must(t, 206)
+	if string(part.Body) != string(remote[100:200]) {
+		t.Errorf("a range: %v", part)
+	}
+	s.get(t, cachedAt(src), anonymous, header("If-None-Match", part.Header.Get("ETag"))).Must(t, 304)
+	s.get(t, cachedAt(src), anonymous, header("If-Match", `"other"`)).Problem(t, []int{412})
+	if r := s.get(t, "/withcache/catalog", anonymous); s.get(t, "/withcache/catalog", anonymous, header("If-None-Match", r.Header.Get("ETag"))).Status != 304 {
+		t.Error("the catalog is not conditional")
+	}
+
+	// curl resumes and names the file as the client of withcache expects it.
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "remote.img"), remote[:50_000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, ok := runIn(t, dir, "curl", "-fsSO", "-C", "-", s.Pages+cachedAt(src)); !ok {
+		t.Errorf("curl: %s", out)
+	}
+	if got, _ := os.ReadFile(filepath.Join(dir, "remote.img")); string(got) != string(remote) {
+		t.Errorf("curl wrote %d bytes, or wrong ones", len(got))
+	}
+
+	// A replaced image has its URL still.
+	data = content(3, 100_000)
+	s.Put(t, name, data)
+	if got := s.get(t, cachedAt(own.Src), anonymous).Must(t, 200); string(got.Body) != string(data) || got.Header.Get("X-Withcache-Sha256") != sum(data) {
+		t.Errorf("after it was replaced: %v", got)
+	}
+}
+
+// A request for bytes that are not here is noted once, and fetches nothing.
+func TestWithcacheMisses(t *testing.T) {
+	t.Parallel()
+	p := publish(t)
+	s := Start(t, Options{})
+	src := p.File("/wanted.img", content(1, 1000))
+	missed := func() []event { return s.Events(t, url.Values{"kind": {"image.missed"}, "limit": {"500"}}) }
+	for range 3 {
+		s.get(t, cachedAt(src), anonymous).Problem(t, []int{404})
+		s.Do(t, http.MethodHead, cachedAt(src), nil, anonymous).Must(t, 404)
+	}
+	if got := missed(); len(got) != 1 || got[0].SubjectID != src || got[0].Actor != "client" || got[0].SourceIP != "127.0.0.1" {
+		t.Errorf("%+v", got)
+	}
+	for _, bad := range []string{"b/%20%20/x", "b/!!/x", "b/", "blob", "blob?url="} {
+		s.get(t, "/withcache/"+bad, anonymous).Problem(t, []int{400, 404})
+	}
+	for _, strange := range []string{"file:///etc/passwd", "x", "http://", "https://h.example/x.exe", "http://h.example/" + strings.Repeat("x", 3000) + ".img", "\x00\xff", "javascript:alert(1)", "http://u:secret@h.example/x.img"} {
+		s.get(t, cachedAt(strange), anonymous).Problem(t, []int{404})
+	}
+	if got := missed(); len(got) != 1 {
+		t.Errorf("%+v", got)
+	}
+	for i := range 300 {
+		if status := s.from(t, fmt.Sprintf("127.0.1.%d", 1+i%15), http.MethodGet, cachedAt(fmt.Sprintf("https://h.example/%d.img", i)), nil, anonymous); status != 404 {
+			t.Fatalf("status %d", status)
+		}
+	}
+	if n := len(missed()); n < 20 || n > 100 {
+		t.Errorf("%d events of 300 URLs", n)
+	}
+	if n := p.Hits(http.MethodGet, "/wanted.img") + p.Hits(http.MethodHead, "/wanted.img"); n != 0 || len(s.Rows(t)) != 0 {
+		t.Errorf("the publisher was asked %d times, the catalog has %d images", n, len(s.Rows(t)))
+	}
+}
