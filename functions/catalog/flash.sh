@@ -21,7 +21,7 @@ that size at least), reads it back and compares its SHA-256 with the server's.
   --yes   do not ask before DEVICE is overwritten
   --      the next argument is NAME, even if it begins with a hyphen
 
-IMAGEROOT_TOKEN is sent to the server as the token if it is set.
+IMAGEROOT_TOKEN is sent to the server, and to no other, as the token if it is set.
 END
   exit 2
 }
@@ -55,7 +55,8 @@ main() {
     shift
   done
   if [ $# != 2 ] || [ -z "$1" ] || [ -z "$2" ]; then usage; fi
-  name=$1 device=$2
+  name=$1 device=$2 given=
+  case $name in *[!0-9a-f]*) ;; *) [ ${#name} != 64 ] || given=$name ;; esac
   for program in dd sha256sum od sed tr head readlink; do
     has "$program" || die "$program is missing"
   done
@@ -69,48 +70,97 @@ main() {
   compare
 }
 
-# tools finds out which program downloads.
+# tools finds out which program downloads, and puts the token where it reads it: everyone on
+# this machine can read its arguments.
 tools() {
-  token=${IMAGEROOT_TOKEN:+Authorization: Bearer $IMAGEROOT_TOKEN}
+  token=${IMAGEROOT_TOKEN:-}
   if has curl; then tool=curl
   elif ! has wget; then die "curl and wget are missing"
   elif wget --version 2>&1 | grep -q 'GNU Wget'; then tool=wget
   else tool=busybox; fi # which can request no ranges to a pipe
+  run=${tool#busybox}
+  [ -n "$token" ] || return 0
+  case $token in *[!!-~]*) die "IMAGEROOT_TOKEN has characters that no token has" ;; esac
+  run=with_token
+  case $tool in
+    curl)
+      token=$(sed 's/[\\"]/\\&/g' <<END
+$token
+END
+      )
+      ;;
+    wget)
+      has mktemp || die "mktemp is missing"
+      secret=$(mktemp) || exit 1 # only its owner can read it
+      trap 'rm -f "$secret"' EXIT
+      trap 'exit 1' HUP INT TERM
+      cat >"$secret" <<END
+header = Authorization: Bearer $token
+END
+      ;;
+    busybox) die "the wget of BusyBox shows IMAGEROOT_TOKEN to everyone on this machine, and sends it wherever the server redirects: install curl or GNU wget" ;;
+  esac
+}
+
+# with_token has the token sent to the server only: redirects are not followed.
+with_token() {
+  case $tool in
+    curl) curl -K - --max-redirs 0 "$@" <<END ;;
+header = "Authorization: Bearer $token"
+END
+    wget) WGETRC=$secret wget --max-redirect=0 "$@" ;;
+  esac
 }
 
 # get prints a short answer.
 get() {
   case $tool in
-    curl) curl -fsSL --connect-timeout 20 --max-time 120 ${token:+-H "$token"} "$1" ;;
-    wget) wget --no-iri -nv -T 60 -t 1 -O - ${token:+--header="$token"} "$1" ;;
-    busybox) wget -q -O - ${token:+--header "$token"} "$1" ;;
+    curl) $run -fsSL --connect-timeout 20 --max-time 120 "$1" ;;
+    wget) $run --no-iri -nv -T 60 -t 1 -O - "$1" ;;
+    busybox) wget -q -O - "$1" ;;
+  esac
+}
+
+# elsewhere prints the URL to which the server redirects the download of a disk.
+elsewhere() {
+  case $tool in
+    curl) with_token -fsS --connect-timeout 20 --max-time 120 -r 0-0 -o /dev/null -w '%{redirect_url}' "$1" ;;
+    wget) with_token --no-iri -S -T 60 -t 1 -O /dev/null --header='Range: bytes=0-0' "$1" 2>&1 | tr -d '\r' | sed -n 's/^ *[Ll]ocation: //p' | head -n 1 ;;
   esac
 }
 
 # fetch prints the answer of a URL from an offset on, and its progress on descriptor 3.
 fetch() {
+  url=$1
+  if [ "$run" = with_token ] && [ "$redirect" = yes ]; then
+    found=$(elsewhere "$url") || found=
+    case $found in http://* | https://*) url=$found run=$tool ;; esac
+  fi
   quiet=1
   [ -t 3 ] && quiet=
   case $tool in
-    curl) curl -fL ${quiet:+-sS} --connect-timeout 20 --speed-limit 1 --speed-time 300 ${token:+-H "$token"} -C "$2" "$1" 2>&3 ;;
+    curl) $run -fL ${quiet:+-sS} --connect-timeout 20 --speed-limit 1 --speed-time 300 -C "$2" "$url" 2>&3 ;;
     wget)
       if [ -z "$quiet" ]; then show=--show-progress; else show=; fi
       if [ "$2" = 0 ]; then start=; else start=--start-pos=$2; fi
-      wget --no-iri -nv ${show:+"$show"} -T 300 -t 1 -O - ${token:+--header="$token"} ${start:+"$start"} "$1" 2>&3
+      $run --no-iri -nv ${show:+"$show"} -T 300 -t 1 -O - ${start:+"$start"} "$url" 2>&3
       ;;
-    busybox) wget ${quiet:+-q} -O - ${token:+--header "$token"} "$1" 2>&3 ;;
+    busybox) wget ${quiet:+-q} -O - "$url" 2>&3 ;;
   esac
 }
 
-# ask_server sets size, sum, path and ranges, as soon as the server can send the disk from an
+# ask_server sets size, sum, path, ranges and redirect, as soon as the server can send the disk from an
 # offset on. It waits while the server says so, and ends with the server's reason if the disk
 # cannot be had.
 ask_server() {
   said='' silent=0
   while :; do
-    state='' size='' sum='' path='' ranges='' reason=''
+    state='' size='' sum='' path='' ranges='' redirect='' reason=''
     answer=$(get "$server/flash.sh?name=$(encoded "$name")&from=$1" 2>&1) || {
-      case $answer in *' 401'*) die "$server asks for a token: set IMAGEROOT_TOKEN" ;; esac
+      case $answer in
+        *' 401'* | *'Authentication Failed'*) die "$server asks for a token: set IMAGEROOT_TOKEN" ;;
+        *' redirects followed'* | *' redirections exceeded'*) die "$server redirects, and IMAGEROOT_TOKEN is not sent there: use the address that it redirects to" ;;
+      esac
       [ $silent -lt 60 ] || die "$server does not answer: $(printf '%s' "$answer" | shown)"
       [ $silent != 0 ] || say "$server does not answer: $(printf '%s' "$answer" | shown)"
       silent=$((silent + 1))
@@ -125,6 +175,7 @@ ask_server() {
         sha256) sum=$value ;;
         path) path=$value ;;
         ranges) ranges=$value ;;
+        redirect) redirect=$value ;;
         reason) reason=$value ;;
       esac
     done <<END
@@ -136,6 +187,7 @@ END
         case $sum in *[!0-9a-f]*) sum= ;; esac
         [ ${#sum} = 64 ] || die "$server answers without the SHA-256 of the disk"
         case $path in '' | *[!0-9a-z/]*) die "$server answers without the path of the disk" ;; esac
+        case $given in '' | "$sum" | "${path#raw/}") ;; *) die "$server answers with another image than the one asked for" ;; esac
         return
         ;;
       wait)
@@ -291,6 +343,7 @@ describe() {
 confirm() {
   describe | shown >&2
   say "$name: a disk of $(human "$size"), SHA-256 $sum"
+  case $given in '' | "$sum") ;; *) say "That is the SHA-256 of its disk: that the disk is the one in this image is the server's word." ;; esac
   [ -z "$yes" ] || return 0
   # Opening it fails without a terminal, which must not end the shell.
   (: </dev/tty) 2>/dev/null || die "there is no terminal to ask on: --yes overwrites $device without a question"
@@ -356,7 +409,9 @@ compare() {
   got=${got%% *}
   [ "$got" = "$sum" ] || die "$device does not hold the image: what was read back has the SHA-256 $got, and the image $sum. The device may be faulty, or smaller than it says."
   if [ -n "$sys" ] && has blockdev; then blockdev --rereadpt "$real" 2>/dev/null; fi
-  echo "$name is on $device. Verified: $size bytes were read back ($way), and their SHA-256 is the server's, $sum."
+  whose="the server's"
+  [ "$sum" != "$given" ] || whose='the one that was given'
+  echo "$name is on $device. Verified: $size bytes were read back ($way), and their SHA-256 is $whose, $sum."
 }
 
 # read_back prints a part of the device.

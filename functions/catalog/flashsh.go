@@ -111,5 +111,9 @@ func (f *Function) flashLines(r *http.Request, c *object, offset int64) (string,
 	case c.rawSHA256 == "":
 		return of(flashWait, "the SHA-256 of its disk is known once it was checked")
 	}
-	return fmt.Sprintf("state %s\nsize %d\nsha256 %s\npath raw/%s\nranges %s\n", flashReady, c.rawSize, c.rawSHA256, c.sha256, ranges), nil
+	lines := fmt.Sprintf("state %s\nsize %d\nsha256 %s\npath raw/%s\nranges %s\n", flashReady, c.rawSize, c.rawSHA256, c.sha256, ranges)
+	if linked {
+		lines += "redirect yes\n"
+	}
+	return lines, nil
 }

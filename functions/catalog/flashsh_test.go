@@ -2,12 +2,14 @@ package catalog
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -23,11 +25,12 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/image"
+	"imageroot/shared/store"
 	"imageroot/test/need"
 )
 
 // rescueTools are the programs that flash.sh takes from coreutils or BusyBox.
-var rescueTools = []string{"dd", "sha256sum", "od", "sed", "tr", "head", "tail", "readlink", "cat", "stat", "cut", "sleep", "grep", "sync"}
+var rescueTools = []string{"dd", "sha256sum", "od", "sed", "tr", "head", "tail", "readlink", "cat", "stat", "cut", "sleep", "grep", "sync", "mktemp", "rm"}
 
 // A rescue is a system that runs flash.sh.
 type rescue struct {
@@ -427,6 +430,147 @@ func TestFlashState(t *testing.T) {
 		}
 	}
 	s.want(s.ask("GET", "/flash.sh?name=z.img&from=x"), 400)
+}
+
+// storeLinks presigns URLs of a store that is at another address.
+type storeLinks struct {
+	bucketLinks
+	url string
+}
+
+func (l storeLinks) PresignGet(context.Context, store.Key, store.GetHeader) (string, error) {
+	return l.url + "/disk?signature=a%2Fb", nil
+}
+
+// The token is sent to the server alone, and nobody on the machine sees it.
+func TestFlashScriptToken(t *testing.T) {
+	const secret = `to\k"en-$(id)-of-TestFlashScriptToken`
+	disk := pattern(3<<20 + 100)
+	shown := func(r *http.Request) {
+		all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, file := range all {
+			if line, _ := os.ReadFile(file); bytes.Contains(line, []byte("of-TestFlashScriptToken")) {
+				t.Errorf("%s has the token: %q", r.URL, line)
+			}
+		}
+	}
+	s := newRawServer(t, false)
+	s.hashed("a.img", disk, content.Record{Content: content.Content{Kind: content.MBR}})
+	linked := newRawServer(t, false)
+	linked.hashed("a.img", disk, content.Record{Content: content.Content{Kind: content.MBR}})
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shown(r)
+		if r.Header.Get("Authorization") != "" || r.URL.Query().Get("signature") != "a/b" {
+			t.Errorf("%s got %q", r.URL, r.Header.Get("Authorization"))
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(disk))
+	}))
+	t.Cleanup(other.Close)
+	linked.f.ImageLinks = storeLinks{url: other.URL}
+	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s was asked with %q", r.URL, r.Header.Get("Authorization"))
+	}))
+	t.Cleanup(away.Close)
+	// gate returns the URL of a closed server before another one.
+	gate := func(to string, redirects bool) string {
+		proxy := httputil.NewSingleHostReverseProxy(must(url.Parse(to)))
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.RawQuery == "" && r.URL.Path == "/flash.sh" {
+				proxy.ServeHTTP(w, r) // by the test
+				return
+			}
+			shown(r)
+			switch {
+			case r.Header.Get("Authorization") != "Bearer "+secret:
+				w.WriteHeader(http.StatusUnauthorized)
+			case redirects:
+				http.Redirect(w, r, away.URL+r.URL.Path, http.StatusTemporaryRedirect)
+			default:
+				proxy.ServeHTTP(w, r)
+			}
+		}))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	closed, closedLinked, redirecting := gate(s.url, false), gate(linked.url, false), gate(s.url, true)
+	for _, r := range rescues(t) {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			run := func(server, token string, args ...string) (string, error) {
+				cmd := r.command(t, server, append([]string{"--yes"}, args...)...)
+				cmd.Env = append(cmd.Env, "TMPDIR="+dir, "IMAGEROOT_TOKEN="+token)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+				out, err := cmd.CombinedOutput()
+				return string(out), err
+			}
+			path := device(t, len(disk)+20)
+			for token, why := range map[string]string{"": "set IMAGEROOT_TOKEN", "a\nb": "no token has"} {
+				if out, err := run(closed, token, "a.img", path); err == nil || !strings.Contains(out, why) {
+					t.Errorf("%q: %v %s", token, err, out)
+				}
+			}
+			// The shell of BusyBox has a wget of its own, which it prefers.
+			if strings.HasPrefix(r.name, "busybox") && !strings.HasSuffix(r.name, "curl") {
+				if out, err := run(closed, secret, "a.img", path); err == nil || !strings.Contains(out, "install curl") {
+					t.Errorf("%v %s", err, out)
+				}
+				return
+			}
+			if out, err := run(closed, secret, "a.img", path); err != nil {
+				t.Errorf("%v %s", err, out)
+			}
+			flashed(t, path, disk)
+			path = device(t, len(disk)+20)
+			if out, err := run(closedLinked, secret, "a.img", path); err != nil {
+				t.Errorf("%v %s", err, out)
+			}
+			flashed(t, path, disk)
+			if out, err := run(redirecting, secret, "a.img", path); err == nil || !strings.Contains(out, "redirects") {
+				t.Errorf("%v %s", err, out)
+			}
+			if left := must(os.ReadDir(dir)); len(left) > 0 {
+				t.Errorf("%v is left", left)
+			}
+		})
+	}
+}
+
+// Of a SHA-256 that was given, the server cannot send another image.
+func TestFlashScriptGiven(t *testing.T) {
+	s := newRawServer(t, false)
+	disk := pattern(1 << 20)
+	sha := s.hashed("a.img", disk, content.Record{Content: content.Content{Kind: content.MBR}})
+	size := int64(len(disk))
+	z := s.hashed("z.img.gz", gzipped(t, disk), content.Record{
+		Content: content.Content{Kind: content.Gzip},
+		Check:   &content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: sum(disk)},
+	})
+	another := s.hashed("b.img", pattern(2<<20), content.Record{Content: content.Content{Kind: content.MBR}})
+	lying := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query(); q.Has("name") {
+			r.URL.RawQuery = "name=" + string(another)
+		}
+		httputil.NewSingleHostReverseProxy(must(url.Parse(s.url))).ServeHTTP(w, r)
+	}))
+	t.Cleanup(lying.Close)
+	for _, r := range rescues(t) {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			for given, says := range map[string]string{string(sha): "the one that was given", string(z): "the server's word"} {
+				path := device(t, len(disk))
+				if out, err := r.run(t, s.url, "--yes", given, path); err != nil || !strings.Contains(out, says) {
+					t.Errorf("%v\n%s", err, out)
+				}
+				flashed(t, path, disk)
+			}
+			path := device(t, 2<<20)
+			if out, err := r.run(t, lying.URL, "--yes", string(sha), path); err == nil || !strings.Contains(out, "another image") {
+				t.Errorf("%v\n%s", err, out)
+			}
+			flashed(t, path, nil)
+		})
+	}
 }
 
 func TestShellcheck(t *testing.T) {
