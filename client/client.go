@@ -197,11 +197,24 @@ func (a *app) server() (url, token, session string, err error) {
 			return "", "", "", errors.New(a.tokenFile + " is empty")
 		}
 		return url, token, "", nil
-	case a.Environment.Token != "":
+	case a.Environment.Token != "" && a.tokenIsFor(url):
 		return url, a.Environment.Token, "", nil
 	}
-	known := s.Servers[url]
+	known, ok := s.Servers[url]
+	if a.Environment.Token != "" && !ok {
+		a.warn("IMAGEROOT_TOKEN is for the server of IMAGEROOT_URL, and not sent to " + url + " (imageroot login, or --token-file)")
+	}
 	return url, known.Token, known.Session, nil
+}
+
+// tokenIsFor reports whether IMAGEROOT_TOKEN is for the server at url: any one, or that of
+// IMAGEROOT_URL if it is set, too.
+func (a *app) tokenIsFor(url string) bool {
+	if a.Environment.URL == "" {
+		return true
+	}
+	of, err := api.ParseURL(a.Environment.URL)
+	return err == nil && of == url
 }
 
 // find returns the image that key names; see [api.Client.Find].

@@ -14,6 +14,7 @@ import (
 	"imageroot/client/exit"
 	"imageroot/client/flash"
 	"imageroot/client/progress"
+	"imageroot/shared/layout"
 )
 
 // A flashing is one run of imageroot flash.
@@ -45,7 +46,8 @@ func (a *app) flash() *cobra.Command {
 		Short: "Write an image to a disk, and verify it",
 		Long: `Writes the disk in an image to DEVICE, whatever the image's format: a compressed one decompressed, a
 qcow2 one as a guest would read it. Then it reads the device back, past the memory that the system keeps
-of it, and compares the SHA-256 with the server's.
+of it, and compares the SHA-256 with the server's. By its SHA-256, an image is what you gave, whatever the
+server says: one that is compressed or qcow2 is downloaded twice, to find out first which disk is in it.
 
 It refuses a disk that is mounted or otherwise in use, that has the running system on it, or that is too
 small. It shows what DEVICE is and what is on it, and asks on the terminal before it overwrites that. DEVICE
@@ -93,6 +95,9 @@ func (f *flashing) run(ctx context.Context, path string) (err error) {
 	if err := f.confirm(); err != nil {
 		return err
 	}
+	if err := f.prove(ctx); err != nil {
+		return err
+	}
 	begun := time.Now()
 	kept := newFlashState(f.Environment.StateDir, flashHead{Device: f.device.Path, ID: f.device.ID, RawSHA256: f.disk.SHA256})
 	w, err := f.resume(ctx, kept)
@@ -125,8 +130,15 @@ func (f *flashing) run(ctx context.Context, path string) (err error) {
 	if !direct {
 		from = ", perhaps from memory,"
 	}
-	_, err = fmt.Fprintf(f.Stdout, "%s is on %s, after %s. Verified: %s were read back%s and have the server's SHA-256, %s\n",
-		line(f.name), line(f.device.Path), progress.Duration(time.Since(begun)), progress.Bytes(f.disk.Size), from, f.disk.SHA256)
+	whose := "the server's SHA-256"
+	switch {
+	case f.name == f.disk.SHA256:
+		whose = "the SHA-256 that was given"
+	case layout.SHA256(f.name).Valid():
+		whose = "the SHA-256 of the disk in the image that was given"
+	}
+	_, err = fmt.Fprintf(f.Stdout, "%s is on %s, after %s. Verified: %s were read back%s and have %s, %s\n",
+		line(f.name), line(f.device.Path), progress.Duration(time.Since(begun)), progress.Bytes(f.disk.Size), from, whose, f.disk.SHA256)
 	return err
 }
 

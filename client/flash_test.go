@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -19,6 +21,7 @@ import (
 
 	"imageroot/client/exit"
 	"imageroot/shared/config"
+	"imageroot/test/need"
 )
 
 // A diskServer serves one disk, as docs/openapi.yaml says of /flash.sh and /raw.
@@ -26,6 +29,7 @@ type diskServer struct {
 	*testing.T
 	disk   []byte // that it sends
 	sum    string // that it says
+	image  []byte // that has the disk
 	ranges string
 	waits  atomic.Int32 // how often the disk is not ready yet
 	cut    func(n int) int64
@@ -45,7 +49,9 @@ func newDiskServer(t *testing.T, disk []byte) *diskServer {
 
 func (s *diskServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case r.URL.Path == "/flash.sh" && r.FormValue("name") != "a.img":
+	case strings.HasPrefix(r.URL.Path, "/images/"):
+		_, _ = w.Write(s.image)
+	case r.URL.Path == "/flash.sh" && r.FormValue("name") != "a.img" && len(r.FormValue("name")) != 64:
 		fmt.Fprint(w, "state fail\nreason there is no image of this name here\ncode not_found\n")
 	case r.URL.Path == "/flash.sh" && s.waits.Add(-1) >= 0:
 		fmt.Fprint(w, "state wait\nreason it is not hashed yet\n")
@@ -149,6 +155,61 @@ func TestFlash(t *testing.T) {
 	s.sum = strings.Repeat("0", 64)
 	if _, _, err := s.run(t.Context(), "--yes", "a.img", path); exit.Code(err) != exit.Mismatch {
 		t.Errorf("%v", err)
+	}
+}
+
+// What is written is compared with a SHA-256 that was given, whatever the server says.
+func TestFlashGiven(t *testing.T) {
+	t.Parallel()
+	need.Programs(t, "qemu-img")
+	disk := pattern(3 << 20)
+	sum := func(b []byte) string {
+		s := sha256.Sum256(b)
+		return hex.EncodeToString(s[:])
+	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(disk); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	raw, cow := filepath.Join(t.TempDir(), "raw"), filepath.Join(t.TempDir(), "cow")
+	if err := os.WriteFile(raw, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-c", "-O", "qcow2", raw, cow).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	guest, err := os.ReadFile(cow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range [][]byte{disk, zipped.Bytes(), guest} {
+		s := newDiskServer(t, disk)
+		s.image = image
+		path := s.device(len(disk))
+		if out, _, err := s.run(t.Context(), "--yes", sum(image), path); err != nil || !strings.Contains(out, "given") {
+			t.Errorf("%v %s", err, out)
+		}
+		s.holds(path, disk)
+		// Another disk, with its SHA-256.
+		lying := newDiskServer(t, pattern(2<<20))
+		lying.image = image
+		path = lying.device(len(disk))
+		if _, _, err := lying.run(t.Context(), "--yes", sum(image), path); exit.Code(err) != exit.Mismatch {
+			t.Errorf("another disk: %v", err)
+		}
+		lying.holds(path, nil)
+		// Another image, with its disk.
+		s.image = append(image[:len(image):len(image)], 0)
+		if _, _, err := s.run(t.Context(), "--yes", sum(image[1:]), path); exit.Code(err) != exit.Mismatch {
+			t.Errorf("another image: %v", err)
+		}
+		s.holds(path, nil)
+		// Another disk with the SHA-256 that was given.
+		lying.sum = sum(image)
+		if _, _, err := lying.run(t.Context(), "--yes", sum(image), path); exit.Code(err) != exit.Mismatch {
+			t.Errorf("a disk with a wrong SHA-256: %v", err)
+		}
 	}
 }
 

@@ -83,6 +83,9 @@ func (p *pull) pull(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	if layout.SHA256(key).Valid() && !p.raw {
+		r.sha256 = key // whatever the server says
+	}
 	if p.out == "-" {
 		return p.toStdout(ctx, r)
 	}

@@ -708,6 +708,12 @@ func TestLogin(t *testing.T) {
 	}))
 	t.Cleanup(other.Close)
 	sh.run(t, "", "ls", "--url", other.URL)
+	ofOne := newShell(t, s.Pages, "IMAGEROOT_TOKEN="+token)
+	if r := ofOne.run(t, "", "ls", "--url", other.URL); r.code != 4 || !strings.Contains(r.err, "not sent to "+other.URL) {
+		t.Errorf("the token of another server: %+v", r)
+	}
+	ofOne.must(t, "ls", "--url", s.Pages+"/")
+	newShell(t, "", "IMAGEROOT_TOKEN="+token).must(t, "ls", "--url", s.Pages)
 	redirecting := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+token {
 			t.Errorf("the server itself got %q", r.Header.Get("Authorization"))
@@ -719,7 +725,7 @@ func TestLogin(t *testing.T) {
 	withToken.fails(t, 4, "redirects to "+other.URL, "ls")
 	mu.Lock()
 	defer mu.Unlock()
-	if len(got) != 2 || got[0]+got[1] != "" {
+	if len(got) != 3 || strings.Join(got, "") != "" {
 		t.Errorf("another server got %q", got)
 	}
 	if err := os.Chmod(config, 0o640); err != nil {
@@ -759,6 +765,10 @@ func TestHostileServer(t *testing.T) {
 	sh.fails(t, 2, "-o", "pull", sum(data))
 	sh.must(t, "pull", sum(data), "-o", "fine.img")
 	sh.is(t, "fine.img", data)
+	sh.fails(t, 5, "SHA-256", "pull", sum(data[1:]), "-o", "other.img")
+	if _, err := os.Stat(filepath.Join(sh.home, "other.img")); !os.IsNotExist(err) {
+		t.Errorf("other bytes than those with the SHA-256 are there: %v", err)
+	}
 	for _, args := range [][]string{{"ls"}, {"ls", "-q"}} {
 		if out := sh.must(t, args...); strings.ContainsRune(out, '\x1b') || strings.Count(out, "\n") > 2 {
 			t.Errorf("%q: %q", args, out)
