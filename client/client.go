@@ -2,6 +2,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,12 +154,12 @@ func wrongUsage(err error) error {
 
 // warn prints a line for people, beside the output.
 func (a *app) warn(text string) {
-	fmt.Fprintln(a.Stderr, "imageroot: "+visible.Text(text))
+	fmt.Fprintln(a.Stderr, "imageroot: "+line(text))
 }
 
-// printJSON prints a document of the server's.
+// printJSON prints a document, which the server may have made.
 func (a *app) printJSON(doc []byte) error {
-	_, err := fmt.Fprintf(a.Stdout, "%s\n", strings.TrimSpace(string(doc)))
+	_, err := fmt.Fprintf(a.Stdout, "%s\n", visible.JSON(bytes.TrimSpace(doc)))
 	return err
 }
 

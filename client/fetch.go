@@ -66,7 +66,7 @@ func (a *app) fetchAndWait(ctx context.Context, c *api.Client, want map[string]s
 	case !job.Ended():
 		_, err = fmt.Fprintf(a.Stdout, "%s: the server fetches it\n", line(job.Name))
 	default:
-		_, err = fmt.Fprintf(a.Stdout, "%s: fetched, SHA-256 %s\n", line(job.Name), job.SHA256)
+		_, err = fmt.Fprintf(a.Stdout, "%s: fetched, SHA-256 %s\n", line(job.Name), line(job.SHA256))
 	}
 	return err
 }
@@ -101,7 +101,7 @@ func (a *app) wait(ctx context.Context, c *api.Client, job api.FetchJob) (api.Fe
 		}
 	}
 	if job.Status != api.Completed {
-		return job, fmt.Errorf("the fetch of %s is %s: %s", line(job.Name), job.Status, line(job.Error))
+		return job, fmt.Errorf("the fetch of %s is %s: %s", line(job.Name), line(job.Status), line(job.Error))
 	}
 	return job, nil
 }
@@ -165,6 +165,6 @@ func (a *app) printEntry(e api.Entry) error {
 	case e.SHA512 != "":
 		digest = "SHA-512 " + e.SHA512
 	}
-	_, err := fmt.Fprintf(a.Stdout, "%s: added, %s, %s\n", line(e.Name), size(e.SizeBytes), digest)
+	_, err := fmt.Fprintf(a.Stdout, "%s: added, %s, %s\n", line(e.Name), size(e.SizeBytes), line(digest))
 	return err
 }

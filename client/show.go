@@ -51,7 +51,7 @@ func (a *app) printImage(r *api.Row) error {
 			if i > 0 {
 				what = ""
 			}
-			fmt.Fprintf(&b, "%-14s %s\n", what, line(v))
+			fmt.Fprintf(&b, "%-14s %s\n", line(what), line(v))
 		}
 	}
 	put("Name", r.Names...)

@@ -19,14 +19,7 @@ type table struct {
 }
 
 // line returns text from others on one line, with hidden characters shown.
-func line(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\r' || r == '\t' {
-			return '␤'
-		}
-		return r
-	}, visible.Text(text))
-}
+func line(text string) string { return visible.Line(text) }
 
 func (t *table) add(cells ...string) {
 	for i := range cells {

@@ -312,7 +312,7 @@ func (u *upload) look(ctx context.Context, p *api.Part) (arrived bool, err error
 	case err != nil:
 		return false, err
 	case len(view.Parts) < p.Number:
-		return false, fmt.Errorf("the upload is %s on the server, by another client", view.Status)
+		return false, fmt.Errorf("the upload is %s on the server, by another client", line(view.Status))
 	}
 	p.URL = view.Parts[p.Number-1].URL
 	if _, err := u.adopt(ctx, view); err != nil {
@@ -394,7 +394,7 @@ func (u *upload) finish(ctx context.Context) (api.Upload, error) {
 		case view.Status == api.Completed:
 			return view, nil
 		case view.Status == api.Failed:
-			return view, fmt.Errorf("the server could not assemble the image: %s", view.Error)
+			return view, fmt.Errorf("the server could not assemble the image: %s", line(view.Error))
 		}
 		u.bar.Say("all bytes are sent; the server assembles them")
 		if err := sleep(ctx, wait); err != nil {

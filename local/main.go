@@ -20,6 +20,7 @@ import (
 	"imageroot/local/doctor"
 	"imageroot/shared/config"
 	"imageroot/shared/kit"
+	"imageroot/shared/visible"
 	"imageroot/shared/web"
 )
 
@@ -30,7 +31,7 @@ func main() {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "imageroot:", err)
+		fmt.Fprintln(os.Stderr, "imageroot:", visible.Text(err.Error())) // it may be in another server's words
 		os.Exit(exit.Code(err))
 	}
 }

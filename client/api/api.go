@@ -142,7 +142,7 @@ type Problem struct {
 	RetryAfter time.Duration
 }
 
-func (p *Problem) Error() string { return visible.Text(p.Detail) }
+func (p *Problem) Error() string { return visible.Line(p.Detail) }
 
 // ExitCode returns the exit status for the problem; see [exit.Code].
 func (p *Problem) ExitCode() int {

@@ -231,7 +231,7 @@ func (c *Client) Find(ctx context.Context, key string) (*Row, error) {
 			fmt.Fprintf(&which, "\n  and %d more", len(named)-i)
 			break
 		}
-		fmt.Fprintf(&which, "\n  %-12s  %s", r.Ref, visible.Text(r.Name()))
+		fmt.Fprintf(&which, "\n  %-12s  %s", visible.Line(r.Ref), visible.Line(r.Name()))
 	}
 	return nil, exit.With(exit.Usage, fmt.Errorf("%q is several images; give more of the SHA-256 of one:%s", visible.Text(key), which.String()))
 }

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"imageroot/shared/layout"
 )
 
 // A Disk is the disk in an image, as GET /flash.sh?name= describes it.
@@ -50,7 +52,7 @@ func (c *Client) Disk(ctx context.Context, name string, from int64) (d Disk, err
 	}
 	d = Disk{SHA256: lines["sha256"], Path: "/" + lines["path"], Ranges: lines["ranges"] == "yes"}
 	d.Size, err = strconv.ParseInt(lines["size"], 10, 64)
-	if err != nil || d.Size < 1 || len(d.SHA256) != 64 || !strings.HasPrefix(d.Path, "/raw/") {
+	if err != nil || d.Size < 1 || !layout.SHA256(d.SHA256).Valid() || !strings.HasPrefix(d.Path, "/raw/") {
 		return d, fmt.Errorf("%s does not say what the disk in %s is: it may be of an older version", c.URL(), name)
 	}
 	return d, nil

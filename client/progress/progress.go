@@ -46,7 +46,7 @@ func New(w io.Writer, name string, total int64) *Bar {
 		return nil
 	}
 	const nameWidth = 30
-	b := &Bar{name: runewidth.Truncate(visible.Text(name), nameWidth, "…"), total: max(total, 0)}
+	b := &Bar{name: runewidth.Truncate(visible.Line(name), nameWidth, "…"), total: max(total, 0)}
 	b.lines = mpb.New(mpb.WithOutput(w), mpb.WithWidth(30), mpb.WithRefreshRate(200*time.Millisecond))
 	b.bar = b.lines.New(b.total, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.PrependDecorators(decor.Name(b.name)),
@@ -84,7 +84,7 @@ func (b *Bar) Say(state string) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.state = visible.Text(state)
+	b.state = visible.Line(state)
 	b.samples = nil // the rate begins anew
 }
 

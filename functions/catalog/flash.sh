@@ -30,8 +30,9 @@ say() { printf '%s\n' "$*" >&2; }
 die() { say "flash.sh: $*"; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# shown removes what could change the terminal from foreign text.
-shown() { tr -d '\000-\010\013-\037\177'; }
+# shown removes what could change the terminal from foreign text: control characters of ASCII,
+# and those of Unicode (U+0080 to U+009F) in UTF-8.
+shown() { tr -d '\000-\010\013-\037\177' | sed "s/$(printf '\302')[$(printf '\200-\237')]//g"; }
 
 # human prints a number of bytes for people.
 human() {

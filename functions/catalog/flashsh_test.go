@@ -573,6 +573,27 @@ func TestFlashScriptGiven(t *testing.T) {
 	}
 }
 
+// What a server says cannot change the terminal.
+func TestFlashScriptHostileServer(t *testing.T) {
+	s := newRawServer(t, false)
+	hostile := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("name") {
+			_, _ = io.WriteString(w, "state fail\nreason die \x1b[2JGr\u00fc\u00dfe \u0090\u009b2J\u00a0\r\x7f.\n")
+			return
+		}
+		httputil.NewSingleHostReverseProxy(must(url.Parse(s.url))).ServeHTTP(w, r)
+	}))
+	t.Cleanup(hostile.Close)
+	for _, r := range rescues(t) {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			if out, err := r.run(t, hostile.URL, "--yes", "a.img", device(t, 100)); err == nil || out != "flash.sh: die [2JGr\u00fc\u00dfe 2J\u00a0.\n" {
+				t.Errorf("%v %q", err, out)
+			}
+		})
+	}
+}
+
 func TestShellcheck(t *testing.T) {
 	need.Programs(t, "shellcheck")
 	if out, err := exec.CommandContext(t.Context(), "shellcheck", "-s", "sh", "flash.sh").CombinedOutput(); err != nil {

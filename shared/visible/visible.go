@@ -4,9 +4,12 @@
 package visible
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // Text returns s with each character that is invisible, or changes the display of
@@ -26,6 +29,28 @@ func Text(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// Line returns Text(s) on one line: line breaks and tabs are "␤".
+func Line(s string) string { return breaks.Replace(Text(s)) }
+
+var breaks = strings.NewReplacer("\n", "␤", "\r", "␤", "\t", "␤")
+
+// JSON returns a JSON text with the characters that [Text] replaces, which are in its strings
+// only, as escapes of JSON. It is equal in meaning.
+func JSON(text []byte) []byte {
+	var b bytes.Buffer
+	for _, r := range string(text) { // of invalid UTF-8, a decoder makes U+FFFD, too
+		switch r1, r2 := utf16.EncodeRune(r); {
+		case !Hidden(r):
+			b.WriteRune(r)
+		case r1 != utf8.RuneError:
+			fmt.Fprintf(&b, `\u%04x\u%04x`, r1, r2)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.Bytes()
 }
 
 // Hidden reports whether [Text] replaces r.

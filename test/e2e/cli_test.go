@@ -755,7 +755,7 @@ func TestHostileServer(t *testing.T) {
 			w.WriteHeader(http.StatusBadRequest)
 			_, _ = io.WriteString(w, `{"code": "invalid", "detail": "a\u001b[2Jb\u202ec"}`)
 		case r.URL.Path == "/catalog":
-			_, _ = io.WriteString(w, `{"images": [{"names": ["a\u001b[2J\nimageroot: b.img"], "sources": [], "warnings": []}], "total": 1, "next": null}`)
+			_, _ = io.WriteString(w, `{"images": [{"names": ["a\u001b[2J\nimageroot: b.img`+"\u009b2J"+`"], "sources": [], "warnings": []}], "total": 1, "next": null}`)
 		default:
 			_, _ = io.WriteString(w, "<html>")
 		}
@@ -773,6 +773,9 @@ func TestHostileServer(t *testing.T) {
 		if out := sh.must(t, args...); strings.ContainsRune(out, '\x1b') || strings.Count(out, "\n") > 2 {
 			t.Errorf("%q: %q", args, out)
 		}
+	}
+	if out := sh.must(t, "ls", "--json"); !json.Valid([]byte(out)) || !strings.Contains(out, `\u009b2J`) || strings.ContainsRune(out, '\u009b') {
+		t.Errorf("as JSON: %q", out)
 	}
 	sh.fails(t, 2, "[U+001B][2Jb[U+202E]c", "ls", "problem")
 	// A port that nothing serves, and a server that is no imageroot.
