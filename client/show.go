@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +18,8 @@ func (a *app) show() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show NAME|SHA256",
 		Short: "Show what is known of an image",
-		Long: `Shows what the server knows of an image: names, sizes, digests, metadata, what is in its disk, sources, what
-the publishers say, and warnings. Behind a value is where it comes from.
+		Long: `Shows what the server knows of an image: names, sizes, digests, metadata, what is in its disk, the result of its
+check, images with the same disk, sources, what the publishers say, who got it last, and warnings. Behind a value is where it comes from.
 
 An image is named by a name, by its SHA-256, or by the beginning of that, if it is of one image only.`,
 		Example: `  imageroot show debian-13.qcow2
@@ -60,7 +61,15 @@ func (a *app) printImage(r *api.Row) error {
 	put("Size", exact(r.SizeBytes))
 	put("Disk", exact(r.RawSizeBytes))
 	put("Disk SHA-256", r.RawSHA256)
+	var same []string
+	for _, s := range r.SameDisk {
+		same = append(same, fmt.Sprintf("%s (%.12s)", s.Name, s.SHA256))
+	}
+	put("Same disk", same...)
 	put("State", state(r))
+	if c := r.Check; c != nil {
+		put("Check", strings.TrimSpace(fmt.Sprintf("%s %s %s", c.Verdict, aside(moment(c.At)), c.Reason)))
+	}
 	for _, field := range slices.Sorted(maps.Keys(r.Metadata)) {
 		put(label(field), strings.TrimSpace(r.Text(field)+" "+aside(r.Metadata[field].From)))
 	}
@@ -75,6 +84,15 @@ func (a *app) printImage(r *api.Row) error {
 		publishers = append(publishers, verdict(p))
 	}
 	put("Publishers", publishers...)
+	var served []string
+	for _, s := range r.Served {
+		how := s.What
+		if s.Link {
+			how = "link to the " + s.What
+		}
+		served = append(served, fmt.Sprintf("%s %s (%s)", s.To, how, moment(s.At)))
+	}
+	put("Served to", served...)
 	put("Warnings", r.Warnings...)
 	_, err := fmt.Fprint(a.Stdout, b.String())
 	return err
@@ -139,6 +157,9 @@ func aside(text string) string {
 	}
 	return "(" + text + ")"
 }
+
+// moment returns a time for people, in their time zone.
+func moment(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 // exact returns a number of bytes in two forms, or "" if it is not known.
 func exact(n *int64) string {

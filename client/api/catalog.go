@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"imageroot/client/exit"
 	"imageroot/shared/image"
@@ -31,12 +32,15 @@ type Row struct {
 	VirtualSizeBytes *int64            `json:"virtual_size_bytes"`
 	RawSizeBytes     *int64            `json:"raw_size_bytes"`
 	RawSHA256        string            `json:"raw_sha256"`
+	SameDisk         []Same            `json:"same_disk"`
 	Metadata         map[string]Stated `json:"metadata"`
 	Warnings         []string          `json:"warnings"`
 
 	// Only [Client.Details] has these.
 	Inside     *Inside     `json:"inside"` // nil if the server has not looked yet
+	Check      *Check      `json:"check"`  // nil if the server has not read it whole
 	Publishers []Publisher `json:"publishers"`
+	Served     []Delivery  `json:"served"` // the newest first
 
 	JSON json.RawMessage `json:"-"` // the row as the server sent it
 }
@@ -58,6 +62,27 @@ type Inside struct {
 	} `json:"boot"`
 	CloudInit *bool    `json:"cloud_init"`
 	Unknown   []string `json:"unknown"`
+}
+
+// Same is another image with the same disk.
+type Same struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"`
+}
+
+// A Check is the result of reading an image whole.
+type Check struct {
+	Verdict string    `json:"verdict"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+}
+
+// A Delivery says who got an image, or the disk in it.
+type Delivery struct {
+	To   string    `json:"to"` // an IP address
+	What string    `json:"what"`
+	At   time.Time `json:"at"`
+	Link bool      `json:"link"` // got a URL of the bytes, and may have used it
 }
 
 // A Publisher is what a source says of the digest of its bytes.

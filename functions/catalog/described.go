@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/content"
 	"imageroot/shared/disk"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
@@ -27,6 +28,7 @@ import (
 type Described struct {
 	*inventory.Row
 	Inside     *disk.Inside          `json:"inside"`
+	Check      *content.Check        `json:"check"`
 	Publishers []inventory.Publisher `json:"publishers"`
 	// Served are the last deliveries, the newest first.
 	Served []served.Delivery `json:"served"`
@@ -78,7 +80,7 @@ func (f *Function) Describe(ctx context.Context, sha256 string) (*Described, err
 	}
 	d := &Described{Row: row, Served: deliveries, Publishers: s.Publishers(row), Operator: words.Words, tag: tagOf(&words)}
 	if row.Known != nil {
-		d.Inside = row.Known.Inside
+		d.Inside, d.Check = row.Known.Inside, row.Known.Check
 	}
 	return d, nil
 }

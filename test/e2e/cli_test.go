@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -538,6 +539,28 @@ func TestCommands(t *testing.T) {
 	if out := sh.must(t, "show", "a.img"); !strings.Contains(out, sum(data)) || !strings.Contains(out, src) {
 		t.Errorf("show:\n%s", out)
 	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(data); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	sh.file(t, "same.img.gz", zipped.Bytes())
+	sh.must(t, "push", "same.img.gz")
+	s.WaitRow(t, "same.img.gz", "its disk is known", func(r row) bool { return r.RawSHA256 == sum(data) })
+	sh.must(t, "pull", "same.img.gz", "-o", "got.img.gz")
+	for name, words := range map[string]string{"a.img": `Same disk +same\.img\.gz \(`, "same.img.gz": `(?s)Same disk +a\.img \(.*Check +good.*Served to +(127\.0\.0\.1|::1) image \(`} {
+		if out := sh.must(t, "show", name); !regexp.MustCompile(words).MatchString(out) {
+			t.Errorf("show lacks %s:\n%s", words, out)
+		}
+	}
+	var details struct {
+		Check  struct{ Verdict string }
+		Served []struct{ To string }
+	}
+	if err := json.Unmarshal([]byte(sh.must(t, "show", "--json", "same.img.gz")), &details); err != nil || details.Check.Verdict != "good" || len(details.Served) != 1 {
+		t.Errorf("%+v %v", details, err)
+	}
+	sh.must(t, "rm", "--yes", "same.img.gz")
 	sh.must(t, "label", "a.img", "room=lab", "owner=ada", "--title", "Lab machines", "--architecture", "x86_64")
 	if out := sh.must(t, "label", "a.img", "owner-"); strings.Contains(out, "ada") || !strings.Contains(out, "room=lab (operator)") || !strings.Contains(out, "Lab machines (operator)") {
 		t.Errorf("label: %s", out)
