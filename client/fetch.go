@@ -113,7 +113,8 @@ func (a *app) add() *cobra.Command {
 		Use:   "add URL",
 		Short: "Add an image by URL",
 		Long: `Adds an image that is on another server to the catalog. The server asks there for its name, size and digest,
-and fetches it when it is asked to, by --fetch or imageroot fetch.
+and fetches it when it is asked to, by --fetch or imageroot fetch. Of a URL that is in the catalog already,
+--refresh asks the source again, and --fetch alone fetches what the catalog has.
 
 What is fetched is compared with the publisher's digest. The server looks for the usual checksum lists
 beside the image; --sha-url names another one, and --sha256 gives the digest itself. For an image in a
@@ -131,7 +132,12 @@ registry, its own digest is used.`,
 			}
 			entry, err := c.AddEntry(cmd.Context(), api.EntryRequest{ImageURL: args[0], SHAURL: shaURL, SHA256: sha256, Refresh: refresh})
 			if !refresh && api.IsStatus(err, http.StatusConflict) {
-				return fmt.Errorf("the catalog has %s already: imageroot fetch fetches it, and --refresh asks the source again", line(args[0]))
+				given := cmd.Flags().Changed("sha256") || cmd.Flags().Changed("sha-url")
+				if !fetch || given {
+					return fmt.Errorf("the catalog has %s already: --fetch fetches it as it is, and --refresh asks the source again, and takes another digest", line(args[0]))
+				}
+				a.warn(args[0] + " is in the catalog already")
+				return a.fetchAndWait(cmd.Context(), c, map[string]string{"src": args[0]}, false)
 			}
 			if api.IsStatus(err, http.StatusUnprocessableEntity) { // the URL or the digest does not parse
 				return exit.With(exit.Usage, err)
