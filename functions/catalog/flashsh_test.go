@@ -14,14 +14,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"imageroot/shared/content"
 	"imageroot/shared/image"
@@ -196,7 +193,7 @@ func TestFlashScriptAsks(t *testing.T) {
 			for answer, want := range map[string][]byte{"yes": disk, "no": nil, "": nil, "yess": nil} {
 				path := device(t, len(disk))
 				cmd := r.command(t, s.url, "a.img", path)
-				master, slave := terminal(t)
+				master, slave := need.Terminal(t)
 				cmd.Stderr, cmd.Stdout = slave, slave
 				cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}
 				if _, err := io.WriteString(master, answer+"\n"); err != nil {
@@ -214,28 +211,6 @@ func TestFlashScriptAsks(t *testing.T) {
 			}
 		})
 	}
-}
-
-// terminal returns the two ends of a new terminal.
-func terminal(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	master = os.NewFile(uintptr(fd), "ptmx")
-	t.Cleanup(func() { master.Close() })
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return master, slave
 }
 
 // between returns the URL of a proxy of s. It sends disks by send, and breaks the connection

@@ -663,16 +663,6 @@ func TestCommandLine(t *testing.T) {
 			}
 		}
 	}
-	for shell, check := range map[string][]string{
-		"bash": {"bash", "-c", `source "$1" && complete -p imageroot`, "-"},
-		"zsh":  {"zsh", "-fc", `autoload -U compinit; compinit -u; source "$1"`, "-"},
-		"fish": {"fish", "-c", `source $argv[1]`},
-	} {
-		script := sh.file(t, "completion."+shell, []byte(sh.must(t, "completion", shell)))
-		if _, err := exec.LookPath(shell); err == nil {
-			run(t, sh.env, check[0], append(check[1:], script)...)
-		}
-	}
 }
 
 // TestHostileNames sends names that break careless programs through all commands.
