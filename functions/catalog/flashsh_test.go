@@ -293,9 +293,12 @@ func TestFlashScriptDeviceRemoved(t *testing.T) {
 				_ = http.NewResponseController(w.(http.ResponseWriter)).Flush()
 				f, err := os.Open(path)
 				first := []byte{0xaa}
-				for err == nil && first[0] == 0xaa { // until dd has written
+				for begun := time.Now(); err == nil && first[0] == 0xaa; _, err = f.ReadAt(first, 0) { // until dd has written
+					if time.Since(begun) > time.Minute {
+						t.Error("dd writes nothing")
+						break
+					}
 					time.Sleep(10 * time.Millisecond)
-					_, err = f.ReadAt(first, 0)
 				}
 				_ = f.Close()
 				_ = os.Remove(path)
