@@ -20,7 +20,7 @@ export GOFLAGS += -gcflags=all=-dwarf=false
 NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:libnbd-bin xz:xz-utils zstd:zstd openssl:openssl zip:zip nginx:nginx-light busybox:busybox-static aria2c:aria2 \
         jq:jq shellcheck:shellcheck wget:wget bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools \
-        mcopy:mtools zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion \
+        mcopy:mtools jsonschema:python3-jsonschema zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion \
         /lib/systemd/systemd-pull:systemd-container qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
 MORE  = nbdkit:nbdkit gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy dnsmasq:dnsmasq-base buildah:buildah
 
@@ -74,8 +74,17 @@ test: testdeps ## the units, and the real binary with curl, aws and rclone (five
 	@echo "Left out: $$(grep -rh --include='*_test.go' '^func TestDeep' . | wc -l) tests that take minutes, gigabytes or root (make deep), the pages in Chromium (make browser),"
 	@echo 'versitygw'"'"'s suite (make s3suite), MinIO (make integration), Lambda (make runtime), installing (make infra), kills under load (make torture, make hostile).'
 
+# etcher installs the library of balenaEtcher in tools/bin, and compiles its two native
+# parts with the headers of node.
+.PHONY: etcher
+etcher:
+	@mkdir -p tools/bin/etcher && cp tools/etcher/* tools/bin/etcher && cd tools/bin/etcher && \
+	{ test -e node_modules/drivelist/build/Release/drivelist.node || { \
+	  npm install --no-audit --no-fund --no-package-lock --loglevel error --ignore-scripts && \
+	  npm rebuild --loglevel error --nodedir="$$(dirname "$$(dirname "$$(readlink -f "$$(command -v node)")")")" @ronomon/direct-io drivelist; }; }
+
 .PHONY: deep
-deep: testdeps ## the tests that take minutes, 6 GiB of disk or root
+deep: testdeps etcher ## the tests that take minutes, 6 GiB of disk or root
 	@$(GOTEST) -run '^TestDeep' -json $$(grep -rl --include='*_test.go' '^func TestDeep' . | xargs -n1 dirname | sort -u) | $(STRICT)
 
 .PHONY: infra

@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"html/template"
 	"time"
 
 	"imageroot/shared/image"
@@ -404,6 +405,8 @@ type Partition struct {
 type Flash struct {
 	Disk     *Size // the least size of the disk; nil if it is not known
 	Commands []Command
+	// Imager opens Raspberry Pi Imager with the catalog; "" if the image is not in its list.
+	Imager template.URL
 }
 
 // A Command is a line for a terminal.

@@ -16,12 +16,15 @@ import (
 // feedRoutes returns the routes of the table of feeds.
 func (f *Function) feedRoutes() (routes []web.Route) {
 	for _, d := range feed.All {
-		routes = append(routes, web.Route{Pattern: "GET " + d.Path, Access: web.Open, Handle: f.Document(d.ContentType, func(to io.Writer, s *inventory.Snapshot, _ string) error {
-			return d.Encode(to, s, feed.Server{RawPath: f.RawPath})
+		routes = append(routes, web.Route{Pattern: "GET " + d.Path, Access: web.Open, Handle: f.Document(d.ContentType, func(to io.Writer, s *inventory.Snapshot, base string) error {
+			return d.Encode(to, s, feed.Server{URL: base, ImagePath: imagePath, RawPath: f.RawPath})
 		})})
 	}
 	return routes
 }
+
+// imagePath returns the path of the bytes of a row.
+func imagePath(h *inventory.Head) string { return ImagePath(h.SHA256, h.Name) }
 
 // checksumEnd is what a client adds to the URL of a file to get its checksum file.
 const checksumEnd = ".sha256"

@@ -322,7 +322,7 @@ func (s *server) testRaw(t *testing.T) {
 }
 
 func (s *server) testChecksums(t *testing.T) {
-	for _, path := range []string{"/images/SHA256SUMS", "/raw/SHA256SUMS"} {
+	for _, path := range []string{"/images/SHA256SUMS", "/raw/SHA256SUMS", "/os_list.json"} {
 		a := s.get(t, path, 200)
 		s.do(t, request{method: "GET", target: path, status: 304, header: map[string]string{"If-None-Match": a.header.Get("ETag")}})
 		s.do(t, request{method: "GET", target: path, status: 200, header: map[string]string{"Accept-Encoding": "gzip"}})
@@ -962,6 +962,9 @@ func (s *server) testDetails(t *testing.T) {
 		t.Errorf("%v %s", a.header, a.body)
 	}
 	patch(412, all, "If-Match", unsaid)
+	if a := s.get(t, "/os_list.json", 200); !strings.Contains(string(a.body), `"name":"Lab"`) {
+		t.Errorf("%s", a.body)
+	}
 	s.send(t, "PATCH", target, 200, `{"title": null}`)
 	s.do(t, request{
 		method: "PATCH", target: target, status: 200, body: url.Values{"version": {""}, "labels": {"row=2"}}.Encode(),

@@ -47,7 +47,7 @@ func documents(t *testing.T) map[string]document {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (slices.Contains([]string{".git", "bin", "data", "dist", "out"}, name) || d.Name() == "testdata"):
+		case d.IsDir() && (slices.Contains([]string{".git", "bin", "data", "dist", "out", "tools/bin"}, name) || d.Name() == "testdata"):
 			return fs.SkipDir
 		case d.IsDir(), path.Ext(name) != ".md":
 			return nil

@@ -18,6 +18,9 @@ type Feed struct {
 
 // A Server is where a feed is served.
 type Server struct {
+	URL string // the base of all URLs, without a slash at its end
+	// ImagePath returns the path of the bytes of a row that has them.
+	ImagePath func(*inventory.Head) string
 	// RawPath returns the path of the disk in a row's image, or "" if there is none now.
 	RawPath func(*inventory.Head) string
 }
@@ -26,4 +29,5 @@ type Server struct {
 var All = [...]Feed{
 	{"/images/SHA256SUMS", checksumType, encodeChecksums},
 	{"/raw/SHA256SUMS", checksumType, encodeRawChecksums},
+	{"/os_list.json", "application/json", encodeImager},
 }

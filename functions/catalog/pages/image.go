@@ -3,6 +3,7 @@ package pages
 import (
 	"cmp"
 	"context"
+	"html/template"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -470,6 +471,7 @@ func (p *Pages) flash(r *http.Request, row *inventory.Row) *templates.Flash {
 	add("Over a slow network", "curl -f -H 'Accept-Encoding: zstd' "+raw+" | zstd -d | sudo dd of=/dev/sdX bs=4M conv=fsync", "")
 	if digest := rawDigest(row); digest != "" {
 		add("With Raspberry Pi Imager", "rpi-imager --cli --sha256 "+string(digest)+" "+raw+" /dev/sdX", "")
+		f.Imager = template.URL("rpi-imager://open?repo=" + url.QueryEscape(base+"/os_list.json"))
 	}
 	add("With bmaptool", "sudo bmaptool copy --nobmap "+download+" /dev/sdX", "")
 	add("With qemu-img, for a virtual machine", "qemu-img convert -p -O qcow2 "+raw+" vm.qcow2", "")
