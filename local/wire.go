@@ -100,7 +100,8 @@ func (s *server) wire() error {
 	hasher.Needed = s.exports.Needed
 	s.wireNBD(lister, s.exports)
 	cache := withcache.New(withcache.Config{
-		Inventory: k.Inventory, Document: lister.Document, Serve: lister.Serve, Version: config.Version(), Activity: k.Activity, Now: k.Now,
+		Inventory: k.Inventory, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
+		Fetch: fetcher.Request, Uncache: fetcher.Uncache, Version: config.Version(), Activity: k.Activity, Now: k.Now,
 	})
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
 	s.workers = []worker{

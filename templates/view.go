@@ -308,6 +308,7 @@ type Event struct {
 	Subject   string // "image", "catalog" or "auth"
 	SubjectID string
 	Page      string // the URL of the image's page, or ""
+	Fetch     string // the URL of an image to fetch, or ""
 	Actor     string
 	SourceIP  string
 	Summary   string

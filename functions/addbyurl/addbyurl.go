@@ -28,7 +28,7 @@ import (
 
 // A Resolver describes what a URL names: see the methods of [source.Client].
 type Resolver interface {
-	Resolve(ctx context.Context, imageURL, shaURL string) (*source.Resolved, error)
+	Resolve(ctx context.Context, l source.Location, shaURL string) (*source.Resolved, error)
 	FindChecksums(ctx context.Context, imageURL string) (shaURL string, r *source.Resolved, err error)
 }
 
@@ -148,26 +148,12 @@ func (f *Function) describe(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusOK, answer)
 }
 
-// A request is what an operator gives to add an entry.
-type request struct {
-	ImageURL string `json:"image_url"`
-	SHAURL   string `json:"sha_url"`
-	SHA256   string `json:"sha256"` // of the image, from elsewhere
-	Refresh  bool   `json:"refresh"`
-}
-
 func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
-	var in request
+	var in entry.Request
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
-	if in.ImageURL == "" {
-		return errNoURL
-	}
-	if in.SHA256 = strings.ToLower(strings.TrimSpace(in.SHA256)); in.SHA256 != "" && !layout.SHA256(in.SHA256).Valid() {
-		return problem.New(problem.Malformed, "sha256 is not a SHA-256: it has 64 hexadecimal digits")
-	}
-	e, refreshed, err := f.resolve(r, in)
+	e, refreshed, err := f.Add(r, in)
 	if err != nil {
 		return err
 	}
@@ -188,29 +174,32 @@ func summary(e entry.Entry, refreshed bool) string {
 // Ensure returns the ref of the source with this URL. It adds an entry unless the catalog
 // has the source.
 func (f *Function) Ensure(r *http.Request, imageURL string) (layout.Ref, error) {
-	u, err := source.ParseURL(imageURL)
-	if err != nil {
-		return "", err
-	}
 	s, err := f.Inventory.Snapshot(r.Context())
 	if err != nil {
 		return "", err
 	}
-	for _, url := range []string{imageURL, u.Canonical} { // the URL in a manifest may not be canonical
+	canonical := source.Canonical(imageURL)
+	for _, url := range []string{imageURL, canonical} { // the URL in a manifest may not be canonical
 		if _, ok := s.BySource(layout.RefOf(url)); ok {
 			return layout.RefOf(url), nil
 		}
 	}
-	_, _, err = f.resolve(r, request{ImageURL: imageURL})
+	_, _, err = f.Add(r, entry.Request{ImageURL: imageURL})
 	if errors.Is(err, errAlready) { // another request has added it
 		err = nil
 	}
-	return layout.RefOf(u.Canonical), err
+	return layout.RefOf(canonical), err
 }
 
-// resolve resolves a URL and writes its entry, and an event. refreshed is true if the
-// entry existed.
-func (f *Function) resolve(r *http.Request, in request) (e entry.Entry, refreshed bool, err error) {
+// Add resolves a URL and writes its entry, and an event. refreshed is true if the entry
+// existed.
+func (f *Function) Add(r *http.Request, in entry.Request) (e entry.Entry, refreshed bool, err error) {
+	if in.ImageURL == "" {
+		return e, false, errNoURL
+	}
+	if in.SHA256 = strings.ToLower(strings.TrimSpace(in.SHA256)); in.SHA256 != "" && !layout.SHA256(in.SHA256).Valid() {
+		return e, false, problem.New(problem.Malformed, "sha256 is not a SHA-256: it has 64 hexadecimal digits")
+	}
 	e, refreshed, err = f.write(r.Context(), in)
 	if err != nil {
 		f.Activity.ByOperator(r, activity.EntryAddFailed, in.ImageURL, "could not add "+in.ImageURL, map[string]any{"error": problem.From(err).Detail})
@@ -220,26 +209,38 @@ func (f *Function) resolve(r *http.Request, in request) (e entry.Entry, refreshe
 	return e, refreshed, nil
 }
 
-func (f *Function) write(ctx context.Context, in request) (_ entry.Entry, refreshed bool, err error) {
+func (f *Function) write(ctx context.Context, in entry.Request) (_ entry.Entry, refreshed bool, err error) {
 	shaURL, refresh := in.SHAURL, in.Refresh
-	u, err := source.ParseURL(in.ImageURL)
-	if err != nil {
-		return entry.Entry{}, false, err
-	}
-	key := layout.EntryKey(layout.RefOf(u.Canonical))
+	key := layout.EntryKey(layout.RefOf(source.Canonical(in.ImageURL)))
 	old, _, err := record.Read[entry.Entry](ctx, f.Catalog, key)
 	switch {
 	case err == nil && !refresh:
-		return entry.Entry{}, false, already(u.Canonical)
+		return entry.Entry{}, false, already(old.URL)
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return entry.Entry{}, false, err
 	}
 	if shaURL == "" && refresh {
 		shaURL = old.SHAURL
 	}
-	found, err := f.Sources.Resolve(ctx, in.ImageURL, shaURL)
+	if in.Words == nil {
+		in.Words = old.Words
+	}
+	loc := source.Location{URL: in.ImageURL}
+	if in.Words != nil {
+		loc.Name = in.Words.Name
+	}
+	u, err := loc.Parse()
 	if err != nil {
 		return entry.Entry{}, false, err
+	}
+	found, err := f.Sources.Resolve(ctx, loc, shaURL)
+	if err != nil {
+		return entry.Entry{}, false, err
+	}
+	if w := in.Words; w != nil && w.Name == "" { // a title, of which this is the first time that the format is known
+		words := *w
+		words.Name = image.Titled(w.Title, found.Format)
+		in.Words, found.Name = &words, words.Name
 	}
 	if given := layout.SHA256(in.SHA256); given != "" {
 		if found.SHA256 != "" && found.SHA256 != given {
@@ -265,8 +266,10 @@ func (f *Function) write(ctx context.Context, in request) (_ entry.Entry, refres
 			Meta: old.Meta, URL: found.URL, SHAURL: shaURL, Name: found.Name, Format: string(found.Format),
 			SHA256: found.SHA256, SHA512: found.SHA512, AddedAt: f.Now().UTC(),
 			Source:   entry.Source{ETag: found.ETag, LastModified: found.LastModified, Digest: found.Digest},
+			Words:    in.Words,
 			Metadata: metadata.FromAnnotations(found.About.Annotations, found.About.Architecture, found.About.Variant),
 		}
+		e.SizeBytes = in.SizeBytes
 		if found.Size >= 0 {
 			e.SizeBytes = &found.Size
 		}
@@ -288,42 +291,51 @@ func already(url string) error {
 	return problem.Wrap(problem.Conflict, url+` is in the catalog already; send it with "refresh": true to resolve it again`, errAlready)
 }
 
+// remove answers DELETE /catalog/entries.
 func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
-	ctx := r.Context()
 	src := r.URL.Query().Get("src")
 	if src == "" {
 		return problem.New(problem.Malformed, "src is missing: give the URL of the entry, percent-encoded, in ?src=")
 	}
-	if u, err := source.ParseURL(src); err == nil {
-		src = u.Canonical
+	name, err := f.Remove(r, src)
+	if err != nil {
+		return err
 	}
+	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+string(name)+" was deleted")
+}
+
+// Remove deletes the entry with this URL, and its bytes unless another source has them. It
+// returns the name of the image.
+func (f *Function) Remove(r *http.Request, src string) (image.Name, error) {
+	ctx := r.Context()
+	src = source.Canonical(src)
 	ref := layout.RefOf(src)
 	e, _, err := record.Read[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref))
 	switch {
 	case errors.Is(err, record.ErrDamaged):
 		e.URL, e.Name = src, image.Name(src)
 	case errors.Is(err, store.ErrNotFound):
-		return problem.New(problem.NotFound, "there is no entry with this URL")
+		return "", problem.New(problem.NotFound, "there is no entry with this URL")
 	case err != nil:
-		return err
+		return "", err
 	}
 	if err := record.CheckVersion[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
-		return err
+		return "", err
 	}
 	before, err := f.Inventory.Snapshot(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := record.Delete[entry.Entry](ctx, f.Catalog, layout.EntryKey(ref)); err != nil {
-		return err
+		return "", err
 	}
 	after, err := f.Inventory.Snapshot(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if _, ok := after.BySource(ref); !ok {
 		if err := record.Delete[entry.Fetched](ctx, f.Catalog, layout.FetchedKey(ref)); err != nil {
-			return err
+			return "", err
 		}
 	}
 	f.Activity.ByOperator(r, activity.EntryDeleted, e.URL, "deleted the entry "+e.URL, map[string]any{"name": e.Name})
@@ -334,5 +346,5 @@ func (f *Function) remove(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}
-	return web.Answer(w, r, http.StatusNoContent, nil, "the entry "+string(e.Name)+" was deleted")
+	return e.Name, nil
 }

@@ -36,7 +36,8 @@ type publisher struct {
 	asked []string
 }
 
-func (p *publisher) Resolve(_ context.Context, imageURL, shaURL string) (*source.Resolved, error) {
+func (p *publisher) Resolve(_ context.Context, l source.Location, shaURL string) (*source.Resolved, error) {
+	imageURL := l.URL
 	p.asked = append(p.asked, imageURL+" "+shaURL)
 	if p.err != nil {
 		return nil, p.err
@@ -47,7 +48,7 @@ func (p *publisher) Resolve(_ context.Context, imageURL, shaURL string) (*source
 }
 
 func (p *publisher) FindChecksums(ctx context.Context, imageURL string) (string, *source.Resolved, error) {
-	r, err := p.Resolve(ctx, imageURL, "")
+	r, err := p.Resolve(ctx, source.Location{URL: imageURL}, "")
 	return "", r, err
 }
 

@@ -16,6 +16,7 @@ import (
 	"imageroot/shared/export"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/record"
@@ -34,7 +35,7 @@ type Config struct {
 	// that makes the disk of an image. One that has failed or was cancelled is queued again
 	// at once for an operator, whose IP address is ip. For the system, ip is empty.
 	// Expand is nil if no disks are made.
-	Fetch  func(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) error
+	Fetch  func(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) (job.Job, error)
 	Expand func(ctx context.Context, sha256 layout.SHA256, name image.Name, ip string) error
 	// Port is that of NBD, or 0 if it is off.
 	Port     int

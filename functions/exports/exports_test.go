@@ -18,6 +18,7 @@ import (
 	"imageroot/shared/export"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/record"
@@ -45,12 +46,12 @@ func newWorld(t *testing.T) *world {
 	w.Function = New(Config{
 		Catalog: catalog, Inventory: inv, Port: 10809, Now: time.Now, Log: log, Activity: &activity.Log{Root: roots, Now: time.Now, Log: log},
 		Add: func(*http.Request, string) (layout.Ref, error) { return layout.RefOf(imageURL), nil },
-		Fetch: func(_ context.Context, _ *inventory.Row, ref layout.Ref, ip string) error {
+		Fetch: func(_ context.Context, _ *inventory.Row, ref layout.Ref, ip string) (job.Job, error) {
 			if ref != layout.RefOf(imageURL) {
 				t.Errorf("a fetch of %s", ref)
 			}
 			w.fetched <- ip
-			return nil
+			return job.Job{}, nil
 		},
 	})
 	_, _, err := record.Change(t.Context(), catalog, layout.EntryKey(layout.RefOf(imageURL)), func(e *entry.Entry, _ bool) error {

@@ -128,7 +128,7 @@ func (f *Function) advance(ctx context.Context, x export.Record, s state, ip str
 	var err error
 	switch s.job {
 	case job.Fetch:
-		err = f.Fetch(ctx, s.row, x.Ref, ip)
+		_, err = f.Fetch(ctx, s.row, x.Ref, ip)
 	case job.Disk:
 		err = f.Expand(ctx, s.row.Digest(), s.row.Names[0], ip)
 	}

@@ -115,7 +115,7 @@ func (f *Function) resolve(ctx context.Context, t *target) error {
 	if err != nil || !u.Pinned() {
 		return err
 	}
-	r, err := f.Sources.Resolve(ctx, t.loc.URL, "")
+	r, err := f.Sources.Resolve(ctx, t.loc, "")
 	if err != nil {
 		return err
 	}

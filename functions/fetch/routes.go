@@ -97,18 +97,17 @@ func (f *Function) queue(ctx context.Context, row *inventory.Row, src inventory.
 
 // Request queues the fetch job of a source in a row whose bytes are not here. A job that
 // has failed or was cancelled is queued again only for an operator, whose IP address is ip;
-// ip is empty for the system.
-func (f *Function) Request(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) error {
+// ip is empty for the system. The job is the zero value if the catalog has no such source.
+func (f *Function) Request(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) (job.Job, error) {
 	i := slices.IndexFunc(row.Sources, func(s inventory.Source) bool { return s.Ref == ref })
 	if i < 0 {
-		return nil // it was removed from the catalog
+		return job.Job{}, nil // it was removed
 	}
 	actor, keep := activity.Operator, func(job.Job) bool { return false }
 	if ip == "" {
 		actor, keep = activity.System, func(j job.Job) bool { return j.Status != job.Completed }
 	}
-	_, err := f.queue(ctx, row, row.Sources[i], keep, actor, ip)
-	return err
+	return f.queue(ctx, row, row.Sources[i], keep, actor, ip)
 }
 
 // find returns the source that a request names.
@@ -120,12 +119,13 @@ func find(s *inventory.Snapshot, name image.Name, ref, src string) (*inventory.R
 	case src != "":
 		key := layout.RefOf(src) // the URL in a manifest may not be canonical
 		if row, ok = s.BySource(key); !ok {
-			u, err := source.ParseURL(src)
-			if err != nil {
+			key = layout.RefOf(source.Canonical(src))
+			row, ok = s.BySource(key)
+		}
+		if !ok {
+			if _, err := source.ParseURL(src); err != nil {
 				return nil, inventory.Source{}, err
 			}
-			key = layout.RefOf(u.Canonical)
-			row, ok = s.BySource(key)
 		}
 		wanted = func(s inventory.Source) bool { return s.Ref == key }
 	case ref != "":

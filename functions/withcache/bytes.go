@@ -54,12 +54,8 @@ func shown(src string) string {
 
 // find returns the row whose bytes are those of a URL, or nil.
 func find(s *inventory.Snapshot, r *http.Request, src string) *inventory.Row {
-	refs := []layout.Ref{layout.RefOf(src)} // the URL in a manifest may not be canonical
-	if u, err := source.ParseURL(src); err == nil {
-		refs = append(refs, layout.RefOf(u.Canonical))
-	}
-	for _, ref := range refs {
-		if row, ok := s.BySource(ref); ok {
+	for _, known := range []string{src, source.Canonical(src)} { // the URL in a manifest may not be canonical
+		if row, ok := s.BySource(layout.RefOf(known)); ok {
 			return row
 		}
 	}

@@ -4,14 +4,17 @@
 package withcache
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/entry"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metadata"
 	"imageroot/shared/web"
@@ -24,7 +27,17 @@ type Config struct {
 	// encode writes for each snapshot, one image in each Write.
 	Document func(contentType string, encode func(to io.Writer, s *inventory.Snapshot, base string) error) web.HandlerFunc
 	// Serve answers with the bytes of the row that find returns.
-	Serve    func(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot) (*inventory.Row, error)) error
+	Serve func(w http.ResponseWriter, r *http.Request, find func(*inventory.Snapshot) (*inventory.Row, error)) error
+	// Add adds an entry, or resolves it again, and Remove deletes the one with a URL.
+	// Ensure returns the ref of the source with a URL, for which it adds an entry unless
+	// the catalog has it.
+	Add    func(r *http.Request, in entry.Request) (e entry.Entry, refreshed bool, err error)
+	Remove func(r *http.Request, src string) (image.Name, error)
+	Ensure func(r *http.Request, src string) (layout.Ref, error)
+	// Fetch queues the job that brings the bytes of a source here, for an operator whose IP
+	// address is ip, and Uncache deletes fetched bytes.
+	Fetch    func(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) (job.Job, error)
+	Uncache  func(ctx context.Context, sha256 layout.SHA256) error
 	Version  string
 	Activity *activity.Log
 	Now      func() time.Time
@@ -50,6 +63,10 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET " + Prefix + "catalog", Access: web.Open, Handle: f.catalog()},
 		{Pattern: "GET " + Prefix + "b/{source}/{name...}", Access: web.Open, Handle: f.bytes, Stream: true},
 		{Pattern: "GET " + Prefix + "blob", Access: web.Open, Handle: f.bytes, Stream: true},
+		{Pattern: "POST " + Prefix + "catalog/entries", Access: web.Operator, Handle: f.add},
+		{Pattern: "DELETE " + Prefix + "catalog/entries", Access: web.Operator, Handle: f.remove},
+		{Pattern: "POST " + Prefix + "catalog/entries/{name}/download", Access: web.Operator, Handle: f.download},
+		{Pattern: "POST " + Prefix + "misses", Access: web.Operator, Handle: f.want},
 	}
 }
 

@@ -33,8 +33,22 @@ type Entry struct {
 	// Changed describes how the source differs from that state. It is empty until a
 	// fetch has detected a difference.
 	Changed string `json:"changed,omitempty"`
+	// Words are the name and the metadata that the operator gave with the URL; nil: none.
+	Words *metadata.Words `json:"words,omitempty"`
 	// Metadata is what the annotations of an artifact in a registry say; nil: nothing.
 	Metadata *metadata.Fields `json:"metadata,omitempty"`
+}
+
+// A Request is what an operator gives to add an entry.
+type Request struct {
+	ImageURL string `json:"image_url"`
+	SHAURL   string `json:"sha_url"`
+	SHA256   string `json:"sha256"` // of the image, from elsewhere
+	Refresh  bool   `json:"refresh"`
+	// SizeBytes is used if the source does not say its size; nil: unknown.
+	SizeBytes *int64 `json:"-"`
+	// Words are the name, instead of that from the source, and metadata; nil: none.
+	Words *metadata.Words `json:"-"`
 }
 
 // Validate implements record.Validator.

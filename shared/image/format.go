@@ -2,6 +2,7 @@ package image
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -112,6 +113,25 @@ func DiskName(name Name) Name {
 	}
 	c, _ := format.Compression()
 	return name[:len(name)-len(c.Suffix)]
+}
+
+// Named returns the name of an image that a publisher calls name, and its format. If name
+// has no suffix of an image, it is a title, and format says the suffix. The error is a
+// [*NameError].
+func Named(name, format string) (Name, Format, error) {
+	n, err := ParseName(name)
+	f, _ := FormatOf(n)
+	switch {
+	case err == nil && format != "" && !strings.EqualFold(format, string(f)):
+		return "", "", &NameError{fmt.Sprintf("format is %.40q, but the name says %q", format, f)}
+	case err == nil || format == "":
+		return n, f, err
+	}
+	f = Format(strings.ToLower(strings.TrimPrefix(format, ".")))
+	if !slices.Contains(formats, f) {
+		return "", "", &NameError{fmt.Sprintf("format is %.40q, which is none of %s", format, FormatList())}
+	}
+	return Titled(name, f), f, nil
 }
 
 // Titled returns the name of an image of this format that has a title: the title, without

@@ -77,7 +77,8 @@ type piece struct {
 	cached    bool
 	hashState string
 	warnings  []string
-	said      metadata.Source // what the source says about the image
+	said      metadata.Source  // what the source says about the image
+	words     *metadata.Fields // of the operator, with the URL; nil: none
 	// since is the time at which the name became known for these bytes. It is zero for
 	// names from the manifest, so that they sort first.
 	since time.Time
@@ -222,8 +223,8 @@ func (in *inputs) added(ref layout.Ref, e entry.Entry) piece {
 	if e.Changed != "" {
 		p.warnings = append(p.warnings, e.Changed)
 	}
-	if e.Metadata != nil {
-		p.source.Title = e.Metadata.Title
+	if e.Words != nil {
+		p.words, p.source.Title = &e.Words.Fields, e.Words.Title
 	}
 	p.said = metadata.Source{From: metadata.Annotation, Fields: e.Metadata}
 	in.learn(&p)
@@ -306,6 +307,9 @@ func (k known) sources(pieces []*piece, names []image.Name) []metadata.Source {
 	sources := make([]metadata.Source, 0, 3+len(pieces)+len(names))
 	if k.words != nil {
 		sources = append(sources, metadata.Source{From: metadata.Operator, Fields: &k.words.Fields})
+	}
+	for _, p := range pieces {
+		sources = append(sources, metadata.Source{From: metadata.Operator, Fields: p.words})
 	}
 	for _, p := range pieces { // the manifest is before entries
 		sources = append(sources, p.said)

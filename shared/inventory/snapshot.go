@@ -264,6 +264,17 @@ func (s *Snapshot) Named(name image.Name) (best *Head) {
 	return best
 }
 
+// AllNamed yields the heads with exactly this name, in the order of rows.
+func (s *Snapshot) AllNamed(name image.Name) iter.Seq[*Head] {
+	return func(yield func(*Head) bool) {
+		for l := range under(s.byName, string(name)) {
+			if !yield(l.head) {
+				return
+			}
+		}
+	}
+}
+
 // Spelled returns the first of the name's [image.Spellings] that exists in the image
 // root. The name itself is tried first.
 func (s *Snapshot) Spelled(name image.Name) (image.Name, bool) {

@@ -22,7 +22,7 @@ var checksumNames = []string{
 // "" and the image without a digest if there is none. A pinned source needs no list. It
 // requests at most four lists at once. The errors are those of Resolve without a list.
 func (c *Client) FindChecksums(ctx context.Context, imageURL string) (shaURL string, r *Resolved, err error) {
-	r, err = c.resolve(ctx, imageURL, func(ctx context.Context, p place) (*Resolved, error) {
+	r, err = c.resolve(ctx, Location{URL: imageURL}, func(ctx context.Context, p place) (*Resolved, error) {
 		w, ok := p.(web)
 		if !ok {
 			return p.resolve(ctx, c, "")

@@ -100,7 +100,7 @@ func TestSeveralChallenges(t *testing.T) {
 	} {
 		r.challenge = func(realm string) []string { return append(first, bearer(realm)...) }
 		c := r.client(t, "")
-		if _, err := c.Resolve(t.Context(), "oras://"+r.host()+"/a/b:v1", ""); err != nil {
+		if _, err := c.Resolve(t.Context(), Location{URL: "oras://" + r.host() + "/a/b:v1"}, ""); err != nil {
 			t.Errorf("%s before Bearer: %v", name, err)
 		}
 	}
@@ -130,7 +130,7 @@ func TestTokenServerInClear(t *testing.T) {
 			if tt.plain {
 				plain = []string{strings.TrimPrefix(r.realm, "http://")}
 			}
-			_, err := r.client(t, auth, plain...).Resolve(t.Context(), "oras://"+r.host()+"/a/b:v1", "")
+			_, err := r.client(t, auth, plain...).Resolve(t.Context(), Location{URL: "oras://" + r.host() + "/a/b:v1"}, "")
 			if sent := r.clear.Load() != ""; err != nil || sent != tt.sent {
 				t.Errorf("%s, %s: sent %v (%v), want %v", tt.name, auth, sent, err, tt.sent)
 			}

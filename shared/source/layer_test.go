@@ -148,7 +148,7 @@ func TestUntitled(t *testing.T) {
 			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
 			_ = json.NewEncoder(w).Encode(m)
 		})
-		r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/"+tt.repo+":v1"), "http://"), "")
+		r, err := s.Resolve(t.Context(), Location{URL: "oras://" + strings.TrimPrefix(s.url("/lab/"+tt.repo+":v1"), "http://")}, "")
 		switch {
 		case tt.reason == "" && (err != nil || string(r.Name) != tt.want):
 			t.Errorf("%s: %+v, %v", tt.name, r, err)
@@ -317,7 +317,7 @@ func TestAbout(t *testing.T) {
 		}
 		_, _ = w.Write(data)
 	})
-	r, err := s.Resolve(t.Context(), "oras://"+strings.TrimPrefix(s.url("/lab/x:v1"), "http://"), "")
+	r, err := s.Resolve(t.Context(), Location{URL: "oras://" + strings.TrimPrefix(s.url("/lab/x:v1"), "http://")}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,11 +29,14 @@ import (
 const maxManifestBytes = 4 << 20
 
 // An oras is an image in an OCI registry, pushed with oras or a similar tool.
-type oras struct{ ref registry.Reference }
+type oras struct {
+	ref  registry.Reference
+	name image.Name // of the layer, if that has no title; or ""
+}
 
 func (o oras) String() string { return "oras://" + o.ref.String() }
 
-func parseORAS(raw string, _ image.Name) (URL, error) {
+func parseORAS(raw string, name image.Name) (URL, error) {
 	errForm := malformed("the URL is not of the form oras://HOST[:PORT]/REPO:TAG or oras://HOST[:PORT]/REPO@sha256:DIGEST")
 	raw, _, _ = strings.Cut(raw, "#")
 	rest, slashes := strings.CutPrefix(raw[len("oras:"):], "//")
@@ -65,7 +68,7 @@ func parseORAS(raw string, _ image.Name) (URL, error) {
 	if err := checkPort(u.Port()); err != nil {
 		return URL{}, err
 	}
-	o := oras{ref}
+	o := oras{ref, name}
 	return URL{Canonical: o.String(), Host: host, place: o}, nil
 }
 
@@ -212,7 +215,10 @@ func (o oras) resolve(ctx context.Context, c *Client, _ string) (*Resolved, erro
 		if err := o.checkWhole(ctx, c, layers); err != nil {
 			return nil, err
 		}
-		if r.Name, err = o.nameUntitled(ctx, c, layer.Digest); err != nil {
+		if r.Name = o.name; r.Name == "" {
+			r.Name, err = o.nameUntitled(ctx, c, layer.Digest)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -164,17 +164,17 @@ type About struct {
 	Architecture, Variant string
 }
 
-// Resolve describes the source at imageURL. If it is not pinned, the checksum list at
-// shaURL (optional) gives its digest. The error is a [*Malformed] if a URL can never be
+// Resolve describes the source at l, which has the name of l if l has one. If it is not
+// pinned, the checksum list at shaURL (optional) gives its digest. The error is a [*Malformed] if a URL can never be
 // a source, an [*Unresolvable] if the source does not give an image, and ctx's error if
 // ctx ends.
-func (c *Client) Resolve(ctx context.Context, imageURL, shaURL string) (*Resolved, error) {
-	return c.resolve(ctx, imageURL, func(ctx context.Context, p place) (*Resolved, error) { return p.resolve(ctx, c, shaURL) })
+func (c *Client) Resolve(ctx context.Context, l Location, shaURL string) (*Resolved, error) {
+	return c.resolve(ctx, l, func(ctx context.Context, p place) (*Resolved, error) { return p.resolve(ctx, c, shaURL) })
 }
 
 // resolve is Resolve with the description that ask gets from the source.
-func (c *Client) resolve(ctx context.Context, imageURL string, ask func(context.Context, place) (*Resolved, error)) (*Resolved, error) {
-	u, err := ParseURL(imageURL)
+func (c *Client) resolve(ctx context.Context, l Location, ask func(context.Context, place) (*Resolved, error)) (*Resolved, error) {
+	u, err := l.Parse()
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +190,7 @@ func (c *Client) resolve(ctx context.Context, imageURL string, ask func(context.
 		}
 		return nil, err
 	}
-	r.URL = u.Canonical
+	r.URL, r.Name = u.Canonical, cmp.Or(l.Name, r.Name)
 	if _, err = image.ParseName(string(r.Name)); err != nil {
 		return nil, unresolvable(err, "%s holds %q, which is not an image: %v", u.Host, r.Name, err)
 	}

@@ -60,6 +60,16 @@ var schemeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*$`) // RFC 3986 sec
 // @sha256:DIGEST. The error is a [*Malformed].
 func ParseURL(raw string) (URL, error) { return Location{URL: raw}.Parse() }
 
+// Canonical returns the canonical form of the URL of a source, which need not end in an
+// image name, or raw if it is not that of a source.
+func Canonical(raw string) string {
+	u, err := Location{URL: raw, Name: "any.img"}.Parse()
+	if err != nil {
+		return raw
+	}
+	return u.Canonical
+}
+
 // Parse is [ParseURL], but if l has a Name, the URL need not end in an image name, and
 // the result has that Name.
 func (l Location) Parse() (URL, error) {

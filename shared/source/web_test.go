@@ -413,7 +413,7 @@ func TestRedirects(t *testing.T) {
 	} {
 		s.requests = nil
 		err := open(tt.path)
-		_, rerr := s.Resolve(t.Context(), s.url(tt.path), "")
+		_, rerr := s.Resolve(t.Context(), Location{URL: s.url(tt.path)}, "")
 		for _, err := range []error{err, rerr} {
 			if tt.want == "" && err == nil || tt.want != "" && is(err) != tt.want {
 				t.Errorf("%s: %s (%v), want %s", tt.path, is(err), err, tt.want)
@@ -463,7 +463,7 @@ func TestRedirectCookies(t *testing.T) {
 		if err == nil {
 			b.Close()
 		}
-		_, rerr := s.Resolve(t.Context(), s.url(path), "")
+		_, rerr := s.Resolve(t.Context(), Location{URL: s.url(path)}, "")
 		if is(err) != want || is(rerr) != want {
 			t.Errorf("%s: %s (%v) and %s (%v), want %s", path, is(err), err, is(rerr), rerr, want)
 		}
@@ -531,7 +531,7 @@ func TestResolve(t *testing.T) {
 		}, "ok", 1, ""},
 	} {
 		s := newSite(t, tt.handle)
-		r, err := s.Resolve(t.Context(), s.url("/dir/x.img?sig=1"), "")
+		r, err := s.Resolve(t.Context(), Location{URL: s.url("/dir/x.img?sig=1")}, "")
 		if is(err) != tt.want {
 			t.Errorf("%s: %s (%v), want %s", tt.name, is(err), err, tt.want)
 			continue
@@ -542,7 +542,7 @@ func TestResolve(t *testing.T) {
 	}
 	// An overloaded server can be tried again after the delay that it requests.
 	s := newSite(t, answer(503, "", "Retry-After", "17"))
-	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
+	_, err := s.Resolve(t.Context(), Location{URL: s.url("/x.img")}, "")
 	if after, ok := MayRetry(err); !ok || after != 17*time.Second {
 		t.Errorf("an overloaded server: %v, wait %v, %v", err, after, ok)
 	}
@@ -551,14 +551,14 @@ func TestResolve(t *testing.T) {
 func TestResolveTimeout(t *testing.T) {
 	s := newSite(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	s.config.ResolveTimeout = 50 * time.Millisecond
-	_, err := s.Resolve(t.Context(), s.url("/x.img"), "")
+	_, err := s.Resolve(t.Context(), Location{URL: s.url("/x.img")}, "")
 	no, unresolvable := errors.AsType[*Unresolvable](err)
 	if _, ok := MayRetry(err); !ok || !unresolvable || !strings.Contains(no.Reason, "50ms") {
 		t.Errorf("a server that does not answer: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Resolve(ctx, s.url("/x.img"), ""); !errors.Is(err, context.Canceled) {
+	if _, err := s.Resolve(ctx, Location{URL: s.url("/x.img")}, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("the end of the context: %v", err)
 	}
 }
@@ -620,7 +620,7 @@ func TestSlowDocuments(t *testing.T) {
 		{registry + "/token/x:v1", ""},
 		{registry + "/manifest/x:v1", ""},
 	} {
-		_, err := s.Resolve(t.Context(), urls[0], urls[1])
+		_, err := s.Resolve(t.Context(), Location{URL: urls[0]}, urls[1])
 		if is(err) != "retryable" || !strings.Contains(err.Error(), "did not answer within 100ms") {
 			t.Errorf("resolving %s: %s: %v", urls, is(err), err)
 		}
@@ -631,7 +631,7 @@ func TestResolveRefused(t *testing.T) {
 	s := newSite(t, serve)
 	c := New(Config{}) // public addresses only
 	defer c.Close()
-	_, err := c.Resolve(t.Context(), s.url("/x.img"), "")
+	_, err := c.Resolve(t.Context(), Location{URL: s.url("/x.img")}, "")
 	if _, ok := errors.AsType[*netpolicy.Refused](err); !ok || is(err) != "unresolvable" || len(s.requests) != 0 {
 		t.Errorf("a server on loopback: %v, after %d requests", err, len(s.requests))
 	}
@@ -653,7 +653,7 @@ func TestUnusedProxy(t *testing.T) {
 				t.Errorf("with %q: %s", name, said)
 			}
 		}
-		if _, err := c.Resolve(t.Context(), gone.url("/x.img"), ""); err == nil || strings.Contains(err.Error(), "HTTPS_PROXY is set") != (name != "") {
+		if _, err := c.Resolve(t.Context(), Location{URL: gone.url("/x.img")}, ""); err == nil || strings.Contains(err.Error(), "HTTPS_PROXY is set") != (name != "") {
 			t.Errorf("with %q: %v", name, err)
 		}
 	}
@@ -704,7 +704,7 @@ func TestSHAURL(t *testing.T) {
 		{"/x.img", "/gzip", "unresolvable", "", "", "gzip"},
 		{"/x.img", "/page", "unresolvable", "", "", ""},
 	} {
-		r, err := s.Resolve(t.Context(), s.url(tt.image), " "+s.url(tt.sha)+" ")
+		r, err := s.Resolve(t.Context(), Location{URL: s.url(tt.image)}, " "+s.url(tt.sha)+" ")
 		if is(err) != tt.want || err != nil && !strings.Contains(err.Error(), tt.reason) {
 			t.Errorf("%s with %s: %s (%v), want %s about %q", tt.image, tt.sha, is(err), err, tt.want, tt.reason)
 			continue
@@ -715,7 +715,7 @@ func TestSHAURL(t *testing.T) {
 	}
 	// A malformed URL is refused before any request.
 	s.requests = nil
-	if _, err := s.Resolve(t.Context(), s.url("/x.img"), "ftp://h/sums"); is(err) != "malformed" || len(s.requests) != 0 {
+	if _, err := s.Resolve(t.Context(), Location{URL: s.url("/x.img")}, "ftp://h/sums"); is(err) != "malformed" || len(s.requests) != 0 {
 		t.Errorf("a malformed SHA URL: %v, after %d requests", err, len(s.requests))
 	}
 }

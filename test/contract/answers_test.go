@@ -39,10 +39,6 @@ var unseen = map[string]string{
 	"POST /catalog/disks 501":              "disks are turned on at the server of this test",
 	"CacheCatalog.fetched_at":              "there is no manifest by URL at the server of this test",
 	"CacheCatalog.last_error":              "the manifest of this test has no error",
-	"CacheEntry.arch":                      "these images say little about themselves",
-	"CacheEntry.description":               "these images say little about themselves",
-	"CacheEntry.netboot_ref":               "these images say little about themselves",
-	"CacheEntry.resolved_src":              "these images say little about themselves",
 	"Disk.name null":                       "an image was deleted, and the next reconciliation removes its disk",
 	"PUT /images/{key} 408":                "it takes two minutes",
 	"PUT /uploads/{id}/parts/{number} 408": "it takes two minutes",
@@ -869,6 +865,47 @@ func (s *server) testWithcache(t *testing.T) {
 	get(404, "blob?url=https://images.example.org/missing.img")
 	get(400, "b/%20/x.img")
 	get(404, by("https://images.example.org/missing.img"))
+
+	const entries = "/withcache/catalog/entries"
+	p := newPublisher(t)
+	post := func(status int, target, body string) *answer {
+		t.Helper()
+		return s.send(t, "POST", target, status, body)
+	}
+	whoever := `, "arch": "x86_64", "description": "a lab", "netboot_ref": "boot", "resolved_src": "` + p.url + `/lab.img", "format": "img", "size_bytes": 7`
+	post(201, entries, `{"name": "A lab (x86_64)", "src": "`+p.url+`/lab.img"`+whoever+`}`)
+	post(409, entries, `{"name": "A lab (x86_64)", "src": "`+p.url+`/other.img"}`)
+	post(400, entries, `{"name": "x", "src": "`+p.url+`/lab.img", "notes": "none"}`)
+	post(400, entries, `{"name": "x", "src": "`+p.url+`/nothing.img"}`)
+	post(422, entries, `{"name": "x", "src": "ftp://images.example.org/x.img"}`)
+	download := entries + "/A%20lab%20(x86_64)/download"
+	if a := post(202, download, ""); a.object["status"] != "queued" || a.object["name"] != "A lab (x86_64)" {
+		t.Errorf("%s", a.body)
+	}
+	s.fetches.work(t, s.fetcher.Handle)
+	if a := get(200, "catalog"); !strings.Contains(string(a.body), `"netboot_ref":"boot"`) {
+		t.Errorf("%s", a.body)
+	}
+	if a := post(202, download, ""); a.object["status"] != "completed" {
+		t.Errorf("%s", a.body)
+	}
+	post(202, download+"?force=1", "")
+	post(404, entries+"/none/download", "")
+	s.send(t, "DELETE", entries, 400, "")
+	s.send(t, "DELETE", entries+"?name=none", 404, "")
+	s.send(t, "DELETE", entries+"?name="+url.QueryEscape(text(catalog.at(t, "entries.0").(object), "name")), 409, "")
+	s.send(t, "DELETE", entries+"?name=A%20lab%20(x86_64)", 204, "")
+	post(201, entries, `{"name": "pinned", "src": "`+p.url+`/lab.img", "sha256": "`+strings.Repeat("a", 64)+`"}`)
+	s.send(t, "DELETE", entries+"?name=pinned", 204, "")
+	s.form(t, entries, 201, url.Values{"name": {"by form"}, "src": {p.url + "/lab.img"}, "sha256": {strings.Repeat("a", 64)}})
+	s.send(t, "DELETE", entries+"?name=by+form", 204, "")
+	const misses = "/withcache/misses"
+	post(202, misses, `{"src": "`+p.url+`/lab.img"}`)
+	s.form(t, misses, 202, url.Values{"src": {p.url + "/lab.img"}})
+	post(400, misses, `{}`)
+	post(422, misses, `{"src": "x"}`)
+	s.fetches.work(t, s.fetcher.Handle)
+	s.send(t, "DELETE", "/catalog/entries?src="+p.url+"/lab.img", 204, "")
 }
 
 func (s *server) testManifest(t *testing.T) {

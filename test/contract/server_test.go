@@ -142,7 +142,8 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		Activity: s.activity, Now: time.Now, Log: log,
 	})
 	cache := withcache.New(withcache.Config{
-		Inventory: inv, Document: lister.Document, Serve: lister.Serve, Version: "test", Activity: s.activity, Now: time.Now,
+		Inventory: inv, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
+		Fetch: s.fetcher.Request, Uncache: s.fetcher.Uncache, Version: "test", Activity: s.activity, Now: time.Now,
 	})
 	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {

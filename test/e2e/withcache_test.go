@@ -170,3 +170,140 @@ func TestWithcacheMisses(t *testing.T) {
 		t.Errorf("the publisher was asked %d times, the catalog has %d images", n, len(s.Rows(t)))
 	}
 }
+
+// Entries are added, downloaded and deleted by names, as clients of withcache do it.
+func TestWithcacheEntries(t *testing.T) {
+	t.Parallel()
+	p := publish(t)
+	s := Start(t, Options{})
+	const route = "/withcache/catalog/entries"
+	post := func(v any, mods ...mod) *Reply { t.Helper(); return s.DoJSON(t, http.MethodPost, route, v, mods...) }
+	download := func(name, query string) *Reply {
+		t.Helper()
+		return s.Do(t, http.MethodPost, route+"/"+url.PathEscape(name)+"/download"+query, nil)
+	}
+	remove := func(name string) *Reply {
+		t.Helper()
+		return s.Do(t, http.MethodDelete, route+"?name="+url.QueryEscape(name), nil)
+	}
+	const title = "nosi debian/13 (x86_64, latest)"
+	data := content(1, 200_000)
+	src := p.File("/latest", data)
+	full := map[string]any{
+		"name": title, "src": src, "format": "img", "arch": "x86_64", "description": "Debian 13 without a desktop", "netboot_ref": "debian netboot",
+		"resolved_src": "https://registry.example/v2/x/blobs/sha256:" + sum(data), "sha256": sum(data), "size_bytes": len(data),
+	}
+	post(full, anonymous).Problem(t, []int{401})
+	var got map[string]any
+	post(full).Must(t, 201).JSON(t, &got)
+	for key, want := range full {
+		if fmt.Sprint(got[key]) != fmt.Sprint(want) {
+			t.Errorf("%s: %v, want %v", key, got[key], want)
+		}
+	}
+	post(full).Problem(t, []int{409})
+	post(map[string]any{"name": title, "src": p.File("/other.img", data)}).Problem(t, []int{409})
+	post(map[string]any{"name": "another", "src": src, "format": "img"}).Problem(t, []int{409})
+	for _, bad := range []any{
+		map[string]any{"name": "x", "src": src, "notes": "typo"}, map[string]any{"src": src}, map[string]any{"name": " ", "src": src},
+		map[string]any{"name": "x"}, map[string]any{"name": "x", "src": ""}, map[string]any{"name": 1, "src": src},
+		map[string]any{"name": "x", "src": p.URL + "/y.img", "size_bytes": -1}, map[string]any{"name": "x", "src": p.URL + "/y.img", "size_bytes": "1"},
+		map[string]any{"name": "x", "src": p.URL + "/missing.img"}, map[string]any{"name": "x", "src": src + "2", "format": "exe"},
+		map[string]any{"name": "x.img", "src": src + "2", "format": "iso"}, map[string]any{"name": "a\u202eb", "src": src, "format": "img"},
+		map[string]any{"name": "x", "src": p.URL + "/y.img", "description": strings.Repeat("x", 5000)},
+		map[string]any{"name": "x", "src": "http://169.254.169.254/x.img"},
+	} {
+		if r := post(bad).Problem(t, []int{400, 409}); r.Detail == "" {
+			t.Errorf("%v: %+v", bad, r)
+		}
+	}
+	post([]int{1}).Problem(t, []int{422})
+	if _, ok := s.cache(t)[title]; ok || len(s.Rows(t)) != 1 {
+		t.Errorf("before the download: %+v", s.Rows(t))
+	}
+	var job struct{ Name, Src, Status string }
+	download(title, "").Must(t, 202).JSON(t, &job)
+	if job.Name != title || job.Src != src || job.Status != "queued" && job.Status != "running" && job.Status != "completed" {
+		t.Errorf("%+v", job)
+	}
+	ready := func(name, want string) cacheEntry {
+		t.Helper()
+		var e cacheEntry
+		eventually(t, within, name+" is in the catalog", func() error {
+			if e = s.cache(t)[name]; e.SHA256 != want {
+				return fmt.Errorf("%+v", s.cache(t))
+			}
+			return nil
+		})
+		return e
+	}
+	e := ready(title, sum(data))
+	if e.Src != src || e.Format != "img" || e.Arch != "x86_64" || e.Description != full["description"] || e.NetbootRef != "debian netboot" || e.ResolvedSrc != full["resolved_src"] || e.SizeBytes != int64(len(data)) {
+		t.Errorf("%+v", e)
+	}
+	if r := s.get(t, cachedAt(src), anonymous).Must(t, 200); string(r.Body) != string(data) || !strings.Contains(r.Header.Get("Content-Disposition"), "(x86_64, latest).img") {
+		t.Errorf("%v", r)
+	}
+	s.get(t, cachedAt(e.ResolvedSrc), anonymous).Must(t, 200)
+	download(title, "").Must(t, 202).JSON(t, &job)
+	if job.Status != "completed" {
+		t.Errorf("again: %+v", job)
+	}
+	download("none", "").Problem(t, []int{404})
+
+	// Without a format, the source says it. Forced, the bytes of the source now are fetched.
+	rolling := p.File("/rolling.img", content(2, 1000))
+	post(map[string]any{"name": "rolling", "src": rolling, "arch": "sparc"}).Must(t, 201)
+	download("rolling", "").Must(t, 202)
+	if e := ready("rolling", sum(content(2, 1000))); e.Arch != "" || e.Format != "img" {
+		t.Errorf("%+v", e)
+	}
+	p.File("/rolling.img", content(3, 2000))
+	download("rolling", "?force=1").Must(t, 202).JSON(t, &job)
+	ready("rolling", sum(content(3, 2000)))
+	download("rolling", "?force=1").Must(t, 202) // of the same bytes
+	ready("rolling", sum(content(3, 2000)))
+
+	// Only entries are deleted.
+	s.Put(t, "own.img", content(4, 1000))
+	download("own.img", "").Must(t, 202).JSON(t, &job)
+	if job.Status != "completed" || job.Src != s.cache(t)["own.img"].Src {
+		t.Errorf("%+v", job)
+	}
+	remove("own.img").Problem(t, []int{409})
+	s.putManifest(t, manifestOf(manifestImage{Name: "listed.img", Src: p.File("/listed.img", content(5, 1000))})).Must(t, accepted...)
+	download("listed", "").Must(t, 202)
+	ready("listed.img", sum(content(5, 1000)))
+	download("listed.img", "?force=true").Must(t, 202)
+	ready("listed.img", sum(content(5, 1000)))
+	remove("listed.img").Problem(t, []int{409})
+	s.Do(t, http.MethodDelete, route, nil).Problem(t, []int{400})
+	s.Do(t, http.MethodDelete, route+"?name=rolling", nil, anonymous).Problem(t, []int{401})
+	remove("rolling").Must(t, 204)
+	remove("rolling").Problem(t, []int{404})
+	if _, ok := s.cache(t)["rolling"]; ok {
+		t.Error("it is still listed")
+	}
+	s.get(t, cachedAt(rolling), anonymous).Problem(t, []int{404})
+
+	// What survives a restart is all.
+	listed := func() string { return strings.ReplaceAll(fmt.Sprint(s.cache(t)), s.Pages, "http://pi") }
+	before := listed()
+	s.Kill(t)
+	s.start(t)
+	if after := listed(); after != before {
+		t.Errorf("%s, before %s", after, before)
+	}
+
+	// One click on a miss fetches the image.
+	wanted := p.File("/wanted.img", content(6, 1000))
+	s.get(t, cachedAt(wanted), anonymous).Problem(t, []int{404})
+	session := s.Login(t, password)
+	page := s.get(t, "/ui/events?kind=image.missed", withCookie(session), anonymous).Must(t, 200)
+	if !strings.Contains(string(page.Body), `action="/withcache/misses"`) || !strings.Contains(string(page.Body), `value="`+wanted+`"`) {
+		t.Errorf("%s", page.Body)
+	}
+	form := url.Values{"src": {wanted}}.Encode()
+	s.Do(t, http.MethodPost, "/withcache/misses", strings.NewReader(form), withCookie(session), anonymous, header("Content-Type", "application/x-www-form-urlencoded"), header("Accept", "text/html")).Must(t, 303)
+	ready("wanted.img", sum(content(6, 1000)))
+}

@@ -99,6 +99,9 @@ func (p *Pages) eventViews(s *inventory.Snapshot, events []activity.Event) []tem
 			When: timeOf(e.TS, now), Kind: kindWords(e.Kind), Failed: e.Failed(), Subject: e.SubjectKind, SubjectID: e.SubjectID,
 			Page: subjectPage(s, e), Actor: e.Actor, SourceIP: e.SourceIP, Summary: e.Summary,
 		}
+		if e.Kind == activity.ImageMissed && v.Page == "" {
+			v.Fetch = e.SubjectID
+		}
 		for _, name := range slices.Sorted(maps.Keys(e.Details)) {
 			if text := detail(name, e.Details[name]); text != "" {
 				v.Details = append(v.Details, templates.Detail{Name: name, Value: text})
@@ -133,6 +136,9 @@ func kindOptions(selected string) []templates.Option {
 func subjectPage(s *inventory.Snapshot, e *activity.Event) string {
 	switch e.SubjectKind {
 	case activity.SubjectImage:
+		if row, ok := s.BySource(layout.RefOf(e.SubjectID)); ok && row.Cached {
+			return pageOf(row)
+		}
 		if h := s.Named(image.Name(e.SubjectID)); h != nil {
 			return imagePath(h.SHA256, h.Name, "")
 		}
