@@ -74,7 +74,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 				j = k
 			}
 		}
-		return web.Answer(w, r, http.StatusAccepted, j.View(), string(src.Name)+" is here already")
+		return web.Answer(w, r, http.StatusAccepted, j.View(), string(src.Name)+" is cached already")
 	}
 	keep := func(job.Job) bool { return false } // a job that ended stored no bytes, or they were dropped
 	j, err := f.queue(ctx, row, src, keep, activity.Operator, web.ClientIP(r))

@@ -360,7 +360,7 @@
       } else if (s.sha256) text.push('the registry has its digest');
       else text.push('no checksum list was found beside it: give one, or the digest, or it is listed by what comes');
       if (s.known) text.push('it is in the catalog already');
-      place.replaceChildren(el('bdi', {}, text.join(' · ')));
+      place.replaceChildren(el('bdi', {}, text.join(' · ')), ...(s.known ? [' ', askAgain()] : []));
     } catch {
       if (mine === found) place.replaceChildren(unreachable);
     }
@@ -377,18 +377,47 @@
     if (input.value) lookUp();
   }
 
+  const fetchFrom = (src) => fetch('/catalog/downloads', { method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams({ src }) });
+
   // added fetches an image that was added, if the form says so, and shows its row.
-  async function added(form, answer) {
-    const dialog = byID('add');
-    if (form.id !== 'add-url') return;
-    byID('found').replaceChildren();
-    found = undefined;
-    if (byID('fetch-now')?.checked && answer.src) {
-      const res = await fetch('/catalog/downloads', { method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams({ src: answer.src }) });
+  async function added(answer) {
+    if (byID('fetch-now').checked) {
+      const res = await fetchFrom(answer.src);
       if (!res.ok) say(byID('status'), 'danger', await problemOf(res));
     }
-    if (dialog?.open) dialog.close('done');
-    marked = answer.name;
+    closeAdd(answer.name);
+  }
+
+  // closeAdd closes the dialog that adds images, and shows the row of one.
+  function closeAdd(name) {
+    byID('found').replaceChildren();
+    found = undefined;
+    if (byID('add')?.open) byID('add').close('done');
+    marked = name;
+  }
+
+  // known fetches the image whose URL is in the catalog already, if the form says so and
+  // gives no digest. Else it offers to ask the source again.
+  async function known(form, place) {
+    if (!byID('fetch-now').checked || byID('sha256').value.trim()) {
+      say(place, 'warning', 'This URL is in the catalog already. ');
+      return place.firstChild.append(askAgain());
+    }
+    const res = await fetchFrom(byID('image-url').value);
+    if (!res.ok) return say(place, 'danger', await problemOf(res));
+    const { name, status } = await res.json();
+    form.reset();
+    place.replaceChildren();
+    closeAdd(name);
+    say(byID('add') ? byID('status') : place, 'success', status === 'completed' ? `${name} is cached already.` : `Fetch of ${name} queued.`);
+    refresh();
+  }
+
+  // askAgain returns the button that asks the source of the URL in the form again.
+  function askAgain() {
+    const button = el('button', { type: 'button', class: 'btn btn-sm btn-outline-secondary', 'data-ask-again': '' }, 'Ask its source again');
+    button.addEventListener('click', () => send(byID('add-url'), { refresh: 'true' }, 'The source of {name} was asked again.'));
+    return button;
   }
 
   let marked; // the name of the image that was added last
@@ -407,7 +436,8 @@
 
   // ---- forms ----
 
-  async function send(form) {
+  // send sends a form with further fields, and says done when it was done.
+  async function send(form, further = {}, done = form.dataset.done) {
     if (form.dataset.sending) return;
     form.dataset.sending = 'yes';
     const button = form.querySelector('button:not([type=button])');
@@ -416,15 +446,16 @@
     if (form.dataset.busy) say(place, 'secondary', form.dataset.busy);
     try {
       const res = await fetch(form.getAttribute('action'), {
-        method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams(new FormData(form)),
+        method: 'POST', headers: { Accept: 'application/json' }, body: new URLSearchParams([...new FormData(form), ...Object.entries(further)]),
       });
       if (res.status === 401) return say(place, 'danger', 'You are no longer logged in.', logIn());
+      if (res.status === 409 && form.id === 'add-url') return await known(form, place);
       if (!res.ok) return say(place, 'danger', await problemOf(res));
       const answer = res.headers.get('Content-Type')?.includes('json') ? await res.json() : {};
-      const done = form.dataset.done.replace('{name}', answer.name ?? 'the image');
+      done = done.replace('{name}', answer.name ?? 'the image');
       if (form.hasAttribute('data-reset')) form.reset();
       if (form.id === 'add-url') {
-        await added(form, answer);
+        await added(answer);
         say(byID('add')?.open === false ? byID('status') : place, 'success', done);
       } else if (form.closest('dialog')) {
         byID('dialog').close('done');

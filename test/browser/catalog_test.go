@@ -66,8 +66,20 @@ func TestAddByURL(t *testing.T) {
 	p.openAdd()
 	p.typeInto("#image-url", pub.URL+"/image-0.img")
 	p.until("that it is known", has("#found", "in the catalog already"))
+	p.click("#fetch-now")
+	p.click("#add-url button:not([type=button])")
+	p.until("a second time, the source can be asked again", has("#add-result", "already")+" && document.querySelector('#add-result [data-ask-again]')")
+	p.shots("images-add-known")
+	p.click("#found [data-ask-again]")
+	p.until("it was asked again", has("#status", "The source of image-0.img was asked again."))
+
+	// To fetch it needs no other button.
+	pub.release("image-0.img")
+	p.until("it is cached", row("image-0.img")+"?.textContent.includes('cached')")
+	p.openAdd()
+	p.typeInto("#image-url", pub.URL+"/image-0.img")
 	p.press(kb.Enter)
-	p.until("a second time is a conflict", has("#add-result", "already"))
+	p.until("nothing is left to fetch", has("#status", "image-0.img is cached already."))
 	p.marked("adding")
 }
 
