@@ -171,8 +171,6 @@ func Head(head []byte, size int64) Content {
 	case isZlib(head):
 		c.is(zlibAlone)
 		return c
-	default:
-		c.warn("the image is " + nothing + ": it begins with no partition table, file system or boot sector, and a disk that it is written to does not boot")
 	}
 	c.size(size)
 	return c
@@ -196,9 +194,6 @@ func (c *Content) Foot(foot []byte, size int64) {
 	case bytes.HasPrefix(foot, []byte("koly")):
 		c.is("an Apple disk image (DMG)")
 	case bytes.HasPrefix(foot, []byte(vhdCookie)):
-		if c.Kind == Unknown {
-			c.Warnings = nil // the warning that nothing is known
-		}
 		c.What = "a fixed VHD (Hyper-V) image"
 		c.warn(fmt.Sprintf("the image is a fixed VHD (Hyper-V): its last %d bytes are a footer and no part of the disk; qemu-img convert -f vpc -O raw makes a raw image of it", FootBytes))
 	}

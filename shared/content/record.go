@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"imageroot/shared/boot"
@@ -146,8 +147,13 @@ func (r *Record) Virtual() *int64 {
 // AllWarnings returns sentences about faults of the image that do not depend on its
 // name.
 func (r *Record) AllWarnings() []string {
+	// Records of earlier versions warn of any content that is not known.
+	return slices.DeleteFunc(r.allWarnings(), func(w string) bool { return strings.Contains(w, "is "+nothing+":") })
+}
+
+func (r *Record) allWarnings() []string {
 	if r.Check == nil {
-		return r.Warnings
+		return slices.Clone(r.Warnings)
 	}
 	var all []string
 	if !r.Kind.Compressed() || r.Check.Verdict == Unchecked || r.Check.Verdict == Cancelled {

@@ -37,9 +37,8 @@ func (s *Snapshot) Said(h *Head) metadata.Fields {
 	return metadata.Fields{Title: f.title, System: f.system, Version: f.version, Architecture: f.architecture, ReleaseDate: f.date}
 }
 
-// factsOf returns the facts of a row. text is that of its head, and failure what failed
-// jobs say that its warnings do not.
-func factsOf(r *Row, text, failure string) unique.Handle[facts] {
+// factsOf returns the facts of a row. text is that of its head.
+func factsOf(r *Row, text string) unique.Handle[facts] {
 	m := &r.Metadata
 	of := m.Said()
 	f := facts{system: m.System.Get(), architecture: m.Architecture.Get(), said: said{of.Title, of.System, of.Version, of.Architecture, of.ReleaseDate, false}}
@@ -60,7 +59,7 @@ func factsOf(r *Row, text, failure string) unique.Handle[facts] {
 	}
 	for _, s := range []string{
 		m.Title.Get(), m.Description.Get(), f.system, m.Version.Get(), f.architecture, m.ReleaseDate.Get(), m.HomePage.Get(), m.InitFormat.Get(),
-		f.labels, failure,
+		f.labels,
 	} {
 		add(s)
 	}

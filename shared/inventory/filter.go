@@ -27,7 +27,7 @@ const MaxFilter = 50
 const (
 	Cached    = "cached"    // the store has the bytes
 	Available = "available" // the store does not have the bytes
-	Attention = "attention" // there are warnings, or a job has failed
+	Attention = "attention" // there are warnings
 )
 
 // states has a predicate for each state.

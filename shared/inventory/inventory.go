@@ -386,8 +386,8 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	get(func() (e error) { in.metadata, e = inv.metadata.All(ctx); return })
 	get(func() (e error) { in.hashJobs, e = inv.jobs[job.Hash].byID(ctx); return })
 	get(func() (e error) { in.fetchJobs, e = inv.jobs[job.Fetch].byID(ctx); return })
-	for i, kind := range contentJobs {
-		get(func() (e error) { in.contentJobs[i], e = inv.jobs[kind].byID(ctx); return })
+	for i, of := range contentJobs {
+		get(func() (e error) { in.contentJobs[i], e = inv.jobs[of.kind].byID(ctx); return })
 	}
 	get(func() (e error) { in.manifest, in.problem, e = inv.manifest.read(ctx, in.images); return })
 	if inv.cfg.Hidden != nil {

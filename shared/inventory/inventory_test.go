@@ -466,6 +466,9 @@ func TestMetadata(t *testing.T) {
 	b.record(layout.DiskJobKey(sha("c")), job.Job{Name: "same.qcow2", Stage: "disk", Status: job.Failed, Error: "no Room left"})
 	for range 2 { // the second time, everything is read from the store
 		s := b.snapshot()
+		if row, _ := s.BySHA256(sha("c")); !slices.Equal(row.Warnings, []string{"making the disk failed: no Room left"}) {
+			t.Errorf("the failure to make a disk is warned of as %q", row.Warnings)
+		}
 		for _, tt := range []struct {
 			query inventory.Query
 			want  string

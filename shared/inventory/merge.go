@@ -42,7 +42,10 @@ type inputs struct {
 
 // contentJobs are the kinds of jobs whose IDs are digests, and whose failure a row has to
 // say.
-var contentJobs = [...]*job.Kind{job.Check, job.Disk}
+var contentJobs = [...]struct {
+	kind  *job.Kind
+	doing string
+}{{job.Check, "checking"}, {job.Disk, "making the disk"}}
 
 // A member identifies one source: an image in the image root, an image of the manifest
 // by its place in it, or an entry.
@@ -282,6 +285,7 @@ func (in *inputs) row(pieces []*piece, k known, raw func(image.Name) string) Row
 	if k.content != nil {
 		r.describe(k.content, raw)
 	}
+	in.noteContentFailures(&r)
 	r.Metadata = metadata.Merge(k.sources(pieces, r.Names)...)
 	if k.words != nil && k.words.Name == r.Names[0] {
 		r.Metadata.Name = &metadata.Value[image.Name]{Value: r.Names[0], From: metadata.Operator}
@@ -396,9 +400,8 @@ func (in *inputs) head(pieces []*piece, k known) *Head {
 			h.more.members = append(h.more.members, p.member)
 		}
 	}
-	failure := in.contentFailure(h.SHA256)
-	h.Attention = len(r.Warnings) > 0 || failure != ""
-	h.facts = factsOf(&r, h.text, failure)
+	h.Attention = len(r.Warnings) > 0
+	h.facts = factsOf(&r, h.text)
 	return h
 }
 
@@ -427,6 +430,16 @@ func (s *Snapshot) Row(h *Head) *Row {
 	return &r
 }
 
+// noteContentFailures adds warnings of failed jobs of [contentJobs] to a row, unless the
+// content record says the same: the verdict of a check is the error of its job.
+func (in *inputs) noteContentFailures(r *Row) {
+	for i, jobs := range in.contentJobs {
+		if j, ok := findJob(jobs, string(r.Digest())); ok && j.status == job.Failed && !slices.Contains(r.Warnings, j.failure) {
+			r.Warnings = append(r.Warnings, contentJobs[i].doing+" failed: "+j.failure)
+		}
+	}
+}
+
 // noteFailures adds warnings of failed fetches to a row that is not cached, one for
 // each URL: an entry and the manifest may have the same URL.
 func (in *inputs) noteFailures(r *Row) {
@@ -443,16 +456,6 @@ func (in *inputs) noteFailures(r *Row) {
 			r.Warnings = append(r.Warnings, w)
 		}
 	}
-}
-
-// contentFailure returns what failed jobs of [contentJobs] say, or "".
-func (in *inputs) contentFailure(sha layout.SHA256) (failure string) {
-	for _, jobs := range in.contentJobs {
-		if j, ok := findJob(jobs, string(sha)); ok && j.status == job.Failed {
-			failure += j.failure + "\n"
-		}
-	}
-	return failure
 }
 
 // describe adds the content record to a row. raw returns the path of /raw for an image of

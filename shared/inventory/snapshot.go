@@ -26,7 +26,7 @@ type Snapshot struct {
 	Others []Other
 	// StoredBytes is the number of bytes of all rows that are cached.
 	StoredBytes int64
-	// Attention is the number of rows that have warnings or a failed job.
+	// Attention is the number of rows that have warnings, of failed jobs among others.
 	Attention int
 
 	in      inputs
@@ -47,7 +47,7 @@ type Head struct {
 	SizeBytes int64         // negative if it is unknown
 	HashState string
 	Cached    bool
-	// Attention is true if the row has warnings, or a job of it has failed.
+	// Attention is true if the row has warnings.
 	Attention bool
 	added     uint32 // the Unix time of Row.Added; 0 if unknown. A longer type would need more memory.
 	findings

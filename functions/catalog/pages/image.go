@@ -301,7 +301,7 @@ func factsOf(row *inventory.Row) (list []templates.Fact) {
 		add("Also", image.Join(row.Names[1:]))
 	}
 	add("Format", string(row.Format))
-	if k := row.Known; k != nil && k.Kind != content.Unknown {
+	if k := row.Known; k != nil {
 		add("Content", k.What)
 	}
 	if row.SizeBytes != nil {
