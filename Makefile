@@ -22,7 +22,7 @@ NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:l
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools \
         mcopy:mtools jsonschema:python3-jsonschema zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion \
         /lib/systemd/systemd-pull:systemd-container qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
-MORE  = nbdkit:nbdkit gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy dnsmasq:dnsmasq-base buildah:buildah
+MORE  = npm:npm nbdkit:nbdkit gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy dnsmasq:dnsmasq-base buildah:buildah
 
 # install installs the packages of the programs that are missing.
 define install
@@ -91,9 +91,18 @@ deep: testdeps etcher ## the tests that take minutes, 6 GiB of disk or root
 infra: deps servers dist ## installing: systemd units, containers, a proxy, and the release under emulation
 	$(GOTEST) -json ./test/infra | $(STRICT)
 
+AXE = axe-core@4.14.1
+AXE_SHA256 = 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+
+.PHONY: axe
+axe: ## download axe-core, which checks the pages in make browser, to tools/bin (npm, once)
+	@mkdir -p tools/bin && cd tools/bin && { echo '$(AXE_SHA256)  axe.min.js' | sha256sum --quiet --status -c 2>/dev/null || { \
+	  echo 'downloading $(AXE)'; npm pack --silent $(AXE) >/dev/null && tar -xzf $(subst @,-,$(AXE)).tgz --strip-components=1 package/axe.min.js && \
+	  rm $(subst @,-,$(AXE)).tgz && echo '$(AXE_SHA256)  axe.min.js' | sha256sum --quiet -c; }; }
+
 .PHONY: browser
-browser: deps ## the pages in Chromium; screenshots go to out/screenshots
-	$(GOTEST) -json ./test/browser -screenshots $(abspath $(OUT))/screenshots | $(STRICT)
+browser: deps axe ## the pages in Chromium, checked by axe-core; screenshots go to out/screenshots
+	$(GOTEST) -json ./test/browser -parallel 4 -screenshots $(abspath $(OUT))/screenshots | $(STRICT)
 
 .PHONY: picture
 picture: deps ## take the README's picture of the page, docs/page.webp

@@ -24,6 +24,7 @@ func (p *Page) marked(what string) {
 }
 
 func TestAddByURL(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	p := open(t, s)
 	p.allow(`network: .* (400|409|422) .*/catalog/(entries|sources)`)
@@ -84,6 +85,7 @@ func TestAddByURL(t *testing.T) {
 }
 
 func TestHashJobs(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -125,6 +127,7 @@ func TestHashJobs(t *testing.T) {
 }
 
 func TestFetchJobs(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	for i := range 3 {
 		s.call(t, "POST", "/catalog/entries", strings.NewReader(fmt.Sprintf(`{"image_url": %q, "sha_url": %q}`, fmt.Sprintf("%s/image-%d.img", pub.URL, i), pub.URL+"/SHA256SUMS")))
@@ -197,6 +200,7 @@ func TestFetchJobs(t *testing.T) {
 }
 
 func TestDeleteAsksFirst(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	hostile := `"'<b>&ä #1%41+` + "\u202egmi.exe.img"
 	shown := strings.ReplaceAll(hostile, "\u202e", "[U+202E]")
@@ -279,6 +283,7 @@ func manifestOf(n int) string {
 // TestActionsKeepThePlace checks that the view does not move, whatever is
 // pressed and refreshed.
 func TestActionsKeepThePlace(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	manifest := manifestOf(80)
 	for _, width := range []int{1280, 992, 375} {
@@ -346,6 +351,7 @@ func TestActionsKeepThePlace(t *testing.T) {
 }
 
 func TestManyRows(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	const all = 2000
 	s.call(t, "PUT", "/catalog.toml", strings.NewReader(manifestOf(all)))

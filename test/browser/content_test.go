@@ -13,6 +13,7 @@ import (
 // TestContent shows the content of an image: the size of its disk, its faults, and that
 // its disk can be expanded.
 func TestContent(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	put := func(name string, data []byte) { s.call(t, "PUT", "/images/"+name, bytes.NewReader(data)) }
 	qcow2 := filepath.Join(t.TempDir(), "x.qcow2")

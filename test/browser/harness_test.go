@@ -48,6 +48,7 @@ const (
 var (
 	screenshots = flag.String("screenshots", "../../out/screenshots", "directory for screenshots")
 	chromium    = flag.String("chromium", "/usr/bin/chromium", "path of Chromium")
+	axeCore     = flag.String("axe", "../../tools/bin/axe.min.js", "axe-core, which make axe downloads")
 
 	binary  string
 	browser context.Context // of chromedp; each page has a child of it
@@ -244,6 +245,8 @@ func openIn(t *testing.T, s *Server, parent context.Context, options ...chromedp
 	}
 	command(p, network.Enable, network.EnableParams{})
 	command(p, log.Enable, cdp.Empty{})
+	// Tests run side by side, and each page is the one that has the focus.
+	command(p, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 	p.size(1280, 900)
 	return p
 }

@@ -40,6 +40,7 @@ dd if=fs of=disk bs=1M seek=17 conv=notrunc status=none`)
 
 // TestSameDisk tells images with the same title by the ends of their names.
 func TestSameDisk(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	disk := systemDisk(t)
 	names := []string{"debian-12-generic-amd64-of-2026.img", "debian-12-generic-amd64-of-2027.img"}
@@ -69,6 +70,7 @@ func TestSameDisk(t *testing.T) {
 
 // TestImagePage shows what is inside an image, and changes what is known about it.
 func TestImagePage(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.call(t, "PUT", "/images/node.img", bytes.NewReader(systemDisk(t)))
 	s.call(t, "PUT", "/images/other-arm64.img", bytes.NewReader(imageOf("other")))

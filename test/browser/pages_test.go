@@ -10,6 +10,7 @@ import (
 )
 
 func TestLogIn(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`network: .* 401 .*/ui/(login|images/live)`)
@@ -52,6 +53,7 @@ func TestLogIn(t *testing.T) {
 }
 
 func TestEmpty(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -79,6 +81,7 @@ func TestEmpty(t *testing.T) {
 
 // TestHiddenPage checks that a hidden page sends no requests.
 func TestHiddenPage(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -104,6 +107,7 @@ func TestHiddenPage(t *testing.T) {
 
 // TestKeyboard does everything without a mouse.
 func TestKeyboard(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	s.call(t, "PUT", "/images/keep.img", strings.NewReader("keep"))
 	p := open(t, s)
@@ -164,6 +168,7 @@ func TestKeyboard(t *testing.T) {
 
 // TestNames checks names, labels and column heads for screen readers.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	s.call(t, "PUT", "/images/here.img", strings.NewReader("here"))
 	s.call(t, "POST", "/catalog/entries", strings.NewReader(`{"image_url": "`+pub.URL+`/image-0.img"}`))
@@ -196,6 +201,7 @@ func TestNames(t *testing.T) {
 // TestNarrow fits names of the greatest length, and other wide parts, on a
 // phone.
 func TestNarrow(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	long := strings.Repeat("x", 251) + ".img"
 	s.call(t, "PUT", "/images/"+long, strings.NewReader("long"))
@@ -228,6 +234,7 @@ func TestNarrow(t *testing.T) {
 }
 
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	for i := range 60 {
 		s.call(t, "PUT", "/images/event.img", strings.NewReader(strings.Repeat("x", i+1)))
@@ -268,6 +275,7 @@ func TestEvents(t *testing.T) {
 
 // TestWithoutScripts uses the page's links and forms without scripts.
 func TestWithoutScripts(t *testing.T) {
+	t.Parallel()
 	s, pub := start(t), publish(t)
 	s.call(t, "PUT", "/images/old.img", strings.NewReader("old"))
 	p := open(t, s)

@@ -68,6 +68,7 @@ func (s *Server) noUploads(t *testing.T) {
 }
 
 func TestUpload(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -99,6 +100,7 @@ func TestUpload(t *testing.T) {
 }
 
 func TestUploadDropped(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -121,6 +123,7 @@ func TestUploadDropped(t *testing.T) {
 }
 
 func TestUploadRefused(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`network: .* 422 .*/uploads`)
@@ -157,6 +160,7 @@ func TestUploadRefused(t *testing.T) {
 // TestUploadSurvivesCuts breaks the connection, by the network or by ending the
 // server, which costs at most a part.
 func TestUploadSurvivesCuts(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`ERR_INTERNET_DISCONNECTED|ERR_CONNECTION_(REFUSED|RESET|CLOSED)|ERR_EMPTY_RESPONSE|ERR_SOCKET_NOT_CONNECTED|ERR_ABORTED|htmx:(sendError|afterRequest)`)
@@ -190,6 +194,7 @@ func TestUploadSurvivesCuts(t *testing.T) {
 }
 
 func TestUploadGoesOnAfterReload(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`ERR_ABORTED`)
@@ -252,6 +257,7 @@ func twins(t *testing.T, name string, size int) (paths, sums [2]string) {
 // TestUploadOfAnotherFile compares the uploaded parts with the file before it
 // adds to them.
 func TestUploadOfAnotherFile(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`ERR_ABORTED`)
@@ -277,6 +283,7 @@ func TestUploadOfAnotherFile(t *testing.T) {
 // TestUploadOfOneNameTwice asks about a second file of a name that is being
 // uploaded, in this tab and in others, and both stay unchanged.
 func TestUploadOfOneNameTwice(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -309,6 +316,7 @@ func TestUploadOfOneNameTwice(t *testing.T) {
 // TestUploadUnreadable reports a file that cannot be uploaded, and continues
 // with the others.
 func TestUploadUnreadable(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.login()
@@ -349,6 +357,7 @@ func TestUploadUnreadable(t *testing.T) {
 
 // TestUploadLoggedOut reports the end of the session during an upload.
 func TestUploadLoggedOut(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`401|ERR_|status of`)
@@ -363,6 +372,7 @@ func TestUploadLoggedOut(t *testing.T) {
 }
 
 func TestUploadCancelled(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	p := open(t, s)
 	p.allow(`ERR_ABORTED`)
