@@ -47,7 +47,7 @@ func (f *Function) inspectDisk(ctx context.Context, at place, r *reader.Reader, 
 		rec.Boot = &ways
 		return err
 	}
-	return inspectAt(r, rec)
+	return inspectAt(ctx, r, rec)
 }
 
 // inspectExpanded is inspectDisk for an image whose disk is in the catalog root.
@@ -64,12 +64,12 @@ func (f *Function) inspectExpanded(ctx context.Context, rec *content.Record) err
 		return err
 	}
 	defer r.Close()
-	return inspectAt(r, rec)
+	return inspectAt(ctx, r, rec)
 }
 
 // inspectAt is inspectDisk for a disk that can be read at any offset.
-func inspectAt(r *reader.Reader, rec *content.Record) error {
-	image, reads, size := io.ReaderAt(r), inspectReads, r.Size()
+func inspectAt(ctx context.Context, r *reader.Reader, rec *content.Record) error {
+	image, reads, size := io.ReaderAt(until{ctx, r}), inspectReads, r.Size()
 	if r.Local() {
 		reads = fileInspectReads
 	}
@@ -94,6 +94,19 @@ func inspectAt(r *reader.Reader, rec *content.Record) error {
 	}
 	rec.Boot, rec.Inside = &ways, &inside
 	return err
+}
+
+// until reads r until ctx ends: reads of this machine's disk know none.
+type until struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+func (u until) ReadAt(p []byte, off int64) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.ReadAt(p, off)
 }
 
 // unpackXZ is a [disk.Unpacker].

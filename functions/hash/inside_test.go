@@ -3,6 +3,7 @@ package hash
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -17,6 +18,8 @@ import (
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
+	"imageroot/shared/store/memstore"
+	"imageroot/shared/store/reader"
 	"imageroot/test/need"
 )
 
@@ -194,4 +197,60 @@ func TestInsideRequests(t *testing.T) {
 			t.Errorf("%d requests", root.n)
 		}
 	})
+}
+
+// localDisk has objects on this machine's disk. read is called for each read of one.
+type localDisk struct {
+	store.Root
+	data []byte
+	read func()
+}
+
+type localBody struct {
+	store.Direct
+	io.ReadCloser
+	d localDisk
+}
+
+func (d localDisk) Get(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error) {
+	body, info, err := d.Root.Get(ctx, key, r, ifMatch)
+	return localBody{nil, body, d}, info, err
+}
+
+func (b localBody) ReadObjectAt(p []byte, off int64) (int, error) {
+	b.d.read()
+	return bytes.NewReader(b.d.data).ReadAt(p, off)
+}
+
+// An inspection ends if its context does, whatever the disk makes it read.
+func TestInsideEnds(t *testing.T) {
+	need.Programs(t, "mkfs.ext4")
+	raw := system(t, t.TempDir(), true, "mkfs.ext4", "-q", "-d", "root", "fs", "32M")
+	root := memstore.New()
+	version, err := root.Put(t.Context(), layout.ImageKey("a.img"), bytes.NewReader(raw), int64(len(raw)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for last := 1; ; last++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		reads := 0
+		d := localDisk{root, raw, func() {
+			if reads++; reads == last {
+				cancel()
+			}
+		}}
+		r, err := reader.Open(ctx, d, layout.ImageKey("a.img"), version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := content.Record{Content: content.Content{Kind: content.Unknown}}
+		err = inspectAt(ctx, r, &rec)
+		cancel()
+		if reads < last && err == nil && rec.Inside.System == "debian" {
+			break // it had ended before
+		}
+		if reads > last || err != nil && !errors.Is(err, context.Canceled) || err == nil && reads != last {
+			t.Fatalf("of %d reads, it did %d: %v %+v", last, reads, err, rec.Inside)
+		}
+	}
 }
