@@ -353,14 +353,38 @@ func TestDeepDevices(t *testing.T) {
 	refused(second, "in use")
 	run("umount " + dir)
 
+	// A device that loses what it took: its medium changes below what the kernel keeps of it.
+	medium := file(t, 20*mib)
+	loop, want := need.Loop(t, medium), disk(20*mib)
+	d = open(t, loop)
+	w := d.Writer()
+	if _, err := w.ReadFrom(bytes.NewReader(want)); err != nil || w.Sync() != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Verify(t.Context(), int64(len(want)), w.Sum(), ignore); err != nil {
+		t.Error(err)
+	}
+	f, err := os.OpenFile(medium, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte{want[10*mib+200] ^ 1}, 10*mib+200)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Verify(t.Context(), int64(len(want)), w.Sum(), ignore); !errors.Is(err, ErrDiffers) {
+		t.Errorf("a device that lies: %v", err)
+	}
+	d.Close()
+
 	// A device that fails.
 	small := filepath.Join(need.Mount(t, "tmpfs", "size=2m"), "small")
 	if err := errors.Join(os.WriteFile(small, nil, 0o600), os.Truncate(small, 20*mib)); err != nil {
 		t.Fatal(err)
 	}
 	d = open(t, small)
-	w := d.Writer()
-	_, err := w.ReadFrom(bytes.NewReader(disk(20 * mib)))
+	w = d.Writer()
+	_, err = w.ReadFrom(bytes.NewReader(disk(20 * mib)))
 	if _, ok := errors.AsType[*DeviceError](err); !ok {
 		t.Errorf("%v", err)
 	}

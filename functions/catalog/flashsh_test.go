@@ -636,6 +636,22 @@ func TestDeepFlashScriptDevices(t *testing.T) {
 			})
 			t.Run("too small", func(t *testing.T) { refused(t, need.Loop(t, file(t, 5*mib)), "too small") })
 			t.Run("read-only", func(t *testing.T) { refused(t, need.Loop(t, file(t, 8*mib), "--read-only"), "read-only") })
+			t.Run("lies", func(t *testing.T) {
+				if strings.HasPrefix(r.name, "busybox") {
+					return // its shell runs its own dd
+				}
+				// The medium changes before the first direct read, below what the kernel keeps.
+				path, dd := file(t, 8*mib), must(exec.LookPath("dd"))
+				wrapper := fmt.Sprintf("#!/bin/sh\ncase $* in *of=/dev/null*count=1*) printf X | %s of=%s bs=1 seek=1234567 conv=notrunc 2>/dev/null ;; esac\nexec %[1]s \"$@\"\n", dd, path)
+				dir := t.TempDir()
+				if err := os.WriteFile(filepath.Join(dir, "dd"), []byte(wrapper), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				liar := rescue{r.name, r.shell, dir + ":" + r.path}
+				if out, err := liar.run(t, s.url, "--yes", "a.img", need.Loop(t, path)); err == nil || !strings.Contains(out, "does not hold the image") {
+					t.Errorf("%v\n%s", err, out)
+				}
+			})
 			t.Run("write error", func(t *testing.T) {
 				path := filepath.Join(need.Mount(t, "tmpfs", "size=2m"), "disk")
 				if err := os.WriteFile(path, nil, 0o600); err != nil {
