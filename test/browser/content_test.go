@@ -79,6 +79,13 @@ func TestContent(t *testing.T) {
 	p.clickOn("Remove", "document.querySelector('[aria-label=\"Remove the disk of lab.img.gz\"]')")
 	p.until("no disk", "!document.querySelector('#disks-fold')")
 
+	// What was not found good can be checked again, together with others.
+	p.clickOn("its box", row("short.img.gz")+"?.querySelector('.pick input')")
+	p.clickOn("another box", row("lab.img.gz")+"?.querySelector('.pick input')")
+	p.until("only one needs a check", "document.getElementById('batch-hash')?.textContent === 'Check (1)'")
+	p.click("#batch-hash")
+	p.until("it is queued", has("#status", "1 queued."))
+
 	// A failure stays until it is dismissed.
 	p.clickOn("Dismiss", "document.querySelector('#failures [aria-label=\"Dismiss the failure of short.img.gz\"]')")
 	p.until("it is gone", "![...document.querySelectorAll('#failures section .job')].some(j => j.dataset.name === 'short.img.gz')")

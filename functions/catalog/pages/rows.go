@@ -337,8 +337,11 @@ func statusOf(row *inventory.Row, fetching map[string]job.Status) templates.Stat
 func (p *Pages) actions(row *inventory.Row, fetching map[string]job.Status) templates.Actions {
 	a := templates.Actions{Uncache: row.Blob}
 	k := row.Known
-	if k != nil && k.Check != nil && row.Cached && (k.Check.Verdict == content.Cancelled || k.Check.Verdict == content.Unchecked) {
+	if k != nil && k.Check != nil && row.Cached && k.Check.Verdict != content.Good {
 		a.Check = string(row.Names[0])
+		if name, ok := row.Local(); ok {
+			a.Check = string(name)
+		}
 	}
 	if row.Cached && row.SHA256 != nil {
 		a.Download = catalog.ImagePath(row.Digest(), row.Names[0])
