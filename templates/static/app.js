@@ -388,8 +388,9 @@
     closeAdd(answer.name);
   }
 
-  // closeAdd closes the dialog that adds images, and shows the row of one.
+  // closeAdd empties and closes the dialog that adds images, and shows the row of one.
   function closeAdd(name) {
+    byID('add-url').reset();
     byID('found').replaceChildren();
     found = undefined;
     if (byID('add')?.open) byID('add').close('done');
@@ -406,7 +407,6 @@
     const res = await fetchFrom(byID('image-url').value);
     if (!res.ok) return say(place, 'danger', await problemOf(res));
     const { name, status } = await res.json();
-    form.reset();
     place.replaceChildren();
     closeAdd(name);
     say(byID('add') ? byID('status') : place, 'success', status === 'completed' ? `${name} is cached already.` : `Fetch of ${name} queued.`);
@@ -453,7 +453,6 @@
       if (!res.ok) return say(place, 'danger', await problemOf(res));
       const answer = res.headers.get('Content-Type')?.includes('json') ? await res.json() : {};
       done = done.replace('{name}', answer.name ?? 'the image');
-      if (form.hasAttribute('data-reset')) form.reset();
       if (form.id === 'add-url') {
         await added(answer);
         say(byID('add')?.open === false ? byID('status') : place, 'success', done);
