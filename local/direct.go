@@ -113,6 +113,19 @@ func (d *direct) Put(ctx context.Context, key store.Key, body io.Reader, size in
 	return info.Version, err
 }
 
+// Move implements store.Objects.
+func (d *direct) Move(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Version{}, fmt.Errorf("move %q: %w", src, err)
+	}
+	f, err := d.gateway.Rename(d.location.Bucket, d.location.Prefix+string(src), d.location.Prefix+string(dst), v.ETag)
+	if err != nil {
+		return store.Version{}, failed("move", src, err)
+	}
+	defer f.Close()
+	return infoOf(dst, f).Version, nil
+}
+
 // UploadPart implements store.Multipart.
 func (d *direct) UploadPart(ctx context.Context, key store.Key, id string, n int32, body io.Reader, size int64) (store.Part, error) {
 	etag, err := d.gateway.PutPart(ctx, d.location.Bucket, d.location.Prefix+string(key), id, n, body, size)

@@ -98,9 +98,9 @@ func (z *freezer) Delete(ctx context.Context, key store.Key) (err error) {
 	return err
 }
 
-func (z *freezer) Copy(ctx context.Context, dst, src store.Key, size int64) (err error) {
-	z.write("Copy", func() { err = z.Root.Copy(ctx, dst, src, size) })
-	return err
+func (z *freezer) Move(ctx context.Context, dst, src store.Key, v store.Version) (moved store.Version, err error) {
+	z.write("Move", func() { moved, err = z.Root.Move(ctx, dst, src, v) })
+	return moved, err
 }
 
 func (z *freezer) CreateUpload(ctx context.Context, key store.Key) (id string, err error) {

@@ -168,7 +168,8 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	case tr.cp.Key == blob:
 		return nil
 	}
-	if err := c.Copy(ctx, blob, tr.cp.Key, size); err != nil {
+	// A blob that exists has the same bytes.
+	if _, err := c.Move(ctx, blob, tr.cp.Key, there.Version); err != nil && !errors.Is(err, store.ErrConflict) {
 		return retryLater(err)
 	}
 	if err := c.Delete(ctx, tr.cp.Key); err != nil {

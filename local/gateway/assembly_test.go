@@ -324,15 +324,15 @@ func TestKilledAfterPublishing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := r.CompleteUpload(t.Context(), "a.img", id, parts); err != nil {
+	made, err := r.CompleteUpload(t.Context(), "a.img", id, parts)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Copy(t.Context(), "b.img", "a.img", 9*mib); err != nil {
+	f, err := g.Rename("images", "a.img", "b.img", made.ETag)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Delete(t.Context(), "a.img"); err != nil {
-		t.Fatal(err)
-	}
+	f.Close()
 	want, v := get(t, r, "b.img")
 	mkdir(t, filepath.Dir(path))
 	if err := os.Rename(saved, path+".0123456789abcdef-2.inprogress"); err != nil {

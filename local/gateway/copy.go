@@ -3,24 +3,19 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/url"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/pkg/xattr"
 	"github.com/valyala/fasthttp"
 	vgw "github.com/versity/versitygw/backend"
 	s3utils "github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
-	"golang.org/x/sys/unix"
 )
 
 // maxCopy is the maximum number of bytes that one request copies, as on AWS.
@@ -127,12 +122,6 @@ func (b *backend) copy(ctx context.Context, p place, in s3response.CopyObjectInp
 		return out, s3err.GetAPIError(s3err.ErrInvalidCopyDest)
 	}
 	ifMatch, ifNoneMatch := conditions(ctx)
-	plain := ifMatch == nil && !replace && in.TaggingDirective != types.TaggingDirectiveReplace && in.ChecksumAlgorithm == ""
-	if plain && b.linkable(from, p, f, v) {
-		if out, linked, err := b.link(p, f, v, sums); linked || err != nil {
-			return out, err
-		}
-	}
 	if in.ChecksumAlgorithm == "" && v.stored != "" {
 		in.ChecksumAlgorithm = sums.Algorithm
 	}
@@ -195,35 +184,4 @@ func conditions(ctx context.Context) (ifMatch, ifNoneMatch *string) {
 		return s3utils.GetStringPtr(s3utils.TrimQuotes(string(req.Request.Header.Peek(name))))
 	}
 	return header("If-Match"), header("If-None-Match")
-}
-
-// linkable reports whether a copy can be another name of the same file: in a
-// bucket whose files are not edited in place, of an object that has all its
-// attributes and none that a copy does not get.
-func (b *backend) linkable(from, to place, f *os.File, v version) bool {
-	if from.bucket != to.bucket || to.folder() || v.stored == "" || slices.Contains(b.attrs.shared, to.bucket) {
-		return false
-	}
-	_, err := subject{file: f}.get(attrRedirect)
-	return errors.Is(err, xattr.ENOATTR)
-}
-
-// link makes p another name of the file f, which writes no bytes. linked is false
-// if p exists or the file system has no hard links.
-func (b *backend) link(p place, f *os.File, v version, sums s3response.Checksum) (out s3response.CopyObjectOutput, linked bool, err error) {
-	if err := os.MkdirAll(filepath.Dir(p.path()), 0o755); err != nil {
-		return out, false, nil // copying returns the reason
-	}
-	// By its descriptor: the source's name may lead to another file by now.
-	open := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	done := b.expect(p.bucket, p.key)
-	err = unix.Linkat(unix.AT_FDCWD, open, unix.AT_FDCWD, p.path(), unix.AT_SYMLINK_FOLLOW)
-	done(err == nil)
-	if err != nil {
-		return out, false, nil
-	}
-	err = p.sync()
-	b.report(p, false)
-	etag := v.etag()
-	return copied(&etag, v.modTime(), sums), true, err
 }

@@ -53,17 +53,18 @@ func TestEventsOfS3(t *testing.T) {
 	for _, name := range hostileNames {
 		put(t, r, name, []byte("1"))
 		expect("PUT", made(name))
-		put(t, r, name, []byte("2"))
+		v := put(t, r, name, []byte("2"))
 		expect("PUT again", made(name), made(name))
-		if err := r.Copy(t.Context(), "copy.img", store.Key(name), 1); err != nil {
+		dst := fmt.Sprintf("copy%d.img", total)
+		if _, err := r.Move(t.Context(), store.Key(dst), store.Key(name), v); err != nil {
 			t.Fatal(err)
 		}
-		expect("copy", made("copy.img"))
+		expect("copy", made(dst))
 		id, parts := begin(t, r, name, []byte("3"))
 		if _, err := r.CompleteUpload(t.Context(), store.Key(name), id, parts); err != nil {
 			t.Fatal(err)
 		}
-		expect("complete", made("copy.img"), made(name))
+		expect("complete", made(dst), made(name))
 		if err := r.Delete(t.Context(), store.Key(name)); err != nil {
 			t.Fatal(err)
 		}

@@ -80,7 +80,7 @@ func TestOnlyPlainFiles(t *testing.T) {
 		if _, _, err := r.Get(t.Context(), store.Key(key), store.All, ""); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("GET %s: %v", key, err)
 		}
-		if err := r.Copy(t.Context(), "copy.img", store.Key(key), 6); !errors.Is(err, store.ErrNotFound) {
+		if _, err := r.Move(t.Context(), "copy.img", store.Key(key), store.Version{ETag: "0", Size: 6}); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("copy of %s: %v", key, err)
 		}
 		if _, err := r.Put(t.Context(), store.Key(key), strings.NewReader("mine"), 4); err == nil {
@@ -139,7 +139,9 @@ func TestLongNames(t *testing.T) {
 		if got := keys(t, r); !slices.Contains(got, name) {
 			t.Errorf("%q is not listed", name)
 		}
-		if err := r.Copy(t.Context(), store.Key("records/"+name), store.Key(name), 3); err != nil {
+		if v, err := r.Head(t.Context(), store.Key(name)); err != nil {
+			t.Error(err)
+		} else if _, err := r.Move(t.Context(), store.Key("records/"+name), store.Key(name), v.Version); err != nil {
 			t.Error(err)
 		}
 		if err := r.Delete(t.Context(), store.Key(name)); err != nil {

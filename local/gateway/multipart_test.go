@@ -18,7 +18,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/pkg/xattr"
 
-	"imageroot/local/gateway"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/test/need"
@@ -452,51 +451,5 @@ func TestDeepDiskRunsFull(t *testing.T) {
 	}
 	if listed, err := r.ListParts(t.Context(), "mp.img", id); err != nil || len(listed) != 2 {
 		t.Errorf("after the failure %d parts are there (%v)", len(listed), err)
-	}
-}
-
-// TestCopyIsAnotherName: in a bucket whose files are not edited in place, a copy
-// takes no space, and is still an independent object.
-func TestCopyIsAnotherName(t *testing.T) {
-	dir := t.TempDir()
-	cfg := config(dir)
-	cfg.Watch = []string{"images"}
-	g, err := gateway.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	for _, bucket := range []string{"catalog", "images"} {
-		r := root(t, g.Endpoint(), bucket)
-		data := pattern(7, 1<<20)
-		put(t, r, "staging/a", data)
-		if err := r.Copy(t.Context(), "blobs/b", "staging/a", int64(len(data))); err != nil {
-			t.Fatal(err)
-		}
-		a, errA := os.Stat(filepath.Join(dir, bucket, "staging", "a"))
-		b, errB := os.Stat(filepath.Join(dir, bucket, "blobs", "b"))
-		if err := errors.Join(errA, errB); err != nil {
-			t.Fatal(err)
-		}
-		if same := os.SameFile(a, b); same != (bucket == "catalog") {
-			t.Errorf("%s: one file for both is %v", bucket, same)
-		}
-		put(t, r, "staging/a", []byte("next"))
-		if got, _ := get(t, r, "blobs/b"); !bytes.Equal(got, data) {
-			t.Errorf("%s: the copy went with its source", bucket)
-		}
-		put(t, r, "blobs/b", []byte("over"))
-		if got, _ := get(t, r, "staging/a"); string(got) != "next" {
-			t.Errorf("%s: the source is %q", bucket, got)
-		}
-		if err := r.Copy(t.Context(), "blobs/b", "staging/a", 4); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.Delete(t.Context(), "staging/a"); err != nil {
-			t.Fatal(err)
-		}
-		if got, _ := get(t, r, "blobs/b"); string(got) != "next" {
-			t.Errorf("%s: copied over another object: %q", bucket, got)
-		}
 	}
 }

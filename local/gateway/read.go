@@ -157,13 +157,21 @@ func (g *Gateway) Open(bucket, key string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	var v version
-	if err == nil {
-		v, err = g.backend.subject(p, f).version()
-	}
+	opened, err := g.backend.file(p, f)
 	if err != nil {
 		f.Close()
+	}
+	return opened, err
+}
+
+// file returns the open file f, which is at p, as a File.
+func (b *backend) file(p place, f *os.File) (*File, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	v, err := b.subject(p, f).version()
+	if err != nil {
 		return nil, err
 	}
 	return &File{f, strings.Trim(v.etag(), `"`), v.size, v.modTime(), info}, nil

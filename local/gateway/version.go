@@ -43,8 +43,6 @@ const (
 	// attrChanged is when the gateway itself last changed the file: see
 	// [subject.intact].
 	attrChanged = "imageroot-changed"
-	// attrRedirect is the URL that a website's object redirects to.
-	attrRedirect = "website-redirect-location"
 )
 
 // A stamp distinguishes contents of a file without reading them.

@@ -40,9 +40,10 @@ func (o *observed) Delete(ctx context.Context, key store.Key) error {
 	return o.Root.Delete(ctx, key)
 }
 
-func (o *observed) Copy(ctx context.Context, dst, src store.Key, size int64) error {
+func (o *observed) Move(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error) {
+	defer o.touch(src)
 	defer o.touch(dst)
-	return o.Root.Copy(ctx, dst, src, size)
+	return o.Root.Move(ctx, dst, src, v)
 }
 
 func (o *observed) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {

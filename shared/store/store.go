@@ -138,9 +138,15 @@ type Objects interface {
 	// of Head. An error is yielded last.
 	List(ctx context.Context, prefix string, after Key) iter.Seq2[Info, error]
 
-	// Copy replaces or creates dst with the bytes of src, on the server. src must have
-	// size bytes. The error is [ErrNotFound] if it does not exist.
-	Copy(ctx context.Context, dst, src Key, size int64) error
+	// Move creates dst with the bytes of version v of src, on the server, and returns the
+	// version of dst. A server without a rename copies: then src stays, and the caller must
+	// delete it. It can take minutes.
+	//
+	// Move does not replace an object: if dst exists, the error is [ErrConflict]. Only a
+	// server that ignores If-None-Match may lose a write to dst in the same moment. The
+	// error is [ErrNotFound] if src does not exist. It is [ErrChanged] if src is another
+	// version, which may be dst then, or if another write has already replaced dst.
+	Move(ctx context.Context, dst, src Key, v Version) (Version, error)
 }
 
 // A Direct is a reader returned by [Objects.Get] whose random access is as cheap as

@@ -217,9 +217,8 @@ func (r *Root) List(ctx context.Context, prefix string, after store.Key) iter.Se
 	return list(r, "List", prefix, r.root.List(ctx, prefix, after))
 }
 
-func (r *Root) Copy(ctx context.Context, dst, src store.Key, size int64) error {
-	_, err := write(r, "Copy", dst, func() (any, error) { return nil, r.root.Copy(ctx, dst, src, size) })
-	return err
+func (r *Root) Move(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error) {
+	return write(r, "Move", dst, func() (store.Version, error) { return r.root.Move(ctx, dst, src, v) })
 }
 
 func (r *Root) CreateUpload(ctx context.Context, key store.Key) (string, error) {

@@ -196,15 +196,21 @@ func list[T any](ctx context.Context, prefix string, all func() []T) iter.Seq2[T
 	}
 }
 
-func (r *Root) Copy(ctx context.Context, dst, src store.Key, _ int64) error {
+// Move implements store.Objects. It copies, and leaves src.
+func (r *Root) Move(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error) {
 	o, err := r.find(ctx, src)
 	if err != nil {
-		return err
+		return store.Version{}, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.set(dst, o.data, o.ETag)
-	return nil
+	if _, taken := r.objects[dst]; taken {
+		return store.Version{}, fmt.Errorf("move to %q: %w", dst, store.ErrConflict)
+	}
+	if !o.Version.Equal(v) {
+		return store.Version{}, fmt.Errorf("move %q: %w", src, store.ErrChanged)
+	}
+	return r.set(dst, o.data, o.ETag), nil
 }
 
 func (r *Root) CreateUpload(ctx context.Context, key store.Key) (string, error) {

@@ -35,7 +35,9 @@ func TestCheckOnce(t *testing.T) {
 		}
 		return found
 	}
-	worse := &broken{Root: mem, copy: func(context.Context, store.Key, store.Key, int64) error { return errors.ErrUnsupported }}
+	worse := &broken{Root: mem, move: func(context.Context, store.Key, store.Key, store.Version) (store.Version, error) {
+		return store.Version{}, errors.ErrUnsupported
+	}}
 	for range 2 { // a failure is not remembered
 		if !once(worse, endpoint, 0) {
 			t.Error("a server that lacks a feature passes")

@@ -65,7 +65,7 @@ type broken struct {
 	replace      func(ctx context.Context, key store.Key, data []byte, tag string) (string, error)
 	get          func(ctx context.Context, key store.Key, r store.Range, ifMatch string) (io.ReadCloser, store.Info, error)
 	list         func(ctx context.Context, prefix string, after store.Key) iter.Seq2[store.Info, error]
-	copy         func(ctx context.Context, dst, src store.Key, size int64) error
+	move         func(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error)
 	createUpload func(ctx context.Context, key store.Key) (string, error)
 	listParts    func(ctx context.Context, key store.Key, id string) ([]store.Part, error)
 }
@@ -98,11 +98,11 @@ func (b *broken) List(ctx context.Context, prefix string, after store.Key) iter.
 	return b.Root.List(ctx, prefix, after)
 }
 
-func (b *broken) Copy(ctx context.Context, dst, src store.Key, size int64) error {
-	if b.copy != nil {
-		return b.copy(ctx, dst, src, size)
+func (b *broken) Move(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error) {
+	if b.move != nil {
+		return b.move(ctx, dst, src, v)
 	}
-	return b.Root.Copy(ctx, dst, src, size)
+	return b.Root.Move(ctx, dst, src, v)
 }
 
 func (b *broken) CreateUpload(ctx context.Context, key store.Key) (string, error) {
@@ -172,7 +172,9 @@ func TestLacks(t *testing.T) {
 		{"listings ignore start-after", broken{list: func(ctx context.Context, prefix string, _ store.Key) iter.Seq2[store.Info, error] {
 			return mem.List(ctx, prefix, "")
 		}}, []string{"listing"}},
-		{"copies are not known", broken{copy: func(context.Context, store.Key, store.Key, int64) error { return errors.ErrUnsupported }}, []string{"copying"}},
+		{"copies are not known", broken{move: func(context.Context, store.Key, store.Key, store.Version) (store.Version, error) {
+			return store.Version{}, errors.ErrUnsupported
+		}}, []string{"copying"}},
 		{"uploads are not known", broken{createUpload: func(context.Context, store.Key) (string, error) { return "", errors.ErrUnsupported }}, []string{"multipart"}},
 		{"parts are not listed", broken{listParts: func(context.Context, store.Key, string) ([]store.Part, error) { return nil, nil }}, []string{"multipart"}},
 	} {

@@ -24,10 +24,11 @@ func TestCopyInParts(t *testing.T) {
 	root := openRoot(t)
 	const part = 5 << 20
 	data := bytes.Repeat([]byte("0123456789abcdef!"), (20*part+1000)/17)
-	if _, err := root.Put(t.Context(), "a b+c%.img", bytes.NewReader(data), int64(len(data))); err != nil {
+	v, err := root.Put(t.Context(), "a b+c%.img", bytes.NewReader(data), int64(len(data)))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := root.CopyInParts(t.Context(), "copy.img", "a b+c%.img", int64(len(data)), part); err != nil {
+	if err := root.CopyInParts(t.Context(), "copy.img", "a b+c%.img", v, part); err != nil {
 		t.Fatal(err)
 	}
 	info, err := root.Head(t.Context(), "copy.img")
@@ -43,7 +44,7 @@ func TestCopyInParts(t *testing.T) {
 		t.Errorf("%d bytes, want %d: %v", len(got), len(data), err)
 	}
 	// A failed copy leaves nothing.
-	if err := root.CopyInParts(t.Context(), "none.img", "missing.img", int64(len(data)), part); err == nil {
+	if err := root.CopyInParts(t.Context(), "none.img", "missing.img", v, part); err == nil {
 		t.Error("nothing was copied")
 	}
 	for u, err := range root.PendingUploads(t.Context(), "") {

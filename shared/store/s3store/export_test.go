@@ -6,7 +6,8 @@ import (
 	"imageroot/shared/store"
 )
 
-// CopyInParts is Copy for a server that refuses to copy in one request.
-func (r *Root) CopyInParts(ctx context.Context, dst, src store.Key, size, partSize int64) error {
-	return r.copyParts(ctx, dst, r.source(src), size, partSize)
+// CopyInParts is Move for a server that refuses to copy in one request.
+func (r *Root) CopyInParts(ctx context.Context, dst, src store.Key, v store.Version, partSize int64) error {
+	_, err := r.copyParts(ctx, dst, src, v, partSize)
+	return err
 }

@@ -54,21 +54,32 @@ func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store
 }
 
 func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
-	var size int64
-	completed := make([]types.CompletedPart, len(parts))
-	for i, p := range parts {
-		size += p.Size
-		completed[i] = types.CompletedPart{PartNumber: &p.Number, ETag: quote(p.ETag)}
-	}
-	out, err := r.s3.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
-		Bucket: &r.bucket, Key: r.key(key), UploadId: &id,
-		MultipartUpload: &types.CompletedMultipartUpload{Parts: completed},
-	})
+	etag, err := r.complete(ctx, key, id, parts, nil)
 	if err != nil {
 		return store.Version{}, wrap("complete upload of", key, err)
 	}
+	var size int64
+	for _, p := range parts {
+		size += p.Size
+	}
 	// Some servers respond 200 for an unknown upload, so check the object.
-	return r.written(ctx, key, unquote(out.ETag), size)
+	return r.written(ctx, key, unquote(etag), size)
+}
+
+// complete completes an upload, and returns the ETag of the object.
+func (r *Root) complete(ctx context.Context, key store.Key, id string, parts []store.Part, ifNoneMatch *string) (etag *string, err error) {
+	completed := make([]types.CompletedPart, len(parts))
+	for i, p := range parts {
+		completed[i] = types.CompletedPart{PartNumber: &p.Number, ETag: quote(p.ETag)}
+	}
+	out, err := r.s3.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+		Bucket: &r.bucket, Key: r.key(key), UploadId: &id, IfNoneMatch: ifNoneMatch,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: completed},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out.ETag, nil
 }
 
 func (r *Root) AbortUpload(ctx context.Context, key store.Key, id string) error {

@@ -354,14 +354,63 @@ const (
 	copies = 16
 )
 
-func (r *Root) Copy(ctx context.Context, dst, src store.Key, size int64) error {
-	source := r.source(src)
-	_, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &r.bucket, Key: r.key(dst), CopySource: source})
-	if err == nil || size <= store.MaxPutBytes {
-		return wrap("copy to "+string(dst), src, err)
+// Move implements store.Objects. It copies, and leaves src.
+func (r *Root) Move(ctx context.Context, dst, src store.Key, v store.Version) (store.Version, error) {
+	// Some servers ignore IfNoneMatch.
+	if err := r.isFree(ctx, dst); err != nil {
+		return store.Version{}, err
 	}
-	// Some servers copy any size in one request, AWS up to 5 GiB.
-	return wrap("copy to "+string(dst), src, r.copyParts(ctx, dst, source, size, max(copyPart, (size+store.MaxParts-1)/store.MaxParts)))
+	etag, err := r.copyWhole(ctx, dst, src, v)
+	if err != nil && kindOf(err) != store.ErrConflict && v.Size > store.MaxPutBytes {
+		// Some servers copy any size in one request, AWS up to 5 GiB.
+		etag, err = r.copyParts(ctx, dst, src, v, max(copyPart, (v.Size+store.MaxParts-1)/store.MaxParts))
+	}
+	if kindOf(err) == store.ErrConflict {
+		if taken := r.isFree(ctx, dst); taken != nil {
+			return store.Version{}, taken
+		}
+		err = store.ErrChanged // the condition on src
+	}
+	if err != nil {
+		return store.Version{}, wrap("move to "+string(dst), src, err)
+	}
+	return r.written(ctx, dst, unquote(etag), v.Size)
+}
+
+// isFree returns nil if no object has the key, and [store.ErrConflict] if one has.
+func (r *Root) isFree(ctx context.Context, key store.Key) error {
+	_, err := r.Head(ctx, key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err == nil:
+		err = fmt.Errorf("write %q: %w", key, store.ErrConflict)
+	}
+	return err
+}
+
+// ifAbsent calls write with the condition that the object does not exist, and again
+// without it if the server does not implement the condition.
+func ifAbsent(write func(ifNoneMatch *string) error) error {
+	err := write(aws.String("*"))
+	if kindOf(err) == errors.ErrUnsupported {
+		err = write(nil)
+	}
+	return err
+}
+
+// copyWhole copies an object in one request, and returns the ETag of the copy.
+func (r *Root) copyWhole(ctx context.Context, dst, src store.Key, v store.Version) (etag *string, err error) {
+	err = ifAbsent(func(ifNoneMatch *string) error {
+		out, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{
+			Bucket: &r.bucket, Key: r.key(dst), CopySource: r.source(src), CopySourceIfMatch: quote(v.ETag), IfNoneMatch: ifNoneMatch,
+		})
+		if err == nil {
+			etag = out.CopyObjectResult.ETag
+		}
+		return err
+	})
+	return etag, err
 }
 
 // source returns the CopySource of an object.
@@ -370,21 +419,21 @@ func (r *Root) source(key store.Key) *string {
 	return aws.String(strings.ReplaceAll(path, "+", "%2B")) // some servers take a plus for a space
 }
 
-// copyParts copies an object of size bytes in parts of partSize bytes.
-func (r *Root) copyParts(ctx context.Context, dst store.Key, source *string, size, partSize int64) error {
+// copyParts copies an object in parts of partSize bytes, and returns the ETag of the copy.
+func (r *Root) copyParts(ctx context.Context, dst, src store.Key, v store.Version, partSize int64) (etag *string, err error) {
 	id, err := r.CreateUpload(ctx, dst)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	parts := make([]store.Part, (size+partSize-1)/partSize)
+	parts := make([]store.Part, (v.Size+partSize-1)/partSize)
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(copies)
 	for i := range parts {
 		group.Go(func() error {
 			n, at := int32(i+1), int64(i)*partSize
-			end := min(at+partSize, size)
+			end := min(at+partSize, v.Size)
 			out, err := r.s3.UploadPartCopy(gctx, &s3.UploadPartCopyInput{
-				Bucket: &r.bucket, Key: r.key(dst), UploadId: &id, PartNumber: &n, CopySource: source,
+				Bucket: &r.bucket, Key: r.key(dst), UploadId: &id, PartNumber: &n, CopySource: r.source(src), CopySourceIfMatch: quote(v.ETag),
 				CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", at, end-1)),
 			})
 			if err != nil {
@@ -395,10 +444,13 @@ func (r *Root) copyParts(ctx context.Context, dst store.Key, source *string, siz
 		})
 	}
 	if err = group.Wait(); err == nil {
-		_, err = r.CompleteUpload(ctx, dst, id, parts)
+		err = ifAbsent(func(ifNoneMatch *string) (err error) {
+			etag, err = r.complete(ctx, dst, id, parts, ifNoneMatch)
+			return err
+		})
 	}
 	if err != nil {
 		_ = r.AbortUpload(context.WithoutCancel(ctx), dst, id)
 	}
-	return err
+	return etag, err
 }

@@ -223,23 +223,60 @@ func (s *suite) delete() {
 	s.holds("x.img", pattern(3, 10))
 }
 
-func (s *suite) copy() {
+func (s *suite) move() {
 	data := pattern(1, 100_000)
 	v := s.put("staging/a b+c%41#?.img", data)
-	s.must("copy", s.root.Copy(s.ctx, "blobs/x ü+.img", "staging/a b+c%41#?.img", int64(len(data))))
-	s.holds("blobs/x ü+.img", data)
-	if got := s.holds("staging/a b+c%41#?.img", data); !got.Equal(v) {
-		s.Errorf("the source of a copy went from %+v to %+v", v, got)
+	moved, err := s.root.Move(s.ctx, "blobs/x ü+.img", "staging/a b+c%41#?.img", v)
+	s.must("move", err)
+	if got := s.holds("blobs/x ü+.img", data); !got.Equal(moved) {
+		s.Errorf("Move returned %+v for %+v", moved, got)
 	}
-	s.put("other.img", pattern(2, 10))
-	s.must("copy over another", s.root.Copy(s.ctx, "blobs/x ü+.img", "other.img", 10))
-	s.holds("blobs/x ü+.img", pattern(2, 10))
-	err := s.root.Copy(s.ctx, "blobs/new", "none.img", 10)
-	s.fails("copy of nothing", err, store.ErrNotFound)
+	if info, err := s.root.Head(s.ctx, "staging/a b+c%41#?.img"); err == nil && !info.Equal(v) {
+		s.Errorf("the source of a move went from %+v to %+v", v, info.Version)
+	}
+	s.must("delete the source", s.root.Delete(s.ctx, "staging/a b+c%41#?.img"))
+	s.holds("blobs/x ü+.img", data)
+
+	other := s.put("other.img", pattern(2, 10))
+	_, err = s.root.Move(s.ctx, "blobs/x ü+.img", "other.img", other)
+	s.fails("move over another", err, store.ErrConflict)
+	_, err = s.root.Move(s.ctx, "other.img", "other.img", other)
+	s.fails("move to the same key", err, store.ErrConflict)
+	s.holds("blobs/x ü+.img", data)
+	s.holds("other.img", pattern(2, 10))
+
+	_, err = s.root.Move(s.ctx, "blobs/new", "none.img", other)
+	s.fails("move of nothing", err, store.ErrNotFound)
+	_, err = s.root.Move(s.ctx, "blobs/new", "other.img", v)
+	s.fails("move of another version", err, store.ErrChanged)
 	s.isMissing("blobs/new")
-	err = s.root.Copy(s.ctx, "blobs/x ü+.img", "none.img", 10)
-	s.fails("copy of nothing over something", err, store.ErrNotFound)
-	s.holds("blobs/x ü+.img", pattern(2, 10))
+	s.holds("other.img", pattern(2, 10))
+}
+
+// moveRace: of many moves to one key, one wins, and no object is lost.
+func (s *suite) moveRace() {
+	from := func(i int) store.Key { return store.Key(fmt.Sprintf("from%d.img", i)) }
+	errs := make([]error, 8)
+	var wg sync.WaitGroup
+	for i := range errs {
+		v := s.put(from(i), pattern(byte(i), 1000))
+		wg.Go(func() { _, errs[i] = s.root.Move(s.ctx, "to.img", from(i), v) })
+	}
+	wg.Wait()
+	won := 0
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			won++
+		case !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrChanged):
+			s.Errorf("move of %s: %v", from(i), err)
+		default:
+			s.holds(from(i), pattern(byte(i), 1000))
+		}
+	}
+	if won == 0 {
+		s.Error("no move to a free key won")
+	}
 }
 
 // hostileKeys has keys that encodings easily damage.

@@ -33,7 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 		{"FailedPut", (*suite).failedPut},
 		{"CancelledPut", (*suite).cancelledPut},
 		{"Delete", (*suite).delete},
-		{"Copy", (*suite).copy},
+		{"Move", (*suite).move}, {"MoveRace", (*suite).moveRace},
 		{"HostileKeys", (*suite).hostile},
 		{"List", (*suite).list},
 		{"ListPages", (*suite).listPages},
