@@ -193,7 +193,7 @@ func (l *lab) records() map[string]store.Key {
 	found := map[string]store.Key{}
 	for _, prefix := range []string{
 		layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.MetadataPrefix, layout.ServedPrefix, layout.UploadPrefix, layout.HashJobPrefix,
-		layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
+		layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.RenameJobPrefix, layout.EventPrefix, "manifest/", "auth/", layout.ProbePrefix,
 	} {
 		for info, err := range l.catalog.List(l.Context(), prefix, "") {
 			if err != nil {
@@ -258,6 +258,10 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	r.until("a disk", func() bool {
 		return strings.Contains(r.do(200, http.MethodGet, "/catalog/disks", ""), `"stored_bytes":65536`)
 	})
+	r.do(202, http.MethodPost, "/images/b.img/rename", `{"name": "c.qcow2"}`)
+	r.until("another name", func() bool { return r.row("c.qcow2").HashState == "hashed" })
+	r.do(202, http.MethodPost, "/images/c.qcow2/rename", `{"name": "b.img"}`)
+	r.until("the first name", func() bool { return r.row("b.img").HashState == "hashed" })
 	sum := sha256.Sum256(disk)
 	r.do(200, http.MethodPatch, "/catalog/images/"+hex.EncodeToString(sum[:]), `{"title": "Other"}`)
 	r.do(200, http.MethodGet, "/images/other.img", "") // its delivery is recorded at the end
@@ -280,7 +284,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 // read all records: events that a filter does not select are read, too.
 var reads = []string{
 	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/disks", "/catalog/downloads",
-	"/nbdmux/exports", "/uploads", "/events?subject_id=none", "/ui/images", "/ui/events",
+	"/catalog/renames", "/nbdmux/exports", "/uploads", "/events?subject_id=none", "/ui/images", "/ui/events",
 }
 
 // TestNewerRecords writes a record of each kind as a newer version would. The
@@ -331,6 +335,8 @@ func TestNewerRecords(t *testing.T) {
 					{http.MethodPost, "/nbdmux/exports", fmt.Sprintf(`{"name": "c", "src_url": %q}`, l.origin+"/c.img")},
 					{http.MethodDelete, "/nbdmux/exports/c", ""},
 					{http.MethodPatch, "/catalog/images/" + path.Base(string(kinds[layout.MetadataPrefix])), `{"title": "Another"}`},
+					{http.MethodPost, "/images/new.img/rename", `{"name": "newer.img"}`},
+					{http.MethodDelete, "/catalog/renames/b.img", ""},
 					{http.MethodDelete, "/uploads/" + path.Base(string(kinds[layout.UploadPrefix])), ""},
 				} {
 					r.send(req[0], req[1], "application/json", req[2])
@@ -357,7 +363,7 @@ func TestDamagedRecords(t *testing.T) {
 			garbled[i] ^= byte(0x80 + i)
 		}
 		another := whole[string(kinds[layout.HashJobPrefix])]
-		if kind == layout.HashJobPrefix || kind == layout.CheckJobPrefix || kind == layout.DiskJobPrefix || kind == layout.FetchJobPrefix {
+		if strings.HasPrefix(kind, "jobs/") {
 			another = whole[string(kinds[layout.EntryPrefix])]
 		}
 		for how, bad := range map[string][]byte{

@@ -73,7 +73,7 @@ func (s *server) wire() error {
 		Free: s.free, Workers: k.FetchWorkers, Connections: k.FetchConnections, Now: k.Now, Log: s.log,
 	}
 	uploader := &upload.Function{
-		Images: k.Images, Catalog: k.Catalog, Inspections: q.inspections, Assemblies: q.assemblies, Activity: k.Activity, Metric: k.Metric,
+		Images: k.Images, Catalog: k.Catalog, Inspections: q.inspections, Assemblies: q.assemblies, Jobs: k.Jobs, Inventory: k.Inventory, Activity: k.Activity, Metric: k.Metric,
 		Free: s.free, Now: k.Now, Log: s.log,
 	}
 	adder := &addbyurl.Function{
@@ -110,6 +110,7 @@ func (s *server) wire() error {
 	}
 	s.runJobs(hasher.Runners(), hasher.Handle)
 	s.runJobs(fetcher.Runners(), fetcher.Handle)
+	s.runJobs(uploader.Runners(), uploader.Handle)
 	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		k.Metric.Handler().ServeHTTP(w, r)
 		return nil

@@ -16,7 +16,7 @@ import (
 	"imageroot/shared/store"
 )
 
-// Handle implements [queue.Handler] for the assemblies queue.
+// Handle implements [queue.Handler] for the assemblies queue and that of rename jobs.
 func (f *Function) Handle(ctx context.Context, body []byte) error {
 	task, err := queue.Decode(body)
 	if err != nil {
@@ -28,7 +28,7 @@ func (f *Function) Handle(ctx context.Context, body []byte) error {
 	case queue.Assemble:
 		return f.handle(ctx, string(t))
 	}
-	return fmt.Errorf("not a task of the upload function: %.100q", body)
+	return f.Runners().Handle(ctx, task)
 }
 
 // handle assembles a resumable upload whose parts are all stored.
@@ -178,13 +178,13 @@ func (f *Function) end(ctx context.Context, p *pending, failure string) error {
 	return nil
 }
 
-// GiveUp sets the upload of a message to failed. The queue calls it if the assembly
-// has failed too often.
+// GiveUp sets the upload or the job of a message to failed. The queue calls it if that has
+// failed too often.
 func (f *Function) GiveUp(ctx context.Context, body []byte) error {
 	task, _ := queue.Decode(body)
 	id, ok := task.(queue.Assemble)
 	if !ok {
-		return nil // it is for no upload
+		return f.Runners().GiveUp(ctx, body)
 	}
 	p, err := f.read(ctx, string(id))
 	if err != nil {

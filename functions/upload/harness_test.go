@@ -3,6 +3,7 @@ package upload
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,6 +22,8 @@ import (
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/record"
@@ -71,6 +74,7 @@ type world struct {
 	t               *testing.T
 	images, catalog *memstore.Root
 	looks, assembly *sender
+	renames         *sender
 	ahead           time.Duration // of the clock
 	handler         http.Handler
 }
@@ -85,11 +89,17 @@ func newWorld(t *testing.T) *world {
 func (w *world) over(images, catalog store.Root) {
 	log := slog.New(slog.DiscardHandler)
 	now := func() time.Time { return time.Now().Add(w.ahead) }
-	w.looks, w.assembly = new(sender), new(sender)
+	w.looks, w.assembly, w.renames = new(sender), new(sender), new(sender)
+	inv := inventory.New(inventory.Config{Images: images, Catalog: catalog, Now: now, Log: log})
+	images, catalog = inv.ObserveImages(images), inv.ObserveCatalog(catalog)
 	w.Function = &Function{
-		Images: images, Catalog: catalog, Inspections: w.looks, Assemblies: w.assembly, PartBytes: testPart,
-		Activity: &activity.Log{Root: catalog, Now: now, Log: log}, Metric: metric.New(),
+		Images: images, Catalog: catalog, Inspections: w.looks, Assemblies: w.assembly, PartBytes: testPart, Inventory: inv,
+		Activity: &activity.Log{Root: catalog, Now: now, Log: log}, Metric: metric.New(job.Names()...),
 		Free: func() int64 { return -1 }, Now: now, Log: log,
+	}
+	w.Jobs = &job.Jobs{
+		Records: catalog, Owner: crand.Text(), Now: now, Queues: job.Queues{job.Rename: w.renames},
+		Activity: w.Activity, Metric: w.Metric, Log: log,
 	}
 	w.handler = web.Handler(web.Config{Auth: everybody{}, Metric: w.Metric, Log: log}, w.Routes())
 }

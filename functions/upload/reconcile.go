@@ -16,14 +16,15 @@ import (
 // kept for its client.
 const keep = 7 * 24 * time.Hour
 
-// Reconcile resumes assemblies that were interrupted, and removes uploads that
-// have been idle for a week.
+// Reconcile resumes rename jobs and assemblies that were interrupted, and removes uploads
+// that have been idle for a week.
 func (f *Function) Reconcile(ctx context.Context) error {
 	all, left, err := f.pending(ctx)
 	if err != nil {
 		return err
 	}
-	var errs []error // an error of one upload must not stop the others
+	// An error of one upload must not stop the others.
+	errs := []error{f.Runners().Resume(ctx, f.Inventory.Jobs)}
 	newer := false
 	for _, u := range left {
 		key := u.info.Key

@@ -1,4 +1,5 @@
-// Package upload accepts images over HTTP: whole by PUT, and resumable in parts.
+// Package upload accepts images over HTTP: whole by PUT, and resumable in parts. It also
+// renames and deletes images.
 package upload
 
 import (
@@ -13,6 +14,8 @@ import (
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
+	"imageroot/shared/inventory"
+	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/metric"
 	"imageroot/shared/problem"
@@ -23,7 +26,7 @@ import (
 )
 
 // Function is the upload function: its routes, and the worker that assembles
-// resumable uploads. All fields are required except Links and PartBytes. It is safe
+// resumable uploads and renames images. All fields are required except Links and PartBytes. It is safe
 // for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
@@ -36,6 +39,8 @@ type Function struct {
 	PartBytes int64
 	// Inspections is the queue of the hash function, Assemblies that of this one.
 	Inspections, Assemblies queue.Sender
+	Jobs                    *job.Jobs
+	Inventory               *inventory.Inventory
 	Activity                *activity.Log
 	Metric                  *metric.Set
 	// Free returns the bytes that the store has room for, or a negative number if
@@ -50,6 +55,9 @@ func (f *Function) Routes() []web.Route {
 	return []web.Route{
 		{Pattern: "PUT /images/{name}", Access: web.Operator, Handle: f.put, Stream: true},
 		{Pattern: "DELETE /images/{name}", Access: web.Operator, Handle: f.delete},
+		{Pattern: "POST /images/{name}/rename", Access: web.Operator, Handle: f.postRename},
+		{Pattern: "GET /catalog/renames", Access: web.Operator, Handle: f.listRenames, Quiet: true},
+		{Pattern: "DELETE /catalog/renames/{name}", Access: web.Operator, Handle: f.cancelRename},
 
 		{Pattern: "GET /uploads", Access: web.Operator, Handle: f.listUploads, Quiet: true},
 		{Pattern: "POST /uploads", Access: web.Operator, Handle: f.begin},

@@ -33,6 +33,8 @@ const (
 	ImageFetched      = "image.fetched"
 	ImageFetchFailed  = "image.fetch_failed"
 	ImageDescribed    = "image.described"
+	ImageRenamed      = "image.renamed"
+	ImageRenameFailed = "image.rename_failed"
 	ImageDeleted      = "image.deleted"
 	ImageUncached     = "image.uncached"
 	ImageMissed       = "image.missed"
@@ -65,7 +67,7 @@ const (
 func Kinds() []string {
 	return []string{
 		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageDiskMade, ImageDiskFailed,
-		ImageFetched, ImageFetchFailed, ImageDescribed, ImageDeleted, ImageUncached, ImageMissed, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
+		ImageFetched, ImageFetchFailed, ImageDescribed, ImageRenamed, ImageRenameFailed, ImageDeleted, ImageUncached, ImageMissed, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
 		ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
 	}
 }
@@ -77,7 +79,7 @@ func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, Sub
 func Actors() []string { return []string{Operator, System, Client} }
 
 // failed lists the kinds that report a failure.
-var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageDiskFailed, ImageFetchFailed, EntryAddFailed, LoginFailed}
+var failed = []string{ImageUploadFailed, ImageHashFailed, ImageCheckFailed, ImageDiskFailed, ImageFetchFailed, ImageRenameFailed, EntryAddFailed, LoginFailed}
 
 // An Event is one event of the log.
 type Event struct {

@@ -63,6 +63,14 @@ func (r *Record) Next(name image.Name, version store.Version, sha256 layout.SHA2
 	return next
 }
 
+// Renamed returns the record that replaces r once the image with the digests of old is
+// the version of another name.
+func (r *Record) Renamed(old *Record, name image.Name, version store.Version) Record {
+	next := *old
+	next.Meta, next.Name, next.Version, next.KnownAt, next.Publishers = r.Meta, name, version, old.Since(), nil
+	return next
+}
+
 // A Publisher is the result of comparing an image with one of its sidecars. If Error is
 // empty, Match is the verdict.
 type Publisher struct {

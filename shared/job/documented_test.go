@@ -8,5 +8,5 @@ import (
 )
 
 func TestRecords(t *testing.T) {
-	recordtest.Documented[job.Job](t, "../..", "jobs/hash/NAME, jobs/check/HEX, jobs/disk/HEX, jobs/fetch/REF")
+	recordtest.Documented[job.Job](t, "../..", "jobs/hash/NAME, jobs/check/HEX, jobs/disk/HEX, jobs/fetch/REF, jobs/rename/NAME")
 }

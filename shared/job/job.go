@@ -1,4 +1,4 @@
-// Package job keeps the records of long work: hash, check and fetch jobs. A record is
+// Package job keeps the records of long work: hash, check, disk, fetch and rename jobs. A record is
 // the job's only state, so any process can list a job, cancel it, and resume it once
 // its owner's lease has lapsed.
 //
@@ -38,7 +38,8 @@ func (s Status) Cancellable() bool { return s.Active() || s == Failed }
 type Job struct {
 	record.Meta
 	Name       image.Name    `json:"name"`
-	Stage      string        `json:"stage,omitempty"` // "check" for a check job, "disk" for a disk job, else ""
+	NewName    image.Name    `json:"new_name,omitempty"` // of a rename job
+	Stage      string        `json:"stage,omitempty"`    // "check" for a check job, "disk" for a disk job, "rename" for a rename job, else ""
 	Ref        layout.Ref    `json:"ref,omitempty"`
 	Src        string        `json:"src,omitempty"`
 	Status     Status        `json:"status"`

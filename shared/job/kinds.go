@@ -21,7 +21,8 @@ type Kind struct {
 	// Member is the JSON member of the kind's tasks.
 	Member string
 	// Event returns the event that reports the end of a job, with Kind, SubjectID,
-	// Summary and Details set. The zero event means none.
+	// Summary and Details set, and with Actor and SourceIP unless the system acted. An
+	// event without a Kind means none.
 	Event func(Job) activity.Event
 }
 
@@ -57,6 +58,12 @@ var (
 		ID:    func(j Job) string { return string(j.Ref) },
 		Event: fetchEvent,
 	}
+	// Rename gives an image another name. The ID is the old one.
+	Rename = &Kind{
+		Name: "rename", Member: "rename", Prefix: layout.RenameJobPrefix, ParseKey: ids(layout.RenameJobName),
+		ID:    func(j Job) string { return string(j.Name) },
+		Event: renameEvent,
+	}
 )
 
 // ids converts the IDs that parse returns to strings.
@@ -68,7 +75,7 @@ func ids[T ~string](parse func(store.Key) (T, bool)) func(store.Key) (string, bo
 }
 
 // Kinds are all kinds of jobs.
-var Kinds = []*Kind{Hash, Check, Disk, Fetch}
+var Kinds = []*Kind{Hash, Check, Disk, Fetch, Rename}
 
 // Names returns the names of [Kinds].
 func Names() []string {
@@ -135,4 +142,16 @@ func fetchEvent(j Job) activity.Event {
 		}
 	}
 	return activity.Event{}
+}
+
+func renameEvent(j Job) activity.Event {
+	e := activity.Event{Actor: j.Actor, SourceIP: j.SourceIP, Details: map[string]any{"name": j.Name, "new_name": j.NewName}}
+	switch j.Status {
+	case Completed:
+		e.Kind, e.SubjectID, e.Summary = activity.ImageRenamed, string(j.NewName), "renamed "+string(j.Name)+" to "+string(j.NewName)
+	case Failed:
+		e.Kind, e.SubjectID, e.Summary = activity.ImageRenameFailed, string(j.Name), "could not rename "+string(j.Name)+" to "+string(j.NewName)
+		e.Details["error"] = j.Error
+	}
+	return e
 }

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,7 +87,7 @@ func (r *Runner) run(ctx context.Context, id string) error {
 func (r *Runner) ended(ctx context.Context, id string, j Job) error {
 	r.Jobs.Metric.JobEnded(r.Name, string(j.Status))
 	if e := r.Event(j); e.Kind != "" {
-		e.SubjectKind, e.Actor = activity.SubjectImage, activity.System
+		e.SubjectKind, e.Actor = activity.SubjectImage, cmp.Or(e.Actor, activity.System)
 		r.Jobs.Activity.Add(ctx, e)
 	}
 	if r.Then == nil {

@@ -10,6 +10,7 @@ import (
 // A View is a job in the API.
 type View struct {
 	Name       image.Name     `json:"name"`
+	NewName    image.Name     `json:"new_name,omitempty"`
 	Stage      string         `json:"stage,omitempty"`
 	Ref        *string        `json:"ref"` // the first 12 hex digits of SHA256
 	Status     Status         `json:"status"`
@@ -38,7 +39,7 @@ func Views(jobs []Job) []View {
 // View returns the job as the API shows it.
 func (j Job) View() View {
 	v := View{
-		Name: j.Name, Stage: j.Stage, Status: j.Status, BytesTotal: j.BytesTotal,
+		Name: j.Name, NewName: j.NewName, Stage: j.Stage, Status: j.Status, BytesTotal: j.BytesTotal,
 		StartedAt: j.StartedAt, FinishedAt: j.FinishedAt, Attempt: j.Attempt,
 	}
 	if j.SHA256 != "" {
@@ -50,6 +51,7 @@ func (j Job) View() View {
 		v.Src, v.BytesDownloaded = &j.Src, &j.BytesDone
 	case j.Stage == Disk.Name:
 		v.BytesWritten = &j.BytesDone
+	case j.Stage == Rename.Name:
 	default:
 		v.BytesHashed = &j.BytesDone
 	}

@@ -20,6 +20,7 @@
 //	              jobs/check/HEX            check job of the bytes with this SHA-256
 //	              jobs/disk/HEX             disk job of the image with this SHA-256
 //	              jobs/fetch/REF            fetch job of the source REF
+//	              jobs/rename/NAME          rename job of the image NAME
 //	              events/STAMP-ID           activity, newest first in listing order
 //	              manifest/good             the last good manifest
 //	              auth/password             argon2id hash of the operator password
@@ -75,6 +76,7 @@ const (
 	CheckJobPrefix            = "jobs/check/"
 	DiskJobPrefix             = "jobs/disk/"
 	FetchJobPrefix            = "jobs/fetch/"
+	RenameJobPrefix           = "jobs/rename/"
 	EventPrefix               = "events/"
 	GoodManifestKey store.Key = "manifest/good"
 	PasswordKey     store.Key = "auth/password"
@@ -101,6 +103,7 @@ func Remedy(key store.Key) string {
 		{CheckJobPrefix, "none needed: a job that is still due is queued again"},
 		{DiskJobPrefix, "none needed: the disk is made again when it is needed"},
 		{FetchJobPrefix, "fetch the image again; what was fetched of it is removed after a day"},
+		{RenameJobPrefix, "rename the image again if it still has the old name"},
 		{EntryPrefix, "add the image's URL again, or delete the record from the catalog root"},
 		{ExportPrefix, "add the export again, or delete it"},
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
@@ -169,24 +172,25 @@ func ImageKeys(name image.Name) []store.Key {
 
 // The keys of the catalog root: see the table in the package comment.
 
-func DigestKey(name image.Name) store.Key  { return store.Key(DigestPrefix + name) }
-func EntryKey(ref Ref) store.Key           { return store.Key(EntryPrefix + ref) }
-func ExportKey(name ExportName) store.Key  { return store.Key(ExportPrefix + name) }
-func FetchedKey(ref Ref) store.Key         { return store.Key(FetchedPrefix + ref) }
-func BlobKey(sha256 SHA256) store.Key      { return store.Key(BlobPrefix + sha256) }
-func DiskKey(sha256 SHA256) store.Key      { return store.Key(DiskPrefix + sha256) }
-func ListingKey(sha256 SHA256) store.Key   { return store.Key(ListingPrefix + sha256) }
-func ContentKey(sha256 SHA256) store.Key   { return store.Key(ContentPrefix + sha256) }
-func MetadataKey(sha256 SHA256) store.Key  { return store.Key(MetadataPrefix + sha256) }
-func ServedKey(sha256 SHA256) store.Key    { return store.Key(ServedPrefix + sha256) }
-func StagingKey(id string) store.Key       { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
-func UploadKey(id string) store.Key        { return store.Key(UploadPrefix + id) }
-func HashJobKey(name image.Name) store.Key { return store.Key(HashJobPrefix + name) }
-func CheckJobKey(sha256 SHA256) store.Key  { return store.Key(CheckJobPrefix + sha256) }
-func DiskJobKey(sha256 SHA256) store.Key   { return store.Key(DiskJobPrefix + sha256) }
-func FetchJobKey(ref Ref) store.Key        { return store.Key(FetchJobPrefix + ref) }
-func EventKey(id EventID) store.Key        { return store.Key(EventPrefix + id) }
-func ProbeKey(id, what string) store.Key   { return store.Key(ProbePrefix + id + "-" + what) }
+func DigestKey(name image.Name) store.Key    { return store.Key(DigestPrefix + name) }
+func EntryKey(ref Ref) store.Key             { return store.Key(EntryPrefix + ref) }
+func ExportKey(name ExportName) store.Key    { return store.Key(ExportPrefix + name) }
+func FetchedKey(ref Ref) store.Key           { return store.Key(FetchedPrefix + ref) }
+func BlobKey(sha256 SHA256) store.Key        { return store.Key(BlobPrefix + sha256) }
+func DiskKey(sha256 SHA256) store.Key        { return store.Key(DiskPrefix + sha256) }
+func ListingKey(sha256 SHA256) store.Key     { return store.Key(ListingPrefix + sha256) }
+func ContentKey(sha256 SHA256) store.Key     { return store.Key(ContentPrefix + sha256) }
+func MetadataKey(sha256 SHA256) store.Key    { return store.Key(MetadataPrefix + sha256) }
+func ServedKey(sha256 SHA256) store.Key      { return store.Key(ServedPrefix + sha256) }
+func StagingKey(id string) store.Key         { return store.Key(StagingPrefix + id) } // 64 random hexadecimal digits
+func UploadKey(id string) store.Key          { return store.Key(UploadPrefix + id) }
+func HashJobKey(name image.Name) store.Key   { return store.Key(HashJobPrefix + name) }
+func CheckJobKey(sha256 SHA256) store.Key    { return store.Key(CheckJobPrefix + sha256) }
+func DiskJobKey(sha256 SHA256) store.Key     { return store.Key(DiskJobPrefix + sha256) }
+func FetchJobKey(ref Ref) store.Key          { return store.Key(FetchJobPrefix + ref) }
+func RenameJobKey(name image.Name) store.Key { return store.Key(RenameJobPrefix + name) }
+func EventKey(id EventID) store.Key          { return store.Key(EventPrefix + id) }
+func ProbeKey(id, what string) store.Key     { return store.Key(ProbePrefix + id + "-" + what) }
 
 // Each of these functions parses the key of the same name. Its second result is false for
 // a key of another kind.
@@ -201,6 +205,10 @@ func DigestName(key store.Key) (image.Name, bool) {
 
 func HashJobName(key store.Key) (image.Name, bool) {
 	return nameAfter(key, HashJobPrefix)
+}
+
+func RenameJobName(key store.Key) (image.Name, bool) {
+	return nameAfter(key, RenameJobPrefix)
 }
 
 func EntryRef(key store.Key) (Ref, bool) {

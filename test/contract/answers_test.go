@@ -60,6 +60,7 @@ func TestAnswers(t *testing.T) {
 		{"uploads", s.testUploads},
 		{"entries", s.testEntries},
 		{"downloads", s.testDownloads},
+		{"renames", s.testRenames},
 		{"hashes", s.testHashes},
 		{"disks", s.testDisks},
 		{"exports", s.testExports},
@@ -788,6 +789,39 @@ func (s *server) testDisks(t *testing.T) {
 	post(202, "name", "cut.img.gz")
 	s.disks.work(t, s.hasher.Handle)
 	if a := s.get(t, "/catalog/disks", 200); a.at(t, "jobs.0.status") != "failed" || a.at(t, "jobs.0.error") == nil {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func (s *server) testRenames(t *testing.T) {
+	post := func(status int, name, to string) *answer {
+		t.Helper()
+		return s.send(t, "POST", "/images/"+name+"/rename", status, quote("name", to))
+	}
+	for _, name := range []string{"before.img", "other.img"} {
+		s.do(t, request{method: "PUT", target: "/images/" + name, header: octets, body: name, status: 201})
+	}
+	post(404, "nothing.img", "after.img")
+	post(409, "before.img", "other.img")
+	post(422, "before.img", "after.txt")
+	if a := post(202, "before.img", "after.img"); a.object["status"] != "queued" {
+		t.Errorf("%s", a.body)
+	}
+	post(409, "before.img", "third.img")
+	s.renames.work(t, s.uploader.Handle)
+	if a := post(202, "before.img", "after.img"); a.object["status"] != "completed" || a.object["sha256"] == nil {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, "/catalog/renames", 200); a.at(t, "renames.0.status") != "completed" {
+		t.Errorf("%s", a.body)
+	}
+	s.form(t, "/images/after.img/rename", 202, url.Values{"name": {"before.img"}})
+	s.send(t, "DELETE", "/catalog/renames/after.img", 204, "")
+	s.send(t, "DELETE", "/catalog/renames/nothing.img", 404, "")
+	post(202, "after.img", "before.img")
+	s.send(t, "DELETE", "/images/after.img", 204, "")
+	s.renames.work(t, s.uploader.Handle)
+	if a := s.get(t, "/catalog/renames", 200); a.at(t, "renames.0.status") != "failed" || a.at(t, "renames.0.error") == nil {
 		t.Errorf("%s", a.body)
 	}
 }

@@ -74,7 +74,7 @@ type server struct {
 	exports  *exports.Function
 	hook     *hook.Hook
 
-	hashes, checks, disks, fetches, assemblies mailbox
+	hashes, checks, disks, fetches, renames, assemblies mailbox
 
 	free  atomic.Int64 // free space of the store in bytes; negative: not known
 	ready atomic.Pointer[error]
@@ -104,7 +104,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	s.activity = &activity.Log{Root: s.catalog, Now: time.Now, Log: log}
 	jobs := &job.Jobs{
 		Records: s.catalog, Owner: "test", Now: time.Now, Activity: s.activity, Metric: m, Log: log,
-		Queues: job.Queues{job.Hash: &s.hashes, job.Check: &s.checks, job.Disk: &s.disks, job.Fetch: &s.fetches},
+		Queues: job.Queues{job.Hash: &s.hashes, job.Check: &s.checks, job.Disk: &s.disks, job.Fetch: &s.fetches, job.Rename: &s.renames},
 	}
 	s.hasher = &hash.Function{
 		Images: s.images, Catalog: s.catalog, Bucket: "images", Jobs: jobs, Inspections: new(mailbox),
@@ -115,7 +115,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		Free: s.free.Load, Workers: 2, Now: time.Now, Log: log,
 	}
 	s.uploader = &upload.Function{
-		Images: s.images, Catalog: s.catalog, Links: setup.links, Inspections: new(mailbox), Assemblies: &s.assemblies, Activity: s.activity, Metric: m,
+		Images: s.images, Catalog: s.catalog, Links: setup.links, Inspections: new(mailbox), Assemblies: &s.assemblies, Jobs: jobs, Inventory: inv, Activity: s.activity, Metric: m,
 		Free: s.free.Load, Now: time.Now, Log: log,
 	}
 	s.hook = &hook.Hook{Event: func(objectevent.Event) {}, Unreadable: func(error) {}}

@@ -17,7 +17,7 @@ import (
 // eventKinds are all kinds of activity, with the kind of their subject.
 var eventKinds = map[string]string{
 	"image.uploaded": "image", "image.upload_failed": "image", "image.hashed": "image", "image.hash_failed": "image", "image.check_failed": "image",
-	"image.fetched": "image", "image.fetch_failed": "image", "image.deleted": "image", "image.uncached": "image",
+	"image.fetched": "image", "image.fetch_failed": "image", "image.renamed": "image", "image.deleted": "image", "image.uncached": "image",
 	"catalog.entry.added": "catalog", "catalog.entry.add_failed": "catalog", "catalog.entry.deleted": "catalog",
 	"catalog.manifest.replaced": "catalog",
 	"auth.login.succeeded":      "auth", "auth.login.failed": "auth", "auth.logout": "auth",

@@ -66,7 +66,7 @@ func TestImports(t *testing.T) {
 		"imageroot/shared/queue/mem":    {"local"},
 		"imageroot/shared/queue/sqs":    {"shared/cloud", "shared/lambda"},
 		"imageroot/shared/lambda":       {"shared/cloud"},
-		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "functions/exports", "functions/withcache", "local", "shared/cloud", "shared/inventory", "shared/kit"},
+		"imageroot/shared/job":          {"functions/catalog/pages", "functions/fetch", "functions/hash", "functions/exports", "functions/withcache", "functions/upload", "local", "shared/cloud", "shared/inventory", "shared/kit"},
 		"imageroot/shared/cloud":        {}, // Lambda entries only
 		"imageroot/templates":           {"functions/catalog/pages"},
 		"imageroot/local":               {"local", "local/doctor"},

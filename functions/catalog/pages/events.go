@@ -116,7 +116,7 @@ func (p *Pages) eventViews(s *inventory.Snapshot, events []activity.Event) []tem
 var words = map[string]string{
 	activity.ImageUploaded: "uploaded", activity.ImageUploadFailed: "upload failed", activity.ImageHashed: "hashed", activity.ImageHashFailed: "hash failed",
 	activity.ImageCheckFailed: "check failed", activity.ImageDiskMade: "disk made", activity.ImageDiskFailed: "disk failed",
-	activity.ImageFetched: "fetched", activity.ImageFetchFailed: "fetch failed", activity.ImageDescribed: "described", activity.ImageDeleted: "deleted",
+	activity.ImageFetched: "fetched", activity.ImageFetchFailed: "fetch failed", activity.ImageDescribed: "described", activity.ImageRenamed: "renamed", activity.ImageRenameFailed: "rename failed", activity.ImageDeleted: "deleted",
 	activity.ImageUncached: "bytes dropped", activity.ImageMissed: "asked for", activity.EntryAdded: "URL added", activity.EntryAddFailed: "adding a URL failed", activity.EntryDeleted: "URL deleted",
 	activity.ExportAdded: "export added", activity.ExportDeleted: "export deleted", activity.ManifestReplaced: "manifest replaced",
 	activity.LoginSucceeded: "logged in", activity.LoginFailed: "log-in failed", activity.Logout: "logged out",

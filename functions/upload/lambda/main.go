@@ -7,6 +7,7 @@ import (
 	"imageroot/functions/upload"
 	"imageroot/shared/cloud"
 	"imageroot/shared/config"
+	"imageroot/shared/job"
 	"imageroot/shared/lambda"
 )
 
@@ -18,10 +19,10 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		return nil, err
 	}
 	f := &upload.Function{
-		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Inspections: c.Queue(c.Lambda.InspectionQueue, nil), Activity: c.Activity, Metric: c.Metric,
+		Images: c.Images, Catalog: c.Catalog, Links: c.ImageLinks, Inspections: c.Queue(c.Lambda.InspectionQueue, nil), Jobs: c.Jobs, Inventory: c.Inventory, Activity: c.Activity, Metric: c.Metric,
 		Free: c.Free, Now: c.Now, Log: c.Log,
 	}
 	assemblies := c.Queue(c.Lambda.AssemblyQueue, f.GiveUp)
-	f.Assemblies = assemblies
+	f.Assemblies, f.Jobs.Queues = assemblies, job.Queues{job.Rename: assemblies}
 	return c.Function(f.Routes(), nil, f.Handle, assemblies), nil
 }

@@ -104,7 +104,7 @@ func Refused(t *testing.T, root store.Root, key store.Key, do func()) {
 		all := map[store.Key]string{}
 		for _, prefix := range []string{
 			layout.DigestPrefix, layout.EntryPrefix, layout.ExportPrefix, layout.FetchedPrefix, layout.ContentPrefix, layout.MetadataPrefix, layout.UploadPrefix, layout.HashJobPrefix,
-			layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.BlobPrefix, layout.DiskPrefix, "auth/",
+			layout.CheckJobPrefix, layout.DiskJobPrefix, layout.FetchJobPrefix, layout.RenameJobPrefix, layout.BlobPrefix, layout.DiskPrefix, "auth/",
 		} {
 			for info, err := range root.List(t.Context(), prefix, "") {
 				if err != nil {
