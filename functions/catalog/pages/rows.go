@@ -124,9 +124,13 @@ func chips(s *inventory.Snapshot, v url.Values) []templates.Chip {
 	base := known(v)
 	base.Del("cursor")
 	var list []templates.Chip
+	attention := "1 needs attention"
+	if s.Attention != 1 {
+		attention = count(int64(s.Attention)) + " need attention"
+	}
 	states := []struct{ value, text string }{
 		{"", "All " + count(int64(s.Len()))},
-		{"attention", count(int64(s.Attention)) + " need attention"},
+		{"attention", attention},
 		{"cached", "Cached"},
 		{"available", "Available"},
 	}
