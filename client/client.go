@@ -90,7 +90,7 @@ or elsewhere: imageroot login says which. To begin with one on this machine:
 	flags.StringVar(&a.url, "url", "", "URL of the server (default: IMAGEROOT_URL, the last login, http://localhost:8080)")
 	flags.StringVar(&a.tokenFile, "token-file", "", "file with the API token (default: IMAGEROOT_TOKEN, the login)")
 	flags.BoolVar(&a.json, "json", false, "print the server's JSON")
-	for _, c := range []*cobra.Command{a.ls(), a.show(), a.push(), a.flash(), a.add(), a.fetch(), a.pull(), a.label(), a.rm()} {
+	for _, c := range []*cobra.Command{a.ls(), a.show(), a.push(), a.flash(), a.add(), a.fetch(), a.pull(), a.label(), a.mv(), a.rm()} {
 		c.GroupID = groupImages
 		switch c.Name() {
 		case "show", "fetch", "pull", "label", "rm", "flash":

@@ -226,6 +226,10 @@ type Source struct {
 	// if the pages cannot delete it.
 	What, Key string
 	Name      image.Name
+	// Rename is the URL that renames it, or "". Fitting is the name whose suffix fits its
+	// content, or "" if its own fits.
+	Rename  string
+	Fitting image.Name
 }
 
 // Running are the jobs that have not ended.

@@ -231,9 +231,7 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	}
 	said := string(name[len(name)-len(format)-1:])
 	want := KindOf(format)
-	claimed, _ := format.Compression()
-	plain := said[:len(said)-len(claimed.Suffix)] // of the content inside
-	found, packed := c.Kind.compression()
+	_, packed := c.Kind.compression()
 	take := ""
 	if raw != "" {
 		take = "take it from " + raw + ", or "
@@ -244,18 +242,50 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	case c.Kind == want, want == "" && c.Kind.Raw():
 		return ""
 	case c.Kind == QCOW2:
-		return named + boots + "rename it to .qcow2"
+		return named + boots + "rename it to " + c.suffix(said)
 	case packed && want == QCOW2:
 		return named + ": what reads qcow2 images does not read it; decompress it"
 	case packed && want.Compressed():
-		return named + ": what decompresses it by its name fails; " + take + "rename it to " + plain + found.Suffix
+		return named + ": what decompresses it by its name fails; " + take + "rename it to " + c.suffix(said)
 	case packed:
-		return named + boots + "rename it to " + said + found.Suffix
+		return named + boots + "rename it to " + c.suffix(said)
 	case want.Compressed() && c.Kind.Raw():
-		if c.Kind != ISO9660 && strings.EqualFold(plain, ".iso") {
-			plain = ".img"
-		}
-		return named + " and not compressed: what decompresses it by its name fails; rename it to " + plain
+		return named + " and not compressed: what decompresses it by its name fails; rename it to " + c.suffix(said)
 	}
 	return named
+}
+
+// suffix returns the suffix of images with this content, in place of said, which does not
+// fit, or "" if another suffix does not help.
+func (c Content) suffix(said string) string {
+	format := image.Format(strings.ToLower(said[1:]))
+	claimed, _ := format.Compression()
+	plain := said[:len(said)-len(claimed.Suffix)] // of the content inside
+	found, packed := c.Kind.compression()
+	switch {
+	case c.Kind == QCOW2:
+		return ".qcow2"
+	case packed && KindOf(format) != QCOW2:
+		return plain + found.Suffix
+	case packed, !c.Kind.Raw(), !KindOf(format).Compressed():
+		return ""
+	case c.Kind != ISO9660 && strings.EqualFold(plain, ".iso"):
+		return ".img"
+	}
+	return plain
+}
+
+// Fitting returns the name with a suffix that fits this content. It returns "" if the name
+// fits, or if no name does; see [Content.Mismatch].
+func (c Content) Fitting(name image.Name) image.Name {
+	if c.Mismatch(name, "") == "" {
+		return ""
+	}
+	format, _ := image.FormatOf(name)
+	base := name[:len(name)-len(format)-1]
+	fitting := base + image.Name(c.suffix(string(name[len(base):])))
+	if fitting == base || !fitting.Valid() {
+		return ""
+	}
+	return fitting
 }

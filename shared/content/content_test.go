@@ -317,8 +317,8 @@ func TestAdvisedName(t *testing.T) {
 		got := content.Content{Kind: c.kind, What: "something"}
 		m := got.Mismatch(c.name, "/raw/x")
 		if c.want == "" {
-			if m == "" || strings.Contains(m, "rename") {
-				t.Errorf("%s called %s: %q", c.kind, c.name, m)
+			if m == "" || strings.Contains(m, "rename") || got.Fitting(c.name) != "" {
+				t.Errorf("%s called %s: %q, and %q fits", c.kind, c.name, m, got.Fitting(c.name))
 			}
 			continue
 		}
@@ -326,6 +326,9 @@ func TestAdvisedName(t *testing.T) {
 		if found == nil || found[1] != c.want {
 			t.Errorf("%s called %s: %q, want %s advised", c.kind, c.name, m, c.want)
 			continue
+		}
+		if fits := got.Fitting(c.name); !strings.HasSuffix(string(fits), found[1]) || got.Mismatch(fits, "") != "" {
+			t.Errorf("%s called %s: %s fits", c.kind, c.name, fits)
 		}
 		if _, ok := image.FormatOf(image.Name("a" + found[1])); !ok || got.Mismatch(image.Name("a"+found[1]), "/raw/x") != "" {
 			t.Errorf("%s called %s: %s is advised and does not fit", c.kind, c.name, found[1])

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -67,6 +68,18 @@ func TestRename(t *testing.T) {
 		t.Errorf("it was hashed again: %+v", j)
 	}
 	s.isAt(t, "other.img", "none.img", content(2, 1000))
+
+	sh := s.shell(t)
+	if out := sh.must(t, "mv", after, before); !strings.Contains(out, "renamed to "+before) {
+		t.Errorf("imageroot mv prints %q", out)
+	}
+	s.isAt(t, before, after, data)
+	if out := sh.must(t, "mv", "--json", before, after); !strings.Contains(out, `"status": "completed"`) && !strings.Contains(out, `"status":"completed"`) {
+		t.Errorf("imageroot mv --json prints %q", out)
+	}
+	if r := sh.run(t, "", "mv", after, "other.img"); r.code == 0 || !strings.Contains(r.err, "other.img") {
+		t.Errorf("imageroot mv to a name that is taken: status %d, %s", r.code, r.err)
+	}
 }
 
 // TestRenameOfAFile: a file that was copied into the directory keeps its digest, too.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/templates"
@@ -24,7 +25,7 @@ const (
 )
 
 // kinds are the kinds of jobs that the pages show.
-var kinds = []*job.Kind{job.Hash, job.Check, job.Disk, job.Fetch}
+var kinds = []*job.Kind{job.Hash, job.Check, job.Disk, job.Fetch, job.Rename}
 
 // jobs returns the jobs of the pages: those that have not ended, and the last ones that
 // have.
@@ -100,6 +101,8 @@ func kindOf(j *job.Job) jobKind {
 		return jobKind{"k", "/catalog/disks", "making the disk", "name"}
 	case j.Stage == job.Check.Name:
 		return jobKind{"h", "/catalog/hashes", "checking", "name"}
+	case j.Stage == job.Rename.Name:
+		return jobKind{"r", "/catalog/renames", "renaming to " + string(j.NewName), "name"}
 	case j.Src != "":
 		return jobKind{"d", "/catalog/downloads", "fetching", "src"}
 	}
@@ -118,6 +121,9 @@ func jobView(j *job.Job, now time.Time) templates.Job {
 	if j.Status == job.Failed {
 		v.Retry = &templates.Retry{Action: addBack(kind.path, "#"+v.ID), Field: kind.field, Value: cmp.Or(j.Src, string(j.Name))}
 	}
+	if v.Retry != nil && j.Stage == job.Rename.Name {
+		v.Retry.Action, v.Retry.Value = addBack(renamePath(j.Name), "#"+v.ID), string(j.NewName)
+	}
 	if j.BytesTotal != nil {
 		total := sizeOf(*j.BytesTotal)
 		v.Total, v.Value, v.Max = &total, j.BytesDone, *j.BytesTotal
@@ -134,6 +140,9 @@ func jobView(j *job.Job, now time.Time) templates.Job {
 	}
 	return v
 }
+
+// renamePath returns the URL that renames an image.
+func renamePath(name image.Name) string { return "/images/" + url.PathEscape(string(name)) + "/rename" }
 
 // cancelPath returns the URL that cancels a job, or dismisses its failure.
 func cancelPath(j *job.Job) string {
@@ -169,6 +178,7 @@ func (p *Pages) jobsOf(ctx context.Context, row *inventory.Row) (l inventory.Lis
 	}
 	for _, name := range row.Names {
 		add(job.Hash, string(name))
+		add(job.Rename, string(name))
 	}
 	for _, kind := range []*job.Kind{job.Check, job.Disk} {
 		add(kind, string(row.Digest()))

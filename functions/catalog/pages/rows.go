@@ -377,6 +377,10 @@ func (p *Pages) sources(row *inventory.Row) (list []templates.Source) {
 		switch s.Kind {
 		case inventory.Local:
 			src.Location, src.What, src.Key = p.Location+string(s.Name), "image", string(s.Name)
+			src.Rename = renamePath(s.Name)
+			if row.Known != nil {
+				src.Fitting = row.Known.Fitting(s.Name)
+			}
 		case inventory.URL:
 			src.What, src.Key = "entry", s.Location
 		}
