@@ -380,6 +380,36 @@ func TestMessagesAreNoPromise(t *testing.T) {
 	}
 }
 
+// TestRename: S3 copies an image, and its digest, its sidecar and its primary name follow.
+func TestRename(t *testing.T) {
+	w := newWorld(t)
+	data := []byte("an image whose suffix is wrong")
+	sum := hexSum(data)
+	w.put("before +ü.img", data)
+	w.hashed("before +ü.img", sum)
+	w.want(200, "PATCH", "/catalog/images/"+sum, map[string]string{"name": "before +ü.img"})
+	path := "/images/" + url.PathEscape("before +ü.img") + "/rename"
+	w.want(404, "POST", "/images/none.img/rename", map[string]string{"name": "after.raw"})
+	w.want(202, "POST", path, map[string]string{"name": "after.raw"})
+	if job := w.ended("renames", "before +ü.img"); job.Status != "completed" || job.SHA256 == nil || *job.SHA256 != sum {
+		t.Errorf("%+v", job)
+	}
+	w.until("the image has the new name alone", func() bool {
+		r := w.want(200, "GET", "/catalog", nil)
+		return strings.Contains(string(r.body), `"names":["after.raw"]`) && strings.Contains(string(r.body), sum)
+	})
+	for _, job := range w.jobs("hashes") {
+		if job.Name == "after.raw" {
+			t.Errorf("it was hashed again: %+v", job)
+		}
+	}
+	w.want(202, "POST", path, map[string]string{"name": "after.raw"}) // once more
+	w.want(204, "DELETE", "/catalog/renames/"+url.PathEscape("before +ü.img"), nil)
+	if r := w.want(200, "GET", "/events?kind=image.renamed", nil); !strings.Contains(string(r.body), "after.raw") {
+		t.Errorf("activity: %v", r)
+	}
+}
+
 // TestPoison: a task that fails each time ends in the dead-letter queue, its
 // job fails, and can be requested again.
 func TestPoison(t *testing.T) {
@@ -666,6 +696,7 @@ func TestReconcile(t *testing.T) {
 	ref := strings.Repeat("ab", 32)
 	keys := map[string]string{
 		"jobs/hash/gone.img":                 `{"nonce":"x","name":"gone.img","status":"completed","finished_at":"` + stamp + `"}`,
+		"jobs/rename/gone.img":               `{"nonce":"x","name":"gone.img","new_name":"a.img","status":"completed","finished_at":"` + stamp + `"}`,
 		"jobs/fetch/" + ref:                  `{"nonce":"x","name":"gone.img","ref":"` + ref + `","status":"failed","finished_at":"` + stamp + `"}`,
 		"fetched/" + ref:                     `{"nonce":"x","src":"https://example.com/gone.img","sha256":"` + ref + `","size_bytes":28}`,
 		"blobs/" + ref:                       "bytes that nothing stands for",
