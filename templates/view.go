@@ -119,8 +119,9 @@ type Summary struct {
 
 // Catalog is a page of the rows of a search.
 type Catalog struct {
-	// Problem is the error of the manifest, or "".
+	// Problem is the error of the manifest, or "". Notes are its warnings.
 	Problem string
+	Notes   []string
 	Summary Summary
 	Chips   []Chip
 	Rows    []Row
@@ -200,6 +201,7 @@ type Actions struct {
 	// Download is the path of the bytes, or "". Raw is the path of the disk in them,
 	// if it has other bytes, and Disk the name of that.
 	Download  string
+	Flash     bool // the page of the image says how to flash it
 	Raw, Disk string
 	// MakeDisk is set if the disk can be expanded, and is not.
 	MakeDisk bool

@@ -133,6 +133,9 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 	if s.Problem != "" {
 		answer.Warnings = append(answer.Warnings, s.Problem)
 	}
+	for _, w := range s.ManifestWarnings() {
+		answer.Warnings = append(answer.Warnings, string(layout.ManifestKey)+", "+w)
+	}
 	return web.JSON(w, http.StatusOK, answer)
 }
 
@@ -179,7 +182,7 @@ func (f *Function) encodeListing(to io.Writer, s *inventory.Snapshot, base strin
 	before := "["
 	for h := range s.Heads() {
 		src, ok := publicURL(base, h)
-		if !ok {
+		if !ok || !h.Format().Image() {
 			continue
 		}
 		l := listed{Name: h.Name, Format: string(h.Format()), URL: src, Cached: h.Cached}

@@ -90,7 +90,11 @@ func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	f.Activity.ByOperator(r, activity.ManifestReplaced, string(layout.ManifestKey), "replaced the manifest", map[string]any{"images": len(m.Images)})
-	return web.Answer(w, r, http.StatusOK, map[string]int{"images": len(m.Images)}, "the manifest was replaced")
+	warnings := []string{}
+	for _, w := range m.Warnings {
+		warnings = append(warnings, w.String())
+	}
+	return web.Answer(w, r, http.StatusOK, map[string]any{"images": len(m.Images), "warnings": warnings}, "the manifest was replaced")
 }
 
 func (f *Function) removeManifest(w http.ResponseWriter, r *http.Request) error {

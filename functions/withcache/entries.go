@@ -73,9 +73,12 @@ func (in *request) member(key string) any {
 
 // words returns the name and the metadata that a request gives an image.
 func (in *request) words() (*metadata.Words, error) {
-	name, _, err := image.Named(in.Name, in.Format)
-	if err != nil && in.Format != "" {
+	name, format, err := image.Named(in.Name, in.Format)
+	switch {
+	case err != nil && in.Format != "":
 		return nil, problem.New(problem.Invalid, err.Error())
+	case err == nil && !format.Image():
+		return nil, problem.Newf(problem.Invalid, "%s is no format of disk images: list the file in the manifest", format)
 	}
 	words := &metadata.Words{Name: name}
 	if in.Name != string(name) {
@@ -140,7 +143,7 @@ func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 // named returns the sources whose name for clients is name, those of entries first.
 func named(s *inventory.Snapshot, name string) (found []origin) {
 	names := []image.Name{image.Name(name)}
-	for _, format := range image.Formats() {
+	for _, format := range append(image.Formats(), "tar.gz", "tar.xz", "tar.zst") {
 		if n := image.Titled(name, format); !slices.Contains(names, n) {
 			names = append(names, n)
 		}

@@ -156,7 +156,10 @@ func encode(to io.Writer, s *inventory.Snapshot, base string) error {
 
 // itemOf returns the item of a source of a row whose bytes are here.
 func itemOf(h *inventory.Head, src inventory.Source, said metadata.Fields, base string) item {
-	format, _ := image.FormatOf(src.Name)
+	_, format, _ := image.Named(string(src.Name), "")
+	if format == "" {
+		format = h.Format()
+	}
 	it := item{
 		Name: nameOf(src, format), Src: src.Location, Format: format, Arch: machine(said.Architecture), SHA256: h.SHA256, SizeBytes: h.SizeBytes,
 		Description: said.Description, NetbootRef: said.Labels[netbootRef],

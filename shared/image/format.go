@@ -3,6 +3,7 @@ package image
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -115,23 +116,37 @@ func DiskName(name Name) Name {
 	return name[:len(name)-len(c.Suffix)]
 }
 
-// Named returns the name of an image that a publisher calls name, and its format. If name
-// has no suffix of an image, it is a title, and format says the suffix. The error is a
-// [*NameError].
+// Image reports whether f is a format of disk images. A manifest may list other files, too.
+func (f Format) Image() bool { return slices.Contains(formats, f) }
+
+// otherFormat matches the formats that a file may have that is no disk image.
+var otherFormat = regexp.MustCompile(`^[a-z0-9][a-z0-9._+-]{0,31}$`)
+
+// Named returns the name of a file that a publisher calls name, and its format, which need
+// not be one of disk images. If name has no suffix of an image, it is a title, and format,
+// if that is not empty, says the suffix. The error is a [*NameError].
 func Named(name, format string) (Name, Format, error) {
-	n, err := ParseName(name)
-	f, _ := FormatOf(n)
-	switch {
-	case err == nil && format != "" && !strings.EqualFold(format, string(f)):
-		return "", "", &NameError{fmt.Sprintf("format is %.40q, but the name says %q", format, f)}
-	case err == nil || format == "":
-		return n, f, err
+	given := Format(strings.ToLower(strings.TrimPrefix(format, ".")))
+	own, known := FormatOf(Name(name))
+	if !known {
+		own = tarball(strings.ToLower(name))
 	}
-	f = Format(strings.ToLower(strings.TrimPrefix(format, ".")))
-	if !slices.Contains(formats, f) {
+	switch {
+	case known || given == "" && own == "":
+		if n, err := ParseName(name); err != nil {
+			return "", "", err
+		} else if given == "" || given == own {
+			return n, own, nil
+		}
+	case given == "":
+		given = own
+	case !otherFormat.MatchString(string(given)):
 		return "", "", &NameError{fmt.Sprintf("format is %.40q, which is none of %s", format, FormatList())}
 	}
-	return Titled(name, f), f, nil
+	if own != "" && own != given {
+		return "", "", &NameError{fmt.Sprintf("format is %.40q, but the name says %q", format, own)}
+	}
+	return Titled(name, given), given, nil
 }
 
 // Titled returns the name of an image of this format that has a title: the title, without

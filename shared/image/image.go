@@ -39,7 +39,7 @@ func ParseName(s string) (Name, error) {
 	if _, ok := FormatOf(Name(s)); ok {
 		return Name(s), nil
 	}
-	if isTarball(strings.ToLower(s)) {
+	if tarball(strings.ToLower(s)) != "" {
 		return "", &NameError{"a tarball is not a disk image: extract it and upload the image inside (" + FormatList() + ")"}
 	}
 	return "", &NameError{"the name must end in one of " + FormatList()}
@@ -76,14 +76,18 @@ func Join(names []Name) string {
 	return b.String()
 }
 
-func isTarball(lower string) bool {
+// tarball returns the suffix of the name of a tarball, which is in lower case, or "".
+func tarball(lower string) Format {
 	for _, s := range []string{".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tlz"} {
 		if strings.HasSuffix(lower, s) {
-			return true
+			return Format(s[1:])
 		}
 	}
 	i := strings.LastIndex(lower, ".tar.")
-	return i >= 0 && !strings.Contains(lower[i+len(".tar."):], ".")
+	if i < 0 || strings.Contains(lower[i+len(".tar."):], ".") {
+		return ""
+	}
+	return Format(lower[i+1:])
 }
 
 // CheckSegment checks the rules for every name in the image root, with any

@@ -282,6 +282,9 @@ func (in *inputs) row(pieces []*piece, k known, raw func(image.Name) string) Row
 		r.name(p)
 	}
 	in.noteFailures(&r)
+	if !r.Format.Image() {
+		r.Warnings = append(r.Warnings, noImage(r.Format))
+	}
 	if k.content != nil {
 		r.describe(k.content, raw)
 	}
@@ -291,6 +294,11 @@ func (in *inputs) row(pieces []*piece, k known, raw func(image.Name) string) Row
 		r.Metadata.Name = &metadata.Value[image.Name]{Value: r.Names[0], From: metadata.Operator}
 	}
 	return r
+}
+
+// noImage returns the warning of a row of a format that disk images do not have.
+func noImage(f image.Format) string {
+	return string(f) + " is no format of disk images: the file is not offered for flashing"
 }
 
 // compareNames puts the name that the operator chose first, then the one known longest.
@@ -400,7 +408,8 @@ func (in *inputs) head(pieces []*piece, k known) *Head {
 			h.more.members = append(h.more.members, p.member)
 		}
 	}
-	h.Attention = len(r.Warnings) > 0
+	h.Attention = slices.ContainsFunc(r.Warnings, func(w string) bool { return w != noImage(r.Format) })
+	h.NoDisk = h.NoDisk || !r.Format.Image()
 	h.facts = factsOf(&r, h.text)
 	return h
 }

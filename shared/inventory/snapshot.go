@@ -183,6 +183,17 @@ func under(list sorted.List[labelled], label string) iter.Seq[labelled] {
 	}
 }
 
+// ManifestWarnings returns what [Snapshot.Problem] does not say: warnings about the
+// manifest that is in force.
+func (s *Snapshot) ManifestWarnings() (warnings []string) {
+	if s.in.manifest != nil {
+		for _, w := range s.in.manifest.Warnings {
+			warnings = append(warnings, w.String())
+		}
+	}
+	return warnings
+}
+
 // Len returns the number of rows.
 func (s *Snapshot) Len() int { return s.rows.Len() }
 

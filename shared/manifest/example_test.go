@@ -33,12 +33,12 @@ func ExampleParse_refused() {
 [[images]]
 name = "debian-12.qcow2"
 src = "https:///debian-12.qcow2"
-sha-256 = "486e"
+size_bytes = "12"
 `))
 	fmt.Println(err)
 	// Output:
 	// line 5: images[0] "debian-12.qcow2": src names no host
-	// line 6: images[0] "debian-12.qcow2": unknown key "sha-256"; known are name, src, sha256, sha512, format, size_bytes, arch, title, description, system, version, architecture, release_date, icon, init_format, home_page, devices, labels
+	// line 6: images[0] "debian-12.qcow2": size_bytes must be a whole number, 0 or more
 }
 
 func ExampleEncode() {

@@ -8,7 +8,7 @@
 //	src = "https://example.org/debian-12.qcow2"  # required: an absolute URL (package source)
 //	sha256 = "..."                               # 64 hex digits
 //	sha512 = "..."                               # 128 hex digits
-//	format = "qcow2"                             # must match the suffix of the name
+//	format = "qcow2"                             # must match the suffix of the name, if that has one
 //	size_bytes = 1234
 //
 // and what the image is, in the fields of package metadata, of which "arch" is another name
@@ -29,8 +29,13 @@
 // The version of the manifest must precede the first image. Two names must differ in more than case. A src
 // must not contain a user name or password.
 //
-// A manifest is accepted or refused as a whole. Unknown keys are refused: with a
-// misspelt "sha256", an image would be fetched without verification.
+// A name without the suffix of an image is a title: the image gets the title with the
+// suffix that format says as its name. A file whose format is none of disk images (tar.gz)
+// is listed as well.
+//
+// A manifest is accepted or refused as a whole. Publishers write keys of their own, so
+// unknown keys are warned of: with a misspelt "sha256", an image is fetched without
+// verification. Those of an image are kept as labels, if a label can have their value.
 package manifest
 
 import (
@@ -55,6 +60,9 @@ const (
 // A Manifest is a parsed catalog.toml.
 type Manifest struct {
 	Images []Image
+	// Warnings are about what [Parse] accepted and did not understand, the first ones, in
+	// the order of their lines.
+	Warnings []Problem
 }
 
 // An Image is an image of a manifest.
@@ -63,7 +71,7 @@ type Image struct {
 	Src       string        `toml:"src"`
 	SHA256    layout.SHA256 `toml:"sha256,omitempty"` // lower-case hexadecimal, or empty if unknown
 	SHA512    string        `toml:"sha512,omitempty"` // lower-case hexadecimal, or empty if unknown
-	Format    image.Format  `toml:"format,omitempty"` // that of Name
+	Format    image.Format  `toml:"format,omitempty"` // that of Name; not always one of disk images
 	SizeBytes *int64        `toml:"size_bytes,omitempty"`
 	metadata.Fields
 }
@@ -75,7 +83,7 @@ const maxProblems = 10
 // in the order of their lines.
 type Error struct{ Problems []Problem }
 
-// A Problem is one reason to refuse a manifest.
+// A Problem is one reason to refuse a manifest, or a warning.
 type Problem struct {
 	Line   int // from 1
 	Reason string
@@ -84,10 +92,12 @@ type Problem struct {
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
-		lines[i] = fmt.Sprintf("line %d: %s", p.Line, p.Reason)
+		lines[i] = p.String()
 	}
 	return strings.Join(lines, "\n")
 }
+
+func (p Problem) String() string { return fmt.Sprintf("line %d: %s", p.Line, p.Reason) }
 
 // Encode writes a manifest of images as TOML, in one Write for its beginning and one
 // for each image. [Parse] returns these images if each is valid and the limits hold.

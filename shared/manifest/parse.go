@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -34,8 +35,10 @@ func Parse(data []byte) (*Manifest, error) {
 	}
 	p := parser{data: slices.Clip(bytes.TrimPrefix(data, []byte("\ufeff"))), names: map[string]int{}}
 	p.parse()
+	byLine := func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) }
+	slices.SortStableFunc(p.manifest.Warnings, byLine)
 	if len(p.problems) > 0 {
-		slices.SortStableFunc(p.problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+		slices.SortStableFunc(p.problems, byLine)
 		return nil, &Error{p.problems}
 	}
 	return &p.manifest, nil
@@ -51,6 +54,7 @@ type parser struct {
 	array   bool           // "images = [...]" was read
 	row     *row           // of the current [[images]] table
 	labels  bool           // below [images.labels], of that row
+	skip    bool           // below an unknown table of that row
 	names   map[string]int // name in lower case to the index of its row
 
 	// The last offset of lineAt and its line. Offsets mostly ascend, so finding
@@ -64,7 +68,9 @@ type row struct {
 	line   int
 	lines  map[string]int // of the keys that were read
 	image  Image
-	format string // as given; it must be the one of the name
+	format string // as given
+	// unknown has the values of unknown keys, which become labels.
+	unknown map[string]string
 }
 
 func (p *parser) full() bool { return len(p.problems) >= maxProblems }
@@ -73,6 +79,18 @@ func (p *parser) fail(line int, format string, args ...any) {
 	if !p.full() {
 		p.problems = append(p.problems, Problem{line, fmt.Sprintf(format, args...)})
 	}
+}
+
+// warn adds a warning about a row, or about the manifest if r is nil.
+func (p *parser) warn(r *row, line int, format string, args ...any) {
+	if len(p.manifest.Warnings) >= maxProblems {
+		return
+	}
+	reason := fmt.Sprintf(format, args...)
+	if r != nil {
+		reason = r.String() + ": " + reason
+	}
+	p.manifest.Warnings = append(p.manifest.Warnings, Problem{line, reason})
 }
 
 // lineOf returns the first line of a node that is a key or an inline table. Other
@@ -99,6 +117,7 @@ func (p *parser) parse() {
 		switch e := p.toml.Expression(); e.Kind {
 		case unstable.KeyValue:
 			switch {
+			case p.skip:
 			case p.labels:
 				p.label(p.row, e, false)
 			case p.row != nil:
@@ -108,13 +127,18 @@ func (p *parser) parse() {
 			}
 		case unstable.Table, unstable.ArrayTable:
 			inTable = true
-			if key, line := p.key(e); key == "images.labels" && e.Kind == unstable.Table && p.row != nil && !p.labels {
+			key, line := p.key(e)
+			switch p.skip = false; {
+			case key == "images.labels" && e.Kind == unstable.Table && p.row != nil && !p.labels:
 				p.labelTable(p.row, line)
-				continue
+			case strings.HasPrefix(key, "images.") && key != "images.labels" && p.row != nil:
+				p.warn(p.row, line, "unknown table %.100q", key)
+				p.labels, p.skip = false, true
+			default:
+				p.finish(p.row)
+				p.row, p.labels = nil, false
+				p.header(e)
 			}
-			p.finish(p.row)
-			p.row, p.labels = nil, false
-			p.header(e)
 		}
 	}
 	p.finish(p.row)
@@ -139,8 +163,10 @@ func (p *parser) syntax(err error) {
 func (p *parser) header(e *unstable.Node) {
 	key, line := p.key(e)
 	switch {
+	case key == "images.labels":
+		p.fail(line, "unknown table %.100q; the labels of an image are below its [[images]], once", key)
 	case key != "images":
-		p.fail(line, "unknown table %.100q; the only one is [[images]]", key)
+		p.warn(nil, line, "unknown table %.100q", key)
 	case e.Kind == unstable.Table:
 		p.fail(line, "images must be [[images]], with two brackets")
 	case p.array:
@@ -171,7 +197,7 @@ func (p *parser) topValue(e *unstable.Node) {
 		p.array = true
 		p.inlineRows(v, line)
 	default:
-		p.fail(line, "unknown key %.100q; known are version and images", key)
+		p.warn(nil, line, "unknown key %.100q", key)
 	}
 }
 
@@ -205,7 +231,7 @@ func (p *parser) newRow(line int) *row {
 		return nil
 	}
 	p.manifest.Images = append(p.manifest.Images, Image{})
-	return &row{index: n, line: line, lines: map[string]int{}}
+	return &row{index: n, line: line, lines: map[string]int{}, unknown: map[string]string{}}
 }
 
 // key returns a key, with its dots, and its line.
@@ -225,15 +251,25 @@ func (p *parser) key(e *unstable.Node) (key string, line int) {
 	return b.String(), line
 }
 
-// failRow reports a problem of a row. Rows count from 0, as in a path into the
-// document.
-func (p *parser) failRow(r *row, line int, format string, args ...any) {
+// String returns the place of a row. Rows count from 0, as in a path into the document.
+func (r *row) String() string {
 	name := ""
 	if r.image.Name != "" {
 		name = fmt.Sprintf(" %.300q", r.image.Name)
 	}
-	p.fail(line, "images[%d]%s: %s", r.index, name, fmt.Sprintf(format, args...))
+	return fmt.Sprintf("images[%d]%s", r.index, name)
 }
+
+// failRow reports a problem of a row.
+func (p *parser) failRow(r *row, line int, format string, args ...any) {
+	p.fail(line, "%s: %s", r, fmt.Sprintf(format, args...))
+}
+
+// maxUnknown limits the unknown keys of an image that are kept.
+const maxUnknown = 32
+
+// elsewhere are keys that mean something to other programs.
+var elsewhere = []string{"netboot_ref", "resolved_src"}
 
 func (p *parser) rowValue(r *row, e *unstable.Node) {
 	key, line := p.key(e)
@@ -295,7 +331,15 @@ func (p *parser) rowValue(r *row, e *unstable.Node) {
 	default:
 		to, ok := r.image.Text(key)
 		if !ok {
-			p.failRow(r, line, "unknown key %.100q; known are name, src, sha256, sha512, format, size_bytes, arch, %s", key, strings.Join(metadata.Keys(), ", "))
+			if !slices.Contains(elsewhere, key) {
+				p.warn(r, line, "unknown key %.100q", key)
+			}
+			switch v.Kind {
+			case unstable.String, unstable.Integer, unstable.Float, unstable.Bool:
+				if len(r.unknown) < maxUnknown {
+					r.unknown[key] = string(v.Data)
+				}
+			}
 			return // not added to lines: the number of unknown keys is unbounded
 		}
 		if _, err := integer(v); err == nil && key == "version" {
@@ -388,6 +432,15 @@ func (p *parser) finish(r *row) {
 	if _, ok := r.lines["src"]; !ok {
 		p.failRow(r, r.line, "src is missing")
 	}
+	if a := r.image.Architecture; a != "" {
+		if _, ok := metadata.Architecture(a); !ok {
+			p.warn(r, r.lines["architecture"], "%.40q is none of the architectures %s", a, strings.Join(metadata.Architectures, ", "))
+			r.unknown["arch"], r.image.Architecture = a, ""
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(r.unknown)) {
+		r.image.AddLabel(key, r.unknown[key])
+	}
 	if e, ok := errors.AsType[*metadata.Error](r.image.Check()); ok {
 		field, _, _ := strings.Cut(e.Field, ".")
 		p.failRow(r, cmp.Or(r.lines[field], r.line), "%s", e)
@@ -396,15 +449,19 @@ func (p *parser) finish(r *row) {
 }
 
 func (p *parser) finishName(r *row, line int) {
-	if _, err := image.ParseName(string(r.image.Name)); err != nil {
-		p.failRow(r, line, "%s", err)
+	given := string(r.image.Name)
+	name, format, err := image.Named(given, r.format)
+	if err != nil {
+		p.failRow(r, cmp.Or(r.lines["format"], line), "%s", err)
 		return
 	}
-	f, _ := image.FormatOf(r.image.Name)
-	r.image.Format = f
-	if r.format != "" && !strings.EqualFold(r.format, string(f)) {
-		p.failRow(r, r.lines["format"], "format is %.40q, but the name says %q", r.format, f)
+	if !format.Image() {
+		p.warn(r, cmp.Or(r.lines["format"], line), "%s is no format of disk images: the file is listed, and not offered for flashing", format)
 	}
+	if r.image.Title == "" && given != string(name) {
+		r.image.Title = given
+	}
+	r.image.Name, r.image.Format = name, format
 	folded := strings.ToLower(string(r.image.Name))
 	if first, taken := p.names[folded]; taken {
 		p.failRow(r, line, "images[%d] has that name already; names compare without case", first)

@@ -165,6 +165,18 @@ func (f *Fields) Check() error {
 	return nil
 }
 
+// AddLabel adds a label, unless there is one with this key, or no label can have this key
+// and value.
+func (f *Fields) AddLabel(key, value string) {
+	if _, ok := f.Labels[key]; ok || len(f.Labels) >= MaxLabels || !labelForm.MatchString(key) || plain(key, value, maxLabel) != nil {
+		return
+	}
+	if f.Labels == nil {
+		f.Labels = map[string]string{}
+	}
+	f.Labels[key] = value
+}
+
 func (t *text) check(value string) error {
 	if value == "" {
 		return nil

@@ -191,7 +191,7 @@ func (c *Client) resolve(ctx context.Context, l Location, ask func(context.Conte
 		return nil, err
 	}
 	r.URL, r.Name = u.Canonical, cmp.Or(l.Name, r.Name)
-	if _, err = image.ParseName(string(r.Name)); err != nil {
+	if _, err = image.ParseName(string(r.Name)); err != nil && l.Name == "" {
 		return nil, unresolvable(err, "%s holds %q, which is not an image: %v", u.Host, r.Name, err)
 	}
 	r.Format, _ = image.FormatOf(r.Name)

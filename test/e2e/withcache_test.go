@@ -291,9 +291,12 @@ func TestWithcacheEntries(t *testing.T) {
 	before := listed()
 	s.Kill(t)
 	s.start(t)
-	if after := listed(); after != before {
-		t.Errorf("%s, before %s", after, before)
-	}
+	eventually(t, within, "the catalog is as before the kill", func() error {
+		if after := listed(); after != before {
+			return fmt.Errorf("%s, before %s", after, before)
+		}
+		return nil
+	})
 
 	// One click on a miss fetches the image.
 	wanted := p.File("/wanted.img", content(6, 1000))
@@ -306,4 +309,85 @@ func TestWithcacheEntries(t *testing.T) {
 	form := url.Values{"src": {wanted}}.Encode()
 	s.Do(t, http.MethodPost, "/withcache/misses", strings.NewReader(form), withCookie(session), anonymous, header("Content-Type", "application/x-www-form-urlencoded"), header("Accept", "text/html")).Must(t, 303)
 	ready("wanted.img", sum(content(6, 1000)))
+}
+
+// A manifest that a publisher wrote for withcache and bty is taken unchanged.
+func TestWithcacheManifest(t *testing.T) {
+	t.Parallel()
+	p := publish(t)
+	s := Start(t, Options{})
+	m := newMaker(t)
+	disk, bundle := m.make("gzip -1 -c raw >x"), m.make("tar -czf x raw")
+	src, bundled := p.File("/latest", disk), p.File("/netboot", bundle)
+	const title, boot = "nosi debian-13-headless (x86_64, latest)", "nosi debian-13 netboot"
+	var put struct {
+		Images   int
+		Warnings []string
+	}
+	s.putManifest(t, fmt.Sprintf(`version = 1
+
+# nosi image catalog, bty-compatible (schema v1).
+
+[[images]]
+name = %q
+src = %q
+format = "img.gz"
+arch = "x86_64"
+description = "Debian 13 \"headless\""
+netboot_ref = %q
+variant = "headless"
+
+[[images]]
+name = %q
+src = %q
+format = "tar.gz"
+`, title, src, boot, boot, bundled)).Must(t, accepted...).JSON(t, &put)
+	if put.Images != 2 || len(put.Warnings) != 2 || !strings.Contains(put.Warnings[0], `unknown key "variant"`) || !strings.Contains(put.Warnings[1], "tar.gz") {
+		t.Errorf("%+v", put)
+	}
+	for _, name := range []string{title, boot} {
+		s.Do(t, http.MethodPost, "/withcache/catalog/entries/"+url.PathEscape(name)+"/download", nil).Must(t, 202)
+	}
+	eventually(t, within, "both are fetched", func() error {
+		if got := s.cache(t); len(got) != 2 {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
+	got := s.cache(t)
+	if e := got[title]; e.Src != src || e.Format != "img.gz" || e.Arch != "x86_64" || e.NetbootRef != boot || e.Description != `Debian 13 "headless"` || e.SHA256 != sum(disk) {
+		t.Errorf("%+v", e)
+	}
+	if e := got[boot]; e.Src != bundled || e.Format != "tar.gz" || e.SHA256 != sum(bundle) {
+		t.Errorf("%+v", e)
+	}
+	if r := s.get(t, cachedAt(bundled), anonymous).Must(t, 200); string(r.Body) != string(bundle) {
+		t.Errorf("%v", r)
+	}
+
+	// What is no disk image is in the catalog, and in nothing that is for flashing.
+	row := s.WaitRow(t, boot+".tar.gz", "inspected", nil)
+	if row.Format != "tar.gz" || len(row.Warnings) == 0 {
+		t.Errorf("%+v", row)
+	}
+	for _, path := range []string{"/images", "/images/SHA256SUMS", "/raw/SHA256SUMS", "/os_list.json", "/boot.ipxe"} {
+		if r := s.get(t, path, anonymous).Must(t, 200); strings.Contains(string(r.Body), "netboot") && !strings.Contains(path, "os_list") || strings.Contains(string(r.Body), sum(bundle)) {
+			t.Errorf("%s: %s", path, r.Body)
+		}
+	}
+	session := s.Login(t, password)
+	page := string(s.get(t, "/ui/images", withCookie(session), anonymous).Must(t, 200).Body)
+	if strings.Contains(page, "Flash "+boot) || !strings.Contains(page, "Download "+boot) || !strings.Contains(page, "Flash "+title) || !strings.Contains(page, "variant") {
+		t.Errorf("%s", page)
+	}
+	if page := string(s.get(t, "/ui/images/"+sum(bundle), withCookie(session), anonymous).Must(t, 200).Body); strings.Contains(page, "flash.sh") || !strings.Contains(page, "no format of disk images") {
+		t.Errorf("%s", page)
+	}
+	// Another imageroot takes the catalog.
+	exported := string(s.get(t, "/catalog.toml", anonymous).Must(t, 200).Body)
+	other := Start(t, Options{})
+	other.putManifest(t, exported).Must(t, accepted...)
+	if r, ok := other.Row(t, title+".img.gz"); !ok || len(other.Rows(t)) != 2 {
+		t.Errorf("%+v of %s", r, exported)
+	}
 }

@@ -26,7 +26,7 @@ func listable(name image.Name) bool { return !strings.ContainsFunc(string(name),
 // encodeChecksums writes a checksum file of all names by which /images serves an image.
 func encodeChecksums(to io.Writer, s *inventory.Snapshot, _ Server) error {
 	for h := range s.Heads() {
-		if !h.Cached || h.SHA256 == "" {
+		if !h.Cached || h.SHA256 == "" || !h.Format().Image() {
 			continue
 		}
 		var lines strings.Builder

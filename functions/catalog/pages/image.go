@@ -442,7 +442,7 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
 // flash returns the commands that write an image to a disk, or nil if its bytes are not
 // here.
 func (p *Pages) flash(r *http.Request, row *inventory.Row) *templates.Flash {
-	if !row.Cached || row.SHA256 == nil {
+	if !row.Cached || row.SHA256 == nil || !row.Format.Image() {
 		return nil
 	}
 	base, sha, name := p.baseURL(r), row.Digest(), row.Names[0]

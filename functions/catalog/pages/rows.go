@@ -53,7 +53,7 @@ func (p *Pages) rows(r *http.Request, s *inventory.Snapshot, v url.Values, jobs 
 		return templates.Fragment{}, err
 	}
 	c := templates.Catalog{
-		Problem: s.Problem, Total: count(int64(found.Total)), One: found.Total == 1, Searched: strings.TrimSpace(q.Text) != "" || len(filtersOf(v)) > 0,
+		Problem: s.Problem, Notes: s.ManifestWarnings(), Total: count(int64(found.Total)), One: found.Total == 1, Searched: strings.TrimSpace(q.Text) != "" || len(filtersOf(v)) > 0,
 		Columns: columns(v, q.Sort), Chips: chips(s, v),
 		Summary: templates.Summary{Stored: sizeOf(s.StoredBytes), Location: p.Location},
 	}
@@ -348,7 +348,7 @@ func (p *Pages) actions(row *inventory.Row, fetching map[string]job.Status) temp
 		}
 	}
 	if row.Cached && row.SHA256 != nil {
-		a.Download = catalog.ImagePath(row.Digest(), row.Names[0])
+		a.Download, a.Flash = catalog.ImagePath(row.Digest(), row.Names[0]), row.Format.Image()
 		if k != nil && !k.Kind.Raw() {
 			a.Raw, a.Disk = p.RawPath(row.Head), string(image.DiskName(row.Names[0]))
 			a.MakeDisk = p.CanMakeDisk(row.Head)
