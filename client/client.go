@@ -25,6 +25,8 @@ type Program struct {
 	Usage func(io.Writer)
 	// Doctor runs imageroot doctor with its flags.
 	Doctor func(ctx context.Context, args []string) error
+	// Key runs imageroot key with its flags.
+	Key func(ctx context.Context, args []string) error
 	// Environment is what the environment says.
 	Environment config.Client
 	Version     string
@@ -100,7 +102,7 @@ or elsewhere: imageroot login says which. To begin with one on this machine:
 		}
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.login(), a.completion(), a.doctor()} {
+	for _, c := range []*cobra.Command{a.login(), a.completion(), a.doctor(), a.key()} {
 		c.GroupID = groupOther
 		root.AddCommand(c)
 	}
@@ -130,6 +132,16 @@ func (a *app) doctor() *cobra.Command {
 		// The server's own parser reads the flags.
 		DisableFlagParsing: true,
 		RunE:               func(c *cobra.Command, args []string) error { return a.Doctor(c.Context(), args) },
+	}
+}
+
+func (a *app) key() *cobra.Command {
+	return &cobra.Command{
+		Use:   "key [FLAGS OF THE SERVER]",
+		Short: "Make the key by which a server on this machine signs SHA256SUMS",
+		// The server's own parser reads the flags.
+		DisableFlagParsing: true,
+		RunE:               func(c *cobra.Command, args []string) error { return a.Key(c.Context(), args) },
 	}
 }
 

@@ -9,10 +9,12 @@ import (
 
 	"imageroot/shared/config"
 	"imageroot/shared/record/recordtest"
+	"imageroot/shared/signing"
 )
 
 func TestRecords(t *testing.T) {
 	recordtest.Documented[credentials](t, "..", "credentials.json")
+	recordtest.Documented[signing.File](t, "..", "signing.json")
 }
 
 // A start finds the credentials of an earlier one: whole, damaged, or readable by

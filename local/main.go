@@ -47,6 +47,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Doctor: func(ctx context.Context, args []string) error {
 			return configured(args, stdout, func(cfg config.Config) error { return examine(ctx, cfg, stdout) })
 		},
+		Key: func(ctx context.Context, args []string) error {
+			return configured(args, stdout, func(cfg config.Config) error { return makeSigningKey(ctx, cfg, stdout) })
+		},
 		Environment: config.LoadClient(), Version: config.Version(),
 		Stdin: os.Stdin, Stdout: stdout, Stderr: stderr,
 	})

@@ -81,7 +81,7 @@ func (s *server) wire() error {
 	}
 	lister := &catalog.Function{
 		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Served: k.Served, Metric: k.Metric, Version: config.Version(),
-		Ready: s.ready, Now: k.Now, Log: s.log,
+		Ready: s.ready, SigningKey: (&signingKey{data: s.cfg.Data, log: s.log}).get, Now: k.Now, Log: s.log,
 	}
 	if k.Disks != config.DisksOff {
 		lister.DisksMax = k.DisksMax

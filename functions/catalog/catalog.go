@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"imageroot/functions/catalog/feed"
 	"imageroot/shared/activity"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
@@ -29,7 +30,7 @@ import (
 )
 
 // Function is the catalog function. All fields are required except ImageLinks,
-// CatalogLinks, MaxAnswer, DisksMax and MakeDisk. It is safe for concurrent use.
+// CatalogLinks, MaxAnswer, SigningKey, DisksMax and MakeDisk. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
@@ -38,6 +39,8 @@ type Function struct {
 	// MaxAnswer is the size in bytes above which a listing is an object that the client
 	// is redirected to with CatalogLinks, or 0 if there is no limit.
 	MaxAnswer int64
+	// SigningKey returns the key that signs checksum files, or nil if there is none.
+	SigningKey func() (Signer, error)
 	// DisksMax is what disks may take together in the store, in bytes; 0 if none are made.
 	DisksMax int64
 	// MakeDisk has the disk of an image made, and returns whether it is in the making, and

@@ -9,18 +9,46 @@ import (
 	"imageroot/functions/catalog/feed"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
+	"imageroot/shared/layout"
 	"imageroot/shared/problem"
 	"imageroot/shared/web"
 )
+
+// A Signer is a key that signs. Package signing has the implementation.
+type Signer = feed.Signer
 
 // feedRoutes returns the routes of the table of feeds.
 func (f *Function) feedRoutes() (routes []web.Route) {
 	for _, d := range feed.All {
 		routes = append(routes, web.Route{Pattern: "GET " + d.Path, Access: web.Open, Handle: f.Document(d.ContentType, func(to io.Writer, s *inventory.Snapshot, base string) error {
-			return d.Encode(to, s, feed.Server{URL: base, ImagePath: imagePath, RawPath: f.RawPath})
+			return d.Encode(to, s, f.feedServer(base))
 		})})
 	}
-	return routes
+	return append(routes,
+		web.Route{Pattern: "GET /key.gpg", Access: web.Open, Handle: f.publicKey("application/pgp-keys", feed.Signer.OpenPGP)},
+		web.Route{Pattern: "GET /minisign.pub", Access: web.Open, Handle: f.publicKey("text/plain; charset=utf-8", feed.Signer.Minisign)},
+	)
+}
+
+func (f *Function) feedServer(base string) feed.Server {
+	return feed.Server{URL: base, ImagePath: imagePath, RawPath: f.RawPath, SigningKey: f.SigningKey, Now: f.Now()}
+}
+
+// publicKey returns a handler that answers with a public key of this server.
+func (f *Function) publicKey(contentType string, of func(feed.Signer) ([]byte, error)) web.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		on := f.feedServer("")
+		key, err := on.Key()
+		if err != nil {
+			return err
+		}
+		public, err := of(key)
+		if err != nil {
+			return err
+		}
+		send(w, r, contentType, public)
+		return nil
+	}
 }
 
 // imagePath returns the path of the bytes of a row.
@@ -51,7 +79,7 @@ func (f *Function) imageChecksum(w http.ResponseWriter, r *http.Request, key, na
 		if c.sha256 == "" {
 			return problem.New(problem.Unavailable, "the image is not hashed yet: try again")
 		}
-		return sendText(w, r, feed.Checksum(c.sha256, name))
+		return f.sendChecksum(w, r, c.sha256, name)
 	})
 }
 
@@ -69,19 +97,41 @@ func (f *Function) rawChecksum(w http.ResponseWriter, r *http.Request, key, name
 		if c.rawSHA256 == "" {
 			return problem.New(problem.Unavailable, "the SHA-256 of the disk in the image is known once the image was checked: try again")
 		}
-		return sendText(w, r, feed.Checksum(c.rawSHA256, name))
+		return f.sendChecksum(w, r, c.rawSHA256, name)
 	})
+}
+
+// sendChecksum answers with the checksum file of one file. It is signed inside if there is
+// a key: systemd-pull 252 looks for the signature there.
+func (f *Function) sendChecksum(w http.ResponseWriter, r *http.Request, sha256 layout.SHA256, name string) error {
+	text := feed.Checksum(sha256, name)
+	if f.SigningKey != nil {
+		key, err := f.SigningKey()
+		if err != nil {
+			return err
+		}
+		if key != nil {
+			if text, err = key.ClearSign(text, f.Now()); err != nil {
+				return err
+			}
+		}
+	}
+	return sendText(w, r, text)
 }
 
 // sendText answers with a short text that may change.
 func sendText(w http.ResponseWriter, r *http.Request, text string) error {
+	send(w, r, "text/plain; charset=utf-8", []byte(text))
+	return nil
+}
+
+func send(w http.ResponseWriter, r *http.Request, contentType string, body []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(text)))
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-cache")
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
-		_, _ = io.WriteString(w, text) // the client may have disconnected
+		_, _ = w.Write(body) // the client may have disconnected
 	}
-	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/served"
+	"imageroot/shared/signing"
 	"imageroot/shared/store"
 	"imageroot/shared/store/s3store"
 	"imageroot/shared/web"
@@ -319,7 +320,19 @@ func (s *server) testRaw(t *testing.T) {
 }
 
 func (s *server) testChecksums(t *testing.T) {
-	for _, path := range []string{"/images/SHA256SUMS", "/raw/SHA256SUMS", "/os_list.json"} {
+	signatures := []string{"/images/SHA256SUMS.gpg", "/images/SHA256SUMS.minisig", "/raw/SHA256SUMS.gpg", "/raw/SHA256SUMS.minisig"}
+	for _, path := range append(signatures, "/key.gpg", "/minisign.pub") {
+		s.get(t, path, 404)
+	}
+	key, err := signing.New("test", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.key.Store(key)
+	defer s.key.Store(nil)
+	s.get(t, "/key.gpg", 200)
+	s.get(t, "/minisign.pub", 200)
+	for _, path := range append(signatures, "/images/SHA256SUMS", "/images/SHA512SUMS", "/raw/SHA256SUMS", "/os_list.json") {
 		a := s.get(t, path, 200)
 		s.do(t, request{method: "GET", target: path, status: 304, header: map[string]string{"If-None-Match": a.header.Get("ETag")}})
 		s.do(t, request{method: "GET", target: path, status: 200, header: map[string]string{"Accept-Encoding": "gzip"}})

@@ -27,6 +27,7 @@ import (
 
 	"imageroot/functions/addbyurl"
 	"imageroot/functions/catalog"
+	"imageroot/functions/catalog/feed"
 	"imageroot/functions/catalog/pages"
 	"imageroot/functions/exports"
 	"imageroot/functions/fetch"
@@ -44,6 +45,7 @@ import (
 	"imageroot/shared/problem"
 	"imageroot/shared/queue"
 	"imageroot/shared/served"
+	"imageroot/shared/signing"
 	"imageroot/shared/source"
 	"imageroot/shared/store"
 	"imageroot/shared/store/memstore"
@@ -78,6 +80,7 @@ type server struct {
 
 	free  atomic.Int64 // free space of the store in bytes; negative: not known
 	ready atomic.Pointer[error]
+	key   atomic.Pointer[signing.Key] // that signs
 }
 
 // A setup is the differences between servers.
@@ -134,6 +137,12 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 				return *err
 			}
 			return nil
+		},
+		SigningKey: func() (feed.Signer, error) {
+			if key := s.key.Load(); key != nil {
+				return key, nil
+			}
+			return nil, nil
 		},
 		MakeDisk: jobs.RequestDisk, Now: time.Now, Log: log,
 	}

@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"fmt"
 	"io"
 	"strings"
 	"unicode"
@@ -15,9 +14,9 @@ const checksumType = "text/plain; charset=utf-8"
 
 // Checksum returns the line of a file in a checksum file, as sha256sum of GNU coreutils
 // writes it. Names of images have no character that it would escape.
-func Checksum(sha256 layout.SHA256, name string) string {
-	return fmt.Sprintf("%s  %s\n", sha256, name)
-}
+func Checksum(sha256 layout.SHA256, name string) string { return line(string(sha256), name) }
+
+func line(digest, name string) string { return digest + "  " + name + "\n" }
 
 // listable reports whether other programs can read a line with this name: many split it at
 // white space, and reject the whole file.
@@ -25,14 +24,35 @@ func listable(name image.Name) bool { return !strings.ContainsFunc(string(name),
 
 // encodeChecksums writes a checksum file of all names by which /images serves an image.
 func encodeChecksums(to io.Writer, s *inventory.Snapshot, _ Server) error {
+	return encodeDigests(to, s, func(h *inventory.Head) string { return string(h.SHA256) })
+}
+
+// encodeSHA512 does that for the images whose publisher says their SHA-512.
+func encodeSHA512(to io.Writer, s *inventory.Snapshot, _ Server) error {
+	return encodeDigests(to, s, func(h *inventory.Head) string {
+		for _, source := range s.Row(h).Sources {
+			if source.SHA512 != "" {
+				return source.SHA512
+			}
+		}
+		return ""
+	})
+}
+
+// encodeDigests writes a checksum file of the images that have a digest.
+func encodeDigests(to io.Writer, s *inventory.Snapshot, of func(*inventory.Head) string) error {
 	for h := range s.Heads() {
 		if !h.Cached || h.SHA256 == "" || !h.Format().Image() {
+			continue
+		}
+		digest := of(h)
+		if digest == "" {
 			continue
 		}
 		var lines strings.Builder
 		for _, name := range h.Names() {
 			if s.Named(name) == h && listable(name) {
-				lines.WriteString(Checksum(h.SHA256, string(name)))
+				lines.WriteString(line(digest, string(name)))
 			}
 		}
 		if _, err := io.WriteString(to, lines.String()); err != nil {

@@ -4,6 +4,7 @@ package feed
 
 import (
 	"io"
+	"time"
 
 	"imageroot/shared/inventory"
 )
@@ -13,8 +14,10 @@ type Feed struct {
 	Path        string // of its route
 	ContentType string
 	// Encode writes the document about the images of s, one image in each Write.
-	Encode func(to io.Writer, s *inventory.Snapshot, on Server) error
+	Encode encoder
 }
+
+type encoder = func(to io.Writer, s *inventory.Snapshot, on Server) error
 
 // A Server is where a feed is served.
 type Server struct {
@@ -23,11 +26,30 @@ type Server struct {
 	ImagePath func(*inventory.Head) string
 	// RawPath returns the path of the disk in a row's image, or "" if there is none now.
 	RawPath func(*inventory.Head) string
+	// SigningKey returns the key that signs, or nil if there is none. It may be nil, too.
+	SigningKey func() (Signer, error)
+	Now        time.Time
+}
+
+// A Signer is a key that signs.
+type Signer interface {
+	// Signatures have no zero byte.
+	ClearSign(text string, now time.Time) (string, error)
+	SignOpenPGP(to io.Writer, message io.Reader, now time.Time) error
+	SignMinisign(to io.Writer, message io.Reader, name string, now time.Time) error
+	// The public keys, as OpenPGP and minisign keep them in files.
+	OpenPGP() ([]byte, error)
+	Minisign() ([]byte, error)
 }
 
 // All is the table of feeds.
 var All = [...]Feed{
 	{"/images/SHA256SUMS", checksumType, encodeChecksums},
+	{"/images/SHA256SUMS.gpg", openPGPType, signed("SHA256SUMS", encodeChecksums, openPGP)},
+	{"/images/SHA256SUMS.minisig", checksumType, signed("SHA256SUMS", encodeChecksums, miniSign)},
+	{"/images/SHA512SUMS", checksumType, encodeSHA512},
 	{"/raw/SHA256SUMS", checksumType, encodeRawChecksums},
+	{"/raw/SHA256SUMS.gpg", openPGPType, signed("SHA256SUMS", encodeRawChecksums, openPGP)},
+	{"/raw/SHA256SUMS.minisig", checksumType, signed("SHA256SUMS", encodeRawChecksums, miniSign)},
 	{"/os_list.json", "application/json", encodeImager},
 }
