@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"imageroot/functions/catalog/feed"
 	"imageroot/shared/activity"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"

@@ -31,8 +31,14 @@ func TestByOwnURL(t *testing.T) {
 		{"http://any.example/images/a+b%20%C3%BC%231.img/x.img", false},
 		{"http://any.example/pub/images" + path, false},
 		{"http://any.example/raw/" + digest, false},
-		{"http://here/images/", false}, {"http://here/images", false}, {"http://here/images/none.img", false}, {"http://here/images/%zz", false},
-		{"ftp://here" + path, false}, {path, false}, {"http://" + path, false}, {"", false},
+		{"http://here/images/", false},
+		{"http://here/images", false},
+		{"http://here/images/none.img", false},
+		{"http://here/images/%zz", false},
+		{"ftp://here" + path, false},
+		{path, false},
+		{"http://" + path, false},
+		{"", false},
 	} {
 		row, ok := s.ByOwnURL(tt.url, "other", "here")
 		if ok != tt.want || ok && row.Digest() != layout.SHA256(digest) {

@@ -87,9 +87,15 @@ func TestWithcacheBytes(t *testing.T) {
 		src  string
 		want []byte
 	}{
-		{own.Src, data}, {elsewhere, data}, {strings.Replace(own.Src, "http://", "https://", 1), data},
-		{s.Pages + "/images/" + url.PathEscape(name), data}, {"http://pi/images/" + sum(data) + "/x.img", data}, {"http://pi/images/" + sum(remote), remote},
-		{src, remote}, {strings.ToUpper(src[:4]) + src[4:], remote}, {"https://registry.example/v2/lab/os/blobs/sha256:" + sum(remote), remote},
+		{own.Src, data},
+		{elsewhere, data},
+		{strings.Replace(own.Src, "http://", "https://", 1), data},
+		{s.Pages + "/images/" + url.PathEscape(name), data},
+		{"http://pi/images/" + sum(data) + "/x.img", data},
+		{"http://pi/images/" + sum(remote), remote},
+		{src, remote},
+		{strings.ToUpper(src[:4]) + src[4:], remote},
+		{"https://registry.example/v2/lab/os/blobs/sha256:" + sum(remote), remote},
 	} {
 		for _, path := range []string{cachedAt(by.src), "/withcache/blob?url=" + url.QueryEscape(by.src)} {
 			got := s.get(t, path, anonymous).Must(t, 200)
@@ -205,11 +211,18 @@ func TestWithcacheEntries(t *testing.T) {
 	post(map[string]any{"name": title, "src": p.File("/other.img", data)}).Problem(t, []int{409})
 	post(map[string]any{"name": "another", "src": src, "format": "img"}).Problem(t, []int{409})
 	for _, bad := range []any{
-		map[string]any{"name": "x", "src": src, "notes": "typo"}, map[string]any{"src": src}, map[string]any{"name": " ", "src": src},
-		map[string]any{"name": "x"}, map[string]any{"name": "x", "src": ""}, map[string]any{"name": 1, "src": src},
-		map[string]any{"name": "x", "src": p.URL + "/y.img", "size_bytes": -1}, map[string]any{"name": "x", "src": p.URL + "/y.img", "size_bytes": "1"},
-		map[string]any{"name": "x", "src": p.URL + "/missing.img"}, map[string]any{"name": "x", "src": src + "2", "format": "exe"},
-		map[string]any{"name": "x.img", "src": src + "2", "format": "iso"}, map[string]any{"name": "a\u202eb", "src": src, "format": "img"},
+		map[string]any{"name": "x", "src": src, "notes": "typo"},
+		map[string]any{"src": src},
+		map[string]any{"name": " ", "src": src},
+		map[string]any{"name": "x"},
+		map[string]any{"name": "x", "src": ""},
+		map[string]any{"name": 1, "src": src},
+		map[string]any{"name": "x", "src": p.URL + "/y.img", "size_bytes": -1},
+		map[string]any{"name": "x", "src": p.URL + "/y.img", "size_bytes": "1"},
+		map[string]any{"name": "x", "src": p.URL + "/missing.img"},
+		map[string]any{"name": "x", "src": src + "2", "format": "exe"},
+		map[string]any{"name": "x.img", "src": src + "2", "format": "iso"},
+		map[string]any{"name": "a\u202eb", "src": src, "format": "img"},
 		map[string]any{"name": "x", "src": p.URL + "/y.img", "description": strings.Repeat("x", 5000)},
 		map[string]any{"name": "x", "src": "http://169.254.169.254/x.img"},
 	} {
