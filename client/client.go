@@ -137,8 +137,10 @@ func (a *app) doctor() *cobra.Command {
 
 func (a *app) key() *cobra.Command {
 	return &cobra.Command{
-		Use:   "key [FLAGS OF THE SERVER]",
-		Short: "Make the key by which a server on this machine signs SHA256SUMS",
+		Use:     "key [FLAGS OF THE SERVER]",
+		Short:   "Make the key by which a server on this machine signs SHA256SUMS",
+		Long:    "Makes the key, once, and prints its public half. The running server signs from then on. Run it as the user of\nthe server, with its flags and variables.",
+		Example: "  imageroot key --data /var/lib/imageroot",
 		// The server's own parser reads the flags.
 		DisableFlagParsing: true,
 		RunE:               func(c *cobra.Command, args []string) error { return a.Key(c.Context(), args) },
