@@ -420,7 +420,7 @@ func (l storeLinks) PresignGet(context.Context, store.Key, store.GetHeader) (str
 	return l.url + "/disk?signature=a%2Fb", nil
 }
 
-// The token is sent to the server alone, and nobody on the machine sees it.
+// flash.sh sends the token to the server only, and shows it to no other process.
 func TestFlashScriptToken(t *testing.T) {
 	const secret = `to\k"en-$(id)-of-TestFlashScriptToken`
 	disk := pattern(3<<20 + 100)

@@ -86,7 +86,7 @@ type Row struct {
 	// Blob is true if the catalog root has the bytes.
 	Blob bool `json:"-"`
 	// Added is the time at which the first of the sources became known here; zero if
-	// that is unknown, as it is for the manifest until a fetch.
+	// that is unknown. The time of a source in the manifest is unknown until a fetch.
 	Added time.Time `json:"-"`
 	// FetchFailed is true if the bytes are missing because a fetch failed.
 	FetchFailed bool `json:"-"`

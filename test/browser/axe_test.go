@@ -9,8 +9,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// axe runs axe-core on the page as it is, in light and dark, wide and narrow. A violation
-// of its rules, which are those of WCAG 2 and others, fails the test.
+// axe runs axe-core on the current state of the page, in light and dark, wide and narrow. A
+// violation of its rules, those of WCAG 2 and others, fails the test.
 func (p *Page) axe(name string) {
 	p.t.Helper()
 	if !eval[bool](p, "'axe' in window") {

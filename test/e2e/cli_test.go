@@ -592,7 +592,7 @@ func TestCommands(t *testing.T) {
 	if out := sh.must(t, "add", "--fetch", given, "--sha256", sum(data[1:])); !strings.Contains(out, sum(data[1:])) {
 		t.Errorf("add --fetch: %s", out)
 	}
-	// It is in the catalog: it is fetched as it is, but not if another digest is given.
+	// The catalog has the URL: add fetches it, unless the command gives another digest.
 	sh.must(t, "rm", "--cached", "--yes", "given.img")
 	sh.fails(t, 1, "--refresh", "add", "--fetch", given, "--sha256", sum(data))
 	if r := sh.run(t, "", "add", "--fetch", given); r.code != 0 || !strings.Contains(r.out, sum(data[1:])) || !strings.Contains(r.err, "already") {
