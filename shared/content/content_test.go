@@ -161,6 +161,12 @@ var disks = []disk{
 	{"cpio", "mkdir d; echo hello >d/f; (cd d; find . | busybox cpio -o -H newc 2>/dev/null) >x", content.Unknown, "cpio", -1},
 	{"ar", "echo hello >f; ar rc x f", content.Unknown, "ar archive", -1},
 	{"device tree", `printf '\320\015\376\355\0\0\0\110' >x`, content.Unknown, "FIT", -1},
+	{"Rockchip firmware", "printf RKFW >x; truncate -s 1M x", content.Unknown, "Rockchip", -1},
+	{"Rockchip update", "printf RKAF >x; truncate -s 1M x", content.Unknown, "Rockchip", -1},
+	{"Allwinner", "printf IMAGEWTY >x; truncate -s 1M x", content.Unknown, "Allwinner", -1},
+	{"Amlogic", `printf '\0\0\0\0\2\0\0\0\126\031\265\047' >x; truncate -s 1M x`, content.Unknown, "Amlogic", -1},
+	{"UF2", `printf 'UF2\n\127\121\135\236' >x; truncate -s 512 x`, content.Unknown, "UF2", -1},
+	{"UBI", `printf 'UBI#\1' >x; truncate -s 1M x`, content.Unknown, "UBI", -1},
 	{"dmg", "truncate -s 1M x; printf koly >>x; truncate -s +508 x", content.Unknown, "DMG", -1},
 	{"boot sector", `truncate -s 1440K x; printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, content.MBR, "boot sector and no partitions", 1440 << 10},
 	{"swap", "truncate -s 1M x; mkswap -q x", content.Filesystem, "swap", 1 << 20},
@@ -261,16 +267,16 @@ func TestBehind(t *testing.T) {
 
 func TestMismatch(t *testing.T) {
 	// Each file, and the names that fit it.
-	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2"}
+	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2", "a.wic"}
 	for _, c := range []struct {
 		script string
 		good   []string
 	}{
 		{"qemu-img create -q -f qcow2 x 1M", []string{"a.qcow2"}},
-		{"mkdir d; genisoimage -quiet -o x d", []string{"a.img", "A.RAW", "a.iso"}},
-		{udf + "2", []string{"a.img", "A.RAW", "a.iso"}},
-		{"truncate -s 64M x; echo 'label: gpt' | sfdisk -q x", []string{"a.img", "A.RAW"}},
-		{"truncate -s 1M x", []string{"a.img", "A.RAW"}},
+		{"mkdir d; genisoimage -quiet -o x d", []string{"a.img", "A.RAW", "a.iso", "a.wic"}},
+		{udf + "2", []string{"a.img", "A.RAW", "a.iso", "a.wic"}},
+		{"truncate -s 64M x; echo 'label: gpt' | sfdisk -q x", []string{"a.img", "A.RAW", "a.wic"}},
+		{"truncate -s 1M x", []string{"a.img", "A.RAW", "a.wic"}},
 		{"xz </dev/null >x", []string{"a.img.xz"}},
 		{"gzip </dev/null >x", []string{"a.raw.gz"}},
 		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},

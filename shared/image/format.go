@@ -52,8 +52,8 @@ func At(b []byte, offset int, magic string) bool {
 }
 
 var (
-	plain        = []Format{"qcow2", "img", "raw", "iso"}
-	compressible = []Format{"img", "raw", "iso"}
+	plain        = []Format{"qcow2", "img", "raw", "iso", "wic"} // wic: a raw disk, by Yocto's tool of that name
+	compressible = []Format{"img", "raw", "iso", "wic"}
 	formats      = allFormats()
 )
 

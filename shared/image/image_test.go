@@ -20,6 +20,8 @@ func TestParseName(t *testing.T) {
 		{"x.raw.zst", "raw.zst", ""},
 		{"x.Iso.Gz", "iso.gz", ""},
 		{"x.img.bz2", "img.bz2", ""},
+		{"core-image-base-raspberrypi4.rootfs.wic.bz2", "wic.bz2", ""},
+		{"x.WIC", "wic", ""},
 		{"x.tar.img", "img", ""},
 		{"x.img.img.xz", "img.xz", ""},
 		{"x.iso.img", "img", ""},
@@ -98,7 +100,7 @@ func TestFormats(t *testing.T) {
 
 func TestDiskName(t *testing.T) {
 	for name, want := range map[string]string{
-		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "x": "x",
+		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "x": "x",
 	} {
 		if got := DiskName(Name(name)); string(got) != want {
 			t.Errorf("DiskName(%q) = %q, want %q", name, got, want)
