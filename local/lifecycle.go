@@ -33,6 +33,7 @@ func (s *server) serve(ctx context.Context) error {
 	wg.Go(func() { <-answered; s.reconcile(work) })
 	wg.Go(func() { <-answered; s.events.poll(work) })
 	wg.Go(func() { <-answered; s.exports.Run(work) })
+	wg.Go(func() { <-answered; s.subscribe(work) })
 	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
 	wg.Go(func() { s.kit.Inventory.Run(work) })

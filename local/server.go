@@ -60,6 +60,7 @@ type server struct {
 	nbdTLS      *tls.Config  // nil: NBD without TLS
 	nbd         *nbd.Server
 	exports     *exports.Function
+	subscribe   func(context.Context) // until the context ends
 	http        *http.Server
 	requests    sync.RWMutex // read-locked by each request
 	workers     []worker

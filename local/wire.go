@@ -24,6 +24,7 @@ import (
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/kit/sources"
+	"imageroot/shared/manifest"
 	"imageroot/shared/queue"
 	"imageroot/shared/web"
 )
@@ -39,6 +40,9 @@ func (s *server) openOperator(ctx context.Context) error {
 	s.kit.Password = s.password
 	return s.kit.OpenOperator(ctx)
 }
+
+// subscribeEvery is how often the manifest of a subscription is read.
+const subscribeEvery = time.Hour
 
 // wire connects the functions to the kit, their queues and one HTTP server.
 func (s *server) wire() error {
@@ -81,7 +85,14 @@ func (s *server) wire() error {
 	}
 	lister := &catalog.Function{
 		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Served: k.Served, Metric: k.Metric, Version: config.Version(),
-		Ready: s.ready, SigningKey: (&signingKey{data: s.cfg.Data, log: s.log}).get, Now: k.Now, Log: s.log,
+		ManifestURL: k.ManifestURL, Ready: s.ready, SigningKey: (&signingKey{data: s.cfg.Data, log: s.log}).get, Now: k.Now, Log: s.log,
+	}
+	s.subscribe = func(ctx context.Context) {
+		if k.ManifestURL != "" {
+			lister.Subscribe(ctx, subscribeEvery, func(ctx context.Context) ([]byte, error) {
+				return client.Text(ctx, k.ManifestURL, "manifest", manifest.MaxBytes)
+			})
+		}
 	}
 	if k.Disks != config.DisksOff {
 		lister.DisksMax = k.DisksMax
@@ -101,7 +112,7 @@ func (s *server) wire() error {
 	s.wireNBD(lister, s.exports)
 	cache := withcache.New(withcache.Config{
 		Inventory: k.Inventory, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
-		Fetch: fetcher.Request, Uncache: fetcher.Uncache, Version: config.Version(), Activity: k.Activity, Now: k.Now,
+		Fetch: fetcher.Request, Uncache: fetcher.Uncache, ManifestURL: k.ManifestURL, Version: config.Version(), Activity: k.Activity, Now: k.Now,
 	})
 	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
 	s.workers = []worker{

@@ -29,7 +29,7 @@ import (
 )
 
 // Function is the catalog function. All fields are required except ImageLinks,
-// CatalogLinks, MaxAnswer, SigningKey, DisksMax and MakeDisk. It is safe for concurrent use.
+// CatalogLinks, MaxAnswer, SigningKey, DisksMax, MakeDisk and ManifestURL. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
@@ -45,12 +45,14 @@ type Function struct {
 	// MakeDisk has the disk of an image made, and returns whether it is in the making, and
 	// how many bytes of it are written. Nil: a request for a disk that is not there makes
 	// none.
-	MakeDisk  func(ctx context.Context, sha256 layout.SHA256, name image.Name) (active bool, written int64, err error)
-	Inventory *inventory.Inventory
-	Activity  *activity.Log
-	Served    *served.Log
-	Metric    *metric.Set
-	Version   string
+	MakeDisk func(ctx context.Context, sha256 layout.SHA256, name image.Name) (active bool, written int64, err error)
+	// ManifestURL is where the manifest is that [Function.Subscribe] reads, or "".
+	ManifestURL string
+	Inventory   *inventory.Inventory
+	Activity    *activity.Log
+	Served      *served.Log
+	Metric      *metric.Set
+	Version     string
 	// Ready returns an error if a bucket cannot be reached, and [store.ErrNoBucket]
 	// if one is known not to exist.
 	Ready func(context.Context) error

@@ -75,6 +75,9 @@ func apart(ref string, name image.Name) image.Name {
 }
 
 func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error {
+	if err := f.subscribed(); err != nil {
+		return err
+	}
 	data, err := io.ReadAll(r.Body)
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok || len(data) > manifest.MaxBytes {
 		return problem.Newf(problem.TooLarge, "the manifest is larger than %d bytes", manifest.MaxBytes)
@@ -98,6 +101,9 @@ func (f *Function) replaceManifest(w http.ResponseWriter, r *http.Request) error
 }
 
 func (f *Function) removeManifest(w http.ResponseWriter, r *http.Request) error {
+	if err := f.subscribed(); err != nil {
+		return err
+	}
 	if _, err := f.Images.Head(r.Context(), layout.ManifestKey); notFound(err) {
 		return problem.New(problem.NotFound, "there is no manifest")
 	} else if err != nil {

@@ -20,7 +20,7 @@ import (
 	"imageroot/shared/web"
 )
 
-// Config configures a [Function]. All fields are required.
+// Config configures a [Function]. All fields are required except ManifestURL.
 type Config struct {
 	Inventory *inventory.Inventory
 	// Document returns a handler that answers with a document about all images, which
@@ -36,11 +36,13 @@ type Config struct {
 	Ensure func(r *http.Request, src string) (layout.Ref, error)
 	// Fetch queues the job that brings the bytes of a source here, for an operator whose IP
 	// address is ip, and Uncache deletes fetched bytes.
-	Fetch    func(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) (job.Job, error)
-	Uncache  func(ctx context.Context, sha256 layout.SHA256) error
-	Version  string
-	Activity *activity.Log
-	Now      func() time.Time
+	Fetch   func(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) (job.Job, error)
+	Uncache func(ctx context.Context, sha256 layout.SHA256) error
+	// ManifestURL is where the manifest is that this server subscribes to, or "".
+	ManifestURL string
+	Version     string
+	Activity    *activity.Log
+	Now         func() time.Time
 }
 
 // A Function has the routes. It is safe for concurrent use.
@@ -106,20 +108,25 @@ func (f *Function) catalog() web.HandlerFunc {
 	if f.Document == nil {
 		return nil // of a function that only tells its routes
 	}
-	return f.Document("application/json", encode)
+	return f.Document("application/json", f.encode)
 }
 
-func encode(to io.Writer, s *inventory.Snapshot, base string) error {
+func (f *Function) encode(to io.Writer, s *inventory.Snapshot, base string) error {
 	var lastError *string
 	if s.Problem != "" {
 		lastError = &s.Problem
 	}
+	var fetchedAt *time.Time
+	if t, ok := s.ManifestTime(); ok {
+		t = t.UTC().Truncate(time.Second)
+		fetchedAt = &t
+	}
 	head, err := json.Marshal(struct {
-		URL       string  `json:"url"`
-		EnvURL    string  `json:"env_url"`
-		FetchedAt *string `json:"fetched_at"`
-		LastError *string `json:"last_error"`
-	}{LastError: lastError})
+		URL       string     `json:"url"`
+		EnvURL    string     `json:"env_url"`
+		FetchedAt *time.Time `json:"fetched_at"`
+		LastError *string    `json:"last_error"`
+	}{f.ManifestURL, f.ManifestURL, fetchedAt, lastError})
 	if err != nil {
 		return err
 	}

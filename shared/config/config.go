@@ -54,6 +54,7 @@ type Config struct {
 	DisksMax                 int64  // bytes that disks may take together
 	TrustedProxies           web.Proxies
 	PublicURL                string // without a trailing slash; empty: the host of each request
+	ManifestURL              string // of the manifest to subscribe to; empty: none
 	// The paths of PEM files; empty: NBD without TLS, and without certificates of clients.
 	NBDTLSCert, NBDTLSKey, NBDTLSClientCA string
 	// AllowNet names the networks that sources may be in beyond the default policy. Its
@@ -143,6 +144,7 @@ var settings = []setting{
 	{"WEBHOOK_TOKEN", "", "token that MinIO's webhook target sends (default: no webhook)", token(func(c *Config) *string { return &c.WebhookToken })},
 	{"PUBLIC_READ", "true", "whether machines without credentials may list and download images", boolean(func(c *Config) *bool { return &c.PublicRead })},
 	{"PUBLIC_URL", "", "URL of the pages and API as clients reach them, for listings (default: the host that each asks for)", origin(func(c *Config) *string { return &c.PublicURL }, "a server, like https://images.example.org")},
+	{"MANIFEST_URL", "", "URL of a manifest that is read every hour and takes the place of the operator's (default: none)", manifestURL},
 	{"TRUSTED_PROXIES", "", "proxies (addresses and CIDRs, separated by commas) whose X-Forwarded-For and X-Forwarded-Proto are believed", trustedProxies},
 	{"HASH_WORKERS", "1", "how many images are hashed at once", workers(func(c *Config) *int { return &c.HashWorkers })},
 	{"FETCH_WORKERS", "2", "how many images are fetched at once", workers(func(c *Config) *int { return &c.FetchWorkers })},
@@ -298,6 +300,15 @@ func origin(field func(*Config) *string, what string) func(*Config, string) erro
 		}
 		return nil
 	}
+}
+
+func manifestURL(c *Config, v string) error {
+	u, err := url.Parse(v)
+	if v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil) {
+		return fmt.Errorf("%q is not the http or https URL of a manifest, without a password", v)
+	}
+	c.ManifestURL = v
+	return nil
 }
 
 // secret parses an empty value, or one of least bytes or more.

@@ -78,6 +78,7 @@ func TestSettings(t *testing.T) {
 		{"FETCH_CONNECTIONS", "4", func(c *Config) { c.FetchConnections = 4 }, ""},
 		{"ALLOW_NET", "loopback, 10.0.0.0/8", func(c *Config) { c.AllowNet = "loopback, 10.0.0.0/8" }, ""},
 		{"PUBLIC_URL", "https://images.example.org/", func(c *Config) { c.PublicURL = "https://images.example.org" }, ""},
+		{"MANIFEST_URL", "https://images.example.org/catalog.toml?latest", func(c *Config) { c.ManifestURL = "https://images.example.org/catalog.toml?latest" }, ""},
 		{"TRUSTED_PROXIES", "127.0.0.1, 10.89.0.7/24", func(c *Config) {
 			c.TrustedProxies = web.Proxies{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.89.0.0/24")}
 		}, ""},
@@ -217,6 +218,8 @@ func TestRefused(t *testing.T) {
 		{"PLAIN_HTTP", "http://registry", "HOST"},
 		{"TRUSTED_PROXIES", "proxy.lan", "CIDR"},
 		{"PUBLIC_URL", "images.example.org", "https://"},
+		{"MANIFEST_URL", "/catalog.toml", "https URL"},
+		{"MANIFEST_URL", "https://ada:secret@images.example.org/catalog.toml", "password"},
 		{"PUBLIC_URL", "https://images.example.org/path", "https://"},
 	} {
 		flag := "--" + strings.ToLower(strings.ReplaceAll(tt.name, "_", "-"))

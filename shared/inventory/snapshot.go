@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/url"
 	"strings"
+	"time"
 	"unique"
 
 	"golang.org/x/text/unicode/norm"
@@ -181,6 +182,13 @@ func under(list sorted.List[labelled], label string) iter.Seq[labelled] {
 			}
 		}
 	}
+}
+
+// ManifestTime returns when the manifest was written to the image root, and false if there
+// is none.
+func (s *Snapshot) ManifestTime() (time.Time, bool) {
+	info, ok := s.in.images.Info(layout.ManifestKey)
+	return info.LastModified, ok
 }
 
 // ManifestWarnings returns what [Snapshot.Problem] does not say: warnings about the

@@ -404,3 +404,43 @@ format = "tar.gz"
 		t.Errorf("%+v of %s", r, exported)
 	}
 }
+
+// A manifest that is subscribed to by URL is in force, and follows its publisher.
+func TestSubscription(t *testing.T) {
+	t.Parallel()
+	p := publish(t)
+	first := manifestOf(manifestImage{Name: "first.img", Src: p.At("/first.img")})
+	at := p.File("/lab/catalog.toml", []byte(first))
+	s := Start(t, Options{Env: []string{"IMAGEROOT_MANIFEST_URL=" + at}})
+	s.WaitRow(t, "first.img", "of the subscription", nil)
+	e := s.WaitEvent(t, "catalog.manifest.replaced", "catalog.toml")
+	if e.Actor != "system" || !strings.Contains(e.Summary, at) {
+		t.Errorf("%+v", e)
+	}
+	s.putManifest(t, "version = 1\n").Problem(t, []int{409})
+	s.Do(t, http.MethodDelete, "/catalog.toml", nil).Problem(t, []int{409})
+	var c struct {
+		URL       string  `json:"url"`
+		FetchedAt *string `json:"fetched_at"`
+	}
+	s.get(t, "/withcache/catalog", anonymous).Must(t, 200).JSON(t, &c)
+	if c.URL != at || c.FetchedAt == nil {
+		t.Errorf("%+v", c)
+	}
+	// What has an error, or is not there, leaves it in force.
+	for _, bad := range []string{"version = 2\n", "<html>", strings.Repeat("#", 2<<20)} {
+		p.File("/lab/catalog.toml", []byte(bad))
+		s.Restart(t)
+		s.WaitRow(t, "first.img", "still in force", nil)
+		eventually(t, within, "the log says it", func() error {
+			if !strings.Contains(s.Log(), "not in force") {
+				return fmt.Errorf("%s", s.Log())
+			}
+			return nil
+		})
+	}
+	p.File("/lab/catalog.toml", []byte(manifestOf(manifestImage{Name: "second.img", Src: p.At("/second.img")})))
+	s.Restart(t)
+	s.WaitRow(t, "second.img", "of the new manifest", nil)
+	s.WaitGone(t, "first.img")
+}
