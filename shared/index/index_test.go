@@ -18,6 +18,7 @@ import (
 
 	"imageroot/shared/index"
 	"imageroot/shared/layout"
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 	"imageroot/shared/store/faultstore"
 	"imageroot/shared/store/memstore"
@@ -583,4 +584,20 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestRepaired replaces a damaged record before the index has read it.
+func TestRepaired(t *testing.T) {
+	b := newBench(t)
+	root := b.ObserveCatalog(b.catalog)
+	b.put("1", "damaged")
+	change := func(*record.Meta, bool) error { return nil }
+	for range 2 { // the second replaces a whole record
+		if _, _, err := record.Change(t.Context(), root, "p/1", change); err != nil {
+			t.Fatal(err)
+		}
+		if log := b.log.String(); strings.Count(log, "damaged record replaced") != 1 || !strings.Contains(log, "key=p/1") || !strings.Contains(log, "remedy=") {
+			t.Errorf("the log is %q", log)
+		}
+	}
 }

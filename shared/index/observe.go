@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"imageroot/shared/record"
 	"imageroot/shared/store"
 )
 
@@ -61,6 +62,11 @@ func (o *observed) ReplaceRecord(ctx context.Context, key store.Key, data []byte
 	newTag, err := o.Root.ReplaceRecord(ctx, key, data, tag)
 	o.wrote(key, tag, newTag, data, err)
 	return newTag, err
+}
+
+// Repaired implements record.Watcher.
+func (o *observed) Repaired(key store.Key, err error) {
+	o.ix.cfg.Log.Warn("damaged record replaced", "key", key, "error", err, "remedy", record.Remedy(key, err))
 }
 
 // wrote notes a swap. After a failed one, the record may have any content.

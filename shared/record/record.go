@@ -225,6 +225,12 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.K
 	return "", err
 }
 
+// A Watcher is a store.Records that is told when [Change] or [Repair] has replaced
+// damaged content, for which [Read] returned err. Nobody else may have seen the damage.
+type Watcher interface {
+	Repaired(key store.Key, err error)
+}
+
 // Change reads the record, calls change to edit it, and writes the result, and repeats
 // this until no other write intervenes: at most 100 times, and 10 times with an unknown
 // outcome. exists is false and v is zero if there is no record or a damaged one. Change
@@ -261,8 +267,12 @@ func Repair[T any, P Pointer[T]](ctx context.Context, s store.Records, key store
 			}
 			return v, tag, cerr
 		}
+		found := err
 		tag, err = Swap[T, P](ctx, s, key, P(&v), tag)
 		if err == nil {
+			if w, ok := s.(Watcher); ok && errors.Is(found, ErrDamaged) {
+				w.Repaired(key, found)
+			}
 			return v, tag, nil
 		}
 		// After an unknown outcome the write may still be in flight. A new write
