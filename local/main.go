@@ -20,6 +20,7 @@ import (
 	"imageroot/local/doctor"
 	"imageroot/shared/config"
 	"imageroot/shared/kit"
+	"imageroot/shared/kit/sources"
 	"imageroot/shared/visible"
 	"imageroot/shared/web"
 )
@@ -109,6 +110,14 @@ func examine(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 				return "", ""
 			}
 			return c.ProgramAccessKey, c.ProgramSecretKey
+		},
+		Manifest: func(ctx context.Context) ([]byte, error) {
+			client, err := sources.New(&kit.Kit{Config: kit.Config{Config: cfg, Server: kit.HostPort(cfg.S3Endpoint), PrivateSources: true}})
+			if err != nil {
+				return nil, err
+			}
+			defer client.Close()
+			return client.Document(ctx, subscription(cfg))
 		},
 	}, stdout)
 }

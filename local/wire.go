@@ -26,6 +26,7 @@ import (
 	"imageroot/shared/kit/sources"
 	"imageroot/shared/manifest"
 	"imageroot/shared/queue"
+	"imageroot/shared/source"
 	"imageroot/shared/web"
 )
 
@@ -43,6 +44,11 @@ func (s *server) openOperator(ctx context.Context) error {
 
 // subscribeEvery is how often the manifest of a subscription is read.
 const subscribeEvery = time.Hour
+
+// subscription returns the document that has the manifest of a subscription.
+func subscription(cfg config.Config) *source.Document {
+	return &source.Document{URL: cfg.ManifestURL, What: "manifest", MaxBytes: manifest.MaxBytes}
+}
 
 // wire connects the functions to the kit, their queues and one HTTP server.
 func (s *server) wire() error {
@@ -89,9 +95,8 @@ func (s *server) wire() error {
 	}
 	s.subscribe = func(ctx context.Context) {
 		if k.ManifestURL != "" {
-			lister.Subscribe(ctx, subscribeEvery, func(ctx context.Context) ([]byte, error) {
-				return client.Text(ctx, k.ManifestURL, "manifest", manifest.MaxBytes)
-			})
+			doc := subscription(s.cfg)
+			lister.Subscribe(ctx, subscribeEvery, func(ctx context.Context) ([]byte, error) { return client.Document(ctx, doc) })
 		}
 	}
 	if k.Disks != config.DisksOff {

@@ -134,8 +134,8 @@ func (f *Function) rows(w http.ResponseWriter, r *http.Request) error {
 	if page.Next != "" {
 		answer.Next = &page.Next
 	}
-	if s.Problem != "" {
-		answer.Warnings = append(answer.Warnings, s.Problem)
+	if p := s.ManifestProblem(); p != "" {
+		answer.Warnings = append(answer.Warnings, p)
 	}
 	for _, w := range s.ManifestWarnings() {
 		answer.Warnings = append(answer.Warnings, string(layout.ManifestKey)+", "+w)

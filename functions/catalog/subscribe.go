@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
 	"imageroot/shared/manifest"
 	"imageroot/shared/problem"
@@ -15,22 +16,34 @@ import (
 )
 
 // Subscribe has the manifest that read returns as the operator's manifest. It reads it now
-// and then every so often, until ctx ends. A manifest that cannot be read, or has an error,
-// leaves the one that there is.
+// and then every so often, until ctx ends; after a failure, it reads it again after a
+// minute, then after two, and so on. A manifest that cannot be read, or has an error, leaves
+// the one that there is in force. Several processes may do this at once.
 func (f *Function) Subscribe(ctx context.Context, every time.Duration, read func(context.Context) ([]byte, error)) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	last := ""
+	const soon = time.Minute
+	again := soon
+	var known inventory.Subscription
 	for {
-		failure := ""
-		if err := f.follow(ctx, read); err != nil && ctx.Err() == nil {
-			if failure = err.Error(); failure != last { // once
+		err := f.follow(ctx, read)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := every
+		if err == nil {
+			again = soon
+			known = inventory.Subscription{ReadAt: f.Now().UTC().Truncate(time.Second)}
+		} else {
+			wait = min(again, every)
+			again = 2 * wait
+			failure := "the manifest at " + f.ManifestURL + " is not in force: " + err.Error()
+			if failure != known.Problem { // once
 				f.Log.Error("the manifest of the subscription is not in force", "url", f.ManifestURL, "error", err)
 			}
+			known.Problem = failure
 		}
-		last = failure
+		f.Inventory.Subscribed(known)
 		select {
-		case <-tick.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
@@ -64,7 +77,8 @@ func (f *Function) follow(ctx context.Context, read func(context.Context) ([]byt
 	return nil
 }
 
-// storedManifest returns the manifest in the image root, or nil if there is none.
+// storedManifest returns the manifest in the image root, or nil if there is none. One that
+// is too long is cut.
 func (f *Function) storedManifest(ctx context.Context) ([]byte, error) {
 	body, _, err := f.Images.Get(ctx, layout.ManifestKey, store.All, "")
 	if notFound(err) {

@@ -113,8 +113,8 @@ func (f *Function) catalog() web.HandlerFunc {
 
 func (f *Function) encode(to io.Writer, s *inventory.Snapshot, base string) error {
 	var lastError *string
-	if s.Problem != "" {
-		lastError = &s.Problem
+	if p := s.ManifestProblem(); p != "" {
+		lastError = &p
 	}
 	var fetchedAt *time.Time
 	if t, ok := s.ManifestTime(); ok {

@@ -26,6 +26,7 @@ import (
 	"imageroot/local/gateway"
 	"imageroot/shared/config"
 	"imageroot/shared/listen"
+	"imageroot/shared/manifest"
 	"imageroot/shared/objectevent"
 	"imageroot/shared/store"
 	"imageroot/shared/store/probe"
@@ -61,6 +62,8 @@ type Config struct {
 	// Poll is the interval at which the runner would list the image root.
 	Events string
 	Poll   time.Duration
+	// Manifest reads the manifest at ManifestURL as the runner would.
+	Manifest func(context.Context) ([]byte, error)
 }
 
 // A doctor examines a setup.
@@ -106,9 +109,9 @@ func (d *doctor) examine(ctx context.Context, stdout io.Writer) error {
 
 // findings runs all checks in parallel and returns the rows of the table.
 func (d *doctor) findings(ctx context.Context) []finding {
-	checks := []func(context.Context) []finding{d.clock, d.memory, d.pages, d.proxy, d.endpoint}
+	checks := []func(context.Context) []finding{d.clock, d.memory, d.pages, d.proxy, d.manifest, d.endpoint}
 	if d.cfg.S3Endpoint == "" {
-		checks = []func(context.Context) []finding{d.directory, d.clock, d.memory, d.pages, d.proxy, d.gateway, d.files}
+		checks = []func(context.Context) []finding{d.directory, d.clock, d.memory, d.pages, d.proxy, d.manifest, d.gateway, d.files}
 	}
 	found := make([][]finding, len(checks))
 	var wg sync.WaitGroup
@@ -243,6 +246,25 @@ func (d *doctor) proxy(context.Context) []finding {
 
 // UnusedProxy is the warning of config.Config.UnusedProxy, to be appended to its value.
 const UnusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
+
+// manifest examines the manifest that is subscribed to.
+func (d *doctor) manifest(ctx context.Context) []finding {
+	at := d.cfg.ManifestURL
+	if at == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
+	data, err := d.cfg.Manifest(ctx)
+	var m *manifest.Manifest
+	if err == nil {
+		m, err = manifest.Parse(data)
+	}
+	if err != nil {
+		return []finding{{fail, "manifest", fmt.Sprintf("the one at %s is not in force (%s); correct it there, or IMAGEROOT_MANIFEST_URL", at, strings.ReplaceAll(err.Error(), "\n", ", "))}}
+	}
+	return []finding{{good, "manifest", fmt.Sprintf("the one at %s has %d images", at, len(m.Images))}}
+}
 
 // LocalURL returns the URL at which this machine reaches the listening address addr. Its
 // host is self if addr names none.

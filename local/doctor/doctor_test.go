@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -421,5 +422,26 @@ func TestDoctorServers(t *testing.T) {
 	for off, want := range map[time.Duration]verdict{time.Hour: fail, -time.Minute: warn} {
 		date = func() time.Time { return time.Now().Add(off) }
 		expect(t, d.endpoint(t.Context()), "clock", want, "timedatectl")
+	}
+}
+
+func TestDoctorManifest(t *testing.T) {
+	d := patient(t)
+	if found := d.manifest(t.Context()); len(found) != 0 {
+		t.Errorf("%+v", found)
+	}
+	d.cfg.ManifestURL = "https://publisher.example/catalog.toml"
+	for _, tt := range []struct {
+		text string
+		err  error
+		v    verdict
+		word string
+	}{
+		{"version = 1\n", nil, good, "0 images"},
+		{"version = 2\n", nil, fail, "version"},
+		{"", errors.New("it does not answer"), fail, "it does not answer"},
+	} {
+		d.cfg.Manifest = func(context.Context) ([]byte, error) { return []byte(tt.text), tt.err }
+		expect(t, d.manifest(t.Context()), "manifest", tt.v, d.cfg.ManifestURL, tt.word)
 	}
 }

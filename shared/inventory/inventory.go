@@ -139,9 +139,10 @@ type Inventory struct {
 	jobs     map[*job.Kind]*jobs
 	manifest manifestFile
 
-	mu     sync.Mutex
-	last   *Snapshot
-	logged map[Other]bool
+	mu           sync.Mutex
+	last         *Snapshot
+	logged       map[Other]bool
+	subscription Subscription
 }
 
 // New returns an inventory. It does not read the roots.
@@ -398,6 +399,7 @@ func (inv *Inventory) Snapshot(ctx context.Context) (*Snapshot, error) {
 	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
+	in.subscription = inv.subscription
 	if next := inv.last.next(in); next != inv.last {
 		inv.last = next
 		inv.logOthers()

@@ -1,12 +1,14 @@
 package inventory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"imageroot/shared/index"
 	"imageroot/shared/layout"
@@ -127,4 +129,43 @@ func (f *manifestFile) keep(ctx context.Context, data []byte) {
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		f.log.Warn("cannot copy the manifest", "error", err)
 	}
+}
+
+// A Subscription says what became of reading the manifest at a URL.
+type Subscription struct {
+	ReadAt  time.Time // when it was read last; zero: not since the start
+	Problem string    // why it could not be read since then, or ""
+}
+
+// Subscribed has the following snapshots say what became of reading the manifest.
+func (inv *Inventory) Subscribed(s Subscription) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.subscription = s
+}
+
+// ManifestTime returns when the manifest was read from the URL of a subscription, or else
+// written to the image root. It returns false if there is none.
+func (s *Snapshot) ManifestTime() (time.Time, bool) {
+	if t := s.in.subscription.ReadAt; !t.IsZero() {
+		return t, true
+	}
+	info, ok := s.in.images.Info(layout.ManifestKey)
+	return info.LastModified, ok
+}
+
+// ManifestProblem returns why a manifest is not in force, that in the image root
+// ([Snapshot.Problem]) or that of a subscription, or "".
+func (s *Snapshot) ManifestProblem() string {
+	return cmp.Or(s.Problem, s.in.subscription.Problem)
+}
+
+// ManifestWarnings returns the warnings about the manifest that is in force.
+func (s *Snapshot) ManifestWarnings() (warnings []string) {
+	if s.in.manifest != nil {
+		for _, w := range s.in.manifest.Warnings {
+			warnings = append(warnings, w.String())
+		}
+	}
+	return warnings
 }

@@ -38,6 +38,8 @@ type inputs struct {
 	hidden      []Other
 	manifest    *manifest.Manifest // nil: none
 	problem     string
+	// subscription is that of the last call of Subscribed.
+	subscription Subscription
 }
 
 // contentJobs are the kinds of jobs whose IDs are digests, and whose failure a row has to

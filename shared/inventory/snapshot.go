@@ -5,7 +5,6 @@ import (
 	"iter"
 	"net/url"
 	"strings"
-	"time"
 	"unique"
 
 	"golang.org/x/text/unicode/norm"
@@ -182,24 +181,6 @@ func under(list sorted.List[labelled], label string) iter.Seq[labelled] {
 			}
 		}
 	}
-}
-
-// ManifestTime returns when the manifest was written to the image root, and false if there
-// is none.
-func (s *Snapshot) ManifestTime() (time.Time, bool) {
-	info, ok := s.in.images.Info(layout.ManifestKey)
-	return info.LastModified, ok
-}
-
-// ManifestWarnings returns what [Snapshot.Problem] does not say: warnings about the
-// manifest that is in force.
-func (s *Snapshot) ManifestWarnings() (warnings []string) {
-	if s.in.manifest != nil {
-		for _, w := range s.in.manifest.Warnings {
-			warnings = append(warnings, w.String())
-		}
-	}
-	return warnings
 }
 
 // Len returns the number of rows.

@@ -64,7 +64,7 @@ func (s *Snapshot) next(in inputs) *Snapshot {
 			u.drop(s.headOf(layout.SHA256(sha)))
 		}
 	}
-	if !changed && len(images) == 0 && s.Problem == in.problem && slices.Equal(s.in.hidden, in.hidden) {
+	if !changed && len(images) == 0 && s.Problem == in.problem && s.in.subscription == in.subscription && slices.Equal(s.in.hidden, in.hidden) {
 		return s
 	}
 	next := &Snapshot{

@@ -168,50 +168,10 @@ func (w web) described(resp *http.Response, size int64) (*Resolved, *url.URL, er
 	return &Resolved{Location: Location{Name: w.name}, Size: size, Validators: validators(resp)}, resp.Request.URL, nil
 }
 
-// Text returns the text at an http or https URL, of which what says what it is for
-// errors. The errors are those of [Client.Resolve], and one for a text of more than limit
-// bytes.
-func (c *Client) Text(ctx context.Context, rawURL, what string, limit int64) ([]byte, error) {
-	u, err := parseWeb(rawURL)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.config.ResolveTimeout)
-	defer cancel()
-	resp, err := c.text(ctx, c.session(), u, what)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = unresolvable(nil, "the %s at %s is larger than %d bytes", what, u.Host, limit)
-	}
-	return data, err
-}
-
-// text requests a text.
-func (c *Client) text(ctx context.Context, client doer, u *url.URL, what string) (*http.Response, error) {
-	resp, err := c.ask(ctx, client, http.MethodGet, u.String(), "")
-	if err != nil {
-		return nil, err
-	}
-	switch enc := encoding(resp); {
-	case resp.StatusCode != http.StatusOK:
-		err = c.status(resp, what)
-	case enc != "":
-		err = unresolvable(nil, "%s sends the %s with Content-Encoding %s though none was asked for", resp.Request.URL.Host, what, enc)
-	default:
-		return resp, nil
-	}
-	resp.Body.Close()
-	return nil, err
-}
-
 // publishedSum returns the digest in a checksum list of the image at the operator's
 // URL, or at the URL that it redirects to ("latest.img").
 func (w web) publishedSum(ctx context.Context, c *Client, client doer, list, final *url.URL) (checksum.Sum, error) {
-	resp, err := c.text(ctx, client, list, "checksum list")
+	resp, err := c.text(ctx, client, list, "checksum list", Validators{})
 	if err != nil {
 		return checksum.Sum{}, err
 	}

@@ -419,12 +419,16 @@ func TestSubscription(t *testing.T) {
 	}
 	s.putManifest(t, "version = 1\n").Problem(t, []int{409})
 	s.Do(t, http.MethodDelete, "/catalog.toml", nil).Problem(t, []int{409})
-	var c struct {
+	subscription := func() (c struct {
 		URL       string  `json:"url"`
 		FetchedAt *string `json:"fetched_at"`
+		LastError *string `json:"last_error"`
+	},
+	) {
+		s.get(t, "/withcache/catalog", anonymous).Must(t, 200).JSON(t, &c)
+		return c
 	}
-	s.get(t, "/withcache/catalog", anonymous).Must(t, 200).JSON(t, &c)
-	if c.URL != at || c.FetchedAt == nil {
+	if c := subscription(); c.URL != at || c.FetchedAt == nil || c.LastError != nil {
 		t.Errorf("%+v", c)
 	}
 	// What has an error, or is not there, leaves it in force.
@@ -432,9 +436,10 @@ func TestSubscription(t *testing.T) {
 		p.File("/lab/catalog.toml", []byte(bad))
 		s.Restart(t)
 		s.WaitRow(t, "first.img", "still in force", nil)
-		eventually(t, within, "the log says it", func() error {
-			if !strings.Contains(s.Log(), "not in force") {
-				return fmt.Errorf("%s", s.Log())
+		eventually(t, within, "clients, operators and the log are told", func() error {
+			c, page := subscription(), s.get(t, "/catalog").Must(t, 200)
+			if c.FetchedAt == nil || c.LastError == nil || !strings.Contains(string(page.Body), "not in force") || !strings.Contains(s.Log(), "not in force") {
+				return fmt.Errorf("%+v; %v; %s", c, page, s.Log())
 			}
 			return nil
 		})
@@ -443,4 +448,7 @@ func TestSubscription(t *testing.T) {
 	s.Restart(t)
 	s.WaitRow(t, "second.img", "of the new manifest", nil)
 	s.WaitGone(t, "first.img")
+	if c := subscription(); c.LastError != nil {
+		t.Errorf("%s", *c.LastError)
+	}
 }

@@ -53,7 +53,7 @@ func (p *Pages) rows(r *http.Request, s *inventory.Snapshot, v url.Values, jobs 
 		return templates.Fragment{}, err
 	}
 	c := templates.Catalog{
-		Problem: s.Problem, Notes: s.ManifestWarnings(), Total: count(int64(found.Total)), One: found.Total == 1, Searched: strings.TrimSpace(q.Text) != "" || len(filtersOf(v)) > 0,
+		Problem: s.ManifestProblem(), Notes: s.ManifestWarnings(), Total: count(int64(found.Total)), One: found.Total == 1, Searched: strings.TrimSpace(q.Text) != "" || len(filtersOf(v)) > 0,
 		Columns: columns(v, q.Sort), Chips: chips(s, v),
 		Summary: templates.Summary{Stored: sizeOf(s.StoredBytes), Location: p.Location},
 	}
