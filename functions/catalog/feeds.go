@@ -54,18 +54,19 @@ func (f *Function) publicKey(contentType string, of func(feed.Signer) ([]byte, e
 // imagePath returns the path of the bytes of a row.
 func imagePath(h *inventory.Head) string { return ImagePath(h.SHA256, h.Name) }
 
-// checksumEnd is what a client adds to the URL of a file to get its checksum file.
-const checksumEnd = ".sha256"
+// checksumEnd and bmapEnd are what a client adds to the URL of a file to get its checksum
+// file and its block map.
+const checksumEnd, bmapEnd = ".sha256", ".bmap"
 
-// checksumOf returns the key of the image and the name of the file for whose checksum file
-// r asks. A name that no file can have would forge lines.
-func checksumOf(r *http.Request) (key, name string, ok bool) {
+// beside returns the key of the image and the name of the file beside which r asks for the
+// file that ends in end. A name that no file can have would forge lines.
+func beside(r *http.Request, end string) (key, name string, ok bool) {
 	key, name = r.PathValue("key"), r.PathValue("name")
 	if name == "" {
-		key, ok = strings.CutSuffix(key, checksumEnd)
+		key, ok = strings.CutSuffix(key, end)
 		name = key
 	} else {
-		name, ok = strings.CutSuffix(name, checksumEnd)
+		name, ok = strings.CutSuffix(name, end)
 	}
 	return key, name, ok && image.CheckSegment(name) == nil
 }
@@ -86,13 +87,8 @@ func (f *Function) imageChecksum(w http.ResponseWriter, r *http.Request, key, na
 // rawChecksum answers with the checksum file of the disk in an image.
 func (f *Function) rawChecksum(w http.ResponseWriter, r *http.Request, key, name string) error {
 	return f.withObject(r.Context(), key, f.findDisk, func(c *object) error {
-		if err := c.Unchanged(r.Context()); err != nil {
+		if err := c.readable(r.Context()); err != nil {
 			return err
-		}
-		if c.known != nil {
-			if no := c.known.NoDisk(); no != "" {
-				return problem.New(problem.Malformed, no)
-			}
 		}
 		if c.rawSHA256 == "" {
 			return problem.New(problem.Unavailable, "the SHA-256 of the disk in the image is known once the image was checked: try again")

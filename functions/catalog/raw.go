@@ -27,8 +27,11 @@ import (
 // the guest's disk. If no bytes pass through this server, it redirects: see
 // [Function.linkRaw].
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
-	if key, name, ok := checksumOf(r); ok {
+	if key, name, ok := beside(r, checksumEnd); ok {
 		return f.rawChecksum(w, r, key, name)
+	}
+	if key, _, ok := beside(r, bmapEnd); ok {
+		return f.blockMap(w, r, key, f.findDisk, func(*object) bool { return true })
 	}
 	return f.serve(w, r, f.findDisk, f.sendRaw)
 }
@@ -49,14 +52,9 @@ func (f *Function) findDisk(s *inventory.Snapshot, key string) (*object, error) 
 // sendRaw answers with the disk in c. It returns [store.ErrChanged], before
 // anything is written, if the object has another version now.
 func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) error {
-	if err := c.Unchanged(r.Context()); err != nil {
+	// Refuse it now rather than when the client's disk is half written.
+	if err := c.readable(r.Context()); err != nil {
 		return err
-	}
-	if c.known != nil {
-		// Refuse it now rather than when the client's disk is half written.
-		if no := c.known.NoDisk(); no != "" {
-			return problem.New(problem.Malformed, no)
-		}
 	}
 	c.what = served.Disk
 	if f.links(c) != nil {

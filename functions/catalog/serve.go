@@ -34,8 +34,11 @@ type object struct {
 }
 
 func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
-	if key, name, ok := checksumOf(r); ok {
+	if key, name, ok := beside(r, checksumEnd); ok {
 		return f.imageChecksum(w, r, key, name)
+	}
+	if key, name, ok := beside(r, bmapEnd); ok {
+		return f.blockMap(w, r, key, f.find, func(c *object) bool { return UnpacksByName(c.known, name) })
 	}
 	return f.serve(w, r, f.find, f.send)
 }
@@ -125,6 +128,18 @@ func newObject(at inventory.Place, name image.Name, row *inventory.Row) *object 
 		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
 	}
 	return c
+}
+
+// readable returns a problem if no disk in c can be read, and [store.ErrChanged] if the object
+// has another version now.
+func (c *object) readable(ctx context.Context) error {
+	if err := c.Unchanged(ctx); err != nil || c.known == nil {
+		return err
+	}
+	if no := c.known.NoDisk(); no != "" {
+		return problem.New(problem.Malformed, no)
+	}
+	return nil
 }
 
 // send answers with the content. It returns [store.ErrChanged], before anything

@@ -1,6 +1,7 @@
 package hash
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imageroot/shared/bmap"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/disk"
@@ -131,7 +133,7 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	if err != nil {
 		return content.Check{}, job.StoreFailed(err)
 	}
-	verdict, inside, err := f.examine(ctx, at, &rec, r, turn)
+	verdict, inside, m, err := f.examine(ctx, at, &rec, r, turn)
 	if err == nil {
 		err = at.Unchanged(ctx)
 	}
@@ -148,6 +150,9 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 		return content.Check{}, &queue.Retry{After: turnTime, Err: err, Free: true}
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
+	}
+	if err := f.storeMap(ctx, sha256, m); err != nil {
+		return content.Check{}, err
 	}
 	return f.recordVerdict(ctx, sha256, verdict, inside)
 }
@@ -188,28 +193,28 @@ func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, ver
 }
 
 // examine reads the bytes at a place to their end, and inspects the disk in a compressed
-// image on the way. The error is the store's, that of ctx, or errTurn; a fault of the image is
-// a verdict.
-func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, *disk.Inside, error) {
+// image on the way. The block map is nil unless a good disk has holes. The error is the
+// store's, that of ctx, or errTurn; a fault of the image is a verdict.
+func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, *disk.Inside, *bmap.Map, error) {
 	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
 	case kind == content.QCOW2:
-		verdict, err := f.examineDisk(ctx, at, r, turn)
-		return verdict, nil, err
+		verdict, m, err := f.examineDisk(ctx, at, r, turn)
+		return verdict, nil, m, err
 	case rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
-		return beyond(most, 0), nil, nil
+		return beyond(most, 0), nil, nil, nil
 	}
 	passing := disk.NewStream(unpackXZ)
 	defer passing.Stop()
 	verdict, err := f.examinePacked(ctx, at, kind, most, passing, r, turn)
 	if err != nil {
-		return verdict, nil, err
+		return verdict, nil, nil, err
 	}
 	inside := passing.End(verdict.Verdict == content.Good)
 	if verdict.NoDisk != "" {
 		inside = disk.Inside{Inspector: disk.Version}
 	}
-	return verdict, &inside, nil
+	return verdict, &inside, nil, nil
 }
 
 // examinePacked is examine for a compressed image. What it expands to goes to passing as well.
@@ -304,67 +309,87 @@ func (c *counted) Read(p []byte) (int, error) {
 }
 
 // examineDisk reads the disk in a qcow2 image to its end, which expands every
-// compressed cluster.
-func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *turn) (content.Check, error) {
+// compressed cluster. The block map is nil unless a good disk has holes.
+func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *turn) (content.Check, *bmap.Map, error) {
 	file, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
-		return content.Check{}, err
+		return content.Check{}, nil, err
 	}
 	defer file.Close()
 	disk, err := qcow2.Open(file, at.Info.Size)
 	if err != nil {
-		return diskVerdict(err, 0)
+		verdict, err := diskVerdict(err, 0)
+		return verdict, nil, err
 	}
-	size := disk.Size()
-	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size}
-	var off int64
-	if size > maxRawBytes {
-		buf := make([]byte, blockBytes)
-		most := maxWork(at.Info.Size)
-		for read := int64(0); off < size; {
-			zeros, err := disk.Zeros(off)
-			if err == nil && zeros == 0 {
-				var n int
-				n, err = disk.ReadAt(buf[:min(blockBytes, size-off)], off)
-				zeros = int64(n)
-				read += zeros
-			}
-			switch {
-			case read > most:
-				return beyond(most, off), nil
-			case ctx.Err() != nil:
-				return content.Check{}, ctx.Err()
-			case err != nil:
-				return diskVerdict(err, off)
-			}
-			if !turn.keep() {
-				return content.Check{}, errTurn
-			}
-			off += zeros
-			r.Report(off, size, nil)
-		}
-		return verdict, nil
+	m, err := mapHoles(ctx, disk, disk.Size())
+	if err != nil {
+		return content.Check{}, nil, err
 	}
-	h := digest.New(false)
+	read := f.readDisk
+	if disk.Size() > maxRawBytes {
+		read = f.readClusters
+	}
+	verdict, err := read(ctx, disk, m, at.Info.Size, r, turn)
+	if verdict.Verdict != content.Good {
+		m = nil
+	}
+	return verdict, m, err
+}
+
+// readDisk reads a disk to its end, and computes its digest and those in its block map.
+func (f *Function) readDisk(ctx context.Context, disk *qcow2.Image, m *bmap.Map, _ int64, r *job.Run, turn *turn) (content.Check, error) {
+	size, h := disk.Size(), newMappedHasher(m)
 	// After an early return, a read in flight fails, at the latest when the file is
 	// closed.
 	for block, err := range blocks(io.NewSectionReader(disk, 0, size), blockBytes) {
 		_, _ = h.Write(block) // a hash does not fail
-		off += int64(len(block))
-		r.Report(off, size, nil)
+		r.Report(h.Offset(), size, nil)
 		switch {
 		case ctx.Err() != nil:
 			return content.Check{}, ctx.Err()
 		case errors.Is(err, io.EOF):
-			verdict.RawSHA256 = h.Sum256()
-			return verdict, nil
+			return content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}, nil
 		case err != nil:
-			return diskVerdict(err, off)
+			return diskVerdict(err, h.Offset())
 		case !turn.keep():
 			return content.Check{}, errTurn
 		}
 	}
-	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
+	return content.Check{}, io.ErrUnexpectedEOF // readBlocks ends with an error
+}
+
+// readClusters is readDisk for a disk above maxRawBytes, of which it reads what the image of
+// size bytes stores.
+func (f *Function) readClusters(ctx context.Context, disk *qcow2.Image, m *bmap.Map, image int64, r *job.Run, turn *turn) (content.Check, error) {
+	size, most, buf := disk.Size(), maxWork(image), make([]byte, blockBytes)
+	ranges := bmap.NewSummer(cmp.Or(m, &bmap.Map{}))
+	var off, read int64
+	for off < size {
+		n, err := disk.Zeros(off)
+		if err == nil && n == 0 {
+			var got int
+			got, err = disk.ReadAt(buf[:min(blockBytes, size-off)], off)
+			n = int64(got)
+			_, _ = ranges.Write(buf[:got])
+			read += n
+		} else {
+			ranges.Skip(n)
+		}
+		switch {
+		case read > most:
+			return beyond(most, off), nil
+		case ctx.Err() != nil:
+			return content.Check{}, ctx.Err()
+		case err != nil:
+			return diskVerdict(err, off)
+		}
+		if !turn.keep() {
+			return content.Check{}, errTurn
+		}
+		off += n
+		r.Report(off, size, nil)
+	}
+	return content.Check{Verdict: content.Good, RawSizeBytes: &size}, nil
 }
 
 func diskVerdict(err error, off int64) (content.Check, error) {

@@ -228,6 +228,9 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 		}
 	}
 	for _, sha := range gone {
+		if err := f.Catalog.Delete(ctx, layout.BmapKey(sha)); err != nil {
+			return err
+		}
 		if err := record.Delete[content.Record](ctx, f.Catalog, layout.ContentKey(sha)); err != nil {
 			return err
 		}

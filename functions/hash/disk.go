@@ -147,6 +147,9 @@ func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r 
 	case err != nil && !errors.Is(err, store.ErrChanged): // one that was replaced has the same bytes
 		return verdict, disk, job.StoreFailed(err)
 	}
+	if err := f.storeMap(ctx, rec.SHA256, p.holes); err != nil {
+		return verdict, disk, err
+	}
 	now := f.Now().UTC()
 	return verdict, content.Disk{SizeBytes: src.size, StoredBytes: src.stored, MadeAt: now, UsedAt: now}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"imageroot/shared/bmap"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/qcow2"
@@ -22,8 +23,9 @@ type diskSource struct {
 	in *counted // nil if the image is not read in order
 	// verdict returns the verdict on a disk that was read to its end.
 	verdict func(*digest.Hasher, ends) content.Check
-	stop    func() // makes a blocked Read return
-	close   func() // after the last Read
+	holes   *bmap.Map // of a disk that was read to its end; nil if it has none
+	stop    func()    // makes a blocked Read return
+	close   func()    // after the last Read
 }
 
 // open opens the disk in the image at a place. The caller must close it. Errors of open and
@@ -44,7 +46,7 @@ func open(ctx context.Context, at place, kind content.Kind) (*diskSource, error)
 	verdict := func(h *digest.Hasher, ends ends) content.Check { return unpacked(kind, h, ends, u.Trailing()) }
 	ahead := newAheadReader(u, 128<<10) // the next blocks are decompressed while one is hashed
 	// u is not closed, since blocks may still read it. It holds only memory.
-	return &diskSource{ahead, in, verdict, stop, func() { end(); ahead.stop() }}, nil
+	return &diskSource{ahead, in, verdict, nil, stop, func() { end(); ahead.stop() }}, nil
 }
 
 // A stored reads the object at a place. It opens the object again where the connection to
@@ -127,15 +129,23 @@ func openQCOW2(ctx context.Context, at place) (*diskSource, error) {
 	}
 	end := func() { stop(); file.Close() }
 	disk, err := qcow2.Open(file, at.Info.Size)
+	var m *bmap.Map
+	if err == nil {
+		m, err = mapHoles(ctx, disk, disk.Size())
+	}
 	if err != nil {
 		end()
 		return nil, unlessFault(err)
+	}
+	var r io.Reader = io.NewSectionReader(disk, 0, disk.Size())
+	if m != nil {
+		r = io.TeeReader(r, bmap.NewSummer(m))
 	}
 	verdict := func(h *digest.Hasher, _ ends) content.Check {
 		size := h.Offset()
 		return content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}
 	}
-	return &diskSource{io.NewSectionReader(disk, 0, disk.Size()), nil, verdict, stop, end}, nil
+	return &diskSource{r, nil, verdict, m, stop, end}, nil
 }
 
 // faultVerdict returns the verdict on an image in which err has found a fault, and false if

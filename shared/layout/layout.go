@@ -10,6 +10,7 @@
 //	              exports/EXPORT            an export that an operator has named
 //	              fetched/REF               digest and size of the bytes fetched from the source REF
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
+//	              bmaps/HEX                 the block map of the disk in the image with this SHA-256
 //	              disks/HEX                 the expanded disk in the image with this SHA-256
 //	              contents/HEX              what is known about the bytes with this SHA-256
 //	              metadata/HEX              what the operator says about the bytes with this SHA-256
@@ -66,6 +67,7 @@ const (
 	ExportPrefix              = "exports/"
 	FetchedPrefix             = "fetched/"
 	BlobPrefix                = "blobs/"
+	BmapPrefix                = "bmaps/"
 	DiskPrefix                = "disks/"
 	ContentPrefix             = "contents/"
 	MetadataPrefix            = "metadata/"
@@ -177,6 +179,7 @@ func EntryKey(ref Ref) store.Key             { return store.Key(EntryPrefix + re
 func ExportKey(name ExportName) store.Key    { return store.Key(ExportPrefix + name) }
 func FetchedKey(ref Ref) store.Key           { return store.Key(FetchedPrefix + ref) }
 func BlobKey(sha256 SHA256) store.Key        { return store.Key(BlobPrefix + sha256) }
+func BmapKey(sha256 SHA256) store.Key        { return store.Key(BmapPrefix + sha256) }
 func DiskKey(sha256 SHA256) store.Key        { return store.Key(DiskPrefix + sha256) }
 func ListingKey(sha256 SHA256) store.Key     { return store.Key(ListingPrefix + sha256) }
 func ContentKey(sha256 SHA256) store.Key     { return store.Key(ContentPrefix + sha256) }

@@ -22,6 +22,7 @@ type extent struct {
 	host   int64 // offset in the file, of the data or the compressed cluster
 	bytes  int64 // compressed: the maximum size of the cluster in the file
 	within int64 // compressed: offset of the extent in the cluster
+	hole   bool  // zero: unallocated, not marked as zero; of the result of lookup only
 }
 
 // Parts of table entries (section "Cluster mapping").
@@ -69,7 +70,7 @@ func (i *Image) lookup(off int64) (extent, error) {
 	l2 := int64(l1 & offsetMask)
 	if l2 == 0 {
 		span := size * entries
-		return extent{kind: zero, length: span - off%span}, nil
+		return extent{kind: zero, hole: true, length: span - off%span}, nil
 	}
 	entry, err := i.pages.entry(l2 + cluster%entries*8)
 	if err != nil {
@@ -96,6 +97,7 @@ func (i *Image) lookup(off int64) (extent, error) {
 	case entry&flagZero != 0 && i.header.Version < 3:
 		return extent{}, corrupt("byte %d of the disk is in a cluster marked as zero, which version 2 does not have", off)
 	case entry&flagZero != 0, at == 0:
+		e.hole = entry&flagZero == 0
 		return e, nil
 	}
 	e.kind, e.host = data, at+off%size

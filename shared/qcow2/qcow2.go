@@ -113,6 +113,17 @@ const maxRun = 8192
 // according to the tables, or all stored. The run may continue behind it. off must be
 // less than limit, and both within the disk.
 func (i *Image) Extent(off, limit int64) (n int64, zeros bool, err error) {
+	return i.run(off, limit, func(e extent) bool { return e.kind == zero })
+}
+
+// Hole is Extent, but for the clusters that are unallocated: the image says nothing about
+// them, whereas a cluster marked as zero was written.
+func (i *Image) Hole(off, limit int64) (n int64, hole bool, err error) {
+	return i.run(off, limit, func(e extent) bool { return e.hole })
+}
+
+// run returns the number of bytes from off to limit at most for which is returns the same.
+func (i *Image) run(off, limit int64, is func(extent) bool) (n int64, same bool, err error) {
 	for entries := 0; off+n < limit && entries < maxRun; entries++ {
 		e, err := i.lookup(off + n)
 		if err != nil && n > 0 {
@@ -121,13 +132,13 @@ func (i *Image) Extent(off, limit int64) (n int64, zeros bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
-		if n > 0 && (e.kind == zero) != zeros {
+		if n > 0 && is(e) != same {
 			break
 		}
-		zeros = e.kind == zero
+		same = is(e)
 		n += e.length
 	}
-	return min(n, limit-off), zeros, nil
+	return min(n, limit-off), same, nil
 }
 
 // Check reads every table but no data, and returns an [*Error] if part of the disk is

@@ -266,6 +266,14 @@ func TestSparse(t *testing.T) {
 			t.Errorf("Zeros(%d) = %d, %v, want %d", off, n, err, want)
 		}
 	}
+	run(t, "qemu-io", "-c", fmt.Sprintf("write -z %d 1M", at-1<<20), path)
+	i = open(t, load(t, path))
+	if n, hole, err := i.Hole(at-1<<20, 1<<40); n != 2<<20 || hole || err != nil {
+		t.Errorf("zeros that were written are a hole: %d, %v, %v", n, hole, err)
+	}
+	if n, hole, err := i.Hole(at+1<<20, at+2<<20); n != 1<<20 || !hole || err != nil {
+		t.Errorf("what was never written is no hole: %d, %v, %v", n, hole, err)
+	}
 	p := make([]byte, 4096)
 	if _, err := i.ReadAt(p, at-2048); err != nil {
 		t.Fatal(err)

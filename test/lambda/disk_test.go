@@ -158,6 +158,9 @@ func TestDisk(t *testing.T) {
 	if got := w.raw("/raw/guest.img", "bytes=31457000-31457999"); !bytes.Equal(got, disk[31457000:31458000]) {
 		t.Error("a part of the guest's disk has other bytes")
 	}
+	if r := w.want(200, "GET", "/raw/guest.img.bmap", nil); !bytes.Contains(r.body, []byte("<MappedBlocksCount> 7680 <")) {
+		t.Errorf("the block map of a disk with holes: %s", r.body)
+	}
 }
 
 // TestKilledDisk: what a function that was killed has left of a disk is removed.

@@ -469,11 +469,17 @@ func (p *Pages) flash(r *http.Request, row *inventory.Row) *templates.Flash {
 	add("With the imageroot command", "imageroot --url "+base+" flash "+word+" /dev/sdX", "Resumes, and writes only what has data where the disk allows that.")
 	add("With dd alone", "curl -f "+raw+" | sudo dd of=/dev/sdX bs=4M conv=fsync status=progress", "Nothing is verified but the length.")
 	add("Over a slow network", "curl -f -H 'Accept-Encoding: zstd' "+raw+" | zstd -d | sudo dd of=/dev/sdX bs=4M conv=fsync", "")
-	if digest := rawDigest(row); digest != "" {
+	bmaptool := "sudo bmaptool copy "
+	if digest := rawDigest(row); digest == "" {
+		bmaptool += "--nobmap " // the block map has it
+	} else {
 		add("With Raspberry Pi Imager", "rpi-imager --cli --sha256 "+string(digest)+" "+raw+" /dev/sdX", "")
 		f.Imager = template.URL("rpi-imager://open?repo=" + url.QueryEscape(base+"/os_list.json"))
 	}
-	add("With bmaptool", "sudo bmaptool copy --nobmap "+download+" /dev/sdX", "")
+	if row.Known == nil || !catalog.UnpacksByName(row.Known, string(name)) {
+		download = raw
+	}
+	add("With bmaptool", bmaptool+download+" /dev/sdX", "Verifies what it writes, and leaves out holes of the image.")
 	add("With qemu-img, for a virtual machine", "qemu-img convert -p -O qcow2 "+raw+" vm.qcow2", "")
 	if p.NBDPort != 0 {
 		host := hostOf(base)
