@@ -22,7 +22,7 @@ NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:l
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools \
         mcopy:mtools jsonschema:python3-jsonschema gpgv:gpgv gpg:gpg minisign:minisign zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion \
         /lib/systemd/systemd-pull:systemd-container qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
-MORE  = npm:npm nbdkit:nbdkit gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy dnsmasq:dnsmasq-base buildah:buildah
+MORE  = npm:npm nbdkit:nbdkit gcc:gcc gencat:libc6-dev chromium:chromium qemu-aarch64-static:qemu-user-static systemd-analyze:systemd setpriv:util-linux caddy:caddy dnsmasq:dnsmasq-base buildah:buildah packer:packer
 
 # install installs the packages of the programs that are missing.
 define install
@@ -85,6 +85,7 @@ etcher:
 
 .PHONY: deep
 deep: testdeps etcher ## the tests that take minutes, 6 GiB of disk or root
+	$(call install,packer:packer)
 	@$(GOTEST) -run '^TestDeep' -json $$(grep -rl --include='*_test.go' '^func TestDeep' . | xargs -n1 dirname | sort -u) | $(STRICT)
 
 .PHONY: infra

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"strconv"
@@ -32,6 +33,41 @@ func (f *Function) feedRoutes() (routes []web.Route) {
 
 func (f *Function) feedServer(base string) feed.Server {
 	return feed.Server{URL: base, ImagePath: imagePath, RawPath: f.RawPath, SigningKey: f.SigningKey, Now: f.Now()}
+}
+
+// below returns the feed that r asks for below the URL of a content, as readers do that look
+// for a list beside the file.
+func below(r *http.Request) (feed.Feed, bool) {
+	if _, ok := layout.ParseSHA256(strings.ToLower(r.PathValue("key"))); !ok || r.PathValue("name") == "" {
+		return feed.Feed{}, false
+	}
+	root, _, _ := strings.Cut(r.URL.Path[1:], "/")
+	for _, d := range feed.All {
+		if d.Path == "/"+root+"/"+r.PathValue("name") {
+			return d, true
+		}
+	}
+	return feed.Feed{}, false
+}
+
+// sendBelow answers with the feed d about one content.
+func (f *Function) sendBelow(w http.ResponseWriter, r *http.Request, d feed.Feed) error {
+	s, err := f.Inventory.Snapshot(r.Context())
+	if err != nil {
+		return err
+	}
+	row, ok := s.BySHA256(layout.SHA256(strings.ToLower(r.PathValue("key"))))
+	if !ok {
+		return noSHA256()
+	}
+	on := f.feedServer(web.BaseURL(r))
+	on.Only = row.Head
+	var text bytes.Buffer
+	if err := d.Encode(&text, s, on); err != nil {
+		return err
+	}
+	send(w, r, d.ContentType, text.Bytes())
+	return nil
 }
 
 // publicKey returns a handler that answers with a public key of this server.

@@ -38,6 +38,9 @@ func TestChecksums(t *testing.T) {
 		"/images/a.img.sha256":                        ofA,
 		"/images/" + string(z) + "/z.img.gz.sha256":   ofZ,
 		"/images/" + string(z) + "/other name.sha256": feed.Checksum(z, "other name"),
+		"/images/" + string(z) + "/SHA256SUMS":        ofZ,
+		"/raw/" + string(z) + "/SHA256SUMS":           feed.Checksum(sum(disk), "z.img"),
+		"/images/" + string(z) + "/SHA512SUMS":        "",
 		"/images/with space.img.sha256":               feed.Checksum(spaced, "with space.img"),
 		"/raw/z.img.sha256":                           feed.Checksum(sum(disk), "z.img"),
 		"/raw/" + string(z) + "/disk.img.sha256":      feed.Checksum(sum(disk), "disk.img"),
@@ -48,6 +51,7 @@ func TestChecksums(t *testing.T) {
 		}
 	}
 	for path, status := range map[string]int{
+		"/images/" + strings.Repeat("0", 64) + "/SHA256SUMS": 404, "/images/" + string(z) + "/SHA256SUMS.gpg": 404, "/images/a.img/SHA256SUMS": 200,
 		"/images/other.img.sha256": 404, "/images/.sha256": 404, "/raw/other.img.sha256": 404,
 		"/images/unhashed.img.sha256": 503, "/raw/unhashed.img.sha256": 503, "/raw/unchecked.img.sha256": 503,
 	} {

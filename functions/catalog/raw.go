@@ -27,6 +27,9 @@ import (
 // the guest's disk. If no bytes pass through this server, it redirects: see
 // [Function.linkRaw].
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
+	if d, ok := below(r); ok {
+		return f.sendBelow(w, r, d)
+	}
 	if key, name, ok := beside(r, checksumEnd); ok {
 		return f.rawChecksum(w, r, key, name)
 	}

@@ -34,6 +34,9 @@ type object struct {
 }
 
 func (f *Function) image(w http.ResponseWriter, r *http.Request) error {
+	if d, ok := below(r); ok {
+		return f.sendBelow(w, r, d)
+	}
 	if key, name, ok := beside(r, checksumEnd); ok {
 		return f.imageChecksum(w, r, key, name)
 	}
@@ -96,7 +99,7 @@ func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 	if sha, ok := layout.ParseSHA256(strings.ToLower(key)); ok {
 		row, ok := s.BySHA256(sha)
 		if !ok {
-			return nil, problem.New(problem.NotFound, "there is no image with this SHA-256 here")
+			return nil, noSHA256()
 		}
 		return f.cached(s, row, row.Names[0])
 	}
@@ -112,6 +115,10 @@ func (f *Function) find(s *inventory.Snapshot, key string) (*object, error) {
 		return newObject(inventory.Place{Root: f.Images, Local: true, Info: info}, name, row), nil
 	}
 	return f.cached(s, row, name)
+}
+
+func noSHA256() error {
+	return problem.New(problem.NotFound, "there is no image with this SHA-256 here")
 }
 
 // cached returns the object with a row's bytes, in either root.

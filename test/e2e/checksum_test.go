@@ -3,6 +3,7 @@ package e2e
 import (
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"testing"
 
@@ -42,20 +43,36 @@ func TestChecksumFiles(t *testing.T) {
 
 	// systemd-pull finds the checksum file by itself.
 	get := func(from string) error {
-		return sh(t, m.dir, pull+" raw --direct --verify=checksum --settings=no --roothash=no --verity=no --sync=no '"+from+"/images/a.img' \"$PWD/pulled\"")
+		return sh(t, m.dir, pull+" raw --direct --verify=checksum --settings=no --roothash=no --verity=no --sync=no '"+from+"' \"$PWD/pulled\"")
 	}
-	if err := get(s.Pages); err != nil {
-		t.Errorf("systemd-pull: %v", err)
+	b, _ := s.Row(t, "b.img.gz")
+	for _, from := range []string{"/images/a.img", "/images/" + b.SHA256 + "/b.img.gz", "/raw/" + b.SHA256 + "/b.img"} {
+		if err := get(s.Pages + from); err != nil {
+			t.Errorf("systemd-pull of %s: %v", from, err)
+		}
+		list := s.Do(t, "GET", path.Dir(from)+"/SHA256SUMS", nil).Must(t, 200)
+		if n := strings.Count(string(list.Body), "\n"); from != "/images/a.img" && n != 1 {
+			t.Errorf("%s: the list beside it has %d lines", from, n)
+		}
 	}
-	damages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := s.Do(t, "GET", r.URL.Path, nil).Must(t, 200).Body
-		if !strings.Contains(r.URL.Path, "sha256") {
+	damaged := damaging(t, s, func(path string, body []byte) {
+		if !strings.Contains(path, "sha256") {
 			body[1000]++
 		}
-		_, _ = w.Write(body)
-	}))
-	defer damages.Close()
-	if err := get(damages.URL); err == nil || !strings.Contains(err.Error(), "checksum") {
+	})
+	if err := get(damaged + "/images/a.img"); err == nil || !strings.Contains(err.Error(), "checksum") {
 		t.Errorf("systemd-pull of a damaged image: %v", err)
 	}
+}
+
+// damaging starts a proxy of s that changes the bodies of answers. It returns its URL.
+func damaging(t *testing.T, s *Server, change func(path string, body []byte)) string {
+	t.Helper()
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := s.Do(t, "GET", r.URL.Path, nil).Must(t, 200).Body
+		change(r.URL.Path, body)
+		_, _ = w.Write(body)
+	}))
+	t.Cleanup(proxy.Close)
+	return proxy.URL
 }

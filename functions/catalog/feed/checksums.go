@@ -23,13 +23,13 @@ func line(digest, name string) string { return digest + "  " + name + "\n" }
 func listable(name image.Name) bool { return !strings.ContainsFunc(string(name), unicode.IsSpace) }
 
 // encodeChecksums writes a checksum file of all names by which /images serves an image.
-func encodeChecksums(to io.Writer, s *inventory.Snapshot, _ Server) error {
-	return encodeDigests(to, s, func(h *inventory.Head) string { return string(h.SHA256) })
+func encodeChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
+	return encodeDigests(to, s, on, func(h *inventory.Head) string { return string(h.SHA256) })
 }
 
 // encodeSHA512 does that for the images whose publisher says their SHA-512.
-func encodeSHA512(to io.Writer, s *inventory.Snapshot, _ Server) error {
-	return encodeDigests(to, s, func(h *inventory.Head) string {
+func encodeSHA512(to io.Writer, s *inventory.Snapshot, on Server) error {
+	return encodeDigests(to, s, on, func(h *inventory.Head) string {
 		for _, source := range s.Row(h).Sources {
 			if source.SHA512 != "" {
 				return source.SHA512
@@ -40,8 +40,8 @@ func encodeSHA512(to io.Writer, s *inventory.Snapshot, _ Server) error {
 }
 
 // encodeDigests writes a checksum file of the images that have a digest.
-func encodeDigests(to io.Writer, s *inventory.Snapshot, of func(*inventory.Head) string) error {
-	for h := range s.Heads() {
+func encodeDigests(to io.Writer, s *inventory.Snapshot, on Server, of func(*inventory.Head) string) error {
+	for h := range on.heads(s) {
 		if !h.Cached || h.SHA256 == "" || !h.Format().Image() {
 			continue
 		}
@@ -64,7 +64,7 @@ func encodeDigests(to io.Writer, s *inventory.Snapshot, of func(*inventory.Head)
 
 // encodeRawChecksums writes a checksum file of all disks that /raw serves by their names.
 func encodeRawChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
-	for h := range s.Heads() {
+	for h := range on.heads(s) {
 		if on.RawPath(h) == "" {
 			continue
 		}

@@ -4,6 +4,7 @@ package feed
 
 import (
 	"io"
+	"iter"
 	"time"
 
 	"imageroot/shared/inventory"
@@ -29,6 +30,17 @@ type Server struct {
 	// SigningKey returns the key that signs, or nil if there is none. It may be nil, too.
 	SigningKey func() (Signer, error)
 	Now        time.Time
+	// Only is the image that the document is about, below the URL of its content. If it is
+	// nil, the document is about all images.
+	Only *inventory.Head
+}
+
+// heads returns the images that the document is about.
+func (on *Server) heads(s *inventory.Snapshot) iter.Seq[*inventory.Head] {
+	if on.Only != nil {
+		return func(yield func(*inventory.Head) bool) { yield(on.Only) }
+	}
+	return s.Heads()
 }
 
 // A Signer is a key that signs.
