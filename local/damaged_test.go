@@ -139,6 +139,18 @@ func (r *running) send(method, target, contentType, body string) *httptest.Respo
 	return w
 }
 
+// token reads the rows with a token. It fails the test unless the answer has the status want.
+func (r *running) token(want int, token string) {
+	r.Helper()
+	req := httptest.NewRequest(http.MethodGet, "/catalog", nil)
+	req.Header.Set("Authorization", "Bearer "+token)
+	w := httptest.NewRecorder()
+	r.server.http.Handler.ServeHTTP(w, req)
+	if w.Code != want {
+		r.Errorf("with the token: %d, want %d: %s", w.Code, want, w.Body)
+	}
+}
+
 // do sends a request. It fails the test unless the answer has the status want.
 func (r *running) do(want int, method, target, body string) string {
 	r.Helper()
@@ -265,6 +277,8 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	sum := sha256.Sum256(disk)
 	r.do(200, http.MethodPatch, "/catalog/images/"+hex.EncodeToString(sum[:]), `{"title": "Other"}`)
 	r.do(200, http.MethodGet, "/images/other.img", "") // its delivery is recorded at the end
+	token := regexp.MustCompile(`imageroot_[\w-]+`).FindString(r.do(201, http.MethodPost, "/tokens", `{"name": "ci", "scope": "read"}`))
+	r.token(200, token) // its use is recorded at the end
 	r.send(http.MethodPost, "/ui/logout", "", "")
 	r.stop()
 
@@ -284,7 +298,7 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 // read all records: events that a filter does not select are read, too.
 var reads = []string{
 	"/readyz", "/images", "/catalog.toml", "/images/other.img", "/catalog", "/catalog/entries", "/catalog/hashes", "/catalog/disks", "/catalog/downloads",
-	"/catalog/renames", "/nbdmux/exports", "/uploads", "/events?subject_id=none", "/ui/images", "/ui/events",
+	"/catalog/renames", "/nbdmux/exports", "/uploads", "/tokens", "/events?subject_id=none", "/ui/images", "/ui/events",
 }
 
 // TestNewerRecords writes a record of each kind as a newer version would. The

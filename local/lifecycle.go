@@ -38,6 +38,7 @@ func (s *server) serve(ctx context.Context) error {
 	wg.Go(func() { trim(work) })
 	wg.Go(func() { s.kit.Inventory.Run(work) })
 	wg.Go(func() { s.kit.Served.Run(work) })
+	wg.Go(func() { s.kit.Operator.Run(work) })
 
 	var err error
 	select {
@@ -66,6 +67,7 @@ func (s *server) serve(ctx context.Context) error {
 	last, cancelLast := context.WithTimeout(ctx, cutTime)
 	defer cancelLast()
 	s.kit.Served.Flush(last)
+	s.kit.Operator.Flush(last)
 	if err := s.kit.Inventory.Flush(last); err != nil {
 		s.log.Warn("other processes learn what changed last when they reconcile", "error", err)
 	}

@@ -90,7 +90,7 @@ func (s *server) wire() error {
 		Catalog: k.Catalog, Sources: client, Inventory: k.Inventory, Uncache: fetcher.Uncache, Activity: k.Activity, Now: k.Now, Log: s.log,
 	}
 	lister := &catalog.Function{
-		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Activity: k.Activity, Served: k.Served, Metric: k.Metric, Version: config.Version(),
+		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Auth: k.Operator, Activity: k.Activity, Served: k.Served, Metric: k.Metric, Version: config.Version(),
 		ManifestURL: k.ManifestURL, Ready: s.ready, SigningKey: (&signingKey{data: s.cfg.Data, log: s.log}).get, Now: k.Now, Log: s.log,
 	}
 	s.subscribe = func(ctx context.Context) {
@@ -119,7 +119,7 @@ func (s *server) wire() error {
 		Inventory: k.Inventory, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
 		Fetch: fetcher.Request, Uncache: fetcher.Uncache, ManifestURL: k.ManifestURL, Version: config.Version(), Activity: k.Activity, Now: k.Now,
 	})
-	site := &pages.Pages{Function: lister, Auth: k.Operator, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
+	site := &pages.Pages{Function: lister, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
 	s.workers = []worker{
 		{q.inspections, inspectors, hasher.Handle},
 		{q.assemblies, assemblers, uploader.Handle},
@@ -127,7 +127,7 @@ func (s *server) wire() error {
 	s.runJobs(hasher.Runners(), hasher.Handle)
 	s.runJobs(fetcher.Runners(), fetcher.Handle)
 	s.runJobs(uploader.Runners(), uploader.Handle)
-	own := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
+	own := []web.Route{{Pattern: "GET /metrics", Access: web.Read, Quiet: true, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		k.Metric.Handler().ServeHTTP(w, r)
 		return nil
 	}}}

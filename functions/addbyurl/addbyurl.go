@@ -48,10 +48,10 @@ type Function struct {
 // Routes returns the routes of f.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
-		{Pattern: "GET /catalog/entries", Access: web.Operator, Handle: f.list},
-		{Pattern: "POST /catalog/entries", Access: web.Operator, Handle: f.add},
+		{Pattern: "GET /catalog/entries", Access: web.Read, Handle: f.list},
+		{Pattern: "POST /catalog/entries", Access: web.Upload, Handle: f.add},
 		{Pattern: "DELETE /catalog/entries", Access: web.Operator, Handle: f.remove},
-		{Pattern: "POST /catalog/sources", Access: web.Operator, Handle: f.describe, Quiet: true},
+		{Pattern: "POST /catalog/sources", Access: web.Upload, Handle: f.describe, Quiet: true},
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/auth"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
@@ -49,6 +50,7 @@ type Function struct {
 	// ManifestURL is where the manifest is that [Function.Subscribe] reads, or "".
 	ManifestURL string
 	Inventory   *inventory.Inventory
+	Auth        *auth.Operator
 	Activity    *activity.Log
 	Served      *served.Log
 	Metric      *metric.Set
@@ -80,14 +82,18 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET /boot.ipxe", Access: web.Open, Handle: f.bootMenu},
 		{Pattern: "GET /boot/{key}", Access: web.Open, Handle: f.bootImage},
 
-		{Pattern: "GET /catalog", Access: web.Operator, Handle: f.rows},
-		{Pattern: "GET /catalog/images/{sha256}", Access: web.Operator, Handle: f.describe},
+		{Pattern: "GET /catalog", Access: web.Read, Handle: f.rows},
+		{Pattern: "GET /catalog/images/{sha256}", Access: web.Read, Handle: f.describe},
 		{Pattern: "PATCH /catalog/images/{sha256}", Access: web.Operator, Handle: f.patch},
 		{Pattern: "GET /catalog.toml", Access: web.Open, Handle: f.Document("application/toml; charset=utf-8", encodeManifest)},
 		{Pattern: "PUT /catalog.toml", Access: web.Operator, Handle: f.replaceManifest, MaxBody: maxManifestBody},
 		{Pattern: "DELETE /catalog.toml", Access: web.Operator, Handle: f.removeManifest},
 
 		{Pattern: "GET /events", Access: web.Operator, Handle: f.events},
+
+		{Pattern: "GET /tokens", Access: web.Operator, Handle: f.listTokens},
+		{Pattern: "POST /tokens", Access: web.Admin, Handle: f.addToken},
+		{Pattern: "DELETE /tokens/{name}", Access: web.Admin, Handle: f.removeToken},
 	}...)
 }
 
@@ -288,9 +294,13 @@ func ParseFilter(v url.Values) (activity.Filter, error) {
 	}{
 		{"kind", filter.Kind, activity.Kinds()},
 		{"subject_kind", filter.SubjectKind, activity.SubjectKinds()},
-		{"actor", filter.Actor, activity.Actors()},
 	} {
 		if err := oneOf(c.field, c.value, c.known); err != nil {
+			return filter, err
+		}
+	}
+	if !strings.HasPrefix(filter.Actor, activity.TokenPrefix) {
+		if err := oneOf("actor", filter.Actor, append(activity.Actors(), activity.TokenPrefix+"NAME")); err != nil {
 			return filter, err
 		}
 	}

@@ -23,8 +23,8 @@ import (
 // Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
-		{Pattern: "GET /catalog/downloads", Access: web.Operator, Handle: f.list, Quiet: true},
-		{Pattern: "POST /catalog/downloads", Access: web.Operator, Handle: f.enqueue},
+		{Pattern: "GET /catalog/downloads", Access: web.Read, Handle: f.list, Quiet: true},
+		{Pattern: "POST /catalog/downloads", Access: web.Upload, Handle: f.enqueue},
 		{Pattern: "DELETE /catalog/downloads/{name}", Access: web.Operator, Handle: f.cancel},
 		{Pattern: "DELETE /catalog/cache/{sha256}", Access: web.Operator, Handle: f.uncache},
 	}
@@ -77,7 +77,7 @@ func (f *Function) enqueue(w http.ResponseWriter, r *http.Request) error {
 		return web.Answer(w, r, http.StatusAccepted, j.View(), string(src.Name)+" is cached already")
 	}
 	keep := func(job.Job) bool { return false } // a job that ended stored no bytes, or they were dropped
-	j, err := f.queue(ctx, row, src, keep, activity.Operator, web.ClientIP(r))
+	j, err := f.queue(ctx, row, src, keep, activity.Actor(ctx), web.ClientIP(r))
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (f *Function) Request(ctx context.Context, row *inventory.Row, ref layout.R
 	if i < 0 {
 		return job.Job{}, nil // it was removed
 	}
-	actor, keep := activity.Operator, func(job.Job) bool { return false }
+	actor, keep := activity.Actor(ctx), func(job.Job) bool { return false }
 	if ip == "" {
 		actor, keep = activity.System, func(j job.Job) bool { return j.Status != job.Completed }
 	}

@@ -323,7 +323,7 @@ func (f *Function) postDisk(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	there := func(j job.Job) bool { return j.Status == job.Completed && err == nil && row.Known.Disk != nil }
-	j, err := f.Jobs.EnqueueDisk(r.Context(), sha256, name, there, activity.Operator, web.ClientIP(r))
+	j, err := f.Jobs.EnqueueDisk(r.Context(), sha256, name, there, activity.Actor(r.Context()), web.ClientIP(r))
 	if err != nil {
 		return err
 	}

@@ -304,7 +304,9 @@ func TestCancel(t *testing.T) {
 
 type allowAll struct{}
 
-func (allowAll) Authenticate(*http.Request) error { return nil }
+func (allowAll) Authenticate(*http.Request) (web.Caller, error) {
+	return web.Caller{Access: web.Admin}, nil
+}
 
 func TestRace(t *testing.T) {
 	bubble(t, func(w *world) {

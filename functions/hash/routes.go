@@ -22,10 +22,10 @@ import (
 // Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
-		{Pattern: "GET /catalog/hashes", Access: web.Operator, Handle: f.list, Quiet: true},
+		{Pattern: "GET /catalog/hashes", Access: web.Read, Handle: f.list, Quiet: true},
 		{Pattern: "POST /catalog/hashes", Access: web.Operator, Handle: f.post},
 		{Pattern: "DELETE /catalog/hashes/{name}", Access: web.Operator, Handle: f.cancel},
-		{Pattern: "GET /catalog/disks", Access: web.Operator, Handle: f.listDisks, Quiet: true},
+		{Pattern: "GET /catalog/disks", Access: web.Read, Handle: f.listDisks, Quiet: true},
 		{Pattern: "POST /catalog/disks", Access: web.Operator, Handle: f.postDisk},
 		{Pattern: "DELETE /catalog/disks/{sha256}", Access: web.Operator, Handle: f.deleteDisk},
 	}
@@ -72,7 +72,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Operator, web.ClientIP(r))
+	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Actor(r.Context()), web.ClientIP(r))
 	if err == nil && hashed {
 		_, err = f.checkAgain(r, rec.SHA256, name, info.Size)
 	}
@@ -124,7 +124,7 @@ func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name image.
 		}
 		return j, err
 	}
-	return f.enqueueCheck(ctx, sha256, name, size, activity.Operator, web.ClientIP(r))
+	return f.enqueueCheck(ctx, sha256, name, size, activity.Actor(r.Context()), web.ClientIP(r))
 }
 
 // checkVersions calls [record.CheckVersion] for the records of a check.

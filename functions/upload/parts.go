@@ -62,7 +62,7 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	}
 	p := &pending{
 		ID: layout.NewUploadID(), Name: name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
-		CreatedAt: f.Now().UTC(), Actor: activity.Operator, SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
+		CreatedAt: f.Now().UTC(), Actor: activity.Actor(r.Context()), SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
 		WantSHA256: want,
 	}
 	if p.UploadID, err = f.Images.CreateUpload(r.Context(), layout.ImageKey(name)); err != nil {

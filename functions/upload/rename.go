@@ -74,7 +74,7 @@ func (f *Function) postRename(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	j, err := f.Runners().Of(job.Rename).Enqueue(ctx, string(name), func(job.Job) bool { return false }, func(j *job.Job) {
-		j.Name, j.NewName, j.Stage, j.Actor, j.SourceIP = name, next, job.Rename.Name, activity.Operator, web.ClientIP(r)
+		j.Name, j.NewName, j.Stage, j.Actor, j.SourceIP = name, next, job.Rename.Name, activity.Actor(ctx), web.ClientIP(r)
 	})
 	if err != nil {
 		return err

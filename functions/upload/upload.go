@@ -53,18 +53,18 @@ type Function struct {
 // Routes returns the function's routes.
 func (f *Function) Routes() []web.Route {
 	return []web.Route{
-		{Pattern: "PUT /images/{name}", Access: web.Operator, Handle: f.put, Stream: true},
+		{Pattern: "PUT /images/{name}", Access: web.Upload, Handle: f.put, Stream: true},
 		{Pattern: "DELETE /images/{name}", Access: web.Operator, Handle: f.delete},
 		{Pattern: "POST /images/{name}/rename", Access: web.Operator, Handle: f.postRename},
-		{Pattern: "GET /catalog/renames", Access: web.Operator, Handle: f.listRenames, Quiet: true},
+		{Pattern: "GET /catalog/renames", Access: web.Read, Handle: f.listRenames, Quiet: true},
 		{Pattern: "DELETE /catalog/renames/{name}", Access: web.Operator, Handle: f.cancelRename},
 
-		{Pattern: "GET /uploads", Access: web.Operator, Handle: f.listUploads, Quiet: true},
-		{Pattern: "POST /uploads", Access: web.Operator, Handle: f.begin},
-		{Pattern: "GET /uploads/{id}", Access: web.Operator, Handle: f.show, Quiet: true},
-		{Pattern: "DELETE /uploads/{id}", Access: web.Operator, Handle: f.abandon},
-		{Pattern: "PUT /uploads/{id}/parts/{number}", Access: web.Operator, Handle: f.putPart, Stream: true, Quiet: true},
-		{Pattern: "POST /uploads/{id}/complete", Access: web.Operator, Handle: f.complete, MaxBody: maxComplete},
+		{Pattern: "GET /uploads", Access: web.Upload, Handle: f.listUploads, Quiet: true},
+		{Pattern: "POST /uploads", Access: web.Upload, Handle: f.begin},
+		{Pattern: "GET /uploads/{id}", Access: web.Upload, Handle: f.show, Quiet: true},
+		{Pattern: "DELETE /uploads/{id}", Access: web.Upload, Handle: f.abandon},
+		{Pattern: "PUT /uploads/{id}/parts/{number}", Access: web.Upload, Handle: f.putPart, Stream: true, Quiet: true},
+		{Pattern: "POST /uploads/{id}/complete", Access: web.Upload, Handle: f.complete, MaxBody: maxComplete},
 	}
 }
 

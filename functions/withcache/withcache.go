@@ -65,10 +65,10 @@ func (f *Function) Routes() []web.Route {
 		{Pattern: "GET " + Prefix + "catalog", Access: web.Open, Handle: f.catalog()},
 		{Pattern: "GET " + Prefix + "b/{source}/{name...}", Access: web.Open, Handle: f.bytes, Stream: true},
 		{Pattern: "GET " + Prefix + "blob", Access: web.Open, Handle: f.bytes, Stream: true},
-		{Pattern: "POST " + Prefix + "catalog/entries", Access: web.Operator, Handle: f.add},
+		{Pattern: "POST " + Prefix + "catalog/entries", Access: web.Upload, Handle: f.add},
 		{Pattern: "DELETE " + Prefix + "catalog/entries", Access: web.Operator, Handle: f.remove},
-		{Pattern: "POST " + Prefix + "catalog/entries/{name}/download", Access: web.Operator, Handle: f.download},
-		{Pattern: "POST " + Prefix + "misses", Access: web.Operator, Handle: f.want},
+		{Pattern: "POST " + Prefix + "catalog/entries/{name}/download", Access: web.Upload, Handle: f.download},
+		{Pattern: "POST " + Prefix + "misses", Access: web.Upload, Handle: f.want},
 	}
 }
 

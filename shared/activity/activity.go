@@ -44,6 +44,8 @@ const (
 	ExportAdded       = "catalog.export.added"
 	ExportDeleted     = "catalog.export.deleted"
 	ManifestReplaced  = "catalog.manifest.replaced"
+	TokenAdded        = "auth.token.added"
+	TokenDeleted      = "auth.token.deleted"
 	LoginSucceeded    = "auth.login.succeeded"
 	LoginFailed       = "auth.login.failed"
 	Logout            = "auth.logout"
@@ -56,26 +58,35 @@ const (
 	SubjectAuth    = "auth"
 )
 
-// Actors.
+// Actors. A token is the actor [TokenPrefix] with its name.
 const (
-	Operator = "operator"
-	System   = "system"
-	Client   = "client" // without credentials
+	Operator    = "operator"
+	System      = "system"
+	Client      = "client" // without credentials
+	TokenPrefix = "token:"
 )
+
+// Actor returns the actor of a request with the context ctx that needed credentials.
+func Actor(ctx context.Context) string {
+	if name := web.TokenName(ctx); name != "" {
+		return TokenPrefix + name
+	}
+	return Operator
+}
 
 // Kinds lists every kind of event.
 func Kinds() []string {
 	return []string{
 		ImageUploaded, ImageUploadFailed, ImageHashed, ImageHashFailed, ImageCheckFailed, ImageDiskMade, ImageDiskFailed,
 		ImageFetched, ImageFetchFailed, ImageDescribed, ImageRenamed, ImageRenameFailed, ImageDeleted, ImageUncached, ImageMissed, EntryAdded, EntryAddFailed, EntryDeleted, ExportAdded, ExportDeleted,
-		ManifestReplaced, LoginSucceeded, LoginFailed, Logout,
+		ManifestReplaced, TokenAdded, TokenDeleted, LoginSucceeded, LoginFailed, Logout,
 	}
 }
 
 // SubjectKinds lists every kind of subject.
 func SubjectKinds() []string { return []string{SubjectImage, SubjectCatalog, SubjectAuth} }
 
-// Actors lists every actor.
+// Actors lists every actor that is no token.
 func Actors() []string { return []string{Operator, System, Client} }
 
 // failed lists the kinds that report a failure.
@@ -140,12 +151,12 @@ func (l *Log) Add(ctx context.Context, e Event) {
 	}
 }
 
-// ByOperator is Add for an action of the operator, by the request r. The kind of the
+// ByOperator is Add for an action of the operator or of a token, by the request r. The kind of the
 // subject is the first word of kind.
 func (l *Log) ByOperator(r *http.Request, kind, subject, summary string, details map[string]any) {
 	subjectKind, _, _ := strings.Cut(kind, ".")
 	l.Add(r.Context(), Event{
-		Kind: kind, SubjectKind: subjectKind, SubjectID: subject, Actor: Operator, SourceIP: web.ClientIP(r), Summary: summary, Details: details,
+		Kind: kind, SubjectKind: subjectKind, SubjectID: subject, Actor: Actor(r.Context()), SourceIP: web.ClientIP(r), Summary: summary, Details: details,
 	})
 }
 

@@ -244,7 +244,7 @@ func TestSweep(t *testing.T) {
 
 func TestLists(t *testing.T) {
 	kinds := Kinds()
-	if len(kinds) != 24 {
+	if len(kinds) != 26 {
 		t.Errorf("%d kinds", len(kinds))
 	}
 	for _, k := range failed {

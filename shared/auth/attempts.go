@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// burst is the number of wrong passwords that an address may send at once, and
+	// burst is the number of wrong passwords or tokens that an address may send at once, and
 	// refill the time that it then has to wait for each further one.
 	burst  = 5
 	refill = 5 * time.Second
@@ -23,7 +23,7 @@ const (
 	maxAddresses = 10_000
 )
 
-// attempts limits the rate of password guesses. Each address has its own budget, so
+// attempts limits the rate of guesses of passwords or tokens. Each address has its own budget, so
 // that a client elsewhere cannot lock the operator out. It counts in this process
 // only.
 type attempts struct {

@@ -1,11 +1,13 @@
 // Package auth authenticates the operator by the API token, or by a session that a password
-// opens. There is one operator.
+// opens, and machines by tokens that the operator has made. There is one operator.
 //
-// The API token is a bearer token (RFC 6750 section 2.1). A session is a signed cookie
+// Tokens are bearer tokens (RFC 6750 section 2.1), or passwords of HTTP Basic with any user
+// name (RFC 7617). A session is a signed cookie
 // that lasts 30 days. The catalog root keeps the argon2id hash of the password, the key
-// that signs sessions (unless it is configured), and the sessions that have ended;
-// processes over one catalog root share them. A new password ends all sessions. Wrong
-// passwords are limited for each client address, in each process.
+// that signs sessions (unless it is configured), the sessions that have ended, and the
+// SHA-256 of each token; processes over one catalog root share them. A new password ends all
+// sessions. Wrong passwords and wrong tokens are limited for each client address, in each
+// process.
 package auth
 
 import (
@@ -68,7 +70,9 @@ type Operator struct {
 	cfg      Config
 	base     []byte // the session key that is configured or stored
 	token    [sha256.Size]byte
-	attempts attempts
+	attempts attempts // passwords
+	guesses  attempts // tokens
+	tokens   tokens
 	hashing  chan struct{} // admits one argon2id computation at a time, for its memory
 	quick    []byte        // a random key of this process
 
@@ -123,7 +127,7 @@ var ErrNoPassword = errors.New("no operator password is set")
 // generates the session key if needed. The error is [ErrNoPassword], or one of
 // record.Repair. What it writes is stored when it returns.
 func Open(ctx context.Context, cfg Config) (*Operator, error) {
-	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), attempts: newAttempts(), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
+	o := &Operator{cfg: cfg, token: sha256.Sum256([]byte(cfg.Token)), attempts: newAttempts(), guesses: newAttempts(), hashing: make(chan struct{}, 1), quick: make([]byte, sha256.Size)}
 	_, _ = rand.Read(o.quick) // never fails
 	if !cfg.Follow {
 		// A newer one of these must leave the password unchanged, too.
@@ -132,6 +136,9 @@ func Open(ctx context.Context, cfg Config) (*Operator, error) {
 			err = record.CheckVersion[keyRecord](ctx, cfg.Records, layout.SessionKeyKey)
 		}
 		if err != nil {
+			return nil, err
+		}
+		if err := o.repairTokens(ctx); err != nil {
 			return nil, err
 		}
 		stored, err := ensure(ctx, o, layout.PasswordKey, "set IMAGEROOT_PASSWORD to choose the new password", func(p *passwordRecord, found error) error {
@@ -201,35 +208,67 @@ func (o *Operator) signing(ctx context.Context) ([]byte, error) {
 	return o.key, nil
 }
 
-// Authenticate implements web.Authenticator. It may disclose that the server has no API
-// token, which does not help a client to guess one.
-func (o *Operator) Authenticate(r *http.Request) error {
-	if token, ok := web.Bearer(r); ok {
-		sum := sha256.Sum256([]byte(token))
-		switch {
-		case token == "":
-			return problem.New(problem.Unauthorized, "the API token that was sent is empty: set the variable that it comes from")
-		case o.cfg.Token == "":
-			return problem.New(problem.Unauthorized, "this server has no API token: start it with one in IMAGEROOT_TOKEN, or log in")
-		case subtle.ConstantTimeCompare(sum[:], o.token[:]) != 1:
-			return problem.New(problem.Unauthorized, "the API token that was sent is not this server's, which is what IMAGEROOT_TOKEN was at its start")
-		}
-		return nil
+// Authenticate implements web.Authenticator. The error may have the code TooMany after wrong
+// tokens from the same address.
+func (o *Operator) Authenticate(r *http.Request) (web.Caller, error) {
+	token, basic, sent := web.Password(r)
+	var caller web.Caller
+	var err error
+	if sent {
+		caller, err = o.byToken(r, token)
 	}
+	_, none := r.Cookie(SessionCookie)
+	if !sent || err != nil && basic && none == nil {
+		// A proxy may demand a password of its own, which browsers then send with the session.
+		caller, err = o.bySession(r)
+	}
+	if e, ok := errors.AsType[*problem.Error](err); ok && sent && e.Code == problem.Unauthorized {
+		o.guesses.failed(web.ClientIP(r), o.cfg.Now())
+	}
+	return caller, err
+}
+
+// byToken returns the caller with a token.
+//
+// No limit delays a named token, which nobody can guess. The API token is chosen by people:
+// an address that has sent too many wrong ones is admitted at a common rate, before the
+// comparison. See [Operator.Login].
+func (o *Operator) byToken(r *http.Request, token string) (web.Caller, error) {
+	if token == "" {
+		return web.Caller{}, problem.New(problem.Unauthorized, "the token that was sent is empty: set the variable that it comes from")
+	}
+	if isToken(token) {
+		if t, ok, err := o.findToken(r.Context(), token); ok || err != nil {
+			return web.Caller{Token: t.Name, Access: scopes[t.Scope]}, err
+		}
+	}
+	from := web.ClientIP(r)
+	if err := tooMany("tokens", o.guesses.wait(from, o.cfg.Now())); err != nil && !o.guesses.turn(r.Context()) {
+		return web.Caller{}, err
+	}
+	sum := sha256.Sum256([]byte(token))
+	if o.cfg.Token == "" || subtle.ConstantTimeCompare(sum[:], o.token[:]) != 1 {
+		return web.Caller{}, problem.New(problem.Unauthorized, "the token that was sent is none of this server's: it was revoked, or is not what IMAGEROOT_TOKEN was at the start")
+	}
+	return web.Caller{Access: web.Admin}, nil
+}
+
+// bySession returns the operator if the request has a session.
+func (o *Operator) bySession(r *http.Request) (web.Caller, error) {
 	c, err := r.Cookie(SessionCookie)
 	if err != nil {
-		return problem.New(problem.Unauthorized, "this needs the operator: log in, or send Authorization: Bearer with the API token")
+		return web.Caller{}, problem.New(problem.Unauthorized, "this needs credentials: log in, or send a token as Authorization: Bearer or as a password")
 	}
 	key, err := o.signing(r.Context())
 	if err != nil {
-		return err
+		return web.Caller{}, err
 	}
 	if id, expires, ok := o.parse(key, c.Value); ok {
 		if ended, err := o.hasEnded(r.Context(), id, expires); err != nil || !ended {
-			return err
+			return web.Caller{Access: web.Admin}, err
 		}
 	}
-	return problem.New(problem.Unauthorized, "the session has ended: log in again")
+	return web.Caller{}, problem.New(problem.Unauthorized, "the session has ended: log in again")
 }
 
 // Login checks a password and begins a session. The error is a [problem.Error] with the
@@ -243,7 +282,7 @@ func (o *Operator) Authenticate(r *http.Request) error {
 // which bounds guessing.
 func (o *Operator) Login(w http.ResponseWriter, r *http.Request, password string) error {
 	from := web.ClientIP(r)
-	err := o.tooMany(from)
+	err := tooMany("passwords", o.attempts.wait(from, o.cfg.Now()))
 	if err != nil && (!o.attempts.turn(r.Context()) || !o.knows(password)) {
 		return err
 	}
@@ -275,7 +314,7 @@ func (o *Operator) learn(ctx context.Context, from, password string) error {
 		return ctx.Err()
 	}
 	// Other attempts from this address may have failed while this one waited.
-	if err := o.tooMany(from); err != nil {
+	if err := tooMany("passwords", o.attempts.wait(from, o.cfg.Now())); err != nil {
 		return err
 	}
 	o.mu.Lock()
@@ -293,13 +332,12 @@ func (o *Operator) learn(ctx context.Context, from, password string) error {
 	return nil
 }
 
-// tooMany returns a TooMany problem if the address has to wait, and nil otherwise.
-func (o *Operator) tooMany(from string) error {
-	wait := o.attempts.wait(from, o.cfg.Now())
+// tooMany returns a TooMany problem if an address has to wait, and nil otherwise.
+func tooMany(what string, wait time.Duration) error {
 	if wait <= 0 {
 		return nil
 	}
-	e := problem.Newf(problem.TooMany, "too many wrong passwords from this address: try again in %d s", int(wait.Seconds())+1)
+	e := problem.Newf(problem.TooMany, "too many wrong %s from this address: try again in %d s", what, int(wait.Seconds())+1)
 	e.RetryAfter = wait
 	return e
 }

@@ -86,7 +86,7 @@ func knows(t *testing.T, o *Operator, c *http.Cookie, authorization string) bool
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
 	}
-	err := o.Authenticate(r)
+	_, err := o.Authenticate(r)
 	if err != nil && problem.From(err).Code != problem.Unauthorized {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestStoreDown(t *testing.T) {
 	s.Reset(func(faultstore.Call) faultstore.Fault { return faultstore.Before })
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.AddCookie(session)
-	if err := o.Authenticate(r); err == nil || problem.From(err).Code == problem.Unauthorized {
+	if _, err := o.Authenticate(r); err == nil || problem.From(err).Code == problem.Unauthorized {
 		t.Errorf("with the store down: %v", err)
 	}
 	if err := o.Logout(httptest.NewRecorder(), r); err == nil {
@@ -236,6 +236,7 @@ func TestToken(t *testing.T) {
 	for authorization, want := range map[string]bool{
 		"Bearer " + token: true, "bearer " + token: true, "BEARER  " + token: true,
 		"Bearer " + token + "x": false, "Bearer": false, "Bearer ": false, token: false, "Basic " + token: false, "": false,
+		basic("", token): true, basic("anyone", token): true, basic(token, ""): false, basic("", testPassword): false,
 	} {
 		if knows(t, o, nil, authorization) != want {
 			t.Errorf("Authorization: %s is the operator's: %v", authorization, !want)
@@ -257,12 +258,12 @@ func TestRefused(t *testing.T) {
 		operators[token] = open(t, Config{Records: memstore.New(), Password: testPassword, Token: token, Now: newClock().now})
 	}
 	for _, tt := range []struct{ token, authorization, cookie, want string }{
-		{"a-token-for-tests", "Bearer wrong", "", "not this server's"},
+		{"a-token-for-tests", "Bearer wrong", "", "none of this server's"},
 		{"a-token-for-tests", "Bearer", "", "empty"},
 		{"a-token-for-tests", "Bearer ", "", "empty"},
-		{"", "Bearer a-token-for-tests", "", "no API token"},
+		{"", "Bearer a-token-for-tests", "", "none of this server's"},
 		{"a-token-for-tests", "", "old", "ended"},
-		{"a-token-for-tests", "", "", "needs the operator"},
+		{"a-token-for-tests", "", "", "needs credentials"},
 	} {
 		o := operators[tt.token]
 		r := httptest.NewRequest(http.MethodGet, "/catalog", nil)
@@ -272,7 +273,8 @@ func TestRefused(t *testing.T) {
 		if tt.cookie != "" {
 			r.AddCookie(&http.Cookie{Name: SessionCookie, Value: tt.cookie})
 		}
-		if e := problem.From(o.Authenticate(r)); e == nil || e.Code != problem.Unauthorized || !strings.Contains(e.Detail, tt.want) {
+		_, err := o.Authenticate(r)
+		if e := problem.From(err); e == nil || e.Code != problem.Unauthorized || !strings.Contains(e.Detail, tt.want) {
 			t.Errorf("%+v: %v", tt, e)
 		}
 	}
@@ -438,7 +440,7 @@ func TestDamagedListOfEndedSessions(t *testing.T) {
 
 // A start that finds a record of a newer version must not change the password.
 func TestNewerRecords(t *testing.T) {
-	for _, key := range []store.Key{layout.PasswordKey, layout.EndedKey, layout.SessionKeyKey} {
+	for _, key := range []store.Key{layout.PasswordKey, layout.EndedKey, layout.SessionKeyKey, layout.TokensKey, layout.UsedKey} {
 		s, c := memstore.New(), newClock()
 		cfg := Config{Records: s, Password: testPassword, Now: c.now, Log: slog.New(slog.DiscardHandler)}
 		open(t, cfg)

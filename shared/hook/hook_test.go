@@ -22,7 +22,9 @@ const token = "webhook-token-0123456789"
 // A refuser refuses every request.
 type refuser struct{}
 
-func (refuser) Authenticate(*http.Request) error { return problem.New(problem.Unauthorized, "refused") }
+func (refuser) Authenticate(*http.Request) (web.Caller, error) {
+	return web.Caller{}, problem.New(problem.Unauthorized, "refused")
+}
 
 type told struct {
 	events     []objectevent.Event

@@ -29,7 +29,7 @@ func (j *Jobs) NeedDisk(ctx context.Context, sha256 layout.SHA256, name image.Na
 		_, _, err := j.RequestDisk(ctx, sha256, name)
 		return err
 	}
-	_, err := j.EnqueueDisk(ctx, sha256, name, func(Job) bool { return false }, activity.Operator, ip)
+	_, err := j.EnqueueDisk(ctx, sha256, name, func(Job) bool { return false }, activity.Actor(ctx), ip)
 	return err
 }
 

@@ -26,6 +26,8 @@
 //	              manifest/good             the last good manifest
 //	              auth/password             argon2id hash of the operator password
 //	              auth/session-key          key that signs session cookies
+//	              auth/tokens               the tokens of machines
+//	              auth/used                 when each token was last used
 //	              auth/ended                sessions that ended before their expiry
 //	              index/current             the current checkpoint of the index
 //	              index/trimmed             the time before which journal entries are removed
@@ -84,6 +86,8 @@ const (
 	PasswordKey     store.Key = "auth/password"
 	SessionKeyKey   store.Key = "auth/session-key"
 	EndedKey        store.Key = "auth/ended"
+	TokensKey       store.Key = "auth/tokens"
+	UsedKey         store.Key = "auth/used"
 	IndexPrefix               = "index/"
 	IndexKey        store.Key = "index/current"
 	TrimmedKey      store.Key = "index/trimmed"
@@ -111,6 +115,8 @@ func Remedy(key store.Key) string {
 		{FetchedPrefix, "fetch the image again, or delete the record from the catalog root"},
 		{IndexPrefix, "none needed: the index is built again from the records"},
 		{ProbePrefix, "none needed: the server is probed again"},
+		{string(TokensKey), "make the tokens of machines again: none is valid"},
+		{string(UsedKey), "none needed: uses of tokens are recorded anew"},
 		{UploadPrefix, "upload the image again; the record and its parts are removed after seven days"},
 	} {
 		if strings.HasPrefix(string(key), kind.prefix) {

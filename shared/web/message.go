@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -237,6 +238,20 @@ func Bearer(r *http.Request) (token string, ok bool) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
 }
+
+// Password returns the token of a request, as a bearer token or as the password of HTTP Basic
+// (RFC 7617) with any user name, which basic reports. ok is false if the request has none.
+func Password(r *http.Request) (token string, basic, ok bool) {
+	if token, ok = Bearer(r); ok {
+		return token, false, true
+	}
+	_, token, basic = r.BasicAuth()
+	return token, basic, basic
+}
+
+// TokenName returns the name of the token that a request has, from its context. It is empty
+// for the operator, and for a request that needed no credentials.
+func TokenName(ctx context.Context) string { return stateOf(ctx).token }
 
 // ClientIP returns the IP address of the client, which may be behind trusted [Proxies].
 func ClientIP(r *http.Request) string {

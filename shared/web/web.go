@@ -21,19 +21,35 @@ import (
 	"imageroot/shared/visible"
 )
 
-// An Access is the authentication that a route requires.
+// An Access is the authentication that a route requires, or that a [Caller] has: each
+// includes those before it. Without credentials, the answer is 401, and with those of less
+// access 403.
 type Access int
 
 const (
 	// Always requires none. It is for health, the log-in page and its files.
 	Always Access = iota
-	// Open requires none if [Config.PublicRead] is true, and is [Operator] otherwise.
+	// Open requires none if [Config.PublicRead] is true, and is [Read] otherwise.
 	Open
-	// Operator requires a session or the API token. Without, the answer is 401.
-	Operator
+	// Read requires a token of any scope, the API token or a session.
+	Read
+	// Upload requires a token that may add images.
+	Upload
 	// Page is [Operator], but a GET or HEAD is redirected to the log-in page instead.
 	Page
+	// Operator requires a token that may do what the operator may.
+	Operator
+	// Admin requires the API token or a session: no token makes other tokens.
+	Admin
 )
+
+// A Caller is who sent a request.
+type Caller struct {
+	// Token is the name of the token that the request has. It is empty for the operator.
+	Token string
+	// Access is at least [Read].
+	Access Access
+}
 
 // A HandlerFunc answers a request or returns an error. If it has written nothing, the
 // error is answered as [problem.From] says. Otherwise the connection is aborted, so
@@ -75,13 +91,13 @@ const (
 	timeout = 2 * time.Minute
 )
 
-// An Authenticator authenticates the operator. It must be safe for concurrent
+// An Authenticator authenticates the operator and machines. It must be safe for concurrent
 // use.
 type Authenticator interface {
-	// Authenticate returns nil if the request is the operator's. If it is not, the
+	// Authenticate returns who sent the request. If it has no credentials, or wrong ones, the
 	// error is a [problem.Error] with the code Unauthorized, whose detail says why and
-	// what to do. Any other error means that the check failed.
-	Authenticate(r *http.Request) error
+	// what to do. Any other error means that the request cannot be checked now.
+	Authenticate(r *http.Request) (Caller, error)
 }
 
 // Config is the configuration of [Handler]. Auth, Metric and Log are required.
@@ -110,17 +126,23 @@ type Pages struct {
 	Login  string // the page that asks for the password
 }
 
-// configKey is the key of the [Config] in a request's context.
-type configKey struct{}
-
-// configOf returns the configuration of r's handler, or an empty one outside of a
-// handler.
-func configOf(r *http.Request) *Config {
-	if cfg, ok := r.Context().Value(configKey{}).(*Config); ok {
-		return cfg
-	}
-	return &Config{}
+// A state is what the context of a request has.
+type state struct {
+	cfg   *Config
+	token string // the name of the client's
 }
+
+type stateKey struct{}
+
+// stateOf returns the state in a request's context, or an empty one outside of a handler.
+func stateOf(ctx context.Context) *state {
+	if s, ok := ctx.Value(stateKey{}).(*state); ok {
+		return s
+	}
+	return &state{cfg: &Config{}}
+}
+
+func configOf(r *http.Request) *Config { return stateOf(r.Context()).cfg }
 
 // Handler returns a handler of all routes, which is safe for concurrent use. It panics
 // if two patterns conflict.
@@ -149,7 +171,7 @@ func (nothing) ServeHTTP(http.ResponseWriter, *http.Request) {}
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	h.cfg.Proxies.resolve(r)
-	r = r.WithContext(context.WithValue(r.Context(), configKey{}, &h.cfg))
+	r = r.WithContext(context.WithValue(r.Context(), stateKey{}, &state{cfg: &h.cfg}))
 	id := requestID(r)
 	rw := &responseWriter{ResponseWriter: w, ending: endingOf(r)}
 	body := &requestBody{ReadCloser: r.Body, left: r.ContentLength}
@@ -277,15 +299,23 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 	if rt.Access == Always || rt.Access == Open && h.cfg.PublicRead {
 		return nil
 	}
-	err := h.cfg.Auth.Authenticate(r)
+	caller, err := h.cfg.Auth.Authenticate(r)
+	stateOf(r.Context()).token = caller.Token
 	refused, ok := errors.AsType[*problem.Error](err)
 	switch {
+	case err == nil && rt.Access > caller.Access:
+		return problem.Newf(problem.Forbidden, "the scope of the token %s does not include this: use a token of another scope, or log in", caller.Token)
 	case !ok || refused.Code != problem.Unauthorized:
 		return err
 	case rt.Access == Page && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		return &loginRequired{next: r.URL.RequestURI()}
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="imageroot"`)
+	if !strings.HasPrefix(r.UserAgent(), "Mozilla/") {
+		// Tools such as wget send a password only when asked for one, and browsers, which all
+		// call themselves Mozilla, would open a dialog.
+		w.Header().Add("WWW-Authenticate", `Basic realm="imageroot", charset="UTF-8"`)
+	}
 	return problem.New(problem.Unauthorized, refused.Detail+"; the page to log in is "+h.cfg.Pages.Login)
 }
 
@@ -339,6 +369,9 @@ func (h *handler) log(rt *Route, r *http.Request, w *responseWriter, id string, 
 	attrs := []any{
 		"id", id, "method", methodLabel(r.Method), "path", r.URL.EscapedPath(), "status", w.code(),
 		"bytes", w.bytes, "seconds", took.Seconds(), "ip", ClientIP(r),
+	}
+	if token := TokenName(r.Context()); token != "" {
+		attrs = append(attrs, "token", token)
 	}
 	if cut {
 		attrs = append(attrs, "cut", true)

@@ -27,14 +27,16 @@ type operator struct{}
 
 var errAuth = errors.New("the store of sessions is down")
 
-func (operator) Authenticate(r *http.Request) error {
+func (operator) Authenticate(r *http.Request) (Caller, error) {
 	switch r.Header.Get("Authorization") {
 	case "operator":
-		return nil
+		return Caller{Access: Admin}, nil
+	case "uploader":
+		return Caller{Token: "ci", Access: Upload}, nil
 	case "broken":
-		return errAuth
+		return Caller{}, errAuth
 	}
-	return problem.New(problem.Unauthorized, "this is not the operator")
+	return Caller{}, problem.New(problem.Unauthorized, "this is not the operator")
 }
 
 // A site is a handler of routes, with its log.
@@ -157,7 +159,10 @@ func TestAccess(t *testing.T) {
 	routes := []Route{
 		{Pattern: "/always", Access: Always, Handle: says("in")},
 		{Pattern: "/open", Access: Open, Handle: says("in")},
+		{Pattern: "/read", Access: Read, Handle: says("in")},
+		{Pattern: "/upload", Access: Upload, Handle: says("in")},
 		{Pattern: "/operator", Access: Operator, Handle: says("in")},
+		{Pattern: "/admin", Access: Admin, Handle: says("in")},
 		{Pattern: "/ui/page", Access: Page, Handle: says("in")},
 	}
 	for _, tt := range []struct {
@@ -173,6 +178,14 @@ func TestAccess(t *testing.T) {
 		{true, "/open", "GET", "nobody", 200},
 		{false, "/open", "GET", "", 401},
 		{false, "/open", "GET", "operator", 200},
+		{false, "/open", "GET", "uploader", 200},
+		{true, "/read", "GET", "", 401},
+		{true, "/read", "GET", "uploader", 200},
+		{true, "/upload", "PUT", "uploader", 200},
+		{true, "/operator", "GET", "uploader", 403},
+		{true, "/admin", "GET", "uploader", 403},
+		{true, "/admin", "GET", "operator", 200},
+		{true, "/ui/page", "GET", "uploader", 403},
 		{true, "/operator", "GET", "", 401},
 		{true, "/operator", "POST", "nobody", 401},
 		{true, "/operator", "POST", "operator", 200},

@@ -74,6 +74,7 @@ func TestAnswers(t *testing.T) {
 		{"bodies", s.testBodies},
 		{"origin", s.testOrigin},
 		{"at AWS", s.testAtAWS},
+		{"tokens", s.testTokens},
 		{"access", s.testAccess},
 		{"session", s.testSession},
 	} {
@@ -1272,17 +1273,32 @@ func (s *server) testAccess(t *testing.T) {
 	for _, op := range s.doc.operations() {
 		access := accessOf(t, s.doc, op)
 		q := request{method: op.method, target: sample(op), status: 401, anonymous: true}
-		if access == web.Operator {
+		if access >= web.Read {
 			s.do(t, q)
-			q.anonymous, q.header = true, map[string]string{"Authorization": "Bearer another"}
+			q.header = map[string]string{"Authorization": "Bearer another"}
 			s.do(t, q)
 		}
-		if access == web.Operator || access == web.Open {
+		if access >= web.Open {
 			private.do(t, q)
 		}
 	}
+	// A token is admitted to what its scope includes, and to nothing else.
+	for _, scope := range []struct {
+		name   string
+		access web.Access
+	}{{"read", web.Read}, {"upload", web.Upload}, {"operate", web.Operator}} {
+		token := text(private.send(t, "POST", "/tokens", 201, quote("name", scope.name, "scope", scope.name)).object, "token")
+		for _, op := range s.doc.operations() {
+			q := request{method: op.method, target: sample(op), status: 403, anonymous: true, header: map[string]string{"Authorization": "Bearer " + token}}
+			if access := accessOf(t, s.doc, op); access > scope.access {
+				private.do(t, q)
+			} else if status := private.status(t, q); status == 401 || status == 403 && op.path != "/hooks/minio" {
+				t.Errorf("%s with a token to %s: %d", op.id, scope.name, status)
+			}
+		}
+	}
 	for _, op := range s.doc.operations() {
-		if op.unsafe() || accessOf(t, s.doc, op) == web.Operator {
+		if op.unsafe() || accessOf(t, s.doc, op) >= web.Read {
 			continue
 		}
 		r, err := http.NewRequestWithContext(t.Context(), op.method, s.url+sample(op), nil)
@@ -1298,6 +1314,46 @@ func (s *server) testAccess(t *testing.T) {
 			t.Errorf("%s is not open", op.id)
 		}
 	}
+}
+
+// status sends a request, and returns the status of its answer.
+func (s *server) status(t *testing.T, q request) int {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), q.method, s.url+q.target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range q.header {
+		r.Header.Set(name, value)
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func (s *server) testTokens(t *testing.T) {
+	s.get(t, "/tokens", 200)
+	a := s.send(t, "POST", "/tokens", 201, quote("name", "ci", "scope", "upload"))
+	token := text(a.object, "token")
+	s.send(t, "POST", "/tokens", 409, quote("name", "CI", "scope", "upload"))
+	s.send(t, "POST", "/tokens", 422, quote("name", "no name", "scope", "upload"))
+	s.form(t, "/tokens", 201, url.Values{"name": {"lab"}, "scope": {"read"}})
+	as := map[string]string{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("anyone:"+token))}
+	s.do(t, request{method: "PUT", target: "/images/by-token.img", status: 201, anonymous: true, header: with(as, "Content-Type", "application/octet-stream"), body: "bytes"})
+	s.auth.Flush(t.Context())
+	if a := s.get(t, "/tokens", 200); a.at(t, "tokens.0.name") != "ci" || a.at(t, "tokens.0.last_used_at") == nil || a.at(t, "tokens.1.last_used_at") != nil {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, "/events?actor=token:ci", 200); a.at(t, "events.0.kind") != activity.ImageUploaded || a.at(t, "events.0.actor") != "token:ci" {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/images/by-token.img", 204, "")
+	s.send(t, "DELETE", "/tokens/ci", 204, "")
+	s.send(t, "DELETE", "/tokens/ci", 404, "")
+	s.do(t, request{method: "GET", target: "/catalog", status: 401, anonymous: true, header: as})
 }
 
 func (s *server) testSession(t *testing.T) {

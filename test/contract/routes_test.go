@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -88,21 +89,20 @@ func accessOf(t *testing.T, d *document, op *operation) web.Access {
 		if len(s.(object)) == 0 {
 			schemes[""] = true
 		}
-		for name := range s.(object) {
-			schemes[name] = true
+		for name, scopes := range s.(object) {
+			schemes[strings.TrimSpace(name+" "+fmt.Sprint(scopes.([]any)...))] = true
 		}
 	}
-	switch got := strings.Join(slices.Sorted(maps.Keys(schemes)), " "); got {
-	case "":
-		return web.Always
-	case " bearerToken sessionCookie":
-		return web.Open
-	case "bearerToken sessionCookie":
-		return web.Operator
-	default:
-		t.Fatalf("%s: the security %q", op.id, got)
-		return 0
+	access := map[string]web.Access{
+		"": web.Always, ", basicToken read, bearerToken read, sessionCookie": web.Open, "basicToken admin, bearerToken admin, sessionCookie": web.Admin,
+		"basicToken read, bearerToken read, sessionCookie": web.Read, "basicToken upload, bearerToken upload, sessionCookie": web.Upload,
+		"basicToken operate, bearerToken operate, sessionCookie": web.Operator,
 	}
+	got, ok := access[strings.Join(slices.Sorted(maps.Keys(schemes)), ", ")]
+	if !ok {
+		t.Fatalf("%s: the security %q", op.id, slices.Sorted(maps.Keys(schemes)))
+	}
+	return got
 }
 
 // runnerRoutes reads the routes that the runner adds from its source, since
@@ -113,7 +113,7 @@ func runnerRoutes(t *testing.T) map[string]web.Access {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := map[string]web.Access{"Always": web.Always, "Open": web.Open, "Operator": web.Operator, "Page": web.Page}
+	names := map[string]web.Access{"Always": web.Always, "Open": web.Open, "Read": web.Read, "Operator": web.Operator, "Page": web.Page}
 	routes := map[string]web.Access{}
 	ast.Inspect(f, func(n ast.Node) bool {
 		lit, ok := n.(*ast.CompositeLit)

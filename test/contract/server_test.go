@@ -69,6 +69,7 @@ type server struct {
 	inventory *inventory.Inventory
 	activity  *activity.Log
 	served    *served.Log
+	auth      *auth.Operator
 
 	hasher   *hash.Function
 	fetcher  *fetch.Function
@@ -100,6 +101,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.auth = operator
 	sources := source.New(source.Config{Policy: netpolicy.Policy{Loopback: true}})
 	t.Cleanup(sources.Close)
 	m := metric.New()
@@ -130,7 +132,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		maxAnswer = 100
 	}
 	lister := &catalog.Function{
-		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, CatalogLinks: setup.links, MaxAnswer: maxAnswer, Inventory: inv, Activity: s.activity, Metric: m, Version: "test",
+		Images: s.images, Catalog: s.catalog, ImageLinks: setup.links, CatalogLinks: setup.links, MaxAnswer: maxAnswer, Inventory: inv, Auth: operator, Activity: s.activity, Metric: m, Version: "test",
 		Served: s.served,
 		Ready: func(context.Context) error {
 			if err := s.ready.Load(); err != nil {
@@ -154,8 +156,8 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 		Inventory: inv, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
 		Fetch: s.fetcher.Request, Uncache: s.fetcher.Uncache, Version: "test", Activity: s.activity, Now: time.Now,
 	})
-	site := &pages.Pages{Function: lister, Auth: operator, Location: "s3://images/", S3Endpoint: ":9000"}
-	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Operator, Handle: func(w http.ResponseWriter, r *http.Request) error {
+	site := &pages.Pages{Function: lister, Location: "s3://images/", S3Endpoint: ":9000"}
+	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Read, Handle: func(w http.ResponseWriter, r *http.Request) error {
 		m.Handler().ServeHTTP(w, r)
 		return nil
 	}}}

@@ -190,8 +190,8 @@ func (v *validator) security(value any, at string) {
 		if child(child(v.doc.root, "components"), "securitySchemes")[name] == nil {
 			v.fail(at, "there is no security scheme %s", name)
 		}
-		if l, ok := scopes.([]any); !ok || len(l) > 0 {
-			v.fail(at, "%s has scopes", name)
+		if _, ok := scopes.([]any); !ok {
+			v.fail(at, "the scopes of %s are not a list", name)
 		}
 	}
 }

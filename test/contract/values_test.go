@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"imageroot/shared/activity"
+	"imageroot/shared/auth"
 	"imageroot/shared/checksum"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
@@ -78,7 +80,13 @@ func TestValues(t *testing.T) {
 	enum("codes", schema("Problem/properties/code"), codes)
 	enum("kinds of events", schema("EventKind"), activity.Kinds())
 	enum("kinds of subjects", schema("SubjectKind"), activity.SubjectKinds())
-	enum("actors", schema("Actor"), activity.Actors())
+	enum("scopes of tokens", schema("Scope"), names(auth.Scopes()))
+	actors := regexp.MustCompile(text(schema("Actor"), "pattern"))
+	for _, a := range append(activity.Actors(), activity.TokenPrefix+"ci-7.lab") {
+		if !actors.MatchString(a) {
+			t.Errorf("%s leaves out the actor %s", file, a)
+		}
+	}
 	enum("kinds of sources", schema("Source/properties/kind"), []string{inventory.Local, inventory.Manifest, inventory.URL})
 	enum("job statuses", schema("JobStatus"), []string{
 		string(job.Queued), string(job.Running), string(job.Completed), string(job.Cancelled), string(job.Failed),
@@ -91,6 +99,7 @@ func TestValues(t *testing.T) {
 		what      string
 		got, want any
 	}{
+		{"tokens", child(child(child(child(child(d.ops["GET /tokens"].responses["200"], "content"), "application/json"), "schema"), "properties"), "tokens")["maxItems"], auth.MaxTokens},
 		{"bytes of a name", schema("ImageName")["maxLength"], image.MaxNameBytes},
 		{"devices", schema("MetadataPatch/properties/devices")["maxItems"], metadata.MaxDevices},
 		{"rows with the same disk", schema("CatalogRow/properties/same_disk")["maxItems"], inventory.MaxSameDisk},
@@ -146,6 +155,14 @@ func TestValues(t *testing.T) {
 			t.Errorf("%s does not say %s", file, want)
 		}
 	}
+}
+
+func names[T ~string](list []T) []string {
+	all := make([]string, len(list))
+	for i, s := range list {
+		all[i] = string(s)
+	}
+	return all
 }
 
 // TestEventExample tests that the event of the file is consistent: its ID has

@@ -25,7 +25,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	}
 	f := &catalog.Function{
 		Images: c.Images, Catalog: c.Catalog, ImageLinks: c.ImageLinks, CatalogLinks: c.CatalogLinks, MaxAnswer: maxAnswer,
-		Inventory: c.Inventory, Activity: c.Activity, Served: c.Served, Metric: c.Metric, Version: config.Version(), Ready: c.Ready, Now: c.Now, Log: c.Log,
+		Inventory: c.Inventory, Auth: c.Operator, Activity: c.Activity, Served: c.Served, Metric: c.Metric, Version: config.Version(), Ready: c.Ready, Now: c.Now, Log: c.Log,
 	}
 	if c.Disks != config.DisksOff {
 		f.DisksMax = c.DisksMax
@@ -34,6 +34,6 @@ func open(ctx context.Context) (*lambda.Function, error) {
 		c.Jobs.Queues = job.Queues{job.Disk: c.Queue(c.Lambda.HashJobQueue, nil)}
 		f.MakeDisk = c.Jobs.RequestDisk
 	}
-	p := &pages.Pages{Function: f, Auth: c.Operator, Location: c.ImageRoot.String(), S3Endpoint: c.S3Endpoint}
+	p := &pages.Pages{Function: f, Location: c.ImageRoot.String(), S3Endpoint: c.S3Endpoint}
 	return c.Function(append(f.Routes(), p.Routes()...), p.ErrorPage, nil), nil
 }

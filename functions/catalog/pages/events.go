@@ -119,7 +119,7 @@ var words = map[string]string{
 	activity.ImageFetched: "fetched", activity.ImageFetchFailed: "fetch failed", activity.ImageDescribed: "described", activity.ImageRenamed: "renamed", activity.ImageRenameFailed: "rename failed", activity.ImageDeleted: "deleted",
 	activity.ImageUncached: "bytes dropped", activity.ImageMissed: "asked for", activity.EntryAdded: "URL added", activity.EntryAddFailed: "adding a URL failed", activity.EntryDeleted: "URL deleted",
 	activity.ExportAdded: "export added", activity.ExportDeleted: "export deleted", activity.ManifestReplaced: "manifest replaced",
-	activity.LoginSucceeded: "logged in", activity.LoginFailed: "log-in failed", activity.Logout: "logged out",
+	activity.TokenAdded: "token made", activity.TokenDeleted: "token revoked", activity.LoginSucceeded: "logged in", activity.LoginFailed: "log-in failed", activity.Logout: "logged out",
 }
 
 func kindWords(kind string) string { return cmp.Or(words[kind], kind) }

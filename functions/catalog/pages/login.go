@@ -42,7 +42,7 @@ func pageOr(next string) string {
 
 func (p *Pages) loginForm(w http.ResponseWriter, r *http.Request) error {
 	next := pageOr(r.URL.Query().Get("next"))
-	if p.Auth.Authenticate(r) == nil {
+	if p.signedIn(r) {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return nil
 	}
@@ -110,7 +110,7 @@ func (f *failures) due(from string, now time.Time) bool {
 
 // logout answers POST /ui/logout. It needs no session.
 func (p *Pages) logout(w http.ResponseWriter, r *http.Request) error {
-	was := p.Auth.Authenticate(r) == nil
+	was := p.signedIn(r)
 	if err := p.Auth.Logout(w, r); err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"imageroot/functions/catalog"
-	"imageroot/shared/auth"
 	"imageroot/shared/problem"
 	"imageroot/shared/visible"
 	"imageroot/shared/web"
@@ -19,7 +18,6 @@ import (
 // is safe for concurrent use.
 type Pages struct {
 	*catalog.Function
-	Auth *auth.Operator
 	// Location is the image root as a URL: s3://images/.
 	Location string
 	// S3Endpoint is the URL of the S3 server for clients on other machines. If it
@@ -132,10 +130,16 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, status int, v templ
 	return nil
 }
 
+// signedIn reports whether a request is one for which the pages are.
+func (p *Pages) signedIn(r *http.Request) bool {
+	caller, err := p.Auth.Authenticate(r)
+	return err == nil && caller.Access >= web.Page
+}
+
 // ErrorPage answers with a page about a problem. It is for the ErrorPage of
 // [web.Config].
 func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Error, status int) {
-	signedIn := e.Code != problem.Unauthorized && p.Auth.Authenticate(r) == nil
+	signedIn := e.Code != problem.Unauthorized && p.signedIn(r)
 	if signedIn && isAddForm(r) {
 		// Show the form again, with its values.
 		add := templates.Add{

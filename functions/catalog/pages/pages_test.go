@@ -49,11 +49,11 @@ func newPages(t testing.TB) (*Pages, http.Handler) {
 	}
 	p := &Pages{
 		Function: &catalog.Function{
-			Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(records), Inventory: inv,
+			Images: inv.ObserveImages(images), Catalog: inv.ObserveCatalog(records), Inventory: inv, Auth: operator,
 			Activity: &activity.Log{Root: records, Now: time.Now, Log: log}, Served: &served.Log{Root: records, Now: time.Now, Log: log}, Metric: metric.New(), Version: "test",
 			Ready: func(context.Context) error { return nil }, Now: time.Now, Log: log,
 		},
-		Auth: operator, Location: "s3://images/", S3Endpoint: ":9000",
+		Location: "s3://images/", S3Endpoint: ":9000",
 	}
 	return p, p.site()
 }
