@@ -45,9 +45,9 @@ func (a *app) flash() *cobra.Command {
 		Use:   "flash NAME|SHA256 DEVICE",
 		Short: "Write an image to a disk, and verify it",
 		Long: `Writes the disk in an image to DEVICE, whatever the image's format: a compressed one decompressed, a
-qcow2 one as a guest would read it. Then it reads the device back, past the memory that the system keeps
+virtual one as a guest would read it. Then it reads the device back, past the memory that the system keeps
 of it, and compares the SHA-256 with the server's. By its SHA-256, an image is what you gave, whatever the
-server says: one that is compressed or qcow2 is downloaded twice, to find out first which disk is in it.
+server says: one that is compressed or virtual is downloaded twice, to find out first which disk is in it.
 
 It refuses a disk that is mounted or otherwise in use, that has the running system on it, or that is too
 small. It shows what DEVICE is and what is on it, and asks on the terminal before it overwrites that. DEVICE

@@ -16,8 +16,8 @@ import (
 	"imageroot/client/exit"
 	"imageroot/client/progress"
 	"imageroot/shared/content"
+	"imageroot/shared/guest"
 	"imageroot/shared/layout"
-	"imageroot/shared/qcow2"
 	"imageroot/shared/unpack"
 )
 
@@ -74,16 +74,38 @@ func hashDisk(in *bufio.Reader, size int64, h hash.Hash) error {
 		defer u.Close()
 		_, err = io.Copy(h, u)
 		return err
-	case kind == content.QCOW2:
-		return hashQCOW2(in, h)
+	case kind.Virtual():
+		return hashVirtual(kind, in, h)
 	}
-	_, err = io.Copy(h, in)
-	return err
+	return hashPlain(in, h)
 }
 
-// hashQCOW2 is hashDisk for a qcow2 image, whose clusters are in any order: the image is in a
+// hashPlain is hashDisk for a disk, which may have the footer of a fixed VHD.
+func hashPlain(in io.Reader, h hash.Hash) error {
+	var size int64
+	var held []byte // the last bytes
+	buf := make([]byte, 128<<10)
+	for {
+		n, err := in.Read(buf)
+		size += int64(n)
+		held = append(held, buf[:n]...)
+		_, _ = h.Write(held[:max(0, len(held)-content.FootBytes)]) // a hash does not fail
+		held = append(held[:0], held[max(0, len(held)-content.FootBytes):]...)
+		switch {
+		case errors.Is(err, io.EOF):
+			if !guest.Fixed(held, size) {
+				_, _ = h.Write(held)
+			}
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// hashVirtual is hashDisk for a virtual image, whose blocks are in any order: the image is in a
 // file meanwhile.
-func hashQCOW2(in io.Reader, h hash.Hash) error {
+func hashVirtual(kind content.Kind, in io.Reader, h hash.Hash) error {
 	file, err := os.CreateTemp("", "imageroot-*")
 	if err != nil {
 		return err
@@ -96,10 +118,10 @@ func hashQCOW2(in io.Reader, h hash.Hash) error {
 	if err != nil {
 		return err
 	}
-	guest, err := qcow2.Open(file, size)
+	disk, err := guest.Open(guest.Format(kind), file, size)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(h, io.NewSectionReader(guest, 0, guest.Size()))
+	_, err = io.Copy(h, io.NewSectionReader(disk, 0, disk.Size()))
 	return err
 }

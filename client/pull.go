@@ -43,7 +43,7 @@ func (a *app) pull() *cobra.Command {
 right; until then they are in a file that ends in .part. If the connection breaks, it tries again; if the
 command is ended, the same command resumes.
 
-With --raw, the disk in the image is downloaded: decompressed, or read from the qcow2 image. Zeros take no
+With --raw, the disk in the image is downloaded: decompressed, or read from the virtual image. Zeros take no
 room in the file.`,
 		Example: `  imageroot pull debian-13.qcow2
   imageroot pull 080acf35a507 -o lab.img

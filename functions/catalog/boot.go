@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"imageroot/shared/content"
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
 )
@@ -182,7 +181,7 @@ func (f *Function) bootState(ctx context.Context, c *object, begin bool) (wait, 
 	if no := c.known.NoDisk(); no != "" {
 		return "", no, nil
 	}
-	if !c.known.Kind.Compressed() && (c.known.Kind != content.QCOW2 || f.links(c) == nil) {
+	if !c.known.Kind.Compressed() && (!c.known.Kind.Virtual() || f.links(c) == nil) {
 		return "", "", nil
 	}
 	disk, err := f.disk(ctx, c)

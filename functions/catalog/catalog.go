@@ -258,7 +258,7 @@ func hasDisk(h *inventory.Head) bool { return h.Cached && h.SHA256 != "" && !h.N
 
 // expandedFirst reports whether no range of a disk can be read before it is expanded.
 func (f *Function) expandedFirst(h *inventory.Head) bool {
-	return !h.Disk && (h.Packed || h.QCOW2 && f.ImageLinks != nil)
+	return !h.Disk && (h.Packed || h.Virtual && f.ImageLinks != nil)
 }
 
 func (f *Function) events(w http.ResponseWriter, r *http.Request) error {

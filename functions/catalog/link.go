@@ -60,7 +60,7 @@ func (f *Function) linkRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return err
 	}
 	name, sum := image.DiskName(nameFor(r, c.name)), c.sha256
-	if kind.Compressed() || kind == content.QCOW2 {
+	if kind.Compressed() || kind.Virtual() {
 		disk, err := f.linkedDisk(r, c)
 		if err != nil {
 			return err
@@ -122,8 +122,12 @@ func unpackCommand(r *http.Request, c *object, kind content.Kind) string {
 	}
 	const curl = `curl -fL -w '%{stderr}%header{problem-detail}\n'` // prints the reason of a failure
 	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(string(c.name))
-	if kind == content.QCOW2 {
-		return fmt.Sprintf("%s -o disk.qcow2 '%s' && qemu-img convert -O raw disk.qcow2 /dev/sdX", curl, from)
+	if kind.Virtual() {
+		format := kind
+		if format == content.VHD {
+			format = "vpc" // QEMU's name
+		}
+		return fmt.Sprintf("%s -o disk.%s '%s' && qemu-img convert -f %s -O raw disk.%s /dev/sdX", curl, kind, from, format, kind)
 	}
 	return fmt.Sprintf("%s '%s' | %s -d | dd of=/dev/sdX bs=4M", curl, from, kind) // a kind has the name of its tool
 }

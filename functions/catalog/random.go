@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"imageroot/shared/content"
+	"imageroot/shared/guest"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
-	"imageroot/shared/qcow2"
 	"imageroot/shared/store"
 	"imageroot/shared/store/reader"
 )
 
 const (
-	// openBytes limits the memory of all open disks: the tables of qcow2 images, and what
+	// openBytes limits the memory of all open disks: the tables of virtual images, and what
 	// is cached of objects that are not on this machine's disk.
 	openBytes                = 96 << 20
 	tableBytes, chunkedBytes = 1 << 20, 8 << 20
@@ -263,14 +263,14 @@ func (d *disks) fill(o *sharedDisk, c *object, expanded bool) error {
 	case what.Kind.Compressed():
 		detail := fmt.Sprintf("%s is compressed, so it can be read from its beginning only: /raw/%s serves the disk in it", c.name, image.DiskName(c.name))
 		return problem.Wrap(problem.Conflict, detail, errPacked)
-	case what.Kind == content.QCOW2:
-		disk, err := qcow2.Open(o.file, o.file.Size())
+	case what.Kind.Virtual():
+		disk, err := guest.Open(guest.Format(what.Kind), o.file, o.file.Size())
 		if err != nil {
 			return err
 		}
 		o.section = diskSection{disk}
-		held += tableBytes + disk.Header().ClusterSize
-		o.flight += 3 * disk.Header().ClusterSize
+		held += tableBytes + disk.Buffer()
+		o.flight += 3 * disk.Buffer()
 	default:
 		o.section = newObjectSection(o.file)
 	}

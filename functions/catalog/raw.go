@@ -12,10 +12,10 @@ import (
 
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/guest"
 	"imageroot/shared/image"
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
-	"imageroot/shared/qcow2"
 	"imageroot/shared/served"
 	"imageroot/shared/store/reader"
 	"imageroot/shared/unpack"
@@ -23,8 +23,8 @@ import (
 )
 
 // raw answers GET and HEAD of /raw/{key}[/{name}]: the bytes to write to a disk.
-// Plain images are sent unchanged, compressed ones decompressed, and qcow2 ones as
-// the guest's disk. If no bytes pass through this server, it redirects: see
+// Plain images are sent unchanged, compressed ones decompressed, and those of virtual machines
+// as the guest's disk. If no bytes pass through this server, it redirects: see
 // [Function.linkRaw].
 func (f *Function) raw(w http.ResponseWriter, r *http.Request) error {
 	if d, ok := below(r); ok {
@@ -74,7 +74,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	name := c.name
 	c.name = image.DiskName(nameFor(r, c.name))
 	zstd := web.Coding(r, "zstd") != ""
-	if plain := disk != nil || c.known != nil && !c.known.Kind.Compressed() && c.known.Kind != content.QCOW2; plain && !zstd {
+	if plain := disk != nil || c.known != nil && !c.known.Kind.Compressed() && !c.known.Kind.Virtual(); plain && !zstd {
 		return f.sendPlain(w, r, c, disk != nil)
 	}
 	file, err := reader.Open(r.Context(), c.Root, c.Info.Key, c.Info.Version)
@@ -104,15 +104,15 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 			}
 		}
 		return f.sendUnpacked(w, r, c, what.Kind, zstd, place)
-	case what.Kind == content.QCOW2:
+	case what.Kind.Virtual():
 		if err := place.grow(r.Context(), 0); err != nil {
 			return unreadable(err)
 		}
-		disk, err := openDisk(file, r)
+		disk, err := openDisk(what.Kind, file, r)
 		if err != nil {
 			return unreadable(err)
 		}
-		if err := place.grow(r.Context(), frameBuffers+diskClusters*disk.Header().ClusterSize); err != nil {
+		if err := place.grow(r.Context(), frameBuffers+diskBlocks*disk.Buffer()); err != nil {
 			return unreadable(err)
 		}
 		if zstd {
@@ -151,20 +151,20 @@ func (f *Function) sendPlain(w http.ResponseWriter, r *http.Request, c *object, 
 	return f.sendRanges(w, r, c, c.Info.Size, body)
 }
 
-// diskClusters is the maximum number of clusters of a qcow2 image in memory at
+// diskBlocks is the maximum number of compressed blocks of a virtual image in memory at
 // once: those that are read ahead, and the data that they were decompressed from.
-const diskClusters = 16
+const diskBlocks = 16
 
 // maxWalk limits the bytes of tables that are read to check that an image is
-// complete before its first byte is sent. It suffices for 128 GiB in clusters of 64
+// complete before its first byte is sent. It suffices for 128 GiB in blocks of 64
 // KiB.
 const maxWalk = 16 << 20
 
-// openDisk opens a qcow2 image. If the tables are within maxWalk, it refuses a
+// openDisk opens a virtual image. If the tables are within maxWalk, it refuses a
 // truncated image, which would leave the client's disk half written.
-func openDisk(file *reader.Reader, r *http.Request) (diskSection, error) {
-	disk, err := qcow2.Open(file, file.Size())
-	if err == nil && r.Header.Get("Range") == "" && disk.Size()/disk.Header().ClusterSize*8 <= maxWalk {
+func openDisk(kind content.Kind, file *reader.Reader, r *http.Request) (diskSection, error) {
+	disk, err := guest.Open(guest.Format(kind), file, file.Size())
+	if err == nil && r.Header.Get("Range") == "" && disk.Size()/disk.Header().Block*8 <= maxWalk {
 		err = disk.Check()
 	}
 	return diskSection{disk}, err
@@ -172,7 +172,7 @@ func openDisk(file *reader.Reader, r *http.Request) (diskSection, error) {
 
 // unreadable returns err as a problem if it is about the image or about memory.
 func unreadable(err error) error {
-	if e, ok := errors.AsType[*qcow2.Error](err); ok {
+	if e, ok := errors.AsType[*guest.Error](err); ok {
 		return problem.Wrap(problem.Malformed, e.Detail, err)
 	}
 	if e, ok := errors.AsType[*unpack.Error](err); ok {

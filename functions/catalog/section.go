@@ -4,7 +4,7 @@ import (
 	"io"
 	"sync/atomic"
 
-	"imageroot/shared/qcow2"
+	"imageroot/shared/guest"
 	"imageroot/shared/store/reader"
 )
 
@@ -55,7 +55,7 @@ func (s objectSection) Extent(off, limit int64) (int64, bool, error) {
 	return min(limit, r.to) - off, r.zeros, nil
 }
 
-// A diskSection is the disk in a qcow2 image.
-type diskSection struct{ *qcow2.Image }
+// A diskSection is the disk in a virtual image.
+type diskSection struct{ *guest.Image }
 
-func (s diskSection) Block() int64 { return max(aheadBytes, s.Header().ClusterSize) }
+func (s diskSection) Block() int64 { return max(aheadBytes, s.Buffer()) }

@@ -14,9 +14,9 @@ import (
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
 	"imageroot/shared/disk"
+	"imageroot/shared/guest"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
-	"imageroot/shared/qcow2"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -30,8 +30,8 @@ const (
 	// enoughTime is the duration of a run after which its deadline ends the check:
 	// another run would get no further.
 	enoughTime = 5 * time.Minute
-	// maxRawBytes is the largest disk in a qcow2 image that is hashed. A larger one
-	// is almost all zeros: only the clusters that the image has are read.
+	// maxRawBytes is the largest disk in a virtual image that is hashed. A larger one
+	// is almost all zeros: only the blocks that the image has are read.
 	maxRawBytes = 32 << 30
 	// A check ends after maxRawBytes plus workRatio bytes for each byte of the
 	// image. An image that expands further is zeros, or made to keep this program
@@ -198,8 +198,8 @@ func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, ver
 func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, *disk.Inside, *bmap.Map, error) {
 	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
-	case kind == content.QCOW2:
-		verdict, m, err := f.examineDisk(ctx, at, r, turn)
+	case kind.Virtual():
+		verdict, m, err := f.examineDisk(ctx, at, kind, r, turn)
 		return verdict, nil, m, err
 	case rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
 		return beyond(most, 0), nil, nil, nil
@@ -308,15 +308,15 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// examineDisk reads the disk in a qcow2 image to its end, which expands every
-// compressed cluster. The block map is nil unless a good disk has holes.
-func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *turn) (content.Check, *bmap.Map, error) {
+// examineDisk reads the disk in a virtual image to its end, which expands every
+// compressed block. The block map is nil unless a good disk has holes.
+func (f *Function) examineDisk(ctx context.Context, at place, kind content.Kind, r *job.Run, turn *turn) (content.Check, *bmap.Map, error) {
 	file, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
 		return content.Check{}, nil, err
 	}
 	defer file.Close()
-	disk, err := qcow2.Open(file, at.Info.Size)
+	disk, err := guest.Open(guest.Format(kind), file, at.Info.Size)
 	if err != nil {
 		verdict, err := diskVerdict(err, 0)
 		return verdict, nil, err
@@ -327,7 +327,7 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *
 	}
 	read := f.readDisk
 	if disk.Size() > maxRawBytes {
-		read = f.readClusters
+		read = f.readBlocks
 	}
 	verdict, err := read(ctx, disk, m, at.Info.Size, r, turn)
 	if verdict.Verdict != content.Good {
@@ -337,7 +337,7 @@ func (f *Function) examineDisk(ctx context.Context, at place, r *job.Run, turn *
 }
 
 // readDisk reads a disk to its end, and computes its digest and those in its block map.
-func (f *Function) readDisk(ctx context.Context, disk *qcow2.Image, m *bmap.Map, _ int64, r *job.Run, turn *turn) (content.Check, error) {
+func (f *Function) readDisk(ctx context.Context, disk *guest.Image, m *bmap.Map, _ int64, r *job.Run, turn *turn) (content.Check, error) {
 	size, h := disk.Size(), newMappedHasher(m)
 	// After an early return, a read in flight fails, at the latest when the file is
 	// closed.
@@ -358,9 +358,9 @@ func (f *Function) readDisk(ctx context.Context, disk *qcow2.Image, m *bmap.Map,
 	return content.Check{}, io.ErrUnexpectedEOF // readBlocks ends with an error
 }
 
-// readClusters is readDisk for a disk above maxRawBytes, of which it reads what the image of
+// readBlocks is readDisk for a disk above maxRawBytes, of which it reads what the image of
 // size bytes stores.
-func (f *Function) readClusters(ctx context.Context, disk *qcow2.Image, m *bmap.Map, image int64, r *job.Run, turn *turn) (content.Check, error) {
+func (f *Function) readBlocks(ctx context.Context, disk *guest.Image, m *bmap.Map, image int64, r *job.Run, turn *turn) (content.Check, error) {
 	size, most, buf := disk.Size(), maxWork(image), make([]byte, blockBytes)
 	ranges := bmap.NewSummer(cmp.Or(m, &bmap.Map{}))
 	var off, read int64
@@ -393,15 +393,15 @@ func (f *Function) readClusters(ctx context.Context, disk *qcow2.Image, m *bmap.
 }
 
 func diskVerdict(err error, off int64) (content.Check, error) {
-	wrong, ok := errors.AsType[*qcow2.Error](err)
+	wrong, ok := errors.AsType[*guest.Error](err)
 	if !ok {
 		return content.Check{}, err
 	}
 	verdict := content.Check{Verdict: content.Damaged, Reason: wrong.Detail, Offset: off}
 	switch {
-	case errors.Is(wrong, qcow2.ErrTruncated):
+	case errors.Is(wrong, guest.ErrTruncated):
 		verdict.Verdict = content.Truncated
-	case errors.Is(wrong, qcow2.ErrUnsupported):
+	case errors.Is(wrong, guest.ErrUnsupported):
 		verdict.Verdict = content.Refused
 	}
 	return verdict, nil

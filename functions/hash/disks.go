@@ -32,7 +32,7 @@ func (f *Function) inUse(d *content.Disk) bool { return d.InUse(f.Now().Add(-f.L
 
 // expands reports whether images of this kind are expanded into disks.
 func (f *Function) expands(k content.Kind) bool {
-	return k.Compressed() || k == content.QCOW2 && f.LinkTime > 0
+	return k.Compressed() || k.Virtual() && f.LinkTime > 0
 }
 
 // disks returns the disks in the catalog root, the least recently used ones first, and

@@ -11,7 +11,7 @@ import (
 	"imageroot/shared/bmap"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
-	"imageroot/shared/qcow2"
+	"imageroot/shared/guest"
 	"imageroot/shared/store"
 	"imageroot/shared/store/reader"
 	"imageroot/shared/unpack"
@@ -31,8 +31,8 @@ type diskSource struct {
 // open opens the disk in the image at a place. The caller must close it. Errors of open and
 // of Read are those of a job's work, or for [faultVerdict].
 func open(ctx context.Context, at place, kind content.Kind) (*diskSource, error) {
-	if kind == content.QCOW2 {
-		return openQCOW2(ctx, at)
+	if kind.Virtual() {
+		return openVirtual(ctx, at, kind)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	image := &stored{ctx: ctx, at: at}
@@ -120,7 +120,7 @@ func (s *stored) close() {
 	}
 }
 
-func openQCOW2(ctx context.Context, at place) (*diskSource, error) {
+func openVirtual(ctx context.Context, at place, kind content.Kind) (*diskSource, error) {
 	ctx, stop := context.WithCancel(ctx)
 	file, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
@@ -128,7 +128,7 @@ func openQCOW2(ctx context.Context, at place) (*diskSource, error) {
 		return nil, unlessChanged(err)
 	}
 	end := func() { stop(); file.Close() }
-	disk, err := qcow2.Open(file, at.Info.Size)
+	disk, err := guest.Open(guest.Format(kind), file, at.Info.Size)
 	var m *bmap.Map
 	if err == nil {
 		m, err = mapHoles(ctx, disk, disk.Size())

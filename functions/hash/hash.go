@@ -49,7 +49,7 @@ type Function struct {
 	DisksMax int64
 	Sparse   bool
 	// LinkTime is how long after its use was recorded a client may begin to read a disk from
-	// the store; 0 if clients read from this program. Then qcow2 images are their own disks.
+	// the store; 0 if clients read from this program. Then virtual images are their own disks.
 	LinkTime time.Duration
 	// AllDisks is true if each image gets a disk, while there is room.
 	AllDisks bool

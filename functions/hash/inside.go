@@ -9,8 +9,8 @@ import (
 	"imageroot/shared/boot"
 	"imageroot/shared/content"
 	"imageroot/shared/disk"
+	"imageroot/shared/guest"
 	"imageroot/shared/layout"
-	"imageroot/shared/qcow2"
 	"imageroot/shared/store"
 	"imageroot/shared/store/reader"
 	"imageroot/shared/unpack"
@@ -74,10 +74,10 @@ func inspectAt(ctx context.Context, r *reader.Reader, rec *content.Record) error
 		reads = fileInspectReads
 	}
 	var err error
-	if rec.Kind == content.QCOW2 {
-		guest, failed := qcow2.Open(image, size)
+	if rec.Kind.Virtual() {
+		virtual, failed := guest.Open(guest.Format(rec.Kind), image, size)
 		if err = failed; err == nil {
-			image, size = guest, guest.Size()
+			image, size = virtual, virtual.Size()
 		}
 	}
 	var ways boot.Ways
@@ -88,7 +88,7 @@ func inspectAt(ctx context.Context, r *reader.Reader, rec *content.Record) error
 	if err == nil {
 		inside, err = disk.Inspect(image, size, reads, unpackXZ)
 	}
-	if wrong, bad := errors.AsType[*qcow2.Error](err); bad {
+	if wrong, bad := errors.AsType[*guest.Error](err); bad {
 		inside.Unknown = append(inside.Unknown, "the disk cannot be read: "+wrong.Detail)
 		err = nil
 	}

@@ -2,8 +2,8 @@
 // of its name. A [Record] has what is known about the bytes with one SHA-256.
 //
 // [Sniff] reads the first 68 KiB and, for the size of the disk, a few more places: the
-// header and first table of qcow2, the indexes of xz, the frames of zstd, the footer of
-// a VHD. [Detect] and [Head] read less. The content may contradict the name: see
+// headers and first tables of images of virtual machines, the indexes of xz, the frames of zstd, the footer of
+// a fixed VHD. [Detect] and [Head] read less. The content may contradict the name: see
 // [Content.Mismatch].
 package content
 
@@ -13,15 +13,21 @@ import (
 	"slices"
 	"strings"
 
+	"imageroot/shared/guest"
 	"imageroot/shared/image"
 )
 
 // A Kind is the format of the bytes of an image.
 type Kind string
 
-// The kinds of compressed images are the names of [image.Compressions].
+// The kinds of compressed images are the names of [image.Compressions], and those of virtual
+// machines the formats of package guest.
 const (
 	QCOW2      Kind = "qcow2"
+	VMDK       Kind = "vmdk"
+	VHD        Kind = "vhd"
+	VHDX       Kind = "vhdx"
+	VDI        Kind = "vdi"
 	ISO9660    Kind = "iso9660" // with or without a partition table in front (isohybrid)
 	MBR        Kind = "mbr"
 	GPT        Kind = "gpt"
@@ -41,7 +47,10 @@ func KindOf(f image.Format) Kind {
 	if c, ok := f.Compression(); ok {
 		return Kind(c.Name)
 	}
-	return map[image.Format]Kind{"qcow2": QCOW2, "iso": ISO9660}[f]
+	if f.Virtual() {
+		return Kind(f)
+	}
+	return map[image.Format]Kind{"iso": ISO9660}[f]
 }
 
 func (k Kind) compression() (image.Compression, bool) {
@@ -58,6 +67,10 @@ func (k Kind) Compressed() bool {
 	_, ok := k.compression()
 	return ok
 }
+
+// Virtual reports whether k is the image of a virtual machine, whose disk package guest
+// reads at any offset.
+func (k Kind) Virtual() bool { return guest.Known(guest.Format(k)) }
 
 // Raw reports whether the bytes are the disk itself, unless [Content.NoDisk] returns a
 // reason against that.
@@ -90,7 +103,7 @@ func (c *Content) size(n int64) { c.VirtualSize = &n }
 // which is furthest from the beginning.
 const HeadBytes = 68 << 10
 
-// Detect is [Sniff] without the virtual size of compressed and qcow2 images. It
+// Detect is [Sniff] without the virtual size of compressed and virtual images. It
 // reads the first [HeadBytes] at once, the last [FootBytes], and nothing else.
 func Detect(r io.ReaderAt, size int64) (Content, error) {
 	head, err := readHead(r, size)
@@ -113,22 +126,22 @@ func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 	}
 	c := Head(head, size)
 	s := &seeker{r: r, size: size, left: seeks}
-	switch c.Kind {
-	case QCOW2:
-		c.qcow2(s)
-	case XZ:
+	if c.readFoot(s, size) != nil { // s keeps an error of r
+		c.VirtualSize = nil
+	}
+	switch {
+	case c.Kind == XZ:
 		c.xz(s)
-	case Zstd:
+	case c.Kind == Zstd:
 		c.zstd(s)
-	default:
-		if c.readFoot(s, size) != nil { // s keeps an error of r
-			c.VirtualSize = nil
-		}
+	case c.Kind.Virtual():
+		c.virtual(s)
 	}
 	return c, s.err
 }
 
-// readFoot is [Content.Foot] of the image in r.
+// readFoot is [Content.Foot] of the image in r, whose disk can be read without the footer
+// if that is of a fixed VHD.
 func (c *Content) readFoot(r io.ReaderAt, size int64) error {
 	if !c.footed(size) {
 		return nil
@@ -136,6 +149,10 @@ func (c *Content) readFoot(r io.ReaderAt, size int64) error {
 	foot := make([]byte, FootBytes)
 	if _, err := r.ReadAt(foot, size-FootBytes); err != nil && !errors.Is(err, io.EOF) {
 		return err
+	}
+	if guest.Fixed(foot, size) {
+		*c = Content{Kind: VHD, What: "a fixed VHD (Hyper-V) image"}
+		return nil
 	}
 	c.Foot(foot, size)
 	return nil
@@ -193,7 +210,7 @@ func (c Content) NoDiskInside() string {
 	switch no := c.NoDisk(); {
 	case no != "":
 		return "once decompressed, " + no
-	case c.Kind == QCOW2 || c.Kind.Compressed():
+	case c.Kind.Virtual() || c.Kind.Compressed():
 		return "once decompressed, this is " + c.What + ", which would have to be unpacked again: decompress it and upload what comes out"
 	}
 	return ""
@@ -210,8 +227,8 @@ func (c Content) Format() image.Format {
 	switch {
 	case ok:
 		return image.Format("img" + packed.Suffix)
-	case c.Kind == QCOW2:
-		return "qcow2"
+	case c.Kind.Virtual():
+		return image.Format(c.Kind)
 	case c.Kind == ISO9660:
 		return "iso"
 	case c.Kind == Unknown || c.NoDisk() != "":
@@ -241,10 +258,12 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	switch {
 	case c.Kind == want, want == "" && c.Kind.Raw():
 		return ""
-	case c.Kind == QCOW2:
+	case c.Kind == VHD:
+		return named + ": a disk that gets it unchanged gets what the VHD adds to the disk, too; " + take + "rename it to " + c.suffix(said)
+	case c.Kind.Virtual():
 		return named + boots + "rename it to " + c.suffix(said)
-	case packed && want == QCOW2:
-		return named + ": what reads qcow2 images does not read it; decompress it"
+	case packed && want.Virtual():
+		return named + ": what reads " + string(want) + " images does not read it; decompress it"
 	case packed && want.Compressed():
 		return named + ": what decompresses it by its name fails; " + take + "rename it to " + c.suffix(said)
 	case packed:
@@ -263,9 +282,9 @@ func (c Content) suffix(said string) string {
 	plain := said[:len(said)-len(claimed.Suffix)] // of the content inside
 	found, packed := c.Kind.compression()
 	switch {
-	case c.Kind == QCOW2:
-		return ".qcow2"
-	case packed && KindOf(format) != QCOW2:
+	case c.Kind.Virtual():
+		return "." + string(c.Kind)
+	case packed && !KindOf(format).Virtual():
 		return plain + found.Suffix
 	case packed, !c.Kind.Raw(), !KindOf(format).Compressed():
 		return ""

@@ -149,9 +149,11 @@ var disks = []disk{
 	{"web page", "printf '\\n <!DOCTYPE html><title>404</title>' >x", content.HTML, "web page", -1},
 	{"error message", "printf '<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>' >x", content.Text, "text", -1},
 	{"text", "echo Not found >x", content.Text, "text", -1},
-	{"vmdk", "qemu-img create -q -f vmdk x 1G", content.Unknown, "VMDK", -1},
+	{"vmdk", "qemu-img create -q -f vmdk x 1G", content.VMDK, "VMDK", 1 << 30},
+	{"stream-optimized vmdk", words + " >y; qemu-img convert -f raw -O vmdk -o subformat=streamOptimized y x", content.VMDK, "stream-optimized", 5000192},
 	{"vmdk, its description", "qemu-img create -q -f vmdk -o subformat=monolithicFlat x 1M", content.Unknown, "without the image", -1},
-	{"vhd", "qemu-img create -q -f vpc x 10M", content.Unknown, "VHD", -1},
+	{"vhd", "qemu-img create -q -f vpc -o force_size=on x 10M", content.VHD, "dynamic VHD", 10 << 20},
+	{"fixed vhd", mbr + "; mv x y; qemu-img convert -f raw -O vpc -o subformat=fixed,force_size=on y x", content.VHD, "fixed VHD", 64 << 20},
 	{"qed", "qemu-img create -q -f qed x 10M", content.Unknown, "QED", -1},
 	{"parallels", "qemu-img create -q -f parallels x 10M", content.Unknown, "Parallels", -1},
 	{"lzma", words + " | xz --format=lzma -0 >x", content.Unknown, "LZMA", -1},
@@ -170,8 +172,8 @@ var disks = []disk{
 	{"dmg", "truncate -s 1M x; printf koly >>x; truncate -s +508 x", content.Unknown, "DMG", -1},
 	{"boot sector", `truncate -s 1440K x; printf '\125\252' | dd of=x bs=1 seek=510 conv=notrunc status=none`, content.MBR, "boot sector and no partitions", 1440 << 10},
 	{"swap", "truncate -s 1M x; mkswap -q x", content.Filesystem, "swap", 1 << 20},
-	{"vdi", "qemu-img create -q -f vdi x 1G", content.Unknown, "VDI", -1},
-	{"vhdx", "qemu-img create -q -f vhdx x 1G", content.Unknown, "VHDX", -1},
+	{"vdi", "qemu-img create -q -f vdi x 1G", content.VDI, "VDI", 1 << 30},
+	{"vhdx", "qemu-img create -q -f vhdx x 1G", content.VHDX, "VHDX", 1 << 30},
 	{"qcow", "qemu-img create -q -f qcow x 1G", content.Unknown, "qcow image of version 1", -1},
 	{"android sparse", "truncate -s 4096 x; printf '\\072\\377\\046\\355\\1\\0\\0\\0\\034\\0\\014\\0' | dd of=x conv=notrunc status=none", content.Unknown, "simg2img", -1},
 	{"tar", "echo hello >f; tar cf x f", content.Unknown, "tar", -1},
@@ -221,17 +223,18 @@ func TestWarnings(t *testing.T) {
 		{"cut table of gpt", gpt + "; truncate -s 9000 x", "GUID partition table ends at byte 17408"},
 		{"cut mbr", mbr + "; truncate -s 3M x", "cut short: the last partition begins at byte 3145728, the image ends at byte 3145728; get it again"},
 		{"cut ext4", "truncate -s 10M x; mke2fs -q -t ext4 x; truncate -s 9M x", "file system ends at byte 10485760"},
-		{"fixed vhd", mbr + "; mv x y; qemu-img convert -f raw -O vpc -o subformat=fixed,force_size=on y x", "its last 512 bytes are a footer"},
-		{"fixed vhd of zeros", "qemu-img create -q -f vpc -o subformat=fixed x 10M", "its last 512 bytes are a footer"},
+		{"fixed vhd that grew", "qemu-img create -q -f vpc -o subformat=fixed y 10M; (cat y; tail -c 512 y) >x", "its last 512 bytes are a footer"},
+		{"cut vmdk", words + " >y; qemu-img convert -f raw -O vmdk y z; head -c 13000 z >x", "cut short"},
+		{"vmdk with a parent", "qemu-img create -q -f vmdk y.vmdk 1M; qemu-img create -q -f vmdk -b y.vmdk -F vmdk x", "differs from its parent"},
 		{"cut squashfs", "mkdir d; head -c 500000 /dev/urandom >d/f; mksquashfs d x -quiet -no-progress; truncate -s 300000 x", "file system ends"},
 	} {
 		got := sniff(t, shell(t, c.script))
 		if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], c.says) {
 			t.Errorf("%s: %q, want one that says %q", c.name, got.Warnings, c.says)
 		}
-		// The warning about a qcow2 image here is also the reason that its disk cannot
+		// The warning about a virtual image here is also the reason that its disk cannot
 		// be read.
-		if no := (&content.Record{Content: got}).NoDisk(); got.Kind == content.QCOW2 && no != got.Warnings[0] {
+		if no := (&content.Record{Content: got}).NoDisk(); got.Kind.Virtual() && no != got.Warnings[0] {
 			t.Errorf("%s: the disk is not available because %q, want %q", c.name, no, got.Warnings[0])
 		}
 	}
@@ -267,7 +270,7 @@ func TestBehind(t *testing.T) {
 
 func TestMismatch(t *testing.T) {
 	// Each file, and the names that fit it.
-	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2", "a.wic"}
+	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2", "a.wic", "a.vmdk", "a.VHD"}
 	for _, c := range []struct {
 		script string
 		good   []string
@@ -282,7 +285,9 @@ func TestMismatch(t *testing.T) {
 		{"zstd -q </dev/null >x", []string{"a.iso.ZST"}},
 		{"bzip2 </dev/null >x", []string{"a.img.bz2"}},
 		// These have a warning under any name.
-		{"qemu-img create -q -f vmdk x 1G", names},
+		{"qemu-img create -q -f vmdk x 1G", []string{"a.vmdk"}},
+		{"qemu-img create -q -f vpc -o subformat=fixed x 1M", []string{"a.VHD"}},
+		{"qemu-img create -q -f qed x 1G", names},
 		{"echo '<html>' >x", names},
 	} {
 		got := sniff(t, shell(t, c.script))
@@ -363,7 +368,7 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 func TestSeeks(t *testing.T) {
 	for _, d := range disks {
 		file := shell(t, d.script)
-		for _, seeks := range []int{0, 1, 2, 3, 5} {
+		for _, seeks := range []int{1, 2, 3, 5} {
 			c, err := content.Sniff(&limited{t, file, seeks + 1}, file.Size(), seeks)
 			if err != nil || c.Kind != d.kind {
 				t.Errorf("%s, %d seeks: %s, %v", d.name, seeks, c.Kind, err)

@@ -12,8 +12,8 @@ import (
 	"net/http"
 	"slices"
 
+	"imageroot/shared/guest"
 	"imageroot/shared/image"
-	"imageroot/shared/qcow2"
 )
 
 // A magic is the bytes by which a format is detected, and their offset.
@@ -64,12 +64,8 @@ var fileSystems = []struct {
 // programs read, firmware that is flashed by other means, archives.
 var foreign = []magic{
 	// Disks of virtual machines, and copies of disks.
-	{0, "KDMV", "a VMDK (VMware) image"},
-	{0, "COWD", "a VMDK (VMware) image"},
+	{0, "COWD", "a VMDK (VMware ESX) image"},
 	{0, "# Disk DescriptorFile", "a description of a VMDK (VMware) image, without the image"},
-	{0x40, "\x7f\x10\xda\xbe", "a VDI (VirtualBox) image"},
-	{0, "vhdxfile", "a VHDX (Hyper-V) image"},
-	{0, vhdCookie, "a VHD (Hyper-V) image"},
 	{0, "QFI\xfb\x00\x00\x00\x01", "a qcow image of version 1"},
 	{0, "QED\x00", "a QED (QEMU) image"},
 	{0, "WithoutFreeSpace", "a Parallels image"},
@@ -151,7 +147,7 @@ const (
 
 // Head detects the content of an image of size bytes from its first [HeadBytes], or
 // from the whole image if it is shorter. It omits the virtual size of compressed and
-// qcow2 images.
+// virtual images.
 func Head(head []byte, size int64) Content {
 	c := Content{Kind: Unknown, What: nothing}
 	switch {
@@ -227,10 +223,10 @@ func isZlib(b []byte) bool {
 	return n > 0 && (err == nil || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
-// packed detects compressed and qcow2 images.
+// packed detects compressed and virtual images.
 func (c *Content) packed(head []byte) bool {
-	if image.At(head, 0, qcow2.Magic) && !image.At(head, 4, "\x00\x00\x00\x01") {
-		c.Kind, c.What = QCOW2, "a qcow2 image"
+	if format, what, ok := guest.Begins(head); ok {
+		c.Kind, c.What = Kind(format), what
 		return true
 	}
 	for _, row := range image.Compressions {

@@ -74,7 +74,7 @@ type Check struct {
 	Verdict Verdict `json:"verdict"`
 	// Reason is a sentence; empty if the verdict is good.
 	Reason string `json:"reason,omitempty"`
-	// Offset is the byte of the image, or of the disk in a qcow2 image, at which
+	// Offset is the byte of the image, or of the disk in a virtual image, at which
 	// reading stopped; 0 if the verdict is good.
 	Offset int64 `json:"offset,omitempty"`
 	// The size in bytes and the SHA-256 of the disk; nil and empty if unknown.
@@ -100,8 +100,8 @@ func (r *Record) NoDisk() string {
 	return r.Check.NoDisk
 }
 
-// Checkable reports whether the image can be checked: it is compressed or qcow2.
-func (r *Record) Checkable() bool { return r.Kind.Compressed() || r.Kind == QCOW2 }
+// Checkable reports whether the image can be checked: it is compressed or virtual.
+func (r *Record) Checkable() bool { return r.Kind.Compressed() || r.Kind.Virtual() }
 
 // Pending reports whether the image has to be read to its end: it can be checked and has not
 // been, or it is a good compressed one whose disk was not inspected while it was checked.

@@ -8,22 +8,23 @@ import (
 	"fmt"
 	"io"
 
-	"imageroot/shared/qcow2"
+	"imageroot/shared/guest"
 )
 
-// qcow2 reads the header and, unless the image is enormous, the L1 table, which shows
-// whether the L2 tables are within the file.
-func (c *Content) qcow2(s *seeker) {
-	h, err := qcow2.ReadHeader(s, s.size)
-	if h.Version != 0 {
-		c.What = fmt.Sprintf("a qcow2 image (version %d)", h.Version)
+// virtual reads the header and, unless the image is enormous, the first table, which shows
+// whether the others are within the file.
+func (c *Content) virtual(s *seeker) {
+	format := guest.Format(c.Kind)
+	h, err := guest.ReadHeader(format, s, s.size)
+	if h.What != "" {
+		c.What = h.What
 	}
 	known := err == nil
 	if known {
 		c.size(h.Size)
-		_, err = qcow2.Open(s, s.size)
+		_, err = guest.Open(format, s, s.size)
 	}
-	if wrong, ok := errors.AsType[*qcow2.Error](err); ok {
+	if wrong, ok := errors.AsType[*guest.Error](err); ok {
 		c.Unreadable = wrong.Detail
 		c.warn(wrong.Detail)
 	}
@@ -31,7 +32,7 @@ func (c *Content) qcow2(s *seeker) {
 		return
 	}
 	if h.Corrupt {
-		c.warn("the qcow2 image is marked as corrupt by the program that wrote it; repair it with qemu-img check -r all")
+		c.warn("the image is marked as corrupt by the program that wrote it; repair it with qemu-img check -r all")
 	}
 	if h.Snapshots > 0 && c.Warnings == nil {
 		c.What += fmt.Sprintf(" with %d snapshots inside", h.Snapshots)

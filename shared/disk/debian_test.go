@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"imageroot/shared/disk"
-	"imageroot/shared/qcow2"
+	"imageroot/shared/guest"
 	"imageroot/test/need"
 )
 
@@ -108,7 +108,7 @@ func TestDeepDebian(t *testing.T) {
 			check("stream", streamed(raw, mib), nil)
 			l.run("", "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "disk", "qcow2")
 			packed := l.read(l.path("qcow2"))
-			guest, err := qcow2.Open(bytes.NewReader(packed), int64(len(packed)))
+			guest, err := guest.Open(guest.QCOW2, bytes.NewReader(packed), int64(len(packed)))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -52,14 +52,14 @@ func At(b []byte, offset int, magic string) bool {
 }
 
 var (
-	plain        = []Format{"qcow2", "img", "raw", "iso", "wic"} // wic: a raw disk, by Yocto's tool of that name
-	compressible = []Format{"img", "raw", "iso", "wic"}
-	formats      = allFormats()
+	raw     = []Format{"img", "raw", "iso", "wic"} // wic: a raw disk, by Yocto's tool of that name
+	virtual = []Format{"qcow2", "vmdk", "vhd", "vhdx", "vdi"}
+	formats = allFormats()
 )
 
 func allFormats() []Format {
-	fs := slices.Clone(plain)
-	for _, p := range compressible {
+	fs := slices.Concat(virtual[:1], raw, virtual[1:])
+	for _, p := range raw {
 		for _, c := range Compressions {
 			fs = append(fs, p+Format(c.Suffix))
 		}
@@ -105,16 +105,20 @@ func (f Format) Compression() (Compression, bool) {
 }
 
 // DiskName returns the name of the raw disk in an image: name without the
-// suffix of its compression, and with ".img" for ".qcow2". A client that
+// suffix of its compression, and with ".img" for that of a virtual machine's image. A client that
 // decides by the name whether to decompress takes the disk unchanged.
 func DiskName(name Name) Name {
 	format, _ := FormatOf(name)
-	if format == "qcow2" {
+	if format.Virtual() {
 		return name[:len(name)-len(format)] + "img"
 	}
 	c, _ := format.Compression()
 	return name[:len(name)-len(c.Suffix)]
 }
+
+// Virtual reports whether images of format f are those of virtual machines, whose disk
+// package guest reads.
+func (f Format) Virtual() bool { return slices.Contains(virtual, f) }
 
 // Image reports whether f is a format of disk images. A manifest may list other files, too.
 func (f Format) Image() bool { return slices.Contains(formats, f) }

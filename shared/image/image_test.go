@@ -100,7 +100,7 @@ func TestFormats(t *testing.T) {
 
 func TestDiskName(t *testing.T) {
 	for name, want := range map[string]string{
-		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "x": "x",
+		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "a.vmdk": "a.img", "a.VHDX": "a.img", "a.vdi": "a.img", "x": "x",
 	} {
 		if got := DiskName(Name(name)); string(got) != want {
 			t.Errorf("DiskName(%q) = %q, want %q", name, got, want)

@@ -570,7 +570,7 @@ func TestOthers(t *testing.T) {
 		Images: b.images, Catalog: b.catalog, Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil)),
 		Hidden: func() []inventory.Other { return hidden },
 	})
-	for _, name := range []string{"x.img", "x.img.sha256", string(layout.ManifestKey), "disk.tar.gz", "a.vmdk"} {
+	for _, name := range []string{"x.img", "x.img.sha256", string(layout.ManifestKey), "disk.tar.gz", "a.vma"} {
 		b.image(image.Name(name), "version = 1")
 	}
 	names := func(want ...string) {
@@ -586,16 +586,16 @@ func TestOthers(t *testing.T) {
 			t.Errorf("others are %q, want %q", got, want)
 		}
 	}
-	names("a.vmdk", "disk.tar.gz", "link.img")
+	names("a.vma", "disk.tar.gz", "link.img")
 	b.image("y.img", "another")
-	names("a.vmdk", "disk.tar.gz", "link.img")
-	for _, name := range []string{"a.vmdk", "disk.tar.gz", "link.img"} {
+	names("a.vma", "disk.tar.gz", "link.img")
+	for _, name := range []string{"a.vma", "disk.tar.gz", "link.img"} {
 		if n := strings.Count(log.String(), "name="+name); n != 1 {
 			t.Errorf("%s is logged %d times:\n%s", name, n, log.String())
 		}
 	}
 	hidden = nil
-	names("a.vmdk", "disk.tar.gz")
+	names("a.vma", "disk.tar.gz")
 }
 
 func TestHashStates(t *testing.T) {

@@ -368,7 +368,7 @@ func (r *Row) add(p *piece) {
 }
 
 func findingsOf(known *content.Record) findings {
-	f := findings{Inspected: true, Missing: known.Inspectable(), Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed(), QCOW2: known.Kind == content.QCOW2}
+	f := findings{Inspected: true, Missing: known.Inspectable(), Pending: known.Pending(), NoDisk: known.NoDisk() != "", Disk: known.Disk != nil, Packed: known.Kind.Compressed(), Virtual: known.Kind.Virtual()}
 	if known.Boot != nil {
 		f.Boot = *known.Boot
 	}

@@ -67,7 +67,7 @@ type findings struct {
 	NoDisk    bool // it is known that the image holds no disk that can be read
 	Disk      bool // its expanded disk is in the catalog root
 	Packed    bool // the image is compressed
-	QCOW2     bool // the image is a qcow2 one
+	Virtual   bool // the image is one of a virtual machine
 	// Boot is which firmware can start the disk, as far as that is known.
 	Boot      boot.Ways
 	RawSHA256 layout.SHA256 // of the disk; "" if it is unknown

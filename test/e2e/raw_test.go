@@ -45,6 +45,13 @@ var packedImages = []packed{
 	{"used.qcow2", `qemu-img convert -O qcow2 -o preallocation=metadata raw x
 		qemu-img snapshot -c before x
 		qemu-io -c 'write -P 7 1536K 2M' -c 'write -z 3712K 1M' -c 'discard 6M 1M' x`, "qemu-img convert -O raw x y"},
+	{"sparse.vmdk", "qemu-img convert -O vmdk raw x", "qemu-img convert -O raw x y"},
+	{"stream.vmdk", "qemu-img convert -O vmdk -o subformat=streamOptimized raw x", "qemu-img convert -O raw x y"},
+	{"dynamic.vhd", "qemu-img convert -O vpc raw x", "qemu-img convert -O raw x y"},
+	{"fixed.vhd", "qemu-img convert -O vpc -o subformat=fixed,force_size=on raw x", "qemu-img convert -f vpc -O raw x y"},
+	{"a.vhdx", "qemu-img convert -O vhdx raw x", "qemu-img convert -O raw x y"},
+	{"dynamic.vdi", "qemu-img convert -O vdi raw x", "qemu-img convert -O raw x y"},
+	{"static.img", "qemu-img convert -O vdi -o static=on raw x", "qemu-img convert -O raw x y"},
 	{"a.img.gz", "gzip -c raw >x", "gzip -dc x >y"},
 	{"members.img.gz", "head -c 1500000 raw | gzip >x; tail -c +1500001 raw | gzip -1 >>x; gzip </dev/null >>x", "gzip -dc x >y"},
 	{"a.img.xz", "xz -0 -T1 -c raw >x", "xz -dc x >y"},

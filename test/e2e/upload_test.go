@@ -89,8 +89,8 @@ func TestUpload(t *testing.T) {
 func TestUploadFormats(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	formats := []string{"qcow2", "img", "raw", "iso"}
-	for _, f := range []string{"img", "raw", "iso"} {
+	formats := []string{"qcow2", "vmdk", "vhd", "vhdx", "vdi", "img", "raw", "iso", "wic"}
+	for _, f := range []string{"img", "raw", "iso", "wic"} {
 		for _, c := range []string{"zst", "xz", "gz", "bz2"} {
 			formats = append(formats, f+"."+c)
 		}

@@ -58,7 +58,7 @@ func TestImports(t *testing.T) {
 		"github.com/spf13/cobra":        {"client"},
 		"github.com/vbauerster/mpb":     {"client/progress"},
 		"imageroot/client":              {"local", "client", "client/api", "client/flash"},
-		"github.com/klauspost/compress": {"shared/content", "shared/disk", "shared/index", "shared/qcow2", "shared/unpack", "functions/catalog"},
+		"github.com/klauspost/compress": {"shared/content", "shared/disk", "shared/index", "shared/guest", "shared/unpack", "functions/catalog"},
 		"github.com/prometheus":         {"shared/metric"},
 		"golang.org/x/crypto/argon2":    {"shared/auth"},
 		"imageroot/shared/store/mem":    {},

@@ -87,7 +87,7 @@ func imagerEntry(row *inventory.Row, on Server) imagerSystem {
 // readByImager reports whether Raspberry Pi Imager, and balenaEtcher, which decides by the
 // name, read the disk in the bytes of an image. Etcher reads no zstd, Imager since 1.7.
 func readByImager(row *inventory.Row) bool {
-	if row.Content == nil || *row.Content == content.Zstd || *row.Content == content.QCOW2 {
+	if row.Content == nil || *row.Content == content.Zstd || row.Content.Virtual() {
 		return false
 	}
 	c, _ := row.Format.Compression()

@@ -1,4 +1,4 @@
-package qcow2
+package guest
 
 import (
 	"bytes"
@@ -120,7 +120,7 @@ func variants(x []byte, number int) map[string][]byte {
 }
 
 func weRead(data []byte) ([]byte, error) {
-	i, err := Open(bytes.NewReader(data), int64(len(data)))
+	i, err := Open(QCOW2, bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return nil, err
 	}

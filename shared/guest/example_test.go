@@ -1,4 +1,4 @@
-package qcow2_test
+package guest_test
 
 import (
 	"bytes"
@@ -7,14 +7,14 @@ import (
 	"fmt"
 	"io"
 
-	"imageroot/shared/qcow2"
+	"imageroot/shared/guest"
 )
 
 // small returns a qcow2 file of a disk of 1 MiB to which one cluster was written.
 func small() []byte {
 	const cluster = 64 << 10
 	file := make([]byte, 5*cluster)
-	copy(file, qcow2.Magic)
+	copy(file, "QFI\xfb")
 	binary.BigEndian.PutUint32(file[4:], 3)          // version
 	binary.BigEndian.PutUint32(file[20:], 16)        // a cluster has 2^16 bytes
 	binary.BigEndian.PutUint64(file[24:], 1<<20)     // the disk
@@ -32,7 +32,7 @@ func small() []byte {
 
 func ExampleOpen() {
 	file := small()
-	disk, err := qcow2.Open(bytes.NewReader(file), int64(len(file)))
+	disk, err := guest.Open(guest.QCOW2, bytes.NewReader(file), int64(len(file)))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -63,13 +63,13 @@ func ExampleOpen() {
 // what is missing without reading the data.
 func ExampleImage_Check() {
 	file := small()[:3<<16]
-	disk, err := qcow2.Open(bytes.NewReader(file), int64(len(file)))
+	disk, err := guest.Open(guest.QCOW2, bytes.NewReader(file), int64(len(file)))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	err = disk.Check()
-	fmt.Println(errors.Is(err, qcow2.ErrTruncated))
+	fmt.Println(errors.Is(err, guest.ErrTruncated))
 	fmt.Println(err)
 	// Output:
 	// true
