@@ -195,6 +195,12 @@ func (r *running) row(name string) (row struct {
 	return row
 }
 
+// readServed has the record of deliveries read, once the catalog knows its content again: the
+// record that was damaged before may be that of its digest.
+func (r *running) readServed(kinds map[string]store.Key) {
+	r.send(http.MethodGet, "/catalog/images/"+path.Base(string(kinds[layout.ServedPrefix])), "", "")
+}
+
 // records returns one key of each kind of record in docs/records.md, by the prefix
 // of its key.
 func (l *lab) records() map[string]store.Key {
@@ -333,10 +339,12 @@ func TestNewerRecords(t *testing.T) {
 				for _, path := range reads {
 					r.do(200, http.MethodGet, path, "")
 				}
-				r.send(http.MethodGet, "/catalog/images/"+path.Base(string(kinds[layout.ServedPrefix])), "", "")
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
 				r.until("a digest", func() bool { return r.row("new.img").HashState == "hashed" })
-				r.until("a line with the key and its versions", func() bool { return named(r.log.String()) })
+				r.until("a line with the key and its versions", func() bool {
+					r.readServed(kinds)
+					return named(r.log.String())
+				})
 				c := `"image_url": "` + l.origin + `/c.img"`
 				for _, req := range [][]string{ // with any answer
 					{http.MethodPut, "/images/b.img", string(disk[1:])},
@@ -392,13 +400,13 @@ func TestDamagedRecords(t *testing.T) {
 				for _, path := range reads {
 					r.do(200, http.MethodGet, path, "")
 				}
-				r.send(http.MethodGet, "/catalog/images/"+path.Base(string(kinds[layout.ServedPrefix])), "", "")
 				r.do(201, http.MethodPut, "/images/new.img", string(disk[:100]))
 				r.until("the repair", func() bool {
 					return r.row("a.img.gz").RawSHA256 != nil && r.row("b.img").HashState == "hashed" && r.row("other.img").HashState == "hashed"
 				})
 				if kind != string(layout.GoodManifestKey) {
 					r.until("a line with the key", func() bool {
+						r.readServed(kinds)
 						line := r.log.String()
 						return strings.Contains(line, string(key)) && strings.Contains(line, "remedy=")
 					})
