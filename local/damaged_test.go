@@ -277,9 +277,12 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 		return strings.Contains(r.do(200, http.MethodGet, "/catalog/disks", ""), `"stored_bytes":65536`)
 	})
 	r.do(202, http.MethodPost, "/images/b.img/rename", `{"name": "c.qcow2"}`)
-	r.until("another name", func() bool { return r.row("c.qcow2").HashState == "hashed" })
+	moved := func(to, from string) func() bool {
+		return func() bool { return r.row(to).HashState == "hashed" && len(r.row(from).Names) == 0 }
+	}
+	r.until("another name", moved("c.qcow2", "b.img"))
 	r.do(202, http.MethodPost, "/images/c.qcow2/rename", `{"name": "b.img"}`)
-	r.until("the first name", func() bool { return r.row("b.img").HashState == "hashed" })
+	r.until("the first name", moved("b.img", "c.qcow2"))
 	sum := sha256.Sum256(disk)
 	r.do(200, http.MethodPatch, "/catalog/images/"+hex.EncodeToString(sum[:]), `{"title": "Other"}`)
 	r.do(200, http.MethodGet, "/images/other.img", "") // its delivery is recorded at the end
