@@ -124,8 +124,7 @@ func TestDeepDiskKilled(t *testing.T) {
 	s, m := Start(t, Options{Env: []string{"IMAGEROOT_CHECK=false"}}), newMaker(t)
 	// Eight members of gzip, each 8 MiB of the maker's image and 504 MiB of zeros.
 	s.Put(t, "big.img.gz", m.make("cp raw b; truncate -s 512M b; gzip -1 -c b >y; for i in 1 2 3 4 5 6 7 8; do cat y; done >x; rm y"))
-	s.WaitRow(t, "big.img.gz", "hashed", func(r row) bool { return r.SHA256 != "" })
-	s.makeDisk(t, "big.img.gz").Must(t, http.StatusAccepted)
+	s.makeDiskOf(t, "big.img.gz")
 	for kills := range 10 {
 		s.waitDisk(t, "big.img.gz", "in the making again", func(j diskJob) bool { return j.Status == "running" && j.Attempt > kills })
 		s.Kill(t)
@@ -192,9 +191,9 @@ func TestDeepDiskWithoutRoom(t *testing.T) {
 	}
 }
 
-// makeDiskOf makes the disk of an image once that is hashed.
+// makeDiskOf makes the disk of an image once that is hashed and inspected.
 func (s *Server) makeDiskOf(t testing.TB, name string) {
 	t.Helper()
-	s.WaitRow(t, name, "hashed", func(r row) bool { return r.Content != "" })
+	s.WaitRow(t, name, "inspected", func(r row) bool { return r.Content != "" })
 	s.makeDisk(t, name).Must(t, http.StatusAccepted)
 }
