@@ -5,7 +5,6 @@ package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"imageroot/functions/catalog/feed"
 	"imageroot/shared/activity"
 	"imageroot/shared/auth"
 	"imageroot/shared/image"
@@ -61,8 +61,9 @@ type Function struct {
 	Now   func() time.Time
 	Log   *slog.Logger
 
-	places places // GET /raw
-	disks  disks  // that OpenDisk has opened
+	places     places          // GET /raw
+	disks      disks           // that OpenDisk has opened
+	signatures feed.Signatures // of feeds
 }
 
 // Routes returns the function's routes.
@@ -189,35 +190,29 @@ type listed struct {
 
 // encodeListing writes GET /images: each content once, by its primary name.
 func (f *Function) encodeListing(to io.Writer, s *inventory.Snapshot, base string) error {
-	before := "["
-	for h := range s.Heads() {
-		src, ok := publicURL(base, h)
-		if !ok || !h.Format().Image() {
-			continue
+	return web.WriteList(to, "[", func(yield func(listed) bool) {
+		for h := range s.Heads() {
+			src, ok := publicURL(base, h)
+			if !ok || !h.Format().Image() {
+				continue
+			}
+			l := listed{Name: h.Name, Format: string(h.Format()), URL: src, Cached: h.Cached}
+			if h.SizeBytes >= 0 {
+				l.SizeBytes = &h.SizeBytes
+			}
+			if h.SHA256 != "" {
+				ref := h.SHA256.Short()
+				l.Ref = &ref
+			}
+			if path := f.RawPath(h); path != "" {
+				raw := base + path
+				l.RawURL = &raw
+			}
+			if !yield(l) {
+				return
+			}
 		}
-		l := listed{Name: h.Name, Format: string(h.Format()), URL: src, Cached: h.Cached}
-		if h.SizeBytes >= 0 {
-			l.SizeBytes = &h.SizeBytes
-		}
-		if h.SHA256 != "" {
-			ref := h.SHA256.Short()
-			l.Ref = &ref
-		}
-		if path := f.RawPath(h); path != "" {
-			raw := base + path
-			l.RawURL = &raw
-		}
-		data, err := json.Marshal(l)
-		if err != nil {
-			return err
-		}
-		if _, err := to.Write(append([]byte(before), data...)); err != nil {
-			return err
-		}
-		before = ","
-	}
-	_, err := io.WriteString(to, strings.TrimSuffix(before, ",")+"]\n")
-	return err
+	}, "]\n")
 }
 
 // publicURL returns the URL of a row's bytes: on this server if it has them, else

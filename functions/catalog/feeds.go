@@ -32,7 +32,7 @@ func (f *Function) feedRoutes() (routes []web.Route) {
 }
 
 func (f *Function) feedServer(base string) feed.Server {
-	return feed.Server{URL: base, ImagePath: imagePath, RawPath: f.RawPath, SigningKey: f.SigningKey, Now: f.Now()}
+	return feed.Server{URL: base, ImagePath: imagePath, RawPath: f.RawPath, SigningKey: f.SigningKey, Signatures: &f.signatures, Now: f.Now()}
 }
 
 // below returns the feed that r asks for below the URL of a content, as readers do that look
@@ -61,7 +61,7 @@ func (f *Function) sendBelow(w http.ResponseWriter, r *http.Request, d feed.Feed
 		return noSHA256()
 	}
 	on := f.feedServer(web.BaseURL(r))
-	on.Only = row.Head
+	on.Only, on.Signatures = row.Head, new(feed.Signatures) // those of the lists of all images stay
 	var text bytes.Buffer
 	if err := d.Encode(&text, s, on); err != nil {
 		return err

@@ -34,9 +34,6 @@ type request struct {
 	NetbootRef  string `json:"netboot_ref,omitempty"`
 }
 
-// keys are the members of a request.
-var keys = []string{"arch", "description", "format", "name", "netboot_ref", "resolved_src", "sha256", "size_bytes", "src"}
-
 // decode reads a request. Unlike other routes, it refuses unknown members, as clients
 // expect it.
 func decode(w http.ResponseWriter, r *http.Request) (in request, err error) {
@@ -44,11 +41,13 @@ func decode(w http.ResponseWriter, r *http.Request) (in request, err error) {
 	if err := web.Decode(w, r, &members); err != nil {
 		return in, err
 	}
+	known := in.members()
 	for _, key := range slices.Sorted(maps.Keys(members)) {
-		if !slices.Contains(keys, key) {
-			return in, problem.Newf(problem.Invalid, "unknown key %.100q: known are %s", key, strings.Join(keys, ", "))
+		field, ok := known[key]
+		if !ok {
+			return in, problem.Newf(problem.Invalid, "unknown key %.100q: known are %s", key, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
-		if err := json.Unmarshal(members[key], in.member(key)); err != nil {
+		if err := json.Unmarshal(members[key], field); err != nil {
 			return in, problem.Newf(problem.Invalid, "%s must be a %s", key, map[bool]string{true: "whole number", false: "string"}[key == "size_bytes"])
 		}
 	}
@@ -63,12 +62,12 @@ func decode(w http.ResponseWriter, r *http.Request) (in request, err error) {
 	return in, nil
 }
 
-// member returns the field of a member.
-func (in *request) member(key string) any {
+// members returns the fields of a request by their keys.
+func (in *request) members() map[string]any {
 	return map[string]any{
 		"arch": &in.Arch, "description": &in.Description, "format": &in.Format, "name": &in.Name, "netboot_ref": &in.NetbootRef,
 		"resolved_src": &in.ResolvedSrc, "sha256": &in.SHA256, "size_bytes": &in.SizeBytes, "src": &in.Src,
-	}[key]
+	}
 }
 
 // words returns the name and the metadata that a request gives an image.
@@ -142,8 +141,14 @@ func (f *Function) add(w http.ResponseWriter, r *http.Request) error {
 
 // named returns the sources whose name for clients is name, those of entries first.
 func named(s *inventory.Snapshot, name string) (found []origin) {
+	formats := image.Formats()
+	for h := range s.Heads() {
+		if f := h.Format(); !slices.Contains(formats, f) {
+			formats = append(formats, f)
+		}
+	}
 	names := []image.Name{image.Name(name)}
-	for _, format := range append(image.Formats(), "tar.gz", "tar.xz", "tar.zst") {
+	for _, format := range formats {
 		if n := image.Titled(name, format); !slices.Contains(names, n) {
 			names = append(names, n)
 		}

@@ -130,35 +130,24 @@ func (f *Function) encode(to io.Writer, s *inventory.Snapshot, base string) erro
 	if err != nil {
 		return err
 	}
-	before := string(head[:len(head)-1]) + `,"entries":[`
-	for h := range s.Heads() {
-		if !h.Cached || h.SHA256 == "" {
-			continue
-		}
-		said := s.Said(h)
-		seen := ""
-		for _, src := range s.Sources(h) {
-			if src.Kind != inventory.Local && src.Location == seen {
-				continue // an entry that the manifest has, too
+	return web.WriteList(to, string(head[:len(head)-1])+`,"entries":[`, func(yield func(item) bool) {
+		for h := range s.Heads() {
+			if !h.Cached || h.SHA256 == "" {
+				continue
 			}
-			seen = src.Location
-			data, err := json.Marshal(itemOf(h, src, said, base))
-			if err != nil {
-				return err
+			said := s.Said(h)
+			seen := ""
+			for _, src := range s.Sources(h) {
+				if src.Kind != inventory.Local && src.Location == seen {
+					continue // an entry that the manifest has, too
+				}
+				seen = src.Location
+				if !yield(itemOf(h, src, said, base)) {
+					return
+				}
 			}
-			if _, err := to.Write(append([]byte(before), data...)); err != nil {
-				return err
-			}
-			before = ",\n"
 		}
-	}
-	if before != ",\n" {
-		if _, err := io.WriteString(to, before); err != nil {
-			return err
-		}
-	}
-	_, err = io.WriteString(to, "]}\n")
-	return err
+	}, "]}\n")
 }
 
 // itemOf returns the item of a source of a row whose bytes are here.

@@ -15,8 +15,10 @@ import (
 
 	"imageroot/local/gateway"
 	"imageroot/shared/activity"
+	"imageroot/shared/boot"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/disk"
 	"imageroot/shared/image"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
@@ -119,24 +121,26 @@ func (f *filled) add(i int) error {
 	version := store.Version{ETag: file.ETag, Size: file.Size, LastModified: file.LastModified}
 	file.Close()
 	now := time.Now().UTC()
-	sum := func(what string) layout.SHA256 {
-		sum := sha256.Sum256([]byte(what + string(name)))
-		return layout.SHA256(hex.EncodeToString(sum[:]))
-	}
-	whole := sum("image ")
+	whole := invented("image", name)
 	known := content.Record{
 		Meta: meta(), SHA256: whole, SizeBytes: size, SniffedAt: now,
-		Content: content.Content{Kind: kind.kind, What: kind.what},
+		Content: content.Content{Kind: kind.kind, What: kind.what}, Boot: &boot.Ways{}, Inside: &disk.Inside{Inspector: disk.Version},
 	}
 	if known.Checkable() {
 		disk := int64(8 * gib)
 		known.VirtualSize = &disk
-		known.Check = &content.Check{Verdict: content.Good, RawSizeBytes: &disk, RawSHA256: sum("disk "), At: now}
+		known.Check = &content.Check{Verdict: content.Good, RawSizeBytes: &disk, RawSHA256: invented("disk", name), At: now}
 	}
 	return errors.Join(
 		f.write(layout.ContentKey(whole), &known),
 		f.write(layout.DigestKey(name), &digest.Record{Meta: meta(), Name: name, Version: version, SHA256: whole, HashedAt: now, By: digest.ByUpload}),
 	)
+}
+
+// invented returns the SHA-256 of a part of an image.
+func invented(part string, name image.Name) layout.SHA256 {
+	sum := sha256.Sum256([]byte(part + " " + string(name)))
+	return layout.SHA256(hex.EncodeToString(sum[:]))
 }
 
 // An event is an event as package activity stores it.

@@ -51,6 +51,7 @@ var measurements = []measurement{
 	{"minio", "PUT, GET and hash over MinIO in place of the gateway inside", (*bench).minio},
 	{"fetch", "fetch job against curl, sha256sum and aria2c", (*bench).fetch},
 	{"start", "starts, requests and memory, by number of images", (*bench).start},
+	{"feeds", "documents about all images, for other programs", (*bench).feeds},
 	{"link", "fetch job over a slow link against curl", (*bench).link},
 	{"resume", "what is done again after SIGKILL", (*bench).resume},
 	{"raw", "GET /raw against the tools of each kind", (*bench).raw},

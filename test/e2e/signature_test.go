@@ -86,6 +86,10 @@ func TestSignatures(t *testing.T) {
 			t.Errorf("%s: %v", from, err)
 		}
 	}
+	// A change that does not concern the list leaves its signature as it is.
+	tag := s.get(t, "/images/SHA256SUMS.gpg", anonymous).Must(t, 200).Header.Get("ETag")
+	s.describe(t, sum(content(2, 1000)), map[string]any{"title": "Another"}).Must(t, 200)
+	s.get(t, "/images/SHA256SUMS.gpg", anonymous, header("If-None-Match", tag)).Must(t, 304)
 }
 
 // TestDeepSystemdPull verifies an image by the signature of its list, as importctl does. The

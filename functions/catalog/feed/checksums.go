@@ -30,7 +30,7 @@ func encodeChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
 // encodeSHA512 does that for the images whose publisher says their SHA-512.
 func encodeSHA512(to io.Writer, s *inventory.Snapshot, on Server) error {
 	return encodeDigests(to, s, on, func(h *inventory.Head) string {
-		for _, source := range s.Row(h).Sources {
+		for _, source := range s.Sources(h) {
 			if source.SHA512 != "" {
 				return source.SHA512
 			}

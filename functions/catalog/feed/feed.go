@@ -29,6 +29,7 @@ type Server struct {
 	RawPath func(*inventory.Head) string
 	// SigningKey returns the key that signs, or nil if there is none. It may be nil, too.
 	SigningKey func() (Signer, error)
+	Signatures *Signatures // that this server has made
 	Now        time.Time
 	// Only is the image that the document is about, below the URL of its content. If it is
 	// nil, the document is about all images.
@@ -57,11 +58,11 @@ type Signer interface {
 // All is the table of feeds.
 var All = [...]Feed{
 	{"/images/SHA256SUMS", checksumType, encodeChecksums},
-	{"/images/SHA256SUMS.gpg", openPGPType, signed("SHA256SUMS", encodeChecksums, openPGP)},
-	{"/images/SHA256SUMS.minisig", checksumType, signed("SHA256SUMS", encodeChecksums, miniSign)},
+	{"/images/SHA256SUMS.gpg", openPGPType, signed("/images/SHA256SUMS.gpg", encodeChecksums, openPGP)},
+	{"/images/SHA256SUMS.minisig", checksumType, signed("/images/SHA256SUMS.minisig", encodeChecksums, miniSign)},
 	{"/images/SHA512SUMS", checksumType, encodeSHA512},
 	{"/raw/SHA256SUMS", checksumType, encodeRawChecksums},
-	{"/raw/SHA256SUMS.gpg", openPGPType, signed("SHA256SUMS", encodeRawChecksums, openPGP)},
-	{"/raw/SHA256SUMS.minisig", checksumType, signed("SHA256SUMS", encodeRawChecksums, miniSign)},
+	{"/raw/SHA256SUMS.gpg", openPGPType, signed("/raw/SHA256SUMS.gpg", encodeRawChecksums, openPGP)},
+	{"/raw/SHA256SUMS.minisig", checksumType, signed("/raw/SHA256SUMS.minisig", encodeRawChecksums, miniSign)},
 	{"/os_list.json", "application/json", encodeImager},
 }

@@ -2,7 +2,6 @@ package feed
 
 import (
 	"cmp"
-	"encoding/json"
 	"io"
 	"strings"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"imageroot/shared/content"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
+	"imageroot/shared/web"
 )
 
 // An imagerSystem is an operating system in the list of Raspberry Pi Imager, as its
@@ -32,30 +32,17 @@ type imagerSystem struct {
 // encodeImager writes the list of Raspberry Pi Imager: the images whose disk has a known
 // SHA-256, without which Imager does not verify what it wrote.
 func encodeImager(to io.Writer, s *inventory.Snapshot, on Server) error {
-	before := `{"os_list":[`
-	for h := range s.Heads() {
-		if h.RawSHA256 == "" || on.RawPath(h) == "" {
-			continue
+	return web.WriteList(to, `{"os_list":[`, func(yield func(imagerSystem) bool) {
+		for h := range s.Heads() {
+			if h.RawSHA256 == "" || on.RawPath(h) == "" {
+				continue
+			}
+			row := s.Row(h)
+			if row.RawSizeBytes != nil && row.SizeBytes != nil && !yield(imagerEntry(row, on)) {
+				return
+			}
 		}
-		row := s.Row(h)
-		if row.RawSizeBytes == nil || row.SizeBytes == nil {
-			continue
-		}
-		data, err := json.Marshal(imagerEntry(row, on))
-		if err != nil {
-			return err
-		}
-		if _, err := to.Write(append([]byte(before), data...)); err != nil {
-			return err
-		}
-		before = ",\n"
-	}
-	end := "]}\n"
-	if before[0] == '{' {
-		end = before + end
-	}
-	_, err := io.WriteString(to, end)
-	return err
+	}, "]}\n")
 }
 
 func imagerEntry(row *inventory.Row, on Server) imagerSystem {

@@ -2,7 +2,11 @@ package feed
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"io"
+	"path"
+	"strings"
+	"sync"
 
 	"imageroot/shared/inventory"
 	"imageroot/shared/problem"
@@ -10,23 +14,64 @@ import (
 
 const openPGPType = "application/pgp-signature"
 
-// signed returns the encoder of the signature of a feed whose file has this name.
-func signed(name string, encode encoder, sign func(k Signer, to io.Writer, message io.Reader, name string, on Server) error) encoder {
+// Signatures keeps the last signature of each feed. A signature has a time, so a new one of
+// an unchanged document would be another document. The zero value has none.
+type Signatures struct {
+	mu   sync.Mutex
+	last map[string]signature // by the path of the feed
+}
+
+type signature struct {
+	key  Signer
+	of   [sha256.Size]byte // the document
+	text []byte
+}
+
+// signed returns the encoder of the feed at path, which is the signature of the document
+// that encode writes. Without the suffix of path, it has the document's name.
+func signed(at string, encode encoder, sign func(k Signer, to io.Writer, message io.Reader, name string, on Server) error) encoder {
+	name := strings.TrimSuffix(path.Base(at), path.Ext(at))
 	return func(to io.Writer, s *inventory.Snapshot, on Server) error {
 		key, err := on.Key()
 		if err != nil {
 			return err
 		}
-		message, feed := io.Pipe()
-		go func() { feed.CloseWithError(encode(feed, s, on)) }()
-		defer message.Close()
-		var signature bytes.Buffer
-		if err := sign(key, &signature, message, name, on); err != nil {
+		sum := sha256.New()
+		if err := encode(sum, s, on); err != nil {
 			return err
 		}
-		_, err = to.Write(signature.Bytes())
+		text, err := on.Signatures.keep(at, signature{key: key, of: [sha256.Size]byte(sum.Sum(nil))}, func(to io.Writer) error {
+			message, feed := io.Pipe()
+			go func() { feed.CloseWithError(encode(feed, s, on)) }()
+			defer message.Close()
+			return sign(key, to, message, name, on)
+		})
+		if err != nil {
+			return err
+		}
+		_, err = to.Write(text)
 		return err
 	}
+}
+
+// keep returns the text of the last signature at a path, if it is by that key of that
+// document, or else that of a new one.
+func (k *Signatures) keep(at string, now signature, sign func(io.Writer) error) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if last := k.last[at]; last.key == now.key && last.of == now.of {
+		return last.text, nil
+	}
+	var text bytes.Buffer
+	if err := sign(&text); err != nil {
+		return nil, err
+	}
+	if k.last == nil {
+		k.last = map[string]signature{}
+	}
+	now.text = text.Bytes()
+	k.last[at] = now
+	return now.text, nil
 }
 
 func openPGP(k Signer, to io.Writer, message io.Reader, _ string, on Server) error {
