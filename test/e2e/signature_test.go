@@ -79,8 +79,11 @@ func TestSignatures(t *testing.T) {
 	// A later list is signed by the same key, also after a restart.
 	s.Restart(t)
 	s.Put(t, "b.img", content(2, 1000))
-	s.WaitRow(t, "b.img", "inspected", func(r row) bool { return r.RawSHA256 != "" })
-	for from, verify := range map[string]string{"raw/SHA256SUMS.gpg": verifyGPG, "images/SHA256SUMS.minisig": verifyMinisign} {
+	sha := s.WaitRow(t, "b.img", "inspected", func(r row) bool { return r.RawSHA256 != "" }).SHA256
+	for from, verify := range map[string]string{
+		"raw/SHA256SUMS.gpg": verifyGPG, "images/SHA256SUMS.minisig": verifyMinisign,
+		"images/" + sha + "/SHA256SUMS.gpg": verifyGPG, "raw/" + sha + "/SHA256SUMS.minisig": verifyMinisign,
+	} {
 		list, _, _ := strings.Cut(from, ".")
 		if err := sh(t, dir, "curl -sSfO '"+s.Pages+"'/"+list+" -O '"+s.Pages+"'/"+from+"; grep -q b.img SHA256SUMS; "+verify); err != nil {
 			t.Errorf("%s: %v", from, err)
