@@ -102,7 +102,16 @@ func (d *direct) List(ctx context.Context, prefix string, after store.Key) iter.
 
 // Put implements store.Objects.
 func (d *direct) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
-	etag, err := d.gateway.Put(ctx, d.location.Bucket, d.location.Prefix+string(key), body, size)
+	return d.put(ctx, key, body, size, false)
+}
+
+// Create implements store.Objects.
+func (d *direct) Create(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	return d.put(ctx, key, body, size, true)
+}
+
+func (d *direct) put(ctx context.Context, key store.Key, body io.Reader, size int64, create bool) (store.Version, error) {
+	etag, err := d.gateway.Put(ctx, d.location.Bucket, d.location.Prefix+string(key), body, size, create)
 	if err != nil {
 		return store.Version{}, failed("write", key, err)
 	}

@@ -19,7 +19,9 @@ import (
 // bucketLinks presigns URLs of the objects in a bucket.
 type bucketLinks struct{ bucket string }
 
-func (bucketLinks) PresignPut(context.Context, store.Key, string) (string, error) { panic("not used") }
+func (bucketLinks) PresignPut(context.Context, store.Key, string, bool) (string, error) {
+	panic("not used")
+}
 
 func (bucketLinks) PresignPart(context.Context, store.Key, string, int32) (string, error) {
 	panic("not used")

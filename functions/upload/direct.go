@@ -48,7 +48,7 @@ func (f *Function) linked(ctx context.Context, p *pending, v view) (view, error)
 
 // direct answers PUT /images/{name} if bytes go directly to the store: it redirects
 // the client to the store. A hash job computes the digest.
-func (f *Function) direct(w http.ResponseWriter, r *http.Request, name image.Name, want expected) error {
+func (f *Function) direct(w http.ResponseWriter, r *http.Request, name image.Name, want expected, create bool) error {
 	if declared(r) > store.MaxPutBytes {
 		return problem.New(problem.TooLarge, "an image of more than 5 GiB cannot be sent in one piece here: POST /uploads with its name and size gives URLs to send it to in parts")
 	}
@@ -59,7 +59,7 @@ func (f *Function) direct(w http.ResponseWriter, r *http.Request, name image.Nam
 		}
 		sha256 = string(want.SHA256)
 	}
-	url, err := f.Links.PresignPut(r.Context(), layout.ImageKey(name), sha256)
+	url, err := f.Links.PresignPut(r.Context(), layout.ImageKey(name), sha256, create)
 	if err != nil {
 		return err
 	}

@@ -88,18 +88,16 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	if err := f.fits(r.ContentLength); err != nil {
 		return err
 	}
-	for _, condition := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
-		if r.Header.Get(condition) != "" {
-			// If it were ignored, the upload could overwrite what it protects.
-			return problem.New(problem.NotImplemented, "uploads with "+condition+" are not supported; send it without")
-		}
+	create, err := f.creates(r, name)
+	if err != nil {
+		return err
 	}
 	if r.Header.Get("Content-Range") != "" {
 		// RFC 9110 §14.5: a part must not be stored as the whole.
 		return problem.New(problem.Invalid, "PUT takes whole images; POST /uploads takes them in parts")
 	}
 	if f.Links != nil {
-		return f.direct(w, r, name, want)
+		return f.direct(w, r, name, want, create)
 	}
 	if err := plain(r); err != nil {
 		return err
@@ -107,7 +105,7 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength == 0 {
 		return errEmpty
 	}
-	u, err := f.take(w, r, name, want)
+	u, err := f.take(w, r, name, want, create)
 	if err != nil {
 		f.Activity.ByOperator(r, activity.ImageUploadFailed, string(name), "upload of "+string(name)+" failed", map[string]any{"error": problem.From(err).Detail})
 		return err
@@ -116,6 +114,32 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	f.Activity.ByOperator(r, activity.ImageUploaded, string(name), "uploaded "+string(name), map[string]any{"sha256": u.SHA256, "size_bytes": u.SizeBytes})
 	w.Header().Set("Location", web.BaseURL(r)+"/images/"+string(u.SHA256))
 	return web.JSON(w, http.StatusCreated, u)
+}
+
+// creates reports whether the request must not replace an image. The error is a problem if
+// there is one, or if the request has a condition that is not implemented: if that were
+// ignored, the upload could overwrite what it protects.
+func (f *Function) creates(r *http.Request, name image.Name) (bool, error) {
+	for _, condition := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
+		if v := r.Header.Get(condition); v != "" && (condition != "If-None-Match" || v != "*") {
+			return false, problem.New(problem.NotImplemented, "of conditions, uploads have If-None-Match: * only; send it without "+condition)
+		}
+	}
+	if r.Header.Get("If-None-Match") == "" {
+		return false, nil
+	}
+	_, _, err := store.HeadFirst(r.Context(), f.Images, layout.ImageKeys(name))
+	switch {
+	case err == nil:
+		err = errTaken(name)
+	case errors.Is(err, store.ErrNotFound):
+		err = nil
+	}
+	return true, err
+}
+
+func errTaken(name image.Name) error {
+	return problem.Newf(problem.Precondition, "there is an image named %s, and the request has If-None-Match: *; nothing was changed", name)
 }
 
 // plain refuses a body with a content coding: its bytes are not the image's.
@@ -136,7 +160,7 @@ func (f *Function) fits(size int64) error {
 }
 
 // take streams a body into the image root and hashes it.
-func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name, want expected) (uploaded, error) {
+func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name, want expected, create bool) (uploaded, error) {
 	ctx := r.Context()
 	verify := func(sum *digest.Hasher) error {
 		if sum.Offset() == 0 {
@@ -145,7 +169,11 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name,
 		return want.verify(sum)
 	}
 	body := digest.NewReader(&wholeBody{web.Body(w, r)}, digest.New(want.SHA512 != ""), verify, f.Metric.BytesUploaded)
-	version, err := f.Images.Put(ctx, layout.ImageKey(name), body, r.ContentLength)
+	put := f.Images.Put
+	if create {
+		put = f.Images.Create
+	}
+	version, err := put(ctx, layout.ImageKey(name), body, r.ContentLength)
 	sum, berr := stop(w, r, body)
 	size := sum.Offset()
 	switch {
@@ -155,6 +183,8 @@ func (f *Function) take(w http.ResponseWriter, r *http.Request, name image.Name,
 		// Written, and replaced by another client since. The digest is of the
 		// bytes that were sent, and is not recorded.
 		return uploaded{Name: name, SizeBytes: size, SHA256: sum.Sum256()}, nil
+	case create && errors.Is(err, store.ErrConflict):
+		return uploaded{}, errTaken(name)
 	case err != nil:
 		return uploaded{}, err
 	}

@@ -26,7 +26,7 @@ func BenchmarkPut(b *testing.B) {
 	b.Run("Inside", func(b *testing.B) {
 		b.SetBytes(benchBytes)
 		for b.Loop() {
-			if _, err := g.Put(b.Context(), "images", "a.img", bytes.NewReader(data), benchBytes); err != nil {
+			if _, err := g.Put(b.Context(), "images", "a.img", bytes.NewReader(data), benchBytes, false); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -25,14 +25,20 @@ import (
 // a PUT through S3, and returns its ETag without quotes. It writes size bytes of body,
 // or all if size is negative. A body that fails, or that has fewer or more bytes,
 // changes nothing, and its error is returned. [Fault] describes other errors. It is
-// safe for concurrent use.
-func (g *Gateway) Put(ctx context.Context, bucket, key string, body io.Reader, size int64) (etag string, err error) {
+// safe for concurrent use. If create is true, it replaces no object: the error is that of a
+// PUT with If-None-Match: *.
+func (g *Gateway) Put(ctx context.Context, bucket, key string, body io.Reader, size int64, create bool) (etag string, err error) {
 	b, s := g.backend, newStream(ctx, body, size)
+	var ifNoneMatch *string
+	if create {
+		any := "*"
+		ifNoneMatch = &any
+	}
 	out, err := onObject(b, "write", &bucket, &key, true, func(p place) (s3response.PutObjectOutput, error) {
 		if p.folder() {
 			return s3response.PutObjectOutput{}, refuse("The key is that of a directory.")
 		}
-		return b.put(context.WithoutCancel(ctx), p, s3response.PutObjectInput{Body: s, ContentType: &octets})
+		return b.put(context.WithoutCancel(ctx), p, s3response.PutObjectInput{Body: s, ContentType: &octets, IfNoneMatch: ifNoneMatch})
 	})
 	return strings.Trim(out.ETag, `"`), s.cause(err)
 }

@@ -65,7 +65,7 @@ func TestWithinLikeS3(t *testing.T) {
 	data := pattern(1, 3*mib)
 	put(t, r, "network.img", data)
 	for name, size := range map[string]int64{"known.img": int64(len(data)), "unknown.img": -1} {
-		etag, err := g.Put(t.Context(), "images", name, bytes.NewReader(data), size)
+		etag, err := g.Put(t.Context(), "images", name, bytes.NewReader(data), size, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestHoles(t *testing.T) {
 		"end.img": slices.Concat(some, hole), "odd.img": slices.Concat(some[:777], hole, some, hole[:100]), "all.img": hole,
 	} {
 		for _, size := range []int64{-1, int64(len(data))} {
-			if _, err := g.Put(t.Context(), "images", name, bytes.NewReader(data), size); err != nil {
+			if _, err := g.Put(t.Context(), "images", name, bytes.NewReader(data), size, false); err != nil {
 				t.Fatal(err)
 			}
 			if got, _ := get(t, r, name); !bytes.Equal(got, data) {
@@ -262,8 +262,14 @@ func TestFailedWithin(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, write := range map[string]func(io.Reader) error{
-		"object":                 func(body io.Reader) error { _, err := g.Put(t.Context(), "images", "a.img", body, size); return err },
-		"object of unknown size": func(body io.Reader) error { _, err := g.Put(t.Context(), "images", "a.img", body, -1); return err },
+		"object": func(body io.Reader) error {
+			_, err := g.Put(t.Context(), "images", "a.img", body, size, false)
+			return err
+		},
+		"object of unknown size": func(body io.Reader) error {
+			_, err := g.Put(t.Context(), "images", "a.img", body, -1, false)
+			return err
+		},
 		"part": func(body io.Reader) error {
 			_, err := g.PutPart(t.Context(), "images", "parts.img", id, 1, body, size)
 			return err

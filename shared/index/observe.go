@@ -36,6 +36,11 @@ func (o *observed) Put(ctx context.Context, key store.Key, body io.Reader, size 
 	return o.Root.Put(ctx, key, body, size)
 }
 
+func (o *observed) Create(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	defer o.touch(key)
+	return o.Root.Create(ctx, key, body, size)
+}
+
 func (o *observed) Delete(ctx context.Context, key store.Key) error {
 	defer o.touch(key)
 	return o.Root.Delete(ctx, key)

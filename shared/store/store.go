@@ -130,6 +130,12 @@ type Objects interface {
 	// replaced it, the error is [ErrChanged], although this write took effect.
 	Put(ctx context.Context, key Key, body io.Reader, size int64) (Version, error)
 
+	// Create is Put for an object that does not exist: it replaces none. If there is one, the
+	// error is [ErrConflict], perhaps after body was read. Of concurrent creations exactly
+	// one wins. Only a server that ignores If-None-Match when it completes a multipart upload
+	// may let another one win, and only for a body above [MaxPutBytes] or of unknown size.
+	Create(ctx context.Context, key Key, body io.Reader, size int64) (Version, error)
+
 	// Delete removes an object. It returns nil if the object does not exist.
 	Delete(ctx context.Context, key Key) error
 
@@ -224,8 +230,9 @@ const LinkTime = time.Hour
 type Presigner interface {
 	// PresignPut returns a URL for a PUT of an object of at most [MaxPutBytes]. If
 	// sha256 (hexadecimal) is not empty, the client must send it in the field
-	// x-amz-checksum-sha256 (in base64), and the server refuses other bytes.
-	PresignPut(ctx context.Context, key Key, sha256 string) (url string, err error)
+	// x-amz-checksum-sha256 (in base64), and the server refuses other bytes. If create is
+	// true, the client must send If-None-Match: *, and the server replaces no object.
+	PresignPut(ctx context.Context, key Key, sha256 string, create bool) (url string, err error)
 	// PresignPart returns a URL for a PUT of part n of an upload.
 	PresignPart(ctx context.Context, key Key, id string, n int32) (url string, err error)
 	// PresignGet returns a URL for a GET of an object, answered with these header

@@ -165,6 +165,10 @@ func (s *server) testImages(t *testing.T) {
 	if a.object["name"] != "Pi lab.img" || a.object["sha256"] != labSHA256 || a.header.Get("Location") != s.url+"/images/"+labSHA256 {
 		t.Errorf("%v %s", a.header, a.body)
 	}
+	put(201, "new.img", "new", with(octets, "If-None-Match", "*"))
+	put(412, "new.img", "other", with(octets, "If-None-Match", "*"))
+	put(501, "new.img", "other", with(octets, "If-None-Match", `"x"`))
+	s.send(t, "DELETE", "/images/new.img", 204, "")
 	put(400, pi, "other", with(octets, "Repr-Digest", digest))
 	put(400, pi, "other", with(octets, "Repr-Digest", "sha-256=nonsense"))
 	put(400, pi, "other", with(octets, "Content-Range", "bytes 0-4/10"))

@@ -72,6 +72,16 @@ func TestTokens(t *testing.T) {
 		s.DoJSON(t, http.MethodPost, "/tokens", map[string]string{"name": name, "scope": "read"}).Must(t, http.StatusUnprocessableEntity)
 	}
 
+	// Of machines that upload a new name at the same time, to two processes, one succeeds.
+	if err := sh(t, dir, fmt.Sprintf(`for i in $(seq 6); do
+  head -c 3M /dev/urandom >up.$i
+  for at in %s %s; do curl -s -o /dev/null -w '%%{http_code}\n' -u ci:%s -H 'If-None-Match: *' -T up.$i $at/images/new.img & done
+done >codes; wait
+test "$(sort codes | uniq -c | xargs)" = '1 201 11 412'`, s.Pages, other.Pages, upload)); err != nil {
+		codes, _ := os.ReadFile(filepath.Join(dir, "codes"))
+		t.Errorf("If-None-Match: %v\n%s", err, codes)
+	}
+
 	s.Do(t, http.MethodDelete, "/tokens/lab-7", nil).Must(t, http.StatusNoContent)
 	eventually(t, within, "the revocation in the other process", func() error {
 		if r := other.get(t, "/images", header("Authorization", "Bearer "+read)); r.Status != http.StatusUnauthorized {

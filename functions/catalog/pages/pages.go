@@ -90,7 +90,7 @@ func (p *Pages) static(w http.ResponseWriter, r *http.Request) error {
 func (p *Pages) policy(ctx context.Context) (string, error) {
 	connect := "'self'"
 	if p.ImageLinks != nil {
-		link, err := p.ImageLinks.PresignPut(ctx, "any", "")
+		link, err := p.ImageLinks.PresignPut(ctx, "any", "", false)
 		if err != nil {
 			return "", err
 		}

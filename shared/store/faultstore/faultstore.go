@@ -208,6 +208,10 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 	return write(r, "Put", key, func() (store.Version, error) { return r.root.Put(ctx, key, body, size) })
 }
 
+func (r *Root) Create(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	return write(r, "Create", key, func() (store.Version, error) { return r.root.Create(ctx, key, body, size) })
+}
+
 func (r *Root) Delete(ctx context.Context, key store.Key) error {
 	_, err := write(r, "Delete", key, func() (any, error) { return nil, r.root.Delete(ctx, key) })
 	return err

@@ -156,6 +156,20 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 	return r.set(key, data, etagOf(data)), nil
 }
 
+// Create implements store.Objects.
+func (r *Root) Create(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	data, err := readBody(ctx, body, size)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.objects[key]; err == nil && ok {
+		err = store.ErrConflict
+	}
+	if err != nil {
+		return store.Version{}, fmt.Errorf("write %q: %w", key, err)
+	}
+	return r.set(key, data, etagOf(data)), nil
+}
+
 func (r *Root) Delete(ctx context.Context, key store.Key) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete %q: %w", key, err)

@@ -54,7 +54,15 @@ func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store
 }
 
 func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
-	etag, err := r.complete(ctx, key, id, parts, nil)
+	return r.completeUpload(ctx, key, id, parts, nil)
+}
+
+func (r *Root) completeUpload(ctx context.Context, key store.Key, id string, parts []store.Part, ifNoneMatch *string) (store.Version, error) {
+	var etag *string
+	err := under(ifNoneMatch, func(ifNoneMatch *string) (err error) {
+		etag, err = r.complete(ctx, key, id, parts, ifNoneMatch)
+		return err
+	})
 	if err != nil {
 		return store.Version{}, wrap("complete upload of", key, err)
 	}

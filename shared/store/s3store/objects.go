@@ -120,27 +120,47 @@ const (
 // Put implements store.Objects. It sends a body of more than [store.MaxPutBytes], or of
 // unknown size and more than one part, as a multipart upload.
 func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	return r.put(ctx, key, body, size, nil)
+}
+
+// Create implements store.Objects.
+func (r *Root) Create(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	// Some servers ignore IfNoneMatch when they complete an upload.
+	if err := r.isFree(ctx, key); err != nil {
+		return store.Version{}, err
+	}
+	v, err := r.put(ctx, key, body, size, absent)
+	if errors.Is(err, store.ErrConflict) {
+		// AWS refuses one of two writes at once, also if the other one fails then.
+		if taken := r.isFree(ctx, key); taken == nil {
+			err = fmt.Errorf("write %q: another write at the same time: %w", key, store.ErrUnavailable)
+		}
+	}
+	return v, err
+}
+
+func (r *Root) put(ctx context.Context, key store.Key, body io.Reader, size int64, ifNoneMatch *string) (store.Version, error) {
 	if size >= 0 && size <= store.MaxPutBytes {
-		return r.putOne(ctx, key, body, size)
+		return r.putOne(ctx, key, body, size, ifNoneMatch)
 	}
 	if size > 0 {
-		return r.putParts(ctx, key, func(id string) ([]store.Part, error) { return r.sendStream(ctx, key, id, body, size) })
+		return r.putParts(ctx, key, ifNoneMatch, func(id string) ([]store.Part, error) { return r.sendStream(ctx, key, id, body, size) })
 	}
 	first, err := store.ReadUpTo(body, unknownSizePart)
 	if err != nil {
 		return store.Version{}, fmt.Errorf("write %q: %w", key, err)
 	}
 	if len(first) < unknownSizePart {
-		return r.putOne(ctx, key, bytes.NewReader(first), int64(len(first)))
+		return r.putOne(ctx, key, bytes.NewReader(first), int64(len(first)), ifNoneMatch)
 	}
-	return r.putParts(ctx, key, func(id string) ([]store.Part, error) { return r.sendBuffered(ctx, key, id, first, body) })
+	return r.putParts(ctx, key, ifNoneMatch, func(id string) ([]store.Part, error) { return r.sendBuffered(ctx, key, id, first, body) })
 }
 
-func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size int64, ifNoneMatch *string) (store.Version, error) {
 	sctx, body, sent := sending(ctx, body, size)
 	out, err := r.s3.PutObject(sctx, &s3.PutObjectInput{
 		Bucket: &r.bucket, Key: r.key(key), Body: body, ContentLength: &size,
-		ContentType: aws.String("application/octet-stream"),
+		ContentType: aws.String("application/octet-stream"), IfNoneMatch: ifNoneMatch,
 	}, streamed)
 	if err = sent(err); err != nil {
 		return store.Version{}, wrap("write", key, err)
@@ -150,7 +170,7 @@ func (r *Root) putOne(ctx context.Context, key store.Key, body io.Reader, size i
 
 // putParts writes an object as a multipart upload of the parts that send sends. If it
 // fails, it aborts the upload.
-func (r *Root) putParts(ctx context.Context, key store.Key, send func(id string) ([]store.Part, error)) (_ store.Version, err error) {
+func (r *Root) putParts(ctx context.Context, key store.Key, ifNoneMatch *string, send func(id string) ([]store.Part, error)) (_ store.Version, err error) {
 	id, err := r.CreateUpload(ctx, key)
 	if err != nil {
 		return store.Version{}, err
@@ -165,7 +185,7 @@ func (r *Root) putParts(ctx context.Context, key store.Key, send func(id string)
 	if err != nil {
 		return store.Version{}, err
 	}
-	return r.CompleteUpload(ctx, key, id, parts)
+	return r.completeUpload(ctx, key, id, parts, ifNoneMatch)
 }
 
 // sendStream sends size bytes of body in few large parts: each is one streamed request.
@@ -389,11 +409,14 @@ func (r *Root) isFree(ctx context.Context, key store.Key) error {
 	return err
 }
 
-// ifAbsent calls write with the condition that the object does not exist, and again
-// without it if the server does not implement the condition.
-func ifAbsent(write func(ifNoneMatch *string) error) error {
-	err := write(aws.String("*"))
-	if kindOf(err) == errors.ErrUnsupported {
+// absent is the condition that an object does not exist.
+var absent = aws.String("*")
+
+// under calls write with a condition, or nil, and again without it if the server does not
+// implement the condition.
+func under(ifNoneMatch *string, write func(ifNoneMatch *string) error) error {
+	err := write(ifNoneMatch)
+	if ifNoneMatch != nil && kindOf(err) == errors.ErrUnsupported {
 		err = write(nil)
 	}
 	return err
@@ -401,7 +424,7 @@ func ifAbsent(write func(ifNoneMatch *string) error) error {
 
 // copyWhole copies an object in one request, and returns the ETag of the copy.
 func (r *Root) copyWhole(ctx context.Context, dst, src store.Key, v store.Version) (etag *string, err error) {
-	err = ifAbsent(func(ifNoneMatch *string) error {
+	err = under(absent, func(ifNoneMatch *string) error {
 		out, err := r.s3.CopyObject(ctx, &s3.CopyObjectInput{
 			Bucket: &r.bucket, Key: r.key(dst), CopySource: r.source(src), CopySourceIfMatch: quote(v.ETag), IfNoneMatch: ifNoneMatch,
 		})
@@ -444,7 +467,7 @@ func (r *Root) copyParts(ctx context.Context, dst, src store.Key, v store.Versio
 		})
 	}
 	if err = group.Wait(); err == nil {
-		err = ifAbsent(func(ifNoneMatch *string) (err error) {
+		err = under(absent, func(ifNoneMatch *string) (err error) {
 			etag, err = r.complete(ctx, dst, id, parts, ifNoneMatch)
 			return err
 		})

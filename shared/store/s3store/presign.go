@@ -34,7 +34,7 @@ func (r *Root) presign(expires time.Duration) *s3.PresignClient {
 	})
 }
 
-func (r *Root) PresignPut(ctx context.Context, key store.Key, sha256 string) (string, error) {
+func (r *Root) PresignPut(ctx context.Context, key store.Key, sha256 string, create bool) (string, error) {
 	in := &s3.PutObjectInput{Bucket: &r.bucket, Key: r.key(key)}
 	if sha256 != "" {
 		sum, err := hex.DecodeString(sha256)
@@ -42,6 +42,9 @@ func (r *Root) PresignPut(ctx context.Context, key store.Key, sha256 string) (st
 			return "", err
 		}
 		in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(sum))
+	}
+	if create {
+		in.IfNoneMatch = absent
 	}
 	return link(r.presign(putTime).PresignPutObject(ctx, in))
 }

@@ -79,7 +79,7 @@ func TestPresign(t *testing.T) {
 	const key = "a b+ü%41#?&=.img"
 	data := []byte("the bytes of an image")
 
-	url, err := root.PresignPut(t.Context(), key, "")
+	url, err := root.PresignPut(t.Context(), key, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestPresignWithSum(t *testing.T) {
 	root := openRoot(t)
 	data := []byte("the bytes of an image")
 	sum := sha256.Sum256(data)
-	url, err := root.PresignPut(t.Context(), "x.img", hex.EncodeToString(sum[:]))
+	url, err := root.PresignPut(t.Context(), "x.img", hex.EncodeToString(sum[:]), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,8 +148,24 @@ func TestPresignWithSum(t *testing.T) {
 	if resp, body := do(t, http.MethodPut, url, data, header...); resp.StatusCode != http.StatusOK {
 		t.Errorf("the bytes: %s %s", resp.Status, body)
 	}
-	if _, err := root.PresignPut(t.Context(), "x.img", "no sum"); err == nil {
+	if _, err := root.PresignPut(t.Context(), "x.img", "no sum", false); err == nil {
 		t.Error("a sum that is none is signed")
+	}
+}
+
+func TestPresignCreate(t *testing.T) {
+	root := openRoot(t)
+	url, err := root.PresignPut(t.Context(), "x.img", "", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		header []string
+		status int
+	}{{nil, 403}, {[]string{"If-None-Match", "*"}, 200}, {[]string{"If-None-Match", "*"}, 412}, {nil, 403}} {
+		if resp, body := do(t, http.MethodPut, url, []byte("bytes"), tt.header...); resp.StatusCode != tt.status {
+			t.Errorf("%v: %s, want %d: %s", tt.header, resp.Status, tt.status, body)
+		}
 	}
 }
 

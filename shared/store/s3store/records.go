@@ -31,7 +31,7 @@ func (r *Root) ReadRecord(ctx context.Context, key store.Key) ([]byte, string, e
 }
 
 func (r *Root) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
-	return r.swap(ctx, key, data, &s3.PutObjectInput{IfNoneMatch: aws.String("*")})
+	return r.swap(ctx, key, data, &s3.PutObjectInput{IfNoneMatch: absent})
 }
 
 func (r *Root) ReplaceRecord(ctx context.Context, key store.Key, data []byte, tag string) (string, error) {

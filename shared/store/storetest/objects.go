@@ -223,6 +223,53 @@ func (s *suite) delete() {
 	s.holds("x.img", pattern(3, 10))
 }
 
+// createObject: an object is not replaced, also by a body that is sent in parts.
+func (s *suite) createObject() {
+	for _, tt := range []struct {
+		key  store.Key
+		data []byte
+		size int64
+	}{{"known.img", pattern(1, 1000), 1000}, {"unknown.img", pattern(2, 1000), -1}, {"parts.img", pattern(3, 17<<20), -1}} {
+		v, err := s.root.Create(s.ctx, tt.key, plain{bytes.NewReader(tt.data)}, tt.size)
+		s.must("create "+string(tt.key), err)
+		if got := s.holds(tt.key, tt.data); !got.Equal(v) {
+			s.Errorf("Create returned %+v, and the object is %+v", v, got)
+		}
+		_, err = s.root.Create(s.ctx, tt.key, plain{bytes.NewReader(tt.data)}, tt.size)
+		s.fails("create "+string(tt.key)+" again", err, store.ErrConflict)
+		s.holds(tt.key, tt.data)
+	}
+	_, err := s.root.Create(s.ctx, "cut.img", bytes.NewReader(pattern(1, 500)), 1000)
+	if err == nil {
+		s.Error("a body that is too short was stored")
+	}
+	s.isMissing("cut.img")
+}
+
+// createObjectRace: of many creations of one key, one wins.
+func (s *suite) createObjectRace() {
+	errs := make([]error, 8)
+	var wg sync.WaitGroup
+	for i := range errs {
+		data := pattern(byte(i), 1000)
+		wg.Go(func() { _, errs[i] = s.root.Create(s.ctx, "x.img", bytes.NewReader(data), 1000) })
+	}
+	wg.Wait()
+	won := -1
+	for i, err := range errs {
+		switch {
+		case err == nil && won < 0:
+			won = i
+		case !errors.Is(err, store.ErrConflict):
+			s.Errorf("creation %d: %v, after that of %d", i, err, won)
+		}
+	}
+	if won < 0 {
+		s.Fatal("no creation won")
+	}
+	s.holds("x.img", pattern(byte(won), 1000))
+}
+
 func (s *suite) move() {
 	data := pattern(1, 100_000)
 	v := s.put("staging/a b+c%41#?.img", data)

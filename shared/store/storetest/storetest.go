@@ -33,6 +33,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 		{"FailedPut", (*suite).failedPut},
 		{"CancelledPut", (*suite).cancelledPut},
 		{"Delete", (*suite).delete},
+		{"Create", (*suite).createObject},
+		{"CreateObjectRace", (*suite).createObjectRace},
 		{"Move", (*suite).move},
 		{"MoveRace", (*suite).moveRace},
 		{"HostileKeys", (*suite).hostile},
