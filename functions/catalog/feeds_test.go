@@ -21,6 +21,7 @@ func TestChecksums(t *testing.T) {
 	})
 	s.hashed("unchecked.img.gz", gzipped(t, []byte("unchecked\x00")), content.Record{Content: content.Content{Kind: content.Gzip}})
 	spaced := s.hashed("with space.img", []byte("space\x00"), content.Record{Content: content.Content{Kind: content.MBR}})
+	comma := s.hashed("a,b.img", []byte("comma\x00"), content.Record{Content: content.Content{Kind: content.MBR}})
 	s.put("unhashed.img", []byte("unhashed\x00"))
 
 	text := func(path string) string {
@@ -31,10 +32,12 @@ func TestChecksums(t *testing.T) {
 		}
 		return string(r.body)
 	}
-	ofA, ofZ := feed.Checksum(a, "a.img"), feed.Checksum(z, "z.img.gz")
+	ofComma, ofA, ofZ := feed.Checksum(comma, "a,b.img"), feed.Checksum(a, "a.img"), feed.Checksum(z, "z.img.gz")
 	for path, want := range map[string]string{
-		"/images/SHA256SUMS":                          ofA + feed.Checksum(sum(gzipped(t, []byte("unchecked\x00"))), "unchecked.img.gz") + ofZ,
-		"/raw/SHA256SUMS":                             ofA + feed.Checksum(sum(disk), "z.img"),
+		"/images/SHA256SUMS":                          ofComma + ofA + feed.Checksum(sum(gzipped(t, []byte("unchecked\x00"))), "unchecked.img.gz") + ofZ,
+		"/raw/SHA256SUMS":                             ofComma + ofA + feed.Checksum(sum(disk), "z.img"),
+		"/images/" + string(z) + "/PULP_MANIFEST":     fmt.Sprintf("z.img.gz,%s,%d\n", z, len(packed)),
+		"/images/" + string(comma) + "/PULP_MANIFEST": "",
 		"/images/a.img.sha256":                        ofA,
 		"/images/" + string(z) + "/z.img.gz.sha256":   ofZ,
 		"/images/" + string(z) + "/other name.sha256": feed.Checksum(z, "other name"),

@@ -337,7 +337,7 @@ func (s *server) testChecksums(t *testing.T) {
 	defer s.key.Store(nil)
 	s.get(t, "/key.gpg", 200)
 	s.get(t, "/minisign.pub", 200)
-	for _, path := range append(signatures, "/images/SHA256SUMS", "/images/SHA512SUMS", "/raw/SHA256SUMS", "/os_list.json") {
+	for _, path := range append(signatures, "/images/SHA256SUMS", "/images/SHA512SUMS", "/images/PULP_MANIFEST", "/raw/SHA256SUMS", "/os_list.json") {
 		a := s.get(t, path, 200)
 		s.do(t, request{method: "GET", target: path, status: 304, header: map[string]string{"If-None-Match": a.header.Get("ETag")}})
 		s.do(t, request{method: "GET", target: path, status: 200, header: map[string]string{"Accept-Encoding": "gzip"}})

@@ -41,6 +41,11 @@ func TestChecksumFiles(t *testing.T) {
 		}
 	}
 
+	pulp := "curl -sSf '" + s.Pages + "/images/PULP_MANIFEST' | while IFS=, read -r name sum size; do curl -sSf '" + s.Pages + "/images/'$name >x; echo $sum x | sha256sum --quiet -c; test $size = $(stat -c %s x); echo $name; done | wc -l"
+	if err := sh(t, m.dir, "test $("+pulp+") = 4"); err != nil {
+		t.Error(err)
+	}
+
 	// systemd-pull finds the checksum file by itself.
 	get := func(from string) error {
 		return sh(t, m.dir, pull+" raw --direct --verify=checksum --settings=no --roothash=no --verity=no --sync=no '"+from+"' \"$PWD/pulled\"")

@@ -24,35 +24,32 @@ func listable(name image.Name) bool { return !strings.ContainsFunc(string(name),
 
 // encodeChecksums writes a checksum file of all names by which /images serves an image.
 func encodeChecksums(to io.Writer, s *inventory.Snapshot, on Server) error {
-	return encodeDigests(to, s, on, func(h *inventory.Head) string { return string(h.SHA256) })
+	return encodeLines(to, s, on, func(h *inventory.Head, name image.Name) string { return Checksum(h.SHA256, string(name)) })
 }
 
 // encodeSHA512 does that for the images whose publisher says their SHA-512.
 func encodeSHA512(to io.Writer, s *inventory.Snapshot, on Server) error {
-	return encodeDigests(to, s, on, func(h *inventory.Head) string {
+	return encodeLines(to, s, on, func(h *inventory.Head, name image.Name) string {
 		for _, source := range s.Sources(h) {
 			if source.SHA512 != "" {
-				return source.SHA512
+				return line(source.SHA512, string(name))
 			}
 		}
 		return ""
 	})
 }
 
-// encodeDigests writes a checksum file of the images that have a digest.
-func encodeDigests(to io.Writer, s *inventory.Snapshot, on Server, of func(*inventory.Head) string) error {
+// encodeLines writes the line, which may be empty, of each name by which /images serves an
+// image.
+func encodeLines(to io.Writer, s *inventory.Snapshot, on Server, of func(*inventory.Head, image.Name) string) error {
 	for h := range on.heads(s) {
 		if !h.Cached || h.SHA256 == "" || !h.Format().Image() {
-			continue
-		}
-		digest := of(h)
-		if digest == "" {
 			continue
 		}
 		var lines strings.Builder
 		for _, name := range h.Names() {
 			if s.Named(name) == h && listable(name) {
-				lines.WriteString(line(digest, string(name)))
+				lines.WriteString(of(h, name))
 			}
 		}
 		if _, err := io.WriteString(to, lines.String()); err != nil {

@@ -61,6 +61,7 @@ var All = [...]Feed{
 	{"/images/SHA256SUMS.gpg", openPGPType, signed("/images/SHA256SUMS.gpg", encodeChecksums, openPGP)},
 	{"/images/SHA256SUMS.minisig", checksumType, signed("/images/SHA256SUMS.minisig", encodeChecksums, miniSign)},
 	{"/images/SHA512SUMS", checksumType, encodeSHA512},
+	{"/images/PULP_MANIFEST", checksumType, encodePulp},
 	{"/raw/SHA256SUMS", checksumType, encodeRawChecksums},
 	{"/raw/SHA256SUMS.gpg", openPGPType, signed("/raw/SHA256SUMS.gpg", encodeRawChecksums, openPGP)},
 	{"/raw/SHA256SUMS.minisig", checksumType, signed("/raw/SHA256SUMS.minisig", encodeRawChecksums, miniSign)},
