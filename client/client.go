@@ -90,7 +90,7 @@ or elsewhere: imageroot login says which. To begin with one on this machine:
 	root.AddGroup(&cobra.Group{ID: groupImages, Title: "Images:"}, &cobra.Group{ID: groupOther, Title: "More:"})
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.url, "url", "", "URL of the server (default: IMAGEROOT_URL, the last login, http://localhost:8080)")
-	flags.StringVar(&a.tokenFile, "token-file", "", "file with the API token (default: IMAGEROOT_TOKEN, the login)")
+	flags.StringVar(&a.tokenFile, "token-file", "", "file with a token (default: IMAGEROOT_TOKEN, the login)")
 	flags.BoolVar(&a.json, "json", false, "print the server's JSON")
 	for _, c := range []*cobra.Command{a.ls(), a.show(), a.push(), a.flash(), a.add(), a.fetch(), a.pull(), a.label(), a.mv(), a.rm()} {
 		c.GroupID = groupImages
@@ -102,7 +102,7 @@ or elsewhere: imageroot login says which. To begin with one on this machine:
 		}
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.login(), a.completion(), a.doctor(), a.key()} {
+	for _, c := range []*cobra.Command{a.login(), a.token(), a.completion(), a.doctor(), a.key()} {
 		c.GroupID = groupOther
 		root.AddCommand(c)
 	}

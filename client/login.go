@@ -17,11 +17,11 @@ func (a *app) login() *cobra.Command {
 	return &cobra.Command{
 		Use:   "login [URL]",
 		Short: "Choose the server, and store the credentials for it",
-		Long: `Asks for the server's password or API token, checks it, and stores the URL and the credentials in
+		Long: `Asks for the server's password or a token, checks it, and stores the URL and the credentials in
 ~/.config/imageroot/config.toml, which only you can read. The commands then use that server.
 
-Of a password, the session that it opens is stored, which lasts 30 days. An API token (the server's
-IMAGEROOT_TOKEN) is stored as it is. Without a terminal, the secret is the first line of standard input.`,
+Of a password, the session that it opens is stored, which lasts 30 days. A token (the server's
+IMAGEROOT_TOKEN, or one of imageroot token) is stored as it is. Without a terminal, the secret is the first line of standard input.`,
 		Example: `  imageroot login http://pi.local:8080
   pass show imageroot | imageroot login https://images.example.org`,
 		Args: cobra.MaximumNArgs(1),
@@ -66,20 +66,20 @@ IMAGEROOT_TOKEN) is stored as it is. Without a terminal, the secret is the first
 	}
 }
 
-// credential returns the password or API token for a server.
+// credential returns the password or token for a server.
 func (a *app) credential(at string) (string, error) {
 	if a.tokenFile != "" {
 		_, token, _, err := a.server()
 		return token, exit.With(exit.Usage, err)
 	}
-	word, err := secret("Password or API token of "+at+": ", a.Stdin)
+	word, err := secret("Password or token of "+at+": ", a.Stdin)
 	if err == nil && word == "" {
-		err = errors.New("no password or API token was given")
+		err = errors.New("no password or token was given")
 	}
 	return word, exit.With(exit.Usage, err)
 }
 
-// try logs in with a word that is the API token or the password.
+// try logs in with a word that is a token or the password.
 func (a *app) try(ctx context.Context, at, word string) (login, error) {
 	c, err := api.New(api.Config{URL: at, Token: word, Version: a.Version, Warn: a.warn})
 	if err != nil {
@@ -94,7 +94,7 @@ func (a *app) try(ctx context.Context, at, word string) (login, error) {
 	}
 	session, err := c.LogIn(ctx, word)
 	if api.IsStatus(err, http.StatusUnauthorized) {
-		return login{}, exit.With(exit.Refused, fmt.Errorf("this is neither the password nor the API token of %s", at))
+		return login{}, exit.With(exit.Refused, fmt.Errorf("this is neither the password nor a token of %s", at))
 	}
 	return login{Session: session}, err
 }

@@ -90,6 +90,9 @@ func (a *app) printImage(r *api.Row) error {
 		if s.Link {
 			how = "link to the " + s.What
 		}
+		if s.Token != "" {
+			how += " with the token " + s.Token
+		}
 		served = append(served, fmt.Sprintf("%s %s (%s)", s.To, how, moment(s.At)))
 	}
 	put("Served to", served...)

@@ -72,6 +72,7 @@ func (About) template() string     { return "about" }
 func (Live) template() string      { return "live" }
 func (Confirm) template() string   { return "confirm" }
 func (Events) template() string    { return "events" }
+func (Tokens) template() string    { return "tokens" }
 func (Problem) template() string   { return "problem" }
 func (Catalog) template() string   { return "catalog" }
 func (Running) template() string   { return "running" }

@@ -24,7 +24,7 @@ import (
 // views are all structs that have a template.
 func views() []View {
 	return []View{
-		&Login{}, &Problem{}, &Images{}, &Events{}, &Live{}, &Confirm{}, &AddPage{}, &ImagePage{}, &About{},
+		&Login{}, &Problem{}, &Images{}, &Events{}, &Tokens{}, &Live{}, &Confirm{}, &AddPage{}, &ImagePage{}, &About{},
 		&Catalog{}, &Running{}, &Ended{}, &Disks{}, &Recent{}, &Others{},
 	}
 }

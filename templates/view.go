@@ -12,7 +12,7 @@ import (
 type Frame struct {
 	Title   string
 	Version string
-	// Here is the page's entry of the navigation: "images", "events" or "".
+	// Here is the page's entry of the navigation: "images", "events", "tokens" or "".
 	Here string
 	// SignedIn shows the navigation.
 	SignedIn bool
@@ -42,6 +42,27 @@ type Problem struct {
 	Back string
 	// Login is set if logging in helps.
 	Login bool
+}
+
+// Tokens is the page of the tokens of machines.
+type Tokens struct {
+	Frame
+	New    *NewToken
+	Name   string // of the form
+	Scopes []Option
+	Error  string
+	Tokens []Token
+}
+
+// A NewToken was made just now, and is shown once.
+type NewToken struct{ Name, Token string }
+
+// A Token is one of a machine.
+type Token struct {
+	Name, Scope string
+	Made        Time
+	Used        *Time  // nil: not known
+	Revoke      string // action
 }
 
 // A Size is a number of bytes.

@@ -79,10 +79,11 @@ type Check struct {
 
 // A Delivery says who got an image, or the disk in it.
 type Delivery struct {
-	To   string    `json:"to"` // an IP address
-	What string    `json:"what"`
-	At   time.Time `json:"at"`
-	Link bool      `json:"link"` // got a URL of the bytes, and may have used it
+	To    string    `json:"to"` // an IP address
+	What  string    `json:"what"`
+	At    time.Time `json:"at"`
+	Token string    `json:"token"` // the name of the client's, or ""
+	Link  bool      `json:"link"`  // got a URL of the bytes, and may have used it
 }
 
 // A Publisher is what a source says of the digest of its bytes.

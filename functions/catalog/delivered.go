@@ -19,7 +19,7 @@ func (f *Function) delivered(r *http.Request, c *object, link bool) {
 	if r.Method != http.MethodGet {
 		return
 	}
-	f.Served.Add(c.sha256, served.Delivery{To: web.ClientIP(r), What: cmp.Or(c.what, served.Image), Link: link})
+	f.Served.Add(c.sha256, served.Delivery{To: web.ClientIP(r), What: cmp.Or(c.what, served.Image), Token: web.TokenName(r.Context()), Link: link})
 	if link {
 		f.Served.Flush(r.Context())
 	}

@@ -91,8 +91,12 @@ func (f *Function) missed(r *http.Request, src string) {
 	if !f.misses.note(f.Now(), src, ip) {
 		return
 	}
+	actor := activity.Client
+	if web.TokenName(r.Context()) != "" {
+		actor = activity.Actor(r.Context())
+	}
 	f.Activity.Add(r.Context(), activity.Event{
-		Kind: activity.ImageMissed, SubjectKind: activity.SubjectImage, SubjectID: src, Actor: activity.Client, SourceIP: ip,
+		Kind: activity.ImageMissed, SubjectKind: activity.SubjectImage, SubjectID: src, Actor: actor, SourceIP: ip,
 		Summary: "a client asked for " + src + ", whose bytes are not here",
 	})
 }

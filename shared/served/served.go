@@ -26,9 +26,11 @@ const (
 
 // A Delivery is a complete answer with the bytes of an image.
 type Delivery struct {
-	To   string    `json:"to"` // the IP address of the client
-	What string    `json:"what"`
-	At   time.Time `json:"at"` // UTC, of the last one
+	To   string `json:"to"` // the IP address of the client
+	What string `json:"what"`
+	// Token is the name of the client's token, if the request needed one.
+	Token string    `json:"token,omitempty"`
+	At    time.Time `json:"at"` // UTC, of the last one
 	// Link is true if the client got a URL of the bytes in the store, and may have used it.
 	Link bool `json:"link,omitempty"`
 }
@@ -78,8 +80,8 @@ type Log struct {
 
 // A key is what a content is delivered once for.
 type key struct {
-	network netip.Prefix // of one client: IPv6 gives each its own /64
-	what    string
+	network     netip.Prefix // of one client: IPv6 gives each its own /64
+	what, token string
 }
 
 func keyOf(d Delivery) (key, bool) {
@@ -92,7 +94,7 @@ func keyOf(d Delivery) (key, bool) {
 		bits = 32
 	}
 	network, err := addr.Prefix(bits)
-	return key{network, d.What}, err == nil
+	return key{network, d.What, d.Token}, err == nil
 }
 
 // Add notes a delivery that has ended now. It makes no request and keeps a bounded amount of

@@ -1012,7 +1012,7 @@ func (s *server) testDetails(t *testing.T) {
 	}
 	plain, wrapped := sha256Of(disk), sha256Of("\x1f\x8b\x08details")
 	for _, what := range []string{served.Image, served.Disk} {
-		s.served.Add(layout.SHA256(plain), served.Delivery{To: "192.0.2.17", What: what, Link: what == served.Disk})
+		s.served.Add(layout.SHA256(plain), served.Delivery{To: "192.0.2.17", What: what, Token: "lab-7", Link: what == served.Disk})
 	}
 	for _, sum := range []string{plain, wrapped} {
 		_, _, err := record.Change(t.Context(), s.catalog, layout.ContentKey(layout.SHA256(sum)), func(c *content.Record, _ bool) error {

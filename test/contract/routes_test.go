@@ -26,7 +26,7 @@ import (
 // forPeople are the routes of the pages, which the file omits.
 var forPeople = []string{
 	"GET /{$}", "GET /static/{file...}", "GET /ui/login", "GET /ui/{$}", "GET /ui/images", "GET /ui/images/live",
-	"GET /ui/images/confirm", "GET /ui/images/{key}", "GET /ui/images/{key}/live", "GET /ui/add", "GET /ui/live", "GET /ui/events",
+	"GET /ui/images/confirm", "GET /ui/images/{key}", "GET /ui/images/{key}/live", "GET /ui/add", "GET /ui/live", "GET /ui/events", "GET /ui/tokens", "POST /ui/tokens",
 }
 
 // tables are the functions' routes.

@@ -15,9 +15,7 @@ import (
 // token makes a token.
 func (s *Server) token(t testing.TB, name, scope string) string {
 	t.Helper()
-	var made struct{ Token string }
-	s.DoJSON(t, http.MethodPost, "/tokens", map[string]string{"name": name, "scope": scope}).Must(t, http.StatusCreated).JSON(t, &made)
-	return made.Token
+	return strings.TrimSpace(s.shell(t).must(t, "token", "add", name, "--scope", scope))
 }
 
 // TestTokens sends tokens with the tools of machines, to a server that is closed to others.
@@ -82,7 +80,17 @@ test "$(sort codes | uniq -c | xargs)" = '1 201 11 412'`, s.Pages, other.Pages, 
 		t.Errorf("If-None-Match: %v\n%s", err, codes)
 	}
 
-	s.Do(t, http.MethodDelete, "/tokens/lab-7", nil).Must(t, http.StatusNoContent)
+	list := s.shell(t).must(t, "token", "ls")
+	if !strings.Contains(list, "ci ") || !strings.Contains(list, "lab-7 ") || strings.Contains(list, read) {
+		t.Errorf("%s", list)
+	}
+	as := newShell(t, s.Pages, "IMAGEROOT_TOKEN="+read)
+	as.must(t, "ls")
+	as.must(t, "pull", "lab.img")
+	as.fails(t, 4, "scope", "rm", "--yes", "lab.img")
+	s.shell(t).fails(t, 2, "the name of a token", "token", "add", "no name")
+	s.shell(t).fails(t, 3, "no token of this name", "token", "rm", "other")
+	s.shell(t).must(t, "token", "rm", "lab-7")
 	eventually(t, within, "the revocation in the other process", func() error {
 		if r := other.get(t, "/images", header("Authorization", "Bearer "+read)); r.Status != http.StatusUnauthorized {
 			return fmt.Errorf("%v", r)

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"imageroot/functions/catalog"
 	"imageroot/shared/activity"
@@ -37,6 +38,9 @@ func (p *Pages) eventsPage(w http.ResponseWriter, r *http.Request) error {
 			{Value: "false", Text: "did not fail", Selected: v.Get("failed") == "false"},
 		},
 		Filtered: len(v) > 0,
+	}
+	if filter := v.Get("actor"); strings.HasPrefix(filter, activity.TokenPrefix) {
+		page.Actors = append(page.Actors, templates.Option{Value: filter, Text: filter, Selected: true})
 	}
 	var err error
 	if page.Strip, err = p.strip(r.Context()); err != nil {

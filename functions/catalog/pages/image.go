@@ -201,6 +201,9 @@ func (p *Pages) about(r *http.Request) (*inventory.Row, templates.About, error) 
 		if d.Link {
 			what += ", by a link to the store"
 		}
+		if d.Token != "" {
+			what += ", with the token " + d.Token
+		}
 		v.Served = append(v.Served, templates.Served{To: d.To, What: what, When: timeOf(d.At, now)})
 	}
 	v.Events = p.eventViews(s, past.events)

@@ -26,7 +26,7 @@ func isPage(next string) bool {
 		return false
 	}
 	switch u.Path {
-	case imagesPath, eventsPath, confirmPath:
+	case imagesPath, eventsPath, tokensPath, confirmPath:
 		return true
 	}
 	return false

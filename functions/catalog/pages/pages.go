@@ -53,6 +53,8 @@ func (p *Pages) Routes() []web.Route {
 		{Pattern: "GET " + addPath, Access: web.Page, Handle: p.add},
 		{Pattern: "GET " + stripPath, Access: web.Page, Handle: p.liveStrip, Quiet: true},
 		{Pattern: "GET " + eventsPath, Access: web.Page, Handle: p.eventsPage},
+		{Pattern: "GET " + tokensPath, Access: web.Page, Handle: p.tokens},
+		{Pattern: "POST " + tokensPath, Access: web.Admin, Handle: p.makeToken},
 	}
 }
 
@@ -65,6 +67,7 @@ const (
 	addPath     = prefix + "add"
 	stripPath   = prefix + "live"
 	eventsPath  = prefix + "events"
+	tokensPath  = prefix + "tokens"
 	loginPath   = prefix + "login"
 )
 
