@@ -72,7 +72,15 @@ func hashDisk(in *bufio.Reader, size int64, h hash.Hash) error {
 			return err
 		}
 		defer u.Close()
-		_, err = io.Copy(h, u)
+		unpacked := bufio.NewReaderSize(u, content.HeadBytes)
+		head, err := unpacked.Peek(content.HeadBytes)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if inner := content.Head(head, int64(len(head))).Kind; inner.Virtual() {
+			return hashVirtual(inner, unpacked, h)
+		}
+		_, err = io.Copy(h, unpacked)
 		return err
 	case kind.Virtual():
 		return hashVirtual(kind, in, h)

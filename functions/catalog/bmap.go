@@ -26,7 +26,7 @@ func UnpacksByName(known *content.Record, name string) bool {
 			kind = content.Kind(packing.Name)
 		}
 	}
-	return known.Kind == kind || kind == "" && known.Kind.Raw()
+	return known.Kind == kind && known.Inner == "" || kind == "" && known.Kind.Raw()
 }
 
 // blockMap answers with the block map of the disk in an image. served reports whether bmaptool

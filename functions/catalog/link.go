@@ -122,12 +122,20 @@ func unpackCommand(r *http.Request, c *object, kind content.Kind) string {
 	}
 	const curl = `curl -fL -w '%{stderr}%header{problem-detail}\n'` // prints the reason of a failure
 	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(string(c.name))
+	unpack := "" // a compressed one first
+	if c.known != nil && c.known.Inner != "" {
+		unpack = fmt.Sprintf(" | %s -d >disk.%s", kind, c.known.Inner)
+		kind = c.known.Inner
+	}
 	if kind.Virtual() {
 		format := kind
 		if format == content.VHD {
 			format = "vpc" // QEMU's name
 		}
-		return fmt.Sprintf("%s -o disk.%s '%s' && qemu-img convert -f %s -O raw disk.%s /dev/sdX", curl, kind, from, format, kind)
+		if unpack == "" {
+			from += "' -o 'disk." + string(kind)
+		}
+		return fmt.Sprintf("%s '%s'%s && qemu-img convert -f %s -O raw disk.%s /dev/sdX", curl, from, unpack, format, kind)
 	}
 	return fmt.Sprintf("%s '%s' | %s -d | dd of=/dev/sdX bs=4M", curl, from, kind) // a kind has the name of its tool
 }

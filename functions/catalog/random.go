@@ -252,7 +252,9 @@ func (d *disks) fill(o *sharedDisk, c *object, expanded bool) error {
 		held, o.flight = chunkedBytes, chunkedBytes/4
 	}
 	var what content.Content // of an expanded disk: raw, whatever it is made of
-	if !expanded {
+	if expanded {
+		what.Kind = c.known.Inner
+	} else {
 		if what, err = content.Detect(o.file, c.Info.Size); err != nil {
 			return err
 		}

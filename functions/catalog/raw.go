@@ -67,14 +67,21 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 	if err != nil {
 		return err
 	}
-	if disk != nil {
+	inner := content.Kind("") // of the expanded disk, unless that is the disk itself
+	if c.known != nil {
+		inner = c.known.Inner
+	}
+	switch {
+	case disk != nil:
 		defer f.use(r.Context(), disk)()
 		c = disk
+	case inner != "":
+		return f.noDiskYet(r, c, c.known.Kind)
 	}
 	name := c.name
 	c.name = image.DiskName(nameFor(r, c.name))
 	zstd := web.Coding(r, "zstd") != ""
-	if plain := disk != nil || c.known != nil && !c.known.Kind.Compressed() && !c.known.Kind.Virtual(); plain && !zstd {
+	if plain := disk != nil && inner == "" || disk == nil && c.known != nil && !c.known.Kind.Compressed() && !c.known.Kind.Virtual(); plain && !zstd {
 		return f.sendPlain(w, r, c, disk != nil)
 	}
 	file, err := reader.Open(r.Context(), c.Root, c.Info.Key, c.Info.Version)
@@ -82,7 +89,7 @@ func (f *Function) sendRaw(w http.ResponseWriter, r *http.Request, c *object) er
 		return err
 	}
 	defer file.Close()
-	var what content.Content // of a disk: raw, whatever it is made of
+	what := content.Content{Kind: inner} // of a disk: raw, whatever it is made of
 	if disk == nil {
 		if what, err = content.Detect(file, c.Info.Size); err != nil {
 			return err
@@ -231,7 +238,11 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	if len(first) == 0 {
 		return problem.Newf(problem.Malformed, "there is nothing in the %s data", kind)
 	}
-	if no := content.Head(first, math.MaxInt64).NoDiskInside(); no != "" {
+	inside := content.Head(first, math.MaxInt64)
+	if inside.Kind.Virtual() && c.known == nil && f.MakeDisk != nil {
+		return problem.Newf(problem.Unavailable, "%s is not inspected yet, and its disk is made after that: try again soon", c.name)
+	}
+	if no := inside.NoDiskInside(); no != "" {
 		return problem.New(problem.Malformed, no)
 	}
 	if zstd {

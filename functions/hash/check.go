@@ -201,14 +201,17 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 	case kind.Virtual():
 		verdict, m, err := f.examineDisk(ctx, at, kind, r, turn)
 		return verdict, nil, m, err
-	case rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
+	case rec.Inner == "" && rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
 		return beyond(most, 0), nil, nil, nil
 	}
 	passing := disk.NewStream(unpackXZ)
 	defer passing.Stop()
-	verdict, err := f.examinePacked(ctx, at, kind, most, passing, r, turn)
+	verdict, err := f.examinePacked(ctx, at, rec, most, passing, r, turn)
 	if err != nil {
 		return verdict, nil, nil, err
+	}
+	if rec.Inner != "" {
+		return verdict, nil, nil, nil // inside what passed is a virtual image
 	}
 	inside := passing.End(verdict.Verdict == content.Good)
 	if verdict.NoDisk != "" {
@@ -218,7 +221,7 @@ func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r
 }
 
 // examinePacked is examine for a compressed image. What it expands to goes to passing as well.
-func (f *Function) examinePacked(ctx context.Context, at place, kind content.Kind, most int64, passing *disk.Stream, r *job.Run, turn *turn) (content.Check, error) {
+func (f *Function) examinePacked(ctx context.Context, at place, rec *content.Record, most int64, passing *disk.Stream, r *job.Run, turn *turn) (content.Check, error) {
 	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
 	if err != nil {
 		return content.Check{}, err
@@ -228,7 +231,7 @@ func (f *Function) examinePacked(ctx context.Context, at place, kind content.Kin
 		return content.Check{}, store.ErrChanged
 	}
 	in := &counted{r: body}
-	u, err := unpack.NewReader(kind, in, unpack.Limit{})
+	u, err := unpack.NewReader(rec.Kind, in, unpack.Limit{})
 	if err != nil {
 		return unpackVerdict(err)
 	}
@@ -244,7 +247,7 @@ func (f *Function) examinePacked(ctx context.Context, at place, kind content.Kin
 		case ctx.Err() != nil:
 			return content.Check{}, ctx.Err()
 		case errors.Is(err, io.EOF):
-			return unpacked(kind, h, ends, u.Trailing()), nil
+			return unpacked(rec.Kind, rec.Inner, h, ends, u.Trailing()), nil
 		case err != nil:
 			return unpackVerdict(err)
 		case h.Offset() > most:
@@ -268,12 +271,17 @@ func (e *ends) add(block []byte) {
 	e.foot = e.foot[max(0, len(e.foot)-content.FootBytes):]
 }
 
-// unpacked returns the verdict on a stream that is whole.
-func unpacked(kind content.Kind, h *digest.Hasher, ends ends, trailing int64) content.Check {
+// unpacked returns the verdict on a stream that is whole. If it is a virtual image of the
+// kind inner, the verdict is of the stream alone.
+func unpacked(kind, inner content.Kind, h *digest.Hasher, ends ends, trailing int64) content.Check {
 	size := h.Offset()
 	verdict := content.Check{Verdict: content.Good, RawSizeBytes: &size, RawSHA256: h.Sum256()}
 	if trailing > 0 {
 		verdict.Warnings = append(verdict.Warnings, fmt.Sprintf("%d bytes after the end of the %s data are ignored, as %s itself does; some publishers put a signature there", trailing, kind, kind))
+	}
+	if inner != "" {
+		verdict.RawSizeBytes, verdict.RawSHA256 = nil, ""
+		return verdict
 	}
 	inside := content.Head(ends.head, size)
 	inside.Foot(ends.foot, size)

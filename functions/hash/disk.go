@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"imageroot/shared/bmap"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
+	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
@@ -76,8 +78,12 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 
 // unfinished reports whether a check did not get to the end of the image.
 func unfinished(c *content.Check) bool {
-	return c.Verdict == content.Unchecked || c.Verdict == content.Cancelled
+	return c.Verdict == content.Unchecked || c.Verdict == content.Cancelled || outerOnly(c)
 }
+
+// outerOnly reports whether a good check was of compressed data alone, and not of the virtual
+// image in them.
+func outerOnly(c *content.Check) bool { return c.Verdict == content.Good && c.RawSizeBytes == nil }
 
 // diskMade has the disk inspected, and queues the job of another one, if each image is to have
 // one.
@@ -100,17 +106,20 @@ func made(size int64) func(*job.Job) {
 // expand writes the disk in the image at a place to the catalog root. The error is that
 // of a job's work, or of the store, or one for [faultVerdict].
 func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r *job.Run) (verdict content.Check, disk content.Disk, err error) {
-	p, err := open(ctx, at, rec.Kind)
+	p, err := open(ctx, at, rec.Kind, rec.Inner)
 	if err != nil {
 		return verdict, disk, err
 	}
 	defer p.close()
 	src := &expansion{diskSource: p, ctx: ctx, total: -1, most: maxWork(at.Info.Size), image: at.Info.Size, began: f.Now(), now: f.Now, sparse: f.Sparse}
 	src.room = func(stored int64) error { return f.makeRoom(ctx, rec.SHA256, stored) }
-	if size := rec.Virtual(); size != nil {
+	counted, sum := rec.Raw()
+	if rec.Inner != "" {
+		counted, sum = nil, "" // they are of the disk in what is written
+	} else if size := rec.Virtual(); size != nil {
 		src.total = *size
 	}
-	switch counted, _ := rec.Raw(); {
+	switch {
 	case src.total > src.most:
 		return verdict, disk, src.tooMuch()
 	case f.Sparse: // how much it takes is not known
@@ -123,12 +132,11 @@ func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r 
 	}
 	stream := digest.NewReader(src, digest.New(false), func(h *digest.Hasher) error {
 		verdict = p.verdict(h, src.ends)
-		size, sum := rec.Raw()
 		switch {
 		case verdict.NoDisk != "":
 			return errors.New(verdict.NoDisk)
-		case sum != "" && (sum != verdict.RawSHA256 || *size != *verdict.RawSizeBytes):
-			return fmt.Errorf("it expands to %d bytes with the SHA-256 %s, and the check counted %d with %s: this machine or its disk is faulty", *verdict.RawSizeBytes, verdict.RawSHA256, *size, sum)
+		case sum != "" && (sum != verdict.RawSHA256 || *counted != *verdict.RawSizeBytes):
+			return fmt.Errorf("it expands to %d bytes with the SHA-256 %s, and the check counted %d with %s: this machine or its disk is faulty", *verdict.RawSizeBytes, verdict.RawSHA256, *counted, sum)
 		}
 		if err := src.room(src.stored); err != nil {
 			return err
@@ -147,11 +155,50 @@ func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r 
 	case err != nil && !errors.Is(err, store.ErrChanged): // one that was replaced has the same bytes
 		return verdict, disk, job.StoreFailed(err)
 	}
+	if rec.Inner != "" {
+		if verdict, p.holes, err = f.examineInner(ctx, at, rec, verdict.Warnings, r); err != nil {
+			return verdict, disk, err
+		}
+	}
 	if err := f.storeMap(ctx, rec.SHA256, p.holes); err != nil {
 		return verdict, disk, err
 	}
 	now := f.Now().UTC()
 	return verdict, content.Disk{SizeBytes: src.size, StoredBytes: src.stored, MadeAt: now, UsedAt: now}, nil
+}
+
+// A faulty error has the verdict on an image.
+type faulty struct{ content.Check }
+
+func (e *faulty) Error() string { return e.Reason }
+
+// examineInner reads the disk in the virtual image that a compressed one held, and deletes
+// that if it has a fault. warnings are those about the compressed data.
+func (f *Function) examineInner(ctx context.Context, at place, rec *content.Record, warnings []string, r *job.Run) (content.Check, *bmap.Map, error) {
+	info, err := f.Catalog.Head(ctx, layout.DiskKey(rec.SHA256))
+	if err != nil {
+		return content.Check{}, nil, unlessChanged(err)
+	}
+	at.Place = inventory.Place{Root: f.Catalog, Info: info}
+	verdict, holes, err := f.examineDisk(ctx, at, rec.Inner, r, nil)
+	if err != nil {
+		return verdict, nil, unlessChanged(err)
+	}
+	verdict.Warnings = append(warnings, verdict.Warnings...)
+	_, known := rec.Raw()
+	switch {
+	case verdict.Verdict == content.Good && known != "" && known != verdict.RawSHA256:
+		err = fmt.Errorf("the disk in it has the SHA-256 %s, and %s before: this machine or its disk is faulty", verdict.RawSHA256, known)
+	case verdict.Verdict != content.Good && verdict.Verdict != content.Unchecked:
+		verdict.Reason = "once decompressed, " + verdict.Reason
+		err = &faulty{verdict}
+	default:
+		return verdict, holes, nil
+	}
+	if gone := f.Catalog.Delete(ctx, layout.DiskKey(rec.SHA256)); gone != nil {
+		err = job.StoreFailed(gone)
+	}
+	return verdict, nil, err
 }
 
 // unlessChanged is [job.StoreFailed] for an error that does not say that the object has

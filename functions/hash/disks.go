@@ -35,6 +35,12 @@ func (f *Function) expands(k content.Kind) bool {
 	return k.Compressed() || k.Virtual() && f.LinkTime > 0
 }
 
+// keepsVirtual reports whether the virtual image in a compressed one is kept decompressed,
+// so that its disk can be read: where clients read disks from this program.
+func (f *Function) keepsVirtual() bool {
+	return !f.runner(job.Disk).Off() && f.DisksMax > 0 && f.LinkTime == 0
+}
+
 // disks returns the disks in the catalog root, the least recently used ones first, and
 // the digests of objects that no record knows.
 func (f *Function) disks(ctx context.Context) (disks []kept, unknown []layout.SHA256, err error) {
@@ -205,9 +211,10 @@ func (f *Function) abortExpansions(ctx context.Context) error {
 }
 
 // fillDisks queues a job for one of the images without a disk, if each is to have one
-// and there is room for it.
+// and there is room for it, or if the check was of compressed data around a virtual image,
+// which the job checks.
 func (f *Function) fillDisks(ctx context.Context) error {
-	if !f.AllDisks || f.runner(job.Disk).Off() {
+	if f.runner(job.Disk).Off() {
 		return nil
 	}
 	jobs, err := f.Inventory.Jobs(ctx, job.Disk)
@@ -241,7 +248,8 @@ func (f *Function) fillDisks(ctx context.Context) error {
 		if known == nil || !f.expands(known.Kind) || known.Disk != nil {
 			continue
 		}
-		if size := known.Virtual(); size == nil || *size > left {
+		halfChecked := known.Check != nil && outerOnly(known.Check)
+		if size := known.Virtual(); !halfChecked && (!f.AllDisks || size == nil || *size > left) {
 			continue // of a size that is not known, the check will tell
 		}
 		_, _, err := f.Jobs.RequestDisk(ctx, h.SHA256, h.Name)

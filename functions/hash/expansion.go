@@ -30,7 +30,7 @@ type diskSource struct {
 
 // open opens the disk in the image at a place. The caller must close it. Errors of open and
 // of Read are those of a job's work, or for [faultVerdict].
-func open(ctx context.Context, at place, kind content.Kind) (*diskSource, error) {
+func open(ctx context.Context, at place, kind, inner content.Kind) (*diskSource, error) {
 	if kind.Virtual() {
 		return openVirtual(ctx, at, kind)
 	}
@@ -43,7 +43,7 @@ func open(ctx context.Context, at place, kind content.Kind) (*diskSource, error)
 		end()
 		return nil, unlessFault(err)
 	}
-	verdict := func(h *digest.Hasher, ends ends) content.Check { return unpacked(kind, h, ends, u.Trailing()) }
+	verdict := func(h *digest.Hasher, ends ends) content.Check { return unpacked(kind, inner, h, ends, u.Trailing()) }
 	ahead := newAheadReader(u, 128<<10) // the next blocks are decompressed while one is hashed
 	// u is not closed, since blocks may still read it. It holds only memory.
 	return &diskSource{ahead, in, verdict, nil, stop, func() { end(); ahead.stop() }}, nil
@@ -151,6 +151,9 @@ func openVirtual(ctx context.Context, at place, kind content.Kind) (*diskSource,
 // faultVerdict returns the verdict on an image in which err has found a fault, and false if
 // err is about something else.
 func faultVerdict(err error) (content.Check, bool) {
+	if known, ok := errors.AsType[*faulty](err); ok {
+		return known.Check, true
+	}
 	verdict, other := unpackVerdict(err)
 	if other != nil {
 		verdict, other = diskVerdict(err, 0)

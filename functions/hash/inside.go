@@ -37,6 +37,12 @@ func (f *Function) inspectDisk(ctx context.Context, at place, r *reader.Reader, 
 		if err != nil {
 			return err
 		}
+		if f.keepsVirtual() {
+			rec.Content.Inside(head)
+		}
+		if rec.Inner != "" {
+			return nil
+		}
 		if rec.Stale() && !rec.Pending() {
 			s := disk.NewStream(unpackXZ)
 			defer s.Stop()
@@ -47,7 +53,7 @@ func (f *Function) inspectDisk(ctx context.Context, at place, r *reader.Reader, 
 		rec.Boot = &ways
 		return err
 	}
-	return inspectAt(ctx, r, rec)
+	return inspectAt(ctx, r, rec.Kind, rec)
 }
 
 // inspectExpanded is inspectDisk for an image whose disk is in the catalog root.
@@ -64,18 +70,19 @@ func (f *Function) inspectExpanded(ctx context.Context, rec *content.Record) err
 		return err
 	}
 	defer r.Close()
-	return inspectAt(ctx, r, rec)
+	return inspectAt(ctx, r, rec.Inner, rec)
 }
 
-// inspectAt is inspectDisk for a disk that can be read at any offset.
-func inspectAt(ctx context.Context, r *reader.Reader, rec *content.Record) error {
+// inspectAt is inspectDisk for a disk that can be read at any offset, in an object of this
+// kind.
+func inspectAt(ctx context.Context, r *reader.Reader, kind content.Kind, rec *content.Record) error {
 	image, reads, size := io.ReaderAt(until{ctx, r}), inspectReads, r.Size()
 	if r.Local() {
 		reads = fileInspectReads
 	}
 	var err error
-	if rec.Kind.Virtual() {
-		virtual, failed := guest.Open(guest.Format(rec.Kind), image, size)
+	if kind.Virtual() {
+		virtual, failed := guest.Open(guest.Format(kind), image, size)
 		if err = failed; err == nil {
 			image, size = virtual, virtual.Size()
 		}

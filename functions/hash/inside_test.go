@@ -244,7 +244,7 @@ func TestInsideEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		rec := content.Record{Content: content.Content{Kind: content.Unknown}}
-		err = inspectAt(ctx, r, &rec)
+		err = inspectAt(ctx, r, rec.Kind, &rec)
 		cancel()
 		if reads < last && err == nil && rec.Inside.System == "debian" {
 			break // it had ended before

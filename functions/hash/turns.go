@@ -56,8 +56,8 @@ func (t *turn) lengthen() bool {
 	return t.isLong
 }
 
-// keep reports whether the check may continue.
-func (t *turn) keep() bool { return t.now().Sub(t.since) < longTime || t.lengthen() }
+// keep reports whether the check may continue. A job that takes no turn has none.
+func (t *turn) keep() bool { return t == nil || t.now().Sub(t.since) < longTime || t.lengthen() }
 
 func (t *turn) end() {
 	if t.isLong {

@@ -8,6 +8,7 @@
 package content
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"slices"
@@ -88,6 +89,9 @@ type Content struct {
 	// unknown or the image has no disk. For kind [Unknown], nil means a format of
 	// another program, not a disk.
 	VirtualSize *int64 `json:"virtual_size_bytes,omitempty"`
+	// Inner is the kind of the virtual image that a compressed image holds, and empty if it
+	// holds the disk. Only [Content.Inside] sets it.
+	Inner Kind `json:"inner,omitempty"`
 	// Unreadable is the reason, as a sentence, that the disk in the image cannot be
 	// read, or empty. Only [Sniff] sets it.
 	Unreadable string `json:"unreadable,omitempty"`
@@ -96,6 +100,21 @@ type Content struct {
 }
 
 func (c *Content) warn(sentence string) { c.Warnings = append(c.Warnings, sentence) }
+
+// Inside sets Inner of a compressed image, and the size of the disk in it, from the first
+// bytes that it decompresses to, of which [HeadBytes] are enough.
+func (c *Content) Inside(head []byte) {
+	const unknown = 1 << 62 // the size of what it decompresses to
+	inner := Head(head[:min(len(head), HeadBytes)], unknown)
+	if !inner.Kind.Virtual() {
+		return
+	}
+	c.Inner, c.VirtualSize = inner.Kind, nil
+	c.What += " with " + inner.What + " inside"
+	if h, err := guest.ReadHeader(guest.Format(inner.Kind), bytes.NewReader(head), unknown); err == nil {
+		c.size(h.Size)
+	}
+}
 
 func (c *Content) size(n int64) { c.VirtualSize = &n }
 
@@ -225,6 +244,8 @@ func (c Content) foreign() bool { return c.Kind == Unknown && c.VirtualSize == n
 func (c Content) Format() image.Format {
 	packed, ok := c.Kind.compression()
 	switch {
+	case ok && c.Inner == QCOW2:
+		return image.Format(string(QCOW2) + packed.Suffix)
 	case ok:
 		return image.Format("img" + packed.Suffix)
 	case c.Kind.Virtual():
@@ -256,6 +277,8 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	boots := ": a disk that gets it unchanged does not boot; " + take
 	named := "named " + said + ", but it is " + c.What
 	switch {
+	case c.Inner != "" && c.Kind == want && KindOf(format.Inner()) != c.Inner:
+		return named + ": what decompresses it writes that to the disk, which does not boot; " + take + "decompress it and rename it to ." + string(c.Inner)
 	case c.Kind == want, want == "" && c.Kind.Raw():
 		return ""
 	case c.Kind == VHD:
@@ -288,6 +311,8 @@ func (c Content) suffix(said string) string {
 		return plain + found.Suffix
 	case packed, !c.Kind.Raw(), !KindOf(format).Compressed():
 		return ""
+	case format.Inner().Virtual():
+		return ".img"
 	case c.Kind != ISO9660 && strings.EqualFold(plain, ".iso"):
 		return ".img"
 	}

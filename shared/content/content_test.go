@@ -240,6 +240,31 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// What a compressed image decompresses to may be a virtual image.
+func TestInside(t *testing.T) {
+	vast := shell(t, "qemu-img create -q -f qcow2 x 3T")
+	head := make([]byte, vast.Size())
+	if _, err := vast.ReadAt(head, 0); err != nil {
+		t.Fatal(err)
+	}
+	c := content.Content{Kind: content.XZ, What: "an xz file"}
+	c.Inside([]byte("a plain disk"))
+	if c.Inner != "" || c.Mismatch("a.img.xz", "") != "" {
+		t.Errorf("a plain disk: %+v", c)
+	}
+	c.Inside(head)
+	if c.Inner != content.QCOW2 || c.VirtualSize == nil || *c.VirtualSize != 3<<40 || c.Format() != "qcow2.xz" || c.NoDisk() != "" {
+		t.Errorf("%+v", c)
+	}
+	if c.Mismatch("a.qcow2.xz", "") != "" || !strings.Contains(c.Mismatch("a.img.xz", ""), "a qcow2 image inside") {
+		t.Errorf("%q, %q", c.Mismatch("a.qcow2.xz", ""), c.Mismatch("a.img.xz", ""))
+	}
+	short := content.Content{Kind: content.XZ, What: "an xz file"}
+	if short.Inside(head[:10]); short.Inner != content.QCOW2 || short.VirtualSize != nil {
+		t.Errorf("of ten bytes: %+v", short)
+	}
+}
+
 // Disks of two partitions, the second of which begins at 21 or 3 MiB.
 const (
 	gpt = "truncate -s 64M x; echo 'label: gpt\n,20M\n,40M' | sfdisk -q x"

@@ -31,7 +31,8 @@ type Record struct {
 	Disk *Disk `json:"disk,omitempty"`
 }
 
-// A Disk is the expanded disk of an image. It is an object of its own, whose bytes never
+// A Disk is the expanded disk of an image, or the virtual image that is in a compressed one.
+// It is an object of its own, whose bytes never
 // differ, since they are verified before it is visible. Sizes are in bytes.
 type Disk struct {
 	SizeBytes int64 `json:"size_bytes"`
@@ -77,7 +78,8 @@ type Check struct {
 	// Offset is the byte of the image, or of the disk in a virtual image, at which
 	// reading stopped; 0 if the verdict is good.
 	Offset int64 `json:"offset,omitempty"`
-	// The size in bytes and the SHA-256 of the disk; nil and empty if unknown.
+	// The size in bytes and the SHA-256 of the disk; nil and empty if unknown, as long as
+	// the virtual image in a compressed one was not read.
 	RawSizeBytes *int64        `json:"raw_size_bytes,omitempty"`
 	RawSHA256    layout.SHA256 `json:"raw_sha256,omitempty"`
 	// NoDisk is the reason, as a sentence, that a good compressed image holds no disk;
@@ -109,7 +111,7 @@ func (r *Record) Pending() bool {
 	if r.Check == nil {
 		return r.Checkable()
 	}
-	return r.Kind.Compressed() && r.Check.Verdict == Good && r.NoDisk() == "" && r.Disk == nil && r.Stale()
+	return r.Kind.Compressed() && r.Inner == "" && r.Check.Verdict == Good && r.NoDisk() == "" && r.Disk == nil && r.Stale()
 }
 
 // Stale reports whether an inspection of the disk may find more than is known.
@@ -120,6 +122,9 @@ func (r *Record) Stale() bool {
 // Inspectable reports whether an inspection is missing that does not have to read the whole
 // image.
 func (r *Record) Inspectable() bool {
+	if r.Inner != "" && r.Disk == nil {
+		return false // the virtual image can only be read once it is decompressed
+	}
 	return r.Boot == nil || r.Stale() && !r.Pending()
 }
 

@@ -59,7 +59,7 @@ var (
 
 func allFormats() []Format {
 	fs := slices.Concat(virtual[:1], raw, virtual[1:])
-	for _, p := range raw {
+	for _, p := range slices.Concat(raw, virtual[:1]) {
 		for _, c := range Compressions {
 			fs = append(fs, p+Format(c.Suffix))
 		}
@@ -109,11 +109,18 @@ func (f Format) Compression() (Compression, bool) {
 // decides by the name whether to decompress takes the disk unchanged.
 func DiskName(name Name) Name {
 	format, _ := FormatOf(name)
-	if format.Virtual() {
+	if inner := format.Inner(); inner.Virtual() {
 		return name[:len(name)-len(format)] + "img"
 	}
 	c, _ := format.Compression()
 	return name[:len(name)-len(c.Suffix)]
+}
+
+// Inner returns the format of what images of format f decompress to, or f if they are not
+// compressed.
+func (f Format) Inner() Format {
+	c, _ := f.Compression()
+	return f[:len(f)-len(c.Suffix)]
 }
 
 // Virtual reports whether images of format f are those of virtual machines, whose disk

@@ -22,6 +22,7 @@ func TestParseName(t *testing.T) {
 		{"x.img.bz2", "img.bz2", ""},
 		{"core-image-base-raspberrypi4.rootfs.wic.bz2", "wic.bz2", ""},
 		{"x.WIC", "wic", ""},
+		{"x.qcow2.XZ", "qcow2.xz", ""},
 		{"x.tar.img", "img", ""},
 		{"x.img.img.xz", "img.xz", ""},
 		{"x.iso.img", "img", ""},
@@ -49,7 +50,7 @@ func TestParseName(t *testing.T) {
 		{"a\ufdd0\ufffdx.img", "img", ""},
 		{"x.img ", "", "must end in one of .qcow2, .img"},
 		{"x", "", "must end in one of"},
-		{"x.qcow2.xz", "", "must end in one of"},
+		{"x.vmdk.xz", "", "must end in one of"},
 		{"x.img.Z", "", "must end in one of"},
 		{"ximg", "", "must end in one of"},
 		{"catalog.toml", "", "must end in one of"},
@@ -100,7 +101,7 @@ func TestFormats(t *testing.T) {
 
 func TestDiskName(t *testing.T) {
 	for name, want := range map[string]string{
-		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "a.vmdk": "a.img", "a.VHDX": "a.img", "a.vdi": "a.img", "x": "x",
+		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "a.vmdk": "a.img", "a.QCOW2.gz": "a.img", "a.VHDX": "a.img", "a.vdi": "a.img", "x": "x",
 	} {
 		if got := DiskName(Name(name)); string(got) != want {
 			t.Errorf("DiskName(%q) = %q, want %q", name, got, want)

@@ -75,7 +75,7 @@ func (w *random) change() string {
 		case 0:
 			key += ".sha256"
 		case 1:
-			key = pick(r, []store.Key{"notes.txt", "x.tar.gz", "dir.vmdk"})
+			key = pick(r, []store.Key{"notes.txt", "x.tar.gz", "dir.vma"})
 		}
 		if r.IntN(3) == 0 {
 			if err := w.images.Delete(w.t.Context(), key); err != nil {

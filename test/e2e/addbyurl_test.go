@@ -183,7 +183,7 @@ func TestAddByURLRefuses(t *testing.T) {
 		``, `{`, `[]`, `{}`, `{"image_url": 7}`, `{"image_url": ""}`, `{"image_url": "a.img"}`, `{"image_url": "//host/a.img"}`,
 		`{"image_url": "ftp://127.0.0.1/a.img"}`, `{"image_url": "file:///etc/hostname.img"}`, `{"image_url": "http:///a.img"}`,
 		`{"image_url": "` + p.URL + `/"}`, `{"image_url": "` + p.URL + `"}`, `{"image_url": "` + p.URL + `/root.tar.gz"}`,
-		`{"image_url": "` + p.URL + `/a.vmdk"}`, `{"image_url": "` + p.URL + `/%ff.img"}`, `{"image_url": "` + p.URL + `/a%2Fb.img"}`,
+		`{"image_url": "` + p.URL + `/a.vma"}`, `{"image_url": "` + p.URL + `/%ff.img"}`, `{"image_url": "` + p.URL + `/a%2Fb.img"}`,
 		`{"image_url": "oras://"}`, `{"image_url": "oras://127.0.0.1:5/UPPER:tag"}`, `{"image_url": "javascript:alert(1).img"}`,
 		`{"image_url": "` + p.URL + `/a.img", "sha_url": "file:///etc/passwd"}`,
 		`{"image_url": "` + p.URL + `/a.img", "sha_url": "nonsense"}`,

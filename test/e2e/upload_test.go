@@ -90,7 +90,7 @@ func TestUploadFormats(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
 	formats := []string{"qcow2", "vmdk", "vhd", "vhdx", "vdi", "img", "raw", "iso", "wic"}
-	for _, f := range []string{"img", "raw", "iso", "wic"} {
+	for _, f := range []string{"img", "raw", "iso", "wic", "qcow2"} {
 		for _, c := range []string{"zst", "xz", "gz", "bz2"} {
 			formats = append(formats, f+"."+c)
 		}
@@ -137,7 +137,7 @@ func TestUploadRefusedBeforeTheBody(t *testing.T) {
 		"root.tar.gz":                     "extract",
 		"root.TGZ":                        "extract",
 		"disk.img.tar.xz":                 "extract",
-		"disk.vmdk":                       ".qcow2",
+		"disk.vma":                        ".qcow2",
 		"disk":                            ".qcow2",
 		".img":                            "dot",
 		".hidden.img":                     "dot",

@@ -38,7 +38,10 @@ func encodeImager(to io.Writer, s *inventory.Snapshot, on Server) error {
 				continue
 			}
 			row := s.Row(h)
-			if row.RawSizeBytes != nil && row.SizeBytes != nil && !yield(imagerEntry(row, on)) {
+			if row.RawSizeBytes == nil || row.SizeBytes == nil || !h.Disk && row.Known.Inner != "" {
+				continue // Imager does not wait for a disk to be made
+			}
+			if !yield(imagerEntry(row, on)) {
 				return
 			}
 		}
@@ -74,7 +77,7 @@ func imagerEntry(row *inventory.Row, on Server) imagerSystem {
 // readByImager reports whether Raspberry Pi Imager, and balenaEtcher, which decides by the
 // name, read the disk in the bytes of an image. Etcher reads no zstd, Imager since 1.7.
 func readByImager(row *inventory.Row) bool {
-	if row.Content == nil || *row.Content == content.Zstd || row.Content.Virtual() {
+	if row.Content == nil || *row.Content == content.Zstd || row.Content.Virtual() || row.Known.Inner != "" {
 		return false
 	}
 	c, _ := row.Format.Compression()
