@@ -107,10 +107,10 @@ type AddPage struct {
 
 // Add has the forms that add images.
 type Add struct {
-	ImageURL, SHAURL, SHA256 string
-	Refresh                  bool
-	Error                    string
-	Upload                   Shell
+	ImageURL, Name, SHAURL, SHA256 string
+	Refresh                        bool
+	Error                          string
+	Upload                         Shell
 }
 
 // Query is the form of a search.

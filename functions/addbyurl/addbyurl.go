@@ -225,11 +225,21 @@ func (f *Function) write(ctx context.Context, in entry.Request) (_ entry.Entry, 
 	if in.Words == nil {
 		in.Words = old.Words
 	}
+	if in.Name != "" {
+		words := metadata.Words{}
+		if in.Words != nil {
+			words = *in.Words
+		}
+		if words.Name, err = image.ParseName(in.Name); err != nil {
+			return entry.Entry{}, false, problem.Wrap(problem.Malformed, "name: "+err.Error(), err)
+		}
+		in.Words = &words
+	}
 	loc := source.Location{URL: in.ImageURL}
 	if in.Words != nil {
 		loc.Name = in.Words.Name
 	}
-	u, err := loc.Parse()
+	u, err := source.Location{URL: in.ImageURL, Name: cmp.Or(loc.Name, "any.img")}.Parse() // the source may say the name
 	if err != nil {
 		return entry.Entry{}, false, err
 	}

@@ -1,6 +1,7 @@
 package addbyurl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +44,7 @@ func (p *publisher) Resolve(_ context.Context, l source.Location, shaURL string)
 		return nil, p.err
 	}
 	found := p.found
-	found.URL = imageURL
+	found.URL, found.Name = imageURL, cmp.Or(l.Name, found.Name)
 	return &found, nil
 }
 
@@ -205,11 +206,29 @@ func TestAddFails(t *testing.T) {
 		w.told(activity.EntryAddFailed)
 	}
 	w := newWorld(t)
-	for _, bad := range []string{"x.img", "file:///etc/x.img", "https://images.example/"} {
-		w.must(422, http.MethodPost, "/catalog/entries", fmt.Sprintf(`{"image_url": %q}`, bad))
+	for _, bad := range []string{`"x.img"`, `"file:///etc/x.img"`, `"https://images.example/download", "name": "x"`, `"https://images.example/download", "name": "a/x.img"`} {
+		w.must(422, http.MethodPost, "/catalog/entries", `{"image_url": `+bad+`}`)
 	}
 	if len(w.source.asked) > 0 {
 		t.Errorf("asked for %v", w.source.asked)
+	}
+}
+
+// A name that the operator gives is the image's, also when the source is asked again.
+func TestGivenName(t *testing.T) {
+	w := newWorld(t)
+	for _, tt := range []struct {
+		status      int
+		more, named string
+	}{
+		{201, `, "name": "lab disk.img"`, "lab disk.img"},
+		{200, `, "refresh": true`, "lab disk.img"},
+		{200, `, "refresh": true, "name": "other.img"`, "other.img"},
+	} {
+		rec := w.must(tt.status, http.MethodPost, "/catalog/entries", `{"image_url": "https://images.example/download?id=7"`+tt.more+`}`)
+		if !strings.Contains(rec.Body.String(), `"name":"`+tt.named+`"`) {
+			t.Errorf("%s: %s", tt.more, rec.Body)
+		}
 	}
 }
 

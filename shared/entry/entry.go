@@ -44,7 +44,9 @@ type Request struct {
 	ImageURL string `json:"image_url"`
 	SHAURL   string `json:"sha_url"`
 	SHA256   string `json:"sha256"` // of the image, from elsewhere
-	Refresh  bool   `json:"refresh"`
+	// Name is that of the image, instead of the one from the source.
+	Name    string `json:"name"`
+	Refresh bool   `json:"refresh"`
 	// SizeBytes is used if the source does not say its size; nil: unknown.
 	SizeBytes *int64 `json:"-"`
 	// Words are the name, instead of that from the source, and metadata; nil: none.

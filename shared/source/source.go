@@ -174,12 +174,12 @@ func (c *Client) Resolve(ctx context.Context, l Location, shaURL string) (*Resol
 
 // resolve is Resolve with the description that ask gets from the source.
 func (c *Client) resolve(ctx context.Context, l Location, ask func(context.Context, place) (*Resolved, error)) (*Resolved, error) {
-	u, err := l.Parse()
+	limited, cancel := context.WithTimeout(ctx, c.config.ResolveTimeout)
+	defer cancel()
+	u, err := c.parse(limited, l)
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, c.config.ResolveTimeout)
-	defer cancel()
 	r, err := ask(limited, u.place)
 	if err != nil {
 		if ctx.Err() == nil && limited.Err() != nil {

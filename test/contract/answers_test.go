@@ -566,7 +566,7 @@ func (s *server) testEntries(t *testing.T) {
 	if a := add(201, "image_url", p.url+"/deb.qcow2", "sha_url", p.url+"/SHA512SUMS"); a.object["sha512"] == nil || a.object["sha256"] != nil {
 		t.Errorf("%s", a.body)
 	}
-	if a := add(201, "image_url", p.url+"/endless.img"); a.object["size_bytes"] != nil {
+	if a := add(201, "image_url", p.url+"/endless.img", "name", "endless.img"); a.object["size_bytes"] != nil {
 		t.Errorf("%s", a.body)
 	}
 	add(400, "image_url", p.url+"/nothing.img")

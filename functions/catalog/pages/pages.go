@@ -146,7 +146,7 @@ func (p *Pages) ErrorPage(w http.ResponseWriter, r *http.Request, e *problem.Err
 	if signedIn && isAddForm(r) {
 		// Show the form again, with its values.
 		add := templates.Add{
-			ImageURL: r.PostForm.Get("image_url"), SHAURL: r.PostForm.Get("sha_url"), SHA256: r.PostForm.Get("sha256"),
+			ImageURL: r.PostForm.Get("image_url"), Name: r.PostForm.Get("name"), SHAURL: r.PostForm.Get("sha_url"), SHA256: r.PostForm.Get("sha256"),
 			Refresh: r.PostForm.Get("refresh") == "true", Error: e.Detail,
 		}
 		if p.showAdd(w, r, status, add) == nil {
