@@ -17,7 +17,7 @@ export GOFLAGS += -gcflags=all=-dwarf=false
 
 # The programs that make test and make deep run, and those of other targets, as
 # COMMAND:PACKAGE of Debian, or FILE:PACKAGE.
-NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:libnbd-bin nbdkit:nbdkit xz:xz-utils zstd:zstd openssl:openssl zip:zip nginx:nginx-light busybox:busybox-static aria2c:aria2 \
+NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:libnbd-bin nbdkit:nbdkit xz:xz-utils zstd:zstd openssl:openssl zip:zip unzip:unzip nginx:nginx-light busybox:busybox-static aria2c:aria2 \
         jq:jq shellcheck:shellcheck wget:wget bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools \
         mcopy:mtools jsonschema:python3-jsonschema gpgv:gpgv gpg:gpg minisign:minisign zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion \

@@ -122,9 +122,13 @@ func unpackCommand(r *http.Request, c *object, kind content.Kind) string {
 	}
 	const curl = `curl -fL -w '%{stderr}%header{problem-detail}\n'` // prints the reason of a failure
 	from := web.BaseURL(r) + "/images/" + key + "/" + url.PathEscape(string(c.name))
+	tool := string(kind) + " -d" // a kind has the name of its tool
+	if kind == content.Zip {
+		tool = "bsdtar -xOf -"
+	}
 	unpack := "" // a compressed one first
 	if c.known != nil && c.known.Inner != "" {
-		unpack = fmt.Sprintf(" | %s -d >disk.%s", kind, c.known.Inner)
+		unpack = fmt.Sprintf(" | %s >disk.%s", tool, c.known.Inner)
 		kind = c.known.Inner
 	}
 	if kind.Virtual() {
@@ -137,5 +141,5 @@ func unpackCommand(r *http.Request, c *object, kind content.Kind) string {
 		}
 		return fmt.Sprintf("%s '%s'%s && qemu-img convert -f %s -O raw disk.%s /dev/sdX", curl, from, unpack, format, kind)
 	}
-	return fmt.Sprintf("%s '%s' | %s -d | dd of=/dev/sdX bs=4M", curl, from, kind) // a kind has the name of its tool
+	return fmt.Sprintf("%s '%s' | %s | dd of=/dev/sdX bs=4M", curl, from, tool)
 }

@@ -9,6 +9,7 @@ package content
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"slices"
@@ -21,7 +22,7 @@ import (
 // A Kind is the format of the bytes of an image.
 type Kind string
 
-// The kinds of compressed images are the names of [image.Compressions], and those of virtual
+// The kinds of compressed images are the names of [image.Compressions] and [image.Zip], and those of virtual
 // machines the formats of package guest.
 const (
 	QCOW2      Kind = "qcow2"
@@ -37,6 +38,7 @@ const (
 	XZ         Kind = "xz"
 	Zstd       Kind = "zstd"
 	Bzip2      Kind = "bzip2"
+	Zip        Kind = "zip" // an archive
 	Text       Kind = "text"
 	HTML       Kind = "html"
 	Unknown    Kind = "unknown"
@@ -55,6 +57,9 @@ func KindOf(f image.Format) Kind {
 }
 
 func (k Kind) compression() (image.Compression, bool) {
+	if k == Zip {
+		return image.Zip, true
+	}
 	i := slices.IndexFunc(image.Compressions, func(c image.Compression) bool { return Kind(c.Name) == k })
 	if i < 0 {
 		return image.Compression{}, false
@@ -153,6 +158,8 @@ func Sniff(r io.ReaderAt, size int64, seeks int) (Content, error) {
 		c.xz(s)
 	case c.Kind == Zstd:
 		c.zstd(s)
+	case c.Kind == Zip:
+		c.zip(s)
 	case c.Kind.Virtual():
 		c.virtual(s)
 	}
@@ -246,6 +253,8 @@ func (c Content) Format() image.Format {
 	switch {
 	case ok && c.Inner == QCOW2:
 		return image.Format(string(QCOW2) + packed.Suffix)
+	case c.Kind == Zip:
+		return "zip"
 	case ok:
 		return image.Format("img" + packed.Suffix)
 	case c.Kind.Virtual():
@@ -277,7 +286,7 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 	boots := ": a disk that gets it unchanged does not boot; " + take
 	named := "named " + said + ", but it is " + c.What
 	switch {
-	case c.Inner != "" && c.Kind == want && KindOf(format.Inner()) != c.Inner:
+	case c.Inner != "" && c.Kind == want && format != "zip" && KindOf(format.Inner()) != c.Inner:
 		return named + ": what decompresses it writes that to the disk, which does not boot; " + take + "decompress it and rename it to ." + string(c.Inner)
 	case c.Kind == want, want == "" && c.Kind.Raw():
 		return ""
@@ -302,7 +311,7 @@ func (c Content) Mismatch(name image.Name, raw string) string {
 func (c Content) suffix(said string) string {
 	format := image.Format(strings.ToLower(said[1:]))
 	claimed, _ := format.Compression()
-	plain := said[:len(said)-len(claimed.Suffix)] // of the content inside
+	plain := cmp.Or(said[:len(said)-len(claimed.Suffix)], ".img") // of the content inside
 	found, packed := c.Kind.compression()
 	switch {
 	case c.Kind.Virtual():

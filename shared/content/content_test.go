@@ -159,7 +159,9 @@ var disks = []disk{
 	{"lzma", words + " | xz --format=lzma -0 >x", content.Unknown, "LZMA", -1},
 	{"lzma that says its size", words + " >y; xz --format=lzma -0 y; mv y.lzma x", content.Unknown, "LZMA", -1},
 	{"zlib", words + " | gzip -n >z; (printf '\\170\\234'; tail -c +11 z | head -c -8) >x", content.Unknown, "zlib", -1},
-	{"zip", "echo hello >f; zip -q x.zip f; mv x.zip x", content.Unknown, "ZIP", -1},
+	{"zip", words + " >f.img; zip -q x.zip f.img; mv x.zip x", content.Zip, "ZIP", 5000000},
+	{"ZIP64", words + " >f.img; echo hello >README; zip -q -fz x.zip README f.img; mv x.zip x", content.Zip, "ZIP", 5000000},
+	{"zip of nothing", "echo hello >f; zip -q x.zip f; zip -q -d x.zip f 2>/dev/null; test -e x.zip || printf 'PK\\5\\6' >x.zip; truncate -s 22 x.zip; mv x.zip x", content.Unknown, "ZIP", -1},
 	{"cpio", "mkdir d; echo hello >d/f; (cd d; find . | busybox cpio -o -H newc 2>/dev/null) >x", content.Unknown, "cpio", -1},
 	{"ar", "echo hello >f; ar rc x f", content.Unknown, "ar archive", -1},
 	{"device tree", `printf '\320\015\376\355\0\0\0\110' >x`, content.Unknown, "FIT", -1},
@@ -226,6 +228,9 @@ func TestWarnings(t *testing.T) {
 		{"fixed vhd that grew", "qemu-img create -q -f vpc -o subformat=fixed y 10M; (cat y; tail -c 512 y) >x", "its last 512 bytes are a footer"},
 		{"cut vmdk", words + " >y; qemu-img convert -f raw -O vmdk y z; head -c 13000 z >x", "cut short"},
 		{"vmdk with a parent", "qemu-img create -q -f vmdk y.vmdk 1M; qemu-img create -q -f vmdk -b y.vmdk -F vmdk x", "differs from its parent"},
+		{"zip without an image", "echo hello >f; zip -q x.zip f; mv x.zip x", "no image in it"},
+		{"zip of two images", "echo hello >a.img; echo hello >b.vmdk; zip -q x.zip a.img b.vmdk; mv x.zip x", "2 images"},
+		{"cut zip", words + " >f.img; zip -q x.zip f.img; head -c 100000 x.zip >x", "no directory"},
 		{"cut squashfs", "mkdir d; head -c 500000 /dev/urandom >d/f; mksquashfs d x -quiet -no-progress; truncate -s 300000 x", "file system ends"},
 	} {
 		got := sniff(t, shell(t, c.script))
@@ -234,7 +239,7 @@ func TestWarnings(t *testing.T) {
 		}
 		// The warning about a virtual image here is also the reason that its disk cannot
 		// be read.
-		if no := (&content.Record{Content: got}).NoDisk(); got.Kind.Virtual() && no != got.Warnings[0] {
+		if no := (&content.Record{Content: got}).NoDisk(); (got.Kind.Virtual() || got.Kind == content.Zip) && no != got.Warnings[0] {
 			t.Errorf("%s: the disk is not available because %q, want %q", c.name, no, got.Warnings[0])
 		}
 	}
@@ -295,7 +300,7 @@ func TestBehind(t *testing.T) {
 
 func TestMismatch(t *testing.T) {
 	// Each file, and the names that fit it.
-	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2", "a.wic", "a.vmdk", "a.VHD"}
+	names := []string{"a.qcow2", "a.img", "A.RAW", "a.iso", "a.img.xz", "a.raw.gz", "a.iso.ZST", "a.img.bz2", "a.wic", "a.vmdk", "a.VHD", "a.zip", "a.img.zip"}
 	for _, c := range []struct {
 		script string
 		good   []string
@@ -313,6 +318,7 @@ func TestMismatch(t *testing.T) {
 		{"qemu-img create -q -f vmdk x 1G", []string{"a.vmdk"}},
 		{"qemu-img create -q -f vpc -o subformat=fixed x 1M", []string{"a.VHD"}},
 		{"qemu-img create -q -f qed x 1G", names},
+		{"echo hello >a.img; zip -q x.zip a.img; mv x.zip x", []string{"a.zip", "a.img.zip"}},
 		{"echo '<html>' >x", names},
 	} {
 		got := sniff(t, shell(t, c.script))

@@ -102,7 +102,6 @@ var foreign = []magic{
 	{0x38, "ARMd", "a Linux kernel"},
 	{0, "\x7fELF", "a program"},
 	// Archives and compressed files that package unpack does not read.
-	{0, "PK\x03\x04", "a ZIP archive"},
 	{0, "PK\x05\x06", "a ZIP archive"}, // empty
 	{0, "PK\x07\x08", "a ZIP archive"}, // split
 	{0, "7z\xbc\xaf\x27\x1c", "a 7-Zip archive"},
@@ -229,7 +228,7 @@ func (c *Content) packed(head []byte) bool {
 		c.Kind, c.What = Kind(format), what
 		return true
 	}
-	for _, row := range image.Compressions {
+	for _, row := range append(slices.Clone(image.Compressions), image.Zip) {
 		if row.Begins(head) {
 			c.Kind, c.What = Kind(row.Name), row.What
 			return true

@@ -102,8 +102,11 @@ func (r *Record) NoDisk() string {
 	return r.Check.NoDisk
 }
 
-// Checkable reports whether the image can be checked: it is compressed or virtual.
-func (r *Record) Checkable() bool { return r.Kind.Compressed() || r.Kind.Virtual() }
+// Checkable reports whether the image can be checked: it is compressed or virtual, and no
+// archive without one image.
+func (r *Record) Checkable() bool {
+	return r.Kind.Virtual() || r.Kind.Compressed() && (r.Kind != Zip || r.Unreadable == "")
+}
 
 // Pending reports whether the image has to be read to its end: it can be checked and has not
 // been, or it is a good compressed one whose disk was not inspected while it was checked.

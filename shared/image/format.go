@@ -46,6 +46,9 @@ var Compressions = []Compression{
 	}},
 }
 
+// Zip is the row of ZIP archives of one image.
+var Zip = Compression{"zip", "a ZIP archive", ".zip", func(b []byte) bool { return At(b, 0, "PK\x03\x04") }}
+
 // At reports whether b has magic at an offset.
 func At(b []byte, offset int, magic string) bool {
 	return len(b) >= offset+len(magic) && string(b[offset:offset+len(magic)]) == magic
@@ -64,14 +67,16 @@ func allFormats() []Format {
 			fs = append(fs, p+Format(c.Suffix))
 		}
 	}
-	return fs
+	return append(fs, "zip")
 }
 
 // Formats returns every known format, the uncompressed ones first.
 func Formats() []Format { return slices.Clone(formats) }
 
 // FormatList returns [Formats] as one line for users: ".qcow2, .img, ...".
-func FormatList() string {
+func FormatList() string { return list(formats) }
+
+func list(formats []Format) string {
 	var b strings.Builder
 	for i, f := range formats {
 		if i > 0 {
@@ -97,6 +102,9 @@ func FormatOf(name Name) (Format, bool) {
 // Compression returns the compression of images of format f, and false if they
 // are not compressed.
 func (f Format) Compression() (Compression, bool) {
+	if f == "zip" {
+		return Zip, true
+	}
 	i := slices.IndexFunc(Compressions, func(c Compression) bool { return strings.HasSuffix(string(f), c.Suffix) })
 	if i < 0 {
 		return Compression{}, false
@@ -109,16 +117,38 @@ func (f Format) Compression() (Compression, bool) {
 // decides by the name whether to decompress takes the disk unchanged.
 func DiskName(name Name) Name {
 	format, _ := FormatOf(name)
-	if inner := format.Inner(); inner.Virtual() {
+	switch inner := format.Inner(); {
+	case inner.Virtual():
 		return name[:len(name)-len(format)] + "img"
+	case format == "zip":
+		packed := name[:len(name)-len(Zip.Suffix)]
+		if Packed(string(packed)) {
+			return DiskName(packed)
+		}
+		return packed + ".img"
 	}
 	c, _ := format.Compression()
 	return name[:len(name)-len(c.Suffix)]
 }
 
-// Inner returns the format of what images of format f decompress to, or f if they are not
-// compressed.
+// Packed reports whether a file of this name in a ZIP archive is an image. The name may have
+// directories.
+func Packed(name string) bool {
+	name = name[strings.LastIndexAny(name, `/\`)+1:]
+	f, ok := FormatOf(Name(name))
+	_, compressed := f.Compression()
+	return ok && !compressed && name[0] != '.' // macOS adds ._x.img
+}
+
+// PackedList returns the suffixes of [Packed] as one line for users.
+func PackedList() string { return list(slices.Concat(raw, virtual)) }
+
+// Inner returns the format of what images of format f decompress to, f if they are not
+// compressed, and "" if its name does not say.
 func (f Format) Inner() Format {
+	if f == "zip" {
+		return ""
+	}
 	c, _ := f.Compression()
 	return f[:len(f)-len(c.Suffix)]
 }

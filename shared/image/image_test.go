@@ -22,6 +22,8 @@ func TestParseName(t *testing.T) {
 		{"x.img.bz2", "img.bz2", ""},
 		{"core-image-base-raspberrypi4.rootfs.wic.bz2", "wic.bz2", ""},
 		{"x.WIC", "wic", ""},
+		{"2020-02-13-raspbian.zip", "zip", ""},
+		{"x.img.zip", "zip", ""},
 		{"x.qcow2.XZ", "qcow2.xz", ""},
 		{"x.tar.img", "img", ""},
 		{"x.img.img.xz", "img.xz", ""},
@@ -101,7 +103,7 @@ func TestFormats(t *testing.T) {
 
 func TestDiskName(t *testing.T) {
 	for name, want := range map[string]string{
-		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "a.vmdk": "a.img", "a.QCOW2.gz": "a.img", "a.VHDX": "a.img", "a.vdi": "a.img", "x": "x",
+		"a.img": "a.img", "a.IMG.XZ": "a.IMG", "a.iso.gz": "a.iso", "a.qcow2": "a.img", "a.Qcow2": "a.img", "a.raw.zst": "a.raw", "a.wic.gz": "a.wic", "a.vmdk": "a.img", "a.zip": "a.img", "a.iso.zip": "a.iso", "a.vdi.zip": "a.img", "a.img.xz.zip": "a.img.xz.img", "a.QCOW2.gz": "a.img", "a.VHDX": "a.img", "a.vdi": "a.img", "x": "x",
 	} {
 		if got := DiskName(Name(name)); string(got) != want {
 			t.Errorf("DiskName(%q) = %q, want %q", name, got, want)

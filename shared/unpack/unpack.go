@@ -1,6 +1,6 @@
 // Package unpack decompresses images as a stream: gzip (RFC 1952), xz (.xz file
 // format 1.2.1), zstd (RFC 8878) and bzip2, with all members, streams or frames that
-// are concatenated in one file.
+// are concatenated in one file; and the first image in a ZIP archive.
 //
 // Within its [Limit] it accepts what the tools of the same names accept, apart from
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
@@ -104,12 +104,13 @@ type memory struct {
 	at     func() (offset int64) // of the next byte of in
 }
 
-// decoders has the decoder of each of image.Compressions.
+// decoders has the decoder of each of image.Compressions, and of ZIP archives.
 var decoders = map[content.Kind]decoder{
 	content.Gzip:  newGzip,
 	content.Bzip2: newBzip2,
 	content.XZ:    newXZ,
 	content.Zstd:  newZstd,
+	content.Zip:   newZip,
 }
 
 // A stream decompresses one file of one kind. Its Read returns io.EOF if the file is

@@ -134,6 +134,7 @@ func TestContentOfGoodImages(t *testing.T) {
 		{"frames.img.zst", `printf '\123\052\115\030\5\0\0\0skip!' >x; head -c 1500000 raw | zstd -q >>x; tail -c +1500001 raw | zstd -q >>x`, "zstd"},
 		{"a.raw.bz2", "bzip2 -c raw >x", "bzip2"},
 		{"parallel.img.bz2", "pbzip2 -c -b1 raw >x", "bzip2"},
+		{"a.zip", "cp raw a.img; zip -q y a.img; mv y.zip x", "zip"},
 		{"a.iso", "mkdir -p d; cp raw d/file; genisoimage -quiet -R -o x d", "iso9660"},
 	} {
 		data := m.make(c.script)
@@ -195,6 +196,9 @@ func TestContentOfBadImages(t *testing.T) {
 		{"bad.img.xz", "xz -0 -c raw >x" + damage, []string{"damaged at or before byte"}, false},
 		{"bad.img.zst", "zstd -q -c raw >x" + damage, []string{"damaged at or before byte"}, false},
 		{"bad.img.bz2", "bzip2 -1 -c raw >x" + damage, []string{"damaged at or before byte"}, false},
+		{"bad.zip", "cp raw a.img; zip -q y a.img; mv y.zip x" + damage, []string{"damaged at or before byte"}, false},
+		{"two.zip", "cp raw a.img; cp raw b.img; zip -q y a.img b.img; mv y.zip x", []string{"has 2 images in it"}, true},
+		{"none.zip", "zip -q y raw; mv y.zip x", []string{"has no image in it"}, true},
 		{"bad.qcow2", "qemu-img convert -c -O qcow2 raw x; dd if=/dev/urandom of=x bs=100k seek=3 count=1 conv=notrunc status=none", []string{"does not expand"}, false},
 		{"long.img.zst", "zstd -q -c --long=28 <raw >x", []string{"--long=27"}, false},
 		{"filtered.img.xz", "xz -c --x86 --lzma2=preset=0 raw >x", []string{"filters other than LZMA2"}, false},

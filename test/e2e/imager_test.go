@@ -35,7 +35,7 @@ func startImager(t testing.TB) (*Server, *maker, imagerList) {
 	s, m := Start(t, Options{}), newMaker(t)
 	for name, pack := range map[string]string{
 		"plain.img": "cp raw x", "a.img.gz": "gzip -c raw >x", "b.img.xz": "xz -c raw >x", "c.img.bz2": "bzip2 -c raw >x",
-		"d.img.zst": "zstd -qc raw >x", "e.qcow2": "qemu-img convert -O qcow2 raw x", "gzip.raw": "gzip -1c raw >x", "f.vmdk": "qemu-img convert -O vmdk raw x",
+		"d.img.zst": "zstd -qc raw >x", "e.qcow2": "qemu-img convert -O qcow2 raw x", "gzip.raw": "gzip -1c raw >x", "f.vmdk": "qemu-img convert -O vmdk raw x", "g.zip": "cp raw a.img; zip -q y a.img; mv y.zip x",
 	} {
 		s.Put(t, name, m.make(pack))
 		s.WaitRow(t, name, "checked", func(r row) bool { return r.RawSHA256 != "" })
@@ -56,8 +56,8 @@ func TestImager(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, m, list := startImager(t)
-	if len(list.Systems) != 8 {
-		t.Fatalf("%d images, want 8: %+v", len(list.Systems), list)
+	if len(list.Systems) != 9 {
+		t.Fatalf("%d images, want 9: %+v", len(list.Systems), list)
 	}
 	raw := sum(m.make("cp raw x"))
 	for _, e := range list.Systems {

@@ -63,6 +63,8 @@ var packedImages = []packed{
 		printf '\120\052\115\030\0\0\0\0' >>x; tail -c +1500001 raw | zstd -q --check >>x`, "zstd -dc x >y"},
 	{"a.img.bz2", "bzip2 -c raw >x", "bzip2 -dc x >y"},
 	{"parallel.img.bz2", "pbzip2 -b1 -c raw >x", "bzip2 -dc x >y"},
+	{"a.zip", "cp raw a.img; zip -q y a.img; mv y.zip x", "unzip -p x >y"},
+	{"read.me.zip", "cp raw a.img; echo hello >README; zip -q -0 -fz y README a.img; mv y.zip x", "unzip -p x a.img >y"},
 	{"a.iso", "mkdir -p d; cp raw d/file; genisoimage -quiet -R -o x d", "cp x y"},
 }
 

@@ -89,7 +89,7 @@ func TestUpload(t *testing.T) {
 func TestUploadFormats(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{})
-	formats := []string{"qcow2", "vmdk", "vhd", "vhdx", "vdi", "img", "raw", "iso", "wic"}
+	formats := []string{"qcow2", "vmdk", "vhd", "vhdx", "vdi", "zip", "img", "raw", "iso", "wic"}
 	for _, f := range []string{"img", "raw", "iso", "wic", "qcow2"} {
 		for _, c := range []string{"zst", "xz", "gz", "bz2"} {
 			formats = append(formats, f+"."+c)

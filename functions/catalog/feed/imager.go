@@ -75,9 +75,10 @@ func imagerEntry(row *inventory.Row, on Server) imagerSystem {
 }
 
 // readByImager reports whether Raspberry Pi Imager, and balenaEtcher, which decides by the
-// name, read the disk in the bytes of an image. Etcher reads no zstd, Imager since 1.7.
+// name, read the disk in the bytes of an image. Etcher reads no zstd, Imager since 1.7. Of a ZIP
+// archive, Imager takes the first file.
 func readByImager(row *inventory.Row) bool {
-	if row.Content == nil || *row.Content == content.Zstd || row.Content.Virtual() || row.Known.Inner != "" {
+	if row.Content == nil || *row.Content == content.Zstd || *row.Content == content.Zip || row.Content.Virtual() || row.Known.Inner != "" {
 		return false
 	}
 	c, _ := row.Format.Compression()
