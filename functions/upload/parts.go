@@ -42,6 +42,9 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
+	if err := refuseConditions(r, false); err != nil {
+		return err
+	}
 	want, err := f.wanted(r, in.SHA256)
 	if err != nil {
 		return err

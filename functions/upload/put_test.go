@@ -99,6 +99,7 @@ func TestPutRefused(t *testing.T) {
 		{"contradiction", "x.img", []string{"X-Amz-Checksum-Sha256", sum, "Repr-Digest", "sha-256=:" + other + ":"}, -1, 400, "agree"},
 		{"no digest", "x.img", []string{"Repr-Digest", "sha-256=nonsense"}, -1, 400, "malformed"},
 		{"part of an image", "x.img", []string{"Content-Range", "bytes 0-1/10"}, -1, 400, "/uploads"},
+		{"no new name", "x.img", []string{"If-None-Match", "*"}, -1, 412, "nothing was changed"},
 		{"another precondition", "x.img", []string{"If-None-Match", `"x"`}, -1, 501, "If-None-Match: *"},
 		{"no room", "x.img", nil, 1<<20 - 1, 507, "1048575"},
 		{"tarball", "x.tar.gz", nil, -1, 422, "tarball"},

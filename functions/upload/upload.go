@@ -116,17 +116,23 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusCreated, u)
 }
 
-// creates reports whether the request must not replace an image. The error is a problem if
-// there is one, or if the request has a condition that is not implemented: if that were
-// ignored, the upload could overwrite what it protects.
-func (f *Function) creates(r *http.Request, name image.Name) (bool, error) {
+// refuseConditions refuses conditions that are not implemented: if one were ignored, the
+// upload could overwrite what it protects. create allows If-None-Match.
+func refuseConditions(r *http.Request, create bool) error {
 	for _, condition := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
-		if v := r.Header.Get(condition); v != "" && (condition != "If-None-Match" || v != "*") {
-			return false, problem.New(problem.NotImplemented, "of conditions, uploads have If-None-Match: * only; send it without "+condition)
+		if r.Header.Get(condition) != "" && !(create && condition == "If-None-Match") {
+			return problem.New(problem.NotImplemented, "of conditions, there is If-None-Match: * of PUT /images/{name} only; send this without "+condition)
 		}
 	}
-	if r.Header.Get("If-None-Match") == "" {
-		return false, nil
+	return nil
+}
+
+// creates reports whether the request must not replace an image. The error is a problem if
+// there is one.
+func (f *Function) creates(r *http.Request, name image.Name) (bool, error) {
+	create := r.Header.Get("If-None-Match") == "*"
+	if err := refuseConditions(r, create); err != nil || !create {
+		return false, err
 	}
 	_, _, err := store.HeadFirst(r.Context(), f.Images, layout.ImageKeys(name))
 	switch {

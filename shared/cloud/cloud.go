@@ -102,7 +102,11 @@ func (c *Cloud) Function(routes []web.Route, errorPage func(http.ResponseWriter,
 		HTTP: web.Handler(web.Config{
 			Auth: c.Operator, PublicRead: c.PublicRead, Pages: Pages, ErrorPage: errorPage, Metric: c.Metric, Log: c.Log,
 		}, routes),
-		Handle: handle, Queues: queues, Run: c.Inventory.Run, Flush: c.Inventory.Flush, Log: c.Log,
+		Handle: handle, Queues: queues, Run: c.Inventory.Run, Log: c.Log,
+		Flush: func(ctx context.Context) error {
+			c.Operator.Flush(ctx)
+			return c.Inventory.Flush(ctx)
+		},
 	}
 }
 

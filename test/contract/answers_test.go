@@ -414,6 +414,7 @@ func (s *server) testUploads(t *testing.T) {
 		t.Helper()
 		return s.do(t, request{method: "PUT", target: url, status: status, body: body, header: header})
 	}
+	s.do(t, request{method: "POST", target: "/uploads", status: 501, body: `{"name": "lab.raw", "size_bytes": 10}`, header: map[string]string{"If-None-Match": "*"}})
 	u := begin("lab.raw")
 	a := s.get(t, u, 200)
 	url1 := text(a.at(t, "parts.0").(object), "url")

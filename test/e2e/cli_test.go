@@ -752,7 +752,7 @@ func TestLogin(t *testing.T) {
 	}
 	sh.fails(t, 2, "chmod 600", "ls")
 	file := newShell(t, s.Pages)
-	file.fails(t, 4, "not this server's", "ls", "--token-file", file.file(t, "wrong", []byte("wrong-token-0123456789\n")))
+	file.fails(t, 4, "none of this server's", "ls", "--token-file", file.file(t, "wrong", []byte("wrong-token-0123456789\n")))
 	file.must(t, "ls", "--token-file", file.file(t, "token", []byte(token+"\n")))
 }
 

@@ -135,6 +135,16 @@ func TestPagesAndLogin(t *testing.T) {
 	}
 	browse(303, "POST", "/ui/logout", url.Values{})
 	browse(303, "GET", "/ui/images", nil)
+	// A token of a machine is, too, and each function records that it was used.
+	paths := []string{"/uploads", "/catalog/hashes", "/catalog/downloads", "/catalog/entries", "/catalog"}
+	for i, path := range paths {
+		made := as[struct{ Token string }](t, w.want(201, "POST", "/tokens", map[string]string{"name": fmt.Sprint("ci-", i), "scope": "upload"}).body)
+		w.until("the token is known", func() bool { return w.do("GET", path, nil, "Authorization", "Bearer "+made.Token).status == 200 })
+		w.want(403, "DELETE", "/catalog.toml", nil, "Authorization", "Bearer "+made.Token)
+	}
+	if r := w.want(200, "GET", "/tokens", nil); strings.Count(string(r.body), `"last_used_at":"2`) != len(paths) {
+		t.Errorf("the uses of tokens: %v", r)
+	}
 
 	w.want(404, "GET", "/nowhere", nil)
 	w.want(405, "PATCH", "/images/x.img", nil)
