@@ -575,7 +575,7 @@ func TestCommands(t *testing.T) {
 		{"failed, cached", "ls", "--state", "nonsense"},
 		{"name, size", "ls", "--sort", "nonsense"},
 		{"amd64, arm64", "ls", "--arch", "vax"},
-		{"qcow2", "ls", "--format", "vmdk"},
+		{"qcow2", "ls", "--format", "ova"},
 		{"amd64, arm64", "label", "a.img", "--architecture", "vax"},
 		{"cloudinit", "label", "a.img", "--init-format", "sysv"},
 		{"2026-", "label", "a.img", "--release-date", "today"},
