@@ -195,6 +195,9 @@ func (b *directBody) ObjectExtent(off, limit int64) (int64, bool, error) {
 	return min(hole, limit) - off, false, err
 }
 
+// ObjectOwnHoles implements store.Direct.
+func (b *directBody) ObjectOwnHoles() bool { return !b.file.Written }
+
 // ObjectSame implements store.Direct.
 func (b *directBody) ObjectSame() bool { return b.file.Same() }
 

@@ -114,6 +114,8 @@ func (b onDiskBody) ObjectExtent(off, limit int64) (int64, bool, error) {
 	return limit - off, false, nil
 }
 
+func (b onDiskBody) ObjectOwnHoles() bool { return false }
+
 func (b onDiskBody) ObjectSame() bool { return false }
 
 func (b onDiskBody) Close() error {

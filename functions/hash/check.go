@@ -76,7 +76,7 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 // other checks.
 func (f *Function) checked(ctx context.Context, _ string, j job.Job) error {
 	if j.Status == job.Failed && !j.FailingSince.IsZero() {
-		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}, nil); err != nil {
+		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Unchecked, Reason: "the image was not checked: " + j.Error}); err != nil {
 			return err
 		}
 	}
@@ -102,10 +102,12 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 		return content.Check{}, job.StoreFailed(err)
 	case err != nil:
 		return content.Check{}, errDeleted
-	case rec.Check != nil && !rec.Pending():
+	case !rec.Pending() && rec.Check != nil:
 		return *rec.Check, nil
+	case !rec.Pending():
+		return content.Check{Verdict: content.Good}, nil // of the block map of a plain image
 	case before.Begun >= maxCrashes:
-		return f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)}, nil)
+		return f.recordVerdict(ctx, sha256, content.Check{Verdict: content.Unchecked, Reason: fmt.Sprintf("the image was not checked: given up after %d tries, each of which ended this program", maxCrashes)})
 	}
 	mark := func(t tries) json.RawMessage {
 		data, err := json.Marshal(t)
@@ -133,14 +135,20 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	if err != nil {
 		return content.Check{}, job.StoreFailed(err)
 	}
-	verdict, inside, m, err := f.examine(ctx, at, &rec, r, turn)
+	var p *published
+	if rec.Bmap != nil {
+		if p, err = f.publishedMap(ctx, rec.Bmap); err != nil {
+			return content.Check{}, job.StoreFailed(err)
+		}
+	}
+	found, err := f.examine(ctx, at, &rec, p, r, turn)
 	if err == nil {
 		err = at.Unchanged(ctx)
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && f.Now().Sub(started) > enoughTime:
 		// The next run would begin at the first byte, too.
-		return f.recordVerdict(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime}, nil)
+		return f.recordVerdict(context.WithoutCancel(ctx), sha256, content.Check{Verdict: content.Unchecked, Reason: reasonTime})
 	case ctx.Err() != nil:
 		return content.Check{}, ctx.Err()
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
@@ -151,28 +159,34 @@ func (f *Function) check(ctx context.Context, sha256 layout.SHA256, r *job.Run, 
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
 	}
-	if err := f.storeMap(ctx, sha256, m); err != nil {
-		return content.Check{}, err
+	if found.verdict.Verdict == content.Good {
+		if err := f.storeMap(ctx, sha256, found.made, p); err != nil {
+			return content.Check{}, err
+		}
 	}
-	return f.recordVerdict(ctx, sha256, verdict, inside)
+	return f.replaceVerdict(ctx, sha256, found.verdict, found.inside, p, func(*content.Check) bool { return false })
 }
 
-// recordVerdict records a verdict, unless there is one, and returns the recorded one. It also
-// records what is inside the disk; nil: the run did not find out. It needs no fence: both
-// are of content, which does not change.
-func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, inside *disk.Inside) (content.Check, error) {
-	return f.replaceVerdict(ctx, sha256, verdict, inside, func(*content.Check) bool { return false })
+// recordVerdict records the verdict of a run that did not read the disk to its end, unless
+// there is one, and returns the recorded one.
+func (f *Function) recordVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check) (content.Check, error) {
+	return f.replaceVerdict(ctx, sha256, verdict, nil, nil, func(*content.Check) bool { return false })
 }
 
-// replaceVerdict is recordVerdict, but replaces a verdict for which replace returns true.
-func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, inside *disk.Inside, replace func(*content.Check) bool) (content.Check, error) {
+// replaceVerdict is recordVerdict, but replaces a verdict for which replace returns true. It
+// also records what is inside the disk and what is wrong with the publisher's block map; nil:
+// the run did not find out. It needs no fence: all are of content, which does not change.
+func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, verdict content.Check, inside *disk.Inside, p *published, replace func(*content.Check) bool) (content.Check, error) {
 	verdict.At = f.Now().UTC()
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
-		kept := !exists || rec.Check != nil && !replace(rec.Check)
+		kept := !exists || !rec.Checkable() || rec.Check != nil && !replace(rec.Check)
 		if kept && !rec.Pending() {
 			return record.ErrKeep
 		}
-		if inside == nil && rec.Check != nil {
+		if rec.Bmap != nil {
+			settle(rec.Bmap, verdict, p)
+		}
+		if inside == nil && rec.Check != nil && rec.Kind.Compressed() {
 			inside = disk.Unread() // a second run would not get further
 		}
 		if rec.Stale() && inside != nil {
@@ -186,42 +200,62 @@ func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, ver
 	switch {
 	case err != nil:
 		return content.Check{}, job.StoreFailed(err)
-	case rec.Check == nil:
-		return content.Check{}, errDeleted
+	case rec.Check != nil:
+		return *rec.Check, nil
+	case rec.SHA256 != "":
+		return verdict, nil // plain images have none
 	}
-	return *rec.Check, nil
+	return content.Check{}, errDeleted
 }
 
-// examine reads the bytes at a place to their end, and inspects the disk in a compressed
-// image on the way. The block map is nil unless a good disk has holes. The error is the
-// store's, that of ctx, or errTurn; a fault of the image is a verdict.
-func (f *Function) examine(ctx context.Context, at place, rec *content.Record, r *job.Run, turn *turn) (content.Check, *disk.Inside, *bmap.Map, error) {
+// examined is what a check has found.
+type examined struct {
+	verdict content.Check
+	inside  *disk.Inside // of a compressed image; nil: unknown
+	made    *bmap.Map    // of a good disk with holes, else nil
+}
+
+// examine reads the bytes at a place to their end, inspects the disk in a compressed
+// image on the way, and sets the problem of the publisher's block map, which may be nil. The
+// error is the store's, that of ctx, or errTurn; a fault of the image is a verdict.
+func (f *Function) examine(ctx context.Context, at place, rec *content.Record, p *published, r *job.Run, turn *turn) (found examined, err error) {
+	var comparing *bmap.Reading
+	if p != nil && p.m != nil {
+		comparing = p.m.Verify()
+		defer func() {
+			if found.verdict.Verdict == content.Good {
+				p.Problem = comparing.Wrong()
+			}
+		}()
+	}
 	kind, most := rec.Kind, maxWork(at.Info.Size)
 	switch {
-	case kind.Virtual():
-		verdict, m, err := f.examineDisk(ctx, at, kind, r, turn)
-		return verdict, nil, m, err
+	case !kind.Compressed():
+		found.verdict, found.made, err = f.examineDisk(ctx, at, kind, comparing, r, turn)
+		return found, err
 	case rec.Inner == "" && rec.VirtualSize != nil && *rec.VirtualSize > most: // by its own metadata
-		return beyond(most, 0), nil, nil, nil
+		found.verdict = beyond(most, 0)
+		return found, nil
 	}
 	passing := disk.NewStream(unpackXZ)
 	defer passing.Stop()
-	verdict, err := f.examinePacked(ctx, at, rec, most, passing, r, turn)
+	found.verdict, err = f.examinePacked(ctx, at, rec, most, passing, comparing, r, turn)
 	if err != nil {
-		return verdict, nil, nil, err
+		return found, err
 	}
 	if rec.Inner != "" {
-		return verdict, nil, nil, nil // inside what passed is a virtual image
+		return found, nil // inside what passed is a virtual image
 	}
-	inside := passing.End(verdict.Verdict == content.Good)
-	if verdict.NoDisk != "" {
+	inside := passing.End(found.verdict.Verdict == content.Good)
+	if found.verdict.NoDisk != "" {
 		inside = disk.Inside{Inspector: disk.Version}
 	}
-	return verdict, &inside, nil, nil
+	found.inside = &inside
+	return found, nil
 }
 
 // examinePacked is examine for a compressed image. What it expands to goes to passing as well.
-func (f *Function) examinePacked(ctx context.Context, at place, rec *content.Record, most int64, passing *disk.Stream, r *job.Run, turn *turn) (content.Check, error) {
+func (f *Function) examinePacked(ctx context.Context, at place, rec *content.Record, most int64, passing *disk.Stream, comparing *bmap.Reading, r *job.Run, turn *turn) (content.Check, error) {
 	body, info, err := at.Root.Get(ctx, at.Info.Key, store.All, at.Info.ETag)
 	if err != nil {
 		return content.Check{}, err
@@ -236,7 +270,7 @@ func (f *Function) examinePacked(ctx context.Context, at place, rec *content.Rec
 		return unpackVerdict(err)
 	}
 	// u is not closed, since blocks may still read it. It holds only memory.
-	h := digest.New(false)
+	h := newMappedHasher(nil, comparing)
 	var ends ends
 	for block, err := range blocks(u, blockBytes) {
 		ends.add(block)
@@ -247,7 +281,7 @@ func (f *Function) examinePacked(ctx context.Context, at place, rec *content.Rec
 		case ctx.Err() != nil:
 			return content.Check{}, ctx.Err()
 		case errors.Is(err, io.EOF):
-			return unpacked(rec.Kind, rec.Inner, h, ends, u.Trailing()), nil
+			return unpacked(rec.Kind, rec.Inner, h.Hasher, ends, u.Trailing()), nil
 		case err != nil:
 			return unpackVerdict(err)
 		case h.Offset() > most:
@@ -316,37 +350,43 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// examineDisk reads the disk in a virtual image to its end, which expands every
-// compressed block. The block map is nil unless a good disk has holes.
-func (f *Function) examineDisk(ctx context.Context, at place, kind content.Kind, r *job.Run, turn *turn) (content.Check, *bmap.Map, error) {
+// examineDisk reads the disk in a plain or a virtual image to its end, which expands every
+// compressed block, and compares it with the publisher's block map if comparing is not nil.
+// The block map that it returns is nil unless a good disk has holes.
+func (f *Function) examineDisk(ctx context.Context, at place, kind content.Kind, comparing *bmap.Reading, r *job.Run, turn *turn) (content.Check, *bmap.Map, error) {
 	file, err := reader.Open(ctx, at.Root, at.Info.Key, at.Info.Version)
 	if err != nil {
 		return content.Check{}, nil, err
 	}
 	defer file.Close()
-	disk, err := guest.Open(guest.Format(kind), file, at.Info.Size)
-	if err != nil {
-		verdict, err := diskVerdict(err, 0)
-		return verdict, nil, err
+	var disk holedDisk = plainDisk{file}
+	virtual := (*guest.Image)(nil)
+	if kind.Virtual() {
+		if virtual, err = guest.Open(guest.Format(kind), file, at.Info.Size); err != nil {
+			verdict, err := diskVerdict(err, 0)
+			return verdict, nil, err
+		}
+		disk = virtual
 	}
-	m, err := mapHoles(ctx, disk, disk.Size())
+	m, err := mapHoles(ctx, disk)
 	if err != nil {
 		return content.Check{}, nil, err
 	}
-	read := f.readDisk
-	if disk.Size() > maxRawBytes {
-		read = f.readBlocks
+	var verdict content.Check
+	if virtual != nil && virtual.Size() > maxRawBytes {
+		verdict, err = f.readBlocks(ctx, virtual, m, at.Info.Size, r, turn)
+	} else {
+		verdict, err = f.readDisk(ctx, disk, newMappedHasher(m, comparing), r, turn)
 	}
-	verdict, err := read(ctx, disk, m, at.Info.Size, r, turn)
 	if verdict.Verdict != content.Good {
 		m = nil
 	}
 	return verdict, m, err
 }
 
-// readDisk reads a disk to its end, and computes its digest and those in its block map.
-func (f *Function) readDisk(ctx context.Context, disk *guest.Image, m *bmap.Map, _ int64, r *job.Run, turn *turn) (content.Check, error) {
-	size, h := disk.Size(), newMappedHasher(m)
+// readDisk reads a disk to its end into h.
+func (f *Function) readDisk(ctx context.Context, disk holedDisk, h mappedHasher, r *job.Run, turn *turn) (content.Check, error) {
+	size := disk.Size()
 	// After an early return, a read in flight fails, at the latest when the file is
 	// closed.
 	for block, err := range blocks(io.NewSectionReader(disk, 0, size), blockBytes) {
@@ -363,14 +403,14 @@ func (f *Function) readDisk(ctx context.Context, disk *guest.Image, m *bmap.Map,
 			return content.Check{}, errTurn
 		}
 	}
-	return content.Check{}, io.ErrUnexpectedEOF // readBlocks ends with an error
+	return content.Check{}, io.ErrUnexpectedEOF // blocks ends with an error
 }
 
 // readBlocks is readDisk for a disk above maxRawBytes, of which it reads what the image of
-// size bytes stores.
+// size bytes stores. It sets the digests of m, which may be nil.
 func (f *Function) readBlocks(ctx context.Context, disk *guest.Image, m *bmap.Map, image int64, r *job.Run, turn *turn) (content.Check, error) {
 	size, most, buf := disk.Size(), maxWork(image), make([]byte, blockBytes)
-	ranges := bmap.NewSummer(cmp.Or(m, &bmap.Map{}))
+	ranges := cmp.Or(m, bmap.New(size)).Sums()
 	var off, read int64
 	for off < size {
 		n, err := disk.Zeros(off)

@@ -100,6 +100,9 @@ func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) 
 	if errors.Is(err, store.ErrNotFound) {
 		rec, err = f.learn(ctx, sha256, at, rec)
 	}
+	if err == nil && rec.SHA256 != "" {
+		rec, err = f.inspectMap(ctx, rec, at.name)
+	}
 	if err != nil || f.runner(job.Check).Off() || !rec.Pending() {
 		return err
 	}
@@ -125,6 +128,7 @@ func (f *Function) learn(ctx context.Context, sha256 layout.SHA256, at place, kn
 		}
 		if !exists {
 			rec.SHA256, rec.SizeBytes, rec.Content, rec.SniffedAt = sha256, at.Info.Size, found.Content, f.Now().UTC()
+			rec.Bmap = found.Bmap
 		}
 		if rec.Boot == nil {
 			rec.Boot = found.Boot
@@ -156,6 +160,15 @@ func (f *Function) detect(ctx context.Context, at place, known content.Record) (
 	}
 	if err := f.inspectDisk(ctx, at, r, &known); err != nil {
 		return known, err
+	}
+	if !f.runner(job.Check).Off() && known.Kind.Raw() && known.NoDisk() == "" && r.OwnHoles() {
+		stored, hole, err := r.Extent(0, at.Info.Size)
+		if err != nil {
+			return known, err
+		}
+		if hole || stored < at.Info.Size {
+			known.Bmap = &content.Bmap{Pending: true}
+		}
 	}
 	return known, at.Unchanged(ctx)
 }
@@ -228,10 +241,10 @@ func (f *Function) reconcileContents(ctx context.Context) error {
 		}
 	}
 	for _, sha := range gone {
-		if err := f.Catalog.Delete(ctx, layout.BmapKey(sha)); err != nil {
+		if err := record.Delete[content.Record](ctx, f.Catalog, layout.ContentKey(sha)); err != nil {
 			return err
 		}
-		if err := record.Delete[content.Record](ctx, f.Catalog, layout.ContentKey(sha)); err != nil {
+		if err := f.Catalog.Delete(ctx, layout.BmapKey(sha)); err != nil {
 			return err
 		}
 	}

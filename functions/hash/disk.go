@@ -47,7 +47,7 @@ func (f *Function) makeDisk(ctx context.Context, id string, r *job.Run) (func(*j
 	started := f.Now()
 	verdict, disk, err := f.expand(ctx, at, &rec, r)
 	if fault, ok := faultVerdict(err); ok {
-		if verdict, err = f.replaceVerdict(ctx, sha256, fault, nil, unfinished); err == nil {
+		if verdict, err = f.replaceVerdict(ctx, sha256, fault, nil, nil, unfinished); err == nil {
 			err = errors.New(verdict.Reason)
 		}
 	}
@@ -160,7 +160,7 @@ func (f *Function) expand(ctx context.Context, at place, rec *content.Record, r 
 			return verdict, disk, err
 		}
 	}
-	if err := f.storeMap(ctx, rec.SHA256, p.holes); err != nil {
+	if err := f.storeMap(ctx, rec.SHA256, p.holes, nil); err != nil {
 		return verdict, disk, err
 	}
 	now := f.Now().UTC()
@@ -180,7 +180,7 @@ func (f *Function) examineInner(ctx context.Context, at place, rec *content.Reco
 		return content.Check{}, nil, unlessChanged(err)
 	}
 	at.Place = inventory.Place{Root: f.Catalog, Info: info}
-	verdict, holes, err := f.examineDisk(ctx, at, rec.Inner, r, nil)
+	verdict, holes, err := f.examineDisk(ctx, at, rec.Inner, nil, r, nil)
 	if err != nil {
 		return verdict, nil, unlessChanged(err)
 	}

@@ -131,7 +131,7 @@ func openVirtual(ctx context.Context, at place, kind content.Kind) (*diskSource,
 	disk, err := guest.Open(guest.Format(kind), file, at.Info.Size)
 	var m *bmap.Map
 	if err == nil {
-		m, err = mapHoles(ctx, disk, disk.Size())
+		m, err = mapHoles(ctx, disk)
 	}
 	if err != nil {
 		end()
@@ -139,7 +139,7 @@ func openVirtual(ctx context.Context, at place, kind content.Kind) (*diskSource,
 	}
 	var r io.Reader = io.NewSectionReader(disk, 0, disk.Size())
 	if m != nil {
-		r = io.TeeReader(r, bmap.NewSummer(m))
+		r = io.TeeReader(r, m.Sums())
 	}
 	verdict := func(h *digest.Hasher, _ ends) content.Check {
 		size := h.Offset()

@@ -116,6 +116,13 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 		}
 		return errors.Join(errs...)
 	}
+	if names := layout.ImagesOfBmap(key); names != nil {
+		var errs []error
+		for _, name := range names {
+			errs = append(errs, f.inspectImage(ctx, layout.ImageKey(name)))
+		}
+		return errors.Join(errs...)
+	}
 	if key == layout.ManifestKey {
 		_, err := f.Inventory.Snapshot(ctx) // keeps a copy of a good one
 		return err

@@ -159,7 +159,7 @@ func TestInsideGivenUp(t *testing.T) {
 		sha := w.hashAndInspect(p, packed(t, middling))
 		w.until(p, job.Check.Task(string(sha)))
 		w.change(sha, func(rec *content.Record) { rec.Inside = nil })
-		if _, err := p.recordVerdict(t.Context(), sha, content.Check{Verdict: content.Cancelled}, nil); err != nil {
+		if _, err := p.recordVerdict(t.Context(), sha, content.Check{Verdict: content.Cancelled}); err != nil {
 			t.Fatal(err)
 		}
 		rec := w.known(sha)

@@ -189,7 +189,7 @@ func (f *Function) cancelChecks(r *http.Request, name image.Name) (found bool, e
 		}
 	}
 	for _, j := range jobs {
-		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}, nil); err != nil {
+		if _, err := f.recordVerdict(ctx, j.SHA256, content.Check{Verdict: content.Cancelled, Reason: "the check was cancelled"}); err != nil {
 			return found, err
 		}
 		if _, err := f.runner(job.Check).Cancel(ctx, job.Check.ID(j)); err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/pkg/xattr"
 	"github.com/versity/versitygw/s3response"
 )
 
@@ -128,6 +129,7 @@ type File struct {
 	ETag         string // as S3 has it, without quotes
 	Size         int64  // bytes
 	LastModified time.Time
+	Written      bool // through S3 or by this program, whoever has changed it since
 	opened       fs.FileInfo
 }
 
@@ -174,5 +176,6 @@ func (b *backend) file(p place, f *os.File) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{f, strings.Trim(v.etag(), `"`), v.size, v.modTime(), info}, nil
+	_, err = b.subject(p, f).get(attrETag)
+	return &File{f, strings.Trim(v.etag(), `"`), v.size, v.modTime(), !errors.Is(err, xattr.ENOATTR), info}, nil
 }

@@ -3,6 +3,7 @@ package content
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"imageroot/shared/disk"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
+	"imageroot/shared/store"
 )
 
 // A Record is what is known about the bytes with one SHA-256, under all their names,
@@ -27,8 +29,24 @@ type Record struct {
 	Inside *disk.Inside `json:"inside,omitempty"`
 	// Check is the result of reading the whole image; nil: not checked yet.
 	Check *Check `json:"check,omitempty"`
+	// Bmap is about the block map of the disk; nil: all blocks have to be written, or the
+	// unallocated clusters of a qcow2 image are left out.
+	Bmap *Bmap `json:"bmap,omitempty"`
 	// Disk is the expanded disk in the catalog root; nil: there is none.
 	Disk *Disk `json:"disk,omitempty"`
+}
+
+// A Bmap is the block map of the disk in an image, which a publisher has put beside the
+// image, or which this program makes of the holes of a file.
+type Bmap struct {
+	// File and Version are those of the publisher's file in the image root, or zero.
+	File    store.Key     `json:"file,omitempty"`
+	Version store.Version `json:"version,omitzero"`
+	// Pending is true until the disk was read for it.
+	Pending bool `json:"pending,omitempty"`
+	// Problem is the reason, as part of a sentence, that the publisher's map is not served;
+	// empty if it is.
+	Problem string `json:"problem,omitempty"`
 }
 
 // A Disk is the expanded disk of an image, or the virtual image that is in a compressed one.
@@ -109,8 +127,11 @@ func (r *Record) Checkable() bool {
 }
 
 // Pending reports whether the image has to be read to its end: it can be checked and has not
-// been, or it is a good compressed one whose disk was not inspected while it was checked.
+// been, its block map was not compared with it, or it is a good compressed one whose disk was not inspected while it was checked.
 func (r *Record) Pending() bool {
+	if r.Bmap != nil && r.Bmap.Pending {
+		return true
+	}
 	if r.Check == nil {
 		return r.Checkable()
 	}
@@ -160,6 +181,14 @@ func (r *Record) AllWarnings() []string {
 }
 
 func (r *Record) allWarnings() []string {
+	all := r.ownWarnings()
+	if r.Bmap != nil && !r.Bmap.Pending && r.Bmap.Problem != "" {
+		all = append(all, fmt.Sprintf("the block map %s is not served: %s", r.Bmap.File, r.Bmap.Problem))
+	}
+	return all
+}
+
+func (r *Record) ownWarnings() []string {
 	if r.Check == nil {
 		return slices.Clone(r.Warnings)
 	}

@@ -184,7 +184,8 @@ func (inv *Inventory) Reconcile(ctx context.Context) error {
 }
 
 // Unsettled calls [Inventory.Reconcile]. It returns the sorted names of images whose
-// digest record is missing, of another version or based on other sidecars, and of
+// digest record is missing, of another version or based on other sidecars, or whose block
+// map is another one, and of
 // digest records without an image, including damaged ones.
 func (inv *Inventory) Unsettled(ctx context.Context) ([]image.Name, error) {
 	if err := inv.Reconcile(ctx); err != nil {
@@ -220,6 +221,10 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name image.Name
 	if err != nil {
 		return nil, err
 	}
+	contents, err := inv.contents.All(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var names []image.Name
 	for key, info := range images.All() {
 		name, ok := layout.ImageName(key)
@@ -228,6 +233,9 @@ func (inv *Inventory) unsettled(ctx context.Context, inHand func(name image.Name
 		}
 		rec, ok := digests.Value(name)
 		ok = ok && rec.Version.Equal(info.Version) && sameSidecars(images, name, rec.Publishers)
+		if known, found := contents.Value(rec.SHA256); ok && found {
+			ok = sameMap(images, name, known.Bmap)
+		}
 		if !ok && !inHand(name, info.Version) {
 			names = append(names, name)
 		}
@@ -261,6 +269,19 @@ func sameSidecars(images index.Items[store.Key, struct{}], name image.Name, publ
 		}
 	}
 	return n == len(publishers)
+}
+
+// sameMap reports whether known is of the current block map beside the image, or of another
+// one that exists.
+func sameMap(images index.Items[store.Key, struct{}], name image.Name, known *content.Bmap) bool {
+	if known != nil && known.File != "" {
+		info, ok := images.Info(known.File)
+		return ok && info.Version.Equal(known.Version)
+	}
+	return !slices.ContainsFunc(layout.BmapSidecars(name), func(key store.Key) bool {
+		_, ok := images.Info(key)
+		return ok
+	})
 }
 
 // Refresh compares everything except jobs with the store: see [index.Section.Refresh].

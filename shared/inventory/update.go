@@ -312,14 +312,14 @@ func (s *Snapshot) others(keys []store.Key) {
 	slices.SortStableFunc(s.Others, byName)
 }
 
-// other returns the object of this key if it exists and is no image, sidecar or the
-// manifest.
+// other returns the object of this key if it exists and is no image, sidecar, block
+// map or the manifest.
 func (s *Snapshot) other(key store.Key) (Other, bool) {
 	if _, ok := s.in.images.Info(key); !ok {
 		return Other{}, false
 	}
 	_, err := image.ParseName(string(key))
-	if _, _, ok := layout.ImageOfSidecar(key); ok || err == nil || key == layout.ManifestKey {
+	if _, _, ok := layout.ImageOfSidecar(key); ok || err == nil || key == layout.ManifestKey || layout.ImagesOfBmap(key) != nil {
 		return Other{}, false
 	}
 	return Other{string(key), err.Error()}, true

@@ -3,6 +3,8 @@
 //
 //	IMAGE ROOT    NAME                      an image (package image)
 //	              NAME.sha256, NAME.sha512  sidecars of NAME: the publisher's checksum lists
+//	              NAME.bmap                 the publisher's block map of the disk in NAME, or in NAME
+//	                                        with the suffix of a compression
 //	              catalog.toml              the operator's manifest
 //
 //	CATALOG ROOT  digests/NAME              digest record of the image NAME
@@ -52,6 +54,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -390,6 +393,39 @@ func CheckpointID(key store.Key) (id string, ok bool) { return hexAfter[string](
 // "sha256" or "sha512".
 func SidecarKey(name image.Name, algorithm string) store.Key {
 	return store.Key(string(name) + "." + algorithm)
+}
+
+// BmapSidecars returns the keys in the image root that the publisher's block map of the image
+// may have, the preferred one first.
+func BmapSidecars(name image.Name) (keys []store.Key) {
+	format, _ := image.FormatOf(name)
+	c, _ := format.Compression()
+	for _, of := range slices.Compact([]image.Name{name, name[:len(name)-len(c.Suffix)]}) {
+		for _, spelling := range image.Spellings(of) {
+			if key := spelling + bmapEnd; image.CheckSegment(string(key)) == nil {
+				keys = append(keys, store.Key(key))
+			}
+		}
+	}
+	return keys
+}
+
+const bmapEnd = ".bmap"
+
+// ImagesOfBmap returns the names of the images whose block map may be at key, or none.
+func ImagesOfBmap(key store.Key) []image.Name {
+	of, ok := strings.CutSuffix(string(key), bmapEnd)
+	name := image.Name(of)
+	if !ok || !name.Valid() {
+		return nil
+	}
+	names := image.Spellings(name)
+	for _, c := range image.Compressions {
+		if packed := name + image.Name(c.Suffix); packed.Valid() && image.DiskName(packed) == name {
+			names = append(names, image.Spellings(packed)...)
+		}
+	}
+	return names
 }
 
 // ImageOfSidecar parses a [SidecarKey]. algorithm is "sha256" or "sha512".

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -53,6 +54,27 @@ var parsers = []parser{
 		},
 		func(s string) store.Key { return store.Key(s) },
 	},
+}
+
+func TestBmap(t *testing.T) {
+	for name, want := range map[image.Name]string{
+		"x.img": "[x.img.bmap]", "x.img.gz": "[x.img.gz.bmap x.img.bmap]", "x.qcow2": "[x.qcow2.bmap]", image.Name(strings.Repeat("n", 251)) + ".img": "[]",
+	} {
+		got := BmapSidecars(name)
+		if fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+		for _, key := range got {
+			if !slices.Contains(ImagesOfBmap(key), name) {
+				t.Errorf("%s is no block map of %s", key, name)
+			}
+		}
+	}
+	for _, key := range []store.Key{"x.bmap", "x.img", "x.img.sha256.bmap", ""} {
+		if names := ImagesOfBmap(key); names != nil {
+			t.Errorf("%s is a block map of %v", key, names)
+		}
+	}
 }
 
 func kindOf(t *testing.T, key store.Key) string {

@@ -165,6 +165,9 @@ type Direct interface {
 	// stored, or all a hole, which reads as zeros. Both must be within the object. The
 	// caller must not use Read any more.
 	ObjectExtent(off, limit int64) (n int64, hole bool, err error)
+	// ObjectOwnHoles reports whether the holes of the object are those of another program's
+	// file. Those of an object that was written through the store may be zeros.
+	ObjectOwnHoles() bool
 	// ObjectSame reports whether nothing has changed the object since it was opened. If
 	// it returns false, [Objects.Head] tells whether it is still the same version.
 	ObjectSame() bool

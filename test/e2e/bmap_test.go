@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -54,22 +55,11 @@ func TestBmap(t *testing.T) {
 	if !bytes.Equal(holes[5<<20:5<<20+192<<10], make([]byte, 192<<10)) || holes[7<<20] != 0xff {
 		t.Fatal("qemu-img tells zeros from holes otherwise than expected")
 	}
-	write := func(at string) ([]byte, error) {
-		if err := os.WriteFile(m.path("disk"), bytes.Repeat([]byte{0xff}, len(raw)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		err := sh(t, m.dir, bmaptool+"bmaptool copy '"+at+"' disk")
-		disk, rerr := os.ReadFile(m.path("disk"))
-		if rerr != nil {
-			t.Fatal(rerr)
-		}
-		return disk, err
-	}
 	for path, want := range map[string][]byte{
 		"/raw/holes.img": holes, "/raw/holes.qcow2": holes, "/raw/plain.img": raw, "/images/plain.img": raw,
 		"/raw/packed.img": raw, "/images/packed.img.gz": raw, "/images/holes.qcow2": nil,
 	} {
-		if disk, err := write(s.Pages + path); want == nil && err == nil || want != nil && (err != nil || !bytes.Equal(disk, want)) {
+		if disk, err := m.overwrite(s.Pages + path); want == nil && err == nil || want != nil && (err != nil || !bytes.Equal(disk, want)) {
 			t.Errorf("%s: %v, and %d bytes, of which %d are 0xff", path, err, len(disk), bytes.Count(disk, []byte{0xff}))
 		}
 	}
@@ -84,8 +74,102 @@ func TestBmap(t *testing.T) {
 			_, _ = w.Write(a.Body)
 		}))
 		defer front.Close()
-		if _, err := write(front.URL + "/raw/holes.img"); err == nil || !strings.Contains(err.Error(), "checksum mismatch") {
+		if _, err := m.overwrite(front.URL + "/raw/holes.img"); err == nil || !strings.Contains(err.Error(), "checksum mismatch") {
 			t.Errorf("%s is damaged: %v", damaged, err)
 		}
+	}
+}
+
+// overwrite copies the image at a URL with bmaptool onto 8 MiB of 0xff, and returns them.
+func (m *maker) overwrite(at string) ([]byte, error) {
+	m.t.Helper()
+	if err := os.WriteFile(m.path("disk"), bytes.Repeat([]byte{0xff}, 8<<20), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	err := sh(m.t, m.dir, bmaptool+"bmaptool copy '"+at+"' disk")
+	disk, rerr := os.ReadFile(m.path("disk"))
+	if rerr != nil {
+		m.t.Fatal(rerr)
+	}
+	return disk, err
+}
+
+// TestBmapBeside puts block maps of bmaptool beside images, good and damaged ones.
+func TestBmapBeside(t *testing.T) {
+	t.Parallel()
+	need.Programs(t, "bmaptool", "qemu-img")
+	s, m := Start(t, Options{}), newMaker(t)
+	raw := m.raw()
+	published := m.make("cp --sparse=always raw sparse; bmaptool -q create sparse >x")
+	holes := bytes.Clone(raw)
+	for at := 0; at < len(raw); at += 4096 {
+		if page := holes[at : at+4096]; bytes.Count(page, []byte{0}) == 4096 {
+			copy(page, bytes.Repeat([]byte{0xff}, 4096))
+		}
+	}
+	for name, pack := range map[string]string{"plain.img": "cp raw x", "packed.img.xz": "xz -0 -c raw >x", "guest.qcow2": "qemu-img convert -O qcow2 raw x"} {
+		s.Put(t, name, m.make(pack))
+		s.WaitRow(t, name, "checked", func(r row) bool { return r.RawSHA256 != "" })
+	}
+	served := func(path string, want []byte) {
+		t.Helper()
+		eventually(t, within, path+" has its block map", func() error {
+			disk, err := m.overwrite(s.Pages + path)
+			if err == nil && !bytes.Equal(disk, want) {
+				err = fmt.Errorf("%d bytes are 0xff", bytes.Count(disk, []byte{0xff}))
+			}
+			return err
+		})
+	}
+	good := func(r row) bool { return len(r.Warnings) == 0 }
+	bad := func(r row) bool {
+		return len(r.Warnings) > 0 && strings.Contains(r.Warnings[0], ".bmap is not served: ")
+	}
+	for name, file := range map[string]string{"plain.img": "plain.img.bmap", "packed.img.xz": "packed.img.bmap", "guest.qcow2": "guest.qcow2.bmap"} {
+		path := "/raw/" + strings.TrimSuffix(strings.Replace(name, "qcow2", "img", 1), ".xz")
+		s.s3Put(t, file, published)
+		served(path, holes)
+		s.s3Put(t, file, bytes.Replace(published, []byte("<BlocksCount>"), []byte("<BlocksCount> "), 1))
+		s.WaitRow(t, name, "the damage is found", bad)
+		if _, err := m.overwrite(s.Pages + path); err != nil {
+			t.Errorf("%s, after a damaged map: %v", path, err)
+		}
+	}
+	// One of another disk is whole, but not of these bytes.
+	other := m.make("cp sparse other; printf x | dd of=other bs=1 seek=3200000 conv=notrunc status=none; bmaptool -q create other >x")
+	s.s3Put(t, "plain.img.bmap", other)
+	s.WaitRow(t, "plain.img", "the map is of another disk", func(r row) bool { return bad(r) && strings.Contains(r.Warnings[0], "sha256") })
+	served("/raw/plain.img", raw)
+	s.s3Put(t, "plain.img.bmap", published)
+	s.WaitRow(t, "plain.img", "the map is right again", good)
+	served("/raw/plain.img", holes)
+	s.s3Delete(t, "plain.img.bmap")
+	served("/raw/plain.img", raw)
+}
+
+// TestBmapSparse: the holes of a file that another program has made are holes, and zeros that
+// were uploaded are not.
+func TestBmapSparse(t *testing.T) {
+	t.Parallel()
+	needsPlainFiles(t)
+	need.Programs(t, "bmaptool", "fallocate")
+	s, m := Start(t, Options{}), newMaker(t)
+	if err := sh(t, m.dir, "cp --sparse=never raw x && fallocate -p -o 6M -l 1M x && mv x '"+s.imagePath("sparse.img")+"'"); err != nil {
+		t.Fatal(err)
+	}
+	raw := m.raw()
+	uploaded := append([]byte{1}, raw[1:]...)
+	s.Put(t, "zeros.img", uploaded)
+	holes := bytes.Clone(raw)
+	copy(holes[6<<20:], bytes.Repeat([]byte{0xff}, 1<<20))
+	s.WaitRow(t, "sparse.img", "hashed", func(r row) bool { return r.RawSHA256 != "" })
+	for name, want := range map[string][]byte{"sparse.img": holes, "zeros.img": uploaded} {
+		eventually(t, within, name+" has its block map", func() error {
+			disk, err := m.overwrite(s.Pages + "/raw/" + name)
+			if err == nil && !bytes.Equal(disk, want) {
+				err = fmt.Errorf("%d bytes are 0xff", bytes.Count(disk, []byte{0xff}))
+			}
+			return err
+		})
 	}
 }

@@ -127,6 +127,10 @@ func (r *Reader) Extent(off, limit int64) (n int64, hole bool, err error) {
 	return limit - off, false, nil
 }
 
+// OwnHoles reports whether holes are those of another program's file, and not zeros for
+// which the store has made holes.
+func (r *Reader) OwnHoles() bool { return r.direct != nil && r.direct.ObjectOwnHoles() }
+
 // Same reports whether it is known, without a request, that the object has not changed
 // since it was opened.
 func (r *Reader) Same() bool { return r.direct != nil && r.direct.ObjectSame() }
