@@ -245,7 +245,7 @@ func (d *doctor) proxy(context.Context) []finding {
 }
 
 // UnusedProxy is the warning of config.Config.UnusedProxy, to be appended to its value.
-const UnusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them"
+const UnusedProxy = " is set, and images are fetched from their URLs without a proxy, which could reach what sources may not; give this machine a direct way to them, or set IMAGEROOT_PROXY_URL"
 
 // manifest examines the manifest that is subscribed to.
 func (d *doctor) manifest(ctx context.Context) []finding {

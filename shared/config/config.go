@@ -54,6 +54,7 @@ type Config struct {
 	DisksMax                 int64  // bytes that disks may take together
 	TrustedProxies           web.Proxies
 	PublicURL                string // without a trailing slash; empty: the host of each request
+	ProxyURL                 string // of the proxy to sources; empty: none
 	ManifestURL              string // of the manifest to subscribe to; empty: none
 	// The paths of PEM files; empty: NBD without TLS, and without certificates of clients.
 	NBDTLSCert, NBDTLSKey, NBDTLSClientCA string
@@ -153,6 +154,7 @@ var settings = []setting{
 	{"DISKS", DisksRequest, "for which compressed images a disk is made, which machines can read from anywhere: off, manual, request (when one is needed), all", oneOf(func(c *Config) *string { return &c.Disks }, DisksOff, DisksManual, DisksRequest, DisksAll)},
 	{"DISKS_MAX", "32GiB", "what these disks may take together, like 500GB or 32GiB; those used least recently are removed for others", size(func(c *Config) *int64 { return &c.DisksMax })},
 	{"ALLOW_NET", "", "networks that sources may be in beyond the default policy: CIDRs, loopback, private", allowNet},
+	{"PROXY_URL", "", "HTTP proxy through which sources are reached, like http://USER:PASSWORD@proxy.lan:3128 (default: none)", proxyURL},
 	{"PLAIN_HTTP", "", "registries (HOST[:PORT], separated by commas) that are contacted without TLS", plainHTTP},
 }
 
@@ -227,7 +229,10 @@ func Load(args []string, help io.Writer) (Config, error) {
 	case c.Events == EventsWebhook && c.WebhookToken == "":
 		return Config{}, fmt.Errorf("%s: webhook needs the token that the server is to send (%s)", from["EVENTS"], from["WEBHOOK_TOKEN"])
 	}
-	c.DockerConfig, c.UnusedProxy = dockerConfig(), unusedProxy()
+	c.DockerConfig = dockerConfig()
+	if c.ProxyURL == "" {
+		c.UnusedProxy = unusedProxy()
+	}
 	return c, nil
 }
 
@@ -300,6 +305,16 @@ func origin(field func(*Config) *string, what string) func(*Config, string) erro
 		}
 		return nil
 	}
+}
+
+// proxyURL never quotes a value, which may have a password.
+func proxyURL(c *Config, v string) error {
+	u, err := url.Parse(v)
+	if v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "") {
+		return errors.New("it is not the URL of an HTTP proxy, like http://USER:PASSWORD@proxy.lan:3128")
+	}
+	c.ProxyURL = v
+	return nil
 }
 
 func manifestURL(c *Config, v string) error {

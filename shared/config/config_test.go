@@ -79,6 +79,7 @@ func TestSettings(t *testing.T) {
 		{"ALLOW_NET", "loopback, 10.0.0.0/8", func(c *Config) { c.AllowNet = "loopback, 10.0.0.0/8" }, ""},
 		{"PUBLIC_URL", "https://images.example.org/", func(c *Config) { c.PublicURL = "https://images.example.org" }, ""},
 		{"MANIFEST_URL", "https://images.example.org/catalog.toml?latest", func(c *Config) { c.ManifestURL = "https://images.example.org/catalog.toml?latest" }, ""},
+		{"PROXY_URL", "http://ada:secret@proxy.lan:3128", func(c *Config) { c.ProxyURL = "http://ada:secret@proxy.lan:3128" }, ""},
 		{"TRUSTED_PROXIES", "127.0.0.1, 10.89.0.7/24", func(c *Config) {
 			c.TrustedProxies = web.Proxies{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.89.0.0/24")}
 		}, ""},
@@ -218,6 +219,8 @@ func TestRefused(t *testing.T) {
 		{"PLAIN_HTTP", "http://registry", "HOST"},
 		{"TRUSTED_PROXIES", "proxy.lan", "CIDR"},
 		{"PUBLIC_URL", "images.example.org", "https://"},
+		{"PROXY_URL", "socks5://proxy.lan", "HTTP proxy"},
+		{"PROXY_URL", "http://proxy.lan/path", "HTTP proxy"},
 		{"MANIFEST_URL", "/catalog.toml", "https URL"},
 		{"MANIFEST_URL", "https://ada:secret@images.example.org/catalog.toml", "password"},
 		{"PUBLIC_URL", "https://images.example.org/path", "https://"},
@@ -285,6 +288,10 @@ func TestUnusedProxy(t *testing.T) {
 		if c, err := load(); err != nil || c.UnusedProxy != name {
 			t.Errorf("%s: %q, %v", name, c.UnusedProxy, err)
 		}
+	}
+	t.Setenv("IMAGEROOT_PROXY_URL", "http://proxy.lan:3128")
+	if c, err := load(); err != nil || c.UnusedProxy != "" {
+		t.Errorf("with a proxy of our own: %q, %v", c.UnusedProxy, err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,6 +42,9 @@ type Policy struct {
 	Endpoints []string
 	// Resolver resolves names. Nil means the one of the system.
 	Resolver *net.Resolver
+	// Proxy is the http or https URL of the proxy through which [Policy.Transport] dials
+	// addresses that are not on loopback; nil: none. Its own address is not checked.
+	Proxy *url.URL
 }
 
 // A Refused is the error of a dial that the policy does not allow.
@@ -205,12 +209,17 @@ func (p *Policy) Dialer() *net.Dialer {
 	}
 }
 
-// Transport returns an HTTP transport that dials with [Policy.Dialer]. It uses no
-// proxy, since the policy cannot check the addresses that a proxy dials.
+// Transport returns an HTTP transport that dials with [Policy.Dialer], or through Proxy. It
+// uses no proxy of the environment, since the policy cannot check the addresses of the names
+// that a proxy dials.
 func (p *Policy) Transport() *http.Transport {
+	dial := p.Dialer().DialContext
+	if p.Proxy != nil {
+		dial = p.dial
+	}
 	return &http.Transport{
 		Proxy:                  nil,
-		DialContext:            p.Dialer().DialContext,
+		DialContext:            dial,
 		TLSHandshakeTimeout:    15 * time.Second,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 1 << 20,

@@ -32,13 +32,16 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	}
 	direct := ""
 	if c.config.UnusedProxy != "" {
-		direct = fmt.Sprintf("; %s is set, and imageroot uses no proxy: the host must be reachable without one", c.config.UnusedProxy)
+		direct = fmt.Sprintf("; %s is set, and imageroot does not use it: the host must be reachable without a proxy, or through IMAGEROOT_PROXY_URL", c.config.UnusedProxy)
 	}
 	if known, ok := errors.AsType[*Unresolvable](err); ok { // from checkRedirect
 		return known
 	}
 	if refused, ok := errors.AsType[*netpolicy.Refused](err); ok {
 		return unresolvable(err, "%s is not a permitted source: %s", host, refused.Reason)
+	}
+	if through, ok := errors.AsType[*netpolicy.ProxyError](err); ok {
+		return retryable(err, "%s cannot be reached: %v", host, through)
 	}
 	dns, lookup := errors.AsType[*net.DNSError](err)
 	bad, untrusted := errors.AsType[*tls.CertificateVerificationError](err)

@@ -3,6 +3,8 @@
 package sources
 
 import (
+	"net/url"
+
 	"imageroot/shared/config"
 	"imageroot/shared/kit"
 	"imageroot/shared/netpolicy"
@@ -16,6 +18,13 @@ func New(k *kit.Kit) (*source.Client, error) {
 	base := netpolicy.Policy{Private: k.PrivateSources}
 	if k.Server != "" {
 		base.Endpoints = []string{k.Server}
+	}
+	if k.ProxyURL != "" {
+		proxy, err := url.Parse(k.ProxyURL)
+		if err != nil {
+			return nil, err
+		}
+		base.Proxy = proxy
 	}
 	policy, err := netpolicy.Parse(k.AllowNet, base)
 	if err != nil {
