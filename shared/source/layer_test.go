@@ -276,7 +276,7 @@ func TestFormatOf(t *testing.T) {
 		{"gzip of a tar", gzipped(append(at(257, "ustar"), make([]byte, 512)...)), ""},
 		{"qcow of version 1", at(0, "QFI\xfb\x00\x00\x00\x01"), ""},
 		{"tar", at(257, "ustar"), ""},
-		{"zip", at(0, "PK\x03\x04\x00"), ""},
+		{"zip", at(0, "PK\x03\x04\x00"), "zip"},
 		{"zeros", make([]byte, 100_000), ""},
 		{"text", []byte("hello"), ""},
 		{"damaged gzip", at(0, "\x1f\x8b"), ""},
