@@ -64,7 +64,7 @@ xz -0 -c raw >os.img.xz; zstd -q -c other >ci-runner.img.zst`); err != nil {
 		return nil
 	}
 	flashed := map[string][]byte{"get-images-out": read("other"), "flash": read("raw"), "raspberry-pi": read("raw"), "bmaptool": read("raw")} // by the page's last line
-	for _, page := range []string{"put-images-in", "get-images-out", "flash", "raspberry-pi", "bmaptool", "proxmox", "maas", "boot", "machines", "troubleshooting"} {
+	for _, page := range []string{"put-images-in", "get-images-out", "flash", "raspberry-pi", "bmaptool", "incus", "proxmox", "maas", "boot", "machines", "troubleshooting"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "docs", page+".md"))
 		if err != nil {
 			t.Fatal(err)
