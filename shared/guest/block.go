@@ -55,7 +55,7 @@ func (i *Image) expand(block []byte, e extent) error {
 	if err := i.file.full(x.in, e.host); err != nil {
 		return err
 	}
-	err := guard.Call(func() error { return x.expand(block, e.method) })
+	err := guard.Call(func() error { return x.expand(block, e) })
 	switch {
 	case err == nil:
 		i.inflater.Put(x) // after a panic, its decoders are in no state for another block
@@ -78,10 +78,10 @@ type inflater struct {
 }
 
 // expand fills block from x.in.
-func (x *inflater) expand(block []byte, method method) (err error) {
+func (x *inflater) expand(block []byte, e extent) (err error) {
 	src := bytes.NewReader(x.in)
 	var r io.Reader
-	switch method {
+	switch e.method {
 	case grain:
 		if x.zlib == nil {
 			x.zlib, err = zlib.NewReader(src)
@@ -89,7 +89,7 @@ func (x *inflater) expand(block []byte, method method) (err error) {
 			err = x.zlib.(zlib.Resetter).Reset(src, nil)
 		}
 		if err == nil {
-			err = readChecked(x.zlib, block)
+			err = readChecked(x.zlib, block, int(e.need))
 		}
 		return err
 	case zstandard:
@@ -116,9 +116,9 @@ func (x *inflater) expand(block []byte, method method) (err error) {
 	return err
 }
 
-// readChecked fills block from r, whose end has a checksum and may come early: the last
-// grain of a disk may be shorter.
-func readChecked(r io.Reader, block []byte) error {
+// readChecked fills block from r, whose end has a checksum and may come after the first need
+// bytes: the last grain of a disk may be shorter.
+func readChecked(r io.Reader, block []byte, need int) error {
 	n, err := 0, error(nil)
 	for err == nil && n < len(block) {
 		var m int
@@ -132,8 +132,11 @@ func readChecked(r io.Reader, block []byte) error {
 			return errors.New("there is more than a grain in it")
 		}
 	}
-	if !errors.Is(err, io.EOF) {
+	switch {
+	case !errors.Is(err, io.EOF):
 		return err
+	case n < need:
+		return errors.New("there is less than a grain in it")
 	}
 	clear(block[n:])
 	return nil

@@ -114,6 +114,22 @@ func TestVMDKDamagedGrain(t *testing.T) {
 			t.Errorf("byte %d of a grain: %v", at, err)
 		}
 	}
+	// A disk that goes on behind its last grain lacks a part of that.
+	short := image(t, "vmdk", "subformat=streamOptimized")
+	binary.LittleEndian.PutUint64(short[12:], binary.LittleEndian.Uint64(short[12:])-1)
+	if _, err := readAll(open(t, short), 1<<20); err != nil {
+		t.Errorf("a disk that ends within its last grain: %v", err)
+	}
+}
+
+func TestReadChecked(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ in, need int }{{10, 10}, {10, 20}, {20, 20}, {21, 20}} {
+		err := readChecked(bytes.NewReader(make([]byte, c.in)), make([]byte, 20), c.need)
+		if good := c.in >= c.need && c.in <= 20; good != (err == nil) {
+			t.Errorf("%d bytes of at least %d and at most 20: %v", c.in, c.need, err)
+		}
+	}
 }
 
 // An image that needs another file is refused with advice.

@@ -22,6 +22,7 @@ type extent struct {
 	method method
 	bytes  int64 // compressed: the maximum size of the block in the file; 0: see method
 	within int64 // compressed: offset of the extent in the block
+	need   int64 // grain: the least number of bytes that it expands to
 	hole   bool  // zero: unallocated, not marked as zero; of the result of lookup only
 }
 

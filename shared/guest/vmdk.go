@@ -213,6 +213,7 @@ func (v *vmdk) lookup(t *tables, off int64) (extent, error) {
 	case at == sector && v.flags&vmdkZeroed != 0:
 	case v.flags&vmdkCompressed != 0:
 		e.kind, e.method, e.host, e.within = compressed, grain, at, off%v.grain
+		e.need = min(v.grain, v.size-(off-e.within))
 	default:
 		e.kind, e.host = data, at+off%v.grain
 	}
