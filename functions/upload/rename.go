@@ -48,8 +48,7 @@ func (f *Function) postRename(w http.ResponseWriter, r *http.Request) error {
 	}
 	key, _, err := store.HeadFirst(ctx, f.Images, layout.ImageKeys(asked))
 	if errors.Is(err, store.ErrNotFound) {
-		// The client may repeat a request whose answer was lost.
-		if j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.RenameJobKey(asked)); err == nil && j.Status == job.Completed && j.NewName == next {
+		if j := f.repeated(ctx, asked, next); j.Status.Active() || j.Status == job.Completed {
 			return answerRename(w, r, j)
 		}
 		return problem.New(problem.NotFound, "there is no image of this name in the image root")
@@ -63,6 +62,9 @@ func (f *Function) postRename(w http.ResponseWriter, r *http.Request) error {
 	}
 	other, _, err := store.HeadFirst(ctx, f.Images, layout.ImageKeys(next))
 	if err == nil && other != key {
+		if j := f.repeated(ctx, name, next); j.Status.Active() {
+			return answerRename(w, r, j)
+		}
 		return problem.New(problem.Conflict, taken(next).Error())
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -83,6 +85,16 @@ func (f *Function) postRename(w http.ResponseWriter, r *http.Request) error {
 		return problem.Newf(problem.Conflict, "%s is being renamed to %s: wait for the end, or cancel that", name, j.NewName)
 	}
 	return answerRename(w, r, j)
+}
+
+// repeated returns the job of the same rename, or none: the client may repeat a request
+// whose answer was lost, also when the job has written the new name already.
+func (f *Function) repeated(ctx context.Context, name, next image.Name) job.Job {
+	j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.RenameJobKey(name))
+	if err != nil || j.NewName != next {
+		return job.Job{}
+	}
+	return j
 }
 
 func answerRename(w http.ResponseWriter, r *http.Request, j job.Job) error {

@@ -182,6 +182,15 @@ func TestRenameRefused(t *testing.T) {
 	}
 	w.is("a.img", a)
 	w.is("c.img", b)
+	// A request that is repeated when the job has written the new name, but not ended, returns it.
+	w.asked("/images/b.img", "e.img")
+	w.must(http.StatusCreated, http.MethodPut, "/images/e.img", b)
+	w.asked("/images/b.img", "e.img")
+	w.must(http.StatusNoContent, http.MethodDelete, "/images/b.img", nil)
+	if v := w.asked("/images/b.img", "e.img"); v.Status != job.Queued {
+		t.Errorf("a repeated request: %+v", v)
+	}
+	w.must(http.StatusNotFound, http.MethodPost, "/images/b.img/rename", []byte(`{"name": "f.img"}`))
 	// Or the image is deleted.
 	w.asked("/images/a.img", "d.img")
 	w.must(http.StatusNoContent, http.MethodDelete, "/images/a.img", nil)
