@@ -28,6 +28,8 @@ type object struct {
 	known *content.Record // nil if the content was not inspected
 	what  string          // [served.Disk] if the disk in it is sent, else "" for its bytes
 
+	mirrors []string // the Link fields of the same bytes elsewhere
+
 	// The disk in it; unknown if rawSHA256 is "".
 	rawSize   int64
 	rawSHA256 layout.SHA256
@@ -130,7 +132,7 @@ func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name image.
 }
 
 func newObject(at inventory.Place, name image.Name, row *inventory.Row) *object {
-	c := &object{Place: at, name: name, sha256: row.Digest(), known: row.Known}
+	c := &object{Place: at, name: name, sha256: row.Digest(), known: row.Known, mirrors: mirrors(row)}
 	if row.RawSizeBytes != nil && row.RawSHA256 != nil {
 		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
 	}
@@ -159,6 +161,9 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	describe(w.Header(), c, "", c.sha256)
 	if links := f.links(c); links != nil {
 		return f.redirect(w, r, c, links)
+	}
+	for _, link := range c.mirrors {
+		w.Header().Add("Link", link)
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
 	defer body.Close()

@@ -26,7 +26,7 @@ const MediaType = "application/problem+json"
 // removes those of another answer, and returns the status.
 func Prepare(w http.ResponseWriter, e *Error) int {
 	h := w.Header()
-	for _, name := range []string{"Content-Length", "Content-Encoding", "Content-Disposition", "Etag", "Last-Modified", "Repr-Digest", "Accept-Ranges", "Content-Location"} {
+	for _, name := range []string{"Content-Length", "Content-Encoding", "Content-Disposition", "Etag", "Last-Modified", "Repr-Digest", "Accept-Ranges", "Content-Location", "Link"} {
 		h.Del(name)
 	}
 	h.Set("Cache-Control", "no-store")
