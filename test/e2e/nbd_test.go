@@ -59,7 +59,7 @@ func TestNBDReads(t *testing.T) {
 	for _, p := range packedImages {
 		data := m.make(p.pack)
 		digests[p.name] = s.Put(t, p.name, data).SHA256
-		if strings.Contains(p.unpack, " -dc ") {
+		if strings.Contains(p.unpack, " -dc ") || strings.HasPrefix(p.unpack, "unzip ") {
 			packed = append(packed, p.name)
 			continue
 		}
