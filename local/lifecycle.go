@@ -37,8 +37,8 @@ func (s *server) serve(ctx context.Context) error {
 	wg.Go(func() { s.listen(work) })
 	wg.Go(func() { trim(work) })
 	wg.Go(func() { s.kit.Inventory.Run(work) })
-	wg.Go(func() { s.kit.Served.Run(work) })
-	wg.Go(func() { s.kit.Operator.Run(work) })
+	wg.Go(func() { every(work, flushEvery, s.kit.Served.Flush) })
+	wg.Go(func() { every(work, flushEvery, s.kit.Operator.Flush) })
 
 	var err error
 	select {
@@ -111,6 +111,20 @@ func isClosed(ctx context.Context, done <-chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// every calls f at intervals until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func(context.Context)) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f(ctx)
+		}
 	}
 }
 

@@ -36,6 +36,8 @@ const (
 	reconcileEvery = 10 * time.Minute
 	// resumeEvery is the interval at which jobs whose lease has lapsed are resumed.
 	resumeEvery = 30 * time.Second
+	// flushEvery is the interval at which deliveries and uses of tokens are recorded.
+	flushEvery = time.Minute
 	// inspectors is the number of parallel inspections, and assemblers that of assemblies.
 	inspectors, assemblers = 4, 2
 	// connections limits the open connections of the port of pages and API, and

@@ -46,9 +46,8 @@ const (
 	// tokensCheck is the longest time after which a token that another process has revoked is
 	// refused here. A token that is not known is looked for again after newCheck.
 	tokensCheck, newCheck = 5 * time.Second, time.Second
-	// usesEvery is the interval of [Operator.Run]. A use within useAgain of the last one that
-	// was recorded is not recorded.
-	usesEvery, useAgain = time.Minute, time.Hour
+	// A use within useAgain of the last one that was recorded is not recorded.
+	useAgain = time.Hour
 	// useForget is the time after which the last use of a token that was revoked is forgotten.
 	useForget = 24 * time.Hour
 	// usesPatience bounds the time of one write of uses.
@@ -270,20 +269,6 @@ func (o *Operator) changeTokens(ctx context.Context, change func([]Token) ([]Tok
 	}
 	o.setTokens(rec.Tokens, o.cfg.Now())
 	return nil
-}
-
-// Run records the uses of tokens every minute, until ctx ends.
-func (o *Operator) Run(ctx context.Context) {
-	tick := time.NewTicker(usesEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			o.Flush(ctx)
-		}
-	}
 }
 
 // Flush records the uses of tokens, at most one an hour of each, or logs why it could not.

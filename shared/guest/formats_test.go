@@ -114,7 +114,7 @@ func TestVMDKDamagedGrain(t *testing.T) {
 			t.Errorf("byte %d of a grain: %v", at, err)
 		}
 	}
-	// A disk that goes on behind its last grain lacks a part of that.
+	// The last grain may extend beyond the end of the disk.
 	short := image(t, "vmdk", "subformat=streamOptimized")
 	binary.LittleEndian.PutUint64(short[12:], binary.LittleEndian.Uint64(short[12:])-1)
 	if _, err := readAll(open(t, short), 1<<20); err != nil {

@@ -226,7 +226,7 @@ func Swap[T any, P Pointer[T]](ctx context.Context, s store.Records, key store.K
 }
 
 // A Watcher is a store.Records that is told when [Change] or [Repair] has replaced
-// damaged content, for which [Read] returned err. Nobody else may have seen the damage.
+// damaged content, for which [Read] returned err. No other reader may have seen the damage.
 type Watcher interface {
 	Repaired(key store.Key, err error)
 }

@@ -58,9 +58,8 @@ const (
 	// maxPending limits the contents whose deliveries wait to be written. Clients that get
 	// more of them in a minute are not recorded.
 	maxPending = 64
-	// Every is the interval of [Log.Run]. An address that gets the same bytes again within
-	// repeat of the last delivery that was written is not written again.
-	Every  = time.Minute
+	// An address that gets the same bytes again within repeat of the last delivery that was
+	// written is not written again.
 	repeat = 10 * time.Minute
 	// patience bounds the time of one write.
 	patience = 10 * time.Second
@@ -123,20 +122,6 @@ func (l *Log) Add(sha256 layout.SHA256, d Delivery) {
 	}
 	if _, known := of[k]; known || len(of) < most {
 		of[k] = d
-	}
-}
-
-// Run writes what was added, every minute, until ctx ends.
-func (l *Log) Run(ctx context.Context) {
-	tick := time.NewTicker(Every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			l.Flush(ctx)
-		}
 	}
 }
 

@@ -89,7 +89,7 @@ func TestSignatures(t *testing.T) {
 			t.Errorf("%s: %v", from, err)
 		}
 	}
-	// A change that does not concern the list leaves its signature as it is.
+	// A change of the catalog that the list does not show keeps its signature.
 	tag := s.get(t, "/images/SHA256SUMS.gpg", anonymous).Must(t, 200).Header.Get("ETag")
 	s.describe(t, sum(content(2, 1000)), map[string]any{"title": "Another"}).Must(t, 200)
 	s.get(t, "/images/SHA256SUMS.gpg", anonymous, header("If-None-Match", tag)).Must(t, 304)

@@ -9,8 +9,8 @@ import (
 	"imageroot/shared/inventory"
 )
 
-// encodePulp writes the PULP_MANIFEST by which Pulp mirrors /images. Its parser knows no
-// quotes, takes # at the beginning for a comment, and puts the name into a URL as it is.
+// encodePulp writes the PULP_MANIFEST by which Pulp mirrors /images. Its parser has no
+// quoting, reads a line that begins with # as a comment, and does not escape names in URLs.
 func encodePulp(to io.Writer, s *inventory.Snapshot, on Server) error {
 	return encodeLines(to, s, on, func(h *inventory.Head, name image.Name) string {
 		if strings.ContainsAny(string(name), ",#?%") || h.SizeBytes < 0 {
