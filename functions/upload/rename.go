@@ -60,6 +60,9 @@ func (f *Function) postRename(w http.ResponseWriter, r *http.Request) error {
 	if next == name {
 		return answerRename(w, r, job.Job{Name: name, NewName: name, Stage: job.Rename.Name, Status: job.Completed})
 	}
+	if err := f.settled(ctx, name); err != nil {
+		return err
+	}
 	other, _, err := store.HeadFirst(ctx, f.Images, layout.ImageKeys(next))
 	if err == nil && other != key {
 		if j := f.repeated(ctx, name, next); j.Status.Active() {
@@ -95,6 +98,21 @@ func (f *Function) repeated(ctx context.Context, name, next image.Name) job.Job 
 		return job.Job{}
 	}
 	return j
+}
+
+// settled returns an error while the image still gets this name: that job would take a
+// later one for a run of its own that was killed, and undo it.
+func (f *Function) settled(ctx context.Context, name image.Name) error {
+	jobs, err := f.Inventory.Jobs(ctx, job.Rename)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if j.NewName == name && j.Status.Active() {
+			return problem.Newf(problem.Conflict, "%s is being renamed to %s: wait for the end, or cancel that", j.Name, name)
+		}
+	}
+	return nil
 }
 
 func answerRename(w http.ResponseWriter, r *http.Request, j job.Job) error {

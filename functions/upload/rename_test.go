@@ -191,6 +191,10 @@ func TestRenameRefused(t *testing.T) {
 		t.Errorf("a repeated request: %+v", v)
 	}
 	w.must(http.StatusNotFound, http.MethodPost, "/images/b.img/rename", []byte(`{"name": "f.img"}`))
+	// Nobody renames it back before that job has ended.
+	w.must(http.StatusConflict, http.MethodPost, "/images/e.img/rename", []byte(`{"name": "b.img"}`))
+	w.renamed("b.img")
+	w.asked("/images/e.img", "b.img")
 	// Or the image is deleted.
 	w.asked("/images/a.img", "d.img")
 	w.must(http.StatusNoContent, http.MethodDelete, "/images/a.img", nil)
