@@ -9,6 +9,7 @@ import (
 
 	"imageroot/functions/catalog/feed"
 	"imageroot/shared/image"
+	"imageroot/shared/incus"
 	"imageroot/shared/inventory"
 	"imageroot/shared/layout"
 	"imageroot/shared/problem"
@@ -28,6 +29,7 @@ func (f *Function) feedRoutes() (routes []web.Route) {
 	return append(routes,
 		web.Route{Pattern: "GET /key.gpg", Access: web.Open, Handle: f.publicKey("application/pgp-keys", feed.Signer.OpenPGP)},
 		web.Route{Pattern: "GET /minisign.pub", Access: web.Open, Handle: f.publicKey("text/plain; charset=utf-8", feed.Signer.Minisign)},
+		web.Route{Pattern: "GET " + feed.TarballRoute, Access: web.Open, Handle: f.tarball},
 	)
 }
 
@@ -85,6 +87,16 @@ func (f *Function) publicKey(contentType string, of func(feed.Signer) ([]byte, e
 		send(w, r, contentType, public)
 		return nil
 	}
+}
+
+// tarball answers with a tarball of metadata for Incus.
+func (f *Function) tarball(w http.ResponseWriter, r *http.Request) error {
+	t := incus.Find(layout.SHA256(r.PathValue("sha256")))
+	if t == nil {
+		return problem.New(problem.NotFound, "no image has a tarball of metadata with this SHA-256")
+	}
+	send(w, r, "application/x-tar", t.Bytes)
+	return nil
 }
 
 // imagePath returns the path of the bytes of a row.

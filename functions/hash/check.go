@@ -58,6 +58,9 @@ func (f *Function) beginCheck(ctx context.Context) (job.Work, func(), error) {
 	}
 	work := func(ctx context.Context, id string, r *job.Run) (func(*job.Job), error) {
 		verdict, err := f.check(ctx, layout.SHA256(id), r, turn)
+		if err == nil && verdict.Verdict == content.Good {
+			err = f.fingerprint(ctx, layout.SHA256(id), r, turn)
+		}
 		return func(j *job.Job) {
 			switch {
 			case verdict.Verdict != content.Good:
@@ -180,7 +183,9 @@ func (f *Function) replaceVerdict(ctx context.Context, sha256 layout.SHA256, ver
 	verdict.At = f.Now().UTC()
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
 		kept := !exists || !rec.Checkable() || rec.Check != nil && !replace(rec.Check)
-		if kept && !rec.Pending() {
+		if kept && rec.Check != nil && rec.Check.Verdict == content.Good && verdict.Verdict != content.Good && rec.Kind == content.QCOW2 {
+			rec.Fingerprint = &content.Fingerprint{GivenUp: true} // the run was to compute it
+		} else if kept && !rec.Pending() {
 			return record.ErrKeep
 		}
 		if rec.Bmap != nil {

@@ -20,15 +20,17 @@ import (
 	"imageroot/shared/unpack"
 )
 
-// A place is where bytes are stored, and their primary name.
+// A place is where bytes are stored, their primary name, and the architecture that the catalog
+// says.
 type place struct {
 	inventory.Place
-	name image.Name
+	name         image.Name
+	architecture string
 }
 
 // imageAt returns the place of an image.
 func (f *Function) imageAt(name image.Name, v store.Version) place {
-	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: layout.ImageKey(name), Version: v}}, name}
+	return place{inventory.Place{Root: f.Images, Local: true, Info: store.Info{Key: layout.ImageKey(name), Version: v}}, name, ""}
 }
 
 // find returns the place of the bytes with this SHA-256, or [store.ErrNotFound] if
@@ -58,11 +60,11 @@ func (f *Function) listed(ctx context.Context, sha256 layout.SHA256) (place, err
 	if !ok {
 		return place{}, store.ErrNotFound
 	}
+	name := row.Names[0]
 	if at.Local {
-		name, _ := layout.ImageName(at.Info.Key)
-		return place{at, name}, nil
+		name, _ = layout.ImageName(at.Info.Key)
 	}
-	return place{at, row.Names[0]}, nil
+	return place{at, name, row.Metadata.Architecture.Get()}, nil
 }
 
 // inspectContent detects the format of the bytes with this SHA-256, wherever they are

@@ -15,6 +15,7 @@ import (
 	"imageroot/shared/activity"
 	"imageroot/shared/digest"
 	"imageroot/shared/image"
+	"imageroot/shared/incus"
 	"imageroot/shared/inventory"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -217,7 +218,26 @@ func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.
 // A checkpoint is what the next run of a job resumes from.
 type checkpoint struct {
 	Version store.Version `json:"version"`
-	State   digest.State  `json:"state"`
+	// Metadata is the SHA-256 of the tarball before the bytes that are hashed; empty: none.
+	Metadata layout.SHA256 `json:"metadata,omitempty"`
+	State    digest.State  `json:"state"`
+}
+
+// resume returns a hasher that continues where the last run of a job ended, or begins with
+// tarball, which may be nil.
+func resume(r *job.Run, v store.Version, tarball *incus.Tarball, with512 bool) *digest.Hasher {
+	var cp checkpoint
+	if json.Unmarshal(r.Job().Checkpoint, &cp) == nil && cp.Version.Equal(v) && cp.Metadata == tarball.ID() {
+		resumed, err := digest.Resume(cp.State)
+		if err == nil && resumed.Offset() <= v.Size+tarball.Size() && (resumed.Sum512() != "" || !with512) {
+			return resumed
+		}
+	}
+	h := digest.New(with512)
+	if tarball != nil {
+		_, _ = h.Write(tarball.Bytes) // never fails
+	}
+	return h
 }
 
 // A checkpoint follows the last one after checkpointBytes or checkpointTime, whichever
@@ -268,15 +288,8 @@ func (f *Function) hash(ctx context.Context, id string, r *job.Run) (func(*job.J
 	if err != nil {
 		return nil, job.StoreFailed(err)
 	}
-	h := digest.New(with512)
-	var cp checkpoint
-	if json.Unmarshal(r.Job().Checkpoint, &cp) == nil && cp.Version.Equal(info.Version) {
-		resumed, err := digest.Resume(cp.State)
-		if err == nil && resumed.Offset() <= info.Size && (resumed.Sum512() != "" || !with512) {
-			h = resumed
-		}
-	}
-	if err := f.read(ctx, name, info, h, r); err != nil {
+	h := resume(r, info.Version, nil, with512)
+	if err := f.read(ctx, inventory.Place{Root: f.Images, Info: info}, h, nil, r, nil); err != nil {
 		return nil, err
 	}
 	after, err := f.Images.Head(ctx, layout.ImageKey(name))
@@ -297,11 +310,14 @@ func (f *Function) hash(ctx context.Context, id string, r *job.Run) (func(*job.J
 	}, err
 }
 
-func (f *Function) read(ctx context.Context, name image.Name, info store.Info, h *digest.Hasher, r *job.Run) error {
-	if h.Offset() == info.Size {
+// read reads the object at a place into h, behind tarball, which may be nil. turn may be nil,
+// too.
+func (f *Function) read(ctx context.Context, at inventory.Place, h *digest.Hasher, tarball *incus.Tarball, r *job.Run, turn *turn) error {
+	size, read := at.Info.Size, func() int64 { return h.Offset() - tarball.Size() }
+	if read() == size {
 		return nil
 	}
-	body, got, err := f.Images.Get(ctx, layout.ImageKey(name), store.Range{Offset: h.Offset(), Length: -1}, info.ETag)
+	body, got, err := at.Root.Get(ctx, at.Info.Key, store.Range{Offset: read(), Length: -1}, at.Info.ETag)
 	if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
 		return replaced()
 	}
@@ -309,33 +325,35 @@ func (f *Function) read(ctx context.Context, name image.Name, info store.Info, h
 		return job.StoreFailed(err)
 	}
 	defer body.Close()
-	if got.Size != info.Size {
+	if got.Size != size {
 		return replaced()
 	}
-	next := h.Offset()
+	next := read()
 	var last time.Time // of a checkpoint
 	for block, err := range blocks(body, blockBytes) {
 		_, _ = h.Write(block) // a hash does not fail
 		f.Metric.BytesHashed(len(block))
-		if done, now := h.Offset(), f.Now(); done >= next || err != nil || now.Sub(last) >= checkpointTime {
+		lost := !turn.keep()
+		if done, now := read(), f.Now(); done >= next || err != nil || lost || now.Sub(last) >= checkpointTime {
 			next, last = done+checkpointBytes, now
-			cp, cerr := json.Marshal(checkpoint{info.Version, h.State()})
+			cp, cerr := json.Marshal(checkpoint{at.Info.Version, tarball.ID(), h.State()})
 			if cerr != nil {
 				return cerr
 			}
-			r.Report(done, info.Size, cp)
+			r.Report(done, size, cp)
 		} else {
-			r.Report(done, info.Size, nil)
+			r.Report(done, size, nil)
 		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, io.EOF) && read() != size:
+			return replaced()
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
 			return job.StoreFailed(err)
+		case lost:
+			return &queue.Retry{After: turnTime, Err: errTurn, Free: true}
 		}
 	}
-	if h.Offset() != info.Size {
-		return replaced()
-	}
-	return nil
+	return io.ErrUnexpectedEOF // blocks ends with an error
 }

@@ -361,7 +361,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 			p := w.process("a", w.catalog)
 			w.inspect(p, imageName)
 			_, _, err := record.Change(w.t.Context(), w.catalog, layout.HashJobKey(imageName), func(j *job.Job, _ bool) (err error) {
-				j.Checkpoint, err = json.Marshal(change(&checkpoint{v, good.State()}))
+				j.Checkpoint, err = json.Marshal(change(&checkpoint{Version: v, State: good.State()}))
 				return err
 			})
 			if err != nil {

@@ -107,17 +107,23 @@ func (f *Function) checkAgain(r *http.Request, sha256 layout.SHA256, name image.
 	if err := f.checkVersions(ctx, sha256); err != nil {
 		return job.Job{}, err
 	}
+	anew := false // the fingerprint
 	rec, _, err := record.Change(ctx, f.Catalog, layout.ContentKey(sha256), func(rec *content.Record, exists bool) error {
-		if !exists || rec.Check == nil || rec.Check.Verdict == content.Good {
+		anew = exists && rec.Fingerprint != nil && rec.Fingerprint.GivenUp
+		switch {
+		case anew:
+			rec.Fingerprint = nil
+		case !exists || rec.Check == nil || rec.Check.Verdict == content.Good:
 			return record.ErrKeep
+		default:
+			rec.Check = nil
 		}
-		rec.Check = nil
 		return nil
 	})
 	if err != nil {
 		return job.Job{}, err
 	}
-	if !rec.Pending() {
+	if !rec.Pending() && !anew {
 		j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.CheckJobKey(sha256))
 		if errors.Is(err, store.ErrNotFound) {
 			err = nil

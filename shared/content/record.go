@@ -34,6 +34,19 @@ type Record struct {
 	Bmap *Bmap `json:"bmap,omitempty"`
 	// Disk is the expanded disk in the catalog root; nil: there is none.
 	Disk *Disk `json:"disk,omitempty"`
+	// Fingerprint is that of the image for Incus; nil: it was not computed yet, or Incus does
+	// not start the image.
+	Fingerprint *Fingerprint `json:"fingerprint,omitempty"`
+}
+
+// A Fingerprint identifies an image of a virtual machine for Incus and LXD.
+type Fingerprint struct {
+	// Metadata is the SHA-256 of the tarball of metadata, see package incus. SHA256 is that of
+	// the tarball followed by the image. Both are empty if GivenUp.
+	Metadata layout.SHA256 `json:"metadata,omitempty"`
+	SHA256   layout.SHA256 `json:"sha256,omitempty"`
+	// GivenUp is true if it is not to be computed, because that failed or was cancelled.
+	GivenUp bool `json:"given_up,omitempty"`
 }
 
 // A Bmap is the block map of the disk in an image, which a publisher has put beside the

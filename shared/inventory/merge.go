@@ -13,6 +13,7 @@ import (
 	"imageroot/shared/digest"
 	"imageroot/shared/entry"
 	"imageroot/shared/image"
+	"imageroot/shared/incus"
 	"imageroot/shared/index"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
@@ -382,6 +383,7 @@ func (in *inputs) head(pieces []*piece, k known) *Head {
 	h := &Head{Name: r.Names[0], SHA256: r.Digest(), SizeBytes: -1, HashState: r.HashState, Cached: r.Cached, added: seconds(r.Added)}
 	if k.content != nil {
 		h.findings = findingsOf(k.content)
+		h.Pending = h.Pending || incus.Missing(k.content, r.Metadata.Architecture.Get()) != nil
 	}
 	if h.RawSHA256 == h.SHA256 {
 		h.RawSHA256 = h.SHA256 // shares its memory

@@ -63,7 +63,7 @@ type Head struct {
 type findings struct {
 	Inspected bool // there is a content record
 	Missing   bool // an inspection: see content.Record.Inspectable
-	Pending   bool // see content.Record.Pending
+	Pending   bool // a check: see content.Record.Pending and incus.Missing
 	NoDisk    bool // it is known that the image holds no disk that can be read
 	Disk      bool // its expanded disk is in the catalog root
 	Packed    bool // the image is compressed

@@ -20,6 +20,7 @@ import (
 	"imageroot/shared/digest"
 	"imageroot/shared/disk"
 	"imageroot/shared/image"
+	"imageroot/shared/incus"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
 	"imageroot/shared/store"
@@ -130,6 +131,9 @@ func (f *filled) add(i int) error {
 		disk := int64(8 * gib)
 		known.VirtualSize = &disk
 		known.Check = &content.Check{Verdict: content.Good, RawSizeBytes: &disk, RawSHA256: invented("disk", name), At: now}
+	}
+	if t := incus.Missing(&known, archs[i%len(archs)]); t != nil {
+		known.Fingerprint = &content.Fingerprint{Metadata: t.SHA256, SHA256: invented("fingerprint", name)}
 	}
 	return errors.Join(
 		f.write(layout.ContentKey(whole), &known),

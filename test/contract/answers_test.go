@@ -23,6 +23,7 @@ import (
 	"imageroot/shared/content"
 	inside "imageroot/shared/disk"
 	"imageroot/shared/image"
+	"imageroot/shared/incus"
 	"imageroot/shared/layout"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
@@ -337,7 +338,7 @@ func (s *server) testChecksums(t *testing.T) {
 	defer s.key.Store(nil)
 	s.get(t, "/key.gpg", 200)
 	s.get(t, "/minisign.pub", 200)
-	for _, path := range append(signatures, "/images/SHA256SUMS", "/images/SHA512SUMS", "/images/PULP_MANIFEST", "/raw/SHA256SUMS", "/os_list.json") {
+	for _, path := range append(signatures, "/images/SHA256SUMS", "/images/SHA512SUMS", "/images/PULP_MANIFEST", "/raw/SHA256SUMS", "/os_list.json", "/streams/v1/index.json", "/streams/v1/images.json") {
 		a := s.get(t, path, 200)
 		s.do(t, request{method: "GET", target: path, status: 304, header: map[string]string{"If-None-Match": a.header.Get("ETag")}})
 		s.do(t, request{method: "GET", target: path, status: 200, header: map[string]string{"Accept-Encoding": "gzip"}})
@@ -1055,6 +1056,7 @@ func (s *server) testDetails(t *testing.T) {
 	if a := s.get(t, "/os_list.json", 200); !strings.Contains(string(a.body), `"name":"Lab"`) {
 		t.Errorf("%s", a.body)
 	}
+	s.testSimplestreams(t, layout.SHA256(plain))
 	s.send(t, "PATCH", target, 200, `{"title": null}`)
 	s.do(t, request{
 		method: "PATCH", target: target, status: 200, body: url.Values{"version": {""}, "labels": {"row=2"}}.Encode(),
@@ -1070,6 +1072,34 @@ func (s *server) testDetails(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.send(t, "PATCH", "/catalog/images/"+wrapped, 409, `{"title": "x"}`)
+}
+
+// testSimplestreams makes a content of amd64 one that Incus starts, for a while.
+func (s *server) testSimplestreams(t *testing.T, sha256 layout.SHA256) {
+	change := func(change func(*content.Record)) {
+		t.Helper()
+		_, _, err := record.Change(t.Context(), s.catalog, layout.ContentKey(sha256), func(c *content.Record, _ bool) error {
+			change(c)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var tarball *incus.Tarball
+	change(func(c *content.Record) {
+		c.Kind, c.Check = content.QCOW2, &content.Check{Verdict: content.Good}
+		tarball = incus.Missing(c, "amd64")
+		c.Fingerprint = &content.Fingerprint{Metadata: tarball.SHA256, SHA256: sha256}
+	})
+	for _, path := range []string{"/streams/v1/index.json", "/streams/v1/images.json"} {
+		if a := s.get(t, path, 200); !strings.Contains(string(a.body), string(sha256)) {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+	s.get(t, "/streams/v1/metadata/"+string(tarball.SHA256)+"/metadata.tar", 200)
+	s.get(t, "/streams/v1/metadata/"+zeros+"/metadata.tar", 404)
+	change(func(c *content.Record) { c.Kind, c.Check, c.Fingerprint = content.MBR, nil, nil })
 }
 
 func sha256Of(s string) string {

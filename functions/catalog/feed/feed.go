@@ -66,4 +66,6 @@ var All = [...]Feed{
 	{"/raw/SHA256SUMS.gpg", openPGPType, signed("/raw/SHA256SUMS.gpg", encodeRawChecksums, openPGP)},
 	{"/raw/SHA256SUMS.minisig", checksumType, signed("/raw/SHA256SUMS.minisig", encodeRawChecksums, miniSign)},
 	{"/os_list.json", "application/json", encodeImager},
+	{"/streams/v1/index.json", "application/json", encodeStreams},
+	{"/streams/v1/images.json", "application/json", encodeImages},
 }
