@@ -91,7 +91,7 @@ func (s *server) wire() error {
 	}
 	lister := &catalog.Function{
 		Images: k.Images, Catalog: k.Catalog, Inventory: k.Inventory, Auth: k.Operator, Activity: k.Activity, Served: k.Served, Metric: k.Metric, Version: config.Version(),
-		ManifestURL: k.ManifestURL, Ready: s.ready, SigningKey: (&signingKey{data: s.cfg.Data, log: s.log}).get, Now: k.Now, Log: s.log,
+		ManifestURL: k.ManifestURL, Ready: s.ready, SigningKey: (&signingKey{data: s.cfg.Data, log: s.log}).get, CheckPending: hasher.CheckPending, Now: k.Now, Log: s.log,
 	}
 	s.subscribe = func(ctx context.Context) {
 		if k.ManifestURL != "" {

@@ -30,7 +30,7 @@ import (
 )
 
 // Function is the catalog function. All fields are required except ImageLinks,
-// CatalogLinks, MaxAnswer, SigningKey, DisksMax, MakeDisk and ManifestURL. It is safe for concurrent use.
+// CatalogLinks, MaxAnswer, SigningKey, DisksMax, MakeDisk, CheckPending and ManifestURL. It is safe for concurrent use.
 type Function struct {
 	Images, Catalog store.Root
 	// ImageLinks and CatalogLinks presign URLs of objects in the two roots. If
@@ -47,6 +47,9 @@ type Function struct {
 	// how many bytes of it are written. Nil: a request for a disk that is not there makes
 	// none.
 	MakeDisk func(ctx context.Context, sha256 layout.SHA256, name image.Name) (active bool, written int64, err error)
+	// CheckPending queues the check that a content may need since its metadata were changed.
+	// Nil: the next reconciliation does.
+	CheckPending func(ctx context.Context, sha256 layout.SHA256) error
 	// ManifestURL is where the manifest is that [Function.Subscribe] reads, or "".
 	ManifestURL string
 	Inventory   *inventory.Inventory

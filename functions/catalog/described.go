@@ -108,6 +108,11 @@ func (f *Function) patch(w http.ResponseWriter, r *http.Request) error {
 	if err := f.change(r, d, patch); err != nil {
 		return err
 	}
+	if f.CheckPending != nil {
+		if err := f.CheckPending(r.Context(), d.Digest()); err != nil {
+			f.Log.Warn("the check of an image is left to the next reconciliation", "sha256", d.Digest(), "error", err)
+		}
+	}
 	if d, err = f.Describe(r.Context(), r.PathValue("sha256")); err != nil {
 		return err
 	}

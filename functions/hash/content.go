@@ -210,6 +210,20 @@ func (f *Function) unpackHead(ctx context.Context, at place, kind content.Kind) 
 	return head, err
 }
 
+// CheckPending queues the check of a content that needs one, as reconciling does.
+func (f *Function) CheckPending(ctx context.Context, sha256 layout.SHA256) error {
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	row, ok := s.BySHA256(sha256)
+	if !ok || !row.Cached || !row.Head.Pending || f.runner(job.Check).Off() {
+		return nil
+	}
+	_, err = f.enqueueCheck(ctx, sha256, row.Names[0], row.Known.SizeBytes, activity.System, "")
+	return err
+}
+
 // enqueueCheck queues a check job, unless it is active. A job that has ended
 // without a verdict is queued again.
 func (f *Function) enqueueCheck(ctx context.Context, sha256 layout.SHA256, name image.Name, size int64, actor, ip string) (job.Job, error) {

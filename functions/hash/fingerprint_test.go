@@ -14,6 +14,7 @@ import (
 	"imageroot/shared/metadata"
 	"imageroot/shared/queue"
 	"imageroot/shared/record"
+	"imageroot/shared/store/faultstore"
 )
 
 // emptyQCOW2 returns a qcow2 image with a disk of zeros and, behind its tables, bytes that
@@ -113,6 +114,35 @@ func TestFingerprintResumes(t *testing.T) {
 			t.Errorf("%d bytes were read for %d", n, len(data))
 		}
 	})
+}
+
+// A write that fails anywhere, before or after it took effect, delays a fingerprint only.
+func TestFingerprintFaults(t *testing.T) {
+	data := emptyQCOW2()
+	for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After, faultstore.Late} {
+		for n := 1; ; n++ {
+			done := false
+			bubble(t, func(w *world) {
+				inspector, _ := w.checking("inspector", w.catalog)
+				sha := w.hashAndInspect(inspector, data)
+				w.say(inspector, sha, "amd64")
+				s := faultstore.New(w.catalog, faultstore.NthWrite(n, fault))
+				p, _ := w.checking("a", s)
+				for range 20 {
+					w.until(p, job.Check.Task(string(sha)))
+					w.until(p, queue.Reconcile{})
+					if !w.checkJob(sha).Status.Active() {
+						break
+					}
+				}
+				w.fingerprinted(data, "")
+				done = s.Writes() < n
+			})
+			if done || t.Failed() {
+				break
+			}
+		}
+	}
 }
 
 // A fingerprint that the operator cancels is computed when the operator asks for it.

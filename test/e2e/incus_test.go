@@ -27,13 +27,18 @@ func TestIncus(t *testing.T) {
 	image := m.make("qemu-img convert -O qcow2 raw x")
 	sha := s.Put(t, "debian-12-amd64.qcow2", image).SHA256
 	s.Put(t, "other-amd64.img", m.make("cp raw x"))
-	s.Put(t, "nothing.qcow2", m.make("qemu-img create -q -f qcow2 x 1M"))
-	eventually(t, within, "the fingerprint", func() error {
-		if list := s.get(t, "/streams/v1/images.json").Must(t, http.StatusOK).Body; !strings.Contains(string(list), sha) {
-			return fmt.Errorf("the list is %s", list)
-		}
-		return nil
-	})
+	unknown := s.Put(t, "unknown.qcow2", m.make("qemu-img create -q -f qcow2 x 1M")).SHA256
+	s.WaitRow(t, "unknown.qcow2", "checked", func(r row) bool { return r.RawSHA256 != "" })
+	listed := func(sha256 string) {
+		t.Helper()
+		eventually(t, within, "the fingerprint", func() error {
+			if list := s.get(t, "/streams/v1/images.json").Must(t, http.StatusOK).Body; !strings.Contains(string(list), sha256) {
+				return fmt.Errorf("the list is %s", list)
+			}
+			return nil
+		})
+	}
+	listed(sha)
 
 	// lxc runs the client with a proxy of s that changes answers.
 	lxc := func(change func(path string, body []byte), script string) error {
@@ -117,4 +122,8 @@ func TestIncus(t *testing.T) {
 			t.Errorf("a changed byte of the %s: %v", what, err)
 		}
 	}
+
+	// The operator says the architecture of an image that says none.
+	s.describe(t, unknown, map[string]any{"architecture": "arm64"}).Must(t, http.StatusOK)
+	listed(unknown)
 }
