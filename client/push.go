@@ -49,7 +49,8 @@ machine restarts, the same command resumes: what was sent is compared with the f
 the end, the server's SHA-256 is compared with that of the file.
 
 The name of an image is that of its file, unless --name gives another one. An image of that name is not
-replaced without --force. If it has the same bytes, nothing is sent.
+replaced without --force, also if another machine uploads it at the same time. If it has the same bytes,
+nothing is sent.
 
 With - as FILE, the image is read from standard input. That cannot be resumed.`,
 		Example: `  imageroot push debian-13.qcow2
@@ -140,7 +141,7 @@ func (p *push) push(ctx context.Context, path string) (pushed, error) {
 
 	begun := time.Now()
 	bar := progress.New(p.Stderr, name, size)
-	u := &upload{Client: p.Client, name: name, file: f, size: size, parallel: p.parallel, state: state, bar: bar}
+	u := &upload{Client: p.Client, name: name, file: f, size: size, replace: p.force, parallel: p.parallel, state: state, bar: bar}
 	sum, there, err := p.upload(ctx, u)
 	bar.End()
 	if err != nil {
@@ -178,43 +179,49 @@ func (p *push) nameOf(file string) (string, error) {
 	return string(name), nil
 }
 
-// upload sends a file unless the server has an image of its name, and returns the SHA-256 of
-// the file. If the image there has that, nothing is sent, and there is true.
+// upload sends a file, and returns its SHA-256. An image of its name is replaced only with
+// --force. If that has the same bytes, there is true.
 func (p *push) upload(ctx context.Context, u *upload) (sum string, there bool, err error) {
-	if u.state.head.ID == "" {
-		sum, there, err := p.existing(ctx, u)
-		if err != nil || there {
-			return sum, there, err
+	if p.force && u.state.head.ID == "" {
+		if sum, err := p.same(ctx, u); err != nil || sum != "" {
+			return sum, true, err
 		}
 	}
 	view, sum, err := u.run(ctx)
+	taken := api.IsStatus(err, http.StatusPreconditionFailed)
+	if taken {
+		err = fmt.Errorf("the server has an image %s: --force replaces it, and --name gives this one another name", line(u.name))
+	}
+	if taken || view.Status == api.Failed {
+		if sum, serr := p.same(ctx, u); serr == nil && sum != "" {
+			if u.view.ID != "" {
+				_ = u.AbandonUpload(ctx, u.view.ID)
+			}
+			return sum, true, nil
+		}
+	}
 	if err != nil || view.SHA256 != "" {
 		return sum, false, err
 	}
 	return sum, false, p.hashed(ctx, u, sum)
 }
 
-// existing returns an error if the image must not be replaced.
-func (p *push) existing(ctx context.Context, u *upload) (sum string, there bool, err error) {
+// same returns the SHA-256 of the file if the image of its name has that, or "".
+func (p *push) same(ctx context.Context, u *upload) (string, error) {
 	r, err := p.Stored(ctx, u.name)
-	if err != nil || r == nil {
-		return "", false, err
+	if err != nil || r == nil || r.SHA256 == "" || r.SizeBytes == nil || *r.SizeBytes != u.size {
+		return "", err
 	}
-	if r.SHA256 != "" && r.SizeBytes != nil && *r.SizeBytes == u.size {
-		u.bar.Say("comparing the file with the image on the server")
-		h := sha256.New()
-		if _, err := io.Copy(h, io.NewSectionReader(u.file, 0, u.size)); err != nil {
-			return "", false, err
-		}
-		u.bar.Say("")
-		if sum = hex.EncodeToString(h.Sum(nil)); sum == r.SHA256 {
-			return sum, true, nil
-		}
+	u.bar.Say("comparing the file with the image on the server")
+	defer u.bar.Say("")
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(u.file, 0, u.size)); err != nil {
+		return "", err
 	}
-	if !p.force {
-		return "", false, fmt.Errorf("the server has another image %s: --force replaces it, and --name gives this one another name", line(u.name))
+	if sum := hex.EncodeToString(h.Sum(nil)); sum == r.SHA256 {
+		return sum, nil
 	}
-	return "", false, nil
+	return "", nil
 }
 
 // hashed waits until the server has hashed an image, and compares its SHA-256 with sum.
@@ -249,13 +256,6 @@ func (p *push) pushStdin(ctx context.Context) (pushed, error) {
 	if err != nil {
 		return pushed{}, err
 	}
-	r, err := p.Stored(ctx, name)
-	if err != nil {
-		return pushed{}, err
-	}
-	if r != nil && !p.force {
-		return pushed{}, fmt.Errorf("the server has an image %s: --force replaces it", line(name))
-	}
 	bar := progress.New(p.Stderr, name, 0)
 	defer bar.End()
 	h := sha256.New()
@@ -263,11 +263,13 @@ func (p *push) pushStdin(ctx context.Context) (pushed, error) {
 	defer stop()
 	begun := time.Now()
 	body := &counted{Reader: io.TeeReader(p.Stdin, h), count: func(n int64) { alive(); bar.Add(n) }}
-	// The server refuses before the bytes are sent.
-	res, err := p.Send(ctx, api.Request{
-		Method: http.MethodPut, Path: api.ImagePath(name), Body: body, Length: -1, NoRedirect: true,
-		Header: http.Header{"Expect": {"100-continue"}, "Content-Type": {"application/octet-stream"}},
-	})
+	header := api.Condition(p.force)
+	header.Set("Expect", "100-continue") // the server refuses before the bytes are sent
+	header.Set("Content-Type", "application/octet-stream")
+	res, err := p.Send(ctx, api.Request{Method: http.MethodPut, Path: api.ImagePath(name), Body: body, Length: -1, NoRedirect: true, Header: header})
+	if api.IsStatus(err, http.StatusPreconditionFailed) {
+		return pushed{}, fmt.Errorf("the server has an image %s: --force replaces it", line(name))
+	}
 	if err != nil {
 		return pushed{}, err
 	}

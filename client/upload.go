@@ -32,7 +32,8 @@ type upload struct {
 	name     string
 	file     *os.File
 	size     int64
-	parallel int // 0: the default
+	replace  bool // an image of that name
+	parallel int  // 0: the default
 	state    *uploadState
 	bar      *progress.Bar
 
@@ -85,7 +86,7 @@ func (u *upload) begin(ctx context.Context) error {
 		return err
 	}
 	return trying(ctx, u.bar, func(func()) error {
-		view, err := u.BeginUpload(ctx, u.name, u.size)
+		view, err := u.BeginUpload(ctx, u.name, u.size, u.replace)
 		if err != nil {
 			return err
 		}
@@ -129,6 +130,8 @@ func (u *upload) resume(ctx context.Context) (bool, error) {
 			return false, err
 		case view.Status == api.Failed || view.SizeBytes != u.size || view.PartSize < 1:
 			continue
+		case view.Status != api.Uploading && id != u.state.head.ID:
+			continue // another client has completed it since the list
 		}
 		u.use(view)
 		same, err := u.compare(ctx)
@@ -370,9 +373,9 @@ func (c *counted) Read(b []byte) (int, error) {
 // compare that, the caller does afterwards.
 func (u *upload) complete(ctx context.Context, sum string) error {
 	return trying(ctx, u.bar, func(func()) error {
-		err := u.CompleteUpload(ctx, u.view.ID, u.etags, sum)
+		err := u.CompleteUpload(ctx, u.view.ID, u.etags, sum, u.replace)
 		if api.IsStatus(err, http.StatusConflict) || api.IsStatus(err, http.StatusNotImplemented) {
-			err = u.CompleteUpload(ctx, u.view.ID, u.etags, "")
+			err = u.CompleteUpload(ctx, u.view.ID, u.etags, "", u.replace)
 		}
 		if api.IsStatus(err, http.StatusBadRequest) {
 			_ = u.AbandonUpload(ctx, u.view.ID)

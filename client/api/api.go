@@ -282,15 +282,19 @@ const maxAnswer = 512 << 20
 // JSON makes a request whose body is in as JSON, unless in is nil, and decodes the answer
 // into out, unless out is nil or there is none. A *json.RawMessage gets the answer as it is.
 func (c *Client) JSON(ctx context.Context, method, path string, query url.Values, in, out any) error {
-	q := Request{Method: method, Path: path, Query: query}
+	return c.send(ctx, Request{Method: method, Path: path, Query: query, Header: http.Header{}}, in, out)
+}
+
+// send makes a request, which has a header, as [Client.JSON] does.
+func (c *Client) send(ctx context.Context, q Request, in, out any) error {
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
 			return err
 		}
 		q.Body, q.Length = bytes.NewReader(b), int64(len(b))
-		q.Header = http.Header{"Content-Type": {"application/json"}}
-		if method == http.MethodPatch {
+		q.Header.Set("Content-Type", "application/json")
+		if q.Method == http.MethodPatch {
 			q.Header.Set("Content-Type", "application/merge-patch+json")
 		}
 	}

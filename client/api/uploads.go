@@ -44,9 +44,10 @@ type Part struct {
 // Direct reports whether the part goes to the store of the server rather than to the server.
 func (p *Part) Direct() bool { return strings.Contains(p.URL, "://") }
 
-// BeginUpload begins a resumable upload.
-func (c *Client) BeginUpload(ctx context.Context, name string, size int64) (u Upload, err error) {
-	if err := c.JSON(ctx, http.MethodPost, "/uploads", nil, map[string]any{"name": name, "size_bytes": size}, &u); err != nil {
+// BeginUpload begins a resumable upload. If replace is false, it replaces no image: the error
+// has the status 412 if there is one of this name.
+func (c *Client) BeginUpload(ctx context.Context, name string, size int64, replace bool) (u Upload, err error) {
+	if err := c.send(ctx, Request{Method: http.MethodPost, Path: "/uploads", Header: Condition(replace)}, map[string]any{"name": name, "size_bytes": size}, &u); err != nil {
 		return u, err
 	}
 	return u, u.check()
@@ -83,13 +84,22 @@ func (c *Client) Uploads(ctx context.Context) ([]Upload, error) {
 }
 
 // CompleteUpload has the parts with these ETags assembled, which [Client.Upload] then tells
-// of. Unless sha256 is empty, the image must have it.
-func (c *Client) CompleteUpload(ctx context.Context, id string, etags []string, sha256 string) error {
-	body := map[string]any{"etags": etags}
+// of. Unless sha256 is empty, the image must have it. replace is as for
+// [Client.BeginUpload], and need not be the same.
+func (c *Client) CompleteUpload(ctx context.Context, id string, etags []string, sha256 string, replace bool) error {
+	body := map[string]any{"etags": etags, "replace": replace}
 	if sha256 != "" {
 		body["sha256"] = sha256
 	}
-	return c.JSON(ctx, http.MethodPost, uploadPath(id)+"/complete", nil, body, nil)
+	return c.send(ctx, Request{Method: http.MethodPost, Path: uploadPath(id) + "/complete", Header: Condition(replace)}, body, nil)
+}
+
+// Condition returns the header of an upload that replaces an image, or none.
+func Condition(replace bool) http.Header {
+	if replace {
+		return http.Header{}
+	}
+	return http.Header{"If-None-Match": {"*"}}
 }
 
 // AbandonUpload removes an upload and its parts.

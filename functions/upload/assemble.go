@@ -124,9 +124,19 @@ func (f *Function) assemble(ctx context.Context, p *pending) (store.Version, err
 		if p.HashedParts != chainOf(parts) {
 			p.Hashed = digest.State{Offset: -1}
 		}
+		complete := f.Images.CompleteUpload
+		if p.Create {
+			complete = f.Images.CompleteNew
+		}
 		var v store.Version
-		if v, err = f.Images.CompleteUpload(ctx, layout.ImageKey(p.Name), p.UploadID, parts); err == nil {
+		if v, err = complete(ctx, layout.ImageKey(p.Name), p.UploadID, parts); err == nil {
 			return v, nil
+		}
+	}
+	if p.Create && errors.Is(err, store.ErrConflict) {
+		// If the parts are gone, the object may be theirs: the answer to that was lost.
+		if _, err = f.Images.ListParts(ctx, layout.ImageKey(p.Name), p.UploadID); err == nil {
+			err = errors.Join(errTaken(p.Name), store.ErrRefused)
 		}
 	}
 	gone := errors.Is(err, store.ErrNotFound)

@@ -42,7 +42,8 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(w, r, &in); err != nil {
 		return err
 	}
-	if err := refuseConditions(r, false); err != nil {
+	create, err := creates(r)
+	if err != nil {
 		return err
 	}
 	want, err := f.wanted(r, in.SHA256)
@@ -63,10 +64,15 @@ func (f *Function) begin(w http.ResponseWriter, r *http.Request) error {
 	if err := f.fits(size); err != nil {
 		return err
 	}
+	if create {
+		if err := f.untaken(r.Context(), name); err != nil {
+			return err
+		}
+	}
 	p := &pending{
 		ID: layout.NewUploadID(), Name: name, SizeBytes: size, PartSize: f.partSizeFor(size), Status: uploading,
 		CreatedAt: f.Now().UTC(), Actor: activity.Actor(r.Context()), SourceIP: web.ClientIP(r), Hashed: digest.New(false).State(),
-		WantSHA256: want,
+		WantSHA256: want, Create: create,
 	}
 	if p.UploadID, err = f.Images.CreateUpload(r.Context(), layout.ImageKey(name)); err != nil {
 		return err
@@ -280,13 +286,18 @@ func (f *Function) noteHash(ctx context.Context, p *pending, part store.Part, su
 func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	var in struct {
-		SHA256 string   `json:"sha256"`
-		ETags  []string `json:"etags"`
+		SHA256  string   `json:"sha256"`
+		ETags   []string `json:"etags"`
+		Replace bool     `json:"replace"`
 	}
 	if r.ContentLength != 0 {
 		if err := web.Decode(w, r, &in); err != nil {
 			return err
 		}
+	}
+	create, err := creates(r)
+	if err != nil {
+		return err
 	}
 	want, err := f.wanted(r, in.SHA256)
 	if err != nil {
@@ -297,6 +308,12 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if p.Status == uploading {
+		if p.Create = create || p.Create && !in.Replace; p.Create {
+			// Nothing is lost: it can be completed once the name is free, or with replace.
+			if err := f.untaken(ctx, p.Name); err != nil {
+				return err
+			}
+		}
 		done, err := f.Images.ListParts(ctx, layout.ImageKey(p.Name), p.UploadID)
 		if err != nil {
 			return expired(err)
@@ -320,7 +337,7 @@ func (f *Function) complete(w http.ResponseWriter, r *http.Request) error {
 			if cur.Status != uploading {
 				return record.ErrKeep
 			}
-			cur.Status, cur.CompletingAt, cur.WantSHA256 = completing, f.Now().UTC(), p.WantSHA256
+			cur.Status, cur.CompletingAt, cur.WantSHA256, cur.Create = completing, f.Now().UTC(), p.WantSHA256, p.Create
 			if in.ETags != nil {
 				cur.WantParts = chainOf(done)
 			}

@@ -53,6 +53,8 @@ type pending struct {
 	// declared none.
 	WantSHA256 layout.SHA256 `json:"want_sha256,omitempty"`
 	WantParts  string        `json:"want_parts,omitempty"`
+	// Create is true if the upload replaces no image: If-None-Match: *.
+	Create bool `json:"create,omitempty"`
 }
 
 // Validate implements [record.Validator].
@@ -79,6 +81,7 @@ type view struct {
 	SizeBytes int64          `json:"size_bytes"`
 	PartSize  int64          `json:"part_size"`
 	Status    string         `json:"status"`
+	Create    bool           `json:"create"`
 	SHA256    *layout.SHA256 `json:"sha256"`
 	Error     *string        `json:"error"`
 	CreatedAt time.Time      `json:"created_at"`
@@ -104,7 +107,7 @@ type partView struct {
 }
 
 func (p *pending) view() view {
-	v := view{ID: p.ID, Name: p.Name, SizeBytes: p.SizeBytes, PartSize: p.PartSize, Status: p.Status, CreatedAt: p.CreatedAt}
+	v := view{ID: p.ID, Name: p.Name, SizeBytes: p.SizeBytes, PartSize: p.PartSize, Status: p.Status, Create: p.Create, CreatedAt: p.CreatedAt}
 	switch p.Status {
 	case uploading:
 		v.ArrivedBytes = max(0, p.Hashed.Offset)

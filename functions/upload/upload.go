@@ -88,7 +88,10 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	if err := f.fits(r.ContentLength); err != nil {
 		return err
 	}
-	create, err := f.creates(r, name)
+	create, err := creates(r)
+	if err == nil && create {
+		err = f.untaken(r.Context(), name)
+	}
 	if err != nil {
 		return err
 	}
@@ -116,36 +119,34 @@ func (f *Function) put(w http.ResponseWriter, r *http.Request) error {
 	return web.JSON(w, http.StatusCreated, u)
 }
 
-// refuseConditions refuses conditions that are not implemented: if one were ignored, the
-// upload could overwrite what it protects. create allows If-None-Match.
-func refuseConditions(r *http.Request, create bool) error {
+// creates reports whether the request must not replace an image: it has If-None-Match: *.
+// Other conditions are refused: if one were ignored, the upload could overwrite what it
+// protects.
+func creates(r *http.Request) (bool, error) {
+	create := r.Header.Get("If-None-Match") == "*"
 	for _, condition := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
 		if r.Header.Get(condition) != "" && !(create && condition == "If-None-Match") {
-			return problem.New(problem.NotImplemented, "of conditions, there is If-None-Match: * of PUT /images/{name} only; send this without "+condition)
+			return false, problem.New(problem.NotImplemented, "of conditions, there is If-None-Match: * only; send this without "+condition)
 		}
 	}
-	return nil
+	return create, nil
 }
 
-// creates reports whether the request must not replace an image. The error is a problem if
-// there is one.
-func (f *Function) creates(r *http.Request, name image.Name) (bool, error) {
-	create := r.Header.Get("If-None-Match") == "*"
-	if err := refuseConditions(r, create); err != nil || !create {
-		return false, err
-	}
-	_, _, err := store.HeadFirst(r.Context(), f.Images, layout.ImageKeys(name))
+// untaken returns a problem if there is an image of this name.
+func (f *Function) untaken(ctx context.Context, name image.Name) error {
+	_, _, err := store.HeadFirst(ctx, f.Images, layout.ImageKeys(name))
 	switch {
 	case err == nil:
 		err = errTaken(name)
 	case errors.Is(err, store.ErrNotFound):
 		err = nil
 	}
-	return true, err
+	return err
 }
 
 func errTaken(name image.Name) error {
-	return problem.Newf(problem.Precondition, "there is an image named %s, and the request has If-None-Match: *; nothing was changed", name)
+	return problem.Newf(problem.Precondition, "there is an image named %s, which this upload must not replace (If-None-Match: *); nothing was changed: "+
+		"upload it under another name, or without that condition", name)
 }
 
 // plain refuses a body with a content coding: its bytes are not the image's.

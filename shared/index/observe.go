@@ -57,6 +57,11 @@ func (o *observed) CompleteUpload(ctx context.Context, key store.Key, id string,
 	return o.Root.CompleteUpload(ctx, key, id, parts)
 }
 
+func (o *observed) CompleteNew(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
+	defer o.touch(key)
+	return o.Root.CompleteNew(ctx, key, id, parts)
+}
+
 func (o *observed) CreateRecord(ctx context.Context, key store.Key, data []byte) (string, error) {
 	newTag, err := o.Root.CreateRecord(ctx, key, data)
 	o.wrote(key, "", newTag, data, err)

@@ -214,6 +214,11 @@ type Multipart interface {
 	// [MinPartBytes]. Otherwise it fails and the upload stays pending. Parts that are
 	// not in parts are dropped.
 	CompleteUpload(ctx context.Context, key Key, id string, parts []Part) (Version, error)
+	// CompleteNew is CompleteUpload for an object that does not exist: it replaces none. If
+	// there is one, the error is [ErrConflict], and the caller aborts the upload, or completes
+	// it again once that object is gone. Of concurrent creations exactly one wins, unless the
+	// server ignores If-None-Match when it completes a multipart upload.
+	CompleteNew(ctx context.Context, key Key, id string, parts []Part) (Version, error)
 	// AbortUpload removes an upload with its parts. It returns nil if the upload is not
 	// pending.
 	AbortUpload(ctx context.Context, key Key, id string) error

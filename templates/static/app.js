@@ -641,9 +641,11 @@
   const active = new Set(); // the uploads of this page that have not ended
 
   class Upload {
-    constructor(file, id) {
+    constructor(file, id, replace) {
       this.file = file;
       this.id = id;
+      this.replace = replace;
+      this.condition = replace ? {} : { 'If-None-Match': '*' };
       this.etags = [];
       this.cancelled = false;
       this.samples = [];
@@ -697,6 +699,7 @@
           const res = await f();
           if (res.ok) return res;
           if (res.status === 401) throw new Refused('You are no longer logged in. Log in and choose the file again: the upload resumes.');
+          if (res.status === 412) throw new Refused('Another image of this name was uploaded meanwhile. Choose the file again to replace it.');
           const detail = await problemOf(res);
           if (res.status < 500 && res.status !== 408 && res.status !== 429 || res.status === 507 || ++refusals >= mostRefusals) throw new Refused(detail);
           why = detail;
@@ -711,10 +714,10 @@
       }
     }
 
-    call(method, url, body) {
+    call(method, url, body, headers) {
       return this.trying(() => fetch(url, {
         method, cache: 'no-store',
-        headers: body ? { 'Content-Type': 'application/json', Accept: 'application/json' } : { Accept: 'application/json' },
+        headers: body ? { 'Content-Type': 'application/json', Accept: 'application/json', ...headers } : { Accept: 'application/json' },
         body: body && JSON.stringify(body),
       }));
     }
@@ -736,7 +739,7 @@
       const view = await this.begin();
       if (view.status === 'uploading') {
         await this.sendParts(view);
-        await this.call('POST', `/uploads/${this.id}/complete`, { etags: this.etags });
+        await this.call('POST', `/uploads/${this.id}/complete`, { etags: this.etags, replace: this.replace }, this.condition);
       }
       sent();
       await this.finish();
@@ -770,7 +773,7 @@
         announce(`The uploaded part of ${this.file.name} is of another file. The upload begins again.`);
       }
       this.id = null;
-      const view = await (await this.call('POST', '/uploads', { name: this.file.name, size_bytes: this.file.size })).json();
+      const view = await (await this.call('POST', '/uploads', { name: this.file.name, size_bytes: this.file.size }, this.condition)).json();
       this.id = view.id;
       kept.set(fileKey(this.file), this.id);
       return view;
@@ -934,15 +937,16 @@
   }
 
   // confirmed asks before an upload replaces an image or runs beside another
-  // upload of its name.
+  // upload of its name. It returns 'yes', '' if the answer is no, or 'free' if there
+  // is nothing to ask.
   async function confirmed(what, name) {
     try {
-      if (!await ask(`/ui/images/confirm?${new URLSearchParams({ what, key: name })}`)) return true;
+      if (!await ask(`/ui/images/confirm?${new URLSearchParams({ what, key: name })}`)) return 'free';
     } catch {
-      return true; // the upload reports the error
+      return 'free'; // the upload reports the error
     }
     return new Promise((resolve) => {
-      byID('dialog').addEventListener('close', () => resolve(byID('dialog').returnValue === 'yes'), { once: true });
+      byID('dialog').addEventListener('close', () => resolve(byID('dialog').returnValue === 'yes' ? 'yes' : ''), { once: true });
     });
   }
 
@@ -972,9 +976,10 @@
         if (known.get(u.id) === fileKey(file) && !await isElsewhere(u.id)) mine ??= u.id;
         else others = true;
       }
-      if (others && !await confirmed('beside', file.name)) continue;
-      if (!mine && !await confirmed('replace', file.name)) continue;
-      queue.push(new Upload(file, mine));
+      const beside = others ? await confirmed('beside', file.name) : 'free';
+      const replace = beside && await confirmed('replace', file.name);
+      if (!replace) continue;
+      queue.push(new Upload(file, mine, beside === 'yes' || replace === 'yes'));
       work();
     }
   }

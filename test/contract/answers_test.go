@@ -415,8 +415,29 @@ func (s *server) testUploads(t *testing.T) {
 		t.Helper()
 		return s.do(t, request{method: "PUT", target: url, status: status, body: body, header: header})
 	}
-	s.do(t, request{method: "POST", target: "/uploads", status: 501, body: `{"name": "lab.raw", "size_bytes": 10}`, header: map[string]string{"If-None-Match": "*"}})
-	u := begin("lab.raw")
+	on := func(target string, status int, body, condition string) *answer {
+		t.Helper()
+		return s.do(t, request{method: "POST", target: target, status: status, body: body, header: map[string]string{"Content-Type": "application/json", "If-None-Match": condition}})
+	}
+	u := "/uploads/" + text(on("/uploads", 201, `{"name": "raced.raw", "size_bytes": 10}`, "*").object, "id")
+	part(u+"/parts/1", 200, body, octets)
+	s.do(t, request{method: "PUT", target: "/images/raced.raw", status: 201, body: "first", header: octets})
+	on("/uploads", 501, `{"name": "lab.raw", "size_bytes": 10}`, `"x"`)
+	on("/uploads", 412, `{"name": "raced.raw", "size_bytes": 10}`, "*")
+	on(u+"/complete", 501, "{}", `"x"`)
+	on(u+"/complete", 412, "{}", "*")
+	if a := s.send(t, "POST", u+"/complete", 412, ""); a.object["code"] != "precondition" {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.get(t, u, 200); a.object["status"] != "uploading" || a.object["create"] != true {
+		t.Errorf("%s", a.body)
+	}
+	s.send(t, "DELETE", "/images/raced.raw", 204, "")
+	on(u+"/complete", 202, "{}", "*")
+	s.assemblies.work(t, s.uploader.Handle)
+	s.send(t, "DELETE", "/images/raced.raw", 204, "")
+	s.send(t, "DELETE", u, 204, "")
+	u = begin("lab.raw")
 	a := s.get(t, u, 200)
 	url1 := text(a.at(t, "parts.0").(object), "url")
 	if url1 != u+"/parts/1" || a.at(t, "parts.0.done") != false {
@@ -443,7 +464,7 @@ func (s *server) testUploads(t *testing.T) {
 	if a := s.get(t, "/uploads", 200); a.at(t, "uploads.0.parts") != nil {
 		t.Errorf("the list has parts: %s", a.body)
 	}
-	if a := s.send(t, "POST", u+"/complete", 202, `{"etags": ["`+etag+`"], "sha256": "`+hex.EncodeToString(sum[:])+`"}`); a.object["status"] != "completing" || a.object["parts"] != nil {
+	if a := s.send(t, "POST", u+"/complete", 202, `{"replace": false, "etags": ["`+etag+`"], "sha256": "`+hex.EncodeToString(sum[:])+`"}`); a.object["status"] != "completing" || a.object["parts"] != nil {
 		t.Errorf("%s", a.body)
 	}
 	part(url1, 409, body, octets)
@@ -462,7 +483,7 @@ func (s *server) testUploads(t *testing.T) {
 	// An upload whose parts are lost while it waits for its assembly.
 	u = begin("lost.raw")
 	part(u+"/parts/1", 200, body, octets)
-	s.form(t, u+"/complete", 202, url.Values{"sha256": {hex.EncodeToString(sum[:])}})
+	s.form(t, u+"/complete", 202, url.Values{"sha256": {hex.EncodeToString(sum[:])}, "replace": {"true"}})
 	for p, err := range s.images.PendingUploads(t.Context(), "lost.raw") {
 		if err != nil {
 			t.Fatal(err)

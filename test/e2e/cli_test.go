@@ -414,6 +414,45 @@ func TestPushRefused(t *testing.T) {
 	}
 }
 
+// TestPushAtOnce pushes other images under one new name at the same time, to two processes:
+// one gets it, and --force replaces that.
+func TestPushAtOnce(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{})
+	wires := []*wire{s.wire(t), Start(t, Options{Over: s}).wire(t)}
+	shells, runs := make([]*shell, 4), make([]ran, 4)
+	image := func(i int) []byte { return content(uint64(20+i), 1<<20) }
+	var wg sync.WaitGroup
+	for i := range shells {
+		shells[i] = newShell(t, wires[i%2].URL, "IMAGEROOT_TOKEN="+token)
+		shells[i].file(t, "lab.img", image(i))
+		wg.Go(func() { runs[i] = shells[i].run(t, "", "push", "lab.img") })
+	}
+	wg.Wait()
+	won, lost := -1, -1
+	for i, r := range runs {
+		switch {
+		case r.code == 0 && won < 0:
+			won = i
+		case r.code == 1 && strings.Contains(r.err, "lab.img"):
+			lost = i
+		default:
+			t.Errorf("push %d, after %d: %+v", i, won, r)
+		}
+	}
+	if won < 0 || lost < 0 {
+		t.Fatalf("no push succeeded: %+v", runs)
+	}
+	shells[won].must(t, "pull", "--output", "got.img", "lab.img")
+	shells[won].is(t, "got.img", image(won))
+	if out := shells[won].must(t, "push", "lab.img"); !strings.Contains(out, "already") {
+		t.Errorf("the same again: %s", out)
+	}
+	shells[lost].must(t, "push", "--force", "lab.img")
+	shells[lost].must(t, "pull", "--output", "got.img", "lab.img")
+	shells[lost].is(t, "got.img", image(lost))
+}
+
 // TestPull downloads images over connections that break, and with wrong bytes.
 func TestPull(t *testing.T) {
 	t.Parallel()

@@ -107,7 +107,7 @@ func (p *Pages) question(ctx context.Context, what, key string) (*templates.Conf
 	case "beside":
 		return &templates.Confirm{
 			Question: "Upload another " + key + "?",
-			Text:     "Another upload of this name is in progress, in this browser or elsewhere. Both can run: the one that completes last becomes the image.",
+			Text:     "Another upload of this name is in progress, in this browser or elsewhere. Both can run. If the other one completes first, this one replaces its image.",
 			Action:   imagesPath, Button: "Upload this one too", Choice: true,
 		}, nil
 	case "entry":

@@ -241,6 +241,10 @@ func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, par
 	return write(r, "CompleteUpload", key, func() (store.Version, error) { return r.root.CompleteUpload(ctx, key, id, parts) })
 }
 
+func (r *Root) CompleteNew(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
+	return write(r, "CompleteNew", key, func() (store.Version, error) { return r.root.CompleteNew(ctx, key, id, parts) })
+}
+
 func (r *Root) AbortUpload(ctx context.Context, key store.Key, id string) error {
 	_, err := write(r, "AbortUpload", key, func() (any, error) { return nil, r.root.AbortUpload(ctx, key, id) })
 	return err

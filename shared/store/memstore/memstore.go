@@ -286,6 +286,15 @@ func (r *Root) ListParts(ctx context.Context, key store.Key, id string) ([]store
 }
 
 func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
+	return r.complete(ctx, key, id, parts, false)
+}
+
+// CompleteNew implements store.Multipart.
+func (r *Root) CompleteNew(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
+	return r.complete(ctx, key, id, parts, true)
+}
+
+func (r *Root) complete(ctx context.Context, key store.Key, id string, parts []store.Part, create bool) (store.Version, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	u, err := r.pending(ctx, key, id)
@@ -308,6 +317,9 @@ func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, par
 		}
 		data = append(data, sent.data...)
 		sums = append(sums, p.ETag...)
+	}
+	if _, ok := r.objects[key]; create && ok {
+		return store.Version{}, fmt.Errorf("complete upload of %q: %w", key, store.ErrConflict)
 	}
 	delete(r.uploads, id)
 	return r.set(key, data, fmt.Sprintf("%s-%d", etagOf(sums), len(parts))), nil

@@ -57,6 +57,11 @@ func (r *Root) CompleteUpload(ctx context.Context, key store.Key, id string, par
 	return r.completeUpload(ctx, key, id, parts, nil)
 }
 
+// CompleteNew implements store.Multipart.
+func (r *Root) CompleteNew(ctx context.Context, key store.Key, id string, parts []store.Part) (store.Version, error) {
+	return r.creating(ctx, key, func() (store.Version, error) { return r.completeUpload(ctx, key, id, parts, absent) })
+}
+
 func (r *Root) completeUpload(ctx context.Context, key store.Key, id string, parts []store.Part, ifNoneMatch *string) (store.Version, error) {
 	var etag *string
 	err := under(ifNoneMatch, func(ifNoneMatch *string) (err error) {

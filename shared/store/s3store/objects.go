@@ -125,11 +125,16 @@ func (r *Root) Put(ctx context.Context, key store.Key, body io.Reader, size int6
 
 // Create implements store.Objects.
 func (r *Root) Create(ctx context.Context, key store.Key, body io.Reader, size int64) (store.Version, error) {
+	return r.creating(ctx, key, func() (store.Version, error) { return r.put(ctx, key, body, size, absent) })
+}
+
+// creating calls write, which writes an object if there is none.
+func (r *Root) creating(ctx context.Context, key store.Key, write func() (store.Version, error)) (store.Version, error) {
 	// Some servers ignore IfNoneMatch when they complete an upload.
 	if err := r.isFree(ctx, key); err != nil {
 		return store.Version{}, err
 	}
-	v, err := r.put(ctx, key, body, size, absent)
+	v, err := write()
 	if errors.Is(err, store.ErrConflict) {
 		// AWS refuses one of two writes at once, also if the other one fails then.
 		if taken := r.isFree(ctx, key); taken == nil {

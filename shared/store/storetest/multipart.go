@@ -111,6 +111,52 @@ func (s *suite) multipartOverwrites() {
 	s.completes("x.img", a, pattern(4, 100), pa)
 }
 
+// completeNew: an upload creates an object, and replaces none. One that is refused can be
+// completed later.
+func (s *suite) completeNew() {
+	one, two := pattern(1, partBytes), pattern(2, 1000)
+	id := s.create("x.img")
+	parts := []store.Part{s.part("x.img", id, 1, one), s.part("x.img", id, 2, two)}
+	v, err := s.root.CompleteNew(s.ctx, "x.img", id, parts)
+	s.must("create by parts", err)
+	if got := s.holds("x.img", slices.Concat(one, two)); !got.Equal(v) {
+		s.Errorf("CompleteNew returned %+v, and the object is %+v", v, got)
+	}
+
+	id = s.create("x.img")
+	p := s.part("x.img", id, 1, two)
+	_, err = s.root.CompleteNew(s.ctx, "x.img", id, []store.Part{p})
+	s.fails("create by parts what exists", err, store.ErrConflict)
+	if got := s.holds("x.img", slices.Concat(one, two)); !got.Equal(v) {
+		s.Errorf("a refused creation changed the object from %+v to %+v", v, got)
+	}
+	s.hasParts("x.img", id, p)
+	s.must("delete", s.root.Delete(s.ctx, "x.img"))
+	_, err = s.root.CompleteNew(s.ctx, "x.img", id, []store.Part{p})
+	s.must("create by parts what was deleted", err)
+	s.holds("x.img", two)
+	s.noUploads()
+}
+
+// completeNewRace: of many creations of one key by parts, one wins.
+func (s *suite) completeNewRace() {
+	ids, parts := make([]string, 6), make([]store.Part, 6)
+	for i := range ids {
+		ids[i] = s.create("x.img")
+		parts[i] = s.part("x.img", ids[i], 1, pattern(byte(i), 1000))
+	}
+	won := s.oneWins(len(ids), func(i int) error {
+		_, err := s.root.CompleteNew(s.ctx, "x.img", ids[i], parts[i:i+1])
+		return err
+	})
+	s.holds("x.img", pattern(byte(won), 1000))
+	for _, id := range ids {
+		s.must("abort", s.root.AbortUpload(s.ctx, "x.img", id))
+	}
+	s.holds("x.img", pattern(byte(won), 1000))
+	s.noUploads()
+}
+
 func (s *suite) failedPart() {
 	broken := errors.New("broken")
 	id := s.create("x.img")

@@ -248,14 +248,23 @@ func (s *suite) createObject() {
 
 // createObjectRace: of many creations of one key, one wins.
 func (s *suite) createObjectRace() {
-	errs := make([]error, 8)
+	won := s.oneWins(8, func(i int) error {
+		_, err := s.root.Create(s.ctx, "x.img", bytes.NewReader(pattern(byte(i), 1000)), 1000)
+		return err
+	})
+	s.holds("x.img", pattern(byte(won), 1000))
+}
+
+// oneWins calls create n times at once, and returns which call succeeded: one only.
+func (s *suite) oneWins(n int, create func(i int) error) (won int) {
+	s.Helper()
+	errs := make([]error, n)
 	var wg sync.WaitGroup
 	for i := range errs {
-		data := pattern(byte(i), 1000)
-		wg.Go(func() { _, errs[i] = s.root.Create(s.ctx, "x.img", bytes.NewReader(data), 1000) })
+		wg.Go(func() { errs[i] = create(i) })
 	}
 	wg.Wait()
-	won := -1
+	won = -1
 	for i, err := range errs {
 		switch {
 		case err == nil && won < 0:
@@ -267,7 +276,7 @@ func (s *suite) createObjectRace() {
 	if won < 0 {
 		s.Fatal("no creation won")
 	}
-	s.holds("x.img", pattern(byte(won), 1000))
+	return won
 }
 
 func (s *suite) move() {

@@ -44,6 +44,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Root) {
 		{"OneVersionWhole", (*suite).oneVersionWhole},
 		{"Multipart", (*suite).multipart},
 		{"MultipartOverwrites", (*suite).multipartOverwrites},
+		{"CompleteNew", (*suite).completeNew},
+		{"CompleteNewRace", (*suite).completeNewRace},
 		{"FailedPart", (*suite).failedPart},
 		{"WrongComplete", (*suite).wrongComplete},
 		{"Abort", (*suite).abort},
