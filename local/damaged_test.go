@@ -278,7 +278,11 @@ func (l *lab) fill() (disk []byte, whole map[string][]byte, kinds map[string]sto
 	})
 	r.do(202, http.MethodPost, "/images/b.img/rename", `{"name": "c.qcow2"}`)
 	moved := func(to, from string) func() bool {
-		return func() bool { return r.row(to).HashState == "hashed" && len(r.row(from).Names) == 0 }
+		return func() bool {
+			jobs := r.do(200, http.MethodGet, "/catalog/renames", "")
+			return r.row(to).HashState == "hashed" && len(r.row(from).Names) == 0 &&
+				!strings.Contains(jobs, `"queued"`) && !strings.Contains(jobs, `"running"`)
+		}
 	}
 	r.until("another name", moved("c.qcow2", "b.img"))
 	r.do(202, http.MethodPost, "/images/c.qcow2/rename", `{"name": "b.img"}`)
