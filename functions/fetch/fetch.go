@@ -295,9 +295,12 @@ func (f *Function) sweepParts(ctx context.Context, inUse used) error {
 // abandonedAfter is the age at which an upload that no job names is removed.
 const abandonedAfter = 24 * time.Hour
 
-// Uncache removes the blob with this SHA-256. The records stay. It returns nil if there
+// Uncache removes the blob with this SHA-256 and its block map. The records stay. It returns nil if there
 // is no such blob.
 func (f *Function) Uncache(ctx context.Context, sha256 layout.SHA256) error {
+	if err := f.Catalog.Delete(ctx, layout.PublishedKey(sha256)); err != nil {
+		return err
+	}
 	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
 }
 

@@ -73,6 +73,8 @@ type origin struct {
 	mu     sync.Mutex
 	handle func(o *origin, n int, w http.ResponseWriter, r *http.Request)
 	asked  []request
+
+	bmap http.HandlerFunc // answers requests for block maps
 }
 
 // A request is a GET.
@@ -85,7 +87,7 @@ type request struct {
 type behavior = func(o *origin, n int, w http.ResponseWriter, r *http.Request)
 
 func newOrigin(t *testing.T, b behavior) *origin {
-	o := &origin{t: t, handle: b}
+	o := &origin{t: t, handle: b, bmap: http.NotFound}
 	o.Server = httptest.NewUnstartedServer(http.HandlerFunc(o.serve))
 	o.Server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	o.Server.Start()
@@ -97,6 +99,10 @@ func newOrigin(t *testing.T, b behavior) *origin {
 }
 
 func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, ".bmap") {
+		o.bmap(w, r)
+		return
+	}
 	o.mu.Lock()
 	o.asked = append(o.asked, request{r.UserAgent(), r.Header.Get("Range")})
 	n, b := len(o.asked), o.handle

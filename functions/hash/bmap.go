@@ -11,7 +11,6 @@ import (
 	"imageroot/shared/bmap"
 	"imageroot/shared/content"
 	"imageroot/shared/digest"
-	"imageroot/shared/image"
 	"imageroot/shared/job"
 	"imageroot/shared/layout"
 	"imageroot/shared/record"
@@ -103,9 +102,14 @@ type published struct {
 	before store.Version // that the record had when the check began
 }
 
-// findMap returns the block map beside an image; its File is "" if there is none.
-func (f *Function) findMap(ctx context.Context, name image.Name) (p published, err error) {
-	for _, key := range layout.BmapSidecars(name) {
+// findMap returns the block map beside the image at a place, or else the one that was fetched
+// with these bytes; its File is "" if there is none.
+func (f *Function) findMap(ctx context.Context, sha256 layout.SHA256, at place) (p published, err error) {
+	var keys []store.Key
+	if at.Local {
+		keys = layout.BmapSidecars(at.name)
+	}
+	for _, key := range append(keys, layout.PublishedKey(sha256)) {
 		if p, err = f.readMap(ctx, key); !errors.Is(err, store.ErrNotFound) {
 			return p, err
 		}
@@ -115,12 +119,17 @@ func (f *Function) findMap(ctx context.Context, name image.Name) (p published, e
 
 // readMap reads the block map at key, or returns [store.ErrNotFound].
 func (f *Function) readMap(ctx context.Context, key store.Key) (p published, err error) {
-	body, info, err := f.Images.Get(ctx, key, store.All, "")
+	p.File = key
+	root := f.Images
+	if p.Fetched() {
+		root = f.Catalog
+	}
+	body, info, err := root.Get(ctx, key, store.All, "")
 	if err != nil {
 		return p, err
 	}
 	defer body.Close()
-	p.File, p.Version = key, info.Version
+	p.Version = info.Version
 	if info.Size > bmap.MaxBytes {
 		p.Problem = fmt.Sprintf("it has %d bytes, and at most %d are read", info.Size, bmap.MaxBytes)
 		return p, nil
@@ -128,6 +137,9 @@ func (f *Function) readMap(ctx context.Context, key store.Key) (p published, err
 	if p.text, err = io.ReadAll(body); err != nil {
 		return p, err
 	}
+	sum := digest.New(false)
+	_, _ = sum.Write(p.text) // never fails
+	p.SHA256 = sum.Sum256()
 	m, err := bmap.Parse(p.text)
 	if err != nil {
 		p.Problem = err.Error()
@@ -137,15 +149,15 @@ func (f *Function) readMap(ctx context.Context, key store.Key) (p published, err
 	return p, nil
 }
 
-// inspectMap compares the block map beside an image with the one that the record of its
-// content has, and returns the record. One that was not compared with the disk yet is
-// pending, and so is the map that this program makes if a publisher's is gone.
-func (f *Function) inspectMap(ctx context.Context, rec content.Record, name image.Name) (content.Record, error) {
+// inspectMap compares the publisher's block map of the image at a place with the one that the
+// record of its content has, and returns the record. One that was not compared with the disk yet
+// is pending, and so is the map that this program makes if a publisher's is gone.
+func (f *Function) inspectMap(ctx context.Context, rec content.Record, at place) (content.Record, error) {
 	// A check does not read the disk in a virtual image that is compressed.
 	if f.runner(job.Check).Off() || rec.NoDisk() != "" || rec.Inner != "" {
 		return rec, nil
 	}
-	found, err := f.findMap(ctx, name)
+	found, err := f.findMap(ctx, rec.SHA256, at)
 	if err != nil {
 		return rec, err
 	}
@@ -155,18 +167,21 @@ func (f *Function) inspectMap(ctx context.Context, rec content.Record, name imag
 	if !changed(&rec) {
 		return rec, nil
 	}
-	if rec.Bmap != nil && rec.Bmap.File != "" && rec.Bmap.File != found.File {
+	if rec.Bmap != nil && rec.Bmap.File != "" && rec.Bmap.File != found.File && !rec.Bmap.Fetched() {
 		// Another name of this content may have it.
 		if _, err := f.Images.Head(ctx, rec.Bmap.File); !errors.Is(err, store.ErrNotFound) {
 			return rec, err
 		}
 	}
-	found.Pending = true
 	rec, _, err = record.Change(ctx, f.Catalog, layout.ContentKey(rec.SHA256), func(rec *content.Record, exists bool) error {
 		if !exists || !changed(rec) {
 			return record.ErrKeep
 		}
-		rec.Bmap = &found.Bmap
+		to := found.Bmap
+		if to.Pending = true; rec.Bmap != nil && to.SHA256 != "" && to.SHA256 == rec.Bmap.SHA256 { // it was moved or copied
+			to.Pending, to.Problem = rec.Bmap.Pending, rec.Bmap.Problem
+		}
+		rec.Bmap = &to
 		return nil
 	})
 	return rec, err

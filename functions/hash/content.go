@@ -73,7 +73,7 @@ func (f *Function) listed(ctx context.Context, sha256 layout.SHA256) (place, err
 func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) error {
 	rec, _, err := record.Read[content.Record](ctx, f.Catalog, layout.ContentKey(sha256))
 	missing := errors.Is(err, store.ErrNotFound)
-	if err != nil && !missing || err == nil && !rec.Inspectable() {
+	if err != nil && !missing {
 		return err
 	}
 	at, err := f.find(ctx, sha256)
@@ -83,8 +83,15 @@ func (f *Function) inspectContent(ctx context.Context, sha256 layout.SHA256) err
 	if err != nil {
 		return err
 	}
-	if _, err := f.learn(ctx, sha256, at, rec); err != nil {
-		return err
+	if missing || rec.Inspectable() {
+		if rec, err = f.learn(ctx, sha256, at, rec); err != nil {
+			return err
+		}
+	}
+	if rec.SHA256 != "" {
+		if _, err := f.inspectMap(ctx, rec, at); err != nil {
+			return err
+		}
 	}
 	return f.fillChecks(ctx)
 }
@@ -103,7 +110,7 @@ func (f *Function) inspect(ctx context.Context, sha256 layout.SHA256, at place) 
 		rec, err = f.learn(ctx, sha256, at, rec)
 	}
 	if err == nil && rec.SHA256 != "" {
-		rec, err = f.inspectMap(ctx, rec, at.name)
+		rec, err = f.inspectMap(ctx, rec, at)
 	}
 	if err != nil || f.runner(job.Check).Off() || !rec.Pending() {
 		return err

@@ -60,9 +60,12 @@ func (w *world) diskJob(sha256 layout.SHA256) job.Job {
 }
 
 // disk returns the bytes of a disk, or nil if there is none.
-func (w *world) disk(sha256 layout.SHA256) []byte {
+func (w *world) disk(sha256 layout.SHA256) []byte { return w.object(layout.DiskKey(sha256)) }
+
+// object returns the bytes of an object of the catalog root, or nil if there is none.
+func (w *world) object(key store.Key) []byte {
 	w.t.Helper()
-	body, _, err := w.catalog.Get(context.Background(), layout.DiskKey(sha256), store.All, "")
+	body, _, err := w.catalog.Get(context.Background(), key, store.All, "")
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}

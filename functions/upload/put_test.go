@@ -59,6 +59,28 @@ func TestPut(t *testing.T) {
 	w.told(activity.ImageDeleted, activity.ImageUploaded, activity.ImageUploaded, activity.ImageUploaded)
 }
 
+// An image takes its block map along, unless another image has it, too.
+func TestDeleteBmap(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, name := range []string{"x.img.gz", "x.img"} {
+		w.must(http.StatusCreated, http.MethodPut, "/images/"+name, []byte(name))
+	}
+	for _, key := range []store.Key{"x.img.gz.bmap", "x.img.bmap"} {
+		if _, err := w.images.Put(t.Context(), key, strings.NewReader("map"), 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.must(http.StatusNoContent, http.MethodDelete, "/images/x.img.gz", nil)
+	if w.holds("x.img.gz.bmap") != nil || w.holds("x.img.bmap") == nil {
+		t.Error("the map of x.img.gz is still there, or the one of x.img is not")
+	}
+	w.must(http.StatusNoContent, http.MethodDelete, "/images/x.img", nil)
+	if w.holds("x.img.bmap") != nil {
+		t.Error("the map of x.img is still there")
+	}
+}
+
 // A name is deleted in the spelling of the object. The exact spelling has precedence.
 func TestDeleteSpelledOtherwise(t *testing.T) {
 	t.Parallel()

@@ -235,6 +235,9 @@ func (f *Function) follow(ctx context.Context, name, next image.Name, old, now k
 			return err
 		}
 	}
+	if err := f.moveMaps(ctx, name, next); err != nil {
+		return err
+	}
 	if sha := cmp.Or(old.digests.SHA256, now.digests.SHA256); sha != "" {
 		_, _, err := record.Change(ctx, f.Catalog, layout.MetadataKey(sha), func(rec *metadata.Record, exists bool) error {
 			if !exists || rec.Name != name {

@@ -65,6 +65,9 @@ func (w *world) describe(data []byte, sidecar string) {
 	if _, err := w.images.Put(w.t.Context(), oldName+".sha256", strings.NewReader(sidecar), int64(len(sidecar))); err != nil {
 		w.t.Fatal(err)
 	}
+	if _, err := w.images.Put(w.t.Context(), oldName+".bmap", strings.NewReader("map"), 3); err != nil {
+		w.t.Fatal(err)
+	}
 	rec := metadata.Record{SHA256: sum, Words: metadata.Words{Name: oldName}}
 	if _, err := record.Swap(w.t.Context(), w.catalog, layout.MetadataKey(sum), &rec, ""); err != nil {
 		w.t.Fatal(err)
@@ -87,6 +90,9 @@ func (w *world) hasMoved(data []byte) {
 	}
 	if got, want := string(w.holds(newName+".sha256")), string(sum256(data))+"  "+newName+"\n"; got != want {
 		w.t.Errorf("the sidecar is %q, want %q", got, want)
+	}
+	if string(w.holds(newName+".bmap")) != "map" || w.holds(oldName+".bmap") != nil {
+		w.t.Error("the block map has not moved")
 	}
 	if w.holds(oldName+".sha256") != nil {
 		w.t.Error("the old sidecar is still there")

@@ -236,6 +236,9 @@ func (f *Function) delete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name, _ = layout.ImageName(key) // the spelling that the object had
+	if err := f.deleteMaps(ctx, name); err != nil {
+		f.Log.Warn("the block map of a deleted image could not be deleted", "name", name, "error", err)
+	}
 	if err := f.Inspections.Send(ctx, queue.InspectImage(name).Encode(), 0); err != nil {
 		f.Log.Warn("a deleted image is not inspected before the next reconciliation", "name", name, "error", err)
 	}

@@ -52,14 +52,27 @@ type Fingerprint struct {
 // A Bmap is the block map of the disk in an image, which a publisher has put beside the
 // image, or which this program makes of the holes of a file.
 type Bmap struct {
-	// File and Version are those of the publisher's file in the image root, or zero.
+	// File, Version and SHA256 are those of the publisher's file, or zero. It is in the image
+	// root, or a [layout.PublishedKey] of the catalog root.
 	File    store.Key     `json:"file,omitempty"`
 	Version store.Version `json:"version,omitzero"`
+	SHA256  layout.SHA256 `json:"sha256,omitempty"` // "" in records of earlier versions
 	// Pending is true until the disk was read for it.
 	Pending bool `json:"pending,omitempty"`
 	// Problem is the reason, as part of a sentence, that the publisher's map is not served;
 	// empty if it is.
 	Problem string `json:"problem,omitempty"`
+}
+
+// Published reports whether the publisher's map is served. b may be nil.
+func (b *Bmap) Published() bool {
+	return b != nil && b.File != "" && !b.Pending && b.Problem == ""
+}
+
+// Fetched reports whether the publisher's file was fetched with the image.
+func (b *Bmap) Fetched() bool {
+	_, ok := layout.PublishedSHA256(b.File)
+	return ok
 }
 
 // A Disk is the expanded disk of an image, or the virtual image that is in a compressed one.
@@ -196,7 +209,11 @@ func (r *Record) AllWarnings() []string {
 func (r *Record) allWarnings() []string {
 	all := r.ownWarnings()
 	if r.Bmap != nil && !r.Bmap.Pending && r.Bmap.Problem != "" {
-		all = append(all, fmt.Sprintf("the block map %s is not served: %s", r.Bmap.File, r.Bmap.Problem))
+		file := string(r.Bmap.File)
+		if r.Bmap.Fetched() {
+			file = "beside the source"
+		}
+		all = append(all, fmt.Sprintf("the block map %s is not served: %s", file, r.Bmap.Problem))
 	}
 	return all
 }

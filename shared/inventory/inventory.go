@@ -272,9 +272,9 @@ func sameSidecars(images index.Items[store.Key, struct{}], name image.Name, publ
 }
 
 // sameMap reports whether known is of the current block map beside the image, or of another
-// one that exists.
+// one that exists. One that was fetched gives way to one beside the image.
 func sameMap(images index.Items[store.Key, struct{}], name image.Name, known *content.Bmap) bool {
-	if known != nil && known.File != "" {
+	if known != nil && known.File != "" && !known.Fetched() {
 		info, ok := images.Info(known.File)
 		return ok && info.Version.Equal(known.Version)
 	}

@@ -13,6 +13,7 @@
 //	              fetched/REF               digest and size of the bytes fetched from the source REF
 //	              blobs/HEX                 fetched bytes, named by their SHA-256
 //	              bmaps/HEX                 the block map of the disk in the image with this SHA-256
+//	              published/HEX             the publisher's block map beside the URL of fetched bytes
 //	              disks/HEX                 the expanded disk in the image with this SHA-256
 //	              contents/HEX              what is known about the bytes with this SHA-256
 //	              metadata/HEX              what the operator says about the bytes with this SHA-256
@@ -73,6 +74,7 @@ const (
 	FetchedPrefix             = "fetched/"
 	BlobPrefix                = "blobs/"
 	BmapPrefix                = "bmaps/"
+	PublishedPrefix           = "published/"
 	DiskPrefix                = "disks/"
 	ContentPrefix             = "contents/"
 	MetadataPrefix            = "metadata/"
@@ -189,6 +191,7 @@ func ExportKey(name ExportName) store.Key    { return store.Key(ExportPrefix + n
 func FetchedKey(ref Ref) store.Key           { return store.Key(FetchedPrefix + ref) }
 func BlobKey(sha256 SHA256) store.Key        { return store.Key(BlobPrefix + sha256) }
 func BmapKey(sha256 SHA256) store.Key        { return store.Key(BmapPrefix + sha256) }
+func PublishedKey(sha256 SHA256) store.Key   { return store.Key(PublishedPrefix + sha256) }
 func DiskKey(sha256 SHA256) store.Key        { return store.Key(DiskPrefix + sha256) }
 func ListingKey(sha256 SHA256) store.Key     { return store.Key(ListingPrefix + sha256) }
 func ContentKey(sha256 SHA256) store.Key     { return store.Key(ContentPrefix + sha256) }
@@ -243,6 +246,10 @@ func FetchJobRef(key store.Key) (Ref, bool) {
 
 func BlobSHA256(key store.Key) (SHA256, bool) {
 	return hexAfter[SHA256](key, BlobPrefix, 64)
+}
+
+func PublishedSHA256(key store.Key) (SHA256, bool) {
+	return hexAfter[SHA256](key, PublishedPrefix, 64)
 }
 
 func DiskSHA256(key store.Key) (SHA256, bool) {

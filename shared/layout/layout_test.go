@@ -35,6 +35,7 @@ var parsers = []parser{
 	of("export", ExportOf, ExportKey),
 	of("fetched", FetchedRef, FetchedKey),
 	of("blob", BlobSHA256, BlobKey),
+	of("published map", PublishedSHA256, PublishedKey),
 	of("content", ContentSHA256, ContentKey),
 	of("metadata", MetadataSHA256, MetadataKey),
 	of("served", ServedSHA256, ServedKey),

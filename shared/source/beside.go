@@ -1,13 +1,18 @@
 package source
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
+	"imageroot/shared/bmap"
 	"imageroot/shared/checksum"
+	"imageroot/shared/image"
 )
 
 // checksumNames are the usual names of the checksum list of an image in its directory, in
@@ -51,13 +56,15 @@ func (w web) findSum(ctx context.Context, c *Client, client doer, final *url.URL
 	}
 	const atOnce = 4
 	sums := make([]*checksum.Sum, len(checksumNames))
+	lists := make([]*url.URL, len(checksumNames))
 	free := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
 	for i, name := range checksumNames {
 		free <- struct{}{}
+		lists[i] = beside(asked, strings.ReplaceAll(name, "NAME", path.Base(asked.Path)))
 		wg.Go(func() {
 			defer func() { <-free }()
-			if sum, err := w.publishedSum(ctx, c, client, beside(asked, name), final); err == nil {
+			if sum, err := w.publishedSum(ctx, c, client, lists[i], final); err == nil {
 				sums[i] = &sum
 			}
 		})
@@ -65,17 +72,58 @@ func (w web) findSum(ctx context.Context, c *Client, client doer, final *url.URL
 	wg.Wait()
 	for i, sum := range sums {
 		if sum != nil {
-			return beside(asked, checksumNames[i]).String(), *sum
+			return lists[i].String(), *sum
 		}
 	}
 	return "", checksum.Sum{}
 }
 
-// beside returns the URL of a file in the directory of u. NAME in its name stands for that
-// of u.
+// beside returns the URL of a file in the directory of u.
 func beside(u *url.URL, name string) *url.URL {
-	_, file := path.Split(u.Path)
-	list := u.ResolveReference(&url.URL{Path: "./" + strings.ReplaceAll(name, "NAME", file)})
-	list.RawQuery = ""
-	return list
+	file := u.ResolveReference(&url.URL{Path: "./" + name})
+	file.RawQuery = ""
+	return file
+}
+
+// FindBmap looks for a block map beside the image at l, under the names that bmaptool tries, and
+// returns its text, or nil if there is none. It requests one file after the other, at most three,
+// and none for a pinned source. The errors are those of [Client.Document].
+func (c *Client) FindBmap(ctx context.Context, l Location) ([]byte, error) {
+	u, err := l.Parse()
+	if err != nil {
+		return nil, err
+	}
+	w, ok := u.place.(web)
+	if !ok {
+		return nil, nil
+	}
+	asked, err := parseWeb(w.url)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range bmapNames(path.Base(asked.Path)) {
+		text, err := c.Document(ctx, &Document{URL: beside(asked, name).String(), What: "block map", MaxBytes: bmap.MaxBytes})
+		switch refused, ok := errors.AsType[*Unresolvable](err); {
+		case ok && refused.Status != 0: // there is no such file
+		case err != nil:
+			return nil, err
+		case bytes.Contains(text, []byte("<bmap")): // else it is a page that says that there is none
+			return text, nil
+		}
+	}
+	return nil, nil
+}
+
+// bmapNames returns the names of the block map of a file, none if that is no image: bmaptool
+// adds .bmap to the whole name, then removes one suffix after the other.
+func bmapNames(file string) (names []string) {
+	format, ok := image.FormatOf(image.Name(file))
+	if !ok {
+		return nil
+	}
+	c, _ := format.Compression()
+	for _, of := range slices.Compact([]string{file, file[:len(file)-len(c.Suffix)], file[:len(file)-len(format)-1]}) {
+		names = append(names, of+".bmap")
+	}
+	return names
 }

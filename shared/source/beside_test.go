@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"imageroot/shared/bmap"
 	"imageroot/shared/netpolicy"
 )
 
@@ -49,5 +50,47 @@ func TestFindChecksums(t *testing.T) {
 		if got := strings.TrimPrefix(list, h.URL+"/a/"); got != tt.want || (r.SHA256+"" != "" || r.SHA512 != "") != (tt.want != "") {
 			t.Errorf("%v: %q, %+v", tt.files, got, r)
 		}
+	}
+}
+
+// A block map beside an image is found under the names that bmaptool tries.
+func TestFindBmap(t *testing.T) {
+	const text = "<?xml?><bmap/>"
+	for _, tt := range []struct {
+		image string
+		files map[string]string // by the path of a block map
+		want  string            // the path of the one that is found, or ""
+		asked int
+	}{
+		{"/a/x%201.wic.gz?token=1", map[string]string{"/a/x 1.wic.gz.bmap": text, "/a/x 1.wic.bmap": text}, "/a/x 1.wic.gz.bmap", 1},
+		{"/a/x.wic.gz", map[string]string{"/a/x.wic.bmap": text}, "/a/x.wic.bmap", 2},
+		{"/a/x.wic.gz", map[string]string{"/a/x.wic.gz.bmap": "<html>there is no such file", "/a/x.bmap": text}, "/a/x.bmap", 3},
+		{"/a/x.qcow2", map[string]string{"/a/x.bmap": text}, "/a/x.bmap", 2},
+		{"/a/x.img", nil, "", 2},
+		{"/a/x.img", map[string]string{"/a/x.img.bmap": "<bmap>" + strings.Repeat(" ", bmap.MaxBytes)}, "too long", 1},
+		{"/download?id=5", nil, "", 0},
+	} {
+		asked, last := 0, ""
+		h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			if last = r.URL.Path; tt.files[last] == "" || r.URL.RawQuery != "" {
+				http.NotFound(w, r)
+				return
+			}
+			_, _ = w.Write([]byte(tt.files[last]))
+		}))
+		c := New(Config{Policy: netpolicy.Policy{Loopback: true}})
+		got, err := c.FindBmap(t.Context(), Location{URL: h.URL + tt.image, Name: "named.img"})
+		c.Close()
+		h.Close()
+		switch {
+		case tt.want == "too long" && err == nil, tt.want != "too long" && err != nil:
+			t.Errorf("%s: %v", tt.image, err)
+		case (got != nil) != strings.HasPrefix(tt.want, "/"), got != nil && last != tt.want, asked != tt.asked:
+			t.Errorf("%s: %q from %s, after %d requests, want %s after %d", tt.image, got, last, asked, tt.want, tt.asked)
+		}
+	}
+	if got, err := New(Config{}).FindBmap(t.Context(), Location{URL: "oras://127.0.0.1:1/x:1", Name: "x.img"}); got != nil || err != nil {
+		t.Errorf("a registry: %q, %v", got, err)
 	}
 }

@@ -94,6 +94,29 @@ func (m *maker) overwrite(at string) ([]byte, error) {
 	return disk, err
 }
 
+// holesOf returns a disk of which bmaptool has written all but the pages of zeros.
+func holesOf(raw []byte) []byte {
+	holes := bytes.Clone(raw)
+	for at := 0; at < len(raw); at += 4096 {
+		if page := holes[at : at+4096]; bytes.Count(page, []byte{0}) == 4096 {
+			copy(page, bytes.Repeat([]byte{0xff}, 4096))
+		}
+	}
+	return holes
+}
+
+// bmapServed waits until bmaptool writes what it should of the disk at path.
+func (s *Server) bmapServed(t *testing.T, m *maker, path string, want []byte) {
+	t.Helper()
+	eventually(t, within, path+" has its block map", func() error {
+		disk, err := m.overwrite(s.Pages + path)
+		if err == nil && !bytes.Equal(disk, want) {
+			err = fmt.Errorf("%d bytes are 0xff", bytes.Count(disk, []byte{0xff}))
+		}
+		return err
+	})
+}
+
 // TestBmapBeside puts block maps of bmaptool beside images, good and damaged ones.
 func TestBmapBeside(t *testing.T) {
 	t.Parallel()
@@ -101,26 +124,12 @@ func TestBmapBeside(t *testing.T) {
 	s, m := Start(t, Options{}), newMaker(t)
 	raw := m.raw()
 	published := m.make("cp --sparse=always raw sparse; bmaptool -q create sparse >x")
-	holes := bytes.Clone(raw)
-	for at := 0; at < len(raw); at += 4096 {
-		if page := holes[at : at+4096]; bytes.Count(page, []byte{0}) == 4096 {
-			copy(page, bytes.Repeat([]byte{0xff}, 4096))
-		}
-	}
+	holes := holesOf(raw)
 	for name, pack := range map[string]string{"plain.img": "cp raw x", "packed.img.xz": "xz -0 -c raw >x", "guest.qcow2": "qemu-img convert -O qcow2 raw x"} {
 		s.Put(t, name, m.make(pack))
 		s.WaitRow(t, name, "checked", func(r row) bool { return r.RawSHA256 != "" })
 	}
-	served := func(path string, want []byte) {
-		t.Helper()
-		eventually(t, within, path+" has its block map", func() error {
-			disk, err := m.overwrite(s.Pages + path)
-			if err == nil && !bytes.Equal(disk, want) {
-				err = fmt.Errorf("%d bytes are 0xff", bytes.Count(disk, []byte{0xff}))
-			}
-			return err
-		})
-	}
+	served := func(path string, want []byte) { t.Helper(); s.bmapServed(t, m, path, want) }
 	good := func(r row) bool { return len(r.Warnings) == 0 }
 	bad := func(r row) bool {
 		return len(r.Warnings) > 0 && strings.Contains(r.Warnings[0], ".bmap is not served: ")
@@ -143,8 +152,46 @@ func TestBmapBeside(t *testing.T) {
 	s.s3Put(t, "plain.img.bmap", published)
 	s.WaitRow(t, "plain.img", "the map is right again", good)
 	served("/raw/plain.img", holes)
-	s.s3Delete(t, "plain.img.bmap")
-	served("/raw/plain.img", raw)
+	s.rename(t, "plain.img", "renamed.raw").Must(t, http.StatusAccepted)
+	s.isAt(t, "renamed.raw", "plain.img", raw)
+	served("/raw/renamed.raw", holes)
+	s.s3Delete(t, "renamed.raw.bmap")
+	served("/raw/renamed.raw", raw)
+}
+
+// TestBmapFetched: the block map that a publisher has beside the URL of an image is fetched with
+// the image, of an entry and of a row of the manifest.
+func TestBmapFetched(t *testing.T) {
+	t.Parallel()
+	need.Programs(t, "bmaptool", "xz")
+	s, m, p := Start(t, Options{}), newMaker(t), publish(t)
+	raw := m.raw()
+	published := m.make("cp --sparse=always raw sparse; bmaptool -q create sparse >x")
+	holes := holesOf(raw)
+	p.File("/a/good.wic.bmap", published)
+	p.File("/b/rows.bmap", published)
+	p.File("/a/bad.img.bmap", bytes.Replace(published, []byte("<BlocksCount>"), []byte("<BlocksCount> "), 1))
+	s.AddEntry(t, p.File("/a/good.wic.xz", m.make("xz -0 -c raw >x")), "").Must(t, http.StatusCreated)
+	s.AddEntry(t, p.File("/a/bad.img", append([]byte("other"), raw[5:]...)), "").Must(t, http.StatusCreated)
+	s.putManifest(t, fmt.Sprintf("version = 1\n[[images]]\nname = \"rows.img\"\nsrc = %q\n", p.File("/b/rows.img", raw))).Must(t, http.StatusOK)
+	for name, want := range map[string][]byte{"good.wic.xz": holes, "rows.img": holes, "bad.img": nil} {
+		s.Fetch(t, name)
+		path := "/raw/" + strings.TrimSuffix(name, ".xz")
+		if want == nil {
+			s.WaitRow(t, name, "the damage is found", func(r row) bool {
+				return len(r.Warnings) > 0 && strings.Contains(r.Warnings[0], "the block map beside the source is not served: ")
+			})
+			if _, err := m.overwrite(s.Pages + path); err != nil {
+				t.Errorf("%s, after a damaged map: %v", path, err)
+			}
+			continue
+		}
+		s.bmapServed(t, m, path, want)
+		r, _ := s.Row(t, name)
+		if page := s.get(t, "/ui/images/"+r.SHA256).Must(t, http.StatusOK); !bytes.Contains(page.Body, []byte("publisher&#39;s block map")) {
+			t.Errorf("the page of %s does not say whose block map is served", name)
+		}
+	}
 }
 
 // TestBmapSparse: the holes of a file that another program has made are holes, and zeros that
@@ -164,12 +211,6 @@ func TestBmapSparse(t *testing.T) {
 	copy(holes[6<<20:], bytes.Repeat([]byte{0xff}, 1<<20))
 	s.WaitRow(t, "sparse.img", "hashed", func(r row) bool { return r.RawSHA256 != "" })
 	for name, want := range map[string][]byte{"sparse.img": holes, "zeros.img": uploaded} {
-		eventually(t, within, name+" has its block map", func() error {
-			disk, err := m.overwrite(s.Pages + "/raw/" + name)
-			if err == nil && !bytes.Equal(disk, want) {
-				err = fmt.Errorf("%d bytes are 0xff", bytes.Count(disk, []byte{0xff}))
-			}
-			return err
-		})
+		s.bmapServed(t, m, "/raw/"+name, want)
 	}
 }

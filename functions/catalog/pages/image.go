@@ -482,7 +482,11 @@ func (p *Pages) flash(r *http.Request, row *inventory.Row) *templates.Flash {
 	if row.Known == nil || !catalog.UnpacksByName(row.Known, string(name)) {
 		download = raw
 	}
-	add("With bmaptool", bmaptool+download+" /dev/sdX", "Verifies what it writes, and leaves out holes of the image.")
+	verifies := "Verifies what it writes, and leaves out holes of the image."
+	if row.Known != nil && row.Known.Bmap.Published() {
+		verifies = "Verifies what it writes, and leaves out what the publisher's block map leaves out."
+	}
+	add("With bmaptool", bmaptool+download+" /dev/sdX", verifies)
 	add("With qemu-img, for a virtual machine", "qemu-img convert -p -O qcow2 "+raw+" vm.qcow2", "")
 	if p.NBDPort != 0 {
 		host := hostOf(base)
