@@ -567,6 +567,23 @@ func TestServeCurlResumes(t *testing.T) {
 	if sha256sum(t, got) != sum(b) {
 		t.Error("the resumed download is not the image")
 	}
+
+	// A client of RFC 6249 takes the rest from another server with the same bytes.
+	p := publish(t)
+	p.File("/pub/a b.img", b)
+	s.putManifest(t, fmt.Sprintf("version = 1\n[[images]]\nname = \"large.img\"\nsrc = \"http://publisher.example/pub/a%%20b.img\"\nsha256 = %q\n", sum(b))).Must(t, http.StatusOK)
+	if err := os.Truncate(got, 7<<20); err != nil {
+		t.Fatal(err)
+	}
+	link := run(t, nil, "curl", "-sS", "-f", "-I", "-o", os.DevNull, "-w", "%header{link}", at)
+	mirror, ok := strings.CutSuffix(strings.TrimPrefix(strings.TrimSpace(link), "<"), ">; rel=duplicate")
+	if !ok {
+		t.Fatalf("Link: %q", link)
+	}
+	run(t, nil, "curl", "-sS", "-f", "-C", "-", "-o", got, "--connect-to", "publisher.example:80:"+p.Listener.Addr().String(), mirror)
+	if sha256sum(t, got) != sum(b) {
+		t.Error("the download that the mirror has completed is not the image")
+	}
 }
 
 // TestServeFlash flashes a disk with curl | zstd -d | dd.
