@@ -36,42 +36,32 @@ func signed(at string, encode encoder, sign func(k Signer, to io.Writer, message
 		if err != nil {
 			return err
 		}
+		message, feed := io.Pipe()
+		defer message.Close()
 		sum := sha256.New()
-		if err := encode(sum, s, on); err != nil {
+		go func() { feed.CloseWithError(encode(io.MultiWriter(sum, feed), s, on)) }()
+		var text bytes.Buffer
+		if err := sign(key, &text, message, name, on); err != nil {
 			return err
 		}
-		text, err := on.Signatures.keep(at, signature{key: key, of: [sha256.Size]byte(sum.Sum(nil))}, func(to io.Writer) error {
-			message, feed := io.Pipe()
-			go func() { feed.CloseWithError(encode(feed, s, on)) }()
-			defer message.Close()
-			return sign(key, to, message, name, on)
-		})
-		if err != nil {
-			return err
-		}
-		_, err = to.Write(text)
+		_, err = to.Write(on.Signatures.keep(at, signature{key, [sha256.Size]byte(sum.Sum(nil)), text.Bytes()}))
 		return err
 	}
 }
 
-// keep returns the text of the last signature at a path, if it is by that key of that
-// document, or else that of a new one.
-func (k *Signatures) keep(at string, now signature, sign func(io.Writer) error) ([]byte, error) {
+// keep returns the text of the last signature at a path, if it is by the key of now of the same
+// document, or else that of now.
+func (k *Signatures) keep(at string, now signature) []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if last := k.last[at]; last.key == now.key && last.of == now.of {
-		return last.text, nil
-	}
-	var text bytes.Buffer
-	if err := sign(&text); err != nil {
-		return nil, err
+		return last.text
 	}
 	if k.last == nil {
 		k.last = map[string]signature{}
 	}
-	now.text = text.Bytes()
 	k.last[at] = now
-	return now.text, nil
+	return now.text
 }
 
 func openPGP(k Signer, to io.Writer, message io.Reader, _ string, on Server) error {
