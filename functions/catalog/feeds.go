@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strconv"
@@ -128,7 +129,7 @@ func (f *Function) imageChecksum(w http.ResponseWriter, r *http.Request, key, na
 		if c.sha256 == "" {
 			return problem.New(problem.Unavailable, "the image is not hashed yet: try again")
 		}
-		return f.sendChecksum(w, r, c.sha256, name)
+		return f.sendChecksum(w, r, c.sha256, name, f.isNamed(r.Context(), name, f.find, func(other *object) bool { return other.sha256 == c.sha256 }))
 	})
 }
 
@@ -141,15 +142,26 @@ func (f *Function) rawChecksum(w http.ResponseWriter, r *http.Request, key, name
 		if c.rawSHA256 == "" {
 			return problem.New(problem.Unavailable, "the SHA-256 of the disk in the image is known once the image was checked: try again")
 		}
-		return f.sendChecksum(w, r, c.rawSHA256, name)
+		return f.sendChecksum(w, r, c.rawSHA256, name, f.isNamed(r.Context(), name, f.findDisk, func(other *object) bool { return other.rawSHA256 == c.rawSHA256 }))
 	})
 }
 
+// isNamed reports whether what find finds by a name is the same.
+func (f *Function) isNamed(ctx context.Context, name string, find func(*inventory.Snapshot, string) (*object, error), same func(*object) bool) bool {
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return false
+	}
+	c, err := find(s, name)
+	return err == nil && same(c)
+}
+
 // sendChecksum answers with the checksum file of one file. It is signed inside if there is
-// a key: systemd-pull 252 looks for the signature there.
-func (f *Function) sendChecksum(w http.ResponseWriter, r *http.Request, sha256 layout.SHA256, name string) error {
+// a key: systemd-pull 252 looks for the signature there. A client can ask for the file under
+// any name: no signature says that it has one that is not its own.
+func (f *Function) sendChecksum(w http.ResponseWriter, r *http.Request, sha256 layout.SHA256, name string, own bool) error {
 	text := feed.Checksum(sha256, name)
-	if f.SigningKey != nil {
+	if own && f.SigningKey != nil {
 		key, err := f.SigningKey()
 		if err != nil {
 			return err

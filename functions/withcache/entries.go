@@ -229,6 +229,9 @@ func (f *Function) download(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch r.URL.Query().Get("force") {
 	case "1", "true", "yes":
+		if err := web.Require(r.Context(), web.Operator); err != nil { // as to drop fetched bytes
+			return err
+		}
 		r, cancel := patient(r)
 		defer cancel()
 		if err := f.forget(r, o); err != nil {

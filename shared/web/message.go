@@ -251,7 +251,17 @@ func Password(r *http.Request) (token string, basic, ok bool) {
 
 // TokenName returns the name of the token that a request has, from its context. It is empty
 // for the operator, and for a request that needed no credentials.
-func TokenName(ctx context.Context) string { return stateOf(ctx).token }
+func TokenName(ctx context.Context) string { return stateOf(ctx).caller.Token }
+
+// Require returns a problem if the credentials of a request, from its context, are of less
+// access. It is for a part of what a route does, which needs more than the route.
+func Require(ctx context.Context, access Access) error {
+	caller := stateOf(ctx).caller
+	if access > caller.Access {
+		return problem.Newf(problem.Forbidden, "the scope of the token %s does not include this: use a token of another scope, or log in", caller.Token)
+	}
+	return nil
+}
 
 // ClientIP returns the IP address of the client, which may be behind trusted [Proxies].
 func ClientIP(r *http.Request) string {

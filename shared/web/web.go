@@ -128,8 +128,9 @@ type Pages struct {
 
 // A state is what the context of a request has.
 type state struct {
-	cfg   *Config
-	token string // the name of the client's
+	cfg *Config
+	// caller is the zero Caller if the route needs no credentials.
+	caller Caller
 }
 
 type stateKey struct{}
@@ -300,11 +301,11 @@ func (h *handler) admit(rt *Route, w http.ResponseWriter, r *http.Request) error
 		return nil
 	}
 	caller, err := h.cfg.Auth.Authenticate(r)
-	stateOf(r.Context()).token = caller.Token
+	stateOf(r.Context()).caller = caller
 	refused, ok := errors.AsType[*problem.Error](err)
 	switch {
-	case err == nil && rt.Access > caller.Access:
-		return problem.Newf(problem.Forbidden, "the scope of the token %s does not include this: use a token of another scope, or log in", caller.Token)
+	case err == nil:
+		return Require(r.Context(), rt.Access)
 	case !ok || refused.Code != problem.Unauthorized:
 		return err
 	case rt.Access == Page && (r.Method == http.MethodGet || r.Method == http.MethodHead):

@@ -89,6 +89,15 @@ func TestSignatures(t *testing.T) {
 			t.Errorf("%s: %v", from, err)
 		}
 	}
+	// No signature gives an image the name of another one.
+	for _, forged := range []string{"images/" + sha + "/a.img.sha256", "raw/" + sha + "/a.img.sha256"} {
+		if err := sh(t, dir, "curl -sSfO '"+s.Pages+"'/"+forged+"; grep -q 'a.img$' a.img.sha256; if gpgv --quiet --keyring ./key.gpg a.img.sha256; then exit 1; fi"); err != nil {
+			t.Errorf("%s: %v", forged, err)
+		}
+	}
+	if err := sh(t, dir, "curl -sSfO '"+s.Pages+"/images/"+sha+"/b.img.sha256'; gpgv --quiet --keyring ./key.gpg b.img.sha256"); err != nil {
+		t.Error(err)
+	}
 	// A change of the catalog that the list does not show keeps its signature.
 	tag := s.get(t, "/images/SHA256SUMS.gpg", anonymous).Must(t, 200).Header.Get("ETag")
 	s.describe(t, sum(content(2, 1000)), map[string]any{"title": "Another"}).Must(t, 200)

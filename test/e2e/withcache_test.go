@@ -277,6 +277,12 @@ func TestWithcacheEntries(t *testing.T) {
 	download("rolling", "?force=1").Must(t, 202) // of the same bytes
 	ready("rolling", sum(content(3, 2000)))
 
+	machine := header("Authorization", "Bearer "+s.token(t, "machine", "upload"))
+	if r := s.Do(t, http.MethodPost, route+"/rolling/download?force=1", nil, anonymous, machine); r.Status != 403 || s.cache(t)["rolling"].SHA256 == "" {
+		t.Errorf("a token that may not drop bytes has them dropped: %v", r)
+	}
+	s.Do(t, http.MethodPost, route+"/rolling/download", nil, anonymous, machine).Must(t, 202)
+
 	// Only entries are deleted.
 	s.Put(t, "own.img", content(4, 1000))
 	download("own.img", "").Must(t, 202).JSON(t, &job)
