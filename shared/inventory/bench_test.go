@@ -196,6 +196,13 @@ func benchmarkCatalog(b *testing.B, l *large, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Run("rows", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			for range s.Rows(nil) {
+			}
+		}
+	})
 	ref := string(page.Rows[len(page.Rows)-1].Digest()[:16])
 	b.Run("byref", func(b *testing.B) {
 		for b.Loop() {

@@ -91,7 +91,7 @@ func src(name string) string { return "https://example.org/" + name }
 
 // all returns all rows of a snapshot.
 func all(s *inventory.Snapshot) (rows []inventory.Row) {
-	for r := range s.Rows() {
+	for r := range s.Rows(nil) {
 		rows = append(rows, *r)
 	}
 	return rows

@@ -427,16 +427,24 @@ func seconds(t time.Time) uint32 {
 }
 
 // Row returns the row of a head of this snapshot.
-func (s *Snapshot) Row(h *Head) *Row {
+func (s *Snapshot) Row(h *Head) *Row { return s.row(h, s.known(h)) }
+
+// known returns what the records of a head's content say.
+func (s *Snapshot) known(h *Head) known {
+	k := known{words: lookUp(s.in.metadata, h.SHA256)}
+	if h.Inspected {
+		k.content = lookUp(s.in.contents, h.SHA256)
+	}
+	return k
+}
+
+// row returns the row of a head of which k is known.
+func (s *Snapshot) row(h *Head, k known) *Row {
 	members := h.members()
 	pieces := make([]*piece, 0, len(members))
 	for _, m := range members {
 		p, _ := s.in.piece(m) // it exists: the head was made of it
 		pieces = append(pieces, &p)
-	}
-	k := known{words: lookUp(s.in.metadata, h.SHA256)}
-	if h.Inspected {
-		k.content = lookUp(s.in.contents, h.SHA256)
 	}
 	r := s.in.row(pieces, k, func(name image.Name) string { return s.rawPath(h.SHA256, name) })
 	r.Head, r.SameDisk = h, s.sameDisk(h)

@@ -167,7 +167,7 @@ func described(t *testing.T, s *inventory.Snapshot) (lines []string) {
 	say("problem", s.Problem)
 	say("others", s.Others)
 	say("numbers", []int64{int64(s.Len()), s.StoredBytes, int64(s.Attention)})
-	for r := range s.Rows() {
+	for r := range s.Rows(nil) {
 		say("row", r)
 		say("more", []any{r.Known, r.Blob, r.FetchFailed, r.Head, r.Head.Format(), s.Said(r.Head), s.Publishers(r)})
 		if len(r.Warnings) > 0 && !r.Head.Attention {
@@ -275,7 +275,7 @@ func TestQueryOrder(t *testing.T) {
 		}
 		for _, field := range inventory.Sorts() {
 			for _, sort := range []string{field, "-" + field} {
-				rows := slices.SortedFunc(s.Rows(), func(a, b *inventory.Row) int {
+				rows := slices.SortedFunc(s.Rows(nil), func(a, b *inventory.Row) int {
 					text, number := values[field](a)
 					text2, number2 := values[field](b)
 					c := cmp.Or(cmp.Compare(text, text2), cmp.Compare(number, number2))

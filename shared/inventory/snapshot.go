@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"net/url"
+	"slices"
 	"strings"
 	"unique"
 
@@ -190,13 +191,27 @@ func (s *Snapshot) Len() int { return s.rows.Len() }
 // digest.
 func (s *Snapshot) Heads() iter.Seq[*Head] { return s.rows.All() }
 
-// Rows returns all rows in the order of [Snapshot.Heads]. Making all rows takes
-// long if there are many.
-func (s *Snapshot) Rows() iter.Seq[*Row] {
+// Rows returns the rows for whose heads want returns true, or all if want is nil, in the order of
+// [Snapshot.Heads]. It reads the records of many contents at a time, in the order in which the index
+// compresses them, so that costs less than [Snapshot.Row] for each.
+func (s *Snapshot) Rows(want func(*Head) bool) iter.Seq[*Row] {
+	const atOnce = 2000
 	return func(yield func(*Row) bool) {
+		var heads []*Head
 		for h := range s.Heads() {
-			if !yield(s.Row(h)) {
-				return
+			if want == nil || want(h) {
+				heads = append(heads, h)
+			}
+		}
+		for batch := range slices.Chunk(heads, atOnce) {
+			knowledge := make(map[*Head]known, len(batch))
+			for _, h := range slices.SortedFunc(slices.Values(batch), func(a, b *Head) int { return cmp.Compare(a.SHA256, b.SHA256) }) {
+				knowledge[h] = s.known(h)
+			}
+			for _, h := range batch {
+				if !yield(s.row(h, knowledge[h])) {
+					return
+				}
 			}
 		}
 	}

@@ -91,7 +91,7 @@ func (w *world) catalogOf(ctx context.Context, catalog store.Root) (string, erro
 		return "", err
 	}
 	versions := map[string]store.Version{}
-	rows := slices.Collect(s.Rows())
+	rows := slices.Collect(s.Rows(nil))
 	for _, r := range rows {
 		for _, name := range r.Names {
 			if info, ok := s.Image(name); ok {

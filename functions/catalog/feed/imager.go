@@ -33,12 +33,8 @@ type imagerSystem struct {
 // SHA-256, without which Imager does not verify what it wrote.
 func encodeImager(to io.Writer, s *inventory.Snapshot, on Server) error {
 	return web.WriteList(to, `{"os_list":[`, func(yield func(imagerSystem) bool) {
-		for h := range s.Heads() {
-			if h.RawSHA256 == "" || on.RawPath(h) == "" {
-				continue
-			}
-			row := s.Row(h)
-			if row.RawSizeBytes == nil || row.SizeBytes == nil || !h.Disk && row.Known.Inner != "" {
+		for row := range s.Rows(func(h *inventory.Head) bool { return h.RawSHA256 != "" && on.RawPath(h) != "" }) {
+			if row.RawSizeBytes == nil || row.SizeBytes == nil || !row.Head.Disk && row.Known.Inner != "" {
 				continue // Imager does not wait for a disk to be made
 			}
 			if !yield(imagerEntry(row, on)) {

@@ -53,17 +53,13 @@ type streamFile struct {
 // virtualMachines yields the rows that Incus can start, with the tarball and the fingerprint.
 func virtualMachines(s *inventory.Snapshot) iter.Seq2[*inventory.Row, productVersion] {
 	return func(yield func(*inventory.Row, productVersion) bool) {
-		for h := range s.Heads() {
-			if !h.Cached || !h.Virtual || h.NoDisk {
-				continue
-			}
-			row := s.Row(h)
+		for row := range s.Rows(func(h *inventory.Head) bool { return h.Cached && h.Virtual && !h.NoDisk }) {
 			tarball, fingerprint, ok := incus.Of(row.Known, row.Metadata.Architecture.Get())
 			if !ok {
 				continue
 			}
 			// Incus wants the first type of the tarball, LXD the second.
-			items := map[string]streamFile{diskItem: {Type: "disk-kvm.img", SHA256: h.SHA256, Size: row.Known.SizeBytes}}
+			items := map[string]streamFile{diskItem: {Type: "disk-kvm.img", SHA256: row.Digest(), Size: row.Known.SizeBytes}}
 			for _, name := range []string{"incus.tar.xz", "lxd.tar.xz"} {
 				path := strings.Replace(tarballPath, "SHA256", string(tarball.SHA256), 1)
 				items[name] = streamFile{name, path, tarball.SHA256, tarball.Size(), fingerprint}
