@@ -10,18 +10,21 @@ import (
 
 	"github.com/klauspost/compress/flate"
 
+	"imageroot/shared/content"
 	"imageroot/shared/image"
 )
 
 // A zipStream is the first image in a ZIP archive, whose other files it skips (PKWARE's
-// APPNOTE.TXT 6.3.10, sections 4.3.7 and 4.3.9). It is read in order, by the local headers:
-// package content reads the directory, and refuses an archive of two images.
+// APPNOTE.TXT 6.3.10, sections 4.3.7 and 4.3.9). It is read in order, by the local headers.
+// Other programs read the directory at the end, so that must name the same file: package
+// content refuses an archive of two images.
 type zipStream struct {
 	in    *bufio.Reader
 	at    func() int64 // the offset of the next byte of in
 	file  zipFile
 	data  io.Reader // of the file
-	begin int64     // of the file's data
+	head  int64     // the offset of the file's header
+	begin int64     // and of its data
 	crc   uint32    // of what was read
 	n     uint64    // bytes that were read
 }
@@ -75,6 +78,7 @@ func refusedZip(format string, args ...any) error {
 // next reads the header of the next file.
 func (z *zipStream) next() error {
 	const length = 30
+	z.head = z.at()
 	h := make([]byte, length)
 	if _, err := io.ReadFull(z.in, h); err != nil {
 		return unexpected(err)
@@ -132,9 +136,53 @@ func (z *zipStream) Read(p []byte) (int, error) {
 	z.crc = crc32.Update(z.crc, crc32.IEEETable, p[:n])
 	z.n += uint64(n)
 	if errors.Is(err, io.EOF) {
-		err = z.end()
+		if err = z.end(); errors.Is(err, io.EOF) && image.Packed(z.file.name) {
+			err = z.listed()
+		}
 	}
 	return n, err
+}
+
+// listed reads the archive to its end, and returns io.EOF if its directory names the file.
+func (z *zipStream) listed() error {
+	end := end{block: make([]byte, content.ZipEnd)}
+	if _, err := io.Copy(&end, z.in); err != nil {
+		return err
+	}
+	end.size = z.at()
+	f, ok, err := content.ZipImage(&end, end.size)
+	if !ok || err != nil || f != (content.ZipFile{CRC: z.crc, Packed: z.file.packed, Size: z.n, Header: uint64(z.head)}) {
+		return errors.New("its directory does not name the first image in it")
+	}
+	return io.EOF
+}
+
+// An end keeps the last bytes of a file, as many as its block has.
+type end struct {
+	block []byte
+	n     int64 // bytes that were written
+	size  int64 // of the file
+}
+
+func (e *end) Write(p []byte) (int, error) {
+	n := len(p)
+	for p = p[max(0, n-len(e.block)):]; len(p) > 0; {
+		m := copy(e.block[e.n%int64(len(e.block)):], p)
+		e.n += int64(m)
+		p = p[m:]
+	}
+	return n, nil
+}
+
+// ReadAt implements io.ReaderAt. Bytes that are not kept are zero.
+func (e *end) ReadAt(p []byte, off int64) (int, error) {
+	for i := range p {
+		p[i] = 0
+		if at := off + int64(i) - (e.size - e.n); at >= max(0, e.n-int64(len(e.block))) && at < e.n {
+			p[i] = e.block[at%int64(len(e.block))]
+		}
+	}
+	return len(p), nil
 }
 
 // end compares the size and the checksum of the file, and returns io.EOF if they are right.

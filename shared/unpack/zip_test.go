@@ -3,6 +3,7 @@ package unpack_test
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -97,6 +98,33 @@ func TestZipRefused(t *testing.T) {
 	}
 	if _, err := unzip(b.Bytes()); err == nil || !strings.Contains(err.Error(), "where a file ends") {
 		t.Error(err)
+	}
+}
+
+// TestZipListed hides an image from the directory, in which other programs find another one.
+func TestZipListed(t *testing.T) {
+	t.Parallel()
+	hidden, shown := disk(4000), disk(5000)
+	b := archived(t, hidden, "cp disk.img a.img; zip -q y a.img; mv y.zip x")
+	hidden = b[:bytes.Index(b, []byte("PK\x01\x02"))]
+	b = archived(t, shown, "zip -q y disk.img; mv y.zip x")
+	directory, end := bytes.Index(b, []byte("PK\x01\x02")), bytes.Index(b, []byte("PK\x05\x06"))
+	move := func(at int) {
+		binary.LittleEndian.PutUint32(b[at:], binary.LittleEndian.Uint32(b[at:])+uint32(len(hidden)))
+	}
+	if got, err := unzip(b); err != nil || !bytes.Equal(got, shown) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	move(directory + 42)
+	move(end + 16)
+	b = append(hidden, b...)
+	other, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	if err != nil || len(other.File) != 1 || other.File[0].Name != "disk.img" {
+		t.Fatalf("the archive is read as %+v, %v", other, err)
+	}
+	_, err = unzip(b)
+	if e, ok := errors.AsType[*unpack.Error](err); !ok || e.Problem != unpack.Damaged {
+		t.Errorf("a hidden image: %v", err)
 	}
 }
 
