@@ -298,10 +298,32 @@ const abandonedAfter = 24 * time.Hour
 // Uncache removes the blob with this SHA-256 and its block map. The records stay. It returns nil if there
 // is no such blob.
 func (f *Function) Uncache(ctx context.Context, sha256 layout.SHA256) error {
+	s, err := f.Inventory.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if row, ok := s.BySHA256(sha256); ok {
+		for _, src := range row.Sources {
+			if err := f.Settle(ctx, src.Ref); err != nil {
+				return err
+			}
+		}
+	}
 	if err := f.Catalog.Delete(ctx, layout.PublishedKey(sha256)); err != nil {
 		return err
 	}
 	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
+}
+
+// Settle cancels the job of a source whose bytes are here and will be dropped, if it has not ended. A request
+// to fetch them again would take that job for its own, which ends without the bytes.
+func (f *Function) Settle(ctx context.Context, ref layout.Ref) error {
+	j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.FetchJobKey(ref))
+	if err != nil || !j.Status.Active() { // one that cannot be read is not run
+		return nil
+	}
+	_, err = f.runner().Cancel(ctx, string(ref))
+	return err
 }
 
 // nameOf returns the primary name of the bytes with that digest, or the beginning of

@@ -248,12 +248,19 @@ func (f *Function) download(w http.ResponseWriter, r *http.Request) error {
 
 // forget has the next fetch of a source bring its bytes here again.
 func (f *Function) forget(r *http.Request, o origin) error {
+	_, local := o.row.Local()
+	fetched := !local && o.row.Blob
+	if fetched {
+		if err := f.Settle(r.Context(), o.src.Ref); err != nil {
+			return err
+		}
+	}
 	if o.src.Kind == inventory.URL {
 		if _, _, err := f.Add(r, entry.Request{ImageURL: o.src.Location, Refresh: true}); err != nil {
 			return err
 		}
 	}
-	if _, local := o.row.Local(); local || !o.row.Blob {
+	if !fetched {
 		return nil
 	}
 	if err := f.Uncache(r.Context(), o.row.Digest()); err != nil {
