@@ -171,3 +171,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestParseAmbiguous refuses maps in which bmaptool finds fewer ranges than package xml.
+func TestParseAmbiguous(t *testing.T) {
+	const text = `<bmap version="1.2"><ImageSize>12288</ImageSize><BlockSize>4096</BlockSize><BlocksCount>3</BlocksCount>` +
+		`<MappedBlocksCount>3</MappedBlocksCount><BlockMap><Range>0</Range><Range>1-2</Range></BlockMap></bmap>`
+	if _, err := Parse([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	for old, hostile := range map[string]string{
+		"<Range>1-2":          "</BlockMap><BlockMap><Range>1-2",
+		"<MappedBlocksCount>": "<MappedBlocksCount>1</MappedBlocksCount><MappedBlocksCount>",
+		"<Range>1-2</Range>":  `<x:Range xmlns:x="urn:x">1-2</x:Range>`,
+		"1-2":                 "1<x/>-2",
+		"<BlockMap>":          `<BlockMap xmlns="urn:x">`,
+		"<Range>0":            "<Range><Range>1</Range>0",
+	} {
+		if m, err := Parse([]byte(strings.Replace(text, old, hostile, 1))); err == nil {
+			t.Errorf("%s: %+v", hostile, m)
+		}
+	}
+}

@@ -8,8 +8,11 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"hash"
+	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -53,7 +56,11 @@ func (n *number) UnmarshalText(text []byte) error {
 // below version 1.3 have none. The error is a sentence for users.
 func Parse(text []byte) (*Map, error) {
 	var f file
-	if err := xml.Unmarshal(text, &f); err != nil {
+	err := xml.Unmarshal(text, &f)
+	if err == nil {
+		err = unambiguous(text)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("it is not a block map: %w", err)
 	}
 	major, minor, _ := strings.Cut(f.Version, ".")
@@ -97,6 +104,40 @@ func Parse(text []byte) (*Map, error) {
 		return nil, fmt.Errorf("its ranges have %d blocks, and it says %d", mapped, f.Mapped)
 	}
 	return m, nil
+}
+
+// unambiguous returns an error if bmaptool could read another map than package xml does: it
+// takes the first of several elements of a name, knows namespaces, and does not read the text
+// behind an element inside of another one.
+func unambiguous(text []byte) error {
+	d := xml.NewDecoder(bytes.NewReader(text))
+	var path []string
+	seen := map[string]bool{}
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			path = append(path, t.Name.Local)
+			at := strings.Join(path, ">")
+			if t.Name.Space != "" || seen[at] && at != "bmap>BlockMap>Range" || len(path) > 2 && at != "bmap>BlockMap>Range" {
+				return fmt.Errorf("the element %.100q has no place there", at)
+			}
+			seen[at] = true
+			for i, a := range t.Attr {
+				if a.Name.Space != "" || slices.ContainsFunc(t.Attr[:i], func(b xml.Attr) bool { return a.Name == b.Name }) {
+					return fmt.Errorf("the attribute %.100q has no place there", a.Name.Local)
+				}
+			}
+		case xml.EndElement:
+			path = path[:len(path)-1]
+		}
+	}
 }
 
 // verify compares a file with the checksum in it, which is that of the file with zeros in
