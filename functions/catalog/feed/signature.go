@@ -1,8 +1,10 @@
 package feed
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"path"
 	"strings"
@@ -39,7 +41,10 @@ func signed(at string, encode encoder, sign func(k Signer, to io.Writer, message
 		message, feed := io.Pipe()
 		defer message.Close()
 		sum := sha256.New()
-		go func() { feed.CloseWithError(encode(io.MultiWriter(sum, feed), s, on)) }()
+		go func() {
+			lines := bufio.NewWriterSize(io.MultiWriter(sum, feed), 64<<10) // a pipe hands each Write over
+			feed.CloseWithError(errors.Join(encode(lines, s, on), lines.Flush()))
+		}()
 		var text bytes.Buffer
 		if err := sign(key, &text, message, name, on); err != nil {
 			return err
