@@ -148,12 +148,11 @@
         place.focus({ preventScroll: true });
       }
       focused = [];
-      for (const j of document.querySelectorAll('.job')) {
+      const ends = [...document.querySelectorAll('.job')].filter((j) => {
         const was = jobs.get(j.id);
-        if (was && was !== j.dataset.status && ['completed', 'failed'].includes(j.dataset.status)) {
-          announce(`${j.dataset.name}: ${j.dataset.stage ? `${j.dataset.stage} ` : ''}${j.dataset.status}`);
-        }
-      }
+        return was && was !== j.dataset.status && ['completed', 'failed'].includes(j.dataset.status);
+      });
+      if (ends.length > 0) announce(ends.map((j) => `${j.dataset.name}: ${j.dataset.stage ? `${j.dataset.stage} ` : ''}${j.dataset.status}`).join('. '));
       jobs = statuses();
       showChanges();
       if (anchor) keepPlace(anchor);

@@ -90,6 +90,7 @@ func TestHashJobs(t *testing.T) {
 	p := open(t, s)
 	p.login()
 	p.mark()
+	p.hear()
 	p.typeInto("#q", "img")
 
 	// One at a time: while the first is hashed, the second waits.
@@ -110,7 +111,7 @@ func TestHashJobs(t *testing.T) {
 	p.until("the second is done", jobOf("hashes", "second.img")+"?.dataset.status === 'completed'")
 	// SHA-256 of 1 MiB of zeros.
 	p.until("its row has the digest", hashed("second.img", "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"))
-	p.until("the end is announced", has("#announce", "second.img: completed"))
+	p.until("the end is announced", heard("second.img: completed"))
 	p.until("the row of the first is unhashed", row("first.img")+"?.textContent.includes('unhashed')")
 
 	p.marked("hashing")
@@ -135,6 +136,7 @@ func TestFetchJobs(t *testing.T) {
 	p := open(t, s)
 	p.login()
 	p.mark()
+	p.hear()
 	p.typeInto("#q", "img")
 	status := func(i int, status string) string {
 		return jobOf("downloads", fmt.Sprintf("image-%d.img", i)) + "?.dataset.status === " + js(status)
@@ -177,7 +179,7 @@ func TestFetchJobs(t *testing.T) {
 	p.until("it can be fetched again", button(1))
 	pub.release("image-2.img")
 	p.until("the third is done", status(2, "completed"))
-	p.until("the end is announced", has("#announce", "image-2.img: completed"))
+	p.until("the end is announced", heard("image-2.img: completed"))
 	p.until("the activity", has("#recent", "image-2.img"))
 
 	p.marked("fetching")

@@ -381,6 +381,18 @@ func has(selector, s string) string {
 	return fmt.Sprintf("document.querySelector(%s)?.textContent.includes(%s)", js(selector), js(s))
 }
 
+// hear remembers what is announced on this page from now on. A later announcement replaces an earlier one.
+func (p *Page) hear() {
+	p.t.Helper()
+	eval[bool](p, `window.heard = [];
+		new MutationObserver(() => heard.push(document.getElementById('announce').textContent))
+			.observe(document.getElementById('announce'), { childList: true, characterData: true, subtree: true });
+		true`)
+}
+
+// heard returns a script that is true if s was announced since [Page.hear].
+func heard(s string) string { return fmt.Sprintf("heard.some(t => t.includes(%s))", js(s)) }
+
 // row returns a script for the row of an image.
 func row(name string) string {
 	return fmt.Sprintf("[...document.querySelectorAll('#catalog tbody tr')].find(r => r.querySelector('[data-name]')?.title === %s)", js(name))
