@@ -18,12 +18,13 @@ import (
 	"imageroot/test/need"
 )
 
-// TestIncus lists and exports an image with LXD's client, over TLS. The client downloads and
-// verifies both files of an image as the daemon does, with the same code.
+// TestIncus lists and exports an image with LXD's client, over TLS, from a server that is closed to others. The client
+// downloads and verifies both files of an image as the daemon does, with the same code.
 func TestIncus(t *testing.T) {
 	t.Parallel()
 	need.Programs(t, "lxc", "qemu-img", "tar")
-	m, s := newMaker(t), Start(t, Options{})
+	m, s := newMaker(t), Start(t, Options{Env: []string{"IMAGEROOT_PUBLIC_READ=false"}})
+	token := s.token(t, "lab", "read")
 	image := m.make("qemu-img convert -O qcow2 raw x")
 	sha := s.Put(t, "debian-12-amd64.qcow2", image).SHA256
 	s.Put(t, "other-amd64.img", m.make("cp raw x"))
@@ -64,7 +65,7 @@ func TestIncus(t *testing.T) {
 			t.Fatal(err)
 		}
 		return sh(t, m.dir, "rm -rf conf out; mkdir conf out; export HOME=$PWD LXD_CONF=$PWD/conf SSL_CERT_FILE=$PWD/roots.pem no_proxy=127.0.0.1; "+
-			"lxc remote add lab '"+proxy.URL+"' --protocol simplestreams </dev/null 2>&1; "+script)
+			"lxc remote add lab '"+strings.Replace(proxy.URL, "//", "//lab:"+token+"@", 1)+"' --protocol simplestreams </dev/null 2>&1; "+script)
 	}
 
 	err := lxc(nil, "lxc image list lab: --format json >list; lxc image info lab:debian/12 >info; lxc image export lab:debian-12-amd64 out --vm 2>&1; "+

@@ -25,8 +25,8 @@ const (
 const diskItem = "disk.qcow2"
 
 // A product is one image in a list of simplestreams, version 1, as Incus and LXD read it
-// (shared/simplestreams/products.go). All paths are relative to the URL of the server. Incus gives an alias that several images have to the one with the
-// latest version.
+// (shared/simplestreams/products.go). All paths are relative to the URL of the server. Incus
+// gives an alias that several images have to the one with the latest version.
 type product struct {
 	Aliases      string                    `json:"aliases"` // separated by commas
 	Architecture string                    `json:"arch"`
