@@ -174,7 +174,14 @@ func (f *Function) inspectMap(ctx context.Context, rec content.Record, at place)
 		}
 	}
 	rec, _, err = record.Change(ctx, f.Catalog, layout.ContentKey(rec.SHA256), func(rec *content.Record, exists bool) error {
-		if !exists || !changed(rec) {
+		if !exists {
+			return record.ErrKeep
+		}
+		// It is read again for each try: another inspection may have recorded a newer one.
+		if found, err = f.findMap(ctx, rec.SHA256, at); err != nil {
+			return err
+		}
+		if !changed(rec) {
 			return record.ErrKeep
 		}
 		to := found.Bmap

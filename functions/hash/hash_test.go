@@ -646,6 +646,33 @@ func TestChecksumFiles(t *testing.T) {
 	}
 }
 
+// An inspection that has read a sidecar before it changed does not replace the verdict of another one that has read
+// it afterwards.
+func TestChecksumFileChangesMeanwhile(t *testing.T) {
+	bubble(t, func(w *world) {
+		p, q := w.process("a", w.catalog), w.process("b", w.catalog)
+		const sidecar = imageName + ".sha256"
+		says := func(data []byte) { w.put(sidecar, []byte(sum256(data))) }
+		w.put(imageName, smallA)
+		w.inspect(p, imageName)
+		w.run(p)
+		says(noise(9, 10))
+		changed := false
+		p.Images = faultstore.New(p.tap, func(c faultstore.Call) faultstore.Fault {
+			if c.Op == "Get" && c.Key == imageName+".sha512" && !changed { // which is read behind the other one
+				changed = true
+				says(smallA)
+				w.inspect(q, sidecar)
+			}
+			return faultstore.None
+		})
+		w.inspect(p, sidecar)
+		if rec := w.record(); !changed || len(rec.Publishers) != 1 || !rec.Publishers[0].Match {
+			t.Errorf("changed: %v, the record is %+v", changed, rec)
+		}
+	})
+}
+
 // A sidecar applies to the image whose name looks the same, in either Unicode form.
 func TestChecksumFileComposedOtherwise(t *testing.T) {
 	for _, names := range [][2]string{{"\u00fc.img", "u\u0308.img"}, {"u\u0308.img", "\u00fc.img"}} {

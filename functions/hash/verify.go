@@ -18,13 +18,14 @@ import (
 // sidecar never changes a digest. need512 is true if a sidecar has a SHA-512 and
 // the digest record has none yet.
 func (f *Function) verify(ctx context.Context, name image.Name) (need512 bool, err error) {
-	said, err := f.publishers(ctx, name)
-	if err != nil {
-		return false, err
-	}
 	_, _, err = record.Change(ctx, f.Catalog, layout.DigestKey(name), func(rec *digest.Record, exists bool) error {
 		if !exists {
 			return record.ErrKeep
+		}
+		// They are read again for each try: another inspection may have recorded newer ones.
+		said, err := f.publishers(ctx, name)
+		if err != nil {
+			return err
 		}
 		need512 = false
 		var compared []digest.Publisher
