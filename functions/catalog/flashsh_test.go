@@ -683,7 +683,13 @@ func TestDeepFlashScriptDevices(t *testing.T) {
 				if out, err := r.run(t, s.url, "--yes", "a.img", loop+"p2"); err != nil {
 					t.Errorf("%v %s", err, out)
 				}
-				run(t, "umount "+dir+" && partx --delete "+loop)
+				run(t, "umount "+dir)
+				// Another process that has copied the mounts meanwhile may hold the file system until it ends.
+				for end := time.Now().Add(time.Minute); exec.Command("partx", "--delete", loop).Run() != nil; time.Sleep(50 * time.Millisecond) {
+					if time.Now().After(end) {
+						t.Fatalf("the partitions of %s are in use", loop)
+					}
+				}
 			})
 			t.Run("second disk of a file system", func(t *testing.T) {
 				first, second, dir := need.Loop(t, file(t, 128*mib)), need.Loop(t, file(t, 128*mib)), t.TempDir()
