@@ -52,12 +52,12 @@ func (n Name) Valid() bool {
 }
 
 // Spellings returns the names that differ from name at most in Unicode's normal form:
-// name itself, then its composed (NFC) and decomposed form (NFD), each if it differs.
-// macOS decomposes names that other systems leave composed.
+// name itself, then its composed (NFC) and decomposed form (NFD), each if it differs and is
+// not too long for a name. macOS decomposes names that other systems leave composed.
 func Spellings(name Name) []Name {
 	list := []Name{name}
 	for _, form := range []norm.Form{norm.NFC, norm.NFD} {
-		if other := Name(form.String(string(name))); !slices.Contains(list, other) {
+		if other := Name(form.String(string(name))); len(other) <= MaxNameBytes && !slices.Contains(list, other) {
 			list = append(list, other)
 		}
 	}

@@ -151,3 +151,18 @@ func asciiLower(s string) string {
 		return r
 	}, s)
 }
+
+// A store refuses a key that is too long for a name, in place of having no such object.
+func TestSpellingsAreNames(t *testing.T) {
+	for name, want := range map[Name]int{
+		"a.img":      1,
+		"\u00fc.img": 2,
+		Name(strings.Repeat("\u00fc", 80) + ".img"):  2,
+		Name(strings.Repeat("\u00fc", 125) + ".img"): 1, // decomposed, it has 379 bytes
+	} {
+		all := Spellings(name)
+		if len(all) != want || all[0] != name {
+			t.Errorf("%s has the spellings %q", name, all)
+		}
+	}
+}
