@@ -229,6 +229,7 @@ func (p *Page) tab() *Page {
 func openIn(t *testing.T, s *Server, parent context.Context, options ...chromedp.ContextOption) *Page {
 	t.Helper()
 	p := &Page{t: t, s: s}
+	p.allow("422 .*/catalog/sources$") // about half of a URL, where typing it pauses on a busy machine
 	ctx, cancel := chromedp.NewContext(parent, append(options, chromedp.WithListener(p.listen))...)
 	p.ctx = ctx
 	t.Cleanup(func() {
