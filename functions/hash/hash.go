@@ -152,7 +152,7 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 			return err
 		}
 		if need512 {
-			_, err := f.enqueue(ctx, name, &info.Version, activity.System, "")
+			_, err := f.enqueue(ctx, name, &info.Version, true, activity.System, "")
 			return err
 		}
 		err = f.Jobs.Complete(ctx, layout.HashJobKey(name), func(j *job.Job) {
@@ -167,7 +167,7 @@ func (f *Function) inspectImage(ctx context.Context, key store.Key) error {
 	if still := f.Now().Sub(info.LastModified); still < Settle && still > -time.Minute {
 		return queue.RetryAfter(Settle-still, errors.New("the object is fresh"))
 	}
-	_, err = f.enqueue(ctx, name, &info.Version, activity.System, "")
+	_, err = f.enqueue(ctx, name, &info.Version, false, activity.System, "")
 	return err
 }
 
@@ -186,10 +186,15 @@ func (f *Function) forget(ctx context.Context, name image.Name) error {
 // job of that version that was cancelled, or has failed and does not recover (see
 // [job.Job.Recovers]), is queued again for an operator only. One that is completed
 // is queued again for the system only, which does so because its outcome is
-// missing.
-func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.Version, actor, ip string) (job.Job, error) {
+// missing: the digests, with the SHA-512 if with512 is true. It looks for them again, since
+// another process may have recorded them, and completed the job, a moment ago.
+func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.Version, with512 bool, actor, ip string) (job.Job, error) {
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
 	keep := func(j job.Job) bool {
+		if is(j) && j.Status == job.Completed && actor == activity.System {
+			rec, _, err := record.Read[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
+			return err == nil && rec.Version.Equal(*version) && (rec.SHA512 != "" || !with512)
+		}
 		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
 	}
 	r := f.runner(job.Hash)

@@ -646,6 +646,27 @@ func TestChecksumFiles(t *testing.T) {
 	}
 }
 
+// An inspection that has found no digest does not hash an image again that another process has hashed meanwhile.
+func TestHashedMeanwhile(t *testing.T) {
+	bubble(t, func(w *world) {
+		q := w.process("b", w.catalog)
+		w.put(imageName, smallA)
+		w.inspect(q, imageName)
+		hashed := false
+		p := w.process("a", faultstore.New(w.catalog, func(c faultstore.Call) faultstore.Fault {
+			if c.Op == "ReadRecord" && c.Key == layout.HashJobKey(imageName) && !hashed {
+				hashed = true
+				w.run(q)
+			}
+			return faultstore.None
+		}))
+		w.inspect(p, imageName)
+		if j := w.job(); !hashed || j.Status != job.Completed || len(p.work.take()) > 0 {
+			t.Errorf("hashed: %v, the job is %+v", hashed, j)
+		}
+	})
+}
+
 // An inspection that has read a sidecar before it changed does not replace the verdict of another one that has read
 // it afterwards.
 func TestChecksumFileChangesMeanwhile(t *testing.T) {

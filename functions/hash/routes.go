@@ -72,7 +72,7 @@ func (f *Function) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	j, err := f.enqueue(r.Context(), name, &info.Version, activity.Actor(r.Context()), web.ClientIP(r))
+	j, err := f.enqueue(r.Context(), name, &info.Version, false, activity.Actor(r.Context()), web.ClientIP(r))
 	if err == nil && hashed {
 		_, err = f.checkAgain(r, rec.SHA256, name, info.Size)
 	}
