@@ -563,7 +563,7 @@ func TestFetchOverInvocations(t *testing.T) {
 	w := newWorld(t)
 	const size, small = 400 << 20, 300 << 20
 	sum, smallSum := sumOf(t, io.NewSectionReader(pattern{}, 0, size)), sumOf(t, io.NewSectionReader(pattern{}, 0, small))
-	p := newPublisher(t, map[string]int64{"/known.img": size, "/unknown.img": small, "/little.img": 1 << 20}, map[string]string{"/SHA256SUMS": sum + "  known.img\n"}, 50<<20)
+	p := newPublisher(t, map[string]int64{"/known.img": size, "/unknown.img": small, "/little.img": 1 << 20}, map[string]string{"/SHA256SUMS": sum + "  known.img\n", "/little.bmap": "<bmap/>"}, 50<<20)
 	w.fn["FetchFunction"].limit(9 * time.Second) // six of which are for the work
 	w.want(201, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img", "sha_url": p.URL + "/SHA256SUMS"})
 	w.want(409, "POST", "/catalog/entries", map[string]string{"image_url": p.URL + "/known.img"})
@@ -595,9 +595,16 @@ func TestFetchOverInvocations(t *testing.T) {
 	w.want(202, "POST", "/catalog/downloads", map[string]string{"name": "little.img"})
 	little := w.ended("downloads", "little.img")
 	w.served(*little.SHA256)
+	stored := func(folder string) bool {
+		_, err := os.Stat(filepath.Join(w.data, "imageroot-catalog-123456789012-us-east-1", folder, *little.SHA256))
+		return err == nil
+	}
+	if !stored("blobs") || !stored("published") {
+		t.Error("the bytes or their block map are not stored")
+	}
 	w.want(204, "DELETE", "/catalog/entries?src="+url.QueryEscape(p.URL+"/little.img"), nil)
-	if _, err := os.Stat(filepath.Join(w.data, "imageroot-catalog-123456789012-us-east-1", "blobs", *little.SHA256)); err == nil {
-		t.Error("the bytes of a deleted entry are still there")
+	if stored("blobs") || stored("published") {
+		t.Error("the bytes of a deleted entry, or their block map, are still there")
 	}
 	if r := w.want(200, "GET", "/catalog/entries", nil); !strings.Contains(string(r.body), "refresh the entry") {
 		t.Errorf("the entry is not flagged: %v", r)

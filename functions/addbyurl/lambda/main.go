@@ -26,6 +26,9 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	f := &addbyurl.Function{
 		Catalog: c.Catalog, Sources: client, Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
 		Uncache: func(ctx context.Context, sha256 layout.SHA256) error {
+			if err := c.Catalog.Delete(ctx, layout.PublishedKey(sha256)); err != nil {
+				return err
+			}
 			return c.Catalog.Delete(ctx, layout.BlobKey(sha256))
 		},
 	}
