@@ -85,7 +85,7 @@ func (f *Function) postRename(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if j.NewName != next {
-		return problem.Newf(problem.Conflict, "%s is being renamed to %s: wait for the end, or cancel that", name, j.NewName)
+		return underway(j)
 	}
 	return answerRename(w, r, j)
 }
@@ -100,19 +100,23 @@ func (f *Function) repeated(ctx context.Context, name, next image.Name) job.Job 
 	return j
 }
 
-// settled returns an error while the image still gets this name: that job would take a
-// later one for a run of its own that was killed, and undo it.
+// settled returns a problem if the rename that gave the image this name is active: if that
+// job runs again after a kill, it undoes a later rename back.
 func (f *Function) settled(ctx context.Context, name image.Name) error {
-	jobs, err := f.Inventory.Jobs(ctx, job.Rename)
+	active, err := f.Inventory.RecentJobs(ctx, 0, job.Rename)
 	if err != nil {
 		return err
 	}
-	for _, j := range jobs {
-		if j.NewName == name && j.Status.Active() {
-			return problem.Newf(problem.Conflict, "%s is being renamed to %s: wait for the end, or cancel that", j.Name, name)
+	for _, j := range active.Jobs {
+		if j.NewName == name {
+			return underway(j)
 		}
 	}
 	return nil
+}
+
+func underway(j job.Job) error {
+	return problem.Newf(problem.Conflict, "%s is being renamed to %s: wait for the end, or cancel that", j.Name, j.NewName)
 }
 
 func answerRename(w http.ResponseWriter, r *http.Request, j job.Job) error {

@@ -197,7 +197,7 @@ func TestRenameRefused(t *testing.T) {
 		t.Errorf("a repeated request: %+v", v)
 	}
 	w.must(http.StatusNotFound, http.MethodPost, "/images/b.img/rename", []byte(`{"name": "f.img"}`))
-	// Nobody renames it back before that job has ended.
+	// A request to rename it back is refused while that job is active.
 	w.must(http.StatusConflict, http.MethodPost, "/images/e.img/rename", []byte(`{"name": "b.img"}`))
 	w.renamed("b.img")
 	w.asked("/images/e.img", "b.img")
