@@ -191,11 +191,16 @@ func (f *Function) forget(ctx context.Context, name image.Name) error {
 func (f *Function) enqueue(ctx context.Context, name image.Name, version *store.Version, with512 bool, actor, ip string) (job.Job, error) {
 	is := func(j job.Job) bool { return j.Version != nil && j.Version.Equal(*version) }
 	keep := func(j job.Job) bool {
-		if is(j) && j.Status == job.Completed && actor == activity.System {
-			rec, _, err := record.Read[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
-			return err == nil && rec.Version.Equal(*version) && (rec.SHA512 != "" || !with512)
+		switch {
+		case !is(j):
+			return false
+		case j.Status != job.Completed:
+			return actor == activity.System && !j.Recovers(f.Now())
+		case actor != activity.System:
+			return true
 		}
-		return is(j) && (j.Status == job.Completed) == (actor != activity.System) && !j.Recovers(f.Now())
+		rec, _, err := record.Read[digest.Record](ctx, f.Catalog, layout.DigestKey(name))
+		return err == nil && rec.Version.Equal(*version) && (rec.SHA512 != "" || !with512)
 	}
 	r := f.runner(job.Hash)
 	for {
