@@ -8,11 +8,11 @@ import (
 	"imageroot/shared/inventory"
 )
 
-// mirrors returns the Link fields of a row's sources from which any client can get the same
-// bytes (RFC 6249, section 3): those at a public name, without a query, which may hold a secret.
-func mirrors(row *inventory.Row) (links []string) {
+// mirrors returns the Link fields of the sources from which any client can get the same bytes
+// (RFC 6249, section 3): those at a public name, without a query, which may hold a secret.
+func mirrors(sources []inventory.Source) (links []string) {
 	const most = 8
-	for _, s := range row.Sources {
+	for _, s := range sources {
 		u, err := url.Parse(s.Location)
 		if s.Kind == inventory.Local || err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" || len(links) == most {
 			continue

@@ -9,7 +9,7 @@ import (
 
 // Only URLs that any client may know and reach are mirrors.
 func TestMirrors(t *testing.T) {
-	row := &inventory.Row{Sources: []inventory.Source{
+	sources := []inventory.Source{
 		{Kind: inventory.Local, Location: "a.img"},
 		{Kind: inventory.URL, Location: "https://publisher.example/a%20b.img"},
 		{Kind: inventory.Manifest, Location: "http://mirror.example:8080/a.img"},
@@ -20,9 +20,9 @@ func TestMirrors(t *testing.T) {
 		{Kind: inventory.URL, Location: "http://[2001:db8::1]/a.img"},
 		{Kind: inventory.URL, Location: "http://nas/a.img"},
 		{Kind: inventory.URL, Location: "http://nas.local/a.img"},
-	}}
+	}
 	want := []string{"<https://publisher.example/a%20b.img>; rel=duplicate", "<http://mirror.example:8080/a.img>; rel=duplicate"}
-	if got := mirrors(row); !slices.Equal(got, want) {
+	if got := mirrors(sources); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -28,7 +28,7 @@ type object struct {
 	known *content.Record // nil if the content was not inspected
 	what  string          // [served.Disk] if the disk in it is sent, else "" for its bytes
 
-	mirrors []string // the Link fields of the same bytes elsewhere
+	sources []inventory.Source
 
 	// The disk in it; unknown if rawSHA256 is "".
 	rawSize   int64
@@ -132,7 +132,7 @@ func (f *Function) cached(s *inventory.Snapshot, row *inventory.Row, name image.
 }
 
 func newObject(at inventory.Place, name image.Name, row *inventory.Row) *object {
-	c := &object{Place: at, name: name, sha256: row.Digest(), known: row.Known, mirrors: mirrors(row)}
+	c := &object{Place: at, name: name, sha256: row.Digest(), known: row.Known, sources: row.Sources}
 	if row.RawSizeBytes != nil && row.RawSHA256 != nil {
 		c.rawSize, c.rawSHA256 = *row.RawSizeBytes, *row.RawSHA256
 	}
@@ -162,7 +162,7 @@ func (f *Function) send(w http.ResponseWriter, r *http.Request, c *object) error
 	if links := f.links(c); links != nil {
 		return f.redirect(w, r, c, links)
 	}
-	for _, link := range c.mirrors {
+	for _, link := range mirrors(c.sources) {
 		w.Header().Add("Link", link)
 	}
 	body := &objectReader{ctx: r.Context(), object: c}
