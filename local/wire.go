@@ -117,7 +117,7 @@ func (s *server) wire() error {
 	s.wireNBD(lister, s.exports)
 	cache := withcache.New(withcache.Config{
 		Inventory: k.Inventory, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
-		Fetch: fetcher.Request, Uncache: fetcher.Uncache, Settle: fetcher.Settle, ManifestURL: k.ManifestURL, Version: config.Version(), Activity: k.Activity, Now: k.Now,
+		Fetch: fetcher.Request, Uncache: fetcher.Uncache, Cancel: fetcher.Cancel, ManifestURL: k.ManifestURL, Version: config.Version(), Activity: k.Activity, Now: k.Now,
 	})
 	site := &pages.Pages{Function: lister, Location: k.ImageRoot.String(), S3Endpoint: s.s3Address(), Address: s.lanAddress(), NBDPort: s.nbdPort()}
 	s.workers = []worker{

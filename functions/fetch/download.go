@@ -84,9 +84,6 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		info, err := f.Catalog.Head(ctx, layout.BlobKey(t.sha256))
 		if err == nil {
 			f.drop(ctx, run.Job(), from)
-			if err := f.keepMap(ctx, t, t.sha256); err != nil {
-				return nil, err
-			}
 			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{})
 		}
 		if !errors.Is(err, store.ErrNotFound) {
@@ -136,9 +133,6 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 		}
 	}
 	if err := tr.assemble(ctx); err != nil {
-		return nil, err
-	}
-	if err := tr.f.keepMap(ctx, tr.t, tr.sum.Sum256()); err != nil {
 		return nil, err
 	}
 	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)

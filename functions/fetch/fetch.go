@@ -304,20 +304,17 @@ func (f *Function) Uncache(ctx context.Context, sha256 layout.SHA256) error {
 	}
 	if row, ok := s.BySHA256(sha256); ok {
 		for _, src := range row.Sources {
-			if err := f.Settle(ctx, src.Ref); err != nil {
+			if err := f.Cancel(ctx, src.Ref); err != nil {
 				return err
 			}
 		}
 	}
-	if err := f.Catalog.Delete(ctx, layout.PublishedKey(sha256)); err != nil {
-		return err
-	}
-	return f.Catalog.Delete(ctx, layout.BlobKey(sha256))
+	return entry.DeleteBytes(ctx, f.Catalog, sha256)
 }
 
-// Settle cancels the job of a source whose bytes are here and will be dropped, if it has not ended. A request
-// to fetch them again would take that job for its own, which ends without the bytes.
-func (f *Function) Settle(ctx context.Context, ref layout.Ref) error {
+// Cancel cancels the job of a source, if it has not ended. It comes before the bytes of the source are
+// dropped: the next request to fetch them would take that job for its own, which ends without the bytes.
+func (f *Function) Cancel(ctx context.Context, ref layout.Ref) error {
 	j, _, err := record.Read[job.Job](ctx, f.Catalog, layout.FetchJobKey(ref))
 	if err != nil || !j.Status.Active() { // one that cannot be read is not run
 		return nil

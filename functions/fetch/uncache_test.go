@@ -6,7 +6,7 @@ import (
 	"imageroot/shared/job"
 )
 
-// Bytes that are dropped before the job that has stored them has ended are fetched again when somebody asks.
+// A request fetches dropped bytes again, also if the job that stored them had not ended when they were dropped.
 func TestUncacheWhileFetching(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t, good(imageA))

@@ -251,7 +251,7 @@ func (f *Function) forget(r *http.Request, o origin) error {
 	_, local := o.row.Local()
 	fetched := !local && o.row.Blob
 	if fetched {
-		if err := f.Settle(r.Context(), o.src.Ref); err != nil {
+		if err := f.Cancel(r.Context(), o.src.Ref); err != nil {
 			return err
 		}
 	}

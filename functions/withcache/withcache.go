@@ -38,8 +38,8 @@ type Config struct {
 	// address is ip, and Uncache deletes fetched bytes.
 	Fetch   func(ctx context.Context, row *inventory.Row, ref layout.Ref, ip string) (job.Job, error)
 	Uncache func(ctx context.Context, sha256 layout.SHA256) error
-	// Settle cancels the job of a source whose bytes are here and will be dropped.
-	Settle func(ctx context.Context, ref layout.Ref) error
+	// Cancel cancels the job of a source, before its bytes are deleted.
+	Cancel func(ctx context.Context, ref layout.Ref) error
 	// ManifestURL is where the manifest is that this server subscribes to, or "".
 	ManifestURL string
 	Version     string

@@ -154,7 +154,7 @@ func newServer(t *testing.T, d *document, c *coverage, setup setup) *server {
 	})
 	cache := withcache.New(withcache.Config{
 		Inventory: inv, Document: lister.Document, Serve: lister.Serve, Add: adder.Add, Remove: adder.Remove, Ensure: adder.Ensure,
-		Fetch: s.fetcher.Request, Uncache: s.fetcher.Uncache, Settle: s.fetcher.Settle, Version: "test", Activity: s.activity, Now: time.Now,
+		Fetch: s.fetcher.Request, Uncache: s.fetcher.Uncache, Cancel: s.fetcher.Cancel, Version: "test", Activity: s.activity, Now: time.Now,
 	})
 	site := &pages.Pages{Function: lister, Location: "s3://images/", S3Endpoint: ":9000"}
 	runner := []web.Route{{Pattern: "GET /metrics", Access: web.Read, Handle: func(w http.ResponseWriter, r *http.Request) error {

@@ -117,8 +117,8 @@ func allocated(t testing.TB, path string) int64 {
 	return info.Sys().(*syscall.Stat_t).Blocks * 512
 }
 
-// TestDeepDiskKilled kills the program five times while it makes a disk, or until that is made: each run goes on
-// where the last one was.
+// TestDeepDiskKilled kills the program while it makes a disk, at most five times: each run resumes the
+// last one, so the disk may be complete before.
 func TestDeepDiskKilled(t *testing.T) {
 	t.Parallel()
 	needsPlainFiles(t)

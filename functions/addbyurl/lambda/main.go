@@ -7,6 +7,7 @@ import (
 	"imageroot/functions/addbyurl"
 	"imageroot/shared/cloud"
 	"imageroot/shared/config"
+	"imageroot/shared/entry"
 	"imageroot/shared/kit/sources"
 	"imageroot/shared/lambda"
 	"imageroot/shared/layout"
@@ -26,10 +27,7 @@ func open(ctx context.Context) (*lambda.Function, error) {
 	f := &addbyurl.Function{
 		Catalog: c.Catalog, Sources: client, Inventory: c.Inventory, Activity: c.Activity, Now: c.Now, Log: c.Log,
 		Uncache: func(ctx context.Context, sha256 layout.SHA256) error {
-			if err := c.Catalog.Delete(ctx, layout.PublishedKey(sha256)); err != nil {
-				return err
-			}
-			return c.Catalog.Delete(ctx, layout.BlobKey(sha256))
+			return entry.DeleteBytes(ctx, c.Catalog, sha256)
 		},
 	}
 	return c.Function(f.Routes(), nil, nil), nil
