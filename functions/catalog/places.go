@@ -22,7 +22,7 @@ const (
 	// limit is lower if the process has little memory.
 	maxPlaces = 256 << 20
 	// spareShare is the share of maxPlaces for decompressing faster.
-	spareShare = 4
+	spareShare = 3
 	// leastRate is the number of bytes a second that a client must read while
 	// others wait for its place. Each byte of an encoded answer counts as
 	// encodedWorth bytes.
@@ -30,6 +30,8 @@ const (
 	// A client may be late by firstPatience. It earns up to mostPatience by reading
 	// faster than leastRate: flushing an SD card takes seconds.
 	firstPatience, mostPatience = 2 * time.Second, 10 * time.Second
+	// pieceBytes is the size of a write whose time is measured.
+	pieceBytes = 512 << 10
 	// leaveTime limits how long grow waits for clients that it has cut off.
 	leaveTime = 2 * time.Second
 )
@@ -102,7 +104,7 @@ func (l *place) grow(ctx context.Context, n int64) error {
 
 // spare enlarges the share to n bytes plus [placeBytes], to decompress faster, and returns
 // whether there is room for that. It does not cut off other clients, and limits what all
-// images get in this way to a quarter of the memory.
+// images get in this way to a third of the memory.
 func (l *place) spare(n int64) bool {
 	p := l.of
 	p.mu.Lock()
@@ -194,7 +196,7 @@ type placeWriter struct {
 func (w *placeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *placeWriter) Write(b []byte) (written int, err error) {
-	for piece := range slices.Chunk(b, copyBuffer) {
+	for piece := range slices.Chunk(b, pieceBytes) {
 		w.place.writing.Store(w.place.now().UnixNano())
 		n, err := w.ResponseWriter.Write(piece)
 		earned := int64(n) * w.worth * int64(time.Second) / leastRate

@@ -207,8 +207,9 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	packed := &objectReader{ctx: ctx, object: c}
 	defer packed.Close()
 	unpacked, err := unpack.NewReader(kind, packed, unpack.Limit{
-		Grow:  grow,
-		Spare: func(n int64) bool { return place.spare(encoding + n) },
+		Grow:   grow,
+		Spare:  func(n int64) bool { return place.spare(encoding + n) },
+		Intact: c.rawSHA256 != "",
 	})
 	if err != nil {
 		return unreadable(err)

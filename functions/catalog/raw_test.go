@@ -564,7 +564,7 @@ func TestRawMemory(t *testing.T) {
 	others(maxPlaces).leave() // all memory was returned
 }
 
-// Memory to decompress faster is a quarter of the total, and does not count as an
+// Memory to decompress faster is a third of the total, and does not count as an
 // address's.
 func TestRawSpare(t *testing.T) {
 	var p places
@@ -576,8 +576,8 @@ func TestRawSpare(t *testing.T) {
 		return l
 	}
 	a, b := enter("192.0.2.1"), enter("192.0.2.1")
-	if a.spare(maxPlaces/4+1) || !a.spare(maxPlaces/4) || !a.spare(maxPlaces/4) || b.spare(1) {
-		t.Error("the memory is not a quarter of the total")
+	if a.spare(maxPlaces/spareShare+1) || !a.spare(maxPlaces/spareShare) || !a.spare(maxPlaces/spareShare) || b.spare(1) {
+		t.Error("the memory is not its share of the total")
 	}
 	if err := b.grow(t.Context(), maxPlaces/2-2*placeBytes); err != nil {
 		t.Error(err)

@@ -38,7 +38,7 @@ type Reader struct {
 // stream. It calls count with the length of each block read, unless count is nil.
 // verify and count run on the Reader's goroutine.
 func NewReader(src io.Reader, sum *Hasher, verify func(*Hasher) error, count func(int)) *Reader {
-	r := &Reader{out: make(chan []byte), free: make(chan []byte, blocks), quit: make(chan struct{}), sum: sum}
+	r := &Reader{out: make(chan []byte, blocks-2), free: make(chan []byte, blocks), quit: make(chan struct{}), sum: sum}
 	for range blocks {
 		r.free <- make([]byte, blockBytes)
 	}

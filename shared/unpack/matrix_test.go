@@ -211,7 +211,14 @@ func weRead(data []byte) ([]byte, error) {
 	if !c.Kind.Compressed() {
 		return nil, errors.New(cmp.Or(c.NoDisk(), "no "+string(c.Kind)))
 	}
-	return read(c.Kind, bytes.NewReader(data), unpack.Limit{})
+	one, err := read(c.Kind, bytes.NewReader(data), unpack.Limit{})
+	if c.Kind == content.Zstd { // another decoder
+		parallel, perr := read(c.Kind, bytes.NewReader(data), unpack.Limit{Intact: true})
+		if (err == nil) != (perr == nil) || err == nil && !bytes.Equal(one, parallel) {
+			return nil, fmt.Errorf("one block at a time: %d bytes, %w; in parallel: %d, %w", len(one), err, len(parallel), perr)
+		}
+	}
+	return one, err
 }
 
 // crafted returns a script that writes files unlike those of today's bzip2: a block of

@@ -5,9 +5,9 @@
 // Within its [Limit] it accepts what the tools of the same names accept, apart from
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
 // is wrong, where, and what to do. Its memory is the window of the stream (at most
-// [Limit].Window) plus less than 8 MiB, for any input. It decodes on the caller's
-// goroutine, and blocks of xz and bzip2 on others. A panic of a decoder is damage of the
-// file.
+// [Limit].Window) plus less than 8 MiB, for any input, and what [Limit].Spare allows. It
+// decodes on the caller's goroutine, and blocks of xz, bzip2 and intact zstd on others. A
+// panic of a decoder is damage of the file.
 package unpack
 
 import (
@@ -35,13 +35,18 @@ type Limit struct {
 	Window int64
 	// Grow, if not nil, is called before the stream holds more than [Reader.Window]
 	// returned, since a later frame or block may have a larger window. Read calls it,
-	// on the same goroutine. If it returns an error, Read returns that unchanged.
+	// on the same goroutine unless Intact is true. If it returns an error, Read returns
+	// that unchanged.
 	Grow func(window int64) error
 	// Spare, if not nil, is called before the stream holds n bytes, more than
 	// [Reader.Window] returned and at most Window, to decode blocks in parallel. If it
 	// returns false, the stream uses fewer bytes and is slower. Read calls it, on the
 	// same goroutine.
 	Spare func(n int64) bool
+	// Intact tells that the same bytes have been decompressed to their end before. Then
+	// zstd is decoded in parallel, too, by goroutines of a library, on which a panic would
+	// end the process. One of them calls Grow.
+	Intact bool
 }
 
 // A Problem is the kind of an [Error].
@@ -82,7 +87,7 @@ func NewReader(kind content.Kind, r io.Reader, limit Limit) (*Reader, error) {
 	u := &Reader{kind: kind, limit: limit, source: source{r: r}}
 	u.in = bufio.NewReaderSize(&u.source, bufferBytes)
 	err := guard.Call(func() (err error) {
-		u.stream, u.window, err = decode(u.in, memory{limit.Window, u.grow, u.spare, u.position})
+		u.stream, u.window, err = decode(u.in, memory{limit.Window, u.grow, u.spare, limit.Intact, u.position})
 		return err
 	})
 	if err != nil {
@@ -101,6 +106,7 @@ type memory struct {
 	window int64                 // the maximum
 	grow   func(int64) error     // must be called before it needs more than it may hold
 	spare  func(int64) bool      // returns whether it may hold more, without which it can do
+	intact bool                  // [Limit].Intact
 	at     func() (offset int64) // of the next byte of in
 }
 
@@ -184,7 +190,8 @@ func (u *Reader) spare(n int64) bool {
 }
 
 // Consumed returns the number of bytes of the input that have been decompressed. Of blocks
-// that are decoded in parallel, it counts those that have been read to their end.
+// that are decoded in parallel, it counts those that have been read to their end, but all
+// of zstd.
 func (u *Reader) Consumed() int64 {
 	if p, ok := u.stream.(interface{ consumed() (int64, bool) }); ok {
 		if n, ok := p.consumed(); ok {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"runtime"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -15,17 +17,36 @@ import (
 
 // A zstdStream is one or more frames of zstd (RFC 8878), some of them skippable.
 type zstdStream struct {
-	*zstd.Decoder
-	window int64
+	*zstd.Decoder // nil before the first Read
+	frames        *zstdFrames
+	first         int64 // the window of the first frame
 }
 
+const (
+	// zstdAhead is the number of blocks that are decoded ahead of the output: with fewer,
+	// the goroutines wait for each other more often.
+	zstdAhead = 16
+	// zstdBlockBytes is the memory of one: 128 KiB of each of data, literals and output, and
+	// the 98,047 sequences of 24 bytes that a block can have at the most.
+	zstdBlockBytes = 3<<17 + 98_048*24
+)
+
 func newZstd(in *bufio.Reader, memory memory) (stream, int64, error) {
-	first := zstdWindow(in)
-	// One block at a time is as fast as the zstd tool, and errors have an offset in
-	// the input.
-	d, err := zstd.NewReader(&zstdFrames{in: in, memory: memory}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+	z := &zstdStream{frames: &zstdFrames{in: in, memory: memory}, first: zstdWindow(in)}
+	return z, z.first, nil
+}
+
+// begin makes the decoder. That of an intact stream reads literals, decodes sequences and
+// executes them on a goroutine each, if there is memory for the blocks ahead.
+func (z *zstdStream) begin() (err error) {
+	// Otherwise one block at a time, so that errors have an offset in the input.
+	blocks, memory := 1, z.frames.memory
+	if ahead := int64(zstdAhead * zstdBlockBytes); memory.intact && runtime.GOMAXPROCS(0) > 1 && memory.spare(cmp.Or(z.first, memory.window)+ahead) {
+		blocks, z.frames.ahead = zstdAhead, ahead
+	}
+	z.Decoder, err = zstd.NewReader(z.frames, zstd.WithDecoderConcurrency(blocks), zstd.WithDecoderLowmem(blocks == 1),
 		zstd.WithDecoderMaxWindow(uint64(memory.window)), zstd.WithDecoderMaxMemory(uint64(memory.window)))
-	return zstdStream{d, memory.window}, first, err
+	return err
 }
 
 // zstdWindow returns the window of the first frame, and 0 if it is unknown.
@@ -43,12 +64,14 @@ func windowOf(h *zstd.Header) int64 {
 
 // A zstdFrames passes a stream on to the decoder, which would allocate any window that
 // a frame declares. It reads each frame's header and has its window granted before the
-// decoder receives the frame.
+// decoder receives the frame. The decoder may read it on another goroutine.
 type zstdFrames struct {
 	in     *bufio.Reader
 	memory memory
 	frames content.ZstdFrames
 	left   int64 // bytes to pass on before the next header
+	ahead  int64 // the memory of blocks that are decoded ahead; 0 if there are none
+	passed atomic.Int64
 }
 
 func (z *zstdFrames) Read(p []byte) (int, error) {
@@ -59,23 +82,42 @@ func (z *zstdFrames) Read(p []byte) (int, error) {
 		}
 		z.left = length
 		if frame != nil && !frame.Skippable && windowOf(frame) <= z.memory.window { // otherwise the frame is refused
-			if err := z.memory.grow(windowOf(frame)); err != nil {
+			if err := z.memory.grow(windowOf(frame) + z.ahead); err != nil {
 				return 0, err
 			}
 		}
 	}
 	n, err := z.in.Read(p[:min(int64(len(p)), z.left)])
 	z.left -= int64(n)
+	z.passed.Add(int64(n))
 	return n, err
 }
 
-func (z zstdStream) Read(p []byte) (int, error) {
+// consumed returns the bytes of the input that were passed to the goroutines of the decoder,
+// if it has any.
+func (z *zstdStream) consumed() (int64, bool) { return z.frames.passed.Load(), z.frames.ahead > 0 }
+
+func (z *zstdStream) Read(p []byte) (int, error) {
+	if z.Decoder == nil {
+		if err := z.begin(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := z.Decoder.Read(p)
+	if err != nil {
+		z.Close() // waits for the goroutines
+	}
 	switch {
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		err = &Error{Refused, 0, fmt.Sprintf("the zstd data refers back further than the %s that are held in memory for it; compress the image again with --long=%d at the most, or without --long and --ultra", size(z.window), bits.Len64(uint64(z.window))-1)}
+		err = &Error{Refused, 0, fmt.Sprintf("the zstd data refers back further than the %s that are held in memory for it; compress the image again with --long=%d at the most, or without --long and --ultra", size(z.frames.memory.window), bits.Len64(uint64(z.frames.memory.window))-1)}
 	case errors.Is(err, zstd.ErrUnknownDictionary):
 		err = &Error{Refused, 0, "the zstd data needs a dictionary that is not in it; compress the image again without one"}
 	}
 	return n, err
+}
+
+func (z *zstdStream) Close() {
+	if z.Decoder != nil {
+		z.Decoder.Close()
+	}
 }
