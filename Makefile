@@ -18,7 +18,7 @@ export GOFLAGS += -gcflags=all=-dwarf=false
 # The programs that make test and make deep run, and those of other targets, as
 # COMMAND:PACKAGE of Debian, or FILE:PACKAGE.
 NEEDS = git:git curl:curl aws:awscli rclone:rclone qemu-img:qemu-utils nbdinfo:libnbd-bin nbdkit:nbdkit xz:xz-utils zstd:zstd openssl:openssl zip:zip unzip:unzip nginx:nginx-light busybox:busybox-static aria2c:aria2 \
-        jq:jq shellcheck:shellcheck wget:wget bzip2:bzip2 pbzip2:pbzip2 genisoimage:genisoimage bmaptool:bmap-tools \
+        jq:jq shellcheck:shellcheck wget:wget bzip2:bzip2 pbzip2:pbzip2 bgzip:tabix genisoimage:genisoimage bmaptool:bmap-tools \
         sfdisk:fdisk mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools mksquashfs:squashfs-tools \
         mcopy:mtools jsonschema:python3-jsonschema lxc:lxd-client gpgv:gpgv gpg:gpg minisign:minisign zsh:zsh fish:fish /usr/share/bash-completion/bash_completion:bash-completion \
         /lib/systemd/systemd-pull:systemd-container qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf

@@ -9,8 +9,6 @@ import (
 	"io"
 	"math/bits"
 	"runtime"
-
-	"imageroot/shared/guard"
 )
 
 // A bzip2Stream is one or more streams of bzip2. It accepts and refuses what bzip2
@@ -354,15 +352,8 @@ func (b *bzip2Stream) decode() error {
 
 // start has the transform of a block undone.
 func (b *bzip2Stream) start(block *bzip2Block) {
+	block.done = ahead(block.untransform)
 	b.ahead = append(b.ahead, block)
-	done := make(chan error, 1) // once it is sent to, the block may have another one
-	block.done = done
-	run := func() { done <- guard.Call(block.untransform) }
-	if runtime.GOMAXPROCS(0) == 1 {
-		run()
-	} else {
-		go run()
-	}
 }
 
 // decodeBlock reads the symbols of a block and undoes its move-to-front coding and

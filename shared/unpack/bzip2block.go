@@ -8,9 +8,9 @@ type bzip2Block struct {
 	data    []byte // the output of the Burrows-Wheeler transform, then its input
 	origin  int    // of the transform
 	wantCRC uint32
-	end     int64      // the offset of the input after the block
-	done    chan error // receives the result of untransform
-	links   []uint32   // a byte, and in the upper 24 bits the index of the next one
+	end     int64        // the offset of the input after the block
+	done    <-chan error // receives the result of untransform
+	links   []uint32     // a byte, and in the upper 24 bits the index of the next one
 }
 
 // untransform undoes the Burrows-Wheeler transform. Most of its time it waits for memory.

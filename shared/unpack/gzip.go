@@ -15,17 +15,31 @@ import (
 // than 511 bytes.
 type gzipStream struct {
 	in      *bufio.Reader
+	at      func() int64
 	inflate io.ReadCloser
+	inside  bool   // a member is being read from in
 	crc     uint32 // of the output of the member
 	n       uint32 // bytes of output of the member, modulo 1<<32
 	after   int64
+
+	length int // of the rest of the member whose header was read, according to BGZF; 0: unknown
+	ahead  []*bgzfMember
+	idle   []*bgzfMember
+	failed error       // of what follows ahead
+	member *bgzfMember // the one that is being read, or nil
+	left   []byte      // the bytes left of it
 }
 
-func newGzip(in *bufio.Reader, _ memory) (stream, int64, error) {
-	if err := gzipHeader(in); err != nil {
-		return nil, 0, err
-	}
-	return &gzipStream{in: in, inflate: flate.NewReader(in)}, -1, nil
+const (
+	gzipMagic   = "\x1f\x8b"
+	gzipTrailer = 8 // bytes
+)
+
+var errGzipMember = errors.New("wrong checksum or size of a member")
+
+func newGzip(in *bufio.Reader, memory memory) (stream, int64, error) {
+	g := &gzipStream{in: in, at: memory.at, inflate: flate.NewReader(in)}
+	return g, -1, g.header()
 }
 
 // Flags of a member (RFC 1952 section 2.3.1).
@@ -37,9 +51,10 @@ const (
 	gzipReserved = 0xe0
 )
 
-// gzipHeader reads the header of a member (section 2.3).
-func gzipHeader(in *bufio.Reader) error {
-	s := &summer{in: in}
+// header reads the header of a member (section 2.3).
+func (g *gzipStream) header() error {
+	s := &summer{in: g.in}
+	g.length = 0
 	read := func(n int) ([]byte, error) {
 		b := make([]byte, n)
 		for i := range b {
@@ -56,7 +71,7 @@ func gzipHeader(in *bufio.Reader) error {
 	}
 	flags := h[3]
 	switch {
-	case string(h[:2]) != "\x1f\x8b" || h[2] != 8:
+	case string(h[:2]) != gzipMagic || h[2] != 8:
 		return errors.New("no header of a member")
 	case flags&gzipReserved != 0:
 		return &Error{Refused, 0, "the gzip data has a header of a kind that is not known here; compress the image again"}
@@ -66,8 +81,12 @@ func gzipHeader(in *bufio.Reader) error {
 		if err != nil {
 			return err
 		}
-		if _, err := read(int(binary.LittleEndian.Uint16(n))); err != nil {
+		extra, err := read(int(binary.LittleEndian.Uint16(n)))
+		if err != nil {
 			return err
+		}
+		if len(extra) == 6 && string(extra[:4]) == "BC\x02\x00" { // as in all of BGZF's
+			g.length = int(binary.LittleEndian.Uint16(extra[4:])) + 1
 		}
 	}
 	for _, f := range []byte{gzipName, gzipComment} {
@@ -87,6 +106,7 @@ func gzipHeader(in *bufio.Reader) error {
 			return errors.New("wrong checksum of a header")
 		}
 	}
+	g.length = max(0, g.length-int(s.n))
 	return nil
 }
 
@@ -99,24 +119,52 @@ func unexpected(err error) error {
 }
 
 func (g *gzipStream) Read(p []byte) (int, error) {
-	n, err := g.inflate.Read(p)
-	g.crc = crc32.Update(g.crc, crc32.IEEETable, p[:n])
-	g.n += uint32(n)
-	if errors.Is(err, io.EOF) {
-		err = g.next()
+	for {
+		switch {
+		case g.inside:
+			n, err := g.inflate.Read(p)
+			g.crc = crc32.Update(g.crc, crc32.IEEETable, p[:n])
+			g.n += uint32(n)
+			if errors.Is(err, io.EOF) {
+				g.inside = false
+				err = g.trailer()
+			}
+			if n > 0 || len(p) == 0 || err != nil {
+				return n, err
+			}
+		case g.member == nil && g.failed == nil && g.room() && g.isBGZF():
+			if g.failed = g.start(); g.failed == nil {
+				g.failed = g.next()
+			}
+		case g.member != nil || len(g.ahead) > 0:
+			if n, err := g.readMember(p); n > 0 || len(p) == 0 || err != nil {
+				return n, err
+			}
+		case g.failed != nil:
+			return 0, g.failed
+		default:
+			g.crc, g.n, g.inside = 0, 0, true
+			if err := g.inflate.(flate.Resetter).Reset(g.in, nil); err != nil {
+				return 0, err
+			}
+		}
 	}
-	return n, err
 }
 
-// next checks the trailer of a member (section 2.3.1) and begins the next one.
-func (g *gzipStream) next() error {
-	var trailer [8]byte
+// trailer checks the trailer of a member (section 2.3.1) and begins the next one.
+func (g *gzipStream) trailer() error {
+	var trailer [gzipTrailer]byte
 	if _, err := io.ReadFull(g.in, trailer[:]); err != nil {
 		return unexpected(err)
 	}
 	if binary.LittleEndian.Uint32(trailer[:]) != g.crc || binary.LittleEndian.Uint32(trailer[4:]) != g.n {
-		return errors.New("wrong checksum or size of a member")
+		return errGzipMember
 	}
+	return g.next()
+}
+
+// next reads the header of the next member, and returns io.EOF if there is none.
+func (g *gzipStream) next() error {
 	magic, err := g.in.Peek(2)
 	switch {
 	case len(magic) == 0:
@@ -124,18 +172,21 @@ func (g *gzipStream) next() error {
 	case len(magic) == 1 && magic[0] != 0: // gzip treats it as half a magic
 		_, _ = g.in.Discard(1) // it was peeked
 		return io.ErrUnexpectedEOF
-	case string(magic) != "\x1f\x8b":
+	case string(magic) != gzipMagic:
 		if g.after, err = skipTrailing(g.in); err != nil {
 			return err
 		}
 		return io.EOF
 	}
-	if err := gzipHeader(g.in); err != nil {
-		return err
-	}
-	g.crc, g.n = 0, 0
-	return g.inflate.(flate.Resetter).Reset(g.in, nil)
+	return g.header()
 }
 
 func (g *gzipStream) trailing() int64 { return g.after }
-func (g *gzipStream) Close()          { _ = g.inflate.Close() }
+
+func (g *gzipStream) Close() {
+	for _, m := range g.ahead {
+		<-m.done
+	}
+	g.ahead, g.failed = nil, io.ErrClosedPipe
+	_ = g.inflate.Close()
+}

@@ -88,7 +88,10 @@ var matrix = []struct {
 		{"half a header behind", `gzip -c raw >x; printf '\037\213\010' >>x`, ""},
 		{"a long name", header(`\010`) + `; head -c 5000 /dev/zero | tr '\0' n >>x; printf '\0' >>x; ` + body, ""},
 		{"a comment", header(`\020`) + `; printf 'a comment\0' >>x; ` + body, ""},
-		{"extra", header(`\004`) + `; printf '\006\0BC\2\0\1\1' >>x; ` + body, ""}, // as bgzip writes
+		{"bgzip", "bgzip -c raw >x; bgzip -c raw >>x", ""},
+		{"bgzip and gzip", "gzip -c raw >x; bgzip -c raw >>x; gzip -c raw >>x", ""},
+		{"bgzip, something behind", "bgzip -c raw >x; echo signature >>x", ""},
+		{"extra", header(`\004`) + `; printf '\006\0BC\2\0\1\1' >>x; ` + body, ""}, // as bgzip writes, with a wrong length
 		{"text", header(`\001`) + "; " + body, ""},
 		{"reserved", header(`\100`) + "; " + body, ""},
 		{"encrypted", header(`\040`) + "; " + body, ""},

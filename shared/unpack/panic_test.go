@@ -26,7 +26,9 @@ func TestPanic(t *testing.T) {
 	block := &bzip2Block{data: []byte{0}, origin: 1}
 	bzip2 := &bzip2Stream{failed: io.EOF}
 	bzip2.start(block)
-	for name, s := range map[string]stream{"on the caller's": panickingStream{}, "of xz": xz, "of bzip2": bzip2} {
+	gzip := &gzipStream{failed: io.EOF, inflate: io.NopCloser(nil)}
+	gzip.decompress(&bgzfMember{packed: make([]byte, gzipTrailer)})
+	for name, s := range map[string]stream{"on the caller's": panickingStream{}, "of xz": xz, "of bzip2": bzip2, "of gzip": gzip} {
 		u := reader(s)
 		_, err := u.Read(make([]byte, 1))
 		if e, ok := errors.AsType[*Error](err); !ok || e.Problem != Damaged {

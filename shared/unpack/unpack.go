@@ -6,8 +6,8 @@
 // filters of xz other than LZMA2. It refuses the rest with an [*Error] that says what
 // is wrong, where, and what to do. Its memory is the window of the stream (at most
 // [Limit].Window) plus less than 8 MiB, for any input, and what [Limit].Spare allows. It
-// decodes on the caller's goroutine, and blocks of xz, bzip2 and intact zstd on others. A
-// panic of a decoder is damage of the file.
+// decodes on the caller's goroutine, and blocks of xz, bzip2 and intact zstd, and members of
+// BGZF, on others. A panic of a decoder is damage of the file.
 package unpack
 
 import (
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"imageroot/shared/content"
 	"imageroot/shared/guard"
@@ -125,6 +126,19 @@ var decoders = map[content.Kind]decoder{
 type stream interface {
 	io.Reader
 	Close()
+}
+
+// ahead calls f, on a goroutine if there is a processor for that, and returns a channel that
+// receives its error once.
+func ahead(f func() error) <-chan error {
+	done := make(chan error, 1)
+	run := func() { done <- guard.Call(f) }
+	if runtime.GOMAXPROCS(0) == 1 {
+		run()
+	} else {
+		go run()
+	}
+	return done
 }
 
 // A Reader decompresses a stream. It is not safe for concurrent use.

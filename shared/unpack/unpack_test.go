@@ -80,6 +80,7 @@ func samples(t testing.TB, n int) []sample {
 	}{
 		{content.Gzip, false, []string{"gzip", "-c"}},
 		{content.Gzip, false, []string{"gzip", "-1", "-c"}},
+		{content.Gzip, true, []string{"bgzip", "-c"}}, // much of it is headers
 		{content.Bzip2, false, []string{"bzip2", "-c"}},
 		{content.Bzip2, false, []string{"bzip2", "-1", "-c"}},
 		{content.XZ, false, []string{"xz", "-c", "-T1", "--lzma2=dict=64KiB"}},
@@ -510,14 +511,17 @@ func TestWindow(t *testing.T) {
 		u.Close()
 	}
 	// A stream of unknown window may need the maximum.
-	skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 5, 0, 0, 0}, "skip!"...)
-	u, err := unpack.NewReader(content.Zstd, bytes.NewReader(append(skippable, tool(t, data, "zstd", "-c")...)), unpack.Limit{Window: 16 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.Close()
-	if got := u.Window(); got != 16<<20 {
-		t.Errorf("after a skippable frame: %d", got)
+	for skip, want := range map[int]int64{5: 512 << 10, 1 << 20: 16 << 20} {
+		skippable := append([]byte{0x53, 0x2a, 0x4d, 0x18, 0, 0, 0, 0}, make([]byte, skip)...)
+		binary.LittleEndian.PutUint32(skippable[4:], uint32(skip))
+		u, err := unpack.NewReader(content.Zstd, bytes.NewReader(append(skippable, tool(t, data, "zstd", "-c", "-1")...)), unpack.Limit{Window: 16 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := u.Window(); got != want {
+			t.Errorf("after a skippable frame of %d bytes: %d, want %d", skip, got, want)
+		}
+		u.Close()
 	}
 }
 
@@ -533,7 +537,9 @@ func TestParallel(t *testing.T) {
 	}{
 		{content.XZ, []string{"xz", "-c", "-T2", "--block-size=65536", "--lzma2=dict=64KiB"}, 65536},
 		{content.Bzip2, []string{"bzip2", "-c", "-1"}, 900_000},
+		{content.Gzip, []string{"bgzip", "-c"}, 0}, // within the memory that each stream may hold
 		{content.Zstd, []string{"zstd", "-c", "-1"}, 20 << 20},
+		{content.Zstd, []string{"pzstd", "-q", "-c", "-1"}, 20 << 20},
 	} {
 		data := tool(t, raw, c.command[0], c.command[1:]...)
 		damaged, twice := bytes.Clone(data), slices.Concat(data, data)

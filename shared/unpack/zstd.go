@@ -2,9 +2,11 @@ package unpack
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/bits"
 	"runtime"
@@ -49,13 +51,24 @@ func (z *zstdStream) begin() (err error) {
 	return err
 }
 
-// zstdWindow returns the window of the first frame, and 0 if it is unknown.
+// zstdWindow returns the window of the first frame that is not skippable, and 0 if it is
+// unknown.
 func zstdWindow(in *bufio.Reader) int64 {
-	_, frame, err := new(content.ZstdFrames).Next(in)
-	if err != nil || frame.Skippable {
-		return 0
+	const most = 4 << 10 // pzstd writes a skippable frame of 12 bytes first
+	start, _ := in.Peek(most)
+	head := bufio.NewReader(bytes.NewReader(start))
+	for {
+		length, frame, err := new(content.ZstdFrames).Next(head)
+		if err != nil {
+			return 0
+		}
+		if !frame.Skippable {
+			return windowOf(frame)
+		}
+		if n, err := io.CopyN(io.Discard, head, length); n < length || err != nil {
+			return 0
+		}
 	}
-	return windowOf(frame)
 }
 
 func windowOf(h *zstd.Header) int64 {

@@ -31,7 +31,7 @@ type machine struct {
 // versions has a command for each tool that prints its version.
 var versions = []string{
 	"aria2c --version", "aws --version", "bzip2 --version", "curl --version", "gzip --version", "nginx -v", "openssl version",
-	"pbzip2 --version", "qemu-img --version", "sha256sum --version", "xz --version", "zstd --version",
+	"bgzip --version", "pbzip2 --version", "qemu-img --version", "sha256sum --version", "xz --version", "zstd --version",
 }
 
 // thisMachine describes the machine of a bench whose directory is dir.

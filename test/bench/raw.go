@@ -29,7 +29,9 @@ type rawKind struct {
 
 var rawKinds = []rawKind{
 	{"disk.img.zst", "zstd -q -c $disk", "zstd -dc %s", atLeast(1)},
+	{"pzstd.img.zst", "pzstd -q -c $disk", "zstd -dc %s", atLeast(1)},
 	{"disk.img.gz", "gzip -c $disk", "gzip -dc %s", atLeast(1)},
+	{"bgzip.img.gz", "bgzip -c $disk", "gzip -dc %s", atLeast(1.6)},
 	{"disk.img.xz", "xz -1 -T1 -c $disk", "xz -dc %s", atLeast(0.9)},
 	{"blocks.img.xz", "xz -1 -T2 -c $disk", "xz -dc -T1 %s", atLeast(1.6)},
 	{"disk.img.bz2", "bzip2 -c $disk", "bzip2 -dc %s", atLeast(1)},
