@@ -132,6 +132,8 @@ func TestContentOfGoodImages(t *testing.T) {
 		{"pipe.img.zst", "zstd -q -c <raw >x", "zstd"},
 		{"long.img.zst", "zstd -q -c --long=27 <raw >x", "zstd"},
 		{"frames.img.zst", `printf '\123\052\115\030\5\0\0\0skip!' >x; head -c 1500000 raw | zstd -q >>x; tail -c +1500001 raw | zstd -q >>x`, "zstd"},
+		{"pzstd.img.zst", "pzstd -q -c raw >x", "zstd"},
+		{"bgzip.img.gz", "bgzip -c raw >x", "gzip"},
 		{"a.raw.bz2", "bzip2 -c raw >x", "bzip2"},
 		{"parallel.img.bz2", "pbzip2 -c -b1 raw >x", "bzip2"},
 		{"a.zip", "cp raw a.img; zip -q y a.img; mv y.zip x", "zip"},
@@ -157,6 +159,10 @@ func TestContentOfGoodImages(t *testing.T) {
 			if j.SHA256 != r.SHA256 || j.BytesTotal == nil || j.BytesHashed != *j.BytesTotal {
 				t.Errorf("%s: check %+v", c.name, j)
 			}
+		}
+		// It is decompressed otherwise than before the check.
+		if r := s.get(t, rawRoute(c.name), anonymous).Must(t, 200); !bytes.Equal(r.Body, want) {
+			t.Errorf("%s: /raw has %d bytes, or wrong ones", c.name, len(r.Body))
 		}
 	}
 }

@@ -62,6 +62,8 @@ var packedImages = []packed{
 	{"frames.img.zst", `printf '\123\052\115\030\005\0\0\0skip!' >x; head -c 1500000 raw | zstd -q >>x
 		printf '\120\052\115\030\0\0\0\0' >>x; tail -c +1500001 raw | zstd -q --check >>x`, "zstd -dc x >y"},
 	{"a.img.bz2", "bzip2 -c raw >x", "bzip2 -dc x >y"},
+	{"bgzip.img.gz", "bgzip -c raw >x", "gzip -dc x >y"},
+	{"pzstd.img.zst", "pzstd -q -c raw >x", "zstd -dc x >y"},
 	{"parallel.img.bz2", "pbzip2 -b1 -c raw >x", "bzip2 -dc x >y"},
 	{"a.zip", "cp raw a.img; zip -q y a.img; mv y.zip x", "unzip -p x >y"},
 	{"read.me.zip", "cp raw a.img; echo hello >README; zip -q -0 -fz y README a.img; mv y.zip x", "unzip -p x a.img >y"},
