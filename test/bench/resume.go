@@ -138,6 +138,9 @@ func (b *bench) resumeHash(ctx context.Context) error {
 		if err := os.Remove(s.image(name)); err != nil {
 			return err
 		}
+		if err := s.idle(ctx); err != nil { // the check has ended, too
+			return err
+		}
 	}
 	what := fmt.Sprintf("hash of %s killed half way: bytes hashed afterwards", formatBytes(size))
 	b.report.absolute("resume", what, unitShare, again, neverOver(hashedAgain))

@@ -158,6 +158,7 @@ func (s *server) login(ctx context.Context) error {
 type job struct {
 	Name       string     `json:"name"`
 	Status     string     `json:"status"`
+	Stage      string     `json:"stage"` // of a hash job: check, once there is a digest
 	Hashed     int64      `json:"bytes_hashed"`
 	Downloaded int64      `json:"bytes_downloaded"`
 	SHA256     string     `json:"sha256"`
@@ -183,11 +184,11 @@ func (s *server) jobs(ctx context.Context, kind string) ([]job, error) {
 	return append(lists.Hashes, lists.Downloads...), err
 }
 
-// job returns the job of an image, if there is one.
+// job returns the job of an image, if there is one, and of hash jobs that of the digest.
 func (s *server) job(ctx context.Context, kind, name string) (job, bool, error) {
 	all, err := s.jobs(ctx, kind)
 	for _, j := range all {
-		if j.Name == name {
+		if j.Name == name && j.Stage == "" {
 			return j, true, err
 		}
 	}
