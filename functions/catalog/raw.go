@@ -214,7 +214,10 @@ func (f *Function) sendUnpacked(w http.ResponseWriter, r *http.Request, c *objec
 	if err != nil {
 		return unreadable(err)
 	}
-	defer unpacked.Close()
+	defer func() {
+		cancel() // Close waits for a read of packed
+		unpacked.Close()
+	}()
 	if err := grow(unpacked.Window()); err != nil {
 		return unreadable(err)
 	}

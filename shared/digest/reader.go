@@ -180,9 +180,10 @@ func (r *Reader) Peek() ([]byte, error) {
 }
 
 // Stop ends the reading of the source and waits for its end. It calls interrupt, which
-// must make a blocked read of the source return, unless reading has ended. It returns
-// the Hasher, and nil if the whole source was read and verified, else [ErrStopped] or
-// the error of the source or of verify.
+// must make a blocked read of the source return, unless reading has ended and all was read
+// from the Reader. It returns the Hasher, and nil if the whole source was read and verified,
+// even if the last blocks were not read from the Reader, else [ErrStopped] or the error of the
+// source or of verify.
 func (r *Reader) Stop(interrupt func()) (*Hasher, error) {
 	close(r.quit)
 	select {

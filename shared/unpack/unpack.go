@@ -35,7 +35,7 @@ type Limit struct {
 	// [DefaultWindow].
 	Window int64
 	// Grow, if not nil, is called before the stream holds more than [Reader.Window]
-	// returned, since a later frame or block may have a larger window. Read calls it,
+	// returned or Spare allowed, since a later frame or block may have a larger window. Read calls it,
 	// on the same goroutine unless Intact is true. If it returns an error, Read returns
 	// that unchanged.
 	Grow func(window int64) error
@@ -153,7 +153,7 @@ type Reader struct {
 	err    error
 }
 
-// source counts what is read and keeps the error of its reader.
+// source counts what is read and keeps the error of its reader, which is not read again.
 type source struct {
 	r   io.Reader
 	n   int64
@@ -161,6 +161,9 @@ type source struct {
 }
 
 func (s *source) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
 	n, err := s.r.Read(p)
 	s.n += int64(n)
 	if err != nil {
@@ -244,7 +247,8 @@ func (u *Reader) Read(p []byte) (int, error) {
 	return n, u.err
 }
 
-// Close releases the memory of the decoder. Reads after it fail.
+// Close releases the memory of the decoder. Reads after it fail. If [Limit].Intact is true, it
+// waits for the end of a Read of the input.
 func (u *Reader) Close() error {
 	u.stream.Close()
 	if u.err == nil {

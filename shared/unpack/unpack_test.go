@@ -542,9 +542,10 @@ func TestParallel(t *testing.T) {
 		{content.Zstd, []string{"pzstd", "-q", "-c", "-1"}, 20 << 20},
 	} {
 		data := tool(t, raw, c.command[0], c.command[1:]...)
-		damaged, twice := bytes.Clone(data), slices.Concat(data, data)
+		damaged, late, twice := bytes.Clone(data), bytes.Clone(data), slices.Concat(data, data)
 		damaged[len(data)/2] ^= 1
-		for name, in := range map[string][]byte{"whole": data, "twice": twice, "damaged": damaged, "cut": data[:len(data)/2], "cut before the index": data[:len(data)-100]} {
+		late[len(data)-200] ^= 1
+		for name, in := range map[string][]byte{"whole": data, "twice": twice, "damaged": damaged, "damaged at the end": late, "cut": data[:len(data)/2], "cut before the index": data[:len(data)-100]} {
 			name = string(c.kind) + ", " + name
 			var want []byte
 			var wantErr error
@@ -585,6 +586,28 @@ func TestParallel(t *testing.T) {
 		closeEarly(t, c.kind, data)
 	}
 }
+
+// An error of the source is not the end of the file, though the source ends after it.
+func TestSourceFails(t *testing.T) {
+	for _, s := range samples(t, 4_000) {
+		failure := errors.New("the connection broke")
+		in := io.MultiReader(bytes.NewReader(s.data), iotest.ErrReader(failure))
+		once := readerFunc(func(p []byte) (int, error) {
+			n, err := in.Read(p)
+			if errors.Is(err, failure) {
+				in = bytes.NewReader(nil)
+			}
+			return n, err
+		})
+		if _, err := read(s.kind, once, unpack.Limit{Intact: true}); !errors.Is(err, failure) {
+			t.Errorf("%s: %v", s.name, err)
+		}
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // closeEarly tests that Close ends the decoding of blocks that were not read.
 func closeEarly(t *testing.T, kind content.Kind, data []byte) {

@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"imageroot/shared/content"
+	"imageroot/shared/guard"
 )
 
 // A zstdStream is one or more frames of zstd (RFC 8878), some of them skippable.
@@ -85,12 +86,23 @@ type zstdFrames struct {
 	left   int64 // bytes to pass on before the next header
 	ahead  int64 // the memory of blocks that are decoded ahead; 0 if there are none
 	passed atomic.Int64
+	ended  bool // the input ends between frames
+	cut    bool // it ends within one
 }
 
-func (z *zstdFrames) Read(p []byte) (int, error) {
+func (z *zstdFrames) Read(p []byte) (n int, err error) {
+	err = guard.Call(func() (err error) {
+		n, err = z.pass(p)
+		return err
+	})
+	return n, err
+}
+
+func (z *zstdFrames) pass(p []byte) (int, error) {
 	if z.left == 0 {
 		length, frame, err := z.frames.Next(z.in)
 		if err != nil {
+			z.ended = errors.Is(err, io.EOF)
 			length = math.MaxInt64 // the decoder reads the same bytes and reports the error
 		}
 		z.left = length
@@ -103,6 +115,7 @@ func (z *zstdFrames) Read(p []byte) (int, error) {
 	n, err := z.in.Read(p[:min(int64(len(p)), z.left)])
 	z.left -= int64(n)
 	z.passed.Add(int64(n))
+	z.cut = errors.Is(err, io.EOF) && !z.ended
 	return n, err
 }
 
@@ -121,6 +134,8 @@ func (z *zstdStream) Read(p []byte) (int, error) {
 		z.Close() // waits for the goroutines
 	}
 	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF) && z.frames.ahead > 0 && !z.frames.cut:
+		err = errors.New("a block ends too early")
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		err = &Error{Refused, 0, fmt.Sprintf("the zstd data refers back further than the %s that are held in memory for it; compress the image again with --long=%d at the most, or without --long and --ultra", size(z.frames.memory.window), bits.Len64(uint64(z.frames.memory.window))-1)}
 	case errors.Is(err, zstd.ErrUnknownDictionary):
