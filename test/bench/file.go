@@ -84,45 +84,21 @@ func (b *bench) room(n int64) error {
 }
 
 // settle makes the start of a measurement equal for both sides: it writes all dirty pages to
-// the disk, reads the files into the page cache, and has as much free memory as they take.
+// the disk and reads the files into the page cache.
 func settle(paths ...string) error {
 	unix.Sync()
-	var size int64
 	for _, path := range paths {
 		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
-		n, err := io.Copy(struct{ io.Writer }{io.Discard}, f)
-		size += n
+		_, err = io.Copy(struct{ io.Writer }{io.Discard}, f)
 		f.Close()
 		if err != nil {
 			return err
 		}
 	}
-	return touch(size)
-}
-
-// touch uses size bytes of memory and frees them. A hypervisor takes back memory that is free
-// for seconds (free page reporting), and to get it again takes as long as to copy it twice: a
-// side that begins after a pause would pay for that, and the other one would not.
-func touch(size int64) error {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return err
-	}
-	size = min(size, int64(info.Freeram*uint64(info.Unit)/2))
-	if size < int64(os.Getpagesize()) {
-		return nil
-	}
-	p, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return err
-	}
-	for i := 0; i < len(p); i += os.Getpagesize() {
-		p[i] = 1
-	}
-	return unix.Munmap(p)
+	return nil
 }
 
 // sparse creates a sparse file of zeros.
