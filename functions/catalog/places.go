@@ -30,7 +30,8 @@ const (
 	// A client may be late by firstPatience. It earns up to mostPatience by reading
 	// faster than leastRate: flushing an SD card takes seconds.
 	firstPatience, mostPatience = 2 * time.Second, 10 * time.Second
-	// pieceBytes is the size of a write whose time is measured.
+	// pieceBytes is the size of a write whose time is measured: a block of [digest.Reader],
+	// since system calls cost more than a wait for the rest of it.
 	pieceBytes = 512 << 10
 	// leaveTime limits how long grow waits for clients that it has cut off.
 	leaveTime = 2 * time.Second

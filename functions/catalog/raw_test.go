@@ -576,8 +576,8 @@ func TestRawSpare(t *testing.T) {
 		return l
 	}
 	a, b := enter("192.0.2.1"), enter("192.0.2.1")
-	if a.spare(maxPlaces/spareShare+1) || !a.spare(maxPlaces/spareShare) || !a.spare(maxPlaces/spareShare) || b.spare(1) {
-		t.Error("the memory is not its share of the total")
+	if a.spare(maxPlaces/3+1) || !a.spare(maxPlaces/3) || !a.spare(maxPlaces/3) || b.spare(1) {
+		t.Error("the memory is not a third of the total")
 	}
 	if err := b.grow(t.Context(), maxPlaces/2-2*placeBytes); err != nil {
 		t.Error(err)

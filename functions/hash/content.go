@@ -205,7 +205,7 @@ func (f *Function) unpackHead(ctx context.Context, at place, kind content.Kind) 
 		return nil, store.ErrChanged
 	}
 	var head []byte
-	// Without Spare, blocks are not decoded in parallel, beyond what is needed.
+	// Without Spare, blocks of xz and bzip2 are not decoded in parallel, beyond what is needed.
 	u, err := unpack.NewReader(kind, packed, unpack.Limit{Spare: func(int64) bool { return false }})
 	if err == nil {
 		defer u.Close()

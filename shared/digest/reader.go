@@ -10,7 +10,8 @@ import (
 
 const (
 	// blockBytes is the size of a block that is read and hashed, and blocks the number
-	// of blocks in flight.
+	// of blocks in flight: all but the one that is filled and the one that is withheld may
+	// wait to be read.
 	blockBytes = 512 << 10
 	blocks     = 4
 )

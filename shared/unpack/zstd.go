@@ -66,7 +66,7 @@ func zstdWindow(in *bufio.Reader) int64 {
 		if !frame.Skippable {
 			return windowOf(frame)
 		}
-		if n, err := io.CopyN(io.Discard, head, length); n < length || err != nil {
+		if _, err := io.CopyN(io.Discard, head, length); err != nil {
 			return 0
 		}
 	}
