@@ -84,6 +84,7 @@ type stream struct {
 	at      int64    // the offset of the first one in it
 	written int64
 	begun   int64 // the bytes of written that the system was told to write to the disk
+	passed  int64 // the bytes of begun that are on the disk and not in memory
 	sum     hash.Hash64
 	failed  error // of the disk
 	err     error // of body or ctx
@@ -140,7 +141,8 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 }
 
 // ahead is the number of bytes after which the system is told to write them to the disk,
-// so that the sync at the end has little left to do.
+// while the next ones come, so that the sync at the end has little left to do. Those before
+// them leave its memory.
 const ahead = 8 << 20
 
 // writeBytes is the size of one write. For a larger one, Linux allocates larger pieces of
@@ -155,16 +157,13 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	if s.size >= 0 && s.written+int64(len(p)) > s.size {
 		return 0, fmt.Errorf("the body has more than %d bytes", s.size)
 	}
-	if fresh := s.written - s.begun; fresh >= ahead {
-		// It is advice: a file system may not take it.
-		_ = unix.SyncFileRange(int(s.file.Fd()), s.at+s.begun, fresh, unix.SYNC_FILE_RANGE_WRITE)
-		s.begun = s.written
-		if s.failed = s.room(); s.failed != nil {
-			return 0, s.failed
-		}
-	}
 	_, _ = s.sum.Write(p)
 	for block := range slices.Chunk(p, writeBytes) {
+		if s.written-s.begun >= ahead {
+			if s.failed = s.advance(); s.failed != nil {
+				return n, s.failed
+			}
+		}
 		for run, zeros := range store.Runs(block) {
 			m := len(run)
 			if !zeros || s.assembly != nil { // an assembly may have had other bytes there
@@ -180,6 +179,31 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// advance has the system begin to write the new bytes to the disk. It waits for those before
+// them, and then gives their memory back: an image pushes nothing else out of the system's
+// cache, and takes no new memory from it, which costs more than the copy in a virtual machine.
+func (s *stream) advance() error {
+	fd := int(s.file.Fd())
+	// It is advice: a file system may not take it.
+	_ = unix.SyncFileRange(fd, s.at+s.begun, s.written-s.begun, unix.SYNC_FILE_RANGE_WRITE)
+	if before := s.begun - s.passed; before > 0 {
+		// An error that is returned here is not returned by the sync at the end again.
+		err := unix.SyncFileRange(fd, s.at+s.passed, before, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("write to the disk: %w", err)
+		}
+		s.forget(s.begun)
+	}
+	s.begun = s.written
+	return s.room()
+}
+
+// forget gives back the system's memory of the bytes up to end, which are on the disk.
+func (s *stream) forget(end int64) {
+	_ = unix.Fadvise(int(s.file.Fd()), s.at+s.passed, end-s.passed, unix.FADV_DONTNEED)
+	s.passed = end
+}
+
 // close releases the assembly, if it has the bytes. If the part was not written, it
 // removes them from it.
 func (s *stream) close(written bool) {
@@ -188,6 +212,8 @@ func (s *stream) close(written bool) {
 	}
 	if !written {
 		punch(s.assembly.File, s.at, s.size)
+	} else if s.passed > 0 { // the rest of a large part, too, now that it is on the disk
+		s.forget(s.written)
 	}
 	s.assembly.Close()
 }

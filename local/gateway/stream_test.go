@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"golang.org/x/sys/unix"
 
 	"imageroot/local/gateway"
 	"imageroot/shared/store"
@@ -146,6 +148,71 @@ func TestHoles(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The bytes of a large part do not stay in the system's memory, from which they would push those
+// of others.
+func TestLeavesMemory(t *testing.T) {
+	dir := t.TempDir()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Type == unix.TMPFS_MAGIC {
+		t.Skipf("files in %s are in memory (%v): set TMPDIR to a directory on a disk", dir, err)
+	}
+	g := start(t, dir)
+	r := root(t, g.Endpoint(), "images")
+	for _, tt := range []struct{ size, most int64 }{{64 * mib, 8 * mib}, {8*mib + 777, 9 * mib}} {
+		key := fmt.Sprint(tt.size, ".img")
+		id, err := r.CreateUpload(t.Context(), store.Key(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := pattern(1, int(tt.size))
+		send(t, insider{g, "images"}, key, id, sent{1, data})
+		path := assembly(dir, "images", key, id)
+		if n := resident(t, path); n > tt.most || tt.size < 16*mib && n < tt.size {
+			t.Errorf("of %d bytes, %d are in memory, want at most %d, and all of a small part", tt.size, n, tt.most)
+		}
+		parts, err := r.ListParts(t.Context(), store.Key(key), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.CompleteUpload(t.Context(), store.Key(key), id, parts); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := get(t, r, key); !bytes.Equal(got, data) {
+			t.Errorf("the object has %d bytes of %d, others", len(got), len(data))
+		}
+	}
+}
+
+// resident returns the number of bytes of a file that the system has in memory, in whole pages.
+func resident(t *testing.T, path string) (n int64) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := os.Getpagesize()
+	pages := make([]byte, (len(data)+page-1)/page)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&data[0])), uintptr(len(data)), uintptr(unsafe.Pointer(&pages[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	if err := unix.Munmap(data); err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range pages {
+		n += int64(in&1) * int64(page)
+	}
+	return n
 }
 
 // sum returns the CRC-64 of an image.
