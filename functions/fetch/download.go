@@ -74,6 +74,9 @@ type transfer struct {
 	cp    checkpoint
 	sum   *digest.Hasher
 	parts []store.Part
+
+	asked bool   // the source has answered whether it has a block map
+	bmap  []byte // nil if it has none
 }
 
 // fetch stores the target's bytes in the catalog root.
@@ -84,6 +87,9 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		info, err := f.Catalog.Head(ctx, layout.BlobKey(t.sha256))
 		if err == nil {
 			f.drop(ctx, run.Job(), from)
+			if err := f.keepMap(ctx, t.sha256, f.findMap(ctx, t)); err != nil {
+				return nil, err
+			}
 			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{})
 		}
 		if !errors.Is(err, store.ErrNotFound) {
@@ -135,6 +141,12 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 	if err := tr.assemble(ctx); err != nil {
 		return nil, err
 	}
+	if !tr.asked {
+		tr.bmap = tr.f.findMap(ctx, tr.t)
+	}
+	if err := tr.f.keepMap(ctx, tr.sum.Sum256(), tr.bmap); err != nil {
+		return nil, err
+	}
 	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
 }
 
@@ -143,7 +155,7 @@ func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
 		Limits:  tr.f.Limits.withDefaults(),
 		sources: tr.f.Sources, hosts: &tr.f.hosts, most: cmp.Or(tr.f.Connections, connections), loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
-		verified: tr.t.verified() && !tr.pure, whole: tr.pure,
+		verified: tr.t.verified() && !tr.pure, whole: tr.pure, last: tr.ask,
 		count: tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
 	})
 	if err != nil {
@@ -166,7 +178,9 @@ func (tr *transfer) receive(ctx context.Context) error {
 		return err
 	}
 	tr.cp.Whole = true
-	return tr.save(ctx)
+	err = tr.save(ctx)
+	s.finish()
+	return err
 }
 
 // outlast returns the outcome of a transfer that failed with err. If it can be

@@ -63,7 +63,8 @@ func (s *stream) bufferSize() int64 { return min(bufferBytes, s.SegmentBytes) }
 // end.
 func (s *stream) schedule(body *source.Body, end int64) {
 	defer close(s.order)
-	for n, offset := 0, s.offset; offset < s.size; n++ {
+	n := 0
+	for offset := s.offset; offset < s.size; n++ {
 		limit, ok := s.mayAsk(offset)
 		if !ok {
 			break
@@ -92,6 +93,15 @@ func (s *stream) schedule(body *source.Body, end int64) {
 	if body != nil {
 		body.Close()
 	}
+	if s.last == nil {
+		return
+	}
+	s.workers.Go(func() {
+		if _, ok := s.lane.connect(s.ctx, n); ok {
+			defer s.lane.disconnect(false)
+			s.last(s.ctx)
+		}
+	})
 }
 
 // mayAsk waits until a segment from offset may be requested, and returns its maximum end.

@@ -26,6 +26,7 @@ type streamConfig struct {
 	// if their validators differ, as those of mirrors do.
 	verified bool
 	whole    bool                    // read one answer, of one server
+	last     func(context.Context)   // called when the last segment is requested, over one more connection
 	count    func(n int)             // called with each length received
 	progress func(done, total int64) // total is negative if unknown
 }
@@ -169,6 +170,9 @@ func (s *stream) interrupt() {
 	s.stopped = true
 	s.cancel(nil)
 }
+
+// finish waits for the end of what is requested, after the end of the stream.
+func (s *stream) finish() { s.workers.Wait() }
 
 // Close ends all requests and waits for their end.
 func (s *stream) Close() {
