@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,20 +18,36 @@ import (
 
 	"imageroot/test/emulator"
 	"imageroot/test/runner"
+	"imageroot/test/template"
 )
 
-const (
-	functionTimeout = 30 * time.Second // API Gateway waits no longer
-	functionMemory  = 512              // MiB, as in template.yaml
-)
+// functionTimeout is how long API Gateway waits for a function.
+const functionTimeout = 30 * time.Second
 
-// functionEnv returns the settings that all functions have in common.
-func functionEnv(endpoint, access, secret string) []string {
-	return []string{
-		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret,
-		"IMAGEROOT_IMAGE_ROOT=s3://images", "IMAGEROOT_CATALOG_ROOT=s3://catalog", "IMAGEROOT_S3_ENDPOINT=" + endpoint,
-		"IMAGEROOT_PUBLIC_READ=true", "IMAGEROOT_TOKEN=" + token, "IMAGEROOT_SESSION_KEY=" + strings.Repeat("0123456789abcdef", 2),
+// functionSettings returns the environment of a function in template.yaml, and its memory in
+// MiB. Its store is at endpoint, and nothing is at its queues. Secrets are in the variables.
+func functionSettings(name, endpoint, access, secret string) (env []string, memory int, err error) {
+	tpl, err := template.Load(map[string]string{"PublicRead": "true"})
+	if err != nil {
+		return nil, 0, err
 	}
+	tpl.SQS = "http://127.0.0.1:9"
+	id := tpl.Functions()[name]
+	vars := tpl.Environment(id)
+	vars["IMAGEROOT_S3_ENDPOINT"], vars["IMAGEROOT_IMAGE_ROOT"], vars["IMAGEROOT_CATALOG_ROOT"] = endpoint, "s3://images", "s3://catalog"
+	for variable, value := range map[string]string{
+		"IMAGEROOT_TOKEN": token, "IMAGEROOT_SESSION_KEY": strings.Repeat("0123456789abcdef", 2), "IMAGEROOT_PASSWORD": password,
+	} {
+		if vars[variable] != "" {
+			vars[variable] = value
+		}
+	}
+	env = []string{"AWS_REGION=" + template.Region, "AWS_ACCESS_KEY_ID=" + access, "AWS_SECRET_ACCESS_KEY=" + secret}
+	for variable, value := range vars {
+		env = append(env, variable+"="+value)
+	}
+	memory, err = strconv.Atoi(fmt.Sprint(tpl.Setting(id, "MemorySize")))
+	return env, memory, err
 }
 
 // catalogFunction measures the catalog function under the emulator, over the store that is far
@@ -42,6 +59,10 @@ func (b *bench) catalogFunction(ctx context.Context, p *proxy, count int) error 
 			return err
 		}
 	}
+	env, memory, err := functionSettings("catalog", p.URL, accessKey, secretKey)
+	if err != nil {
+		return err
+	}
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		return err
@@ -49,8 +70,7 @@ func (b *bench) catalogFunction(ctx context.Context, p *proxy, count int) error 
 	s := &server{Process: &runner.Process{Pages: "https://" + functionHost}}
 	cold := func() (*emulator.Emulator, error) {
 		e, err := emulator.Start(ctx, emulator.Config{
-			Command: []string{binary}, Env: append(functionEnv(p.URL, accessKey, secretKey), "IMAGEROOT_PASSWORD="+password),
-			Timeout: functionTimeout, Memory: functionMemory,
+			Command: []string{binary}, Env: env, Timeout: functionTimeout, Memory: memory,
 		})
 		if err == nil {
 			s.http = &http.Client{Transport: invoker{e}, Jar: jar}

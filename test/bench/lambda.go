@@ -21,17 +21,8 @@ import (
 	"imageroot/test/emulator"
 )
 
-// lambdas lists the functions with the settings that each has in addition to the common ones.
-var lambdas = []struct {
-	name string
-	env  []string
-}{
-	{"upload", []string{"IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_ASSEMBLY_QUEUE=http://127.0.0.1:9/1/b"}},
-	{"catalog", []string{"IMAGEROOT_PASSWORD=" + password}},
-	{"addbyurl", []string{"IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
-	{"hash", []string{"IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_HASH_JOB_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_HASH_WORKERS=2", "IMAGEROOT_CHECK=true"}},
-	{"fetch", []string{"IMAGEROOT_FETCH_JOB_QUEUE=http://127.0.0.1:9/1/a", "IMAGEROOT_INSPECTION_QUEUE=http://127.0.0.1:9/1/b", "IMAGEROOT_FETCH_WORKERS=2", "IMAGEROOT_ALLOW_NET=", "IMAGEROOT_PLAIN_HTTP="}},
-}
+// lambdas are the functions, by their packages under functions/.
+var lambdas = []string{"upload", "catalog", "addbyurl", "hash", "fetch"}
 
 // lambda measures the Lambda functions: the size of each in a zip archive, and the time on this
 // machine from the start of its process to its first request for an event.
@@ -45,28 +36,32 @@ func (b *bench) lambda(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range lambdas {
-		arm, here := b.path(f.name, "arm64", "bootstrap"), b.path(f.name, "bootstrap")
-		if err := emulator.Build(ctx, "arm64", "./functions/"+f.name+"/lambda", arm); err != nil {
+	for _, name := range lambdas {
+		arm, here := b.path(name, "arm64", "bootstrap"), b.path(name, "bootstrap")
+		if err := emulator.Build(ctx, "arm64", "./functions/"+name+"/lambda", arm); err != nil {
 			return err
 		}
 		size, err := zipped(arm)
 		if err != nil {
 			return err
 		}
-		b.report.absolute("lambda", f.name+", arm64, zipped", unitMiB, []float64{float64(size) / mib}, atMost(10))
-		if err := emulator.Build(ctx, "", "./functions/"+f.name+"/lambda", here); err != nil {
+		b.report.absolute("lambda", name+", arm64, zipped", unitMiB, []float64{float64(size) / mib}, atMost(10))
+		if err := emulator.Build(ctx, "", "./functions/"+name+"/lambda", here); err != nil {
+			return err
+		}
+		env, _, err := functionSettings(name, s.S3, access, secret)
+		if err != nil {
 			return err
 		}
 		var starts []float64
 		for range b.rounds {
-			took, err := coldStart(ctx, here, append(functionEnv(s.S3, access, secret), f.env...))
+			took, err := coldStart(ctx, here, env)
 			if err != nil {
 				return err
 			}
 			starts = append(starts, float64(took)/float64(time.Millisecond))
 		}
-		b.report.absolute("lambda", f.name+", cold start", unitMillis, starts, nil)
+		b.report.absolute("lambda", name+", cold start", unitMillis, starts, nil)
 	}
 	return nil
 }
