@@ -6,22 +6,23 @@ import (
 	"errors"
 
 	"imageroot/shared/layout"
+	"imageroot/shared/source"
 	"imageroot/shared/store"
 )
 
-// ask asks the source for its block map, while it sends its last bytes. If it does not answer,
-// it is asked again when nothing else is requested.
-func (tr *transfer) ask(ctx context.Context) {
+// requestMap requests the block map of the source, while that sends its last bytes. If it
+// refuses, it is asked once more when nothing else is requested: see findMap.
+func (tr *transfer) requestMap(ctx context.Context) {
 	var err error
 	tr.bmap, err = tr.f.Sources.FindBmap(ctx, tr.t.loc)
-	tr.asked = err == nil
+	tr.mapKnown = err == nil
 }
 
 // findMap returns the block map that the publisher has beside a source, or nil. A publisher
 // without one, or that does not send it, is no error.
 func (f *Function) findMap(ctx context.Context, t *target) []byte {
 	text, err := f.Sources.FindBmap(ctx, t.loc)
-	if err != nil {
+	if refused, ok := errors.AsType[*source.Unresolvable](err); err != nil && (!ok || refused.Status == 0) {
 		f.Log.Info("the block map beside a source could not be read", "src", t.loc.URL, "error", err)
 	}
 	return text

@@ -21,12 +21,14 @@ func TestBmap(t *testing.T) {
 		answer http.HandlerFunc
 		kept   bool
 	}{
-		"there is one":                    {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<bmap>")) }, true},
-		"there is none":                   {http.NotFound, false},
-		"it fails":                        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, false},
-		"it ends early":                   {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false},
-		"it is refused, while bytes come": {once(func(w http.ResponseWriter) { w.WriteHeader(http.StatusServiceUnavailable) }), true},
-		"it ends early, while bytes come": {once(func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), true},
+		"there is one":                      {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<bmap>")) }, true},
+		"there is none":                     {http.NotFound, false},
+		"it fails":                          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, false},
+		"it ends early":                     {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false},
+		"it is refused, while bytes come":   {once(func(w http.ResponseWriter) { w.WriteHeader(http.StatusServiceUnavailable) }), true},
+		"it is forbidden, while bytes come": {refused(2, http.StatusForbidden), true},
+		"it is forbidden":                   {refused(4, http.StatusForbidden), false},
+		"it ends early, while bytes come":   {once(func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), true},
 	} {
 		o := newOrigin(t, good(imageA))
 		o.bmap = tt.answer
@@ -54,6 +56,16 @@ func once(fail func(http.ResponseWriter)) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if n.Add(1) == 1 {
 			fail(w)
+		}
+		_, _ = w.Write([]byte("<bmap>"))
+	}
+}
+
+// refused answers the first n requests by a status, and then with a map.
+func refused(n int32, status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if atomic.AddInt32(&n, -1) >= 0 {
+			w.WriteHeader(status)
 		}
 		_, _ = w.Write([]byte("<bmap>"))
 	}

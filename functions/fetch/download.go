@@ -75,8 +75,8 @@ type transfer struct {
 	sum   *digest.Hasher
 	parts []store.Part
 
-	asked bool   // the source has answered whether it has a block map
-	bmap  []byte // nil if it has none
+	mapKnown bool   // the source has said whether it has a block map
+	bmap     []byte // nil if it has none
 }
 
 // fetch stores the target's bytes in the catalog root.
@@ -141,7 +141,7 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 	if err := tr.assemble(ctx); err != nil {
 		return nil, err
 	}
-	if !tr.asked {
+	if !tr.mapKnown {
 		tr.bmap = tr.f.findMap(ctx, tr.t)
 	}
 	if err := tr.f.keepMap(ctx, tr.sum.Sum256(), tr.bmap); err != nil {
@@ -155,7 +155,7 @@ func (tr *transfer) receive(ctx context.Context) error {
 	s, err := openStream(ctx, streamConfig{
 		Limits:  tr.f.Limits.withDefaults(),
 		sources: tr.f.Sources, hosts: &tr.f.hosts, most: cmp.Or(tr.f.Connections, connections), loc: tr.t.loc, offset: tr.sum.Offset(), size: tr.size(), validators: tr.cp.Validators,
-		verified: tr.t.verified() && !tr.pure, whole: tr.pure, last: tr.ask,
+		verified: tr.t.verified() && !tr.pure, whole: tr.pure, last: tr.requestMap,
 		count: tr.f.Metric.BytesFetched, progress: func(done, total int64) { tr.run.Report(done, total, nil) },
 	})
 	if err != nil {
@@ -178,9 +178,11 @@ func (tr *transfer) receive(ctx context.Context) error {
 		return err
 	}
 	tr.cp.Whole = true
-	err = tr.save(ctx)
-	s.finish()
-	return err
+	if err := tr.save(ctx); err != nil {
+		return err
+	}
+	s.drain()
+	return nil
 }
 
 // outlast returns the outcome of a transfer that failed with err. If it can be

@@ -18,6 +18,8 @@ const (
 	minRange   = 1 << 20
 	// bufferBytes is the maximum size of a buffer.
 	bufferBytes = 256 << 10
+	// lastWait limits the wait for what is requested beside the last segments.
+	lastWait = 10 * time.Second
 )
 
 // A segment is a range of the source that is read over one connection.
@@ -93,15 +95,20 @@ func (s *stream) schedule(body *source.Body, end int64) {
 	if body != nil {
 		body.Close()
 	}
-	if s.last == nil {
-		return
+	if s.last != nil && s.lane.share() > 1 {
+		s.workers.Go(func() { s.end(n) })
 	}
-	s.workers.Go(func() {
-		if _, ok := s.lane.connect(s.ctx, n); ok {
-			defer s.lane.disconnect(false)
-			s.last(s.ctx)
-		}
-	})
+}
+
+// end calls last over a connection of the lane, in the place of segment n.
+func (s *stream) end(n int) {
+	ctx, cancel := context.WithTimeout(s.ctx, lastWait)
+	defer cancel()
+	context.AfterFunc(ctx, s.lane.wake)
+	if _, ok := s.lane.connect(ctx, n); ok {
+		defer s.lane.disconnect(false)
+		s.last(ctx)
+	}
 }
 
 // mayAsk waits until a segment from offset may be requested, and returns its maximum end.

@@ -25,8 +25,10 @@ type streamConfig struct {
 	// verified is set if a digest verifies the bytes. Answers are then joined even
 	// if their validators differ, as those of mirrors do.
 	verified bool
-	whole    bool                    // read one answer, of one server
-	last     func(context.Context)   // called when the last segment is requested, over one more connection
+	whole    bool // read one answer, of one server
+	// last is called once after the last segment is requested, when a connection is free,
+	// unless that takes too long. It is not called for a source that is read in order.
+	last     func(context.Context)
 	count    func(n int)             // called with each length received
 	progress func(done, total int64) // total is negative if unknown
 }
@@ -171,8 +173,8 @@ func (s *stream) interrupt() {
 	s.cancel(nil)
 }
 
-// finish waits for the end of what is requested, after the end of the stream.
-func (s *stream) finish() { s.workers.Wait() }
+// drain waits for the end of all requests, after the end of the stream.
+func (s *stream) drain() { s.workers.Wait() }
 
 // Close ends all requests and waits for their end.
 func (s *stream) Close() {

@@ -56,7 +56,9 @@ func (b *backend) putPart(ctx context.Context, p place, id string, in s3.UploadP
 			return err
 		}
 		if within != nil && within.assembly != nil {
-			err = within.assembly.Sync()
+			if err = within.assembly.Sync(); err == nil {
+				within.evict()
+			}
 		} else {
 			locked = assemble(dir, *in.PartNumber, part)
 		}

@@ -44,7 +44,9 @@ func (b *backend) put(ctx context.Context, p place, in s3response.PutObjectInput
 	done := func(bool) {}
 	out, err := b.posix.PutObjectWithPostFunc(ctx, in, func(f *os.File) (err error) {
 		// All bytes are written, and the key is not locked yet.
-		written.stamp, err = flush(f)
+		if written.stamp, err = flush(f); err == nil && within != nil {
+			within.evict()
+		}
 		done = b.expect(p.bucket, p.key)
 		return err
 	})

@@ -84,7 +84,7 @@ type stream struct {
 	at      int64    // the offset of the first one in it
 	written int64
 	begun   int64 // the bytes of written that the system was told to write to the disk
-	passed  int64 // the bytes of begun that are on the disk and not in memory
+	evicted int64 // the bytes of begun that are on the disk, and no longer in the page cache
 	sum     hash.Hash64
 	failed  error // of the disk
 	err     error // of body or ctx
@@ -140,9 +140,8 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	return s.written, err
 }
 
-// ahead is the number of bytes after which the system is told to write them to the disk,
-// while the next ones come, so that the sync at the end has little left to do. Those before
-// them leave its memory.
+// ahead is the number of bytes after which the system is told to write them to the disk, so
+// that the sync at the end has little left to do.
 const ahead = 8 << 20
 
 // writeBytes is the size of one write. For a larger one, Linux allocates larger pieces of
@@ -179,29 +178,33 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// advance has the system begin to write the new bytes to the disk. It waits for those before
-// them, and then gives their memory back: an image pushes nothing else out of the system's
-// cache, and takes no new memory from it, which costs more than the copy in a virtual machine.
+// advance has the system begin to write the new bytes to the disk. It waits for the bytes that
+// the call before has begun, and evicts them from the page cache: an image does not push all
+// else out of it, and in a virtual machine, new pages cost more than the copy into them.
 func (s *stream) advance() error {
 	fd := int(s.file.Fd())
-	// It is advice: a file system may not take it.
-	_ = unix.SyncFileRange(fd, s.at+s.begun, s.written-s.begun, unix.SYNC_FILE_RANGE_WRITE)
-	if before := s.begun - s.passed; before > 0 {
-		// An error that is returned here is not returned by the sync at the end again.
-		err := unix.SyncFileRange(fd, s.at+s.passed, before, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
-		if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("write to the disk: %w", err)
+	switch err := unix.SyncFileRange(fd, s.at+s.begun, s.written-s.begun, unix.SYNC_FILE_RANGE_WRITE); {
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM):
+		// The file system or a filter of system calls does not have it. It is advice.
+	case err != nil:
+		return fmt.Errorf("write to the disk: %w", err)
+	case s.begun > s.evicted:
+		const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+		if err := unix.SyncFileRange(fd, s.at+s.evicted, s.begun-s.evicted, wait); err != nil {
+			return fmt.Errorf("write to the disk: %w", err) // the sync at the end does not return it again
 		}
-		s.forget(s.begun)
+		_ = unix.Fadvise(fd, s.at+s.evicted, s.begun-s.evicted, unix.FADV_DONTNEED)
+		s.evicted = s.begun
 	}
 	s.begun = s.written
 	return s.room()
 }
 
-// forget gives back the system's memory of the bytes up to end, which are on the disk.
-func (s *stream) forget(end int64) {
-	_ = unix.Fadvise(int(s.file.Fd()), s.at+s.passed, end-s.passed, unix.FADV_DONTNEED)
-	s.passed = end
+// evict removes the bytes from the page cache, if they are many. The caller has synced the file.
+func (s *stream) evict() {
+	if s.written >= 2*ahead {
+		_ = unix.Fadvise(int(s.file.Fd()), s.at, s.written, unix.FADV_DONTNEED)
+	}
 }
 
 // close releases the assembly, if it has the bytes. If the part was not written, it
@@ -212,8 +215,6 @@ func (s *stream) close(written bool) {
 	}
 	if !written {
 		punch(s.assembly.File, s.at, s.size)
-	} else if s.passed > 0 { // the rest of a large part, too, now that it is on the disk
-		s.forget(s.written)
 	}
 	s.assembly.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -87,7 +88,8 @@ func beside(u *url.URL, name string) *url.URL {
 
 // FindBmap looks for a block map beside the image at l, under the names that bmaptool tries, and
 // returns its text, or nil if there is none. It requests one file after the other, at most three,
-// and none for a pinned source. The errors are those of [Client.Document].
+// and none for a pinned source. The errors are those of [Client.Document]: of a refusal other than
+// "not found" only if no name has a map, since some servers refuse files that they do not have.
 func (c *Client) FindBmap(ctx context.Context, l Location) ([]byte, error) {
 	u, err := l.Parse()
 	if err != nil {
@@ -101,17 +103,20 @@ func (c *Client) FindBmap(ctx context.Context, l Location) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	var refusal error
 	for _, name := range bmapNames(path.Base(asked.Path)) {
 		text, err := c.Document(ctx, &Document{URL: beside(asked, name).String(), What: "block map", MaxBytes: bmap.MaxBytes})
 		switch refused, ok := errors.AsType[*Unresolvable](err); {
-		case ok && refused.Status != 0: // there is no such file
+		case ok && (refused.Status == http.StatusNotFound || refused.Status == http.StatusGone): // there is no such file
+		case ok && refused.Status != 0:
+			refusal = err
 		case err != nil:
 			return nil, err
 		case bytes.Contains(text, []byte("<bmap")): // else it is a page that says that there is none
 			return text, nil
 		}
 	}
-	return nil, nil
+	return nil, refusal
 }
 
 // bmapNames returns the names of the block map of a file, none if that is no image: bmaptool

@@ -27,12 +27,15 @@ const functionTimeout = 30 * time.Second
 // functionSettings returns the environment of a function in template.yaml, and its memory in
 // MiB. Its store is at endpoint, and nothing is at its queues. Secrets are in the variables.
 func functionSettings(name, endpoint, access, secret string) (env []string, memory int, err error) {
-	tpl, err := template.Load(map[string]string{"PublicRead": "true"})
+	tpl, err := template.Load(nil)
 	if err != nil {
 		return nil, 0, err
 	}
 	tpl.SQS = "http://127.0.0.1:9"
-	id := tpl.Functions()[name]
+	id, ok := tpl.Functions()[name]
+	if !ok {
+		return nil, 0, fmt.Errorf("template.yaml has no function %s", name)
+	}
 	vars := tpl.Environment(id)
 	vars["IMAGEROOT_S3_ENDPOINT"], vars["IMAGEROOT_IMAGE_ROOT"], vars["IMAGEROOT_CATALOG_ROOT"] = endpoint, "s3://images", "s3://catalog"
 	for variable, value := range map[string]string{
