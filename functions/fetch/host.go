@@ -134,17 +134,8 @@ func (l *lane) mayConnect(n int) bool {
 	if n == l.first && l.own == l.stuck {
 		return true
 	}
-	return l.own-l.ending < l.part() && l.running-l.host.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes)
-}
-
-// part returns the number of connections that are the lane's.
-func (l *lane) part() int { return (l.width + l.lanes - 1) / l.lanes }
-
-// share returns the number of connections that the lane has at once.
-func (l *lane) share() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.part()
+	share := (l.width + l.lanes - 1) / l.lanes
+	return l.own-l.ending < share && l.running-l.host.ending < max(l.width, l.lanes) && l.running < max(l.limit(), l.lanes)
 }
 
 // ends frees the place of a connection that has so few bytes left that the answer to the

@@ -95,7 +95,7 @@ func (s *stream) schedule(body *source.Body, end int64) {
 	if body != nil {
 		body.Close()
 	}
-	if s.last != nil && s.lane.share() > 1 {
+	if s.last != nil && s.lane.planned() > 1 {
 		s.workers.Go(func() { s.end(n) })
 	}
 }
