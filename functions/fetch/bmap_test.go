@@ -17,18 +17,33 @@ import (
 // it.
 func TestBmap(t *testing.T) {
 	t.Parallel()
+	sends := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<bmap>")) }
+	breaks := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	refuses := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	// atFirst answers n requests by a handler, and then with a map.
+	atFirst := func(n int32, by http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if atomic.AddInt32(&n, -1) >= 0 {
+				by(w, r)
+				return
+			}
+			sends(w, r)
+		}
+	}
 	for what, tt := range map[string]struct {
 		answer http.HandlerFunc
 		kept   bool
 	}{
-		"there is one":                      {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<bmap>")) }, true},
+		"there is one":                      {sends, true},
 		"there is none":                     {http.NotFound, false},
-		"it fails":                          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, false},
-		"it ends early":                     {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false},
-		"it is refused, while bytes come":   {once(func(w http.ResponseWriter) { w.WriteHeader(http.StatusServiceUnavailable) }), true},
-		"it is forbidden, while bytes come": {refused(2, http.StatusForbidden), true},
-		"it is forbidden":                   {refused(4, http.StatusForbidden), false},
-		"it ends early, while bytes come":   {once(func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), true},
+		"it fails":                          {refuses(http.StatusBadGateway), false},
+		"it ends early":                     {breaks, false},
+		"it is refused, while bytes come":   {atFirst(1, refuses(http.StatusServiceUnavailable)), true},
+		"it is forbidden, while bytes come": {atFirst(2, refuses(http.StatusForbidden)), true},
+		"it is forbidden":                   {atFirst(4, refuses(http.StatusForbidden)), false},
+		"it ends early, while bytes come":   {atFirst(1, breaks), true},
 	} {
 		o := newOrigin(t, good(imageA))
 		o.bmap = tt.answer
@@ -47,27 +62,6 @@ func TestBmap(t *testing.T) {
 		if err := f.Uncache(t.Context(), sum256(imageA)); err != nil || len(w.keys(layout.PublishedPrefix)) > 0 {
 			t.Errorf("%s: without the bytes, it is still there (%v)", what, err)
 		}
-	}
-}
-
-// once answers the first request by fail, and then with a map.
-func once(fail func(http.ResponseWriter)) http.HandlerFunc {
-	var n atomic.Int32
-	return func(w http.ResponseWriter, _ *http.Request) {
-		if n.Add(1) == 1 {
-			fail(w)
-		}
-		_, _ = w.Write([]byte("<bmap>"))
-	}
-}
-
-// refused answers the first n requests by a status, and then with a map.
-func refused(n int32, status int) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		if atomic.AddInt32(&n, -1) >= 0 {
-			w.WriteHeader(status)
-		}
-		_, _ = w.Write([]byte("<bmap>"))
 	}
 }
 

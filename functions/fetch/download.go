@@ -87,10 +87,7 @@ func (f *Function) fetch(ctx context.Context, t *target, run *job.Run) (func(*jo
 		info, err := f.Catalog.Head(ctx, layout.BlobKey(t.sha256))
 		if err == nil {
 			f.drop(ctx, run.Job(), from)
-			if err := f.keepMap(ctx, t.sha256, f.findMap(ctx, t)); err != nil {
-				return nil, err
-			}
-			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{})
+			return f.publish(ctx, t, run, t.sha256, info.Size, source.Validators{}, f.findMap(ctx, t))
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, retryLater(err)
@@ -144,10 +141,7 @@ func (tr *transfer) do(ctx context.Context) (_ func(*job.Job), err error) {
 	if !tr.mapKnown {
 		tr.bmap = tr.f.findMap(ctx, tr.t)
 	}
-	if err := tr.f.keepMap(ctx, tr.sum.Sum256(), tr.bmap); err != nil {
-		return nil, err
-	}
-	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators)
+	return tr.f.publish(ctx, tr.t, tr.run, tr.sum.Sum256(), tr.sum.Offset(), tr.cp.Validators, tr.bmap)
 }
 
 // receive stores the missing bytes of the source in parts and verifies the whole.

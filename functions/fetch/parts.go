@@ -178,8 +178,12 @@ func (tr *transfer) assemble(ctx context.Context) error {
 	return nil
 }
 
-// publish records what was fetched and returns the last changes to the job.
-func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 layout.SHA256, size int64, v source.Validators) (func(*job.Job), error) {
+// publish stores the block map of what was fetched, records that, and returns the last changes
+// to the job.
+func (f *Function) publish(ctx context.Context, t *target, run *job.Run, sha256 layout.SHA256, size int64, v source.Validators, bmap []byte) (func(*job.Job), error) {
+	if err := f.keepMap(ctx, sha256, bmap); err != nil {
+		return nil, err
+	}
 	err := job.Publish(ctx, run, layout.FetchedKey(t.ref), size, func(rec *entry.Fetched) error {
 		if t.entry {
 			// A refreshed entry may describe other bytes.
