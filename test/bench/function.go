@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -49,8 +48,7 @@ func functionSettings(name, endpoint, access, secret string) (env []string, memo
 	for variable, value := range vars {
 		env = append(env, variable+"="+value)
 	}
-	memory, err = strconv.Atoi(fmt.Sprint(tpl.Setting(id, "MemorySize")))
-	return env, memory, err
+	return env, tpl.Setting(id, "MemorySize").(int), nil
 }
 
 // catalogFunction measures the catalog function under the emulator, over the store that is far
